@@ -1,0 +1,252 @@
+//! The fixed grid of windows in which the audio encoder hears a track, and which feature rows an output frame
+//! takes. Everything counts from the track's first sample; nothing depends on how the job is cut.
+//!
+//! The encoder takes 3000 mel frames (30 s) and gives 1500 feature rows, 50 a second: row `r` stands for the
+//! mel frames `2r` and `2r + 1`. A window that reaches past the track's end is padded with 0 in the
+//! normalised log-mel domain, as the reference does.
+//!
+//! | layout        | window `k` hears mel frames | rows are taken from                                        |
+//! |---------------|-----------------------------|------------------------------------------------------------|
+//! | `Reference`   | `3000k .. 3000k + 3000`     | the window that holds them: each 30 s is encoded alone     |
+//! | `Overlapping` | `2000k .. 2000k + 3000`     | its middle 20 s; the first also its start, the last its end |
+//!
+//! A track of up to 30 s is one window in either layout, with the same features.
+
+use std::ops::Range;
+
+use super::mel;
+use crate::time::{FrameRange, FrameRate, WINDOW_FRAMES};
+use crate::wire::job::AudioWindows;
+
+/// Mel frames that one window hears.
+pub const WINDOW_MEL_FRAMES: u64 = 3000;
+/// Feature rows per second of speech.
+pub const ROWS_PER_SECOND: u64 = 50;
+/// Feature rows that one output frame takes.
+pub const ROWS_PER_FRAME: usize = 10;
+
+/// Mel frames at either end of an overlapping window that a neighbour serves better.
+const MARGIN: u64 = 500;
+
+/// Where a feature row is found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RowPlace {
+    /// Index of the window on the grid.
+    pub window: u32,
+    /// Row inside that window, `0..1500`.
+    pub row: u32,
+}
+
+/// Mel frames from the start of one window to the start of the next.
+fn stride(layout: AudioWindows) -> u64 {
+    match layout {
+        AudioWindows::Reference => WINDOW_MEL_FRAMES,
+        AudioWindows::Overlapping => WINDOW_MEL_FRAMES - 2 * MARGIN,
+    }
+}
+
+/// Number of windows of a track, at least 1.
+pub fn count(track_samples: u64, layout: AudioWindows) -> u32 {
+    let past_first = mel::frame_count(track_samples).saturating_sub(WINDOW_MEL_FRAMES);
+    u32::try_from(1 + past_first.div_ceil(stride(layout))).unwrap_or(u32::MAX)
+}
+
+/// The mel frames of the track that window `index` hears; fewer than 3000 where the track ends.
+pub fn mel_range(index: u32, track_samples: u64, layout: AudioWindows) -> Range<u64> {
+    let frames = mel::frame_count(track_samples);
+    let start = u64::from(index) * stride(layout);
+    start.min(frames)..(start + WINDOW_MEL_FRAMES).min(frames)
+}
+
+/// The samples of the track that window `index` needs, the margins of its first and last mel frame included.
+pub fn pcm_range(index: u32, track_samples: u64, layout: AudioWindows) -> Range<u64> {
+    mel::sample_range(&mel_range(index, track_samples, layout), track_samples)
+}
+
+/// Number of feature rows of a track. At least 1: a track of under 20 ms has one row, of silence.
+pub fn row_count(track_samples: u64) -> u64 {
+    (mel::frame_count(track_samples) / 2).max(1)
+}
+
+/// The window that serves feature row `row` of the track, and the row inside it.
+pub fn place_of_row(row: u64, track_samples: u64, layout: AudioWindows) -> RowPlace {
+    debug_assert!(row < row_count(track_samples), "row {row} lies past the track");
+    let mel_frame = row * 2;
+    let wanted = match layout {
+        AudioWindows::Reference => mel_frame / stride(layout),
+        AudioWindows::Overlapping => mel_frame.saturating_sub(MARGIN) / stride(layout),
+    };
+    let last = u64::from(count(track_samples, layout) - 1);
+    let window = wanted.min(last);
+    RowPlace {
+        window: u32::try_from(window).unwrap_or(u32::MAX),
+        row: u32::try_from(row - window * stride(layout) / 2).unwrap_or(u32::MAX),
+    }
+}
+
+/// The feature rows of the track that window `index` serves; together the windows serve every row once.
+pub fn rows_served(index: u32, track_samples: u64, layout: AudioWindows) -> Range<u64> {
+    let rows = row_count(track_samples);
+    let bound = |index: u32| match layout {
+        AudioWindows::Reference => u64::from(index) * stride(layout) / 2,
+        AudioWindows::Overlapping if index == 0 => 0,
+        AudioWindows::Overlapping => u64::from(index) * stride(layout) / 2 + MARGIN / 2,
+    };
+    let is_last = index + 1 >= count(track_samples, layout);
+    let end = if is_last { rows } else { bound(index + 1).min(rows) };
+    bound(index).min(end)..end
+}
+
+/// The feature rows of output frame `frame`: `c - 4 ..= c + 5` around `c = floor(frame x 50 / rate)`, each
+/// clamped to the track.
+pub fn rows_of_frame(frame: u64, rate: FrameRate, track_samples: u64) -> [u64; ROWS_PER_FRAME] {
+    let ticks = u128::from(frame) * u128::from(ROWS_PER_SECOND) * u128::from(rate.den());
+    let centre = u64::try_from(ticks / u128::from(rate.num())).unwrap_or(u64::MAX / 2);
+    let last = row_count(track_samples) - 1;
+    std::array::from_fn(|i| (centre + i as u64).saturating_sub(4).min(last))
+}
+
+/// Indices of the windows that serve the output frames `range`, rounded up to whole windows of 16 frames (a
+/// short last window is padded to 16).
+pub fn windows_for(range: FrameRange, rate: FrameRate, track_samples: u64, layout: AudioWindows) -> Vec<u32> {
+    if range.is_empty() {
+        return Vec::new();
+    }
+    let last_frame = range.end.next_multiple_of(WINDOW_FRAMES) - 1;
+    let first_row = rows_of_frame(range.start, rate, track_samples)[0];
+    let last_row = rows_of_frame(last_frame, rate, track_samples)[ROWS_PER_FRAME - 1];
+    let first = place_of_row(first_row, track_samples, layout).window;
+    let last = place_of_row(last_row, track_samples, layout).window;
+    (first..=last).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const LAYOUTS: [AudioWindows; 2] = [AudioWindows::Overlapping, AudioWindows::Reference];
+    const SECOND: u64 = 16_000;
+
+    #[test]
+    fn short_track_is_one_window_in_either_layout() {
+        for samples in [0, 1, 160, 320, 5 * SECOND, 30 * SECOND, 30 * SECOND + 159] {
+            for layout in LAYOUTS {
+                assert_eq!(count(samples, layout), 1);
+                assert_eq!(mel_range(0, samples, layout), 0..samples / 160);
+                assert!(pcm_range(0, samples, layout).end <= samples);
+                let last = row_count(samples) - 1;
+                let place = place_of_row(last, samples, layout);
+                assert_eq!((place.window, u64::from(place.row)), (0, last));
+            }
+        }
+        assert_eq!(count(30 * SECOND + 160, AudioWindows::Overlapping), 2);
+        assert_eq!(count(30 * SECOND + 160, AudioWindows::Reference), 2);
+    }
+
+    #[test]
+    fn overlapping_windows_serve_their_middle() {
+        let samples = 100 * SECOND;
+        assert_eq!(count(samples, AudioWindows::Overlapping), 5);
+        let place = |row| place_of_row(row, samples, AudioWindows::Overlapping);
+        assert_eq!(place(1249), RowPlace { window: 0, row: 1249 });
+        assert_eq!(place(1250), RowPlace { window: 1, row: 250 });
+        assert_eq!(place(2249), RowPlace { window: 1, row: 1249 });
+        assert_eq!(place(2250), RowPlace { window: 2, row: 250 });
+        assert_eq!(place(4999), RowPlace { window: 4, row: 999 });
+    }
+
+    #[test]
+    fn windows_serve_every_row_once() {
+        for samples in [
+            100,
+            10 * SECOND,
+            30 * SECOND,
+            31 * SECOND,
+            36 * SECOND,
+            100 * SECOND,
+            101 * SECOND,
+        ] {
+            for layout in LAYOUTS {
+                let mut next = 0;
+                for index in 0..count(samples, layout) {
+                    let served = rows_served(index, samples, layout);
+                    assert_eq!(
+                        served.start, next,
+                        "window {index} of {samples} samples, {layout:?}"
+                    );
+                    next = served.end;
+                }
+                assert_eq!(next, row_count(samples));
+            }
+        }
+    }
+
+    #[test]
+    fn reference_windows_abut() {
+        let place = |row| place_of_row(row, 100 * SECOND, AudioWindows::Reference);
+        assert_eq!(place(1499), RowPlace { window: 0, row: 1499 });
+        assert_eq!(place(1500), RowPlace { window: 1, row: 0 });
+        assert_eq!(
+            pcm_range(1, 100 * SECOND, AudioWindows::Reference),
+            479_800..960_040
+        );
+    }
+
+    #[test]
+    fn frame_takes_ten_rows_around_its_time() {
+        let samples = 2 * SECOND;
+        assert_eq!(
+            rows_of_frame(0, FrameRate::FILM_25, samples),
+            [0, 0, 0, 0, 0, 1, 2, 3, 4, 5]
+        );
+        assert_eq!(
+            rows_of_frame(10, FrameRate::FILM_25, samples),
+            [16, 17, 18, 19, 20, 21, 22, 23, 24, 25]
+        );
+        assert_eq!(
+            rows_of_frame(48, FrameRate::FILM_25, samples),
+            [92, 93, 94, 95, 96, 97, 98, 99, 99, 99]
+        );
+        assert_eq!(rows_of_frame(9000, FrameRate::FILM_25, samples), [99; 10]);
+        let ntsc = FrameRate::new(30_000, 1001).unwrap();
+        assert_eq!(rows_of_frame(3, ntsc, samples)[4], 5);
+    }
+
+    fn layouts() -> impl Strategy<Value = AudioWindows> {
+        prop_oneof![Just(AudioWindows::Overlapping), Just(AudioWindows::Reference)]
+    }
+
+    proptest! {
+        #[test]
+        fn every_row_lies_inside_what_its_window_hears(
+            samples in 320_u64..20_000_000, pick in 0.0_f64..1.0, layout in layouts()
+        ) {
+            let rows = row_count(samples);
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a test's pick")]
+            let row = ((rows as f64 * pick) as u64).min(rows - 1);
+            let place = place_of_row(row, samples, layout);
+            prop_assert!(place.window < count(samples, layout));
+            prop_assert!(rows_served(place.window, samples, layout).contains(&row));
+            let heard = mel_range(place.window, samples, layout);
+            prop_assert_eq!(heard.start + 2 * u64::from(place.row), 2 * row);
+            prop_assert!(2 * row + 1 < heard.end, "row {} is past {:?}", row, heard);
+        }
+
+        #[test]
+        fn windows_of_a_range_are_those_of_its_frames(
+            samples in 1_u64..10_000_000, start in 0_u64..40, len in 1_u64..400, layout in layouts()
+        ) {
+            let range = FrameRange::new(start * WINDOW_FRAMES, start * WINDOW_FRAMES + len);
+            let mut expected = Vec::new();
+            for frame in range.start..range.end.next_multiple_of(WINDOW_FRAMES) {
+                for row in rows_of_frame(frame, FrameRate::FILM_25, samples) {
+                    expected.push(place_of_row(row, samples, layout).window);
+                }
+            }
+            expected.sort_unstable();
+            expected.dedup();
+            prop_assert_eq!(windows_for(range, FrameRate::FILM_25, samples, layout), expected);
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! Blobs as files in a directory.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write as _};
+use std::path::{Path, PathBuf};
+
+use super::{BlobError, compare};
+use crate::digest::{Digest, DigestWriter};
+use crate::wire::blob::BlobRef;
+
+const COPY_BYTES: usize = 1 << 20;
+
+#[derive(Clone, Debug)]
+pub(super) struct FileStore {
+    dir: PathBuf,
+}
+
+impl FileStore {
+    pub(super) fn create(dir: &Path) -> Result<(), BlobError> {
+        fs::create_dir_all(dir).map_err(files("create directory", dir))
+    }
+
+    pub(super) fn open(dir: &Path) -> Result<Self, BlobError> {
+        fs::read_dir(dir).map_err(files("open the blob directory", dir))?;
+        Ok(Self {
+            dir: dir.to_path_buf(),
+        })
+    }
+
+    pub(super) async fn put_file(&self, path: &Path) -> Result<BlobRef, BlobError> {
+        let (store, path) = (self.clone(), path.to_path_buf());
+        blocking(move || {
+            let file = File::open(&path).map_err(files("open", &path))?;
+            store.put_reader(file, &path)
+        })
+        .await
+    }
+
+    pub(super) async fn put_bytes(&self, bytes: Vec<u8>) -> Result<BlobRef, BlobError> {
+        let store = self.clone();
+        blocking(move || store.put_reader(&bytes[..], &store.dir)).await
+    }
+
+    pub(super) async fn get_to_file(&self, blob: &BlobRef, destination: &Path) -> Result<(), BlobError> {
+        let (store, blob, destination) = (self.clone(), *blob, destination.to_path_buf());
+        blocking(move || {
+            let path = store.local_path(&blob)?;
+            let file = File::open(&path).map_err(files("open", &path))?;
+            let mut staged = Staged::beside(&destination)?;
+            let (digest, bytes) = staged.fill(file, &path)?;
+            compare(&blob, digest, bytes, &store.place())?;
+            staged.publish(&destination)
+        })
+        .await
+    }
+
+    pub(super) async fn get_bytes(&self, blob: &BlobRef) -> Result<Vec<u8>, BlobError> {
+        let (store, blob) = (self.clone(), *blob);
+        blocking(move || {
+            let path = store.local_path(&blob)?;
+            let bytes = fs::read(&path).map_err(files("read", &path))?;
+            compare(&blob, Digest::of(&bytes), bytes.len() as u64, &store.place())?;
+            Ok(bytes)
+        })
+        .await
+    }
+
+    pub(super) async fn verify(&self, blob: &BlobRef) -> Result<(), BlobError> {
+        let (store, blob) = (self.clone(), *blob);
+        blocking(move || store.verify_now(&blob)).await
+    }
+
+    fn verify_now(&self, blob: &BlobRef) -> Result<(), BlobError> {
+        let path = self.local_path(blob)?;
+        let (digest, bytes) = Digest::of_file(&path).map_err(files("read", &path))?;
+        compare(blob, digest, bytes, &self.place())
+    }
+
+    pub(super) fn local_path(&self, blob: &BlobRef) -> Result<PathBuf, BlobError> {
+        let path = self.path_of(blob.digest);
+        match fs::metadata(&path) {
+            Ok(metadata) if metadata.len() == blob.bytes => Ok(path),
+            Ok(metadata) => Err(BlobError::WrongSize {
+                digest: blob.digest,
+                place: self.place(),
+                bytes: blob.bytes,
+                found_bytes: metadata.len(),
+            }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(BlobError::Missing {
+                digest: blob.digest,
+                place: self.place(),
+            }),
+            Err(error) => Err(files("look at", &path)(error)),
+        }
+    }
+
+    /// Copies into the directory under the digest of what was copied. A blob that is there and whole is kept, a
+    /// damaged one is replaced: the same content is what a chunk that is done again brings.
+    fn put_reader(&self, reader: impl Read, from: &Path) -> Result<BlobRef, BlobError> {
+        let mut staged = Staged::in_dir(&self.dir)?;
+        let (digest, bytes) = staged.fill(reader, from)?;
+        let blob = BlobRef { digest, bytes };
+        if self.verify_now(&blob).is_ok() {
+            return Ok(blob);
+        }
+        let path = self.path_of(digest);
+        let shard = path.parent().unwrap_or(&self.dir);
+        fs::create_dir_all(shard).map_err(files("create directory", shard))?;
+        staged.publish(&path)?;
+        sync_dir(&self.dir)?;
+        Ok(blob)
+    }
+
+    fn path_of(&self, digest: Digest) -> PathBuf {
+        let name = digest.to_string();
+        self.dir.join(&name[..2]).join(name)
+    }
+
+    fn place(&self) -> String {
+        format!("`{}`", self.dir.display())
+    }
+}
+
+/// A temporary file that becomes visible only when it is whole and on disk. Dropped before that, it goes.
+pub(super) struct Staged {
+    file: tempfile::NamedTempFile,
+}
+
+impl Staged {
+    fn in_dir(dir: &Path) -> Result<Self, BlobError> {
+        let file = tempfile::Builder::new().prefix(".staged-").tempfile_in(dir);
+        file.map(|file| Self { file })
+            .map_err(files("create a temporary file in", dir))
+    }
+
+    pub(super) fn beside(destination: &Path) -> Result<Self, BlobError> {
+        Self::in_dir(parent_of(destination))
+    }
+
+    pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), BlobError> {
+        let path = self.file.path().to_path_buf();
+        self.file.write_all(bytes).map_err(files("write", &path))
+    }
+
+    /// Copies everything from `reader`; `from` names it in errors.
+    fn fill(&mut self, mut reader: impl Read, from: &Path) -> Result<(Digest, u64), BlobError> {
+        let mut digest = DigestWriter::new();
+        let mut buffer = vec![0_u8; COPY_BYTES];
+        loop {
+            match reader.read(&mut buffer).map_err(files("read", from))? {
+                0 => return Ok(digest.finish()),
+                n => {
+                    digest.update(&buffer[..n]);
+                    self.write(&buffer[..n])?;
+                }
+            }
+        }
+    }
+
+    /// fsync, rename, fsync of the directory.
+    pub(super) fn publish(self, destination: &Path) -> Result<(), BlobError> {
+        self.file
+            .as_file()
+            .sync_all()
+            .map_err(files("sync", self.file.path()))?;
+        let renamed = self.file.persist(destination);
+        renamed.map_err(|error| files("rename to", destination)(error.error))?;
+        sync_dir(parent_of(destination))
+    }
+}
+
+fn parent_of(path: &Path) -> &Path {
+    path.parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."))
+}
+
+fn sync_dir(dir: &Path) -> Result<(), BlobError> {
+    let synced = File::open(dir).and_then(|dir| dir.sync_all());
+    synced.map_err(files("sync directory", dir))
+}
+
+pub(super) fn files<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> BlobError + 'a {
+    move |source| BlobError::Files {
+        action,
+        path: path.to_path_buf(),
+        source,
+    }
+}
+
+/// Runs file operations off the runtime's threads.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, BlobError> + Send + 'static,
+) -> Result<T, BlobError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(BlobError::CutShort)?
+}

@@ -1,0 +1,210 @@
+//! Immutable content under its SHA-256 digest: in a directory that all machines of the farm reach, or in the
+//! NATS object store.
+//!
+//! | URL | place |
+//! |---|---|
+//! | `file:///abs/dir` | `<dir>/<first 2 digits>/<digest>`; the path is taken as it stands, without escapes |
+//! | `nats://bucket` | an object named by the digest, in chunks of 512 KiB |
+//!
+//! Putting content twice is harmless. What `get` returns has been checked against the digest.
+
+mod file;
+mod object;
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use async_nats::Client;
+
+use crate::digest::Digest;
+use crate::nats::direct::DirectError;
+use crate::wire::blob::BlobRef;
+use file::FileStore;
+use object::ObjectStore;
+
+/// Why a blob could not be stored or fetched.
+#[derive(Debug, thiserror::Error)]
+pub enum BlobError {
+    #[error("`{url}` is not a blob store: `file:///absolute/path` or `nats://bucket`")]
+    Url { url: String },
+    #[error("the blob store `{url}` needs a NATS connection")]
+    NoClient { url: String },
+    #[error("blob {digest} is not in {place}")]
+    Missing { digest: Digest, place: String },
+    #[error("blob {digest} in {place} is damaged: it has {found_bytes} bytes and digest {found}")]
+    Damaged {
+        digest: Digest,
+        place: String,
+        found: Digest,
+        found_bytes: u64,
+    },
+    #[error("blob {digest} in {place} has {found_bytes} bytes instead of {bytes}")]
+    WrongSize {
+        digest: Digest,
+        place: String,
+        bytes: u64,
+        found_bytes: u64,
+    },
+    #[error("cannot {action} `{}`", path.display())]
+    Files {
+        action: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot store blob {digest} in {place}")]
+    Put {
+        digest: Digest,
+        place: String,
+        #[source]
+        source: async_nats::Error,
+    },
+    #[error("cannot look for blob {digest} in {place}")]
+    Look {
+        digest: Digest,
+        place: String,
+        #[source]
+        source: async_nats::Error,
+    },
+    #[error("cannot read blob {digest} from {place}")]
+    Read {
+        digest: Digest,
+        place: String,
+        #[source]
+        source: Box<DirectError>,
+    },
+    #[error("a file operation was cut short")]
+    CutShort(#[source] tokio::task::JoinError),
+}
+
+/// A blob store. Clones name the same one.
+#[derive(Clone, Debug)]
+pub struct Store {
+    url: String,
+    place: Place,
+}
+
+#[derive(Clone, Debug)]
+enum Place {
+    Files(FileStore),
+    Objects(Box<ObjectStore>),
+}
+
+impl Store {
+    /// Opens the store at `url`; a directory is created if absent. `nats://` needs a client.
+    pub fn open(url: &str, client: Option<&Client>) -> Result<Self, BlobError> {
+        if let Some(path) = url.strip_prefix("file:///") {
+            FileStore::create(&Path::new("/").join(path))?;
+        }
+        Self::open_existing(url, client)
+    }
+
+    /// As [`Store::open`], for workers: an absent directory is an error. Created on a machine where the shared
+    /// mount is missing, it would take results to where nobody looks.
+    pub fn open_existing(url: &str, client: Option<&Client>) -> Result<Self, BlobError> {
+        let place = if let Some(path) = url.strip_prefix("file://") {
+            if !path.starts_with('/') {
+                return Err(BlobError::Url { url: url.to_owned() });
+            }
+            Place::Files(FileStore::open(Path::new(path))?)
+        } else if let Some(bucket) = url.strip_prefix("nats://") {
+            let allowed = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+            if bucket.is_empty() || !bucket.bytes().all(allowed) {
+                return Err(BlobError::Url { url: url.to_owned() });
+            }
+            let client = client.ok_or_else(|| BlobError::NoClient { url: url.to_owned() })?;
+            Place::Objects(Box::new(ObjectStore::open(bucket, client)))
+        } else {
+            return Err(BlobError::Url { url: url.to_owned() });
+        };
+        Ok(Self {
+            url: url.to_owned(),
+            place,
+        })
+    }
+
+    /// URL of the file store in a directory. The path must be absolute and UTF-8.
+    pub fn file_url(dir: &Path) -> Result<String, BlobError> {
+        match dir.to_str() {
+            Some(path) if dir.is_absolute() => Ok(format!("file://{path}")),
+            _ => Err(BlobError::Url {
+                url: format!("file://{}", dir.display()),
+            }),
+        }
+    }
+
+    /// The URL that it was opened with.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Stores the content of a file.
+    pub async fn put_file(&self, path: &Path) -> Result<BlobRef, BlobError> {
+        match &self.place {
+            Place::Files(store) => store.put_file(path).await,
+            Place::Objects(store) => store.put_file(path).await,
+        }
+    }
+
+    /// Stores bytes.
+    pub async fn put_bytes(&self, bytes: Vec<u8>) -> Result<BlobRef, BlobError> {
+        match &self.place {
+            Place::Files(store) => store.put_bytes(bytes).await,
+            Place::Objects(store) => store.put_bytes(bytes).await,
+        }
+    }
+
+    /// Writes the blob to `destination`: to a temporary file beside it, checked, then renamed.
+    pub async fn get_to_file(&self, blob: &BlobRef, destination: &Path) -> Result<(), BlobError> {
+        match &self.place {
+            Place::Files(store) => store.get_to_file(blob, destination).await,
+            Place::Objects(store) => store.get_to_file(blob, destination).await,
+        }
+    }
+
+    /// The blob's bytes; for small ones.
+    pub async fn get_bytes(&self, blob: &BlobRef) -> Result<Vec<u8>, BlobError> {
+        match &self.place {
+            Place::Files(store) => store.get_bytes(blob).await,
+            Place::Objects(store) => store.get_bytes(blob).await,
+        }
+    }
+
+    /// Where the blob lies as a file, present and of the right size; `None`: this store has no files, get it.
+    /// The content is not read; see [`Store::verify`].
+    pub fn local_path(&self, blob: &BlobRef) -> Result<Option<PathBuf>, BlobError> {
+        match &self.place {
+            Place::Files(store) => store.local_path(blob).map(Some),
+            Place::Objects(_) => Ok(None),
+        }
+    }
+
+    /// Checks that the blob is there with the right size, without reading it.
+    pub async fn check(&self, blob: &BlobRef) -> Result<(), BlobError> {
+        match &self.place {
+            Place::Files(store) => store.local_path(blob).map(|_| ()),
+            Place::Objects(store) => store.check(blob).await,
+        }
+    }
+
+    /// Reads the whole blob and checks its digest.
+    pub async fn verify(&self, blob: &BlobRef) -> Result<(), BlobError> {
+        match &self.place {
+            Place::Files(store) => store.verify(blob).await,
+            Place::Objects(store) => store.verify(blob).await,
+        }
+    }
+}
+
+/// Compares what was read with what was asked for.
+fn compare(blob: &BlobRef, found: Digest, found_bytes: u64, place: &str) -> Result<(), BlobError> {
+    if found == blob.digest && found_bytes == blob.bytes {
+        return Ok(());
+    }
+    Err(BlobError::Damaged {
+        digest: blob.digest,
+        place: place.to_owned(),
+        found,
+        found_bytes,
+    })
+}

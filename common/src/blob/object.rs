@@ -1,0 +1,323 @@
+//! Blobs in a NATS object store, laid out as every NATS client lays them out.
+//!
+//! Our own put keeps several chunks on their way (the library waits for each), and our own get reads by direct
+//! gets (the library creates a consumer, a right that workers do not have).
+
+use std::collections::VecDeque;
+use std::path::Path;
+use std::time::Duration;
+
+use async_nats::Client;
+use async_nats::jetstream;
+use async_nats::jetstream::context::PublishAckFuture;
+use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::object_store::{ObjectInfo, ObjectOptions};
+use bytes::Bytes;
+use tokio::fs::File;
+use tokio::io::{AsyncRead, AsyncReadExt as _};
+
+use super::file::{Staged, blocking, files};
+use super::{BlobError, compare};
+use crate::digest::{Digest, DigestWriter};
+use crate::nats::direct::{DirectReader, last_of};
+use crate::wire::blob::BlobRef;
+
+const CHUNK_BYTES: usize = 512 << 10;
+/// Chunks on their way; more makes replicated streams refuse.
+const IN_FLIGHT: usize = 8;
+const ACK_LIMIT: Duration = Duration::from_secs(30);
+
+#[derive(Clone, Debug)]
+pub(super) struct ObjectStore {
+    bucket: String,
+    context: jetstream::Context,
+}
+
+impl ObjectStore {
+    pub(super) fn open(bucket: &str, client: &Client) -> Self {
+        let context = jetstream::ContextBuilder::new()
+            .timeout(ACK_LIMIT)
+            .ack_timeout(ACK_LIMIT)
+            .build(client.clone());
+        Self {
+            bucket: bucket.to_owned(),
+            context,
+        }
+    }
+
+    pub(super) async fn put_file(&self, path: &Path) -> Result<BlobRef, BlobError> {
+        let to_hash = path.to_path_buf();
+        let (digest, bytes) =
+            blocking(move || Digest::of_file(&to_hash).map_err(files("read", &to_hash))).await?;
+        let blob = BlobRef { digest, bytes };
+        if !self.is_present(&blob).await? {
+            let file = File::open(path).await.map_err(files("open", path))?;
+            self.put(&blob, file, path).await?;
+        }
+        Ok(blob)
+    }
+
+    pub(super) async fn put_bytes(&self, bytes: Vec<u8>) -> Result<BlobRef, BlobError> {
+        let blob = BlobRef {
+            digest: Digest::of(&bytes),
+            bytes: bytes.len() as u64,
+        };
+        if !self.is_present(&blob).await? {
+            self.put(&blob, &bytes[..], Path::new("memory")).await?;
+        }
+        Ok(blob)
+    }
+
+    pub(super) async fn get_to_file(&self, blob: &BlobRef, destination: &Path) -> Result<(), BlobError> {
+        let beside = destination.to_path_buf();
+        let mut staged = blocking(move || Staged::beside(&beside)).await?;
+        let mut chunks = self.chunks(blob).await?;
+        while let Some(chunk) = chunks.next().await? {
+            staged = blocking(move || staged.write(&chunk).map(|()| staged)).await?;
+        }
+        let destination = destination.to_path_buf();
+        blocking(move || staged.publish(&destination)).await
+    }
+
+    pub(super) async fn get_bytes(&self, blob: &BlobRef) -> Result<Vec<u8>, BlobError> {
+        let mut chunks = self.chunks(blob).await?;
+        let mut bytes = Vec::with_capacity(usize::try_from(blob.bytes).unwrap_or(0));
+        while let Some(chunk) = chunks.next().await? {
+            bytes.extend_from_slice(&chunk);
+        }
+        Ok(bytes)
+    }
+
+    pub(super) async fn verify(&self, blob: &BlobRef) -> Result<(), BlobError> {
+        let mut chunks = self.chunks(blob).await?;
+        while chunks.next().await?.is_some() {}
+        Ok(())
+    }
+
+    pub(super) async fn check(&self, blob: &BlobRef) -> Result<(), BlobError> {
+        self.info(blob).await.map(|_| ())
+    }
+
+    /// Whether the blob is there and whole. A damaged one is put again: the same content is what a chunk that
+    /// is done again brings.
+    async fn is_present(&self, blob: &BlobRef) -> Result<bool, BlobError> {
+        match self.verify(blob).await {
+            Ok(()) => Ok(true),
+            Err(BlobError::Missing { .. } | BlobError::WrongSize { .. } | BlobError::Damaged { .. }) => {
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The object's description, present and of the right size.
+    async fn info(&self, blob: &BlobRef) -> Result<ObjectInfo, BlobError> {
+        let look = |source: async_nats::Error| BlobError::Look {
+            digest: blob.digest,
+            place: self.place(),
+            source,
+        };
+        let missing = || BlobError::Missing {
+            digest: blob.digest,
+            place: self.place(),
+        };
+        let stored = last_of(&self.context, &self.stream(), &self.meta_subject(blob.digest)).await;
+        let message = stored.map_err(look)?.ok_or_else(missing)?;
+        let info: ObjectInfo =
+            serde_json::from_slice(&message.payload).map_err(|error| look(error.into()))?;
+        if info.deleted {
+            return Err(missing());
+        }
+        let found_bytes = info.size as u64;
+        if found_bytes != blob.bytes {
+            return Err(BlobError::WrongSize {
+                digest: blob.digest,
+                place: self.place(),
+                bytes: blob.bytes,
+                found_bytes,
+            });
+        }
+        Ok(info)
+    }
+
+    async fn chunks(&self, blob: &BlobRef) -> Result<Chunks, BlobError> {
+        let info = self.info(blob).await?;
+        let subject = self.chunk_subject(&info.nuid);
+        Ok(Chunks {
+            blob: *blob,
+            place: self.place(),
+            reader: DirectReader::new(&self.context.client(), &self.stream(), &subject, 1),
+            digest: DigestWriter::new(),
+            left: info.chunks,
+        })
+    }
+
+    async fn put(
+        &self,
+        blob: &BlobRef,
+        mut reader: impl AsyncRead + Unpin,
+        from: &Path,
+    ) -> Result<(), BlobError> {
+        // A fresh name for the chunks, so that a put cut short leaves nothing but orphans.
+        let inbox = self.context.client().new_inbox();
+        let nuid = inbox.rsplit('.').next().unwrap_or(&inbox).to_owned();
+        let subject = self.chunk_subject(&nuid);
+        let failed = |source: async_nats::Error| BlobError::Put {
+            digest: blob.digest,
+            place: self.place(),
+            source,
+        };
+        let mut in_flight: VecDeque<PublishAckFuture> = VecDeque::with_capacity(IN_FLIGHT);
+        let mut sent = DigestWriter::new();
+        let mut chunks = 0;
+        loop {
+            let chunk = read_chunk(&mut reader).await.map_err(files("read", from))?;
+            if chunk.is_empty() {
+                break;
+            }
+            sent.update(&chunk);
+            chunks += 1;
+            if in_flight.len() == IN_FLIGHT
+                && let Some(oldest) = in_flight.pop_front()
+            {
+                oldest.await.map_err(|error| failed(error.into()))?;
+            }
+            let publish = self.context.publish(subject.clone(), chunk).await;
+            in_flight.push_back(publish.map_err(|error| failed(error.into()))?);
+        }
+        for ack in in_flight {
+            ack.await.map_err(|error| failed(error.into()))?;
+        }
+        // A file that changed between hashing and sending must not get the first hash's name.
+        let (digest, bytes) = sent.finish();
+        compare(blob, digest, bytes, &format!("`{}`", from.display()))?;
+        let info = self.describe(blob, nuid, chunks);
+        let payload = serde_json::to_vec(&info).map_err(|error| failed(error.into()))?;
+        let message = PublishMessage::build()
+            .header(async_nats::header::NATS_ROLLUP, "sub")
+            .payload(payload.into());
+        let publish = self
+            .context
+            .send_publish(self.meta_subject(blob.digest), message)
+            .await;
+        publish
+            .map_err(|error| failed(error.into()))?
+            .await
+            .map_err(|error| failed(error.into()))?;
+        Ok(())
+    }
+
+    fn describe(&self, blob: &BlobRef, nuid: String, chunks: usize) -> ObjectInfo {
+        ObjectInfo {
+            name: blob.digest.to_string(),
+            description: None,
+            metadata: std::collections::HashMap::default(),
+            headers: None,
+            options: Some(ObjectOptions {
+                link: None,
+                max_chunk_size: Some(CHUNK_BYTES),
+            }),
+            bucket: self.bucket.clone(),
+            nuid,
+            size: usize::try_from(blob.bytes).unwrap_or(usize::MAX),
+            chunks,
+            modified: None,
+            digest: Some(format!("SHA-256={}", base64_url(blob.digest.as_bytes()))),
+            deleted: false,
+        }
+    }
+
+    fn stream(&self) -> String {
+        format!("OBJ_{}", self.bucket)
+    }
+
+    fn chunk_subject(&self, nuid: &str) -> String {
+        format!("$O.{}.C.{nuid}", self.bucket)
+    }
+
+    fn meta_subject(&self, digest: Digest) -> String {
+        format!(
+            "$O.{}.M.{}",
+            self.bucket,
+            base64_url(digest.to_string().as_bytes())
+        )
+    }
+
+    fn place(&self) -> String {
+        format!("object store {}", self.bucket)
+    }
+}
+
+/// Reads an object's chunks; the end is an error if they are not what the digest says.
+struct Chunks {
+    blob: BlobRef,
+    place: String,
+    reader: DirectReader,
+    digest: DigestWriter,
+    left: usize,
+}
+
+impl Chunks {
+    async fn next(&mut self) -> Result<Option<Bytes>, BlobError> {
+        if self.left > 0 {
+            let message = self.reader.next().await.map_err(|source| BlobError::Read {
+                digest: self.blob.digest,
+                place: self.place.clone(),
+                source: Box::new(source),
+            })?;
+            if let Some(message) = message {
+                self.left -= 1;
+                self.digest.update(&message.payload);
+                return Ok(Some(message.payload));
+            }
+        }
+        let (digest, bytes) = std::mem::take(&mut self.digest).finish();
+        compare(&self.blob, digest, bytes, &self.place)?;
+        Ok(None)
+    }
+}
+
+/// Reads a full chunk, or what is left.
+async fn read_chunk(reader: &mut (impl AsyncRead + Unpin)) -> std::io::Result<Bytes> {
+    let mut chunk = Vec::with_capacity(CHUNK_BYTES);
+    reader.take(CHUNK_BYTES as u64).read_to_end(&mut chunk).await?;
+    Ok(chunk.into())
+}
+
+/// RFC 4648 base64 with the URL alphabet and padding: how object names stand in subjects.
+fn base64_url(bytes: &[u8]) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for group in bytes.chunks(3) {
+        let word = [0, 1, 2].iter().fold(0_usize, |word, at| {
+            word << 8 | usize::from(group.get(*at).copied().unwrap_or(0))
+        });
+        for at in 0..4 {
+            if at <= group.len() {
+                text.push(char::from(ALPHABET[word >> (18 - 6 * at) & 63]));
+            } else {
+                text.push('=');
+            }
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base64_matches_the_standard_examples() {
+        for (bytes, text) in [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foobar", "Zm9vYmFy"),
+        ] {
+            assert_eq!(base64_url(bytes.as_bytes()), text);
+        }
+        assert_eq!(base64_url(&[0xfb, 0xff]), "-_8=");
+    }
+}

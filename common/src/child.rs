@@ -1,0 +1,62 @@
+//! Children that do not outlive their parent.
+
+use std::process::Command;
+
+/// Makes the kernel kill the child when the thread that spawns it ends, however that comes about. Spawn from a
+/// thread that lives as long as the child should.
+pub fn die_with_parent(command: &mut Command) {
+    die_with_parent_by(command, nix::sys::signal::Signal::SIGKILL);
+}
+
+/// As [`die_with_parent`], with a signal that lets the child leave in order.
+pub fn die_with_parent_by(command: &mut Command, signal: nix::sys::signal::Signal) {
+    use std::os::unix::process::CommandExt as _;
+
+    let parent = nix::unistd::getpid();
+    let before_exec = move || {
+        nix::sys::prctl::set_pdeathsig(signal)?;
+        // The parent may have died before the line above.
+        if nix::unistd::getppid() == parent {
+            Ok(())
+        } else {
+            Err(std::io::Error::other("the parent process is gone"))
+        }
+    };
+    #[expect(
+        unsafe_code,
+        reason = "there is no other way to set the parent-death signal of a child"
+    )]
+    // SAFETY: the closure makes two system calls and allocates nothing on its success path, which is what the
+    // state between fork and exec allows.
+    unsafe {
+        command.pre_exec(before_exec);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{BufRead as _, BufReader};
+    use std::process::Stdio;
+
+    #[test]
+    fn child_dies_with_the_thread_that_spawned_it() {
+        let spawned = std::thread::spawn(|| {
+            let mut command = Command::new("/bin/sh");
+            command
+                .args(["-c", "echo up; exec sleep 1000"])
+                .stdout(Stdio::piped());
+            die_with_parent(&mut command);
+            let mut child = command.spawn().unwrap();
+            let mut line = String::new();
+            BufReader::new(child.stdout.take().unwrap())
+                .read_line(&mut line)
+                .unwrap();
+            assert_eq!(line, "up\n");
+            child
+        });
+        let mut child = spawned.join().unwrap();
+        let status = child.wait().unwrap();
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9));
+    }
+}

@@ -1,0 +1,26 @@
+//! What the coordinator and the workers share: identifiers, media time, wire types, the NATS topology, the
+//! blob store, and (behind the `media` feature) everything that touches FFmpeg.
+//!
+//! This crate knows no candle. Without features it is small enough for the engine, which links neither
+//! FFmpeg nor NATS.
+
+pub mod align;
+pub mod audio;
+#[cfg(feature = "farm")]
+pub mod backoff;
+#[cfg(feature = "farm")]
+pub mod blob;
+pub mod child;
+pub mod digest;
+pub mod error;
+pub mod frame;
+pub mod ids;
+#[cfg(feature = "media")]
+pub mod media;
+#[cfg(feature = "farm")]
+pub mod nats;
+#[cfg(feature = "farm")]
+pub mod shutdown;
+pub mod telemetry;
+pub mod time;
+pub mod wire;

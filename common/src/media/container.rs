@@ -1,0 +1,241 @@
+//! Opening and making files: what encoder, joiner and verifier share. Segments are NUT, whose timestamps are
+//! exact and may start anywhere; final files are MP4 or Matroska.
+
+use std::fs::File;
+use std::path::Path;
+
+use ffmpeg_next::codec::packet::side_data;
+use ffmpeg_next::codec::{self, Parameters};
+use ffmpeg_next::format::{self, context};
+use ffmpeg_next::packet::Mut;
+use ffmpeg_next::{Dictionary, Error, Packet, Rational, ffi};
+
+use super::MediaError;
+use crate::time::FrameRate;
+
+/// The muxer of encoded segments.
+pub(super) const SEGMENT_MUXER: &str = "nut";
+
+/// Container of the final file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Container {
+    Mp4,
+    Matroska,
+}
+
+impl Container {
+    /// By extension: `mp4` or `mkv`, in any case.
+    pub fn from_path(path: &Path) -> Option<Self> {
+        match path.extension()?.to_str()?.to_ascii_lowercase().as_str() {
+            "mp4" => Some(Self::Mp4),
+            "mkv" => Some(Self::Matroska),
+            _ => None,
+        }
+    }
+
+    pub fn extension(self) -> &'static str {
+        match self {
+            Self::Mp4 => "mp4",
+            Self::Matroska => "mkv",
+        }
+    }
+
+    pub(super) fn muxer(self) -> &'static str {
+        match self {
+            Self::Mp4 => "mp4",
+            Self::Matroska => "matroska",
+        }
+    }
+}
+
+/// FFmpeg takes URLs: `a:b.mp4` would name a protocol, hence the prefix.
+fn file_url(path: &Path) -> Result<String, MediaError> {
+    match path.to_str() {
+        Some(text) if !text.contains('\0') => Ok(format!("file:{text}")),
+        _ => Err(MediaError::bad_input(
+            path,
+            "the path is not valid UTF-8: rename the file",
+        )),
+    }
+}
+
+pub(super) fn ensure_init(path: &Path) -> Result<(), MediaError> {
+    ffmpeg_next::init().map_err(MediaError::ffmpeg("set up FFmpeg for", path))?;
+    ffmpeg_next::log::set_level(ffmpeg_next::log::Level::Error);
+    Ok(())
+}
+
+/// Opens a local file; what it refers to over a network is not followed.
+pub(super) fn open_input(path: &Path) -> Result<context::Input, MediaError> {
+    open_with(path, &[("protocol_whitelist", "file")])
+}
+
+/// Opens a segment without analysing its pictures: packets, time base and codec header are exact, the rest of
+/// the parameters may be missing.
+pub(super) fn open_segment_quickly(path: &Path) -> Result<context::Input, MediaError> {
+    open_with(
+        path,
+        &[
+            ("protocol_whitelist", "file"),
+            ("probesize", "32"),
+            ("analyzeduration", "0"),
+        ],
+    )
+}
+
+fn open_with(path: &Path, options: &[(&str, &str)]) -> Result<context::Input, MediaError> {
+    ensure_init(path)?;
+    // FFmpeg's own words for a missing file are those of any broken one.
+    File::open(path).map_err(MediaError::io("open", path))?;
+    let url = file_url(path)?;
+    format::input_with_dictionary(&url, options.iter().collect()).map_err(MediaError::ffmpeg("read", path))
+}
+
+pub(super) fn create_output(path: &Path, muxer: &str) -> Result<context::Output, MediaError> {
+    ensure_init(path)?;
+    File::create(path).map_err(MediaError::io("create", path))?;
+    format::output_as(&file_url(path)?, muxer).map_err(MediaError::ffmpeg("create", path))
+}
+
+/// Options for every muxer: no shifting of timestamps, no random identifiers, so that equal packets give
+/// equal files.
+pub(super) fn muxer_options() -> Dictionary<'static> {
+    [("avoid_negative_ts", "disabled"), ("fflags", "+bitexact")]
+        .iter()
+        .collect()
+}
+
+/// The next packet of any track; `None` at the end.
+pub(super) fn read_packet(input: &mut context::Input, path: &Path) -> Result<Option<Packet>, MediaError> {
+    let mut packet = Packet::empty();
+    match packet.read(input) {
+        Ok(()) => Ok(Some(packet)),
+        Err(Error::Eof) => Ok(None),
+        Err(error) => Err(MediaError::ffmpeg("read", path)(error)),
+    }
+}
+
+/// Whether the codec only says that it wants to be fed, or has ended.
+pub(super) fn is_dry(error: Error) -> bool {
+    error == Error::Eof
+        || error
+            == Error::Other {
+                errno: ffmpeg_next::error::EAGAIN,
+            }
+}
+
+/// The frame rate as FFmpeg's rational.
+pub(super) fn rate_rational(rate: FrameRate, path: &Path) -> Result<Rational, MediaError> {
+    match (i32::try_from(rate.num()), i32::try_from(rate.den())) {
+        (Ok(num), Ok(den)) => Ok(Rational(num, den)),
+        _ => Err(MediaError::rejected(
+            path,
+            format!("no container can hold {rate} frames per second"),
+        )),
+    }
+}
+
+/// The frame at timestamp `pts`: exact, or `None` where the timestamp is not on the frame grid or negative.
+pub(super) fn frame_number(pts: i64, time_base: Rational, rate: Rational) -> Option<u64> {
+    let scaled = i128::from(pts) * i128::from(time_base.0) * i128::from(rate.0);
+    let unit = i128::from(time_base.1) * i128::from(rate.1);
+    if unit == 0 || scaled % unit != 0 {
+        return None;
+    }
+    u64::try_from(scaled / unit).ok()
+}
+
+/// Samples that a decoder drops from the start and the end of an audio packet.
+pub(super) fn discarded_samples(packet: &Packet) -> (u32, u32) {
+    let word = |data: &[u8], at: usize| {
+        data.get(at..at + 4)
+            .and_then(|bytes| bytes.try_into().ok())
+            .map_or(0, u32::from_le_bytes)
+    };
+    packet
+        .side_data()
+        .find(|side| side.kind() == side_data::Type::SkipSamples)
+        .map_or((0, 0), |side| (word(side.data(), 0), word(side.data(), 4)))
+}
+
+/// Marks samples for the decoder to drop from the end of an audio packet.
+pub(super) fn discard_at_end(packet: &mut Packet, samples: i64) {
+    const BYTES: usize = 10;
+    let Ok(samples) = u32::try_from(samples) else {
+        return;
+    };
+    let mut mark = [0_u8; BYTES];
+    mark[4..8].copy_from_slice(&samples.to_le_bytes());
+    #[expect(unsafe_code, reason = "the binding only reads side data")]
+    // SAFETY: the packet is valid and borrowed mutably; FFmpeg returns null or `BYTES` writable bytes that it
+    // attached to the packet.
+    unsafe {
+        let kind = ffi::AVPacketSideDataType::AV_PKT_DATA_SKIP_SAMPLES;
+        let target = ffi::av_packet_new_side_data(packet.as_mut_ptr(), kind, BYTES);
+        if !target.is_null() {
+            std::ptr::copy_nonoverlapping(mark.as_ptr(), target, BYTES);
+        }
+    }
+}
+
+/// Samples in an audio packet of `bytes` bytes where the codec's parameters alone tell, else 0.
+pub(super) fn audio_duration(parameters: &Parameters, bytes: usize) -> i64 {
+    let Ok(bytes) = i32::try_from(bytes) else { return 0 };
+    #[expect(unsafe_code, reason = "the binding does not wrap this function")]
+    // SAFETY: FFmpeg only reads the parameters, which are valid; its signature lacks a `const`.
+    let samples = unsafe { ffi::av_get_audio_frame_duration2(parameters.as_ptr().cast_mut(), bytes) };
+    i64::from(samples.max(0))
+}
+
+/// Flushes a finished file to the disk.
+pub(super) fn sync_file(path: &Path) -> Result<(), MediaError> {
+    File::open(path)
+        .and_then(|file| file.sync_all())
+        .map_err(MediaError::io("flush to disk", path))
+}
+
+/// Codec-wide header bytes (for H.264 the parameter sets).
+pub(super) fn codec_header(parameters: &Parameters) -> Vec<u8> {
+    #[expect(unsafe_code, reason = "the binding has no accessor for the codec header")]
+    // SAFETY: `parameters` owns or keeps alive a valid `AVCodecParameters`, whose `extradata` is null or has
+    // `extradata_size` readable bytes; they are copied before the borrow ends.
+    unsafe {
+        let raw = parameters.as_ptr();
+        match usize::try_from((*raw).extradata_size) {
+            Ok(size) if size > 0 && !(*raw).extradata.is_null() => {
+                std::slice::from_raw_parts((*raw).extradata, size).to_vec()
+            }
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// Width and height of a video track in pixels.
+pub(super) fn picture_size(parameters: &Parameters) -> (u32, u32) {
+    #[expect(unsafe_code, reason = "the binding has no accessor for the picture size")]
+    // SAFETY: `parameters` owns or keeps alive a valid `AVCodecParameters`.
+    let (width, height) = unsafe {
+        let raw = parameters.as_ptr();
+        ((*raw).width, (*raw).height)
+    };
+    (
+        u32::try_from(width).unwrap_or(0),
+        u32::try_from(height).unwrap_or(0),
+    )
+}
+
+/// A copy of a track's parameters that any muxer takes (a codec tag belongs to the container it came from).
+pub(super) fn portable_parameters(parameters: &Parameters, initial_padding: Option<u32>) -> Parameters {
+    let mut copy = codec::Parameters::new();
+    copy.clone_from(parameters);
+    #[expect(unsafe_code, reason = "the binding has no setters for these fields")]
+    // SAFETY: `copy` was just allocated by FFmpeg and is owned here.
+    unsafe {
+        let raw = copy.as_mut_ptr();
+        (*raw).codec_tag = 0;
+        if let Some(samples) = initial_padding.and_then(|samples| i32::try_from(samples).ok()) {
+            (*raw).initial_padding = samples;
+        }
+    }
+    copy
+}

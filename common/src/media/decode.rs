@@ -1,0 +1,102 @@
+//! The decoder: always one thread and the same settings, so that a picture does not depend on who decodes it.
+
+use ffmpeg_next as ffmpeg;
+use ffmpeg_next::codec::{Compliance, Context, threading};
+
+use super::ffi;
+use super::packets::StreamHeader;
+use crate::frame::{Picture, PictureFormat};
+
+/// Decodes coded packets to pictures in output order.
+pub(super) struct VideoDecoder {
+    inner: ffmpeg::decoder::Video,
+}
+
+impl VideoDecoder {
+    pub(super) fn open(header: &StreamHeader) -> Result<Self, ffmpeg::Error> {
+        super::init();
+        let parameters =
+            ffi::decoder_parameters(header.codec.id(), &header.extradata, i32::from(header.reorder))?;
+        let mut context = Context::from_parameters(parameters)?;
+        // An H.264 stream that does not state its reordering gets the bound of its level, not a guess that drops
+        // the first pictures which prove it wrong.
+        context.compliance(Compliance::Strict);
+        context.set_threading(threading::Config::count(1));
+        Ok(Self {
+            inner: context.decoder().video()?,
+        })
+    }
+
+    /// Feeds one packet; a packet without PTS yields pictures without PTS.
+    pub(super) fn send(&mut self, pts: Option<i64>, key: bool, data: &[u8]) -> Result<(), ffmpeg::Error> {
+        if data.is_empty() {
+            return Ok(());
+        }
+        let mut packet = ffmpeg::Packet::copy(data);
+        packet.set_pts(pts);
+        if key {
+            packet.set_flags(ffmpeg::packet::Flags::KEY);
+        }
+        self.inner.send_packet(&packet)
+    }
+
+    /// No more packets: the pictures held back come out.
+    pub(super) fn send_end(&mut self) -> Result<(), ffmpeg::Error> {
+        self.inner.send_eof()
+    }
+
+    /// The next picture, or `None` when more packets are needed or all is out.
+    pub(super) fn receive(&mut self) -> Result<Option<ffmpeg::frame::Video>, ffmpeg::Error> {
+        let mut frame = ffmpeg::frame::Video::empty();
+        match self.inner.receive_frame(&mut frame) {
+            Ok(()) => Ok(Some(frame)),
+            Err(
+                ffmpeg::Error::Eof
+                | ffmpeg::Error::Other {
+                    errno: ffmpeg::error::EAGAIN,
+                },
+            ) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Why a decoded picture cannot be used, if so.
+pub(super) fn flaw(frame: &ffmpeg::frame::Video, format: &PictureFormat) -> Option<String> {
+    use ffmpeg::format::Pixel;
+    if frame.is_corrupt() || frame.has_decode_errors() {
+        return Some("its data is damaged".into());
+    }
+    if !matches!(frame.format(), Pixel::YUV420P | Pixel::YUVJ420P) {
+        return Some("its pixel format differs from the track's".into());
+    }
+    if (frame.width(), frame.height()) != (format.width, format.height) {
+        return Some(format!(
+            "it is {}x{} in a track of {}x{}",
+            frame.width(),
+            frame.height(),
+            format.width,
+            format.height
+        ));
+    }
+    None
+}
+
+/// Copies a picture without [`flaw`] out of FFmpeg's buffers, row by row.
+pub(super) fn to_picture(frame: &ffmpeg::frame::Video, format: &PictureFormat) -> Picture {
+    let (width, height) = (format.width as usize, format.height as usize);
+    let plane = |index: usize, width: usize, height: usize| {
+        let stride = frame.stride(index);
+        let rows = frame.data(index).chunks(stride).take(height);
+        let mut plane = Vec::with_capacity(width * height);
+        rows.for_each(|row| plane.extend_from_slice(&row[..width]));
+        debug_assert_eq!(plane.len(), width * height, "plane {index} is short");
+        plane
+    };
+    Picture {
+        format: *format,
+        y: plane(0, width, height),
+        u: plane(1, width / 2, height / 2),
+        v: plane(2, width / 2, height / 2),
+    }
+}

@@ -1,0 +1,173 @@
+//! The final file, decoded from end to end.
+
+use std::path::Path;
+
+use ffmpeg_next::codec::context::Context;
+use ffmpeg_next::{Packet, Rational, Rescale, frame, media};
+
+use super::pictures::PictureReader;
+use crate::media::{MediaError, container};
+use crate::time::FrameRate;
+
+/// How long the audio of the final file has to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AudioLength {
+    /// As long as the video, to within one frame.
+    LikeVideo,
+    /// At most one frame longer than the video; it may end early (the video decides the length).
+    MayEndEarly,
+}
+
+/// What was measured on the final file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FinalReport {
+    pub frames: u64,
+    /// Presented durations in milliseconds, rounded down.
+    pub video_ms: u64,
+    pub audio_ms: u64,
+}
+
+/// Matroska's timestamps are whole milliseconds, so that a presentation may be off by this.
+const ROUNDING: Rational = Rational(1, 1000);
+/// The audio may be this far from 0 where it starts: two roundings.
+const START_SLACK_US: i64 = 2_000;
+const MICROSECONDS: Rational = Rational(1, 1_000_000);
+
+/// Decodes everything: exactly `frames` pictures at `0/rate, 1/rate, ..` (to within a millisecond where the
+/// container counts in milliseconds), and one audio track that starts with them and is as long as `audio`
+/// says.
+pub fn verify_output(
+    path: &Path,
+    rate: FrameRate,
+    frames: u64,
+    audio: AudioLength,
+) -> Result<FinalReport, MediaError> {
+    let frame_rate = container::rate_rational(rate, path)?;
+    check_pictures(path, frame_rate, frames)?;
+    let presented = AudioMeter::measure(path)?;
+    let frame_us = 1_i64.rescale(frame_rate.invert(), MICROSECONDS);
+    let video_us = i64::try_from(frames)
+        .map_err(|_| MediaError::rejected(path, "frame numbers end at 2^63"))?
+        .rescale(frame_rate.invert(), MICROSECONDS);
+    if presented.start_us.abs() > START_SLACK_US {
+        let cause = format!("the audio starts {} us after the first frame", presented.start_us);
+        return Err(MediaError::rejected(path, cause));
+    }
+    let slack = frame_us + START_SLACK_US;
+    let too_long = presented.end_us > video_us + slack;
+    let too_short = audio == AudioLength::LikeVideo && presented.end_us < video_us - slack;
+    if too_long || too_short {
+        let cause = format!(
+            "the audio lasts {} ms, the video {} ms",
+            presented.end_us / 1000,
+            video_us / 1000
+        );
+        return Err(MediaError::rejected(path, cause));
+    }
+    Ok(FinalReport {
+        frames,
+        video_ms: u64::try_from(video_us / 1000).unwrap_or(0),
+        audio_ms: u64::try_from(presented.end_us / 1000).unwrap_or(0),
+    })
+}
+
+fn check_pictures(path: &Path, rate: Rational, frames: u64) -> Result<(), MediaError> {
+    let mut pictures = PictureReader::open(path)?;
+    let time_base = pictures.time_base();
+    let exact = ROUNDING != time_base;
+    let mut count = 0_u64;
+    while let Some((pts, _picture)) = pictures.next()? {
+        let index = i64::try_from(count).unwrap_or(i64::MAX);
+        let on_time = if exact {
+            container::frame_number(pts, time_base, rate) == Some(count)
+        } else {
+            (pts - index.rescale(rate.invert(), time_base)).abs() <= 1
+        };
+        if !on_time {
+            let cause = format!("frame {count} has timestamp {pts} in units of {time_base} s");
+            return Err(MediaError::rejected(path, cause));
+        }
+        count += 1;
+    }
+    if count == frames {
+        Ok(())
+    } else {
+        Err(MediaError::rejected(
+            path,
+            format!("it shows {count} frames instead of {frames}"),
+        ))
+    }
+}
+
+/// Presented interval of an audio track.
+struct AudioMeter {
+    start_us: i64,
+    end_us: i64,
+}
+
+impl AudioMeter {
+    fn measure(path: &Path) -> Result<Self, MediaError> {
+        let mut input = container::open_input(path)?;
+        let (track, time_base, parameters) = {
+            let stream = input
+                .streams()
+                .best(media::Type::Audio)
+                .ok_or_else(|| MediaError::rejected(path, "it has no audio track"))?;
+            (stream.index(), stream.time_base(), stream.parameters())
+        };
+        let open_decoder = || {
+            let mut opening = Context::from_parameters(parameters)?.decoder();
+            opening.set_packet_time_base(time_base);
+            opening.audio()
+        };
+        let mut decoder = open_decoder().map_err(MediaError::ffmpeg("open the audio decoder of", path))?;
+        let decoding = |error| MediaError::ffmpeg("decode the audio of", path)(error);
+        let (mut start, mut end) = (None, None);
+        let mut damaged = 0_u64;
+        let mut samples = frame::Audio::empty();
+        loop {
+            let packet = container::read_packet(&mut input, path)?;
+            match &packet {
+                Some(packet) if packet.stream() != track => continue,
+                Some(packet) => {
+                    end = presented_end(packet, time_base, decoder.rate()).max(end);
+                    match decoder.send_packet(packet) {
+                        // The track is the user's own: a packet that was damaged before is damaged still.
+                        Err(ffmpeg_next::Error::InvalidData) => damaged += 1,
+                        fed => fed.map_err(decoding)?,
+                    }
+                }
+                None => decoder.send_eof().map_err(decoding)?,
+            }
+            loop {
+                match decoder.receive_frame(&mut samples) {
+                    Ok(()) => start = start.or(samples.pts()),
+                    Err(error) if container::is_dry(error) => break,
+                    Err(ffmpeg_next::Error::InvalidData) => damaged += 1,
+                    Err(error) => return Err(decoding(error)),
+                }
+            }
+            if packet.is_none() {
+                break;
+            }
+        }
+        if damaged > 0 {
+            tracing::warn!(damaged, path = %path.display(), "the audio track has damaged packets");
+        }
+        match (start, end) {
+            (Some(start), Some(end_us)) => Ok(Self {
+                start_us: start.rescale(time_base, MICROSECONDS),
+                end_us,
+            }),
+            _ => Err(MediaError::rejected(path, "its audio track is empty")),
+        }
+    }
+}
+
+/// Where a packet's last presented sample ends, in microseconds.
+fn presented_end(packet: &Packet, time_base: Rational, rate_hz: u32) -> Option<i64> {
+    let end = packet.pts()? + packet.duration();
+    let discarded = container::discarded_samples(packet).1;
+    let rate = i32::try_from(rate_hz).ok().filter(|rate| *rate > 0)?;
+    Some(end.rescale(time_base, MICROSECONDS) - i64::from(discarded).rescale(Rational(1, rate), MICROSECONDS))
+}

@@ -1,0 +1,240 @@
+//! Lanes: one queue of tasks for each class of need and each priority.
+//!
+//! A class says what a worker must have free at that moment to take the task. Its number is the upper bound of
+//! the need in GiB, so a worker with 11 GiB free asks `g10`, `g08`, `g06` and so on.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// Bounds of the classes on host memory, in GiB.
+pub const CPU_CLASSES_GIB: [u16; 7] = [2, 4, 8, 16, 24, 32, 64];
+/// Bounds of the classes on device memory, in GiB.
+pub const GPU_CLASSES_GIB: [u16; 14] = [2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 32, 48, 80, 141];
+/// Number of priorities; 0 goes first.
+pub const PRIORITIES: u8 = 3;
+/// Priority of a job that names none.
+pub const DEFAULT_PRIORITY: u8 = 1;
+
+const MIB_PER_GIB: u64 = 1024;
+
+/// What a task needs. Text form: `analyze`, `cpu08`, `g08`, `g141`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Class {
+    /// Face analysis: any worker.
+    Analyze,
+    /// Rendering on the CPU with up to this many GiB of host memory, one of [`CPU_CLASSES_GIB`].
+    Cpu(u16),
+    /// Rendering on a GPU with up to this many GiB of its memory, one of [`GPU_CLASSES_GIB`].
+    Gpu(u16),
+}
+
+impl Class {
+    /// The smallest CPU class that holds `need_mib`, if any does.
+    pub fn cpu_for(need_mib: u64) -> Option<Self> {
+        smallest(&CPU_CLASSES_GIB, need_mib).map(Self::Cpu)
+    }
+
+    /// The smallest GPU class that holds `need_mib`, if any does.
+    pub fn gpu_for(need_mib: u64) -> Option<Self> {
+        smallest(&GPU_CLASSES_GIB, need_mib).map(Self::Gpu)
+    }
+}
+
+fn smallest(classes: &[u16], need_mib: u64) -> Option<u16> {
+    classes
+        .iter()
+        .copied()
+        .find(|gib| u64::from(*gib) * MIB_PER_GIB >= need_mib)
+}
+
+impl fmt::Display for Class {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Analyze => f.write_str("analyze"),
+            Self::Cpu(gib) => write!(f, "cpu{gib:02}"),
+            Self::Gpu(gib) => write!(f, "g{gib:02}"),
+        }
+    }
+}
+
+/// Text that is no class or lane.
+#[derive(Debug, thiserror::Error)]
+#[error("`{text}` is not a {what}")]
+pub struct InvalidLane {
+    what: &'static str,
+    text: String,
+}
+
+impl FromStr for Class {
+    type Err = InvalidLane;
+
+    fn from_str(text: &str) -> Result<Self, InvalidLane> {
+        let all = CPU_CLASSES_GIB
+            .map(Self::Cpu)
+            .into_iter()
+            .chain(GPU_CLASSES_GIB.map(Self::Gpu))
+            .chain([Self::Analyze]);
+        let found = all.into_iter().find(|class| class.to_string() == text);
+        found.ok_or_else(|| InvalidLane {
+            what: "task class (analyze, cpuNN or gNN)",
+            text: text.to_owned(),
+        })
+    }
+}
+
+/// One queue. Text form, which is the consumer's name too: `<class>-p<priority>`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Lane {
+    pub class: Class,
+    /// `0..PRIORITIES`, 0 first.
+    pub priority: u8,
+}
+
+impl fmt::Display for Lane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-p{}", self.class, self.priority)
+    }
+}
+
+impl FromStr for Lane {
+    type Err = InvalidLane;
+
+    fn from_str(text: &str) -> Result<Self, InvalidLane> {
+        let invalid = || InvalidLane {
+            what: "lane (<class>-p<priority>)",
+            text: text.to_owned(),
+        };
+        let (class, priority) = text.split_once('-').ok_or_else(invalid)?;
+        Ok(Self {
+            class: class.parse()?,
+            priority: parse_priority(priority).ok_or_else(invalid)?,
+        })
+    }
+}
+
+/// Reads `p0`, `p1`, `p2`.
+pub(super) fn parse_priority(text: &str) -> Option<u8> {
+    (0..PRIORITIES).find(|priority| text == format!("p{priority}"))
+}
+
+/// What a worker can take right now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Room {
+    /// Face analysis is possible.
+    pub analyze: bool,
+    /// Host memory for rendering on the CPU, reserve taken off; `None`: does not render on the CPU.
+    pub host_mib: Option<u64>,
+    /// Device memory for rendering on the GPU, reserve taken off; `None`: no usable GPU.
+    pub device_mib: Option<u64>,
+}
+
+/// The lanes that fit, in the order to ask them: by priority, then rendering before analysis (a video is
+/// finished front to back), then the largest class that fits.
+pub fn fitting(room: &Room) -> Vec<Lane> {
+    let fits = |gib: &u16, free_mib: Option<u64>| {
+        free_mib.is_some_and(|free_mib| u64::from(*gib) * MIB_PER_GIB <= free_mib)
+    };
+    let gpu = GPU_CLASSES_GIB
+        .iter()
+        .rev()
+        .filter(|gib| fits(gib, room.device_mib))
+        .map(|gib| Class::Gpu(*gib));
+    let cpu = CPU_CLASSES_GIB
+        .iter()
+        .rev()
+        .filter(|gib| fits(gib, room.host_mib))
+        .map(|gib| Class::Cpu(*gib));
+    let classes: Vec<Class> = gpu
+        .chain(cpu)
+        .chain(room.analyze.then_some(Class::Analyze))
+        .collect();
+    (0..PRIORITIES)
+        .flat_map(|priority| {
+            classes.iter().map(move |class| Lane {
+                class: *class,
+                priority,
+            })
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn names(room: &Room) -> Vec<String> {
+        fitting(room).iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn lanes_go_by_priority_then_by_size() {
+        let room = Room {
+            analyze: true,
+            host_mib: None,
+            device_mib: Some(4 * 1024 + 100),
+        };
+        assert_eq!(
+            names(&room),
+            [
+                "g04-p0",
+                "g03-p0",
+                "g02-p0",
+                "analyze-p0",
+                "g04-p1",
+                "g03-p1",
+                "g02-p1",
+                "analyze-p1",
+                "g04-p2",
+                "g03-p2",
+                "g02-p2",
+                "analyze-p2"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_worker_without_room_asks_for_nothing() {
+        assert_eq!(fitting(&Room::default()), []);
+        let too_small = Room {
+            analyze: false,
+            host_mib: Some(2047),
+            device_mib: Some(2047),
+        };
+        assert_eq!(fitting(&too_small), []);
+    }
+
+    #[test]
+    fn text_forms_are_padded_to_two_digits() {
+        assert_eq!(Class::Gpu(4).to_string(), "g04");
+        assert_eq!(Class::Gpu(141).to_string(), "g141");
+        assert_eq!(Class::Cpu(2).to_string(), "cpu02");
+        for text in ["g4", "g05", "g004", "cpu2", "gpu04", "", "analyze-p1", "*"] {
+            assert!(text.parse::<Class>().is_err(), "{text}");
+        }
+        for text in ["g04", "g04-p3", "g04-1", "g04-p01", "g05-p1"] {
+            assert!(text.parse::<Lane>().is_err(), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_class_of_a_need_is_asked_by_whoever_has_that_much_free(need_mib in 1_u64..141 * 1024) {
+            let Some(class @ Class::Gpu(gib)) = Class::gpu_for(need_mib) else {
+                return Err(TestCaseError::fail("every need up to the largest class has one"));
+            };
+            prop_assert!(u64::from(gib) * 1024 >= need_mib);
+            let room = Room { analyze: false, host_mib: None, device_mib: Some(u64::from(gib) * 1024) };
+            prop_assert_eq!(fitting(&room)[0].class, class);
+        }
+    }
+
+    #[test]
+    fn a_need_beyond_the_largest_class_has_none() {
+        assert_eq!(Class::gpu_for(141 * 1024 + 1), None);
+        assert_eq!(Class::cpu_for(64 * 1024), Some(Class::Cpu(64)));
+        assert_eq!(Class::cpu_for(64 * 1024 + 1), None);
+    }
+}

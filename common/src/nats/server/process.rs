@@ -1,0 +1,133 @@
+//! The server's process: a child that dies with us and holds the directory's lock as long as it lives.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd as _, BorrowedFd, RawFd};
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
+use nix::unistd::{Pid, getpid, getppid, setpgid};
+use tokio::sync::{oneshot, watch};
+
+/// A running (or ended) server process.
+#[derive(Debug)]
+pub(super) struct ServerProcess {
+    pid: Pid,
+    /// True until the process is reaped: a process id must not be signalled after that.
+    alive: Arc<Mutex<bool>>,
+    exit: watch::Receiver<Option<ExitStatus>>,
+    watcher: Option<thread::JoinHandle<()>>,
+}
+
+impl ServerProcess {
+    /// Starts `binary -c config`. The parent-death signal fires when the *thread* that spawned the child ends,
+    /// so a thread of its own spawns it and waits for it.
+    pub(super) async fn spawn(binary: &Path, config: &Path, stderr: File, lock: &File) -> io::Result<Self> {
+        let mut command = Command::new(binary);
+        command
+            .arg("-c")
+            .arg(config)
+            .env("GOMEMLIMIT", "512MiB")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(stderr);
+        bind_to_parent(&mut command, lock.as_raw_fd());
+        let (started, start) = oneshot::channel();
+        let (exited, exit) = watch::channel(None);
+        let alive = Arc::new(Mutex::new(true));
+        let guard = Arc::clone(&alive);
+        let watcher = thread::Builder::new()
+            .name("nats-server".to_owned())
+            .spawn(move || match command.spawn() {
+                Ok(child) => {
+                    let pid = pid_of(&child);
+                    // The receiver may have given up; the child is watched all the same.
+                    let _ = started.send(Ok(pid));
+                    let status = reap(child, pid, &guard);
+                    exited.send_replace(Some(status));
+                }
+                Err(error) => {
+                    let _ = started.send(Err(error));
+                }
+            })?;
+        let pid = start.await.map_err(io::Error::other)??;
+        Ok(Self {
+            pid,
+            alive,
+            exit,
+            watcher: Some(watcher),
+        })
+    }
+
+    pub(super) fn id(&self) -> i32 {
+        self.pid.as_raw()
+    }
+
+    /// Filled when the process has ended.
+    pub(super) fn exit(&self) -> watch::Receiver<Option<ExitStatus>> {
+        self.exit.clone()
+    }
+
+    /// Sends a signal; does nothing after the process has ended.
+    pub(super) fn signal(&self, signal: Signal) {
+        let alive = self.alive.lock().unwrap_or_else(PoisonError::into_inner);
+        if *alive && let Err(error) = kill(self.pid, signal) {
+            tracing::warn!(%error, %signal, "cannot signal nats-server");
+        }
+    }
+}
+
+impl Drop for ServerProcess {
+    fn drop(&mut self) {
+        self.signal(Signal::SIGKILL);
+        // Milliseconds: after this the directory is free for another server.
+        if let Some(watcher) = self.watcher.take() {
+            let _ = watcher.join();
+        }
+    }
+}
+
+fn pid_of(child: &Child) -> Pid {
+    // Process ids are positive and fit.
+    Pid::from_raw(i32::try_from(child.id()).unwrap_or(i32::MAX))
+}
+
+/// Waits for the end without reaping, then reaps under the lock, so that no signal can hit a reused id.
+fn reap(mut child: Child, pid: Pid, alive: &Mutex<bool>) -> ExitStatus {
+    while waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) == Err(Errno::EINTR) {}
+    let mut alive = alive.lock().unwrap_or_else(PoisonError::into_inner);
+    *alive = false;
+    child.wait().unwrap_or_default()
+}
+
+#[expect(
+    unsafe_code,
+    reason = "`pre_exec` is the only way to set the parent-death signal"
+)]
+fn bind_to_parent(command: &mut Command, lock: RawFd) {
+    let parent = getpid();
+    let prepare = move || {
+        nix::sys::prctl::set_pdeathsig(Signal::SIGTERM)?;
+        // The parent may have died before that.
+        if getppid() != parent {
+            return Err(Errno::ESRCH.into());
+        }
+        // A process group of its own: Ctrl-C goes to the coordinator, which drains before it stops the server.
+        setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
+        // SAFETY: the descriptor is open: the caller keeps the lock file until `spawn` has returned.
+        let lock = unsafe { BorrowedFd::borrow_raw(lock) };
+        fcntl(lock, FcntlArg::F_SETFD(FdFlag::empty()))?;
+        Ok(())
+    };
+    // SAFETY: between fork and exec the closure makes only system calls, and allocates nothing.
+    unsafe {
+        command.pre_exec(prepare);
+    }
+}

@@ -1,0 +1,276 @@
+//! The only place that spells subjects.
+//!
+//! | subject | carries |
+//! |---|---|
+//! | `farm.task.<class>.p<priority>.<job>.<chunk>` | tasks (stream `FARM_TASKS`) |
+//! | `farm.done.<job>.<chunk>` | done records (stream `FARM_DONE`) |
+//! | `farm.evt.<worker>.<job>.<kind>` | events (stream `FARM_EVT`) |
+//! | `farm.hb.<worker>` | heartbeats, not stored |
+//! | `farm.ctl.<worker>`, `farm.ctl.all` | instructions to workers, not stored |
+//! | `farm.wake.<class>` | "there is a task in this class", not stored; the payload is the lane |
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::lanes::{Class, Lane, parse_priority};
+use crate::ids::{ChunkId, JobId, WorkerId};
+use crate::wire::outcome::{EventKind, Failure};
+
+/// All task subjects, for the stream.
+pub const ALL_TASKS: &str = "farm.task.*.*.*.*";
+/// All done records, for the stream.
+pub const ALL_DONE: &str = "farm.done.*.*";
+/// All events, for the stream.
+pub const ALL_EVENTS: &str = "farm.evt.*.*.*";
+/// All heartbeats, to subscribe.
+pub const ALL_HEARTBEATS: &str = "farm.hb.*";
+/// All doorbells, to subscribe.
+pub const ALL_WAKES: &str = "farm.wake.*";
+/// What the server says when a task was delivered too often or was terminated.
+pub const ADVISORIES: [&str; 2] = [
+    "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.FARM_TASKS.*",
+    "$JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED.FARM_TASKS.*",
+];
+
+/// What kind of event it is, as a subject token, so that readers can filter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventTag {
+    Started,
+    Failed,
+    OutOfMemory,
+    Unfit,
+    Released,
+}
+
+impl EventTag {
+    const ALL: [Self; 5] = [
+        Self::Started,
+        Self::Failed,
+        Self::OutOfMemory,
+        Self::Unfit,
+        Self::Released,
+    ];
+
+    /// The tag under which an event is published.
+    pub fn of(kind: &EventKind) -> Self {
+        match kind {
+            EventKind::Started => Self::Started,
+            EventKind::Released => Self::Released,
+            EventKind::Failed(failure) => match failure {
+                Failure::OutOfMemory { .. } => Self::OutOfMemory,
+                Failure::WorkerUnfit { .. } => Self::Unfit,
+                Failure::BadInput { .. } | Failure::Transient { .. } | Failure::EngineLost { .. } => {
+                    Self::Failed
+                }
+            },
+        }
+    }
+
+    fn token(self) -> &'static str {
+        match self {
+            Self::Started => "started",
+            Self::Failed => "failed",
+            Self::OutOfMemory => "oom",
+            Self::Unfit => "unfit",
+            Self::Released => "released",
+        }
+    }
+}
+
+/// One subject, taken apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Subject {
+    Task {
+        lane: Lane,
+        chunk: ChunkId,
+    },
+    Done(ChunkId),
+    Event {
+        worker: WorkerId,
+        job: JobId,
+        tag: EventTag,
+    },
+    Heartbeat(WorkerId),
+    /// `None`: every worker.
+    Control(Option<WorkerId>),
+    Wake(Class),
+}
+
+impl Subject {
+    /// Subject of the event `kind` of `worker` about `job`.
+    pub fn event(worker: &WorkerId, job: JobId, kind: &EventKind) -> Self {
+        Self::Event {
+            worker: worker.clone(),
+            job,
+            tag: EventTag::of(kind),
+        }
+    }
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Task { lane, chunk } => {
+                write!(f, "farm.task.{}.p{}.{chunk}", lane.class, lane.priority)
+            }
+            Self::Done(chunk) => write!(f, "farm.done.{chunk}"),
+            Self::Event { worker, job, tag } => write!(f, "farm.evt.{worker}.{job}.{}", tag.token()),
+            Self::Heartbeat(worker) => write!(f, "farm.hb.{worker}"),
+            Self::Control(Some(worker)) => write!(f, "farm.ctl.{worker}"),
+            Self::Control(None) => f.write_str("farm.ctl.all"),
+            Self::Wake(class) => write!(f, "farm.wake.{class}"),
+        }
+    }
+}
+
+/// A subject that is none of the farm's.
+#[derive(Debug, thiserror::Error)]
+#[error("`{0}` is not a subject of the farm")]
+pub struct InvalidSubject(String);
+
+impl FromStr for Subject {
+    type Err = InvalidSubject;
+
+    fn from_str(text: &str) -> Result<Self, InvalidSubject> {
+        let tokens: Vec<&str> = text.split('.').collect();
+        let subject = match tokens.as_slice() {
+            ["farm", "task", class, priority, job, tail] => task(class, priority, job, tail),
+            ["farm", "done", job, tail] => chunk(job, tail).map(Self::Done),
+            ["farm", "evt", worker, job, tag] => event(worker, job, tag),
+            ["farm", "hb", worker] => worker.parse().ok().map(Self::Heartbeat),
+            ["farm", "ctl", "all"] => Some(Self::Control(None)),
+            ["farm", "ctl", worker] => worker.parse().ok().map(|worker| Self::Control(Some(worker))),
+            ["farm", "wake", class] => class.parse().ok().map(Self::Wake),
+            _ => None,
+        };
+        subject.ok_or_else(|| InvalidSubject(text.to_owned()))
+    }
+}
+
+fn chunk(job: &str, tail: &str) -> Option<ChunkId> {
+    format!("{job}.{tail}").parse().ok()
+}
+
+fn task(class: &str, priority: &str, job: &str, tail: &str) -> Option<Subject> {
+    let lane = Lane {
+        class: class.parse().ok()?,
+        priority: parse_priority(priority)?,
+    };
+    chunk(job, tail).map(|chunk| Subject::Task { lane, chunk })
+}
+
+fn event(worker: &str, job: &str, tag: &str) -> Option<Subject> {
+    Some(Subject::Event {
+        worker: worker.parse().ok()?,
+        job: job.parse().ok()?,
+        tag: EventTag::ALL.into_iter().find(|known| known.token() == tag)?,
+    })
+}
+
+/// Tasks of one lane, as a consumer's filter.
+pub fn lane_filter(lane: Lane) -> String {
+    format!("farm.task.{}.p{}.>", lane.class, lane.priority)
+}
+
+/// Tasks of one job in every lane.
+pub fn tasks_of_job(job: JobId) -> String {
+    format!("farm.task.*.*.{job}.*")
+}
+
+/// Tasks for one chunk in every lane.
+pub fn tasks_of_chunk(chunk: ChunkId) -> String {
+    format!("farm.task.*.*.{chunk}")
+}
+
+/// Done records of one job.
+pub fn done_of_job(job: JobId) -> String {
+    format!("farm.done.{job}.*")
+}
+
+/// Events about one job from every worker.
+pub fn events_of_job(job: JobId) -> String {
+    format!("farm.evt.*.{job}.*")
+}
+
+/// Inbox prefix of a worker; its permissions allow no other.
+pub fn worker_inbox(worker: &WorkerId) -> String {
+    format!("_INBOX_{worker}")
+}
+
+/// Inbox prefix of the coordinator. Not a worker's: worker names have no underscore.
+pub const COORDINATOR_INBOX: &str = "_INBOX_coord_";
+/// Inbox prefix of an observer.
+pub const OBSERVER_INBOX: &str = "_INBOX_obs_";
+
+#[cfg(test)]
+mod tests {
+    use super::super::lanes::{CPU_CLASSES_GIB, GPU_CLASSES_GIB, PRIORITIES};
+    use super::*;
+    use crate::digest::Digest;
+    use crate::ids::Work;
+    use proptest::prelude::*;
+
+    fn class() -> impl Strategy<Value = Class> {
+        prop_oneof![
+            Just(Class::Analyze),
+            proptest::sample::select(CPU_CLASSES_GIB.to_vec()).prop_map(Class::Cpu),
+            proptest::sample::select(GPU_CLASSES_GIB.to_vec()).prop_map(Class::Gpu),
+        ]
+    }
+
+    fn job() -> impl Strategy<Value = JobId> {
+        any::<[u8; 8]>().prop_map(|seed| JobId::from_digest(&Digest::of(&seed)))
+    }
+
+    fn chunk() -> impl Strategy<Value = ChunkId> {
+        (job(), any::<bool>(), any::<u32>()).prop_map(|(job, render, index)| {
+            let work = if render { Work::Render } else { Work::Analyze };
+            ChunkId { job, work, index }
+        })
+    }
+
+    fn worker() -> impl Strategy<Value = WorkerId> {
+        "[a-z0-9-]{1,40}".prop_filter_map("reserved", |text| text.parse().ok())
+    }
+
+    fn subject() -> impl Strategy<Value = Subject> {
+        let lane = (class(), 0..PRIORITIES).prop_map(|(class, priority)| Lane { class, priority });
+        prop_oneof![
+            (lane, chunk()).prop_map(|(lane, chunk)| Subject::Task { lane, chunk }),
+            chunk().prop_map(Subject::Done),
+            (worker(), job(), proptest::sample::select(EventTag::ALL.to_vec()))
+                .prop_map(|(worker, job, tag)| Subject::Event { worker, job, tag }),
+            worker().prop_map(Subject::Heartbeat),
+            proptest::option::of(worker()).prop_map(Subject::Control),
+            class().prop_map(Subject::Wake),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn printed_subjects_parse_to_the_same(subject in subject()) {
+            prop_assert_eq!(subject.to_string().parse::<Subject>().unwrap(), subject);
+        }
+    }
+
+    #[test]
+    fn other_subjects_are_refused() {
+        for text in [
+            "",
+            "farm",
+            "farm.task.g08.p1.0123456789abcdef",
+            "farm.task.g05.p1.0123456789abcdef.r00000",
+            "farm.task.g08.p9.0123456789abcdef.r00000",
+            "farm.done.0123456789abcdef.>",
+            "farm.evt.w1.0123456789abcdef.exploded",
+            "farm.hb.*",
+        ] {
+            assert!(text.parse::<Subject>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn broadcasts_have_no_worker_of_their_name() {
+        assert!("all".parse::<WorkerId>().is_err());
+    }
+}

@@ -1,0 +1,206 @@
+//! Media time: exact rationals and half-open frame ranges, never float seconds.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// Number of output frames in one UNet window; every chunk bound is a multiple of it.
+pub const WINDOW_FRAMES: u64 = 16;
+
+/// Exact frame rate in frames per second, in lowest terms, both parts positive.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct FrameRate {
+    num: u32,
+    den: u32,
+}
+
+/// A rate that is not a positive fraction.
+#[derive(Debug, thiserror::Error)]
+#[error("`{0}` is not a frame rate: give frames per second as N or N/D, above 0 and at most 240")]
+pub struct InvalidFrameRate(String);
+
+impl FrameRate {
+    /// 25 frames per second, the rate that the model was trained on.
+    pub const FILM_25: Self = Self { num: 25, den: 1 };
+
+    pub fn new(num: u32, den: u32) -> Result<Self, InvalidFrameRate> {
+        let invalid = || InvalidFrameRate(format!("{num}/{den}"));
+        if num == 0 || den == 0 || u64::from(num) > 240 * u64::from(den) {
+            return Err(invalid());
+        }
+        let divisor = gcd(num, den);
+        Ok(Self {
+            num: num / divisor,
+            den: den / divisor,
+        })
+    }
+
+    pub fn num(self) -> u32 {
+        self.num
+    }
+
+    pub fn den(self) -> u32 {
+        self.den
+    }
+
+    /// The time base in which frame `n` has the timestamp `n`.
+    pub fn time_base(self) -> TimeBase {
+        TimeBase {
+            num: self.den,
+            den: self.num,
+        }
+    }
+
+    /// Frames needed to cover `samples` at `sample_rate_hz`: the ceiling of duration x rate.
+    pub fn frames_covering(self, samples: u64, sample_rate_hz: u32) -> u64 {
+        let numerator = u128::from(samples) * u128::from(self.num);
+        let denominator = u128::from(sample_rate_hz) * u128::from(self.den);
+        u64::try_from(numerator.div_ceil(denominator)).unwrap_or(u64::MAX)
+    }
+
+    /// For display and estimates only.
+    pub fn as_f64(self) -> f64 {
+        f64::from(self.num) / f64::from(self.den)
+    }
+}
+
+impl fmt::Display for FrameRate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.den == 1 {
+            write!(f, "{}", self.num)
+        } else {
+            write!(f, "{}/{}", self.num, self.den)
+        }
+    }
+}
+
+impl fmt::Debug for FrameRate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self} fps")
+    }
+}
+
+impl FromStr for FrameRate {
+    type Err = InvalidFrameRate;
+
+    fn from_str(text: &str) -> Result<Self, InvalidFrameRate> {
+        let (num, den) = text.split_once('/').unwrap_or((text, "1"));
+        match (num.parse(), den.parse()) {
+            (Ok(num), Ok(den)) => Self::new(num, den).map_err(|_| InvalidFrameRate(text.to_owned())),
+            _ => Err(InvalidFrameRate(text.to_owned())),
+        }
+    }
+}
+
+/// Seconds per tick of a timestamp.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct TimeBase {
+    pub num: u32,
+    pub den: u32,
+}
+
+/// A presentation timestamp, in ticks of the [`TimeBase`] of its track.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Pts(pub i64);
+
+/// Half-open range of frame numbers.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct FrameRange {
+    pub start: u64,
+    pub end: u64,
+}
+
+impl FrameRange {
+    /// The frames from `start` up to, but without, `end`.
+    ///
+    /// # Panics
+    /// If `start > end`: ranges are made by the planner, not from input.
+    pub fn new(start: u64, end: u64) -> Self {
+        assert!(start <= end, "range {start}..{end} runs backwards");
+        Self { start, end }
+    }
+
+    pub fn len(self) -> u64 {
+        self.end - self.start
+    }
+
+    pub fn is_empty(self) -> bool {
+        self.start == self.end
+    }
+
+    pub fn contains(self, frame: u64) -> bool {
+        (self.start..self.end).contains(&frame)
+    }
+
+    pub fn frames(self) -> std::ops::Range<u64> {
+        self.start..self.end
+    }
+
+    /// The windows of [`WINDOW_FRAMES`] on the global grid that this range covers; the last may be short.
+    pub fn windows(self) -> impl Iterator<Item = FrameRange> {
+        debug_assert!(
+            self.start.is_multiple_of(WINDOW_FRAMES),
+            "chunk starts off the window grid"
+        );
+        let step = usize::try_from(WINDOW_FRAMES).unwrap_or(usize::MAX);
+        self.frames()
+            .step_by(step)
+            .map(move |start| FrameRange::new(start, self.end.min(start + WINDOW_FRAMES)))
+    }
+}
+
+impl fmt::Display for FrameRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}..{}", self.start, self.end)
+    }
+}
+
+impl fmt::Debug for FrameRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "frames {self}")
+    }
+}
+
+fn gcd(a: u32, b: u32) -> u32 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn rates_are_reduced_and_checked() {
+        assert_eq!("50/2".parse::<FrameRate>().unwrap(), FrameRate::FILM_25);
+        assert_eq!(
+            "24000/1001".parse::<FrameRate>().unwrap().to_string(),
+            "24000/1001"
+        );
+        for text in ["0", "-1", "25/0", "a", "1000", "25/", "/1"] {
+            assert!(text.parse::<FrameRate>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn frames_cover_the_audio() {
+        assert_eq!(FrameRate::FILM_25.frames_covering(16_000, 16_000), 25);
+        assert_eq!(FrameRate::FILM_25.frames_covering(16_001, 16_000), 26);
+        assert_eq!(FrameRate::FILM_25.frames_covering(0, 16_000), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn windows_tile_the_range(start in 0_u64..1000, len in 0_u64..1000) {
+            let range = FrameRange::new(start * WINDOW_FRAMES, start * WINDOW_FRAMES + len);
+            let mut next = range.start;
+            for window in range.windows() {
+                prop_assert_eq!(window.start, next);
+                prop_assert!(window.start.is_multiple_of(WINDOW_FRAMES) && window.len() <= WINDOW_FRAMES);
+                next = window.end;
+            }
+            prop_assert_eq!(next, range.end);
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! What the supervisor says to the engine over its standard input, and what it answers on standard output.
+//! One request at a time; every request ends in exactly one of `Loaded`, `AudioReady`, `Window`, `Failed`.
+
+use serde::{Deserialize, Serialize};
+
+use super::Message;
+use super::job::{AudioWindows, ModelSpec};
+use crate::digest::Digest;
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum EngineRequest {
+    /// Load the checkpoint; a second `Load` of the same weights is answered at once.
+    Load { weights_dir: String, expected: Digest },
+    /// Encode one audio window and keep its features.
+    Audio(AudioRequest),
+    /// Render one window of frames.
+    Window(WindowRequest),
+}
+
+impl Message for EngineRequest {
+    const KIND: u8 = 11;
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AudioRequest {
+    /// Digest of the whole track.
+    pub track: Digest,
+    pub track_samples: u64,
+    pub layout: AudioWindows,
+    pub log_mel_max: f32,
+    /// Index on the global grid.
+    pub window: u32,
+    /// 16 kHz mono PCM of the window with its margins; empty asks whether it is cached already.
+    pub pcm: Vec<i16>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WindowRequest {
+    pub model: ModelSpec,
+    pub track: Digest,
+    pub track_samples: u64,
+    pub layout: AudioWindows,
+    /// Output frame number of the window's first frame, a multiple of 16.
+    pub first_frame: u64,
+    /// Output rate: (numerator, denominator).
+    pub rate: (u32, u32),
+    /// 16 aligned RGB crops, `16 x 3 x resolution x resolution`, planar; a short window is padded by the caller.
+    pub faces: Vec<u8>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum EngineReply {
+    Loaded {
+        synthetic: bool,
+        numeric_kind: String,
+        device: String,
+    },
+    AudioReady {
+        cached: bool,
+        elapsed_ms: u64,
+    },
+    /// A step or stage advanced; the request goes on.
+    Progress {
+        stage: EngineStage,
+        memory_mib: u64,
+    },
+    /// Same layout as the request's faces: the mouth region rendered, the rest as given.
+    Window {
+        faces: Vec<u8>,
+        timings: EngineTimings,
+    },
+    Failed(EngineFailure),
+}
+
+impl Message for EngineReply {
+    const KIND: u8 = 12;
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum EngineStage {
+    Loading,
+    Audio,
+    VaeEncode {
+        frame: u32,
+    },
+    /// Step counted from 1.
+    Denoise {
+        step: u32,
+        of: u32,
+    },
+    VaeDecode {
+        frame: u32,
+    },
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EngineTimings {
+    pub vae_encode_ms: u64,
+    pub denoise_ms: u64,
+    pub vae_decode_ms: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum EngineFailure {
+    OutOfMemory {
+        stage: String,
+        needed_at_least_mib: Option<u64>,
+        free_before_mib: u64,
+    },
+    /// The weights are missing, misshaped or not the expected ones.
+    Unfit {
+        message: String,
+    },
+    /// `Window` came for audio that is not cached (the engine was restarted).
+    AudioMissing {
+        window: u32,
+    },
+    Other {
+        message: String,
+    },
+}

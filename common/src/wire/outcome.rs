@@ -1,0 +1,184 @@
+//! What workers report: done records (truth), events and heartbeats (telemetry).
+
+use serde::{Deserialize, Serialize};
+
+use super::Message;
+use super::blob::BlobRef;
+use crate::frame::FrameHash;
+use crate::ids::{ChunkId, WorkerId};
+
+/// The one record that makes a chunk done. Written by compare-and-set on its subject: the first writer wins.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DoneRecord {
+    pub chunk: ChunkId,
+    pub attempt: u32,
+    pub epoch: u64,
+    pub worker: WorkerId,
+    /// Build + instruction set + device: results of equal kinds are equal bit for bit.
+    pub numeric_kind: String,
+    /// [`FaceObservations`] of an `Analyze` chunk, or the encoded segment of a `Render` chunk.
+    pub artifact: BlobRef,
+    pub body: DoneBody,
+    pub timings: StageTimings,
+}
+
+impl Message for DoneRecord {
+    const KIND: u8 = 6;
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum DoneBody {
+    Analyze {
+        /// Source frames looked at.
+        frames: u32,
+        /// Frames with at least one usable face.
+        with_face: u32,
+    },
+    Render {
+        /// Hash of every composited frame, before the encoder.
+        frame_hashes: Vec<FrameHash>,
+        /// Frames whose mouth was rendered.
+        synced: u32,
+        /// Frames that passed through untouched.
+        passed: u32,
+    },
+}
+
+/// Wall milliseconds by stage, summed over the chunk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StageTimings {
+    pub fetch_ms: u64,
+    pub decode_ms: u64,
+    pub face_ms: u64,
+    pub audio_ms: u64,
+    pub vae_encode_ms: u64,
+    pub denoise_ms: u64,
+    pub vae_decode_ms: u64,
+    pub paste_ms: u64,
+    pub encode_ms: u64,
+    pub commit_ms: u64,
+}
+
+/// Blob of an `Analyze` chunk's result: one entry for each source frame of its range.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FaceObservations {
+    pub frames: Vec<FrameObservation>,
+}
+
+impl Message for FaceObservations {
+    const KIND: u8 = 7;
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FrameObservation {
+    /// The picture differs so much from the one before that a shot begins here.
+    pub cut: bool,
+    /// Usable faces, largest first.
+    pub faces: Vec<FaceObservation>,
+}
+
+/// One face in one frame. Coordinates are pixels, float, never rounded.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FaceObservation {
+    /// x, y, width, height of the upright box around the face's mesh.
+    pub bbox: [f32; 4],
+    /// Detector confidence, 0..=1.
+    pub score: f32,
+    /// Left brow, right brow, nose (left and right as in the picture): (x, y) each.
+    pub points: [[f32; 2]; 3],
+}
+
+/// Something that happened to a task. Kept for the audit and the coordinator's requeue decisions.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    pub chunk: ChunkId,
+    pub attempt: u32,
+    pub epoch: u64,
+    pub worker: WorkerId,
+    pub kind: EventKind,
+}
+
+impl Message for Event {
+    const KIND: u8 = 8;
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum EventKind {
+    Started,
+    Failed(Failure),
+    /// Given back unfinished by a worker that is draining.
+    Released,
+}
+
+/// Why a chunk was not finished; the class decides what happens next.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Failure {
+    /// The device ran out of memory.
+    OutOfMemory {
+        device: String,
+        stage: String,
+        /// Lower bound on the need, if known.
+        needed_at_least_mib: Option<u64>,
+        free_before_mib: u64,
+    },
+    /// Nothing that any worker can mend: names file, frame and cause.
+    BadInput { message: String },
+    /// The worker cannot do this work (weights missing or other ones, broken driver): the chunk loses nothing.
+    WorkerUnfit { message: String },
+    /// May work next time or elsewhere.
+    Transient { message: String },
+    /// A child process died or hung.
+    EngineLost { message: String },
+}
+
+/// Telemetry of one worker, published every 2 s on `farm.hb.<worker>`; not stored.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Heartbeat {
+    pub worker: WorkerId,
+    pub state: WorkerState,
+    /// Short text: `cpu` or `cuda:0 NVIDIA L4`.
+    pub device: String,
+    pub device_free_mib: u64,
+    pub device_total_mib: u64,
+    pub host_rss_mib: u64,
+    pub task: Option<TaskProgress>,
+    /// Chunks finished since start.
+    pub finished: u64,
+}
+
+impl Message for Heartbeat {
+    const KIND: u8 = 9;
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum WorkerState {
+    Starting,
+    Idle,
+    Working,
+    Draining,
+    /// Cannot work; the reason is in its log.
+    Unfit,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TaskProgress {
+    pub chunk: ChunkId,
+    pub attempt: u32,
+    /// Frames finished of the chunk, may be fractional work rounded down.
+    pub frames_done: u32,
+    pub frames_total: u32,
+    pub stage: String,
+}
+
+/// Instructions from the coordinator on `farm.ctl.<worker>` and `farm.ctl.all`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Control {
+    /// Stop work on any chunk of this job.
+    Cancel(crate::ids::JobId),
+    /// Finish the current chunk, then leave.
+    Drain,
+}
+
+impl Message for Control {
+    const KIND: u8 = 10;
+}

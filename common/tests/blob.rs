@@ -1,0 +1,166 @@
+//! Blob stores: directories, and the object store of a real server.
+
+#![cfg(feature = "farm")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod support;
+
+use std::path::Path;
+
+use latentfarm_common::blob::{BlobError, Store};
+use latentfarm_common::digest::Digest;
+use latentfarm_common::wire::blob::BlobRef;
+use support::{Farm, blob, file_in};
+
+/// Two whole chunks of the object store and a bit.
+fn large() -> Vec<u8> {
+    (0..(1_usize << 20) + 1234)
+        .map(|at| (at * 7 % 251).to_le_bytes()[0])
+        .collect()
+}
+
+/// What holds for either kind of store.
+async fn behaves(store: &Store, dir: &Path) {
+    for content in [large(), Vec::new(), b"small".to_vec()] {
+        let path = file_in(dir, "source", &content);
+        let blob = store.put_file(&path).await.unwrap();
+        assert_eq!(blob.digest, Digest::of(&content));
+        assert_eq!(blob.bytes, content.len() as u64);
+        assert_eq!(
+            store.put_bytes(content.clone()).await.unwrap(),
+            blob,
+            "putting it twice is harmless"
+        );
+        store.check(&blob).await.unwrap();
+        store.verify(&blob).await.unwrap();
+        assert_eq!(store.get_bytes(&blob).await.unwrap(), content);
+        let destination = dir.join("fetched");
+        store.get_to_file(&blob, &destination).await.unwrap();
+        assert_eq!(std::fs::read(&destination).unwrap(), content);
+    }
+    let missing = blob("never stored");
+    for error in [
+        store.check(&missing).await.unwrap_err(),
+        store.get_bytes(&missing).await.unwrap_err(),
+        store.get_to_file(&missing, &dir.join("never")).await.unwrap_err(),
+    ] {
+        assert!(matches!(error, BlobError::Missing { .. }), "{error:?}");
+        assert!(error.to_string().contains(&missing.digest.to_string()), "{error}");
+    }
+    assert!(!dir.join("never").exists(), "a failed get leaves nothing");
+    let small = store.put_bytes(b"small".to_vec()).await.unwrap();
+    let wrong_size = BlobRef { bytes: 6, ..small };
+    let error = store.check(&wrong_size).await.unwrap_err();
+    assert!(
+        matches!(error, BlobError::WrongSize { found_bytes: 5, .. }),
+        "{error:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_directory_keeps_blobs() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = Store::file_url(&dir.path().join("blobs")).unwrap();
+    let store = Store::open(&url, None).unwrap();
+    behaves(&store, dir.path()).await;
+    let blob = store.put_bytes(b"small".to_vec()).await.unwrap();
+    let path = store.local_path(&blob).unwrap().unwrap();
+    assert_eq!(std::fs::read(path).unwrap(), b"small");
+    let staged = std::fs::read_dir(dir.path().join("blobs")).unwrap().flatten();
+    let left = staged
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with('.'))
+        .count();
+    assert_eq!(left, 0, "temporary files stay behind");
+}
+
+#[tokio::test]
+async fn a_damaged_file_is_noticed_and_mended_by_the_next_put() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&Store::file_url(dir.path()).unwrap(), None).unwrap();
+    let blob = store.put_bytes(b"content".to_vec()).await.unwrap();
+    let path = store.local_path(&blob).unwrap().unwrap();
+    std::fs::write(path, b"CONTENT").unwrap();
+    for error in [
+        store.verify(&blob).await.unwrap_err(),
+        store.get_bytes(&blob).await.unwrap_err(),
+        store
+            .get_to_file(&blob, &dir.path().join("fetched"))
+            .await
+            .unwrap_err(),
+    ] {
+        assert!(matches!(error, BlobError::Damaged { .. }), "{error:?}");
+    }
+    store.put_bytes(b"content".to_vec()).await.unwrap();
+    store.verify(&blob).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_object_store_keeps_blobs() {
+    let farm = Farm::start().await;
+    let connection = farm.worker("w1").await;
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open("nats://farm-media", Some(&connection.client)).unwrap();
+    behaves(&store, dir.path()).await;
+    let blob = store.put_bytes(b"small".to_vec()).await.unwrap();
+    assert_eq!(store.local_path(&blob).unwrap(), None);
+}
+
+#[tokio::test]
+async fn other_nats_clients_can_read_our_objects() {
+    use tokio::io::AsyncReadExt as _;
+
+    let farm = Farm::start().await;
+    let store = Store::open("nats://farm-media", Some(&farm.coordinator.client)).unwrap();
+    let content = large();
+    let blob = store.put_bytes(content.clone()).await.unwrap();
+    let theirs = farm
+        .coordinator
+        .context
+        .get_object_store("farm-media")
+        .await
+        .unwrap();
+    let mut read = Vec::new();
+    theirs
+        .get(blob.digest.to_string())
+        .await
+        .unwrap()
+        .read_to_end(&mut read)
+        .await
+        .unwrap();
+    assert_eq!(read, content);
+}
+
+#[tokio::test]
+async fn a_lost_chunk_of_an_object_is_noticed_and_mended_by_the_next_put() {
+    let farm = Farm::start().await;
+    let store = Store::open("nats://farm-media", Some(&farm.coordinator.client)).unwrap();
+    let blob = store.put_bytes(large()).await.unwrap();
+    let stream = farm
+        .coordinator
+        .context
+        .get_stream("OBJ_farm-media")
+        .await
+        .unwrap();
+    assert!(stream.delete_message(2).await.unwrap());
+    let error = store.get_bytes(&blob).await.unwrap_err();
+    assert!(matches!(error, BlobError::Damaged { .. }), "{error:?}");
+    store.put_bytes(large()).await.unwrap();
+    assert_eq!(store.get_bytes(&blob).await.unwrap(), large());
+}
+
+#[tokio::test]
+async fn other_urls_are_refused() {
+    for url in [
+        "",
+        "/tmp/x",
+        "file://relative",
+        "nats://",
+        "nats://a.b",
+        "s3://bucket",
+    ] {
+        let error = Store::open(url, None).unwrap_err();
+        assert!(matches!(error, BlobError::Url { .. }), "{url}: {error:?}");
+    }
+    let error = Store::open("nats://farm-media", None).unwrap_err();
+    assert!(matches!(error, BlobError::NoClient { .. }), "{error:?}");
+}

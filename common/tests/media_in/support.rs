@@ -1,0 +1,150 @@
+//! Clips, and what the `ffmpeg` command makes of them.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use latentfarm_common::media::{CutLimits, CutVideo, FrameReader, MediaError, cut_video, probe_video};
+use latentfarm_common::wire::job::SourceSpec;
+use latentfarm_common::wire::media::LocalSlice;
+
+pub(crate) const LIMITS: CutLimits = CutLimits {
+    target_frames: 32,
+    max_frames: 64,
+};
+pub(crate) const SIZE: &str = "128x96";
+pub(crate) const FRAME_BYTES: usize = 128 * 96 * 3 / 2;
+
+pub(crate) struct Clips(pub(crate) tempfile::TempDir);
+
+impl Clips {
+    pub(crate) fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// Runs `ffmpeg ARGS NAME`; `IN:x` in the arguments stands for the clip x.
+    pub(crate) fn make(&self, name: &str, args: &str) -> PathBuf {
+        let path = self.path(name);
+        let mut command = Command::new("ffmpeg");
+        command.args(["-v", "error", "-y"]);
+        for arg in args.split_whitespace() {
+            match arg.strip_prefix("IN:") {
+                Some(clip) => command.arg(self.path(clip)),
+                None => command.arg(arg),
+            };
+        }
+        let done = command.arg(&path).output().unwrap();
+        assert!(
+            done.status.success(),
+            "ffmpeg {args}: {}",
+            String::from_utf8_lossy(&done.stderr)
+        );
+        path
+    }
+
+    /// A moving test picture of `frames` frames at 25 fps.
+    pub(crate) fn video(&self, name: &str, frames: u32, coding: &str) -> PathBuf {
+        let args = format!("-f lavfi -i testsrc2=s={SIZE}:r=25 -frames:v {frames} -pix_fmt yuv420p {coding}");
+        self.make(name, &args)
+    }
+}
+
+/// What the `ffmpeg` command shows: PTS and pixels of every frame, front to back.
+pub(crate) fn shown(path: &Path) -> Vec<(i64, Vec<u8>)> {
+    let probe = Command::new("ffprobe")
+        .args([
+            "-v",
+            "error",
+            "-select_streams",
+            "v:0",
+            "-show_entries",
+            "frame=pts",
+        ])
+        .args(["-of", "csv=p=0"])
+        .arg(path)
+        .output()
+        .unwrap();
+    let text = String::from_utf8(probe.stdout).unwrap();
+    let pts: Vec<i64> = text
+        .lines()
+        .filter_map(|line| line.split(',').next().filter(|pts| !pts.is_empty()))
+        .map(|pts| pts.parse().unwrap())
+        .collect();
+    let raw = Command::new("ffmpeg")
+        .args(["-v", "error", "-i"])
+        .arg(path)
+        .args(["-map", "0:v:0", "-vsync", "passthrough", "-f", "rawvideo", "-"])
+        .output()
+        .unwrap();
+    let frames = raw.stdout.chunks(FRAME_BYTES).map(<[u8]>::to_vec);
+    assert_eq!(
+        raw.stdout.len(),
+        pts.len() * FRAME_BYTES,
+        "ffmpeg and ffprobe disagree"
+    );
+    pts.into_iter().zip(frames).collect()
+}
+
+pub(crate) fn source(path: &Path, cut: &CutVideo) -> SourceSpec {
+    let probe = probe_video(path).unwrap();
+    SourceSpec {
+        picture: probe.picture,
+        time_base: probe.time_base,
+        frames: cut.pts.len() as u64,
+    }
+}
+
+pub(crate) fn slices(cut: &CutVideo) -> Vec<LocalSlice> {
+    let range =
+        |first: u64, frames: u64| usize::try_from(first).unwrap()..usize::try_from(first + frames).unwrap();
+    cut.segments
+        .iter()
+        .map(|segment| LocalSlice {
+            path: segment.path.to_str().unwrap().to_owned(),
+            first: segment.first,
+            pts: cut.pts[range(segment.first, segment.frames)].to_vec(),
+        })
+        .collect()
+}
+
+pub(crate) fn cut(path: &Path, dir: &Path) -> CutVideo {
+    let out = dir.join("segments");
+    std::fs::create_dir_all(&out).unwrap();
+    let probe = probe_video(path).unwrap();
+    let mut last = 0;
+    let cut = cut_video(path, &probe, &out, LIMITS, &mut |done| last = done).unwrap();
+    assert_eq!(last, cut.pts.len() as u64, "progress ends at the last frame");
+    let mut next = 0;
+    for segment in &cut.segments {
+        assert_eq!(segment.first, next, "segments join without gap");
+        assert!((1..=LIMITS.max_frames).contains(&segment.frames), "{segment:?}");
+        next += segment.frames;
+    }
+    assert_eq!(next, cut.pts.len() as u64, "segments hold every frame");
+    cut
+}
+
+/// Cuts the clip, reads every frame back and compares it with what `ffmpeg` shows.
+pub(crate) fn check(clips: &Clips, path: &Path) -> CutVideo {
+    let cut = cut(path, clips.0.path());
+    let expected = shown(path);
+    let expected_pts: Vec<i64> = expected.iter().map(|frame| frame.0).collect();
+    assert_eq!(cut.pts, expected_pts);
+    let mut reader = FrameReader::new(slices(&cut), &source(path, &cut));
+    for (number, (_, pixels)) in (0..).zip(&expected) {
+        let picture = reader.frame(number).unwrap();
+        let planes = [&picture.y[..], &picture.u, &picture.v].concat();
+        assert!(planes == *pixels, "frame {number} of {}", path.display());
+    }
+    cut
+}
+
+pub(crate) fn refusal<T: std::fmt::Debug>(result: Result<T, MediaError>) -> String {
+    match result {
+        Err(error @ MediaError::BadInput { .. }) => latentfarm_common::error::one_line(&error),
+        other => panic!("not refused as bad input: {other:?}"),
+    }
+}

@@ -1,0 +1,379 @@
+//! The farm's use of NATS, against a real server.
+
+#![cfg(feature = "farm")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod support;
+
+use std::time::Duration;
+
+use async_nats::jetstream;
+use latentfarm_common::nats::ack::InProgress;
+use latentfarm_common::nats::done::{Commit, DoneLog};
+use latentfarm_common::nats::events::{self, Follower, Start};
+use latentfarm_common::nats::lanes::{Class, Lane};
+use latentfarm_common::nats::pull::{Pulled, try_pull, wait_for_task};
+use latentfarm_common::nats::subjects::Subject;
+use latentfarm_common::nats::tasks::{Published, TaskQueue};
+use latentfarm_common::nats::topology::{self, LaneLoad, Topology};
+use latentfarm_common::nats::{ConnectError, Connection, Identity, Patience, connect};
+use latentfarm_common::wire;
+use latentfarm_common::wire::outcome::{DoneRecord, Event, EventKind};
+use support::{Farm, LIMIT, chunk, eventually, job, lane, record, task, worker};
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+async fn pull(connection: &Connection, lane: Lane) -> Option<jetstream::Message> {
+    match try_pull(connection, lane).await.unwrap() {
+        Pulled::Task(message) => Some(*message),
+        Pulled::Empty | Pulled::NoLane | Pulled::Interrupted => None,
+    }
+}
+
+/// A queue with one task in it, whose lane forgets a worker after one second.
+async fn farm_with_a_task() -> Farm {
+    let farm = Farm::with(Topology {
+        ack_wait: Duration::from_secs(1),
+        ..Topology::default()
+    })
+    .await;
+    let queue = TaskQueue::new(&farm.coordinator, farm.topology);
+    queue
+        .publish(lane(), &task(chunk(0), 0, "file:///nowhere"))
+        .await
+        .unwrap();
+    farm
+}
+
+#[tokio::test]
+async fn ensuring_the_topology_twice_changes_nothing() {
+    let farm = Farm::start().await;
+    let context = &farm.coordinator.context;
+    let before = context
+        .get_stream(topology::TASKS)
+        .await
+        .unwrap()
+        .cached_info()
+        .config
+        .clone();
+    let again = topology::ensure(context, &farm.topology).await.unwrap();
+    assert_eq!(again.created, Vec::<String>::new());
+    let after = context
+        .get_stream(topology::TASKS)
+        .await
+        .unwrap()
+        .cached_info()
+        .config
+        .clone();
+    assert_eq!(before, after);
+    for _ in 0..2 {
+        topology::ensure_lane(context, &farm.topology, lane())
+            .await
+            .unwrap();
+    }
+    assert_eq!(
+        topology::lane_load(context, lane()).await.unwrap(),
+        Some(LaneLoad::default())
+    );
+    context.get_key_value(topology::JOBS_BUCKET).await.unwrap();
+    context.get_key_value(topology::LEASE_BUCKET).await.unwrap();
+    context.get_object_store(topology::MEDIA_BUCKET).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_first_ensure_tells_what_it_created() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = support::options(dir.path()).await;
+    let server = latentfarm_common::nats::server::EmbeddedServer::start(options)
+        .await
+        .unwrap();
+    let connection = connect(&server.url(), &server.coordinator(), Patience::Once)
+        .await
+        .unwrap();
+    let ensured = topology::ensure(&connection.context, &Topology::default())
+        .await
+        .unwrap();
+    let names: Vec<String> = Topology::default()
+        .streams()
+        .into_iter()
+        .map(|stream| stream.name)
+        .collect();
+    assert_eq!(ensured.created, names);
+}
+
+#[tokio::test]
+async fn the_first_done_record_wins() {
+    let farm = Farm::start().await;
+    let (first, second) = (record(chunk(0), "w1"), record(chunk(0), "w2"));
+    let one = DoneLog::new(&farm.worker("w1").await);
+    let two = DoneLog::new(&farm.worker("w2").await);
+    let Commit::Won { sequence } = one.commit(&first).await.unwrap() else {
+        panic!("nobody was before it");
+    };
+    let Commit::Lost(entry) = two.commit(&second).await.unwrap() else {
+        panic!("the second record replaced the first");
+    };
+    assert_eq!(entry.record.unwrap(), first);
+    assert_eq!(entry.sequence, sequence);
+    let repeated = one.commit(&first).await.unwrap();
+    assert!(
+        matches!(repeated, Commit::Won { .. }),
+        "a repeated commit of the winner has won"
+    );
+}
+
+#[tokio::test]
+async fn a_retracted_record_makes_room_for_another() {
+    let farm = Farm::start().await;
+    let log = DoneLog::new(&farm.coordinator);
+    let Commit::Won { sequence } = log.commit(&record(chunk(0), "w1")).await.unwrap() else {
+        panic!("nobody was before it");
+    };
+    assert!(log.retract(chunk(0), sequence).await.unwrap());
+    assert!(
+        !log.retract(chunk(0), sequence).await.unwrap(),
+        "it is gone already"
+    );
+    assert!(log.get(chunk(0)).await.unwrap().is_none());
+    let again = log.commit(&record(chunk(0), "w2")).await.unwrap();
+    assert!(matches!(again, Commit::Won { sequence: later } if later > sequence));
+}
+
+#[tokio::test]
+async fn a_jobs_records_are_listed_completely_and_in_order() {
+    let farm = Farm::start().await;
+    let log = DoneLog::new(&farm.coordinator);
+    assert!(log.list(job("a job")).await.unwrap().is_empty());
+    for index in 0..100 {
+        log.commit(&record(chunk(index), "w1")).await.unwrap();
+    }
+    let mut other = record(chunk(0), "w1");
+    other.chunk.job = job("another job");
+    log.commit(&other).await.unwrap();
+    let broken = Subject::Done(chunk(100)).to_string();
+    farm.coordinator
+        .context
+        .publish(broken, "no record".into())
+        .await
+        .unwrap()
+        .await
+        .unwrap();
+
+    let entries = log.list(job("a job")).await.unwrap();
+    let chunks: Vec<u32> = entries.iter().map(|entry| entry.chunk.index).collect();
+    assert_eq!(chunks, (0..=100).collect::<Vec<_>>());
+    assert!(entries[..100].iter().all(|entry| entry.record.is_ok()));
+    assert!(entries[100].record.is_err(), "a broken record is listed as one");
+}
+
+#[tokio::test]
+async fn followers_see_stored_and_new_records_once_each() {
+    let farm = Farm::start().await;
+    let log = DoneLog::new(&farm.coordinator);
+    log.commit(&record(chunk(0), "w1")).await.unwrap();
+    let mut all = Follower::done(&farm.coordinator, Some(job("a job")), Start::Oldest)
+        .await
+        .unwrap();
+    let mut new = Follower::done(&farm.coordinator, None, Start::New).await.unwrap();
+    assert_eq!(
+        timeout(LIMIT, all.next()).await.unwrap().subject,
+        Some(Subject::Done(chunk(0)))
+    );
+    log.commit(&record(chunk(1), "w1")).await.unwrap();
+    for follower in [&mut all, &mut new] {
+        let next = timeout(LIMIT, follower.next()).await.unwrap();
+        assert_eq!(next.subject, Some(Subject::Done(chunk(1))));
+        assert_eq!(
+            wire::decode::<DoneRecord>(&next.payload).unwrap(),
+            record(chunk(1), "w1")
+        );
+    }
+}
+
+#[tokio::test]
+async fn events_reach_the_coordinator_across_a_server_restart() {
+    let mut farm = Farm::start().await;
+    let worker_connection = farm.worker("w1").await;
+    let mut follower = Follower::events(&farm.coordinator, Some(job("a job")), Start::Oldest)
+        .await
+        .unwrap();
+    for attempt in 0..2 {
+        let event = Event {
+            chunk: chunk(7),
+            attempt,
+            epoch: 1,
+            worker: worker("w1"),
+            kind: EventKind::Started,
+        };
+        events::publish(&worker_connection, &event, LIMIT).await.unwrap();
+        let next = timeout(LIMIT, follower.next()).await.unwrap();
+        assert_eq!(wire::decode::<Event>(&next.payload).unwrap(), event);
+        farm.server.restart().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn tasks_are_published_once_for_each_attempt() {
+    let farm = Farm::start().await;
+    let queue = TaskQueue::new(&farm.coordinator, farm.topology);
+    let first = task(chunk(0), 0, "file:///nowhere");
+    assert_eq!(queue.publish(lane(), &first).await.unwrap(), Published::Queued);
+    assert_eq!(queue.publish(lane(), &first).await.unwrap(), Published::Duplicate);
+    let rest: Vec<_> = (1..200)
+        .map(|index| task(chunk(index), 0, "file:///nowhere"))
+        .collect();
+    let high = Lane {
+        class: Class::Gpu(8),
+        priority: 0,
+    };
+    queue.publish_all(high, &rest).await.unwrap();
+    let queued = queue.queued(job("a job")).await.unwrap();
+    assert_eq!(queued.len(), 200);
+    assert_eq!(queued[0], (lane(), chunk(0)));
+    assert_eq!(queued[199], (high, chunk(199)));
+    assert_eq!(queue.remove_chunk(chunk(199)).await.unwrap(), 1);
+    assert_eq!(queue.remove_job(job("another job")).await.unwrap(), 0);
+    assert_eq!(queue.remove_job(job("a job")).await.unwrap(), 199);
+    assert!(queue.queued(job("a job")).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_waiting_worker_gets_a_task_as_it_is_published() {
+    let farm = Farm::start().await;
+    let connection = farm.worker("w1").await;
+    assert!(matches!(
+        try_pull(&connection, lane()).await.unwrap(),
+        Pulled::NoLane
+    ));
+    topology::ensure_lane(&farm.coordinator.context, &farm.topology, lane())
+        .await
+        .unwrap();
+    assert!(matches!(
+        try_pull(&connection, lane()).await.unwrap(),
+        Pulled::Empty
+    ));
+    let waiting = tokio::spawn(async move {
+        wait_for_task(
+            &connection,
+            lane(),
+            Duration::from_secs(20),
+            std::future::pending(),
+        )
+        .await
+    });
+    eventually("the worker waits", async || {
+        let load = topology::lane_load(&farm.coordinator.context, lane())
+            .await
+            .unwrap()?;
+        (load.pullers == 1).then_some(())
+    })
+    .await;
+    let queue = TaskQueue::new(&farm.coordinator, farm.topology);
+    queue
+        .publish(lane(), &task(chunk(0), 0, "file:///nowhere"))
+        .await
+        .unwrap();
+    let pulled = timeout(LIMIT, waiting).await.unwrap().unwrap().unwrap();
+    assert!(matches!(pulled, Pulled::Task(_)), "{pulled:?}");
+}
+
+#[tokio::test]
+async fn a_restart_of_the_server_ends_a_wait_at_once() {
+    let mut farm = Farm::start().await;
+    topology::ensure_lane(&farm.coordinator.context, &farm.topology, lane())
+        .await
+        .unwrap();
+    let connection = farm.worker("w1").await;
+    let wait = Duration::from_secs(50);
+    let waiting =
+        tokio::spawn(async move { wait_for_task(&connection, lane(), wait, std::future::pending()).await });
+    eventually("the worker waits", async || {
+        let load = topology::lane_load(&farm.coordinator.context, lane())
+            .await
+            .unwrap()?;
+        (load.pullers == 1).then_some(())
+    })
+    .await;
+    farm.server.restart().await.unwrap();
+    let pulled = timeout(Duration::from_secs(10), waiting)
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap();
+    assert!(matches!(pulled, Pulled::Interrupted), "{pulled:?}");
+}
+
+#[tokio::test]
+async fn work_that_advances_keeps_its_task_and_work_that_hangs_loses_it() {
+    let farm = farm_with_a_task().await;
+    let (holder, other) = (farm.worker("w1").await, farm.worker("w2").await);
+    let (steps, progress) = watch::channel(0_u64);
+    let message = pull(&holder, lane()).await.unwrap();
+    let (_, held) = InProgress::begin(message, progress, Duration::from_millis(200));
+
+    // Three times `ack_wait`, advancing all the while.
+    let mut ticks = tokio::time::interval(Duration::from_millis(50));
+    for _ in 0..60 {
+        ticks.tick().await;
+        steps.send_modify(|steps| *steps += 1);
+    }
+    assert!(
+        pull(&other, lane()).await.is_none(),
+        "the task went to another worker"
+    );
+
+    // It hangs from here on.
+    let redelivered = eventually("the task goes to another worker", async || {
+        pull(&other, lane()).await
+    })
+    .await;
+    assert_eq!(redelivered.info().unwrap().delivered, 2);
+    drop(held);
+}
+
+#[tokio::test]
+async fn an_answered_task_does_not_come_back() {
+    let farm = farm_with_a_task().await;
+    let connection = farm.worker("w1").await;
+    let take = async || {
+        let message = eventually("a task", async || pull(&connection, lane()).await).await;
+        InProgress::begin(message, watch::channel(0).1, Duration::from_secs(10)).1
+    };
+    take().await.nak(None).await.unwrap();
+    take().await.nak(Some(Duration::from_millis(50))).await.unwrap();
+    take().await.term().await.unwrap();
+    assert!(pull(&connection, lane()).await.is_none());
+    let queue = TaskQueue::new(&farm.coordinator, farm.topology);
+    assert!(
+        queue.queued(job("a job")).await.unwrap().is_empty(),
+        "a terminated task is gone"
+    );
+    queue
+        .publish(lane(), &task(chunk(0), 1, "file:///nowhere"))
+        .await
+        .unwrap();
+    take().await.ack().await.unwrap();
+    assert!(queue.queued(job("a job")).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn no_server_is_an_error_and_wrong_credentials_are_another() {
+    let farm = Farm::start().await;
+    let stranger = Identity {
+        nkey_seed: Some(nkeys::KeyPair::new_user().seed().unwrap()),
+        inbox_prefix: "_INBOX_x".to_owned(),
+        name: "stranger".to_owned(),
+    };
+    let refused = connect(&farm.server.url(), &stranger, Patience::Forever)
+        .await
+        .unwrap_err();
+    assert!(matches!(refused, ConnectError::Refused { .. }), "{refused:?}");
+    let url = farm.server.url();
+    let identity = farm.server.coordinator();
+    farm.server.stop().await;
+    let absent = connect(&url, &identity, Patience::For(Duration::from_millis(200)))
+        .await
+        .unwrap_err();
+    assert!(matches!(absent, ConnectError::Connect { .. }), "{absent:?}");
+    assert!(absent.to_string().contains(&url), "{absent}");
+}

@@ -1,0 +1,98 @@
+//! The coordinator's lease, against a real server.
+
+#![cfg(feature = "farm")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod support;
+
+use latentfarm_common::nats::lease::{Contention, Lease, LeaseError, LeaseTime};
+use latentfarm_common::nats::{Patience, connect};
+use support::{Farm, LIMIT, eventually};
+use tokio::time::{Instant, timeout};
+
+const SHORT: u64 = 2;
+
+async fn try_acquire(farm: &Farm, holder: &str) -> Result<Lease, LeaseError> {
+    Lease::acquire(
+        &farm.coordinator,
+        holder,
+        LeaseTime::from_secs(SHORT),
+        Contention::Refuse,
+    )
+    .await
+}
+
+#[tokio::test]
+async fn one_coordinator_at_a_time_holds_the_lease() {
+    let farm = Farm::start().await;
+    let lease = try_acquire(&farm, "first").await.unwrap();
+    let started = Instant::now();
+    // Longer than the lease lives without renewal.
+    eventually("renewals", async || {
+        (started.elapsed().as_secs() > SHORT * 2).then_some(())
+    })
+    .await;
+    assert!(lease.is_held());
+    let refused = try_acquire(&farm, "second").await.unwrap_err();
+    let LeaseError::Held { holder } = refused else {
+        panic!("{refused:?}");
+    };
+    assert!(holder.starts_with("first"), "{holder}");
+}
+
+#[tokio::test]
+async fn a_released_lease_is_free_at_once_and_the_epoch_grows() {
+    let farm = Farm::start().await;
+    let first = try_acquire(&farm, "first").await.unwrap();
+    let epoch = first.epoch();
+    first.release().await;
+    let second = try_acquire(&farm, "second").await.unwrap();
+    assert!(second.epoch() > epoch);
+}
+
+#[tokio::test]
+async fn the_lease_of_a_dead_coordinator_expires_and_so_does_its_successors() {
+    let farm = Farm::start().await;
+    let mut epoch = 0;
+    // Twice: the second holder writes over the marker of the first expiry, and must expire too.
+    for holder in ["first", "second", "third"] {
+        let lease = eventually(holder, async || try_acquire(&farm, holder).await.ok()).await;
+        assert!(lease.epoch() > epoch);
+        epoch = lease.epoch();
+        drop(lease);
+    }
+}
+
+#[tokio::test]
+async fn a_seized_lease_is_lost_to_its_holder() {
+    let farm = Farm::start().await;
+    let first = try_acquire(&farm, "first").await.unwrap();
+    let time = LeaseTime::from_secs(SHORT);
+    let second = Lease::acquire(&farm.coordinator, "second", time, Contention::Seize)
+        .await
+        .unwrap();
+    assert!(second.epoch() > first.epoch());
+    timeout(LIMIT, first.lost()).await.unwrap();
+    assert!(!first.is_held());
+    assert!(second.is_held());
+}
+
+#[tokio::test]
+async fn a_coordinator_without_a_server_gives_its_lease_up_before_it_expires() {
+    let farm = Farm::start().await;
+    let own = connect(&farm.server.url(), &farm.server.coordinator(), Patience::Once)
+        .await
+        .unwrap();
+    let time = LeaseTime::from_secs(6);
+    let lease = Lease::acquire(&own, "cut off", time, Contention::Refuse)
+        .await
+        .unwrap();
+    let renewed_last = Instant::now();
+    farm.server.stop().await;
+    timeout(LIMIT, lease.lost()).await.unwrap();
+    assert!(!lease.is_held());
+    assert!(
+        renewed_last.elapsed().as_secs() < 6,
+        "the lease had expired when it was given up"
+    );
+}

@@ -1,0 +1,268 @@
+//! The private server: who may do what, and how it ends.
+
+#![cfg(feature = "farm")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod support;
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use latentfarm_common::nats::done::DoneLog;
+use latentfarm_common::nats::server::{EmbeddedServer, ServerBinary, ServerError, ServerOptions};
+use latentfarm_common::nats::{Connection, Patience, ServerVersion, connect, topology};
+use support::{Farm, LIMIT, chunk, eventually, file_in, options, record, worker};
+use tokio::time::timeout;
+
+/// Where the test below that re-runs itself finds its directory.
+const DIRECTORY_VARIABLE: &str = "LATENTFARM_TEST_SERVER_DIR";
+
+/// Waits for the server to complain about `subject`.
+async fn is_refused(connection: &Connection, kind: &str, subject: &str) {
+    let mut errors = connection.server_errors();
+    let wanted = format!(
+        "permissions violation for {kind} to \"{}\"",
+        subject.to_lowercase()
+    );
+    let complained = errors.wait_for(|error| {
+        error
+            .as_ref()
+            .is_some_and(|text| text.to_lowercase().contains(&wanted))
+    });
+    let complained = timeout(LIMIT, complained).await;
+    assert!(complained.is_ok(), "no complaint about {kind} to {subject}");
+}
+
+async fn cannot_publish(connection: &Connection, subject: &str) {
+    connection
+        .client
+        .publish(subject.to_owned(), "x".into())
+        .await
+        .unwrap();
+    connection.client.flush().await.unwrap();
+    is_refused(connection, "publish", subject).await;
+}
+
+async fn cannot_subscribe(connection: &Connection, subject: &str) {
+    let _subscriber = connection.client.subscribe(subject.to_owned()).await.unwrap();
+    connection.client.flush().await.unwrap();
+    is_refused(connection, "subscription", subject).await;
+}
+
+#[tokio::test]
+async fn a_worker_may_not_do_what_is_not_its_work() {
+    let farm = Farm::start().await;
+    let connection = farm.worker("w1").await;
+    for subject in [
+        "farm.task.analyze.p1.0123456789abcdef.r00000",
+        "farm.evt.w2.0123456789abcdef.started",
+        "farm.hb.w2",
+        "farm.ctl.w2",
+        "farm.wake.analyze",
+        "$JS.API.STREAM.DELETE.FARM_TASKS",
+        "$JS.API.STREAM.CREATE.MINE",
+        "$JS.API.STREAM.PURGE.FARM_DONE",
+        "$JS.API.STREAM.MSG.DELETE.FARM_DONE",
+        "$JS.API.CONSUMER.CREATE.FARM_TASKS.mine",
+        "$JS.API.CONSUMER.DELETE.FARM_TASKS.analyze-p1",
+        "$KV.farm-jobs.x",
+        "$KV.farm-lease.coordinator",
+    ] {
+        cannot_publish(&connection, subject).await;
+    }
+    for subject in [
+        ">",
+        "farm.>",
+        "farm.task.>",
+        "farm.ctl.w2",
+        "_INBOX_w2.>",
+        "_INBOX_coord_.>",
+    ] {
+        cannot_subscribe(&connection, subject).await;
+    }
+    farm.coordinator
+        .context
+        .get_stream(topology::TASKS)
+        .await
+        .expect("the stream is still there");
+}
+
+#[tokio::test]
+async fn an_observer_reads_but_does_not_write() {
+    let farm = Farm::start().await;
+    DoneLog::new(&farm.coordinator)
+        .commit(&record(chunk(0), "w1"))
+        .await
+        .unwrap();
+    let observer = connect(&farm.server.url(), &farm.server.observer(), Patience::Once)
+        .await
+        .unwrap();
+    let log = DoneLog::new(&observer);
+    assert_eq!(log.list(chunk(0).job).await.unwrap().len(), 1);
+    for subject in [
+        "farm.done.0123456789abcdef.r00000",
+        "farm.ctl.all",
+        "$JS.API.STREAM.DELETE.FARM_TASKS",
+    ] {
+        cannot_publish(&observer, subject).await;
+    }
+}
+
+#[tokio::test]
+async fn no_secret_is_written_to_disk() {
+    let farm = Farm::start().await;
+    let config = std::fs::read_to_string(farm.dir.path().join("nats/nats.conf")).unwrap();
+    let workers = ["w1", "w2"].map(|name| farm.server.worker(&worker(name)).unwrap());
+    for identity in workers
+        .into_iter()
+        .chain([farm.server.coordinator(), farm.server.observer()])
+    {
+        let seed = identity.nkey_seed.unwrap();
+        let public_key = nkeys::KeyPair::from_seed(&seed).unwrap().public_key();
+        assert!(
+            config.contains(&public_key) && !config.contains(&seed),
+            "{config}"
+        );
+    }
+    let mode = |name: &str| {
+        std::fs::metadata(farm.dir.path().join(name))
+            .unwrap()
+            .permissions()
+            .mode()
+            & 0o777
+    };
+    assert_eq!(mode("nats"), 0o700);
+    assert_eq!(mode("nats/nats.conf"), 0o600);
+    assert!(farm.server.worker(&worker("w3")).is_none());
+}
+
+#[tokio::test]
+async fn a_second_server_in_the_same_directory_is_refused() {
+    let farm = Farm::start().await;
+    let second = EmbeddedServer::start(options(farm.dir.path()).await).await.err();
+    assert!(matches!(second, Some(ServerError::Locked { .. })), "{second:?}");
+    assert!(second.unwrap().to_string().contains("nats"));
+}
+
+#[tokio::test]
+async fn a_stopped_server_leaves_its_data_and_frees_its_directory() {
+    let farm = Farm::start().await;
+    DoneLog::new(&farm.coordinator)
+        .commit(&record(chunk(0), "w1"))
+        .await
+        .unwrap();
+    let url = farm.server.url();
+    let identity = farm.server.coordinator();
+    farm.server.stop().await;
+    connect(&url, &identity, Patience::Once)
+        .await
+        .expect_err("the server is gone");
+
+    let again = EmbeddedServer::start(options(farm.dir.path()).await)
+        .await
+        .unwrap();
+    let connection = connect(&again.url(), &again.coordinator(), Patience::Once)
+        .await
+        .unwrap();
+    let entry = DoneLog::new(&connection)
+        .get(chunk(0))
+        .await
+        .unwrap()
+        .expect("the record survived");
+    assert_eq!(entry.record.unwrap(), record(chunk(0), "w1"));
+}
+
+#[tokio::test]
+async fn a_killed_server_comes_back_on_its_port() {
+    let mut farm = Farm::start().await;
+    let (url, id) = (farm.server.url(), farm.server.id());
+    let log = DoneLog::new(&farm.coordinator);
+    log.commit(&record(chunk(0), "w1")).await.unwrap();
+    let mut exit = farm.server.exit();
+    let pid = nix::unistd::Pid::from_raw(id);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+    timeout(LIMIT, exit.wait_for(Option::is_some))
+        .await
+        .unwrap()
+        .unwrap();
+    farm.server.restart().await.unwrap();
+    assert_eq!(farm.server.url(), url);
+    // The old connection finds it by itself.
+    let found = eventually("the record is read", async || log.get(chunk(0)).await.ok()).await;
+    assert_eq!(found.unwrap().record.unwrap(), record(chunk(0), "w1"));
+}
+
+/// The process that the next test kills. Does nothing by itself.
+#[tokio::test]
+#[ignore = "run by another test, in a process of its own"]
+async fn holder_of_a_server() {
+    let Some(dir) = std::env::var_os(DIRECTORY_VARIABLE).map(PathBuf::from) else {
+        return;
+    };
+    let server = EmbeddedServer::start(options(&dir).await).await.unwrap();
+    file_in(&dir, "url.partial", server.url().as_bytes());
+    std::fs::rename(dir.join("url.partial"), dir.join("url")).unwrap();
+    std::future::pending::<()>().await;
+}
+
+#[tokio::test]
+async fn the_server_dies_with_a_parent_that_is_killed() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut holder = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "holder_of_a_server", "--ignored"])
+        .env(DIRECTORY_VARIABLE, dir.path())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let url = eventually("the server runs", async || {
+        std::fs::read_to_string(dir.path().join("url")).ok()
+    })
+    .await;
+    let address = url.strip_prefix("nats://").unwrap().to_owned();
+    tokio::net::TcpStream::connect(&address)
+        .await
+        .expect("the server listens");
+    let locked = EmbeddedServer::start(options(dir.path()).await).await.err();
+    assert!(matches!(locked, Some(ServerError::Locked { .. })), "{locked:?}");
+
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    let free = eventually("the directory is free", async || {
+        EmbeddedServer::start(options(dir.path()).await).await.ok()
+    });
+    let again = free.await;
+    assert_ne!(again.url(), url);
+    tokio::net::TcpStream::connect(&address)
+        .await
+        .expect_err("the orphan still listens");
+}
+
+fn script(dir: &Path, text: &str) -> ServerBinary {
+    let path = file_in(dir, "fake-server", format!("#!/bin/sh\n{text}\n").as_bytes());
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let version = ServerVersion::MINIMUM;
+    ServerBinary { path, version }
+}
+
+#[tokio::test]
+async fn a_server_that_ends_at_once_says_why() {
+    let dir = tempfile::tempdir().unwrap();
+    let binary = script(dir.path(), "echo 'line 3: nonsense' >&2; exit 1");
+    let started =
+        EmbeddedServer::start(ServerOptions::new(binary, dir.path().join("nats"), Vec::new())).await;
+    let error = started.err().expect("it cannot have started");
+    assert!(matches!(error, ServerError::Ended { .. }), "{error:?}");
+    assert!(error.to_string().contains("line 3: nonsense"), "{error}");
+}
+
+#[tokio::test]
+async fn an_old_server_is_refused_before_it_is_started() {
+    let dir = tempfile::tempdir().unwrap();
+    let old = script(dir.path(), "echo 'nats-server: v2.9.10'").path;
+    let error = latentfarm_common::nats::server::locate(Some(&old))
+        .await
+        .unwrap_err();
+    assert!(error.to_string().contains("2.9.10"), "{error}");
+}
