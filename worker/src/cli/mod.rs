@@ -1,0 +1,70 @@
+//! The command line of `latentfarm-worker`.
+
+mod run;
+mod weights;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use latentfarm_common::error::Chain;
+use latentfarm_common::telemetry::{self, LogFormat};
+
+/// Exit code of a machine that cannot do the work: starting the worker again would not help.
+const EXIT_UNFIT: u8 = 3;
+
+/// Renders chunks of latentfarm jobs on this machine.
+#[derive(Parser, Debug)]
+#[command(
+    version,
+    after_help = "\
+Exit codes: 0 done, 1 failed, 2 wrong usage or input, 3 this machine cannot do the work."
+)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Pull chunks from a farm and render them until told to stop
+    ///
+    /// Ctrl-C finishes the current chunk and leaves; a second one gives the chunk back at once.
+    #[command(
+        after_help = "Example:\n  latentfarm-worker run --nats nats://farm.example:4222 --weights /srv/latentsync"
+    )]
+    Run(run::RunArgs),
+    /// Make, check or describe model weights
+    #[command(subcommand)]
+    Weights(weights::WeightsCommand),
+    /// Decode, crop, paste and encode for a worker (started by `run`)
+    #[command(hide = true)]
+    Media,
+}
+
+/// Runs the command; its result is the process's exit code.
+pub fn main(args: Args) -> ExitCode {
+    if let Err(error) = telemetry::init(LogFormat::Human, "info") {
+        return refuse(&error);
+    }
+    match args.command {
+        Command::Media => media(),
+        Command::Run(args) => run::main(args),
+        Command::Weights(command) => weights::main(command),
+    }
+}
+
+fn media() -> ExitCode {
+    match crate::media::serve(std::io::stdin().lock(), std::io::stdout().lock()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{}", Chain(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Prints an error with its causes; exit code 2 is for what the user can mend.
+fn refuse(error: &(dyn std::error::Error + 'static)) -> ExitCode {
+    eprintln!("error: {}", Chain(error));
+    ExitCode::from(2)
+}

@@ -1,0 +1,190 @@
+//! Finding a task: every lane that fits is looked at once, then the first one is waited on.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_nats::Subscriber;
+use async_nats::jetstream::Message;
+use futures::StreamExt as _;
+use latentfarm_common::backoff::Backoff;
+use latentfarm_common::error::one_line;
+use latentfarm_common::nats::Connection;
+use latentfarm_common::nats::lanes::Lane;
+use latentfarm_common::nats::pull::{PullError, Pulled, try_pull, wait_for_task};
+use latentfarm_common::nats::subjects::ALL_WAKES;
+use latentfarm_common::shutdown::{Phase, Shutdown};
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout};
+
+use super::ServeError;
+use super::control::Control;
+
+/// A lane without a consumer is asked again after this long, or when its doorbell rings.
+const ABSENT_FOR: Duration = Duration::from_secs(30);
+/// How often the log repeats that no lane fits.
+const SAY_EVERY: Duration = Duration::from_mins(1);
+const ERROR_WAITS: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+
+pub(super) struct Finder {
+    connection: Connection,
+    doorbell: Doorbell,
+    poll: Duration,
+    absent: BTreeMap<Lane, Instant>,
+    errors: Backoff,
+    said_no_room: Option<Instant>,
+}
+
+impl Finder {
+    pub(super) async fn subscribe(connection: &Connection, poll: Duration) -> Result<Self, ServeError> {
+        Ok(Self {
+            connection: connection.clone(),
+            doorbell: Doorbell::subscribe(connection).await?,
+            poll,
+            absent: BTreeMap::new(),
+            errors: Backoff::new(ERROR_WAITS.0, ERROR_WAITS.1).map_err(ServeError::Waits)?,
+            said_no_room: None,
+        })
+    }
+
+    /// A task from one of `lanes`, in their order. `None` after a while without one, or where something
+    /// happened that the caller looks at: an instruction, a shutdown, a reconnect.
+    pub(super) async fn find(
+        &mut self,
+        lanes: &[Lane],
+        shutdown: &mut Shutdown,
+        control: &mut Control,
+    ) -> Option<Message> {
+        let found = self.look(lanes, shutdown, control).await;
+        match found {
+            Ok(found) => {
+                self.errors.reset();
+                found
+            }
+            Err(error) => {
+                let delay = self.errors.next_delay();
+                tracing::warn!(error = one_line(&error), ?delay, "cannot look for tasks");
+                let _ = timeout(delay, shutdown.reached(Phase::Draining)).await;
+                None
+            }
+        }
+    }
+
+    async fn look(
+        &mut self,
+        lanes: &[Lane],
+        shutdown: &mut Shutdown,
+        control: &mut Control,
+    ) -> Result<Option<Message>, PullError> {
+        for lane in self.doorbell.take() {
+            self.absent.remove(&lane);
+        }
+        let mut first_present = None;
+        for lane in lanes {
+            if self
+                .absent
+                .get(lane)
+                .is_some_and(|since| since.elapsed() < ABSENT_FOR)
+            {
+                continue;
+            }
+            match try_pull(&self.connection, *lane).await? {
+                Pulled::Task(message) => return Ok(Some(*message)),
+                Pulled::Empty => {
+                    first_present.get_or_insert(*lane);
+                }
+                Pulled::NoLane => {
+                    self.absent.insert(*lane, Instant::now());
+                }
+                Pulled::Interrupted => return Ok(None),
+            }
+        }
+        if lanes.is_empty() {
+            self.say_no_room();
+        }
+        let doorbell = &self.doorbell;
+        let interrupt = async {
+            tokio::select! {
+                () = doorbell.rung(|lane| lanes.contains(&lane) && Some(lane) != first_present) => {}
+                () = shutdown.reached(Phase::Draining) => {}
+                _ = control.next() => {}
+            }
+        };
+        let Some(lane) = first_present else {
+            let _ = timeout(self.poll, interrupt).await;
+            return Ok(None);
+        };
+        match wait_for_task(&self.connection, lane, self.poll, interrupt).await? {
+            Pulled::Task(message) => Ok(Some(*message)),
+            Pulled::Empty | Pulled::NoLane | Pulled::Interrupted => Ok(None),
+        }
+    }
+
+    fn say_no_room(&mut self) {
+        if self.said_no_room.is_none_or(|said| said.elapsed() >= SAY_EVERY) {
+            tracing::warn!("waiting for free memory: no class of tasks fits now");
+            self.said_no_room = Some(Instant::now());
+        }
+    }
+}
+
+/// Remembers the lanes that rang, also while the worker is busy.
+struct Doorbell {
+    rung: Arc<Mutex<BTreeSet<Lane>>>,
+    notify: Arc<Notify>,
+    listener: JoinHandle<()>,
+}
+
+impl Doorbell {
+    async fn subscribe(connection: &Connection) -> Result<Self, ServeError> {
+        let subscribed = connection.client.subscribe(ALL_WAKES).await;
+        let wakes = subscribed.map_err(|source| ServeError::Subscribe {
+            subject: ALL_WAKES.to_owned(),
+            source,
+        })?;
+        let rung = Arc::new(Mutex::new(BTreeSet::new()));
+        let notify = Arc::new(Notify::new());
+        let listener = tokio::spawn(listen(wakes, Arc::clone(&rung), Arc::clone(&notify)));
+        Ok(Self {
+            rung,
+            notify,
+            listener,
+        })
+    }
+
+    /// The lanes that rang since the last call.
+    fn take(&self) -> BTreeSet<Lane> {
+        std::mem::take(&mut self.rung.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Waits until a lane rings that `wanted` accepts; the others wait for [`Doorbell::take`].
+    async fn rung(&self, wanted: impl Fn(Lane) -> bool) {
+        loop {
+            let notified = self.notify.notified();
+            let rung = self.rung.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            if rung.into_iter().any(&wanted) {
+                return;
+            }
+            notified.await;
+        }
+    }
+}
+
+impl Drop for Doorbell {
+    fn drop(&mut self) {
+        self.listener.abort();
+    }
+}
+
+async fn listen(mut subscriber: Subscriber, rung: Arc<Mutex<BTreeSet<Lane>>>, notify: Arc<Notify>) {
+    while let Some(message) = subscriber.next().await {
+        let lane = std::str::from_utf8(&message.payload)
+            .ok()
+            .and_then(|text| text.parse().ok());
+        if let Some(lane) = lane {
+            rung.lock().unwrap_or_else(PoisonError::into_inner).insert(lane);
+            notify.notify_one();
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! What a worker tells of itself: one shared state, published as heartbeats.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use latentfarm_common::ids::{ChunkId, WorkerId};
+use latentfarm_common::nats::Connection;
+use latentfarm_common::nats::subjects::Subject;
+use latentfarm_common::wire;
+use latentfarm_common::wire::outcome::{Heartbeat, TaskProgress, WorkerState};
+use tokio::task::JoinHandle;
+use tokio::time::MissedTickBehavior;
+
+/// The state behind the heartbeats. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Vitals {
+    heartbeat: Arc<Mutex<Heartbeat>>,
+}
+
+impl Vitals {
+    /// `device` as in [`Heartbeat::device`].
+    pub fn new(worker: WorkerId, device: String) -> Self {
+        let heartbeat = Heartbeat {
+            worker,
+            state: WorkerState::Starting,
+            device,
+            device_free_mib: 0,
+            device_total_mib: 0,
+            host_rss_mib: 0,
+            task: None,
+            finished: 0,
+        };
+        Self {
+            heartbeat: Arc::new(Mutex::new(heartbeat)),
+        }
+    }
+
+    /// Changes the state; the next heartbeat shows it.
+    pub fn update(&self, change: impl FnOnce(&mut Heartbeat)) {
+        change(&mut self.heartbeat.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    pub fn snapshot(&self) -> Heartbeat {
+        self.heartbeat
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    pub(super) fn set_state(&self, state: WorkerState) {
+        self.update(|heartbeat| heartbeat.state = state);
+    }
+
+    pub(super) fn set_task(&self, chunk: ChunkId, attempt: u32, frames_total: u32) {
+        let task = TaskProgress {
+            chunk,
+            attempt,
+            frames_done: 0,
+            frames_total,
+            stage: "start".to_owned(),
+        };
+        self.update(|heartbeat| heartbeat.task = Some(task));
+    }
+
+    pub(super) fn clear_task(&self) {
+        self.update(|heartbeat| heartbeat.task = None);
+    }
+}
+
+/// Publishes heartbeats until dropped.
+pub(super) struct Heartbeats {
+    publisher: JoinHandle<()>,
+}
+
+impl Heartbeats {
+    pub(super) fn start(connection: &Connection, vitals: &Vitals, interval: Duration) -> Self {
+        let publisher = tokio::spawn(publish(connection.clone(), vitals.clone(), interval));
+        Self { publisher }
+    }
+}
+
+impl Drop for Heartbeats {
+    fn drop(&mut self) {
+        self.publisher.abort();
+    }
+}
+
+async fn publish(connection: Connection, vitals: Vitals, interval: Duration) {
+    let subject = Subject::Heartbeat(vitals.snapshot().worker).to_string();
+    let mut ticks = tokio::time::interval(interval);
+    // After a lost connection one heartbeat is enough.
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let published = match wire::encode(&vitals.snapshot()) {
+            Ok(payload) => connection
+                .client
+                .publish(subject.clone(), Bytes::from(payload))
+                .await
+                .err()
+                .map(|e| e.to_string()),
+            Err(error) => Some(error.to_string()),
+        };
+        if let Some(error) = published {
+            tracing::debug!(error, "a heartbeat was not sent");
+        }
+    }
+}

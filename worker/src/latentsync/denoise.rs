@@ -1,0 +1,80 @@
+//! The timestep loop of one window. Latents and the sampler stay in `f32`; only the UNet's input is converted.
+
+use candle_core::{DType, Result, Tensor};
+use latentfarm_common::wire::engine::EngineStage;
+
+use super::ddim::DdimScheduler;
+use super::error::{ModelError, Stopped};
+use super::trace::Trace;
+use super::unet::UNet3DConditionModel;
+
+/// The parts of the UNet's input that stay the same over all steps; all `f32`, `(1, channels, frames, h, w)`.
+pub struct Conditions {
+    /// 1 channel.
+    pub mask: Tensor,
+    /// 4 channels.
+    pub masked: Tensor,
+    /// 4 channels.
+    pub reference: Tensor,
+    /// `(1, frames, tokens, width)`, in the UNet's type.
+    pub audio: Tensor,
+}
+
+/// How to denoise.
+#[derive(Clone, Copy, Debug)]
+pub struct Schedule {
+    /// 1..=1000.
+    pub steps: u32,
+    /// Classifier-free guidance is on where this is above 1.
+    pub guidance_scale: f32,
+}
+
+/// Denoises `latents`, `(1, 4, frames, h, w)`, in all steps of the schedule; `stage` hears of every step.
+pub fn denoise(
+    unet: &UNet3DConditionModel,
+    latents: Tensor,
+    conditions: &Conditions,
+    schedule: Schedule,
+    stage: &mut dyn FnMut(EngineStage) -> std::result::Result<(), Stopped>,
+) -> std::result::Result<Tensor, ModelError> {
+    let scheduler = DdimScheduler::new();
+    let mut latents = latents;
+    for (timestep, step) in DdimScheduler::timesteps(schedule.steps).into_iter().zip(1..) {
+        latents = predict(unet, &latents, timestep, conditions, schedule.guidance_scale)
+            .and_then(|noise| scheduler.step(&noise, timestep, &latents, schedule.steps))
+            .map(|(next, _clean)| next)
+            .map_err(|source| ModelError::compute("denoise", source))?;
+        stage(EngineStage::Denoise {
+            step,
+            of: schedule.steps,
+        })?;
+    }
+    Ok(latents)
+}
+
+/// The noise in `latents`, guided where guidance is on. The two halves run one after the other, silence first.
+pub fn predict(
+    unet: &UNet3DConditionModel,
+    latents: &Tensor,
+    timestep: u32,
+    conditions: &Conditions,
+    guidance_scale: f32,
+) -> Result<Tensor> {
+    let Conditions {
+        mask,
+        masked,
+        reference,
+        audio,
+    } = conditions;
+    let input = Tensor::cat(&[latents, mask, masked, reference], 1)?.to_dtype(audio.dtype())?;
+    let run = |audio: &Tensor| {
+        unet.forward(&input, timestep, audio, &Trace::off())?
+            .to_dtype(DType::F32)
+    };
+    if guidance_scale <= 1.0 {
+        return run(audio);
+    }
+    let silent = run(&audio.zeros_like()?)?;
+    let speaking = run(audio)?;
+    &silent + ((speaking - &silent)? * f64::from(guidance_scale))?
+}

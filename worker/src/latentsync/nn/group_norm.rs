@@ -1,0 +1,208 @@
+//! Group norm whose statistics may span several images: the frames of one video sample.
+//!
+//! On the CPU one operation does it all: sums in `f64` over a fixed partition (one per image and group, added
+//! in order), so the bits do not depend on the number of threads, and no copy of the input is made.
+
+use candle_core::{CpuStorage, CustomOp3, DType, Layout, Result, Shape, Tensor, bail};
+use rayon::prelude::*;
+
+use super::matrix::contiguous;
+use crate::latentsync::trace::Trace;
+use crate::latentsync::weights::Keys;
+
+/// Group norm over `(images, channels, h, w)`.
+pub(in crate::latentsync) struct GroupNorm {
+    path: String,
+    weight: Tensor,
+    bias: Tensor,
+    groups: usize,
+    eps: f64,
+}
+
+impl GroupNorm {
+    pub(in crate::latentsync) fn load(keys: &Keys, groups: usize, channels: usize, eps: f64) -> Result<Self> {
+        Ok(Self {
+            path: keys.path().to_owned(),
+            weight: keys.get(&[channels], "weight")?,
+            bias: keys.get(&[channels], "bias")?,
+            groups,
+            eps,
+        })
+    }
+
+    /// Statistics of every `images` consecutive images are taken together.
+    pub(in crate::latentsync) fn forward(&self, x: &Tensor, images: usize, trace: &Trace) -> Result<Tensor> {
+        let y = self.apply(x, images, false)?;
+        trace.put(&self.path, "", &y);
+        Ok(y)
+    }
+
+    /// The norm followed by `SiLU`.
+    pub(in crate::latentsync) fn forward_silu(
+        &self,
+        x: &Tensor,
+        images: usize,
+        trace: &Trace,
+    ) -> Result<Tensor> {
+        if trace.is_on() {
+            self.forward(x, images, trace)?.silu()
+        } else {
+            self.apply(x, images, true)
+        }
+    }
+
+    fn apply(&self, x: &Tensor, images: usize, silu: bool) -> Result<Tensor> {
+        let (total, channels, _, _) = x.dims4()?;
+        if images == 0 || total % images != 0 || channels % self.groups != 0 {
+            bail!(
+                "group norm of {total} images by {images}, {channels} channels by {}",
+                self.groups
+            );
+        }
+        if x.device().is_cpu() && x.dtype() == DType::F32 {
+            let op = CpuGroupNorm {
+                images,
+                groups: self.groups,
+                eps: self.eps,
+                silu,
+            };
+            return x.contiguous()?.apply_op3_no_bwd(&self.weight, &self.bias, &op);
+        }
+        let y = self.composed(x, images)?;
+        if silu { y.silu() } else { Ok(y) }
+    }
+
+    /// The same out of tensor operations, with `f32` statistics, for other devices and types.
+    fn composed(&self, x: &Tensor, images: usize) -> Result<Tensor> {
+        let (total, channels, h, w) = x.dims4()?;
+        let samples = total / images;
+        let per_group = channels / self.groups * h * w;
+        let grouped = x
+            .to_dtype(DType::F32)?
+            .reshape((samples, images, self.groups, per_group))?;
+        let mean = grouped.mean_keepdim(3)?.mean_keepdim(1)?;
+        let centred = grouped.broadcast_sub(&mean)?;
+        drop(grouped);
+        let variance = centred.sqr()?.mean_keepdim(3)?.mean_keepdim(1)?;
+        let scale = (variance + self.eps)?.sqrt()?.recip()?;
+        let normed = centred.broadcast_mul(&scale)?.reshape((total, channels, h, w))?;
+        drop(centred);
+        let weight = self.weight.reshape((1, channels, 1, 1))?;
+        let bias = self.bias.reshape((1, channels, 1, 1))?;
+        normed
+            .to_dtype(x.dtype())?
+            .broadcast_mul(&weight)?
+            .broadcast_add(&bias)
+    }
+}
+
+struct CpuGroupNorm {
+    images: usize,
+    groups: usize,
+    eps: f64,
+    silu: bool,
+}
+
+impl CustomOp3 for CpuGroupNorm {
+    fn name(&self) -> &'static str {
+        "group-norm"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        weight: &CpuStorage,
+        weight_layout: &Layout,
+        bias: &CpuStorage,
+        bias_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let x = contiguous(x, x_layout)?;
+        let weight = contiguous(weight, weight_layout)?;
+        let bias = contiguous(bias, bias_layout)?;
+        let (total, channels, h, w) = x_layout.shape().dims4()?;
+        let (area, group_channels) = (h * w, channels / self.groups);
+
+        let sums = |centre: &[f64]| -> Vec<f64> {
+            let squared = !centre.is_empty();
+            let partial: Vec<f64> = x
+                .par_chunks(group_channels * area)
+                .enumerate()
+                .map(|(index, values)| {
+                    if squared {
+                        let (image, group) = (index / self.groups, index % self.groups);
+                        squared_sum(values, centre[image / self.images * self.groups + group])
+                    } else {
+                        plain_sum(values)
+                    }
+                })
+                .collect();
+            let mut whole = vec![0.0; total / self.images * self.groups];
+            for (index, sum) in partial.iter().enumerate() {
+                let (image, group) = (index / self.groups, index % self.groups);
+                whole[image / self.images * self.groups + group] += sum;
+            }
+            let count = (self.images * group_channels * area) as f64;
+            whole.iter().map(|sum| sum / count).collect()
+        };
+        let mean = sums(&[]);
+        let variance = sums(&mean);
+
+        let mut out = vec![0.0_f32; x.len()];
+        out.par_chunks_mut(area)
+            .zip(x.par_chunks(area))
+            .enumerate()
+            .for_each(|(plane, (out, x))| {
+                let (image, channel) = (plane / channels, plane % channels);
+                let index = image / self.images * self.groups + channel / group_channels;
+                let scale = f64::from(weight[channel]) / (variance[index] + self.eps).sqrt();
+                let shift = f64::from(bias[channel]) - mean[index] * scale;
+                affine(out, x, to_f32(scale), to_f32(shift), self.silu);
+            });
+        Ok((CpuStorage::F32(out), x_layout.shape().clone()))
+    }
+}
+
+const LANES: usize = 8;
+
+fn plain_sum(values: &[f32]) -> f64 {
+    lane_sum(values, f64::from)
+}
+
+fn squared_sum(values: &[f32], centre: f64) -> f64 {
+    lane_sum(values, |value| {
+        let distance = f64::from(value) - centre;
+        distance * distance
+    })
+}
+
+/// Sums in [`LANES`] interleaved parts, which the compiler can keep in one register.
+fn lane_sum(values: &[f32], term: impl Fn(f32) -> f64) -> f64 {
+    let mut lanes = [0.0; LANES];
+    let chunks = values.chunks_exact(LANES);
+    let rest: f64 = chunks.remainder().iter().map(|&value| term(value)).sum();
+    for chunk in chunks {
+        for (lane, &value) in lanes.iter_mut().zip(chunk) {
+            *lane += term(value);
+        }
+    }
+    lanes.iter().sum::<f64>() + rest
+}
+
+fn affine(out: &mut [f32], x: &[f32], scale: f32, shift: f32, silu: bool) {
+    if silu {
+        for (out, &x) in out.iter_mut().zip(x) {
+            let y = x * scale + shift;
+            *out = y / (1.0 + (-y).exp());
+        }
+    } else {
+        for (out, &x) in out.iter_mut().zip(x) {
+            *out = x * scale + shift;
+        }
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is meant")]
+fn to_f32(value: f64) -> f32 {
+    value as f32
+}

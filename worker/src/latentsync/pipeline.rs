@@ -1,0 +1,322 @@
+//! One window of faces, from bytes to bytes.
+//!
+//! Pictures go through the autoencoder one at a time, so that memory does not grow with the window; what a
+//! frame or a step needed is dropped before the next begins.
+
+use std::time::Instant;
+
+use candle_core::{DType, Device, Result, Tensor};
+use latentfarm_common::wire::engine::{AudioRequest, EngineStage, EngineTimings, WindowRequest};
+
+use super::config::WhisperDims;
+use super::denoise::{Conditions, Schedule, denoise};
+use super::error::{ModelError, Stopped};
+use super::noise::{Noise, Purpose};
+use super::preprocess::{self, FaceMask, LATENT_FACTOR};
+use super::unet::UNet3DConditionModel;
+use super::vae::{AutoencoderKl, SCALING_FACTOR};
+use super::weights::{Checkpoint, WeightsError};
+use super::whisper::{AudioFeatures, WhisperEncoder, mel_tensor};
+
+type Stage<'a> = &'a mut dyn FnMut(EngineStage) -> std::result::Result<(), Stopped>;
+
+/// The three networks, loaded.
+pub struct LatentSync {
+    unet: UNet3DConditionModel,
+    vae: AutoencoderKl,
+    whisper: WhisperEncoder,
+    dims: WhisperDims,
+    device: Device,
+    dtype: DType,
+}
+
+/// The faces of one window and where they stand.
+#[derive(Clone, Copy)]
+pub struct Faces<'a> {
+    /// Planar RGB, `frames x 3 x resolution x resolution`.
+    pub bytes: &'a [u8],
+    /// Side in pixels, a multiple of 64.
+    pub resolution: usize,
+    /// Output frame number of the first.
+    pub first_frame: u64,
+}
+
+/// What a window gives before it is cut down to bytes.
+pub struct RenderedWindow {
+    /// `(1, 4, frames, h/8, w/8)`, after the last step.
+    pub latents: Tensor,
+    /// One `(1, 3, R, R)` picture a frame: the rendered mouth in the original face, about -1..1, not clamped.
+    pub faces: Vec<Tensor>,
+    pub timings: EngineTimings,
+}
+
+impl LatentSync {
+    /// Loads the three networks onto `device` as `dtype`.
+    ///
+    /// # Errors
+    /// Every missing, unexpected and misshaped tensor of a file is named in one error.
+    pub fn load(
+        checkpoint: &Checkpoint,
+        device: &Device,
+        dtype: DType,
+    ) -> std::result::Result<Self, WeightsError> {
+        checkpoint.load(device, dtype)
+    }
+
+    /// Puts loaded networks together; all must be on `device`, as `dtype`.
+    pub fn new(
+        unet: UNet3DConditionModel,
+        vae: AutoencoderKl,
+        whisper: WhisperEncoder,
+        dims: WhisperDims,
+        device: &Device,
+        dtype: DType,
+    ) -> Self {
+        Self {
+            unet,
+            vae,
+            whisper,
+            dims,
+            device: device.clone(),
+            dtype,
+        }
+    }
+
+    pub fn unet(&self) -> &UNet3DConditionModel {
+        &self.unet
+    }
+
+    /// Tokens that an output frame gets, and their width.
+    pub fn audio_shape(&self) -> (usize, usize) {
+        let rows = latentfarm_common::audio::windows::ROWS_PER_FRAME;
+        (rows * self.dims.tokens_per_row(), self.dims.n_audio_state)
+    }
+
+    /// Encodes one audio window and keeps the rows that serve output frames.
+    pub fn encode_audio(&self, request: &AudioRequest) -> std::result::Result<AudioFeatures, ModelError> {
+        let mel = mel_tensor(request)?;
+        mel.to_dtype(self.dtype)
+            .and_then(|mel| mel.to_device(&self.device))
+            .and_then(|mel| self.whisper.forward(&mel))
+            .and_then(|states| AudioFeatures::crop(&states, request))
+            .map_err(|source| ModelError::compute("encode audio", source))
+    }
+
+    /// Renders the 16 faces of a window; the result is laid out like `request.faces`.
+    ///
+    /// # Shapes
+    /// `rows` is `(16, tokens, width)`, see [`gather_rows`](super::gather_rows).
+    ///
+    /// # Errors
+    /// [`ModelError::Stopped`] as soon as `stage`, which hears of every frame and step, says so.
+    pub fn render_window(
+        &self,
+        request: &WindowRequest,
+        rows: &Tensor,
+        stage: Stage,
+    ) -> std::result::Result<(Vec<u8>, EngineTimings), ModelError> {
+        let faces = Faces {
+            bytes: &request.faces,
+            resolution: usize::try_from(request.model.resolution_px).unwrap_or(0),
+            first_frame: request.first_frame,
+        };
+        let schedule = Schedule {
+            steps: request.model.steps,
+            guidance_scale: request.model.guidance_scale,
+        };
+        let noise = Noise::Keyed {
+            seed: request.model.seed,
+        };
+        let window = self.render(faces, rows, &noise, schedule, stage)?;
+        let mut bytes = Vec::with_capacity(request.faces.len());
+        for face in &window.faces {
+            bytes.extend(
+                preprocess::bytes(face).map_err(|source| ModelError::compute("convert a face", source))?,
+            );
+        }
+        Ok((bytes, window.timings))
+    }
+
+    /// Renders a window of any number of frames with any noise.
+    pub fn render(
+        &self,
+        faces: Faces,
+        rows: &Tensor,
+        noise: &Noise,
+        schedule: Schedule,
+        stage: Stage,
+    ) -> std::result::Result<RenderedWindow, ModelError> {
+        let frames = self.check(faces, rows, schedule)?;
+        let failed = |what| move |source| ModelError::compute(what, source);
+        let mask = FaceMask::new(faces.resolution).map_err(failed("draw the mask"))?;
+        let mut timings = EngineTimings::default();
+
+        let started = Instant::now();
+        let (latents, conditions) = self.encode_with(&mask, faces, rows, noise, stage)?;
+        timings.vae_encode_ms = elapsed_ms(started);
+
+        let started = Instant::now();
+        let latents = denoise(&self.unet, latents, &conditions, schedule, stage)?;
+        drop(conditions);
+        timings.denoise_ms = elapsed_ms(started);
+
+        let started = Instant::now();
+        let mut pasted = Vec::with_capacity(frames);
+        for index in 0..frames {
+            let face = self
+                .decode(faces, &mask, &latents, index)
+                .map_err(failed("decode and paste a face"))?;
+            pasted.push(face);
+            stage(EngineStage::VaeDecode {
+                frame: u32::try_from(index).unwrap_or(u32::MAX),
+            })?;
+        }
+        timings.vae_decode_ms = elapsed_ms(started);
+        Ok(RenderedWindow {
+            latents,
+            faces: pasted,
+            timings,
+        })
+    }
+
+    fn check(
+        &self,
+        faces: Faces,
+        rows: &Tensor,
+        schedule: Schedule,
+    ) -> std::result::Result<usize, ModelError> {
+        let bad = |text: String| Err(ModelError::BadRequest(text));
+        let resolution = faces.resolution;
+        if resolution == 0 || !resolution.is_multiple_of(64) {
+            return bad(format!("a resolution of {resolution} px is not a multiple of 64"));
+        }
+        let face_bytes = 3 * resolution * resolution;
+        let frames = faces.bytes.len() / face_bytes;
+        if frames == 0 || !faces.bytes.len().is_multiple_of(face_bytes) {
+            return bad(format!(
+                "{} bytes are no faces of {resolution} px",
+                faces.bytes.len()
+            ));
+        }
+        let (tokens, width) = self.audio_shape();
+        if rows.dims() != [frames, tokens, width] {
+            return bad(format!(
+                "audio rows are {:?}, {frames} faces need {:?}",
+                rows.dims(),
+                [frames, tokens, width]
+            ));
+        }
+        if !(1..=super::ddim::TRAIN_TIMESTEPS).contains(&schedule.steps) {
+            return bad(format!("{} steps are not within 1..=1000", schedule.steps));
+        }
+        Ok(frames)
+    }
+
+    /// Starting latents of a window, `(1, 4, frames, h/8, w/8)`, and what the UNet is told besides.
+    pub fn encode(
+        &self,
+        faces: Faces,
+        rows: &Tensor,
+        noise: &Noise,
+        stage: Stage,
+    ) -> std::result::Result<(Tensor, Conditions), ModelError> {
+        let mask =
+            FaceMask::new(faces.resolution).map_err(|source| ModelError::compute("draw the mask", source))?;
+        self.encode_with(&mask, faces, rows, noise, stage)
+    }
+
+    fn encode_with(
+        &self,
+        mask: &FaceMask,
+        faces: Faces,
+        rows: &Tensor,
+        noise: &Noise,
+        stage: Stage,
+    ) -> std::result::Result<(Tensor, Conditions), ModelError> {
+        let failed = |source| ModelError::compute("encode a face", source);
+        let frames = faces.bytes.len() / (3 * faces.resolution * faces.resolution);
+        let (mut masked, mut reference) = (Vec::new(), Vec::new());
+        for index in 0..frames {
+            let (without_mouth, whole) = self.encode_frame(faces, mask, noise, index).map_err(failed)?;
+            masked.push(without_mouth);
+            reference.push(whole);
+            stage(EngineStage::VaeEncode {
+                frame: u32::try_from(index).unwrap_or(u32::MAX),
+            })?;
+        }
+        let build = || -> Result<(Tensor, Conditions)> {
+            let side = faces.resolution / LATENT_FACTOR;
+            let init = noise
+                .draw(Purpose::Init, faces.first_frame, 0, side)?
+                .to_device(&self.device)?
+                .unsqueeze(2)?
+                .broadcast_as((1, 4, frames, side, side))?
+                .contiguous()?;
+            let conditions = Conditions {
+                mask: mask
+                    .latents
+                    .to_device(&self.device)?
+                    .unsqueeze(2)?
+                    .broadcast_as((1, 1, frames, side, side))?
+                    .contiguous()?,
+                masked: Tensor::stack(&masked, 2)?,
+                reference: Tensor::stack(&reference, 2)?,
+                audio: rows.to_dtype(self.dtype)?.to_device(&self.device)?.unsqueeze(0)?,
+            };
+            Ok((init, conditions))
+        };
+        build().map_err(failed)
+    }
+
+    /// Scaled `f32` latents, `(1, 4, h/8, w/8)`, of one frame without its mouth and of the whole frame.
+    fn encode_frame(
+        &self,
+        faces: Faces,
+        mask: &FaceMask,
+        noise: &Noise,
+        index: usize,
+    ) -> Result<(Tensor, Tensor)> {
+        let pixels = pixels_of(faces, index)?;
+        let side = faces.resolution / LATENT_FACTOR;
+        let latents = |pixels: &Tensor, purpose| -> Result<Tensor> {
+            let moments = self
+                .vae
+                .encode(&pixels.to_dtype(self.dtype)?.to_device(&self.device)?)?;
+            let draw = noise
+                .draw(purpose, faces.first_frame, index, side)?
+                .to_dtype(self.dtype)?
+                .to_device(&self.device)?;
+            moments.sample(&draw)?.to_dtype(DType::F32)? * SCALING_FACTOR
+        };
+        let masked = latents(
+            &preprocess::without_mouth(&pixels, &mask.pixels)?,
+            Purpose::Masked,
+        )?;
+        let reference = latents(&pixels, Purpose::Reference)?;
+        Ok((masked, reference))
+    }
+
+    /// One frame's face with its new mouth, on the host.
+    fn decode(&self, faces: Faces, mask: &FaceMask, latents: &Tensor, index: usize) -> Result<Tensor> {
+        let frame = (latents.narrow(2, index, 1)?.squeeze(2)? / SCALING_FACTOR)?.to_dtype(self.dtype)?;
+        let decoded = self
+            .vae
+            .decode(&frame, &super::trace::Trace::off())?
+            .to_device(&Device::Cpu)?
+            .to_dtype(DType::F32)?;
+        preprocess::paste(&decoded, &pixels_of(faces, index)?, &mask.pixels)
+    }
+}
+
+/// One face of the window as pixels.
+fn pixels_of(faces: Faces, index: usize) -> Result<Tensor> {
+    let face_bytes = 3 * faces.resolution * faces.resolution;
+    preprocess::pixels(
+        &faces.bytes[index * face_bytes..(index + 1) * face_bytes],
+        faces.resolution,
+    )
+}
+
+fn elapsed_ms(started: Instant) -> u64 {
+    u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,46 @@
+//! Records what the modules of a network give, by the dotted name of the module, so that a test can compare
+//! block by block. Off, it costs nothing.
+
+use std::cell::RefCell;
+
+use candle_core::Tensor;
+
+/// A recorder that is passed down a forward pass.
+#[derive(Default)]
+pub struct Trace {
+    records: Option<RefCell<Vec<(String, Tensor)>>>,
+}
+
+impl Trace {
+    /// Records nothing.
+    pub fn off() -> Self {
+        Self::default()
+    }
+
+    /// Keeps the output of every module.
+    pub fn recording() -> Self {
+        Self {
+            records: Some(RefCell::default()),
+        }
+    }
+
+    pub fn is_on(&self) -> bool {
+        self.records.is_some()
+    }
+
+    /// Everything recorded, by dotted module name, in the order of computing.
+    pub fn into_records(self) -> Vec<(String, Tensor)> {
+        self.records.map(RefCell::into_inner).unwrap_or_default()
+    }
+
+    /// Records the output of the module `path.name` (`path` itself where `name` is empty).
+    pub(super) fn put(&self, path: &str, name: &str, output: &Tensor) {
+        if let Some(records) = &self.records {
+            let key = match (path, name) {
+                (only, "") | ("", only) => only.to_owned(),
+                (path, name) => format!("{path}.{name}"),
+            };
+            records.borrow_mut().push((key, output.clone()));
+        }
+    }
+}

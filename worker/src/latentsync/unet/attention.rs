@@ -1,0 +1,141 @@
+//! Spatial transformer: self-attention within a frame, attention to that frame's audio, feed-forward.
+
+use candle_core::{Result, Tensor};
+
+use super::Context;
+use crate::latentsync::config::UNetConfig;
+use crate::latentsync::nn::{FeedForward, GroupNorm, LayerNorm, Linear, attend};
+use crate::latentsync::weights::Keys;
+
+/// The norms of transformers use this, whatever the configuration says for `ResNet` blocks.
+pub(super) const NORM_EPS: f64 = 1e-6;
+
+/// Multi-head attention with projections; no bias but in the last.
+pub(super) struct Attention {
+    to_q: Linear,
+    to_k: Linear,
+    to_v: Linear,
+    to_out: Linear,
+    heads: usize,
+}
+
+impl Attention {
+    pub(super) fn load(keys: &Keys, width: usize, context_width: usize, heads: usize) -> Result<Self> {
+        Ok(Self {
+            to_q: Linear::load_no_bias(&keys.pp("to_q"), width, width)?,
+            to_k: Linear::load_no_bias(&keys.pp("to_k"), context_width, width)?,
+            to_v: Linear::load_no_bias(&keys.pp("to_v"), context_width, width)?,
+            to_out: Linear::load(&keys.pp("to_out").pp(0), width, width)?,
+            heads,
+        })
+    }
+
+    /// `x` is `(rows, queries, width)`, `context` `(rows, keys, context width)`.
+    pub(super) fn forward(&self, x: &Tensor, context: &Tensor) -> Result<Tensor> {
+        let (q, k, v) = self.project(x, context)?;
+        let mixed = attend(&q.unsqueeze(0)?, &k.unsqueeze(0)?, &v.unsqueeze(0)?, self.heads)?;
+        self.to_out.forward(&mixed.squeeze(0)?)
+    }
+
+    /// Self-attention over the second of the four dimensions of `(samples, frames, positions, width)`.
+    pub(super) fn forward_temporal(&self, x: &Tensor) -> Result<Tensor> {
+        let (q, k, v) = self.project(x, x)?;
+        let mixed = attend(
+            &q.transpose(1, 2)?,
+            &k.transpose(1, 2)?,
+            &v.transpose(1, 2)?,
+            self.heads,
+        )?;
+        self.to_out.forward(&mixed.transpose(1, 2)?.contiguous()?)
+    }
+
+    fn project(&self, x: &Tensor, context: &Tensor) -> Result<(Tensor, Tensor, Tensor)> {
+        Ok((
+            self.to_q.forward(x)?,
+            self.to_k.forward(context)?,
+            self.to_v.forward(context)?,
+        ))
+    }
+}
+
+pub(super) struct SpatialTransformer {
+    path: String,
+    norm: GroupNorm,
+    proj_in: Linear,
+    block: TransformerBlock,
+    proj_out: Linear,
+}
+
+impl SpatialTransformer {
+    pub(super) fn load(keys: &Keys, config: &UNetConfig, channels: usize) -> Result<Self> {
+        Ok(Self {
+            path: keys.path().to_owned(),
+            norm: GroupNorm::load(&keys.pp("norm"), config.norm_num_groups, channels, NORM_EPS)?,
+            proj_in: Linear::load_1x1(&keys.pp("proj_in"), channels, channels)?,
+            block: TransformerBlock::load(&keys.pp("transformer_blocks").pp(0), config, channels)?,
+            proj_out: Linear::load_1x1(&keys.pp("proj_out"), channels, channels)?,
+        })
+    }
+
+    pub(super) fn forward(&self, x: &Tensor, context: &Context) -> Result<Tensor> {
+        let (images, channels, h, w) = x.dims4()?;
+        let picture = |tokens: &Tensor| tokens.transpose(1, 2)?.reshape((images, channels, h, w));
+        let normed = self.norm.forward(x, 1, context.trace)?;
+        let mut tokens = normed.flatten_from(2)?.transpose(1, 2)?.contiguous()?;
+        drop(normed);
+        tokens = self.proj_in.forward(&tokens)?;
+        context.trace.put(&self.path, "proj_in", &picture(&tokens)?);
+        tokens = self.block.forward(tokens, context)?;
+        let projected = picture(&self.proj_out.forward(&tokens)?)?;
+        context.trace.put(&self.path, "proj_out", &projected);
+        let y = (projected + x)?;
+        context.trace.put(&self.path, "", &y);
+        Ok(y)
+    }
+}
+
+struct TransformerBlock {
+    path: String,
+    norm1: LayerNorm,
+    attn1: Attention,
+    norm2: LayerNorm,
+    attn2: Attention,
+    norm3: LayerNorm,
+    ff: FeedForward,
+}
+
+impl TransformerBlock {
+    fn load(keys: &Keys, config: &UNetConfig, width: usize) -> Result<Self> {
+        let heads = config.attention_heads;
+        Ok(Self {
+            path: keys.path().to_owned(),
+            norm1: LayerNorm::load(&keys.pp("norm1"), width)?,
+            attn1: Attention::load(&keys.pp("attn1"), width, width, heads)?,
+            norm2: LayerNorm::load(&keys.pp("norm2"), width)?,
+            attn2: Attention::load(&keys.pp("attn2"), width, config.cross_attention_dim, heads)?,
+            norm3: LayerNorm::load(&keys.pp("norm3"), width)?,
+            ff: FeedForward::load(&keys.pp("ff"), width)?,
+        })
+    }
+
+    fn forward(&self, x: Tensor, context: &Context) -> Result<Tensor> {
+        let put = |name, output: &Tensor| context.trace.put(&self.path, name, output);
+        let normed = self.norm1.forward(&x)?;
+        put("norm1", &normed);
+        let attended = self.attn1.forward(&normed, &normed)?;
+        put("attn1", &attended);
+        let mut x = (attended + x)?;
+
+        let normed = self.norm2.forward(&x)?;
+        put("norm2", &normed);
+        let attended = self.attn2.forward(&normed, &context.audio)?;
+        put("attn2", &attended);
+        x = (attended + x)?;
+
+        let normed = self.norm3.forward(&x)?;
+        put("norm3", &normed);
+        x = (self.ff.forward(&normed, context.trace)? + x)?;
+        put("", &x);
+        Ok(x)
+    }
+}

@@ -1,0 +1,115 @@
+//! Denoising UNet over one window of video latents.
+//!
+//! | tensor     | shape                            | meaning                                                |
+//! |------------|----------------------------------|--------------------------------------------------------|
+//! | `latents`  | `(batch, 13, frames, h/8, w/8)`  | noisy 4, mask 1, masked 4, reference 4, in that order  |
+//! | `audio`    | `(batch, frames, tokens, width)` | Whisper states for each frame                          |
+//! | `timestep` | scalar in `0..1000`              | index into the training noise schedule                 |
+//! | result     | `(batch, 4, frames, h/8, w/8)`   | predicted noise                                        |
+//!
+//! Inside, frames stand in the first dimension: `(batch x frames, channels, h, w)`. The statistics of the
+//! `ResNet` norms span all frames of a sample, temporal attention mixes them, and nothing else does.
+
+mod attention;
+mod blocks;
+mod embeddings;
+mod motion;
+mod resnet;
+
+use candle_core::{Result, Tensor, bail};
+
+use self::blocks::{DownBlock, MidBlock, UpBlock};
+use self::embeddings::TimeEmbedding;
+use super::config::UNetConfig;
+use super::nn::{Conv2d, GroupNorm};
+use super::trace::Trace;
+use super::weights::Keys;
+
+/// The denoising UNet.
+pub struct UNet3DConditionModel {
+    conv_in: Conv2d,
+    time: TimeEmbedding,
+    down: Vec<DownBlock>,
+    mid: MidBlock,
+    up: Vec<UpBlock>,
+    norm_out: GroupNorm,
+    conv_out: Conv2d,
+}
+
+/// What every module of one forward pass needs to know.
+pub(super) struct Context<'a> {
+    /// Frames of one sample.
+    frames: usize,
+    /// `(batch, width)`, after its MLP.
+    time: Tensor,
+    /// `(batch x frames, tokens, width)`.
+    audio: Tensor,
+    trace: &'a Trace,
+}
+
+impl UNet3DConditionModel {
+    pub(super) fn load(keys: &Keys, config: &UNetConfig) -> Result<Self> {
+        let channels = &config.block_out_channels;
+        let (first, last) = (channels[0], channels[channels.len() - 1]);
+        let down_keys = keys.pp("down_blocks");
+        let down = (0..channels.len())
+            .map(|i| DownBlock::load(&down_keys.pp(i), config, i))
+            .collect::<Result<_>>()?;
+        let up_keys = keys.pp("up_blocks");
+        let up = (0..channels.len())
+            .map(|i| UpBlock::load(&up_keys.pp(i), config, i))
+            .collect::<Result<_>>()?;
+        Ok(Self {
+            conv_in: Conv2d::load_3x3(&keys.pp("conv_in"), config.in_channels, first)?,
+            time: TimeEmbedding::load(&keys.pp("time_embedding"), config)?,
+            down,
+            mid: MidBlock::load(&keys.pp("mid_block"), config, last)?,
+            up,
+            norm_out: GroupNorm::load(
+                &keys.pp("conv_norm_out"),
+                config.norm_num_groups,
+                first,
+                config.norm_eps,
+            )?,
+            conv_out: Conv2d::load_3x3(&keys.pp("conv_out"), first, config.out_channels)?,
+        })
+    }
+
+    /// Predicts the noise in `latents` (see the module's table for the shapes).
+    pub fn forward(&self, latents: &Tensor, timestep: u32, audio: &Tensor, trace: &Trace) -> Result<Tensor> {
+        let (batch, channels, frames, h, w) = latents.dims5()?;
+        let (audio_batch, audio_frames, tokens, width) = audio.dims4()?;
+        if (audio_batch, audio_frames) != (batch, frames) {
+            bail!("audio of {audio_batch} x {audio_frames} frames, latents of {batch} x {frames}");
+        }
+        let context = Context {
+            frames,
+            time: self.time.forward(timestep, batch, latents, trace)?,
+            audio: audio.reshape((batch * frames, tokens, width))?,
+            trace,
+        };
+
+        let mut x = self.conv_in.forward(&latents.permute((0, 2, 1, 3, 4))?.reshape((
+            batch * frames,
+            channels,
+            h,
+            w,
+        ))?)?;
+        trace.put("conv_in", "", &x);
+        let mut skips = vec![x.clone()];
+        for block in &self.down {
+            x = block.forward(x, &mut skips, &context)?;
+        }
+        x = self.mid.forward(x, &context)?;
+        for block in &self.up {
+            x = block.forward(x, &mut skips, &context)?;
+        }
+        x = self.norm_out.forward_silu(&x, frames, trace)?;
+        let noise = self.conv_out.forward(&x)?;
+        let out_channels = noise.dim(1)?;
+        noise
+            .reshape((batch, frames, out_channels, h, w))?
+            .permute((0, 2, 1, 3, 4))?
+            .contiguous()
+    }
+}

@@ -1,0 +1,119 @@
+//! The residual block, whose norms take their statistics over all frames, and the two samplers.
+
+use candle_core::{Result, Tensor};
+
+use super::Context;
+use crate::latentsync::config::UNetConfig;
+use crate::latentsync::nn::{Conv2d, GroupNorm, Linear};
+use crate::latentsync::weights::Keys;
+
+pub(super) struct ResnetBlock {
+    path: String,
+    norm1: GroupNorm,
+    conv1: Conv2d,
+    time_emb_proj: Linear,
+    norm2: GroupNorm,
+    conv2: Conv2d,
+    shortcut: Option<Conv2d>,
+}
+
+impl ResnetBlock {
+    pub(super) fn load(keys: &Keys, config: &UNetConfig, input: usize, output: usize) -> Result<Self> {
+        let norm = |name: &str, channels| {
+            GroupNorm::load(&keys.pp(name), config.norm_num_groups, channels, config.norm_eps)
+        };
+        let shortcut = (input != output)
+            .then(|| Conv2d::load(&keys.pp("conv_shortcut"), input, output, 1, 1, 0))
+            .transpose()?;
+        Ok(Self {
+            path: keys.path().to_owned(),
+            norm1: norm("norm1", input)?,
+            conv1: Conv2d::load_3x3(&keys.pp("conv1"), input, output)?,
+            time_emb_proj: Linear::load(
+                &keys.pp("time_emb_proj"),
+                4 * config.block_out_channels[0],
+                output,
+            )?,
+            norm2: norm("norm2", output)?,
+            conv2: Conv2d::load_3x3(&keys.pp("conv2"), output, output)?,
+            shortcut,
+        })
+    }
+
+    pub(super) fn forward(&self, x: Tensor, context: &Context) -> Result<Tensor> {
+        let (frames, trace) = (context.frames, context.trace);
+        let mut hidden = self.norm1.forward_silu(&x, frames, trace)?;
+        hidden = self.conv1.forward(&hidden)?;
+        trace.put(&self.path, "conv1", &hidden);
+        hidden = self.add_time(&hidden, context)?;
+        hidden = self.norm2.forward_silu(&hidden, frames, trace)?;
+        hidden = self.conv2.forward(&hidden)?;
+        trace.put(&self.path, "conv2", &hidden);
+        let residual = match &self.shortcut {
+            Some(shortcut) => {
+                let residual = shortcut.forward(&x)?;
+                trace.put(&self.path, "conv_shortcut", &residual);
+                residual
+            }
+            None => x,
+        };
+        let y = (residual + hidden)?;
+        trace.put(&self.path, "", &y);
+        Ok(y)
+    }
+
+    /// Adds one value a channel, the same in all frames of a sample.
+    fn add_time(&self, x: &Tensor, context: &Context) -> Result<Tensor> {
+        let (images, channels, h, w) = x.dims4()?;
+        let time = self.time_emb_proj.forward(&context.time.silu()?)?;
+        context.trace.put(&self.path, "time_emb_proj", &time);
+        let batch = time.dim(0)?;
+        x.reshape((batch, images / batch, channels, h * w))?
+            .broadcast_add(&time.reshape((batch, 1, channels, 1))?)?
+            .reshape((images, channels, h, w))
+    }
+}
+
+/// Halves the size with a strided convolution.
+pub(super) struct Downsampler {
+    path: String,
+    conv: Conv2d,
+}
+
+impl Downsampler {
+    pub(super) fn load(keys: &Keys, channels: usize) -> Result<Self> {
+        Ok(Self {
+            path: keys.path().to_owned(),
+            conv: Conv2d::load(&keys.pp("conv"), channels, channels, 3, 2, 1)?,
+        })
+    }
+
+    pub(super) fn forward(&self, x: &Tensor, context: &Context) -> Result<Tensor> {
+        let y = self.conv.forward(x)?;
+        context.trace.put(&self.path, "conv", &y);
+        context.trace.put(&self.path, "", &y);
+        Ok(y)
+    }
+}
+
+/// Nearest-neighbour upsampling and a convolution.
+pub(super) struct Upsampler {
+    path: String,
+    conv: Conv2d,
+}
+
+impl Upsampler {
+    pub(super) fn load(keys: &Keys, channels: usize) -> Result<Self> {
+        Ok(Self {
+            path: keys.path().to_owned(),
+            conv: Conv2d::load_3x3(&keys.pp("conv"), channels, channels)?,
+        })
+    }
+
+    /// Upsamples to `(h, w)`, the size of the skip that is joined next.
+    pub(super) fn forward(&self, x: &Tensor, (h, w): (usize, usize), context: &Context) -> Result<Tensor> {
+        let y = self.conv.forward(&x.upsample_nearest2d(h, w)?)?;
+        context.trace.put(&self.path, "", &y);
+        Ok(y)
+    }
+}

@@ -1,0 +1,45 @@
+//! What can be wrong with a folder of weights.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::latentsync::config::ConfigError;
+
+#[derive(Debug, thiserror::Error)]
+pub enum WeightsError {
+    #[error(
+        "no weights in `{}` ({wanted} is missing): run `latentfarm-worker weights pull`, or `latentfarm-worker \
+         weights synth` for small random ones",
+        dir.display()
+    )]
+    NotFound { dir: PathBuf, wanted: &'static str },
+    #[error("cannot read weights `{}`", path.display())]
+    Read {
+        path: PathBuf,
+        #[source]
+        source: candle_core::Error,
+    },
+    #[error("cannot read `{}`", path.display())]
+    Io {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot use the configuration `{}`", path.display())]
+    Config {
+        path: PathBuf,
+        #[source]
+        source: ConfigError,
+    },
+    /// Every tensor that does not fit, by name.
+    #[error("weights `{}` do not match their configuration: {report}", path.display())]
+    Mismatch { path: PathBuf, report: String },
+    #[error("the audio encoder is {whisper} wide, but the UNet expects {unet} (`cross_attention_dim`)")]
+    Widths { whisper: usize, unet: usize },
+    #[error("cannot write `{}`", path.display())]
+    Write {
+        path: PathBuf,
+        #[source]
+        source: candle_core::Error,
+    },
+}

@@ -1,0 +1,106 @@
+//! One file of named tensors: safetensors, or a torch pickle as published.
+
+use std::path::Path;
+
+use candle_core::pickle::PthTensors;
+use candle_core::safetensors::MmapedSafetensors;
+use candle_core::{Device, Tensor};
+
+use super::WeightsError;
+
+pub(in crate::latentsync) struct TensorFile {
+    kind: Kind,
+}
+
+enum Kind {
+    Safetensors(MmapedSafetensors),
+    Pickle(PthTensors),
+    /// No file at all: see [`TensorFile::nothing`].
+    Nothing,
+}
+
+/// Dictionaries that published torch files keep their tensors in; a bare one has none.
+const STATE_KEYS: [Option<&str>; 3] = [Some("state_dict"), Some("model_state_dict"), None];
+
+impl TensorFile {
+    pub(in crate::latentsync) fn open(path: &Path) -> Result<Self, WeightsError> {
+        let unreadable = |source| WeightsError::Read {
+            path: path.to_owned(),
+            source,
+        };
+        let is_safetensors = path
+            .extension()
+            .is_some_and(|extension| extension == "safetensors");
+        let kind = if is_safetensors {
+            Kind::Safetensors(map_file(path).map_err(unreadable)?)
+        } else {
+            let mut opened = PthTensors::new(path, STATE_KEYS[0]);
+            for key in &STATE_KEYS[1..] {
+                if !opened
+                    .as_ref()
+                    .is_ok_and(|tensors| !tensors.tensor_infos().is_empty())
+                {
+                    opened = PthTensors::new(path, *key);
+                }
+            }
+            Kind::Pickle(opened.map_err(unreadable)?)
+        };
+        Ok(Self { kind })
+    }
+
+    /// A file without tensors. What a model asks it for is the list of tensors that the model has.
+    pub(in crate::latentsync) fn nothing() -> Self {
+        Self { kind: Kind::Nothing }
+    }
+
+    /// Names of all tensors, sorted.
+    pub(in crate::latentsync) fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> = match &self.kind {
+            Kind::Safetensors(file) => file.tensors().into_iter().map(|(name, _)| name).collect(),
+            Kind::Pickle(file) => file.tensor_infos().keys().cloned().collect(),
+            Kind::Nothing => Vec::new(),
+        };
+        names.sort_unstable();
+        names
+    }
+
+    pub(in crate::latentsync) fn contains(&self, name: &str) -> bool {
+        match &self.kind {
+            Kind::Safetensors(file) => file.get(name).is_ok(),
+            Kind::Pickle(file) => file.tensor_infos().contains_key(name),
+            Kind::Nothing => false,
+        }
+    }
+
+    /// Shape of a tensor, without reading it.
+    pub(in crate::latentsync) fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        match &self.kind {
+            Kind::Safetensors(file) => file.get(name).ok().map(|view| view.shape().to_vec()),
+            Kind::Pickle(file) => {
+                let info = file.tensor_infos().get(name)?;
+                Some(info.layout.shape().dims().to_vec())
+            }
+            Kind::Nothing => None,
+        }
+    }
+
+    /// A tensor as stored, on the host.
+    pub(in crate::latentsync) fn load(&self, name: &str) -> candle_core::Result<Option<Tensor>> {
+        match &self.kind {
+            Kind::Safetensors(_) if !self.contains(name) => Ok(None),
+            Kind::Safetensors(file) => file.load(name, &Device::Cpu).map(Some),
+            Kind::Pickle(file) => file.get(name),
+            Kind::Nothing => Ok(None),
+        }
+    }
+}
+
+#[expect(
+    unsafe_code,
+    reason = "gigabytes of weights are mapped, not read into a second copy"
+)]
+fn map_file(path: &Path) -> candle_core::Result<MmapedSafetensors> {
+    // SAFETY: the map is read while a model loads and then dropped. Weight files are replaced by renaming, not
+    // by writing into them; a file truncated under the map would end this process, which its parent survives.
+    unsafe { MmapedSafetensors::new(path) }
+}

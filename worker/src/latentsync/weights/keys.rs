@@ -1,0 +1,144 @@
+//! Takes tensors out of a weight file by name, and keeps account of what did not fit.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fmt;
+
+use candle_core::{DType, Device, Result, Tensor};
+
+use super::file::TensorFile;
+
+/// A place in the tree of dotted tensor names, like candle's `VarBuilder`. A missing or misshaped tensor does
+/// not end the load: zeros stand in for it, and [`Ledger::finish`] names every one.
+pub(in crate::latentsync) struct Keys<'a> {
+    file: &'a TensorFile,
+    ledger: &'a Ledger,
+    path: String,
+    device: &'a Device,
+    dtype: DType,
+    /// Compare names and shapes alone, and read nothing.
+    shapes_only: bool,
+}
+
+/// What was asked of a weight file, and what was wrong.
+#[derive(Default)]
+pub(in crate::latentsync) struct Ledger {
+    account: RefCell<Account>,
+}
+
+#[derive(Default)]
+struct Account {
+    /// Everything asked for, with its shape.
+    wanted: BTreeMap<String, Vec<usize>>,
+    missing: Vec<String>,
+    misshaped: Vec<String>,
+}
+
+impl<'a> Keys<'a> {
+    pub(in crate::latentsync) fn root(
+        file: &'a TensorFile,
+        ledger: &'a Ledger,
+        device: &'a Device,
+        dtype: DType,
+    ) -> Self {
+        Self {
+            file,
+            ledger,
+            path: String::new(),
+            device,
+            dtype,
+            shapes_only: false,
+        }
+    }
+
+    /// As [`Keys::root`], but no tensor is read: zeros stand in for all, without storage of their size.
+    pub(in crate::latentsync) fn shapes_of(file: &'a TensorFile, ledger: &'a Ledger) -> Self {
+        Self {
+            shapes_only: true,
+            ..Self::root(file, ledger, &Device::Cpu, DType::F32)
+        }
+    }
+
+    /// The names under `name.`.
+    pub(in crate::latentsync) fn pp(&self, name: impl fmt::Display) -> Self {
+        Self {
+            path: self.join(name),
+            ..*self
+        }
+    }
+
+    /// The dotted path so far.
+    pub(in crate::latentsync) fn path(&self) -> &str {
+        &self.path
+    }
+
+    pub(in crate::latentsync) fn contains(&self, name: &str) -> bool {
+        self.file.contains(&self.join(name))
+    }
+
+    /// The tensor `name` with exactly this shape, converted on the host and then moved to the device.
+    pub(in crate::latentsync) fn get(&self, shape: &[usize], name: &str) -> Result<Tensor> {
+        let key = self.join(name);
+        let mut account = self.ledger.account.borrow_mut();
+        account.wanted.insert(key.clone(), shape.to_vec());
+        match self.file.shape(&key) {
+            Some(stored) if stored == shape => {
+                if let (false, Some(tensor)) = (self.shapes_only, self.file.load(&key)?) {
+                    return tensor.to_dtype(self.dtype)?.to_device(self.device);
+                }
+            }
+            Some(stored) => {
+                account
+                    .misshaped
+                    .push(format!("{key} has shape {stored:?}, not {shape:?}"));
+            }
+            None => account.missing.push(key),
+        }
+        Tensor::zeros((), self.dtype, self.device)?.broadcast_as(shape)
+    }
+
+    fn join(&self, name: impl fmt::Display) -> String {
+        if self.path.is_empty() {
+            name.to_string()
+        } else {
+            format!("{}.{name}", self.path)
+        }
+    }
+}
+
+impl Ledger {
+    /// Names and shapes of everything that was asked for.
+    pub(in crate::latentsync) fn into_wanted(self) -> BTreeMap<String, Vec<usize>> {
+        self.account.into_inner().wanted
+    }
+
+    /// Number of values in everything that was asked for.
+    pub(in crate::latentsync) fn values(&self) -> u64 {
+        let account = self.account.borrow();
+        account
+            .wanted
+            .values()
+            .map(|shape| shape.iter().product::<usize>() as u64)
+            .sum()
+    }
+
+    /// What did not fit, in words; `None` where every tensor under `prefix` was used and had its shape.
+    pub(in crate::latentsync) fn finish(self, file: &TensorFile, prefix: &str) -> Option<String> {
+        let account = self.account.into_inner();
+        let unexpected: Vec<String> = file
+            .names()
+            .into_iter()
+            .filter(|name| name.starts_with(prefix) && !account.wanted.contains_key(name))
+            .collect();
+        let parts: Vec<String> = [
+            ("missing", account.missing),
+            ("misshaped", account.misshaped),
+            ("unexpected", unexpected),
+        ]
+        .iter()
+        .filter(|(_, names)| !names.is_empty())
+        .map(|(word, names)| format!("{} {word}: {}", names.len(), names.join(", ")))
+        .collect();
+        (!parts.is_empty()).then(|| parts.join("; "))
+    }
+}

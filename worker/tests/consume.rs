@@ -1,0 +1,310 @@
+//! The worker's loop against a real server, with a stand-in for the engine.
+
+#![cfg(feature = "supervisor")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod scene;
+#[path = "../../common/tests/support/mod.rs"]
+mod support;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use latentfarm_common::blob::Store;
+use latentfarm_common::nats::done::DoneLog;
+use latentfarm_common::nats::pull::{Pulled, try_pull};
+use latentfarm_common::nats::subjects::{ALL_HEARTBEATS, Subject};
+use latentfarm_common::nats::topology::Topology;
+use latentfarm_common::wire;
+use latentfarm_common::wire::outcome::{Control, EventKind, Failure, Heartbeat, WorkerState};
+use latentfarm_worker::consume::Summary;
+use scene::{Act, Scene};
+use support::{Farm, LIMIT, chunk, eventually, job, lane, record, worker};
+use tokio::sync::Notify;
+use tokio::time::timeout;
+
+#[tokio::test]
+async fn a_task_ends_as_a_blob_a_record_and_an_empty_queue() {
+    let mut scene = Scene::start(&[]).await;
+    scene.publish(3, 2).await;
+    let done = scene.done(3).await;
+    assert_eq!((done.chunk, done.attempt, done.epoch), (chunk(3), 2, 1));
+    assert_eq!((done.worker, done.numeric_kind.as_str()), (worker("w1"), "fake"));
+    let store = Store::open(&scene.store, None).unwrap();
+    assert_eq!(
+        store.get_bytes(&done.artifact).await.unwrap(),
+        chunk(3).to_string().into_bytes()
+    );
+    scene.queue_is_empty().await;
+    let event = scene.next_event().await;
+    assert_eq!(
+        (event.chunk, event.attempt, event.kind),
+        (chunk(3), 2, EventKind::Started)
+    );
+    let expected = Summary {
+        finished: 1,
+        unfinished: 0,
+    };
+    assert_eq!(scene.leave().await, expected);
+}
+
+#[tokio::test]
+async fn failures_are_reported_and_their_tasks_go() {
+    let failures = [
+        Failure::OutOfMemory {
+            device: "fake".to_owned(),
+            stage: "denoise".to_owned(),
+            needed_at_least_mib: Some(9000),
+            free_before_mib: 8000,
+        },
+        Failure::BadInput {
+            message: "frame 7 is broken".to_owned(),
+        },
+        Failure::Transient {
+            message: "the store was slow".to_owned(),
+        },
+        Failure::EngineLost {
+            message: "killed by signal 9".to_owned(),
+        },
+    ];
+    let acts: Vec<Act> = failures.iter().cloned().map(Act::Fail).collect();
+    let mut scene = Scene::start(&acts).await;
+    for (index, failure) in (0..).zip(failures) {
+        scene.publish(index, 0).await;
+        assert_eq!(scene.next_event().await.kind, EventKind::Started);
+        let event = scene.next_event().await;
+        assert_eq!(
+            (event.chunk, event.kind),
+            (chunk(index), EventKind::Failed(failure))
+        );
+    }
+    scene.queue_is_empty().await;
+    let log = DoneLog::new(&scene.farm.coordinator);
+    assert!(log.list(job("a job")).await.unwrap().is_empty());
+    assert_eq!(scene.runner.runs(), 4);
+}
+
+#[tokio::test]
+async fn an_unfit_worker_reports_itself_and_leaves_the_task_to_others() {
+    let unfit = Failure::WorkerUnfit {
+        message: "no weights".to_owned(),
+    };
+    let mut scene = Scene::start(&[Act::Fail(unfit.clone())]).await;
+    scene.publish(0, 0).await;
+    assert_eq!(scene.next_event().await.kind, EventKind::Started);
+    assert_eq!(scene.next_event().await.kind, EventKind::Failed(unfit));
+    // The same task, attempt and all, comes back to whoever asks: here the same worker, mended.
+    assert_eq!(scene.done(0).await.attempt, 0);
+    assert_eq!(scene.runner.runs(), 2);
+}
+
+#[tokio::test]
+async fn a_task_that_cannot_be_read_is_terminated_and_reported() {
+    let mut scene = Scene::start(&[]).await;
+    // The lane exists once a task went through it.
+    scene.publish(0, 0).await;
+    scene.done(0).await;
+    scene.next_event().await;
+    let mut unknown_schema = wire::encode(&scene.task(1, 0)).unwrap();
+    unknown_schema[4] = 0xff;
+    let foreign = wire::encode(&scene.task(9, 0)).unwrap();
+    for (index, payload, reason) in [
+        (1, unknown_schema, "schema"),
+        (2, b"not a task".to_vec(), "not a farm message"),
+        (3, foreign, "was published for"),
+    ] {
+        let subject = Subject::Task {
+            lane: lane(),
+            chunk: chunk(index),
+        };
+        let context = &scene.farm.coordinator.context;
+        context
+            .publish(subject.to_string(), payload.into())
+            .await
+            .unwrap()
+            .await
+            .unwrap();
+        let event = scene.next_event().await;
+        assert_eq!(event.chunk, chunk(index));
+        let EventKind::Failed(Failure::Transient { message }) = event.kind else {
+            panic!("{event:?}");
+        };
+        assert!(message.contains(reason), "{message}");
+    }
+    scene.queue_is_empty().await;
+    assert_eq!(scene.runner.runs(), 1, "a broken task was run");
+}
+
+#[tokio::test]
+async fn a_chunk_that_is_done_already_is_not_run_again() {
+    let scene = Scene::start(&[]).await;
+    let before = record(chunk(0), "w2");
+    DoneLog::new(&scene.farm.coordinator)
+        .commit(&before)
+        .await
+        .unwrap();
+    scene.publish(0, 1).await;
+    scene.publish(1, 0).await;
+    scene.done(1).await;
+    scene.queue_is_empty().await;
+    assert_eq!(scene.runner.runs(), 1);
+    assert_eq!(scene.done(0).await, before);
+}
+
+#[tokio::test]
+async fn a_result_that_comes_second_is_dropped() {
+    let go_on = Arc::new(Notify::new());
+    let mut scene = Scene::start(&[Act::FinishLater(Arc::clone(&go_on))]).await;
+    scene.publish(0, 0).await;
+    assert_eq!(scene.next_event().await.kind, EventKind::Started);
+    let first = record(chunk(0), "w2");
+    DoneLog::new(&scene.farm.coordinator)
+        .commit(&first)
+        .await
+        .unwrap();
+    go_on.notify_one();
+    scene.queue_is_empty().await;
+    assert_eq!(scene.done(0).await, first);
+    let expected = Summary {
+        finished: 0,
+        unfinished: 1,
+    };
+    assert_eq!(scene.leave().await, expected);
+}
+
+#[tokio::test]
+async fn work_longer_than_the_acknowledgement_wait_is_delivered_once() {
+    let go_on = Arc::new(Notify::new());
+    let farm = Farm::with(Topology {
+        ack_wait: Duration::from_secs(1),
+        ..Topology::default()
+    })
+    .await;
+    let scene = Scene::on(farm, &[Act::FinishLater(Arc::clone(&go_on))]).await;
+    scene.publish(0, 0).await;
+    let mut ticks = tokio::time::interval(Duration::from_secs(3));
+    ticks.tick().await;
+    ticks.tick().await;
+    go_on.notify_one();
+    scene.done(0).await;
+    scene.queue_is_empty().await;
+    assert_eq!(scene.runner.runs(), 1);
+}
+
+#[tokio::test]
+async fn a_cancelled_job_stops_and_its_task_goes() {
+    let mut scene = Scene::start(&[Act::WorkUntilStopped]).await;
+    scene.publish(0, 0).await;
+    assert_eq!(scene.next_event().await.kind, EventKind::Started);
+    scene
+        .instruct(Subject::Control(None), &Control::Cancel(job("another job")))
+        .await;
+    scene
+        .instruct(Subject::Control(None), &Control::Cancel(job("a job")))
+        .await;
+    assert_eq!(scene.next_event().await.kind, EventKind::Released);
+    scene.queue_is_empty().await;
+    assert_eq!(scene.runner.runs(), 1);
+}
+
+#[tokio::test]
+async fn a_draining_worker_finishes_its_task() {
+    let go_on = Arc::new(Notify::new());
+    let mut scene = Scene::start(&[Act::FinishLater(Arc::clone(&go_on))]).await;
+    scene.publish(0, 0).await;
+    scene.publish(1, 0).await;
+    assert_eq!(scene.next_event().await.kind, EventKind::Started);
+    scene
+        .instruct(Subject::Control(Some(worker("w1"))), &Control::Drain)
+        .await;
+    go_on.notify_one();
+    scene.done(0).await;
+    let summary = timeout(LIMIT, scene.serving)
+        .await
+        .expect("the worker leaves")
+        .unwrap();
+    assert_eq!(summary.finished, 1);
+    let left = scene.queue.queued(job("a job")).await.unwrap();
+    assert_eq!(
+        left,
+        [(lane(), chunk(1))],
+        "the other task waits for another worker"
+    );
+}
+
+#[tokio::test]
+async fn a_stopping_worker_gives_its_task_back_at_once() {
+    let mut scene = Scene::start(&[Act::WorkUntilStopped]).await;
+    scene.publish(0, 0).await;
+    assert_eq!(scene.next_event().await.kind, EventKind::Started);
+    scene.trigger.escalate();
+    scene.trigger.escalate();
+    assert_eq!(scene.next_event().await.kind, EventKind::Released);
+    timeout(LIMIT, scene.serving)
+        .await
+        .expect("the worker leaves")
+        .unwrap();
+
+    let second = scene.farm.worker("w2").await;
+    let pulled = try_pull(&second, lane()).await.unwrap();
+    assert!(matches!(pulled, Pulled::Task(_)), "{pulled:?}");
+}
+
+#[tokio::test]
+async fn the_loop_goes_on_after_the_server_was_killed() {
+    let mut scene = Scene::start(&[]).await;
+    scene.publish(0, 0).await;
+    scene.done(0).await;
+    for index in 1..3 {
+        scene.farm.server.restart().await.unwrap();
+        eventually("a publish", async || {
+            scene.queue.publish(lane(), &scene.task(index, 0)).await.ok()
+        })
+        .await;
+        scene.done(index).await;
+    }
+    scene.queue_is_empty().await;
+    assert_eq!(scene.leave().await.finished, 3);
+}
+
+#[tokio::test]
+async fn heartbeats_show_state_and_progress() {
+    use futures::StreamExt as _;
+
+    let go_on = Arc::new(Notify::new());
+    let scene = Scene::start(&[Act::FinishLater(Arc::clone(&go_on))]).await;
+    let mut heartbeats = scene
+        .farm
+        .coordinator
+        .client
+        .subscribe(ALL_HEARTBEATS)
+        .await
+        .unwrap();
+    scene.vitals.update(|heartbeat| heartbeat.device_free_mib = 1234);
+    scene.publish(0, 0).await;
+    let working = async {
+        loop {
+            let message = heartbeats.next().await.unwrap();
+            let heartbeat: Heartbeat = wire::decode(&message.payload).unwrap();
+            if heartbeat.state == WorkerState::Working
+                && heartbeat.task.as_ref().is_some_and(|t| t.stage == "fake")
+            {
+                return heartbeat;
+            }
+        }
+    };
+    let heartbeat = timeout(LIMIT, working)
+        .await
+        .expect("a heartbeat of a working worker");
+    assert_eq!(
+        (heartbeat.worker, heartbeat.device_free_mib),
+        (worker("w1"), 1234)
+    );
+    let task = heartbeat.task.unwrap();
+    assert_eq!(
+        (task.chunk, task.frames_done, task.frames_total),
+        (chunk(0), 1, 16)
+    );
+    go_on.notify_one();
+    scene.done(0).await;
+}
