@@ -1,0 +1,180 @@
+//! Arguments as they are typed. `settings` turns them into what is validated.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+/// Lip-syncs videos on a farm of mixed machines, or on this one.
+#[derive(Parser, Debug)]
+#[command(
+    version,
+    after_help = "\
+Exit codes:
+  0 complete   1 failed   2 wrong usage or unusable input   3 incomplete   130 interrupted, can be resumed"
+)]
+pub struct Args {
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+pub(super) enum Command {
+    /// Render VIDEO with its mouth following AUDIO
+    ///
+    /// Starts a private nats-server and workers on this machine, renders, stitches, verifies, and leaves
+    /// nothing running. The job's state lives in OUT.latentfarm/ until it is complete: after a crash or Ctrl-C
+    /// the same command resumes.
+    #[command(after_help = "\
+Examples:
+  latentfarm render talk.mp4 speech.wav -o out.mp4 --weights ~/latentsync
+  latentfarm render talk.mp4 speech.wav -o out.mp4 --preset high --workers 4
+  latentfarm render talk.mp4 speech.wav -o out.mkv --lossless --fps source
+  latentfarm render talk.mp4 speech.wav -o out.mp4 --dry-run")]
+    Render(Box<RenderArgs>),
+    /// Check that this machine has what a render needs
+    #[command(after_help = "Example:\n  latentfarm doctor --weights ~/latentsync")]
+    Doctor(DoctorArgs),
+}
+
+#[derive(clap::Args, Debug)]
+pub(super) struct DoctorArgs {
+    /// Folder with the model weights
+    #[arg(long, value_name = "DIR", env = "LATENTFARM_WEIGHTS")]
+    pub(super) weights: Option<PathBuf>,
+    /// nats-server program to use (2.12 or newer)
+    #[arg(long, value_name = "PATH", env = "LATENTFARM_NATS_SERVER")]
+    pub(super) nats_server: Option<PathBuf>,
+}
+
+/// What to do where the video ends before the speech.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum OnShort {
+    /// Play it backwards and forwards in turn
+    Bounce,
+    /// Start it again
+    Loop,
+    /// Hold its last frame
+    Hold,
+    /// Cut the speech
+    Cut,
+}
+
+/// Guidance and number of denoising steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Preset {
+    /// 1 step, no guidance: least memory and time
+    Lean,
+    /// 20 steps, no guidance
+    Standard,
+    /// 3 steps, guidance 1.5
+    High,
+    /// 20 steps, guidance 1.5
+    Best,
+}
+
+#[derive(clap::Args, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a switch of its own on the command line"
+)]
+pub(super) struct RenderArgs {
+    /// Video of a talking face: H.264 or HEVC in MP4, MKV or MOV, 8 bit 4:2:0
+    pub(super) video: PathBuf,
+    /// Speech: any sound file, or a video whose sound is taken
+    pub(super) audio: PathBuf,
+    /// Where to write the result: .mp4 or .mkv
+    #[arg(short, long, value_name = "OUT")]
+    pub(super) output: PathBuf,
+    /// Replace OUT if it exists, and discard another unfinished job in its job folder
+    #[arg(long)]
+    pub(super) force: bool,
+
+    /// Folder with the model weights
+    #[arg(long, value_name = "DIR", env = "LATENTFARM_WEIGHTS", help_heading = "Model")]
+    pub(super) weights: Option<PathBuf>,
+    /// Steps and guidance
+    #[arg(long, value_enum, default_value = "standard", help_heading = "Model")]
+    pub(super) preset: Preset,
+    /// Denoising steps, 1 to 1000, instead of the preset's
+    #[arg(long, value_name = "N", help_heading = "Model")]
+    pub(super) steps: Option<u32>,
+    /// Guidance scale (CFG); at most 1 turns it off
+    #[arg(long, value_name = "SCALE", help_heading = "Model")]
+    pub(super) guidance: Option<f32>,
+    /// Seed of all noise; equal seeds give equal frames
+    #[arg(long, default_value_t = 1247, help_heading = "Model")]
+    pub(super) seed: u64,
+    /// How the speech is cut into the 30 s pieces that Whisper encodes
+    #[arg(long, value_enum, default_value = "overlapping", help_heading = "Model")]
+    pub(super) audio_windows: AudioWindowsArg,
+
+    /// Output frame rate: N, N/D, or `source`
+    #[arg(long, value_name = "RATE", default_value = "25", help_heading = "Timing")]
+    pub(super) fps: String,
+    /// What to do where the video ends before the speech
+    #[arg(long, value_enum, default_value = "bounce", help_heading = "Timing")]
+    pub(super) on_short: OnShort,
+    /// Keep the part of the video after the end of the speech, untouched
+    #[arg(long, help_heading = "Timing")]
+    pub(super) keep_tail: bool,
+
+    /// libx264 constant rate factor, 0 to 51
+    #[arg(long, default_value_t = 18, help_heading = "Encoding")]
+    pub(super) crf: u8,
+    /// Encode without loss: every pixel outside the mouth's mask stays as it was decoded
+    #[arg(long, conflicts_with = "crf", help_heading = "Encoding")]
+    pub(super) lossless: bool,
+    /// libx264 preset
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "medium",
+        help_heading = "Encoding"
+    )]
+    pub(super) x264_preset: String,
+    /// Transcode the sound so that it ends exactly with the picture, instead of copying its packets
+    #[arg(long, help_heading = "Encoding")]
+    pub(super) exact_audio: bool,
+    /// Write the untouched picture where no face is found in the whole video
+    #[arg(long, help_heading = "Encoding")]
+    pub(super) allow_no_face: bool,
+
+    /// Worker processes to start on this machine (default: 1 for 2 cores or less, else 2)
+    #[arg(long, value_name = "N", help_heading = "Farm")]
+    pub(super) workers: Option<usize>,
+    /// Frames of one chunk: a multiple of 16, 16 to 480
+    #[arg(long, value_name = "N", default_value_t = 48, help_heading = "Farm")]
+    pub(super) chunk_frames: u32,
+    /// Use the farm at this NATS server instead of a private one on this machine
+    #[arg(long, value_name = "URL", help_heading = "Farm")]
+    pub(super) nats: Option<String>,
+    /// nats-server program for the private server (2.12 or newer)
+    #[arg(
+        long,
+        value_name = "PATH",
+        env = "LATENTFARM_NATS_SERVER",
+        help_heading = "Farm"
+    )]
+    pub(super) nats_server: Option<PathBuf>,
+    /// Job folder (default: OUT.latentfarm)
+    #[arg(long, value_name = "DIR", help_heading = "Farm")]
+    pub(super) work_dir: Option<PathBuf>,
+    /// Keep the job folder when the job is complete
+    #[arg(long, help_heading = "Farm")]
+    pub(super) keep: bool,
+
+    /// Print the estimate and stop
+    #[arg(long, help_heading = "Output")]
+    pub(super) dry_run: bool,
+    /// Print events and the report as JSON lines on standard output
+    #[arg(long, help_heading = "Output")]
+    pub(super) json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum AudioWindowsArg {
+    /// A piece every 20 s, of which the middle is used: no jump at a seam
+    Overlapping,
+    /// Abutting pieces, as the reference cuts them
+    Reference,
+}

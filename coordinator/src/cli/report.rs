@@ -1,0 +1,182 @@
+//! The report at a job's end: for people a short text, for machines one JSON object.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::time::Duration;
+
+use latentfarm_common::time::{FrameRange, FrameRate};
+use latentfarm_common::wire::outcome::StageTimings;
+use serde_json::{Value, json};
+
+use crate::dispatch::JobReport;
+
+/// What a finished render came to.
+#[derive(Debug)]
+pub(super) struct RenderReport<'a> {
+    pub(super) job: &'a JobReport,
+    /// The written file; `None` where none was.
+    pub(super) output: Option<&'a Path>,
+    pub(super) frames: u64,
+    pub(super) rate: FrameRate,
+    pub(super) elapsed: Duration,
+    /// Chunks that an earlier run had finished.
+    pub(super) resumed_chunks: usize,
+    /// SHA-256 over the hashes of all composited frames in order.
+    pub(super) frames_digest: Option<String>,
+    pub(super) synthetic: bool,
+    /// What was done with the sound.
+    pub(super) sound: Option<String>,
+    /// Chunks given up: range and reason.
+    pub(super) given_up: Vec<(FrameRange, String)>,
+}
+
+impl RenderReport<'_> {
+    pub(super) fn to_json(&self) -> Value {
+        let retries: serde_json::Map<String, Value> = self
+            .job
+            .retries
+            .iter()
+            .map(|(class, count)| (class.label().to_owned(), (*count).into()))
+            .collect();
+        let workers: serde_json::Map<String, Value> = self
+            .job
+            .workers
+            .iter()
+            .map(|(worker, chunks)| (worker.to_string(), (*chunks).into()))
+            .collect();
+        let given_up: Vec<Value> = self
+            .given_up
+            .iter()
+            .map(|(range, reason)| json!({ "start": range.start, "end": range.end, "reason": reason }))
+            .collect();
+        json!({
+            "event": "report",
+            "output": self.output.map(|path| path.display().to_string()),
+            "frames": self.frames,
+            "rate": self.rate.to_string(),
+            "seconds": self.elapsed.as_secs_f64(),
+            "synced": self.job.synced,
+            "passed": self.job.passed,
+            "without_face": ranges(&self.job.without_face),
+            "tail": self.job.tail,
+            "resumed_chunks": self.resumed_chunks,
+            "frames_digest": self.frames_digest,
+            "synthetic_weights": self.synthetic,
+            "sound": self.sound,
+            "retries": retries,
+            "workers": workers,
+            "numeric_kinds": self.job.numeric_kinds.keys().collect::<Vec<_>>(),
+            "given_up": given_up,
+            "analyze_ms": stages(&self.job.analyze).into_iter().collect::<serde_json::Map<_, _>>(),
+            "render_ms": stages(&self.job.render).into_iter().collect::<serde_json::Map<_, _>>(),
+        })
+    }
+
+    pub(super) fn to_text(&self) -> String {
+        let mut text = String::new();
+        let seconds = self.elapsed.as_secs_f64();
+        let rate = self.frames as f64 / seconds.max(1e-3);
+        let _ = match self.output {
+            Some(_) => writeln!(
+                text,
+                "{} frames in {seconds:.1} s ({rate:.1} a second)",
+                self.frames
+            ),
+            None => writeln!(text, "nothing was written after {seconds:.1} s"),
+        };
+        let _ = write!(
+            text,
+            "  {} synced, {} passed through",
+            self.job.synced, self.job.passed
+        );
+        if !self.job.without_face.is_empty() {
+            let _ = write!(text, "; no face in {}", ranges(&self.job.without_face));
+        }
+        if self.job.tail > 0 {
+            let _ = write!(text, "; {} are the kept tail", self.job.tail);
+        }
+        let mut times = stages(&self.job.render);
+        times[2].1 = (self.job.analyze.face_ms + self.job.render.face_ms).into();
+        let parts: Vec<String> = times
+            .iter()
+            .filter_map(|(name, ms)| {
+                let seconds = ms.as_u64()? as f64 / 1000.0;
+                (seconds >= 0.05).then(|| format!("{} {seconds:.1} s", name.replace('_', " ")))
+            })
+            .collect();
+        let _ = write!(text, "\n  time by stage, over all workers: {}", parts.join(", "));
+        let retries: Vec<String> = self
+            .job
+            .retries
+            .iter()
+            .map(|(class, count)| format!("{count} x {}", class.label()))
+            .collect();
+        let retries = if retries.is_empty() {
+            "none".to_owned()
+        } else {
+            retries.join(", ")
+        };
+        let _ = write!(text, "\n  retries: {retries}");
+        if self.resumed_chunks > 0 {
+            let _ = write!(
+                text,
+                "; {} chunks were done by an earlier run",
+                self.resumed_chunks
+            );
+        }
+        if self.job.numeric_kinds.len() > 1 {
+            let kinds: Vec<&str> = self.job.numeric_kinds.keys().map(String::as_str).collect();
+            let _ = write!(
+                text,
+                "\n  rendered by machines of several numeric kinds: {}",
+                kinds.join(", ")
+            );
+        }
+        if let Some(sound) = &self.sound {
+            let _ = write!(text, "\n  sound: {sound}");
+        }
+        for (range, reason) in &self.given_up {
+            let _ = write!(text, "\n  given up: frames {range}: {reason}");
+        }
+        if self.synthetic && self.output.is_some() {
+            text.push_str("\n  SYNTHETIC WEIGHTS: the mouth is moved at random");
+        }
+        if let Some(output) = self.output {
+            let _ = write!(text, "\nwrote {}", output.display());
+        }
+        text
+    }
+}
+
+fn stages(timings: &StageTimings) -> Vec<(String, Value)> {
+    [
+        ("fetch", timings.fetch_ms),
+        ("decode", timings.decode_ms),
+        ("faces", timings.face_ms),
+        ("speech", timings.audio_ms),
+        ("VAE_encode", timings.vae_encode_ms),
+        ("denoise", timings.denoise_ms),
+        ("VAE_decode", timings.vae_decode_ms),
+        ("paste", timings.paste_ms),
+        ("encode", timings.encode_ms),
+        ("commit", timings.commit_ms),
+    ]
+    .into_iter()
+    .map(|(name, ms)| (name.to_owned(), ms.into()))
+    .collect()
+}
+
+/// `0..3, 17..20`, cut after a few.
+fn ranges(ranges: &[FrameRange]) -> String {
+    const SHOWN: usize = 8;
+    let mut text = ranges
+        .iter()
+        .take(SHOWN)
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(", ");
+    if ranges.len() > SHOWN {
+        let _ = write!(text, " and {} more", ranges.len() - SHOWN);
+    }
+    text
+}

@@ -1,0 +1,96 @@
+//! A small made-up job, for the tests of this module and of the whole dispatcher.
+
+use latentfarm_common::digest::Digest;
+use latentfarm_common::frame::{Colour, Matrix, PictureFormat, Range};
+use latentfarm_common::ids::JobId;
+use latentfarm_common::time::{FrameRate, TimeBase};
+use latentfarm_common::wire::blob::BlobRef;
+use latentfarm_common::wire::job::{
+    AudioSpec, AudioWindows, EncoderSpec, JobSpec, ModelSpec, OutputFrame, SegmentEntry, SourceSpec, Timeline,
+};
+use latentfarm_common::wire::outcome::{FaceObservation, FrameObservation};
+
+fn blob(name: &str) -> BlobRef {
+    BlobRef {
+        digest: Digest::of(name.as_bytes()),
+        bytes: name.len() as u64,
+    }
+}
+
+/// A job whose output frame n shows source frame n, in segments of 32 frames.
+pub fn job(sources: u32, outputs: u32) -> (JobSpec, Timeline) {
+    let segments = (0..u64::from(sources)).step_by(32).map(|first| SegmentEntry {
+        blob: blob(&format!("segment {first}")),
+        first,
+        frames: 32.min(u64::from(sources) - first),
+    });
+    let timeline = Timeline {
+        source_pts: (0..i64::from(sources)).map(|n| n * 40).collect(),
+        segments: segments.collect(),
+        outputs: (0..outputs)
+            .map(|source| OutputFrame { source, synced: true })
+            .collect(),
+        audio: vec![blob("window 0")],
+    };
+    let colour = Colour {
+        matrix: Matrix::Bt709,
+        range: Range::Limited,
+        primaries_tag: 1,
+        transfer_tag: 1,
+        matrix_tag: 1,
+        range_tagged: true,
+    };
+    let spec = JobSpec {
+        id: JobId::from_digest(&Digest::of(format!("{sources} {outputs}").as_bytes())),
+        video_digest: Digest::of(b"video"),
+        audio_digest: Digest::of(b"audio"),
+        source: SourceSpec {
+            picture: PictureFormat {
+                width: 640,
+                height: 480,
+                colour,
+                sample_aspect: (1, 1),
+            },
+            time_base: TimeBase { num: 1, den: 1000 },
+            frames: u64::from(sources),
+        },
+        audio: AudioSpec {
+            digest: Digest::of(b"pcm"),
+            samples: u64::from(outputs) * 640,
+            log_mel_max: 0.5,
+            windows: AudioWindows::Overlapping,
+        },
+        model: ModelSpec {
+            weights: Digest::of(b"weights"),
+            synthetic: true,
+            resolution_px: 256,
+            steps: 1,
+            guidance_scale: 1.0,
+            seed: 1,
+        },
+        encoder: EncoderSpec {
+            rate: FrameRate::FILM_25,
+            crf: None,
+            preset: "medium".to_owned(),
+        },
+        frames: u64::from(outputs),
+        chunk_frames: 16,
+        analyze_frames: 16,
+        timeline: blob("timeline"),
+    };
+    (spec, timeline)
+}
+
+/// One face at `x` in every frame.
+pub fn observations(frames: u64, x: f32) -> Vec<FrameObservation> {
+    let face = FaceObservation {
+        bbox: [x, 100.0, 60.0, 60.0],
+        score: 0.9,
+        points: [[x + 10.0, 110.0], [x + 50.0, 110.0], [x + 30.0, 130.0]],
+    };
+    let frame = FrameObservation {
+        cut: false,
+        faces: vec![face],
+    };
+    (0..frames).map(|_| frame.clone()).collect()
+}

@@ -1,0 +1,276 @@
+//! The input blobs of tasks: pure functions of the timeline and the track.
+
+use latentfarm_common::audio::windows::windows_for;
+use latentfarm_common::time::FrameRange;
+use latentfarm_common::wire::job::{JobSpec, SegmentEntry, Timeline};
+use latentfarm_common::wire::task::{AnalyzeInput, RenderFrame, RenderInput, SegmentSlice};
+
+use crate::track::{FrameFace, Track};
+
+/// A timeline that contradicts its manifest or itself.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum BadTimeline {
+    #[error("the timeline has {found} output frames, the manifest says {expected}")]
+    Outputs { expected: u64, found: u64 },
+    #[error("the timeline has {found} source frames, the manifest says {expected}")]
+    Sources { expected: u64, found: u64 },
+    #[error("the segments do not cover source frame {0}")]
+    Gap(u64),
+    #[error("output frame {output} shows source frame {source_frame}, which does not exist")]
+    NoSuchSource { output: u64, source_frame: u64 },
+    #[error("the track needs audio window {0}, which is not in the timeline")]
+    NoSuchAudio(u32),
+}
+
+/// What a render chunk waits for, or gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Readiness {
+    /// Some shown frame has no final answer yet.
+    Open,
+    Ready,
+    /// The answer for this source frame will never come.
+    Blocked(u64),
+}
+
+/// Checks once what every later look-up relies on.
+pub fn check(spec: &JobSpec, timeline: &Timeline) -> Result<(), BadTimeline> {
+    let (outputs, sources) = (timeline.outputs.len() as u64, timeline.source_pts.len() as u64);
+    if outputs != spec.frames {
+        return Err(BadTimeline::Outputs {
+            expected: spec.frames,
+            found: outputs,
+        });
+    }
+    if sources != spec.source.frames {
+        return Err(BadTimeline::Sources {
+            expected: spec.source.frames,
+            found: sources,
+        });
+    }
+    let mut covered = 0;
+    for segment in &timeline.segments {
+        if segment.first != covered {
+            return Err(BadTimeline::Gap(covered));
+        }
+        covered += segment.frames;
+    }
+    if covered != sources {
+        return Err(BadTimeline::Gap(covered.min(sources)));
+    }
+    for (output, shown) in (0_u64..).zip(&timeline.outputs) {
+        let source_frame = u64::from(shown.source);
+        if source_frame >= sources {
+            return Err(BadTimeline::NoSuchSource { output, source_frame });
+        }
+    }
+    let windows = audio_windows(spec, FrameRange::new(0, spec.frames));
+    match windows
+        .into_iter()
+        .find(|window| timeline.audio.get(*window as usize).is_none())
+    {
+        Some(missing) => Err(BadTimeline::NoSuchAudio(missing)),
+        None => Ok(()),
+    }
+}
+
+/// Source frames that have to be analysed: up to the last that is shown with speech.
+pub fn analyzed_frames(timeline: &Timeline) -> u64 {
+    front_of(timeline, FrameRange::new(0, timeline.outputs.len() as u64))
+}
+
+/// The analysed prefix of the source that the output frames of `range` need.
+pub fn front_of(timeline: &Timeline, range: FrameRange) -> u64 {
+    let synced = outputs(timeline, range).iter().filter(|shown| shown.synced);
+    synced.map(|shown| u64::from(shown.source) + 1).max().unwrap_or(0)
+}
+
+/// Whether the track knows every shown frame of `range`.
+pub fn readiness(timeline: &Timeline, track: &Track, range: FrameRange) -> Readiness {
+    let mut blocked = None;
+    for shown in outputs(timeline, range).iter().filter(|shown| shown.synced) {
+        let source = u64::from(shown.source);
+        match track.face(source) {
+            None => return Readiness::Open,
+            Some(FrameFace::Unknown) => blocked = blocked.or(Some(source)),
+            Some(FrameFace::Matrix(_) | FrameFace::Absent) => {}
+        }
+    }
+    blocked.map_or(Readiness::Ready, Readiness::Blocked)
+}
+
+/// Input of the analysis of some source frames, with one frame of lead-in where there is one.
+pub fn analyze_input(timeline: &Timeline, range: FrameRange) -> AnalyzeInput {
+    let lead_in = FrameRange::new(range.start.saturating_sub(1), range.end);
+    AnalyzeInput {
+        segments: timeline
+            .segments
+            .iter()
+            .filter_map(|segment| slice(timeline, segment, lead_in))
+            .collect(),
+    }
+}
+
+/// Input of the rendering of some output frames; the track must know what they show.
+pub fn render_input(spec: &JobSpec, timeline: &Timeline, track: &Track, range: FrameRange) -> RenderInput {
+    let shown = outputs(timeline, range);
+    let frames = shown.iter().map(|output| {
+        let source = u64::from(output.source);
+        let face = match track.face(source) {
+            Some(FrameFace::Matrix(matrix)) if output.synced => Some(matrix),
+            Some(FrameFace::Matrix(_) | FrameFace::Absent | FrameFace::Unknown) | None => None,
+        };
+        RenderFrame { source, face }
+    });
+    let segments = timeline.segments.iter().filter_map(|segment| {
+        let sources = shown.iter().map(|output| u64::from(output.source));
+        let inside = sources.filter(|source| whole(segment).contains(*source));
+        let (first, last) = inside.fold(None, |bounds: Option<(u64, u64)>, source| {
+            let (first, last) = bounds.unwrap_or((source, source));
+            Some((first.min(source), last.max(source)))
+        })?;
+        slice(timeline, segment, FrameRange::new(first, last + 1))
+    });
+    let audio = audio_windows(spec, range)
+        .into_iter()
+        .filter_map(|window| Some((window, *timeline.audio.get(window as usize)?)));
+    RenderInput {
+        segments: segments.collect(),
+        frames: frames.collect(),
+        audio: audio.collect(),
+    }
+}
+
+fn audio_windows(spec: &JobSpec, range: FrameRange) -> Vec<u32> {
+    windows_for(range, spec.encoder.rate, spec.audio.samples, spec.audio.windows)
+}
+
+fn outputs(timeline: &Timeline, range: FrameRange) -> &[latentfarm_common::wire::job::OutputFrame] {
+    part(&timeline.outputs, range)
+}
+
+/// Empty where the slice is too short: [`check`] has seen to it that it is not.
+fn part<T>(items: &[T], range: FrameRange) -> &[T] {
+    let bounds = usize::try_from(range.start)
+        .ok()
+        .zip(usize::try_from(range.end).ok());
+    bounds
+        .and_then(|(start, end)| items.get(start..end))
+        .unwrap_or(&[])
+}
+
+fn whole(segment: &SegmentEntry) -> FrameRange {
+    FrameRange::new(segment.first, segment.first + segment.frames)
+}
+
+/// The part of a segment that lies in `wanted`.
+fn slice(timeline: &Timeline, segment: &SegmentEntry, wanted: FrameRange) -> Option<SegmentSlice> {
+    let start = segment.first.max(wanted.start);
+    let end = (segment.first + segment.frames).min(wanted.end);
+    (start < end).then(|| SegmentSlice {
+        blob: segment.blob,
+        first: start,
+        pts: part(&timeline.source_pts, FrameRange::new(start, end)).to_vec(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dispatch::fixture;
+    use latentfarm_common::wire::job::OutputFrame;
+
+    fn analyze(track: &mut Track, range: FrameRange) {
+        track
+            .add(range, fixture::observations(range.len(), 20.0))
+            .unwrap();
+    }
+
+    #[test]
+    fn analysis_gets_one_frame_of_lead_in_across_a_segment_bound() {
+        let (_spec, timeline) = fixture::job(64, 64);
+        let input = analyze_input(&timeline, FrameRange::new(32, 48));
+        let slices: Vec<_> = input.segments.iter().map(|s| (s.first, s.pts.len())).collect();
+        assert_eq!(slices, [(31, 1), (32, 16)]);
+        assert_eq!(input.segments[1].pts[0], timeline.source_pts[32]);
+        assert_eq!(
+            analyze_input(&timeline, FrameRange::new(0, 16)).segments[0].first,
+            0
+        );
+    }
+
+    #[test]
+    fn render_input_names_every_shown_frame_and_the_pictures_around_a_turn() {
+        let (spec, mut timeline) = fixture::job(64, 64);
+        let bounce = (0..16_u32).map(|n| if n < 8 { 40 + n } else { 55 - n });
+        for (output, source) in timeline.outputs.iter_mut().zip(bounce) {
+            output.source = source;
+        }
+        timeline.outputs[15].synced = false;
+        let range = FrameRange::new(0, 16);
+        let mut track = Track::new(64, 16, 256);
+        analyze(&mut track, FrameRange::new(0, 64));
+        let input = render_input(&spec, &timeline, &track, range);
+        assert_eq!(input.frames.len(), 16);
+        assert_eq!(input.segments.len(), 1);
+        assert_eq!((input.segments[0].first, input.segments[0].pts.len()), (40, 8));
+        assert!(input.frames[..15].iter().all(|frame| frame.face.is_some()));
+        assert_eq!(input.frames[15].face, None, "no speech, no face");
+        assert_eq!(input.audio, [(0, timeline.audio[0])]);
+        assert_eq!(front_of(&timeline, range), 48);
+    }
+
+    #[test]
+    fn a_chunk_is_ready_when_its_last_shown_frame_is() {
+        let (_spec, timeline) = fixture::job(64, 64);
+        let mut track = Track::new(64, 16, 256);
+        let range = FrameRange::new(0, 32);
+        assert_eq!(readiness(&timeline, &track, range), Readiness::Open);
+        analyze(&mut track, FrameRange::new(0, 16));
+        assert_eq!(readiness(&timeline, &track, range), Readiness::Open);
+        track.lose(FrameRange::new(16, 32));
+        assert_eq!(readiness(&timeline, &track, range), Readiness::Blocked(16));
+        assert_eq!(
+            readiness(&timeline, &track, FrameRange::new(0, 16)),
+            Readiness::Ready
+        );
+    }
+
+    #[test]
+    fn a_timeline_that_contradicts_the_manifest_is_refused() {
+        let (spec, timeline) = fixture::job(64, 64);
+        assert_eq!(check(&spec, &timeline), Ok(()));
+        let broken = |change: fn(&mut Timeline)| {
+            let mut broken = timeline.clone();
+            change(&mut broken);
+            check(&spec, &broken).unwrap_err()
+        };
+        let extra = OutputFrame {
+            source: 99,
+            synced: true,
+        };
+        assert_eq!(
+            broken(|t| t.outputs.truncate(63)),
+            BadTimeline::Outputs {
+                expected: 64,
+                found: 63
+            }
+        );
+        assert_eq!(
+            broken(|t| t.source_pts.truncate(1)),
+            BadTimeline::Sources {
+                expected: 64,
+                found: 1
+            }
+        );
+        assert_eq!(broken(|t| t.segments[1].first += 1), BadTimeline::Gap(32));
+        assert_eq!(broken(|t| t.segments.truncate(1)), BadTimeline::Gap(32));
+        assert_eq!(broken(|t| t.audio.clear()), BadTimeline::NoSuchAudio(0));
+        let mut wrong = timeline.clone();
+        wrong.outputs[5] = extra;
+        let expected = BadTimeline::NoSuchSource {
+            output: 5,
+            source_frame: 99,
+        };
+        assert_eq!(check(&spec, &wrong), Err(expected));
+    }
+}

@@ -1,0 +1,128 @@
+//! What the dispatcher tells whoever watches a job. Each notice prints as one readable sentence.
+
+use std::fmt;
+use std::time::Duration;
+
+use latentfarm_common::ids::{ChunkId, WorkerId};
+use latentfarm_common::time::FrameRange;
+use latentfarm_common::wire::outcome::{Heartbeat, StageTimings};
+
+use crate::job::attempt::Attempt;
+use crate::job::state::Counts;
+
+/// How far a job is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Chunks and frames of the source.
+    pub analyze: Counts,
+    /// Chunks and frames of the output.
+    pub render: Counts,
+    /// Output frames finished inside chunks that are still under way.
+    pub frames_under_way: u64,
+    /// Workers that take tasks.
+    pub workers: usize,
+}
+
+/// Something that happened to a job.
+#[derive(Clone, Debug)]
+pub enum JobEvent {
+    /// Work of an earlier run was found.
+    Resumed {
+        records: usize,
+    },
+    WorkerJoined {
+        worker: WorkerId,
+        device: String,
+    },
+    /// It had announced that it would.
+    WorkerLeft {
+        worker: WorkerId,
+    },
+    WorkerLost {
+        worker: WorkerId,
+    },
+    ChunkStarted {
+        chunk: ChunkId,
+        range: FrameRange,
+        worker: WorkerId,
+        attempt: Attempt,
+    },
+    ChunkDone {
+        chunk: ChunkId,
+        range: FrameRange,
+        worker: WorkerId,
+        timings: StageTimings,
+    },
+    /// Back in the backlog, to be published again after `delay`.
+    ChunkRequeued {
+        chunk: ChunkId,
+        range: FrameRange,
+        reason: String,
+        delay: Duration,
+    },
+    ChunkQuarantined {
+        chunk: ChunkId,
+        range: FrameRange,
+        reason: String,
+    },
+    Progress(Progress),
+    Heartbeat(Heartbeat),
+}
+
+impl fmt::Display for JobEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Resumed { records } => {
+                write!(f, "found {records} finished chunks of an earlier run")
+            }
+            Self::WorkerJoined { worker, device } => write!(f, "worker {worker} joined with {device}"),
+            Self::WorkerLeft { worker } => write!(f, "worker {worker} left"),
+            Self::WorkerLost { worker } => {
+                write!(f, "worker {worker} is lost: its heartbeat stopped")
+            }
+            Self::ChunkStarted {
+                chunk,
+                range,
+                worker,
+                attempt,
+            } => {
+                write!(f, "{worker} began {chunk} (frames {range})")?;
+                match attempt.number {
+                    0 => Ok(()),
+                    number => write!(f, ", attempt {}", u64::from(number) + 1),
+                }
+            }
+            Self::ChunkDone {
+                chunk, range, worker, ..
+            } => write!(f, "{worker} finished {chunk} (frames {range})"),
+            Self::ChunkRequeued {
+                chunk,
+                range,
+                reason,
+                delay,
+            } => {
+                let seconds = delay.as_secs_f64();
+                write!(
+                    f,
+                    "{chunk} (frames {range}) goes back to the queue in {seconds:.1} s: {reason}"
+                )
+            }
+            Self::ChunkQuarantined { chunk, range, reason } => {
+                write!(f, "{chunk} (frames {range}) is given up: {reason}")
+            }
+            Self::Progress(progress) => {
+                let done = progress.render.frames_done + progress.frames_under_way;
+                let (total, workers) = (progress.render.frames, progress.workers);
+                write!(f, "{done} of {total} frames, {workers} workers")
+            }
+            Self::Heartbeat(heartbeat) => {
+                let (worker, state) = (&heartbeat.worker, heartbeat.state);
+                write!(
+                    f,
+                    "{worker} is {state:?} with {} MiB free",
+                    heartbeat.device_free_mib
+                )
+            }
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! What a job came to.
+
+use std::collections::BTreeMap;
+
+use latentfarm_common::ids::{Work, WorkerId};
+use latentfarm_common::time::FrameRange;
+use latentfarm_common::wire::job::Timeline;
+use latentfarm_common::wire::outcome::{DoneBody, Failure, StageTimings};
+
+use crate::job::chunk::ChunkState;
+use crate::job::state::JobState;
+use crate::track::{FrameFace, Track};
+
+/// Why an attempt was not the last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RetryClass {
+    OutOfMemory,
+    WorkerUnfit,
+    Transient,
+    EngineLost,
+    BadInput,
+    WorkerLost,
+    QueueLost,
+    BadResult,
+}
+
+impl RetryClass {
+    pub fn of(failure: &Failure) -> Self {
+        match failure {
+            Failure::OutOfMemory { .. } => Self::OutOfMemory,
+            Failure::BadInput { .. } => Self::BadInput,
+            Failure::WorkerUnfit { .. } => Self::WorkerUnfit,
+            Failure::Transient { .. } => Self::Transient,
+            Failure::EngineLost { .. } => Self::EngineLost,
+        }
+    }
+
+    /// In words, for the report.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::OutOfMemory => "out of memory",
+            Self::WorkerUnfit => "unfit worker",
+            Self::Transient => "transient failure",
+            Self::EngineLost => "lost engine or media process",
+            Self::BadInput => "bad input",
+            Self::WorkerLost => "lost worker",
+            Self::QueueLost => "lost task",
+            Self::BadResult => "result that failed verification",
+        }
+    }
+}
+
+/// The figures of a job's end.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct JobReport {
+    /// Output frames whose mouth was rendered.
+    pub synced: u64,
+    /// Output frames that passed through untouched, the next two included.
+    pub passed: u64,
+    /// Output frames in which no face was found though speech was due, in order.
+    pub without_face: Vec<FrameRange>,
+    /// Output frames of a kept tail.
+    pub tail: u64,
+    /// Attempts of this run that did not end well, by reason.
+    pub retries: BTreeMap<RetryClass, u64>,
+    /// Over all chunks that are done.
+    pub analyze: StageTimings,
+    pub render: StageTimings,
+    /// Chunks finished by each worker.
+    pub workers: BTreeMap<WorkerId, u64>,
+    /// Results of equal kinds are equal bit for bit; more than one is worth a word.
+    pub numeric_kinds: BTreeMap<String, u64>,
+}
+
+impl JobReport {
+    /// Gathers the figures; `retries` are counted by the dispatcher.
+    pub fn new(
+        state: &JobState,
+        track: &Track,
+        timeline: &Timeline,
+        retries: BTreeMap<RetryClass, u64>,
+    ) -> Self {
+        let mut report = Self {
+            retries,
+            ..Self::default()
+        };
+        for work in [Work::Analyze, Work::Render] {
+            for (_index, _range, chunk) in state.of(work).iter() {
+                let ChunkState::Done { record, .. } = chunk else {
+                    continue;
+                };
+                *report.workers.entry(record.worker.clone()).or_default() += 1;
+                *report
+                    .numeric_kinds
+                    .entry(record.numeric_kind.clone())
+                    .or_default() += 1;
+                let total = match work {
+                    Work::Analyze => &mut report.analyze,
+                    Work::Render => &mut report.render,
+                };
+                add(total, &record.timings);
+                if let DoneBody::Render { synced, passed, .. } = &record.body {
+                    report.synced += u64::from(*synced);
+                    report.passed += u64::from(*passed);
+                }
+            }
+        }
+        for (frame, output) in (0_u64..).zip(&timeline.outputs) {
+            if !output.synced {
+                report.tail += 1;
+            } else if track.face(u64::from(output.source)) == Some(FrameFace::Absent) {
+                extend(&mut report.without_face, frame);
+            }
+        }
+        report
+    }
+}
+
+/// Adds a frame that is past every range.
+fn extend(ranges: &mut Vec<FrameRange>, frame: u64) {
+    match ranges.last_mut() {
+        Some(last) if last.end == frame => last.end += 1,
+        _ => ranges.push(FrameRange::new(frame, frame + 1)),
+    }
+}
+
+fn add(total: &mut StageTimings, part: &StageTimings) {
+    let StageTimings {
+        fetch_ms,
+        decode_ms,
+        face_ms,
+        audio_ms,
+        vae_encode_ms,
+        denoise_ms,
+        vae_decode_ms,
+        paste_ms,
+        encode_ms,
+        commit_ms,
+    } = part;
+    total.fetch_ms += fetch_ms;
+    total.decode_ms += decode_ms;
+    total.face_ms += face_ms;
+    total.audio_ms += audio_ms;
+    total.vae_encode_ms += vae_encode_ms;
+    total.denoise_ms += denoise_ms;
+    total.vae_decode_ms += vae_decode_ms;
+    total.paste_ms += paste_ms;
+    total.encode_ms += encode_ms;
+    total.commit_ms += commit_ms;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use latentfarm_common::wire::job::OutputFrame;
+    use latentfarm_common::wire::outcome::FrameObservation;
+
+    #[test]
+    fn frames_without_a_face_are_listed_as_ranges_and_the_tail_is_not() {
+        let mut track = Track::new(16, 32, 256);
+        let empty = FrameObservation {
+            cut: false,
+            faces: Vec::new(),
+        };
+        track.add(FrameRange::new(0, 16), vec![empty; 16]).unwrap();
+        let shown = |source| OutputFrame { source, synced: true };
+        let tail = OutputFrame {
+            source: 3,
+            synced: false,
+        };
+        let timeline = Timeline {
+            outputs: vec![shown(0), shown(1), tail, shown(2)],
+            ..Timeline::default()
+        };
+        let report = JobReport::new(
+            &JobState::new(Vec::new(), Vec::new()),
+            &track,
+            &timeline,
+            BTreeMap::new(),
+        );
+        assert_eq!(
+            report.without_face,
+            [FrameRange::new(0, 2), FrameRange::new(3, 4)]
+        );
+        assert_eq!(report.tail, 1);
+    }
+}

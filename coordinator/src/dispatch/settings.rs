@@ -1,0 +1,152 @@
+//! How a job is dispatched, and why it could not be.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use latentfarm_common::blob::BlobError;
+use latentfarm_common::nats::done::DoneError;
+use latentfarm_common::nats::events::EventError;
+use latentfarm_common::nats::lanes::{Class, DEFAULT_PRIORITY, Lane};
+use latentfarm_common::nats::lease::{Contention, LeaseError, LeaseTime};
+use latentfarm_common::nats::tasks::TaskError;
+use latentfarm_common::nats::topology::TopologyError;
+use latentfarm_common::wire::WireError;
+
+use super::inputs::BadTimeline;
+use crate::job::store::ManifestError;
+use crate::plan::split::InvalidChunkFrames;
+
+/// Where chunks are rendered and what they need there, in MiB.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RenderNeed {
+    Cpu(u64),
+    Gpu(u64),
+}
+
+impl RenderNeed {
+    /// The smallest class that holds the need.
+    pub fn class(self) -> Option<Class> {
+        match self {
+            Self::Cpu(mib) => Class::cpu_for(mib),
+            Self::Gpu(mib) => Class::gpu_for(mib),
+        }
+    }
+}
+
+/// How a job is dispatched.
+#[derive(Clone, Debug)]
+pub struct DispatchSettings {
+    /// Folder of the job's manifest.
+    pub job_dir: PathBuf,
+    /// Shown to another coordinator that wants the lease.
+    pub holder: String,
+    /// `Seize` only where a lock proves that no other coordinator, nor a worker of one, is alive.
+    pub contention: Contention,
+    pub lease_time: LeaseTime,
+    /// `0..PRIORITIES`, 0 first.
+    pub priority: u8,
+    pub need: RenderNeed,
+    /// Render even if no frame has a face: everything passes through untouched.
+    pub allow_no_face: bool,
+    pub pace: Pace,
+}
+
+/// Times of the dispatcher.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pace {
+    /// Between two comparisons with the queue.
+    pub reconcile_every: Duration,
+    /// A worker without a heartbeat for this long is lost.
+    pub worker_silence: Duration,
+    /// Before the second attempt at a chunk that failed; doubles with each further one.
+    pub retry_after: Duration,
+    pub retry_after_at_most: Duration,
+    /// How long a chunk of an earlier coordinator is left to the worker that may still hold it.
+    pub adopt_wait: Duration,
+    /// How long a drain waits for the chunks under way.
+    pub drain_limit: Duration,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            reconcile_every: Duration::from_mins(1),
+            worker_silence: Duration::from_secs(10),
+            retry_after: Duration::from_secs(1),
+            retry_after_at_most: Duration::from_secs(30),
+            adopt_wait: Duration::from_secs(5),
+            drain_limit: Duration::from_mins(10),
+        }
+    }
+}
+
+impl DispatchSettings {
+    /// The settings of a render on its own farm.
+    pub fn new(job_dir: PathBuf, need: RenderNeed) -> Self {
+        Self {
+            job_dir,
+            holder: format!("latentfarm, process {}", std::process::id()),
+            contention: Contention::Refuse,
+            lease_time: LeaseTime::default(),
+            priority: DEFAULT_PRIORITY,
+            need,
+            allow_no_face: false,
+            pace: Pace::default(),
+        }
+    }
+
+    pub(super) fn lanes(&self) -> Result<Lanes, DispatchError> {
+        let class = self
+            .need
+            .class()
+            .ok_or(DispatchError::NoClass { need: self.need })?;
+        let priority = self.priority;
+        Ok(Lanes {
+            analyze: Lane {
+                class: Class::Analyze,
+                priority,
+            },
+            render: Lane { class, priority },
+        })
+    }
+}
+
+/// The lanes of one job.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Lanes {
+    pub(super) analyze: Lane,
+    pub(super) render: Lane,
+}
+
+/// Why a job could not be dispatched. What was finished stays in the done log.
+#[derive(Debug, thiserror::Error)]
+pub enum DispatchError {
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    #[error(transparent)]
+    Timeline(#[from] BadTimeline),
+    #[error(transparent)]
+    ChunkFrames(#[from] InvalidChunkFrames),
+    #[error("no task class holds a need of {need:?} MiB")]
+    NoClass { need: RenderNeed },
+    #[error("cannot prepare the farm's streams")]
+    Topology(#[source] TopologyError),
+    #[error("cannot become the coordinator")]
+    Lease(#[source] LeaseError),
+    #[error("another coordinator took over, or this one could not renew its lease: stopped at once")]
+    LeaseLost,
+    #[error("cannot follow the farm")]
+    Follow(#[source] EventError),
+    #[error("cannot hear the workers' heartbeats")]
+    Heartbeats(#[source] async_nats::SubscribeError),
+    #[error("cannot use the task queue")]
+    Tasks(#[source] TaskError),
+    #[error("cannot read the tasks of an earlier coordinator")]
+    Leftovers(#[source] latentfarm_common::nats::direct::DirectError),
+    #[error("cannot use the done log")]
+    DoneLog(#[source] DoneError),
+    #[error("cannot store the input of a chunk")]
+    Store(#[source] Box<BlobError>),
+    #[error("cannot encode the input of a chunk")]
+    Encode(#[source] WireError),
+}

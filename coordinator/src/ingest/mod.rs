@@ -1,0 +1,361 @@
+//! Turns the two input files into what a job is planned from: source segments, frame table, audio windows.
+//!
+//! [`examine`] looks at everything and stores nothing but a scratch copy of the speech: enough for an estimate.
+//! [`Examined::store`] then cuts the video and puts all into the blob store. Memory is constant in the length of the
+//! input but for the frame table, and the scratch disk holds one segment at a time. Blocking.
+
+mod speech;
+pub mod timeline;
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use latentfarm_common::digest::Digest;
+use latentfarm_common::media::{
+    self, AudioProbe, CutLimits, MediaError, SegmentFile, VideoIndex, VideoProbe, cut_segments, index_video,
+};
+use latentfarm_common::time::FrameRate;
+use latentfarm_common::wire::blob::BlobRef;
+use latentfarm_common::wire::job::{AudioSpec, AudioWindows, SegmentEntry, SourceSpec, Timeline};
+
+use speech::Speech;
+pub use timeline::OnShort;
+use timeline::{FrameTable, SourceClock, TableError, TableRequest, frame_table};
+
+/// Segments of about 5 s; a group of pictures of up to 13 s is still one segment (both at 25 per second).
+pub const SEGMENT_LIMITS: CutLimits = CutLimits {
+    target_frames: 128,
+    max_frames: 320,
+};
+
+/// Where the constant output rate comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RateChoice {
+    Fixed(FrameRate),
+    /// The video's own nominal or average rate.
+    Source,
+}
+
+#[derive(Clone, Debug)]
+pub struct IngestRequest {
+    pub video: PathBuf,
+    /// A sound file, or any file with an audio track.
+    pub audio: PathBuf,
+    /// An existing directory for temporary files, which are gone afterwards.
+    pub scratch: PathBuf,
+    pub rate: RateChoice,
+    pub on_short: OnShort,
+    pub keep_tail: bool,
+    pub windows: AudioWindows,
+    pub limits: CutLimits,
+}
+
+/// Where blobs go.
+pub trait BlobSink {
+    /// Stores the content of a file, which is deleted afterwards by the caller if it still exists.
+    fn put_file(&mut self, path: &Path) -> io::Result<BlobRef>;
+    fn put_bytes(&mut self, bytes: &[u8]) -> io::Result<BlobRef>;
+}
+
+/// How far ingest is: source frames or 16 kHz samples done, out of a total where that is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IngestProgress {
+    pub stage: IngestStage,
+    pub done: u64,
+    pub total: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IngestStage {
+    /// Decoding the speech; in samples.
+    Speech,
+    /// Reading the video's time stamps; in source frames.
+    Index,
+    /// Cutting the video; in source frames.
+    Cut,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum IngestError {
+    /// Names the file and the cause itself.
+    #[error(transparent)]
+    Media(MediaError),
+    #[error("cannot lay out the frames of `{}`", path.display())]
+    Table {
+        path: PathBuf,
+        #[source]
+        source: TableError,
+    },
+    #[error("`{}` states no usable frame rate: give one with --fps", path.display())]
+    NoRate { path: PathBuf },
+    #[error("cannot {action} `{}`", path.display())]
+    Io {
+        action: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl IngestError {
+    /// Whether the user's files or options are at fault, rather than this machine.
+    pub fn is_bad_input(&self) -> bool {
+        match self {
+            Self::Media(error) => matches!(error, MediaError::BadInput { .. }),
+            Self::Table { .. } | Self::NoRate { .. } => true,
+            Self::Io { .. } => false,
+        }
+    }
+
+    fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { action, path, source }
+    }
+}
+
+/// What is known before anything is stored.
+pub struct Examined {
+    request: IngestRequest,
+    pub video: VideoProbe,
+    pub audio: AudioProbe,
+    pub video_digest: Digest,
+    pub audio_digest: Digest,
+    /// Rate of the output.
+    pub rate: FrameRate,
+    pub table: FrameTable,
+    index: VideoIndex,
+    speech: Speech,
+}
+
+/// What a job is planned from; every blob that it names has been stored.
+#[derive(Clone, Debug)]
+pub struct Ingested {
+    pub video_digest: Digest,
+    pub audio_digest: Digest,
+    pub source: SourceSpec,
+    pub audio: AudioSpec,
+    pub rate: FrameRate,
+    /// Number of output frames, at least 1.
+    pub frames: u64,
+    pub timeline: Timeline,
+    /// What the user should know, a sentence each.
+    pub notes: Vec<String>,
+}
+
+/// Probes both files, decodes the speech and reads the video's time stamps.
+pub fn examine(
+    request: &IngestRequest,
+    progress: &mut dyn FnMut(IngestProgress),
+) -> Result<Examined, IngestError> {
+    let video = media::probe_video(&request.video).map_err(IngestError::Media)?;
+    let audio = media::probe_audio(&request.audio).map_err(IngestError::Media)?;
+    let rate = match request.rate {
+        RateChoice::Fixed(rate) => rate,
+        RateChoice::Source => video.average_rate.ok_or_else(|| IngestError::NoRate {
+            path: request.video.clone(),
+        })?,
+    };
+    let digest = |path: &Path| Digest::of_file(path).map_err(IngestError::io("read", path));
+    let (video_digest, _) = digest(&request.video)?;
+    let (audio_digest, _) = digest(&request.audio)?;
+    let mut tell = |stage, done| {
+        let total = None;
+        progress(IngestProgress { stage, done, total });
+    };
+    let speech = Speech::decode(&request.audio, &request.scratch, &mut |done| {
+        tell(IngestStage::Speech, done);
+    })?;
+    let index = index_video(&request.video, &video, &mut |done| tell(IngestStage::Index, done))
+        .map_err(IngestError::Media)?;
+    let table = frame_table(&TableRequest {
+        source: SourceClock {
+            pts: &index.pts,
+            last_duration: index.last_duration,
+            time_base: video.time_base,
+        },
+        rate,
+        speech_samples: speech.samples,
+        on_short: request.on_short,
+        keep_tail: request.keep_tail,
+    })
+    .map_err(|source| IngestError::Table {
+        path: request.video.clone(),
+        source,
+    })?;
+    Ok(Examined {
+        request: request.clone(),
+        video,
+        audio,
+        video_digest,
+        audio_digest,
+        rate,
+        table,
+        index,
+        speech,
+    })
+}
+
+/// [`examine`] and [`Examined::store`] in one.
+pub fn ingest(
+    request: &IngestRequest,
+    sink: &mut dyn BlobSink,
+    progress: &mut dyn FnMut(IngestProgress),
+) -> Result<Ingested, IngestError> {
+    examine(request, progress)?.store(sink, progress)
+}
+
+impl Examined {
+    /// Number of output frames.
+    pub fn frames(&self) -> u64 {
+        self.table.outputs.len() as u64
+    }
+
+    /// Length of the speech in milliseconds.
+    pub fn speech_ms(&self) -> u64 {
+        self.speech.samples * 1000 / u64::from(media::SPEECH_RATE_HZ)
+    }
+
+    /// Length of the speech at 16 kHz.
+    pub fn speech_samples(&self) -> u64 {
+        self.speech.samples
+    }
+
+    /// Cuts the part of the video that is shown, and stores it with the windows of the speech.
+    pub fn store(
+        mut self,
+        sink: &mut dyn BlobSink,
+        progress: &mut dyn FnMut(IngestProgress),
+    ) -> Result<Ingested, IngestError> {
+        let mut notes = self.notes();
+        let (segments, reencoded) = self.store_segments(sink, progress)?;
+        if reencoded > 0 {
+            notes.push(format!(
+                "{reencoded} of {} source segments were encoded anew, without loss: the video has no keyframe there at \
+                 which it can be cut",
+                segments.len()
+            ));
+        }
+        let audio = self.speech.store_windows(self.request.windows, sink)?;
+        let used = usize::try_from(self.table.sources).unwrap_or(usize::MAX);
+        let mut source_pts = self.index.pts;
+        source_pts.truncate(used);
+        Ok(Ingested {
+            video_digest: self.video_digest,
+            audio_digest: self.audio_digest,
+            source: SourceSpec {
+                picture: self.video.picture,
+                time_base: self.video.time_base,
+                frames: self.table.sources,
+            },
+            audio: AudioSpec {
+                digest: self.speech.digest,
+                samples: self.speech.samples,
+                log_mel_max: self.speech.log_mel_max,
+                windows: self.request.windows,
+            },
+            rate: self.rate,
+            frames: self.table.outputs.len() as u64,
+            timeline: Timeline {
+                source_pts,
+                segments,
+                outputs: self.table.outputs,
+                audio,
+            },
+            notes,
+        })
+    }
+
+    /// The stored segments, and how many of them were encoded anew. The last one is counted only as far as it is
+    /// shown.
+    fn store_segments(
+        &self,
+        sink: &mut dyn BlobSink,
+        progress: &mut dyn FnMut(IngestProgress),
+    ) -> Result<(Vec<SegmentEntry>, usize), IngestError> {
+        let scratch = tempfile::tempdir_in(&self.request.scratch).map_err(IngestError::io(
+            "make a scratch directory in",
+            &self.request.scratch,
+        ))?;
+        let wanted = self.table.sources;
+        let mut segments = Vec::new();
+        let mut reencoded = 0;
+        let mut store = |segment: SegmentFile| {
+            let blob = sink.put_file(&segment.path)?;
+            if segment.path.exists() {
+                std::fs::remove_file(&segment.path)?;
+            }
+            let end = (segment.first + segment.frames).min(wanted);
+            if let Some(frames) = end.checked_sub(segment.first).filter(|&frames| frames > 0) {
+                let first = segment.first;
+                segments.push(SegmentEntry { blob, first, frames });
+                reencoded += usize::from(segment.reencoded);
+                progress(IngestProgress {
+                    stage: IngestStage::Cut,
+                    done: end,
+                    total: Some(wanted),
+                });
+            }
+            Ok(())
+        };
+        let limits = self.request.limits;
+        let picture = &self.video.picture;
+        cut_segments(&self.index, picture, wanted, scratch.path(), limits, &mut store)
+            .map_err(IngestError::Media)?;
+        Ok((segments, reencoded))
+    }
+
+    /// What the user should know about lengths and rates.
+    pub fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        let FrameTable {
+            outputs,
+            speech_frames,
+            video_frames,
+            ..
+        } = &self.table;
+        let pass = &outputs[..usize::try_from(*video_frames).map_or(outputs.len(), |n| n.min(outputs.len()))];
+        let repeated = pass
+            .windows(2)
+            .filter(|pair| pair[0].source == pair[1].source)
+            .count();
+        let skipped: u32 = pass
+            .windows(2)
+            .map(|pair| (pair[1].source - pair[0].source).saturating_sub(1))
+            .sum();
+        if repeated > 0 || skipped > 0 {
+            let from = self
+                .video
+                .average_rate
+                .map_or("an unknown rate".to_owned(), |rate| rate.to_string());
+            notes.push(format!(
+                "the video, of {from} frames per second, is mapped to a constant {}: {repeated} frames are repeated, \
+                 {skipped} are left out",
+                self.rate
+            ));
+        }
+        if speech_frames > video_frames {
+            let way = match self.request.on_short {
+                OnShort::Bounce => "it is played forward and backward in turn",
+                OnShort::Loop => "it starts again from its beginning",
+                OnShort::Hold => "its last frame is held",
+                OnShort::Cut => "the speech is cut",
+            };
+            notes.push(format!(
+                "the video has {video_frames} frames, the speech needs {speech_frames}: {way}"
+            ));
+        } else if video_frames > speech_frames {
+            let way = if self.request.keep_tail {
+                "kept untouched"
+            } else {
+                "cut off"
+            };
+            notes.push(format!(
+                "the video has {video_frames} frames, the speech needs {speech_frames}: the rest is {way}"
+            ));
+        }
+        notes
+    }
+}
+
+#[cfg(test)]
+mod tests;

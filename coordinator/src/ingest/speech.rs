@@ -1,0 +1,89 @@
+//! The speech, decoded once into a scratch file, from which its windows are then cut.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Read as _, Seek as _, SeekFrom, Write as _};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use latentfarm_common::audio::mel::MelMax;
+use latentfarm_common::audio::windows;
+use latentfarm_common::digest::{Digest, DigestWriter};
+use latentfarm_common::media;
+use latentfarm_common::wire::blob::BlobRef;
+use latentfarm_common::wire::job::AudioWindows;
+
+use super::{BlobSink, IngestError};
+
+const SAMPLE_BYTES: u64 = 2;
+
+pub(super) struct Speech {
+    /// s16le, 16 kHz, mono; has no name and goes with the handle.
+    pcm: File,
+    /// The file that it came from.
+    path: PathBuf,
+    /// Digest of the whole track as s16le.
+    pub(super) digest: Digest,
+    /// At least 1.
+    pub(super) samples: u64,
+    /// Maximum of the track's log10 mel power.
+    pub(super) log_mel_max: f32,
+}
+
+impl Speech {
+    /// Decodes the audio track of `path`; `progress` is told the samples done.
+    pub(super) fn decode(
+        path: &Path,
+        scratch: &Path,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<Self, IngestError> {
+        let file =
+            tempfile::tempfile_in(scratch).map_err(IngestError::io("make a scratch file in", scratch))?;
+        let mut pcm = BufWriter::new(file);
+        let mut digest = DigestWriter::new();
+        let mut mel_max = MelMax::new();
+        let mut bytes = Vec::new();
+        let mut done = 0;
+        let samples = media::decode_speech(path, &mut |samples| {
+            bytes.clear();
+            bytes.extend(samples.iter().flat_map(|sample| sample.to_le_bytes()));
+            digest.update(&bytes);
+            mel_max.push(samples);
+            done += samples.len() as u64;
+            progress(done);
+            pcm.write_all(&bytes)
+        })
+        .map_err(IngestError::Media)?;
+        let pcm = pcm.into_inner().map_err(io::IntoInnerError::into_error);
+        Ok(Self {
+            pcm: pcm.map_err(IngestError::io("write the speech to", scratch))?,
+            path: path.to_owned(),
+            digest: digest.finish().0,
+            samples,
+            log_mel_max: mel_max.finish(),
+        })
+    }
+
+    /// Stores the PCM of each audio window with its margins, in order.
+    pub(super) fn store_windows(
+        &mut self,
+        layout: AudioWindows,
+        sink: &mut dyn BlobSink,
+    ) -> Result<Vec<BlobRef>, IngestError> {
+        let mut blobs = Vec::new();
+        for index in 0..windows::count(self.samples, layout) {
+            let stored = self
+                .read(windows::pcm_range(index, self.samples, layout))
+                .and_then(|bytes| sink.put_bytes(&bytes));
+            blobs.push(stored.map_err(IngestError::io("store the speech of", &self.path))?);
+        }
+        Ok(blobs)
+    }
+
+    fn read(&mut self, samples: Range<u64>) -> io::Result<Vec<u8>> {
+        let length = (samples.end - samples.start) * SAMPLE_BYTES;
+        let mut bytes = vec![0; usize::try_from(length).map_err(io::Error::other)?];
+        self.pcm.seek(SeekFrom::Start(samples.start * SAMPLE_BYTES))?;
+        self.pcm.read_exact(&mut bytes)?;
+        Ok(bytes)
+    }
+}

@@ -1,0 +1,203 @@
+use std::collections::BTreeMap;
+use std::process::Command;
+
+use super::*;
+use latentfarm_common::audio::windows;
+use latentfarm_common::error::one_line;
+use latentfarm_common::media::FrameReader;
+use latentfarm_common::wire::media::LocalSlice;
+
+/// Keeps blobs in memory.
+#[derive(Default)]
+struct Shelf(BTreeMap<Digest, Vec<u8>>);
+
+impl BlobSink for Shelf {
+    fn put_file(&mut self, path: &Path) -> io::Result<BlobRef> {
+        self.put_bytes(&std::fs::read(path)?)
+    }
+
+    fn put_bytes(&mut self, bytes: &[u8]) -> io::Result<BlobRef> {
+        let digest = Digest::of(bytes);
+        self.0.insert(digest, bytes.to_owned());
+        let bytes = bytes.len() as u64;
+        Ok(BlobRef { digest, bytes })
+    }
+}
+
+/// Has no room.
+struct Full;
+
+impl BlobSink for Full {
+    fn put_file(&mut self, _path: &Path) -> io::Result<BlobRef> {
+        Err(io::ErrorKind::StorageFull.into())
+    }
+    fn put_bytes(&mut self, _bytes: &[u8]) -> io::Result<BlobRef> {
+        Err(io::ErrorKind::StorageFull.into())
+    }
+}
+
+fn make(path: &Path, args: &str) {
+    let mut command = Command::new("ffmpeg");
+    command
+        .args(["-v", "error", "-y"])
+        .args(args.split_whitespace())
+        .arg(path);
+    assert!(command.status().unwrap().success(), "ffmpeg {args}");
+}
+
+/// A clip of `frames` frames at 30 per second and `seconds` of sound.
+fn request(dir: &Path, frames: u32, seconds: f32) -> IngestRequest {
+    let (video, audio) = (dir.join("v.mp4"), dir.join("a.m4a"));
+    let picture = "-f lavfi -i testsrc2=s=128x96:r=30 -pix_fmt yuv420p -c:v libx264";
+    make(&video, &format!("{picture} -g 25 -bf 2 -frames:v {frames}"));
+    make(
+        &audio,
+        &format!("-f lavfi -i sine=f=300:r=44100:d={seconds} -ac 2 -c:a aac"),
+    );
+    let scratch = dir.join("scratch");
+    std::fs::create_dir_all(&scratch).unwrap();
+    IngestRequest {
+        video,
+        audio,
+        scratch,
+        rate: RateChoice::Fixed(FrameRate::FILM_25),
+        on_short: OnShort::Bounce,
+        keep_tail: false,
+        windows: AudioWindows::Overlapping,
+        limits: CutLimits {
+            target_frames: 32,
+            max_frames: 64,
+        },
+    }
+}
+
+#[test]
+fn all_that_the_timeline_names_is_stored_and_the_scratch_is_empty() {
+    let dir = tempfile::tempdir().unwrap();
+    let request = request(dir.path(), 90, 41.3);
+    let mut shelf = Shelf::default();
+    let mut stages = Vec::new();
+    let done = ingest(&request, &mut shelf, &mut |progress| stages.push(progress.stage)).unwrap();
+    stages.dedup();
+    assert_eq!(
+        stages,
+        [IngestStage::Speech, IngestStage::Index, IngestStage::Cut]
+    );
+    assert_eq!(std::fs::read_dir(&request.scratch).unwrap().count(), 0);
+
+    // 41.3 s at 25 per second; the video's 3 s bounce.
+    assert_eq!((done.frames, done.timeline.outputs.len()), (1033, 1033));
+    assert_eq!(done.audio.samples, 660_800);
+    assert!(done.audio.log_mel_max > -2.0 && done.audio.log_mel_max < 4.0);
+    assert_eq!(done.source.frames, 90);
+    assert_eq!(done.timeline.source_pts.len(), 90);
+    assert_eq!(done.notes.len(), 2, "rate and bounce: {:?}", done.notes);
+
+    let count = windows::count(done.audio.samples, AudioWindows::Overlapping);
+    assert_eq!(done.timeline.audio.len(), count as usize);
+    let mut whole = Vec::new();
+    for (index, blob) in (0..).zip(&done.timeline.audio) {
+        let range = windows::pcm_range(index, done.audio.samples, AudioWindows::Overlapping);
+        let bytes = &shelf.0[&blob.digest];
+        assert_eq!(bytes.len() as u64, (range.end - range.start) * 2);
+        let known = usize::try_from(whole.len() as u64 / 2 - range.start).unwrap();
+        whole.extend_from_slice(&bytes[known * 2..]);
+    }
+    assert_eq!(
+        Digest::of(&whole),
+        done.audio.digest,
+        "the windows hold the whole track"
+    );
+
+    let mut next = 0;
+    let mut slices = Vec::new();
+    for segment in &done.timeline.segments {
+        assert_eq!(segment.first, next);
+        next += segment.frames;
+        let path = dir.path().join(segment.blob.digest.to_string());
+        std::fs::write(&path, &shelf.0[&segment.blob.digest]).unwrap();
+        let range = usize::try_from(segment.first).unwrap()..usize::try_from(next).unwrap();
+        slices.push(LocalSlice {
+            path: path.to_str().unwrap().to_owned(),
+            first: segment.first,
+            pts: done.timeline.source_pts[range].to_vec(),
+        });
+    }
+    assert_eq!(next, 90);
+    let mut reader = FrameReader::new(slices, &done.source);
+    for output in &done.timeline.outputs[..200] {
+        reader.frame(u64::from(output.source)).unwrap();
+    }
+}
+
+#[test]
+fn only_what_is_shown_of_a_long_video_is_stored() {
+    let dir = tempfile::tempdir().unwrap();
+    let request = request(dir.path(), 300, 1.0);
+    let done = ingest(&request, &mut Shelf::default(), &mut |_| {}).unwrap();
+    assert_eq!((done.frames, done.source.frames), (25, 30));
+    assert_eq!(done.timeline.source_pts.len(), 30);
+    let stored: u64 = done.timeline.segments.iter().map(|segment| segment.frames).sum();
+    assert_eq!(stored, 30, "{:?}", done.timeline.segments);
+    assert!(
+        done.notes.iter().any(|note| note.contains("cut off")),
+        "{:?}",
+        done.notes
+    );
+}
+
+#[test]
+fn same_input_gives_the_same_blobs() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut request = request(dir.path(), 90, 2.0);
+    request.limits.max_frames = 1;
+    request.limits.target_frames = 1;
+    let first = ingest(&request, &mut Shelf::default(), &mut |_| {}).unwrap();
+    let again = ingest(&request, &mut Shelf::default(), &mut |_| {}).unwrap();
+    assert_eq!(first.timeline, again.timeline);
+    assert!(
+        first.notes.iter().any(|note| note.contains("encoded anew")),
+        "{:?}",
+        first.notes
+    );
+}
+
+#[test]
+fn own_rate_of_the_source_maps_frame_to_frame() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut request = request(dir.path(), 90, 2.0);
+    request.rate = RateChoice::Source;
+    let examined = examine(&request, &mut |_| {}).unwrap();
+    assert_eq!(examined.rate.to_string(), "30");
+    let sources: Vec<u32> = examined
+        .table
+        .outputs
+        .iter()
+        .map(|output| output.source)
+        .collect();
+    assert_eq!(sources, (0..60).collect::<Vec<u32>>());
+    assert_eq!(
+        std::fs::read_dir(&request.scratch).unwrap().count(),
+        0,
+        "the speech has no name"
+    );
+}
+
+#[test]
+fn bad_input_is_told_from_a_full_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let good = request(dir.path(), 30, 1.0);
+    let swapped = IngestRequest {
+        video: good.audio.clone(),
+        ..good.clone()
+    };
+    let error = ingest(&swapped, &mut Shelf::default(), &mut |_| {}).unwrap_err();
+    assert!(
+        error.is_bad_input() && one_line(&error).contains("no video stream"),
+        "{}",
+        one_line(&error)
+    );
+
+    let error = ingest(&good, &mut Full, &mut |_| {}).unwrap_err();
+    assert!(!error.is_bad_input(), "{}", one_line(&error));
+}

@@ -1,0 +1,392 @@
+use latentfarm_common::digest::Digest;
+use latentfarm_common::ids::{ChunkId, JobId, Work};
+use latentfarm_common::wire::blob::BlobRef;
+use latentfarm_common::wire::outcome::{DoneBody, StageTimings};
+use proptest::prelude::*;
+
+use super::*;
+
+fn at(number: u32) -> Attempt {
+    Attempt { epoch: 7, number }
+}
+
+fn worker(name: &str) -> WorkerId {
+    name.parse().unwrap()
+}
+
+fn record(attempt: Attempt) -> Arc<DoneRecord> {
+    Arc::new(DoneRecord {
+        chunk: ChunkId {
+            job: JobId::from_digest(&Digest::of(b"job")),
+            work: Work::Render,
+            index: 3,
+        },
+        attempt: attempt.number,
+        epoch: attempt.epoch,
+        worker: worker("w1"),
+        numeric_kind: "test".to_owned(),
+        artifact: BlobRef {
+            digest: Digest::of(b"segment"),
+            bytes: 7,
+        },
+        body: DoneBody::Render {
+            frame_hashes: Vec::new(),
+            synced: 16,
+            passed: 0,
+        },
+        timings: StageTimings::default(),
+    })
+}
+
+const NONE: Tries = Tries {
+    failed: 0,
+    excused: 0,
+};
+const FAILED: Tries = Tries {
+    failed: 1,
+    excused: 0,
+};
+const EXCUSED: Tries = Tries {
+    failed: 0,
+    excused: 1,
+};
+
+fn waiting() -> ChunkState {
+    ChunkState::Waiting {
+        attempt: at(0),
+        tries: NONE,
+    }
+}
+
+fn backlog(number: u32, tries: Tries) -> ChunkState {
+    ChunkState::Backlog {
+        attempt: at(number),
+        tries,
+    }
+}
+
+fn queued(number: u32) -> ChunkState {
+    ChunkState::Queued {
+        attempt: at(number),
+        tries: NONE,
+    }
+}
+
+fn running(number: u32, by: &str) -> ChunkState {
+    ChunkState::Running {
+        attempt: at(number),
+        tries: NONE,
+        worker: worker(by),
+    }
+}
+
+fn done(number: u32) -> ChunkState {
+    ChunkState::Done {
+        attempt: at(number),
+        tries: NONE,
+        record: record(at(number)),
+    }
+}
+
+fn quarantined(number: u32, tries: Tries, reason: &str) -> ChunkState {
+    ChunkState::Quarantined {
+        attempt: at(number),
+        tries,
+        reason: reason.to_owned(),
+    }
+}
+
+fn started(number: u32, by: &str) -> ChunkEvent {
+    ChunkEvent::Started {
+        attempt: at(number),
+        worker: worker(by),
+    }
+}
+
+fn failed(number: u32, failure: Failure) -> ChunkEvent {
+    ChunkEvent::Failed {
+        attempt: at(number),
+        failure,
+    }
+}
+
+fn enqueued(number: u32) -> ChunkEvent {
+    ChunkEvent::Enqueued { attempt: at(number) }
+}
+
+fn retracted(number: u32) -> ChunkEvent {
+    ChunkEvent::Retracted {
+        attempt: at(number),
+        reason: "16 frames decode, 32 are due".to_owned(),
+    }
+}
+
+fn lost(number: u32) -> ChunkEvent {
+    ChunkEvent::QueueLost { attempt: at(number) }
+}
+
+fn done_seen(number: u32) -> ChunkEvent {
+    ChunkEvent::DoneSeen {
+        record: record(at(number)),
+    }
+}
+
+fn transient() -> Failure {
+    Failure::Transient {
+        message: "blob store timed out".to_owned(),
+    }
+}
+
+fn out_of_memory() -> Failure {
+    Failure::OutOfMemory {
+        device: "cpu".to_owned(),
+        stage: "denoise".to_owned(),
+        needed_at_least_mib: None,
+        free_before_mib: 100,
+    }
+}
+
+fn bad_input() -> Failure {
+    Failure::BadInput {
+        message: "frame 5 of `a.mp4` cannot be decoded".to_owned(),
+    }
+}
+
+fn unfit() -> Failure {
+    Failure::WorkerUnfit {
+        message: "no weights".to_owned(),
+    }
+}
+
+fn worker_lost(name: &str) -> ChunkEvent {
+    ChunkEvent::WorkerLost { worker: worker(name) }
+}
+
+#[test]
+fn every_move_is_as_drawn() {
+    let give_back = ChunkEvent::GivenBack { attempt: at(2) };
+    let blocked = ChunkEvent::Blocked {
+        reason: "no track".to_owned(),
+    };
+    let moves = [
+        (waiting(), ChunkEvent::Released, backlog(0, NONE)),
+        (waiting(), blocked, quarantined(0, NONE, "no track")),
+        (waiting(), enqueued(2), queued(2)),
+        (waiting(), started(2, "w1"), running(2, "w1")),
+        (waiting(), done_seen(2), done(2)),
+        (
+            waiting(),
+            retracted(2),
+            ChunkState::Waiting {
+                attempt: at(3),
+                tries: NONE,
+            },
+        ),
+        (backlog(1, NONE), enqueued(1), queued(1)),
+        (backlog(1, NONE), started(1, "w1"), running(1, "w1")),
+        (backlog(1, NONE), failed(1, transient()), backlog(2, FAILED)),
+        (
+            backlog(1, NONE),
+            done_seen(0),
+            ChunkState::Done {
+                attempt: at(1),
+                tries: NONE,
+                record: record(at(0)),
+            },
+        ),
+        (backlog(1, NONE), retracted(1), backlog(2, FAILED)),
+        (queued(2), started(2, "w1"), running(2, "w1")),
+        (queued(2), failed(2, transient()), backlog(3, FAILED)),
+        (queued(2), done_seen(2), done(2)),
+        (queued(2), lost(2), backlog(3, EXCUSED)),
+        (queued(2), retracted(2), backlog(3, FAILED)),
+        (running(2, "w1"), started(2, "w2"), running(2, "w2")),
+        (running(2, "w1"), give_back, queued(2)),
+        (running(2, "w1"), failed(2, transient()), backlog(3, FAILED)),
+        (
+            running(2, "w1"),
+            failed(
+                2,
+                Failure::EngineLost {
+                    message: "killed".to_owned(),
+                },
+            ),
+            backlog(3, FAILED),
+        ),
+        (running(2, "w1"), failed(2, out_of_memory()), backlog(3, EXCUSED)),
+        (running(2, "w1"), failed(2, unfit()), backlog(3, EXCUSED)),
+        (running(2, "w1"), worker_lost("w1"), backlog(3, EXCUSED)),
+        (running(2, "w1"), lost(2), backlog(3, EXCUSED)),
+        (running(2, "w1"), done_seen(2), done(2)),
+        (running(2, "w1"), retracted(2), backlog(3, FAILED)),
+        (done(2), retracted(2), backlog(3, FAILED)),
+        (quarantined(2, NONE, "x"), done_seen(2), done(2)),
+    ];
+    for (state, event, expected) in moves {
+        assert_eq!(
+            state.on(event.clone()),
+            Step::Moved(expected),
+            "{state:?} on {event:?}"
+        );
+    }
+    let bad = running(2, "w1").on(failed(2, bad_input()));
+    let reason = "bad input: frame 5 of `a.mp4` cannot be decoded";
+    assert_eq!(
+        bad,
+        Step::Moved(quarantined(2, NONE, reason)),
+        "bad input is not tried again"
+    );
+}
+
+#[test]
+fn finished_chunk_ignores_late_results() {
+    let give_back = ChunkEvent::GivenBack { attempt: at(2) };
+    for event in [
+        ChunkEvent::Released,
+        enqueued(2),
+        enqueued(3),
+        started(2, "w2"),
+        started(3, "w2"),
+        done_seen(1),
+        done_seen(3),
+        failed(2, transient()),
+        failed(3, bad_input()),
+        give_back,
+        worker_lost("w1"),
+        lost(2),
+        retracted(1),
+        retracted(3),
+    ] {
+        assert_eq!(done(2).on(event.clone()), Step::Ignored, "{event:?}");
+    }
+}
+
+#[test]
+fn reports_of_earlier_attempts_and_repeats_are_ignored() {
+    for state in [queued(2), running(2, "w1"), backlog(2, NONE)] {
+        for event in [
+            started(1, "w9"),
+            failed(1, bad_input()),
+            lost(1),
+            enqueued(1),
+            retracted(1),
+            ChunkEvent::Released,
+            ChunkEvent::GivenBack { attempt: at(1) },
+            worker_lost("w9"),
+        ] {
+            assert_eq!(state.on(event.clone()), Step::Ignored, "{state:?} on {event:?}");
+        }
+    }
+    assert_eq!(running(2, "w1").on(started(2, "w1")), Step::Ignored);
+}
+
+#[test]
+fn reports_of_attempts_that_never_were_are_denied() {
+    let never = Step::Denied(DenyReason::NeverEnqueued(at(3)));
+    for state in [queued(2), running(2, "w1")] {
+        assert_eq!(state.on(started(3, "w1")), never);
+        assert_eq!(state.on(failed(3, transient())), never);
+        assert_eq!(state.on(ChunkEvent::GivenBack { attempt: at(3) }), never);
+        assert_eq!(
+            state.on(enqueued(3)),
+            Step::Denied(DenyReason::AlreadyUnderWay(at(3)))
+        );
+    }
+}
+
+#[test]
+fn a_new_coordinator_outranks_every_attempt_of_the_old_one() {
+    let old = Attempt { epoch: 7, number: 9 };
+    let new = Attempt { epoch: 8, number: 0 };
+    assert!(new > old);
+    assert_eq!(old.under(8), Attempt { epoch: 8, number: 9 });
+    assert_eq!(old.under(6), old);
+}
+
+fn end_of(event: impl Fn(u32) -> ChunkEvent) -> (u32, ChunkState) {
+    let mut state = backlog(0, NONE);
+    for number in 0..100 {
+        for event in [enqueued(number), started(number, "w1"), event(number)] {
+            if let Step::Moved(next) = state.on(event) {
+                state = next;
+            }
+        }
+        if state.is_settled() {
+            return (number + 1, state);
+        }
+    }
+    panic!("the chunk runs forever");
+}
+
+#[test]
+fn the_fourth_failure_or_the_eighth_excused_attempt_gives_up() {
+    let (attempts, state) = end_of(|number| failed(number, transient()));
+    assert_eq!(attempts, MAX_FAILURES);
+    let ChunkState::Quarantined { reason, .. } = state else {
+        panic!("{state:?}")
+    };
+    assert_eq!(
+        reason,
+        "gave up after 4 attempts; the last one: blob store timed out"
+    );
+    assert_eq!(end_of(|number| failed(number, out_of_memory())).0, MAX_EXCUSED);
+    assert_eq!(end_of(|_| worker_lost("w1")).0, MAX_EXCUSED);
+    assert_eq!(end_of(lost).0, MAX_EXCUSED);
+}
+
+fn any_attempt() -> impl Strategy<Value = Attempt> {
+    (6_u64..9, 0_u32..5).prop_map(|(epoch, number)| Attempt { epoch, number })
+}
+
+fn any_event() -> impl Strategy<Value = ChunkEvent> {
+    let name = prop::sample::select(vec!["w1", "w2"]).prop_map(worker).boxed();
+    let failure = prop::sample::select(vec![transient(), out_of_memory(), bad_input(), unfit()]);
+    prop_oneof![
+        Just(ChunkEvent::Released),
+        Just(ChunkEvent::Blocked {
+            reason: "x".to_owned()
+        }),
+        any_attempt().prop_map(|attempt| ChunkEvent::Enqueued { attempt }),
+        (any_attempt(), name.clone()).prop_map(|(attempt, worker)| ChunkEvent::Started { attempt, worker }),
+        any_attempt().prop_map(|attempt| ChunkEvent::DoneSeen {
+            record: record(attempt)
+        }),
+        (any_attempt(), failure).prop_map(|(attempt, failure)| ChunkEvent::Failed { attempt, failure }),
+        any_attempt().prop_map(|attempt| ChunkEvent::GivenBack { attempt }),
+        name.prop_map(|worker| ChunkEvent::WorkerLost { worker }),
+        any_attempt().prop_map(|attempt| ChunkEvent::Retracted {
+            attempt,
+            reason: "x".to_owned()
+        }),
+        any_attempt().prop_map(|attempt| ChunkEvent::QueueLost { attempt }),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn any_sequence_of_events_keeps_the_invariants(events in prop::collection::vec(any_event(), 0..60)) {
+        let mut state = ChunkState::new();
+        for event in events {
+            let Step::Moved(next) = state.on(event.clone()) else { continue };
+            prop_assert!(next.attempt() >= state.attempt(), "attempts never decrease");
+            prop_assert!(next.tries().total() >= state.tries().total());
+            prop_assert!(next.tries().failed <= MAX_FAILURES && next.tries().excused <= MAX_EXCUSED);
+            match &state {
+                ChunkState::Done { .. } => {
+ let is_retraction = matches!(event, ChunkEvent::Retracted { .. });
+ prop_assert!(is_retraction, "done is final");
+ },
+                ChunkState::Quarantined { .. } => {
+                    let late_success = matches!(event, ChunkEvent::DoneSeen { .. });
+                    prop_assert!(late_success);
+                }
+                ChunkState::Waiting { .. } | ChunkState::Backlog { .. } | ChunkState::Queued { .. }
+                | ChunkState::Running { .. } => (),
+            }
+            let repeated = next.on(event.clone());
+            let idempotent = !matches!(repeated, Step::Moved(_)) || matches!(event, ChunkEvent::Failed { .. } | ChunkEvent::Retracted { .. });
+            prop_assert!(idempotent, "{:?} counted {:?} twice", next, event);
+            state = next;
+        }
+    }
+}

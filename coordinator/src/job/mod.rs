@@ -1,0 +1,22 @@
+//! The life of a job and of its chunks.
+//!
+//! ```text
+//!            Released        Enqueued           Started
+//!  Waiting ───────────▶ Backlog ──────▶ Queued ─────────▶ Running
+//!     │                    ▲               │  ◀─────────     │
+//!     │ Blocked            │               │   GivenBack     │
+//!     ▼                    │   Failed, WorkerLost, QueueLost │
+//!  Quarantined ◀───────────┴── (budget used up) ─────────────┤
+//!     │                    ▲                                 │ DoneSeen (from any state)
+//!     │ DoneSeen           │ Retracted                       ▼
+//!     └────────────────────┼──────────────────────────────▶ Done
+//!                          └─────────────────────────────────┘
+//! ```
+//! [`chunk::ChunkState::on`] is pure and total: it has no clock and no socket, late and repeated events are
+//! ignored and impossible ones denied. The dispatcher is the one task that owns the states. Truth is the
+//! manifest ([`store`]) and the done log; everything here can be rebuilt from them.
+
+pub mod attempt;
+pub mod chunk;
+pub mod state;
+pub mod store;

@@ -1,0 +1,144 @@
+//! The manifest of a job, created once: in the job folder, and in the farm's key-value bucket. Both must agree,
+//! so that a folder is never resumed against another job's done log.
+
+use std::fs;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use async_nats::jetstream::kv::CreateErrorKind;
+use bytes::Bytes;
+use latentfarm_common::nats::Connection;
+use latentfarm_common::nats::topology::JOBS_BUCKET;
+use latentfarm_common::wire::job::JobSpec;
+use latentfarm_common::wire::{self, WireError};
+
+const FILE_NAME: &str = "manifest.farm";
+
+/// Whether the job was known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Known {
+    New,
+    /// In the folder or on the farm: finished chunks may be found.
+    Before,
+}
+
+/// Why the manifest could not be read, kept or agreed on.
+#[derive(Debug, thiserror::Error)]
+pub enum ManifestError {
+    #[error("cannot {action} the job manifest `{}`", path.display())]
+    File {
+        action: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("the job manifest in {place} cannot be read")]
+    Unreadable {
+        place: String,
+        #[source]
+        source: WireError,
+    },
+    #[error("cannot encode the job manifest")]
+    Encode(#[source] WireError),
+    #[error(
+        "{place} holds another manifest for this job: \
+         use another work folder, or remove the old one to start afresh"
+    )]
+    Differs { place: String },
+    #[error("cannot reach the farm's job bucket")]
+    Bucket(#[source] async_nats::Error),
+}
+
+/// The manifest in a job folder, if there is one.
+pub fn read(folder: &Path) -> Result<Option<JobSpec>, ManifestError> {
+    let path = folder.join(FILE_NAME);
+    let bytes = match fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => {
+            let action = "read";
+            return Err(ManifestError::File { action, path, source });
+        }
+    };
+    let place = format!("`{}`", path.display());
+    let spec = wire::decode(&bytes).map_err(|source| ManifestError::Unreadable { place, source })?;
+    Ok(Some(spec))
+}
+
+/// Puts the manifest where it is not yet, and refuses where another one is.
+pub async fn agree(connection: &Connection, folder: &Path, spec: &JobSpec) -> Result<Known, ManifestError> {
+    let in_folder = read(folder)?;
+    if in_folder.as_ref().is_some_and(|found| found != spec) {
+        return Err(ManifestError::Differs {
+            place: format!("`{}`", folder.display()),
+        });
+    }
+    let bytes = wire::encode(spec).map_err(ManifestError::Encode)?;
+    let on_farm = create(connection, spec, &bytes).await?;
+    if in_folder.is_none() {
+        write(folder, &bytes)?;
+    }
+    Ok(match (in_folder, on_farm) {
+        (None, Known::New) => Known::New,
+        (Some(_), _) | (None, Known::Before) => Known::Before,
+    })
+}
+
+async fn create(connection: &Connection, spec: &JobSpec, bytes: &[u8]) -> Result<Known, ManifestError> {
+    let failed = |source: async_nats::Error| ManifestError::Bucket(source);
+    let bucket = connection.context.get_key_value(JOBS_BUCKET).await;
+    let bucket = bucket.map_err(|error| failed(error.into()))?;
+    let key = format!("{}.manifest", spec.id);
+    match bucket.create(&key, Bytes::copy_from_slice(bytes)).await {
+        Ok(_) => return Ok(Known::New),
+        Err(error) if error.kind() == CreateErrorKind::AlreadyExists => {}
+        Err(error) => return Err(failed(error.into())),
+    }
+    let found = bucket.get(&key).await.map_err(|error| failed(error.into()))?;
+    let place = || "the farm".to_owned();
+    let found = found.ok_or_else(|| ManifestError::Differs { place: place() })?;
+    let found: JobSpec = wire::decode(&found).map_err(|source| ManifestError::Unreadable {
+        place: place(),
+        source,
+    })?;
+    if found == *spec {
+        Ok(Known::Before)
+    } else {
+        Err(ManifestError::Differs { place: place() })
+    }
+}
+
+/// Temporary file, fsync, rename.
+fn write(folder: &Path, bytes: &[u8]) -> Result<(), ManifestError> {
+    let path = folder.join(FILE_NAME);
+    let written = (|| {
+        fs::create_dir_all(folder)?;
+        let mut file = tempfile::NamedTempFile::new_in(folder)?;
+        file.write_all(bytes)?;
+        file.as_file().sync_all()?;
+        file.persist(&path)?;
+        fs::File::open(folder)?.sync_all()
+    })();
+    written.map_err(|source| ManifestError::File {
+        action: "write",
+        path,
+        source,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_without_a_manifest_has_none_and_a_broken_one_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(read(folder.path()).unwrap(), None);
+        write(folder.path(), b"not a manifest").unwrap();
+        let error = read(folder.path()).unwrap_err().to_string();
+        assert!(
+            error.contains("manifest.farm") && error.contains("cannot be read"),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,223 @@
+//! The job folder, `OUT.latentfarm/`: everything that a job needs to go on after a crash.
+//!
+//! ```text
+//! lock          held while a coordinator works here
+//! job           id of the job that the folder belongs to
+//! manifest      the JobSpec, once ingest is done
+//! blobs/        content-addressed: segments, speech, track slices, results
+//! scratch/      of the running processes; emptied at every start
+//! nats/         the private server's state
+//! ```
+
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use latentfarm_common::ids::JobId;
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+
+/// A job folder that this process alone works in.
+#[derive(Debug)]
+pub struct JobFolder {
+    path: PathBuf,
+    resumed: bool,
+    _lock: Flock<File>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum FolderError {
+    #[error("cannot {action} `{}`", path.display())]
+    Io {
+        action: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("another latentfarm is working in `{}`: wait for it, or write to another output", path.display())]
+    Busy { path: PathBuf },
+    #[error(
+        "`{}` holds an unfinished job with other inputs or settings ({found}): give the same ones to resume it, \
+         or --force to discard it", path.display()
+    )]
+    OtherJob { path: PathBuf, found: String },
+    #[error("`{}` exists and is not a job folder: choose another --work-dir", path.display())]
+    Foreign { path: PathBuf },
+}
+
+impl JobFolder {
+    /// Opens the folder for `job`, or makes it. One that holds the same unfinished job is resumed; one that
+    /// holds another job is refused, or with `force` emptied first.
+    pub fn open(path: &Path, job: JobId, force: bool) -> Result<Self, FolderError> {
+        let marker = path.join("job");
+        let is_new = !path.exists();
+        if !is_new && !marker.exists() && !is_empty(path)? {
+            return Err(FolderError::Foreign {
+                path: path.to_owned(),
+            });
+        }
+        fs::create_dir_all(path).map_err(io_error("create", path))?;
+        let lock_path = path.join("lock");
+        let lock = File::create(&lock_path).map_err(io_error("create", &lock_path))?;
+        let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+            Errno::EWOULDBLOCK => FolderError::Busy {
+                path: path.to_owned(),
+            },
+            errno => io_error("lock", &lock_path)(errno.into()),
+        })?;
+        let found = fs::read_to_string(&marker)
+            .ok()
+            .map(|text| text.trim().to_owned());
+        let resumed = match found {
+            None => false,
+            Some(found) if found == job.to_string() => true,
+            Some(_) if force => {
+                empty(path)?;
+                false
+            }
+            Some(found) => {
+                return Err(FolderError::OtherJob {
+                    path: path.to_owned(),
+                    found,
+                });
+            }
+        };
+        if !resumed {
+            write_durably(&marker, job.to_string().as_bytes())?;
+        }
+        let folder = Self {
+            path: path.to_owned(),
+            resumed,
+            _lock: lock,
+        };
+        let scratch = folder.scratch();
+        match fs::remove_dir_all(&scratch) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(io_error("empty", &scratch)(error));
+            }
+            _ => {}
+        }
+        for dir in [scratch, folder.blobs(), folder.nats()] {
+            fs::create_dir_all(&dir).map_err(io_error("create", &dir))?;
+        }
+        Ok(folder)
+    }
+
+    /// Whether the folder held this very job already.
+    pub fn resumed(&self) -> bool {
+        self.resumed
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn blobs(&self) -> PathBuf {
+        self.path.join("blobs")
+    }
+
+    pub fn scratch(&self) -> PathBuf {
+        self.path.join("scratch")
+    }
+
+    pub fn nats(&self) -> PathBuf {
+        self.path.join("nats")
+    }
+
+    pub fn manifest(&self) -> PathBuf {
+        self.path.join("manifest")
+    }
+
+    /// Removes the folder and all in it: the job is done.
+    pub fn remove(self) -> Result<(), FolderError> {
+        fs::remove_dir_all(&self.path).map_err(io_error("remove", &self.path))
+    }
+}
+
+/// Writes a small file so that it is there whole, or not at all, after a crash.
+fn write_durably(path: &Path, bytes: &[u8]) -> Result<(), FolderError> {
+    let parent = path.parent().unwrap_or(Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(parent).map_err(io_error("write", path))?;
+    file.write_all(bytes).map_err(io_error("write", path))?;
+    file.as_file().sync_all().map_err(io_error("write", path))?;
+    file.persist(path)
+        .map_err(|error| io_error("write", path)(error.error))?;
+    Ok(())
+}
+
+fn is_empty(path: &Path) -> Result<bool, FolderError> {
+    let mut entries = fs::read_dir(path).map_err(io_error("read", path))?;
+    // A lock file alone is what a crash between two steps of `open` leaves.
+    Ok(entries.all(|entry| entry.is_ok_and(|entry| entry.file_name() == "lock")))
+}
+
+/// Removes everything but the lock that is being held.
+fn empty(path: &Path) -> Result<(), FolderError> {
+    for entry in fs::read_dir(path).map_err(io_error("read", path))? {
+        let entry = entry.map_err(io_error("read", path))?;
+        if entry.file_name() == "lock" {
+            continue;
+        }
+        let removed = match entry.file_type() {
+            Ok(kind) if kind.is_dir() => fs::remove_dir_all(entry.path()),
+            _ => fs::remove_file(entry.path()),
+        };
+        removed.map_err(io_error("remove", &entry.path()))?;
+    }
+    Ok(())
+}
+
+fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FolderError {
+    let path = path.to_owned();
+    move |source| FolderError::Io { action, path, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use latentfarm_common::digest::Digest;
+
+    fn job(name: &str) -> JobId {
+        JobId::from_digest(&Digest::of(name.as_bytes()))
+    }
+
+    #[test]
+    fn the_same_job_is_resumed_and_another_refused() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("out.mp4.latentfarm");
+        let first = JobFolder::open(&path, job("a"), false).unwrap();
+        assert!(!first.resumed());
+        fs::write(first.manifest(), b"kept").unwrap();
+        fs::write(first.scratch().join("left"), b"over").unwrap();
+        assert!(matches!(
+            JobFolder::open(&path, job("a"), true),
+            Err(FolderError::Busy { .. })
+        ));
+        drop(first);
+
+        let again = JobFolder::open(&path, job("a"), false).unwrap();
+        assert!(again.resumed() && again.manifest().exists());
+        assert!(!again.scratch().join("left").exists());
+        drop(again);
+
+        assert!(matches!(
+            JobFolder::open(&path, job("b"), false),
+            Err(FolderError::OtherJob { .. })
+        ));
+        let forced = JobFolder::open(&path, job("b"), true).unwrap();
+        assert!(!forced.resumed() && !forced.manifest().exists());
+        forced.remove().unwrap();
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_folder_of_somebody_else_is_left_alone() {
+        let root = tempfile::tempdir().unwrap();
+        fs::write(root.path().join("thesis.tex"), b"x").unwrap();
+        assert!(matches!(
+            JobFolder::open(root.path(), job("a"), true),
+            Err(FolderError::Foreign { .. })
+        ));
+        assert!(root.path().join("thesis.tex").exists());
+    }
+}

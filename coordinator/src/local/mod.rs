@@ -1,0 +1,17 @@
+//! A whole farm on this machine: the job folder, the weights' description, and worker processes.
+
+mod estimate;
+mod folder;
+mod notice;
+mod server;
+mod tools;
+mod weights;
+mod workers;
+
+pub use estimate::{Estimate, EstimateInput};
+pub use folder::{FolderError, JobFolder};
+pub use notice::LocalNotice;
+pub use server::KeptServer;
+pub use tools::{ToolError, worker_program};
+pub use weights::{WeightsInfo, WeightsProblem};
+pub use workers::{LocalWorkers, WorkerPlan, WorkerSeat};

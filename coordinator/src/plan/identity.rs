@@ -1,0 +1,174 @@
+//! Which job this is: a digest of everything that its output is a function of. The same request is the same
+//! job, so that it resumes; anything that changes a frame, an encoded byte or the meaning of a chunk's index
+//! makes another.
+
+use latentfarm_common::digest::Digest;
+use latentfarm_common::ids::JobId;
+use latentfarm_common::time::FrameRate;
+use latentfarm_common::wire::SCHEMA;
+use latentfarm_common::wire::job::{AudioWindows, EncoderSpec, ModelSpec};
+use serde::Serialize;
+
+use super::split::ChunkFrames;
+
+/// Everything that the output is a function of.
+#[derive(Clone, Debug)]
+pub struct Identity<'a> {
+    /// Digests of the two files as given.
+    pub video: Digest,
+    pub audio: Digest,
+    /// Name of the rule for a video that is shorter than its audio.
+    pub on_short: &'a str,
+    /// Whether a video longer than its audio keeps its tail.
+    pub keep_tail: bool,
+    pub audio_windows: AudioWindows,
+    pub model: &'a ModelSpec,
+    /// Includes the output rate.
+    pub encoder: &'a EncoderSpec,
+    /// Composited frames do not depend on it; encoded ones, and what a done record means, do.
+    pub chunk_frames: ChunkFrames,
+    /// Decides which source frames an analysis record is about.
+    pub analyze_frames: ChunkFrames,
+}
+
+/// The identity as it is digested. JSON, because its text is fixed by the field order and by nothing else.
+#[derive(Serialize)]
+struct Canonical<'a> {
+    product: &'static str,
+    version: &'static str,
+    schema: u16,
+    video: String,
+    audio: String,
+    on_short: &'a str,
+    keep_tail: bool,
+    audio_windows: AudioWindows,
+    weights: String,
+    synthetic: bool,
+    resolution_px: u32,
+    steps: u32,
+    guidance_scale_bits: u32,
+    seed: u64,
+    rate: FrameRate,
+    crf: Option<u8>,
+    preset: &'a str,
+    chunk_frames: u32,
+    analyze_frames: u32,
+}
+
+impl Identity<'_> {
+    pub fn job_id(&self) -> Result<JobId, serde_json::Error> {
+        // Every field by name: a new setting must choose whether it is part of the identity.
+        let ModelSpec {
+            weights,
+            synthetic,
+            resolution_px,
+            steps,
+            guidance_scale,
+            seed,
+        } = self.model;
+        let EncoderSpec { rate, crf, preset } = self.encoder;
+        let canonical = Canonical {
+            product: "latentfarm",
+            version: env!("CARGO_PKG_VERSION"),
+            schema: SCHEMA,
+            video: self.video.to_string(),
+            audio: self.audio.to_string(),
+            on_short: self.on_short,
+            keep_tail: self.keep_tail,
+            audio_windows: self.audio_windows,
+            weights: weights.to_string(),
+            synthetic: *synthetic,
+            resolution_px: *resolution_px,
+            steps: *steps,
+            guidance_scale_bits: guidance_scale.to_bits(),
+            seed: *seed,
+            rate: *rate,
+            crf: *crf,
+            preset,
+            chunk_frames: self.chunk_frames.get(),
+            analyze_frames: self.analyze_frames.get(),
+        };
+        let text = serde_json::to_vec(&canonical)?;
+        Ok(JobId::from_digest(&Digest::of(&text)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    fn model() -> ModelSpec {
+        ModelSpec {
+            weights: Digest::of(b"weights"),
+            synthetic: true,
+            resolution_px: 256,
+            steps: 20,
+            guidance_scale: 1.0,
+            seed: 1247,
+        }
+    }
+
+    fn encoder() -> EncoderSpec {
+        EncoderSpec {
+            rate: FrameRate::FILM_25,
+            crf: Some(18),
+            preset: "medium".to_owned(),
+        }
+    }
+
+    fn id(change: impl FnOnce(&mut Identity<'_>, &mut ModelSpec, &mut EncoderSpec)) -> JobId {
+        let (model, encoder) = (model(), encoder());
+        let mut changed_model = model.clone();
+        let mut changed_encoder = encoder.clone();
+        let mut identity = Identity {
+            video: Digest::of(b"video"),
+            audio: Digest::of(b"audio"),
+            on_short: "bounce",
+            keep_tail: false,
+            audio_windows: AudioWindows::Overlapping,
+            model: &model,
+            encoder: &encoder,
+            chunk_frames: ChunkFrames::new(64).unwrap(),
+            analyze_frames: ChunkFrames::new(64).unwrap(),
+        };
+        change(&mut identity, &mut changed_model, &mut changed_encoder);
+        Identity {
+            model: &changed_model,
+            encoder: &changed_encoder,
+            ..identity
+        }
+        .job_id()
+        .unwrap()
+    }
+
+    #[test]
+    fn equal_requests_are_one_job() {
+        assert_eq!(id(|_, _, _| ()), id(|_, _, _| ()));
+    }
+
+    #[test]
+    fn every_setting_makes_another_job() {
+        let ids = [
+            id(|_, _, _| ()),
+            id(|i, _, _| i.video = Digest::of(b"other")),
+            id(|i, _, _| i.audio = Digest::of(b"other")),
+            id(|i, _, _| i.on_short = "loop"),
+            id(|i, _, _| i.keep_tail = true),
+            id(|i, _, _| i.audio_windows = AudioWindows::Reference),
+            id(|i, _, _| i.chunk_frames = ChunkFrames::new(48).unwrap()),
+            id(|i, _, _| i.analyze_frames = ChunkFrames::new(48).unwrap()),
+            id(|_, m, _| m.weights = Digest::of(b"other")),
+            id(|_, m, _| m.synthetic = false),
+            id(|_, m, _| m.resolution_px = 512),
+            id(|_, m, _| m.steps = 1),
+            id(|_, m, _| m.guidance_scale = 1.5),
+            id(|_, m, _| m.seed = 1),
+            id(|_, _, e| e.rate = FrameRate::new(30, 1).unwrap()),
+            id(|_, _, e| e.crf = None),
+            id(|_, _, e| e.preset = "fast".to_owned()),
+        ];
+        let distinct: BTreeSet<_> = ids.iter().collect();
+        assert_eq!(distinct.len(), ids.len());
+    }
+}

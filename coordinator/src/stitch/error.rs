@@ -1,0 +1,50 @@
+//! Why no final file came about.
+
+use std::path::PathBuf;
+
+use latentfarm_common::media::MediaError;
+use latentfarm_common::time::FrameRange;
+
+use super::output::OutputError;
+use super::tiling::TilingError;
+use super::verify::SegmentError;
+
+#[derive(Debug, thiserror::Error)]
+pub enum StitchError {
+    #[error("cannot join the segments")]
+    Tiling(#[from] TilingError),
+    /// One segment is at fault: its chunk is to be rendered again.
+    #[error("cannot use the segment of frames {range}")]
+    Segment {
+        /// Place in the request.
+        index: usize,
+        range: FrameRange,
+        #[source]
+        source: Box<SegmentError>,
+    },
+    #[error("cannot make `{}`", path.display())]
+    Output {
+        path: PathBuf,
+        #[source]
+        source: MediaError,
+    },
+    #[error("cannot move the finished file into place")]
+    Target(#[from] OutputError),
+    #[error("cannot rename `{}` to `{}`", from.display(), to.display())]
+    Rename {
+        from: PathBuf,
+        to: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+impl StitchError {
+    /// The segment to render again, where that is the mend.
+    pub fn faulty_segment(&self) -> Option<usize> {
+        match self {
+            Self::Segment { index, .. } => Some(*index),
+            Self::Tiling(_) | Self::Output { .. } | Self::Target(_) | Self::Rename { .. } => None,
+        }
+    }
+}

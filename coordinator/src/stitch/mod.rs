@@ -1,0 +1,161 @@
+//! From rendered segments to the file that the user asked for.
+//!
+//! ```text
+//! ranges tile 0..frames ─▶ every segment: digest, decoded frames ─▶ join into a temporary name beside the output
+//!     ─▶ decode the result from end to end ─▶ `Assembled` ─▶ `commit`: rename into place, fsync the folder
+//! ```
+//!
+//! Nothing ever appears under the final name but a whole, verified file; on every other path the temporary
+//! file goes with its guard. Blocking: to be run on a thread of its own.
+
+mod error;
+mod output;
+mod partial;
+#[cfg(test)]
+mod tests;
+mod tiling;
+mod verify;
+
+use std::path::PathBuf;
+
+use latentfarm_common::frame::{FrameHash, PictureFormat};
+use latentfarm_common::media::{self, AudioLength, AudioTreatment, FinalReport, JoinRequest};
+use latentfarm_common::time::{FrameRange, FrameRate};
+use latentfarm_common::wire::blob::BlobRef;
+
+pub use self::error::StitchError;
+pub use self::output::{OutputError, OutputTarget};
+use self::partial::PartialFile;
+pub use self::tiling::{TilingError, check_tiling};
+pub use self::verify::{SegmentError, check_segment};
+
+/// Everything that the final file is made of.
+#[derive(Clone, Debug)]
+pub struct StitchRequest {
+    /// Each chunk's frames, the local copy of its segment, and the blob that its done record names; in the
+    /// order of the frames.
+    pub segments: Vec<(FrameRange, PathBuf, BlobRef)>,
+    pub picture: PictureFormat,
+    pub rate: FrameRate,
+    pub frames: u64,
+    /// The audio file as the user gave it.
+    pub audio: PathBuf,
+    pub exact_audio: bool,
+    /// How long the audio is to be beside the video.
+    pub audio_length: AudioLength,
+    /// In a lossless job the hashes of all composited frames, in order: the segments must decode to them.
+    pub lossless: Option<Vec<FrameHash>>,
+    /// Keys and values for the container; `comment` is seen everywhere.
+    pub metadata: Vec<(String, String)>,
+    pub output: OutputTarget,
+}
+
+/// How far the work has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StitchStep {
+    /// Segments checked up to this frame.
+    Checked { frames: u64 },
+    /// Frames written to the new file.
+    Joined { frames: u64 },
+    /// The new file is being decoded.
+    Verifying,
+}
+
+/// What was made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stitched {
+    pub sound: AudioTreatment,
+    pub report: FinalReport,
+}
+
+/// A whole, verified file that still has its temporary name; dropping it removes the file.
+#[must_use = "dropping the assembled file removes it"]
+#[derive(Debug)]
+pub struct Assembled {
+    partial: PartialFile,
+    output: OutputTarget,
+    stitched: Stitched,
+}
+
+impl Assembled {
+    /// Moves the file to its final name. The caller makes sure beforehand that it still holds its lease.
+    pub fn commit(self) -> Result<Stitched, StitchError> {
+        self.output.check_free()?;
+        self.partial.rename_to(self.output.path())?;
+        Ok(self.stitched)
+    }
+
+    pub fn stitched(&self) -> &Stitched {
+        &self.stitched
+    }
+}
+
+/// Checks the segments, joins them with the audio under a temporary name, and verifies the result.
+pub fn assemble(
+    request: &StitchRequest,
+    progress: &mut dyn FnMut(StitchStep),
+) -> Result<Assembled, StitchError> {
+    let ranges: Vec<FrameRange> = request.segments.iter().map(|(range, ..)| *range).collect();
+    check_tiling(&ranges, request.frames)?;
+    let hashes_wanted = request.lossless.as_deref();
+    for (index, (range, path, blob)) in request.segments.iter().enumerate() {
+        let hashes = hashes_wanted.map(|hashes| verify::hashes_of(hashes, *range));
+        verify::check_rendered(path, blob, *range, hashes).map_err(|source| StitchError::Segment {
+            index,
+            range: *range,
+            source: Box::new(source),
+        })?;
+        progress(StitchStep::Checked { frames: range.end });
+    }
+
+    let partial = PartialFile::beside(request.output.path());
+    let segments: Vec<PathBuf> = request.segments.iter().map(|(_, path, _)| path.clone()).collect();
+    let join = JoinRequest {
+        segments: &segments,
+        picture: &request.picture,
+        rate: request.rate,
+        frames: request.frames,
+        audio: &request.audio,
+        exact_audio: request.exact_audio,
+        metadata: &request.metadata,
+        output: partial.path(),
+        container: request.output.container(),
+    };
+    let sound = media::join(&join, &mut |frames| progress(StitchStep::Joined { frames }))
+        .map_err(|source| join_error(request, source))?;
+    progress(StitchStep::Verifying);
+    let report = media::verify_output(partial.path(), request.rate, request.frames, request.audio_length)
+        .map_err(|source| StitchError::Output {
+            path: request.output.path().to_owned(),
+            source,
+        })?;
+    Ok(Assembled {
+        partial,
+        output: request.output.clone(),
+        stitched: Stitched { sound, report },
+    })
+}
+
+/// [`assemble`] and [`Assembled::commit`] in one.
+pub fn stitch(
+    request: &StitchRequest,
+    progress: &mut dyn FnMut(StitchStep),
+) -> Result<Stitched, StitchError> {
+    assemble(request, progress)?.commit()
+}
+
+/// Lays a failed join at the door of the segment that it names, where it names one.
+fn join_error(request: &StitchRequest, source: media::MediaError) -> StitchError {
+    let mut places = request.segments.iter().enumerate();
+    match places.find(|(_, (_, path, _))| source.path() == path) {
+        Some((index, (range, ..))) => StitchError::Segment {
+            index,
+            range: *range,
+            source: Box::new(SegmentError::Media { source }),
+        },
+        None => StitchError::Output {
+            path: request.output.path().to_owned(),
+            source,
+        },
+    }
+}

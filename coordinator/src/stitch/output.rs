@@ -1,0 +1,103 @@
+//! Where the final file goes, checked before any work starts: hours later is too late.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use latentfarm_common::media::Container;
+
+use super::partial::{PartialFile, folder_of};
+
+/// Why nothing can be written there, and what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum OutputError {
+    #[error("cannot write `{}`: the name must end in .mp4 or .mkv", path.display())]
+    UnknownContainer { path: PathBuf },
+    #[error("cannot write `{}`: the name must be valid UTF-8", path.display())]
+    NotUtf8 { path: PathBuf },
+    #[error("cannot write `{}`: the folder `{}` does not exist; create it first", path.display(), folder.display())]
+    NoFolder { path: PathBuf, folder: PathBuf },
+    #[error("cannot write `{}`: `{}` is not a folder", path.display(), folder.display())]
+    ParentIsFile { path: PathBuf, folder: PathBuf },
+    #[error("cannot write `{}`: it is a folder; give the name of a file", path.display())]
+    IsFolder { path: PathBuf },
+    #[error("`{}` exists already; give another name, or --force to replace it", path.display())]
+    Exists { path: PathBuf },
+    #[error("cannot create a file in `{}`; check its permissions and free space", folder.display())]
+    NotWritable {
+        folder: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot look at `{}`", path.display())]
+    Look {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// A place that the final file can be written to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutputTarget {
+    path: PathBuf,
+    container: Container,
+    force: bool,
+}
+
+impl OutputTarget {
+    /// Checks the name, the folder (by creating a file in it and removing it again) and, unless `force`, that
+    /// nothing is there yet.
+    pub fn check(path: &Path, force: bool) -> Result<Self, OutputError> {
+        let here = || path.to_owned();
+        if path.to_str().is_none() {
+            return Err(OutputError::NotUtf8 { path: here() });
+        }
+        if path.is_dir() {
+            return Err(OutputError::IsFolder { path: here() });
+        }
+        let container =
+            Container::from_path(path).ok_or_else(|| OutputError::UnknownContainer { path: here() })?;
+        let folder = folder_of(path).to_owned();
+        match fs::metadata(&folder) {
+            Ok(found) if found.is_dir() => {}
+            Ok(_) => return Err(OutputError::ParentIsFile { path: here(), folder }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(OutputError::NoFolder { path: here(), folder });
+            }
+            Err(source) => return Err(OutputError::Look { path: folder, source }),
+        }
+        let target = Self {
+            path: here(),
+            container,
+            force,
+        };
+        target.check_free()?;
+        // The very name that will be used: it may be too long.
+        let trial = PartialFile::beside(path);
+        match File::create(trial.path()) {
+            Ok(_) => Ok(target),
+            Err(source) => Err(OutputError::NotWritable { folder, source }),
+        }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn container(&self) -> Container {
+        self.container
+    }
+
+    /// Looked at again before the rename: hours have passed.
+    pub(super) fn check_free(&self) -> Result<(), OutputError> {
+        let path = self.path.clone();
+        match fs::symlink_metadata(&self.path) {
+            Ok(found) if found.is_dir() => Err(OutputError::IsFolder { path }),
+            Ok(_) if !self.force => Err(OutputError::Exists { path }),
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(source) => Err(OutputError::Look { path, source }),
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! The dispatcher on a real server, with workers that do as they are told.
+
+#![allow(clippy::unwrap_used, reason = "a failed set-up is a failed test")]
+#![allow(unreachable_pub, reason = "the modules are private to this test")]
+
+mod endings;
+mod faults;
+mod succession;
+mod support;

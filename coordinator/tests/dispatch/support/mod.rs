@@ -1,0 +1,170 @@
+//! A real server, a made-up job and workers inside the test's process that do as they are told.
+
+mod scripts;
+mod worker;
+
+#[path = "../../../src/dispatch/fixture.rs"]
+mod fixture;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use latentfarm_common::blob::Store;
+use latentfarm_common::ids::WorkerId;
+use latentfarm_common::nats::lease::{Contention, LeaseTime};
+use latentfarm_common::nats::server::{EmbeddedServer, ServerBinary, ServerOptions, check, locate};
+use latentfarm_common::nats::topology::Topology;
+use latentfarm_common::nats::{Connection, Patience, connect};
+use latentfarm_common::shutdown::{self, Trigger};
+use latentfarm_common::wire::job::{JobSpec, Timeline};
+use latentfarm_coordinator::dispatch::{
+    Check, DispatchError, DispatchSettings, Farm, JobEvent, JobResult, Pace, RenderNeed, run_job,
+};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+pub use fixture::observations;
+pub use scripts::{always, begins, first_time, is_render, transient};
+pub use worker::{Act, FakeWorker, Ledger, Script};
+
+/// Nothing in these tests takes nearly this long.
+pub const LIMIT: Duration = Duration::from_mins(1);
+
+/// What `LATENTFARM_NATS_SERVER` names, else the workspace's `.cache/bin`, else `PATH`.
+async fn server_binary() -> ServerBinary {
+    let cached = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.cache/bin/nats-server");
+    let named = std::env::var_os("LATENTFARM_NATS_SERVER").is_some();
+    let found = if !named && cached.is_file() {
+        check(cached).await
+    } else {
+        locate(None).await
+    };
+    found.expect("these tests need a nats-server")
+}
+
+/// A server, a blob store and one job of as many source as output frames, in chunks of 16.
+pub struct Stage {
+    pub server: EmbeddedServer,
+    pub farm: Farm,
+    pub spec: JobSpec,
+    pub timeline: Timeline,
+    pub settings: DispatchSettings,
+    _dir: tempfile::TempDir,
+}
+
+impl Stage {
+    pub async fn open(frames: u32) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let workers: Vec<WorkerId> = ["w1", "w2"].map(|name| name.parse().unwrap()).to_vec();
+        let options = ServerOptions::new(server_binary().await, dir.path().join("nats"), workers);
+        let server = EmbeddedServer::start(options).await.unwrap();
+        let connection = coordinator(&server).await;
+        let url = Store::file_url(&dir.path().join("blobs")).unwrap();
+        let store = Store::open(&url, None).unwrap();
+        let (spec, timeline) = fixture::job(frames, frames);
+        let mut settings = DispatchSettings::new(dir.path().join("job"), RenderNeed::Cpu(3000));
+        settings.lease_time = LeaseTime::from_secs(30);
+        settings.pace = Pace {
+            reconcile_every: Duration::from_mins(1),
+            worker_silence: Duration::from_secs(3),
+            retry_after: Duration::from_millis(50),
+            retry_after_at_most: Duration::from_millis(200),
+            adopt_wait: Duration::from_secs(10),
+            drain_limit: Duration::from_secs(10),
+        };
+        let topology = Topology::default();
+        Self {
+            farm: Farm {
+                connection,
+                topology,
+                store,
+            },
+            server,
+            spec,
+            timeline,
+            settings,
+            _dir: dir,
+        }
+    }
+
+    /// A worker that takes tasks from now on.
+    pub async fn worker(&self, name: &str, ledger: &Ledger, script: Script) -> FakeWorker {
+        let identity = self.server.worker(&name.parse().unwrap()).unwrap();
+        let connection = connect(&self.server.url(), &identity, Patience::Once)
+            .await
+            .unwrap();
+        FakeWorker::start(name, connection, ledger.clone(), script)
+    }
+
+    /// Dispatches the job with segments that are always right.
+    pub async fn dispatch(&self) -> Run {
+        self.dispatch_with(self.settings.clone(), Arc::new(|_, _| Ok(())))
+            .await
+    }
+
+    /// Dispatches the job over a connection of its own, as another process would.
+    pub async fn dispatch_with(&self, settings: DispatchSettings, check: Check) -> Run {
+        let connection = coordinator(&self.server).await;
+        let farm = Farm {
+            connection,
+            ..self.farm.clone()
+        };
+        let (spec, timeline) = (self.spec.clone(), self.timeline.clone());
+        let (observer, events) = mpsc::unbounded_channel();
+        let (trigger, shutdown, _drain) = shutdown::channel();
+        let job =
+            tokio::spawn(
+                async move { run_job(&farm, spec, timeline, settings, check, observer, shutdown).await },
+            );
+        Run { job, events, trigger }
+    }
+
+    /// The same settings for a coordinator that takes the lease from whoever has it.
+    pub fn seizing(&self) -> DispatchSettings {
+        DispatchSettings {
+            contention: Contention::Seize,
+            holder: "the other one".to_owned(),
+            ..self.settings.clone()
+        }
+    }
+}
+
+async fn coordinator(server: &EmbeddedServer) -> Connection {
+    connect(&server.url(), &server.coordinator(), Patience::Once)
+        .await
+        .unwrap()
+}
+
+/// A job that is being dispatched.
+pub struct Run {
+    pub job: JoinHandle<Result<JobResult, DispatchError>>,
+    pub events: mpsc::UnboundedReceiver<JobEvent>,
+    pub trigger: Trigger,
+}
+
+impl Run {
+    pub async fn end(self) -> Result<JobResult, DispatchError> {
+        tokio::time::timeout(LIMIT, self.job)
+            .await
+            .expect("the job does not end")
+            .unwrap()
+    }
+
+    /// Waits for an event that `wanted` accepts.
+    pub async fn wait_for(&mut self, what: &str, mut wanted: impl FnMut(&JobEvent) -> bool) -> JobEvent {
+        let (events, job) = (&mut self.events, &mut self.job);
+        let found = async {
+            while let Some(event) = events.recv().await {
+                if wanted(&event) {
+                    return event;
+                }
+            }
+            let ending = job.await.unwrap().map(|result| (result.ending, result.report));
+            panic!("the job ended before: {what}: {ending:?}")
+        };
+        tokio::time::timeout(LIMIT, found)
+            .await
+            .unwrap_or_else(|_| panic!("never happened: {what}"))
+    }
+}

@@ -1,0 +1,279 @@
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_nats::jetstream::AckKind;
+use latentfarm_common::blob::Store;
+use latentfarm_common::frame::FrameHash;
+use latentfarm_common::ids::{ChunkId, WorkerId};
+use latentfarm_common::nats::done::{Commit, DoneLog};
+use latentfarm_common::nats::lanes::{Class, Lane};
+use latentfarm_common::nats::pull::{Pulled, try_pull, wait_for_task};
+use latentfarm_common::nats::subjects::Subject;
+use latentfarm_common::nats::{Connection, events};
+use latentfarm_common::wire;
+use latentfarm_common::wire::blob::BlobRef;
+use latentfarm_common::wire::outcome::{
+    DoneBody, DoneRecord, Event, EventKind, FaceObservations, Failure, FrameObservation, Heartbeat,
+    StageTimings, TaskProgress, WorkerState,
+};
+use latentfarm_common::wire::task::{RenderInput, Task, TaskBody};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::LIMIT;
+
+/// What a worker does with a task.
+#[derive(Clone, Debug)]
+pub enum Act {
+    Succeed,
+    /// Commits, and then once more as if its first answer was lost, and never acknowledges.
+    SucceedTwice,
+    /// Succeeds, but nothing has a face.
+    SeeNobody,
+    Fail(Failure),
+    /// Says, as one that cannot read the task, that it cannot.
+    Refuse,
+    /// Begins and is never heard again.
+    Die,
+    /// Begins and waits until the gate opens, then succeeds.
+    Wait(watch::Receiver<bool>),
+}
+
+/// Chooses by task and by how often this chunk was begun before.
+pub type Script = Arc<dyn Fn(&Task, usize) -> Act + Send + Sync>;
+
+/// How often each chunk was begun, over all workers.
+#[derive(Clone, Debug, Default)]
+pub struct Ledger(Arc<Mutex<BTreeMap<ChunkId, usize>>>);
+
+impl Ledger {
+    pub fn begun(&self) -> BTreeMap<ChunkId, usize> {
+        self.0.lock().unwrap().clone()
+    }
+
+    /// Counts one more beginning and returns the earlier ones.
+    fn begin(&self, chunk: ChunkId) -> usize {
+        let mut begun = self.0.lock().unwrap();
+        let count = begun.entry(chunk).or_default();
+        *count += 1;
+        *count - 1
+    }
+}
+
+/// A worker; dropping it kills it.
+pub struct FakeWorker {
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Drop for FakeWorker {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+impl FakeWorker {
+    pub fn start(name: &str, connection: Connection, ledger: Ledger, script: Script) -> Self {
+        let (at_work, task_on) = watch::channel(None);
+        let worker = Worker {
+            id: name.parse().unwrap(),
+            connection,
+            ledger,
+            script,
+            at_work,
+        };
+        let heart = tokio::spawn(beat(worker.id.clone(), worker.connection.clone(), task_on));
+        let heart_ends = heart.abort_handle();
+        let hands = tokio::spawn(async move {
+            worker.work().await;
+            heart_ends.abort();
+        });
+        Self {
+            tasks: vec![heart, hands],
+        }
+    }
+}
+
+async fn beat(worker: WorkerId, connection: Connection, task: watch::Receiver<Option<TaskProgress>>) {
+    let mut ticks = tokio::time::interval(Duration::from_millis(200));
+    loop {
+        ticks.tick().await;
+        let task = task.borrow().clone();
+        let state = if task.is_some() {
+            WorkerState::Working
+        } else {
+            WorkerState::Idle
+        };
+        let heartbeat = Heartbeat {
+            worker: worker.clone(),
+            state,
+            device: "cpu".to_owned(),
+            device_free_mib: 4000,
+            device_total_mib: 8000,
+            host_rss_mib: 10,
+            task,
+            finished: 0,
+        };
+        let subject = Subject::Heartbeat(worker.clone()).to_string();
+        let payload = wire::encode(&heartbeat).unwrap();
+        // Lost while the server is away.
+        let _ = connection.client.publish(subject, payload.into()).await;
+    }
+}
+
+struct Worker {
+    id: WorkerId,
+    connection: Connection,
+    ledger: Ledger,
+    script: Script,
+    at_work: watch::Sender<Option<TaskProgress>>,
+}
+
+impl Worker {
+    /// Until it dies.
+    async fn work(&self) {
+        let render = Lane {
+            class: Class::Cpu(4),
+            priority: 1,
+        };
+        let analyze = Lane {
+            class: Class::Analyze,
+            priority: 1,
+        };
+        loop {
+            let mut pulled = try_pull(&self.connection, render).await;
+            if !matches!(pulled, Ok(Pulled::Task(_))) {
+                let wait = Duration::from_millis(100);
+                pulled = wait_for_task(&self.connection, analyze, wait, std::future::pending()).await;
+            }
+            match pulled {
+                Ok(Pulled::Task(message)) => {
+                    let task: Task = wire::decode(&message.payload).unwrap();
+                    if !self.run(&task, &message).await {
+                        return;
+                    }
+                }
+                Ok(Pulled::Empty | Pulled::Interrupted) => {}
+                // No lane yet, or the server is being restarted.
+                Ok(Pulled::NoLane) | Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+    }
+
+    /// False: it died of it.
+    async fn run(&self, task: &Task, message: &async_nats::jetstream::Message) -> bool {
+        let before = self.ledger.begin(task.chunk);
+        self.at_work.send_replace(Some(TaskProgress {
+            chunk: task.chunk,
+            attempt: task.attempt,
+            frames_done: 1,
+            frames_total: 16,
+            stage: "denoise".to_owned(),
+        }));
+        self.say(task, EventKind::Started).await;
+        let act = (self.script)(task, before);
+        match act {
+            Act::Die => return false,
+            Act::Refuse => {
+                let unread = Task {
+                    epoch: 0,
+                    ..task.clone()
+                };
+                self.say(&unread, EventKind::Failed(super::transient())).await;
+                let _ = message.ack_with(AckKind::Term).await;
+            }
+            Act::Fail(failure) => {
+                self.say(task, EventKind::Failed(failure)).await;
+                // Gone already where the coordinator removed it.
+                let _ = message.ack_with(AckKind::Term).await;
+            }
+            Act::SucceedTwice => {
+                let record = self.render(task, false).await;
+                let log = DoneLog::new(&self.connection);
+                assert!(matches!(log.commit(&record).await.unwrap(), Commit::Won { .. }));
+                let again = DoneRecord {
+                    attempt: record.attempt + 1,
+                    ..record
+                };
+                assert!(matches!(log.commit(&again).await.unwrap(), Commit::Lost(_)));
+            }
+            Act::Wait(mut gate) => {
+                gate.wait_for(|open| *open).await.unwrap();
+                self.commit(task, false, message).await;
+            }
+            Act::Succeed => self.commit(task, false, message).await,
+            Act::SeeNobody => self.commit(task, true, message).await,
+        }
+        self.at_work.send_replace(None);
+        true
+    }
+
+    async fn commit(&self, task: &Task, nobody: bool, message: &async_nats::jetstream::Message) {
+        let record = self.render(task, nobody).await;
+        DoneLog::new(&self.connection).commit(&record).await.unwrap();
+        let _ = message.ack().await;
+    }
+
+    async fn say(&self, task: &Task, kind: EventKind) {
+        let event = Event {
+            chunk: task.chunk,
+            attempt: task.attempt,
+            epoch: task.epoch,
+            worker: self.id.clone(),
+            kind,
+        };
+        events::publish(&self.connection, &event, LIMIT).await.unwrap();
+    }
+
+    async fn render(&self, task: &Task, nobody: bool) -> DoneRecord {
+        let store = Store::open(&task.store, None).unwrap();
+        let (artifact, body) = match &task.body {
+            TaskBody::Analyze(analyze) => observe(&store, analyze.range.len(), nobody).await,
+            TaskBody::Render(render) => {
+                let input: RenderInput =
+                    wire::decode(&store.get_bytes(&render.input).await.unwrap()).unwrap();
+                assert_eq!(input.frames.len() as u64, render.range.len());
+                let synced = input.frames.iter().filter(|frame| frame.face.is_some()).count();
+                let segment = format!("segment {} attempt {}", task.chunk, task.attempt);
+                let body = DoneBody::Render {
+                    frame_hashes: input.frames.iter().map(|_| FrameHash([7; 16])).collect(),
+                    synced: u32::try_from(synced).unwrap(),
+                    passed: u32::try_from(input.frames.len() - synced).unwrap(),
+                };
+                (store.put_bytes(segment.into_bytes()).await.unwrap(), body)
+            }
+        };
+        DoneRecord {
+            chunk: task.chunk,
+            attempt: task.attempt,
+            epoch: task.epoch,
+            worker: self.id.clone(),
+            numeric_kind: "fake".to_owned(),
+            artifact,
+            body,
+            timings: StageTimings {
+                denoise_ms: 10,
+                ..StageTimings::default()
+            },
+        }
+    }
+}
+
+async fn observe(store: &Store, frames: u64, nobody: bool) -> (BlobRef, DoneBody) {
+    let mut seen = super::observations(frames, 20.0);
+    if nobody {
+        let empty = FrameObservation {
+            cut: false,
+            faces: Vec::new(),
+        };
+        seen.fill(empty);
+    }
+    let body = DoneBody::Analyze {
+        frames: u32::try_from(frames).unwrap(),
+        with_face: if nobody { 0 } else { u32::try_from(frames).unwrap() },
+    };
+    let bytes = wire::encode(&FaceObservations { frames: seen }).unwrap();
+    (store.put_bytes(bytes).await.unwrap(), body)
+}
