@@ -1,0 +1,75 @@
+//! Finds every process that a test started, whoever its parent is now.
+
+use std::fs;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+const VARIABLE: &str = "LATENTFARM_TEST_TAG";
+
+/// A mark in the environment that all descendants of a test's processes inherit.
+#[derive(Clone, Debug)]
+pub struct Tag(String);
+
+impl Tag {
+    pub fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        Self(format!(
+            "{}-{}",
+            std::process::id(),
+            NEXT.fetch_add(1, Ordering::Relaxed)
+        ))
+    }
+
+    pub fn env(&self) -> (&'static str, &str) {
+        (VARIABLE, &self.0)
+    }
+
+    /// Process ids and command lines of live processes that carry this tag.
+    pub fn processes(&self) -> Vec<(i32, String)> {
+        let mark = format!("{VARIABLE}={}", self.0);
+        let entries = fs::read_dir("/proc").expect("/proc");
+        let mut found: Vec<(i32, String)> = entries
+            .filter_map(|entry| {
+                let pid: i32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
+                let environ = fs::read(format!("/proc/{pid}/environ")).ok()?;
+                let is_ours = environ
+                    .split(|&byte| byte == 0)
+                    .any(|variable| variable == mark.as_bytes());
+                let command = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+                // A zombie has no command line left.
+                (is_ours && !command.is_empty())
+                    .then(|| (pid, String::from_utf8_lossy(&command).replace('\0', " ")))
+            })
+            .collect();
+        found.sort_unstable();
+        found
+    }
+
+    /// Processes whose command line contains `part`.
+    pub fn matching(&self, part: &str) -> Vec<i32> {
+        self.processes()
+            .into_iter()
+            .filter(|(_, command)| command.contains(part))
+            .map(|(pid, _)| pid)
+            .collect()
+    }
+
+    /// Panics if any tagged process is still there after a grace period for the kernel to reap them.
+    pub fn assert_nothing_left(&self) {
+        let deadline = Instant::now() + Duration::from_secs(15);
+        loop {
+            let left = self.processes();
+            if left.is_empty() {
+                return;
+            }
+            assert!(Instant::now() < deadline, "left running: {left:#?}");
+            std::thread::yield_now();
+        }
+    }
+}
+
+impl Default for Tag {
+    fn default() -> Self {
+        Self::new()
+    }
+}

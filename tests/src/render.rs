@@ -1,0 +1,226 @@
+//! `latentfarm render` as a child process, its JSON events and its report.
+
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::Tag;
+
+/// Longest that any single event of these small jobs may take.
+const EVENT_DEADLINE: Duration = Duration::from_mins(4);
+
+/// A program of the release, in the folder that the tests were built to.
+pub fn program(name: &str) -> PathBuf {
+    let own = std::env::current_exe().expect("own path");
+    let folder = own.ancestors().find(|dir| dir.join(name).is_file());
+    let folder = folder.unwrap_or_else(|| panic!("`{name}` is not built: run deploy/test"));
+    folder.join(name)
+}
+
+/// A render to be started.
+#[derive(Debug)]
+pub struct Render {
+    command: Command,
+    tag: Tag,
+}
+
+impl Render {
+    pub fn new(video: &Path, audio: &Path, output: &Path, weights: &Path) -> Self {
+        let tag = Tag::new();
+        let (name, value) = tag.env();
+        let mut command = Command::new(program("latentfarm"));
+        command.env(name, value);
+        command.arg("render").arg(video).arg(audio).arg("-o").arg(output);
+        command
+            .arg("--weights")
+            .arg(weights)
+            .args(["--json", "--preset", "lean"]);
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        Self { command, tag }
+    }
+
+    #[must_use]
+    pub fn args<S: AsRef<std::ffi::OsStr>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
+        self.command.args(args);
+        self
+    }
+
+    #[must_use]
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
+    pub fn spawn(mut self) -> Running {
+        let mut child = self.command.spawn().expect("start latentfarm");
+        let stdout = BufReader::new(child.stdout.take().expect("stdout"));
+        let mut stderr = child.stderr.take().expect("stderr");
+        let (sender, events) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in stdout.lines().map_while(Result::ok) {
+                let event: Value = serde_json::from_str(&line).unwrap_or(Value::String(line));
+                if sender.send(event).is_err() {
+                    return;
+                }
+            }
+        });
+        let (error_sender, errors) = mpsc::channel();
+        std::thread::spawn(move || {
+            let mut text = String::new();
+            let _broken_off = stderr.read_to_string(&mut text);
+            let _nobody_waits = error_sender.send(text);
+        });
+        Running {
+            child,
+            tag: self.tag,
+            events,
+            errors,
+            seen: Vec::new(),
+        }
+    }
+
+    /// Runs to the end and checks that nothing is left running.
+    pub fn run(self) -> Finished {
+        self.spawn().finish()
+    }
+}
+
+/// A render in progress. Dropping it kills it.
+#[derive(Debug)]
+pub struct Running {
+    child: Child,
+    tag: Tag,
+    events: mpsc::Receiver<Value>,
+    errors: mpsc::Receiver<String>,
+    seen: Vec<Value>,
+}
+
+impl Running {
+    pub fn tag(&self) -> &Tag {
+        &self.tag
+    }
+
+    /// Waits for the next event; panics if the render ends first.
+    pub fn next_event(&mut self) -> Value {
+        match self.events.recv_timeout(EVENT_DEADLINE) {
+            Ok(event) => {
+                self.seen.push(event.clone());
+                event
+            }
+            Err(error) => {
+                let _already_gone = self.child.kill();
+                let stderr = self.errors.recv().unwrap_or_default();
+                panic!(
+                    "no further event ({error}); events: {:#?}\nstderr: {stderr}",
+                    self.seen
+                );
+            }
+        }
+    }
+
+    /// Waits for an event of this `"event"` name; panics if the render ends first.
+    pub fn wait_for(&mut self, name: &str) -> Value {
+        loop {
+            let event = self.next_event();
+            if event["event"] == name {
+                return event;
+            }
+        }
+    }
+
+    /// Sends a signal to the command itself.
+    pub fn signal(&self, signal: nix::sys::signal::Signal) {
+        let pid = i32::try_from(self.child.id()).expect("pid");
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).expect("signal");
+    }
+
+    /// Waits for the end; panics if any process of the farm is left.
+    pub fn finish(mut self) -> Finished {
+        let mut report = Value::Null;
+        // The channel closes when the command closes its standard output.
+        loop {
+            match self.events.recv_timeout(EVENT_DEADLINE) {
+                Ok(event) => {
+                    if event["event"] == "report" {
+                        report = event.clone();
+                    }
+                    self.seen.push(event);
+                }
+                Err(mpsc::RecvTimeoutError::Disconnected) => break,
+                Err(mpsc::RecvTimeoutError::Timeout) => {
+                    panic!(
+                        "nothing happened for {EVENT_DEADLINE:?}; events: {:#?}",
+                        self.seen
+                    );
+                }
+            }
+        }
+        let status = self.child.wait().expect("wait");
+        let stderr = self.errors.recv().unwrap_or_default();
+        self.tag.assert_nothing_left();
+        Finished {
+            status,
+            report,
+            stderr,
+            events: std::mem::take(&mut self.seen),
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _already_gone = self.child.kill();
+        let _already_gone = self.child.wait();
+    }
+}
+
+/// A render that has ended.
+#[derive(Debug)]
+pub struct Finished {
+    pub status: ExitStatus,
+    /// The `report` event, or null.
+    pub report: Value,
+    pub stderr: String,
+    pub events: Vec<Value>,
+}
+
+impl Finished {
+    pub fn code(&self) -> Option<i32> {
+        self.status.code()
+    }
+
+    /// Panics unless the render was complete.
+    #[must_use]
+    #[track_caller]
+    pub fn complete(self) -> Self {
+        assert_eq!(
+            self.code(),
+            Some(0),
+            "events: {:#?}\nstderr: {}",
+            self.events,
+            self.stderr
+        );
+        self
+    }
+
+    /// The first event of this name.
+    pub fn event(&self, name: &str) -> Option<&Value> {
+        self.events.iter().find(|event| event["event"] == name)
+    }
+
+    /// Digest over the hashes of all composited frames.
+    #[track_caller]
+    pub fn frames_digest(&self) -> String {
+        self.report["frames_digest"]
+            .as_str()
+            .expect("frames_digest in the report")
+            .to_owned()
+    }
+}

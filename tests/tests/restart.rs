@@ -1,0 +1,151 @@
+//! The second promise: a killed worker, engine or coordinator costs time and nothing else.
+
+use farm_tests::{Material, Render, Running, decoded};
+use latentfarm_common::frame::FrameHash;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// Steps enough that a chunk takes seconds: it is under way when it is hit.
+fn render(material: &Material, name: &str) -> Render {
+    let farm = [
+        "--lossless",
+        "--workers",
+        "2",
+        "--chunk-frames",
+        "16",
+        "--steps",
+        "40",
+    ];
+    material.render(name).args(farm)
+}
+
+/// Runs `render` to its end; its frames must be those of a render that nothing disturbs.
+fn assert_undisturbed(material: &Material, digest: &str, frames: &[FrameHash]) {
+    let undisturbed = render(material, "undisturbed.mp4").run().complete();
+    assert_eq!(digest, undisturbed.frames_digest());
+    assert_eq!(frames, decoded(&material.path("undisturbed.mp4")));
+}
+
+/// Gives the same command again: it resumes, and ends with the same frames.
+fn assert_resumes(material: &Material) {
+    assert!(
+        !material.path("out.mp4").exists(),
+        "an unfinished job has no output"
+    );
+    let finished = render(material, "out.mp4").run().complete();
+    assert!(
+        finished.report["resumed_chunks"]
+            .as_u64()
+            .is_some_and(|chunks| chunks > 0),
+        "{}",
+        finished.report
+    );
+    assert!(
+        !material.path("out.mp4.latentfarm").exists(),
+        "the job folder goes when the job is complete"
+    );
+    assert_undisturbed(
+        material,
+        &finished.frames_digest(),
+        &decoded(&material.path("out.mp4")),
+    );
+}
+
+/// Kills the first process whose command line contains `part`, if there is one.
+fn kill_one(running: &Running, part: &str) {
+    if let Some(victim) = running.tag().matching(part).first() {
+        // It may have ended by itself.
+        let _gone = kill(Pid::from_raw(*victim), Signal::SIGKILL);
+    }
+}
+
+#[test]
+fn a_worker_killed_in_the_middle_of_a_chunk_changes_no_frame() {
+    let material = Material::seconds("4", "4");
+    let mut running = render(&material, "out.mp4").spawn();
+    while running.wait_for("chunk_started")["work"] != "render" {}
+    kill_one(&running, "latentfarm-worker run");
+    let finished = running.finish().complete();
+    assert!(finished.event("worker_died").is_some(), "{:#?}", finished.events);
+    assert_undisturbed(
+        &material,
+        &finished.frames_digest(),
+        &decoded(&material.path("out.mp4")),
+    );
+}
+
+#[test]
+fn a_killed_engine_changes_no_frame_and_its_chunk_is_reported() {
+    let material = Material::seconds("4", "4");
+    let mut running = render(&material, "out.mp4").spawn();
+    // An engine that is hit between two chunks is replaced in silence, so that one is killed at every sign of
+    // progress until a chunk was hit.
+    let requeued = loop {
+        let event = running.next_event();
+        if event["event"] == "chunk_requeued" {
+            break event;
+        }
+        if event["event"] == "progress" {
+            kill_one(&running, "latentfarm-engine");
+        }
+    };
+    // The kernel kills with the same signal when memory runs out.
+    assert!(
+        requeued["reason"].to_string().contains("out of memory"),
+        "{requeued}"
+    );
+    let finished = running.finish().complete();
+    assert_undisturbed(
+        &material,
+        &finished.frames_digest(),
+        &decoded(&material.path("out.mp4")),
+    );
+}
+
+#[test]
+fn a_killed_nats_server_is_started_again_and_changes_no_frame() {
+    let material = Material::seconds("4", "4");
+    let mut running = render(&material, "out.mp4").spawn();
+    while running.wait_for("chunk_started")["work"] != "render" {}
+    kill_one(&running, "nats-server");
+    let finished = running.finish().complete();
+    assert!(
+        finished.event("server_restarted").is_some(),
+        "{:#?}",
+        finished.events
+    );
+    assert_undisturbed(
+        &material,
+        &finished.frames_digest(),
+        &decoded(&material.path("out.mp4")),
+    );
+}
+
+#[test]
+fn the_whole_command_killed_half_way_resumes() {
+    let material = Material::seconds("4", "4");
+    let mut running = render(&material, "out.mp4").spawn();
+    while running.wait_for("chunk_done")["work"] != "render" {}
+    running.signal(Signal::SIGKILL);
+    let killed = running.finish();
+    assert_eq!(killed.code(), None);
+    assert_resumes(&material);
+}
+
+#[test]
+fn interrupt_drains_and_the_same_command_resumes() {
+    let material = Material::seconds("4", "4");
+    let mut running = render(&material, "out.mp4").spawn();
+    while running.wait_for("chunk_done")["work"] != "render" {}
+    running.signal(Signal::SIGINT);
+    let stopped = running.finish();
+    assert_eq!(
+        stopped.code(),
+        Some(130),
+        "{:#?}\n{}",
+        stopped.events,
+        stopped.stderr
+    );
+    assert!(stopped.stderr.contains("resume"), "{}", stopped.stderr);
+    assert_resumes(&material);
+}
