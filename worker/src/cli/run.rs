@@ -133,6 +133,7 @@ async fn run(args: RunArgs) -> Result<(), Unfit> {
         shutdown,
     )
     .await?;
+    runner.close().await;
     connection.close().await;
     let _in_time = drain.finished(Duration::from_secs(5)).await;
     Ok(())

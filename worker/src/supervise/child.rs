@@ -183,6 +183,18 @@ impl Child {
         })
     }
 
+    /// Ends an idle child: it leaves when its input ends, or is killed after a grace period. Waits until it is
+    /// gone, so that no zombie stays behind.
+    pub async fn close(self) {
+        let Self {
+            stdin, mut process, ..
+        } = self;
+        drop(stdin);
+        if tokio::time::timeout(EXIT_GRACE, process.wait()).await.is_err() {
+            let _already_gone = process.kill().await;
+        }
+    }
+
     async fn read_body(&mut self) -> Result<Vec<u8>, PipeError> {
         let mut prefix = [0_u8; 4];
         self.stdout.read_exact(&mut prefix).await?;
@@ -247,6 +259,15 @@ mod tests {
         let reply: Control = child.receive(Duration::from_secs(20)).await.unwrap();
         assert_eq!(reply, Control::Drain);
         assert!(child.is_alive());
+    }
+
+    #[tokio::test]
+    async fn a_closed_child_ends_by_itself() {
+        let folder = tempfile::tempdir().unwrap();
+        let mark = folder.path().join("ended");
+        let child = Child::spawn(&shell(&format!("cat; touch {}", mark.display()))).unwrap();
+        child.close().await;
+        assert!(mark.exists(), "it was killed before it could leave");
     }
 
     #[tokio::test]

@@ -138,6 +138,13 @@ impl Runner {
         }
     }
 
+    /// Ends the warm children.
+    pub async fn close(self) {
+        for child in [self.media, self.engine].into_iter().flatten() {
+            child.close().await;
+        }
+    }
+
     async fn perform(
         &mut self,
         task: &Task,
