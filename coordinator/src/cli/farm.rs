@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use latentfarm_common::blob::Store;
+use latentfarm_common::blob::{BlobError, Store};
 use latentfarm_common::ids::WorkerId;
 use latentfarm_common::nats::connect::{self, Identity, Patience};
 use latentfarm_common::nats::server::{EmbeddedServer, ServerBinary, ServerOptions};
 use latentfarm_common::nats::topology::{self, Topology};
+use latentfarm_common::wire::blob::BlobRef;
 use tokio::sync::mpsc;
 
 use super::preflight::Preflight;
@@ -144,6 +145,19 @@ impl LocalFarm {
             private.server.stop().await;
         }
     }
+}
+
+/// A blob as a file on this machine: where the store keeps it, or a copy in `scratch`, fetched once.
+pub(super) async fn local_copy(store: &Store, blob: &BlobRef, scratch: &Path) -> Result<PathBuf, BlobError> {
+    if let Some(path) = store.local_path(blob)? {
+        return Ok(path);
+    }
+    let path = scratch.join(blob.digest.to_string());
+    let is_here = std::fs::metadata(&path).is_ok_and(|found| found.len() == blob.bytes);
+    if !is_here {
+        store.get_to_file(blob, &path).await?;
+    }
+    Ok(path)
 }
 
 fn absolute(path: &Path) -> anyhow::Result<PathBuf> {

@@ -14,7 +14,7 @@ use latentfarm_common::wire::job::JobSpec;
 use latentfarm_common::wire::outcome::{DoneBody, DoneRecord};
 use tokio::sync::mpsc;
 
-use super::farm::LocalFarm;
+use super::farm::{LocalFarm, local_copy};
 use super::preflight::Preflight;
 use super::progress::Ui;
 use super::render::blocking;
@@ -113,16 +113,9 @@ async fn segments(
         let start = u64::from(record.chunk.index) * u64::from(spec.chunk_frames);
         let range = FrameRange::new(start, (start + u64::from(spec.chunk_frames)).min(spec.frames));
         let blob = record.artifact;
-        let local = store.local_path(&blob).map_err(CommandError::failed)?;
-        let path = local
-            .clone()
-            .unwrap_or_else(|| folder.scratch().join(blob.digest.to_string()));
-        if local.is_none() {
-            store
-                .get_to_file(&blob, &path)
-                .await
-                .map_err(CommandError::failed)?;
-        }
+        let path = local_copy(store, &blob, &folder.scratch())
+            .await
+            .map_err(CommandError::failed)?;
         segments.push((range, path, blob));
     }
     Ok(segments)

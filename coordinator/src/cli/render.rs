@@ -109,7 +109,7 @@ fn announce(ui: &Ui, settings: &Settings, preflight: &Preflight, examined: &Exam
         ui.line("SYNTHETIC WEIGHTS: the mouth will be moved at random");
     }
     for note in examined.notes() {
-        ui.line(&note);
+        tell(ui, &note);
     }
     ui.line(&format!("job {}: {estimate}", preflight.job));
     ui.event(&json!({
@@ -164,6 +164,12 @@ async fn render(
     .await
 }
 
+/// A sentence that the operator should know of the inputs.
+fn tell(ui: &Ui, note: &str) {
+    ui.line(note);
+    ui.event(&json!({ "event": "note", "text": note }));
+}
+
 /// Cuts the video and stores segments, speech and timeline.
 async fn ingest(
     settings: &Settings,
@@ -173,6 +179,7 @@ async fn ingest(
     ui: &mut Ui,
 ) -> Result<(JobSpec, Timeline), CommandError> {
     ui.begin("ingest", examined.table.sources, "source frames");
+    let told = examined.notes();
     let (sender, mut progress) = mpsc::unbounded_channel();
     let mut sink = StoreSink {
         store: store.clone(),
@@ -195,8 +202,9 @@ async fn ingest(
         }
     };
     ui.finish();
-    for note in &ingested.notes {
-        ui.event(&json!({ "event": "note", "text": note }));
+    // The others were told before the work began.
+    for note in ingested.notes.iter().filter(|note| !told.contains(note)) {
+        tell(ui, note);
     }
     let bytes = wire::encode(&ingested.timeline).map_err(CommandError::failed)?;
     let timeline = store.put_bytes(bytes).await.map_err(CommandError::failed)?;

@@ -1,20 +1,23 @@
 //! Runs the dispatcher beside the workers, and tells the operator what happens.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context as _;
 use latentfarm_common::blob::Store;
+use latentfarm_common::error::one_line;
 use latentfarm_common::ids::Work;
 use latentfarm_common::nats::lease::Contention;
 use latentfarm_common::shutdown::{Phase, Shutdown};
 use latentfarm_common::wire::job::{JobSpec, Timeline};
 use latentfarm_common::wire::outcome::DoneRecord;
 use serde_json::json;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 use super::CommandError;
 use super::events;
-use super::farm::LocalFarm;
+use super::farm::{LocalFarm, local_copy};
 use super::preflight::Preflight;
 use super::progress::Ui;
 use super::settings::Settings;
@@ -60,7 +63,7 @@ pub(super) async fn run_job(
         dispatch.contention = Contention::Seize;
     }
     let (observer, mut job_events) = mpsc::unbounded_channel();
-    let check = segment_check(&farm.farm.store);
+    let check = segment_check(&farm.farm.store, folder.scratch());
     let job = dispatch::run_job(
         &farm.farm,
         spec.clone(),
@@ -134,20 +137,18 @@ async fn stop(workers: Option<LocalWorkers>) {
     }
 }
 
-/// Verifies a render record's segment where it lies on this machine; the blob store verified its digest.
-fn segment_check(store: &Store) -> Check {
+/// Verifies a render record's segment before it counts: its digest, and every decoded frame.
+fn segment_check(store: &Store, scratch: PathBuf) -> Check {
     let store = store.clone();
+    let runtime = Handle::current();
+    // Called on a thread of its own, where waiting for the store blocks nobody.
     Arc::new(move |record: &DoneRecord, range| {
-        let path = store
-            .local_path(&record.artifact)
-            .map_err(|error| error.to_string())?;
-        match path {
-            Some(path) => stitch::check_segment(&path, &record.artifact, range)
-                .map(|_info| ())
-                .map_err(|error| latentfarm_common::error::one_line(&error)),
-            // A remote segment is decoded once more when it is stitched.
-            None => Ok(()),
-        }
+        let path = runtime
+            .block_on(local_copy(&store, &record.artifact, &scratch))
+            .map_err(|error| one_line(&error))?;
+        stitch::check_segment(&path, &record.artifact, range)
+            .map(|_info| ())
+            .map_err(|error| one_line(&error))
     })
 }
 
