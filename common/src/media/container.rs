@@ -10,7 +10,7 @@ use ffmpeg_next::format::{self, context};
 use ffmpeg_next::packet::Mut;
 use ffmpeg_next::{Dictionary, Error, Packet, Rational, ffi};
 
-use super::MediaError;
+use super::{MediaError, init};
 use crate::time::FrameRate;
 
 /// The muxer of encoded segments.
@@ -59,12 +59,6 @@ fn file_url(path: &Path) -> Result<String, MediaError> {
     }
 }
 
-pub(super) fn ensure_init(path: &Path) -> Result<(), MediaError> {
-    ffmpeg_next::init().map_err(MediaError::ffmpeg("set up FFmpeg for", path))?;
-    ffmpeg_next::log::set_level(ffmpeg_next::log::Level::Error);
-    Ok(())
-}
-
 /// Opens a local file; what it refers to over a network is not followed.
 pub(super) fn open_input(path: &Path) -> Result<context::Input, MediaError> {
     open_with(path, &[("protocol_whitelist", "file")])
@@ -84,7 +78,7 @@ pub(super) fn open_segment_quickly(path: &Path) -> Result<context::Input, MediaE
 }
 
 fn open_with(path: &Path, options: &[(&str, &str)]) -> Result<context::Input, MediaError> {
-    ensure_init(path)?;
+    init();
     // FFmpeg's own words for a missing file are those of any broken one.
     File::open(path).map_err(MediaError::io("open", path))?;
     let url = file_url(path)?;
@@ -92,7 +86,7 @@ fn open_with(path: &Path, options: &[(&str, &str)]) -> Result<context::Input, Me
 }
 
 pub(super) fn create_output(path: &Path, muxer: &str) -> Result<context::Output, MediaError> {
-    ensure_init(path)?;
+    init();
     File::create(path).map_err(MediaError::io("create", path))?;
     format::output_as(&file_url(path)?, muxer).map_err(MediaError::ffmpeg("create", path))
 }

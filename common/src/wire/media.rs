@@ -4,7 +4,6 @@
 use serde::{Deserialize, Serialize};
 
 use super::Message;
-use super::blob::BlobRef;
 use super::job::{EncoderSpec, SourceSpec};
 use super::outcome::FaceObservations;
 use super::task::RenderFrame;
@@ -69,7 +68,6 @@ pub enum MediaReply {
         frame_hashes: Vec<FrameHash>,
         synced: u32,
         passed: u32,
-        segment: BlobRef,
         timings: MediaTimings,
     },
     Failed(MediaFailure),

@@ -8,7 +8,6 @@ mod render;
 mod window;
 
 use std::io::{Read, Write};
-use std::path::Path;
 use std::time::Instant;
 
 use latentfarm_common::error::one_line;
@@ -26,12 +25,6 @@ enum JobError {
     Media(#[from] MediaError),
     #[error("cannot find faces")]
     Face(#[from] FaceError),
-    #[error("cannot read back the segment `{path}`")]
-    Segment {
-        path: String,
-        #[source]
-        source: std::io::Error,
-    },
     #[error("the request does not fit together: {0}")]
     Inconsistent(String),
     /// The supervisor is gone or out of step: nothing can be answered.
@@ -90,19 +83,10 @@ fn failure(error: &JobError) -> MediaFailure {
     }
 }
 
-/// Adds the wall time of `work` in microseconds.
+/// Does `work` and adds its wall time to `total_us`.
 fn timed<T>(total_us: &mut u64, work: impl FnOnce() -> T) -> T {
     let started = Instant::now();
     let result = work();
     *total_us += u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
     result
-}
-
-fn sealed_segment(path: &Path) -> Result<latentfarm_common::wire::blob::BlobRef, JobError> {
-    let (digest, bytes) =
-        latentfarm_common::digest::Digest::of_file(path).map_err(|source| JobError::Segment {
-            path: path.display().to_string(),
-            source,
-        })?;
-    Ok(latentfarm_common::wire::blob::BlobRef { digest, bytes })
 }

@@ -13,7 +13,7 @@ use latentfarm_common::wire::media::{MediaReply, MediaRequest, MediaTimings, Ren
 use latentfarm_common::wire::pipe::PipeError;
 
 use super::window::Window;
-use super::{JobError, Pipes, sealed_segment, timed};
+use super::{JobError, Pipes, timed};
 
 #[derive(Default)]
 struct Micros {
@@ -95,7 +95,6 @@ pub(super) fn run<R: Read, W: Write>(
         frame_hashes: done.hashes,
         synced: done.synced,
         passed: frames - done.synced,
-        segment: sealed_segment(output)?,
         timings: MediaTimings {
             decode_ms: micros.decode / 1000,
             face_ms: micros.crop / 1000,

@@ -93,7 +93,6 @@ impl Runner {
                     frame_hashes,
                     synced,
                     passed,
-                    segment: _,
                     timings,
                 } => {
                     break (frame_hashes, synced, passed, timings);

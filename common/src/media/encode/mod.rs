@@ -50,7 +50,7 @@ impl SegmentEncoder {
         spec: &EncoderSpec,
         first_frame: u64,
     ) -> Result<Self, MediaError> {
-        container::ensure_init(path)?;
+        super::init();
         let rate = container::rate_rational(spec.rate, path)?;
         let encoder =
             open_encoder(picture, spec, rate).map_err(MediaError::ffmpeg("open the encoder of", path))?;

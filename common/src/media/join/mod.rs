@@ -70,7 +70,7 @@ impl fmt::Display for AudioTreatment {
 /// An existing file is replaced. After an error the file is unusable and is left for the caller to remove.
 pub fn join(request: &JoinRequest<'_>, progress: &mut dyn FnMut(u64)) -> Result<AudioTreatment, MediaError> {
     let path = request.output;
-    container::ensure_init(path)?;
+    super::init();
     let frame_rate = container::rate_rational(request.rate, path)?;
     let mut video = VideoFeed::open(request, frame_rate)?;
     let mut audio = AudioFeed::open(request)?;
