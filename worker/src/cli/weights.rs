@@ -50,6 +50,8 @@ pub(super) enum SynthSize {
     Tiny,
     /// Some hundred MB, 256 px: the memory and speed of a real shape, in small
     Small,
+    /// 2.7 GB: the published sizes, 256 px, for measuring; a window takes minutes on a CPU
+    Full,
 }
 
 /// What `describe` tells.
@@ -81,6 +83,7 @@ fn make(size: SynthSize, out: &Path, seed: u64) -> Result<String, WeightsError> 
     let size = match size {
         SynthSize::Tiny => synth::Size::Tiny,
         SynthSize::Small => synth::Size::Small,
+        SynthSize::Full => synth::Size::Full,
     };
     synth::synthesize(out, size, seed)?;
     Ok(format!("SYNTHETIC WEIGHTS in {}", out.display()))

@@ -22,10 +22,13 @@ pub enum Size {
     Tiny,
     /// For trying a farm: seconds a window.
     Small,
+    /// The published sizes, 256 px: for measuring.
+    Full,
 }
 
 struct Plan {
     resolution_px: u32,
+    layers_per_block: usize,
     unet_channels: [usize; 4],
     unet_groups: usize,
     unet_heads: usize,
@@ -44,8 +47,19 @@ impl Size {
             n_audio_layer: layers,
         };
         match self {
+            Self::Full => Plan {
+                resolution_px: 256,
+                layers_per_block: 2,
+                unet_channels: [320, 640, 1280, 1280],
+                unet_groups: 32,
+                unet_heads: 8,
+                vae_channels: [128, 256, 512, 512],
+                vae_groups: 32,
+                whisper: whisper(384, 6, 4),
+            },
             Self::Tiny => Plan {
                 resolution_px: 64,
+                layers_per_block: 1,
                 unet_channels: [32; 4],
                 unet_groups: 8,
                 unet_heads: 8,
@@ -55,6 +69,7 @@ impl Size {
             },
             Self::Small => Plan {
                 resolution_px: 256,
+                layers_per_block: 1,
                 unet_channels: [32, 64, 128, 128],
                 unet_groups: 32,
                 unet_heads: 2,
@@ -121,7 +136,7 @@ fn parsed<T>(
 fn unet_config(plan: &Plan) -> Value {
     let mut config: Value = serde_json::from_str(UNetConfig::PUBLISHED).unwrap_or_default();
     config["block_out_channels"] = json!(plan.unet_channels);
-    config["layers_per_block"] = json!(1);
+    config["layers_per_block"] = json!(plan.layers_per_block);
     config["norm_num_groups"] = json!(plan.unet_groups);
     config["attention_head_dim"] = json!(plan.unet_heads);
     config["cross_attention_dim"] = json!(plan.whisper.n_audio_state);
@@ -131,7 +146,7 @@ fn unet_config(plan: &Plan) -> Value {
 fn vae_config(plan: &Plan) -> Value {
     let mut config: Value = serde_json::from_str(VaeConfig::PUBLISHED).unwrap_or_default();
     config["block_out_channels"] = json!(plan.vae_channels);
-    config["layers_per_block"] = json!(1);
+    config["layers_per_block"] = json!(plan.layers_per_block);
     config["norm_num_groups"] = json!(plan.vae_groups);
     config
 }

@@ -3,6 +3,7 @@
 use candle_core::{CpuStorage, CustomOp3, DType, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
+use super::composed;
 use super::matrix::{Matrix, product};
 
 /// Attention with `heads` heads side by side in the last dimension; scores are scaled by the root of a head's
@@ -18,41 +19,7 @@ pub(in crate::latentsync) fn attend(q: &Tensor, k: &Tensor, v: &Tensor, heads: u
     }
     let (outer, rows, queries, width) = q.dims4()?;
     let flat = |x: &Tensor| x.reshape((outer * rows, x.dim(2)?, width));
-    composed(&flat(q)?, &flat(k)?, &flat(v)?, heads)?.reshape((outer, rows, queries, width))
-}
-
-/// Most attention scores held at once by [`composed`]; the rest is worked off piece by piece.
-const MAX_SCORES: usize = 1 << 26;
-
-/// The same out of tensor operations, for other devices and types; on `(rows, tokens, width)`.
-fn composed(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<Tensor> {
-    let (rows, queries, width) = q.dims3()?;
-    let keys = k.dim(1)?;
-    let head_width = width / heads;
-    let scale = 1.0 / (head_width as f64).sqrt();
-    let at_once = (MAX_SCORES / (heads * queries * keys).max(1)).clamp(1, rows);
-    let mut pieces = Vec::with_capacity(rows.div_ceil(at_once));
-    for start in (0..rows).step_by(at_once) {
-        let count = at_once.min(rows - start);
-        let split = |x: &Tensor| -> Result<Tensor> {
-            let (_, tokens, _) = x.dims3()?;
-            x.narrow(0, start, count)?
-                .reshape((count, tokens, heads, head_width))?
-                .transpose(1, 2)?
-                .contiguous()
-        };
-        // Scaling the queries keeps half-precision scores in range.
-        let scores = (split(q)? * scale)?.matmul(&split(k)?.t()?)?;
-        let weights = candle_nn::ops::softmax_last_dim(&scores)?;
-        drop(scores);
-        let mixed = weights.matmul(&split(v)?)?;
-        drop(weights);
-        pieces.push(mixed.transpose(1, 2)?.reshape((count, queries, width))?);
-    }
-    match pieces.len() {
-        1 => Ok(pieces.remove(0)),
-        _ => Tensor::cat(&pieces, 0),
-    }
+    composed::attention(&flat(q)?, &flat(k)?, &flat(v)?, heads)?.reshape((outer, rows, queries, width))
 }
 
 /// Queries that are worked on at once: bounds the scores in memory to this many rows a thread.
@@ -261,7 +228,7 @@ mod tests {
             let (k, v) = (ramp((1, rows, keys, width), 17), ramp((1, rows, keys, width), 7));
             let ours = attend(&q, &k, &v, heads).unwrap().squeeze(0).unwrap();
             let flat = |x: &Tensor| x.squeeze(0).unwrap();
-            let expected = composed(&flat(&q), &flat(&k), &flat(&v), heads).unwrap();
+            let expected = composed::attention(&flat(&q), &flat(&k), &flat(&v), heads).unwrap();
             let difference = (ours - expected).unwrap().abs().unwrap().max_all().unwrap();
             assert!(
                 difference.to_scalar::<f32>().unwrap() < 1e-5,

@@ -1,9 +1,10 @@
 //! The exact (erf) GELU, alone and as the gate of a GEGLU.
 
 use candle_core::cpu::erf::erf_f32;
-use candle_core::{CpuStorage, CustomOp1, D, DType, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
+use super::composed;
 use super::matrix::contiguous;
 
 /// GELU of every element.
@@ -19,9 +20,7 @@ pub(in crate::latentsync) fn geglu(x: &Tensor) -> Result<Tensor> {
     if x.device().is_cpu() && x.dtype() == DType::F32 {
         return x.contiguous()?.apply_op1_no_bwd(&CpuGeglu);
     }
-    let half = x.dim(D::Minus1)? / 2;
-    let gate = x.narrow(D::Minus1, half, half)?.gelu_erf()?;
-    x.narrow(D::Minus1, 0, half)? * gate
+    composed::geglu(x)
 }
 
 fn gelu_of(x: f32) -> f32 {

@@ -6,6 +6,7 @@
 use candle_core::{CpuStorage, CustomOp3, DType, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
+use super::composed;
 use super::matrix::contiguous;
 use crate::latentsync::trace::Trace;
 use crate::latentsync::weights::Keys;
@@ -68,31 +69,9 @@ impl GroupNorm {
             };
             return x.contiguous()?.apply_op3_no_bwd(&self.weight, &self.bias, &op);
         }
-        let y = self.composed(x, images)?;
+        let affine = (&self.weight, &self.bias);
+        let y = composed::group_norm(x, images, self.groups, self.eps, affine)?;
         if silu { y.silu() } else { Ok(y) }
-    }
-
-    /// The same out of tensor operations, with `f32` statistics, for other devices and types.
-    fn composed(&self, x: &Tensor, images: usize) -> Result<Tensor> {
-        let (total, channels, h, w) = x.dims4()?;
-        let samples = total / images;
-        let per_group = channels / self.groups * h * w;
-        let grouped = x
-            .to_dtype(DType::F32)?
-            .reshape((samples, images, self.groups, per_group))?;
-        let mean = grouped.mean_keepdim(3)?.mean_keepdim(1)?;
-        let centred = grouped.broadcast_sub(&mean)?;
-        drop(grouped);
-        let variance = centred.sqr()?.mean_keepdim(3)?.mean_keepdim(1)?;
-        let scale = (variance + self.eps)?.sqrt()?.recip()?;
-        let normed = centred.broadcast_mul(&scale)?.reshape((total, channels, h, w))?;
-        drop(centred);
-        let weight = self.weight.reshape((1, channels, 1, 1))?;
-        let bias = self.bias.reshape((1, channels, 1, 1))?;
-        normed
-            .to_dtype(x.dtype())?
-            .broadcast_mul(&weight)?
-            .broadcast_add(&bias)
     }
 }
 

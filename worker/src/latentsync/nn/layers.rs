@@ -2,6 +2,7 @@
 
 use candle_core::{DType, Result, Tensor};
 
+use super::composed;
 use super::conv::CpuConv2d;
 use super::gelu::geglu;
 use super::linear::CpuLinear;
@@ -98,9 +99,7 @@ impl Conv2d {
             };
             return x.contiguous()?.apply_op3_no_bwd(&self.weight, &self.bias, &op);
         }
-        let bias = self.bias.reshape((1, (), 1, 1))?;
-        x.conv2d(&self.weight, self.padding, self.stride, 1, 1)?
-            .broadcast_add(&bias)
+        composed::conv2d(x, &self.weight, &self.bias, self.stride, self.padding)
     }
 }
 

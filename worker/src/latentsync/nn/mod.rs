@@ -2,6 +2,7 @@
 //! images of a video are its frames, frame after frame, sample after sample.
 
 mod attend;
+mod composed;
 mod conv;
 mod gelu;
 mod group_norm;
