@@ -46,16 +46,30 @@ pub fn similarity(points: &[[f32; 2]; 3], resolution: u32) -> [f32; 6] {
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Smoother {
     offset: Option<[f64; 2]>,
+    whole_pixels: bool,
 }
 
 impl Smoother {
+    /// Takes points as they are, fractions of a pixel included.
     pub fn new() -> Self {
         Self::default()
     }
 
+    /// The reference's way: points are rounded to whole pixels first, which adds 10 to 60 % jitter.
+    pub fn whole_pixels() -> Self {
+        Self {
+            offset: None,
+            whole_pixels: true,
+        }
+    }
+
     /// The frame-to-face matrix of the next frame.
     pub fn next(&mut self, points: &[[f32; 2]; 3], resolution: u32) -> [f32; 6] {
-        let fit = Fit::new(points, resolution);
+        let fit = if self.whole_pixels {
+            Fit::new(&points.map(|point| point.map(f32::round_ties_even)), resolution)
+        } else {
+            Fit::new(points, resolution)
+        };
         let offset = match self.offset {
             None => fit.nose_offset,
             Some(last) => std::array::from_fn(|i| CARRIED * last[i] + (1.0 - CARRIED) * fit.nose_offset[i]),
@@ -199,6 +213,22 @@ mod tests {
         }
         smoother.reset();
         assert_eq!(smoother, Smoother::new());
+    }
+
+    #[test]
+    fn whole_pixels_round_points_and_stay_so() {
+        let points = [[100.4, 100.5], [160.6, 101.5], [131.2, 130.9]];
+        let rounded = [[100.0, 100.0], [161.0, 102.0], [131.0, 131.0]];
+        let mut smoother = Smoother::whole_pixels();
+        let mut plain = Smoother::new();
+        for _ in 0..2 {
+            let (ours, expected) = (smoother.next(&points, 256), plain.next(&rounded, 256));
+            assert_eq!(ours.map(f32::to_bits), expected.map(f32::to_bits));
+            smoother.reset();
+            plain.reset();
+        }
+        let bits = |points| similarity(points, 256).map(f32::to_bits);
+        assert_ne!(bits(&points), bits(&rounded));
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //!
 //! `latentsync` and `face` know no NATS and no FFmpeg.
 
+pub mod bench;
 #[cfg(feature = "supervisor")]
 pub mod cli;
 #[cfg(feature = "supervisor")]

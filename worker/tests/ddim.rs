@@ -8,83 +8,100 @@
 
 mod support;
 
-use candle_core::{Device, Tensor};
 use latentfarm_worker::latentsync::ddim::DdimScheduler;
-use support::{Golden, Tolerance, assert_close};
+use support::{Compared, Golden, Tolerance, assert_close, assert_values_close, files, number_after};
+
+const TABLES: Tolerance = Tolerance {
+    max_abs: 1e-6,
+    relative: 1e-6,
+};
+
+fn goldens() -> Vec<Golden> {
+    let found = files("ddim", ".safetensors").into_iter();
+    found.map(|path| Golden::open(&path)).collect()
+}
 
 #[test]
 fn tables_match_golden() {
-    let golden = Golden::named("ddim.safetensors");
-    let scheduler = DdimScheduler::new();
-    let tolerance = Tolerance {
-        max_abs: 1e-6,
-        relative: 1e-6,
-    };
-    for (name, table) in [
-        ("betas", scheduler.betas()),
-        ("alphas_cumprod", scheduler.alphas_cumprod()),
-    ] {
-        let ours = Tensor::new(table, &Device::Cpu).unwrap();
-        assert_close(name, &ours, golden.get(name), tolerance);
+    let mut compared = Compared::default();
+    for golden in goldens() {
+        let scheduler = DdimScheduler::new();
+        for (name, ours) in [
+            ("betas", scheduler.betas()),
+            ("alphas_cumprod", scheduler.alphas_cumprod()),
+            ("final_alpha_cumprod", &scheduler.alphas_cumprod()[..1]),
+            // The starting noise is used as it is drawn.
+            ("init_noise_sigma", &[1.0]),
+        ] {
+            if golden.find(name).is_some() {
+                assert_values_close(name, ours, &golden.floats(name), TABLES);
+                compared.add(name);
+            }
+        }
     }
-    let first = Tensor::new(&scheduler.alphas_cumprod()[..1], &Device::Cpu).unwrap();
-    assert_close(
-        "final_alpha_cumprod",
-        &first,
-        golden.get("final_alpha_cumprod"),
-        tolerance,
-    );
+    compared.require(&["betas", "alphas_cumprod", "final_alpha_cumprod"]);
 }
 
 #[test]
 fn timesteps_match_golden_exactly() {
-    let golden = Golden::named("ddim.safetensors");
-    let runs = golden.under("timesteps.n");
-    assert!(!runs.is_empty());
-    for steps in runs {
-        let ours: Vec<i64> = DdimScheduler::timesteps(steps.parse().unwrap())
-            .into_iter()
-            .map(i64::from)
-            .collect();
-        assert_eq!(
-            ours,
-            golden.integers(&format!("timesteps.n{steps}")),
-            "{steps} steps"
-        );
+    let mut compared = Compared::default();
+    for golden in goldens() {
+        for steps in golden.under("timesteps.n") {
+            let ours: Vec<i64> = DdimScheduler::timesteps(steps.parse().unwrap())
+                .into_iter()
+                .map(i64::from)
+                .collect();
+            assert_eq!(
+                ours,
+                golden.integers(&format!("timesteps.n{steps}")),
+                "{steps} steps"
+            );
+            compared.add("timesteps");
+        }
     }
+    compared.require(&["timesteps"]);
 }
 
 #[test]
 fn runs_match_golden_step_by_step() {
-    let golden = Golden::named("ddim.safetensors");
-    let scheduler = DdimScheduler::new();
     let tolerance = Tolerance {
         max_abs: 1e-4,
         relative: 1e-5,
     };
-    for run in golden.prefixes("run") {
-        let get = |name: &str| golden.get(&format!("{run}.{name}"));
-        let steps: u32 = run.strip_prefix("run").unwrap().parse().unwrap();
-        let mut x = get("x").get(0).unwrap();
-        for (i, timestep) in DdimScheduler::timesteps(steps).into_iter().enumerate() {
-            let (next, clean) = scheduler
-                .step(&get("eps").get(i).unwrap(), timestep, &x, steps)
-                .unwrap();
-            assert_close(
-                &format!("{run} x0 {i}"),
-                &clean,
-                &get("pred_x0").get(i).unwrap(),
-                tolerance,
-            );
-            assert_close(
-                &format!("{run} x {i}"),
-                &next,
-                &get("x").get(i + 1).unwrap(),
-                tolerance,
-            );
-            x = next;
+    let mut compared = Compared::default();
+    for golden in goldens() {
+        let scheduler = DdimScheduler::new();
+        for run in golden.before(".eps") {
+            let get = |name: &str| golden.get(&format!("{run}.{name}"));
+            let given = get("eps").dim(0).unwrap();
+            let steps = match number_after("run", &run) {
+                0 => u32::try_from(given).unwrap(),
+                steps => u32::try_from(steps).unwrap(),
+            };
+            let mut x = get("x").get(0).unwrap();
+            for (i, timestep) in DdimScheduler::timesteps(steps)
+                .into_iter()
+                .enumerate()
+                .take(given)
+            {
+                let eps = get("eps").get(i).unwrap();
+                let (next, clean) = scheduler.step(&eps, timestep, &x, steps).unwrap();
+                let part = |name: &str, at: usize| {
+                    let whole = golden.find(&format!("{run}.{name}"))?;
+                    Some(whole.get(at).unwrap())
+                };
+                if let Some(expected) = part("pred_x0", i) {
+                    assert_close(&format!("{run} x0 {i}"), &clean, &expected, tolerance);
+                    compared.add("clean estimates");
+                }
+                let expected = part("x", i + 1).unwrap();
+                assert_close(&format!("{run} x {i}"), &next, &expected, tolerance);
+                compared.add("steps");
+                x = next;
+            }
         }
     }
+    compared.require(&["steps", "clean estimates"]);
 }
 
 #[test]

@@ -1,4 +1,8 @@
-//! Whole windows: against the reference with its noise, and what must hold with any weights.
+//! The whole chain against the reference with its noise: every `e2e*_config.json` in the golden folder, all
+//! windows and runs that its file holds.
+//!
+//! Output frames count from 0. A shortened file holds the last ones of the clip, so positions in its tensors
+//! are counted from their ends.
 
 #![allow(
     clippy::unwrap_used,
@@ -8,274 +12,422 @@
 
 mod support;
 
+use std::collections::HashMap;
+use std::path::Path;
+
 use candle_core::{DType, Device, Tensor};
-use latentfarm_worker::latentsync::config::{UNetConfig, VaeConfig};
+use latentfarm_common::align::Smoother;
+use latentfarm_common::time::FrameRate;
+use latentfarm_worker::face::restore::restore_rgb;
+use latentfarm_worker::face::warp::crop;
+use latentfarm_worker::latentsync::config::{UNetConfig, VaeConfig, WhisperDims};
+use latentfarm_worker::latentsync::ddim::DdimScheduler;
 use latentfarm_worker::latentsync::denoise::{Conditions, Schedule, predict};
 use latentfarm_worker::latentsync::noise::Noise;
-use latentfarm_worker::latentsync::preprocess::{self, FaceMask};
-use latentfarm_worker::latentsync::weights::{load_unet, load_vae, load_whisper, whisper_dims};
-use latentfarm_worker::latentsync::{Faces, LatentSync, mask};
+use latentfarm_worker::latentsync::preprocess;
+use latentfarm_worker::latentsync::weights::{list_tensors, load_unet, load_vae, load_whisper};
+use latentfarm_worker::latentsync::{Faces, LatentSync};
 use serde_json::Value;
-use support::{Golden, Tolerance, assert_bytes_close, assert_close, goldens_dir, text};
-
-const EXACT: Tolerance = Tolerance {
-    max_abs: 1e-6,
-    relative: 1e-6,
+use support::picture::{assert_matrices_close, frame, fringe, matrices, points};
+use support::speech::whispers;
+use support::{
+    Compared, Golden, Tolerance, assert_bytes_close, assert_bytes_close_but, assert_close, beside, file_name,
+    files, interleaved, number_after, text,
 };
+
 const CHAIN: Tolerance = Tolerance {
     max_abs: 1e-3,
     relative: 5e-5,
 };
 
-/// `(images, 3, h, w)` bytes as the golden pictures have them: `(images, h, w, 3)`.
-fn interleaved(planar: &[u8], side: usize) -> Vec<u8> {
-    let area = side * side;
-    planar
-        .chunks(3 * area)
-        .flat_map(|face| (0..area).flat_map(|i| [face[i], face[area + i], face[2 * area + i]]))
-        .collect()
+/// One set of whole-chain data.
+struct Chain {
+    config: Value,
+    golden: Golden,
 }
 
-#[test]
-fn masks_match_golden() {
-    let golden = Golden::named("preprocess.safetensors");
-    assert_eq!(mask::native(), golden.bytes("mask_native_u8"));
-    let sizes: Vec<usize> = golden
-        .under("mask_")
-        .iter()
-        .filter_map(|name| name.strip_suffix("_u8")?.parse().ok())
-        .collect();
-    assert!(!sizes.is_empty());
-    for side in sizes {
-        let name = format!("mask_{side}_u8");
-        assert_bytes_close(&name, &mask::resized(side), &golden.bytes(&name), 0.01);
-        let latents = FaceMask::new(side)
-            .unwrap()
-            .latents
-            .squeeze(0)
-            .unwrap()
-            .squeeze(0)
-            .unwrap();
-        let tolerance = Tolerance {
-            max_abs: 0.005,
-            relative: 0.005,
-        };
-        let name = format!("mask_latent_{side}");
-        assert_close(&name, &latents, golden.get(&name), tolerance);
-    }
-}
-
-#[test]
-fn pixel_values_and_pasting_match_golden() {
-    let golden = Golden::named("preprocess.safetensors");
-    let mut sets = golden.prefixes("synthetic_");
-    if !golden.under("video_").is_empty() {
-        sets.extend(golden.prefixes("video_"));
-    }
-    for set in sets {
-        let get = |name: &str| golden.get(&format!("{set}.{name}"));
-        let side: usize = set.rsplit('_').next().unwrap().parse().unwrap();
-        let pixels = preprocess::pixels(&golden.bytes(&format!("{set}.faces_u8")), side).unwrap();
-        assert_close(&format!("{set} pixels"), &pixels, get("pixel_values"), EXACT);
-        let masked = preprocess::without_mouth(&pixels, get("masks")).unwrap();
-        if let Some(expected) = golden.find(&format!("{set}.masked_pixel_values")) {
-            assert_close(&format!("{set} masked"), &masked, expected, EXACT);
-        }
-        let Some(decoded) = golden.find(&format!("{set}.decoded")) else {
-            continue;
-        };
-        let pasted = preprocess::paste(decoded, &pixels, get("masks")).unwrap();
-        assert_close(&format!("{set} pasted"), &pasted, get("pasted"), EXACT);
-        let bytes = interleaved(&preprocess::bytes(&pasted).unwrap(), side);
-        assert_bytes_close(
-            &format!("{set} bytes"),
-            &bytes,
-            &golden.bytes(&format!("{set}.images_u8")),
-            0.005,
-        );
-    }
-}
-
-/// The networks that the whole-chain data were made with.
-fn golden_model(config: &Value) -> LatentSync {
-    let (device, dtype) = (Device::Cpu, DType::F32);
-    let (unet, vae) = (config["unet"].as_str().unwrap(), config["vae"].as_str().unwrap());
-    let unet_config = UNetConfig::from_json(&text(&format!("{unet}_config.json"))).unwrap();
-    let vae_config = VaeConfig::from_json(&text(&format!("{vae}_config.json"))).unwrap();
-    let file = |name: String| goldens_dir().join(name);
-    let whisper = file("whisper_tinytest.pt".to_owned());
-    let dims = whisper_dims(&whisper).unwrap();
-    let vae_file = Some(file(format!("{vae}.safetensors"))).filter(|path| path.is_file());
-    let vae_file = vae_file.unwrap_or_else(|| file(format!("{vae}_legacy.safetensors")));
-    LatentSync::new(
-        load_unet(&file(format!("{unet}.safetensors")), &unet_config, &device, dtype).unwrap(),
-        load_vae(&vae_file, &vae_config, &device, dtype).unwrap(),
-        load_whisper(&whisper, &dims, &device, dtype).unwrap(),
-        dims,
-        &device,
-        dtype,
-    )
-}
-
-/// One window of the whole-chain data: its number, and its frames as positions in the given tensors.
-struct GoldenWindow {
+/// One window: its name, its first output frame, and how many it has.
+struct Window {
     name: String,
-    start: usize,
+    first_frame: usize,
     frames: usize,
 }
 
-/// The windows that the file has; they end where its faces end.
-fn golden_windows(golden: &Golden) -> Vec<GoldenWindow> {
-    let mut end = golden.get("faces_u8").dim(0).unwrap();
-    let mut windows = Vec::new();
-    for name in golden.prefixes("window").into_iter().rev() {
-        let frames = golden.get(&format!("{name}.mask_latents")).dim(2).unwrap();
-        end -= frames;
-        windows.push(GoldenWindow {
-            name,
-            start: end,
-            frames,
-        });
+fn chains() -> Vec<Chain> {
+    let open = |path: &std::path::PathBuf| {
+        let name = file_name(path);
+        Chain {
+            config: serde_json::from_str(&text(name)).unwrap(),
+            golden: Golden::named(&name.replace("_config.json", "_io.safetensors")),
+        }
+    };
+    files("e2e", "_config.json").iter().map(open).collect()
+}
+
+impl Chain {
+    fn number(&self, key: &str) -> usize {
+        let value = self.config[key].as_u64();
+        usize::try_from(value.unwrap_or_else(|| panic!("no `{key}` beside {}", self.golden.file))).unwrap()
     }
-    windows
+
+    fn side(&self) -> usize {
+        self.number("resolution")
+    }
+
+    /// The part of a tensor with one entry an output frame that holds those frames.
+    fn part(&self, name: &str, first: usize, count: usize) -> Tensor {
+        let whole = self.golden.get(name);
+        let missing = self.number("num_chunks") - whole.dim(0).unwrap();
+        whole.narrow(0, first - missing, count).unwrap()
+    }
+
+    fn windows(&self) -> Vec<Window> {
+        let names = self.golden.prefixes("window").into_iter();
+        let found: Vec<Window> = names
+            .map(|name| {
+                let latents = self.golden.get(&format!("{name}.mask_latents"));
+                Window {
+                    first_frame: number_after("window", &name) * self.number("num_frames_per_window"),
+                    frames: latents.dim(2).unwrap(),
+                    name,
+                }
+            })
+            .collect();
+        assert!(!found.is_empty(), "no windows in {}", self.golden.file);
+        found
+    }
+
+    /// The networks that the data were made with. The audio encoder is not needed, but for its dims.
+    fn model(&self) -> LatentSync {
+        let (device, dtype) = (Device::Cpu, DType::F32);
+        let name = |key: &str| self.config[key].as_str().unwrap();
+        let (unet, vae) = (name("unet"), name("vae"));
+        let unet_config = UNetConfig::from_json(&text(&format!("{unet}_config.json"))).unwrap();
+        let vae_config = VaeConfig::from_json(&text(&format!("{vae}_config.json"))).unwrap();
+        let unet = beside(unet, &[".safetensors", ".pt"]);
+        let vae = beside(vae, &[".safetensors", "_legacy.safetensors"]);
+        let whisper = tempfile::Builder::new()
+            .suffix(".safetensors")
+            .tempfile()
+            .unwrap();
+        let (_, tokens, width) = self.golden.get("audio_chunks").dims3().unwrap();
+        let dims = silent_whisper(whisper.path(), tokens / 10 - 1, width);
+        LatentSync::new(
+            load_unet(&unet, &unet_config, &device, dtype).unwrap(),
+            load_vae(&vae, &vae_config, &device, dtype).unwrap(),
+            load_whisper(whisper.path(), &dims, &device, dtype).unwrap(),
+            dims,
+            &device,
+            dtype,
+        )
+    }
+}
+
+/// An audio encoder of zeros: the names and shapes of any one, repeated or cut to `layers` and `width`.
+fn silent_whisper(path: &Path, layers: usize, width: usize) -> WhisperDims {
+    let like = whispers().remove(0);
+    let (from, mut tensors) = (like.dims.n_audio_state, HashMap::new());
+    for (name, shape) in list_tensors(&like.weights).unwrap() {
+        let shape: Vec<usize> = shape
+            .into_iter()
+            .map(|size| match size {
+                size if size == from => width,
+                size if size == 4 * from => 4 * width,
+                size => size,
+            })
+            .collect();
+        let Some(rest) = name.strip_prefix("encoder.") else {
+            continue;
+        };
+        let zeros = Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
+        match rest.strip_prefix("blocks.0.") {
+            Some(part) => tensors
+                .extend((0..layers).map(|layer| (format!("encoder.blocks.{layer}.{part}"), zeros.clone()))),
+            None if rest.starts_with("blocks.") => {}
+            None => drop(tensors.insert(name, zeros)),
+        }
+    }
+    candle_core::safetensors::save(&tensors, path).unwrap();
+    WhisperDims {
+        n_audio_state: width,
+        n_audio_head: 1,
+        n_audio_layer: layers,
+        ..like.dims
+    }
 }
 
 #[test]
 fn windows_match_golden_with_given_noise() {
-    let config: Value = serde_json::from_str(&text("e2e_config.json")).unwrap();
-    let golden = Golden::named("e2e_io.safetensors");
-    let model = golden_model(&config);
-    let side = usize::try_from(config["resolution"].as_u64().unwrap()).unwrap();
-    let face_bytes = 3 * side * side;
-    let all_faces = golden.bytes("faces_u8");
-    let total = config["num_chunks"].as_u64().unwrap();
-    let init = golden.get("noise.init").squeeze(0).unwrap().squeeze(1).unwrap();
-    let mut compared = 0;
-
-    for window in golden_windows(&golden) {
-        let GoldenWindow { name, start, frames } = &window;
-        // Frame numbers count from the end too, so that a shortened file keeps them.
-        let past = u64::try_from(all_faces.len() / face_bytes - start).unwrap();
-        let first_frame = total - past;
-        let faces = Faces {
-            bytes: &all_faces[start * face_bytes..(start + frames) * face_bytes],
-            resolution: side,
-            first_frame,
-        };
-        let rows = golden.get("audio_chunks").narrow(0, *start, *frames).unwrap();
-        let noise = Noise::Given {
-            init: &init,
-            masked: golden.get(&format!("noise.{name}.masked")),
-            reference: golden.get(&format!("noise.{name}.ref")),
-        };
-
-        let encoded = model.encode(faces, &rows, &noise, &mut |_| Ok(())).unwrap();
-        let Conditions {
-            mask,
-            masked,
-            reference,
-            ..
-        } = &encoded.1;
-        let get = |part: &str| golden.get(&format!("{name}.{part}"));
-        assert_close(&format!("{name} mask"), mask, get("mask_latents"), CHAIN);
-        assert_close(
-            &format!("{name} masked"),
-            masked,
-            get("masked_image_latents"),
-            CHAIN,
-        );
-        assert_close(&format!("{name} reference"), reference, get("ref_latents"), CHAIN);
-
-        for run in config["runs"].as_array().unwrap() {
-            let prefix = run["prefix"].as_str().unwrap();
-            let schedule = Schedule {
-                steps: u32::try_from(run["steps"].as_u64().unwrap()).unwrap(),
-                guidance_scale: run["guidance_scale"].to_string().parse().unwrap(),
-            };
-            let what = |part: &str| format!("{prefix}{name} {part}");
-            if let Some(expected) = golden.find(&format!("{prefix}{name}.noise_pred.step0")) {
-                check_first_prediction(&model, &encoded, schedule, expected, &what("noise_pred"));
-            }
-            let rendered = model
-                .render(faces, &rows, &noise, schedule, &mut |_| Ok(()))
-                .unwrap();
-            if let Some(expected) = golden.find(&format!("{prefix}{name}.final_latents")) {
-                assert_close(&what("latents"), &rendered.latents, expected, CHAIN);
-                compared += 1;
-            }
-            check_pictures(&golden, prefix, first_frame, side, &rendered.faces);
+    let mut compared = Compared::default();
+    for chain in chains() {
+        let model = chain.model();
+        for window in chain.windows() {
+            check_window(&chain, &model, &window, &mut compared);
         }
     }
-    assert!(compared > 0, "no final latents to compare");
+    compared.require(&[
+        "window inputs",
+        "noise predictions",
+        "latents",
+        "pictures",
+        "picture bytes",
+        "restored frames",
+    ]);
 }
 
-/// The reference predicts silent and speaking halves as one batch; ours come one after the other.
-fn check_first_prediction(
+fn check_window(chain: &Chain, model: &LatentSync, window: &Window, compared: &mut Compared) {
+    let Window {
+        name,
+        first_frame,
+        frames,
+    } = window;
+    let golden = &chain.golden;
+    let faces = chain.part("faces_u8", *first_frame, *frames);
+    let bytes: Vec<u8> = faces.flatten_all().unwrap().to_vec1().unwrap();
+    let faces = Faces {
+        bytes: &bytes,
+        resolution: chain.side(),
+        first_frame: *first_frame as u64,
+    };
+    let rows = chain.part("audio_chunks", *first_frame, *frames);
+    let init = golden.get("noise.init").squeeze(0).unwrap().squeeze(1).unwrap();
+    let noise = Noise::Given {
+        init: &init,
+        masked: golden.get(&format!("noise.{name}.masked")),
+        reference: golden.get(&format!("noise.{name}.ref")),
+    };
+
+    let encoded = model.encode(faces, &rows, &noise, &mut |_| Ok(())).unwrap();
+    let Conditions {
+        mask,
+        masked,
+        reference,
+        ..
+    } = &encoded.1;
+    for (part, ours) in [
+        ("mask_latents", mask),
+        ("masked_image_latents", masked),
+        ("ref_latents", reference),
+    ] {
+        if let Some(expected) = golden.find(&format!("{name}.{part}")) {
+            assert_close(&format!("{name} {part}"), ours, expected, CHAIN);
+            compared.add("window inputs");
+        }
+    }
+    for run in chain.config["runs"].as_array().unwrap() {
+        let prefix = run["prefix"].as_str().unwrap();
+        let schedule = Schedule {
+            steps: u32::try_from(run["steps"].as_u64().unwrap()).unwrap(),
+            guidance_scale: run["guidance_scale"].to_string().parse().unwrap(),
+        };
+        println!("{} {prefix}{name}: {schedule:?}", golden.file);
+        check_predictions(golden, prefix, name, model, &encoded, schedule, compared);
+        if golden.under(prefix).is_empty() {
+            continue;
+        }
+        let rendered = model
+            .render(faces, &rows, &noise, schedule, &mut |_| Ok(()))
+            .unwrap();
+        if let Some(expected) = golden.find(&format!("{prefix}{name}.final_latents")) {
+            let what = format!("{prefix}{name} latents");
+            assert_close(&what, &rendered.latents, expected, CHAIN);
+            compared.add("latents");
+        }
+        check_pictures(chain, prefix, *first_frame, &rendered.faces, compared);
+        check_restored(chain, prefix, *first_frame, &rendered.faces, compared);
+    }
+}
+
+/// The reference predicts silence and speech as one batch, silence first; ours come one after the other.
+fn check_predictions(
+    golden: &Golden,
+    prefix: &str,
+    name: &str,
     model: &LatentSync,
     (latents, conditions): &(Tensor, Conditions),
     schedule: Schedule,
-    expected: &Tensor,
-    what: &str,
+    compared: &mut Compared,
 ) {
-    let timestep = latentfarm_worker::latentsync::ddim::DdimScheduler::timesteps(schedule.steps)[0];
-    let speaking = predict(model.unet(), latents, timestep, conditions, 1.0).unwrap();
-    assert_close(
-        &format!("{what} speaking"),
-        &speaking,
-        &expected.narrow(0, 1, 1).unwrap(),
-        CHAIN,
-    );
-    let silent = expected.narrow(0, 0, 1).unwrap();
-    let guided_golden = (&silent
-        + ((expected.narrow(0, 1, 1).unwrap() - &silent).unwrap() * f64::from(schedule.guidance_scale))
-            .unwrap())
-    .unwrap();
-    let guided = predict(
-        model.unet(),
-        latents,
-        timestep,
-        conditions,
-        schedule.guidance_scale,
-    )
-    .unwrap();
-    assert_close(&format!("{what} guided"), &guided, &guided_golden, CHAIN);
+    let expected = |step| golden.find(&format!("{prefix}{name}.noise_pred.step{step}"));
+    let timesteps = DdimScheduler::timesteps(schedule.steps);
+    let Some(last) = (0..timesteps.len()).rfind(|&step| expected(step).is_some()) else {
+        return;
+    };
+    let silence = Conditions {
+        mask: conditions.mask.clone(),
+        masked: conditions.masked.clone(),
+        reference: conditions.reference.clone(),
+        audio: conditions.audio.zeros_like().unwrap(),
+    };
+    let mut latents = latents.clone();
+    for (step, &timestep) in timesteps.iter().enumerate().take(last + 1) {
+        let run =
+            |conditions, guidance| predict(model.unet(), &latents, timestep, conditions, guidance).unwrap();
+        let guided = run(conditions, schedule.guidance_scale);
+        if let Some(expected) = expected(step) {
+            let what = |part: &str| format!("{prefix}{name} noise_pred.step{step} {part}");
+            let half = |at| expected.narrow(0, at, 1).unwrap();
+            if expected.dim(0).unwrap() == 1 {
+                assert_close(&what("unguided"), &guided, expected, CHAIN);
+            } else {
+                let (silent, speaking) = (half(0), half(1));
+                assert_close(&what("silent"), &run(&silence, 1.0), &silent, CHAIN);
+                assert_close(&what("speaking"), &run(conditions, 1.0), &speaking, CHAIN);
+                let scale = f64::from(schedule.guidance_scale);
+                let mixed = (&silent + ((speaking - &silent).unwrap() * scale).unwrap()).unwrap();
+                assert_close(&what("guided"), &guided, &mixed, CHAIN);
+            }
+            compared.add("noise predictions");
+        }
+        let stepped = DdimScheduler::new().step(&guided, timestep, &latents, schedule.steps);
+        latents = stepped.unwrap().0;
+    }
+}
+
+/// The window's position of an output frame, where it has it.
+fn position(frame: i64, first_frame: usize, faces: &[Tensor]) -> Option<usize> {
+    let at = usize::try_from(frame).unwrap().checked_sub(first_frame)?;
+    (at < faces.len()).then_some(at)
+}
+
+/// The output frames that a tensor holds: those of its index where the counts agree, else the clip's last.
+fn held(chain: &Chain, tensor: &Tensor, index: &str) -> Vec<i64> {
+    let count = tensor.dim(0).unwrap();
+    if chain.golden.find(index).is_some() {
+        let listed = chain.golden.integers(index);
+        if listed.len() == count {
+            return listed;
+        }
+    }
+    let total = chain.number("num_chunks");
+    (total - count..total)
+        .map(|frame| i64::try_from(frame).unwrap())
+        .collect()
 }
 
 /// Compares those pictures of a window that the file holds.
-fn check_pictures(golden: &Golden, prefix: &str, first_frame: u64, side: usize, faces: &[Tensor]) {
-    let position = |frame: i64| {
-        let index = u64::try_from(frame).unwrap().checked_sub(first_frame)?;
-        faces.get(usize::try_from(index).unwrap())
-    };
-    if let Some(expected) = golden.find(&format!("{prefix}synced_frames")) {
-        for (i, frame) in golden.integers("synced_frames.index").into_iter().enumerate() {
-            if let Some(face) = position(frame) {
+fn check_pictures(
+    chain: &Chain,
+    prefix: &str,
+    first_frame: usize,
+    faces: &[Tensor],
+    compared: &mut Compared,
+) {
+    if let Some(expected) = chain.golden.find(&format!("{prefix}synced_frames")) {
+        for (i, frame) in held(chain, expected, "synced_frames.index")
+            .into_iter()
+            .enumerate()
+        {
+            if let Some(at) = position(frame, first_frame, faces) {
                 let what = format!("{prefix} frame {frame}");
-                assert_close(&what, &face.squeeze(0).unwrap(), &expected.get(i).unwrap(), CHAIN);
+                let ours = faces[at].squeeze(0).unwrap();
+                assert_close(&what, &ours, &expected.get(i).unwrap(), CHAIN);
+                compared.add("pictures");
             }
         }
     }
-    let Some(expected) = golden.find(&format!("{prefix}synced_images_u8")) else {
+    if let Some(expected) = chain.golden.find(&format!("{prefix}synced_images_u8")) {
+        for (i, frame) in held(chain, expected, "synced_images_u8.index")
+            .into_iter()
+            .enumerate()
+        {
+            if let Some(at) = position(frame, first_frame, faces) {
+                let bytes = interleaved(&preprocess::bytes(&faces[at]).unwrap(), chain.side());
+                let picture = expected.get(i).unwrap().flatten_all().unwrap();
+                let picture = picture.to_vec1::<u8>().unwrap();
+                assert_bytes_close(&format!("{prefix} picture {frame}"), &bytes, &picture, 0.005);
+                compared.add("picture bytes");
+            }
+        }
+    }
+}
+
+/// Compares those final frames of a window that the file holds.
+fn check_restored(
+    chain: &Chain,
+    prefix: &str,
+    first_frame: usize,
+    faces: &[Tensor],
+    compared: &mut Compared,
+) {
+    let golden = &chain.golden;
+    let name = format!("{prefix}restored_frames_u8");
+    let Some(expected) = golden.find(&name) else {
         return;
     };
-    let subset = golden.integers("synced_images_u8.index");
-    let count = expected.dim(0).unwrap();
-    let frames: Vec<i64> = if count == subset.len() {
-        subset
-    } else {
-        (0..i64::try_from(count).unwrap()).collect()
-    };
-    for (i, frame) in frames.into_iter().enumerate() {
-        if let Some(face) = position(frame) {
-            let bytes = interleaved(&preprocess::bytes(face).unwrap(), side);
-            let picture = expected
-                .get(i)
-                .unwrap()
-                .flatten_all()
-                .unwrap()
-                .to_vec1::<u8>()
-                .unwrap();
-            assert_bytes_close(&format!("{prefix} picture {frame}"), &bytes, &picture, 0.005);
+    let sources = golden.integers("source_frame_index");
+    let all = matrices(golden, "affine_matrices");
+    for (i, number) in held(chain, expected, "restored_frames_u8.index")
+        .into_iter()
+        .enumerate()
+    {
+        let Some(at) = position(number, first_frame, faces) else {
+            continue;
+        };
+        let output = usize::try_from(number).unwrap();
+        let source = usize::try_from(sources[output]).unwrap();
+        let video = frame(golden, "video_frames_u8", source);
+        let face = support::values(&faces[at]);
+        let restored = restore_rgb(&video, &all[output], &face, chain.side());
+        let want = frame(golden, &name, i).data;
+        let fringe = fringe(&restored.mask, &video);
+        let what = format!("{prefix} restored {number}");
+        assert_bytes_close_but(&what, &restored.frame.data, &want, 0.005, |at| fringe[at / 3]);
+        compared.add("restored frames");
+    }
+}
+
+/// Points to matrices, smoothed along the input video, and the crops that they cut; output frames take both
+/// from the input frame that they show.
+#[test]
+fn matrices_and_faces_of_the_chain_match_golden() {
+    let mut compared = Compared::default();
+    for chain in chains() {
+        let golden = &chain.golden;
+        if golden.find("video_frames_u8").is_none() {
+            continue;
         }
+        let resolution = u32::try_from(chain.side()).unwrap();
+        let mut smoother = Smoother::whole_pixels();
+        let points = points(golden, "landmarks3");
+        let ours: Vec<_> = points.iter().map(|at| smoother.next(at, resolution)).collect();
+        let sources = golden.integers("source_frame_index");
+        let shown: Vec<_> = sources
+            .iter()
+            .map(|&at| ours[usize::try_from(at).unwrap()])
+            .collect();
+        let all = matrices(golden, "affine_matrices");
+        assert_matrices_close("affine_matrices", &shown, &all);
+        compared.add("matrices");
+        let faces = golden.get("faces_u8");
+        for number in held(&chain, faces, "faces_u8.index") {
+            let output = usize::try_from(number).unwrap();
+            let source = usize::try_from(sources[output]).unwrap();
+            let video = frame(golden, "video_frames_u8", source);
+            let crop = crop(&video, &all[output], chain.side());
+            let want = chain.part("faces_u8", output, 1).flatten_all().unwrap();
+            let want = want.to_vec1::<u8>().unwrap();
+            assert_bytes_close(&format!("face {number}"), &crop, &want, 0.01);
+            compared.add("faces");
+        }
+        let fps = chain.config["fps"].to_string();
+        let rate = support::speech::rate_of_tag(&fps.replace(".0", "").replace('.', "p"));
+        check_sound(&chain, rate, &mut compared);
+    }
+    compared.require(&["matrices", "faces", "sound"]);
+}
+
+/// The reference cuts the sound to its frames.
+fn check_sound(chain: &Chain, rate: FrameRate, compared: &mut Compared) {
+    let golden = &chain.golden;
+    for prefix in golden.before("audio_samples_kept") {
+        let kept = golden.integers(&format!("{prefix}audio_samples_kept"))[0].unsigned_abs();
+        let frames = chain.number("num_chunks") as u64;
+        assert_eq!(
+            rate.frames_covering(kept, 16_000),
+            frames,
+            "{prefix}{kept} samples"
+        );
+        compared.add("sound");
     }
 }

@@ -1,7 +1,8 @@
-//! Speech as the model hears it: 16 kHz mono PCM, its log-mel spectrogram, and the grid of windows in which
-//! the audio encoder sees it.
+//! Speech as the model hears it: 16 kHz mono PCM, its log-mel spectrogram, the grid of windows in which
+//! the audio encoder sees it, and where nobody speaks.
 
 pub mod mel;
+pub mod silence;
 pub mod windows;
 
 /// Rate of the PCM that the model hears.

@@ -10,6 +10,9 @@
 //! | `Reference`   | `3000k .. 3000k + 3000`     | the window that holds them: each 30 s is encoded alone     |
 //! | `Overlapping` | `2000k .. 2000k + 3000`     | its middle 20 s; the first also its start, the last its end |
 //!
+//! Where one overlapping window hands over to the next, their rows are faded into each other over 2 s: the encoder adds a
+//! table of positions that starts afresh in each window, so that equal speech has other features in another place.
+//!
 //! A track of up to 30 s is one window in either layout, with the same features.
 
 use std::ops::Range;
@@ -27,6 +30,17 @@ pub const ROWS_PER_FRAME: usize = 10;
 
 /// Mel frames at either end of an overlapping window that a neighbour serves better.
 const MARGIN: u64 = 500;
+
+/// Rows on either side of a seam over which two overlapping windows are faded into each other.
+const FADE: u64 = 50;
+
+/// What a feature row is made of.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RowBlend {
+    pub earlier: RowPlace,
+    /// Near a seam: the same row in the next window, and its share, within 0..1.
+    pub later: Option<(RowPlace, f32)>,
+}
 
 /// Where a feature row is found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +98,46 @@ pub fn place_of_row(row: u64, track_samples: u64, layout: AudioWindows) -> RowPl
     }
 }
 
+/// The places that feature row `row` of the track is made of.
+pub fn blend_of_row(row: u64, track_samples: u64, layout: AudioWindows) -> RowBlend {
+    let nearest = place_of_row(row, track_samples, layout);
+    let alone = RowBlend {
+        earlier: nearest,
+        later: None,
+    };
+    if layout == AudioWindows::Reference {
+        return alone;
+    }
+    let served = rows_served(nearest.window, track_samples, layout);
+    let windows = count(track_samples, layout);
+    let (later, seam) = if nearest.window > 0 && row < served.start + FADE {
+        (nearest.window, served.start)
+    } else if nearest.window + 1 < windows && row + FADE >= served.end {
+        (nearest.window + 1, served.end)
+    } else {
+        return alone;
+    };
+    let place = |window: u32| RowPlace {
+        window,
+        row: u32::try_from(row - u64::from(window) * stride(layout) / 2).unwrap_or(u32::MAX),
+    };
+    let into = row + FADE - seam;
+    RowBlend {
+        earlier: place(later - 1),
+        later: Some((place(later), (into as f32 + 0.5) / (2 * FADE) as f32)),
+    }
+}
+
+/// The feature rows of the track that window `index` has a part in: those that it serves, and the fades beside them.
+pub fn rows_kept(index: u32, track_samples: u64, layout: AudioWindows) -> Range<u64> {
+    let served = rows_served(index, track_samples, layout);
+    if layout == AudioWindows::Reference {
+        return served;
+    }
+    let start = if index == 0 { 0 } else { served.start - FADE };
+    start..(served.end + FADE).min(row_count(track_samples))
+}
+
 /// The feature rows of the track that window `index` serves; together the windows serve every row once.
 pub fn rows_served(index: u32, track_samples: u64, layout: AudioWindows) -> Range<u64> {
     let rows = row_count(track_samples);
@@ -115,8 +169,9 @@ pub fn windows_for(range: FrameRange, rate: FrameRate, track_samples: u64, layou
     let last_frame = range.end.next_multiple_of(WINDOW_FRAMES) - 1;
     let first_row = rows_of_frame(range.start, rate, track_samples)[0];
     let last_row = rows_of_frame(last_frame, rate, track_samples)[ROWS_PER_FRAME - 1];
-    let first = place_of_row(first_row, track_samples, layout).window;
-    let last = place_of_row(last_row, track_samples, layout).window;
+    let first = blend_of_row(first_row, track_samples, layout).earlier.window;
+    let last = blend_of_row(last_row, track_samples, layout);
+    let last = last.later.map_or(last.earlier, |(place, _)| place).window;
     (first..=last).collect()
 }
 
@@ -154,6 +209,25 @@ mod tests {
         assert_eq!(place(2249), RowPlace { window: 1, row: 1249 });
         assert_eq!(place(2250), RowPlace { window: 2, row: 250 });
         assert_eq!(place(4999), RowPlace { window: 4, row: 999 });
+    }
+
+    #[test]
+    fn seams_are_faded_over_two_seconds() {
+        let samples = 100 * SECOND;
+        let blend = |row| blend_of_row(row, samples, AudioWindows::Overlapping);
+        assert_eq!(blend(1199).later, None);
+        assert_eq!(blend(1200).earlier, RowPlace { window: 0, row: 1200 });
+        assert_eq!(blend(1200).later, Some((RowPlace { window: 1, row: 200 }, 0.005)));
+        assert_eq!(blend(1250).later, Some((RowPlace { window: 1, row: 250 }, 0.505)));
+        assert_eq!(blend(1299).earlier, RowPlace { window: 0, row: 1299 });
+        assert_eq!(blend(1299).later, Some((RowPlace { window: 1, row: 299 }, 0.995)));
+        assert_eq!(blend(1300).earlier, RowPlace { window: 1, row: 300 });
+        assert_eq!(blend(1300).later, None);
+        assert_eq!(blend(4999).later, None);
+        assert_eq!(rows_kept(0, samples, AudioWindows::Overlapping), 0..1300);
+        assert_eq!(rows_kept(1, samples, AudioWindows::Overlapping), 1200..2300);
+        assert_eq!(rows_kept(4, samples, AudioWindows::Overlapping), 4200..5000);
+        assert_eq!(blend_of_row(1500, samples, AudioWindows::Reference).later, None);
     }
 
     #[test]
@@ -228,9 +302,17 @@ mod tests {
             let place = place_of_row(row, samples, layout);
             prop_assert!(place.window < count(samples, layout));
             prop_assert!(rows_served(place.window, samples, layout).contains(&row));
-            let heard = mel_range(place.window, samples, layout);
-            prop_assert_eq!(heard.start + 2 * u64::from(place.row), 2 * row);
-            prop_assert!(2 * row + 1 < heard.end, "row {} is past {:?}", row, heard);
+            let blend = blend_of_row(row, samples, layout);
+            for place in [Some(place), Some(blend.earlier), blend.later.map(|(place, _)| place)].into_iter().flatten() {
+                let heard = mel_range(place.window, samples, layout);
+                prop_assert_eq!(heard.start + 2 * u64::from(place.row), 2 * row);
+                prop_assert!(2 * row + 1 < heard.end, "row {} is past {:?}", row, heard);
+                prop_assert!(rows_kept(place.window, samples, layout).contains(&row));
+            }
+            if let Some((later, share)) = blend.later {
+                prop_assert_eq!(later.window, blend.earlier.window + 1);
+                prop_assert!(share > 0.0 && share < 1.0, "share {}", share);
+            }
         }
 
         #[test]
@@ -241,7 +323,9 @@ mod tests {
             let mut expected = Vec::new();
             for frame in range.start..range.end.next_multiple_of(WINDOW_FRAMES) {
                 for row in rows_of_frame(frame, FrameRate::FILM_25, samples) {
-                    expected.push(place_of_row(row, samples, layout).window);
+                    let blend = blend_of_row(row, samples, layout);
+                    expected.push(blend.earlier.window);
+                    expected.extend(blend.later.map(|(place, _)| place.window));
                 }
             }
             expected.sort_unstable();

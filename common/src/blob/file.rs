@@ -105,9 +105,12 @@ impl FileStore {
         }
         let path = self.path_of(digest);
         let shard = path.parent().unwrap_or(&self.dir);
+        let is_new_shard = !shard.is_dir();
         fs::create_dir_all(shard).map_err(files("create directory", shard))?;
         staged.publish(&path)?;
-        sync_dir(&self.dir)?;
+        if is_new_shard {
+            sync_dir(&self.dir)?;
+        }
         Ok(blob)
     }
 

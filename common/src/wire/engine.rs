@@ -46,6 +46,17 @@ pub struct WindowRequest {
     pub rate: (u32, u32),
     /// 16 aligned RGB crops, `16 x 3 x resolution x resolution`, planar; a short window is padded by the caller.
     pub faces: Vec<u8>,
+    pub silence: Option<SilentFrames>,
+}
+
+/// The frames of a window that hear digital silence instead of the speech.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SilentFrames {
+    /// Track of the one audio window of silence that was encoded before, see
+    /// [`silent_track`](crate::audio::silence::silent_track).
+    pub track: Digest,
+    /// Bit `i` stands for the window's frame `i`.
+    pub frames: u16,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -7,7 +7,7 @@ use super::blob::BlobRef;
 use crate::digest::Digest;
 use crate::frame::PictureFormat;
 use crate::ids::JobId;
-use crate::time::{FrameRate, TimeBase};
+use crate::time::{FrameRange, FrameRate, TimeBase};
 
 /// The manifest of one job. Small: everything whose size grows with the video is in the `timeline` blob.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -52,6 +52,7 @@ pub struct AudioSpec {
     /// Maximum of the whole track's log10 mel power, before the reference's clamp to 8 below it.
     pub log_mel_max: f32,
     pub windows: AudioWindows,
+    pub silence: SilenceMode,
 }
 
 /// How the track is cut into the 30 s pieces that Whisper encodes.
@@ -61,6 +62,17 @@ pub enum AudioWindows {
     Overlapping,
     /// The reference's way: abutting 30 s, each encoded alone.
     Reference,
+}
+
+/// What becomes of the mouth where nobody speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SilenceMode {
+    /// It is left to the model.
+    Off,
+    /// The source picture is kept, with a short fade at either end.
+    Keep,
+    /// It is rendered from digital silence, to which the model closes it.
+    Close,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -100,6 +112,8 @@ pub struct Timeline {
     pub outputs: Vec<OutputFrame>,
     /// s16le PCM of each audio window with its margins, in order (see `audio::windows`).
     pub audio: Vec<BlobRef>,
+    /// Output frames in which nobody speaks, in order; empty where silence is left to the model.
+    pub silence: Vec<FrameRange>,
 }
 
 impl Message for Timeline {

@@ -1,5 +1,5 @@
 //! What the supervisor says to the media child, and what it answers. A render is a conversation: the child
-//! sends `Crops` for each window that has a face and waits for `Synced`.
+//! sends `Crops` for each window that shows a rendered mouth, at most one more before the `Synced` of the last.
 
 use serde::{Deserialize, Serialize};
 

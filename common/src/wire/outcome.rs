@@ -57,6 +57,12 @@ pub struct StageTimings {
     pub paste_ms: u64,
     pub encode_ms: u64,
     pub commit_ms: u64,
+    /// The engine at work on speech and windows, requests and answers included.
+    pub engine_ms: u64,
+    /// The engine idle inside the chunk: ready for a window whose crops were not there yet.
+    pub media_wait_ms: u64,
+    /// The engine idle at the chunk's ends: inputs fetched before, the last window pasted, encoded and checked after.
+    pub edge_ms: u64,
 }
 
 /// Blob of an `Analyze` chunk's result: one entry for each source frame of its range.

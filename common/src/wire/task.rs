@@ -96,4 +96,25 @@ pub struct RenderFrame {
     pub source: u64,
     /// Frame-to-face matrix (2 x 3, row-major: a b tx, c d ty) in pixels; `None`: the frame passes through.
     pub face: Option<[f32; 6]>,
+    pub mouth: Mouth,
+}
+
+impl RenderFrame {
+    /// Whether the model's mouth is seen in it.
+    pub fn is_rendered(&self) -> bool {
+        self.face.is_some() && self.mouth != Mouth::Kept
+    }
+}
+
+/// Where the mouth of a frame comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Mouth {
+    /// Rendered from the speech.
+    Speech,
+    /// Rendered from the speech, and faded into the source picture: its share of 255.
+    Fading(u8),
+    /// The source picture's own.
+    Kept,
+    /// Rendered from digital silence.
+    Closed,
 }

@@ -72,3 +72,85 @@ fn hole_in_the_sound_is_filled_with_silence() {
     assert!(samples[20_000..28_000].iter().all(|&sample| sample == 0));
     assert!(samples[40_000..].iter().any(|&sample| sample != 0));
 }
+
+/// The tone of the next tests: half of full scale, 440 Hz, from 0.5 s to 1 s of 1.5 s.
+const TONE: &str = "aevalsrc=if(between(t\\,0.5\\,1)\\,0.5*sin(2*PI*440*t)\\,0):d=1.5:s=";
+
+/// How loud the tone is, 1 for its whole amplitude, and the sample where it starts; none where it is absent.
+fn tone(path: &Path) -> Option<(f64, usize)> {
+    let samples = speech(path);
+    // At 11,025 Hz the clip's last sample begins before its end.
+    assert!(
+        samples.len().abs_diff(24_000) <= 1,
+        "{}: {}",
+        path.display(),
+        samples.len()
+    );
+    let onset = samples.iter().position(|sample| sample.unsigned_abs() > 300)?;
+    let middle = &samples[9600..14_400];
+    let square: f64 = middle.iter().map(|&sample| f64::from(sample).powi(2)).sum();
+    let rms = (square / middle.len() as f64).sqrt();
+    Some((rms / (0.5 * 32_768.0 / 2.0_f64.sqrt()), onset))
+}
+
+/// Shares of the channels in the mono sound: of a plain mix to mono, scaled so that nothing can clip. The
+/// low-frequency channel has no speech and no share.
+#[test]
+fn each_channel_of_any_layout_is_heard_in_time() {
+    let clips = Clips::new();
+    for (layout, shares) in [
+        ("mono", &[1.0][..]),
+        ("stereo", &[0.5, 0.5]),
+        ("5.1", &[0.207, 0.207, 0.293, 0.0, 0.146, 0.146]),
+        ("7.1", &[0.160, 0.160, 0.227, 0.0, 0.113, 0.113, 0.113, 0.113]),
+    ] {
+        for (channel, &share) in shares.iter().enumerate() {
+            let name = format!("{layout}-{channel}.wav");
+            let args = format!("-f lavfi -i {TONE}48000 -af pan={layout}|c{channel}=c0");
+            let heard = tone(&clips.make(&name, &args));
+            if share == 0.0 {
+                assert_eq!(heard, None, "{name}");
+                continue;
+            }
+            let (level, onset) = heard.unwrap_or_else(|| panic!("{name} is silent"));
+            println!("{name}: {level:.4} from {onset}");
+            assert!((level - share).abs() < 0.002, "{name}: {level}");
+            assert!(onset.abs_diff(8000) <= 16, "{name}: {onset}");
+        }
+        let channels: Vec<String> = (0..shares.len())
+            .map(|channel| format!("c{channel}=c0"))
+            .collect();
+        let name = format!("{layout}-all.wav");
+        let args = format!("-f lavfi -i {TONE}48000 -af pan={layout}|{}", channels.join("|"));
+        let (level, _) = tone(&clips.make(&name, &args)).unwrap();
+        assert!((level - 1.0).abs() < 0.002, "{name}: {level}");
+    }
+}
+
+#[test]
+fn sample_format_and_rate_change_neither_level_nor_time() {
+    let clips = Clips::new();
+    let formats = [
+        "pcm_u8",
+        "pcm_s16le",
+        "pcm_s24le",
+        "pcm_s32le",
+        "pcm_f32le",
+        "pcm_f64le",
+    ];
+    let rates = ["8000", "11025", "22050", "44100", "48000", "96000"];
+    let shapes = formats
+        .map(|format| (format, "48000"))
+        .into_iter()
+        .chain(rates.map(|rate| ("pcm_s16le", rate)));
+    for (format, rate) in shapes {
+        for (layout, share) in [("mono|c0=c0", 1.0), ("5.1|c2=c0", 0.293)] {
+            let name = format!("{format}-{rate}-{share}.wav");
+            let args = format!("-f lavfi -i {TONE}{rate} -af pan={layout} -c:a {format}");
+            let (level, onset) = tone(&clips.make(&name, &args)).unwrap();
+            println!("{name}: {level:.4} from {onset}");
+            assert!((level - share).abs() < 0.01, "{name}: {level}");
+            assert!(onset.abs_diff(8000) <= 16, "{name}: {onset}");
+        }
+    }
+}

@@ -34,6 +34,41 @@ Examples:
     /// Check that this machine has what a render needs
     #[command(after_help = "Example:\n  latentfarm doctor --weights ~/latentsync")]
     Doctor(DoctorArgs),
+    /// Measure what is not the model: decoding, encoding, stitching, and what the queue costs a chunk
+    ///
+    /// Starts a private nats-server and one worker that has nothing to do, and leaves nothing running. The model's
+    /// speed is `latentfarm-worker bench`'s.
+    #[command(after_help = "\
+Examples:
+  latentfarm bench
+  latentfarm bench --video talk.mp4 --seconds 20
+  latentfarm bench --work-dir /srv/farm --chunks 1000 --json
+
+Exit codes: 0 measured, 1 failed, 2 wrong usage or unusable video, 130 interrupted.")]
+    Bench(BenchArgs),
+}
+
+#[derive(clap::Args, Debug)]
+pub(super) struct BenchArgs {
+    /// Video to decode and encode (default: made-up pictures of 1280 x 720)
+    #[arg(long, value_name = "FILE")]
+    pub(super) video: Option<PathBuf>,
+    /// Seconds of video at most, 1 to 600
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub(super) seconds: u32,
+    /// Chunks to send through the queue, 2 to 10000
+    #[arg(long, value_name = "N", default_value_t = 200)]
+    pub(super) chunks: u32,
+    /// Folder for scratch files: its disk is what the queue is measured on (default: the system's for temporary
+    /// files)
+    #[arg(long, value_name = "DIR")]
+    pub(super) work_dir: Option<PathBuf>,
+    /// nats-server program to use (2.12 or newer)
+    #[arg(long, value_name = "PATH", env = "LATENTFARM_NATS_SERVER")]
+    pub(super) nats_server: Option<PathBuf>,
+    /// Print the figures as one JSON object
+    #[arg(long)]
+    pub(super) json: bool,
 }
 
 #[derive(clap::Args, Debug)]
@@ -107,6 +142,15 @@ pub(super) struct RenderArgs {
     /// How the speech is cut into the 30 s pieces that Whisper encodes
     #[arg(long, value_enum, default_value = "overlapping", help_heading = "Model")]
     pub(super) audio_windows: AudioWindowsArg,
+    /// What becomes of the mouth in pauses of the speech of about half a second or more
+    #[arg(
+        long,
+        value_enum,
+        value_name = "MODE",
+        default_value = "off",
+        help_heading = "Model"
+    )]
+    pub(super) silence: SilenceArg,
 
     /// Output frame rate: N, N/D, or `source`
     #[arg(long, value_name = "RATE", default_value = "25", help_heading = "Timing")]
@@ -169,6 +213,17 @@ pub(super) struct RenderArgs {
     /// Print events and the report as JSON lines on standard output
     #[arg(long, help_heading = "Output")]
     pub(super) json: bool,
+}
+
+/// The mouth where nobody speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum SilenceArg {
+    /// Keep the source picture, with a short fade at either end
+    Keep,
+    /// Render from digital silence: the model closes the mouth
+    Close,
+    /// Leave it to the model
+    Off,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -52,6 +52,7 @@ pub(super) async fn finish(
         resumed_chunks,
         frames_digest: None,
         synthetic: preflight.weights.synthetic,
+        silence: spec.audio.silence,
         sound: None,
         given_up: Vec::new(),
     };

@@ -1,6 +1,7 @@
 //! The command line of `latentfarm`.
 
 mod args;
+mod bench;
 mod doctor;
 mod events;
 mod farm;
@@ -81,6 +82,7 @@ pub fn main(args: Args) -> ExitCode {
     let outcome = match args.command {
         args::Command::Render(args) => render::main(*args),
         args::Command::Doctor(args) => Ok(doctor::main(&args)),
+        args::Command::Bench(args) => bench::main(args),
     };
     let ending = outcome.unwrap_or_else(|error| {
         eprintln!("error: {}", Chain(error.source.as_ref()));

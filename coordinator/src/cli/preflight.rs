@@ -94,6 +94,7 @@ pub(super) fn check(
         on_short: on_short_name(settings.on_short),
         keep_tail: settings.keep_tail,
         audio_windows: settings.audio_windows,
+        silence: settings.silence,
         model: &model,
         encoder: &encoder,
         chunk_frames: settings.chunk_frames,
@@ -178,6 +179,7 @@ fn request(settings: &Settings, scratch: &Path) -> IngestRequest {
         on_short: settings.on_short,
         keep_tail: settings.keep_tail,
         windows: settings.audio_windows,
+        silence: settings.silence,
         limits: SEGMENT_LIMITS,
     }
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use latentfarm_common::time::{FrameRange, FrameRate};
+use latentfarm_common::wire::job::SilenceMode;
 use latentfarm_common::wire::outcome::StageTimings;
 use serde_json::{Value, json};
 
@@ -24,6 +25,7 @@ pub(super) struct RenderReport<'a> {
     /// SHA-256 over the hashes of all composited frames in order.
     pub(super) frames_digest: Option<String>,
     pub(super) synthetic: bool,
+    pub(super) silence: SilenceMode,
     /// What was done with the sound.
     pub(super) sound: Option<String>,
     /// Chunks given up: range and reason.
@@ -59,6 +61,7 @@ impl RenderReport<'_> {
             "passed": self.job.passed,
             "without_face": ranges(&self.job.without_face),
             "tail": self.job.tail,
+            "silence": self.silence_json(),
             "resumed_chunks": self.resumed_chunks,
             "frames_digest": self.frames_digest,
             "synthetic_weights": self.synthetic,
@@ -69,6 +72,28 @@ impl RenderReport<'_> {
             "given_up": given_up,
             "analyze_ms": stages(&self.job.analyze).into_iter().collect::<serde_json::Map<_, _>>(),
             "render_ms": stages(&self.job.render).into_iter().collect::<serde_json::Map<_, _>>(),
+            "engine_ms": EngineTime::of(&self.job.render).to_json(),
+        })
+    }
+
+    /// Every stretch is listed: a machine may want to look at them all.
+    fn silence_json(&self) -> Value {
+        let mode = match self.silence {
+            SilenceMode::Off => return Value::Null,
+            SilenceMode::Keep => "keep",
+            SilenceMode::Close => "close",
+        };
+        let stretches: Vec<Value> = self
+            .job
+            .silent
+            .iter()
+            .map(|range| json!({ "start": range.start, "end": range.end }))
+            .collect();
+        json!({
+            "mode": mode,
+            "frames": self.job.silent.iter().map(|range| range.len()).sum::<u64>(),
+            "kept": self.job.kept,
+            "ranges": stretches,
         })
     }
 
@@ -95,6 +120,14 @@ impl RenderReport<'_> {
         if self.job.tail > 0 {
             let _ = write!(text, "; {} are the kept tail", self.job.tail);
         }
+        let silent: u64 = self.job.silent.iter().map(|range| range.len()).sum();
+        if silent > 0 {
+            let _ = write!(text, "\n  {silent} frames without speech");
+            if self.silence == SilenceMode::Keep {
+                let _ = write!(text, ", {} of them the source picture", self.job.kept);
+            }
+            let _ = write!(text, ": {}", ranges(&self.job.silent));
+        }
         let mut times = stages(&self.job.render);
         times[2].1 = (self.job.analyze.face_ms + self.job.render.face_ms).into();
         let parts: Vec<String> = times
@@ -105,6 +138,9 @@ impl RenderReport<'_> {
             })
             .collect();
         let _ = write!(text, "\n  time by stage, over all workers: {}", parts.join(", "));
+        if let Some(line) = EngineTime::of(&self.job.render).to_text() {
+            let _ = write!(text, "\n  {line}");
+        }
         let retries: Vec<String> = self
             .job
             .retries
@@ -148,6 +184,47 @@ impl RenderReport<'_> {
     }
 }
 
+/// Where the engines' time went in the chunks that needed one, over all workers.
+#[derive(Clone, Copy, Debug)]
+#[expect(clippy::struct_field_names, reason = "units belong in names")]
+struct EngineTime {
+    busy_ms: u64,
+    /// Idle inside chunks, for want of pictures.
+    media_wait_ms: u64,
+    /// Idle at the ends of chunks.
+    edge_ms: u64,
+}
+
+impl EngineTime {
+    fn of(render: &StageTimings) -> Self {
+        let is_used = render.engine_ms > 0;
+        Self {
+            busy_ms: render.engine_ms,
+            media_wait_ms: render.media_wait_ms,
+            edge_ms: render.edge_ms + if is_used { render.commit_ms } else { 0 },
+        }
+    }
+
+    fn to_json(self) -> Value {
+        json!({ "busy": self.busy_ms, "media_wait": self.media_wait_ms, "chunk_ends": self.edge_ms })
+    }
+
+    /// `None` where no engine was used.
+    fn to_text(self) -> Option<String> {
+        let total_ms = self.busy_ms + self.media_wait_ms + self.edge_ms;
+        let seconds = |ms: u64| ms as f64 / 1000.0;
+        (self.busy_ms > 0).then(|| {
+            format!(
+                "engine busy {:.0} % of {:.1} s, waited {:.1} s for media and {:.1} s between chunks",
+                100.0 * self.busy_ms as f64 / total_ms as f64,
+                seconds(total_ms),
+                seconds(self.media_wait_ms),
+                seconds(self.edge_ms)
+            )
+        })
+    }
+}
+
 fn stages(timings: &StageTimings) -> Vec<(String, Value)> {
     [
         ("fetch", timings.fetch_ms),
@@ -179,4 +256,29 @@ fn ranges(ranges: &[FrameRange]) -> String {
         let _ = write!(text, " and {} more", ranges.len() - SHOWN);
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_engines_line_says_what_it_waited_for() {
+        let render = StageTimings {
+            engine_ms: 97_000,
+            media_wait_ms: 300,
+            edge_ms: 2_000,
+            commit_ms: 700,
+            ..StageTimings::default()
+        };
+        assert_eq!(
+            EngineTime::of(&render).to_text().unwrap(),
+            "engine busy 97 % of 100.0 s, waited 0.3 s for media and 2.7 s between chunks"
+        );
+        let unused = StageTimings {
+            commit_ms: 5,
+            ..StageTimings::default()
+        };
+        assert_eq!(EngineTime::of(&unused).to_text(), None);
+    }
 }

@@ -4,9 +4,9 @@ use std::num::NonZero;
 use std::path::PathBuf;
 
 use latentfarm_common::time::InvalidFrameRate;
-use latentfarm_common::wire::job::AudioWindows;
+use latentfarm_common::wire::job::{AudioWindows, SilenceMode};
 
-use super::args::{self, AudioWindowsArg, Preset, RenderArgs};
+use super::args::{self, AudioWindowsArg, Preset, RenderArgs, SilenceArg};
 use crate::ingest::{OnShort, RateChoice};
 use crate::plan::split::{ChunkFrames, InvalidChunkFrames};
 use crate::stitch::{OutputError, OutputTarget};
@@ -44,6 +44,7 @@ pub(super) struct Settings {
     pub(super) guidance_scale: f32,
     pub(super) seed: u64,
     pub(super) audio_windows: AudioWindows,
+    pub(super) silence: SilenceMode,
     pub(super) rate: RateChoice,
     pub(super) on_short: OnShort,
     pub(super) keep_tail: bool,
@@ -140,6 +141,11 @@ impl Settings {
             audio_windows: match args.audio_windows {
                 AudioWindowsArg::Overlapping => AudioWindows::Overlapping,
                 AudioWindowsArg::Reference => AudioWindows::Reference,
+            },
+            silence: match args.silence {
+                SilenceArg::Keep => SilenceMode::Keep,
+                SilenceArg::Close => SilenceMode::Close,
+                SilenceArg::Off => SilenceMode::Off,
             },
             rate,
             on_short: match args.on_short {

@@ -299,6 +299,12 @@ impl<'a> Dispatcher<'a> {
     }
 
     pub(super) fn report(&self) -> JobReport {
-        JobReport::new(&self.state, &self.track, &self.timeline, self.retries.clone())
+        JobReport::new(
+            &self.state,
+            &self.track,
+            &self.timeline,
+            self.spec.audio.silence,
+            self.retries.clone(),
+        )
     }
 }

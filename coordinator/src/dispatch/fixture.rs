@@ -6,7 +6,8 @@ use latentfarm_common::ids::JobId;
 use latentfarm_common::time::{FrameRate, TimeBase};
 use latentfarm_common::wire::blob::BlobRef;
 use latentfarm_common::wire::job::{
-    AudioSpec, AudioWindows, EncoderSpec, JobSpec, ModelSpec, OutputFrame, SegmentEntry, SourceSpec, Timeline,
+    AudioSpec, AudioWindows, EncoderSpec, JobSpec, ModelSpec, OutputFrame, SegmentEntry, SilenceMode,
+    SourceSpec, Timeline,
 };
 use latentfarm_common::wire::outcome::{FaceObservation, FrameObservation};
 
@@ -31,6 +32,7 @@ pub fn job(sources: u32, outputs: u32) -> (JobSpec, Timeline) {
             .map(|source| OutputFrame { source, synced: true })
             .collect(),
         audio: vec![blob("window 0")],
+        silence: Vec::new(),
     };
     let colour = Colour {
         matrix: Matrix::Bt709,
@@ -59,6 +61,7 @@ pub fn job(sources: u32, outputs: u32) -> (JobSpec, Timeline) {
             samples: u64::from(outputs) * 640,
             log_mel_max: 0.5,
             windows: AudioWindows::Overlapping,
+            silence: SilenceMode::Off,
         },
         model: ModelSpec {
             weights: Digest::of(b"weights"),

@@ -1,9 +1,10 @@
 //! The input blobs of tasks: pure functions of the timeline and the track.
 
+use latentfarm_common::audio::silence::mouth_share;
 use latentfarm_common::audio::windows::windows_for;
 use latentfarm_common::time::FrameRange;
-use latentfarm_common::wire::job::{JobSpec, SegmentEntry, Timeline};
-use latentfarm_common::wire::task::{AnalyzeInput, RenderFrame, RenderInput, SegmentSlice};
+use latentfarm_common::wire::job::{JobSpec, SegmentEntry, SilenceMode, Timeline};
+use latentfarm_common::wire::task::{AnalyzeInput, Mouth, RenderFrame, RenderInput, SegmentSlice};
 
 use crate::track::{FrameFace, Track};
 
@@ -113,13 +114,14 @@ pub fn analyze_input(timeline: &Timeline, range: FrameRange) -> AnalyzeInput {
 /// Input of the rendering of some output frames; the track must know what they show.
 pub fn render_input(spec: &JobSpec, timeline: &Timeline, track: &Track, range: FrameRange) -> RenderInput {
     let shown = outputs(timeline, range);
-    let frames = shown.iter().map(|output| {
+    let frames = range.frames().zip(shown).map(|(number, output)| {
         let source = u64::from(output.source);
         let face = match track.face(source) {
             Some(FrameFace::Matrix(matrix)) if output.synced => Some(matrix),
             Some(FrameFace::Matrix(_) | FrameFace::Absent | FrameFace::Unknown) | None => None,
         };
-        RenderFrame { source, face }
+        let mouth = mouth(spec.audio.silence, timeline, number);
+        RenderFrame { source, face, mouth }
     });
     let segments = timeline.segments.iter().filter_map(|segment| {
         let sources = shown.iter().map(|output| u64::from(output.source));
@@ -137,6 +139,28 @@ pub fn render_input(spec: &JobSpec, timeline: &Timeline, track: &Track, range: F
         segments: segments.collect(),
         frames: frames.collect(),
         audio: audio.collect(),
+    }
+}
+
+/// Where the mouth of an output frame comes from.
+pub fn mouth(mode: SilenceMode, timeline: &Timeline, frame: u64) -> Mouth {
+    let next = timeline.silence.partition_point(|stretch| stretch.end <= frame);
+    let stretch = timeline
+        .silence
+        .get(next)
+        .filter(|stretch| stretch.contains(frame));
+    match (mode, stretch) {
+        (SilenceMode::Off, _) | (_, None) => Mouth::Speech,
+        (SilenceMode::Close, Some(_)) => Mouth::Closed,
+        (SilenceMode::Keep, Some(stretch)) => {
+            // After the last stretch there may be a tail without speech, or nothing.
+            let after = part(&timeline.outputs, FrameRange::new(stretch.end, stretch.end + 1));
+            let speech_after = after.iter().any(|output| output.synced);
+            match mouth_share(frame, *stretch, stretch.start > 0, speech_after) {
+                0 => Mouth::Kept,
+                share => Mouth::Fading(share),
+            }
+        }
     }
 }
 
@@ -217,6 +241,43 @@ mod tests {
         assert_eq!(input.frames[15].face, None, "no speech, no face");
         assert_eq!(input.audio, [(0, timeline.audio[0])]);
         assert_eq!(front_of(&timeline, range), 48);
+    }
+
+    #[test]
+    fn silence_is_a_function_of_the_whole_track_and_not_of_the_chunk() {
+        let (mut spec, mut timeline) = fixture::job(64, 64);
+        timeline.silence = vec![FrameRange::new(0, 6), FrameRange::new(20, 40)];
+        let mut track = Track::new(64, 16, 256);
+        analyze(&mut track, FrameRange::new(0, 64));
+        let mouths = |spec: &JobSpec, chunk: u64| -> Vec<Mouth> {
+            (0..64 / chunk)
+                .flat_map(|n| {
+                    let range = FrameRange::new(n * chunk, (n + 1) * chunk);
+                    render_input(spec, &timeline, &track, range).frames
+                })
+                .map(|frame| frame.mouth)
+                .collect()
+        };
+        assert!(mouths(&spec, 64).iter().all(|mouth| *mouth == Mouth::Speech));
+        spec.audio.silence = SilenceMode::Keep;
+        let kept = mouths(&spec, 64);
+        assert_eq!(kept, mouths(&spec, 16));
+        assert_eq!(kept[..3], [Mouth::Kept; 3]);
+        assert_eq!(
+            kept[3..7],
+            [
+                Mouth::Fading(63),
+                Mouth::Fading(127),
+                Mouth::Fading(191),
+                Mouth::Speech
+            ]
+        );
+        assert_eq!(kept[19..21], [Mouth::Speech, Mouth::Fading(191)]);
+        assert_eq!(kept[23..37], [Mouth::Kept; 14]);
+        spec.audio.silence = SilenceMode::Close;
+        let closed = mouths(&spec, 16);
+        assert_eq!(closed.iter().filter(|mouth| **mouth == Mouth::Closed).count(), 26);
+        assert_eq!(closed[40], Mouth::Speech);
     }
 
     #[test]

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 
 use latentfarm_common::ids::{Work, WorkerId};
 use latentfarm_common::time::FrameRange;
-use latentfarm_common::wire::job::Timeline;
+use latentfarm_common::wire::job::{SilenceMode, Timeline};
 use latentfarm_common::wire::outcome::{DoneBody, Failure, StageTimings};
+use latentfarm_common::wire::task::Mouth;
 
+use super::inputs;
 use crate::job::chunk::ChunkState;
 use crate::job::state::JobState;
 use crate::track::{FrameFace, Track};
@@ -61,6 +63,10 @@ pub struct JobReport {
     pub without_face: Vec<FrameRange>,
     /// Output frames of a kept tail.
     pub tail: u64,
+    /// Output frames in which nobody speaks, in order; empty where silence is left to the model.
+    pub silent: Vec<FrameRange>,
+    /// Those of them that keep the whole source picture.
+    pub kept: u64,
     /// Attempts of this run that did not end well, by reason.
     pub retries: BTreeMap<RetryClass, u64>,
     /// Over all chunks that are done.
@@ -78,10 +84,12 @@ impl JobReport {
         state: &JobState,
         track: &Track,
         timeline: &Timeline,
+        silence: SilenceMode,
         retries: BTreeMap<RetryClass, u64>,
     ) -> Self {
         let mut report = Self {
             retries,
+            silent: timeline.silence.clone(),
             ..Self::default()
         };
         for work in [Work::Analyze, Work::Render] {
@@ -111,6 +119,9 @@ impl JobReport {
             } else if track.face(u64::from(output.source)) == Some(FrameFace::Absent) {
                 extend(&mut report.without_face, frame);
             }
+            if inputs::mouth(silence, timeline, frame) == Mouth::Kept {
+                report.kept += 1;
+            }
         }
         report
     }
@@ -136,6 +147,9 @@ fn add(total: &mut StageTimings, part: &StageTimings) {
         paste_ms,
         encode_ms,
         commit_ms,
+        engine_ms,
+        media_wait_ms,
+        edge_ms,
     } = part;
     total.fetch_ms += fetch_ms;
     total.decode_ms += decode_ms;
@@ -147,6 +161,9 @@ fn add(total: &mut StageTimings, part: &StageTimings) {
     total.paste_ms += paste_ms;
     total.encode_ms += encode_ms;
     total.commit_ms += commit_ms;
+    total.engine_ms += engine_ms;
+    total.media_wait_ms += media_wait_ms;
+    total.edge_ms += edge_ms;
 }
 
 #[cfg(test)]
@@ -176,6 +193,7 @@ mod tests {
             &JobState::new(Vec::new(), Vec::new()),
             &track,
             &timeline,
+            SilenceMode::Off,
             BTreeMap::new(),
         );
         assert_eq!(

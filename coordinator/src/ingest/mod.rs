@@ -14,9 +14,11 @@ use latentfarm_common::digest::Digest;
 use latentfarm_common::media::{
     self, AudioProbe, CutLimits, MediaError, SegmentFile, VideoIndex, VideoProbe, cut_segments, index_video,
 };
-use latentfarm_common::time::FrameRate;
+use latentfarm_common::time::{FrameRange, FrameRate};
 use latentfarm_common::wire::blob::BlobRef;
-use latentfarm_common::wire::job::{AudioSpec, AudioWindows, SegmentEntry, SourceSpec, Timeline};
+use latentfarm_common::wire::job::{
+    AudioSpec, AudioWindows, SegmentEntry, SilenceMode, SourceSpec, Timeline,
+};
 
 use speech::Speech;
 pub use timeline::OnShort;
@@ -47,6 +49,7 @@ pub struct IngestRequest {
     pub on_short: OnShort,
     pub keep_tail: bool,
     pub windows: AudioWindows,
+    pub silence: SilenceMode,
     pub limits: CutLimits,
 }
 
@@ -215,6 +218,15 @@ impl Examined {
         self.speech.samples * 1000 / u64::from(media::SPEECH_RATE_HZ)
     }
 
+    /// Output frames in which nobody speaks; none where that is left to the model.
+    fn silence(&self) -> Vec<FrameRange> {
+        let spoken = self.table.speech_frames.min(self.frames());
+        match self.request.silence {
+            SilenceMode::Off => Vec::new(),
+            SilenceMode::Keep | SilenceMode::Close => self.speech.levels.silent_frames(self.rate, spoken),
+        }
+    }
+
     /// Length of the speech at 16 kHz.
     pub fn speech_samples(&self) -> u64 {
         self.speech.samples
@@ -236,6 +248,7 @@ impl Examined {
             ));
         }
         let audio = self.speech.store_windows(self.request.windows, sink)?;
+        let silence = self.silence();
         let used = usize::try_from(self.table.sources).unwrap_or(usize::MAX);
         let mut source_pts = self.index.pts;
         source_pts.truncate(used);
@@ -252,6 +265,7 @@ impl Examined {
                 samples: self.speech.samples,
                 log_mel_max: self.speech.log_mel_max,
                 windows: self.request.windows,
+                silence: self.request.silence,
             },
             rate: self.rate,
             frames: self.table.outputs.len() as u64,
@@ -260,6 +274,7 @@ impl Examined {
                 segments,
                 outputs: self.table.outputs,
                 audio,
+                silence,
             },
             notes,
         })
@@ -353,6 +368,17 @@ impl Examined {
                 "the video has {video_frames} frames, the speech needs {speech_frames}: the rest is {way}"
             ));
         }
+        let way = match self.request.silence {
+            SilenceMode::Off => return notes,
+            SilenceMode::Keep => "the source picture is kept there",
+            SilenceMode::Close => "the mouth is closed there",
+        };
+        let silence = self.silence();
+        let silent: u64 = silence.iter().map(|stretch| stretch.len()).sum();
+        notes.push(match silence.len() {
+            0 => "the speech has no pause that is long enough for --silence".to_owned(),
+            stretches => format!("nobody speaks in {silent} frames, in {stretches} stretches: {way}"),
+        });
         notes
     }
 }

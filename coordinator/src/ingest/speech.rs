@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use latentfarm_common::audio::mel::MelMax;
+use latentfarm_common::audio::silence::{LevelMeter, Levels};
 use latentfarm_common::audio::windows;
 use latentfarm_common::digest::{Digest, DigestWriter};
 use latentfarm_common::media;
@@ -27,6 +28,7 @@ pub(super) struct Speech {
     pub(super) samples: u64,
     /// Maximum of the track's log10 mel power.
     pub(super) log_mel_max: f32,
+    pub(super) levels: Levels,
 }
 
 impl Speech {
@@ -41,6 +43,7 @@ impl Speech {
         let mut pcm = BufWriter::new(file);
         let mut digest = DigestWriter::new();
         let mut mel_max = MelMax::new();
+        let mut levels = LevelMeter::new();
         let mut bytes = Vec::new();
         let mut done = 0;
         let samples = media::decode_speech(path, &mut |samples| {
@@ -48,6 +51,7 @@ impl Speech {
             bytes.extend(samples.iter().flat_map(|sample| sample.to_le_bytes()));
             digest.update(&bytes);
             mel_max.push(samples);
+            levels.push(samples);
             done += samples.len() as u64;
             progress(done);
             pcm.write_all(&bytes)
@@ -60,6 +64,7 @@ impl Speech {
             digest: digest.finish().0,
             samples,
             log_mel_max: mel_max.finish(),
+            levels: levels.finish(),
         })
     }
 

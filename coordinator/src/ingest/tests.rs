@@ -64,6 +64,7 @@ fn request(dir: &Path, frames: u32, seconds: f32) -> IngestRequest {
         on_short: OnShort::Bounce,
         keep_tail: false,
         windows: AudioWindows::Overlapping,
+        silence: SilenceMode::Off,
         limits: CutLimits {
             target_frames: 32,
             max_frames: 64,

@@ -6,7 +6,7 @@ use latentfarm_common::digest::Digest;
 use latentfarm_common::ids::JobId;
 use latentfarm_common::time::FrameRate;
 use latentfarm_common::wire::SCHEMA;
-use latentfarm_common::wire::job::{AudioWindows, EncoderSpec, ModelSpec};
+use latentfarm_common::wire::job::{AudioWindows, EncoderSpec, ModelSpec, SilenceMode};
 use serde::Serialize;
 
 use super::split::ChunkFrames;
@@ -22,6 +22,7 @@ pub struct Identity<'a> {
     /// Whether a video longer than its audio keeps its tail.
     pub keep_tail: bool,
     pub audio_windows: AudioWindows,
+    pub silence: SilenceMode,
     pub model: &'a ModelSpec,
     /// Includes the output rate.
     pub encoder: &'a EncoderSpec,
@@ -42,6 +43,7 @@ struct Canonical<'a> {
     on_short: &'a str,
     keep_tail: bool,
     audio_windows: AudioWindows,
+    silence: SilenceMode,
     weights: String,
     synthetic: bool,
     resolution_px: u32,
@@ -76,6 +78,7 @@ impl Identity<'_> {
             on_short: self.on_short,
             keep_tail: self.keep_tail,
             audio_windows: self.audio_windows,
+            silence: self.silence,
             weights: weights.to_string(),
             synthetic: *synthetic,
             resolution_px: *resolution_px,
@@ -127,6 +130,7 @@ mod tests {
             on_short: "bounce",
             keep_tail: false,
             audio_windows: AudioWindows::Overlapping,
+            silence: SilenceMode::Off,
             model: &model,
             encoder: &encoder,
             chunk_frames: ChunkFrames::new(64).unwrap(),
@@ -156,6 +160,8 @@ mod tests {
             id(|i, _, _| i.on_short = "loop"),
             id(|i, _, _| i.keep_tail = true),
             id(|i, _, _| i.audio_windows = AudioWindows::Reference),
+            id(|i, _, _| i.silence = SilenceMode::Keep),
+            id(|i, _, _| i.silence = SilenceMode::Close),
             id(|i, _, _| i.chunk_frames = ChunkFrames::new(48).unwrap()),
             id(|i, _, _| i.analyze_frames = ChunkFrames::new(48).unwrap()),
             id(|_, m, _| m.weights = Digest::of(b"other")),

@@ -1,5 +1,7 @@
 //! The command line of `latentfarm-worker`.
 
+mod bench;
+mod idle;
 mod run;
 mod weights;
 
@@ -33,12 +35,20 @@ enum Command {
         after_help = "Example:\n  latentfarm-worker run --nats nats://farm.example:4222 --weights /srv/latentsync"
     )]
     Run(run::RunArgs),
-    /// Make, check or describe model weights
+    /// Fetch, make, convert, check or describe model weights
     #[command(subcommand)]
     Weights(weights::WeightsCommand),
+    /// Measure the model's speed and memory on this machine, part by part
+    #[command(
+        after_help = "Example:\n  latentfarm-worker bench --weights /srv/latentsync --threads 2 --parts unet,vae-decode"
+    )]
+    Bench(bench::BenchArgs),
     /// Decode, crop, paste and encode for a worker (started by `run`)
     #[command(hide = true)]
     Media,
+    /// Take tasks and do nothing for them (started by `latentfarm bench`)
+    #[command(hide = true)]
+    Idle(idle::IdleArgs),
 }
 
 /// Runs the command; its result is the process's exit code.
@@ -48,6 +58,8 @@ pub fn main(args: Args) -> ExitCode {
     }
     match args.command {
         Command::Media => media(),
+        Command::Bench(args) => bench::main(&args),
+        Command::Idle(args) => idle::main(args),
         Command::Run(args) => run::main(args),
         Command::Weights(command) => weights::main(command),
     }

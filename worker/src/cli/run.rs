@@ -12,6 +12,7 @@ use latentfarm_common::{error::one_line, shutdown};
 
 use super::EXIT_UNFIT;
 use crate::consume::{self, Vitals};
+use crate::engine::Precision;
 use crate::latentsync::Checkpoint;
 use crate::supervise::{ChildCommand, Runner, RunnerSettings};
 
@@ -29,6 +30,9 @@ pub(super) struct RunArgs {
     /// Where the engine computes: `cpu`, or `cuda:N` with a CUDA engine
     #[arg(long, default_value = "cpu")]
     device: String,
+    /// What the engine computes in (default: f32 on the CPU, f16 on CUDA)
+    #[arg(long, value_enum, value_name = "TYPE")]
+    precision: Option<Precision>,
     /// Threads of the engine and of the media process (default: all cores)
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
@@ -100,11 +104,14 @@ async fn run(args: RunArgs) -> Result<(), Unfit> {
         args: args.iter().map(Into::into).collect(),
         threads,
     };
+    let precision = args.precision.map(|precision| precision.to_string());
+    let mut engine_args = vec!["--device", args.device.as_str()];
+    engine_args.extend(precision.iter().flat_map(|precision| ["--dtype", precision]));
     let vitals = Vitals::new(worker.clone(), args.device.clone());
     let settings = RunnerSettings {
         weights_dir: std::path::absolute(&args.weights).context("cannot resolve the weights folder")?,
         media: child("media", &own, &["media"]),
-        engine: child("engine", &engine, &["--device", &args.device]),
+        engine: child("engine", &engine, &engine_args),
         device: args.device,
         scratch: scratch.join("task"),
         reserve_mib: args.reserve,
@@ -159,7 +166,7 @@ fn worker_id(name: Option<&str>) -> anyhow::Result<WorkerId> {
     })
 }
 
-fn check_program(path: &Path) -> anyhow::Result<()> {
+pub(super) fn check_program(path: &Path) -> anyhow::Result<()> {
     anyhow::ensure!(
         path.is_file(),
         "the engine `{}` is missing: give --engine",

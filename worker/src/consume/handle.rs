@@ -89,9 +89,6 @@ pub(super) async fn handle<R: TaskRunner>(
             return delivery.later(Handled::Nothing).await;
         }
     }
-    if !delivery.tell(&task, EventKind::Started, STARTED_LIMIT).await {
-        return delivery.later(Handled::Unfinished).await;
-    }
     vitals.set_task(chunk, task.attempt, frames_of(&task));
     tracing::info!(%chunk, attempt = task.attempt, deliveries, "started");
     let started = Instant::now();
@@ -102,7 +99,12 @@ pub(super) async fn handle<R: TaskRunner>(
             return delivery.fail(&task, Failure::WorkerUnfit { message }).await;
         }
     };
-    let ended = run(settings, runner, &task, &store, &progress, shutdown, control).await;
+    // The work does not wait until the event lies on the server's disk, but its answer does. An event that is
+    // lost costs nothing: the coordinator takes a record, or a failure, of a task that it thinks is queued.
+    let (_told, ended) = tokio::join!(
+        delivery.tell(&task, EventKind::Started, STARTED_LIMIT),
+        run(settings, runner, &task, &store, &progress, shutdown, control)
+    );
     match ended {
         Ended::Ran(Ok(finished)) => {
             match commit(connection, &settings.worker, &task, &store, finished, &progress).await {

@@ -6,6 +6,7 @@
 
 mod audio_cache;
 mod classify;
+mod silence;
 
 use std::io::{Read, Write};
 use std::path::Path;
@@ -25,6 +26,50 @@ use crate::numeric_kind;
 use audio_cache::AudioCache;
 
 pub use classify::is_out_of_memory;
+
+/// Environment of an engine that computes with `threads` threads.
+///
+/// Its allocator keeps freed memory for a second before the kernel gets it back: one step frees and asks for the same
+/// large tensors again and again, and faulting them anew costs about a seventh of its time.
+pub fn environment(threads: usize) -> [(&'static str, String); 3] {
+    [
+        ("RAYON_NUM_THREADS", threads.to_string()),
+        ("CANDLE_NUM_THREADS", threads.to_string()),
+        ("MIMALLOC_PURGE_DELAY", "1000".to_owned()),
+    ]
+}
+
+/// What the networks compute in. Latents and the sampler are `f32` whatever it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Precision {
+    /// 32 bits: the reference, and the CPU's default.
+    F32,
+    /// 16 bits with a narrow range: the default on CUDA. On the CPU slower than f32, for comparing.
+    F16,
+    /// 16 bits with f32's range and eight bits of precision.
+    Bf16,
+}
+
+impl Precision {
+    /// The type that a device is used with unless told otherwise.
+    pub fn usual_for(device: &Device) -> Self {
+        if device.is_cpu() { Self::F32 } else { Self::F16 }
+    }
+
+    pub fn dtype(self) -> DType {
+        match self {
+            Self::F32 => DType::F32,
+            Self::F16 => DType::F16,
+            Self::Bf16 => DType::BF16,
+        }
+    }
+}
+
+impl std::fmt::Display for Precision {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.dtype().as_str())
+    }
+}
 
 /// Where and with what the engine computes.
 #[derive(Clone, Debug)]
@@ -118,6 +163,7 @@ impl Engine {
                 .map_err(|error| unfit(one_line(&error)))?;
             tracing::info!(
                 weights = %dir.display(),
+                dtype = self.settings.dtype.as_str(),
                 seconds = started.elapsed().as_secs_f32(),
                 rss_mib = host::own_rss_mib(),
                 "model loaded"
@@ -131,14 +177,14 @@ impl Engine {
         let synthetic = self.loaded.as_ref().is_some_and(|loaded| loaded.synthetic);
         Ok(EngineReply::Loaded {
             synthetic,
-            numeric_kind: numeric_kind(&self.settings.device_name),
+            numeric_kind: numeric_kind(&self.settings.device_name, self.settings.dtype),
             device: self.settings.device_name.clone(),
         })
     }
 
     fn encode_audio(&mut self, request: &AudioRequest) -> Result<EngineReply, EngineFailure> {
         let started = Instant::now();
-        if self.audio.contains(request.track, request.layout, request.window) {
+        if self.audio.touch(request.track, request.layout, request.window) {
             return Ok(EngineReply::AudioReady {
                 cached: true,
                 elapsed_ms: 0,

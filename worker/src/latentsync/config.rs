@@ -201,7 +201,7 @@ impl UNetConfig {
     }
 
     /// Whether the blocks that work at `1 / factor` of the latents' size have motion modules.
-    pub(super) fn has_motion(&self, factor: usize, decoder: bool) -> bool {
+    pub(crate) fn has_motion(&self, factor: usize, decoder: bool) -> bool {
         self.use_motion_module
             && self.motion_module_resolutions.contains(&factor)
             && (decoder || !self.motion_module_decoder_only)

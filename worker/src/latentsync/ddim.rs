@@ -2,7 +2,7 @@
 //! scaled-linear betas from 0.00085 to 0.012, leading spacing plus one, noise prediction, no clipping; the
 //! step before the first uses the first cumulative product, not 1.
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor, bail};
 
 /// Timesteps of the training noise schedule.
 pub const TRAIN_TIMESTEPS: u32 = 1000;
@@ -68,7 +68,8 @@ impl DdimScheduler {
             .collect()
     }
 
-    /// One step of a run of `steps`: the less noisy latents, and the clean ones as they look from here.
+    /// One step of a run of `steps`: the less noisy latents, and the clean ones as they look from here. All in
+    /// `f32`, whatever the UNet computes in: a half type would round the factors too.
     pub fn step(
         &self,
         noise: &Tensor,
@@ -76,6 +77,13 @@ impl DdimScheduler {
         latents: &Tensor,
         steps: u32,
     ) -> Result<(Tensor, Tensor)> {
+        if (noise.dtype(), latents.dtype()) != (DType::F32, DType::F32) {
+            bail!(
+                "the sampler works in f32, not in {:?} and {:?}",
+                noise.dtype(),
+                latents.dtype()
+            );
+        }
         let ratio = TRAIN_TIMESTEPS / steps.clamp(1, TRAIN_TIMESTEPS);
         let previous = timestep.saturating_sub(ratio);
         let at = |timestep: u32| f64::from(self.alphas_cumprod[timestep as usize]);

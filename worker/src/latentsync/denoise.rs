@@ -5,6 +5,7 @@ use latentfarm_common::wire::engine::EngineStage;
 
 use super::ddim::DdimScheduler;
 use super::error::{ModelError, Stopped};
+use super::finite::is_finite;
 use super::trace::Trace;
 use super::unet::UNet3DConditionModel;
 
@@ -29,7 +30,10 @@ pub struct Schedule {
     pub guidance_scale: f32,
 }
 
-/// Denoises `latents`, `(1, 4, frames, h, w)`, in all steps of the schedule; `stage` hears of every step.
+/// Denoises `latents`, `(1, 4, frames, h, w)` in `f32`, in all steps of the schedule; `stage` hears of every step.
+///
+/// # Errors
+/// [`ModelError::NotFinite`] as soon as a step gives values that are not.
 pub fn denoise(
     unet: &UNet3DConditionModel,
     latents: Tensor,
@@ -37,13 +41,21 @@ pub fn denoise(
     schedule: Schedule,
     stage: &mut dyn FnMut(EngineStage) -> std::result::Result<(), Stopped>,
 ) -> std::result::Result<Tensor, ModelError> {
+    let failed = |source| ModelError::compute("denoise", source);
     let scheduler = DdimScheduler::new();
     let mut latents = latents;
     for (timestep, step) in DdimScheduler::timesteps(schedule.steps).into_iter().zip(1..) {
         latents = predict(unet, &latents, timestep, conditions, schedule.guidance_scale)
             .and_then(|noise| scheduler.step(&noise, timestep, &latents, schedule.steps))
             .map(|(next, _clean)| next)
-            .map_err(|source| ModelError::compute("denoise", source))?;
+            .map_err(failed)?;
+        if !is_finite(&latents).map_err(failed)? {
+            return Err(ModelError::NotFinite {
+                stage: "denoising",
+                place: format!("step {step} of {}", schedule.steps),
+                dtype: conditions.audio.dtype(),
+            });
+        }
         stage(EngineStage::Denoise {
             step,
             of: schedule.steps,

@@ -65,10 +65,21 @@ impl Noise<'_> {
 
 /// The first `count` standard normals of a key.
 pub fn normals(seed: u64, purpose: Purpose, frame: u64, count: usize) -> Vec<f32> {
+    normals_from(seed, purpose, frame, 0, count)
+}
+
+/// As [`normals`], but the first of them is number `4 * first_block` of the key.
+pub(super) fn normals_from(
+    seed: u64,
+    purpose: Purpose,
+    frame: u64,
+    first_block: u32,
+    count: usize,
+) -> Vec<f32> {
     let key = words(seed);
     let [frame_low, frame_high] = words(frame);
     let mut values = Vec::with_capacity(count.next_multiple_of(4));
-    for block in 0_u32.. {
+    for block in first_block.. {
         if values.len() >= count {
             break;
         }
@@ -138,6 +149,7 @@ mod tests {
         let base = normals(1, Purpose::Masked, 7, 64);
         assert_eq!(base, normals(1, Purpose::Masked, 7, 64));
         assert_eq!(base[..10], normals(1, Purpose::Masked, 7, 10));
+        assert_eq!(base[8..18], normals_from(1, Purpose::Masked, 7, 2, 10));
         for other in [
             normals(2, Purpose::Masked, 7, 64),
             normals(1 + (1 << 40), Purpose::Masked, 7, 64),

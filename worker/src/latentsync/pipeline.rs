@@ -41,6 +41,13 @@ pub struct Faces<'a> {
     pub first_frame: u64,
 }
 
+impl Faces<'_> {
+    /// Output frame number of the face at `index`.
+    fn frame(&self, index: usize) -> u64 {
+        self.first_frame + index as u64
+    }
+}
+
 /// What a window gives before it is cut down to bytes.
 pub struct RenderedWindow {
     /// `(1, 4, frames, h/8, w/8)`, after the last step.
@@ -84,6 +91,14 @@ impl LatentSync {
 
     pub fn unet(&self) -> &UNet3DConditionModel {
         &self.unet
+    }
+
+    pub fn vae(&self) -> &AutoencoderKl {
+        &self.vae
+    }
+
+    pub fn whisper(&self) -> &WhisperEncoder {
+        &self.whisper
     }
 
     /// Tokens that an output frame gets, and their width.
@@ -163,9 +178,10 @@ impl LatentSync {
         let started = Instant::now();
         let mut pasted = Vec::with_capacity(frames);
         for index in 0..frames {
-            let face = self
-                .decode(faces, &mask, &latents, index)
-                .map_err(failed("decode and paste a face"))?;
+            let decoded = self.decode(faces, &latents, index)?;
+            let face = pixels_of(faces, index)
+                .and_then(|pixels| preprocess::paste(&decoded, &pixels, &mask.pixels))
+                .map_err(failed("paste a face"))?;
             pasted.push(face);
             stage(EngineStage::VaeDecode {
                 frame: u32::try_from(index).unwrap_or(u32::MAX),
@@ -237,7 +253,7 @@ impl LatentSync {
         let frames = faces.bytes.len() / (3 * faces.resolution * faces.resolution);
         let (mut masked, mut reference) = (Vec::new(), Vec::new());
         for index in 0..frames {
-            let (without_mouth, whole) = self.encode_frame(faces, mask, noise, index).map_err(failed)?;
+            let (without_mouth, whole) = self.encode_frame(faces, mask, noise, index)?;
             masked.push(without_mouth);
             reference.push(whole);
             stage(EngineStage::VaeEncode {
@@ -251,17 +267,22 @@ impl LatentSync {
                 .to_device(&self.device)?
                 .unsqueeze(2)?
                 .broadcast_as((1, 4, frames, side, side))?
-                .contiguous()?;
+                .force_contiguous()?;
             let conditions = Conditions {
                 mask: mask
                     .latents
                     .to_device(&self.device)?
                     .unsqueeze(2)?
                     .broadcast_as((1, 1, frames, side, side))?
-                    .contiguous()?,
+                    .force_contiguous()?,
                 masked: Tensor::stack(&masked, 2)?,
                 reference: Tensor::stack(&reference, 2)?,
-                audio: rows.to_dtype(self.dtype)?.to_device(&self.device)?.unsqueeze(0)?,
+                // Forced, as above: of one frame a view would do, and keep alive all that it is a view of.
+                audio: rows
+                    .to_dtype(self.dtype)?
+                    .to_device(&self.device)?
+                    .unsqueeze(0)?
+                    .force_contiguous()?,
             };
             Ok((init, conditions))
         };
@@ -275,36 +296,39 @@ impl LatentSync {
         mask: &FaceMask,
         noise: &Noise,
         index: usize,
-    ) -> Result<(Tensor, Tensor)> {
-        let pixels = pixels_of(faces, index)?;
+    ) -> std::result::Result<(Tensor, Tensor), ModelError> {
+        let failed = |source| ModelError::compute("encode a face", source);
+        let pixels = pixels_of(faces, index).map_err(failed)?;
         let side = faces.resolution / LATENT_FACTOR;
-        let latents = |pixels: &Tensor, purpose| -> Result<Tensor> {
-            let moments = self
-                .vae
-                .encode(&pixels.to_dtype(self.dtype)?.to_device(&self.device)?)?;
-            let draw = noise
-                .draw(purpose, faces.first_frame, index, side)?
-                .to_dtype(self.dtype)?
-                .to_device(&self.device)?;
-            moments.sample(&draw)?.to_dtype(DType::F32)? * SCALING_FACTOR
+        let latents = |pixels: &Tensor, purpose| -> std::result::Result<Tensor, ModelError> {
+            let pixels = pixels.to_device(&self.device).map_err(failed)?;
+            let moments = self.vae.encode_frame(&pixels, faces.frame(index))?;
+            noise
+                .draw(purpose, faces.first_frame, index, side)
+                .and_then(|draw| moments.sample(&draw.to_device(&self.device)?))
+                .and_then(|latents| latents * SCALING_FACTOR)
+                .map_err(failed)
         };
-        let masked = latents(
-            &preprocess::without_mouth(&pixels, &mask.pixels)?,
-            Purpose::Masked,
-        )?;
+        let without_mouth = preprocess::without_mouth(&pixels, &mask.pixels).map_err(failed)?;
+        let masked = latents(&without_mouth, Purpose::Masked)?;
         let reference = latents(&pixels, Purpose::Reference)?;
         Ok((masked, reference))
     }
 
-    /// One frame's face with its new mouth, on the host.
-    fn decode(&self, faces: Faces, mask: &FaceMask, latents: &Tensor, index: usize) -> Result<Tensor> {
-        let frame = (latents.narrow(2, index, 1)?.squeeze(2)? / SCALING_FACTOR)?.to_dtype(self.dtype)?;
-        let decoded = self
-            .vae
-            .decode(&frame, &super::trace::Trace::off())?
-            .to_device(&Device::Cpu)?
-            .to_dtype(DType::F32)?;
-        preprocess::paste(&decoded, &pixels_of(faces, index)?, &mask.pixels)
+    /// One frame's new face, `(1, 3, R, R)` in `f32` on the host.
+    fn decode(
+        &self,
+        faces: Faces,
+        latents: &Tensor,
+        index: usize,
+    ) -> std::result::Result<Tensor, ModelError> {
+        let failed = |source| ModelError::compute("decode a face", source);
+        let frame = latents
+            .narrow(2, index, 1)
+            .and_then(|frame| frame.squeeze(2)? / SCALING_FACTOR)
+            .map_err(failed)?;
+        let decoded = self.vae.decode_frame(&frame, faces.frame(index))?;
+        decoded.to_device(&Device::Cpu).map_err(failed)
     }
 }
 

@@ -1,19 +1,20 @@
 //! Small random weights in the published layout, for trying a farm with no download. They render noise where
 //! the mouth was; whatever is made with them says so.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{DType, Result};
+use half::f16;
 use latentfarm_common::digest::Digest;
+use rayon::prelude::*;
 use serde_json::{Value, json};
 
 use super::config::{ConfigError, UNetConfig, VaeConfig, WhisperDims};
-use super::noise::{Purpose, normals};
-use super::unet::UNet3DConditionModel;
-use super::vae::AutoencoderKl;
-use super::weights::{Keys, Ledger, Note, TensorFile, WeightsError};
-use super::whisper::WhisperEncoder;
+use super::noise::{Purpose, normals_from};
+use super::weights::{
+    Maker, Note, Planned, TensorShapes, WeightsError, claim, unet_tensors, vae_tensors, whisper_tensors,
+    write_json, write_safetensors,
+};
 
 /// How large the synthetic networks are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,50 +85,103 @@ impl Size {
 /// Writes a random checkpoint into `dir`, which is made if it is missing. Equal seeds give equal files.
 ///
 /// # Errors
-/// Where the folder cannot be written.
+/// Where the folder holds something that was not made so, or cannot be written.
 pub fn synthesize(dir: &Path, size: Size, seed: u64) -> std::result::Result<(), WeightsError> {
+    synthesize_watched(dir, size, seed, &mut |_| ())
+}
+
+/// As [`synthesize`]; `progress` hears of the bytes written, [`bytes_of`] in all. No more than one tensor is in
+/// memory.
+pub fn synthesize_watched(
+    dir: &Path,
+    size: Size,
+    seed: u64,
+    progress: &mut dyn FnMut(u64),
+) -> std::result::Result<(), WeightsError> {
     let plan = size.plan();
-    for folder in [dir.to_owned(), dir.join("vae"), dir.join("whisper")] {
-        std::fs::create_dir_all(&folder).map_err(|source| WeightsError::Io { path: folder, source })?;
-    }
-
-    let unet_path = dir.join("unet_config.json");
-    let unet_json = unet_config(&plan);
-    let unet_config = parsed(&unet_path, UNetConfig::from_json(&unet_json.to_string()))?;
-    let vae_path = dir.join("vae/config.json");
-    let vae_json = vae_config(&plan);
-    let vae_config = parsed(&vae_path, VaeConfig::from_json(&vae_json.to_string()))?;
-    let dims = plan.whisper;
-
-    write_json(&unet_path, &unet_json)?;
-    write_json(&vae_path, &vae_json)?;
-    write_json(&dir.join("whisper/tiny.json"), &dims_json(dims))?;
-    let note = Note {
+    let layout = Layout::of(&plan)?;
+    claim(dir, Maker::Synth)?;
+    let mut note = Note {
         synthetic: true,
         resolution_px: Some(plan.resolution_px),
         note: format!("random weights, {size:?}, seed {seed}: not a trained model"),
+        made_by: Some(Maker::Synth),
+        ..Note::default()
     };
-    write_json(&dir.join("latentfarm.json"), &json!(note))?;
+    // First of all: whatever of the folder is ever found is marked.
+    note.write(dir)?;
+    for sub_folder in ["vae", "whisper"] {
+        let path = dir.join(sub_folder);
+        std::fs::create_dir_all(&path).map_err(|source| WeightsError::Folder { path, source })?;
+    }
+    write_json(&dir.join("unet_config.json"), &layout.unet_config)?;
+    write_json(&dir.join("vae/config.json"), &layout.vae_config)?;
+    write_json(&dir.join("whisper/tiny.json"), &dims_json(plan.whisper))?;
+    for (name, tensors) in layout.files {
+        let mut record = write_safetensors(
+            &dir.join(name),
+            tensors,
+            &mut |tensor, bytes| {
+                random_tensor(seed, tensor, bytes);
+                Ok(())
+            },
+            progress,
+        )?;
+        record.source.push_str("random");
+        note.files.insert(name.to_owned(), record);
+    }
+    note.write(dir)
+}
 
-    write_tensors(&dir.join("latentsync_unet.safetensors"), seed, |keys| {
-        UNet3DConditionModel::load(keys, &unet_config).map(drop)
-    })?;
-    write_tensors(
-        &dir.join("vae/diffusion_pytorch_model.safetensors"),
-        seed,
-        |keys| AutoencoderKl::load(keys, &vae_config).map(drop),
-    )?;
-    write_tensors(&dir.join("whisper/tiny.safetensors"), seed, |keys| {
-        WhisperEncoder::load(&keys.pp("encoder"), &dims).map(drop)
-    })
+/// Bytes of all tensors of a size.
+pub fn bytes_of(size: Size) -> std::result::Result<u64, WeightsError> {
+    let layout = Layout::of(&size.plan())?;
+    let tensors = layout.files.iter().flat_map(|(_, tensors)| tensors);
+    Ok(tensors.map(|tensor| tensor.bytes() as u64).sum())
+}
+
+/// What the files hold.
+struct Layout {
+    unet_config: Value,
+    vae_config: Value,
+    files: [(&'static str, Vec<Planned>); 3],
+}
+
+impl Layout {
+    fn of(plan: &Plan) -> std::result::Result<Self, WeightsError> {
+        let (unet_json, vae_json) = (unet_config(plan), vae_config(plan));
+        let unet = parsed("unet_config.json", UNetConfig::from_json(&unet_json.to_string()))?;
+        let vae = parsed("vae/config.json", VaeConfig::from_json(&vae_json.to_string()))?;
+        let planned = |name: &'static str, shapes: Result<TensorShapes>| {
+            let shapes = shapes.map_err(|source| WeightsError::Write {
+                path: PathBuf::from(name),
+                source,
+            })?;
+            let tensors = shapes.into_iter().map(|(name, shape)| Planned {
+                dtype: if is_table(&name) { DType::F32 } else { DType::F16 },
+                name: published_name(&name),
+                shape,
+            });
+            Ok((name, tensors.collect()))
+        };
+        Ok(Self {
+            unet_config: unet_json,
+            vae_config: vae_json,
+            files: [
+                planned("latentsync_unet.safetensors", unet_tensors(&unet))?,
+                planned("vae/diffusion_pytorch_model.safetensors", vae_tensors(&vae))?,
+                planned("whisper/tiny.safetensors", whisper_tensors(&plan.whisper))?,
+            ],
+        })
+    }
 }
 
 fn parsed<T>(
-    path: &Path,
+    name: &str,
     result: std::result::Result<T, ConfigError>,
 ) -> std::result::Result<T, WeightsError> {
     result.map_err(|source| WeightsError::Config {
-        path: path.to_owned(),
+        path: PathBuf::from(name),
         source,
     })
 }
@@ -151,42 +205,13 @@ fn vae_config(plan: &Plan) -> Value {
     config
 }
 
-fn dims_json(dims: WhisperDims) -> Value {
+pub(super) fn dims_json(dims: WhisperDims) -> Value {
     json!({
         "n_mels": dims.n_mels,
         "n_audio_ctx": dims.n_audio_ctx,
         "n_audio_state": dims.n_audio_state,
         "n_audio_head": dims.n_audio_head,
         "n_audio_layer": dims.n_audio_layer,
-    })
-}
-
-fn write_json(path: &Path, value: &Value) -> std::result::Result<(), WeightsError> {
-    std::fs::write(path, format!("{value:#}\n")).map_err(|source| WeightsError::Io {
-        path: path.to_owned(),
-        source,
-    })
-}
-
-/// Writes a file with every tensor that `build` asks for.
-fn write_tensors(
-    path: &Path,
-    seed: u64,
-    build: impl FnOnce(&Keys) -> Result<()>,
-) -> std::result::Result<(), WeightsError> {
-    let save = || -> Result<()> {
-        let (nothing, ledger) = (TensorFile::nothing(), Ledger::default());
-        build(&Keys::root(&nothing, &ledger, &Device::Cpu, DType::F32))?;
-        let tensors: HashMap<String, Tensor> = ledger
-            .into_wanted()
-            .into_iter()
-            .map(|(name, shape)| Ok((published_name(&name), random_tensor(seed, &name, &shape)?)))
-            .collect::<Result<_>>()?;
-        candle_core::safetensors::save(&tensors, path)
-    };
-    save().map_err(|source| WeightsError::Write {
-        path: PathBuf::from(path),
-        source,
     })
 }
 
@@ -201,32 +226,54 @@ fn published_name(name: &str) -> String {
         .replace(".to_out.0.", ".proj_attn.")
 }
 
-/// Scaled so that signals keep about their size through a network; position tables are the real sinusoids.
-fn random_tensor(seed: u64, name: &str, shape: &[usize]) -> Result<Tensor> {
+/// Position tables are the real sinusoids, not random, and stay in `f32`.
+fn is_table(name: &str) -> bool {
+    name.ends_with("pos_encoder.pe") || name.ends_with("positional_embedding")
+}
+
+/// Values that one thread makes at a time; a multiple of the generator's four.
+const BLOCK: usize = 1 << 16;
+
+/// Appends a tensor's values, scaled so that signals keep about their size through a network.
+fn random_tensor(seed: u64, tensor: &Planned, bytes: &mut Vec<u8>) {
+    let (name, shape) = (tensor.name.as_str(), tensor.shape.as_slice());
     let width = shape.last().copied().unwrap_or(1);
-    if name.ends_with("pos_encoder.pe") {
-        return Tensor::from_vec(interleaved_sinusoid(shape[1], width), shape, &Device::Cpu);
-    }
-    if name.ends_with("positional_embedding") {
-        return Tensor::from_vec(split_sinusoid(shape[0], width), shape, &Device::Cpu);
+    if is_table(name) {
+        let table = if name.ends_with("pos_encoder.pe") {
+            interleaved_sinusoid(shape[1], width)
+        } else {
+            split_sinusoid(shape[0], width)
+        };
+        bytes.extend(table.into_iter().flat_map(f32::to_le_bytes));
+        return;
     }
     let mut hash = [0_u8; 8];
     hash.copy_from_slice(&Digest::of(name.as_bytes()).as_bytes()[..8]);
-    let draws = normals(
-        seed,
-        Purpose::Weights,
-        u64::from_le_bytes(hash),
-        shape.iter().product(),
-    );
+    let stream = u64::from_le_bytes(hash);
+    let (centre, spread) = scale(name, shape);
+    bytes.resize(tensor.bytes(), 0);
+    let blocks = bytes.par_chunks_mut(BLOCK * size_of::<f16>()).enumerate();
+    blocks.for_each(|(index, block)| {
+        let first = u32::try_from(index * BLOCK / 4).unwrap_or(u32::MAX);
+        let draws = normals_from(seed, Purpose::Weights, stream, first, block.len() / 2);
+        for (value, draw) in block.chunks_exact_mut(2).zip(draws) {
+            value.copy_from_slice(&f16::from_f32(draw * spread + centre).to_le_bytes());
+        }
+    });
+}
+
+/// Mean and standard deviation of a tensor's values.
+fn scale(name: &str, shape: &[usize]) -> (f32, f32) {
     let is_weight = name.ends_with("weight");
-    let (centre, spread) = match shape {
+    match shape {
         [_] if is_weight => (1.0, 0.1),
         [_] => (0.0, 0.05),
         [_, inputs @ ..] => {
-            let fan_in = inputs.iter().product::<usize>() as f64;
+            let fan_in = inputs.iter().product::<usize>() as f32;
             let ends_branch = [
                 "conv2.",
                 "to_out.",
+                "proj_attn.",
                 "ff.net.2.",
                 "proj_out.",
                 "attn.out.",
@@ -240,9 +287,7 @@ fn random_tensor(seed: u64, name: &str, shape: &[usize]) -> Result<Tensor> {
             (0.0, gain / fan_in.sqrt())
         }
         [] => (0.0, 1.0),
-    };
-    let tensor = (Tensor::from_vec(draws, shape, &Device::Cpu)? * spread)? + centre;
-    tensor?.to_dtype(DType::F16)
+    }
 }
 
 /// Sines in even columns, cosines in odd ones, as in the published motion modules.

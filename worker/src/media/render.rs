@@ -1,7 +1,8 @@
 //! Output frames of one chunk: decode, crop, wait for the rendered crops, paste back, encode.
 //!
-//! A window's crops are made while the engine renders the window before it, and go out before that one is
-//! pasted and encoded, so that the engine hardly waits.
+//! A window's crops are made and sent while the engine renders the window before it: the supervisor holds them
+//! ready for the moment that the engine is done. So the engine waits for no picture as long as a window is
+//! decoded, pasted and encoded faster than it is rendered, and never is more than one window ahead of it.
 
 use std::io::{Read, Write};
 use std::path::Path;
@@ -52,14 +53,14 @@ pub(super) fn run<R: Read, W: Write>(
     let mut waiting: Option<Window> = None;
     for range in request.range.windows() {
         let (window, crops) = open(&mut reader, request, range, &mut micros)?;
-        // One side writes while the other reads: the answer to the last crops is taken before the next go out.
+        // The supervisor reads at all times, so that this waits for nobody.
+        if let Some(faces) = crops {
+            pipes.send(&MediaReply::Crops { window: range, faces })?;
+        }
         let rendered = waiting
             .as_ref()
             .map(|window| synced_crops(window, resolution, pipes))
             .transpose()?;
-        if let Some(faces) = crops {
-            pipes.send(&MediaReply::Crops { window: range, faces })?;
-        }
         if let Some((previous, faces)) = waiting.replace(window).zip(rendered) {
             finish(
                 previous,
@@ -109,7 +110,7 @@ struct Done {
     synced: u32,
 }
 
-/// Decodes a window and makes its crops, if it has any face.
+/// Decodes a window and makes its crops, if any of it is to be rendered.
 fn open(
     reader: &mut FrameReader,
     request: &RenderRequest,
@@ -125,7 +126,7 @@ fn open(
     }
     let window = Window { range, frames };
     let crops = window
-        .has_face()
+        .is_rendered()
         .then(|| timed(&mut micros.crop, || window.crops(request.resolution_px as usize)));
     Ok((window, crops))
 }
@@ -149,13 +150,13 @@ fn finish(
     Ok(())
 }
 
-/// Waits for a window's rendered crops; `None` at once for a window without a face.
+/// Waits for a window's rendered crops; `None` at once for a window that is not rendered.
 fn synced_crops<R: Read, W: Write>(
     window: &Window,
     resolution: usize,
     pipes: &mut Pipes<R, W>,
 ) -> Result<Option<Vec<u8>>, JobError> {
-    if !window.has_face() {
+    if !window.is_rendered() {
         return Ok(None);
     }
     match pipes.receive()? {

@@ -2,9 +2,9 @@
 
 use latentfarm_common::frame::Picture;
 use latentfarm_common::time::{FrameRange, WINDOW_FRAMES};
-use latentfarm_common::wire::task::RenderFrame;
+use latentfarm_common::wire::task::{Mouth, RenderFrame};
 
-use crate::face;
+use crate::face::{self, Area};
 
 /// The decoded pictures of a window and what is to be done with each.
 pub(super) struct Window {
@@ -13,8 +13,9 @@ pub(super) struct Window {
 }
 
 impl Window {
-    pub(super) fn has_face(&self) -> bool {
-        self.frames.iter().any(|(frame, _)| frame.face.is_some())
+    /// Whether any frame of it shows what the model renders; if none does, the model need not run.
+    pub(super) fn is_rendered(&self) -> bool {
+        self.frames.iter().any(|(frame, _)| frame.is_rendered())
     }
 
     /// 16 crops, `16 x 3 x resolution x resolution`.
@@ -50,11 +51,126 @@ impl Window {
         let mut synced = 0;
         let crop_bytes = 3 * resolution * resolution;
         for ((frame, picture), crop) in self.frames.iter_mut().zip(crops.chunks_exact(crop_bytes)) {
-            if let Some(matrix) = frame.face {
-                face::paste(picture, &matrix, crop, resolution);
-                synced += 1;
+            let Some(matrix) = frame.face else { continue };
+            match frame.mouth {
+                Mouth::Kept => continue,
+                Mouth::Speech | Mouth::Closed => {
+                    face::paste(picture, &matrix, crop, resolution);
+                }
+                Mouth::Fading(share) => {
+                    let source = picture.clone();
+                    let area = face::paste(picture, &matrix, crop, resolution);
+                    fade(picture, &source, area, share);
+                }
             }
+            synced += 1;
         }
         synced
+    }
+}
+
+/// Takes `picture` back towards `source` inside `area`, outside of which they are equal: `share` of 255 of the
+/// difference stays.
+fn fade(picture: &mut Picture, source: &Picture, area: Area, share: u8) {
+    let (width, half) = (picture.format.width as usize, picture.format.width as usize / 2);
+    let (right, bottom) = (area.left + area.width, area.top + area.height);
+    let chroma = (area.top / 2..bottom.div_ceil(2), area.left / 2..right.div_ceil(2));
+    let luma = (area.top..bottom, area.left..right);
+    let planes = [
+        (&mut picture.y, &source.y, width, &luma),
+        (&mut picture.u, &source.u, half, &chroma),
+        (&mut picture.v, &source.v, half, &chroma),
+    ];
+    for (plane, source, stride, (rows, columns)) in planes {
+        for row in rows.clone() {
+            let span = row * stride + columns.start..row * stride + columns.end;
+            for (new, old) in plane[span.clone()].iter_mut().zip(&source[span]) {
+                *new = mix(*old, *new, share);
+            }
+        }
+    }
+}
+
+/// `old` and `share` of 255 of the way to `new`, rounded.
+fn mix(old: u8, new: u8, share: u8) -> u8 {
+    let (share, whole) = (u16::from(share), u16::from(u8::MAX));
+    let mixed = u16::from(old) * (whole - share) + u16::from(new) * share;
+    u8::try_from((mixed + whole / 2) / whole).unwrap_or(u8::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use latentfarm_common::frame::{Colour, Matrix, PictureFormat, Range};
+
+    const SIDE: usize = 64;
+
+    /// A grey picture of 128 x 128 with its frame's description; the face's matrix puts its crop in the middle.
+    fn window(mouths: &[Mouth]) -> Window {
+        let format = PictureFormat {
+            width: 128,
+            height: 128,
+            colour: Colour {
+                matrix: Matrix::Bt709,
+                range: Range::Limited,
+                primaries_tag: 1,
+                transfer_tag: 1,
+                matrix_tag: 1,
+                range_tagged: true,
+            },
+            sample_aspect: (1, 1),
+        };
+        let frames = mouths.iter().zip(0..).map(|(&mouth, source)| {
+            let mut picture = Picture::black(format);
+            picture.y.fill(100);
+            let face = Some([1.0, 0.0, -38.0, 0.0, 1.0, -29.0]);
+            (RenderFrame { source, face, mouth }, picture)
+        });
+        Window {
+            range: FrameRange::new(0, mouths.len() as u64),
+            frames: frames.collect(),
+        }
+    }
+
+    fn pasted(mouths: &[Mouth]) -> (Window, u32) {
+        let mut window = window(mouths);
+        let synced = window.paste(&vec![255; 16 * 3 * SIDE * SIDE], SIDE);
+        (window, synced)
+    }
+
+    #[test]
+    fn a_kept_mouth_is_the_source_bit_for_bit() {
+        let (window, synced) = pasted(&[Mouth::Speech, Mouth::Kept, Mouth::Fading(0), Mouth::Closed]);
+        let source = &self::window(&[Mouth::Kept]).frames[0].1;
+        assert_eq!(&window.frames[1].1, source);
+        assert_eq!(&window.frames[2].1, source);
+        assert_ne!(&window.frames[0].1, source, "nothing was pasted at all");
+        assert_eq!(window.frames[0].1, window.frames[3].1);
+        assert_eq!(synced, 3);
+    }
+
+    #[test]
+    fn a_fading_mouth_lies_between_the_source_and_the_rendered_one() {
+        let (window, _) = pasted(&[
+            Mouth::Speech,
+            Mouth::Fading(255),
+            Mouth::Fading(127),
+            Mouth::Fading(63),
+        ]);
+        let centre = |index: usize| window.frames[index].1.y[64 * 128 + 64];
+        assert_eq!(window.frames[0].1, window.frames[1].1);
+        assert_eq!(centre(0), 235);
+        // 100 + 135 x 127 / 255 and 100 + 135 x 63 / 255.
+        assert_eq!((centre(2), centre(3)), (167, 133));
+    }
+
+    #[test]
+    fn only_windows_that_show_a_rendered_mouth_need_the_model() {
+        assert!(!window(&[Mouth::Kept; 16]).is_rendered());
+        assert!(window(&[Mouth::Kept, Mouth::Fading(63)]).is_rendered());
+        assert!(window(&[Mouth::Closed]).is_rendered());
+        let mut faceless = window(&[Mouth::Speech]);
+        faceless.frames[0].0.face = None;
+        assert!(!faceless.is_rendered());
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use candle_core::DType;
 use latentfarm_common::wire;
 use latentfarm_common::wire::media::{MediaFailure, MediaReply, MediaRequest};
 use latentfarm_common::wire::outcome::{DoneBody, Failure, StageTimings};
@@ -72,7 +73,7 @@ impl Runner {
                 face_ms: timings.face_ms,
                 ..StageTimings::default()
             },
-            numeric_kind: numeric_kind("cpu"),
+            numeric_kind: numeric_kind("cpu", DType::F32),
         })
     }
 }

@@ -15,7 +15,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, Buf
 use tokio::process::{ChildStdin, ChildStdout, Command};
 use tokio::task::JoinHandle;
 
-use crate::engine::is_out_of_memory;
+use crate::engine::{environment, is_out_of_memory};
 
 /// Last lines of a child's log that are kept to explain its end.
 const KEPT_LOG_LINES: usize = 12;
@@ -107,8 +107,7 @@ impl Child {
         let mut process = Command::new(&command.program);
         process
             .args(&command.args)
-            .env("RAYON_NUM_THREADS", command.threads.to_string())
-            .env("CANDLE_NUM_THREADS", command.threads.to_string())
+            .envs(environment(command.threads))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -146,41 +145,38 @@ impl Child {
     }
 
     pub async fn send<M: Message>(&mut self, message: &M) -> Result<(), ChildError> {
-        let bytes = pipe::frame(message).map_err(|source| ChildError::Garbled {
-            name: self.name,
-            source,
-        })?;
-        match self.stdin.write_all(&bytes).await {
-            Ok(()) => Ok(()),
-            Err(_broken_pipe) => Err(self.ended().await),
+        let (mut sender, mut receiver) = self.split();
+        if sender.send(message).await? {
+            Ok(())
+        } else {
+            Err(receiver.ended().await)
         }
     }
 
     /// The child's next message; an error if it ends, or says nothing for `limit`.
     pub async fn receive<M: Message>(&mut self, limit: Duration) -> Result<M, ChildError> {
-        let mut body = match tokio::time::timeout(limit, self.read_body()).await {
-            Err(_elapsed) => {
-                let _already_gone = self.process.start_kill();
-                return Err(ChildError::Silent {
-                    name: self.name,
-                    limit,
-                });
-            }
-            Ok(Err(PipeError::Io(_))) => return Err(self.ended().await),
-            Ok(Err(source)) => {
-                return Err(ChildError::Garbled {
-                    name: self.name,
-                    source,
-                });
-            }
-            Ok(Ok(body)) => body,
+        let (_, mut receiver) = self.split();
+        if let Ok(message) = tokio::time::timeout(limit, receiver.receive()).await {
+            return message;
+        }
+        Err(receiver.silent(limit))
+    }
+
+    /// Both directions on their own, for a conversation in which both sides speak at once.
+    pub fn split(&mut self) -> (ChildSender<'_>, ChildReceiver<'_>) {
+        let name = self.name;
+        let sender = ChildSender {
+            name,
+            stdin: &mut self.stdin,
         };
-        let message = wire::decode(&body).map_err(PipeError::Wire);
-        body.clear();
-        message.map_err(|source| ChildError::Garbled {
-            name: self.name,
-            source,
-        })
+        let receiver = ChildReceiver {
+            name,
+            process: &mut self.process,
+            stdout: &mut self.stdout,
+            log: &self.log,
+            log_reader: &mut self.log_reader,
+        };
+        (sender, receiver)
     }
 
     /// Ends an idle child: it leaves when its input ends, or is killed after a grace period. Waits until it is
@@ -192,6 +188,57 @@ impl Child {
         drop(stdin);
         if tokio::time::timeout(EXIT_GRACE, process.wait()).await.is_err() {
             let _already_gone = process.kill().await;
+        }
+    }
+}
+
+/// The way to a child.
+#[derive(Debug)]
+pub struct ChildSender<'a> {
+    name: &'static str,
+    stdin: &'a mut ChildStdin,
+}
+
+impl ChildSender<'_> {
+    /// False where the child does not listen any more: how it ended is for the receiver to say.
+    pub async fn send<M: Message>(&mut self, message: &M) -> Result<bool, ChildError> {
+        let bytes = pipe::frame(message).map_err(|source| ChildError::Garbled {
+            name: self.name,
+            source,
+        })?;
+        Ok(self.stdin.write_all(&bytes).await.is_ok())
+    }
+}
+
+/// The way from a child.
+#[derive(Debug)]
+pub struct ChildReceiver<'a> {
+    name: &'static str,
+    process: &'a mut tokio::process::Child,
+    stdout: &'a mut BufReader<ChildStdout>,
+    log: &'a Mutex<VecDeque<String>>,
+    log_reader: &'a mut JoinHandle<()>,
+}
+
+impl ChildReceiver<'_> {
+    /// The child's next message, whenever it comes; an error if the child ends. Not to be called again where it
+    /// was dropped before its end: the message that it was reading is lost.
+    pub async fn receive<M: Message>(&mut self) -> Result<M, ChildError> {
+        let name = self.name;
+        let garbled = |source| ChildError::Garbled { name, source };
+        match self.read_body().await {
+            Ok(body) => wire::decode(&body).map_err(PipeError::Wire).map_err(garbled),
+            Err(PipeError::Io(_)) => Err(self.ended().await),
+            Err(source) => Err(garbled(source)),
+        }
+    }
+
+    /// Kills a child that has said nothing for `limit`.
+    pub fn silent(&mut self, limit: Duration) -> ChildError {
+        let _already_gone = self.process.start_kill();
+        ChildError::Silent {
+            name: self.name,
+            limit,
         }
     }
 
@@ -212,7 +259,7 @@ impl Child {
             }
         };
         // The log ends when the process does; what it said last explains why.
-        let _unread = tokio::time::timeout(EXIT_GRACE, &mut self.log_reader).await;
+        let _unread = tokio::time::timeout(EXIT_GRACE, &mut *self.log_reader).await;
         let lines = self.log.lock().unwrap_or_else(PoisonError::into_inner);
         let last_words = lines.iter().map(String::as_str).collect::<Vec<_>>().join(" | ");
         ChildError::Ended {

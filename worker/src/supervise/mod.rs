@@ -13,7 +13,9 @@
 mod analyze;
 mod child;
 mod fetch;
+mod overlap;
 mod render;
+mod windows;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -68,6 +68,54 @@ fn long_video_is_cut_unless_its_tail_is_kept() {
     assert!(!table.outputs[25].synced && table.outputs[24].synced);
 }
 
+/// 30 frames in 1.2 s of video, speech shorter, as long, and longer, to the sample.
+#[test]
+fn output_ends_with_the_speech_whichever_is_longer() {
+    let pts = steady(30);
+    for (samples, frames) in [
+        (640, 1),
+        (641, 2),
+        (19_199, 30),
+        (19_200, 30),
+        (19_201, 31),
+        (40_000, 63),
+        (1_600_000, 2500),
+    ] {
+        for on_short in [OnShort::Bounce, OnShort::Loop, OnShort::Hold, OnShort::Cut] {
+            let request = TableRequest {
+                speech_samples: samples,
+                on_short,
+                ..request(&pts, 1)
+            };
+            let table = frame_table(&request).unwrap();
+            let expected = if on_short == OnShort::Cut {
+                frames.min(30)
+            } else {
+                frames
+            };
+            assert_eq!(table.outputs.len(), expected, "{samples} samples, {on_short:?}");
+            assert_eq!(
+                table.sources,
+                frames.min(30) as u64,
+                "{samples} samples, {on_short:?}"
+            );
+            assert!(table.outputs.iter().all(|output| output.synced));
+            let kept = TableRequest {
+                keep_tail: true,
+                ..request
+            };
+            let table = frame_table(&kept).unwrap();
+            assert_eq!(
+                table.outputs.len(),
+                expected.max(30),
+                "{samples} samples, {on_short:?}"
+            );
+            let synced = table.outputs.iter().filter(|output| output.synced).count();
+            assert_eq!(synced, expected, "{samples} samples, {on_short:?}");
+        }
+    }
+}
+
 #[test]
 fn speech_of_a_fraction_of_a_frame_gets_a_frame() {
     let pts = steady(100);

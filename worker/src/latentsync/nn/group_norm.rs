@@ -8,6 +8,7 @@ use rayon::prelude::*;
 
 use super::composed;
 use super::matrix::contiguous;
+use super::simd::{exp, wide};
 use crate::latentsync::trace::Trace;
 use crate::latentsync::weights::Keys;
 
@@ -142,20 +143,33 @@ impl CustomOp3 for CpuGroupNorm {
     }
 }
 
-const LANES: usize = 8;
+const LANES: usize = 16;
 
 fn plain_sum(values: &[f32]) -> f64 {
-    lane_sum(values, f64::from)
+    wide(
+        #[inline(always)]
+        || lane_sum(values, f64::from),
+    )
 }
 
 fn squared_sum(values: &[f32], centre: f64) -> f64 {
-    lane_sum(values, |value| {
-        let distance = f64::from(value) - centre;
-        distance * distance
-    })
+    wide(
+        #[inline(always)]
+        || {
+            lane_sum(
+                values,
+                #[inline(always)]
+                |value| {
+                    let distance = f64::from(value) - centre;
+                    distance * distance
+                },
+            )
+        },
+    )
 }
 
 /// Sums in [`LANES`] interleaved parts, which the compiler can keep in one register.
+#[inline(always)]
 fn lane_sum(values: &[f32], term: impl Fn(f32) -> f64) -> f64 {
     let mut lanes = [0.0; LANES];
     let chunks = values.chunks_exact(LANES);
@@ -169,19 +183,69 @@ fn lane_sum(values: &[f32], term: impl Fn(f32) -> f64) -> f64 {
 }
 
 fn affine(out: &mut [f32], x: &[f32], scale: f32, shift: f32, silu: bool) {
-    if silu {
-        for (out, &x) in out.iter_mut().zip(x) {
-            let y = x * scale + shift;
-            *out = y / (1.0 + (-y).exp());
-        }
-    } else {
-        for (out, &x) in out.iter_mut().zip(x) {
-            *out = x * scale + shift;
-        }
-    }
+    wide(
+        #[inline(always)]
+        || {
+            if silu {
+                for (out, &x) in out.iter_mut().zip(x) {
+                    let y = x * scale + shift;
+                    *out = y / (1.0 + exp(-y));
+                }
+            } else {
+                for (out, &x) in out.iter_mut().zip(x) {
+                    *out = x * scale + shift;
+                }
+            }
+        },
+    );
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is meant")]
 fn to_f32(value: f64) -> f32 {
     value as f32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+
+    #[test]
+    fn one_operation_agrees_with_the_composed_norm() {
+        for (total, images, channels, groups, h, w) in
+            [(1, 1, 4, 2, 3, 5), (6, 3, 32, 8, 7, 9), (4, 1, 6, 3, 1, 1)]
+        {
+            let tensor = |count: usize, step: usize| {
+                let values: Vec<f32> = (0..count)
+                    .map(|i| ((i * step % 101) as f32 - 40.0) / 17.0)
+                    .collect();
+                Tensor::from_vec(values, count, &Device::Cpu).unwrap()
+            };
+            let x = tensor(total * channels * h * w, 37)
+                .reshape((total, channels, h, w))
+                .unwrap();
+            let norm = GroupNorm {
+                path: String::new(),
+                weight: tensor(channels, 13),
+                bias: tensor(channels, 29),
+                groups,
+                eps: 1e-5,
+            };
+            let affine = (&norm.weight, &norm.bias);
+            let plain = composed::group_norm(&x, images, groups, norm.eps, affine).unwrap();
+            for (ours, expected) in [
+                (norm.forward(&x, images, &Trace::off()).unwrap(), plain.clone()),
+                (
+                    norm.forward_silu(&x, images, &Trace::off()).unwrap(),
+                    plain.silu().unwrap(),
+                ),
+            ] {
+                let difference = (ours - expected).unwrap().abs().unwrap().max_all().unwrap();
+                assert!(
+                    difference.to_scalar::<f32>().unwrap() < 1e-5,
+                    "{total} x {channels}"
+                );
+            }
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! Linear layers, convolutions, layer norm and the gated feed-forward.
+//! Linear layers, convolutions and the gated feed-forward.
 
 use candle_core::{DType, Result, Tensor};
 
@@ -6,62 +6,91 @@ use super::composed;
 use super::conv::CpuConv2d;
 use super::gelu::geglu;
 use super::linear::CpuLinear;
+use super::weight::Weight;
 use crate::latentsync::trace::Trace;
 use crate::latentsync::weights::Keys;
 
 /// `x W^T + b` over the last dimension.
 pub(in crate::latentsync) struct Linear {
-    weight: Tensor,
+    weight: Weight,
     bias: Option<Tensor>,
 }
 
 impl Linear {
     pub(in crate::latentsync) fn load(keys: &Keys, input: usize, output: usize) -> Result<Self> {
         Ok(Self {
-            weight: keys.get(&[output, input], "weight")?,
-            bias: Some(keys.get(&[output], "bias")?),
+            weight: Weight::load(keys, &[output, input], "weight")?,
+            bias: Some(keys.get(&[output], "bias")?.force_contiguous()?),
         })
     }
 
     pub(in crate::latentsync) fn load_no_bias(keys: &Keys, input: usize, output: usize) -> Result<Self> {
         Ok(Self {
-            weight: keys.get(&[output, input], "weight")?,
+            weight: Weight::load(keys, &[output, input], "weight")?,
             bias: None,
         })
     }
 
     /// A 1x1 convolution, used on `(.., channels)` instead of `(channels, h, w)`.
     pub(in crate::latentsync) fn load_1x1(keys: &Keys, input: usize, output: usize) -> Result<Self> {
-        let weight = keys.get(&[output, input, 1, 1], "weight")?;
         Ok(Self {
-            weight: weight.reshape((output, input))?,
-            bias: Some(keys.get(&[output], "bias")?),
+            weight: Weight::load(keys, &[output, input, 1, 1], "weight")?,
+            bias: Some(keys.get(&[output], "bias")?.force_contiguous()?),
+        })
+    }
+
+    /// A convolution over time, used on the `taps` neighbours of a token side by side.
+    pub(super) fn load_taps(keys: &Keys, input: usize, output: usize, taps: usize) -> Result<Self> {
+        Ok(Self {
+            weight: Weight::load(keys, &[output, input, taps], "weight")?,
+            bias: Some(keys.get(&[output], "bias")?.force_contiguous()?),
         })
     }
 
     /// # Shapes
     /// `(.., input)` to `(.., output)`.
     pub(in crate::latentsync) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.apply(x, None)
+    }
+
+    /// [`Linear::forward`], and `residual`, which is shaped like the result, added.
+    pub(in crate::latentsync) fn forward_add(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
+        self.apply(x, Some(residual))
+    }
+
+    fn apply(&self, x: &Tensor, residual: Option<&Tensor>) -> Result<Tensor> {
         let mut shape = x.dims().to_vec();
         let input = shape.pop().unwrap_or(1);
-        shape.push(self.weight.dim(0)?);
-        let rows = x.reshape(((), input))?;
-        let y = if x.device().is_cpu() && x.dtype() == DType::F32 {
-            rows.contiguous()?.apply_op2_no_bwd(&self.weight, &CpuLinear)?
-        } else {
-            rows.matmul(&self.weight.t()?)?
-        };
-        let y = match &self.bias {
-            Some(bias) => y.broadcast_add(bias)?,
-            None => y,
-        };
-        y.reshape(shape)
+        let output = self.weight.shape()[0];
+        shape.push(output);
+        let rows = x.reshape(((), input))?.contiguous()?;
+        if x.device().is_cpu() && x.dtype() == DType::F32 {
+            let residual = residual
+                .map(|residual| residual.reshape(((), output))?.contiguous())
+                .transpose()?;
+            let op = CpuLinear {
+                weight: &self.weight,
+                bias: self.bias.as_ref(),
+                residual: residual.as_ref(),
+            };
+            return rows.apply_op1_no_bwd(&op)?.reshape(shape);
+        }
+        let weight = self.weight.tensor()?.reshape((output, input))?;
+        let mut y = composed::linear(&rows, &weight)?;
+        if let Some(bias) = &self.bias {
+            y = y.broadcast_add(bias)?;
+        }
+        let y = y.reshape(shape)?;
+        match residual {
+            Some(residual) => y + residual,
+            None => Ok(y),
+        }
     }
 }
 
 /// A square convolution.
 pub(in crate::latentsync) struct Conv2d {
-    weight: Tensor,
+    weight: Weight,
     bias: Tensor,
     stride: usize,
     padding: usize,
@@ -82,7 +111,7 @@ impl Conv2d {
         padding: usize,
     ) -> Result<Self> {
         Ok(Self {
-            weight: keys.get(&[output, input, kernel, kernel], "weight")?,
+            weight: Weight::load(keys, &[output, input, kernel, kernel], "weight")?,
             bias: keys.get(&[output], "bias")?.force_contiguous()?,
             stride,
             padding,
@@ -92,35 +121,48 @@ impl Conv2d {
     /// # Shapes
     /// `(images, input, h, w)` to `(images, output, h', w')`.
     pub(in crate::latentsync) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.apply(x, None, None)
+    }
+
+    /// [`Conv2d::forward`], and `residual`, which is shaped like the result, added.
+    pub(in crate::latentsync) fn forward_add(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
+        self.apply(x, None, Some(residual))
+    }
+
+    /// [`Conv2d::forward`] with one more addend a channel, `(samples, output)`, for each sample's images.
+    pub(in crate::latentsync) fn forward_shifted(&self, x: &Tensor, shift: &Tensor) -> Result<Tensor> {
+        self.apply(x, Some(shift), None)
+    }
+
+    fn apply(&self, x: &Tensor, shift: Option<&Tensor>, residual: Option<&Tensor>) -> Result<Tensor> {
+        let bias = match shift {
+            Some(shift) => shift.broadcast_add(&self.bias)?,
+            None => self.bias.clone(),
+        };
         if x.device().is_cpu() && x.dtype() == DType::F32 {
+            let residual = residual.map(Tensor::contiguous).transpose()?;
             let op = CpuConv2d {
+                weight: &self.weight,
+                bias: &bias,
+                residual: residual.as_ref(),
                 stride: self.stride,
                 padding: self.padding,
             };
-            return x.contiguous()?.apply_op3_no_bwd(&self.weight, &self.bias, &op);
+            return x.contiguous()?.apply_op1_no_bwd(&op);
         }
-        composed::conv2d(x, &self.weight, &self.bias, self.stride, self.padding)
-    }
-}
-
-/// Norm over the last dimension.
-pub(in crate::latentsync) struct LayerNorm {
-    weight: Tensor,
-    bias: Tensor,
-}
-
-impl LayerNorm {
-    const EPS: f32 = 1e-5;
-
-    pub(in crate::latentsync) fn load(keys: &Keys, width: usize) -> Result<Self> {
-        Ok(Self {
-            weight: keys.get(&[width], "weight")?,
-            bias: keys.get(&[width], "bias")?,
-        })
-    }
-
-    pub(in crate::latentsync) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        candle_nn::ops::layer_norm(&x.contiguous()?, &self.weight, &self.bias, Self::EPS)
+        let mut y = composed::conv2d(x, self.weight.tensor()?, &self.bias, self.stride, self.padding)?;
+        if let Some(shift) = shift {
+            let (images, channels, h, w) = y.dims4()?;
+            let samples = shift.dim(0)?;
+            y = y
+                .reshape((samples, images / samples, channels, h * w))?
+                .broadcast_add(&shift.reshape((samples, 1, channels, 1))?)?
+                .reshape((images, channels, h, w))?;
+        }
+        match residual {
+            Some(residual) => y + residual,
+            None => Ok(y),
+        }
     }
 }
 
@@ -141,15 +183,24 @@ impl FeedForward {
         })
     }
 
-    pub(in crate::latentsync) fn forward(&self, x: &Tensor, trace: &Trace) -> Result<Tensor> {
+    /// The feed-forward of `x`, and `residual` added.
+    pub(in crate::latentsync) fn forward_add(
+        &self,
+        x: &Tensor,
+        residual: &Tensor,
+        trace: &Trace,
+    ) -> Result<Tensor> {
         let projected = self.proj.forward(x)?;
         trace.put(&self.path, "net.0.proj", &projected);
         let gated = geglu(&projected)?;
         drop(projected);
         trace.put(&self.path, "net.0", &gated);
+        if !trace.is_on() {
+            return self.out.forward_add(&gated, residual);
+        }
         let y = self.out.forward(&gated)?;
         trace.put(&self.path, "net.2", &y);
         trace.put(&self.path, "", &y);
-        Ok(y)
+        y + residual
     }
 }

@@ -1,42 +1,130 @@
-//! The product of a linear layer on the CPU, in blocks of rows that depend on the shape alone.
+//! The product of a linear layer on the CPU, in tiles that depend on the shape alone.
 
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape};
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::matrix::{Matrix, contiguous, product};
+use super::matrix::{Lent, Matrix, Shared, contiguous, lend, ranges};
+use super::simd::wide;
+use super::weight::Weight;
 
-/// `x W^T`; operands are `(rows, input)` and `(output, input)`.
-pub(super) struct CpuLinear;
+/// Most rows and columns of a tile. Each tile lays out its operands anew, so small ones are slow; but there should be
+/// enough of them for several threads.
+const TILE_ROWS: usize = 1024;
+const TILE_COLUMNS: usize = 320;
+/// Fewest tiles that a product of many rows is cut into.
+const ENOUGH_TILES: usize = 8;
 
-/// Rows of a block: enough blocks for many threads, but not so small that laying out the weights dominates.
-fn block_rows(rows: usize) -> usize {
-    rows.div_ceil(16).clamp(64, 1024)
+/// `x W^T + bias + residual`; the operand is `(rows, input)`, the weights `(output, input)`, the residual like the
+/// result, `(rows, output)`.
+pub(super) struct CpuLinear<'a> {
+    pub(super) weight: &'a Weight,
+    pub(super) bias: Option<&'a Tensor>,
+    pub(super) residual: Option<&'a Tensor>,
 }
 
-impl CustomOp2 for CpuLinear {
+impl CustomOp1 for CpuLinear<'_> {
     fn name(&self) -> &'static str {
-        "linear-blocks"
+        "linear-tiles"
     }
 
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        weight: &CpuStorage,
-        weight_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
+    fn cpu_fwd(&self, x: &CpuStorage, x_layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let (rows, input) = x_layout.shape().dims2()?;
-        let (output, _) = weight_layout.shape().dims2()?;
+        let output = self.weight.shape()[0];
         let x = contiguous(x, x_layout)?;
-        let weights = Matrix::dense(contiguous(weight, weight_layout)?, output, input).transposed();
-        let block = block_rows(rows);
+        let bias = self.bias.map(lend).transpose()?;
+        let residual = self.residual.map(lend).transpose()?;
+        let bias = bias.as_ref().map(Lent::values);
+        let residual = residual.as_ref().map(Lent::values);
+
+        let columns = ranges(output, TILE_COLUMNS);
+        let most_rows = if rows >= TILE_ROWS && columns.len() * (rows / TILE_ROWS) < ENOUGH_TILES {
+            TILE_ROWS / 2
+        } else {
+            TILE_ROWS
+        };
+        let bands = ranges(rows, most_rows);
+        let tiles: Vec<_> = columns
+            .iter()
+            .flat_map(|columns| bands.iter().map(move |band| (columns.clone(), band.clone())))
+            .collect();
         let mut out = vec![0.0_f32; rows * output];
-        out.par_chunks_mut(block * output)
-            .zip(x.par_chunks(block * input))
-            .for_each(|(out, x)| {
-                let count = out.len() / output;
-                product(Matrix::dense(x, count, input), weights, 1.0, out, output);
-            });
+        let shared = Shared::new(&mut out);
+        self.weight.with(|weights| {
+            tiles
+                .into_par_iter()
+                .for_each_init(Vec::new, |buffer, (columns, band)| {
+                    let w = weights.read(columns.start * input..columns.end * input, buffer);
+                    let w = Matrix::dense(w, columns.len(), input).transposed();
+                    let x = Matrix::dense(&x[band.start * input..band.end * input], band.len(), input);
+                    let offset = band.start * output + columns.start;
+                    #[expect(unsafe_code, reason = "tiles of one result are written by several threads")]
+                    // SAFETY: the tiles cover different rows or columns.
+                    unsafe {
+                        shared.product(x, w, 1.0, offset, output);
+                    }
+                    for row in band {
+                        let at = row * output + columns.start;
+                        #[expect(unsafe_code, reason = "tiles of one result are written by several threads")]
+                        // SAFETY: this row of this tile is used here alone.
+                        let out = unsafe { shared.slice(at, columns.len()) };
+                        if let Some(bias) = bias {
+                            add(out, &bias[columns.clone()]);
+                        }
+                        if let Some(residual) = residual {
+                            add(out, &residual[at..at + columns.len()]);
+                        }
+                    }
+                });
+            Ok(())
+        })?;
         Ok((CpuStorage::F32(out), Shape::from((rows, output))))
+    }
+}
+
+fn add(to: &mut [f32], from: &[f32]) {
+    wide(
+        #[inline(always)]
+        || {
+            for (to, from) in to.iter_mut().zip(from) {
+                *to += from;
+            }
+        },
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{DType, Device};
+
+    #[test]
+    fn tiles_agree_with_one_product_for_every_type_of_weight() {
+        for (rows, input, output) in [(1, 3, 5), (70, 40, 330), (1030, 9, 641), (2100, 5, 7)] {
+            let tensor = |shape: (usize, usize), step: usize| {
+                let values: Vec<f32> = (0..shape.0 * shape.1)
+                    .map(|i| ((i * step % 101) as f32 - 50.0) / 64.0)
+                    .collect();
+                Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+            };
+            let (x, w) = (tensor((rows, input), 37), tensor((output, input), 53));
+            let (bias, residual) = (tensor((1, output), 29), tensor((rows, output), 31));
+            let expected = x.matmul(&w.t().unwrap()).unwrap();
+            let expected = (expected.broadcast_add(&bias).unwrap() + &residual).unwrap();
+            for dtype in [DType::F32, DType::F16, DType::BF16] {
+                // The values are multiples of 1/64 below 1 and so the same in all three types.
+                let weight = Weight::Held(w.to_dtype(dtype).unwrap());
+                let op = CpuLinear {
+                    weight: &weight,
+                    bias: Some(&bias.flatten_all().unwrap()),
+                    residual: Some(&residual),
+                };
+                let ours = x.apply_op1_no_bwd(&op).unwrap();
+                let difference = (ours - &expected).unwrap().abs().unwrap().max_all().unwrap();
+                assert!(
+                    difference.to_scalar::<f32>().unwrap() < 1e-4,
+                    "{rows} x {input} x {output}"
+                );
+            }
+        }
     }
 }

@@ -4,7 +4,7 @@ use candle_core::{Result, Tensor};
 
 use super::Context;
 use crate::latentsync::config::UNetConfig;
-use crate::latentsync::nn::{FeedForward, GroupNorm, LayerNorm, Linear, attend};
+use crate::latentsync::nn::{FeedForward, GroupNorm, LayerNorm, Linear, attend, to_picture, to_tokens};
 use crate::latentsync::weights::Keys;
 
 /// The norms of transformers use this, whatever the configuration says for `ResNet` blocks.
@@ -31,14 +31,17 @@ impl Attention {
     }
 
     /// `x` is `(rows, queries, width)`, `context` `(rows, keys, context width)`.
-    pub(super) fn forward(&self, x: &Tensor, context: &Tensor) -> Result<Tensor> {
+    pub(super) fn forward(&self, x: &Tensor, context: &Tensor) -> Result<Mixed<'_>> {
         let (q, k, v) = self.project(x, context)?;
         let mixed = attend(&q.unsqueeze(0)?, &k.unsqueeze(0)?, &v.unsqueeze(0)?, self.heads)?;
-        self.to_out.forward(&mixed.squeeze(0)?)
+        Ok(Mixed {
+            values: mixed.squeeze(0)?,
+            to_out: &self.to_out,
+        })
     }
 
     /// Self-attention over the second of the four dimensions of `(samples, frames, positions, width)`.
-    pub(super) fn forward_temporal(&self, x: &Tensor) -> Result<Tensor> {
+    pub(super) fn forward_temporal(&self, x: &Tensor) -> Result<Mixed<'_>> {
         let (q, k, v) = self.project(x, x)?;
         let mixed = attend(
             &q.transpose(1, 2)?,
@@ -46,7 +49,11 @@ impl Attention {
             &v.transpose(1, 2)?,
             self.heads,
         )?;
-        self.to_out.forward(&mixed.transpose(1, 2)?.contiguous()?)
+        let (samples, area, frames, width) = mixed.dims4()?;
+        Ok(Mixed {
+            values: mixed.transpose(1, 2)?.reshape((samples * frames, area, width))?,
+            to_out: &self.to_out,
+        })
     }
 
     fn project(&self, x: &Tensor, context: &Tensor) -> Result<(Tensor, Tensor, Tensor)> {
@@ -55,6 +62,30 @@ impl Attention {
             self.to_k.forward(context)?,
             self.to_v.forward(context)?,
         ))
+    }
+}
+
+/// What attention gives before its last projection.
+pub(super) struct Mixed<'a> {
+    values: Tensor,
+    to_out: &'a Linear,
+}
+
+impl Mixed<'_> {
+    /// The last projection, and `residual` added; `trace` hears of the projection alone.
+    pub(super) fn add_to(
+        self,
+        residual: &Tensor,
+        context: &Context,
+        path: &str,
+        name: &str,
+    ) -> Result<Tensor> {
+        if !context.trace.is_on() {
+            return self.to_out.forward_add(&self.values, residual);
+        }
+        let attended = self.to_out.forward(&self.values)?;
+        context.trace.put(path, name, &attended);
+        attended + residual
     }
 }
 
@@ -79,16 +110,22 @@ impl SpatialTransformer {
 
     pub(super) fn forward(&self, x: &Tensor, context: &Context) -> Result<Tensor> {
         let (images, channels, h, w) = x.dims4()?;
-        let picture = |tokens: &Tensor| tokens.transpose(1, 2)?.reshape((images, channels, h, w));
+        let put = |name, tokens: &Tensor| -> Result<()> {
+            if context.trace.is_on() {
+                let picture = tokens.transpose(1, 2)?.reshape((images, channels, h, w))?;
+                context.trace.put(&self.path, name, &picture);
+            }
+            Ok(())
+        };
         let normed = self.norm.forward(x, 1, context.trace)?;
-        let mut tokens = normed.flatten_from(2)?.transpose(1, 2)?.contiguous()?;
+        let mut tokens = to_tokens(&normed)?;
         drop(normed);
         tokens = self.proj_in.forward(&tokens)?;
-        context.trace.put(&self.path, "proj_in", &picture(&tokens)?);
+        put("proj_in", &tokens)?;
         tokens = self.block.forward(tokens, context)?;
-        let projected = picture(&self.proj_out.forward(&tokens)?)?;
-        context.trace.put(&self.path, "proj_out", &projected);
-        let y = (projected + x)?;
+        tokens = self.proj_out.forward(&tokens)?;
+        put("proj_out", &tokens)?;
+        let y = to_picture(&tokens, x)?;
         context.trace.put(&self.path, "", &y);
         Ok(y)
     }
@@ -120,21 +157,22 @@ impl TransformerBlock {
 
     fn forward(&self, x: Tensor, context: &Context) -> Result<Tensor> {
         let put = |name, output: &Tensor| context.trace.put(&self.path, name, output);
+        let mut x = x;
         let normed = self.norm1.forward(&x)?;
         put("norm1", &normed);
-        let attended = self.attn1.forward(&normed, &normed)?;
-        put("attn1", &attended);
-        let mut x = (attended + x)?;
+        let mixed = self.attn1.forward(&normed, &normed)?;
+        drop(normed);
+        x = mixed.add_to(&x, context, &self.path, "attn1")?;
 
         let normed = self.norm2.forward(&x)?;
         put("norm2", &normed);
-        let attended = self.attn2.forward(&normed, &context.audio)?;
-        put("attn2", &attended);
-        x = (attended + x)?;
+        let mixed = self.attn2.forward(&normed, &context.audio)?;
+        drop(normed);
+        x = mixed.add_to(&x, context, &self.path, "attn2")?;
 
         let normed = self.norm3.forward(&x)?;
         put("norm3", &normed);
-        x = (self.ff.forward(&normed, context.trace)? + x)?;
+        x = self.ff.forward_add(&normed, &x, context.trace)?;
         put("", &x);
         Ok(x)
     }

@@ -3,9 +3,9 @@
 use candle_core::{Result, Tensor, bail};
 
 use super::Context;
-use super::attention::{Attention, NORM_EPS};
+use super::attention::{Attention, Mixed, NORM_EPS};
 use crate::latentsync::config::MotionConfig;
-use crate::latentsync::nn::{FeedForward, GroupNorm, LayerNorm, Linear};
+use crate::latentsync::nn::{FeedForward, GroupNorm, LayerNorm, Linear, to_picture, to_tokens};
 use crate::latentsync::weights::Keys;
 
 /// Group norm groups of motion modules, whatever the configuration says for the rest.
@@ -38,9 +38,8 @@ impl MotionModule {
     }
 
     pub(super) fn forward(&self, x: &Tensor, context: &Context) -> Result<Tensor> {
-        let (images, channels, h, w) = x.dims4()?;
         let normed = self.norm.forward(x, 1, context.trace)?;
-        let mut tokens = normed.flatten_from(2)?.transpose(1, 2)?.contiguous()?;
+        let mut tokens = to_tokens(&normed)?;
         drop(normed);
         tokens = self.proj_in.forward(&tokens)?;
         context.trace.put(&self.path, "proj_in", &tokens);
@@ -49,7 +48,7 @@ impl MotionModule {
         }
         tokens = self.proj_out.forward(&tokens)?;
         context.trace.put(&self.path, "proj_out", &tokens);
-        let y = (tokens.transpose(1, 2)?.reshape((images, channels, h, w))? + x)?;
+        let y = to_picture(&tokens, x)?;
         context.trace.put(&self.path, "", &y);
         context.trace.put(&self.module_path, "", &y);
         Ok(y)
@@ -95,13 +94,13 @@ impl TemporalBlock {
         for (i, (norm, attention)) in self.attention.iter().enumerate() {
             let normed = norm.forward(&x)?;
             put(&format!("norms.{i}"), &normed);
-            let attended = attention.forward(&normed, context.frames)?;
-            put(&format!("attention_blocks.{i}"), &attended);
-            x = (attended + x)?;
+            let mixed = attention.forward(&normed, context.frames)?;
+            drop(normed);
+            x = mixed.add_to(&x, context, &self.path, &format!("attention_blocks.{i}"))?;
         }
         let normed = self.ff_norm.forward(&x)?;
         put("ff_norm", &normed);
-        x = (self.ff.forward(&normed, context.trace)? + x)?;
+        x = self.ff.forward_add(&normed, &x, context.trace)?;
         put("", &x);
         Ok(x)
     }
@@ -124,7 +123,7 @@ impl TemporalAttention {
         })
     }
 
-    fn forward(&self, x: &Tensor, frames: usize) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, frames: usize) -> Result<Mixed<'_>> {
         let (images, area, width) = x.dims3()?;
         let mut frames_apart = x.reshape((images / frames, frames, area, width))?;
         if let Some(positions) = &self.positions {
@@ -134,8 +133,6 @@ impl TemporalAttention {
             }
             frames_apart = frames_apart.broadcast_add(&positions.narrow(1, 0, frames)?)?;
         }
-        self.attention
-            .forward_temporal(&frames_apart)?
-            .reshape((images, area, width))
+        self.attention.forward_temporal(&frames_apart)
     }
 }

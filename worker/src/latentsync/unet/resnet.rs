@@ -42,13 +42,18 @@ impl ResnetBlock {
 
     pub(super) fn forward(&self, x: Tensor, context: &Context) -> Result<Tensor> {
         let (frames, trace) = (context.frames, context.trace);
+        let time = self.time_emb_proj.forward(&context.time.silu()?)?;
+        trace.put(&self.path, "time_emb_proj", &time);
         let mut hidden = self.norm1.forward_silu(&x, frames, trace)?;
-        hidden = self.conv1.forward(&hidden)?;
-        trace.put(&self.path, "conv1", &hidden);
-        hidden = self.add_time(&hidden, context)?;
+        if trace.is_on() {
+            trace.put(&self.path, "conv1", &self.conv1.forward(&hidden)?);
+        }
+        // One value a channel, the same in all frames of a sample.
+        hidden = self.conv1.forward_shifted(&hidden, &time)?;
         hidden = self.norm2.forward_silu(&hidden, frames, trace)?;
-        hidden = self.conv2.forward(&hidden)?;
-        trace.put(&self.path, "conv2", &hidden);
+        if trace.is_on() {
+            trace.put(&self.path, "conv2", &self.conv2.forward(&hidden)?);
+        }
         let residual = match &self.shortcut {
             Some(shortcut) => {
                 let residual = shortcut.forward(&x)?;
@@ -57,20 +62,9 @@ impl ResnetBlock {
             }
             None => x,
         };
-        let y = (residual + hidden)?;
+        let y = self.conv2.forward_add(&hidden, &residual)?;
         trace.put(&self.path, "", &y);
         Ok(y)
-    }
-
-    /// Adds one value a channel, the same in all frames of a sample.
-    fn add_time(&self, x: &Tensor, context: &Context) -> Result<Tensor> {
-        let (images, channels, h, w) = x.dims4()?;
-        let time = self.time_emb_proj.forward(&context.time.silu()?)?;
-        context.trace.put(&self.path, "time_emb_proj", &time);
-        let batch = time.dim(0)?;
-        x.reshape((batch, images / batch, channels, h * w))?
-            .broadcast_add(&time.reshape((batch, 1, channels, 1))?)?
-            .reshape((images, channels, h, w))
     }
 }
 

@@ -3,13 +3,14 @@
 use candle_core::{Result, Tensor};
 
 use crate::latentsync::config::VaeConfig;
-use crate::latentsync::nn::{Conv2d, GroupNorm, Linear, attend};
+use crate::latentsync::nn::{Conv2d, GroupNorm, Linear, attend, to_picture, to_tokens};
 use crate::latentsync::trace::Trace;
 use crate::latentsync::weights::Keys;
 
 pub(super) const NORM_EPS: f64 = 1e-6;
 
 pub(super) struct ResnetBlock {
+    path: String,
     norm1: GroupNorm,
     conv1: Conv2d,
     norm2: GroupNorm,
@@ -26,6 +27,7 @@ impl ResnetBlock {
             .then(|| Conv2d::load(&keys.pp("conv_shortcut"), input, output, 1, 1, 0))
             .transpose()?;
         Ok(Self {
+            path: keys.path().to_owned(),
             norm1: norm("norm1", input)?,
             conv1: Conv2d::load_3x3(&keys.pp("conv1"), input, output)?,
             norm2: norm("norm2", output)?,
@@ -37,13 +39,22 @@ impl ResnetBlock {
     pub(super) fn forward(&self, x: Tensor, trace: &Trace) -> Result<Tensor> {
         let mut hidden = self.norm1.forward_silu(&x, 1, trace)?;
         hidden = self.conv1.forward(&hidden)?;
+        trace.put(&self.path, "conv1", &hidden);
         hidden = self.norm2.forward_silu(&hidden, 1, trace)?;
-        hidden = self.conv2.forward(&hidden)?;
+        if trace.is_on() {
+            trace.put(&self.path, "conv2", &self.conv2.forward(&hidden)?);
+        }
         let residual = match &self.shortcut {
-            Some(shortcut) => shortcut.forward(&x)?,
+            Some(shortcut) => {
+                let residual = shortcut.forward(&x)?;
+                trace.put(&self.path, "conv_shortcut", &residual);
+                residual
+            }
             None => x,
         };
-        residual + hidden
+        let y = self.conv2.forward_add(&hidden, &residual)?;
+        trace.put(&self.path, "", &y);
+        Ok(y)
     }
 }
 
@@ -74,13 +85,7 @@ impl SelfAttention {
     }
 
     fn forward(&self, x: &Tensor, trace: &Trace) -> Result<Tensor> {
-        let (images, channels, h, w) = x.dims4()?;
-        let tokens = self
-            .norm
-            .forward(x, 1, trace)?
-            .flatten_from(2)?
-            .transpose(1, 2)?
-            .contiguous()?;
+        let tokens = to_tokens(&self.norm.forward(x, 1, trace)?)?;
         let (q, k, v) = (
             self.to_q.forward(&tokens)?,
             self.to_k.forward(&tokens)?,
@@ -88,7 +93,7 @@ impl SelfAttention {
         );
         let mixed = attend(&q.unsqueeze(0)?, &k.unsqueeze(0)?, &v.unsqueeze(0)?, 1)?.squeeze(0)?;
         let mixed = self.to_out.forward(&mixed)?;
-        let y = (mixed.transpose(1, 2)?.reshape((images, channels, h, w))? + x)?;
+        let y = to_picture(&mixed, x)?;
         trace.put(&self.path, "", &y);
         Ok(y)
     }

@@ -82,6 +82,7 @@ impl UpBlock {
         if let Some(upsampler) = &self.upsampler {
             let (_, _, h, w) = x.dims4()?;
             x = upsampler.forward(&x.upsample_nearest2d(2 * h, 2 * w)?)?;
+            trace.put(&self.path, "upsamplers.0", &x);
         }
         trace.put(&self.path, "", &x);
         Ok(x)

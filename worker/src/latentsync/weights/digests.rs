@@ -9,6 +9,7 @@ use latentfarm_common::digest::Digest;
 use serde::{Deserialize, Serialize};
 
 use super::WeightsError;
+use super::note::write_json;
 
 const CACHE_FILE: &str = ".latentfarm-digests.json";
 
@@ -20,66 +21,96 @@ struct Entry {
     sha256: String,
 }
 
-/// Digests of the files, in the order given. Names are relative to `dir`.
-pub(super) fn of_files(dir: &Path, files: &[&PathBuf]) -> Result<Vec<Digest>, WeightsError> {
-    let cache_path = dir.join(CACHE_FILE);
-    let mut cache: BTreeMap<String, Entry> = fs::read(&cache_path)
-        .ok()
-        .and_then(|bytes| serde_json::from_slice(&bytes).ok())
-        .unwrap_or_default();
-    let mut digests = Vec::with_capacity(files.len());
-    let mut changed = false;
-    for path in files {
-        let failed = |source| WeightsError::Io {
-            path: (*path).clone(),
-            source,
-        };
-        let name = path
-            .strip_prefix(dir)
-            .unwrap_or(path)
-            .to_string_lossy()
-            .into_owned();
-        let metadata = fs::metadata(path).map_err(failed)?;
-        let modified = metadata
-            .modified()
-            .map_err(failed)?
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
-        let modified_ns = u64::try_from(modified.as_nanos()).unwrap_or(u64::MAX);
-        let known = cache
-            .get(&name)
-            .filter(|entry| (entry.bytes, entry.modified_ns) == (metadata.len(), modified_ns))
-            .and_then(|entry| entry.sha256.parse().ok());
-        if let Some(digest) = known {
-            digests.push(digest);
-            continue;
+/// What is known of the files in a folder.
+pub(super) struct Digests {
+    dir: PathBuf,
+    /// By path relative to the folder.
+    entries: BTreeMap<String, Entry>,
+    changed: bool,
+}
+
+impl Digests {
+    pub(super) fn read(dir: &Path) -> Self {
+        Self {
+            dir: dir.to_owned(),
+            entries: fs::read(dir.join(CACHE_FILE))
+                .ok()
+                .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+                .unwrap_or_default(),
+            changed: false,
         }
-        let (digest, bytes) = Digest::of_file(path).map_err(failed)?;
-        let sha256 = digest.to_string();
-        cache.insert(
-            name,
+    }
+
+    /// A file's digest, read only if it is not known.
+    pub(super) fn of_file(&mut self, path: &Path) -> Result<Digest, WeightsError> {
+        match self.known(path)? {
+            Some(digest) => Ok(digest),
+            None => self.read_file(path),
+        }
+    }
+
+    /// What a file's digest was when it had its present size and time, if it was ever read.
+    pub(super) fn known(&self, path: &Path) -> Result<Option<Digest>, WeightsError> {
+        let (bytes, modified_ns) = stamp(path)?;
+        Ok(self
+            .entries
+            .get(&self.name(path))
+            .filter(|entry| (entry.bytes, entry.modified_ns) == (bytes, modified_ns))
+            .and_then(|entry| entry.sha256.parse().ok()))
+    }
+
+    /// A file's digest, read anew.
+    pub(super) fn read_file(&mut self, path: &Path) -> Result<Digest, WeightsError> {
+        let (_, modified_ns) = stamp(path)?;
+        let (digest, bytes) = Digest::of_file(path).map_err(|source| unreadable(path, source))?;
+        self.entries.insert(
+            self.name(path),
             Entry {
                 bytes,
                 modified_ns,
-                sha256,
+                sha256: digest.to_string(),
             },
         );
-        changed = true;
-        digests.push(digest);
+        self.changed = true;
+        Ok(digest)
     }
-    if changed {
-        store(dir, &cache_path, &cache);
+
+    /// Best effort: a folder that cannot be written costs time at the next start, nothing else.
+    pub(super) fn keep(self) {
+        if !self.changed {
+            return;
+        }
+        let kept = write_json(&self.dir.join(CACHE_FILE), &serde_json::json!(self.entries));
+        if let Err(error) = kept {
+            tracing::debug!(dir = %self.dir.display(), %error, "digests of the weights are not kept");
+        }
     }
-    Ok(digests)
+
+    fn name(&self, path: &Path) -> String {
+        path.strip_prefix(&self.dir)
+            .unwrap_or(path)
+            .to_string_lossy()
+            .into_owned()
+    }
 }
 
-/// Best effort: a folder that cannot be written costs time at the next start, nothing else.
-fn store(dir: &Path, cache_path: &Path, cache: &BTreeMap<String, Entry>) {
-    let written = tempfile::NamedTempFile::new_in(dir).and_then(|mut file| {
-        serde_json::to_writer_pretty(&mut file, cache)?;
-        file.persist(cache_path).map_err(std::io::Error::from)
-    });
-    if let Err(error) = written {
-        tracing::debug!(dir = %dir.display(), %error, "digests of the weights are not kept");
+/// Size and time of change.
+fn stamp(path: &Path) -> Result<(u64, u64), WeightsError> {
+    let metadata = fs::metadata(path).map_err(|source| unreadable(path, source))?;
+    let modified = metadata
+        .modified()
+        .map_err(|source| unreadable(path, source))?
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    Ok((
+        metadata.len(),
+        u64::try_from(modified.as_nanos()).unwrap_or(u64::MAX),
+    ))
+}
+
+fn unreadable(path: &Path, source: std::io::Error) -> WeightsError {
+    WeightsError::Io {
+        path: path.to_owned(),
+        source,
     }
 }

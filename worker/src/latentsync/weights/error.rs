@@ -31,11 +31,30 @@ pub enum WeightsError {
         #[source]
         source: ConfigError,
     },
-    /// Every tensor that does not fit, by name.
+    /// The tensors that do not fit, by name.
     #[error("weights `{}` do not match their configuration: {report}", path.display())]
     Mismatch { path: PathBuf, report: String },
-    #[error("the audio encoder is {whisper} wide, but the UNet expects {unet} (`cross_attention_dim`)")]
-    Widths { whisper: usize, unet: usize },
+    #[error(
+        "the audio encoder `{}` is {whisper} wide, but the UNet expects {unet} (`cross_attention_dim`): \
+         Whisper tiny has 384, small has 768",
+        path.display()
+    )]
+    Widths {
+        path: PathBuf,
+        whisper: usize,
+        unet: usize,
+    },
+    #[error(
+        "`{}` holds something that this command did not make: name a new or an empty folder",
+        dir.display()
+    )]
+    Foreign { dir: PathBuf },
+    #[error("cannot use the folder `{}`", path.display())]
+    Folder {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("cannot write `{}`", path.display())]
     Write {
         path: PathBuf,

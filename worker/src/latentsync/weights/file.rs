@@ -2,18 +2,18 @@
 
 use std::path::Path;
 
+use candle_core::Tensor;
 use candle_core::pickle::PthTensors;
-use candle_core::safetensors::MmapedSafetensors;
-use candle_core::{Device, Tensor};
 
 use super::WeightsError;
+use super::mapped::{MappedFile, MappedTensor};
 
 pub(in crate::latentsync) struct TensorFile {
     kind: Kind,
 }
 
 enum Kind {
-    Safetensors(MmapedSafetensors),
+    Safetensors(MappedFile),
     Pickle(PthTensors),
     /// No file at all: see [`TensorFile::nothing`].
     Nothing,
@@ -32,7 +32,7 @@ impl TensorFile {
             .extension()
             .is_some_and(|extension| extension == "safetensors");
         let kind = if is_safetensors {
-            Kind::Safetensors(map_file(path).map_err(unreadable)?)
+            Kind::Safetensors(MappedFile::open(path).map_err(unreadable)?)
         } else {
             let mut opened = PthTensors::new(path, STATE_KEYS[0]);
             for key in &STATE_KEYS[1..] {
@@ -56,7 +56,7 @@ impl TensorFile {
     /// Names of all tensors, sorted.
     pub(in crate::latentsync) fn names(&self) -> Vec<String> {
         let mut names: Vec<String> = match &self.kind {
-            Kind::Safetensors(file) => file.tensors().into_iter().map(|(name, _)| name).collect(),
+            Kind::Safetensors(file) => file.names().cloned().collect(),
             Kind::Pickle(file) => file.tensor_infos().keys().cloned().collect(),
             Kind::Nothing => Vec::new(),
         };
@@ -66,7 +66,7 @@ impl TensorFile {
 
     pub(in crate::latentsync) fn contains(&self, name: &str) -> bool {
         match &self.kind {
-            Kind::Safetensors(file) => file.get(name).is_ok(),
+            Kind::Safetensors(file) => file.shape(name).is_some(),
             Kind::Pickle(file) => file.tensor_infos().contains_key(name),
             Kind::Nothing => false,
         }
@@ -75,7 +75,7 @@ impl TensorFile {
     /// Shape of a tensor, without reading it.
     pub(in crate::latentsync) fn shape(&self, name: &str) -> Option<Vec<usize>> {
         match &self.kind {
-            Kind::Safetensors(file) => file.get(name).ok().map(|view| view.shape().to_vec()),
+            Kind::Safetensors(file) => file.shape(name).map(<[usize]>::to_vec),
             Kind::Pickle(file) => {
                 let info = file.tensor_infos().get(name)?;
                 Some(info.layout.shape().dims().to_vec())
@@ -87,20 +87,17 @@ impl TensorFile {
     /// A tensor as stored, on the host.
     pub(in crate::latentsync) fn load(&self, name: &str) -> candle_core::Result<Option<Tensor>> {
         match &self.kind {
-            Kind::Safetensors(_) if !self.contains(name) => Ok(None),
-            Kind::Safetensors(file) => file.load(name, &Device::Cpu).map(Some),
+            Kind::Safetensors(file) => file.copy(name),
             Kind::Pickle(file) => file.get(name),
             Kind::Nothing => Ok(None),
         }
     }
-}
 
-#[expect(
-    unsafe_code,
-    reason = "gigabytes of weights are mapped, not read into a second copy"
-)]
-fn map_file(path: &Path) -> candle_core::Result<MmapedSafetensors> {
-    // SAFETY: the map is read while a model loads and then dropped. Weight files are replaced by renaming, not
-    // by writing into them; a file truncated under the map would end this process, which its parent survives.
-    unsafe { MmapedSafetensors::new(path) }
+    /// A tensor in its place in the file, where that can be.
+    pub(in crate::latentsync) fn mapped(&self, name: &str) -> Option<MappedTensor> {
+        match &self.kind {
+            Kind::Safetensors(file) => file.tensor(name),
+            Kind::Pickle(_) | Kind::Nothing => None,
+        }
+    }
 }

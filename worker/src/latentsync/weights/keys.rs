@@ -7,6 +7,7 @@ use std::fmt;
 use candle_core::{DType, Device, Result, Tensor};
 
 use super::file::TensorFile;
+use super::mapped::MappedTensor;
 
 /// A place in the tree of dotted tensor names, like candle's `VarBuilder`. A missing or misshaped tensor does
 /// not end the load: zeros stand in for it, and [`Ledger::finish`] names every one.
@@ -72,6 +73,11 @@ impl<'a> Keys<'a> {
         &self.path
     }
 
+    /// The type that tensors are converted to.
+    pub(in crate::latentsync) fn dtype(&self) -> DType {
+        self.dtype
+    }
+
     pub(in crate::latentsync) fn contains(&self, name: &str) -> bool {
         self.file.contains(&self.join(name))
     }
@@ -95,6 +101,22 @@ impl<'a> Keys<'a> {
             None => account.missing.push(key),
         }
         Tensor::zeros((), self.dtype, self.device)?.broadcast_as(shape)
+    }
+
+    /// The tensor `name` in its place in a mapped file. `None` where it has another shape, cannot be used in its
+    /// place, or is wanted in another way than as `f32` on the CPU: [`Keys::get`] then says more.
+    pub(in crate::latentsync) fn mapped(&self, shape: &[usize], name: &str) -> Option<MappedTensor> {
+        if self.shapes_only || !self.device.is_cpu() || self.dtype != DType::F32 {
+            return None;
+        }
+        let key = self.join(name);
+        let tensor = self.file.mapped(&key).filter(|tensor| tensor.shape() == shape)?;
+        self.ledger
+            .account
+            .borrow_mut()
+            .wanted
+            .insert(key, shape.to_vec());
+        Some(tensor)
     }
 
     fn join(&self, name: impl fmt::Display) -> String {
@@ -122,7 +144,7 @@ impl Ledger {
             .sum()
     }
 
-    /// What did not fit, in words; `None` where every tensor under `prefix` was used and had its shape.
+    /// What did not fit, by name, the first of each kind where there are many; `None` where every tensor under `prefix` was used and had its shape.
     pub(in crate::latentsync) fn finish(self, file: &TensorFile, prefix: &str) -> Option<String> {
         let account = self.account.into_inner();
         let unexpected: Vec<String> = file
@@ -137,8 +159,19 @@ impl Ledger {
         ]
         .iter()
         .filter(|(_, names)| !names.is_empty())
-        .map(|(word, names)| format!("{} {word}: {}", names.len(), names.join(", ")))
+        .map(|(word, names)| format!("{} {word}: {}", names.len(), listed(names)))
         .collect();
         (!parts.is_empty()).then(|| parts.join("; "))
+    }
+}
+
+/// Names given of each kind of mismatch. With another model's file it may be all of a thousand.
+const LISTED: usize = 12;
+
+fn listed(names: &[String]) -> String {
+    let shown = names[..names.len().min(LISTED)].join(", ");
+    match names.len().saturating_sub(LISTED) {
+        0 => shown,
+        rest => format!("{shown} and {rest} more"),
     }
 }

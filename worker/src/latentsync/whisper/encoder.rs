@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor};
 
 use crate::latentsync::config::WhisperDims;
-use crate::latentsync::nn::{LayerNorm, Linear, attend, gelu};
+use crate::latentsync::nn::{Conv1d, LayerNorm, Linear, attend, gelu, to_tokens};
 use crate::latentsync::weights::Keys;
 
 /// The encoder; its final norm is loaded for completeness and used by [`WhisperEncoder::finish`] alone.
@@ -14,28 +14,6 @@ pub struct WhisperEncoder {
     positions: Tensor,
     blocks: Vec<Block>,
     ln_post: LayerNorm,
-}
-
-struct Conv1d {
-    weight: Tensor,
-    /// `(1, output, 1)`.
-    bias: Tensor,
-    stride: usize,
-}
-
-impl Conv1d {
-    fn load(keys: &Keys, input: usize, output: usize, stride: usize) -> Result<Self> {
-        Ok(Self {
-            weight: keys.get(&[output, input, 3], "weight")?,
-            bias: keys.get(&[output], "bias")?.reshape((1, output, 1))?,
-            stride,
-        })
-    }
-
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        x.conv1d(&self.weight, 1, self.stride, 1, 1)?
-            .broadcast_add(&self.bias)
-    }
 }
 
 struct Block {
@@ -75,9 +53,9 @@ impl Block {
             self.value.forward(&normed)?,
         );
         let mixed = attend(&q.unsqueeze(0)?, &k.unsqueeze(0)?, &v.unsqueeze(0)?, self.heads)?;
-        let x = (x + self.out.forward(&mixed.squeeze(0)?)?)?;
+        let x = self.out.forward_add(&mixed.squeeze(0)?, x)?;
         let hidden = gelu(&self.mlp_in.forward(&self.mlp_ln.forward(&x)?)?)?;
-        x + self.mlp_out.forward(&hidden)?
+        self.mlp_out.forward_add(&hidden, &x)
     }
 }
 
@@ -102,9 +80,10 @@ impl WhisperEncoder {
     /// # Shapes
     /// `mel` is `(1, 80, 3000)`; the result `(1500, layers + 1, width)`.
     pub fn forward(&self, mel: &Tensor) -> Result<Tensor> {
-        let x = gelu(&self.conv1.forward(mel)?)?;
-        let x = gelu(&self.conv2.forward(&x)?)?;
-        let mut x = x.transpose(1, 2)?.broadcast_add(&self.positions)?.contiguous()?;
+        let mut x = to_tokens(mel)?.squeeze(0)?;
+        x = gelu(&self.conv1.forward(&x)?)?;
+        x = gelu(&self.conv2.forward(&x)?)?;
+        x = (x + &self.positions)?.unsqueeze(0)?;
         let mut states = vec![x.squeeze(0)?];
         for block in &self.blocks {
             x = block.forward(&x)?;

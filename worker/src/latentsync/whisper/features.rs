@@ -2,9 +2,10 @@
 
 use candle_core::{Device, Result, Tensor};
 use latentfarm_common::audio::mel::{self, LogMel};
-use latentfarm_common::audio::windows::{self, WINDOW_MEL_FRAMES};
+use latentfarm_common::audio::windows::{self, RowPlace, WINDOW_MEL_FRAMES};
 use latentfarm_common::time::FrameRate;
 use latentfarm_common::wire::engine::{AudioRequest, WindowRequest};
+use latentfarm_common::wire::job::AudioWindows;
 
 use crate::latentsync::error::ModelError;
 
@@ -49,13 +50,13 @@ pub fn mel_tensor(request: &AudioRequest) -> std::result::Result<Tensor, ModelEr
 
 impl AudioFeatures {
     /// Keeps those of a window's `(1500, layers + 1, width)` states that serve output frames.
-    pub(in crate::latentsync) fn crop(states: &Tensor, request: &AudioRequest) -> Result<Self> {
-        let served = windows::rows_served(request.window, request.track_samples, request.layout);
-        let place = windows::place_of_row(served.start, request.track_samples, request.layout);
-        let start = usize::try_from(place.row).unwrap_or(usize::MAX);
-        let count = usize::try_from(served.end - served.start).unwrap_or(usize::MAX);
+    pub fn crop(states: &Tensor, request: &AudioRequest) -> Result<Self> {
+        let heard = windows::mel_range(request.window, request.track_samples, request.layout);
+        let kept = windows::rows_kept(request.window, request.track_samples, request.layout);
+        let start = usize::try_from(kept.start - heard.start / 2).unwrap_or(usize::MAX);
+        let count = usize::try_from(kept.end - kept.start).unwrap_or(usize::MAX);
         Ok(Self {
-            first_row: served.start,
+            first_row: kept.start,
             states: states
                 .narrow(0, start, count)?
                 .to_dtype(candle_core::DType::F32)?
@@ -63,6 +64,23 @@ impl AudioFeatures {
                 .force_contiguous()?,
         })
     }
+}
+
+/// Feature row `row` of a track, `(layers + 1, width)`: as `state` finds it in a window, or faded over a seam.
+pub fn row_of_track(
+    row: u64,
+    track_samples: u64,
+    layout: AudioWindows,
+    mut state: impl FnMut(RowPlace) -> std::result::Result<Tensor, ModelError>,
+) -> std::result::Result<Tensor, ModelError> {
+    let blend = windows::blend_of_row(row, track_samples, layout);
+    let earlier = state(blend.earlier)?;
+    let Some((place, share)) = blend.later else {
+        return Ok(earlier);
+    };
+    let later = state(place)?;
+    let fade = || (earlier * f64::from(1.0 - share))? + (later * f64::from(share))?;
+    fade().map_err(|source| ModelError::compute("fade audio rows", source))
 }
 
 /// The tokens of the output frames `first_frame .. first_frame + frames` of a request.
@@ -86,13 +104,15 @@ pub fn gather_rows<'a>(
     for frame in request.first_frame..request.first_frame + frames {
         let mut rows = Vec::with_capacity(windows::ROWS_PER_FRAME);
         for row in windows::rows_of_frame(frame, rate, request.track_samples) {
-            let window = windows::place_of_row(row, request.track_samples, request.layout).window;
-            let found = features(window).ok_or(ModelError::AudioMissing { window })?;
-            let index = row
-                .checked_sub(found.first_row)
-                .and_then(|index| usize::try_from(index).ok())
-                .ok_or(ModelError::AudioMissing { window })?;
-            rows.push(found.states.get(index).map_err(failed)?);
+            let state = |RowPlace { window, .. }| {
+                let found = features(window).ok_or(ModelError::AudioMissing { window })?;
+                let index = row
+                    .checked_sub(found.first_row)
+                    .and_then(|index| usize::try_from(index).ok())
+                    .ok_or(ModelError::AudioMissing { window })?;
+                found.states.get(index).map_err(failed)
+            };
+            rows.push(row_of_track(row, request.track_samples, request.layout, state)?);
         }
         per_frame.push(Tensor::cat(&rows, 0).map_err(failed)?);
     }

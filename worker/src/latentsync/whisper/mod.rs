@@ -10,4 +10,4 @@ mod encoder;
 mod features;
 
 pub use encoder::WhisperEncoder;
-pub use features::{AudioFeatures, gather_rows, mel_tensor};
+pub use features::{AudioFeatures, gather_rows, mel_tensor, row_of_track};

@@ -1,0 +1,274 @@
+//! Decoding, encoding and stitching, as a worker and the coordinator do it. Blocking.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use latentfarm_common::digest::Digest;
+use latentfarm_common::frame::{Colour, Matrix, Picture, PictureFormat, Range};
+use latentfarm_common::media::{self, AudioLength, FrameReader, MediaError, SegmentEncoder};
+use latentfarm_common::shutdown::Shutdown;
+use latentfarm_common::time::{FrameRange, FrameRate};
+use latentfarm_common::wire::blob::BlobRef;
+use latentfarm_common::wire::job::{EncoderSpec, SourceSpec};
+use latentfarm_common::wire::media::LocalSlice;
+
+use super::Settings;
+use super::figures::{MediaFigures, Rate, StitchFigures};
+use crate::ingest::SEGMENT_LIMITS;
+use crate::stitch::{self, OutputError, OutputTarget, StitchError, StitchRequest, StitchStep};
+
+/// Frames of a segment: a chunk of the default length.
+const SEGMENT_FRAMES: u64 = 48;
+const SOUND_RATE_HZ: u32 = 16_000;
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum BenchError {
+    #[error(transparent)]
+    Media(#[from] MediaError),
+    #[error("cannot stitch the segments")]
+    Stitch(#[from] StitchError),
+    #[error("cannot write the stitched file")]
+    Output(#[from] OutputError),
+    #[error("cannot {action} `{}`", path.display())]
+    Io {
+        action: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("stopped on request")]
+    Stopped,
+}
+
+impl BenchError {
+    pub(super) fn is_bad_input(&self) -> bool {
+        matches!(self, Self::Media(MediaError::BadInput { .. }))
+    }
+
+    fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { action, path, source }
+    }
+}
+
+/// The pictures that are encoded.
+enum Pictures {
+    /// Decoded from a file, as they are asked for.
+    Clip(Box<FrameReader>),
+    MadeUp,
+}
+
+pub(super) fn measure(settings: &Settings, shutdown: &Shutdown) -> Result<MediaFigures, BenchError> {
+    media::init();
+    let wanted = |rate: FrameRate| rate.frames_covering(u64::from(settings.seconds), 1);
+    let (mut pictures, source, format, rate, frames) = if let Some(path) = &settings.video {
+        let probe = media::probe_video(path)?;
+        let rate = probe.average_rate.unwrap_or(FrameRate::FILM_25);
+        let (reader, frames) = open_clip(path, wanted(rate), &settings.folder)?;
+        let source = path.display().to_string();
+        (Pictures::Clip(reader), source, probe.picture, rate, frames)
+    } else {
+        let (source, rate) = ("made up".to_owned(), FrameRate::FILM_25);
+        (Pictures::MadeUp, source, made_up_format(), rate, wanted(rate))
+    };
+    let spec = EncoderSpec {
+        rate,
+        crf: Some(18),
+        preset: "medium".to_owned(),
+    };
+    let mut decode = Duration::ZERO;
+    let mut encode = Duration::ZERO;
+    let mut segments = Vec::new();
+    for start in (0..frames).step_by(usize::try_from(SEGMENT_FRAMES).unwrap_or(48)) {
+        let range = FrameRange::new(start, (start + SEGMENT_FRAMES).min(frames));
+        let path = settings.folder.join(format!("{start}.nut"));
+        let mut encoder = timed(&mut encode, || {
+            SegmentEncoder::create(&path, &format, &spec, start)
+        })?;
+        for frame in range.frames() {
+            if !shutdown.is_running() {
+                return Err(BenchError::Stopped);
+            }
+            let picture = match &mut pictures {
+                Pictures::Clip(reader) => timed(&mut decode, || reader.frame(frame))?,
+                Pictures::MadeUp => made_up(format, frame),
+            };
+            timed(&mut encode, || encoder.push(&picture))?;
+        }
+        timed(&mut encode, || encoder.finish())?;
+        let (digest, bytes) = Digest::of_file(&path).map_err(BenchError::io("read", &path))?;
+        segments.push((range, path, BlobRef { digest, bytes }));
+    }
+    let output = settings.folder.join("stitched.mkv");
+    let stitch = stitch(settings, &format, rate, frames, segments, &output)?;
+    if matches!(pictures, Pictures::MadeUp) {
+        let (mut reader, _) = open_clip(&output, frames, &settings.folder)?;
+        for frame in 0..frames {
+            if !shutdown.is_running() {
+                return Err(BenchError::Stopped);
+            }
+            timed(&mut decode, || reader.frame(frame))?;
+        }
+    }
+    let rate_of = |took| Rate { frames, took };
+    Ok(MediaFigures {
+        source,
+        width: format.width,
+        height: format.height,
+        decode: rate_of(decode),
+        encode: rate_of(encode),
+        stitch,
+    })
+}
+
+/// A reader of the first `wanted` frames of a file, cut as at ingest, and how many there are.
+fn open_clip(path: &Path, wanted: u64, folder: &Path) -> Result<(Box<FrameReader>, u64), BenchError> {
+    let probe = media::probe_video(path)?;
+    let index = media::index_video(path, &probe, &mut |_| {})?;
+    let frames = wanted.min(index.pts.len() as u64);
+    let cut = folder.join("source");
+    std::fs::create_dir(&cut).map_err(BenchError::io("create", &cut))?;
+    let mut slices = Vec::new();
+    media::cut_segments(
+        &index,
+        &probe.picture,
+        frames,
+        &cut,
+        SEGMENT_LIMITS,
+        &mut |segment| {
+            let first = usize::try_from(segment.first).map_err(io::Error::other)?;
+            let count = usize::try_from(segment.frames).map_err(io::Error::other)?;
+            slices.push(LocalSlice {
+                path: segment.path.display().to_string(),
+                first: segment.first,
+                pts: index.pts[first..first + count].to_vec(),
+            });
+            Ok(())
+        },
+    )?;
+    let source = SourceSpec {
+        picture: probe.picture,
+        time_base: probe.time_base,
+        frames,
+    };
+    Ok((Box::new(FrameReader::new(slices, &source)), frames))
+}
+
+fn stitch(
+    settings: &Settings,
+    format: &PictureFormat,
+    rate: FrameRate,
+    frames: u64,
+    segments: Vec<(FrameRange, PathBuf, BlobRef)>,
+    output: &Path,
+) -> Result<StitchFigures, BenchError> {
+    let audio = settings.folder.join("silence.wav");
+    let samples = frames * u64::from(SOUND_RATE_HZ) * u64::from(rate.den()) / u64::from(rate.num());
+    write_silence(&audio, samples).map_err(BenchError::io("write", &audio))?;
+    let count = segments.len();
+    let request = StitchRequest {
+        segments,
+        picture: *format,
+        rate,
+        frames,
+        audio,
+        exact_audio: false,
+        audio_length: AudioLength::LikeVideo,
+        lossless: None,
+        metadata: Vec::new(),
+        output: OutputTarget::check(output, true)?,
+    };
+    let started = Instant::now();
+    let (mut checked, mut joined) = (started, started);
+    let assembled = stitch::assemble(&request, &mut |step| match step {
+        StitchStep::Checked { .. } => checked = Instant::now(),
+        StitchStep::Joined { .. } => {}
+        StitchStep::Verifying => joined = Instant::now(),
+    })?;
+    let verified = Instant::now();
+    assembled.commit()?;
+    let named = verified.elapsed();
+
+    let copied = output.with_extension("copy");
+    let copying = Instant::now();
+    let bytes = std::fs::copy(output, &copied)
+        .and_then(|bytes| File::open(&copied)?.sync_all().map(|()| bytes))
+        .map_err(BenchError::io("copy", output))?;
+    Ok(StitchFigures {
+        segments: count,
+        bytes,
+        join: joined - checked + named,
+        check: (checked - started) + (verified - joined),
+        copy: copying.elapsed(),
+    })
+}
+
+/// Adds the time that `work` takes to `total`.
+fn timed<T>(total: &mut Duration, work: impl FnOnce() -> T) -> T {
+    let started = Instant::now();
+    let result = work();
+    *total += started.elapsed();
+    result
+}
+
+fn made_up_format() -> PictureFormat {
+    PictureFormat {
+        width: 1280,
+        height: 720,
+        colour: Colour {
+            matrix: Matrix::Bt709,
+            range: Range::Limited,
+            primaries_tag: 1,
+            transfer_tag: 1,
+            matrix_tag: 1,
+            range_tagged: true,
+        },
+        sample_aspect: (1, 1),
+    }
+}
+
+/// A still, rough texture with a smooth disc that moves over it: some work for motion search and some detail to
+/// code, as in a talking head.
+fn made_up(format: PictureFormat, frame: u64) -> Picture {
+    let mut picture = Picture::black(format);
+    let (width, height) = (format.width as usize, format.height as usize);
+    let shift = usize::try_from(frame % 200).unwrap_or(0);
+    let (centre_x, centre_y, radius) = (width / 3 + 2 * shift, height / 2 + shift % 40, height / 4);
+    for (at, luma) in picture.y.iter_mut().enumerate() {
+        let (x, y) = (at % width, at / width);
+        let inside = x.abs_diff(centre_x).pow(2) + y.abs_diff(centre_y).pow(2) < radius * radius;
+        let value = if inside {
+            120 + (x + y - shift) / 8 % 64
+        } else {
+            60 + (x * 7 + y * 13 + (x * y) % 61) % 48
+        };
+        *luma = u8::try_from(value).unwrap_or(u8::MAX);
+    }
+    let half = width / 2;
+    for (at, (u, v)) in picture.u.iter_mut().zip(&mut picture.v).enumerate() {
+        *u = u8::try_from(100 + at % half * 56 / half).unwrap_or(128);
+        *v = u8::try_from(100 + at / half * 56 / (height / 2)).unwrap_or(128);
+    }
+    picture
+}
+
+/// A WAV file of 16-bit mono silence.
+fn write_silence(path: &Path, samples: u64) -> io::Result<()> {
+    let data = u32::try_from(samples * 2).map_err(io::Error::other)?;
+    let mut bytes = Vec::with_capacity(44 + data as usize);
+    bytes.extend_from_slice(b"RIFF");
+    bytes.extend_from_slice(&(36 + data).to_le_bytes());
+    bytes.extend_from_slice(b"WAVEfmt ");
+    bytes.extend_from_slice(&16_u32.to_le_bytes());
+    // PCM, one channel.
+    bytes.extend_from_slice(&[1, 0, 1, 0]);
+    bytes.extend_from_slice(&SOUND_RATE_HZ.to_le_bytes());
+    bytes.extend_from_slice(&(SOUND_RATE_HZ * 2).to_le_bytes());
+    bytes.extend_from_slice(&[2, 0, 16, 0]);
+    bytes.extend_from_slice(b"data");
+    bytes.extend_from_slice(&data.to_le_bytes());
+    bytes.resize(44 + data as usize, 0);
+    std::fs::write(path, bytes)
+}

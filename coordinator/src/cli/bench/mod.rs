@@ -1,0 +1,132 @@
+//! `latentfarm bench`: how fast this machine does all that is not the model.
+
+mod figures;
+mod media;
+mod queue;
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use latentfarm_common::nats::server::{ServerBinary, locate};
+use latentfarm_common::shutdown::{self, Phase, Shutdown};
+
+use super::args::BenchArgs;
+use super::render::blocking;
+use super::{CommandError, Ending};
+use crate::local::worker_program;
+use figures::{Bench, Machine};
+
+const MAX_SECONDS: u32 = 600;
+const MAX_CHUNKS: u32 = 10_000;
+
+/// What is measured.
+#[derive(Clone, Debug)]
+struct Settings {
+    video: Option<PathBuf>,
+    /// Seconds of video at most.
+    seconds: u32,
+    /// Chunks that go through the queue.
+    chunks: u32,
+    /// Folder for everything that is written; gone afterwards.
+    folder: PathBuf,
+}
+
+/// A value that is out of its bounds.
+#[derive(Debug, thiserror::Error)]
+enum SettingsError {
+    #[error("--seconds {0} is out of 1 to {MAX_SECONDS}")]
+    Seconds(u32),
+    #[error("--chunks {0} is out of 2 to {MAX_CHUNKS}")]
+    Chunks(u32),
+}
+
+pub(super) fn main(args: BenchArgs) -> Result<Ending, CommandError> {
+    let bounds = || {
+        if !(1..=MAX_SECONDS).contains(&args.seconds) {
+            return Err(SettingsError::Seconds(args.seconds));
+        }
+        if !(2..=MAX_CHUNKS).contains(&args.chunks) {
+            return Err(SettingsError::Chunks(args.chunks));
+        }
+        Ok(())
+    };
+    bounds().map_err(CommandError::refused)?;
+    let scratch = match &args.work_dir {
+        Some(folder) => tempfile::tempdir_in(folder),
+        None => tempfile::tempdir(),
+    };
+    let scratch = scratch
+        .context("cannot make a scratch folder; --work-dir names another place")
+        .map_err(CommandError::refused)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")
+        .map_err(CommandError::failed)?;
+    let outcome = runtime.block_on(run(args, scratch.path()));
+    // Threads that still write into the scratch folder end first.
+    drop(runtime);
+    outcome
+}
+
+async fn run(args: BenchArgs, scratch: &Path) -> Result<Ending, CommandError> {
+    let (trigger, mut shutdown, _drain) = shutdown::channel();
+    shutdown::on_signals(trigger)
+        .context("cannot listen for signals")
+        .map_err(CommandError::failed)?;
+    let server = locate(args.nats_server.as_deref())
+        .await
+        .map_err(CommandError::refused)?;
+    let worker = worker_program().map_err(CommandError::refused)?;
+    let folder = std::path::absolute(scratch)
+        .context("cannot resolve the scratch folder")
+        .map_err(CommandError::failed)?;
+    let settings = Settings {
+        video: args.video,
+        seconds: args.seconds,
+        chunks: args.chunks,
+        folder,
+    };
+    // On every way out the children go with what holds them here.
+    let watched = shutdown.clone();
+    let measured = measure(&settings, server, worker, &watched);
+    let bench = tokio::select! {
+        bench = measured => bench?,
+        () = shutdown.reached(Phase::Draining) => return Ok(Ending::Interrupted),
+    };
+    let text = if args.json {
+        bench.to_json().to_string()
+    } else {
+        bench.to_string()
+    };
+    let _closed = writeln!(std::io::stdout(), "{text}");
+    Ok(Ending::Complete)
+}
+
+async fn measure(
+    settings: &Settings,
+    server: ServerBinary,
+    worker: PathBuf,
+    shutdown: &Shutdown,
+) -> Result<Bench, CommandError> {
+    let machine = Machine::here(&settings.folder);
+    let (media_settings, watch) = (settings.clone(), shutdown.clone());
+    let media = blocking(move || media::measure(&media_settings, &watch)).await?;
+    let media = media.map_err(|error| {
+        if error.is_bad_input() {
+            CommandError::refused(error)
+        } else {
+            CommandError::failed(error)
+        }
+    })?;
+    let queue = queue::measure(settings, server, &worker)
+        .await
+        .map_err(CommandError::failed)?;
+    Ok(Bench {
+        machine,
+        media,
+        queue,
+    })
+}

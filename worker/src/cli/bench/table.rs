@@ -1,0 +1,183 @@
+//! A report as text.
+
+use std::fmt::Write as _;
+
+use crate::bench::{PartReport, Report};
+
+const MIB: f64 = 1_048_576.0;
+
+/// The report, beside another one if there is any.
+pub(super) fn render(report: &Report, other: Option<&Report>) -> String {
+    let machine = &report.machine;
+    let mut lines = vec![
+        format!(
+            "{} with {} cores, load average {:.1} at the start",
+            machine.cpu, machine.cores, machine.load_average
+        ),
+        about(report),
+        format!(
+            "{}weights {}",
+            if report.weights.synthetic {
+                "SYNTHETIC WEIGHTS: "
+            } else {
+                ""
+            },
+            report.weights.identity
+        ),
+    ];
+    if let Some(other) = other {
+        lines.push(format!("compared with {}", about(other)));
+        lines.extend(differences(report, other).map(|text| format!("NOT COMPARABLE: {text}")));
+    }
+    lines.push(String::new());
+    lines.push(header(other.is_some()));
+    lines.extend(report.parts.iter().map(|part| row(part, other)));
+    lines.push(String::new());
+    lines.push("MiB: resident before the part ran (with the networks loaded, but for load and mel), and the peak on top.".to_owned());
+    if report.parts.iter().any(|part| !part.peak_was_reset) {
+        lines.push(
+            "The kernel does not reset peaks here: they are of the whole process, loading included."
+                .to_owned(),
+        );
+    }
+    if other.is_some() {
+        lines.push("Ratio: the other's median time divided by ours; above 1 ours is faster.".to_owned());
+    }
+    lines.iter().fold(String::new(), |mut text, line| {
+        let _infallible = writeln!(text, "{}", line.trim_end());
+        text
+    })
+}
+
+fn about(report: &Report) -> String {
+    format!(
+        "{}, {} threads, {} px, {} frames, {} steps",
+        report.software, report.threads, report.resolution_px, report.frames, report.steps
+    )
+}
+
+/// What must be equal for a comparison to mean anything.
+fn differences(report: &Report, other: &Report) -> impl Iterator<Item = String> {
+    [
+        ("threads", report.threads, other.threads),
+        ("px", report.resolution_px, other.resolution_px),
+        ("frames", report.frames, other.frames),
+        ("steps", report.steps as usize, other.steps as usize),
+    ]
+    .into_iter()
+    .filter(|(_, ours, theirs)| ours != theirs)
+    .map(|(what, ours, theirs)| format!("{ours} {what} here, {theirs} there"))
+}
+
+fn header(compared: bool) -> String {
+    let mut text = format!(
+        "{:<11}{:>10}{:>10}{:>10}{:>10}{:>9}{:>9}{:>10}",
+        "part", "median s", "min s", "max s", "CPU s", "MiB", "+ MiB", "GFLOP/s"
+    );
+    if compared {
+        let _infallible = write!(text, "{:>11}{:>9}{:>8}", "other s", "+ MiB", "ratio");
+    }
+    text
+}
+
+fn row(part: &PartReport, other: Option<&Report>) -> String {
+    let mut text = format!(
+        "{:<11}{:>10}{:>10}{:>10}{:>10}{:>9.0}{:>9.0}{:>10}",
+        part.part.name(),
+        seconds(part.median()),
+        seconds(part.min()),
+        seconds(part.max()),
+        part.cpu_seconds.map_or_else(String::new, seconds),
+        part.baseline_bytes as f64 / MIB,
+        part.extra_bytes() as f64 / MIB,
+        part.gflop
+            .map_or_else(String::new, |gflop| format!("{:.0}", gflop / part.median())),
+    );
+    let Some(other) = other else { return text };
+    let _infallible = match other.part(part.part) {
+        Some(other) => write!(
+            text,
+            "{:>11}{:>9.0}{:>8.2}",
+            seconds(other.median()),
+            other.extra_bytes() as f64 / MIB,
+            other.median() / part.median()
+        ),
+        None => write!(text, "{:>11}", "-"),
+    };
+    text
+}
+
+/// Four figures, more or less.
+fn seconds(value: f64) -> String {
+    let decimals = if value < 1.0 { 4 } else { 2 };
+    format!("{value:.decimals$}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::Part;
+
+    fn report(seconds: f64) -> Report {
+        Report {
+            software: "software".to_owned(),
+            threads: 2,
+            parts: vec![PartReport {
+                part: Part::Unet,
+                seconds: vec![seconds],
+                cpu_seconds: Some(3.0),
+                baseline_bytes: 100 << 20,
+                peak_bytes: 107 << 20,
+                peak_was_reset: true,
+                gflop: Some(10.0),
+            }],
+            ..Report::default()
+        }
+    }
+
+    fn unet_row(text: &str) -> Vec<&str> {
+        let line = text.lines().find(|line| line.starts_with("unet")).unwrap();
+        line.split_whitespace().collect()
+    }
+
+    #[test]
+    fn a_row_has_time_memory_and_rate() {
+        let text = render(&report(2.0), None);
+        assert_eq!(
+            unet_row(&text),
+            ["unet", "2.00", "2.00", "2.00", "3.00", "100", "7", "5"]
+        );
+        assert!(!text.contains("whole process"), "{text}");
+    }
+
+    #[test]
+    fn a_slower_other_gives_a_ratio_above_one() {
+        let text = render(&report(2.0), Some(&report(3.0)));
+        assert_eq!(unet_row(&text)[8..], ["3.00", "7", "1.50"]);
+        assert!(!text.contains("NOT COMPARABLE"), "{text}");
+    }
+
+    #[test]
+    fn reports_of_other_sizes_are_told_apart() {
+        let other = Report {
+            threads: 4,
+            parts: Vec::new(),
+            ..report(3.0)
+        };
+        let text = render(&report(2.0), Some(&other));
+        assert!(text.contains("NOT COMPARABLE: 2 threads here, 4 there"), "{text}");
+        assert_eq!(unet_row(&text)[8..], ["-"]);
+    }
+
+    #[test]
+    fn synthetic_weights_and_unreset_peaks_are_told() {
+        let mut report = report(2.0);
+        report.weights.synthetic = true;
+        report.parts[0].peak_was_reset = false;
+        let text = render(&report, None);
+        assert!(
+            text.contains("SYNTHETIC WEIGHTS") && text.contains("whole process"),
+            "{text}"
+        );
+    }
+}

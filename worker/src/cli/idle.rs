@@ -1,0 +1,122 @@
+//! `latentfarm-worker idle`: takes tasks as `run` does and does nothing for them, so that a bench sees what the
+//! farm itself costs.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use latentfarm_common::error::one_line;
+use latentfarm_common::frame::FrameHash;
+use latentfarm_common::ids::WorkerId;
+use latentfarm_common::nats::connect::{self, Identity, Patience};
+use latentfarm_common::nats::lanes::Room;
+use latentfarm_common::nats::subjects;
+use latentfarm_common::shutdown;
+use latentfarm_common::wire;
+use latentfarm_common::wire::outcome::{
+    DoneBody, FaceObservation, FaceObservations, Failure, FrameObservation, StageTimings,
+};
+use latentfarm_common::wire::task::TaskBody;
+
+use crate::consume::{self, Artifact, Assignment, Finished, TaskRunner, Vitals};
+
+#[derive(clap::Args, Debug)]
+pub(super) struct IdleArgs {
+    /// URL of the farm's NATS server
+    #[arg(long, value_name = "URL")]
+    nats: String,
+    /// Name of this worker
+    #[arg(long, value_name = "NAME")]
+    name: WorkerId,
+}
+
+pub(super) fn main(args: IdleArgs) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let outcome = runtime
+        .context("cannot start the runtime")
+        .and_then(|runtime| runtime.block_on(run(args)));
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{}", one_line(error.as_ref()));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(args: IdleArgs) -> anyhow::Result<()> {
+    let (trigger, shutdown, drain) = shutdown::channel();
+    shutdown::on_signals(trigger).context("cannot listen for signals")?;
+    let identity = Identity {
+        nkey_seed: std::env::var("LATENTFARM_NKEY_SEED").ok(),
+        inbox_prefix: subjects::worker_inbox(&args.name),
+        name: args.name.to_string(),
+    };
+    let connection = connect::connect(&args.nats, &identity, Patience::Once).await?;
+    let vitals = Vitals::new(args.name.clone(), "none".to_owned());
+    let settings = consume::Settings::new(args.name);
+    consume::serve(&connection, &settings, &mut Idle, &vitals, shutdown).await?;
+    connection.close().await;
+    let _in_time = drain.finished(Duration::from_secs(5)).await;
+    Ok(())
+}
+
+/// Has room for everything and does nothing.
+struct Idle;
+
+impl TaskRunner for Idle {
+    async fn room(&mut self) -> Room {
+        Room {
+            analyze: true,
+            host_mib: Some(1 << 20),
+            device_mib: None,
+        }
+    }
+
+    async fn run(&mut self, assignment: Assignment<'_>) -> Result<Finished, Failure> {
+        let (artifact, body) = match &assignment.task.body {
+            TaskBody::Analyze(task) => {
+                let frames = usize::try_from(task.range.len()).unwrap_or(0);
+                let observations = FaceObservations {
+                    frames: vec![face(); frames],
+                };
+                let bytes = wire::encode(&observations).map_err(|error| Failure::Transient {
+                    message: one_line(&error),
+                })?;
+                let count = u32::try_from(frames).unwrap_or(u32::MAX);
+                let body = DoneBody::Analyze {
+                    frames: count,
+                    with_face: count,
+                };
+                (bytes, body)
+            }
+            TaskBody::Render(task) => {
+                let frames = u32::try_from(task.range.len()).unwrap_or(u32::MAX);
+                let body = DoneBody::Render {
+                    frame_hashes: vec![FrameHash([0; 16]); frames as usize],
+                    synced: frames,
+                    passed: 0,
+                };
+                (assignment.task.chunk.to_string().into_bytes(), body)
+            }
+        };
+        Ok(Finished {
+            artifact: Artifact::Bytes(artifact),
+            body,
+            timings: StageTimings::default(),
+            numeric_kind: "none".to_owned(),
+        })
+    }
+}
+
+/// The same face in the same place.
+fn face() -> FrameObservation {
+    FrameObservation {
+        cut: false,
+        faces: vec![FaceObservation {
+            bbox: [200.0, 100.0, 60.0, 60.0],
+            score: 0.9,
+            points: [[210.0, 110.0], [250.0, 110.0], [230.0, 130.0]],
+        }],
+    }
+}

@@ -1,0 +1,128 @@
+//! Norm over the last dimension.
+
+use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor};
+use rayon::prelude::*;
+
+use super::matrix::{contiguous, lend};
+use super::simd::wide;
+use crate::latentsync::weights::Keys;
+
+const EPS: f32 = 1e-5;
+
+/// Norm over the last dimension, eps 1e-5.
+pub(in crate::latentsync) struct LayerNorm {
+    weight: Tensor,
+    bias: Tensor,
+}
+
+impl LayerNorm {
+    pub(in crate::latentsync) fn load(keys: &Keys, width: usize) -> Result<Self> {
+        Ok(Self {
+            weight: keys.get(&[width], "weight")?,
+            bias: keys.get(&[width], "bias")?,
+        })
+    }
+
+    pub(in crate::latentsync) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let x = x.contiguous()?;
+        if x.device().is_cpu() && x.dtype() == DType::F32 {
+            let (weight, bias) = (&self.weight, &self.bias);
+            return x.apply_op1_no_bwd(&CpuLayerNorm { weight, bias });
+        }
+        candle_nn::ops::layer_norm(&x, &self.weight, &self.bias, EPS)
+    }
+}
+
+struct CpuLayerNorm<'a> {
+    weight: &'a Tensor,
+    bias: &'a Tensor,
+}
+
+/// Elements that one thread takes at a time, about.
+const PIECE: usize = 1 << 14;
+
+impl CustomOp1 for CpuLayerNorm<'_> {
+    fn name(&self) -> &'static str {
+        "layer-norm"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let x = contiguous(x, layout)?;
+        let (weight, bias) = (lend(self.weight)?, lend(self.bias)?);
+        let (weight, bias) = (weight.values(), bias.values());
+        let width = weight.len().max(1);
+        let mut out = vec![0.0_f32; x.len()];
+        out.par_chunks_mut(width)
+            .zip(x.par_chunks(width))
+            .with_min_len((PIECE / width).max(1))
+            .for_each(|(out, x)| {
+                wide(
+                    #[inline(always)]
+                    || norm(out, x, weight, bias),
+                );
+            });
+        Ok((CpuStorage::F32(out), layout.shape().clone()))
+    }
+}
+
+#[inline(always)]
+fn norm(out: &mut [f32], x: &[f32], weight: &[f32], bias: &[f32]) {
+    let count = x.len() as f32;
+    let mean = lane_sum(
+        x,
+        #[inline(always)]
+        |value| value,
+    ) / count;
+    let variance = lane_sum(
+        x,
+        #[inline(always)]
+        |value| (value - mean) * (value - mean),
+    ) / count;
+    let scale = 1.0 / (variance + EPS).sqrt();
+    for (((out, x), weight), bias) in out.iter_mut().zip(x).zip(weight).zip(bias) {
+        *out = (x - mean) * scale * weight + bias;
+    }
+}
+
+const LANES: usize = 16;
+
+/// Sums in [`LANES`] interleaved parts, which the compiler can keep in one register.
+#[inline(always)]
+fn lane_sum(values: &[f32], term: impl Fn(f32) -> f32) -> f32 {
+    let mut lanes = [0.0; LANES];
+    let chunks = values.chunks_exact(LANES);
+    let rest: f32 = chunks.remainder().iter().map(|&value| term(value)).sum();
+    for chunk in chunks {
+        for (lane, &value) in lanes.iter_mut().zip(chunk) {
+            *lane += term(value);
+        }
+    }
+    lanes.iter().sum::<f32>() + rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+
+    #[test]
+    fn one_operation_agrees_with_candle() {
+        for (rows, width) in [(1, 1), (3, 5), (70, 16), (9, 333), (1000, 64)] {
+            let tensor = |count: usize, step: usize| {
+                let values: Vec<f32> = (0..count)
+                    .map(|i| ((i * step % 101) as f32 - 40.0) / 17.0)
+                    .collect();
+                Tensor::from_vec(values, count, &Device::Cpu).unwrap()
+            };
+            let norm = LayerNorm {
+                weight: tensor(width, 13),
+                bias: tensor(width, 29),
+            };
+            let x = tensor(rows * width, 37).reshape((rows, width)).unwrap();
+            let expected = candle_nn::ops::layer_norm_slow(&x, &norm.weight, &norm.bias, EPS).unwrap();
+            let difference = (norm.forward(&x).unwrap() - expected).unwrap().abs().unwrap();
+            let largest = difference.max_all().unwrap().to_scalar::<f32>().unwrap();
+            assert!(largest < 2e-5, "{rows} x {width}: {largest}");
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! A safetensors file mapped into memory: weights are used where they lie in the page cache, which engines on one
+//! machine share and the kernel can take back.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Result, Tensor, bail};
+use half::slice::HalfBitsSliceExt;
+use half::{bf16, f16};
+use memmap2::Mmap;
+use safetensors::{Dtype, SafeTensors};
+
+/// A mapped file and what lies where in it.
+pub(in crate::latentsync) struct MappedFile {
+    map: Arc<Mmap>,
+    entries: HashMap<String, Entry>,
+}
+
+struct Entry {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    bytes: Range<usize>,
+}
+
+/// One tensor of a mapped file; keeps the map alive.
+#[derive(Clone)]
+pub(in crate::latentsync) struct MappedTensor {
+    map: Arc<Mmap>,
+    bytes: Range<usize>,
+    dtype: DType,
+    shape: Vec<usize>,
+}
+
+/// Stored values, in their own type.
+#[derive(Clone, Copy)]
+pub(in crate::latentsync) enum Values<'a> {
+    F32(&'a [f32]),
+    F16(&'a [f16]),
+    Bf16(&'a [bf16]),
+}
+
+impl MappedFile {
+    pub(in crate::latentsync) fn open(path: &Path) -> Result<Self> {
+        let map = map_file(&File::open(path)?)?;
+        let (header, metadata) = SafeTensors::read_metadata(&map)?;
+        // The data begin behind the header and its eight bytes of length.
+        let start = header + size_of::<u64>();
+        let entries: HashMap<String, Entry> = metadata
+            .tensors()
+            .into_iter()
+            .map(|(name, info)| {
+                let (from, to) = info.data_offsets;
+                let entry = Entry {
+                    dtype: info.dtype,
+                    shape: info.shape.clone(),
+                    bytes: start + from..start + to,
+                };
+                (name, entry)
+            })
+            .collect();
+        let end = entries.values().map(|entry| entry.bytes.end).max();
+        if end.is_some_and(|end| end > map.len()) {
+            bail!(
+                "the file is {} bytes long, its tensors end at {}",
+                map.len(),
+                end.unwrap_or(0)
+            );
+        }
+        Ok(Self {
+            map: Arc::new(map),
+            entries,
+        })
+    }
+
+    pub(in crate::latentsync) fn names(&self) -> impl Iterator<Item = &String> {
+        self.entries.keys()
+    }
+
+    pub(in crate::latentsync) fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.entries.get(name).map(|entry| entry.shape.as_slice())
+    }
+
+    /// A copy of a tensor in its stored type, on the host.
+    pub(in crate::latentsync) fn copy(&self, name: &str) -> Result<Option<Tensor>> {
+        let Some(entry) = self.entries.get(name) else {
+            return Ok(None);
+        };
+        let dtype = DType::try_from(entry.dtype)?;
+        Tensor::from_raw_buffer(&self.map[entry.bytes.clone()], dtype, &entry.shape, &Device::Cpu).map(Some)
+    }
+
+    /// A tensor in its place; `None` where its type or its place in the file do not allow that.
+    pub(in crate::latentsync) fn tensor(&self, name: &str) -> Option<MappedTensor> {
+        let entry = self.entries.get(name)?;
+        let dtype = match entry.dtype {
+            Dtype::F32 => DType::F32,
+            Dtype::F16 => DType::F16,
+            Dtype::BF16 => DType::BF16,
+            _ => return None,
+        };
+        let tensor = MappedTensor {
+            map: Arc::clone(&self.map),
+            bytes: entry.bytes.clone(),
+            dtype,
+            shape: entry.shape.clone(),
+        };
+        tensor.try_values().is_some().then_some(tensor)
+    }
+}
+
+impl MappedTensor {
+    pub(in crate::latentsync) fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn try_values(&self) -> Option<Values<'_>> {
+        let bytes = &self.map[self.bytes.clone()];
+        let bits = || bytemuck::try_cast_slice::<u8, u16>(bytes).ok();
+        Some(match self.dtype {
+            DType::F32 => Values::F32(bytemuck::try_cast_slice(bytes).ok()?),
+            DType::F16 => Values::F16(bits()?.reinterpret_cast()),
+            _ => Values::Bf16(bits()?.reinterpret_cast()),
+        })
+    }
+
+    pub(in crate::latentsync) fn values(&self) -> Result<Values<'_>> {
+        match self.try_values() {
+            Some(values) => Ok(values),
+            None => bail!("a mapped tensor is not aligned"),
+        }
+    }
+}
+
+impl<'a> Values<'a> {
+    /// Some of the values as `f32`: where they lie, or converted in `buffer`.
+    pub(in crate::latentsync) fn read<'b>(&self, range: Range<usize>, buffer: &'b mut Vec<f32>) -> &'b [f32]
+    where
+        'a: 'b,
+    {
+        use half::slice::HalfFloatSliceExt;
+        match self {
+            Self::F32(values) => return &values[range],
+            Self::F16(values) => {
+                buffer.resize(range.len(), 0.0);
+                values[range].convert_to_f32_slice(buffer);
+            }
+            Self::Bf16(values) => {
+                buffer.resize(range.len(), 0.0);
+                values[range].convert_to_f32_slice(buffer);
+            }
+        }
+        buffer
+    }
+}
+
+#[expect(
+    unsafe_code,
+    reason = "gigabytes of weights are mapped, not read into a second copy"
+)]
+fn map_file(file: &File) -> Result<Mmap> {
+    // SAFETY: weight files are replaced by renaming, not by writing into them, so that the mapped bytes stay as
+    // they are; a file truncated under the map would end this process, which its parent survives.
+    Ok(unsafe { Mmap::map(file)? })
+}
