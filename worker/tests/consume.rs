@@ -16,6 +16,7 @@ use latentfarm_common::nats::pull::{Pulled, try_pull};
 use latentfarm_common::nats::subjects::{ALL_HEARTBEATS, Subject};
 use latentfarm_common::nats::topology::Topology;
 use latentfarm_common::wire;
+use latentfarm_common::wire::memory::Rung;
 use latentfarm_common::wire::outcome::{Control, EventKind, Failure, Heartbeat, WorkerState};
 use latentfarm_worker::consume::Summary;
 use scene::{Act, Scene};
@@ -54,8 +55,10 @@ async fn failures_are_reported_and_their_tasks_go() {
         Failure::OutOfMemory {
             device: "fake".to_owned(),
             stage: "denoise".to_owned(),
+            rung: Rung::default(),
             needed_at_least_mib: Some(9000),
             free_before_mib: 8000,
+            suspected: false,
         },
         Failure::BadInput {
             message: "frame 7 is broken".to_owned(),
@@ -65,6 +68,11 @@ async fn failures_are_reported_and_their_tasks_go() {
         },
         Failure::EngineLost {
             message: "killed by signal 9".to_owned(),
+        },
+        Failure::NoRoom {
+            device: "fake".to_owned(),
+            needed_mib: 9000,
+            free_mib: 8000,
         },
     ];
     let acts: Vec<Act> = failures.iter().cloned().map(Act::Fail).collect();
@@ -81,7 +89,7 @@ async fn failures_are_reported_and_their_tasks_go() {
     scene.queue_is_empty().await;
     let log = DoneLog::new(&scene.farm.coordinator);
     assert!(log.list(job("a job")).await.unwrap().is_empty());
-    assert_eq!(scene.runner.runs(), 4);
+    assert_eq!(scene.runner.runs(), 5);
 }
 
 #[tokio::test]
@@ -305,6 +313,7 @@ async fn heartbeats_show_state_and_progress() {
         (task.chunk, task.frames_done, task.frames_total),
         (chunk(0), 1, 16)
     );
+    assert_eq!(task.lane, Some(lane().to_string()));
     go_on.notify_one();
     scene.done(0).await;
 }

@@ -59,9 +59,10 @@ impl EventTag {
             EventKind::Failed(failure) => match failure {
                 Failure::OutOfMemory { .. } => Self::OutOfMemory,
                 Failure::WorkerUnfit { .. } => Self::Unfit,
-                Failure::BadInput { .. } | Failure::Transient { .. } | Failure::EngineLost { .. } => {
-                    Self::Failed
-                }
+                Failure::BadInput { .. }
+                | Failure::Transient { .. }
+                | Failure::EngineLost { .. }
+                | Failure::NoRoom { .. } => Self::Failed,
             },
         }
     }

@@ -8,6 +8,7 @@
 //! | `FARM_ADV` | what the server says about tasks delivered too often or terminated |
 //! | `KV_farm-jobs` | job manifests and states |
 //! | `KV_farm-lease` | the coordinator's lease |
+//! | `KV_farm-needs` | memory needs and rates, as tasks showed them |
 //! | `OBJ_farm-media` | blobs, on farms without a shared directory |
 
 use std::time::Duration;
@@ -33,6 +34,8 @@ pub const ADVISORIES: &str = "FARM_ADV";
 pub const JOBS_BUCKET: &str = "farm-jobs";
 /// Key-value bucket of the coordinator's lease.
 pub const LEASE_BUCKET: &str = "farm-lease";
+/// Key-value bucket of what tasks showed of memory needs and rates.
+pub const NEEDS_BUCKET: &str = "farm-needs";
 /// Object store bucket of blobs.
 pub const MEDIA_BUCKET: &str = "farm-media";
 
@@ -123,6 +126,14 @@ impl Topology {
                 base(
                     &format!("KV_{LEASE_BUCKET}"),
                     vec![format!("$KV.{LEASE_BUCKET}.>")],
+                ),
+                1,
+                MINUTE,
+            ),
+            bucket(
+                base(
+                    &format!("KV_{NEEDS_BUCKET}"),
+                    vec![format!("$KV.{NEEDS_BUCKET}.>")],
                 ),
                 1,
                 MINUTE,

@@ -5,12 +5,18 @@ use serde::{Deserialize, Serialize};
 
 use super::Message;
 use super::job::{AudioWindows, ModelSpec};
+use super::memory::{MemorySample, MemoryStage, Rung};
 use crate::digest::Digest;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum EngineRequest {
     /// Load the checkpoint; a second `Load` of the same weights is answered at once.
-    Load { weights_dir: String, expected: Digest },
+    Load {
+        weights_dir: String,
+        expected: Digest,
+        /// Plan of the windows that follow.
+        rung: Rung,
+    },
     /// Encode one audio window and keep its features.
     Audio(AudioRequest),
     /// Render one window of frames.
@@ -47,6 +53,7 @@ pub struct WindowRequest {
     /// 16 aligned RGB crops, `16 x 3 x resolution x resolution`, planar; a short window is padded by the caller.
     pub faces: Vec<u8>,
     pub silence: Option<SilentFrames>,
+    pub rung: Rung,
 }
 
 /// The frames of a window that hear digital silence instead of the speech.
@@ -65,20 +72,24 @@ pub enum EngineReply {
         synthetic: bool,
         numeric_kind: String,
         device: String,
+        memory: MemorySample,
     },
     AudioReady {
         cached: bool,
         elapsed_ms: u64,
+        memory: MemorySample,
     },
     /// A step or stage advanced; the request goes on.
     Progress {
         stage: EngineStage,
-        memory_mib: u64,
+        memory: MemorySample,
     },
     /// Same layout as the request's faces: the mouth region rendered, the rest as given.
     Window {
         faces: Vec<u8>,
         timings: EngineTimings,
+        /// After the window's cleanup: the baseline that must not grow.
+        memory: MemorySample,
     },
     Failed(EngineFailure),
 }
@@ -102,6 +113,19 @@ pub enum EngineStage {
     VaeDecode {
         frame: u32,
     },
+}
+
+impl EngineStage {
+    /// Where its memory is booked.
+    pub fn memory_stage(self) -> MemoryStage {
+        match self {
+            Self::Loading => MemoryStage::Load,
+            Self::Audio => MemoryStage::Audio,
+            Self::VaeEncode { .. } => MemoryStage::VaeEncode,
+            Self::Denoise { .. } => MemoryStage::Denoise,
+            Self::VaeDecode { .. } => MemoryStage::VaeDecode,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

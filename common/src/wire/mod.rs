@@ -11,6 +11,7 @@ pub mod blob;
 pub mod engine;
 pub mod job;
 pub mod media;
+pub mod memory;
 pub mod outcome;
 pub mod pipe;
 pub mod task;
@@ -19,7 +20,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 /// Version of every payload type in this module.
-pub const SCHEMA: u16 = 2;
+pub const SCHEMA: u16 = 3;
 /// Largest task, record or event, in bytes, envelope included.
 pub const MAX_MESSAGE_BYTES: usize = 64 * 1024;
 

@@ -4,8 +4,10 @@ use serde::{Deserialize, Serialize};
 
 use super::Message;
 use super::blob::BlobRef;
+use super::memory::{MemorySample, MemoryUse, Rung};
 use crate::frame::FrameHash;
 use crate::ids::{ChunkId, WorkerId};
+use crate::needs::Observation;
 
 /// The one record that makes a chunk done. Written by compare-and-set on its subject: the first writer wins.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -20,6 +22,8 @@ pub struct DoneRecord {
     pub artifact: BlobRef,
     pub body: DoneBody,
     pub timings: StageTimings,
+    /// `None` where no model ran.
+    pub memory: Option<MemoryUse>,
 }
 
 impl Message for DoneRecord {
@@ -123,9 +127,21 @@ pub enum Failure {
     OutOfMemory {
         device: String,
         stage: String,
-        /// Lower bound on the need, if known.
+        /// The plan that it ran under.
+        rung: Rung,
+        /// Lower bound on the need under that plan, if known.
         needed_at_least_mib: Option<u64>,
+        /// What it could have used in all, the share that it held already included.
         free_before_mib: u64,
+        /// Inferred from a kill without words or a lost machine, not told by an allocator.
+        suspected: bool,
+    },
+    /// Memory that was free when the task was pulled is not any more: nothing was tried, the chunk loses nothing.
+    NoRoom {
+        device: String,
+        /// Need of the leanest allowed plan.
+        needed_mib: u64,
+        free_mib: u64,
     },
     /// Nothing that any worker can mend: names file, frame and cause.
     BadInput { message: String },
@@ -146,8 +162,16 @@ pub struct Heartbeat {
     pub device: String,
     pub device_free_mib: u64,
     pub device_total_mib: u64,
+    /// Of supervisor, engine and media child together.
     pub host_rss_mib: u64,
+    /// What the worker could offer to a task were nothing else at work on the machine.
+    pub reach: Reach,
     pub task: Option<TaskProgress>,
+    /// The engine's last reading.
+    pub memory: Option<MemorySample>,
+    pub gpu: Option<GpuVitals>,
+    /// Frames of this worker's render tasks a second, over the last minute.
+    pub frames_per_second: f32,
     /// Chunks finished since start.
     pub finished: u64,
 }
@@ -164,6 +188,8 @@ pub enum WorkerState {
     Draining,
     /// Cannot work; the reason is in its log.
     Unfit,
+    /// Its last heartbeat: it is gone now, and holds no task.
+    Left,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -174,6 +200,27 @@ pub struct TaskProgress {
     pub frames_done: u32,
     pub frames_total: u32,
     pub stage: String,
+    /// Text form of the lane that it was pulled from.
+    pub lane: Option<String>,
+    /// Plan that it runs under, once chosen.
+    pub rung: Option<Rung>,
+}
+
+/// The most that a worker's devices could give to a task, reserve taken off, in MiB.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reach {
+    /// `None`: does not render on the CPU.
+    pub host_mib: Option<u64>,
+    /// `None`: no usable GPU.
+    pub device_mib: Option<u64>,
+}
+
+/// What NVML tells; each is missing where the driver does not say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GpuVitals {
+    pub temperature_c: Option<u32>,
+    pub utilization_percent: Option<u32>,
+    pub power_w: Option<u32>,
 }
 
 /// Instructions from the coordinator on `farm.ctl.<worker>` and `farm.ctl.all`.
@@ -187,4 +234,18 @@ pub enum Control {
 
 impl Message for Control {
     const KIND: u8 = 10;
+}
+
+/// What tasks showed on one kind of device, for one checkpoint, resolution and guidance. Kept by the coordinator in
+/// a bucket.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LearnedNeeds {
+    /// In the order in which they were made.
+    pub observations: Vec<Observation>,
+    /// Milliseconds of one worker for a frame; `None`: not observed.
+    pub frame_ms: Option<f64>,
+}
+
+impl Message for LearnedNeeds {
+    const KIND: u8 = 15;
 }

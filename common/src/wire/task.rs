@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::Message;
 use super::blob::BlobRef;
 use super::job::{AudioSpec, EncoderSpec, ModelSpec, SourceSpec};
+use super::memory::MemoryPlan;
 use crate::ids::ChunkId;
 use crate::time::FrameRange;
 
@@ -26,6 +27,7 @@ impl Message for Task {
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[expect(clippy::large_enum_variant, reason = "most tasks are of the larger kind")]
 pub enum TaskBody {
     Analyze(AnalyzeTask),
     Render(RenderTask),
@@ -52,6 +54,7 @@ pub struct RenderTask {
     pub range: FrameRange,
     /// A [`RenderInput`].
     pub input: BlobRef,
+    pub memory: MemoryPlan,
 }
 
 /// Where to find the pictures of some source frames.

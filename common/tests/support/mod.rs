@@ -115,6 +115,7 @@ pub(crate) fn record(chunk: ChunkId, worker_name: &str) -> DoneRecord {
             with_face: 3,
         },
         timings: StageTimings::default(),
+        memory: None,
     }
 }
 

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
+use super::top::TopArgs;
+
 /// Lip-syncs videos on a farm of mixed machines, or on this one.
 #[derive(Parser, Debug)]
 #[command(
@@ -31,9 +33,30 @@ Examples:
   latentfarm render talk.mp4 speech.wav -o out.mkv --lossless --fps source
   latentfarm render talk.mp4 speech.wav -o out.mp4 --dry-run")]
     Render(Box<RenderArgs>),
+    /// Tell why each chunk of a job is where it is, with its attempts and figures
+    ///
+    /// Works while the job runs, after it was interrupted, and after it ended where its folder was kept (--keep).
+    #[command(after_help = "\
+Examples:
+  latentfarm explain out.mp4
+  latentfarm explain out.mp4.latentfarm r00003
+  latentfarm explain out.mp4 3 --json
+  latentfarm explain 0123456789abcdef --nats nats://farm:4222
+
+Exit codes: 0 told, 1 failed, 2 no such job or chunk.")]
+    Explain(ExplainArgs),
     /// Check that this machine has what a render needs
     #[command(after_help = "Example:\n  latentfarm doctor --weights ~/latentsync")]
     Doctor(DoctorArgs),
+    /// Show all workers live: device, memory, task, plan, stage, rate, temperature
+    ///
+    /// Reads heartbeats and changes nothing. Ctrl-C leaves.
+    #[command(after_help = "\
+Examples:
+  latentfarm top out.mp4
+  latentfarm top --nats nats://farm.example:4222
+  latentfarm top --nats nats://farm.example:4222 --json")]
+    Top(TopArgs),
     /// Measure what is not the model: decoding, encoding, stitching, and what the queue costs a chunk
     ///
     /// Starts a private nats-server and one worker that has nothing to do, and leaves nothing running. The model's
@@ -67,6 +90,20 @@ pub(super) struct BenchArgs {
     #[arg(long, value_name = "PATH", env = "LATENTFARM_NATS_SERVER")]
     pub(super) nats_server: Option<PathBuf>,
     /// Print the figures as one JSON object
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(clap::Args, Debug)]
+pub(super) struct ExplainArgs {
+    /// Output of the job, or its job folder; with --nats also the job's id
+    pub(super) job: PathBuf,
+    /// One chunk: its number, or `r00003` for rendering and `a00003` for face analysis
+    pub(super) chunk: Option<String>,
+    /// Ask the farm at this NATS server for what it recorded of a job
+    #[arg(long, value_name = "URL")]
+    pub(super) nats: Option<String>,
+    /// Print one JSON object
     #[arg(long)]
     pub(super) json: bool,
 }
@@ -189,6 +226,28 @@ pub(super) struct RenderArgs {
     /// Frames of one chunk: a multiple of 16, 16 to 480
     #[arg(long, value_name = "N", default_value_t = 48, help_heading = "Farm")]
     pub(super) chunk_frames: u32,
+    /// Device of each worker on this machine: auto, cpu, cuda:N, or a GPU's UUID (default: the worker's own)
+    #[arg(long, value_name = "DEVICE", help_heading = "Farm")]
+    pub(super) device: Option<String>,
+    /// Memory that each worker on this machine never uses, in MiB (default: the worker's own)
+    #[arg(long, value_name = "MIB", help_heading = "Farm")]
+    pub(super) reserve: Option<u64>,
+    /// One worker of this machine with options of its own, `name=small,device=sim:/tmp/small,reserve=0`: each
+    /// but `name` and `threads` is passed to `latentfarm-worker run`; instead of --workers
+    #[arg(long, value_name = "SPEC", hide = true, conflicts_with = "workers")]
+    pub(super) worker: Vec<String>,
+    /// When the CPU renders on a farm that has GPUs
+    #[arg(
+        long,
+        value_enum,
+        value_name = "WHEN",
+        default_value = "last",
+        help_heading = "Memory"
+    )]
+    pub(super) cpu_fallback: CpuFallbackArg,
+    /// How long a chunk that fits no live worker waits for a bigger one: `30s`, `10m`, `2h`
+    #[arg(long, value_name = "TIME", default_value = "10m", help_heading = "Memory")]
+    pub(super) unplaceable_wait: String,
     /// Use the farm at this NATS server instead of a private one on this machine
     #[arg(long, value_name = "URL", help_heading = "Farm")]
     pub(super) nats: Option<String>,
@@ -224,6 +283,17 @@ pub(super) enum SilenceArg {
     Close,
     /// Leave it to the model
     Off,
+}
+
+/// When the CPU renders on a farm that has GPUs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum CpuFallbackArg {
+    /// Never: chunks wait for a GPU that they fit into
+    Never,
+    /// Where no live GPU can ever fit the chunk, or the CPU is predicted to be done earlier
+    Last,
+    /// Always: workers without a GPU are kept busy too
+    Always,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -15,6 +15,8 @@ pub(super) fn to_json(event: &JobEvent) -> Option<Value> {
             "frames_done": progress.render.frames_done + progress.frames_under_way,
             "frames": progress.render.frames,
             "workers": progress.workers,
+            "waiting_for_memory": progress.waiting_for_memory,
+            "shortage": progress.shortage,
         }),
         JobEvent::Resumed { records } => json!({ "event": "resumed", "chunks": records }),
         JobEvent::WorkerJoined { worker, device } => {
@@ -49,6 +51,17 @@ pub(super) fn to_json(event: &JobEvent) -> Option<Value> {
             let mut value = chunk_event("chunk_requeued", *chunk, *range);
             value["reason"] = reason.as_str().into();
             value["delay_ms"] = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX).into();
+            value
+        }
+        JobEvent::ChunkUnplaced {
+            chunk,
+            range,
+            reason,
+            at_most,
+        } => {
+            let mut value = chunk_event("chunk_waits_for_memory", *chunk, *range);
+            value["reason"] = reason.as_str().into();
+            value["at_most_seconds"] = at_most.as_secs().into();
             value
         }
         JobEvent::ChunkQuarantined { chunk, range, reason } => {

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use latentfarm_common::blob::{BlobError, Store};
-use latentfarm_common::ids::WorkerId;
 use latentfarm_common::nats::connect::{self, Identity, Patience};
 use latentfarm_common::nats::server::{EmbeddedServer, ServerBinary, ServerOptions};
 use latentfarm_common::nats::topology::{self, Topology};
@@ -13,9 +12,9 @@ use latentfarm_common::wire::blob::BlobRef;
 use tokio::sync::mpsc;
 
 use super::preflight::Preflight;
-use super::settings::Settings;
+use super::settings::{Settings, WorkerOptions};
 use crate::dispatch::Farm;
-use crate::local::{JobFolder, KeptServer, LocalNotice, LocalWorkers, WorkerPlan, WorkerSeat};
+use crate::local::{JobFolder, KeptServer, LocalNotice, LocalWorkers, WatchFile, WorkerPlan, WorkerSeat};
 
 /// Object store of a farm without a shared mount.
 const FARM_STORE: &str = "nats://farm-media";
@@ -45,7 +44,7 @@ impl LocalFarm {
     ) -> anyhow::Result<Self> {
         let opened = match (server, &settings.nats) {
             (_, Some(url)) => Self::remote(url).await?,
-            (Some(binary), None) => Self::private(binary, folder, settings.workers, notices).await?,
+            (Some(binary), None) => Self::private(binary, folder, &settings.workers, notices).await?,
             (None, None) => anyhow::bail!("no nats-server was looked for"),
         };
         // Ingest stores blobs before there is a job to dispatch.
@@ -58,30 +57,32 @@ impl LocalFarm {
     async fn private(
         binary: ServerBinary,
         folder: &JobFolder,
-        count: usize,
+        wanted: &[WorkerOptions],
         notices: mpsc::UnboundedSender<LocalNotice>,
     ) -> anyhow::Result<Self> {
-        let ids = (1..=count)
-            .map(|n| format!("w{n}").parse())
-            .collect::<Result<Vec<WorkerId>, _>>()?;
-        let options = ServerOptions::new(binary, absolute(&folder.nats())?, ids.clone());
+        let ids = wanted.iter().map(|worker| worker.id.clone()).collect();
+        let options = ServerOptions::new(binary, absolute(&folder.nats())?, ids);
         let server = EmbeddedServer::start(options)
             .await
             .context("cannot start the private nats-server")?;
         let patience = Patience::For(CONNECT_PATIENCE);
         let connection = connect::connect(&server.url(), &server.coordinator(), patience).await?;
         let store = Store::open(&Store::file_url(&absolute(&folder.blobs())?)?, None)?;
-        let seat = |id: WorkerId| {
-            let nkey_seed = server.worker(&id).and_then(|identity| identity.nkey_seed);
-            WorkerSeat { id, nkey_seed }
+        let seat = |worker: &WorkerOptions| WorkerSeat {
+            id: worker.id.clone(),
+            nkey_seed: server.worker(&worker.id).and_then(|identity| identity.nkey_seed),
+            args: worker.args.clone(),
         };
-        let workers = ids.into_iter().map(seat).collect();
+        let workers = wanted.iter().map(seat).collect();
         let farm = Farm {
             connection,
             topology: Topology::default(),
             store,
         };
         let url = server.url();
+        if let Some(watch) = WatchFile::new(url.clone(), &server.observer()) {
+            watch.write(folder.path())?;
+        }
         let server = KeptServer::new(server, notices.clone());
         Ok(Self {
             farm,

@@ -4,13 +4,16 @@ mod args;
 mod bench;
 mod doctor;
 mod events;
+mod explain;
 mod farm;
 mod finish;
+mod memory;
 mod preflight;
 mod progress;
 mod render;
 mod report;
 mod settings;
+mod top;
 mod watch;
 
 use std::process::ExitCode;
@@ -81,8 +84,10 @@ pub fn main(args: Args) -> ExitCode {
     }
     let outcome = match args.command {
         args::Command::Render(args) => render::main(*args),
+        args::Command::Explain(args) => explain::main(&args),
         args::Command::Doctor(args) => Ok(doctor::main(&args)),
         args::Command::Bench(args) => bench::main(args),
+        args::Command::Top(args) => top::main(&args),
     };
     let ending = outcome.unwrap_or_else(|error| {
         eprintln!("error: {}", Chain(error.source.as_ref()));

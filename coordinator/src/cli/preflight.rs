@@ -7,6 +7,7 @@ use latentfarm_common::media;
 use latentfarm_common::wire::job::{EncoderSpec, JobSpec, ModelSpec};
 
 use super::settings::Settings;
+use crate::dispatch::JobNeeds;
 use crate::ingest::{
     self, Examined, IngestError, IngestProgress, IngestRequest, Ingested, OnShort, SEGMENT_LIMITS,
 };
@@ -22,8 +23,8 @@ pub(super) struct Preflight {
     pub(super) model: ModelSpec,
     pub(super) encoder: EncoderSpec,
     pub(super) estimate: Estimate,
-    /// Host memory that a worker needs, in MiB.
-    pub(super) need_mib: u64,
+    /// Memory that a chunk needs, by kind of device.
+    pub(super) needs: JobNeeds,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -109,6 +110,8 @@ pub(super) fn check(
             source,
         })?
         .len();
+    let guided = settings.guidance_scale > 1.0;
+    let needs = weights.needs(guided, picture_bytes);
     let estimate = Estimate::of(&EstimateInput {
         frames: examined.frames(),
         chunk_frames: settings.chunk_frames.get(),
@@ -117,9 +120,10 @@ pub(super) fn check(
         audio_ms: examined.speech_ms(),
         lossless: settings.crf.is_none(),
         steps: settings.steps,
-        guided: settings.guidance_scale > 1.0,
+        guided,
+        needs: &needs,
         weights: &weights,
-        workers: settings.workers,
+        workers: settings.workers.len(),
         threads_per_worker: settings.threads_per_worker,
         folder: &settings.work_dir,
     });
@@ -131,7 +135,6 @@ pub(super) fn check(
             free_bytes,
         });
     }
-    let need_mib = weights.need_mib(picture_bytes);
     Ok((
         Preflight {
             job,
@@ -140,7 +143,7 @@ pub(super) fn check(
             model,
             encoder,
             estimate,
-            need_mib,
+            needs,
         },
         examined,
     ))

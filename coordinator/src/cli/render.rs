@@ -121,7 +121,7 @@ fn announce(ui: &Ui, settings: &Settings, preflight: &Preflight, examined: &Exam
         "seconds": estimate.seconds,
         "disk_bytes": estimate.disk_bytes,
         "worker_mib": estimate.worker_mib,
-        "workers": settings.workers,
+        "workers": settings.workers.len(),
         "synthetic_weights": preflight.weights.synthetic,
     }));
 }
@@ -158,9 +158,10 @@ async fn render(
             ingested = ingest(settings, preflight, examined, &farm.farm.store, ui) => ingested?,
         }
     };
-    watch::run_job(
+    // Too large for this future's own frame.
+    Box::pin(watch::run_job(
         settings, preflight, folder, farm, ui, notices, shutdown, spec, timeline,
-    )
+    ))
     .await
 }
 

@@ -9,6 +9,7 @@ use latentfarm_common::wire::job::SilenceMode;
 use latentfarm_common::wire::outcome::StageTimings;
 use serde_json::{Value, json};
 
+use super::memory;
 use crate::dispatch::JobReport;
 
 /// What a finished render came to.
@@ -73,6 +74,7 @@ impl RenderReport<'_> {
             "analyze_ms": stages(&self.job.analyze).into_iter().collect::<serde_json::Map<_, _>>(),
             "render_ms": stages(&self.job.render).into_iter().collect::<serde_json::Map<_, _>>(),
             "engine_ms": EngineTime::of(&self.job.render).to_json(),
+            "memory": memory::to_json(self.job),
         })
     }
 
@@ -168,6 +170,7 @@ impl RenderReport<'_> {
                 kinds.join(", ")
             );
         }
+        text.push_str(&memory::to_text(self.job));
         if let Some(sound) = &self.sound {
             let _ = write!(text, "\n  sound: {sound}");
         }

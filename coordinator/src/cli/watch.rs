@@ -1,5 +1,6 @@
 //! Runs the dispatcher beside the workers, and tells the operator what happens.
 
+use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -21,7 +22,7 @@ use super::farm::{LocalFarm, local_copy};
 use super::preflight::Preflight;
 use super::progress::Ui;
 use super::settings::Settings;
-use crate::dispatch::{self, Check, DispatchSettings, JobEvent, JobResult, RenderNeed};
+use crate::dispatch::{self, Check, DispatchSettings, JobEvent, JobResult};
 use crate::local::{JobFolder, LocalNotice, LocalWorkers};
 use crate::stitch;
 
@@ -57,8 +58,10 @@ pub(super) async fn run_job(
     let workers = farm
         .start_workers(settings, preflight, folder)
         .map_err(CommandError::failed)?;
-    let mut dispatch = DispatchSettings::new(folder.path().to_owned(), RenderNeed::Cpu(preflight.need_mib));
+    let mut dispatch = DispatchSettings::new(folder.path().to_owned(), preflight.needs);
     dispatch.allow_no_face = settings.allow_no_face;
+    dispatch.cpu_fallback = settings.cpu_fallback;
+    dispatch.unplaceable_wait = settings.unplaceable_wait;
     if farm.is_private() {
         dispatch.contention = Contention::Seize;
     }
@@ -77,7 +80,7 @@ pub(super) async fn run_job(
     ui.begin("render", spec.frames, "frames");
     let mut view = View {
         resumed_chunks: 0,
-        working: workers.as_ref().map(|_| settings.workers),
+        working: workers.as_ref().map(|_| settings.workers.len()),
     };
     let mut draining = false;
     let mut stopping = shutdown.clone();
@@ -168,10 +171,15 @@ impl View {
             JobEvent::Progress(progress) => {
                 let done = progress.render.frames_done + progress.frames_under_way;
                 let analyzed = progress.analyze.frames_done;
-                let text = match progress.workers {
+                let mut text = match progress.workers {
                     1 => format!("1 worker, {analyzed}/{} analysed", progress.analyze.frames),
                     n => format!("{n} workers, {analyzed}/{} analysed", progress.analyze.frames),
                 };
+                if let Some(shortage) = &progress.shortage {
+                    let waiting = progress.waiting_for_memory;
+                    // Writing to a text cannot fail.
+                    let _written = write!(text, ", {waiting} waiting for memory ({shortage})");
+                }
                 ui.advance(done, &text);
             }
             JobEvent::Resumed { records } => {

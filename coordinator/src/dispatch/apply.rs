@@ -7,9 +7,11 @@ use tokio::time::Instant;
 
 use super::dispatcher::Dispatcher;
 use super::notice::{JobEvent, Progress};
+use super::placing::short;
 use super::report::RetryClass;
 use crate::job::attempt::{Tries, describe};
 use crate::job::chunk::{ChunkEvent, ChunkState, Step};
+use crate::journal::Entry;
 
 impl Dispatcher<'_> {
     /// Applies an event to one chunk and does what follows from it. `class` is why an attempt ended.
@@ -19,6 +21,12 @@ impl Dispatcher<'_> {
             return;
         };
         let reason = reason_of(&event);
+        let is_reported = matches!(event, ChunkEvent::Failed { .. });
+        let attempt = self
+            .state
+            .of(chunk.work)
+            .get(chunk.index)
+            .map(ChunkState::attempt);
         let next = match self.state.apply(chunk.work, chunk.index, event) {
             Step::Moved(next) => next,
             Step::Ignored => return,
@@ -32,6 +40,17 @@ impl Dispatcher<'_> {
             && !matches!(next, ChunkState::Waiting { .. })
         {
             *self.retries.entry(class).or_default() += 1;
+            if !is_reported {
+                let then = (class == RetryClass::WorkerLost)
+                    .then(|| self.note_loss(chunk))
+                    .flatten();
+                self.journal.note(Entry::Ended {
+                    chunk: short(chunk),
+                    attempt: attempt.map_or(0, |attempt| attempt.number),
+                    reason: reason.clone().unwrap_or_else(|| class.label().to_owned()),
+                    then,
+                });
+            }
         }
         match next {
             ChunkState::Running { worker, attempt, .. } => self.notify(JobEvent::ChunkStarted {
@@ -51,6 +70,10 @@ impl Dispatcher<'_> {
                     self.track.lose(range);
                 }
                 self.stale.insert(chunk);
+                self.journal.note(Entry::GivenUp {
+                    chunk: short(chunk),
+                    reason: reason.clone(),
+                });
                 self.notify(JobEvent::ChunkQuarantined { chunk, range, reason });
             }
             ChunkState::Backlog { tries, .. } => {
@@ -75,7 +98,9 @@ impl Dispatcher<'_> {
         let pace = self.settings.pace;
         match class {
             RetryClass::WorkerLost | RetryClass::QueueLost => Duration::ZERO,
-            RetryClass::OutOfMemory
+            // The next attempt is another one: under a leaner plan, or elsewhere.
+            RetryClass::OutOfMemory => pace.retry_after,
+            RetryClass::NoRoom
             | RetryClass::WorkerUnfit
             | RetryClass::Transient
             | RetryClass::EngineLost
@@ -91,6 +116,7 @@ impl Dispatcher<'_> {
         match &event {
             JobEvent::Progress(_) | JobEvent::Heartbeat(_) => {}
             JobEvent::WorkerLost { .. }
+            | JobEvent::ChunkUnplaced { .. }
             | JobEvent::ChunkRequeued { .. }
             | JobEvent::ChunkQuarantined { .. } => {
                 tracing::warn!("{event}");
@@ -107,12 +133,15 @@ impl Dispatcher<'_> {
 
     pub(super) fn tell_progress(&self) {
         let render = &self.state.render;
+        let waiting = self.waiting_for_memory();
         let is_done = |chunk: ChunkId| render.get(chunk.index).is_some_and(ChunkState::is_settled);
         self.notify(JobEvent::Progress(Progress {
             analyze: self.state.analyze.counts(),
             render: self.state.render.counts(),
             frames_under_way: self.workers.frames_under_way(self.spec.id, is_done),
             workers: self.workers.live(),
+            waiting_for_memory: waiting.as_ref().map_or(0, |(chunks, _)| *chunks),
+            shortage: waiting.map(|(_, shortage)| shortage),
         }));
     }
 }
@@ -128,6 +157,7 @@ fn reason_of(event: &ChunkEvent) -> Option<String> {
         | ChunkEvent::Enqueued { .. }
         | ChunkEvent::Started { .. }
         | ChunkEvent::DoneSeen { .. }
+        | ChunkEvent::TakenBack { .. }
         | ChunkEvent::GivenBack { .. } => None,
     }
 }

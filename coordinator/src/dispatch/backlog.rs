@@ -1,10 +1,11 @@
 //! From the backlog into the queue.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use latentfarm_common::error::one_line;
 use latentfarm_common::ids::{ChunkId, Work};
-use latentfarm_common::nats::lanes::Lane;
+use latentfarm_common::nats::lanes::Class;
 use latentfarm_common::nats::tasks::{Published, TaskError};
 use latentfarm_common::time::FrameRange;
 use latentfarm_common::wire;
@@ -14,9 +15,11 @@ use tokio::time::Instant;
 
 use super::dispatcher::{Dispatcher, Trouble};
 use super::inputs::{analyze_input, render_input};
+use super::placing::{Placed, Ready, short};
 use super::settings::DispatchError;
 use super::window::{fair, room};
 use crate::job::chunk::{ChunkEvent, ChunkState};
+use crate::journal::Entry;
 
 /// How long the farm may refuse tasks, or the store their inputs.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -49,46 +52,70 @@ impl Dispatcher<'_> {
     }
 
     async fn fill_lanes(&mut self) -> Result<(), DispatchError> {
-        for (work, lane) in [
-            (Work::Render, self.lanes.render),
-            (Work::Analyze, self.lanes.analyze),
-        ] {
-            let counts = self.state.of(work).counts();
-            if counts.backlog == 0 {
-                continue;
-            }
-            let room = room(self.workers.live(), counts.queued + counts.running);
-            let chosen = fair(room, &[self.ready(work)]);
-            if !chosen.is_empty() {
-                self.publish_to(lane, &chosen).await?;
-                self.trouble = None;
-            }
+        self.fill_render_lanes().await?;
+        let counts = self.state.analyze.counts();
+        if counts.backlog == 0 {
+            return Ok(());
+        }
+        let room = room(self.workers.live(), counts.queued + counts.running);
+        let chosen = fair(room, &[self.ready(Work::Analyze)]);
+        self.publish_to(Class::Analyze, &chosen, &BTreeMap::new()).await
+    }
+
+    /// The window of a lane is by the workers that serve it.
+    async fn fill_render_lanes(&mut self) -> Result<(), DispatchError> {
+        let ready = self.place().await;
+        if ready.is_empty() {
+            return Ok(());
+        }
+        let machines = self.workers.machines();
+        let mut lanes: BTreeMap<Class, Vec<ChunkId>> = BTreeMap::new();
+        for ready in &ready {
+            lanes.entry(ready.fit.class).or_default().push(ready.chunk);
+        }
+        let fits: BTreeMap<ChunkId, Ready> = ready.into_iter().map(|ready| (ready.chunk, ready)).collect();
+        for (class, chunks) in lanes {
+            let serving = machines.iter().filter(|machine| machine.serves(class)).count();
+            let chosen = fair(room(serving, self.in_lane(class)), &[chunks]);
+            self.publish_to(class, &chosen, &fits).await?;
         }
         Ok(())
     }
 
     /// Chunks that may be published now, in frame order.
     fn ready(&self, work: Work) -> Vec<ChunkId> {
-        let now = Instant::now();
-        let in_check = self.verifier.under_way();
         self.state
             .of(work)
             .iter()
             .filter(|(_, _, state)| matches!(state, ChunkState::Backlog { .. }))
             .map(|(index, _, _)| self.chunk(work, index))
-            .filter(|chunk| !in_check.contains(chunk) && !self.condemned.contains_key(chunk))
-            .filter(|chunk| self.not_before.get(chunk).is_none_or(|at| *at <= now))
+            .filter(|chunk| self.may_publish(*chunk))
             .collect()
     }
 
-    /// On an error the chunks stay in the backlog.
-    async fn publish_to(&mut self, lane: Lane, chunks: &[ChunkId]) -> Result<(), DispatchError> {
+    /// Whether nothing speaks against publishing a chunk of the backlog now.
+    pub(super) fn may_publish(&self, chunk: ChunkId) -> bool {
+        let is_due = self.not_before.get(&chunk).is_none_or(|at| *at <= Instant::now());
+        is_due && !self.verifier.under_way().contains(&chunk) && !self.condemned.contains_key(&chunk)
+    }
+
+    /// On an error the chunks stay in the backlog. `fits` holds where each render chunk goes.
+    async fn publish_to(
+        &mut self,
+        class: Class,
+        chunks: &[ChunkId],
+        fits: &BTreeMap<ChunkId, Ready>,
+    ) -> Result<(), DispatchError> {
+        if chunks.is_empty() {
+            return Ok(());
+        }
+        let lane = self.settings.lane(class);
         let mut tasks = Vec::with_capacity(chunks.len());
         for chunk in chunks {
             if self.stale.remove(chunk) {
                 self.remove_tasks(*chunk).await;
             }
-            tasks.extend(self.task(*chunk).await?);
+            tasks.extend(self.task(*chunk, fits.get(chunk)).await?);
         }
         while !tasks.is_empty() {
             let published = self.queue.publish_all(lane, &tasks).await.map_err(|error| {
@@ -99,7 +126,7 @@ impl Dispatcher<'_> {
             let mut repeated = Vec::new();
             for (mut task, published) in tasks.into_iter().zip(published) {
                 match published {
-                    Published::Queued => self.enqueued(&task),
+                    Published::Queued => self.enqueued(&task, fits.get(&task.chunk)),
                     // Its number was used by an earlier run not long ago.
                     Published::Duplicate => {
                         task.attempt = task.attempt.saturating_add(1);
@@ -109,21 +136,35 @@ impl Dispatcher<'_> {
             }
             tasks = repeated;
         }
+        self.trouble = None;
         Ok(())
     }
 
-    fn enqueued(&mut self, task: &Task) {
+    fn enqueued(&mut self, task: &Task, ready: Option<&Ready>) {
         let attempt = crate::job::attempt::Attempt {
             epoch: task.epoch,
             number: task.attempt,
         };
+        if let Some(Ready { fit, why, .. }) = ready {
+            self.placed.insert(task.chunk, Placed { fit: *fit });
+            self.journal.note(Entry::Placed {
+                chunk: short(task.chunk),
+                attempt: task.attempt,
+                lane: self.settings.lane(fit.class).to_string(),
+                kind: fit.plan.kind,
+                floor: fit.plan.floor,
+                need_mib: fit.need_mib,
+                needs: fit.plan.needs,
+                why: (*why).to_owned(),
+            });
+        }
         self.not_before.remove(&task.chunk);
         self.leftovers.remove(&task.chunk);
         self.apply(task.chunk, ChunkEvent::Enqueued { attempt }, None);
     }
 
     /// The task of a chunk of the backlog, its input stored.
-    async fn task(&mut self, chunk: ChunkId) -> Result<Option<Task>, DispatchError> {
+    async fn task(&mut self, chunk: ChunkId, ready: Option<&Ready>) -> Result<Option<Task>, DispatchError> {
         let chunks = self.state.of(chunk.work);
         let Some((state, range)) = chunks.get(chunk.index).zip(chunks.range(chunk.index)) else {
             return Ok(None);
@@ -131,19 +172,21 @@ impl Dispatcher<'_> {
         let attempt = state.attempt().under(self.lease.epoch());
         let input = self.input(chunk, range).await?;
         let spec = &self.spec;
-        let body = match chunk.work {
-            Work::Analyze => TaskBody::Analyze(AnalyzeTask {
+        let body = match (chunk.work, ready) {
+            (Work::Render, None) => return Ok(None),
+            (Work::Analyze, _) => TaskBody::Analyze(AnalyzeTask {
                 source: spec.source.clone(),
                 range,
                 input,
             }),
-            Work::Render => TaskBody::Render(RenderTask {
+            (Work::Render, Some(ready)) => TaskBody::Render(RenderTask {
                 source: spec.source.clone(),
                 audio: spec.audio.clone(),
                 model: spec.model.clone(),
                 encoder: spec.encoder.clone(),
                 range,
                 input,
+                memory: ready.fit.plan,
             }),
         };
         Ok(Some(Task {

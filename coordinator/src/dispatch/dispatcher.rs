@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_nats::connection::State;
 use latentfarm_common::ids::{ChunkId, Work};
 use latentfarm_common::nats::done::DoneLog;
 use latentfarm_common::nats::lease::Lease;
@@ -17,15 +18,20 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::intake::{Input, Intake};
+use super::memory::ChunkMemory;
+use super::memory::learned::Learned;
 use super::notice::JobEvent;
+use super::placing::{Placed, Unplaced};
 use super::report::{JobReport, RetryClass};
-use super::settings::{DispatchError, DispatchSettings, Lanes};
+use super::settings::{DispatchError, DispatchSettings};
+use super::shortfall::OomNote;
 use super::verify::{Verdict, Verifier};
 use super::workers::Workers;
 use super::{Ending, Farm, inputs};
 use crate::job::attempt::Attempt;
 use crate::job::chunk::{ChunkEvent, ChunkState};
 use crate::job::state::{JobState, Outcome};
+use crate::journal::{self, Entry, Journal};
 use crate::plan::split::{ChunkFrames, split};
 use crate::track::{Track, lookahead_frames};
 
@@ -39,7 +45,6 @@ pub(super) struct Dispatcher<'a> {
     pub(super) spec: Arc<JobSpec>,
     pub(super) timeline: Arc<Timeline>,
     pub(super) settings: DispatchSettings,
-    pub(super) lanes: Lanes,
     pub(super) state: JobState,
     pub(super) track: Track,
     pub(super) verifier: Verifier,
@@ -65,6 +70,19 @@ pub(super) struct Dispatcher<'a> {
     /// Set while the farm does not take tasks.
     pub(super) trouble: Option<Trouble>,
     pub(super) retries: BTreeMap<RetryClass, u64>,
+    /// Needs and rates, as tasks showed them.
+    pub(super) learned: Learned,
+    /// Render chunks that ran out of memory, by index.
+    pub(super) memory: BTreeMap<u32, ChunkMemory>,
+    /// How often a worker fell silent over a render chunk, by index.
+    pub(super) losses: BTreeMap<u32, u32>,
+    /// Where render chunks were published last.
+    pub(super) placed: BTreeMap<ChunkId, Placed>,
+    /// Render chunks that fit no live worker, by index.
+    pub(super) unplaced: BTreeMap<u32, Unplaced>,
+    /// Attempts that ran out of memory, in order, those of earlier runs first.
+    pub(super) ooms: Vec<OomNote>,
+    pub(super) journal: Journal,
     pub(super) observer: mpsc::UnboundedSender<JobEvent>,
     draining_since: Option<Instant>,
     next_reconcile: Instant,
@@ -85,6 +103,7 @@ pub(super) struct Parts<'a> {
     pub(super) timeline: Arc<Timeline>,
     pub(super) settings: DispatchSettings,
     pub(super) verifier: Verifier,
+    pub(super) learned: Learned,
     pub(super) observer: mpsc::UnboundedSender<JobEvent>,
 }
 
@@ -106,11 +125,10 @@ impl<'a> Dispatcher<'a> {
             lease: parts.lease,
             queue: TaskQueue::new(&parts.farm.connection, parts.farm.topology),
             done_log: DoneLog::new(&parts.farm.connection),
-            lanes: parts.settings.lanes()?,
             state: JobState::new(analyze, render),
             track: Track::new(analyzed, lookahead, spec.model.resolution_px),
             verifier: parts.verifier,
-            workers: Workers::new(pace.worker_silence),
+            workers: Workers::new(pace.worker_silence, pace.tenant_patience),
             not_before: BTreeMap::new(),
             stale: BTreeSet::new(),
             stored: BTreeMap::new(),
@@ -122,6 +140,13 @@ impl<'a> Dispatcher<'a> {
             dropped: BTreeMap::new(),
             trouble: None,
             retries: BTreeMap::new(),
+            learned: parts.learned,
+            memory: BTreeMap::new(),
+            losses: BTreeMap::new(),
+            placed: BTreeMap::new(),
+            unplaced: BTreeMap::new(),
+            ooms: Vec::new(),
+            journal: Journal::open(&parts.settings.job_dir),
             observer: parts.observer,
             draining_since: None,
             next_reconcile: Instant::now() + pace.reconcile_every,
@@ -137,6 +162,7 @@ impl<'a> Dispatcher<'a> {
         mut verdicts: mpsc::UnboundedReceiver<Verdict>,
         mut shutdown: Shutdown,
     ) -> Result<Ending, DispatchError> {
+        self.begin_journal();
         let first_done = self.take_stock().await?;
         let mut intake = Intake::open(&self.farm.connection, self.spec.id, first_done).await?;
         let mut stop = shutdown.clone();
@@ -192,7 +218,17 @@ impl<'a> Dispatcher<'a> {
             self.reconcile().await;
         }
         self.execute_condemned().await;
+        self.keep_learned(false).await;
         self.tell_progress();
+    }
+
+    /// Only the coordinator writes what is learned.
+    pub(super) async fn keep_learned(&mut self, last: bool) {
+        let connection = &self.farm.connection;
+        let is_up = connection.client.connection_state() == State::Connected;
+        if is_up && self.lease.is_held() {
+            self.learned.write(connection, last).await;
+        }
     }
 
     /// Render chunks whose frames' track is final may go. None goes before it is known that the video has a
@@ -263,6 +299,25 @@ impl<'a> Dispatcher<'a> {
         }
     }
 
+    /// Recalls what an earlier run found out, and notes that this one begins.
+    fn begin_journal(&mut self) {
+        let folder = &self.settings.job_dir;
+        match journal::read(folder) {
+            Ok(lines) => self.recall(&lines),
+            Err(error) => tracing::warn!(%error, "the journal of the earlier run cannot be read"),
+        }
+        self.journal.note(Entry::RunBegins {
+            job: self.spec.id.to_string(),
+            epoch: self.lease.epoch(),
+            analyze_chunks: self.state.analyze.len(),
+            render_chunks: self.state.render.len(),
+            frames: self.spec.frames,
+            chunk_frames: self.spec.chunk_frames,
+            cpu_fallback: self.settings.cpu_fallback.to_string(),
+            unplaceable_wait_seconds: self.settings.unplaceable_wait.as_secs(),
+        });
+    }
+
     /// Takes nothing new: what is queued goes, what is under way finishes.
     async fn drain(&mut self) {
         self.draining_since = Some(Instant::now());
@@ -305,6 +360,7 @@ impl<'a> Dispatcher<'a> {
             &self.timeline,
             self.spec.audio.silence,
             self.retries.clone(),
+            self.ooms.clone(),
         )
     }
 }

@@ -18,11 +18,14 @@ mod dispatcher;
 mod fixture;
 pub mod inputs;
 mod intake;
+pub mod memory;
 pub mod notice;
 mod outcomes;
+mod placing;
 pub mod reconcile;
 pub mod report;
 mod settings;
+mod shortfall;
 mod stock;
 pub mod verify;
 pub mod window;
@@ -42,11 +45,14 @@ use tokio::sync::mpsc;
 use crate::job::state::GivenUp;
 use crate::job::store;
 use dispatcher::{Dispatcher, Parts};
+use memory::learned::Learned;
 use verify::Verifier;
 
+pub use memory::{CpuFallback, JobNeeds};
 pub use notice::{JobEvent, Progress};
 pub use report::{JobReport, RetryClass};
-pub use settings::{DispatchError, DispatchSettings, Pace, RenderNeed};
+pub use settings::{DEFAULT_UNPLACEABLE_WAIT, DispatchError, DispatchSettings, Pace};
+pub use shortfall::{OomNote, deviation};
 pub use verify::Check;
 
 /// The farm that a job runs on.
@@ -103,6 +109,7 @@ pub async fn run_job(
     let lease = lease.map_err(DispatchError::Lease)?;
     tracing::debug!(job = %spec.id, ?known, epoch = lease.epoch(), "dispatching");
 
+    let learned = Learned::read(&farm.connection, &spec.model).await;
     let (verifier, verdicts) = Verifier::new(farm.store.clone(), check);
     let parts = Parts {
         farm,
@@ -111,6 +118,7 @@ pub async fn run_job(
         timeline: Arc::new(timeline),
         settings,
         verifier,
+        learned,
         observer,
     };
     match drive(parts, verdicts, shutdown).await {
@@ -141,5 +149,6 @@ async fn drive(
     let ending = dispatcher.run(verdicts, shutdown).await?;
     dispatcher.tell_progress();
     dispatcher.clear_queue().await;
+    dispatcher.keep_learned(true).await;
     Ok((ending, dispatcher.records(), dispatcher.report()))
 }

@@ -11,7 +11,7 @@ use crate::job::attempt::Attempt;
 use crate::job::state::Counts;
 
 /// How far a job is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
     /// Chunks and frames of the source.
     pub analyze: Counts,
@@ -21,6 +21,10 @@ pub struct Progress {
     pub frames_under_way: u64,
     /// Workers that take tasks.
     pub workers: usize,
+    /// Render chunks that fit no live worker.
+    pub waiting_for_memory: usize,
+    /// Why, of the largest.
+    pub shortage: Option<String>,
 }
 
 /// Something that happened to a job.
@@ -64,6 +68,13 @@ pub enum JobEvent {
         chunk: ChunkId,
         range: FrameRange,
         reason: String,
+    },
+    /// It fits no live worker, and waits for a bigger one.
+    ChunkUnplaced {
+        chunk: ChunkId,
+        range: FrameRange,
+        reason: String,
+        at_most: Duration,
     },
     Progress(Progress),
     Heartbeat(Heartbeat),
@@ -109,6 +120,18 @@ impl fmt::Display for JobEvent {
             }
             Self::ChunkQuarantined { chunk, range, reason } => {
                 write!(f, "{chunk} (frames {range}) is given up: {reason}")
+            }
+            Self::ChunkUnplaced {
+                chunk,
+                range,
+                reason,
+                at_most,
+            } => {
+                let seconds = at_most.as_secs_f64();
+                write!(
+                    f,
+                    "{chunk} (frames {range}) waits for a bigger node, {seconds:.0} s at most: {reason}"
+                )
             }
             Self::Progress(progress) => {
                 let done = progress.render.frames_done + progress.frames_under_way;

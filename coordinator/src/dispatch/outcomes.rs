@@ -2,17 +2,19 @@
 
 use async_nats::connection::State;
 use latentfarm_common::error::one_line;
-use latentfarm_common::ids::{ChunkId, Work};
+use latentfarm_common::ids::{ChunkId, Work, WorkerId};
 use latentfarm_common::wire::WireError;
 use latentfarm_common::wire::outcome::{DoneRecord, Event, EventKind, Heartbeat};
 use tokio::time::Instant;
 
 use super::dispatcher::Dispatcher;
 use super::notice::JobEvent;
+use super::placing::short;
 use super::report::RetryClass;
 use super::verify::Verdict;
 use crate::job::attempt::Attempt;
 use crate::job::chunk::{ChunkEvent, ChunkState};
+use crate::journal::Entry;
 
 impl Dispatcher<'_> {
     /// A record in the done log: it counts once it is verified.
@@ -67,6 +69,9 @@ impl Dispatcher<'_> {
         {
             return self.retract(chunk, sequence, attempt, one_line(&error)).await;
         }
+        if record.epoch == self.lease.epoch() {
+            self.note_done(&record, range.len());
+        }
         self.apply(chunk, ChunkEvent::DoneSeen { record }, None);
         self.stored.remove(&chunk);
         self.not_before.remove(&chunk);
@@ -114,14 +119,42 @@ impl Dispatcher<'_> {
             number: event.attempt,
         };
         match event.kind {
-            EventKind::Started => self.apply(chunk, ChunkEvent::Started { attempt, worker }, None),
+            EventKind::Started => {
+                self.note_start(chunk, attempt, &worker);
+                self.apply(chunk, ChunkEvent::Started { attempt, worker }, None);
+            }
             EventKind::Released => self.apply(chunk, ChunkEvent::GivenBack { attempt }, None),
             EventKind::Failed(failure) => {
                 let class = RetryClass::of(&failure);
                 tracing::debug!(%chunk, %worker, ?failure, "an attempt failed");
+                if self.is_under_way(chunk, attempt) {
+                    self.note_failure(chunk, attempt.number, &worker, &failure);
+                } else {
+                    self.note_late_failure(chunk, attempt.number, &worker, &failure);
+                }
                 self.apply(chunk, ChunkEvent::Failed { attempt, failure }, Some(class));
             }
         }
+    }
+
+    /// Whether a report about this attempt is about the one that counts.
+    fn is_under_way(&self, chunk: ChunkId, attempt: Attempt) -> bool {
+        let Some((state, _)) = self.look_up(chunk) else {
+            return false;
+        };
+        match state {
+            ChunkState::Backlog { .. } => attempt >= state.attempt(),
+            ChunkState::Queued { .. } | ChunkState::Running { .. } => attempt == state.attempt(),
+            ChunkState::Waiting { .. } | ChunkState::Done { .. } | ChunkState::Quarantined { .. } => false,
+        }
+    }
+
+    fn note_start(&mut self, chunk: ChunkId, attempt: Attempt, worker: &WorkerId) {
+        self.journal.note(Entry::Started {
+            chunk: short(chunk),
+            attempt: attempt.number,
+            worker: worker.to_string(),
+        });
     }
 
     pub(super) fn on_heartbeat(&mut self, heartbeat: Heartbeat) {
@@ -192,7 +225,7 @@ impl Dispatcher<'_> {
         }
     }
 
-    fn running_on(&self, lost: &latentfarm_common::ids::WorkerId) -> Vec<ChunkId> {
+    fn running_on(&self, lost: &WorkerId) -> Vec<ChunkId> {
         let works = [Work::Analyze, Work::Render];
         let chunks = works.into_iter().flat_map(|work| {
             let running = self.state.of(work).iter().filter(

@@ -8,7 +8,9 @@ use latentfarm_common::wire::job::{SilenceMode, Timeline};
 use latentfarm_common::wire::outcome::{DoneBody, Failure, StageTimings};
 use latentfarm_common::wire::task::Mouth;
 
+use super::OomNote;
 use super::inputs;
+use super::memory::MemoryUsage;
 use crate::job::chunk::ChunkState;
 use crate::job::state::JobState;
 use crate::track::{FrameFace, Track};
@@ -17,6 +19,7 @@ use crate::track::{FrameFace, Track};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RetryClass {
     OutOfMemory,
+    NoRoom,
     WorkerUnfit,
     Transient,
     EngineLost,
@@ -30,6 +33,7 @@ impl RetryClass {
     pub fn of(failure: &Failure) -> Self {
         match failure {
             Failure::OutOfMemory { .. } => Self::OutOfMemory,
+            Failure::NoRoom { .. } => Self::NoRoom,
             Failure::BadInput { .. } => Self::BadInput,
             Failure::WorkerUnfit { .. } => Self::WorkerUnfit,
             Failure::Transient { .. } => Self::Transient,
@@ -41,6 +45,7 @@ impl RetryClass {
     pub fn label(self) -> &'static str {
         match self {
             Self::OutOfMemory => "out of memory",
+            Self::NoRoom => "no room any more",
             Self::WorkerUnfit => "unfit worker",
             Self::Transient => "transient failure",
             Self::EngineLost => "lost engine or media process",
@@ -76,6 +81,10 @@ pub struct JobReport {
     pub workers: BTreeMap<WorkerId, u64>,
     /// Results of equal kinds are equal bit for bit; more than one is worth a word.
     pub numeric_kinds: BTreeMap<String, u64>,
+    /// Attempts that ran out of memory, in order, those of earlier runs included.
+    pub ooms: Vec<OomNote>,
+    /// What the render chunks that are done took.
+    pub memory: MemoryUsage,
 }
 
 impl JobReport {
@@ -86,14 +95,16 @@ impl JobReport {
         timeline: &Timeline,
         silence: SilenceMode,
         retries: BTreeMap<RetryClass, u64>,
+        ooms: Vec<OomNote>,
     ) -> Self {
         let mut report = Self {
             retries,
+            ooms,
             silent: timeline.silence.clone(),
             ..Self::default()
         };
         for work in [Work::Analyze, Work::Render] {
-            for (_index, _range, chunk) in state.of(work).iter() {
+            for (_index, range, chunk) in state.of(work).iter() {
                 let ChunkState::Done { record, .. } = chunk else {
                     continue;
                 };
@@ -107,12 +118,16 @@ impl JobReport {
                     Work::Render => &mut report.render,
                 };
                 add(total, &record.timings);
+                if let (Work::Render, Some(used)) = (work, &record.memory) {
+                    report.memory.add(&record.worker, range.len(), used);
+                }
                 if let DoneBody::Render { synced, passed, .. } = &record.body {
                     report.synced += u64::from(*synced);
                     report.passed += u64::from(*passed);
                 }
             }
         }
+        report.memory.judge();
         for (frame, output) in (0_u64..).zip(&timeline.outputs) {
             if !output.synced {
                 report.tail += 1;
@@ -195,6 +210,7 @@ mod tests {
             &timeline,
             SilenceMode::Off,
             BTreeMap::new(),
+            Vec::new(),
         );
         assert_eq!(
             report.without_face,

@@ -13,25 +13,12 @@ use latentfarm_common::nats::topology::TopologyError;
 use latentfarm_common::wire::WireError;
 
 use super::inputs::BadTimeline;
+use super::memory::{CpuFallback, JobNeeds};
 use crate::job::store::ManifestError;
 use crate::plan::split::InvalidChunkFrames;
 
-/// Where chunks are rendered and what they need there, in MiB.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RenderNeed {
-    Cpu(u64),
-    Gpu(u64),
-}
-
-impl RenderNeed {
-    /// The smallest class that holds the need.
-    pub fn class(self) -> Option<Class> {
-        match self {
-            Self::Cpu(mib) => Class::cpu_for(mib),
-            Self::Gpu(mib) => Class::gpu_for(mib),
-        }
-    }
-}
+/// How long a chunk that fits no live worker waits for a bigger one, if nothing else is said.
+pub const DEFAULT_UNPLACEABLE_WAIT: Duration = Duration::from_mins(10);
 
 /// How a job is dispatched.
 #[derive(Clone, Debug)]
@@ -45,7 +32,11 @@ pub struct DispatchSettings {
     pub lease_time: LeaseTime,
     /// `0..PRIORITIES`, 0 first.
     pub priority: u8,
-    pub need: RenderNeed,
+    /// As predicted, by kind of device.
+    pub needs: JobNeeds,
+    pub cpu_fallback: CpuFallback,
+    /// How long a chunk that fits no live worker waits for a bigger one.
+    pub unplaceable_wait: Duration,
     /// Render even if no frame has a face: everything passes through untouched.
     pub allow_no_face: bool,
     pub pace: Pace,
@@ -65,6 +56,10 @@ pub struct Pace {
     pub adopt_wait: Duration,
     /// How long a drain waits for the chunks under way.
     pub drain_limit: Duration,
+    /// How long a task that was taken out of the queue is left to a worker that may have pulled it just then.
+    pub take_back_wait: Duration,
+    /// How long other processes must have held a GPU's memory before it no longer counts as room for tasks.
+    pub tenant_patience: Duration,
 }
 
 impl Default for Pace {
@@ -76,46 +71,33 @@ impl Default for Pace {
             retry_after_at_most: Duration::from_secs(30),
             adopt_wait: Duration::from_secs(5),
             drain_limit: Duration::from_mins(10),
+            take_back_wait: Duration::from_millis(250),
+            tenant_patience: Duration::from_secs(30),
         }
     }
 }
 
 impl DispatchSettings {
     /// The settings of a render on its own farm.
-    pub fn new(job_dir: PathBuf, need: RenderNeed) -> Self {
+    pub fn new(job_dir: PathBuf, needs: JobNeeds) -> Self {
         Self {
             job_dir,
             holder: format!("latentfarm, process {}", std::process::id()),
             contention: Contention::Refuse,
             lease_time: LeaseTime::default(),
             priority: DEFAULT_PRIORITY,
-            need,
+            needs,
+            cpu_fallback: CpuFallback::default(),
+            unplaceable_wait: DEFAULT_UNPLACEABLE_WAIT,
             allow_no_face: false,
             pace: Pace::default(),
         }
     }
 
-    pub(super) fn lanes(&self) -> Result<Lanes, DispatchError> {
-        let class = self
-            .need
-            .class()
-            .ok_or(DispatchError::NoClass { need: self.need })?;
+    pub(super) fn lane(&self, class: Class) -> Lane {
         let priority = self.priority;
-        Ok(Lanes {
-            analyze: Lane {
-                class: Class::Analyze,
-                priority,
-            },
-            render: Lane { class, priority },
-        })
+        Lane { class, priority }
     }
-}
-
-/// The lanes of one job.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Lanes {
-    pub(super) analyze: Lane,
-    pub(super) render: Lane,
 }
 
 /// Why a job could not be dispatched. What was finished stays in the done log.
@@ -127,8 +109,6 @@ pub enum DispatchError {
     Timeline(#[from] BadTimeline),
     #[error(transparent)]
     ChunkFrames(#[from] InvalidChunkFrames),
-    #[error("no task class holds a need of {need:?} MiB")]
-    NoClass { need: RenderNeed },
     #[error("cannot prepare the farm's streams")]
     Topology(#[source] TopologyError),
     #[error("cannot become the coordinator")]

@@ -113,7 +113,7 @@ impl Dispatcher<'_> {
     async fn view(&self) -> Result<QueueView, TaskError> {
         let tasks = self.queue.queued(self.spec.id).await?;
         let mut stranded = BTreeSet::new();
-        for lane in [self.lanes.analyze, self.lanes.render] {
+        for lane in self.lanes_in_use() {
             if self.is_dead(lane).await? {
                 stranded.extend(
                     tasks

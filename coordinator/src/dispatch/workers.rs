@@ -4,13 +4,17 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use latentfarm_common::ids::{ChunkId, JobId, Work, WorkerId};
-use latentfarm_common::wire::outcome::{Heartbeat, TaskProgress, WorkerState};
+use latentfarm_common::wire::outcome::{Heartbeat, Reach, TaskProgress, WorkerState};
 use tokio::time::Instant;
+
+use super::memory::Machine;
 
 /// Workers and when they were last heard.
 #[derive(Debug)]
 pub struct Workers {
     silence: Duration,
+    /// Memory that other processes held for this long is not counted on.
+    tenant_patience: Duration,
     known: BTreeMap<WorkerId, Heard>,
     /// When [`Workers::expire`] was last asked.
     looked: Option<Instant>,
@@ -21,6 +25,15 @@ struct Heard {
     at: Instant,
     /// `None`: only a report of it came so far.
     heartbeat: Option<Heartbeat>,
+    device: DeviceRoom,
+}
+
+impl Heard {
+    fn has_left(&self) -> bool {
+        self.heartbeat
+            .as_ref()
+            .is_some_and(|heartbeat| heartbeat.state == WorkerState::Left)
+    }
 }
 
 /// A worker that is heard no more.
@@ -33,9 +46,10 @@ pub struct Gone {
 
 impl Workers {
     /// A worker counts as gone after `silence`.
-    pub fn new(silence: Duration) -> Self {
+    pub fn new(silence: Duration, tenant_patience: Duration) -> Self {
         Self {
             silence,
+            tenant_patience,
             known: BTreeMap::new(),
             looked: None,
         }
@@ -44,13 +58,15 @@ impl Workers {
     /// Notes a heartbeat; true for a worker that was not known.
     pub fn hear(&mut self, heartbeat: Heartbeat, now: Instant) -> bool {
         let worker = heartbeat.worker.clone();
-        let heard = Heard {
+        let patience = self.tenant_patience;
+        let heard = self.known.entry(worker).or_insert(Heard {
             at: now,
-            heartbeat: Some(heartbeat),
-        };
-        self.known
-            .insert(worker, heard)
-            .is_none_or(|before| before.heartbeat.is_none())
+            heartbeat: None,
+            device: DeviceRoom::default(),
+        });
+        heard.at = now;
+        heard.device.note(device_room(&heartbeat), patience, now);
+        heard.heartbeat.replace(heartbeat).is_none()
     }
 
     /// Notes a report, so that a worker that dies before its first heartbeat is missed too.
@@ -58,11 +74,12 @@ impl Workers {
         let heard = self.known.entry(worker.clone()).or_insert(Heard {
             at: now,
             heartbeat: None,
+            device: DeviceRoom::default(),
         });
         heard.at = now;
     }
 
-    /// Removes and returns the workers that fell silent. `listening` is false while the link is down; that
+    /// Removes and returns the workers that fell silent, or said that they are gone. `listening` is false while the link is down; that
     /// time, and time in which this process did not run, is not counted against anyone.
     pub fn expire(&mut self, now: Instant, listening: bool) -> Vec<Gone> {
         let asleep = self.looked.is_some_and(|looked| now - looked > self.silence / 2);
@@ -76,10 +93,13 @@ impl Workers {
         let silence = self.silence;
         let (alive, silent) = std::mem::take(&mut self.known)
             .into_iter()
-            .partition(|(_, heard)| now - heard.at < silence);
+            .partition(|(_, heard)| now - heard.at < silence && !heard.has_left());
         self.known = alive;
-        let is_leaving =
-            |heartbeat: Heartbeat| heartbeat.state == WorkerState::Draining && heartbeat.task.is_none();
+        let is_leaving = |heartbeat: Heartbeat| match heartbeat.state {
+            WorkerState::Draining => heartbeat.task.is_none(),
+            WorkerState::Left => true,
+            WorkerState::Starting | WorkerState::Idle | WorkerState::Working | WorkerState::Unfit => false,
+        };
         silent
             .into_iter()
             .map(|(worker, heard): (WorkerId, Heard)| Gone {
@@ -91,10 +111,6 @@ impl Workers {
 
     /// Number of workers that take tasks or soon will.
     pub fn live(&self) -> usize {
-        let takes_tasks = |state| match state {
-            WorkerState::Starting | WorkerState::Idle | WorkerState::Working => true,
-            WorkerState::Draining | WorkerState::Unfit => false,
-        };
         let live = |heard: &&Heard| {
             heard
                 .heartbeat
@@ -102,6 +118,24 @@ impl Workers {
                 .is_none_or(|heartbeat| takes_tasks(heartbeat.state))
         };
         self.known.values().filter(live).count()
+    }
+
+    /// What the workers that take tasks can offer; those that can offer nothing to a render task, or have not
+    /// looked yet, are left out.
+    pub fn machines(&self) -> Vec<Machine> {
+        let machines = self.known.iter().filter_map(|(worker, heard)| {
+            let heartbeat = heard.heartbeat.as_ref()?;
+            let renders = heartbeat.reach != Reach::default();
+            (renders && takes_tasks(heartbeat.state)).then(|| Machine {
+                worker: worker.clone(),
+                host_mib: heartbeat.reach.host_mib,
+                device_mib: heartbeat
+                    .reach
+                    .device_mib
+                    .map(|reach| reach.min(heard.device.best())),
+            })
+        });
+        machines.collect()
     }
 
     /// Whether some worker says that it is at work on the chunk.
@@ -126,9 +160,64 @@ impl Workers {
     }
 }
 
+fn takes_tasks(state: WorkerState) -> bool {
+    match state {
+        WorkerState::Starting | WorkerState::Idle | WorkerState::Working => true,
+        WorkerState::Draining | WorkerState::Unfit | WorkerState::Left => false,
+    }
+}
+
+/// What a worker's GPU offers once other processes' shares are taken off, in MiB: the best of the last one to two
+/// spans of patience, so that a tenant who comes and goes is waited out and one who stays is not.
+#[derive(Clone, Copy, Debug, Default)]
+struct DeviceRoom {
+    since: Option<Instant>,
+    best: u64,
+    best_before: u64,
+}
+
+impl DeviceRoom {
+    fn note(&mut self, room_mib: u64, patience: Duration, now: Instant) {
+        match self.since {
+            Some(since) if now - since < patience => self.best = self.best.max(room_mib),
+            Some(since) => {
+                // After a long silence the span before says nothing any more.
+                self.best_before = if now - since < patience * 2 {
+                    self.best
+                } else {
+                    room_mib
+                };
+                self.best = room_mib;
+                self.since = Some(now);
+            }
+            None => {
+                (self.best, self.best_before) = (room_mib, 0);
+                self.since = Some(now);
+            }
+        }
+    }
+
+    fn best(&self) -> u64 {
+        self.best.max(self.best_before)
+    }
+}
+
+/// The worker's reach less what other processes hold of the device now.
+fn device_room(heartbeat: &Heartbeat) -> u64 {
+    let Some(reach) = heartbeat.reach.device_mib else {
+        return 0;
+    };
+    let own = heartbeat.memory.map_or(0, |memory| memory.own >> 20);
+    let used = heartbeat
+        .device_total_mib
+        .saturating_sub(heartbeat.device_free_mib);
+    reach.saturating_sub(used.saturating_sub(own))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use latentfarm_common::wire::memory::MemorySample;
 
     fn heartbeat(name: &str, state: WorkerState) -> Heartbeat {
         Heartbeat {
@@ -138,7 +227,11 @@ mod tests {
             device_free_mib: 0,
             device_total_mib: 0,
             host_rss_mib: 0,
+            reach: Reach::default(),
             task: None,
+            memory: None,
+            gpu: None,
+            frames_per_second: 0.0,
             finished: 0,
         }
     }
@@ -156,7 +249,7 @@ mod tests {
     #[test]
     fn a_silent_worker_is_gone_after_ten_seconds_and_joins_again() {
         let start = Instant::now();
-        let mut workers = Workers::new(SILENCE);
+        let mut workers = Workers::new(SILENCE, SILENCE);
         assert!(workers.hear(heartbeat("w1", WorkerState::Working), start));
         assert!(!workers.hear(heartbeat("w1", WorkerState::Working), start));
         assert_eq!(expire_until(&mut workers, start, 9, true), []);
@@ -171,7 +264,7 @@ mod tests {
     fn a_worker_that_dies_before_its_first_heartbeat_is_missed() {
         let start = Instant::now();
         let worker: WorkerId = "w1".parse().unwrap();
-        let mut workers = Workers::new(SILENCE);
+        let mut workers = Workers::new(SILENCE, SILENCE);
         workers.hear_of(&worker, start);
         assert_eq!(workers.live(), 1);
         let expected = false;
@@ -189,16 +282,77 @@ mod tests {
     #[test]
     fn a_drained_worker_is_expected_to_leave() {
         let start = Instant::now();
-        let mut workers = Workers::new(SILENCE);
+        let mut workers = Workers::new(SILENCE, SILENCE);
         workers.hear(heartbeat("w1", WorkerState::Draining), start);
         assert_eq!(workers.live(), 0);
         assert!(expire_until(&mut workers, start, 10, true)[0].expected);
     }
 
     #[test]
+    fn a_worker_that_said_that_it_is_gone_is_not_waited_for() {
+        let start = Instant::now();
+        let mut workers = Workers::new(SILENCE, SILENCE);
+        workers.hear(heartbeat("w1", WorkerState::Working), start);
+        assert_eq!(workers.expire(start, true), []);
+        workers.hear(heartbeat("w1", WorkerState::Left), start);
+        let worker: WorkerId = "w1".parse().unwrap();
+        let expected = true;
+        assert_eq!(workers.expire(start, true), [Gone { worker, expected }]);
+    }
+
+    fn with_gpu(free_mib: u64, own_mib: u64) -> Heartbeat {
+        Heartbeat {
+            device_free_mib: free_mib,
+            device_total_mib: 8192,
+            reach: Reach {
+                host_mib: None,
+                device_mib: Some(7680),
+            },
+            memory: Some(MemorySample {
+                own: own_mib << 20,
+                ..MemorySample::default()
+            }),
+            ..heartbeat("w1", WorkerState::Idle)
+        }
+    }
+
+    #[test]
+    fn memory_that_others_hold_for_long_is_not_counted_on() {
+        let start = Instant::now();
+        let mut workers = Workers::new(SILENCE, SILENCE);
+        let offered = |workers: &Workers| workers.machines()[0].device_mib;
+        workers.hear(with_gpu(8192, 0), start);
+        // Its own engine is no tenant.
+        workers.hear(with_gpu(2192, 6000), start + SECOND);
+        assert_eq!(offered(&workers), Some(7680));
+        for second in 2..=9 {
+            workers.hear(with_gpu(3192, 0), start + SECOND * second);
+            assert_eq!(offered(&workers), Some(7680), "it may go again");
+        }
+        for second in 10..=20 {
+            workers.hear(with_gpu(3192, 0), start + SECOND * second);
+        }
+        assert_eq!(offered(&workers), Some(2680));
+        workers.hear(with_gpu(8192, 0), start + SECOND * 21);
+        assert_eq!(offered(&workers), Some(7680), "back at once");
+    }
+
+    #[test]
+    fn a_worker_that_cannot_render_or_is_leaving_is_no_machine() {
+        let start = Instant::now();
+        let mut workers = Workers::new(SILENCE, SILENCE);
+        workers.hear(heartbeat("w1", WorkerState::Idle), start);
+        let mut leaving = with_gpu(8192, 0);
+        leaving.worker = "w2".parse().unwrap();
+        leaving.state = WorkerState::Draining;
+        workers.hear(leaving, start);
+        assert_eq!(workers.machines(), []);
+    }
+
+    #[test]
     fn nobody_is_lost_while_nobody_listens() {
         let start = Instant::now();
-        let mut workers = Workers::new(SILENCE);
+        let mut workers = Workers::new(SILENCE, SILENCE);
         workers.hear(heartbeat("w1", WorkerState::Working), start);
         assert_eq!(expire_until(&mut workers, start, 60, false), []);
         let back = start + SECOND * 60;

@@ -6,8 +6,8 @@ use latentfarm_common::wire::outcome::{DoneRecord, Failure};
 
 /// Failures that a chunk is granted before it is quarantined.
 pub const MAX_FAILURES: u32 = 4;
-/// Unfinished attempts that were not the chunk's fault (out of memory, an unfit or lost worker, a lost queue)
-/// before it is quarantined all the same, so that no chunk runs forever.
+/// Unfinished attempts that were not the chunk's fault (an unfit or lost worker, a lost queue) before it is
+/// quarantined all the same, so that no chunk runs forever.
 pub const MAX_EXCUSED: u32 = 8;
 
 /// One enqueue of a chunk. Later ones are greater: a new coordinator has a higher epoch.
@@ -56,11 +56,15 @@ pub struct Tries {
     pub failed: u32,
     /// Counted against [`MAX_EXCUSED`].
     pub excused: u32,
+    /// Out of memory: counted against nothing, since each is a step up a finite ladder of plans and classes.
+    pub out_of_memory: u32,
+    /// Memory that was gone before anything was tried: counted against nothing, but waited for longer each time.
+    pub no_room: u32,
 }
 
 impl Tries {
     pub fn total(self) -> u32 {
-        self.failed + self.excused
+        self.failed + self.excused + self.out_of_memory + self.no_room
     }
 }
 
@@ -70,13 +74,24 @@ pub fn describe(failure: &Failure) -> String {
         Failure::OutOfMemory {
             device,
             stage,
+            rung,
             needed_at_least_mib,
             free_before_mib,
+            suspected,
         } => {
             let needed =
                 needed_at_least_mib.map_or_else(String::new, |mib| format!(", needs at least {mib} MiB"));
-            format!("out of memory on {device} during {stage} ({free_before_mib} MiB were free{needed})")
+            let seems = if *suspected { "it seems that it ran " } else { "" };
+            format!(
+                "{seems}out of memory on {device} during {stage} under plan {rung} ({free_before_mib} MiB were \
+                 free{needed})"
+            )
         }
+        Failure::NoRoom {
+            device,
+            needed_mib,
+            free_mib,
+        } => format!("{device} had {free_mib} MiB free where {needed_mib} MiB are needed"),
         Failure::BadInput { message } => format!("bad input: {message}"),
         Failure::WorkerUnfit { message } => format!("the worker is unfit: {message}"),
         Failure::Transient { message } => message.clone(),

@@ -4,7 +4,7 @@
 //!            Released        Enqueued           Started
 //!  Waiting ───────────▶ Backlog ──────▶ Queued ─────────▶ Running
 //!     │                    ▲               │  ◀─────────     │
-//!     │ Blocked            │               │   GivenBack     │
+//!     │ Blocked            │   TakenBack   │   GivenBack     │
 //!     ▼                    │   Failed, WorkerLost, QueueLost │
 //!  Quarantined ◀───────────┴── (budget used up) ─────────────┤
 //!     │                    ▲                                 │ DoneSeen (from any state)
@@ -13,7 +13,8 @@
 //!                          └─────────────────────────────────┘
 //! ```
 //! [`chunk::ChunkState::on`] is pure and total: it has no clock and no socket, late and repeated events are
-//! ignored and impossible ones denied. The dispatcher is the one task that owns the states. Truth is the
+//! ignored and impossible ones denied. `TakenBack` moves a queued chunk back, uncounted; `Blocked` gives a chunk of
+//! the backlog up too. The dispatcher is the one task that owns the states. Truth is the
 //! manifest ([`store`]) and the done log; everything here can be rebuilt from them.
 
 pub mod attempt;

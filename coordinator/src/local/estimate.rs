@@ -3,7 +3,11 @@
 use std::fmt;
 use std::path::Path;
 
+use latentfarm_common::wire::memory::DeviceKind;
+
 use super::WeightsInfo;
+use crate::dispatch::JobNeeds;
+use crate::dispatch::memory::gib;
 
 /// f32 operations a second of one core in the model's matrix work, as measured on a current server CPU.
 const FLOPS_PER_THREAD: f64 = 5e10;
@@ -21,7 +25,10 @@ pub struct Estimate {
     pub chunks: u64,
     pub disk_bytes: u64,
     pub free_bytes: Option<u64>,
+    /// Host memory of a worker on the CPU, under the leanest plan.
     pub worker_mib: u64,
+    /// Memory of a GPU under the leanest plan, where that is known.
+    pub gpu_mib: Option<u64>,
     pub seconds: f64,
 }
 
@@ -36,6 +43,7 @@ pub struct EstimateInput<'a> {
     pub lossless: bool,
     pub steps: u32,
     pub guided: bool,
+    pub needs: &'a JobNeeds,
     pub weights: &'a WeightsInfo,
     pub workers: usize,
     pub threads_per_worker: usize,
@@ -58,6 +66,12 @@ impl Estimate {
         let unet = UNET_FLOP_PER_PARAMETER * input.weights.unet_parameters as f64 * passes;
         let vae = VAE_FLOP_PER_PARAMETER * input.weights.vae_parameters as f64;
         let model_flop = (unet + vae) * side * side * input.frames as f64;
+        let leanest = |kind| {
+            input
+                .needs
+                .of(kind)
+                .map(|needs| needs.leanest() + input.needs.beside(kind))
+        };
         let threads = (input.workers * input.threads_per_worker) as f64;
         // On one thread: faces take about 15 ms a frame; decode, paste and encode 60 ns a byte of the picture.
         let media_seconds = input.frames as f64 * (0.015 + input.picture_bytes as f64 * 60e-9);
@@ -66,7 +80,8 @@ impl Estimate {
             chunks: input.frames.div_ceil(u64::from(input.chunk_frames)),
             disk_bytes,
             free_bytes: free_bytes(input.folder),
-            worker_mib: input.weights.need_mib(input.picture_bytes),
+            worker_mib: leanest(DeviceKind::Cpu).unwrap_or(0),
+            gpu_mib: leanest(DeviceKind::Cuda),
             seconds: START_SECONDS + model_flop / (FLOPS_PER_THREAD * threads) + media_seconds / threads,
         }
     }
@@ -90,7 +105,11 @@ impl fmt::Display for Estimate {
         if let Some(free) = self.free_bytes {
             write!(f, " of {} free", free >> 20)?;
         }
-        write!(f, "; memory {} MiB a worker", self.worker_mib)
+        write!(f, "; memory {} a worker on the CPU", gib(self.worker_mib))?;
+        match self.gpu_mib {
+            Some(mib) => write!(f, ", {} of a GPU", gib(mib)),
+            None => Ok(()),
+        }
     }
 }
 

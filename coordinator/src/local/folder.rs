@@ -7,6 +7,7 @@
 //! blobs/        content-addressed: segments, speech, track slices, results
 //! scratch/      of the running processes; emptied at every start
 //! nats/         the private server's state
+//! watch.json    how `latentfarm top` reaches the private server
 //! ```
 
 use std::fs::{self, File};

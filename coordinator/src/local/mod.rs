@@ -5,6 +5,7 @@ mod folder;
 mod notice;
 mod server;
 mod tools;
+mod watch_file;
 mod weights;
 mod workers;
 
@@ -13,5 +14,6 @@ pub use folder::{FolderError, JobFolder};
 pub use notice::LocalNotice;
 pub use server::KeptServer;
 pub use tools::{ToolError, worker_program};
+pub use watch_file::{WatchFile, WatchFileError, job_folder_of};
 pub use weights::{WeightsInfo, WeightsProblem};
 pub use workers::{LocalWorkers, WorkerPlan, WorkerSeat};

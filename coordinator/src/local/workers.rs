@@ -43,6 +43,8 @@ pub struct WorkerSeat {
     pub id: WorkerId,
     /// Seed of its nkey, passed by environment, never on the command line or on disk.
     pub nkey_seed: Option<String>,
+    /// Further options of `run`.
+    pub args: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -188,15 +190,19 @@ fn start(plan: &WorkerPlan, seat: &WorkerSeat, log: &Path) -> io::Result<Child> 
         .args(["run", "--nats", &plan.nats_url, "--name", seat.id.as_str()])
         .arg("--weights")
         .arg(&plan.weights)
-        .args(["--threads", &plan.threads.to_string()])
         .arg("--scratch")
         .arg(plan.folder.join(seat.id.as_str()))
+        .args(&seat.args)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(log)
         // Ctrl-C is for the coordinator, which drains its workers itself.
         .process_group(0)
         .kill_on_drop(true);
+    let names_threads = |arg: &String| arg.split('=').next() == Some("--threads");
+    if !seat.args.iter().any(names_threads) {
+        command.args(["--threads", &plan.threads.to_string()]);
+    }
     if let Some(seed) = &seat.nkey_seed {
         command.env("LATENTFARM_NKEY_SEED", seed);
     }
@@ -228,6 +234,7 @@ mod tests {
                 .map(|number| WorkerSeat {
                     id: format!("w{number}").parse().unwrap(),
                     nkey_seed: None,
+                    args: Vec::new(),
                 })
                 .collect(),
             weights: folder.into(),

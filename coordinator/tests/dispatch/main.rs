@@ -5,5 +5,7 @@
 
 mod endings;
 mod faults;
+mod memory;
+mod moves;
 mod succession;
 mod support;

@@ -8,7 +8,7 @@ use candle_core::Tensor;
 use super::memory::{Gauge, Memory, cpu_seconds};
 use super::parts::{Task, task};
 use super::{BenchError, EngineReport, PartReport, Settings, WeightsReport};
-use crate::latentsync::Checkpoint;
+use crate::latentsync::{Checkpoint, Levers, boundary};
 use crate::numeric_kind;
 
 /// Measures one part. Says on the log what it is doing.
@@ -16,6 +16,7 @@ pub fn measure(settings: &Settings) -> Result<EngineReport, BenchError> {
     let checkpoint = Checkpoint::open(&settings.weights).map_err(BenchError::Weights)?;
     let made_for = usize::try_from(checkpoint.resolution_px()).unwrap_or_default();
     let side = settings.sizes.resolution.unwrap_or(made_for);
+    let _scope = boundary::enter(Levers::of(settings.sizes.rung), None);
     tracing::info!("{}: preparing", settings.part.name());
     let mut task = task(settings, &checkpoint, side)?;
     let timed = timed(settings, &mut task)?;
@@ -26,6 +27,7 @@ pub fn measure(settings: &Settings) -> Result<EngineReport, BenchError> {
             synthetic: checkpoint.synthetic(),
         },
         resolution_px: side,
+        rung: settings.sizes.rung.name().to_owned(),
         numeric_kind: numeric_kind(&settings.device_name, settings.dtype),
         part: PartReport {
             part: settings.part,

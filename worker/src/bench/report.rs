@@ -67,6 +67,8 @@ pub struct WeightsReport {
 pub struct EngineReport {
     pub weights: WeightsReport,
     pub resolution_px: usize,
+    /// Memory plan.
+    pub rung: String,
     /// Build, instruction set and device.
     pub numeric_kind: String,
     pub part: PartReport,
@@ -81,6 +83,9 @@ pub struct Report {
     pub resolution_px: usize,
     pub frames: usize,
     pub steps: u32,
+    /// Memory plan; the other implementation has none.
+    #[serde(default)]
+    pub rung: String,
     #[serde(default)]
     pub machine: Machine,
     #[serde(default)]

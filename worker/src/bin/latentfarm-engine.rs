@@ -4,16 +4,21 @@ use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use candle_core::Device;
 use clap::{Parser, Subcommand};
 use latentfarm_common::error::Chain;
 use latentfarm_common::telemetry::{self, LogFormat};
 use latentfarm_worker::bench::{self, Part, Sizes};
-use latentfarm_worker::engine::{self, EngineSettings, Precision};
+use latentfarm_worker::engine::{self, EXIT_POISONED, EngineSettings, Precision, ServeError};
+use latentfarm_worker::memory::counting::Counting;
+use latentfarm_worker::memory::device;
+use latentfarm_worker::memory::fault::{Fault, Faults};
+use latentfarm_worker::memory::guard::Cleanup;
+use mimalloc::MiMalloc;
 
-/// Large tensors come and go at every step; the system allocator maps and faults each of them anew.
+/// Large tensors come and go at every step; the system allocator maps and faults each of them anew. Counted, so that
+/// what a window leaves behind is known to the byte.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: Counting<MiMalloc> = Counting(MiMalloc);
 
 /// Runs LatentSync for one latentfarm-worker: requests on standard input, answers on standard output.
 #[derive(Parser)]
@@ -25,6 +30,18 @@ struct Args {
     /// What the networks compute in (default: f32 on the CPU, f16 on CUDA).
     #[arg(long, value_enum, value_name = "TYPE", global = true)]
     dtype: Option<Precision>,
+    /// Most host memory in use, in MiB, that a window may come to (default: no bound)
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..1 << 40))]
+    budget: Option<u64>,
+    /// When memory that is not in use goes back to the system
+    #[arg(long, value_enum, value_name = "WHEN", default_value_t)]
+    cleanup: Cleanup,
+    /// Fail on purpose, for tests: KIND@STAGE, KIND@STAGE#N or leak=BYTES
+    #[arg(long, hide = true, value_name = "SPEC")]
+    fault: Vec<Fault>,
+    /// A fault comes only where this file is not there yet, and makes it
+    #[arg(long, hide = true, value_name = "FILE", requires = "fault")]
+    fault_once: Option<PathBuf>,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -52,16 +69,23 @@ fn main() -> ExitCode {
         eprintln!("error: {}", Chain(&error));
         return ExitCode::from(3);
     }
-    let settings = match settings(&args.device, args.dtype) {
-        Ok(settings) => settings,
+    let device = match device::open(&args.device, args.budget.map(|mib| mib << 20)) {
+        Ok(device) => device,
         Err(error) => {
-            tracing::error!("cannot use device `{}`: {error}", args.device);
+            tracing::error!("{}", Chain(&error));
             return ExitCode::from(3);
         }
     };
+    let precision = args.dtype.unwrap_or_else(|| Precision::usual_for(&device.device));
     let outcome = match args.command {
-        None => engine::serve(settings, std::io::stdin().lock(), std::io::stdout().lock())
-            .map_err(anyhow::Error::new),
+        None => {
+            return serve(EngineSettings {
+                device,
+                dtype: precision.dtype(),
+                cleanup: args.cleanup,
+                faults: Faults::new(args.fault, args.fault_once),
+            });
+        }
         Some(Command::Bench {
             weights,
             part,
@@ -72,9 +96,9 @@ fn main() -> ExitCode {
             part,
             sizes,
             save,
-            device: settings.device,
-            device_name: settings.device_name,
-            dtype: settings.dtype,
+            device: device.device,
+            device_name: device.computes_as,
+            dtype: precision.dtype(),
         }),
     };
     match outcome {
@@ -92,19 +116,15 @@ fn measure(settings: &bench::Settings) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn settings(device_name: &str, precision: Option<Precision>) -> candle_core::Result<EngineSettings> {
-    let device = match device_name.strip_prefix("cuda:") {
-        None => Device::Cpu,
-        Some(ordinal) => {
-            let ordinal = ordinal.parse().map_err(candle_core::Error::wrap)?;
-            // A stream of its own: the default one is per thread and unsynchronised.
-            Device::new_cuda_with_stream(ordinal)?
+fn serve(settings: EngineSettings) -> ExitCode {
+    match engine::serve(settings, std::io::stdin().lock(), std::io::stdout().lock()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{}", Chain(&error));
+            ExitCode::from(match error {
+                ServeError::Poisoned => EXIT_POISONED,
+                ServeError::Pipe(_) => 1,
+            })
         }
-    };
-    let precision = precision.unwrap_or_else(|| Precision::usual_for(&device));
-    Ok(EngineSettings {
-        device,
-        device_name: device_name.to_owned(),
-        dtype: precision.dtype(),
-    })
+    }
 }

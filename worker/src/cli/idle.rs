@@ -54,12 +54,16 @@ async fn run(args: IdleArgs) -> anyhow::Result<()> {
     };
     let connection = connect::connect(&args.nats, &identity, Patience::Once).await?;
     let vitals = Vitals::new(args.name.clone(), "none".to_owned());
+    vitals.update(|heartbeat| heartbeat.reach.host_mib = Some(ROOM_MIB));
     let settings = consume::Settings::new(args.name);
     consume::serve(&connection, &settings, &mut Idle, &vitals, shutdown).await?;
     connection.close().await;
     let _in_time = drain.finished(Duration::from_secs(5)).await;
     Ok(())
 }
+
+/// More than any task needs.
+const ROOM_MIB: u64 = 1 << 20;
 
 /// Has room for everything and does nothing.
 struct Idle;
@@ -68,7 +72,7 @@ impl TaskRunner for Idle {
     async fn room(&mut self) -> Room {
         Room {
             analyze: true,
-            host_mib: Some(1 << 20),
+            host_mib: Some(ROOM_MIB),
             device_mib: None,
         }
     }
@@ -104,6 +108,7 @@ impl TaskRunner for Idle {
             artifact: Artifact::Bytes(artifact),
             body,
             timings: StageTimings::default(),
+            memory: None,
             numeric_kind: "none".to_owned(),
         })
     }

@@ -1,7 +1,10 @@
 //! The command line of `latentfarm-worker`.
 
 mod bench;
+mod devices;
 mod idle;
+mod memtest;
+mod probe;
 mod run;
 mod weights;
 
@@ -38,11 +41,20 @@ enum Command {
     /// Fetch, make, convert, check or describe model weights
     #[command(subcommand)]
     Weights(weights::WeightsCommand),
+    /// Say what this machine has, what is free of it, and which tasks a worker would ask for
+    #[command(after_help = "Example:\n  latentfarm-worker probe --device auto,cpu --json")]
+    Probe(probe::ProbeArgs),
     /// Measure the model's speed and memory on this machine, part by part
     #[command(
         after_help = "Example:\n  latentfarm-worker bench --weights /srv/latentsync --threads 2 --parts unet,vae-decode"
     )]
     Bench(bench::BenchArgs),
+    /// Test how the engine governs its memory on this machine; prints a table and a verdict
+    ///
+    /// Samples are told and possible, guidance can be switched, memory is clean after frames, steps, windows and
+    /// errors, and nothing leaks.
+    #[command(after_help = "Example:\n  latentfarm-worker memtest --weights /srv/latentsync --windows 200")]
+    Memtest(memtest::MemtestArgs),
     /// Decode, crop, paste and encode for a worker (started by `run`)
     #[command(hide = true)]
     Media,
@@ -60,7 +72,9 @@ pub fn main(args: Args) -> ExitCode {
         Command::Media => media(),
         Command::Bench(args) => bench::main(&args),
         Command::Idle(args) => idle::main(args),
+        Command::Memtest(args) => memtest::main(args),
         Command::Run(args) => run::main(args),
+        Command::Probe(args) => probe::main(&args),
         Command::Weights(command) => weights::main(command),
     }
 }

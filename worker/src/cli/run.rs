@@ -5,15 +5,19 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use latentfarm_common::error::one_line;
 use latentfarm_common::ids::WorkerId;
 use latentfarm_common::nats::connect::{self, Identity, Patience};
 use latentfarm_common::nats::subjects;
-use latentfarm_common::{error::one_line, shutdown};
+use latentfarm_common::shutdown::{self, Shutdown};
 
 use super::EXIT_UNFIT;
+use super::devices::{DeviceArgs, worker_names};
 use crate::consume::{self, Vitals};
 use crate::engine::Precision;
 use crate::latentsync::Checkpoint;
+use crate::memory::claims::Claims;
+use crate::memory::probe::{Device, Probe};
 use crate::supervise::{ChildCommand, Runner, RunnerSettings};
 
 #[derive(clap::Args, Debug)]
@@ -27,27 +31,30 @@ pub(super) struct RunArgs {
     /// Folder with the model weights
     #[arg(long, value_name = "DIR", env = "LATENTFARM_WEIGHTS")]
     weights: PathBuf,
-    /// Where the engine computes: `cpu`, or `cuda:N` with a CUDA engine
-    #[arg(long, default_value = "cpu")]
-    device: String,
+    #[command(flatten)]
+    devices: DeviceArgs,
     /// What the engine computes in (default: f32 on the CPU, f16 on CUDA)
     #[arg(long, value_enum, value_name = "TYPE")]
     precision: Option<Precision>,
     /// Threads of the engine and of the media process (default: all cores)
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
-    /// Host memory that is never used, in MiB
-    #[arg(long, value_name = "MIB", default_value_t = 512)]
-    reserve: u64,
     /// Folder for temporary files (default: a new one, removed at the end)
     #[arg(long, value_name = "DIR")]
     scratch: Option<PathBuf>,
-    /// Engine program (default: latentfarm-engine beside this program)
-    #[arg(long, value_name = "PATH")]
-    engine: Option<PathBuf>,
-    /// A process that says nothing for so many seconds is taken for hung and killed
+    /// A process that says nothing for so many seconds is taken for hung and killed; known work for five times as
+    /// long as it was ever silent on this device, and a minute at least
     #[arg(long, value_name = "SECONDS", default_value_t = 900)]
     silence_limit: u64,
+    /// Uses of memory, in GB, that are warned of when they are crossed; 90 % of a device always is
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "15,20")]
+    warn_gb: Vec<u64>,
+    /// How often the engine gives memory back to the device: the more often, the more other programs find free
+    #[arg(long, value_name = "WHEN", value_parser = ["strict", "step", "window", "task"])]
+    cleanup: Option<String>,
+    /// Passed on to the engine
+    #[arg(long, value_name = "ARG", hide = true, allow_hyphen_values = true)]
+    engine_arg: Vec<String>,
 }
 
 pub(super) fn main(args: RunArgs) -> ExitCode {
@@ -91,58 +98,130 @@ async fn run(args: RunArgs) -> Result<(), Unfit> {
     // Weights that cannot be used are better found now than with the first task.
     let checkpoint = Checkpoint::open(&args.weights)?;
     checkpoint.check_tensors()?;
+    let engines = args.devices.engines()?;
+    check_program(&engines.host)?;
+    let probe = args.devices.probe();
+    let (chosen, _) = args.devices.choose(&probe, &engines);
+    let mut chosen = chosen?;
+    if let Some(note) = chosen.note {
+        tracing::info!("{note}");
+    }
+    let nkey_seed = std::env::var("LATENTFARM_NKEY_SEED").ok();
+    if nkey_seed.is_some() && args.devices.is_auto() {
+        keep_emptiest(&mut chosen.devices, &probe);
+    }
+    let names = worker_names(&worker, &chosen.devices)?;
+    ensure_one_key_each(nkey_seed.is_some(), &names)?;
     let own = std::env::current_exe().context("cannot find out where this program lies")?;
-    let engine = args
-        .engine
-        .unwrap_or_else(|| own.with_file_name("latentfarm-engine"));
-    check_program(&engine)?;
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let threads = args.threads.unwrap_or(cores).max(1);
-    let child = |name, program: &Path, args: &[&str]| ChildCommand {
-        name,
-        program: program.to_owned(),
-        args: args.iter().map(Into::into).collect(),
-        threads,
+    let weights_dir = std::path::absolute(&args.weights).context("cannot resolve the weights folder")?;
+    let settings = |device: &Device, name: &WorkerId| {
+        let (program, text, envs) = engines.command(device);
+        let mut engine_args = vec!["--device".to_owned(), text];
+        engine_args.extend(
+            args.precision
+                .iter()
+                .flat_map(|dtype| ["--dtype".to_owned(), dtype.to_string()]),
+        );
+        engine_args.extend(
+            args.cleanup
+                .iter()
+                .flat_map(|when| ["--cleanup".to_owned(), when.clone()]),
+        );
+        engine_args.extend(args.engine_arg.iter().cloned());
+        let child = |name, program: &Path, args: Vec<String>, envs| ChildCommand {
+            name,
+            program: program.to_owned(),
+            args: args.into_iter().map(Into::into).collect(),
+            envs,
+            threads,
+        };
+        RunnerSettings {
+            weights_dir: weights_dir.clone(),
+            media: child("media", &own, vec!["media".to_owned()], Vec::new()),
+            engine: child("engine", program, engine_args, envs),
+            device: device.clone(),
+            scratch: scratch.join(name.as_str()),
+            limits: args.devices.limits(),
+            warn_gb: args.warn_gb.clone(),
+            claims: Claims::usual_root(),
+            silence_limit: Duration::from_secs(args.silence_limit),
+        }
     };
-    let precision = args.precision.map(|precision| precision.to_string());
-    let mut engine_args = vec!["--device", args.device.as_str()];
-    engine_args.extend(precision.iter().flat_map(|precision| ["--dtype", precision]));
-    let vitals = Vitals::new(worker.clone(), args.device.clone());
-    let settings = RunnerSettings {
-        weights_dir: std::path::absolute(&args.weights).context("cannot resolve the weights folder")?,
-        media: child("media", &own, &["media"]),
-        engine: child("engine", &engine, &engine_args),
-        device: args.device,
-        scratch: scratch.join("task"),
-        reserve_mib: args.reserve,
-        silence_limit: Duration::from_secs(args.silence_limit),
-    };
+    let seats = names.iter().zip(&chosen.devices).map(|(name, device)| Seat {
+        name: name.clone(),
+        settings: settings(device, name),
+        probe: probe.clone(),
+    });
+    let seats: Vec<Seat> = seats.collect();
 
     let (trigger, shutdown, drain) = shutdown::channel();
     shutdown::on_signals(trigger).context("cannot listen for signals")?;
+    let serving = seats
+        .into_iter()
+        .map(|seat| serve(seat, &args.nats, nkey_seed.clone(), shutdown.clone()));
+    let served = futures::future::try_join_all(serving).await;
+    drop(shutdown);
+    served?;
+    let _in_time = drain.finished(Duration::from_secs(5)).await;
+    Ok(())
+}
+
+/// One device's worker.
+struct Seat {
+    name: WorkerId,
+    settings: RunnerSettings,
+    probe: Probe,
+}
+
+/// Takes tasks for one device until told to stop.
+async fn serve(seat: Seat, nats: &str, nkey_seed: Option<String>, shutdown: Shutdown) -> Result<(), Unfit> {
+    let Seat {
+        name,
+        settings,
+        probe,
+    } = seat;
     let identity = Identity {
-        nkey_seed: std::env::var("LATENTFARM_NKEY_SEED").ok(),
-        inbox_prefix: subjects::worker_inbox(&worker),
-        name: worker.to_string(),
+        nkey_seed,
+        inbox_prefix: subjects::worker_inbox(&name),
+        name: name.to_string(),
     };
     let mut leaving = shutdown.clone();
     let connection = tokio::select! {
-        connection = connect::connect(&args.nats, &identity, Patience::Forever) => connection?,
+        connection = connect::connect(nats, &identity, Patience::Forever) => connection?,
         () = leaving.reached(shutdown::Phase::Draining) => return Ok(()),
     };
     drop(leaving);
-    let mut runner = Runner::new(settings, vitals.clone());
-    consume::serve(
-        &connection,
-        &consume::Settings::new(worker),
-        &mut runner,
-        &vitals,
-        shutdown,
-    )
-    .await?;
+    let vitals = Vitals::new(name.clone(), settings.device.to_string());
+    tracing::info!(worker = %name, device = %settings.device, "computes");
+    let mut runner = Runner::new(settings, probe, vitals.clone());
+    let loop_settings = consume::Settings::new(name);
+    consume::serve(&connection, &loop_settings, &mut runner, &vitals, shutdown).await?;
     runner.close().await;
     connection.close().await;
-    let _in_time = drain.finished(Duration::from_secs(5)).await;
+    Ok(())
+}
+
+/// One key is one worker, so that `auto` takes one GPU: the one with the most free memory.
+fn keep_emptiest(devices: &mut Vec<Device>, probe: &Probe) {
+    if devices.len() > 1 {
+        let free = |device: &Device| probe.read(device).map_or(0, |reading| reading.free_mib);
+        devices.sort_by_key(|device| std::cmp::Reverse(free(device)));
+        devices.truncate(1);
+        tracing::warn!(device = %devices[0], "LATENTFARM_NKEY_SEED is the key of one worker: uses one of several GPUs");
+    }
+}
+
+/// A key lets one worker in, by its name.
+fn ensure_one_key_each(has_key: bool, names: &[WorkerId]) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        !has_key || names.len() == 1,
+        "LATENTFARM_NKEY_SEED is the key of one worker, and {} devices would be {} workers: start one worker for each \
+         device, with --device and a key of its own",
+        names.len(),
+        names.len()
+    );
     Ok(())
 }
 

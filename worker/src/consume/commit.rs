@@ -54,6 +54,7 @@ pub(super) async fn commit(
         artifact,
         body: finished.body,
         timings,
+        memory: finished.memory,
     };
     progress.step();
     match DoneLog::new(connection)

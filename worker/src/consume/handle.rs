@@ -10,6 +10,7 @@ use latentfarm_common::nats::Connection;
 use latentfarm_common::nats::ack::{AckError, InProgress};
 use latentfarm_common::nats::done::DoneLog;
 use latentfarm_common::nats::events;
+use latentfarm_common::nats::lanes::Lane;
 use latentfarm_common::nats::subjects::Subject;
 use latentfarm_common::nats::tasks::attempt_of;
 use latentfarm_common::nats::topology::MAX_DELIVER;
@@ -45,6 +46,7 @@ pub(super) enum Handled {
 }
 
 /// How the run ended.
+#[expect(clippy::large_enum_variant, reason = "one lives at a time, for a moment")]
 enum Ended {
     Ran(Result<Finished, Failure>),
     Cancelled,
@@ -89,7 +91,7 @@ pub(super) async fn handle<R: TaskRunner>(
             return delivery.later(Handled::Nothing).await;
         }
     }
-    vitals.set_task(chunk, task.attempt, frames_of(&task));
+    vitals.set_task(chunk, task.attempt, frames_of(&task), lane_of(&message));
     tracing::info!(%chunk, attempt = task.attempt, deliveries, "started");
     let started = Instant::now();
     let store = match Store::open_existing(&task.store, Some(&connection.client)) {
@@ -332,6 +334,14 @@ fn read_task(message: &async_nats::Message) -> Result<Task, Broken> {
         )));
     }
     Ok(task)
+}
+
+/// The lane that a task was pulled from, by its subject.
+fn lane_of(message: &async_nats::Message) -> Option<Lane> {
+    match message.subject.as_str().parse() {
+        Ok(Subject::Task { lane, .. }) => Some(lane),
+        _ => None,
+    }
 }
 
 fn frames_of(task: &Task) -> u32 {

@@ -30,6 +30,7 @@ use latentfarm_common::nats::Connection;
 use latentfarm_common::nats::ack::PROGRESS_INTERVAL;
 use latentfarm_common::nats::lanes::{Room, fitting};
 use latentfarm_common::shutdown::{Phase, Shutdown};
+use latentfarm_common::wire::memory::MemoryUse;
 use latentfarm_common::wire::outcome::{DoneBody, Failure, StageTimings, WorkerState};
 use latentfarm_common::wire::task::Task;
 use tokio::sync::watch;
@@ -86,6 +87,8 @@ pub struct Finished {
     pub timings: StageTimings,
     /// Build + instruction set + device: results of equal kinds are equal bit for bit.
     pub numeric_kind: String,
+    /// `None` where no model ran.
+    pub memory: Option<MemoryUse>,
 }
 
 /// A task to run, and what it takes.
@@ -145,7 +148,7 @@ pub async fn serve<R: TaskRunner>(
     let mut finder = Finder::subscribe(connection, settings.poll).await?;
     let mut unfit =
         Backoff::new(settings.unfit_waits.0, settings.unfit_waits.1).map_err(ServeError::Waits)?;
-    let _heartbeats = Heartbeats::start(connection, vitals, settings.heartbeat);
+    let heartbeats = Heartbeats::start(connection, vitals, settings.heartbeat);
     let mut summary = Summary::default();
     tracing::info!(worker = %settings.worker, "ready for tasks");
     loop {
@@ -190,7 +193,8 @@ pub async fn serve<R: TaskRunner>(
             }
         }
     }
-    vitals.set_state(WorkerState::Draining);
+    vitals.set_state(WorkerState::Left);
+    heartbeats.last(connection, vitals).await;
     tracing::info!(worker = %settings.worker, finished = summary.finished, "leaves");
     Ok(summary)
 }

@@ -12,7 +12,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    pub(super) fn new(vitals: &Vitals) -> (Self, watch::Receiver<u64>) {
+    pub(crate) fn new(vitals: &Vitals) -> (Self, watch::Receiver<u64>) {
         let (steps, receiver) = watch::channel(0);
         let progress = Self {
             steps,
@@ -60,7 +60,7 @@ mod tests {
         let vitals = Vitals::new("w1".parse().unwrap(), "cpu".to_owned());
         let job: JobId = "0123456789abcdef".parse().unwrap();
         let work = Work::Render;
-        vitals.set_task(ChunkId { job, work, index: 0 }, 0, 16);
+        vitals.set_task(ChunkId { job, work, index: 0 }, 0, 16, None);
         let (progress, _) = Progress::new(&vitals);
         progress.report(1, "denoise");
         progress.report(1, "denoise");

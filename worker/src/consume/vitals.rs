@@ -6,9 +6,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use latentfarm_common::ids::{ChunkId, WorkerId};
 use latentfarm_common::nats::Connection;
+use latentfarm_common::nats::lanes::Lane;
 use latentfarm_common::nats::subjects::Subject;
 use latentfarm_common::wire;
-use latentfarm_common::wire::outcome::{Heartbeat, TaskProgress, WorkerState};
+use latentfarm_common::wire::outcome::{Heartbeat, Reach, TaskProgress, WorkerState};
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
@@ -28,7 +29,11 @@ impl Vitals {
             device_free_mib: 0,
             device_total_mib: 0,
             host_rss_mib: 0,
+            reach: Reach::default(),
             task: None,
+            memory: None,
+            gpu: None,
+            frames_per_second: 0.0,
             finished: 0,
         };
         Self {
@@ -52,13 +57,15 @@ impl Vitals {
         self.update(|heartbeat| heartbeat.state = state);
     }
 
-    pub(super) fn set_task(&self, chunk: ChunkId, attempt: u32, frames_total: u32) {
+    pub(super) fn set_task(&self, chunk: ChunkId, attempt: u32, frames_total: u32, lane: Option<Lane>) {
         let task = TaskProgress {
             chunk,
             attempt,
             frames_done: 0,
             frames_total,
             stage: "start".to_owned(),
+            lane: lane.map(|lane| lane.to_string()),
+            rung: None,
         };
         self.update(|heartbeat| heartbeat.task = Some(task));
     }
@@ -78,6 +85,12 @@ impl Heartbeats {
         let publisher = tokio::spawn(publish(connection.clone(), vitals.clone(), interval));
         Self { publisher }
     }
+
+    /// Publishes the last one.
+    pub(super) async fn last(self, connection: &Connection, vitals: &Vitals) {
+        drop(self);
+        beat(connection, vitals).await;
+    }
 }
 
 impl Drop for Heartbeats {
@@ -87,23 +100,28 @@ impl Drop for Heartbeats {
 }
 
 async fn publish(connection: Connection, vitals: Vitals, interval: Duration) {
-    let subject = Subject::Heartbeat(vitals.snapshot().worker).to_string();
     let mut ticks = tokio::time::interval(interval);
     // After a lost connection one heartbeat is enough.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let published = match wire::encode(&vitals.snapshot()) {
-            Ok(payload) => connection
-                .client
-                .publish(subject.clone(), Bytes::from(payload))
-                .await
-                .err()
-                .map(|e| e.to_string()),
-            Err(error) => Some(error.to_string()),
-        };
-        if let Some(error) = published {
-            tracing::debug!(error, "a heartbeat was not sent");
-        }
+        beat(&connection, &vitals).await;
+    }
+}
+
+async fn beat(connection: &Connection, vitals: &Vitals) {
+    let heartbeat = vitals.snapshot();
+    let subject = Subject::Heartbeat(heartbeat.worker.clone()).to_string();
+    let published = match wire::encode(&heartbeat) {
+        Ok(payload) => connection
+            .client
+            .publish(subject, Bytes::from(payload))
+            .await
+            .err()
+            .map(|e| e.to_string()),
+        Err(error) => Some(error.to_string()),
+    };
+    if let Some(error) = published {
+        tracing::debug!(error, "a heartbeat was not sent");
     }
 }

@@ -3,39 +3,48 @@
 //! It reads [`EngineRequest`]s from standard input and answers on standard output; its log goes to standard
 //! error. It ends when its input ends. Everything that it computes is a function of the request alone, so that
 //! a window comes out the same whatever was rendered before it.
+//!
+//! Memory: a request that fails, is stopped or panics leaves nothing behind, see [`guard`](crate::memory::guard), and
+//! the engine goes on. Only a device that is past use ends it, with [`EXIT_POISONED`].
 
 mod audio_cache;
 mod classify;
+mod requests;
 mod silence;
+mod steps;
+mod watch;
 
 use std::io::{Read, Write};
-use std::path::Path;
-use std::time::Instant;
+use std::mem::ManuallyDrop;
 
 use candle_core::{DType, Device};
-use latentfarm_common::digest::Digest;
-use latentfarm_common::error::one_line;
-use latentfarm_common::wire::engine::{
-    AudioRequest, EngineFailure, EngineReply, EngineRequest, EngineStage, WindowRequest,
-};
+use latentfarm_common::wire::engine::{EngineReply, EngineRequest};
 use latentfarm_common::wire::pipe::{self, PipeError};
 
-use crate::latentsync::{Checkpoint, LatentSync, ModelError, Stopped};
-use crate::memory::host;
-use crate::numeric_kind;
-use audio_cache::AudioCache;
+use crate::latentsync::Stopped;
+use crate::memory::device::EngineDevice;
+use crate::memory::fault::Faults;
+use crate::memory::guard::Cleanup;
 
 pub use classify::is_out_of_memory;
+pub use requests::{Engine, Tell};
+
+/// Exit code of an engine whose device is past use in this process: a fresh engine may find it sound.
+pub const EXIT_POISONED: u8 = 4;
 
 /// Environment of an engine that computes with `threads` threads.
 ///
 /// Its allocator keeps freed memory for a second before the kernel gets it back: one step frees and asks for the same
 /// large tensors again and again, and faulting them anew costs about a seventh of its time.
-pub fn environment(threads: usize) -> [(&'static str, String); 3] {
+///
+/// Errors carry no backtrace whatever the user's `RUST_BACKTRACE` is: printing the first one loads the program's debug
+/// information, some 65 MiB that a process never gives back.
+pub fn environment(threads: usize) -> [(&'static str, String); 4] {
     [
         ("RAYON_NUM_THREADS", threads.to_string()),
         ("CANDLE_NUM_THREADS", threads.to_string()),
         ("MIMALLOC_PURGE_DELAY", "1000".to_owned()),
+        ("RUST_LIB_BACKTRACE", "0".to_owned()),
     ]
 }
 
@@ -71,179 +80,51 @@ impl std::fmt::Display for Precision {
     }
 }
 
-/// Where and with what the engine computes.
-#[derive(Clone, Debug)]
+/// Where and with what the engine computes, and how it keeps house.
 pub struct EngineSettings {
-    pub device: Device,
-    /// Text form of the device, as in telemetry: `cpu` or `cuda:0`.
-    pub device_name: String,
+    pub device: EngineDevice,
     pub dtype: DType,
+    pub cleanup: Cleanup,
+    pub faults: Faults,
 }
 
-struct Loaded {
-    identity: Digest,
-    synthetic: bool,
-    model: LatentSync,
-}
-
-struct Engine {
-    settings: EngineSettings,
-    loaded: Option<Loaded>,
-    audio: AudioCache,
+/// Why an engine ends before its input does.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error("cannot talk to the supervisor")]
+    Pipe(#[from] PipeError),
+    #[error("the device is past use in this process; a fresh engine may find it sound")]
+    Poisoned,
 }
 
 /// Serves requests until the input ends.
+///
+/// # Errors
+/// Where the pipe breaks, or the device is past use. Its tensors are not dropped then: freeing them would fail.
 pub fn serve(
     settings: EngineSettings,
     mut input: impl Read,
     mut output: impl Write,
-) -> Result<(), PipeError> {
-    let mut engine = Engine {
-        settings,
-        loaded: None,
-        audio: AudioCache::default(),
-    };
+) -> Result<(), ServeError> {
+    let mut engine = ManuallyDrop::new(Engine::new(settings));
     while let Some(request) = pipe::read::<EngineRequest>(&mut input)? {
-        let reply = engine.answer(request, &mut output)?;
-        pipe::write(&mut output, &reply)?;
-    }
-    Ok(())
-}
-
-impl Engine {
-    fn answer(&mut self, request: EngineRequest, output: &mut impl Write) -> Result<EngineReply, PipeError> {
-        let outcome = match request {
-            EngineRequest::Load {
-                weights_dir,
-                expected,
-            } => self.load(Path::new(&weights_dir), expected),
-            EngineRequest::Audio(request) => self.encode_audio(&request),
-            EngineRequest::Window(request) => {
-                let mut broken = None;
-                let outcome = self.render(&request, &mut |stage| {
-                    let progress = EngineReply::Progress {
-                        stage,
-                        memory_mib: host::own_rss_mib(),
-                    };
-                    pipe::write(&mut *output, &progress).map_err(|error| {
-                        broken = Some(error);
-                        Stopped
-                    })
-                });
-                match broken {
-                    // Nobody is listening any more.
-                    Some(error) => return Err(error),
-                    None => outcome,
-                }
-            }
-        };
-        Ok(outcome.unwrap_or_else(EngineReply::Failed))
-    }
-
-    fn load(&mut self, dir: &Path, expected: Digest) -> Result<EngineReply, EngineFailure> {
-        if self
-            .loaded
-            .as_ref()
-            .is_none_or(|loaded| loaded.identity != expected)
-        {
-            // The old model goes first: two do not fit where one does.
-            self.loaded = None;
-            self.audio.clear();
-            let unfit = |message: String| EngineFailure::Unfit { message };
-            let started = Instant::now();
-            let checkpoint = Checkpoint::open(dir).map_err(|error| unfit(one_line(&error)))?;
-            let identity = checkpoint.identity();
-            if identity != expected {
-                return Err(unfit(format!(
-                    "the weights in `{}` are {identity}, the job was planned with {expected}",
-                    dir.display()
-                )));
-            }
-            let model = LatentSync::load(&checkpoint, &self.settings.device, self.settings.dtype)
-                .map_err(|error| unfit(one_line(&error)))?;
-            tracing::info!(
-                weights = %dir.display(),
-                dtype = self.settings.dtype.as_str(),
-                seconds = started.elapsed().as_secs_f32(),
-                rss_mib = host::own_rss_mib(),
-                "model loaded"
-            );
-            self.loaded = Some(Loaded {
-                identity,
-                synthetic: checkpoint.synthetic(),
-                model,
-            });
-        }
-        let synthetic = self.loaded.as_ref().is_some_and(|loaded| loaded.synthetic);
-        Ok(EngineReply::Loaded {
-            synthetic,
-            numeric_kind: numeric_kind(&self.settings.device_name, self.settings.dtype),
-            device: self.settings.device_name.clone(),
-        })
-    }
-
-    fn encode_audio(&mut self, request: &AudioRequest) -> Result<EngineReply, EngineFailure> {
-        let started = Instant::now();
-        if self.audio.touch(request.track, request.layout, request.window) {
-            return Ok(EngineReply::AudioReady {
-                cached: true,
-                elapsed_ms: 0,
-            });
-        }
-        if request.pcm.is_empty() {
-            return Err(EngineFailure::AudioMissing {
-                window: request.window,
-            });
-        }
-        let model = &self.loaded()?.model;
-        let features = model
-            .encode_audio(request)
-            .map_err(|error| failure("audio", &error))?;
-        self.audio.insert(request, features);
-        let elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        Ok(EngineReply::AudioReady {
-            cached: false,
-            elapsed_ms,
-        })
-    }
-
-    fn render(
-        &self,
-        request: &WindowRequest,
-        on_stage: &mut dyn FnMut(EngineStage) -> Result<(), Stopped>,
-    ) -> Result<EngineReply, EngineFailure> {
-        let rows = self
-            .audio
-            .rows(request)
-            .map_err(|error| failure("speech", &error))?;
-        let mut last_stage = String::from("start");
-        let outcome = self.loaded()?.model.render_window(request, &rows, &mut |stage| {
-            last_stage = format!("{stage:?}");
-            on_stage(stage)
+        let mut broken = None;
+        let reply = engine.answer(request, &mut |stage, memory| {
+            let progress = EngineReply::Progress { stage, memory };
+            pipe::write(&mut output, &progress).map_err(|error| {
+                broken = Some(error);
+                Stopped
+            })
         });
-        let (faces, timings) = outcome.map_err(|error| failure(&last_stage, &error))?;
-        Ok(EngineReply::Window { faces, timings })
-    }
-
-    fn loaded(&self) -> Result<&Loaded, EngineFailure> {
-        let message = "a request came before the weights were loaded".to_owned();
-        self.loaded.as_ref().ok_or(EngineFailure::Other { message })
-    }
-}
-
-fn failure(stage: &str, error: &ModelError) -> EngineFailure {
-    if let ModelError::AudioMissing { window } = error {
-        return EngineFailure::AudioMissing { window: *window };
-    }
-    let message = format!("{stage}: {}", one_line(error));
-    if classify::is_out_of_memory(&message) {
-        let free_before_mib = host::available_mib();
-        EngineFailure::OutOfMemory {
-            stage: stage.to_owned(),
-            needed_at_least_mib: None,
-            free_before_mib,
+        if let Some(error) = broken {
+            // Nobody is listening any more.
+            return Err(error.into());
         }
-    } else {
-        EngineFailure::Other { message }
+        pipe::write(&mut output, &reply)?;
+        if engine.is_poisoned() {
+            return Err(ServeError::Poisoned);
+        }
     }
+    drop(ManuallyDrop::into_inner(engine));
+    Ok(())
 }

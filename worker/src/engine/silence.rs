@@ -51,6 +51,7 @@ mod tests {
     use latentfarm_common::audio::silence::{SILENT_TRACK_SAMPLES, silent_track};
     use latentfarm_common::digest::Digest;
     use latentfarm_common::wire::job::{AudioWindows, ModelSpec};
+    use latentfarm_common::wire::memory::Rung;
 
     #[test]
     fn silent_frames_get_the_rows_of_their_place_and_others_keep_theirs() {
@@ -81,6 +82,7 @@ mod tests {
             rate: (25, 1),
             faces: Vec::new(),
             silence: Some(silent),
+            rung: Rung::default(),
         };
         let heard = hear_silence(&request, silent, &rows, &silence).unwrap();
         assert_eq!(heard.dims(), [16, 10, 1]);

@@ -3,6 +3,7 @@
 use candle_core::{DType, Result, Tensor};
 use latentfarm_common::wire::engine::EngineStage;
 
+use super::boundary::{levers, retried};
 use super::ddim::DdimScheduler;
 use super::error::{ModelError, Stopped};
 use super::finite::is_finite;
@@ -45,10 +46,13 @@ pub fn denoise(
     let scheduler = DdimScheduler::new();
     let mut latents = latents;
     for (timestep, step) in DdimScheduler::timesteps(schedule.steps).into_iter().zip(1..) {
-        latents = predict(unet, &latents, timestep, conditions, schedule.guidance_scale)
-            .and_then(|noise| scheduler.step(&noise, timestep, &latents, schedule.steps))
-            .map(|(next, _clean)| next)
-            .map_err(failed)?;
+        // A function of the latents and nothing else: tried again, it gives the same.
+        let advance = || {
+            predict(unet, &latents, timestep, conditions, schedule.guidance_scale)
+                .and_then(|noise| scheduler.step(&noise, timestep, &latents, schedule.steps))
+                .map(|(next, _clean)| next)
+        };
+        latents = retried(advance).map_err(failed)?;
         if !is_finite(&latents).map_err(failed)? {
             return Err(ModelError::NotFinite {
                 stage: "denoising",
@@ -64,7 +68,8 @@ pub fn denoise(
     Ok(latents)
 }
 
-/// The noise in `latents`, guided where guidance is on. The two halves run one after the other, silence first.
+/// The noise in `latents`, guided where guidance is on: by two halves, silence first, one after the other or, where
+/// the levers allow it and the device is not the CPU, in one pass.
 pub fn predict(
     unet: &UNet3DConditionModel,
     latents: &Tensor,
@@ -79,14 +84,38 @@ pub fn predict(
         audio,
     } = conditions;
     let input = Tensor::cat(&[latents, mask, masked, reference], 1)?.to_dtype(audio.dtype())?;
-    let run = |audio: &Tensor| {
-        unet.forward(&input, timestep, audio, &Trace::off())?
+    if guidance_scale <= 1.0 {
+        return unet
+            .forward(&input, timestep, audio, &Trace::off())?
+            .to_dtype(DType::F32);
+    }
+    let levers = levers();
+    let together = levers.batched_guidance && (levers.composed || !input.device().is_cpu());
+    let (silent, speaking) = halves(unet, &input, timestep, audio, together)?;
+    &silent + ((speaking - &silent)? * f64::from(guidance_scale))?
+}
+
+/// What the UNet says in silence and to the speech, in `f32`: in one pass if `together`.
+fn halves(
+    unet: &UNet3DConditionModel,
+    input: &Tensor,
+    timestep: u32,
+    audio: &Tensor,
+    together: bool,
+) -> Result<(Tensor, Tensor)> {
+    let run = |input: &Tensor, audio: &Tensor| {
+        unet.forward(input, timestep, audio, &Trace::off())?
             .to_dtype(DType::F32)
     };
-    if guidance_scale <= 1.0 {
-        return run(audio);
+    let silence = audio.zeros_like()?;
+    if together {
+        let (input, audio) = (
+            Tensor::cat(&[input, input], 0)?,
+            Tensor::cat(&[&silence, audio], 0)?,
+        );
+        let both = run(&input, &audio)?;
+        let batch = both.dim(0)? / 2;
+        return Ok((both.narrow(0, 0, batch)?, both.narrow(0, batch, batch)?));
     }
-    let silent = run(&audio.zeros_like()?)?;
-    let speaking = run(audio)?;
-    &silent + ((speaking - &silent)? * f64::from(guidance_scale))?
+    Ok((run(input, &silence)?, run(input, audio)?))
 }

@@ -11,16 +11,19 @@
 //! crops, its audio rows, the weights, the steps, the guidance and the seed, and of nothing else: not of what
 //! ran before, nor of the number of threads.
 
+pub mod boundary;
 pub mod config;
 pub mod ddim;
 pub mod denoise;
 mod error;
 mod finite;
+mod levers;
 pub mod mask;
 mod nn;
 pub mod noise;
 mod pipeline;
 pub mod preprocess;
+pub mod slices;
 pub mod synth;
 pub mod trace;
 pub mod unet;
@@ -29,6 +32,7 @@ pub mod weights;
 pub mod whisper;
 
 pub use error::{ModelError, Stopped};
+pub use levers::Levers;
 pub use pipeline::{Faces, LatentSync, RenderedWindow};
 pub use weights::{Checkpoint, WeightsError};
 pub use whisper::{AudioFeatures, gather_rows, row_of_track};

@@ -8,14 +8,16 @@ use std::time::Instant;
 use candle_core::{DType, Device, Result, Tensor};
 use latentfarm_common::wire::engine::{AudioRequest, EngineStage, EngineTimings, WindowRequest};
 
+use super::boundary::{levers, under};
 use super::config::WhisperDims;
 use super::denoise::{Conditions, Schedule, denoise};
 use super::error::{ModelError, Stopped};
+use super::levers::Levers;
 use super::noise::{Noise, Purpose};
 use super::preprocess::{self, FaceMask, LATENT_FACTOR};
 use super::unet::UNet3DConditionModel;
 use super::vae::{AutoencoderKl, SCALING_FACTOR};
-use super::weights::{Checkpoint, WeightsError};
+use super::weights::{Checkpoint, Residence, WeightsError};
 use super::whisper::{AudioFeatures, WhisperEncoder, mel_tensor};
 
 type Stage<'a> = &'a mut dyn FnMut(EngineStage) -> std::result::Result<(), Stopped>;
@@ -101,6 +103,24 @@ impl LatentSync {
         &self.whisper
     }
 
+    /// Under a plan that keeps idle networks off the device, none but the one at `work` is there until the guard is
+    /// dropped, and then it is not either.
+    fn alone<'a>(&'a self, work: &'a Residence) -> Alone<'a> {
+        if !levers().offload {
+            return Alone(None);
+        }
+        for network in [
+            self.unet.residence(),
+            self.vae.residence(),
+            self.whisper.residence(),
+        ] {
+            if !std::ptr::eq(network, work) {
+                network.leave();
+            }
+        }
+        Alone(Some(work))
+    }
+
     /// Tokens that an output frame gets, and their width.
     pub fn audio_shape(&self) -> (usize, usize) {
         let rows = latentfarm_common::audio::windows::ROWS_PER_FRAME;
@@ -110,6 +130,7 @@ impl LatentSync {
     /// Encodes one audio window and keeps the rows that serve output frames.
     pub fn encode_audio(&self, request: &AudioRequest) -> std::result::Result<AudioFeatures, ModelError> {
         let mel = mel_tensor(request)?;
+        let _alone = self.alone(self.whisper.residence());
         mel.to_dtype(self.dtype)
             .and_then(|mel| mel.to_device(&self.device))
             .and_then(|mel| self.whisper.forward(&mel))
@@ -117,7 +138,8 @@ impl LatentSync {
             .map_err(|source| ModelError::compute("encode audio", source))
     }
 
-    /// Renders the 16 faces of a window; the result is laid out like `request.faces`.
+    /// Renders the 16 faces of a window under its memory plan, which may differ from window to window; the result is laid
+    /// out like `request.faces`. The observer of the scope around it hears of every operation.
     ///
     /// # Shapes
     /// `rows` is `(16, tokens, width)`, see [`gather_rows`](super::gather_rows).
@@ -130,6 +152,7 @@ impl LatentSync {
         rows: &Tensor,
         stage: Stage,
     ) -> std::result::Result<(Vec<u8>, EngineTimings), ModelError> {
+        let _scope = under(Levers::of(request.rung));
         let faces = Faces {
             bytes: &request.faces,
             resolution: usize::try_from(request.model.resolution_px).unwrap_or(0),
@@ -152,7 +175,7 @@ impl LatentSync {
         Ok((bytes, window.timings))
     }
 
-    /// Renders a window of any number of frames with any noise.
+    /// Renders a window of any number of frames with any noise, under the levers of the scope around it.
     pub fn render(
         &self,
         faces: Faces,
@@ -167,15 +190,19 @@ impl LatentSync {
         let mut timings = EngineTimings::default();
 
         let started = Instant::now();
+        let alone = self.alone(self.vae.residence());
         let (latents, conditions) = self.encode_with(&mask, faces, rows, noise, stage)?;
+        drop(alone);
         timings.vae_encode_ms = elapsed_ms(started);
 
         let started = Instant::now();
+        let alone = self.alone(self.unet.residence());
         let latents = denoise(&self.unet, latents, &conditions, schedule, stage)?;
-        drop(conditions);
+        drop((conditions, alone));
         timings.denoise_ms = elapsed_ms(started);
 
         let started = Instant::now();
+        let _alone = self.alone(self.vae.residence());
         let mut pasted = Vec::with_capacity(frames);
         for index in 0..frames {
             let decoded = self.decode(faces, &latents, index)?;
@@ -339,6 +366,17 @@ fn pixels_of(faces: Faces, index: usize) -> Result<Tensor> {
         &faces.bytes[index * face_bytes..(index + 1) * face_bytes],
         faces.resolution,
     )
+}
+
+/// A network at work that leaves the device with this guard; see [`LatentSync::alone`].
+struct Alone<'a>(Option<&'a Residence>);
+
+impl Drop for Alone<'_> {
+    fn drop(&mut self) {
+        if let Some(network) = self.0 {
+            network.leave();
+        }
+    }
 }
 
 fn elapsed_ms(started: Instant) -> u64 {

@@ -9,8 +9,10 @@ use latentfarm_common::wire::outcome::{DoneBody, Failure, StageTimings};
 use latentfarm_common::wire::task::{AnalyzeInput, AnalyzeTask};
 
 use super::fetch::Fetcher;
-use super::{Runner, Teller, child_failure};
+use super::loss::media_lost;
+use super::{Runner, Teller};
 use crate::consume::{Artifact, Finished};
+use crate::memory::choice;
 use crate::numeric_kind;
 
 impl Runner {
@@ -24,8 +26,9 @@ impl Runner {
         let input: AnalyzeInput = fetcher.message(&body.input).await?;
         let segments = fetcher.slices(&input.segments).await?;
         let fetch_ms = elapsed_ms(started);
+        self.make_room_for_media().await;
         let mut media = self.take_media()?;
-        let lost = |error| child_failure(&error, &self.settings, "face analysis");
+        let lost = |error| media_lost(&error, "face analysis", None);
         let request = MediaRequest::Analyze {
             source: body.source.clone(),
             range: body.range,
@@ -38,7 +41,9 @@ impl Runner {
                 .await
                 .map_err(lost)?
             {
-                MediaReply::Progress { frames_done } => teller.frames(frames_done, "face analysis"),
+                MediaReply::Progress { frames_done } => {
+                    teller.frames(frames_done, "face analysis");
+                }
                 MediaReply::Analyzed {
                     observations,
                     timings,
@@ -74,7 +79,17 @@ impl Runner {
                 ..StageTimings::default()
             },
             numeric_kind: numeric_kind("cpu", DType::F32),
+            memory: None,
         })
+    }
+
+    /// Ends an idle engine where the host has no room for face analysis beside it.
+    async fn make_room_for_media(&mut self) {
+        let look = self.sight.look(0).await;
+        if self.engine.is_some() && !choice::media_fits(&look.snapshot, &self.settings.limits) {
+            tracing::info!("ends the idle engine: the host's memory is needed for face analysis");
+            self.close_engine().await;
+        }
     }
 }
 

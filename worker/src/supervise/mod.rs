@@ -12,9 +12,18 @@
 
 mod analyze;
 mod child;
+mod engine;
 mod fetch;
+mod leak;
+mod lessons;
+mod loss;
+mod meter;
 mod overlap;
+mod pace;
+mod rate;
 mod render;
+mod sight;
+mod talk;
 mod windows;
 
 use std::path::{Path, PathBuf};
@@ -25,14 +34,21 @@ use latentfarm_common::blob::Store;
 use latentfarm_common::error::one_line;
 use latentfarm_common::nats::lanes::Room;
 use latentfarm_common::wire::Message;
+use latentfarm_common::wire::memory::MemoryPlan;
 use latentfarm_common::wire::outcome::Failure;
 use latentfarm_common::wire::task::{Task, TaskBody};
 
 use crate::consume::{Assignment, Finished, Progress, TaskRunner, Vitals};
-use crate::memory::host;
+use crate::memory::choice::{self, Limits};
+use crate::memory::claims::Claims;
+use crate::memory::probe::{Device, Probe};
+use engine::Engine;
 use fetch::Fetcher;
+use lessons::Lessons;
+use pace::Pace;
+use sight::{Refresher, Sight};
 
-pub use child::{Child, ChildCommand, ChildEnd, ChildError};
+pub use child::{Cause, Child, ChildCommand, ChildEnd, ChildError};
 
 /// How often a long stage shows that its child is being waited for.
 const ALIVE_INTERVAL: Duration = Duration::from_secs(5);
@@ -41,15 +57,18 @@ const ALIVE_INTERVAL: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug)]
 pub struct RunnerSettings {
     pub weights_dir: PathBuf,
-    /// Text form of the device: `cpu` or `cuda:0`.
-    pub device: String,
+    /// Where the engine computes: tasks for devices of another kind are not for this runner.
+    pub device: Device,
     pub media: ChildCommand,
     pub engine: ChildCommand,
     /// Where segments are encoded and fetched blobs are kept while a task runs.
     pub scratch: PathBuf,
-    /// Host memory that is left alone.
-    pub reserve_mib: u64,
-    /// A child that says nothing for so long is taken for hung.
+    pub limits: Limits,
+    /// Uses of memory, in GiB, that are warned of.
+    pub warn_gb: Vec<u64>,
+    /// Folder of the promises between this host's workers.
+    pub claims: PathBuf,
+    /// A child that says nothing for so long is taken for hung, unless it is known how long its work takes.
     pub silence_limit: Duration,
 }
 
@@ -57,8 +76,15 @@ pub struct RunnerSettings {
 pub struct Runner {
     settings: RunnerSettings,
     vitals: Vitals,
+    sight: Sight,
+    claims: Claims,
+    pace: Pace,
     media: Option<Child>,
-    engine: Option<Child>,
+    engine: Option<Engine>,
+    /// Engines that were replaced because their memory grew.
+    restarts: u32,
+    lessons: Lessons,
+    _refresher: Refresher,
 }
 
 /// Tells the broker and the heartbeats how far a task is.
@@ -68,9 +94,11 @@ struct Teller<'a> {
 }
 
 impl Teller<'_> {
-    fn frames(&self, frames_done: u32, stage: &str) {
-        self.frames_done.store(frames_done, Ordering::Relaxed);
+    /// Returns how many frames are new.
+    fn frames(&self, frames_done: u32, stage: &str) -> u32 {
+        let before = self.frames_done.swap(frames_done, Ordering::Relaxed);
         self.progress.report(frames_done, stage);
+        frames_done.saturating_sub(before)
     }
 
     /// A child's next message. While it is waited for, the broker is told that the task is alive: one step of
@@ -95,19 +123,11 @@ impl Teller<'_> {
 
 impl TaskRunner for Runner {
     async fn room(&mut self) -> Room {
-        let free_mib = host::available_mib();
-        self.vitals.update(|heartbeat| {
-            heartbeat.device_free_mib = free_mib;
-            heartbeat.device_total_mib = host::total_mib();
-            heartbeat.host_rss_mib = host::own_rss_mib();
-        });
-        // What the warm children hold is used again by the next task.
-        let host_mib = (free_mib + self.held_mib()).saturating_sub(self.settings.reserve_mib);
-        Room {
-            analyze: true,
-            host_mib: Some(host_mib),
-            device_mib: None,
-        }
+        // A task that was dropped in its middle has left its claim.
+        self.claims.release();
+        let look = self.sight.look(self.claims.others_mib()).await;
+        self.sight.show(&look, &self.vitals);
+        choice::room(&look.snapshot, &self.settings.limits)
     }
 
     async fn run(&mut self, assignment: Assignment<'_>) -> Result<Finished, Failure> {
@@ -122,28 +142,43 @@ impl TaskRunner for Runner {
             frames_done: AtomicU32::new(0),
         };
         let stopped = stop.wait_for(|stop| *stop);
-        tokio::select! {
+        let outcome = tokio::select! {
             // A child in mid-conversation dies with the future that holds it.
             _ = stopped => Err(Failure::Transient { message: "stopped on request".to_owned() }),
             outcome = self.perform(task, store, &teller) => outcome,
-        }
+        };
+        // What the task has taken stays with the engine and is seen there.
+        self.claims.release();
+        outcome
     }
 }
 
 impl Runner {
-    pub fn new(settings: RunnerSettings, vitals: Vitals) -> Self {
+    /// Begins to show the device in the heartbeats. Needs a tokio runtime.
+    pub fn new(settings: RunnerSettings, probe: Probe, vitals: Vitals) -> Self {
+        let device = settings.device.clone();
+        let worker = vitals.snapshot().worker;
+        let claims = Claims::new(&settings.claims, &device.key(), worker.as_str());
+        let sight = Sight::new(device, probe, settings.limits, &settings.warn_gb);
         Self {
+            _refresher: sight.keep_fresh(&vitals),
+            pace: Pace::new(settings.silence_limit),
             settings,
             vitals,
+            sight,
+            claims,
             media: None,
             engine: None,
+            restarts: 0,
+            lessons: Lessons::default(),
         }
     }
 
     /// Ends the warm children.
-    pub async fn close(self) {
-        for child in [self.media, self.engine].into_iter().flatten() {
-            child.close().await;
+    pub async fn close(mut self) {
+        self.close_engine().await;
+        if let Some(media) = self.media.take() {
+            media.close().await;
         }
     }
 
@@ -161,54 +196,40 @@ impl Runner {
         };
         match &task.body {
             TaskBody::Analyze(body) => self.analyze(body, &fetcher, teller).await,
-            TaskBody::Render(body) => self.render(task, body, &fetcher, teller).await,
+            TaskBody::Render(body) => {
+                let outcome = self.render(task, body, &fetcher, teller).await;
+                self.learn(&body.memory, &outcome);
+                outcome
+            }
         }
     }
 
-    /// Host memory of the warm children, in MiB: the next task uses it again.
-    fn held_mib(&self) -> u64 {
-        let children = [self.media.as_ref(), self.engine.as_ref()];
-        children
-            .into_iter()
-            .flatten()
-            .filter_map(Child::pid)
-            .map(host::rss_mib)
-            .sum()
+    /// Notes what a task showed of its need. A kill shows nothing: its cause is a guess.
+    fn learn(&mut self, plan: &MemoryPlan, outcome: &Result<Finished, Failure>) {
+        if let Err(Failure::OutOfMemory {
+            rung,
+            needed_at_least_mib: Some(mib),
+            suspected: false,
+            ..
+        }) = outcome
+        {
+            self.lessons.ran_out(plan, *rung, *mib);
+        }
     }
 
     /// The warm media child, or a fresh one. The caller puts it back once the conversation has ended well.
     fn take_media(&mut self) -> Result<Child, Failure> {
-        take(&mut self.media, &self.settings.media)
-    }
-
-    fn take_engine(&mut self) -> Result<Child, Failure> {
-        take(&mut self.engine, &self.settings.engine)
-    }
-}
-
-fn take(slot: &mut Option<Child>, command: &ChildCommand) -> Result<Child, Failure> {
-    if let Some(mut child) = slot.take()
-        && child.is_alive()
-    {
-        return Ok(child);
-    }
-    let unfit = |error| Failure::WorkerUnfit {
-        message: one_line(&error),
-    };
-    Child::spawn(command).map_err(unfit)
-}
-
-/// The class of a child's death.
-fn child_failure(error: &ChildError, settings: &RunnerSettings, stage: &str) -> Failure {
-    let message = one_line(error);
-    match error {
-        ChildError::Ended { end, .. } if end.is_out_of_memory() => Failure::OutOfMemory {
-            device: settings.device.clone(),
-            stage: stage.to_owned(),
-            needed_at_least_mib: None,
-            free_before_mib: host::available_mib(),
-        },
-        _ => Failure::EngineLost { message },
+        if let Some(mut child) = self.media.take()
+            && child.is_alive()
+        {
+            child.forget_words();
+            return Ok(child);
+        }
+        let child = Child::spawn(&self.settings.media).map_err(|error| Failure::WorkerUnfit {
+            message: one_line(&error),
+        })?;
+        self.sight.media_is(child.pid());
+        Ok(child)
     }
 }
 
@@ -223,3 +244,6 @@ fn clear(scratch: &Path) -> Result<(), Failure> {
     }
     std::fs::create_dir_all(scratch).map_err(unfit)
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,6 +12,8 @@ pub(super) struct Turn {
 #[derive(Clone, Copy, Debug)]
 struct State {
     engine_busy: bool,
+    /// A request to the engine has not been answered to its end.
+    is_asked: bool,
     /// When the media child last spoke, or was last given something to do.
     media_since: Instant,
 }
@@ -21,6 +23,7 @@ impl Turn {
         Self {
             state: Mutex::new(State {
                 engine_busy: false,
+                is_asked: false,
                 media_since: Instant::now(),
             }),
         }
@@ -31,6 +34,16 @@ impl Turn {
             state.engine_busy = busy;
             state.media_since = Instant::now();
         });
+    }
+
+    /// A request goes to the engine, or its final answer has come.
+    pub(super) fn asked(&self, is_asked: bool) {
+        self.change(|state| state.is_asked = is_asked);
+    }
+
+    /// An engine in mid-computation is never talked to again; one that has answered, with a failure even, is.
+    pub(super) fn engine_answered(&self) -> bool {
+        self.change(|state| !state.is_asked)
     }
 
     pub(super) fn media_spoke(&self) {

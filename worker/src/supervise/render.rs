@@ -13,16 +13,22 @@ use latentfarm_common::frame::FrameHash;
 use latentfarm_common::time::FrameRange;
 use latentfarm_common::wire::engine::EngineTimings;
 use latentfarm_common::wire::media::{MediaReply, MediaRequest, MediaTimings, RenderRequest};
+use latentfarm_common::wire::memory::{DeviceKind, MemoryStage};
 use latentfarm_common::wire::outcome::{DoneBody, Failure, StageTimings};
 use latentfarm_common::wire::task::{RenderFrame, RenderInput, RenderTask, Task};
 use tokio::sync::mpsc;
 
 use super::analyze::{elapsed_ms, media_failure, out_of_step};
-use super::child::{Child, ChildError, ChildReceiver, ChildSender};
+use super::child::{ChildError, ChildReceiver, ChildSender};
+use super::engine::Run;
 use super::fetch::Fetcher;
+use super::loss::media_lost;
 use super::overlap::{EngineTime, Turn, milliseconds, timed};
-use super::{ALIVE_INTERVAL, Runner, RunnerSettings, Teller, child_failure, windows};
+use super::sight::Sight;
+use super::talk::{Books, EngineTalk};
+use super::{ALIVE_INTERVAL, Runner, RunnerSettings, Teller, windows};
 use crate::consume::{Artifact, Finished};
+use crate::memory::host;
 use crate::numeric_kind;
 
 /// Crops that lie ready for the engine: one window's.
@@ -63,7 +69,12 @@ impl Runner {
 
         // A chunk that shows no rendered mouth needs no model.
         let is_rendered = input.frames.iter().any(RenderFrame::is_rendered);
-        let mut engine = is_rendered.then(|| self.take_engine()).transpose()?;
+        let (mut engine, run) = if is_rendered {
+            let (engine, run) = self.begin(body).await?;
+            (Some(engine), Some(run))
+        } else {
+            (None, None)
+        };
         let silent = windows::silent_frames(&input.frames);
 
         let output = self
@@ -83,33 +94,39 @@ impl Runner {
         media
             .send(&MediaRequest::Render(request))
             .await
-            .map_err(|error| child_failure(&error, &self.settings, "media"))?;
+            .map_err(|error| media_lost(&error, "media", None))?;
 
         let turn = Turn::new();
         let (crops_sender, crops) = mpsc::channel(READY_WINDOWS);
         let (media_sender, media_receiver) = media.split();
         let conversation = Conversation {
-            body,
             settings: &self.settings,
             teller,
             turn: &turn,
+            sight: &self.sight,
+            run: run.as_ref(),
         };
         let computing = async {
-            match &mut engine {
-                Some(engine) => {
-                    conversation
-                        .compute(engine, &input, &silent, fetcher, crops, media_sender)
-                        .await
-                }
-                None => Ok(Computed::default()),
-            }
+            let (Some(engine), Some(run)) = (&mut engine, &run) else {
+                return Ok(Computed::default());
+            };
+            let books = Books {
+                run,
+                pace: &mut self.pace,
+                claims: &mut self.claims,
+                sight: &self.sight,
+                vitals: &self.vitals,
+            };
+            let weights_dir = &self.settings.weights_dir;
+            let asking = EngineTalk::new(engine, body, weights_dir, teller, &turn, books);
+            conversation
+                .compute(asking, &input, &silent, fetcher, crops, media_sender)
+                .await
         };
         let compositing = conversation.composite(media_receiver, crops_sender);
         let outcome = tokio::try_join!(compositing, computing);
-        // An engine in mid-computation is never talked to again.
-        if outcome.is_ok() || !turn.engine_busy() {
-            self.engine = engine;
-        }
+        let memory = run.map(Run::finish);
+        self.keep(engine, &turn).await;
         let (composited, computed) = outcome?;
         self.media = Some(media);
         let timings = stage_timings(started, fetch_ms, &composited, &computed);
@@ -121,6 +138,7 @@ impl Runner {
                 passed: composited.passed,
             },
             timings,
+            memory,
             numeric_kind: computed
                 .numeric_kind
                 .unwrap_or_else(|| numeric_kind("cpu", DType::F32)),
@@ -155,10 +173,12 @@ fn stage_timings(
 
 /// One chunk's talk with both children.
 struct Conversation<'a> {
-    body: &'a RenderTask,
     settings: &'a RunnerSettings,
     teller: &'a Teller<'a>,
     turn: &'a Turn,
+    sight: &'a Sight,
+    /// `None` where no model runs.
+    run: Option<&'a Run>,
 }
 
 impl Conversation<'_> {
@@ -172,9 +192,13 @@ impl Conversation<'_> {
         loop {
             let reply = self.next_reply(&mut media).await;
             self.turn.media_spoke();
-            match reply.map_err(|error| child_failure(&error, self.settings, "media"))? {
-                MediaReply::Progress { frames_done } => self.teller.frames(frames_done, "encoded"),
+            match reply.map_err(|error| self.media_lost(&error))? {
+                MediaReply::Progress { frames_done } => {
+                    self.book_media([MemoryStage::Paste, MemoryStage::Encode]);
+                    self.sight.rendered(self.teller.frames(frames_done, "encoded"));
+                }
                 MediaReply::Crops { window, faces } => {
+                    self.book_media([MemoryStage::Decode, MemoryStage::Align]);
                     if crops.send((window, faces)).await.is_err() {
                         return Err(Failure::Transient {
                             message: format!(
@@ -226,28 +250,33 @@ impl Conversation<'_> {
         heard.unwrap_or_else(|| Err(media.silent(limit)))
     }
 
+    fn book_media(&self, stages: [MemoryStage; 2]) {
+        if let (Some(run), Some(pid)) = (self.run, self.sight.media_pid()) {
+            run.meter(|meter| meter.media(stages, host::held_mib(pid), host::rss_mib(pid)));
+        }
+    }
+
+    fn media_lost(&self, error: &ChildError) -> Failure {
+        let on_host = self.settings.device.kind() == DeviceKind::Cpu;
+        let beside = self.run.filter(|_| on_host);
+        media_lost(error, "media", beside.map(|run| &run.attempt))
+    }
+
     /// Prepares the engine while the media child decodes, then renders windows as their crops come.
     async fn compute(
         &self,
-        engine: &mut Child,
+        mut talk: EngineTalk<'_>,
         input: &RenderInput,
         silent: &[u16],
         fetcher: &Fetcher<'_>,
         mut crops: mpsc::Receiver<Crops>,
         mut media: ChildSender<'_>,
     ) -> Result<Computed, Failure> {
-        let Self {
-            body,
-            settings,
-            teller,
-            turn,
-        } = self;
+        let turn = self.turn;
         let mut computed = Computed::default();
         turn.engine(true);
-        let loading = windows::load(engine, body, settings, teller);
-        computed.numeric_kind = Some(timed(&mut computed.time.load, loading).await?);
-        let hearing = windows::hear(engine, body, input, silent, fetcher, settings, teller);
-        timed(&mut computed.audio, hearing).await?;
+        computed.numeric_kind = Some(timed(&mut computed.time.load, talk.load()).await?);
+        timed(&mut computed.audio, talk.hear(input, silent, fetcher)).await?;
         computed.time.busy += computed.audio;
         turn.engine(false);
         loop {
@@ -257,7 +286,7 @@ impl Conversation<'_> {
             };
             computed.time.waiting += waiting_since.elapsed();
             turn.engine(true);
-            let rendering = windows::render(engine, body, window, faces, silent, settings, teller);
+            let rendering = talk.render(window, faces, silent);
             let (faces, took) = timed(&mut computed.time.busy, rendering).await?;
             turn.engine(false);
             computed.timings.vae_encode_ms += took.vae_encode_ms;
@@ -266,7 +295,7 @@ impl Conversation<'_> {
             let is_heard = media
                 .send(&MediaRequest::Synced { window, faces })
                 .await
-                .map_err(|error| child_failure(&error, settings, "media"))?;
+                .map_err(|error| self.media_lost(&error))?;
             if !is_heard {
                 // The other side of the conversation says how the media child ended.
                 std::future::pending::<()>().await;

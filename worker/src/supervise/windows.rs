@@ -5,16 +5,16 @@ use latentfarm_common::audio::windows::pcm_range;
 use latentfarm_common::time::{FrameRange, WINDOW_FRAMES};
 use latentfarm_common::wire::blob::BlobRef;
 use latentfarm_common::wire::engine::{
-    AudioRequest, EngineFailure, EngineReply, EngineRequest, EngineStage, EngineTimings, SilentFrames,
-    WindowRequest,
+    AudioRequest, EngineFailure, EngineReply, EngineRequest, EngineTimings, SilentFrames, WindowRequest,
 };
 use latentfarm_common::wire::outcome::Failure;
-use latentfarm_common::wire::task::{Mouth, RenderFrame, RenderInput, RenderTask};
+use latentfarm_common::wire::task::{Mouth, RenderFrame, RenderInput};
 
 use super::analyze::out_of_step;
-use super::child::Child;
 use super::fetch::Fetcher;
-use super::{RunnerSettings, Teller, child_failure};
+use super::loss::engine_failed;
+use super::pace::Work;
+use super::talk::EngineTalk;
 
 /// The frames of each window of a chunk that hear silence. In a short last window the padding does what its last
 /// frame does.
@@ -30,94 +30,119 @@ pub(super) fn silent_frames(frames: &[RenderFrame]) -> Vec<u16> {
         .collect()
 }
 
-/// Loads the job's weights unless they are loaded; returns the numeric kind.
-pub(super) async fn load(
-    engine: &mut Child,
-    body: &RenderTask,
-    settings: &RunnerSettings,
-    teller: &Teller<'_>,
-) -> Result<String, Failure> {
-    teller.stage("loading the model");
-    let request = EngineRequest::Load {
-        weights_dir: settings.weights_dir.display().to_string(),
-        expected: body.model.weights,
-    };
-    match ask(engine, &request, settings, teller, "load").await? {
-        EngineReply::Loaded { numeric_kind, .. } => Ok(numeric_kind),
-        other => Err(out_of_step(&other)),
-    }
-}
-
-/// Has the speech of a chunk encoded, and silence where some of its frames hear that.
-pub(super) async fn hear(
-    engine: &mut Child,
-    body: &RenderTask,
-    input: &RenderInput,
-    silent: &[u16],
-    fetcher: &Fetcher<'_>,
-    settings: &RunnerSettings,
-    teller: &Teller<'_>,
-) -> Result<(), Failure> {
-    teller.stage("encoding speech");
-    let request = |track, track_samples, window| AudioRequest {
-        track,
-        track_samples,
-        layout: body.audio.windows,
-        log_mel_max: body.audio.log_mel_max,
-        window,
-        pcm: Vec::new(),
-    };
-    for (window, blob) in &input.audio {
-        let request = request(body.audio.digest, body.audio.samples, *window);
-        if !is_encoded(engine, &request, settings, teller).await? {
-            let pcm = samples(blob, fetcher).await?;
-            encode(engine, AudioRequest { pcm, ..request }, settings, teller).await?;
+impl EngineTalk<'_> {
+    /// Loads the job's weights unless they are loaded; returns the numeric kind.
+    pub(super) async fn load(&mut self) -> Result<String, Failure> {
+        self.teller.stage("loading the model");
+        let weights = self.body.model.weights;
+        let request = EngineRequest::Load {
+            weights_dir: self.weights_dir.display().to_string(),
+            expected: weights,
+            rung: self.books.run.attempt.rung,
+        };
+        match self.ask(&request, Work::Load(weights), "load").await? {
+            EngineReply::Loaded { numeric_kind, .. } => Ok(numeric_kind),
+            other => Err(out_of_step(&other)),
         }
     }
-    if silent.iter().any(|&frames| frames != 0) {
-        let request = request(silent_track(body.audio.log_mel_max), SILENT_TRACK_SAMPLES, 0);
-        if !is_encoded(engine, &request, settings, teller).await? {
-            let samples = pcm_range(0, SILENT_TRACK_SAMPLES, request.layout);
-            let pcm = vec![0; usize::try_from(samples.end - samples.start).unwrap_or(0)];
-            encode(engine, AudioRequest { pcm, ..request }, settings, teller).await?;
+
+    /// Has the speech of a chunk encoded, and silence where some of its frames hear that.
+    pub(super) async fn hear(
+        &mut self,
+        input: &RenderInput,
+        silent: &[u16],
+        fetcher: &Fetcher<'_>,
+    ) -> Result<(), Failure> {
+        self.teller.stage("encoding speech");
+        let audio = &self.body.audio;
+        let request = |track, track_samples, window| AudioRequest {
+            track,
+            track_samples,
+            layout: audio.windows,
+            log_mel_max: audio.log_mel_max,
+            window,
+            pcm: Vec::new(),
+        };
+        for (window, blob) in &input.audio {
+            let request = request(audio.digest, audio.samples, *window);
+            if !self.is_encoded(&request).await? {
+                let pcm = samples(blob, fetcher).await?;
+                self.encode(AudioRequest { pcm, ..request }).await?;
+            }
+        }
+        if silent.iter().any(|&frames| frames != 0) {
+            let request = request(silent_track(audio.log_mel_max), SILENT_TRACK_SAMPLES, 0);
+            if !self.is_encoded(&request).await? {
+                let samples = pcm_range(0, SILENT_TRACK_SAMPLES, request.layout);
+                let pcm = vec![0; usize::try_from(samples.end - samples.start).unwrap_or(0)];
+                self.encode(AudioRequest { pcm, ..request }).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks without the samples: a neighbouring chunk may have had the window encoded.
+    async fn is_encoded(&mut self, request: &AudioRequest) -> Result<bool, Failure> {
+        let request = EngineRequest::Audio(request.clone());
+        let work = Work::Audio(self.body.model.weights);
+        match self.ask_for_any(&request, work, "audio").await? {
+            EngineReply::AudioReady { .. } => Ok(true),
+            EngineReply::Failed(EngineFailure::AudioMissing { .. }) => Ok(false),
+            EngineReply::Failed(failure) => Err(engine_failed(failure, &self.books.run.attempt)),
+            other => Err(out_of_step(&other)),
         }
     }
-    Ok(())
-}
 
-/// Asks without the samples: a neighbouring chunk may have had the window encoded.
-async fn is_encoded(
-    engine: &mut Child,
-    request: &AudioRequest,
-    settings: &RunnerSettings,
-    teller: &Teller<'_>,
-) -> Result<bool, Failure> {
-    let lost = |error| child_failure(&error, settings, "audio");
-    engine
-        .send(&EngineRequest::Audio(request.clone()))
-        .await
-        .map_err(lost)?;
-    match teller
-        .receive(engine, settings.silence_limit)
-        .await
-        .map_err(lost)?
-    {
-        EngineReply::AudioReady { .. } => Ok(true),
-        EngineReply::Failed(EngineFailure::AudioMissing { .. }) => Ok(false),
-        EngineReply::Failed(failure) => Err(engine_failure(failure, settings)),
-        other => Err(out_of_step(&other)),
+    async fn encode(&mut self, request: AudioRequest) -> Result<(), Failure> {
+        let work = Work::Audio(self.body.model.weights);
+        match self.ask(&EngineRequest::Audio(request), work, "audio").await? {
+            EngineReply::AudioReady { .. } => Ok(()),
+            other => Err(out_of_step(&other)),
+        }
     }
-}
 
-async fn encode(
-    engine: &mut Child,
-    request: AudioRequest,
-    settings: &RunnerSettings,
-    teller: &Teller<'_>,
-) -> Result<(), Failure> {
-    match ask(engine, &EngineRequest::Audio(request), settings, teller, "audio").await? {
-        EngineReply::AudioReady { .. } => Ok(()),
-        other => Err(out_of_step(&other)),
+    /// Renders one window's crops.
+    pub(super) async fn render(
+        &mut self,
+        window: FrameRange,
+        faces: Vec<u8>,
+        silent: &[u16],
+    ) -> Result<(Vec<u8>, EngineTimings), Failure> {
+        let body = self.body;
+        let index = usize::try_from((window.start - body.range.start) / WINDOW_FRAMES).unwrap_or(usize::MAX);
+        let silence = silent.get(index).map(|&frames| SilentFrames {
+            track: silent_track(body.audio.log_mel_max),
+            frames,
+        });
+        let rung = self.books.run.attempt.rung;
+        let work = Work::Window {
+            weights: body.model.weights,
+            resolution_px: body.model.resolution_px,
+            is_guided: body.model.guidance_scale > 1.0,
+            rung,
+        };
+        let request = EngineRequest::Window(WindowRequest {
+            model: body.model.clone(),
+            track: body.audio.digest,
+            track_samples: body.audio.samples,
+            layout: body.audio.windows,
+            first_frame: window.start,
+            rate: (body.encoder.rate.num(), body.encoder.rate.den()),
+            faces,
+            silence: silence.filter(|silence| silence.frames != 0),
+            rung,
+        });
+        match self.ask(&request, work, "window").await? {
+            EngineReply::Window {
+                faces,
+                timings,
+                memory,
+            } => {
+                self.growth.after_window(&memory);
+                Ok((faces, timings))
+            }
+            other => Err(out_of_step(&other)),
+        }
     }
 }
 
@@ -130,98 +155,6 @@ async fn samples(blob: &BlobRef, fetcher: &Fetcher<'_>) -> Result<Vec<i16>, Fail
     Err(Failure::BadInput {
         message: format!("audio blob {} is cut in a sample", blob.digest),
     })
-}
-
-/// Renders one window's crops.
-pub(super) async fn render(
-    engine: &mut Child,
-    body: &RenderTask,
-    window: FrameRange,
-    faces: Vec<u8>,
-    silent: &[u16],
-    settings: &RunnerSettings,
-    teller: &Teller<'_>,
-) -> Result<(Vec<u8>, EngineTimings), Failure> {
-    let index = usize::try_from((window.start - body.range.start) / WINDOW_FRAMES).unwrap_or(usize::MAX);
-    let silence = silent.get(index).map(|&frames| SilentFrames {
-        track: silent_track(body.audio.log_mel_max),
-        frames,
-    });
-    let request = WindowRequest {
-        model: body.model.clone(),
-        track: body.audio.digest,
-        track_samples: body.audio.samples,
-        layout: body.audio.windows,
-        first_frame: window.start,
-        rate: (body.encoder.rate.num(), body.encoder.rate.den()),
-        faces,
-        silence: silence.filter(|silence| silence.frames != 0),
-    };
-    let request = EngineRequest::Window(request);
-    match ask(engine, &request, settings, teller, "window").await? {
-        EngineReply::Window { faces, timings } => Ok((faces, timings)),
-        other => Err(out_of_step(&other)),
-    }
-}
-
-/// Sends a request and reports progress until its final reply.
-async fn ask(
-    engine: &mut Child,
-    request: &EngineRequest,
-    settings: &RunnerSettings,
-    teller: &Teller<'_>,
-    what: &str,
-) -> Result<EngineReply, Failure> {
-    let mut stage = what.to_owned();
-    engine
-        .send(request)
-        .await
-        .map_err(|error| child_failure(&error, settings, &stage))?;
-    loop {
-        let reply = teller.receive(engine, settings.silence_limit).await;
-        match reply.map_err(|error| child_failure(&error, settings, &stage))? {
-            EngineReply::Progress {
-                stage: reached,
-                memory_mib,
-            } => {
-                stage = stage_text(reached);
-                tracing::debug!(stage, memory_mib, "engine");
-                teller.stage(&stage);
-            }
-            EngineReply::Failed(failure) => return Err(engine_failure(failure, settings)),
-            reply => return Ok(reply),
-        }
-    }
-}
-
-fn engine_failure(failure: EngineFailure, settings: &RunnerSettings) -> Failure {
-    match failure {
-        EngineFailure::OutOfMemory {
-            stage,
-            needed_at_least_mib,
-            free_before_mib,
-        } => Failure::OutOfMemory {
-            device: settings.device.clone(),
-            stage,
-            needed_at_least_mib,
-            free_before_mib,
-        },
-        EngineFailure::Unfit { message } => Failure::WorkerUnfit { message },
-        EngineFailure::AudioMissing { window } => Failure::Transient {
-            message: format!("audio window {window} is not in the engine"),
-        },
-        EngineFailure::Other { message } => Failure::Transient { message },
-    }
-}
-
-fn stage_text(stage: EngineStage) -> String {
-    match stage {
-        EngineStage::Loading => "loading the model".to_owned(),
-        EngineStage::Audio => "encoding speech".to_owned(),
-        EngineStage::VaeEncode { frame } => format!("VAE encode, frame {frame}"),
-        EngineStage::Denoise { step, of } => format!("denoise, step {step} of {of}"),
-        EngineStage::VaeDecode { frame } => format!("VAE decode, frame {frame}"),
-    }
 }
 
 #[cfg(test)]

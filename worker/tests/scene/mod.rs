@@ -93,6 +93,7 @@ impl TaskRunner for Runner {
             },
             timings: StageTimings::default(),
             numeric_kind: "fake".to_owned(),
+            memory: None,
         })
     }
 }

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use super::super::subjects::{COORDINATOR_INBOX, OBSERVER_INBOX, worker_inbox};
-use super::super::topology::{DONE, JOBS_BUCKET, LEASE_BUCKET, MEDIA_BUCKET, TASKS};
+use super::super::topology::{DONE, JOBS_BUCKET, LEASE_BUCKET, MEDIA_BUCKET, NEEDS_BUCKET, TASKS};
 use crate::ids::WorkerId;
 
 /// A user of the server: its public key and its permissions.
@@ -54,6 +54,7 @@ impl Role {
                     "farm.>".to_owned(),
                     format!("$KV.{JOBS_BUCKET}.>"),
                     format!("$KV.{LEASE_BUCKET}.>"),
+                    format!("$KV.{NEEDS_BUCKET}.>"),
                     format!("$O.{MEDIA_BUCKET}.>"),
                 ],
                 publish_deny: vec![

@@ -32,7 +32,7 @@ use tokio::sync::mpsc;
 
 use super::Settings;
 use super::figures::QueueFigures;
-use crate::dispatch::{self, DispatchSettings, Ending, Farm, JobEvent, RenderNeed};
+use crate::dispatch::{self, DispatchSettings, Ending, Farm, JobEvent, JobNeeds};
 
 const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
 /// Source frames: one analysis chunk, out of the way before the render chunks begin.
@@ -103,7 +103,7 @@ async fn run(farm: &Farm, spec: JobSpec, timeline: Timeline, folder: &Path) -> a
         ends
     });
     let (_trigger, shutdown, _drain) = shutdown::channel();
-    let dispatch = DispatchSettings::new(folder.join("job"), RenderNeed::Cpu(1));
+    let dispatch = DispatchSettings::new(folder.join("job"), JobNeeds::flat_cpu(1));
     let check: dispatch::Check = Arc::new(|_, _| Ok(()));
     let result = dispatch::run_job(farm, spec, timeline, dispatch, check, observer, shutdown).await?;
     anyhow::ensure!(

@@ -42,7 +42,7 @@ pub enum ChunkState {
 pub enum ChunkEvent {
     /// Everything that it needs is known.
     Released,
-    /// It can never be released.
+    /// It can never be released, or nobody can ever run it.
     Blocked {
         reason: String,
     },
@@ -61,6 +61,11 @@ pub enum ChunkEvent {
     Failed {
         attempt: Attempt,
         failure: Failure,
+    },
+    /// Its task was taken out of the queue, to be published elsewhere. Whoever pulled it at that very moment may
+    /// still begin it.
+    TakenBack {
+        attempt: Attempt,
     },
     /// A draining worker handed it back to the queue.
     GivenBack {
@@ -104,6 +109,8 @@ pub enum DenyReason {
 enum Blame {
     Chunk,
     Excused,
+    Memory,
+    Room,
 }
 
 impl ChunkState {
@@ -148,6 +155,7 @@ impl ChunkState {
             ChunkEvent::Started { attempt, worker } => self.on_started(attempt, worker),
             ChunkEvent::DoneSeen { record } => self.on_done(record),
             ChunkEvent::Failed { attempt, failure } => self.on_failed(attempt, &failure),
+            ChunkEvent::TakenBack { attempt } => self.on_taken_back(attempt),
             ChunkEvent::GivenBack { attempt } => self.on_given_back(attempt),
             ChunkEvent::WorkerLost { worker } => self.on_worker_lost(&worker),
             ChunkEvent::Retracted { attempt, reason } => self.on_retracted(attempt, &reason),
@@ -172,16 +180,16 @@ impl ChunkState {
     fn on_blocked(&self, reason: String) -> Step {
         match self {
             // A task of an earlier run may still finish: a record that comes counts.
-            Self::Waiting { attempt, tries } => Step::Moved(Self::Quarantined {
-                attempt: *attempt,
-                tries: *tries,
-                reason,
-            }),
-            Self::Backlog { .. }
-            | Self::Queued { .. }
-            | Self::Running { .. }
-            | Self::Done { .. }
-            | Self::Quarantined { .. } => Step::Ignored,
+            Self::Waiting { attempt, tries } | Self::Backlog { attempt, tries } => {
+                Step::Moved(Self::Quarantined {
+                    attempt: *attempt,
+                    tries: *tries,
+                    reason,
+                })
+            }
+            Self::Queued { .. } | Self::Running { .. } | Self::Done { .. } | Self::Quarantined { .. } => {
+                Step::Ignored
+            }
         }
     }
 
@@ -267,12 +275,27 @@ impl ChunkState {
                 tries: self.tries(),
                 reason,
             }),
-            Failure::OutOfMemory { .. } | Failure::WorkerUnfit { .. } => {
-                self.try_again(failed, Blame::Excused, &reason)
-            }
+            Failure::OutOfMemory { .. } => self.try_again(failed, Blame::Memory, &reason),
+            Failure::NoRoom { .. } => self.try_again(failed, Blame::Room, &reason),
+            Failure::WorkerUnfit { .. } => self.try_again(failed, Blame::Excused, &reason),
             Failure::Transient { .. } | Failure::EngineLost { .. } => {
                 self.try_again(failed, Blame::Chunk, &reason)
             }
+        }
+    }
+
+    fn on_taken_back(&self, taken: Attempt) -> Step {
+        match self {
+            Self::Queued { attempt, tries } if taken == *attempt => Step::Moved(Self::Backlog {
+                attempt: taken,
+                tries: *tries,
+            }),
+            Self::Waiting { .. }
+            | Self::Backlog { .. }
+            | Self::Queued { .. }
+            | Self::Running { .. }
+            | Self::Done { .. }
+            | Self::Quarantined { .. } => Step::Ignored,
         }
     }
 
@@ -370,6 +393,8 @@ impl ChunkState {
         match blame {
             Blame::Chunk => tries.failed += 1,
             Blame::Excused => tries.excused += 1,
+            Blame::Memory => tries.out_of_memory += 1,
+            Blame::Room => tries.no_room += 1,
         }
         if tries.failed >= MAX_FAILURES || tries.excused >= MAX_EXCUSED {
             return Step::Moved(Self::Quarantined {

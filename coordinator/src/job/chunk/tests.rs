@@ -1,6 +1,7 @@
 use latentfarm_common::digest::Digest;
 use latentfarm_common::ids::{ChunkId, JobId, Work};
 use latentfarm_common::wire::blob::BlobRef;
+use latentfarm_common::wire::memory::Rung;
 use latentfarm_common::wire::outcome::{DoneBody, StageTimings};
 use proptest::prelude::*;
 
@@ -35,21 +36,23 @@ fn record(attempt: Attempt) -> Arc<DoneRecord> {
             passed: 0,
         },
         timings: StageTimings::default(),
+        memory: None,
     })
 }
 
 const NONE: Tries = Tries {
     failed: 0,
     excused: 0,
+    out_of_memory: 0,
+    no_room: 0,
 };
-const FAILED: Tries = Tries {
-    failed: 1,
-    excused: 0,
+const FAILED: Tries = Tries { failed: 1, ..NONE };
+const EXCUSED: Tries = Tries { excused: 1, ..NONE };
+const OUT_OF_MEMORY: Tries = Tries {
+    out_of_memory: 1,
+    ..NONE
 };
-const EXCUSED: Tries = Tries {
-    failed: 0,
-    excused: 1,
-};
+const NO_ROOM: Tries = Tries { no_room: 1, ..NONE };
 
 fn waiting() -> ChunkState {
     ChunkState::Waiting {
@@ -141,8 +144,18 @@ fn out_of_memory() -> Failure {
     Failure::OutOfMemory {
         device: "cpu".to_owned(),
         stage: "denoise".to_owned(),
+        rung: Rung::default(),
         needed_at_least_mib: None,
         free_before_mib: 100,
+        suspected: false,
+    }
+}
+
+fn no_room() -> Failure {
+    Failure::NoRoom {
+        device: "cuda:0".to_owned(),
+        needed_mib: 3000,
+        free_mib: 2000,
     }
 }
 
@@ -170,7 +183,8 @@ fn every_move_is_as_drawn() {
     };
     let moves = [
         (waiting(), ChunkEvent::Released, backlog(0, NONE)),
-        (waiting(), blocked, quarantined(0, NONE, "no track")),
+        (waiting(), blocked.clone(), quarantined(0, NONE, "no track")),
+        (backlog(1, FAILED), blocked, quarantined(1, FAILED, "no track")),
         (waiting(), enqueued(2), queued(2)),
         (waiting(), started(2, "w1"), running(2, "w1")),
         (waiting(), done_seen(2), done(2)),
@@ -213,7 +227,17 @@ fn every_move_is_as_drawn() {
             ),
             backlog(3, FAILED),
         ),
-        (running(2, "w1"), failed(2, out_of_memory()), backlog(3, EXCUSED)),
+        (
+            running(2, "w1"),
+            failed(2, out_of_memory()),
+            backlog(3, OUT_OF_MEMORY),
+        ),
+        (running(2, "w1"), failed(2, no_room()), backlog(3, NO_ROOM)),
+        (
+            queued(2),
+            ChunkEvent::TakenBack { attempt: at(2) },
+            backlog(2, NONE),
+        ),
         (running(2, "w1"), failed(2, unfit()), backlog(3, EXCUSED)),
         (running(2, "w1"), worker_lost("w1"), backlog(3, EXCUSED)),
         (running(2, "w1"), lost(2), backlog(3, EXCUSED)),
@@ -329,9 +353,39 @@ fn the_fourth_failure_or_the_eighth_excused_attempt_gives_up() {
         reason,
         "gave up after 4 attempts; the last one: blob store timed out"
     );
-    assert_eq!(end_of(|number| failed(number, out_of_memory())).0, MAX_EXCUSED);
     assert_eq!(end_of(|_| worker_lost("w1")).0, MAX_EXCUSED);
     assert_eq!(end_of(lost).0, MAX_EXCUSED);
+}
+
+#[test]
+fn out_of_memory_and_no_room_use_up_no_other_budget() {
+    let mut state = backlog(0, NONE);
+    for number in 0..100 {
+        let failure = if number % 2 == 0 {
+            out_of_memory()
+        } else {
+            no_room()
+        };
+        for event in [enqueued(number), started(number, "w1"), failed(number, failure)] {
+            let Step::Moved(next) = state.on(event) else {
+                panic!("{state:?}")
+            };
+            state = next;
+        }
+    }
+    let tries = state.tries();
+    assert_eq!((tries.out_of_memory, tries.no_room), (50, 50));
+    assert_eq!((tries.failed, tries.excused), (0, 0));
+}
+
+#[test]
+fn who_pulled_a_task_while_it_was_taken_back_keeps_the_chunk() {
+    let taken = ChunkEvent::TakenBack { attempt: at(2) };
+    assert_eq!(running(2, "w1").on(taken.clone()), Step::Ignored);
+    let Step::Moved(back) = queued(2).on(taken) else {
+        panic!("a queued chunk can be taken back")
+    };
+    assert_eq!(back.on(started(2, "w1")), Step::Moved(running(2, "w1")));
 }
 
 fn any_attempt() -> impl Strategy<Value = Attempt> {
@@ -340,7 +394,13 @@ fn any_attempt() -> impl Strategy<Value = Attempt> {
 
 fn any_event() -> impl Strategy<Value = ChunkEvent> {
     let name = prop::sample::select(vec!["w1", "w2"]).prop_map(worker).boxed();
-    let failure = prop::sample::select(vec![transient(), out_of_memory(), bad_input(), unfit()]);
+    let failure = prop::sample::select(vec![
+        transient(),
+        out_of_memory(),
+        no_room(),
+        bad_input(),
+        unfit(),
+    ]);
     prop_oneof![
         Just(ChunkEvent::Released),
         Just(ChunkEvent::Blocked {
@@ -353,6 +413,7 @@ fn any_event() -> impl Strategy<Value = ChunkEvent> {
         }),
         (any_attempt(), failure).prop_map(|(attempt, failure)| ChunkEvent::Failed { attempt, failure }),
         any_attempt().prop_map(|attempt| ChunkEvent::GivenBack { attempt }),
+        any_attempt().prop_map(|attempt| ChunkEvent::TakenBack { attempt }),
         name.prop_map(|worker| ChunkEvent::WorkerLost { worker }),
         any_attempt().prop_map(|attempt| ChunkEvent::Retracted {
             attempt,

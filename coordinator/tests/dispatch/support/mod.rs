@@ -19,14 +19,14 @@ use latentfarm_common::nats::{Connection, Patience, connect};
 use latentfarm_common::shutdown::{self, Trigger};
 use latentfarm_common::wire::job::{JobSpec, Timeline};
 use latentfarm_coordinator::dispatch::{
-    Check, DispatchError, DispatchSettings, Farm, JobEvent, JobResult, Pace, RenderNeed, run_job,
+    Check, DispatchError, DispatchSettings, Farm, JobEvent, JobNeeds, JobResult, Pace, run_job,
 };
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 pub use fixture::observations;
 pub use scripts::{always, begins, first_time, is_render, transient};
-pub use worker::{Act, FakeWorker, Ledger, Script};
+pub use worker::{Act, FakeWorker, Ledger, Rig, Script};
 
 /// Nothing in these tests takes nearly this long.
 pub const LIMIT: Duration = Duration::from_mins(1);
@@ -56,14 +56,16 @@ pub struct Stage {
 impl Stage {
     pub async fn open(frames: u32) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let workers: Vec<WorkerId> = ["w1", "w2"].map(|name| name.parse().unwrap()).to_vec();
+        let workers: Vec<WorkerId> = ["w1", "w2", "w3", "w4"]
+            .map(|name| name.parse().unwrap())
+            .to_vec();
         let options = ServerOptions::new(server_binary().await, dir.path().join("nats"), workers);
         let server = EmbeddedServer::start(options).await.unwrap();
         let connection = coordinator(&server).await;
         let url = Store::file_url(&dir.path().join("blobs")).unwrap();
         let store = Store::open(&url, None).unwrap();
         let (spec, timeline) = fixture::job(frames, frames);
-        let mut settings = DispatchSettings::new(dir.path().join("job"), RenderNeed::Cpu(3000));
+        let mut settings = DispatchSettings::new(dir.path().join("job"), JobNeeds::flat_cpu(3000));
         settings.lease_time = LeaseTime::from_secs(30);
         settings.pace = Pace {
             reconcile_every: Duration::from_mins(1),
@@ -72,6 +74,8 @@ impl Stage {
             retry_after_at_most: Duration::from_millis(200),
             adopt_wait: Duration::from_secs(10),
             drain_limit: Duration::from_secs(10),
+            take_back_wait: Duration::from_millis(100),
+            tenant_patience: Duration::from_mins(1),
         };
         let topology = Topology::default();
         Self {
@@ -94,7 +98,16 @@ impl Stage {
         let connection = connect(&self.server.url(), &identity, Patience::Once)
             .await
             .unwrap();
-        FakeWorker::start(name, connection, ledger.clone(), script)
+        FakeWorker::start(name, connection, ledger.clone(), script, Rig::default())
+    }
+
+    /// The same, on a machine of its own kind.
+    pub async fn worker_on(&self, name: &str, ledger: &Ledger, rig: Rig, script: Script) -> FakeWorker {
+        let identity = self.server.worker(&name.parse().unwrap()).unwrap();
+        let connection = connect(&self.server.url(), &identity, Patience::Once)
+            .await
+            .unwrap();
+        FakeWorker::start(name, connection, ledger.clone(), script, rig)
     }
 
     /// Dispatches the job with segments that are always right.

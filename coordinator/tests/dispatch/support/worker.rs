@@ -7,14 +7,15 @@ use latentfarm_common::blob::Store;
 use latentfarm_common::frame::FrameHash;
 use latentfarm_common::ids::{ChunkId, WorkerId};
 use latentfarm_common::nats::done::{Commit, DoneLog};
-use latentfarm_common::nats::lanes::{Class, Lane};
+use latentfarm_common::nats::lanes::{Class, Lane, Room, fitting};
 use latentfarm_common::nats::pull::{Pulled, try_pull, wait_for_task};
 use latentfarm_common::nats::subjects::Subject;
 use latentfarm_common::nats::{Connection, events};
 use latentfarm_common::wire;
 use latentfarm_common::wire::blob::BlobRef;
+use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan, MemoryStage, MemoryUse, Needs, StagePeak};
 use latentfarm_common::wire::outcome::{
-    DoneBody, DoneRecord, Event, EventKind, FaceObservations, Failure, FrameObservation, Heartbeat,
+    DoneBody, DoneRecord, Event, EventKind, FaceObservations, Failure, FrameObservation, Heartbeat, Reach,
     StageTimings, TaskProgress, WorkerState,
 };
 use latentfarm_common::wire::task::{RenderInput, Task, TaskBody};
@@ -38,6 +39,98 @@ pub enum Act {
     Die,
     /// Begins and waits until the gate opens, then succeeds.
     Wait(watch::Receiver<bool>),
+}
+
+/// What a worker runs on.
+#[derive(Clone, Copy, Debug)]
+pub struct Rig {
+    pub reach: Reach,
+    /// What windows really need of its device; where that is more than it has, a task that is to succeed runs out
+    /// of memory instead. `None`: whatever was predicted.
+    pub truth: Option<Needs>,
+    /// Milliseconds of the engine for a frame, as the records tell.
+    pub frame_ms: u64,
+}
+
+impl Default for Rig {
+    fn default() -> Self {
+        Self::cpu(16_384)
+    }
+}
+
+impl Rig {
+    pub fn cpu(mib: u64) -> Self {
+        let reach = Reach {
+            host_mib: Some(mib),
+            device_mib: None,
+        };
+        Self {
+            reach,
+            truth: None,
+            frame_ms: 0,
+        }
+    }
+
+    pub fn gpu(mib: u64) -> Self {
+        let reach = Reach {
+            host_mib: None,
+            device_mib: Some(mib),
+        };
+        Self {
+            reach,
+            truth: None,
+            frame_ms: 0,
+        }
+    }
+
+    fn device(&self) -> &'static str {
+        if self.reach.device_mib.is_some() {
+            "cuda:0 Fake"
+        } else {
+            "cpu"
+        }
+    }
+
+    fn free_mib(&self, kind: DeviceKind) -> u64 {
+        match kind {
+            DeviceKind::Cpu => self.reach.host_mib.unwrap(),
+            DeviceKind::Cuda => self.reach.device_mib.unwrap(),
+        }
+    }
+
+    /// What a task comes to under the plan that the worker chooses.
+    fn run(&self, plan: &MemoryPlan) -> Result<MemoryUse, Failure> {
+        let free_mib = self.free_mib(plan.kind);
+        let rung = plan
+            .needs
+            .fastest_within(plan.floor, free_mib)
+            .expect("the lane's class fits");
+        let needed = self.truth.unwrap_or(plan.needs).of(rung);
+        if needed > free_mib {
+            return Err(Failure::OutOfMemory {
+                device: self.device().to_owned(),
+                stage: "denoise".to_owned(),
+                rung,
+                needed_at_least_mib: Some(needed),
+                free_before_mib: free_mib,
+                suspected: false,
+            });
+        }
+        let peak = StagePeak {
+            stage: MemoryStage::Denoise,
+            live_mib: needed,
+            own_mib: needed,
+        };
+        Ok(MemoryUse {
+            kind: plan.kind,
+            device: self.device().to_owned(),
+            rung,
+            predicted_mib: plan.needs.of(rung),
+            peak_mib: needed,
+            least_free_mib: free_mib - needed,
+            stages: vec![peak],
+        })
+    }
 }
 
 /// Chooses by task and by how often this chunk was begun before.
@@ -75,16 +168,17 @@ impl Drop for FakeWorker {
 }
 
 impl FakeWorker {
-    pub fn start(name: &str, connection: Connection, ledger: Ledger, script: Script) -> Self {
+    pub fn start(name: &str, connection: Connection, ledger: Ledger, script: Script, rig: Rig) -> Self {
         let (at_work, task_on) = watch::channel(None);
         let worker = Worker {
             id: name.parse().unwrap(),
             connection,
             ledger,
             script,
+            rig,
             at_work,
         };
-        let heart = tokio::spawn(beat(worker.id.clone(), worker.connection.clone(), task_on));
+        let heart = tokio::spawn(beat(worker.id.clone(), worker.connection.clone(), rig, task_on));
         let heart_ends = heart.abort_handle();
         let hands = tokio::spawn(async move {
             worker.work().await;
@@ -96,7 +190,12 @@ impl FakeWorker {
     }
 }
 
-async fn beat(worker: WorkerId, connection: Connection, task: watch::Receiver<Option<TaskProgress>>) {
+async fn beat(
+    worker: WorkerId,
+    connection: Connection,
+    rig: Rig,
+    task: watch::Receiver<Option<TaskProgress>>,
+) {
     let mut ticks = tokio::time::interval(Duration::from_millis(200));
     loop {
         ticks.tick().await;
@@ -109,11 +208,15 @@ async fn beat(worker: WorkerId, connection: Connection, task: watch::Receiver<Op
         let heartbeat = Heartbeat {
             worker: worker.clone(),
             state,
-            device: "cpu".to_owned(),
-            device_free_mib: 4000,
+            device: rig.device().to_owned(),
+            device_free_mib: 8000,
             device_total_mib: 8000,
             host_rss_mib: 10,
+            reach: rig.reach,
             task,
+            memory: None,
+            gpu: None,
+            frames_per_second: 0.0,
             finished: 0,
         };
         let subject = Subject::Heartbeat(worker.clone()).to_string();
@@ -128,22 +231,34 @@ struct Worker {
     connection: Connection,
     ledger: Ledger,
     script: Script,
+    rig: Rig,
     at_work: watch::Sender<Option<TaskProgress>>,
 }
 
 impl Worker {
     /// Until it dies.
     async fn work(&self) {
-        let render = Lane {
-            class: Class::Cpu(4),
-            priority: 1,
+        let room = Room {
+            analyze: false,
+            host_mib: self.rig.reach.host_mib,
+            device_mib: self.rig.reach.device_mib,
         };
+        let lanes: Vec<Lane> = fitting(&room)
+            .into_iter()
+            .filter(|lane| lane.priority == 1)
+            .collect();
         let analyze = Lane {
             class: Class::Analyze,
             priority: 1,
         };
         loop {
-            let mut pulled = try_pull(&self.connection, render).await;
+            let mut pulled = Ok(Pulled::NoLane);
+            for lane in &lanes {
+                pulled = try_pull(&self.connection, *lane).await;
+                if matches!(pulled, Ok(Pulled::Task(_))) {
+                    break;
+                }
+            }
             if !matches!(pulled, Ok(Pulled::Task(_))) {
                 let wait = Duration::from_millis(100);
                 pulled = wait_for_task(&self.connection, analyze, wait, std::future::pending()).await;
@@ -171,9 +286,16 @@ impl Worker {
             frames_done: 1,
             frames_total: 16,
             stage: "denoise".to_owned(),
+            lane: None,
+            rung: None,
         }));
         self.say(task, EventKind::Started).await;
-        let act = (self.script)(task, before);
+        let mut act = (self.script)(task, before);
+        if let (Act::Succeed, TaskBody::Render(render)) = (&act, &task.body)
+            && let Err(failure) = self.rig.run(&render.memory)
+        {
+            act = Act::Fail(failure);
+        }
         match act {
             Act::Die => return false,
             Act::Refuse => {
@@ -255,7 +377,12 @@ impl Worker {
             body,
             timings: StageTimings {
                 denoise_ms: 10,
+                engine_ms: self.rig.frame_ms * 16,
                 ..StageTimings::default()
+            },
+            memory: match &task.body {
+                TaskBody::Analyze(_) => None,
+                TaskBody::Render(render) => self.rig.run(&render.memory).ok(),
             },
         }
     }

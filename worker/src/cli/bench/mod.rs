@@ -137,6 +137,7 @@ impl Prepared {
             let measured = self.measure(part, args)?;
             report.software = measured.numeric_kind;
             report.resolution_px = measured.resolution_px;
+            report.rung = measured.rung;
             report.weights = measured.weights;
             report.parts.push(measured.part);
         }
@@ -150,6 +151,7 @@ impl Prepared {
             frames,
             steps,
             repeat,
+            rung,
         } = args.sizes;
         let mut command = Command::new(&self.engine);
         command
@@ -165,6 +167,7 @@ impl Prepared {
             .args(["--frames", &frames.to_string()])
             .args(["--steps", &steps.to_string()])
             .args(["--repeat", &repeat.to_string()])
+            .args(["--rung", rung.name()])
             .envs(environment(self.threads))
             .stdin(Stdio::null())
             .stderr(Stdio::inherit());

@@ -50,8 +50,12 @@ pub(super) fn render(report: &Report, other: Option<&Report>) -> String {
 }
 
 fn about(report: &Report) -> String {
+    let plan = match report.rung.as_str() {
+        "" => String::new(),
+        rung => format!(", memory plan {rung}"),
+    };
     format!(
-        "{}, {} threads, {} px, {} frames, {} steps",
+        "{}, {} threads, {} px, {} frames, {} steps{plan}",
         report.software, report.threads, report.resolution_px, report.frames, report.steps
     )
 }

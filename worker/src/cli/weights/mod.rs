@@ -1,6 +1,7 @@
 //! `latentfarm-worker weights`: pull, make, convert, check and describe checkpoints.
 
 mod bar;
+mod describe;
 mod hub;
 mod pull;
 mod watch;
@@ -12,10 +13,9 @@ use std::process::ExitCode;
 
 use clap::{Subcommand, ValueEnum};
 use indicatif::DecimalBytes;
-use serde::Serialize;
 
 use super::refuse;
-use crate::latentsync::weights::{self, DigestVerdict, FileVerdict, StoredAs};
+use crate::latentsync::weights::{self, AccountAs, DigestVerdict, FileVerdict, Note, StoredAs};
 use crate::latentsync::{Checkpoint, WeightsError, synth};
 use bar::Bar;
 
@@ -58,6 +58,11 @@ pub(super) enum WeightsCommand {
         /// Equal seeds give equal weights
         #[arg(long, default_value_t = 0)]
         seed: u64,
+        /// Simulated GPUs count the memory that this published model would take
+        ///
+        /// A laptop then plays a farm whose decisions are about GiB. On the CPU the weights count as what they are.
+        #[arg(long, value_enum, value_name = "VERSION")]
+        account_as: Option<Accounted>,
     },
     /// Read a checkpoint whole and say of each file whether it is what it should be
     ///
@@ -90,6 +95,16 @@ pub(super) enum SynthSize {
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum Accounted {
+    /// LatentSync 1.5: 256 px
+    #[value(name = "1.5")]
+    V15,
+    /// LatentSync 1.6: 512 px
+    #[value(name = "1.6")]
+    V16,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
 pub(super) enum ConvertTo {
     /// Half the size
     F16,
@@ -97,23 +112,18 @@ pub(super) enum ConvertTo {
     F32,
 }
 
-/// What `describe` tells.
-#[derive(Serialize)]
-struct Description {
-    identity: String,
-    synthetic: bool,
-    resolution_px: u32,
-    unet_parameters: u64,
-    vae_parameters: u64,
-}
-
 pub(super) fn main(command: WeightsCommand) -> ExitCode {
     let outcome = match command {
         WeightsCommand::Pull(args) => return pull::main(&args),
         WeightsCommand::Convert { dir, out, dtype } => convert(&dir, &out, dtype),
-        WeightsCommand::Synth { size, out, seed } => make(size, &out, seed),
+        WeightsCommand::Synth {
+            size,
+            out,
+            seed,
+            account_as,
+        } => make(size, &out, seed, account_as),
         WeightsCommand::Verify { dir } => return verify(&dir),
-        WeightsCommand::Describe { dir, json } => describe(&dir, json),
+        WeightsCommand::Describe { dir, json } => describe::describe(&dir, json),
     };
     match outcome {
         Ok(text) => say(&text, ExitCode::SUCCESS),
@@ -129,7 +139,12 @@ fn say(text: &str, code: ExitCode) -> ExitCode {
     }
 }
 
-fn make(size: SynthSize, out: &Path, seed: u64) -> Result<String, WeightsError> {
+fn make(
+    size: SynthSize,
+    out: &Path,
+    seed: u64,
+    account_as: Option<Accounted>,
+) -> Result<String, WeightsError> {
     let size = match size {
         SynthSize::Tiny => synth::Size::Tiny,
         SynthSize::Small => synth::Size::Small,
@@ -139,6 +154,13 @@ fn make(size: SynthSize, out: &Path, seed: u64) -> Result<String, WeightsError> 
     eprintln!("writing {} to {}", DecimalBytes(bytes), out.display());
     let bar = Bar::new("random weights", bytes);
     synth::synthesize_watched(out, size, seed, &mut |more| bar.add(more))?;
+    if let (Some(version), Some(mut note)) = (account_as, Note::read(out)?) {
+        note.account_as = Some(match version {
+            Accounted::V15 => AccountAs::V15,
+            Accounted::V16 => AccountAs::V16,
+        });
+        note.write(out)?;
+    }
     Ok(format!("SYNTHETIC WEIGHTS in {}", out.display()))
 }
 
@@ -211,31 +233,4 @@ fn verdict_line(verdict: &FileVerdict) -> String {
         Some(problem) => write!(line, ", {digest}; {problem}"),
     };
     line
-}
-
-fn describe(dir: &Path, json: bool) -> Result<String, WeightsError> {
-    let checkpoint = Checkpoint::open(dir)?;
-    let parameters = checkpoint.check_tensors()?;
-    let description = Description {
-        identity: checkpoint.identity().to_string(),
-        synthetic: checkpoint.synthetic(),
-        resolution_px: checkpoint.resolution_px(),
-        unet_parameters: parameters.unet,
-        vae_parameters: parameters.vae,
-    };
-    if json {
-        return Ok(serde_json::json!(description).to_string());
-    }
-    let kind = if description.synthetic {
-        "SYNTHETIC WEIGHTS"
-    } else {
-        "real weights"
-    };
-    Ok(format!(
-        "{kind}, {} px, UNet {:.1} M values, VAE {:.1} M values, identity {}",
-        description.resolution_px,
-        description.unet_parameters as f64 / 1e6,
-        description.vae_parameters as f64 / 1e6,
-        description.identity
-    ))
 }

@@ -1,11 +1,13 @@
 //! Scaled dot-product attention over several heads.
 
-use candle_core::{CpuStorage, CustomOp3, DType, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::composed;
 use super::matrix::{Matrix, product};
+use super::on_own_ops;
 use super::simd::{exp, wide};
+use crate::latentsync::boundary::{Op, before};
 
 /// Attention with `heads` heads side by side in the last dimension; scores are scaled by the root of a head's
 /// width.
@@ -15,10 +17,24 @@ use super::simd::{exp, wide};
 /// `q` and contiguous. Each of the `outer x rows` rows attends for itself. Operands may be transposed in all
 /// but the last dimension.
 pub(in crate::latentsync) fn attend(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<Tensor> {
-    if q.device().is_cpu() && q.dtype() == DType::F32 {
+    let (outer, rows, queries, width) = q.dims4()?;
+    let op = Op::Attention {
+        rows: outer * rows,
+        heads,
+        queries,
+        keys: k.dim(2)?,
+        width,
+    };
+    before(op, q)?;
+    attended(q, k, v, heads)
+}
+
+/// [`attend`] to what was told already.
+pub(super) fn attended(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<Tensor> {
+    let (outer, rows, queries, width) = q.dims4()?;
+    if on_own_ops(q) {
         return q.apply_op3_no_bwd(k, v, &CpuAttention { heads });
     }
-    let (outer, rows, queries, width) = q.dims4()?;
     let flat = |x: &Tensor| x.reshape((outer * rows, x.dim(2)?, width));
     composed::attention(&flat(q)?, &flat(k)?, &flat(v)?, heads)?.reshape((outer, rows, queries, width))
 }

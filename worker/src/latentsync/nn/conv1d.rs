@@ -1,10 +1,12 @@
 //! Convolution over time, three taps wide: a linear layer over neighbouring tokens.
 
-use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::layers::Linear;
 use super::matrix::contiguous;
+use super::on_own_ops;
+use crate::latentsync::boundary::before_copy;
 use crate::latentsync::weights::Keys;
 
 const TAPS: usize = 3;
@@ -37,7 +39,8 @@ impl Conv1d {
 
 /// Every `stride`th token with its neighbours: `(tokens / stride, input x 3)`, the taps of a channel side by side.
 fn neighbours(x: &Tensor, stride: usize) -> Result<Tensor> {
-    if x.device().is_cpu() && x.dtype() == DType::F32 {
+    before_copy(x.dim(0)?.div_ceil(stride) * x.dim(1)? * TAPS, x)?;
+    if on_own_ops(x) {
         return x.contiguous()?.apply_op1_no_bwd(&CpuNeighbours { stride });
     }
     let (tokens, input) = x.dims2()?;
@@ -91,7 +94,7 @@ impl CustomOp1 for CpuNeighbours {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::Device;
+    use candle_core::{DType, Device};
 
     #[test]
     fn neighbours_times_weights_are_a_convolution() {

@@ -1,15 +1,23 @@
 //! The exact (erf) GELU, alone and as the gate of a GEGLU.
 
-use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::composed;
 use super::matrix::contiguous;
+use super::on_own_ops;
 use super::simd::{erf, wide};
+use crate::latentsync::boundary::{Op, before, before_copy};
 
 /// GELU of every element.
 pub(in crate::latentsync) fn gelu(x: &Tensor) -> Result<Tensor> {
-    if x.device().is_cpu() && x.dtype() == DType::F32 {
+    before_copy(x.elem_count(), x)?;
+    activated(x)
+}
+
+/// [`gelu`] of what was told already.
+pub(super) fn activated(x: &Tensor) -> Result<Tensor> {
+    if on_own_ops(x) {
         return x.contiguous()?.apply_op1_no_bwd(&CpuGelu);
     }
     composed::gelu(x)
@@ -17,7 +25,15 @@ pub(in crate::latentsync) fn gelu(x: &Tensor) -> Result<Tensor> {
 
 /// `value x gelu(gate)`, with the value in the first half of the last dimension and the gate in the second.
 pub(in crate::latentsync) fn geglu(x: &Tensor) -> Result<Tensor> {
-    if x.device().is_cpu() && x.dtype() == DType::F32 {
+    let width = x.dim(candle_core::D::Minus1)? / 2;
+    let rows = x.elem_count() / (2 * width).max(1);
+    before(Op::Geglu { rows, width }, x)?;
+    gated(x)
+}
+
+/// [`geglu`] of some rows of what was told already.
+pub(super) fn gated(x: &Tensor) -> Result<Tensor> {
+    if on_own_ops(x) {
         return x.contiguous()?.apply_op1_no_bwd(&CpuGeglu);
     }
     composed::geglu(x)

@@ -3,12 +3,14 @@
 //! On the CPU one operation does it all: sums in `f64` over a fixed partition (one per image and group, added
 //! in order), so the bits do not depend on the number of threads, and no copy of the input is made.
 
-use candle_core::{CpuStorage, CustomOp3, DType, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use super::composed;
+use super::composed::{self, NormSpec};
 use super::matrix::contiguous;
-use super::simd::{exp, wide};
+use super::on_own_ops;
+use super::simd::{exp, lane_sum, wide};
+use crate::latentsync::boundary::{Op, before};
 use crate::latentsync::trace::Trace;
 use crate::latentsync::weights::Keys;
 
@@ -54,14 +56,21 @@ impl GroupNorm {
     }
 
     fn apply(&self, x: &Tensor, images: usize, silu: bool) -> Result<Tensor> {
-        let (total, channels, _, _) = x.dims4()?;
+        let (total, channels, h, w) = x.dims4()?;
+        let op = Op::GroupNorm {
+            images: total,
+            together: images,
+            channels,
+            area: h * w,
+        };
+        before(op, x)?;
         if images == 0 || total % images != 0 || channels % self.groups != 0 {
             bail!(
                 "group norm of {total} images by {images}, {channels} channels by {}",
                 self.groups
             );
         }
-        if x.device().is_cpu() && x.dtype() == DType::F32 {
+        if on_own_ops(x) {
             let op = CpuGroupNorm {
                 images,
                 groups: self.groups,
@@ -70,9 +79,14 @@ impl GroupNorm {
             };
             return x.contiguous()?.apply_op3_no_bwd(&self.weight, &self.bias, &op);
         }
-        let affine = (&self.weight, &self.bias);
-        let y = composed::group_norm(x, images, self.groups, self.eps, affine)?;
-        if silu { y.silu() } else { Ok(y) }
+        let spec = NormSpec {
+            images,
+            groups: self.groups,
+            eps: self.eps,
+            affine: (&self.weight, &self.bias),
+            silu,
+        };
+        composed::group_norm(x, spec)
     }
 }
 
@@ -143,8 +157,6 @@ impl CustomOp3 for CpuGroupNorm {
     }
 }
 
-const LANES: usize = 16;
-
 fn plain_sum(values: &[f32]) -> f64 {
     wide(
         #[inline(always)]
@@ -166,20 +178,6 @@ fn squared_sum(values: &[f32], centre: f64) -> f64 {
             )
         },
     )
-}
-
-/// Sums in [`LANES`] interleaved parts, which the compiler can keep in one register.
-#[inline(always)]
-fn lane_sum(values: &[f32], term: impl Fn(f32) -> f64) -> f64 {
-    let mut lanes = [0.0; LANES];
-    let chunks = values.chunks_exact(LANES);
-    let rest: f64 = chunks.remainder().iter().map(|&value| term(value)).sum();
-    for chunk in chunks {
-        for (lane, &value) in lanes.iter_mut().zip(chunk) {
-            *lane += term(value);
-        }
-    }
-    lanes.iter().sum::<f64>() + rest
 }
 
 fn affine(out: &mut [f32], x: &[f32], scale: f32, shift: f32, silu: bool) {
@@ -231,14 +229,19 @@ mod tests {
                 groups,
                 eps: 1e-5,
             };
-            let affine = (&norm.weight, &norm.bias);
-            let plain = composed::group_norm(&x, images, groups, norm.eps, affine).unwrap();
+            let plain = |silu| {
+                let spec = NormSpec {
+                    images,
+                    groups,
+                    eps: norm.eps,
+                    affine: (&norm.weight, &norm.bias),
+                    silu,
+                };
+                composed::group_norm(&x, spec).unwrap()
+            };
             for (ours, expected) in [
-                (norm.forward(&x, images, &Trace::off()).unwrap(), plain.clone()),
-                (
-                    norm.forward_silu(&x, images, &Trace::off()).unwrap(),
-                    plain.silu().unwrap(),
-                ),
+                (norm.forward(&x, images, &Trace::off()).unwrap(), plain(false)),
+                (norm.forward_silu(&x, images, &Trace::off()).unwrap(), plain(true)),
             ] {
                 let difference = (ours - expected).unwrap().abs().unwrap().max_all().unwrap();
                 assert!(

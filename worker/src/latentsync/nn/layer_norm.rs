@@ -1,10 +1,12 @@
 //! Norm over the last dimension.
 
-use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::matrix::{contiguous, lend};
-use super::simd::wide;
+use super::on_own_ops;
+use super::simd::{lane_sum, wide};
+use crate::latentsync::boundary::{Op, before};
 use crate::latentsync::weights::Keys;
 
 const EPS: f32 = 1e-5;
@@ -24,8 +26,11 @@ impl LayerNorm {
     }
 
     pub(in crate::latentsync) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let width = self.weight.elem_count();
+        let rows = x.elem_count() / width.max(1);
+        before(Op::LayerNorm { rows, width }, x)?;
         let x = x.contiguous()?;
-        if x.device().is_cpu() && x.dtype() == DType::F32 {
+        if on_own_ops(&x) {
             let (weight, bias) = (&self.weight, &self.bias);
             return x.apply_op1_no_bwd(&CpuLayerNorm { weight, bias });
         }
@@ -82,22 +87,6 @@ fn norm(out: &mut [f32], x: &[f32], weight: &[f32], bias: &[f32]) {
     for (((out, x), weight), bias) in out.iter_mut().zip(x).zip(weight).zip(bias) {
         *out = (x - mean) * scale * weight + bias;
     }
-}
-
-const LANES: usize = 16;
-
-/// Sums in [`LANES`] interleaved parts, which the compiler can keep in one register.
-#[inline(always)]
-fn lane_sum(values: &[f32], term: impl Fn(f32) -> f32) -> f32 {
-    let mut lanes = [0.0; LANES];
-    let chunks = values.chunks_exact(LANES);
-    let rest: f32 = chunks.remainder().iter().map(|&value| term(value)).sum();
-    for chunk in chunks {
-        for (lane, &value) in lanes.iter_mut().zip(chunk) {
-            *lane += term(value);
-        }
-    }
-    lanes.iter().sum::<f32>() + rest
 }
 
 #[cfg(test)]

@@ -1,27 +1,26 @@
-//! Linear layers, convolutions and the gated feed-forward.
+//! Linear layers and convolutions.
 
-use candle_core::{DType, Result, Tensor};
+use std::ops::Range;
+
+use candle_core::{Result, Tensor};
 
 use super::composed;
 use super::conv::CpuConv2d;
-use super::gelu::geglu;
-use super::linear::CpuLinear;
+use super::linear::{CpuLinear, bands};
+use super::on_own_ops;
 use super::weight::Weight;
-use crate::latentsync::trace::Trace;
+use crate::latentsync::boundary::{Op, before};
 use crate::latentsync::weights::Keys;
 
 /// `x W^T + b` over the last dimension.
 pub(in crate::latentsync) struct Linear {
-    weight: Weight,
+    pub(super) weight: Weight,
     bias: Option<Tensor>,
 }
 
 impl Linear {
     pub(in crate::latentsync) fn load(keys: &Keys, input: usize, output: usize) -> Result<Self> {
-        Ok(Self {
-            weight: Weight::load(keys, &[output, input], "weight")?,
-            bias: Some(keys.get(&[output], "bias")?.force_contiguous()?),
-        })
+        Self::shaped(keys, &[output, input])
     }
 
     pub(in crate::latentsync) fn load_no_bias(keys: &Keys, input: usize, output: usize) -> Result<Self> {
@@ -33,17 +32,19 @@ impl Linear {
 
     /// A 1x1 convolution, used on `(.., channels)` instead of `(channels, h, w)`.
     pub(in crate::latentsync) fn load_1x1(keys: &Keys, input: usize, output: usize) -> Result<Self> {
-        Ok(Self {
-            weight: Weight::load(keys, &[output, input, 1, 1], "weight")?,
-            bias: Some(keys.get(&[output], "bias")?.force_contiguous()?),
-        })
+        Self::shaped(keys, &[output, input, 1, 1])
     }
 
     /// A convolution over time, used on the `taps` neighbours of a token side by side.
     pub(super) fn load_taps(keys: &Keys, input: usize, output: usize, taps: usize) -> Result<Self> {
+        Self::shaped(keys, &[output, input, taps])
+    }
+
+    /// With weights of a shape whose first dimension is the output's.
+    fn shaped(keys: &Keys, shape: &[usize]) -> Result<Self> {
         Ok(Self {
-            weight: Weight::load(keys, &[output, input, taps], "weight")?,
-            bias: Some(keys.get(&[output], "bias")?.force_contiguous()?),
+            weight: Weight::load(keys, shape, "weight")?,
+            bias: Some(keys.get(&shape[..1], "bias")?.force_contiguous()?),
         })
     }
 
@@ -59,12 +60,43 @@ impl Linear {
     }
 
     fn apply(&self, x: &Tensor, residual: Option<&Tensor>) -> Result<Tensor> {
+        let rows = self.announce(x, self.input())?;
+        let _at_work = self.weight.at_work();
+        self.compute(x, residual, &bands(rows, self.output()))
+    }
+
+    pub(super) fn input(&self) -> usize {
+        self.weight.shape()[1..].iter().product()
+    }
+
+    pub(super) fn output(&self) -> usize {
+        self.weight.shape()[0]
+    }
+
+    /// Tells of the layer for all rows of `x`, which is `width` wide, and gives their number.
+    pub(super) fn announce(&self, x: &Tensor, width: usize) -> Result<usize> {
+        let op = Op::Linear {
+            rows: x.elem_count() / width.max(1),
+            input: self.input(),
+            output: self.output(),
+        };
+        before(op, x)?;
+        Ok(x.elem_count() / width.max(1))
+    }
+
+    /// The layer without a word to the observer; `bands` cover the rows.
+    pub(super) fn compute(
+        &self,
+        x: &Tensor,
+        residual: Option<&Tensor>,
+        bands: &[Range<usize>],
+    ) -> Result<Tensor> {
+        let (input, output) = (self.input(), self.output());
         let mut shape = x.dims().to_vec();
-        let input = shape.pop().unwrap_or(1);
-        let output = self.weight.shape()[0];
+        shape.pop();
         shape.push(output);
         let rows = x.reshape(((), input))?.contiguous()?;
-        if x.device().is_cpu() && x.dtype() == DType::F32 {
+        if on_own_ops(x) {
             let residual = residual
                 .map(|residual| residual.reshape(((), output))?.contiguous())
                 .transpose()?;
@@ -72,6 +104,7 @@ impl Linear {
                 weight: &self.weight,
                 bias: self.bias.as_ref(),
                 residual: residual.as_ref(),
+                bands,
             };
             return rows.apply_op1_no_bwd(&op)?.reshape(shape);
         }
@@ -80,7 +113,7 @@ impl Linear {
         if let Some(bias) = &self.bias {
             y = y.broadcast_add(bias)?;
         }
-        let y = y.reshape(shape)?;
+        y = y.reshape(shape)?;
         match residual {
             Some(residual) => y + residual,
             None => Ok(y),
@@ -135,12 +168,24 @@ impl Conv2d {
     }
 
     fn apply(&self, x: &Tensor, shift: Option<&Tensor>, residual: Option<&Tensor>) -> Result<Tensor> {
-        let bias = match shift {
-            Some(shift) => shift.broadcast_add(&self.bias)?,
-            None => self.bias.clone(),
+        let (images, input, height, width) = x.dims4()?;
+        let op = Op::Conv2d {
+            images,
+            input,
+            output: self.weight.shape()[0],
+            height,
+            width,
+            kernel: self.weight.shape()[2],
+            stride: self.stride,
         };
-        if x.device().is_cpu() && x.dtype() == DType::F32 {
+        before(op, x)?;
+        let _at_work = self.weight.at_work();
+        if on_own_ops(x) {
             let residual = residual.map(Tensor::contiguous).transpose()?;
+            let bias = match shift {
+                Some(shift) => shift.broadcast_add(&self.bias)?,
+                None => self.bias.clone(),
+            };
             let op = CpuConv2d {
                 weight: &self.weight,
                 bias: &bias,
@@ -150,7 +195,7 @@ impl Conv2d {
             };
             return x.contiguous()?.apply_op1_no_bwd(&op);
         }
-        let mut y = composed::conv2d(x, self.weight.tensor()?, &self.bias, self.stride, self.padding)?;
+        let mut y = composed::conv2d(x, &self.weight.tensor()?, &self.bias, self.stride, self.padding)?;
         if let Some(shift) = shift {
             let (images, channels, h, w) = y.dims4()?;
             let samples = shift.dim(0)?;
@@ -163,44 +208,5 @@ impl Conv2d {
             Some(residual) => y + residual,
             None => Ok(y),
         }
-    }
-}
-
-/// GEGLU feed-forward: `net.0.proj` gives value and gate, `net.2` goes back. The exact (erf) GELU.
-pub(in crate::latentsync) struct FeedForward {
-    path: String,
-    proj: Linear,
-    out: Linear,
-}
-
-impl FeedForward {
-    pub(in crate::latentsync) fn load(keys: &Keys, width: usize) -> Result<Self> {
-        let net = keys.pp("net");
-        Ok(Self {
-            path: keys.path().to_owned(),
-            proj: Linear::load(&net.pp(0).pp("proj"), width, 8 * width)?,
-            out: Linear::load(&net.pp(2), 4 * width, width)?,
-        })
-    }
-
-    /// The feed-forward of `x`, and `residual` added.
-    pub(in crate::latentsync) fn forward_add(
-        &self,
-        x: &Tensor,
-        residual: &Tensor,
-        trace: &Trace,
-    ) -> Result<Tensor> {
-        let projected = self.proj.forward(x)?;
-        trace.put(&self.path, "net.0.proj", &projected);
-        let gated = geglu(&projected)?;
-        drop(projected);
-        trace.put(&self.path, "net.0", &gated);
-        if !trace.is_on() {
-            return self.out.forward_add(&gated, residual);
-        }
-        let y = self.out.forward(&gated)?;
-        trace.put(&self.path, "net.2", &y);
-        trace.put(&self.path, "", &y);
-        y + residual
     }
 }

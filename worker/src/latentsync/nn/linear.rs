@@ -1,5 +1,7 @@
 //! The product of a linear layer on the CPU, in tiles that depend on the shape alone.
 
+use std::ops::Range;
+
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
@@ -20,6 +22,19 @@ pub(super) struct CpuLinear<'a> {
     pub(super) weight: &'a Weight,
     pub(super) bias: Option<&'a Tensor>,
     pub(super) residual: Option<&'a Tensor>,
+    /// Rows of each tile; see [`bands`].
+    pub(super) bands: &'a [Range<usize>],
+}
+
+/// How the rows of a product are cut into tiles: by its shape alone.
+pub(super) fn bands(rows: usize, output: usize) -> Vec<Range<usize>> {
+    let columns = output.div_ceil(TILE_COLUMNS).max(1);
+    let most = if rows >= TILE_ROWS && columns * (rows / TILE_ROWS) < ENOUGH_TILES {
+        TILE_ROWS / 2
+    } else {
+        TILE_ROWS
+    };
+    ranges(rows, most)
 }
 
 impl CustomOp1 for CpuLinear<'_> {
@@ -37,15 +52,9 @@ impl CustomOp1 for CpuLinear<'_> {
         let residual = residual.as_ref().map(Lent::values);
 
         let columns = ranges(output, TILE_COLUMNS);
-        let most_rows = if rows >= TILE_ROWS && columns.len() * (rows / TILE_ROWS) < ENOUGH_TILES {
-            TILE_ROWS / 2
-        } else {
-            TILE_ROWS
-        };
-        let bands = ranges(rows, most_rows);
         let tiles: Vec<_> = columns
             .iter()
-            .flat_map(|columns| bands.iter().map(move |band| (columns.clone(), band.clone())))
+            .flat_map(|columns| self.bands.iter().map(move |band| (columns.clone(), band.clone())))
             .collect();
         let mut out = vec![0.0_f32; rows * output];
         let shared = Shared::new(&mut out);
@@ -112,11 +121,12 @@ mod tests {
             let expected = (expected.broadcast_add(&bias).unwrap() + &residual).unwrap();
             for dtype in [DType::F32, DType::F16, DType::BF16] {
                 // The values are multiples of 1/64 below 1 and so the same in all three types.
-                let weight = Weight::Held(w.to_dtype(dtype).unwrap());
+                let weight = Weight::held(w.to_dtype(dtype).unwrap());
                 let op = CpuLinear {
                     weight: &weight,
                     bias: Some(&bias.flatten_all().unwrap()),
                     residual: Some(&residual),
+                    bands: &bands(rows, output),
                 };
                 let ours = x.apply_op1_no_bwd(&op).unwrap();
                 let difference = (ours - &expected).unwrap().abs().unwrap().max_all().unwrap();

@@ -10,20 +10,36 @@ mod attend;
 mod composed;
 mod conv;
 mod conv1d;
+mod feed_forward;
 mod gelu;
 mod group_norm;
 mod layer_norm;
 mod layers;
 mod linear;
 mod matrix;
+mod pictures;
 mod simd;
 mod tokens;
+#[cfg(test)]
+mod under_levers;
 mod weight;
+mod whole;
 
 pub(super) use attend::attend;
 pub(super) use conv1d::Conv1d;
+pub(super) use feed_forward::FeedForward;
 pub(super) use gelu::gelu;
 pub(super) use group_norm::GroupNorm;
 pub(super) use layer_norm::LayerNorm;
-pub(super) use layers::{Conv2d, FeedForward, Linear};
+pub(super) use layers::{Conv2d, Linear};
+pub(super) use pictures::{join_channels, pad_right_and_below, upsample};
 pub(super) use tokens::{to_picture, to_tokens};
+
+use candle_core::{DType, Tensor};
+
+use super::boundary::levers;
+
+/// Whether `x` is worked on by the operations that were written for the CPU in `f32`, not by composed ones.
+fn on_own_ops(x: &Tensor) -> bool {
+    x.device().is_cpu() && x.dtype() == DType::F32 && !levers().composed
+}

@@ -1,10 +1,32 @@
 //! Element-wise work for the widest vectors that this machine has.
 
+use std::iter::Sum;
+use std::ops::{Add, AddAssign};
+
 /// Runs `work` compiled for this machine's vector instructions. Only what is inlined into it gains: mark helpers
 /// `#[inline(always)]`. Results are the same on every instruction set, as nothing here is reordered or contracted.
 #[inline(always)]
 pub(super) fn wide<R>(work: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(work)
+}
+
+const LANES: usize = 16;
+
+/// The sum of a term of every value, in [`LANES`] interleaved parts that the compiler can keep in one register.
+#[inline(always)]
+pub(super) fn lane_sum<S>(values: &[f32], term: impl Fn(f32) -> S) -> S
+where
+    S: Copy + Default + AddAssign + Add<Output = S> + Sum,
+{
+    let mut lanes = [S::default(); LANES];
+    let chunks = values.chunks_exact(LANES);
+    let rest: S = chunks.remainder().iter().map(|&value| term(value)).sum();
+    for chunk in chunks {
+        for (lane, &value) in lanes.iter_mut().zip(chunk) {
+            *lane += term(value);
+        }
+    }
+    lanes.into_iter().sum::<S>() + rest
 }
 
 /// `e^x` for `x <= 88`, with a relative error of about 2e-7, in a form that the compiler can vectorise.

@@ -1,14 +1,17 @@
 //! Between pictures `(images, channels, h, w)` and tokens `(images, h x w, channels)`.
 
-use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::matrix::{Lent, contiguous, lend};
+use super::on_own_ops;
+use crate::latentsync::boundary::before_copy;
 
 /// Tokens of a picture: `(images, h x w, channels)`.
 pub(in crate::latentsync) fn to_tokens(picture: &Tensor) -> Result<Tensor> {
+    before_copy(picture.elem_count(), picture)?;
     let flat = picture.flatten_from(2)?;
-    if picture.device().is_cpu() && picture.dtype() == DType::F32 {
+    if on_own_ops(picture) {
         return flat.contiguous()?.apply_op1_no_bwd(&CpuTranspose { add: None });
     }
     flat.transpose(1, 2)?.contiguous()
@@ -16,7 +19,8 @@ pub(in crate::latentsync) fn to_tokens(picture: &Tensor) -> Result<Tensor> {
 
 /// The picture of `tokens`, shaped like `residual` and added to it.
 pub(in crate::latentsync) fn to_picture(tokens: &Tensor, residual: &Tensor) -> Result<Tensor> {
-    if tokens.device().is_cpu() && tokens.dtype() == DType::F32 {
+    before_copy(tokens.elem_count(), tokens)?;
+    if on_own_ops(tokens) {
         let add = residual.contiguous()?;
         let op = CpuTranspose { add: Some(&add) };
         return tokens

@@ -3,6 +3,7 @@
 use candle_core::{Result, Tensor};
 
 use super::Context;
+use crate::latentsync::boundary::before_copy;
 use crate::latentsync::config::UNetConfig;
 use crate::latentsync::nn::{FeedForward, GroupNorm, LayerNorm, Linear, attend, to_picture, to_tokens};
 use crate::latentsync::weights::Keys;
@@ -30,9 +31,10 @@ impl Attention {
         })
     }
 
-    /// `x` is `(rows, queries, width)`, `context` `(rows, keys, context width)`.
-    pub(super) fn forward(&self, x: &Tensor, context: &Tensor) -> Result<Mixed<'_>> {
-        let (q, k, v) = self.project(x, context)?;
+    /// `x` is `(rows, queries, width)`, `context` `(rows, keys, context width)`; without it `x` is its own.
+    pub(super) fn forward(&self, x: Tensor, context: Option<&Tensor>) -> Result<Mixed<'_>> {
+        let (q, k, v) = self.project(&x, context.unwrap_or(&x))?;
+        drop(x);
         let mixed = attend(&q.unsqueeze(0)?, &k.unsqueeze(0)?, &v.unsqueeze(0)?, self.heads)?;
         Ok(Mixed {
             values: mixed.squeeze(0)?,
@@ -41,15 +43,18 @@ impl Attention {
     }
 
     /// Self-attention over the second of the four dimensions of `(samples, frames, positions, width)`.
-    pub(super) fn forward_temporal(&self, x: &Tensor) -> Result<Mixed<'_>> {
-        let (q, k, v) = self.project(x, x)?;
+    pub(super) fn forward_temporal(&self, x: Tensor) -> Result<Mixed<'_>> {
+        let (q, k, v) = self.project(&x, &x)?;
+        drop(x);
         let mixed = attend(
             &q.transpose(1, 2)?,
             &k.transpose(1, 2)?,
             &v.transpose(1, 2)?,
             self.heads,
         )?;
+        drop((q, k, v));
         let (samples, area, frames, width) = mixed.dims4()?;
+        before_copy(mixed.elem_count(), &mixed)?;
         Ok(Mixed {
             values: mixed.transpose(1, 2)?.reshape((samples * frames, area, width))?,
             to_out: &self.to_out,
@@ -160,14 +165,12 @@ impl TransformerBlock {
         let mut x = x;
         let normed = self.norm1.forward(&x)?;
         put("norm1", &normed);
-        let mixed = self.attn1.forward(&normed, &normed)?;
-        drop(normed);
+        let mixed = self.attn1.forward(normed, None)?;
         x = mixed.add_to(&x, context, &self.path, "attn1")?;
 
         let normed = self.norm2.forward(&x)?;
         put("norm2", &normed);
-        let mixed = self.attn2.forward(&normed, &context.audio)?;
-        drop(normed);
+        let mixed = self.attn2.forward(normed, Some(&context.audio))?;
         x = mixed.add_to(&x, context, &self.path, "attn2")?;
 
         let normed = self.norm3.forward(&x)?;

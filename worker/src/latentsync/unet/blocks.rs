@@ -8,6 +8,7 @@ use super::attention::SpatialTransformer;
 use super::motion::MotionModule;
 use super::resnet::{Downsampler, ResnetBlock, Upsampler};
 use crate::latentsync::config::UNetConfig;
+use crate::latentsync::nn::join_channels;
 use crate::latentsync::weights::Keys;
 
 struct Layer {
@@ -192,7 +193,7 @@ impl UpBlock {
             let Some(skip) = skips.pop() else {
                 bail!("{}: no skip left to join", self.path);
             };
-            x = Tensor::cat(&[&x, &skip], 1)?;
+            x = join_channels(&x, &skip)?;
             drop(skip);
             x = layer.forward(x, context)?;
         }
@@ -201,7 +202,7 @@ impl UpBlock {
                 bail!("{}: no skip left to take the size of", self.path);
             };
             let (_, _, h, w) = next.dims4()?;
-            x = upsampler.forward(&x, (h, w), context)?;
+            x = upsampler.forward(x, (h, w), context)?;
         }
         context.trace.put(&self.path, "", &x);
         Ok(x)

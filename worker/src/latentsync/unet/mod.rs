@@ -20,10 +20,11 @@ use candle_core::{Result, Tensor, bail};
 
 use self::blocks::{DownBlock, MidBlock, UpBlock};
 use self::embeddings::TimeEmbedding;
+use super::boundary::before_copy;
 use super::config::UNetConfig;
 use super::nn::{Conv2d, GroupNorm};
 use super::trace::Trace;
-use super::weights::Keys;
+use super::weights::{Keys, Residence};
 
 /// The denoising UNet.
 pub struct UNet3DConditionModel {
@@ -34,6 +35,7 @@ pub struct UNet3DConditionModel {
     up: Vec<UpBlock>,
     norm_out: GroupNorm,
     conv_out: Conv2d,
+    residence: Residence,
 }
 
 /// What every module of one forward pass needs to know.
@@ -49,6 +51,7 @@ pub(super) struct Context<'a> {
 
 impl UNet3DConditionModel {
     pub(super) fn load(keys: &Keys, config: &UNetConfig) -> Result<Self> {
+        let keys = &keys.streamed();
         let channels = &config.block_out_channels;
         let (first, last) = (channels[0], channels[channels.len() - 1]);
         let down_keys = keys.pp("down_blocks");
@@ -72,7 +75,14 @@ impl UNet3DConditionModel {
                 config.norm_eps,
             )?,
             conv_out: Conv2d::load_3x3(&keys.pp("conv_out"), first, config.out_channels)?,
+            // Last, when all weights were asked for.
+            residence: keys.residence(),
         })
+    }
+
+    /// Where its weights are.
+    pub(super) fn residence(&self) -> &Residence {
+        &self.residence
     }
 
     /// Predicts the noise in `latents` (see the module's table for the shapes).
@@ -89,12 +99,11 @@ impl UNet3DConditionModel {
             trace,
         };
 
-        let mut x = self.conv_in.forward(&latents.permute((0, 2, 1, 3, 4))?.reshape((
-            batch * frames,
-            channels,
-            h,
-            w,
-        ))?)?;
+        before_copy(latents.elem_count(), latents)?;
+        let mut x = latents
+            .permute((0, 2, 1, 3, 4))?
+            .reshape((batch * frames, channels, h, w))?;
+        x = self.conv_in.forward(&x)?;
         trace.put("conv_in", "", &x);
         let mut skips = vec![x.clone()];
         for block in &self.down {
@@ -106,6 +115,8 @@ impl UNet3DConditionModel {
         }
         x = self.norm_out.forward_silu(&x, frames, trace)?;
         let noise = self.conv_out.forward(&x)?;
+        drop(x);
+        before_copy(noise.elem_count(), &noise)?;
         let out_channels = noise.dim(1)?;
         noise
             .reshape((batch, frames, out_channels, h, w))?

@@ -4,6 +4,7 @@ use candle_core::{Result, Tensor, bail};
 
 use super::Context;
 use super::attention::{Attention, Mixed, NORM_EPS};
+use crate::latentsync::boundary::before_copy;
 use crate::latentsync::config::MotionConfig;
 use crate::latentsync::nn::{FeedForward, GroupNorm, LayerNorm, Linear, to_picture, to_tokens};
 use crate::latentsync::weights::Keys;
@@ -94,8 +95,7 @@ impl TemporalBlock {
         for (i, (norm, attention)) in self.attention.iter().enumerate() {
             let normed = norm.forward(&x)?;
             put(&format!("norms.{i}"), &normed);
-            let mixed = attention.forward(&normed, context.frames)?;
-            drop(normed);
+            let mixed = attention.forward(normed, context.frames)?;
             x = mixed.add_to(&x, context, &self.path, &format!("attention_blocks.{i}"))?;
         }
         let normed = self.ff_norm.forward(&x)?;
@@ -123,16 +123,18 @@ impl TemporalAttention {
         })
     }
 
-    fn forward(&self, x: &Tensor, frames: usize) -> Result<Mixed<'_>> {
+    fn forward(&self, x: Tensor, frames: usize) -> Result<Mixed<'_>> {
         let (images, area, width) = x.dims3()?;
         let mut frames_apart = x.reshape((images / frames, frames, area, width))?;
+        drop(x);
         if let Some(positions) = &self.positions {
             let longest = positions.dim(1)?;
             if frames > longest {
                 bail!("a window of {frames} frames, but the position table has {longest}");
             }
+            before_copy(frames_apart.elem_count(), &frames_apart)?;
             frames_apart = frames_apart.broadcast_add(&positions.narrow(1, 0, frames)?)?;
         }
-        self.attention.forward_temporal(&frames_apart)
+        self.attention.forward_temporal(frames_apart)
     }
 }

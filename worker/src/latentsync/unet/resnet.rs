@@ -4,7 +4,7 @@ use candle_core::{Result, Tensor};
 
 use super::Context;
 use crate::latentsync::config::UNetConfig;
-use crate::latentsync::nn::{Conv2d, GroupNorm, Linear};
+use crate::latentsync::nn::{Conv2d, GroupNorm, Linear, upsample};
 use crate::latentsync::weights::Keys;
 
 pub(super) struct ResnetBlock {
@@ -45,6 +45,16 @@ impl ResnetBlock {
         let time = self.time_emb_proj.forward(&context.time.silu()?)?;
         trace.put(&self.path, "time_emb_proj", &time);
         let mut hidden = self.norm1.forward_silu(&x, frames, trace)?;
+        // Now, because it lets go of the input, which with its skip is the largest tensor of all.
+        let residual = match &self.shortcut {
+            Some(shortcut) => {
+                let residual = shortcut.forward(&x)?;
+                trace.put(&self.path, "conv_shortcut", &residual);
+                drop(x);
+                residual
+            }
+            None => x,
+        };
         if trace.is_on() {
             trace.put(&self.path, "conv1", &self.conv1.forward(&hidden)?);
         }
@@ -54,14 +64,6 @@ impl ResnetBlock {
         if trace.is_on() {
             trace.put(&self.path, "conv2", &self.conv2.forward(&hidden)?);
         }
-        let residual = match &self.shortcut {
-            Some(shortcut) => {
-                let residual = shortcut.forward(&x)?;
-                trace.put(&self.path, "conv_shortcut", &residual);
-                residual
-            }
-            None => x,
-        };
         let y = self.conv2.forward_add(&hidden, &residual)?;
         trace.put(&self.path, "", &y);
         Ok(y)
@@ -105,8 +107,10 @@ impl Upsampler {
     }
 
     /// Upsamples to `(h, w)`, the size of the skip that is joined next.
-    pub(super) fn forward(&self, x: &Tensor, (h, w): (usize, usize), context: &Context) -> Result<Tensor> {
-        let y = self.conv.forward(&x.upsample_nearest2d(h, w)?)?;
+    pub(super) fn forward(&self, x: Tensor, (h, w): (usize, usize), context: &Context) -> Result<Tensor> {
+        let upsampled = upsample(&x, (h, w))?;
+        drop(x);
+        let y = self.conv.forward(&upsampled)?;
         context.trace.put(&self.path, "", &y);
         Ok(y)
     }

@@ -38,20 +38,22 @@ impl ResnetBlock {
 
     pub(super) fn forward(&self, x: Tensor, trace: &Trace) -> Result<Tensor> {
         let mut hidden = self.norm1.forward_silu(&x, 1, trace)?;
+        // Now, because it lets go of the input.
+        let residual = match &self.shortcut {
+            Some(shortcut) => {
+                let residual = shortcut.forward(&x)?;
+                trace.put(&self.path, "conv_shortcut", &residual);
+                drop(x);
+                residual
+            }
+            None => x,
+        };
         hidden = self.conv1.forward(&hidden)?;
         trace.put(&self.path, "conv1", &hidden);
         hidden = self.norm2.forward_silu(&hidden, 1, trace)?;
         if trace.is_on() {
             trace.put(&self.path, "conv2", &self.conv2.forward(&hidden)?);
         }
-        let residual = match &self.shortcut {
-            Some(shortcut) => {
-                let residual = shortcut.forward(&x)?;
-                trace.put(&self.path, "conv_shortcut", &residual);
-                residual
-            }
-            None => x,
-        };
         let y = self.conv2.forward_add(&hidden, &residual)?;
         trace.put(&self.path, "", &y);
         Ok(y)
@@ -91,8 +93,10 @@ impl SelfAttention {
             self.to_k.forward(&tokens)?,
             self.to_v.forward(&tokens)?,
         );
-        let mixed = attend(&q.unsqueeze(0)?, &k.unsqueeze(0)?, &v.unsqueeze(0)?, 1)?.squeeze(0)?;
-        let mixed = self.to_out.forward(&mixed)?;
+        drop(tokens);
+        let mut mixed = attend(&q.unsqueeze(0)?, &k.unsqueeze(0)?, &v.unsqueeze(0)?, 1)?.squeeze(0)?;
+        drop((q, k, v));
+        mixed = self.to_out.forward(&mixed)?;
         let y = to_picture(&mixed, x)?;
         trace.put(&self.path, "", &y);
         Ok(y)

@@ -4,7 +4,7 @@ use candle_core::{Result, Tensor};
 
 use super::blocks::{MidBlock, NORM_EPS, ResnetBlock};
 use crate::latentsync::config::VaeConfig;
-use crate::latentsync::nn::{Conv2d, GroupNorm};
+use crate::latentsync::nn::{Conv2d, GroupNorm, upsample};
 use crate::latentsync::trace::Trace;
 use crate::latentsync::weights::Keys;
 
@@ -81,7 +81,8 @@ impl UpBlock {
         }
         if let Some(upsampler) = &self.upsampler {
             let (_, _, h, w) = x.dims4()?;
-            x = upsampler.forward(&x.upsample_nearest2d(2 * h, 2 * w)?)?;
+            x = upsample(&x, (2 * h, 2 * w))?;
+            x = upsampler.forward(&x)?;
             trace.put(&self.path, "upsamplers.0", &x);
         }
         trace.put(&self.path, "", &x);

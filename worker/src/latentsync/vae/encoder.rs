@@ -4,7 +4,7 @@ use candle_core::{Result, Tensor};
 
 use super::blocks::{MidBlock, NORM_EPS, ResnetBlock};
 use crate::latentsync::config::VaeConfig;
-use crate::latentsync::nn::{Conv2d, GroupNorm};
+use crate::latentsync::nn::{Conv2d, GroupNorm, pad_right_and_below};
 use crate::latentsync::trace::Trace;
 use crate::latentsync::weights::Keys;
 
@@ -82,8 +82,8 @@ impl DownBlock {
         }
         if let Some(downsampler) = &self.downsampler {
             // The encoder pads on the right and at the bottom only.
-            let padded = x.pad_with_zeros(2, 0, 1)?.pad_with_zeros(3, 0, 1)?;
-            x = downsampler.forward(&padded)?;
+            x = pad_right_and_below(&x)?;
+            x = downsampler.forward(&x)?;
             trace.put(&self.path, "downsamplers.0", &x);
         }
         trace.put(&self.path, "", &x);

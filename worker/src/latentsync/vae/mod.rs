@@ -22,7 +22,7 @@ use self::redo::Original;
 use super::config::VaeConfig;
 use super::nn::Conv2d;
 use super::trace::Trace;
-use super::weights::Keys;
+use super::weights::{Keys, Residence};
 
 /// Latents are stored times this; set by the pipeline, not in the published configuration.
 pub const SCALING_FACTOR: f64 = 0.182_15;
@@ -32,6 +32,7 @@ pub struct AutoencoderKl {
     to_moments: ToMoments,
     to_pixels: ToPixels,
     config: VaeConfig,
+    residence: Residence,
     /// The weights as stored, where the networks compute in a half type.
     original: Option<Original>,
 }
@@ -120,8 +121,14 @@ impl AutoencoderKl {
             to_moments: ToMoments::load(keys, config)?,
             to_pixels: ToPixels::load(keys, config)?,
             config: config.clone(),
+            residence: keys.residence(),
             original: None,
         })
+    }
+
+    /// Where its weights are.
+    pub(super) fn residence(&self) -> &Residence {
+        &self.residence
     }
 
     /// The encoder's raw output: `(images, 8, h/8, w/8)`, the log-variance not clamped.

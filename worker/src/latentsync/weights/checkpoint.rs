@@ -8,8 +8,10 @@ use latentfarm_common::digest::{Digest, DigestWriter};
 
 use super::digests::Digests;
 use super::find::{Found, Part};
-use super::{Keys, Ledger, TensorFile, WeightsError, load_unet, load_vae, load_whisper, mismatch, settle};
-use crate::latentsync::config::UNetConfig;
+use super::{
+    AccountAs, Keys, Ledger, TensorFile, WeightsError, load_unet, load_vae, load_whisper, mismatch, settle,
+};
+use crate::latentsync::config::{UNetConfig, VaeConfig, WhisperDims};
 use crate::latentsync::pipeline::LatentSync;
 use crate::latentsync::unet::UNet3DConditionModel;
 use crate::latentsync::vae::AutoencoderKl;
@@ -23,6 +25,24 @@ const DEFAULT_RESOLUTION_PX: u32 = 256;
 pub struct Checkpoint {
     found: Found,
     identity: Digest,
+}
+
+/// Bytes that a weight of each network takes of the host where the CPU computes: of a mapped file those that it has
+/// there, of any other those of an `f32`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostBytes {
+    pub unet: usize,
+    pub vae: usize,
+    pub whisper: usize,
+}
+
+impl HostBytes {
+    /// As `weights convert` writes them, and as synthetic ones are.
+    pub const HALF: Self = Self {
+        unet: 2,
+        vae: 2,
+        whisper: 2,
+    };
 }
 
 /// Numbers of values in a checkpoint's networks, position tables included.
@@ -64,6 +84,35 @@ impl Checkpoint {
 
     pub fn unet_config(&self) -> &UNetConfig {
         &self.found.unet_config
+    }
+
+    pub fn vae_config(&self) -> &VaeConfig {
+        &self.found.vae_config
+    }
+
+    pub fn whisper_dims(&self) -> WhisperDims {
+        self.found.dims
+    }
+
+    /// The model as whose memory that of simulated GPUs is counted.
+    pub fn account_as(&self) -> Option<AccountAs> {
+        self.found.note.account_as
+    }
+
+    /// Bytes that a weight takes of the host where the CPU computes.
+    pub fn host_bytes(&self) -> HostBytes {
+        let of = |path: &Path| match TensorFile::open(path)
+            .ok()
+            .and_then(|file| file.bytes_per_value())
+        {
+            Some(bytes) => bytes,
+            None => DType::F32.size_in_bytes(),
+        };
+        HostBytes {
+            unet: of(&self.found.unet),
+            vae: of(&self.found.vae),
+            whisper: of(&self.found.whisper),
+        }
     }
 
     /// Side of the face crop that the model was made for.

@@ -1,9 +1,11 @@
 //! One file of named tensors: safetensors, or a torch pickle as published.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use candle_core::Tensor;
 use candle_core::pickle::PthTensors;
+use memmap2::Mmap;
 
 use super::WeightsError;
 use super::mapped::{MappedFile, MappedTensor};
@@ -90,6 +92,22 @@ impl TensorFile {
             Kind::Safetensors(file) => file.copy(name),
             Kind::Pickle(file) => file.get(name),
             Kind::Nothing => Ok(None),
+        }
+    }
+
+    /// The whole file, where it is mapped.
+    pub(in crate::latentsync) fn map(&self) -> Option<Arc<Mmap>> {
+        match &self.kind {
+            Kind::Safetensors(file) => Some(file.map()),
+            Kind::Pickle(_) | Kind::Nothing => None,
+        }
+    }
+
+    /// Bytes that a value takes in the file, where it is mapped: of its largest tensor, which speaks for all.
+    pub(in crate::latentsync) fn bytes_per_value(&self) -> Option<usize> {
+        match &self.kind {
+            Kind::Safetensors(file) => file.bytes_per_value(),
+            Kind::Pickle(_) | Kind::Nothing => None,
         }
     }
 

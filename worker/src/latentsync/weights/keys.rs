@@ -3,11 +3,14 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor};
 
 use super::file::TensorFile;
 use super::mapped::MappedTensor;
+use super::residence::{Residence, Slot};
+use crate::latentsync::boundary::levers;
 
 /// A place in the tree of dotted tensor names, like candle's `VarBuilder`. A missing or misshaped tensor does
 /// not end the load: zeros stand in for it, and [`Ledger::finish`] names every one.
@@ -19,6 +22,7 @@ pub(in crate::latentsync) struct Keys<'a> {
     dtype: DType,
     /// Compare names and shapes alone, and read nothing.
     shapes_only: bool,
+    streamed: bool,
 }
 
 /// What was asked of a weight file, and what was wrong.
@@ -33,6 +37,7 @@ struct Account {
     wanted: BTreeMap<String, Vec<usize>>,
     missing: Vec<String>,
     misshaped: Vec<String>,
+    slots: Vec<Arc<Slot>>,
 }
 
 impl<'a> Keys<'a> {
@@ -49,6 +54,7 @@ impl<'a> Keys<'a> {
             device,
             dtype,
             shapes_only: false,
+            streamed: false,
         }
     }
 
@@ -58,6 +64,20 @@ impl<'a> Keys<'a> {
             shapes_only: true,
             ..Self::root(file, ledger, &Device::Cpu, DType::F32)
         }
+    }
+
+    /// The same place in a network whose weights may be streamed.
+    pub(in crate::latentsync) fn streamed(&self) -> Self {
+        Self {
+            path: self.path.clone(),
+            streamed: true,
+            ..*self
+        }
+    }
+
+    /// Whether the network's weights may be streamed.
+    pub(in crate::latentsync) fn is_streamed(&self) -> bool {
+        self.streamed
     }
 
     /// The names under `name.`.
@@ -103,10 +123,45 @@ impl<'a> Keys<'a> {
         Tensor::zeros((), self.dtype, self.device)?.broadcast_as(shape)
     }
 
+    /// The tensor `name` with exactly this shape, to be brought to the device and taken off it; it is there at once
+    /// unless the levers that hold now keep idle networks off it. `None` where it has another shape, where this would
+    /// gain nothing, or where [`Keys::mapped`] does better: [`Keys::get`] then says more.
+    pub(in crate::latentsync) fn slot(&self, shape: &[usize], name: &str) -> Result<Option<Arc<Slot>>> {
+        let key = self.join(name);
+        if self.shapes_only || self.file.shape(&key).is_none_or(|stored| stored != shape) {
+            return Ok(None);
+        }
+        let slot = match self.file.mapped(&key) {
+            Some(mapped) => Slot::mapped(mapped, self.dtype, self.device),
+            // What was read onto the host's heap would only be copied on the host.
+            None if self.device.is_cpu() => return Ok(None),
+            None => match self.file.load(&key)? {
+                Some(tensor) => Slot::read(&tensor, self.dtype, self.device)?,
+                None => return Ok(None),
+            },
+        };
+        if !levers().offload {
+            slot.settle()?;
+        }
+        let slot = Arc::new(slot);
+        let mut account = self.ledger.account.borrow_mut();
+        account.wanted.insert(key, shape.to_vec());
+        account.slots.push(Arc::clone(&slot));
+        Ok(Some(slot))
+    }
+
+    /// All weights that were asked for so far as a network's.
+    pub(in crate::latentsync) fn residence(&self) -> Residence {
+        Residence {
+            slots: self.ledger.account.borrow().slots.clone(),
+            map: self.file.map(),
+        }
+    }
+
     /// The tensor `name` in its place in a mapped file. `None` where it has another shape, cannot be used in its
     /// place, or is wanted in another way than as `f32` on the CPU: [`Keys::get`] then says more.
     pub(in crate::latentsync) fn mapped(&self, shape: &[usize], name: &str) -> Option<MappedTensor> {
-        if self.shapes_only || !self.device.is_cpu() || self.dtype != DType::F32 {
+        if self.shapes_only || !self.device.is_cpu() || self.dtype != DType::F32 || levers().composed {
             return None;
         }
         let key = self.join(name);

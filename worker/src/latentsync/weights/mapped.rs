@@ -10,7 +10,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Result, Tensor, bail};
 use half::slice::HalfBitsSliceExt;
 use half::{bf16, f16};
-use memmap2::Mmap;
+use memmap2::{Mmap, UncheckedAdvice};
 use safetensors::{Dtype, SafeTensors};
 
 /// A mapped file and what lies where in it.
@@ -75,12 +75,22 @@ impl MappedFile {
         })
     }
 
+    /// Bytes that a value of the largest tensor takes.
+    pub(in crate::latentsync) fn bytes_per_value(&self) -> Option<usize> {
+        let largest = self.entries.values().max_by_key(|entry| entry.bytes.len())?;
+        Some(largest.bytes.len() / largest.shape.iter().product::<usize>().max(1))
+    }
+
     pub(in crate::latentsync) fn names(&self) -> impl Iterator<Item = &String> {
         self.entries.keys()
     }
 
     pub(in crate::latentsync) fn shape(&self, name: &str) -> Option<&[usize]> {
         self.entries.get(name).map(|entry| entry.shape.as_slice())
+    }
+
+    pub(in crate::latentsync) fn map(&self) -> Arc<Mmap> {
+        Arc::clone(&self.map)
     }
 
     /// A copy of a tensor in its stored type, on the host.
@@ -114,6 +124,26 @@ impl MappedFile {
 impl MappedTensor {
     pub(in crate::latentsync) fn shape(&self) -> &[usize] {
         &self.shape
+    }
+
+    /// A copy on `device` as `dtype`; the pages that it was read from go back to the kernel.
+    pub(in crate::latentsync) fn copy(&self, dtype: DType, device: &Device) -> Result<Tensor> {
+        let bytes = &self.map[self.bytes.clone()];
+        let tensor = if self.dtype == dtype {
+            Tensor::from_raw_buffer(bytes, dtype, &self.shape, device)?
+        } else {
+            // Converted on the host: the device never holds it in a wider type.
+            Tensor::from_raw_buffer(bytes, self.dtype, &self.shape, &Device::Cpu)?
+                .to_dtype(dtype)?
+                .to_device(device)?
+        };
+        self.give_back();
+        Ok(tensor)
+    }
+
+    /// The pages of this tensor go back to the kernel until it is used again.
+    pub(in crate::latentsync) fn give_back(&self) {
+        give_back(&self.map, self.bytes.clone());
     }
 
     fn try_values(&self) -> Option<Values<'_>> {
@@ -153,6 +183,18 @@ impl<'a> Values<'a> {
             }
         }
         buffer
+    }
+}
+
+/// Gives the pages of some bytes of a map back to the kernel: they no longer count as this process's. What is read of
+/// them later comes from the page cache again, or from the disk.
+#[expect(unsafe_code, reason = "the kernel is told that pages are not needed for now")]
+pub(super) fn give_back(map: &Mmap, bytes: Range<usize>) {
+    // SAFETY: the map is shared and only read. Whoever reads one of its pages, even at this moment, finds the bytes of
+    // the file in it, before as after.
+    let told = unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, bytes.start, bytes.len()) };
+    if let Err(error) = told {
+        tracing::debug!(%error, "the kernel keeps the pages of idle weights");
     }
 }
 

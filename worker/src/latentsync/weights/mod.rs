@@ -18,6 +18,7 @@ mod keys;
 mod mapped;
 mod note;
 mod pickle_dims;
+mod residence;
 mod verify;
 mod wanted;
 mod writer;
@@ -26,15 +27,16 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 
-pub use checkpoint::{Checkpoint, Parameters};
+pub use checkpoint::{Checkpoint, HostBytes, Parameters};
 pub use convert::{StoredAs, convert, converted_bytes};
 pub use error::WeightsError;
 pub(super) use file::TensorFile;
 pub use find::whisper_dims;
 pub(super) use keys::{Keys, Ledger};
 pub(super) use mapped::{MappedTensor, Values};
-pub use note::{FileRecord, Maker, NOTE_FILE, Note};
+pub use note::{AccountAs, FileRecord, Maker, NOTE_FILE, Note};
 pub(super) use note::{claim, write_json};
+pub(super) use residence::{Residence, Slot};
 pub use verify::{DigestVerdict, FileVerdict, verify};
 pub use wanted::{TensorShapes, unet_tensors, vae_tensors, whisper_tensors};
 pub(super) use writer::{Planned, write_safetensors};

@@ -22,12 +22,37 @@ pub struct Note {
     /// Side of the face crop that the model was made for.
     pub resolution_px: Option<u32>,
     pub note: String,
+    /// The model as whose memory that of simulated GPUs is counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub account_as: Option<AccountAs>,
     /// The command that made the folder, and may write there again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub made_by: Option<Maker>,
     /// By path in the folder, what the files were when they were made.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub files: BTreeMap<String, FileRecord>,
+}
+
+/// A published model, as whose memory that of simulated GPUs is counted: so that small weights play a farm with
+/// decisions of the real size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AccountAs {
+    /// `LatentSync` 1.5: 256 px
+    #[serde(rename = "1.5")]
+    V15,
+    /// `LatentSync` 1.6: 512 px
+    #[serde(rename = "1.6")]
+    V16,
+}
+
+impl AccountAs {
+    /// Side of its faces.
+    pub fn resolution_px(self) -> usize {
+        match self {
+            Self::V15 => 256,
+            Self::V16 => 512,
+        }
+    }
 }
 
 /// A command that makes folders of weights.

@@ -2,9 +2,10 @@
 
 use candle_core::{Result, Tensor};
 
+use crate::latentsync::boundary::before_copy;
 use crate::latentsync::config::WhisperDims;
 use crate::latentsync::nn::{Conv1d, LayerNorm, Linear, attend, gelu, to_tokens};
-use crate::latentsync::weights::Keys;
+use crate::latentsync::weights::{Keys, Residence};
 
 /// The encoder; its final norm is loaded for completeness and used by [`WhisperEncoder::finish`] alone.
 pub struct WhisperEncoder {
@@ -14,6 +15,7 @@ pub struct WhisperEncoder {
     positions: Tensor,
     blocks: Vec<Block>,
     ln_post: LayerNorm,
+    residence: Residence,
 }
 
 struct Block {
@@ -72,7 +74,13 @@ impl WhisperEncoder {
                 .map(|i| Block::load(&block_keys.pp(i), dims))
                 .collect::<Result<_>>()?,
             ln_post: LayerNorm::load(&keys.pp("ln_post"), width)?,
+            residence: keys.residence(),
         })
+    }
+
+    /// Where its weights are.
+    pub(in crate::latentsync) fn residence(&self) -> &Residence {
+        &self.residence
     }
 
     /// States of the embedding and of every block, without the final norm.
@@ -83,12 +91,14 @@ impl WhisperEncoder {
         let mut x = to_tokens(mel)?.squeeze(0)?;
         x = gelu(&self.conv1.forward(&x)?)?;
         x = gelu(&self.conv2.forward(&x)?)?;
+        before_copy(x.elem_count(), &x)?;
         x = (x + &self.positions)?.unsqueeze(0)?;
         let mut states = vec![x.squeeze(0)?];
         for block in &self.blocks {
             x = block.forward(&x)?;
             states.push(x.squeeze(0)?);
         }
+        before_copy(states.len() * x.elem_count(), &x)?;
         Tensor::stack(&states, 1)
     }
 

@@ -7,15 +7,19 @@
 //! products accumulate in `f32` as they are; that holds for convolutions too as long as candle is built without
 //! its `cudnn` feature, whose `f16` convolution asks for `f16` sums.
 
-mod split;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 #[cfg(test)]
 mod threads;
 
 use candle_core::{D, DType, Result, Tensor, bail};
 
-use split::{Attention, Convolution, Limits, pieces};
+use super::whole::Whole;
+use crate::latentsync::boundary::levers;
+use crate::latentsync::slices::{Attention, Convolution, Limits, Norm, NormStep, pieces};
+
+/// First and number of images, first and number of groups.
+type Slice = ((usize, usize), (usize, usize));
 
 /// The type to compute in.
 fn wide(x: &Tensor) -> DType {
@@ -35,7 +39,7 @@ pub(super) fn conv2d(
     padding: usize,
 ) -> Result<Tensor> {
     let launch = |x: &Tensor, weight: &Tensor, padding| x.conv2d(weight, padding, stride, 1, 1);
-    conv2d_within(Limits::USUAL, launch, x, (weight, bias), stride, padding)
+    conv2d_within(levers().limits, launch, x, (weight, bias), stride, padding)
 }
 
 /// `launch` convolves a piece with the weights and some padding.
@@ -63,10 +67,9 @@ fn conv2d_within(
     };
     let weight = weight.to_dtype(wide(x))?;
     let bias = bias.to_dtype(wide(x))?.reshape((1, output, 1, 1))?;
-    let mut parts = Vec::new();
+    let mut whole = Whole::new((images, output, sizes.height, sizes.width));
     for (first, count) in pieces(images, step.images) {
         let some = x.narrow(0, first, count)?.to_dtype(wide(x))?;
-        let mut strips = Vec::new();
         for (row, rows) in pieces(sizes.height, step.rows) {
             let y = if rows == sizes.height {
                 launch(&some, &weight, padding)?
@@ -74,11 +77,11 @@ fn conv2d_within(
                 let strip = padded_rows(&some, row * stride, (rows - 1) * stride + kernel, padding)?;
                 launch(&strip, &weight, 0)?
             };
-            strips.push(y.broadcast_add(&bias)?.to_dtype(x.dtype())?);
+            let y = y.broadcast_add(&bias)?.to_dtype(x.dtype())?;
+            whole.put(y, |whole| whole.narrow(0, first, count), (2, row))?;
         }
-        parts.push(joined(strips, 2)?);
     }
-    joined(parts, 0)
+    whole.finish(x)
 }
 
 /// Rows `first .. first + count` of `x` as they would be with a zero border of `padding` on every side.
@@ -100,7 +103,7 @@ pub(super) fn linear(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
 /// The exact GELU: candle's plain `gelu` is the tanh form.
 pub(super) fn gelu(x: &Tensor) -> Result<Tensor> {
     if wide(x) != x.dtype() {
-        return super::gelu(&x.to_dtype(wide(x))?)?.to_dtype(x.dtype());
+        return super::gelu::activated(&x.to_dtype(wide(x))?)?.to_dtype(x.dtype());
     }
     x.gelu_erf()
 }
@@ -108,7 +111,7 @@ pub(super) fn gelu(x: &Tensor) -> Result<Tensor> {
 /// `value x gelu(gate)`, as in a GEGLU.
 pub(super) fn geglu(x: &Tensor) -> Result<Tensor> {
     if wide(x) != x.dtype() {
-        return super::gelu::geglu(&x.to_dtype(wide(x))?)?.to_dtype(x.dtype());
+        return super::gelu::gated(&x.to_dtype(wide(x))?)?.to_dtype(x.dtype());
     }
     let half = x.dim(D::Minus1)? / 2;
     let gate = x.narrow(D::Minus1, half, half)?.gelu_erf()?;
@@ -119,10 +122,10 @@ pub(super) fn geglu(x: &Tensor) -> Result<Tensor> {
 pub(super) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<Tensor> {
     if wide(q) != q.dtype() {
         let widened = |x: &Tensor| x.to_dtype(wide(x))?.unsqueeze(0);
-        let mixed = super::attend(&widened(q)?, &widened(k)?, &widened(v)?, heads)?;
+        let mixed = super::attend::attended(&widened(q)?, &widened(k)?, &widened(v)?, heads)?;
         return mixed.squeeze(0)?.to_dtype(q.dtype());
     }
-    attention_within(Limits::USUAL, scaled_dot_product, [q, k, v], heads)
+    attention_within(levers().limits, scaled_dot_product, [q, k, v], heads)
 }
 
 /// `launch` is attention on a piece, `(rows, heads, tokens, head width)`.
@@ -143,9 +146,8 @@ fn attention_within(
         bail!("the scores of one query are more than a launch can hold: {sizes:?}");
     };
     let head_width = width / heads;
-    let mut parts = Vec::new();
+    let mut whole = Whole::new((rows, queries, width));
     for (row, row_count) in pieces(rows, step.rows) {
-        let mut columns = Vec::new();
         for (head, head_count) in pieces(heads, step.heads) {
             let split = |x: &Tensor, (start, count): (usize, usize)| {
                 x.narrow(0, row, row_count)?
@@ -157,17 +159,17 @@ fn attention_within(
             };
             let all_keys = (0, sizes.keys);
             let (k, v) = (split(k, all_keys)?, split(v, all_keys)?);
-            let mut some = Vec::new();
             for (query, query_count) in pieces(queries, step.queries) {
                 let mixed = launch(&split(q, (query, query_count))?, &k, &v)?;
                 let together = (row_count, query_count, head_count * head_width);
-                some.push(mixed.transpose(1, 2)?.reshape(together)?);
+                let mixed = mixed.transpose(1, 2)?.reshape(together)?;
+                // Fewer than all queries are taken of a single row alone, so that this part of it is contiguous.
+                let part = |whole: &Tensor| whole.narrow(0, row, row_count)?.narrow(1, query, query_count);
+                whole.put(mixed, part, (2, head * head_width))?;
             }
-            columns.push(joined(some, 1)?);
         }
-        parts.push(joined(columns, 2)?);
     }
-    joined(parts, 0)
+    whole.finish(q)
 }
 
 /// Attention of `(rows, heads, tokens, head width)`.
@@ -183,39 +185,112 @@ fn scaled_dot_product(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
     weights.matmul(&v.to_dtype(computed)?)?.to_dtype(q.dtype())
 }
 
-/// Puts pieces together along `dim`; a single one is given back as it is.
-fn joined(mut parts: Vec<Tensor>, dim: usize) -> Result<Tensor> {
-    match parts.len() {
-        1 => Ok(parts.remove(0)),
-        _ => Tensor::cat(&parts, dim)?.contiguous(),
+/// What a group norm is told.
+#[derive(Clone, Copy)]
+pub(super) struct NormSpec<'a> {
+    /// Consecutive images whose statistics are taken together.
+    pub(super) images: usize,
+    pub(super) groups: usize,
+    pub(super) eps: f64,
+    /// Weight and bias of every channel.
+    pub(super) affine: (&'a Tensor, &'a Tensor),
+    /// Whether `SiLU` follows.
+    pub(super) silu: bool,
+}
+
+/// Group norm over `(images, channels, h, w)` with `f32` statistics. The norm is rounded once, then the activation.
+pub(super) fn group_norm(x: &Tensor, spec: NormSpec) -> Result<Tensor> {
+    let (total, channels, h, w) = x.dims4()?;
+    let sizes = Norm {
+        images: total,
+        groups: spec.groups,
+        per_group: channels / spec.groups * h * w,
+    };
+    let step = sizes.step(levers().limits);
+    if (step.images, step.groups) == (total, spec.groups) {
+        group_norm_at_once(x, spec)
+    } else {
+        group_norm_in_slices(x, spec, sizes, step)
     }
 }
 
-/// Group norm over `(images, channels, h, w)` with `f32` statistics over every `images` consecutive images; `affine` is
-/// the weight and bias of every channel. The result is rounded once.
-pub(super) fn group_norm(
-    x: &Tensor,
-    images: usize,
-    groups: usize,
-    eps: f64,
-    affine: (&Tensor, &Tensor),
-) -> Result<Tensor> {
+fn group_norm_at_once(x: &Tensor, spec: NormSpec) -> Result<Tensor> {
     let (total, channels, h, w) = x.dims4()?;
-    let samples = total / images;
-    let per_group = channels / groups * h * w;
-    let grouped = x
+    let (samples, per_group) = (total / spec.images, channels / spec.groups * h * w);
+    let mut y = x
         .to_dtype(DType::F32)?
-        .reshape((samples, images, groups, per_group))?;
-    let mean = grouped.mean_keepdim(3)?.mean_keepdim(1)?;
-    let centred = grouped.broadcast_sub(&mean)?;
-    drop(grouped);
-    let variance = centred.sqr()?.mean_keepdim(3)?.mean_keepdim(1)?;
-    let scale = (variance + eps)?.sqrt()?.recip()?;
-    let normed = centred.broadcast_mul(&scale)?.reshape((total, channels, h, w))?;
-    drop(centred);
+        .reshape((samples, spec.images, spec.groups, per_group))?;
+    let mean = y.mean_keepdim(3)?.mean_keepdim(1)?;
+    y = y.broadcast_sub(&mean)?;
+    let variance = y.sqr()?.mean_keepdim(3)?.mean_keepdim(1)?;
+    let scale = (variance + spec.eps)?.sqrt()?.recip()?;
+    y = y.broadcast_mul(&scale)?.reshape((total, channels, h, w))?;
     let per_channel = |values: &Tensor| values.to_dtype(DType::F32)?.reshape((1, channels, 1, 1));
-    normed
-        .broadcast_mul(&per_channel(affine.0)?)?
-        .broadcast_add(&per_channel(affine.1)?)?
-        .to_dtype(x.dtype())
+    y = y.broadcast_mul(&per_channel(spec.affine.0)?)?;
+    y = y.broadcast_add(&per_channel(spec.affine.1)?)?;
+    y = y.to_dtype(x.dtype())?;
+    if spec.silu { y.silu() } else { Ok(y) }
+}
+
+/// The same operations on the same rows of numbers as [`group_norm_at_once`], a slice at a time: once for the means, once
+/// for the variances, once for the result.
+fn group_norm_in_slices(x: &Tensor, spec: NormSpec, sizes: Norm, step: NormStep) -> Result<Tensor> {
+    let (total, channels, h, w) = x.dims4()?;
+    let Norm {
+        groups, per_group, ..
+    } = sizes;
+    let group_channels = channels / groups;
+    let slices: Vec<_> = pieces(total, step.images)
+        .flat_map(|images| pieces(groups, step.groups).map(move |groups| (images, groups)))
+        .collect();
+    let grouped = x.reshape((total, groups, per_group))?;
+    let slice = |(images, groups): ((usize, usize), (usize, usize))| {
+        grouped
+            .narrow(0, images.0, images.1)?
+            .narrow(1, groups.0, groups.1)?
+            .to_dtype(DType::F32)
+    };
+    let part = |values: &Tensor, (images, groups): Slice| {
+        values
+            .narrow(0, images.0, images.1)?
+            .narrow(1, groups.0, groups.1)
+    };
+    // One number an image and group, the same for all images of a sample.
+    let means = |term: &dyn Fn(Tensor, Slice) -> Result<Tensor>| {
+        let each = Tensor::zeros((total, groups, 1), DType::F32, x.device())?;
+        for &at in &slices {
+            let mean = term(slice(at)?, at)?.mean_keepdim(2)?;
+            let (images, groups) = at;
+            each.narrow(0, images.0, images.1)?
+                .slice_set(&mean, 1, groups.0)?;
+        }
+        let (samples, apart) = (total / spec.images, (total, groups, 1));
+        each.reshape((samples, spec.images, groups, 1))?
+            .mean_keepdim(1)?
+            .broadcast_as((samples, spec.images, groups, 1))?
+            .reshape(apart)
+    };
+    let mean = means(&|values, _| Ok(values))?;
+    let variance = means(&|values, at| values.broadcast_sub(&part(&mean, at)?)?.sqr())?;
+    let scale = (variance + spec.eps)?.sqrt()?.recip()?;
+    let per_channel = |values: &Tensor| values.to_dtype(DType::F32)?.reshape((1, channels, 1));
+    let (weight, bias) = (per_channel(spec.affine.0)?, per_channel(spec.affine.1)?);
+
+    let mut whole = Whole::new((total, channels, h * w));
+    for &at in &slices {
+        let mut y = slice(at)?;
+        y = y.broadcast_sub(&part(&mean, at)?)?;
+        y = y.broadcast_mul(&part(&scale, at)?)?;
+        let (images, groups) = at;
+        let (first, count) = (groups.0 * group_channels, groups.1 * group_channels);
+        y = y.reshape((images.1, count, h * w))?;
+        y = y.broadcast_mul(&weight.narrow(1, first, count)?)?;
+        y = y.broadcast_add(&bias.narrow(1, first, count)?)?;
+        y = y.to_dtype(x.dtype())?;
+        if spec.silu {
+            y = y.silu()?;
+        }
+        whole.put(y, |whole| whole.narrow(0, images.0, images.1), (1, first))?;
+    }
+    whole.finish(x)?.reshape((total, channels, h, w))
 }

@@ -6,17 +6,21 @@ use std::collections::HashMap;
 use candle_core::cpu::erf::erf_f64;
 use candle_core::{DType, Device, Result, Tensor};
 
-use super::split::Limits;
 use super::{attention_within, conv2d_within, scaled_dot_product};
 use crate::latentsync::nn::gelu::{geglu, gelu};
 use crate::latentsync::nn::{Conv1d, Conv2d, GroupNorm, Linear, attend};
+use crate::latentsync::slices::Limits;
 use crate::latentsync::trace::Trace;
 use crate::latentsync::weights::{Keys, Ledger, TensorFile};
 
 const TYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
 
 /// Loads a layer from a file with the given tensors.
-pub(super) fn layer<T>(tensors: &[(&str, &Tensor)], dtype: DType, load: impl Fn(&Keys) -> Result<T>) -> T {
+pub(in crate::latentsync::nn) fn layer<T>(
+    tensors: &[(&str, &Tensor)],
+    dtype: DType,
+    load: impl Fn(&Keys) -> Result<T>,
+) -> T {
     let file = tempfile::Builder::new()
         .suffix(".safetensors")
         .tempfile()
@@ -42,7 +46,7 @@ pub(super) fn tensor(values: Vec<f32>, shape: &[usize]) -> Tensor {
 
 /// Values about -1..1 that look random and repeat only after a long time.
 #[expect(clippy::cast_possible_truncation, reason = "a test's values")]
-pub(super) fn noise(shape: &[usize], seed: usize) -> Tensor {
+pub(in crate::latentsync::nn) fn noise(shape: &[usize], seed: usize) -> Tensor {
     let count = shape.iter().product::<usize>();
     let values = (0..count)
         .map(|i| (((i + seed) as f64 * 12.9898).sin() * 43_758.545_3).fract() as f32)
@@ -340,6 +344,7 @@ fn shape_that_no_split_can_bring_within_the_limit_is_an_error() {
     let limits = Limits {
         scores: 6,
         columns: 100,
+        ..Limits::LEAN
     };
     let q = noise(&[1, 2, 4], 1);
     let k = noise(&[1, 7, 4], 2);

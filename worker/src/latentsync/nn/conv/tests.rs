@@ -57,7 +57,7 @@ fn every_kind_of_layer_agrees_with_candle() {
             .unwrap();
         for dtype in [DType::F32, DType::F16, DType::BF16] {
             // The values are multiples of 1/64 below 1 and so the same in all three types.
-            let weight = Weight::Held(weight.to_dtype(dtype).unwrap());
+            let weight = Weight::held(weight.to_dtype(dtype).unwrap());
             let run = |bias: &Tensor, residual: Option<&Tensor>| {
                 let op = CpuConv2d {
                     weight: &weight,

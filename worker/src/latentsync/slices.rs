@@ -2,53 +2,70 @@
 //! than it should. Pure functions of the shapes.
 
 /// Most elements of one launch.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
     /// Attention scores.
-    pub(super) scores: usize,
+    pub scores: usize,
     /// Input values laid out under the weights of a convolution ("im2col"), or values of its result.
-    pub(super) columns: usize,
+    pub columns: usize,
+    /// Values that the first layer of a feed-forward gives.
+    pub hidden: usize,
+    /// Values that a group norm has in `f32` at once; with no limit it takes all of them.
+    pub normed: usize,
 }
 
 impl Limits {
     /// What the kernels can index. Past that they do not fail, they give wrong results: the softmax kernel
     /// counts with 32-bit signed numbers, the kernel that lays out patches is launched with a 32-bit count.
-    pub(super) const INDEXABLE: Self = Self {
+    pub const INDEXABLE: Self = Self {
         scores: 1 << 31,
         columns: (1 << 32) - 1,
+        hidden: usize::MAX,
+        normed: usize::MAX,
     };
-    /// What is taken at once, for memory's sake: 128 MiB of scores and 512 MiB of patches in a 16-bit type.
-    pub(super) const USUAL: Self = Self {
-        scores: 1 << 26,
+    /// What is taken at once where memory is not short: 512 MiB of scores and of patches in a 16-bit type.
+    pub const USUAL: Self = Self {
+        scores: 1 << 28,
         columns: 1 << 28,
+        ..Self::INDEXABLE
+    };
+    /// Where memory is short: 32 MiB of scores, 128 of patches and 16 of a feed-forward in a 16-bit type, 16 MiB of a
+    /// norm's input in `f32`. Still enough to keep a device busy.
+    pub const LEAN: Self = Self {
+        scores: 1 << 24,
+        columns: 1 << 26,
+        hidden: 1 << 23,
+        normed: 1 << 22,
     };
 }
 
 // A larger limit than the kernels can index would be a silent mistake.
 const _: () = assert!(Limits::USUAL.scores <= Limits::INDEXABLE.scores);
 const _: () = assert!(Limits::USUAL.columns <= Limits::INDEXABLE.columns);
+const _: () = assert!(Limits::LEAN.scores <= Limits::USUAL.scores);
+const _: () = assert!(Limits::LEAN.columns <= Limits::USUAL.columns);
 
 /// The sizes of one attention.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Attention {
-    pub(super) rows: usize,
-    pub(super) heads: usize,
-    pub(super) queries: usize,
-    pub(super) keys: usize,
+pub struct Attention {
+    pub rows: usize,
+    pub heads: usize,
+    pub queries: usize,
+    pub keys: usize,
 }
 
 /// So many rows, heads and queries at once. Fewer than all heads are taken only of a single row, fewer than all
 /// queries only of a single head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct AttentionStep {
-    pub(super) rows: usize,
-    pub(super) heads: usize,
-    pub(super) queries: usize,
+pub struct AttentionStep {
+    pub rows: usize,
+    pub heads: usize,
+    pub queries: usize,
 }
 
 impl Attention {
     /// The largest step within `limits`; none where not even the scores of one query are.
-    pub(super) fn step(self, limits: Limits) -> Option<AttentionStep> {
+    pub fn step(self, limits: Limits) -> Option<AttentionStep> {
         let one_query = self.keys.max(1);
         if one_query > limits.scores {
             return None;
@@ -64,27 +81,27 @@ impl Attention {
 
 /// The sizes of one convolution.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Convolution {
-    pub(super) images: usize,
-    pub(super) input: usize,
-    pub(super) output: usize,
+pub struct Convolution {
+    pub images: usize,
+    pub input: usize,
+    pub output: usize,
     /// Of the result.
-    pub(super) height: usize,
+    pub height: usize,
     /// Of the result.
-    pub(super) width: usize,
-    pub(super) kernel: usize,
+    pub width: usize,
+    pub kernel: usize,
 }
 
 /// So many images and rows of the result at once. Fewer than all rows are taken only of a single image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct ConvolutionStep {
-    pub(super) images: usize,
-    pub(super) rows: usize,
+pub struct ConvolutionStep {
+    pub images: usize,
+    pub rows: usize,
 }
 
 impl Convolution {
     /// The largest step within `limits`; none where not even one row of the result is.
-    pub(super) fn step(self, limits: Limits) -> Option<ConvolutionStep> {
+    pub fn step(self, limits: Limits) -> Option<ConvolutionStep> {
         let depth = (self.input * self.kernel * self.kernel).max(self.output).max(1);
         let one_row = depth * self.width.max(1);
         if one_row > limits.columns {
@@ -97,8 +114,41 @@ impl Convolution {
     }
 }
 
+/// The sizes of one group norm.
+#[derive(Clone, Copy, Debug)]
+pub struct Norm {
+    pub images: usize,
+    pub groups: usize,
+    /// Values of one group of one image.
+    pub per_group: usize,
+}
+
+/// So many images and groups at once. Fewer than all groups are taken only of a single image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NormStep {
+    pub images: usize,
+    pub groups: usize,
+}
+
+impl Norm {
+    /// The largest step within `limits`, but a group of an image at least.
+    pub fn step(self, limits: Limits) -> NormStep {
+        let one_group = self.per_group.max(1);
+        let one_image = one_group * self.groups.max(1);
+        NormStep {
+            images: (limits.normed / one_image).clamp(1, self.images.max(1)),
+            groups: (limits.normed / one_group).clamp(1, self.groups.max(1)),
+        }
+    }
+}
+
+/// Rows of a feed-forward whose first layer gives `width` values a row that are taken at once.
+pub fn feed_forward_rows(rows: usize, width: usize, limits: Limits) -> usize {
+    (limits.hidden / width.max(1)).clamp(1, rows.max(1))
+}
+
 /// `(start, count)` of the pieces of `total`, `at_once` each.
-pub(super) fn pieces(total: usize, at_once: usize) -> impl Iterator<Item = (usize, usize)> {
+pub fn pieces(total: usize, at_once: usize) -> impl Iterator<Item = (usize, usize)> {
     (0..total)
         .step_by(at_once.max(1))
         .map(move |start| (start, at_once.min(total - start)))
@@ -141,7 +191,7 @@ mod tests {
 
     #[test]
     fn no_attention_at_512_px_is_larger_than_its_kernel_can_index() {
-        for limits in [Limits::INDEXABLE, Limits::USUAL] {
+        for limits in [Limits::INDEXABLE, Limits::USUAL, Limits::LEAN] {
             for attention in attentions(512) {
                 let step = attention.step(limits).unwrap();
                 assert!(
@@ -223,7 +273,7 @@ mod tests {
         for (level, channels) in [960, 1920, 2560, 2560].into_iter().enumerate() {
             all.push((2 * FRAMES, channels, 64 >> level, 3));
         }
-        for limits in [Limits::INDEXABLE, Limits::USUAL] {
+        for limits in [Limits::INDEXABLE, Limits::USUAL, Limits::LEAN] {
             for (images, input, side, kernel) in all.iter().copied() {
                 let (height, width, output) = (side, side, 1280);
                 let convolution = Convolution {

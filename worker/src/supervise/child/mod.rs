@@ -1,11 +1,12 @@
 //! One child process and the pipes to it.
 
+mod end;
+
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io;
-use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
-use std::process::{ExitStatus, Stdio};
+use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -15,7 +16,10 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, Buf
 use tokio::process::{ChildStdin, ChildStdout, Command};
 use tokio::task::JoinHandle;
 
-use crate::engine::{environment, is_out_of_memory};
+use crate::engine::environment;
+use crate::memory::host;
+
+pub use end::{Cause, ChildEnd};
 
 /// Last lines of a child's log that are kept to explain its end.
 const KEPT_LOG_LINES: usize = 12;
@@ -29,36 +33,10 @@ pub struct ChildCommand {
     pub name: &'static str,
     pub program: PathBuf,
     pub args: Vec<OsString>,
+    /// Set in its environment, beside what the threads ask for.
+    pub envs: Vec<(String, String)>,
     /// Threads for its computations.
     pub threads: usize,
-}
-
-/// How a child ended.
-#[derive(Clone, Debug)]
-pub struct ChildEnd {
-    status: Option<ExitStatus>,
-    /// Its last log lines.
-    pub last_words: String,
-}
-
-impl ChildEnd {
-    /// A failed allocation aborts the process; the kernel kills it when the machine or its group runs out.
-    pub fn is_out_of_memory(&self) -> bool {
-        is_out_of_memory(&self.last_words) || self.status.and_then(|status| status.signal()) == Some(9)
-    }
-}
-
-impl std::fmt::Display for ChildEnd {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.status {
-            Some(status) => write!(f, "{status}")?,
-            None => write!(f, "still running")?,
-        }
-        if !self.last_words.is_empty() {
-            write!(f, "; its last words: {}", self.last_words)?;
-        }
-        Ok(())
-    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -91,6 +69,8 @@ pub struct Child {
     stdout: BufReader<ChildStdout>,
     log: Arc<Mutex<VecDeque<String>>>,
     log_reader: JoinHandle<()>,
+    /// [`host::oom_kills`] when it started.
+    kills_before: Option<u64>,
 }
 
 impl Child {
@@ -108,6 +88,7 @@ impl Child {
         process
             .args(&command.args)
             .envs(environment(command.threads))
+            .envs(command.envs.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -132,6 +113,7 @@ impl Child {
             stdout,
             log,
             log_reader,
+            kills_before: host::oom_kills(),
         })
     }
 
@@ -142,6 +124,11 @@ impl Child {
     /// Process id while it runs.
     pub fn pid(&self) -> Option<u32> {
         self.process.id()
+    }
+
+    /// Begins a new task: what it said before does not explain its end any more.
+    pub fn forget_words(&self) {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     pub async fn send<M: Message>(&mut self, message: &M) -> Result<(), ChildError> {
@@ -175,6 +162,7 @@ impl Child {
             stdout: &mut self.stdout,
             log: &self.log,
             log_reader: &mut self.log_reader,
+            kills_before: self.kills_before,
         };
         (sender, receiver)
     }
@@ -218,6 +206,7 @@ pub struct ChildReceiver<'a> {
     stdout: &'a mut BufReader<ChildStdout>,
     log: &'a Mutex<VecDeque<String>>,
     log_reader: &'a mut JoinHandle<()>,
+    kills_before: Option<u64>,
 }
 
 impl ChildReceiver<'_> {
@@ -264,7 +253,7 @@ impl ChildReceiver<'_> {
         let last_words = lines.iter().map(String::as_str).collect::<Vec<_>>().join(" | ");
         ChildError::Ended {
             name: self.name,
-            end: ChildEnd { status, last_words },
+            end: ChildEnd::new(status, last_words, self.kills_before),
         }
     }
 }
@@ -286,92 +275,4 @@ async fn forward_log(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use latentfarm_common::wire::outcome::Control;
-
-    fn shell(script: &str) -> ChildCommand {
-        ChildCommand {
-            name: "test",
-            program: "/bin/sh".into(),
-            args: vec!["-c".into(), script.into()],
-            threads: 1,
-        }
-    }
-
-    #[tokio::test]
-    async fn messages_come_back_through_a_child() {
-        let mut child = Child::spawn(&shell("exec cat")).unwrap();
-        child.send(&Control::Drain).await.unwrap();
-        let reply: Control = child.receive(Duration::from_secs(20)).await.unwrap();
-        assert_eq!(reply, Control::Drain);
-        assert!(child.is_alive());
-    }
-
-    #[tokio::test]
-    async fn a_closed_child_ends_by_itself() {
-        let folder = tempfile::tempdir().unwrap();
-        let mark = folder.path().join("ended");
-        let child = Child::spawn(&shell(&format!("cat; touch {}", mark.display()))).unwrap();
-        child.close().await;
-        assert!(mark.exists(), "it was killed before it could leave");
-    }
-
-    #[tokio::test]
-    async fn an_aborted_allocation_is_out_of_memory() {
-        let script = "echo 'memory allocation of 99 bytes failed' >&2; kill -ABRT $$";
-        let mut child = Child::spawn(&shell(script)).unwrap();
-        let error = child
-            .receive::<Control>(Duration::from_secs(20))
-            .await
-            .unwrap_err();
-        let ChildError::Ended { end, .. } = error else {
-            panic!("{error}")
-        };
-        assert!(end.is_out_of_memory(), "{end}");
-    }
-
-    #[tokio::test]
-    async fn a_killed_child_is_taken_for_out_of_memory_and_a_failed_one_is_not() {
-        let mut child = Child::spawn(&shell("kill -KILL $$")).unwrap();
-        let error = child
-            .receive::<Control>(Duration::from_secs(20))
-            .await
-            .unwrap_err();
-        assert!(
-            matches!(error, ChildError::Ended { ref end, .. } if end.is_out_of_memory()),
-            "{error}"
-        );
-        let mut child = Child::spawn(&shell("echo 'no such thing' >&2; exit 1")).unwrap();
-        let error = child
-            .receive::<Control>(Duration::from_secs(20))
-            .await
-            .unwrap_err();
-        assert!(
-            matches!(error, ChildError::Ended { ref end, .. } if !end.is_out_of_memory()),
-            "{error}"
-        );
-        assert!(error.to_string().contains("no such thing"), "{error}");
-    }
-
-    #[tokio::test]
-    async fn a_silent_child_is_killed() {
-        let mut child = Child::spawn(&shell("exec sleep 1000")).unwrap();
-        let error = child
-            .receive::<Control>(Duration::from_millis(50))
-            .await
-            .unwrap_err();
-        assert!(matches!(error, ChildError::Silent { .. }), "{error}");
-        child.process.wait().await.unwrap();
-    }
-
-    #[tokio::test]
-    async fn output_that_is_no_message_is_an_error() {
-        let mut child = Child::spawn(&shell("echo hello world, this is not the protocol")).unwrap();
-        let error = child
-            .receive::<Control>(Duration::from_secs(20))
-            .await
-            .unwrap_err();
-        assert!(matches!(error, ChildError::Garbled { .. }), "{error}");
-    }
-}
+mod tests;

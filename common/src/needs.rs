@@ -1,0 +1,327 @@
+//! What tasks really took of a device, and predictions corrected by it.
+//!
+//! A success is a measurement of its plan's need; running out of memory is a lower bound of it. Both are kept by
+//! the kind of device *and* by what was predicted for (weights, resolution, guidance): figures of different shapes
+//! are never mixed.
+//!
+//! The correction is one factor for all plans, so that a plan that was never tried profits from those that were,
+//! and then the bounds:
+//! - The usual ratio of measured to predicted is the largest one, but no more than [`OUTLIER`] times the median:
+//!   an engine that leaked once does not speak for all.
+//! - A prediction below the measured is raised to it. One above it is lowered to the measured and a slack, which
+//!   is [`FIRST_SLACK`] after one measurement and narrows with their number to [`LAST_SLACK`].
+//! - A need is above every lower bound of its plan and of leaner ones by [`BOUND_STEP`]. A measurement that such a
+//!   bound contradicts counts for nothing; [`note`] forgets bounds that measurements keep contradicting.
+//!
+//! A change of less than a hundredth is not made. Correcting again by the same observations changes nothing.
+
+use serde::{Deserialize, Serialize};
+
+use crate::wire::memory::{Needs, Rung};
+
+/// A measurement counts for at most so many times the median.
+pub const OUTLIER: f64 = 1.5;
+/// How far above a single measurement a prediction may stay, as a share.
+pub const FIRST_SLACK: f64 = 0.3;
+/// The same for many measurements.
+pub const LAST_SLACK: f64 = 0.03;
+/// How far above a lower bound a need lies at least, as a share.
+pub const BOUND_STEP: f64 = 0.05;
+/// Corrections by less than this share are not made.
+pub const DEAD_BAND: f64 = 0.01;
+/// Measurements that are kept, and lower bounds likewise.
+pub const KEPT: usize = 16;
+/// Measurements that make a lower bound forgotten which they contradict.
+const CONTRADICTIONS: usize = 3;
+
+/// What one task, or one attempt, showed of a plan's need.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Observation {
+    /// Plan that it ran under.
+    pub rung: Rung,
+    pub need: Seen,
+}
+
+/// MiB of the device, in the terms of [`Needs`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Seen {
+    /// The task succeeded and took this much.
+    Peak(u64),
+    /// It ran out of memory, and needed more than this.
+    MoreThan(u64),
+}
+
+/// Adds the newest observation. What is kept is bounded, and depends on the order of notes alone.
+pub fn note(learned: &mut Vec<Observation>, new: Observation) {
+    learned.push(new);
+    let kept = learned.clone();
+    let mut index = 0;
+    learned.retain(|observation| {
+        let later = &kept[index + 1..];
+        index += 1;
+        let alike = |other: &&Observation| is_peak(**other) == is_peak(*observation);
+        later.iter().filter(alike).count() < KEPT && !is_outweighed(*observation, later)
+    });
+}
+
+fn is_peak(observation: Observation) -> bool {
+    matches!(observation.need, Seen::Peak(_))
+}
+
+/// Whether later successes of the same plan or faster ones took less than this bound says is needed.
+fn is_outweighed(bound: Observation, later: &[Observation]) -> bool {
+    let Seen::MoreThan(least) = bound.need else {
+        return false;
+    };
+    let contradicts = |other: &&Observation| match other.need {
+        Seen::Peak(mib) => other.rung <= bound.rung && mib <= least,
+        Seen::MoreThan(_) => false,
+    };
+    later.iter().filter(contradicts).count() >= CONTRADICTIONS
+}
+
+/// The leanest plan that is predicted to need no less than `rung`: on some devices several plans are one.
+pub fn same_need(predicted: &Needs, rung: Rung) -> Rung {
+    let same = Rung::ALL
+        .into_iter()
+        .filter(|other| predicted.of(*other) == predicted.of(rung));
+    same.max().unwrap_or(rung).max(rung)
+}
+
+/// The needs as the observations of this kind of device and these shapes correct them; never growing along the
+/// ladder. With no observation they are as predicted, which is 1 MiB at least.
+pub fn corrected(predicted: &Needs, learned: &[Observation]) -> Needs {
+    let predicted = never_growing(*predicted);
+    let floors = floors(learned);
+    let ratios = ratios(&predicted, &floors, learned);
+    let factor = factor(&ratios, predicted.leanest().max(floors[Rung::LEANEST.index()]));
+    let mut needs = predicted;
+    for (mib, floor) in needs.mib.iter_mut().zip(floors) {
+        *mib = scaled(*mib, factor).max(floor);
+    }
+    needs
+}
+
+fn never_growing(needs: Needs) -> Needs {
+    let mut needs = needs;
+    for index in (0..Rung::COUNT - 1).rev() {
+        needs.mib[index] = needs.mib[index].max(needs.mib[index + 1]);
+    }
+    needs
+}
+
+/// The least that each plan's need may be: above its own bounds and those of leaner plans.
+fn floors(learned: &[Observation]) -> [u64; Rung::COUNT] {
+    let mut floors = [0; Rung::COUNT];
+    for observation in learned {
+        if let Seen::MoreThan(mib) = observation.need {
+            let least = scaled(mib, 1.0 + BOUND_STEP).max(mib.saturating_add(1));
+            for floor in &mut floors[..=observation.rung.index()] {
+                *floor = least.max(*floor);
+            }
+        }
+    }
+    floors
+}
+
+/// Measured by predicted, smallest first, of the measurements that no bound contradicts.
+fn ratios(predicted: &Needs, floors: &[u64; Rung::COUNT], learned: &[Observation]) -> Vec<f64> {
+    let mut ratios: Vec<f64> = learned
+        .iter()
+        .filter_map(|observation| {
+            let (need, floor) = (predicted.of(observation.rung), floors[observation.rung.index()]);
+            match observation.need {
+                Seen::Peak(mib) if mib > 0 && mib >= floor && need > 0 => Some(mib as f64 / need as f64),
+                _ => None,
+            }
+        })
+        .collect();
+    ratios.sort_by(f64::total_cmp);
+    ratios
+}
+
+/// What all predictions are multiplied by: the nearest to 1 that lies from the measured to the measured and slack.
+/// `least` is the smallest need.
+fn factor(ratios: &[f64], least: u64) -> f64 {
+    let (Some(median), Some(largest)) = (ratios.get((ratios.len().max(1) - 1) / 2), ratios.last()) else {
+        return 1.0;
+    };
+    let usual = largest.min(OUTLIER * median);
+    let slack = (FIRST_SLACK / ratios.len() as f64).max(LAST_SLACK);
+    let factor = 1.0_f64.clamp(usual, usual * (1.0 + slack));
+    // MiB are whole: of small needs a rounding is more than a hundredth.
+    let rounding = 2.0 / least.max(1) as f64;
+    if (factor - 1.0).abs() <= DEAD_BAND.max(rounding) {
+        1.0
+    } else {
+        factor
+    }
+}
+
+/// Rounded up.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "MiB times a positive factor; what is past the largest number stays there"
+)]
+fn scaled(mib: u64, factor: f64) -> u64 {
+    if factor.total_cmp(&1.0).is_eq() {
+        return mib;
+    }
+    (mib as f64 * factor).ceil() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const PREDICTED: Needs = Needs {
+        mib: [9000, 7000, 5000, 5000, 4000, 3500, 2000],
+    };
+
+    fn peak(rung: Rung, mib: u64) -> Observation {
+        Observation {
+            rung,
+            need: Seen::Peak(mib),
+        }
+    }
+
+    fn more_than(rung: Rung, mib: u64) -> Observation {
+        Observation {
+            rung,
+            need: Seen::MoreThan(mib),
+        }
+    }
+
+    #[test]
+    fn with_nothing_learned_the_prediction_stands() {
+        assert_eq!(corrected(&PREDICTED, &[]), PREDICTED);
+    }
+
+    #[test]
+    fn one_measurement_above_the_prediction_raises_all_plans_at_once() {
+        let needs = corrected(&PREDICTED, &[peak(Rung::Sliced, 6000)]);
+        assert_eq!(needs.mib, [10_800, 8400, 6000, 6000, 4800, 4200, 2400]);
+    }
+
+    #[test]
+    fn measurements_below_the_prediction_lower_it_the_further_the_more_there_are() {
+        let after = |count| corrected(&PREDICTED, &vec![peak(Rung::Sliced, 2500); count]).of(Rung::Sliced);
+        assert_eq!(after(1), 3250);
+        assert_eq!(after(2), 2875);
+        assert_eq!(after(100), 2575);
+    }
+
+    #[test]
+    fn a_lower_bound_raises_its_plan_and_faster_ones_alone() {
+        let needs = corrected(&PREDICTED, &[more_than(Rung::Sliced, 8000)]);
+        assert_eq!(needs.mib, [9000, 8400, 8400, 5000, 4000, 3500, 2000]);
+        assert_eq!(needs.next_leaner(Rung::Sliced), Some(Rung::TwoPassNorm));
+    }
+
+    #[test]
+    fn one_leaking_engine_does_not_speak_for_all() {
+        let mut learned = vec![peak(Rung::Sliced, 5000); 5];
+        learned.push(peak(Rung::Sliced, 50_000));
+        assert_eq!(corrected(&PREDICTED, &learned).of(Rung::Sliced), 7500);
+    }
+
+    #[test]
+    fn a_bound_that_later_successes_keep_contradicting_is_forgotten() {
+        let mut learned = Vec::new();
+        note(&mut learned, more_than(Rung::Sliced, 8000));
+        note(&mut learned, peak(Rung::Sliced, 5000));
+        note(&mut learned, peak(Rung::FrameVae, 4000));
+        note(&mut learned, peak(Rung::SequentialGuidance, 7900));
+        assert!(corrected(&PREDICTED, &learned).of(Rung::Sliced) > 8000);
+        note(&mut learned, peak(Rung::Sliced, 5000));
+        assert!(!learned.contains(&more_than(Rung::Sliced, 8000)));
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded_and_the_newest() {
+        let mut learned = Vec::new();
+        for mib in 1..=100 {
+            note(&mut learned, peak(Rung::Sliced, mib));
+            note(&mut learned, more_than(Rung::Streamed, mib));
+        }
+        assert_eq!(learned.len(), 2 * KEPT);
+        assert_eq!(learned.last(), Some(&more_than(Rung::Streamed, 100)));
+        assert_eq!(learned.first(), Some(&peak(Rung::Sliced, 85)));
+    }
+
+    fn rung() -> impl Strategy<Value = Rung> {
+        (0..Rung::COUNT).prop_map(|index| Rung::ALL[index])
+    }
+
+    fn observation() -> impl Strategy<Value = Observation> {
+        let seen = prop_oneof![
+            3 => (1_u64..200_000).prop_map(Seen::Peak),
+            1 => (1_u64..200_000).prop_map(Seen::MoreThan),
+        ];
+        (rung(), seen).prop_map(|(rung, need)| Observation { rung, need })
+    }
+
+    fn predicted() -> impl Strategy<Value = Needs> {
+        proptest::array::uniform7(1_u64..100_000).prop_map(|mut mib| {
+            mib.sort_unstable_by(|a, b| b.cmp(a));
+            Needs { mib }
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn needs_never_grow_along_the_ladder(
+            needs in predicted(), learned in proptest::collection::vec(observation(), 0..12)
+        ) {
+            let needs = corrected(&needs, &learned);
+            prop_assert!(needs.mib.windows(2).all(|pair| pair[0] >= pair[1]), "{needs:?}");
+        }
+
+        #[test]
+        fn correcting_again_changes_nothing(
+            needs in predicted(), learned in proptest::collection::vec(observation(), 0..12)
+        ) {
+            let once = corrected(&needs, &learned);
+            prop_assert_eq!(corrected(&once, &learned), once);
+        }
+
+        #[test]
+        fn every_lower_bound_is_respected(
+            needs in predicted(), learned in proptest::collection::vec(observation(), 0..12)
+        ) {
+            let needs = corrected(&needs, &learned);
+            for observation in &learned {
+                if let Seen::MoreThan(mib) = observation.need {
+                    prop_assert!(needs.of(observation.rung) > mib);
+                }
+            }
+        }
+
+        #[test]
+        fn no_need_is_below_a_usual_measurement_by_more_than_the_dead_band(
+            needs in predicted(), rung in rung(), usual in 1000_u64..100_000,
+            shares in proptest::collection::vec(0.9_f64..1.1, 1..10)
+        ) {
+            prop_assume!(needs.leanest() > 0);
+            let learned: Vec<Observation> =
+                shares.iter().map(|share| peak(rung, scaled(usual, *share))).collect();
+            let needs = corrected(&needs, &learned);
+            for observation in &learned {
+                let Seen::Peak(mib) = observation.need else { continue };
+                let band = DEAD_BAND.max(2.0 / needs.leanest().max(1) as f64);
+                prop_assert!(needs.of(rung) as f64 >= mib as f64 * (1.0 - 2.0 * band), "{needs:?}");
+            }
+        }
+
+        #[test]
+        fn notes_are_bounded(learned in proptest::collection::vec(observation(), 0..200)) {
+            let mut kept = Vec::new();
+            for observation in learned {
+                note(&mut kept, observation);
+            }
+            prop_assert!(kept.len() <= 2 * KEPT);
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! The memory part of a job's report: where chunks ran and under which plans, what they took at each stage, and
+//! every attempt that ran out.
+
+use std::fmt::Write as _;
+
+use latentfarm_common::wire::memory::StagePeak;
+use serde_json::{Value, json};
+
+use crate::dispatch::memory::{MemoryUsage, gib};
+use crate::dispatch::{JobReport, OomNote};
+
+const BAR_CELLS: u64 = 30;
+
+/// For machines.
+pub(super) fn to_json(job: &JobReport) -> Value {
+    let usage = &job.memory;
+    let stages: serde_json::Map<String, Value> = usage
+        .stages
+        .iter()
+        .map(|(kind, peaks)| {
+            let peak = |peak: &StagePeak| {
+                json!({ "stage": peak.stage.label(), "live_mib": peak.live_mib, "own_mib": peak.own_mib })
+            };
+            (kind.to_string(), peaks.iter().map(peak).collect())
+        })
+        .collect();
+    let plans: Vec<Value> = usage
+        .plans
+        .iter()
+        .map(|((kind, rung), plan)| {
+            json!({
+                "kind": kind.to_string(),
+                "plan": rung.name(),
+                "chunks": plan.chunks,
+                "predicted_mib": plan.predicted_mib,
+                "measured_mib": [plan.least_mib, plan.most_mib],
+            })
+        })
+        .collect();
+    let places: Vec<Value> = usage
+        .places
+        .iter()
+        .map(|((worker, device), place)| {
+            json!({
+                "worker": worker.as_str(),
+                "device": device,
+                "chunks": place.chunks,
+                "frames": place.frames,
+                "peak_mib": place.peak_mib,
+                "least_free_mib": place.least_free_mib,
+            })
+        })
+        .collect();
+    json!({
+        "out_of_memory": job.ooms.iter().map(oom_json).collect::<Vec<_>>(),
+        "peaks": stages,
+        "plans": plans,
+        "places": places,
+        "warnings": usage.warnings,
+    })
+}
+
+fn oom_json(oom: &OomNote) -> Value {
+    json!({
+        "chunk": oom.chunk,
+        "attempt": oom.attempt,
+        "worker": oom.worker,
+        "device": oom.device,
+        "stage": oom.stage,
+        "plan": oom.rung.name(),
+        "needed_at_least_mib": oom.needed_at_least_mib,
+        "free_before_mib": oom.free_before_mib,
+        "suspected": oom.suspected,
+        "then": oom.then,
+    })
+}
+
+/// For people: lines that each begin with a line break and two blanks; empty where no model ran.
+pub(super) fn to_text(job: &JobReport) -> String {
+    let mut text = String::new();
+    places(&job.memory, &mut text);
+    plans(&job.memory, &mut text);
+    stages(&job.memory, &mut text);
+    for oom in &job.ooms {
+        let _ = write!(text, "\n  {}", oom_text(oom));
+    }
+    for warning in &job.memory.warnings {
+        let _ = write!(text, "\n  warning: {warning}");
+    }
+    text
+}
+
+/// `out of memory: r00003 on w1 (cuda:0 …) during denoise under plan batched: …`
+pub(super) fn oom_text(oom: &OomNote) -> String {
+    let OomNote {
+        chunk,
+        worker,
+        device,
+        stage,
+        rung,
+        ..
+    } = oom;
+    let what = if oom.suspected {
+        "out of memory, it seems"
+    } else {
+        "out of memory"
+    };
+    let needed = oom
+        .needed_at_least_mib
+        .map_or_else(String::new, |mib| format!("{} at least were needed, ", gib(mib)));
+    let free = gib(oom.free_before_mib);
+    let then = if oom.then.is_empty() {
+        String::new()
+    } else {
+        format!("; {}", oom.then)
+    };
+    format!(
+        "{what}: {chunk} on {worker} ({device}) during {stage} under plan {rung}: {needed}{free} were free{then}"
+    )
+}
+
+fn places(usage: &MemoryUsage, text: &mut String) {
+    let parts: Vec<String> = usage
+        .places
+        .iter()
+        .map(|((worker, device), place)| {
+            let (chunks, peak) = (place.chunks, gib(place.peak_mib));
+            format!("{chunks} chunks on {worker} ({device}, at most {peak})")
+        })
+        .collect();
+    if !parts.is_empty() {
+        let _ = write!(text, "\n  rendered: {}", parts.join(", "));
+    }
+}
+
+fn plans(usage: &MemoryUsage, text: &mut String) {
+    for ((kind, rung), plan) in &usage.plans {
+        let measured = if plan.least_mib == plan.most_mib {
+            gib(plan.most_mib)
+        } else {
+            format!("{} to {}", gib(plan.least_mib), gib(plan.most_mib))
+        };
+        let predicted = gib(plan.predicted_mib);
+        let _ = write!(
+            text,
+            "\n  memory plan {rung} on {kind}: {} chunks, predicted {predicted}, took {measured}",
+            plan.chunks
+        );
+    }
+}
+
+/// A bar for the tensors and buffers in use at each stage.
+fn stages(usage: &MemoryUsage, text: &mut String) {
+    for (kind, peaks) in &usage.stages {
+        let Some(most) = peaks
+            .iter()
+            .map(|peak| peak.live_mib)
+            .max()
+            .filter(|most| *most > 0)
+        else {
+            continue;
+        };
+        let _ = write!(text, "\n  highest use by stage on {kind}:");
+        for peak in peaks {
+            let cells = usize::try_from((peak.live_mib * BAR_CELLS).div_ceil(most)).unwrap_or(0);
+            let (label, bar) = (peak.stage.label(), "#".repeat(cells));
+            let _ = write!(
+                text,
+                "\n    {label:<10} {bar:<30} {} in use, {} held",
+                gib(peak.live_mib),
+                gib(peak.own_mib)
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use latentfarm_common::wire::memory::{DeviceKind, MemoryStage, MemoryUse, Rung};
+
+    #[test]
+    fn the_report_tells_places_plans_peaks_and_every_shortage() {
+        let mut job = JobReport::default();
+        let used = MemoryUse {
+            kind: DeviceKind::Cuda,
+            device: "cuda:0 NVIDIA L4".to_owned(),
+            rung: Rung::Sliced,
+            predicted_mib: 4000,
+            peak_mib: 4096,
+            least_free_mib: 900,
+            stages: vec![
+                StagePeak {
+                    stage: MemoryStage::Load,
+                    live_mib: 1024,
+                    own_mib: 1100,
+                },
+                StagePeak {
+                    stage: MemoryStage::Denoise,
+                    live_mib: 3072,
+                    own_mib: 4096,
+                },
+            ],
+        };
+        job.memory.add(&"w1".parse().unwrap(), 16, &used);
+        job.memory.judge();
+        job.ooms.push(OomNote {
+            chunk: "r00003".to_owned(),
+            attempt: 0,
+            worker: "w1".to_owned(),
+            device: "cuda:0 NVIDIA L4".to_owned(),
+            stage: "denoise".to_owned(),
+            rung: Rung::BatchedGuidance,
+            needed_at_least_mib: Some(5325),
+            free_before_mib: 3994,
+            suspected: false,
+            then: "its plan floor on cuda rises to sliced".to_owned(),
+        });
+        assert_eq!(
+            to_text(&job),
+            "\n  rendered: 1 chunks on w1 (cuda:0 NVIDIA L4, at most 4.0 GiB)\
+             \n  memory plan sliced on cuda: 1 chunks, predicted 3.9 GiB, took 4.0 GiB\
+             \n  highest use by stage on cuda:\
+             \n    load       ##########                     1.0 GiB in use, 1.1 GiB held\
+             \n    denoise    ############################## 3.0 GiB in use, 4.0 GiB held\
+             \n  out of memory: r00003 on w1 (cuda:0 NVIDIA L4) during denoise under plan batched: 5.2 GiB at least \
+             were needed, 3.9 GiB were free; its plan floor on cuda rises to sliced"
+        );
+        let json = to_json(&job);
+        assert_eq!(json["out_of_memory"][0]["needed_at_least_mib"], 5325);
+        assert_eq!(json["plans"][0]["measured_mib"][1], 4096);
+        assert_eq!(json["peaks"]["cuda"][1]["live_mib"], 3072);
+        assert_eq!(to_text(&JobReport::default()), "");
+    }
+}

@@ -1,0 +1,50 @@
+//! Which server to listen to, and as whom.
+
+use std::path::{Path, PathBuf};
+
+use latentfarm_common::nats::connect::Identity;
+use latentfarm_common::nats::subjects::OBSERVER_INBOX;
+
+use super::TopArgs;
+use crate::local::{WatchFile, WatchFileError, job_folder_of};
+
+pub(super) struct Place {
+    pub(super) url: String,
+    pub(super) identity: Identity,
+    /// What it means if nobody answers.
+    pub(super) if_absent: String,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum PlaceError {
+    #[error("`{}` is no running render: neither a job folder nor an output with one beside it", .0.display())]
+    NoFolder(PathBuf),
+    #[error(transparent)]
+    WatchFile(#[from] WatchFileError),
+}
+
+pub(super) fn find(args: &TopArgs) -> Result<Place, PlaceError> {
+    if let Some(url) = &args.nats {
+        return Ok(Place {
+            url: url.clone(),
+            identity: identity(std::env::var("LATENTFARM_NKEY_SEED").ok()),
+            if_absent: format!("nobody answers at {url}"),
+        });
+    }
+    let given = args.job.as_deref().unwrap_or(Path::new("."));
+    let folder = job_folder_of(given).ok_or_else(|| PlaceError::NoFolder(given.to_owned()))?;
+    let watch = WatchFile::read(&folder)?;
+    Ok(Place {
+        url: watch.url,
+        identity: identity(Some(watch.nkey_seed)),
+        if_absent: format!("the render in `{}` is not running now", folder.display()),
+    })
+}
+
+fn identity(nkey_seed: Option<String>) -> Identity {
+    Identity {
+        nkey_seed,
+        inbox_prefix: OBSERVER_INBOX.to_owned(),
+        name: "latentfarm top".to_owned(),
+    }
+}

@@ -1,0 +1,233 @@
+//! The table of workers.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use latentfarm_common::wire::memory::Rung;
+use latentfarm_common::wire::outcome::{Heartbeat, WorkerState};
+use serde_json::json;
+
+/// A worker that is silent for this long is marked.
+const LATE: Duration = Duration::from_secs(6);
+const HEADINGS: [&str; 13] = [
+    "WORKER", "STATE", "DEVICE", "FREE", "OF", "OWN", "RSS", "LANE", "PLAN", "CHUNK", "STAGE", "F/S", "TEMP",
+];
+
+/// One worker.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Row<'a> {
+    pub(super) heartbeat: &'a Heartbeat,
+    /// Since its last heartbeat.
+    pub(super) silent: Duration,
+}
+
+/// The table with its headings and a line that sums it up.
+pub(super) fn text(rows: &[Row<'_>]) -> String {
+    if rows.is_empty() {
+        return "no worker has been heard of yet\n".to_owned();
+    }
+    let cells: Vec<[String; HEADINGS.len()]> = rows.iter().map(cells).collect();
+    let width = |column: usize| {
+        let longest = cells.iter().map(|row| row[column].chars().count()).max();
+        longest.unwrap_or(0).max(HEADINGS[column].len())
+    };
+    let widths: Vec<usize> = (0..HEADINGS.len()).map(width).collect();
+    let mut text = String::new();
+    let mut line = |row: &[String]| {
+        let padded: Vec<String> = row
+            .iter()
+            .zip(&widths)
+            .map(|(cell, &width)| format!("{cell:<width$}"))
+            .collect();
+        text.push_str(padded.join("  ").trim_end());
+        text.push('\n');
+    };
+    line(&HEADINGS.map(str::to_owned));
+    for row in &cells {
+        line(row);
+    }
+    let working = rows
+        .iter()
+        .filter(|row| row.heartbeat.state == WorkerState::Working)
+        .count();
+    let rate: f32 = rows.iter().map(|row| row.heartbeat.frames_per_second).sum();
+    let finished: u64 = rows.iter().map(|row| row.heartbeat.finished).sum();
+    // Writing to a text cannot fail.
+    let _written = writeln!(
+        text,
+        "{} workers, {working} at work, {rate:.2} frames/s, {finished} chunks finished",
+        rows.len()
+    );
+    text
+}
+
+fn cells(row: &Row<'_>) -> [String; HEADINGS.len()] {
+    let heartbeat = row.heartbeat;
+    let missing = || "-".to_owned();
+    let task = heartbeat.task.as_ref();
+    let state = if row.silent >= LATE {
+        format!("silent {} s", row.silent.as_secs())
+    } else {
+        format!("{:?}", heartbeat.state).to_ascii_lowercase()
+    };
+    [
+        heartbeat.worker.to_string(),
+        state,
+        heartbeat.device.clone(),
+        gib(heartbeat.device_free_mib << 20),
+        gib(heartbeat.device_total_mib << 20),
+        heartbeat.memory.map_or_else(missing, |memory| gib(memory.own)),
+        gib(heartbeat.host_rss_mib << 20),
+        task.and_then(|task| task.lane.clone()).unwrap_or_else(missing),
+        task.and_then(|task| task.rung)
+            .map_or_else(missing, |rung| rung.to_string()),
+        task.map_or_else(missing, |task| task.chunk.to_string()),
+        task.map_or_else(missing, |task| {
+            format!("{} ({}/{})", task.stage, task.frames_done, task.frames_total)
+        }),
+        format!("{:.2}", heartbeat.frames_per_second),
+        heartbeat
+            .gpu
+            .and_then(|gpu| gpu.temperature_c)
+            .map_or_else(missing, |celsius| format!("{celsius} C")),
+    ]
+}
+
+/// One JSON object a line.
+pub(super) fn json_lines(rows: &[Row<'_>]) -> String {
+    rows.iter().fold(String::new(), |mut text, row| {
+        let heartbeat = row.heartbeat;
+        let object = json!({
+            "worker": heartbeat.worker.to_string(),
+            "state": format!("{:?}", heartbeat.state).to_ascii_lowercase(),
+            "silent_s": row.silent.as_secs_f32(),
+            "device": heartbeat.device,
+            "device_free_mib": heartbeat.device_free_mib,
+            "device_total_mib": heartbeat.device_total_mib,
+            "own_mib": heartbeat.memory.map(|memory| memory.own >> 20),
+            "host_rss_mib": heartbeat.host_rss_mib,
+            "lane": heartbeat.task.as_ref().and_then(|task| task.lane.clone()),
+            "plan": heartbeat.task.as_ref().and_then(|task| task.rung).map(Rung::name),
+            "chunk": heartbeat.task.as_ref().map(|task| task.chunk.to_string()),
+            "stage": heartbeat.task.as_ref().map(|task| task.stage.clone()),
+            "frames_done": heartbeat.task.as_ref().map(|task| task.frames_done),
+            "frames_total": heartbeat.task.as_ref().map(|task| task.frames_total),
+            "frames_per_second": heartbeat.frames_per_second,
+            "finished": heartbeat.finished,
+            "temperature_c": heartbeat.gpu.and_then(|gpu| gpu.temperature_c),
+            "utilization_percent": heartbeat.gpu.and_then(|gpu| gpu.utilization_percent),
+        });
+        let _written = writeln!(text, "{object}");
+        text
+    })
+}
+
+fn gib(bytes: u64) -> String {
+    format!("{:.1}G", bytes as f64 / f64::from(1 << 30))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use latentfarm_common::ids::{ChunkId, Work};
+    use latentfarm_common::wire::memory::MemorySample;
+    use latentfarm_common::wire::outcome::{GpuVitals, Reach, TaskProgress};
+
+    fn heartbeat(name: &str, state: WorkerState) -> Heartbeat {
+        Heartbeat {
+            worker: name.parse().unwrap(),
+            state,
+            device: "cuda:0 NVIDIA L4".to_owned(),
+            device_free_mib: 1536,
+            device_total_mib: 24 << 10,
+            host_rss_mib: 512,
+            reach: Reach::default(),
+            task: None,
+            memory: None,
+            gpu: None,
+            frames_per_second: 1.5,
+            finished: 3,
+        }
+    }
+
+    fn busy() -> Heartbeat {
+        let chunk = ChunkId {
+            job: "0123456789abcdef".parse().unwrap(),
+            work: Work::Render,
+            index: 7,
+        };
+        Heartbeat {
+            task: Some(TaskProgress {
+                chunk,
+                attempt: 0,
+                frames_done: 16,
+                frames_total: 48,
+                stage: "denoise, step 3 of 20".to_owned(),
+                lane: Some("g06-p1".to_owned()),
+                rung: Some(Rung::Sliced),
+            }),
+            memory: Some(MemorySample {
+                own: 5 << 30,
+                ..MemorySample::default()
+            }),
+            gpu: Some(GpuVitals {
+                temperature_c: Some(71),
+                ..GpuVitals::default()
+            }),
+            ..heartbeat("busy", WorkerState::Working)
+        }
+    }
+
+    #[test]
+    fn every_column_of_a_busy_worker_is_filled_and_lines_stay_aligned() {
+        let (busy, idle) = (busy(), heartbeat("an-idle-one", WorkerState::Idle));
+        let rows = [&busy, &idle].map(|heartbeat| Row {
+            heartbeat,
+            silent: Duration::ZERO,
+        });
+        let text = text(&rows);
+        let lines: Vec<&str> = text.lines().collect();
+        for wanted in [
+            "working",
+            "1.5G",
+            "24.0G",
+            "5.0G",
+            "g06-p1",
+            "sliced",
+            "step 3 of 20 (16/48)",
+            "1.50",
+            "71 C",
+        ] {
+            assert!(lines[1].contains(wanted), "{wanted}: {text}");
+        }
+        let column = |line: &str, word: &str| line.find(word).unwrap();
+        assert_eq!(column(lines[0], "DEVICE"), column(lines[1], "cuda:0"));
+        assert_eq!(column(lines[0], "DEVICE"), column(lines[2], "cuda:0"));
+        assert_eq!(lines[3], "2 workers, 1 at work, 3.00 frames/s, 6 chunks finished");
+    }
+
+    #[test]
+    fn a_worker_that_stopped_telling_is_marked() {
+        let heartbeat = heartbeat("w1", WorkerState::Working);
+        let silent = Duration::from_secs(9);
+        let heartbeat = &heartbeat;
+        let late = text(&[Row { heartbeat, silent }]);
+        assert!(late.contains("silent 9 s"), "{late}");
+        assert!(text(&[]).contains("no worker"));
+    }
+
+    #[test]
+    fn json_has_an_object_a_worker() {
+        let busy = busy();
+        let row = Row {
+            heartbeat: &busy,
+            silent: Duration::from_millis(500),
+        };
+        let lines = json_lines(&[row]);
+        let object: serde_json::Value = serde_json::from_str(lines.trim()).unwrap();
+        assert_eq!(object["worker"], "busy");
+        assert_eq!(object["plan"], "sliced");
+        assert_eq!(object["own_mib"], 5120);
+        assert_eq!(object["temperature_c"], 71);
+    }
+}

@@ -1,0 +1,151 @@
+//! What one chunk ran out of, and where that leaves it.
+
+use latentfarm_common::nats::lanes::Class;
+use latentfarm_common::needs::same_need;
+use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan, Needs, Rung};
+
+/// Times that a chunk runs out under its leanest plan, without its need being disproved, before it asks for
+/// more room all the same: once may be another tenant's doing.
+const SQUEEZES: u32 = 2;
+
+/// One attempt that ran out of memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Oom {
+    pub kind: DeviceKind,
+    /// Plan that it ran under.
+    pub rung: Rung,
+    /// Told by an allocator: the need under that plan is not below this.
+    pub needed_at_least_mib: Option<u64>,
+    /// Class of the lane that it was pulled from, where that is known.
+    pub class: Option<Class>,
+    /// Inferred from a kill or a lost machine. It raises the floor like any other, for a second opinion under a
+    /// leaner plan, but proves nothing about the need: no bound is set and no place is ruled out by one of them.
+    pub suspected: bool,
+}
+
+/// What followed from an attempt that ran out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Raised {
+    /// Plans before this one are not tried again on such a device.
+    Floor(Rung),
+    /// The leanest plan is not enough there: so much has to be free from now on, in MiB.
+    Class(u64),
+    /// The device had less than was promised: the same place may be tried once more.
+    Nothing,
+}
+
+/// The memory history of one chunk on each kind of device. It only ever rises.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ChunkMemory {
+    cpu: KindMemory,
+    cuda: KindMemory,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct KindMemory {
+    floor: Rung,
+    /// Lower bounds of the need by plan, in MiB; 0: none.
+    bounds: [u64; Rung::COUNT],
+    /// What a lane has to offer at least.
+    least_mib: u64,
+    squeezes: u32,
+}
+
+impl ChunkMemory {
+    fn of(&self, kind: DeviceKind) -> &KindMemory {
+        match kind {
+            DeviceKind::Cpu => &self.cpu,
+            DeviceKind::Cuda => &self.cuda,
+        }
+    }
+
+    /// The first plan that may still be used.
+    pub fn floor(&self, kind: DeviceKind) -> Rung {
+        self.of(kind).floor
+    }
+
+    /// The highest lower bound that is known for the leanest plan, in MiB; 0: none.
+    pub fn bound(&self, kind: DeviceKind) -> u64 {
+        self.of(kind).bounds[Rung::LEANEST.index()]
+    }
+
+    /// `needs` with this chunk's own lower bounds in them.
+    pub fn needs(&self, kind: DeviceKind, needs: &Needs) -> Needs {
+        let mut raised = *needs;
+        let mut least = 0;
+        for (mib, bound) in raised.mib.iter_mut().zip(self.of(kind).bounds).rev() {
+            least = least.max(bound);
+            *mib = (*mib).max(least);
+        }
+        raised
+    }
+
+    pub fn plan(&self, kind: DeviceKind, needs: &Needs) -> MemoryPlan {
+        MemoryPlan {
+            kind,
+            floor: self.floor(kind),
+            needs: self.needs(kind, needs),
+        }
+    }
+
+    /// What a lane has to offer for the leanest plan; `beside_mib` is needed in the same memory besides.
+    pub fn lane_need(&self, kind: DeviceKind, needs: &Needs, beside_mib: u64) -> u64 {
+        let leanest = self.needs(kind, needs).leanest();
+        leanest.saturating_add(beside_mib).max(self.of(kind).least_mib)
+    }
+
+    /// Notes an attempt that ran out. `predicted` are the uncorrected needs on that kind of device: they say
+    /// which plans really need less.
+    pub fn note(&mut self, oom: &Oom, predicted: &Needs, beside_mib: u64) -> Raised {
+        let need_before = self.lane_need(oom.kind, predicted, beside_mib);
+        let class_before = oom.class.or_else(|| class_for(oom.kind, need_before));
+        let memory = match oom.kind {
+            DeviceKind::Cpu => &mut self.cpu,
+            DeviceKind::Cuda => &mut self.cuda,
+        };
+        if let Some(mib) = oom.needed_at_least_mib.filter(|_| !oom.suspected) {
+            let same = same_need(predicted, oom.rung);
+            memory.bounds[same.index()] = memory.bounds[same.index()].max(mib);
+        }
+        if let Some(next) = predicted.next_leaner(oom.rung)
+            && next > memory.floor
+        {
+            memory.floor = next;
+            return Raised::Floor(next);
+        }
+        memory.floor = memory.floor.max(oom.rung);
+        // Without any class nothing offers it, nor more.
+        let offered_mib = class_before.map_or(need_before, offered);
+        let need = self.lane_need(oom.kind, predicted, beside_mib);
+        let memory = match oom.kind {
+            DeviceKind::Cpu => &mut self.cpu,
+            DeviceKind::Cuda => &mut self.cuda,
+        };
+        if need > offered_mib {
+            return Raised::Class(need);
+        }
+        memory.squeezes += 1;
+        if memory.squeezes < SQUEEZES {
+            return Raised::Nothing;
+        }
+        memory.squeezes = 0;
+        memory.least_mib = offered_mib + 1;
+        Raised::Class(memory.least_mib)
+    }
+}
+
+/// The smallest class that holds a need on a kind of device.
+pub(super) fn class_for(kind: DeviceKind, need_mib: u64) -> Option<Class> {
+    match kind {
+        DeviceKind::Cpu => Class::cpu_for(need_mib),
+        DeviceKind::Cuda => Class::gpu_for(need_mib),
+    }
+}
+
+/// What a worker that pulls from the class has free at least, in MiB.
+pub(super) fn offered(class: Class) -> u64 {
+    match class {
+        Class::Analyze => 0,
+        Class::Cpu(gib) | Class::Gpu(gib) => u64::from(gib) * 1024,
+    }
+}

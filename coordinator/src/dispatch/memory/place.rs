@@ -1,0 +1,119 @@
+//! The lanes that one chunk fits into, given the machines that are there.
+
+use std::fmt;
+
+use latentfarm_common::ids::WorkerId;
+use latentfarm_common::nats::lanes::Class;
+use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan};
+
+use super::history::{class_for, offered};
+use super::{ChunkMemory, JobNeeds, gib};
+
+/// A live worker, as far as memory is concerned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Machine {
+    pub worker: WorkerId,
+    /// Host memory that it can offer to a task; `None`: does not render on the CPU.
+    pub host_mib: Option<u64>,
+    /// GPU memory that it can offer to a task; `None`: no usable GPU.
+    pub device_mib: Option<u64>,
+}
+
+impl Machine {
+    pub fn reach(&self, kind: DeviceKind) -> Option<u64> {
+        match kind {
+            DeviceKind::Cpu => self.host_mib,
+            DeviceKind::Cuda => self.device_mib,
+        }
+    }
+
+    pub fn serves(&self, class: Class) -> bool {
+        let reach = match class {
+            Class::Analyze => return true,
+            Class::Cpu(_) => self.host_mib,
+            Class::Gpu(_) => self.device_mib,
+        };
+        reach.is_some_and(|mib| mib >= offered(class))
+    }
+}
+
+/// A lane that some live worker serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fit {
+    pub class: Class,
+    pub plan: MemoryPlan,
+    /// What the leanest plan needs, all in all.
+    pub need_mib: u64,
+}
+
+/// A kind of device on which nobody has enough.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shortage {
+    pub kind: DeviceKind,
+    /// What the leanest plan needs.
+    pub need_mib: u64,
+    /// What has to be free for its lane; `None`: past the largest class.
+    pub lane_mib: Option<u64>,
+    /// What the largest live worker can offer; `None`: there is no such device.
+    pub largest_mib: Option<u64>,
+}
+
+impl fmt::Display for Shortage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let need = gib(self.need_mib);
+        match self.kind {
+            DeviceKind::Cuda => write!(f, "needs {need}")?,
+            DeviceKind::Cpu => write!(f, "needs {need} on the CPU")?,
+        }
+        match (self.largest_mib, self.kind, self.lane_mib) {
+            (None, DeviceKind::Cuda, _) => f.write_str(", there is no GPU"),
+            (None, DeviceKind::Cpu, _) => f.write_str(", nobody renders on the CPU"),
+            (Some(largest), _, Some(lane)) if largest >= self.need_mib => write!(
+                f,
+                " (a lane of {}), the largest free is {}",
+                gib(lane),
+                gib(largest)
+            ),
+            (Some(largest), _, _) => write!(f, ", the largest free is {}", gib(largest)),
+        }
+    }
+}
+
+/// Where a chunk may go.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    pub gpu: Option<Fit>,
+    pub cpu: Option<Fit>,
+    /// Of the kinds on which it fits nowhere: the GPU first.
+    pub shortages: Vec<Shortage>,
+}
+
+/// The smallest lane on each kind of device that holds the chunk's leanest plan and that a live worker serves.
+pub fn options(needs: &JobNeeds, memory: &ChunkMemory, machines: &[Machine]) -> Options {
+    let mut options = Options::default();
+    for kind in [DeviceKind::Cuda, DeviceKind::Cpu] {
+        let Some(predicted) = needs.of(kind) else { continue };
+        let need_mib = memory.lane_need(kind, predicted, needs.beside(kind));
+        let class = class_for(kind, need_mib);
+        let served = class.filter(|class| machines.iter().any(|machine| machine.serves(*class)));
+        let Some(class) = served else {
+            options.shortages.push(Shortage {
+                kind,
+                need_mib,
+                lane_mib: class.map(offered),
+                largest_mib: machines.iter().filter_map(|machine| machine.reach(kind)).max(),
+            });
+            continue;
+        };
+        let fit = Some(Fit {
+            class,
+            plan: memory.plan(kind, predicted),
+            need_mib,
+        });
+        match kind {
+            DeviceKind::Cuda => options.gpu = fit,
+            DeviceKind::Cpu => options.cpu = fit,
+        }
+    }
+    options
+}

@@ -1,0 +1,156 @@
+//! What a job took of the devices that it ran on, for its report.
+
+use std::collections::BTreeMap;
+
+use latentfarm_common::ids::WorkerId;
+use latentfarm_common::wire::memory::{DeviceKind, MemoryStage, MemoryUse, Rung, StagePeak};
+
+/// Use of a device above which the report warns, in decimal gigabytes, highest first.
+const WARN_GB: [u64; 2] = [20, 15];
+/// A peak so far from its prediction is worth a word.
+const FAR_OFF: f64 = 0.15;
+
+/// Memory over all chunks of a job that are done.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MemoryUsage {
+    /// Highest use by stage, in order of the stages.
+    pub stages: BTreeMap<DeviceKind, Vec<StagePeak>>,
+    pub plans: BTreeMap<(DeviceKind, Rung), PlanUse>,
+    /// Where chunks were rendered.
+    pub places: BTreeMap<(WorkerId, String), Place>,
+    pub warnings: Vec<String>,
+}
+
+/// One plan on one kind of device.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PlanUse {
+    pub chunks: u64,
+    /// The highest prediction: they are corrected while a job runs.
+    pub predicted_mib: u64,
+    pub least_mib: u64,
+    pub most_mib: u64,
+}
+
+/// One device of one worker.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    pub chunks: u64,
+    pub frames: u64,
+    pub peak_mib: u64,
+    /// Smallest free memory seen.
+    pub least_free_mib: u64,
+}
+
+impl MemoryUsage {
+    /// Adds a finished chunk.
+    pub fn add(&mut self, worker: &WorkerId, frames: u64, used: &MemoryUse) {
+        let peaks = self.stages.entry(used.kind).or_default();
+        for stage in &used.stages {
+            raise(peaks, *stage);
+        }
+        let plan = self.plans.entry((used.kind, used.rung)).or_default();
+        plan.least_mib = match plan.chunks {
+            0 => used.peak_mib,
+            _ => plan.least_mib.min(used.peak_mib),
+        };
+        plan.chunks += 1;
+        plan.predicted_mib = plan.predicted_mib.max(used.predicted_mib);
+        plan.most_mib = plan.most_mib.max(used.peak_mib);
+        let place = self
+            .places
+            .entry((worker.clone(), used.device.clone()))
+            .or_default();
+        place.least_free_mib = match place.chunks {
+            0 => used.least_free_mib,
+            _ => place.least_free_mib.min(used.least_free_mib),
+        };
+        place.chunks += 1;
+        place.frames += frames;
+        place.peak_mib = place.peak_mib.max(used.peak_mib);
+    }
+
+    /// Says what is out of the ordinary, once all chunks are added.
+    pub fn judge(&mut self) {
+        let mut warnings = Vec::new();
+        for ((worker, device), place) in &self.places {
+            let bytes = place.peak_mib << 20;
+            if let Some(limit) = WARN_GB.into_iter().find(|limit| bytes > limit * 1_000_000_000) {
+                warnings.push(format!("{worker} took more than {limit} GB of {device}"));
+            }
+        }
+        for ((kind, rung), plan) in &self.plans {
+            if plan.predicted_mib == 0 {
+                continue;
+            }
+            let deviation = plan.most_mib as f64 / plan.predicted_mib as f64 - 1.0;
+            if deviation.abs() > FAR_OFF {
+                warnings.push(format!(
+                    "plan {rung} on {kind} took {:.0} % {} than predicted",
+                    100.0 * deviation.abs(),
+                    if deviation > 0.0 { "more" } else { "less" }
+                ));
+            }
+        }
+        self.warnings = warnings;
+    }
+}
+
+fn raise(peaks: &mut Vec<StagePeak>, new: StagePeak) {
+    match peaks.binary_search_by_key(&new.stage, stage_of) {
+        Ok(index) => {
+            peaks[index].live_mib = peaks[index].live_mib.max(new.live_mib);
+            peaks[index].own_mib = peaks[index].own_mib.max(new.own_mib);
+        }
+        Err(index) => peaks.insert(index, new),
+    }
+}
+
+fn stage_of(peak: &StagePeak) -> MemoryStage {
+    peak.stage
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn used(rung: Rung, predicted_mib: u64, peak_mib: u64) -> MemoryUse {
+        let peak = |stage, live_mib| StagePeak {
+            stage,
+            live_mib,
+            own_mib: live_mib + 100,
+        };
+        MemoryUse {
+            kind: DeviceKind::Cuda,
+            device: "cuda:0 Test".to_owned(),
+            rung,
+            predicted_mib,
+            peak_mib,
+            least_free_mib: 24_000 - peak_mib,
+            stages: vec![peak(MemoryStage::Load, 50), peak(MemoryStage::Denoise, peak_mib)],
+        }
+    }
+
+    #[test]
+    fn the_highest_of_each_stage_is_kept_and_what_is_out_of_the_ordinary_is_said() {
+        let mut usage = MemoryUsage::default();
+        let worker = "w1".parse().unwrap();
+        usage.add(&worker, 16, &used(Rung::default(), 16_000, 20_000));
+        usage.add(&worker, 16, &used(Rung::default(), 16_000, 15_000));
+        usage.add(&worker, 16, &used(Rung::Sliced, 9000, 9100));
+        usage.judge();
+        let stages = &usage.stages[&DeviceKind::Cuda];
+        let found: Vec<(MemoryStage, u64)> = stages.iter().map(|peak| (peak.stage, peak.live_mib)).collect();
+        assert_eq!(found, [(MemoryStage::Load, 50), (MemoryStage::Denoise, 20_000)]);
+        let plan = &usage.plans[&(DeviceKind::Cuda, Rung::default())];
+        assert_eq!((plan.chunks, plan.least_mib, plan.most_mib), (2, 15_000, 20_000));
+        let place = usage.places.values().next().unwrap();
+        assert_eq!((place.chunks, place.frames, place.least_free_mib), (3, 48, 4000));
+        assert_eq!(
+            usage.warnings,
+            [
+                "w1 took more than 20 GB of cuda:0 Test",
+                "plan batched on cuda took 25 % more than predicted"
+            ]
+        );
+    }
+}

@@ -1,0 +1,148 @@
+//! The journal's file: appended without waiting for the disk, and bounded.
+
+use std::fs::{self, File};
+use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::{Entry, Line};
+
+const NAME: &str = "journal.jsonl";
+/// What was written before, once the journal has grown past its bound.
+const OLDER: &str = "journal.1.jsonl";
+/// At about 300 bytes a line, half a million lines in the two files.
+const MAX_BYTES: u64 = 64 << 20;
+
+/// Appends to the journal of a job folder. A journal that cannot be written costs no more than the story.
+#[derive(Debug)]
+pub struct Journal {
+    folder: PathBuf,
+    file: Option<File>,
+    bytes: u64,
+    max_bytes: u64,
+}
+
+impl Journal {
+    pub fn open(folder: &Path) -> Self {
+        Self::bounded(folder, MAX_BYTES)
+    }
+
+    fn bounded(folder: &Path, max_bytes: u64) -> Self {
+        let path = folder.join(NAME);
+        let opened = fs::create_dir_all(folder).and_then(|()| append_to(&path));
+        let (file, bytes) = match opened {
+            Ok((file, bytes)) => (Some(file), bytes),
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "no journal is kept");
+                (None, 0)
+            }
+        };
+        Self {
+            folder: folder.to_owned(),
+            file,
+            bytes,
+            max_bytes,
+        }
+    }
+
+    pub fn note(&mut self, entry: Entry) {
+        let Some(file) = &mut self.file else { return };
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let at_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+        let Ok(mut text) = serde_json::to_string(&Line { at_ms, entry }) else {
+            return;
+        };
+        text.push('\n');
+        if let Err(error) = file.write_all(text.as_bytes()) {
+            tracing::warn!(%error, "the journal ends here");
+            self.file = None;
+            return;
+        }
+        self.bytes += text.len() as u64;
+        if self.bytes > self.max_bytes {
+            self.turn();
+        }
+    }
+
+    /// Begins a new file; the last one is kept, the one before it goes.
+    fn turn(&mut self) {
+        let path = self.folder.join(NAME);
+        let turned = fs::rename(&path, self.folder.join(OLDER)).and_then(|()| append_to(&path));
+        match turned {
+            Ok((file, bytes)) => (self.file, self.bytes) = (Some(file), bytes),
+            Err(error) => {
+                tracing::warn!(%error, "the journal ends here");
+                self.file = None;
+            }
+        }
+    }
+}
+
+/// A line that a crash cut short is ended first.
+fn append_to(path: &Path) -> io::Result<(File, u64)> {
+    let mut file = File::options().create(true).append(true).open(path)?;
+    let bytes = file.metadata()?.len();
+    if bytes > 0 {
+        file.write_all(b"\n")?;
+    }
+    Ok((file, bytes))
+}
+
+/// All lines of the journal in a job folder, oldest first; those that cannot be read (cut short by a crash, of
+/// another release) are passed over. No journal is an empty one.
+pub fn read(folder: &Path) -> io::Result<Vec<Line>> {
+    let mut lines = Vec::new();
+    for name in [OLDER, NAME] {
+        let file = match File::open(folder.join(name)) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        for text in BufReader::new(file).lines() {
+            lines.extend(serde_json::from_str::<Line>(&text?));
+        }
+    }
+    Ok(lines)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(number: u32) -> Entry {
+        Entry::Started {
+            chunk: format!("r{number:05}"),
+            attempt: 0,
+            worker: "w1".to_owned(),
+        }
+    }
+
+    #[test]
+    fn what_was_noted_is_read_across_restarts_and_a_broken_line_is_passed_over() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(read(folder.path()).unwrap(), []);
+        Journal::open(folder.path()).note(entry(1));
+        let mut file = File::options()
+            .append(true)
+            .open(folder.path().join(NAME))
+            .unwrap();
+        file.write_all(b"{\"at_ms\":1,\"entry\":\"star").unwrap();
+        Journal::open(folder.path()).note(entry(2));
+        let entries: Vec<Entry> = read(folder.path())
+            .unwrap()
+            .into_iter()
+            .map(|l| l.entry)
+            .collect();
+        assert_eq!(entries, [entry(1), entry(2)]);
+    }
+
+    #[test]
+    fn it_is_bounded_and_keeps_the_newest() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut journal = Journal::bounded(folder.path(), 1000);
+        (0..200).for_each(|number| journal.note(entry(number)));
+        let lines = read(folder.path()).unwrap();
+        assert!(lines.len() < 50, "{}", lines.len());
+        assert_eq!(lines.last().unwrap().entry, entry(199));
+    }
+}

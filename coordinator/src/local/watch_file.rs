@@ -1,0 +1,116 @@
+//! How others on this machine may watch a render: the private server's address and the observer's key, readable by
+//! the user who runs the render alone.
+
+use std::fs;
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use latentfarm_common::nats::connect::Identity;
+use serde::{Deserialize, Serialize};
+
+const FILE_NAME: &str = "watch.json";
+
+/// Address and key of an observer, who may read and change nothing.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WatchFile {
+    pub url: String,
+    pub nkey_seed: String,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum WatchFileError {
+    #[error("cannot {action} `{}`", path.display())]
+    Io {
+        action: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("`{}` is not what a render writes", path.display())]
+    Garbled {
+        path: PathBuf,
+        #[source]
+        source: serde_json::Error,
+    },
+}
+
+impl WatchFile {
+    /// `None` for an observer without a key: its server lets everybody watch.
+    pub fn new(url: String, observer: &Identity) -> Option<Self> {
+        let nkey_seed = observer.nkey_seed.clone()?;
+        Some(Self { url, nkey_seed })
+    }
+
+    pub fn write(&self, folder: &Path) -> Result<(), WatchFileError> {
+        let path = folder.join(FILE_NAME);
+        let text = serde_json::json!(self).to_string();
+        // An older file may have other permissions.
+        let _none = fs::remove_file(&path);
+        fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)
+            .and_then(|mut file| file.write_all(text.as_bytes()))
+            .map_err(|source| WatchFileError::Io {
+                action: "write",
+                path,
+                source,
+            })
+    }
+
+    pub fn read(folder: &Path) -> Result<Self, WatchFileError> {
+        let path = folder.join(FILE_NAME);
+        let text = fs::read_to_string(&path).map_err(|source| WatchFileError::Io {
+            action: "read",
+            path: path.clone(),
+            source,
+        })?;
+        serde_json::from_str(&text).map_err(|source| WatchFileError::Garbled { path, source })
+    }
+}
+
+/// The job folder that `given` means: itself, or the one beside an output of that name.
+pub fn job_folder_of(given: &Path) -> Option<PathBuf> {
+    let mut beside = given.as_os_str().to_owned();
+    beside.push(".latentfarm");
+    [given.to_owned(), beside.into()]
+        .into_iter()
+        .find(|path| path.join("job").is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    #[test]
+    fn what_is_written_is_read_and_only_by_its_owner() {
+        let folder = tempfile::tempdir().unwrap();
+        let watch = |url: &str| WatchFile {
+            url: url.to_owned(),
+            nkey_seed: "SU123".to_owned(),
+        };
+        fs::write(folder.path().join(FILE_NAME), "old").unwrap();
+        watch("nats://127.0.0.1:1").write(folder.path()).unwrap();
+        assert!(WatchFile::read(folder.path()).unwrap() == watch("nats://127.0.0.1:1"));
+        let mode = fs::metadata(folder.path().join(FILE_NAME))
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_job_folder_is_found_by_its_name_or_its_output() {
+        let folder = tempfile::tempdir().unwrap();
+        let job = folder.path().join("out.mp4.latentfarm");
+        fs::create_dir(&job).unwrap();
+        let output = folder.path().join("out.mp4");
+        assert_eq!(job_folder_of(&output), None);
+        fs::write(job.join("job"), "x").unwrap();
+        assert_eq!(job_folder_of(&output), Some(job.clone()));
+        assert_eq!(job_folder_of(&job), Some(job));
+    }
+}

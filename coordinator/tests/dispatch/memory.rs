@@ -1,0 +1,295 @@
+//! Running out of memory is routine: another plan, another worker, the CPU, and only then the end.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use latentfarm_common::wire::memory::{DeviceKind, Needs, Rung};
+use latentfarm_common::wire::outcome::Failure;
+use latentfarm_common::wire::task::TaskBody;
+use latentfarm_coordinator::dispatch::{CpuFallback, Ending, JobEvent, JobNeeds, RetryClass};
+use latentfarm_coordinator::journal::{self, Entry};
+
+use crate::support::{Act, Ledger, Rig, Script, Stage, always, begins, first_time, is_render};
+
+const GPU: Needs = Needs {
+    mib: [6000, 5000, 4000, 4000, 3500, 3000, 2500],
+};
+
+pub fn mixed() -> JobNeeds {
+    JobNeeds {
+        cpu: Some(Needs { mib: [3000; 7] }),
+        cuda: Some(GPU),
+        media_mib: 100,
+    }
+}
+
+/// Worker and kind of device of each render chunk.
+pub fn places(result: &latentfarm_coordinator::dispatch::JobResult) -> Vec<(&str, DeviceKind)> {
+    let place =
+        |record: &Arc<latentfarm_common::wire::outcome::DoneRecord>| record.memory.as_ref().unwrap().kind;
+    result
+        .records
+        .iter()
+        .map(|record| (record.worker.as_str(), place(record)))
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mispredicted_chunk_climbs_the_ladder_and_ends_on_a_bigger_worker() {
+    let mut stage = Stage::open(64).await;
+    stage.settings.needs = mixed();
+    let ledger = Ledger::default();
+    let truth = Some(Needs {
+        mib: [9000, 8000, 7000, 7000, 6500, 6000, 5500],
+    });
+    let small = Rig {
+        truth,
+        ..Rig::gpu(4096)
+    };
+    let large = Rig {
+        truth,
+        ..Rig::gpu(8192)
+    };
+    let _w1 = stage.worker_on("w1", &ledger, small, always(Act::Succeed)).await;
+    let mut run = stage.dispatch().await;
+    run.wait_for("the leanest plan is not enough", |event| {
+        matches!(event, JobEvent::ChunkUnplaced { .. })
+    })
+    .await;
+    let _w2 = stage.worker_on("w2", &ledger, large, always(Act::Succeed)).await;
+    let result = run.end().await.unwrap();
+    assert_eq!(result.ending, Ending::Complete);
+    assert!(
+        places(&result)
+            .iter()
+            .all(|place| *place == ("w2", DeviceKind::Cuda))
+    );
+    let ooms = &result.report.ooms;
+    let begun: usize = ledger
+        .begun()
+        .into_iter()
+        .filter(|(chunk, _)| is_r(chunk))
+        .map(|(_, n)| n)
+        .sum();
+    assert_eq!(
+        ooms.len(),
+        begun - 4,
+        "every attempt that was not the last one ran out, and is told"
+    );
+    assert!(ooms.iter().any(|oom| oom.rung == Rung::Streamed));
+    for index in 0..4 {
+        let name = format!("r{index:05}");
+        let of_chunk = ooms.iter().filter(|oom| oom.chunk == name);
+        let rungs: Vec<Rung> = of_chunk.map(|oom| oom.rung).collect();
+        assert!(rungs.is_sorted_by(|before, after| before < after), "{rungs:?}");
+    }
+    let told = journal::read(&stage.settings.job_dir).unwrap();
+    let failed = told
+        .iter()
+        .filter(|line| matches!(line.entry, Entry::Failed { .. }));
+    assert_eq!(failed.count(), ooms.len());
+    let plan = &result.report.memory.plans[&(DeviceKind::Cuda, Rung::Streamed)];
+    assert_eq!((plan.chunks, plan.most_mib), (4, 5500));
+}
+
+fn is_r(chunk: &latentfarm_common::ids::ChunkId) -> bool {
+    chunk.work == latentfarm_common::ids::Work::Render
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_fits_nowhere_waits_and_then_ends_with_the_figures() {
+    let mut stage = Stage::open(32).await;
+    stage.settings.needs = mixed();
+    stage.settings.unplaceable_wait = Duration::from_secs(1);
+    let ledger = Ledger::default();
+    let _w1 = stage
+        .worker_on("w1", &ledger, Rig::gpu(2400), always(Act::Succeed))
+        .await;
+    let mut run = stage.dispatch().await;
+    let shown = run
+        .wait_for(
+            "the shortage is shown",
+            |event| matches!(event, JobEvent::Progress(progress) if progress.waiting_for_memory == 2),
+        )
+        .await;
+    let JobEvent::Progress(progress) = shown else {
+        unreachable!()
+    };
+    let shortage = "needs 2.4 GiB, the largest free is 2.3 GiB";
+    assert!(progress.shortage.unwrap().starts_with(shortage));
+    let result = run.end().await.unwrap();
+    let Ending::Failed { quarantined } = &result.ending else {
+        panic!("{:?}", result.ending)
+    };
+    assert_eq!(quarantined.len(), 2);
+    assert!(
+        quarantined[0].reason.starts_with(shortage),
+        "{}",
+        quarantined[0].reason
+    );
+}
+
+async fn with_fallback(fallback: CpuFallback, gpu: Rig) -> Vec<(String, DeviceKind)> {
+    let mut stage = Stage::open(128).await;
+    stage.settings.needs = mixed();
+    stage.settings.cpu_fallback = fallback;
+    if fallback == CpuFallback::Never {
+        stage.settings.unplaceable_wait = Duration::from_millis(500);
+    }
+    let ledger = Ledger::default();
+    let _w1 = stage.worker_on("w1", &ledger, gpu, always(Act::Succeed)).await;
+    let mut run = stage.dispatch().await;
+    // Both are known before the first chunk is placed, since analysis takes longer than a heartbeat.
+    run.wait_for("w1 is known", |event| {
+        matches!(event, JobEvent::WorkerJoined { .. })
+    })
+    .await;
+    let _w2 = stage
+        .worker_on("w2", &ledger, Rig::cpu(16_384), always(Act::Succeed))
+        .await;
+    let result = run.end().await.unwrap();
+    places(&result)
+        .into_iter()
+        .map(|(worker, kind)| (worker.to_owned(), kind))
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_cpu_falls_in_by_the_policy() {
+    let slow = Rig::gpu(2400);
+    let all_cpu = with_fallback(CpuFallback::Last, slow).await;
+    assert_eq!(all_cpu.len(), 8);
+    assert!(
+        all_cpu
+            .iter()
+            .all(|(worker, kind)| worker == "w2" && *kind == DeviceKind::Cpu)
+    );
+    let nothing = with_fallback(CpuFallback::Never, slow).await;
+    assert_eq!(nothing, [], "no GPU fits, and the CPU is not allowed");
+    let unobserved = with_fallback(CpuFallback::Last, Rig::gpu(8192)).await;
+    assert!(unobserved.iter().all(|(_, kind)| *kind == DeviceKind::Cuda));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_cpu_always_helps_where_that_is_asked_for() {
+    let mut stage = Stage::open(64).await;
+    stage.settings.needs = mixed();
+    stage.settings.cpu_fallback = CpuFallback::Always;
+    let ledger = Ledger::default();
+    // The GPU does not finish before the CPU has had its share.
+    let (gate, closed) = tokio::sync::watch::channel(false);
+    let held: Script = Arc::new(move |task, _| match &task.body {
+        TaskBody::Render(_) => Act::Wait(closed.clone()),
+        TaskBody::Analyze(_) => Act::Succeed,
+    });
+    let _w1 = stage.worker_on("w1", &ledger, Rig::gpu(8192), held).await;
+    let _w2 = stage
+        .worker_on("w2", &ledger, Rig::cpu(16_384), always(Act::Succeed))
+        .await;
+    let mut run = stage.dispatch().await;
+    run.wait_for("the CPU finishes a chunk", |event| {
+        matches!(event, JobEvent::ChunkDone { chunk, worker, .. } if is_r(chunk) && worker.as_str() == "w2")
+    })
+    .await;
+    gate.send_replace(true);
+    assert_eq!(run.end().await.unwrap().ending, Ending::Complete);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_learned_survives_the_coordinator() {
+    let mut stage = Stage::open(64).await;
+    stage.settings.needs = mixed();
+    // The first run ends in the middle.
+    let script = first_time(3, Act::Die);
+    let ledger = Ledger::default();
+    let truth = Some(Needs {
+        mib: GPU.mib.map(|mib| mib * 3 / 2),
+    });
+    let rig = Rig {
+        truth,
+        ..Rig::gpu(10_240)
+    };
+    let first_worker = stage.worker_on("w1", &ledger, rig, script).await;
+    let mut first = stage.dispatch().await;
+    first.wait_for("chunk 3 is begun", begins(3)).await;
+    first
+        .wait_for(
+            "the others are done",
+            |event| matches!(event, JobEvent::Progress(progress) if progress.render.done == 3),
+        )
+        .await;
+    first.trigger.drain();
+    first.trigger.stop();
+    drop(first_worker);
+    let ended = first.end().await.unwrap();
+    ended.lease.release().await;
+    // Nothing but the farm's bucket can tell.
+    stage.settings.job_dir = stage.settings.job_dir.with_file_name("elsewhere");
+    let _w2 = stage.worker_on("w2", &ledger, rig, always(Act::Succeed)).await;
+    let mut second = stage.dispatch().await;
+    second.wait_for("chunk 3 is begun again", begins(3)).await;
+    assert_eq!(second.end().await.unwrap().ending, Ending::Complete);
+    let placed = journal::read(&stage.settings.job_dir).unwrap();
+    let need = placed.iter().find_map(|line| match &line.entry {
+        Entry::Placed { chunk, needs, .. } if chunk == "r00003" => Some(needs.leanest()),
+        _ => None,
+    });
+    assert_eq!(need, Some(3750), "half as much again as predicted");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_that_was_gone_again_costs_the_chunk_nothing() {
+    let stage = Stage::open(32).await;
+    let ledger = Ledger::default();
+    let script: Script = Arc::new(|task, before| {
+        if is_render(task, 0) && before < 12 {
+            Act::Fail(Failure::NoRoom {
+                device: "cpu".to_owned(),
+                needed_mib: 3000,
+                free_mib: 2000,
+            })
+        } else {
+            Act::Succeed
+        }
+    });
+    let _w1 = stage.worker("w1", &ledger, script).await;
+    let result = stage.dispatch().await.end().await.unwrap();
+    assert_eq!(result.ending, Ending::Complete);
+    assert_eq!(result.report.retries[&RetryClass::NoRoom], 12);
+    assert_eq!(result.report.ooms, []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_workers_lost_over_a_chunk_raise_its_plan_floor() {
+    let mut stage = Stage::open(16).await;
+    stage.settings.needs = mixed();
+    let ledger = Ledger::default();
+    let floors: Arc<Mutex<Vec<Rung>>> = Arc::default();
+    let noting = Arc::clone(&floors);
+    let script: Script = Arc::new(move |task, before| match &task.body {
+        TaskBody::Render(render) => {
+            noting.lock().unwrap().push(render.memory.floor);
+            if before < 2 { Act::Die } else { Act::Succeed }
+        }
+        TaskBody::Analyze(_) => Act::Succeed,
+    });
+    let mut workers = Vec::new();
+    for name in ["w1", "w2", "w3"] {
+        workers.push(
+            stage
+                .worker_on(name, &ledger, Rig::gpu(8192), Arc::clone(&script))
+                .await,
+        );
+    }
+    let result = stage.dispatch().await.end().await.unwrap();
+    assert_eq!(result.ending, Ending::Complete);
+    let floors = floors.lock().unwrap().clone();
+    assert_eq!(
+        floors,
+        [
+            Rung::BatchedGuidance,
+            Rung::BatchedGuidance,
+            Rung::SequentialGuidance
+        ]
+    );
+}

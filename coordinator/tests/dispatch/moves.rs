@@ -1,0 +1,102 @@
+//! Workers that come and go: what is queued where nobody takes it any more goes to where somebody does.
+
+use std::sync::Arc;
+
+use latentfarm_common::ids::Work;
+use latentfarm_common::wire::memory::DeviceKind;
+use latentfarm_common::wire::task::TaskBody;
+use latentfarm_coordinator::dispatch::{Ending, JobEvent};
+use latentfarm_coordinator::journal::{self, Entry};
+use tokio::sync::watch;
+
+use crate::memory::{mixed, places};
+use crate::support::{Act, Ledger, Rig, Script, Stage, always, begins};
+
+fn gated(closed: watch::Receiver<bool>) -> Script {
+    Arc::new(move |task, _| match &task.body {
+        TaskBody::Render(_) => Act::Wait(closed.clone()),
+        TaskBody::Analyze(_) => Act::Succeed,
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gpu_that_joins_half_way_takes_what_the_cpu_has_not_begun() {
+    let mut stage = Stage::open(128).await;
+    stage.settings.needs = mixed();
+    let ledger = Ledger::default();
+    let (gate, closed) = watch::channel(false);
+    let _w1 = stage
+        .worker_on("w1", &ledger, Rig::cpu(16_384), gated(closed))
+        .await;
+    let mut run = stage.dispatch().await;
+    run.wait_for("the CPU has begun", begins(0)).await;
+    run.wait_for(
+        "the rest is queued",
+        |event| matches!(event, JobEvent::Progress(progress) if progress.render.queued == 7),
+    )
+    .await;
+    let _w2 = stage
+        .worker_on("w2", &ledger, Rig::gpu(8192), always(Act::Succeed))
+        .await;
+    run.wait_for(
+        "the GPU has done the rest",
+        |event| matches!(event, JobEvent::Progress(progress) if progress.render.done == 7),
+    )
+    .await;
+    gate.send_replace(true);
+    let result = run.end().await.unwrap();
+    assert_eq!(result.ending, Ending::Complete);
+    let (first, rest) = places(&result)
+        .split_first()
+        .map(|(first, rest)| (*first, rest.to_vec()))
+        .unwrap();
+    assert_eq!(first, ("w1", DeviceKind::Cpu));
+    assert!(
+        rest.iter().all(|place| *place == ("w2", DeviceKind::Cuda)),
+        "{rest:?}"
+    );
+    let begun = ledger.begun();
+    assert!(
+        begun.values().all(|times| *times == 1),
+        "no chunk is run twice: {begun:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_worker_that_left_was_to_do_goes_to_those_that_stay() {
+    let mut stage = Stage::open(128).await;
+    stage.settings.needs = mixed();
+    let ledger = Ledger::default();
+    let (gate, closed) = watch::channel(false);
+    let leaving = stage
+        .worker_on("w1", &ledger, Rig::gpu(8192), gated(closed))
+        .await;
+    let mut run = stage.dispatch().await;
+    run.wait_for("the GPU has begun", begins(0)).await;
+    let _w2 = stage
+        .worker_on("w2", &ledger, Rig::cpu(16_384), always(Act::Succeed))
+        .await;
+    drop(leaving);
+    let result = run.end().await.unwrap();
+    drop(gate);
+    assert_eq!(result.ending, Ending::Complete);
+    assert!(
+        places(&result)
+            .iter()
+            .all(|place| *place == ("w2", DeviceKind::Cpu))
+    );
+    let told = journal::read(&stage.settings.job_dir).unwrap();
+    let moved = told
+        .iter()
+        .filter(|line| matches!(line.entry, Entry::TakenBack { .. }));
+    assert!(moved.count() > 0);
+    let renders = ledger
+        .begun()
+        .into_iter()
+        .filter(|(chunk, _)| chunk.work == Work::Render);
+    assert_eq!(
+        renders.map(|(_, times)| times).sum::<usize>(),
+        9,
+        "only the lost chunk was begun twice"
+    );
+}

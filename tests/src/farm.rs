@@ -1,0 +1,122 @@
+//! A farm as an operator sets it up: a nats-server and workers that come and go.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use crate::{Tag, program};
+
+const START_DEADLINE: Duration = Duration::from_secs(30);
+
+/// A nats-server without accounts. It ends with this.
+#[derive(Debug)]
+pub struct Server {
+    process: Child,
+    pub url: String,
+}
+
+impl Server {
+    /// Starts one that keeps its state in `dir`.
+    #[track_caller]
+    pub fn start(dir: &Path) -> Self {
+        let named = std::env::var_os("LATENTFARM_NATS_SERVER");
+        let installed = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.cache/bin/nats-server");
+        let binary = named.map_or(installed, Into::into);
+        let ports = dir.join("ports");
+        fs::create_dir_all(&ports).expect("a folder for the server");
+        // The streams reserve more than a small disk would be granted by itself; what is written is little.
+        let config = dir.join("server.conf");
+        let store = dir.join("store");
+        let text = format!(
+            "host: 127.0.0.1\nport: -1\nports_file_dir: \"{}\"\njetstream {{ store_dir: \"{}\", max_file: 100GB }}\n",
+            ports.display(),
+            store.display()
+        );
+        fs::write(&config, text).expect("write the server's configuration");
+        let process = Command::new(&binary)
+            .arg("--config")
+            .arg(&config)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap_or_else(|error| panic!("cannot start `{}`: {error}", binary.display()));
+        let file = ports.join(format!("nats-server_{}.ports", process.id()));
+        let deadline = Instant::now() + START_DEADLINE;
+        let url = loop {
+            let text = fs::read_to_string(&file).unwrap_or_default();
+            let found = serde_json::from_str::<Value>(&text).ok();
+            if let Some(url) = found.as_ref().and_then(|ports| ports["nats"][0].as_str()) {
+                break url.to_owned();
+            }
+            assert!(
+                Instant::now() < deadline,
+                "the server wrote no port to {}",
+                file.display()
+            );
+            std::thread::yield_now();
+        };
+        Self { process, url }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _already_gone = self.process.kill();
+        let _already_gone = self.process.wait();
+    }
+}
+
+/// `latentfarm-worker run` at a server. Dropping it kills it.
+#[derive(Debug)]
+pub struct Worker {
+    process: Child,
+}
+
+impl Worker {
+    #[track_caller]
+    pub fn start(server: &Server, name: &str, weights: &Path, log: &Path, tag: &Tag) -> Self {
+        let (variable, value) = tag.env();
+        let log = fs::File::create(log).expect("a log");
+        let process = Command::new(program("latentfarm-worker"))
+            .args([
+                "run",
+                "--nats",
+                &server.url,
+                "--name",
+                name,
+                "--threads",
+                "1",
+                "--device",
+                "cpu",
+            ])
+            .arg("--weights")
+            .arg(weights)
+            .env(variable, value)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("start a worker");
+        Self { process }
+    }
+
+    /// Ctrl-C: it finishes its chunk and leaves. Returns its exit code.
+    #[track_caller]
+    pub fn drain(mut self) -> Option<i32> {
+        let pid = i32::try_from(self.process.id()).expect("pid");
+        kill(Pid::from_raw(pid), Signal::SIGINT).expect("signal");
+        self.process.wait().expect("wait").code()
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let _already_gone = self.process.kill();
+        let _already_gone = self.process.wait();
+    }
+}

@@ -1,0 +1,147 @@
+//! On measured noise: `noise.txt` says what made it.
+
+use super::*;
+
+const MIB: u64 = 1 << 20;
+
+/// (live, own) after each window, in bytes.
+fn measured() -> Vec<(u64, u64)> {
+    let lines = include_str!("noise.txt").lines();
+    lines
+        .filter(|line| !line.starts_with('#'))
+        .flat_map(|line| {
+            let mut numbers = line
+                .split_whitespace()
+                .map(|number| number.parse::<u64>().unwrap());
+            let (times, live, own) = (numbers.next(), numbers.next(), numbers.next());
+            let times = usize::try_from(times.unwrap()).unwrap();
+            vec![(live.unwrap(), own.unwrap() * MIB); times]
+        })
+        .collect()
+}
+
+/// Pieces of the measured series, of 5 to 36 windows each, from places that follow from `seed` alone.
+fn resampled(count: usize, seed: u64) -> Vec<(u64, u64)> {
+    let measured = measured();
+    let mut state = seed;
+    let mut next = |below: usize| {
+        // splitmix64
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        usize::try_from((z ^ (z >> 31)) >> 33).unwrap() % below
+    };
+    let mut series = Vec::new();
+    while series.len() < count {
+        let length = 5 + next(32);
+        let from = next(measured.len() - length);
+        series.extend_from_slice(&measured[from..from + length]);
+    }
+    series.truncate(count);
+    series
+}
+
+/// The window, counted from 1, after which a leak is called first.
+fn called(series: impl IntoIterator<Item = (u64, u64)>) -> Option<(usize, Leak)> {
+    let mut drift = Drift::default();
+    series
+        .into_iter()
+        .zip(1..)
+        .find_map(|((live, own), window)| match drift.push_bytes(live, own) {
+            Verdict::Steady => None,
+            Verdict::Leaking(leak) => Some((window, leak)),
+        })
+}
+
+/// `per_window` bytes more after every window from `from` on, in what is held and in what is in use.
+fn leaking(series: Vec<(u64, u64)>, from: usize, per_window: u64) -> impl Iterator<Item = (u64, u64)> {
+    series.into_iter().enumerate().map(move |(at, (live, own))| {
+        let windows = u64::try_from((at + 1).saturating_sub(from)).unwrap();
+        (live + windows * per_window, own + windows * per_window)
+    })
+}
+
+#[test]
+fn the_measured_series_is_as_long_as_it_says() {
+    assert_eq!(measured().len(), 1000);
+}
+
+#[test]
+fn ten_thousand_windows_of_measured_noise_are_steady() {
+    assert_eq!(called(measured()), None);
+    for seed in 0..50 {
+        assert_eq!(called(resampled(10_000, seed)), None, "seed {seed}");
+    }
+}
+
+#[test]
+fn a_leak_of_one_mebibyte_a_window_is_called_within_fifty() {
+    // The series of a real run from its first window, and any stretch of noise, the leak beginning anywhere in it.
+    let cases = (0..200).map(|seed| (resampled(400, seed), usize::try_from(seed).unwrap()));
+    for (series, from) in cases.chain([(measured(), 0)]) {
+        let (window, leak) = called(leaking(series, from, MIB)).unwrap();
+        assert!(window <= from + 50, "from {from}: only after {window} windows");
+        assert!(window > from, "from {from}: before it began");
+        let error = leak.bytes_per_window.abs_diff(MIB);
+        assert!(error < MIB / 4, "{leak}");
+        // Of a device of 24 GiB it is one in five hundred by then.
+        assert!((window - from) as u64 * MIB * 100 < 24 << 30);
+    }
+}
+
+#[test]
+fn what_is_held_may_grow_where_what_is_in_use_does_not() {
+    let (_, leak) = called((0..100).map(|window| (5 * MIB, 100 * MIB + window * MIB))).unwrap();
+    assert_eq!(
+        leak,
+        Leak {
+            of: Series::Own,
+            bytes_per_window: MIB,
+            windows: 40
+        }
+    );
+    assert_eq!(
+        leak.to_string(),
+        "memory held grows by 1.00 MiB a window, seen over 40 windows"
+    );
+}
+
+#[test]
+fn a_slow_leak_shows_in_a_longer_view() {
+    for (per_window, within) in [(100 << 10, 400), (12 << 10, 3100)] {
+        let series = leaking(resampled(4000, 7), 0, per_window);
+        let (window, leak) = called(series).unwrap();
+        assert!(window <= within, "{per_window}: only after {window} windows");
+        assert!(
+            leak.bytes_per_window.abs_diff(per_window) < per_window / 3,
+            "{leak}"
+        );
+    }
+}
+
+#[test]
+fn a_single_step_of_any_size_at_any_window_is_no_leak() {
+    for step in [MIB, 20 * MIB, 200 * MIB, 2048 * MIB] {
+        for at in 1..200 {
+            let series = resampled(1000, at);
+            let at = usize::try_from(at).unwrap();
+            let stepped = series.into_iter().enumerate().map(|(window, (live, own))| {
+                let more = if window >= at { step } else { 0 };
+                (live + more, own + more)
+            });
+            assert_eq!(called(stepped), None, "{step} bytes at {at}");
+        }
+    }
+}
+
+#[test]
+fn wide_noise_and_a_fall_are_no_leaks() {
+    // Uniform over 400 MiB, from the bits of a fixed sequence; and a baseline that sinks.
+    let noise = |window: u64| (window.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33) % (400 * MIB);
+    assert_eq!(
+        called((0..10_000).map(|window| (0, 1000 * MIB + noise(window)))),
+        None
+    );
+    assert_eq!(called((0..1000).map(|window| (0, (2000 - window) * MIB))), None);
+}

@@ -1,0 +1,100 @@
+//! Which GPUs a worker may use: what the driver lists, partitions apart, within `CUDA_VISIBLE_DEVICES`.
+
+use super::Gpu;
+
+/// The GPUs that `CUDA_VISIBLE_DEVICES` names, in its order; all without it. It holds numbers as `nvidia-smi` counts
+/// them, beginnings of UUIDs, or UUIDs of partitions. As in CUDA, the first entry that names nothing ends the list,
+/// and an empty one hides every GPU. A GPU that is cut in partitions (MIG) stands for all of them: an engine can
+/// compute on a partition alone.
+pub(super) fn visible(listed: &[Gpu], variable: Option<&str>) -> Vec<Gpu> {
+    let usable = |gpu: &&Gpu| !gpu.is_partitioned;
+    let Some(variable) = variable else {
+        return listed.iter().filter(usable).cloned().collect();
+    };
+    let mut chosen: Vec<Gpu> = Vec::new();
+    for entry in variable.split(',').map(str::trim) {
+        let named: Vec<&Gpu> = listed.iter().filter(|gpu| names(entry, gpu)).collect();
+        if named.is_empty() {
+            break;
+        }
+        for gpu in named.into_iter().filter(usable) {
+            if chosen.iter().all(|other| other.uuid != gpu.uuid) {
+                chosen.push(gpu.clone());
+            }
+        }
+    }
+    chosen
+}
+
+/// Whether an entry of the variable means this GPU, or the one that it is a partition of.
+fn names(entry: &str, gpu: &Gpu) -> bool {
+    if let Ok(number) = entry.parse::<u32>() {
+        return number == gpu.number;
+    }
+    let begins = |uuid: &str| {
+        let given = entry.to_ascii_lowercase();
+        given.len() > "gpu-".len() && uuid.to_ascii_lowercase().starts_with(&given)
+    };
+    begins(&gpu.uuid) || gpu.parent.as_deref().is_some_and(begins)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gpu(number: u32, uuid: &str) -> Gpu {
+        Gpu {
+            uuid: uuid.to_owned(),
+            name: "NVIDIA L4".to_owned(),
+            number,
+            parent: None,
+            is_partitioned: false,
+        }
+    }
+
+    fn partition(number: u32, parent: &str, uuid: &str) -> Gpu {
+        Gpu {
+            parent: Some(parent.to_owned()),
+            ..gpu(number, uuid)
+        }
+    }
+
+    fn machine() -> Vec<Gpu> {
+        let whole = Gpu {
+            is_partitioned: true,
+            ..gpu(2, "GPU-cccc")
+        };
+        vec![
+            gpu(0, "GPU-aaaa-1"),
+            gpu(1, "GPU-bbbb-2"),
+            whole,
+            partition(2, "GPU-cccc", "MIG-dddd"),
+            partition(2, "GPU-cccc", "MIG-eeee"),
+        ]
+    }
+
+    #[test]
+    fn the_variable_chooses_and_orders() {
+        let cases: [(Option<&str>, &[&str]); 12] = [
+            (None, &["GPU-aaaa-1", "GPU-bbbb-2", "MIG-dddd", "MIG-eeee"]),
+            (Some(""), &[]),
+            (Some("-1"), &[]),
+            (Some("NoDevFiles"), &[]),
+            (Some("1,0"), &["GPU-bbbb-2", "GPU-aaaa-1"]),
+            (Some("GPU-bb"), &["GPU-bbbb-2"]),
+            (Some("gpu-BBBB-2"), &["GPU-bbbb-2"]),
+            (Some("GPU-"), &[]),
+            (Some("MIG-eeee"), &["MIG-eeee"]),
+            (Some("2"), &["MIG-dddd", "MIG-eeee"]),
+            (Some("0,7,1"), &["GPU-aaaa-1"]),
+            (Some("0,GPU-aaaa-1"), &["GPU-aaaa-1"]),
+        ];
+        for (variable, expected) in cases {
+            let found: Vec<String> = visible(&machine(), variable)
+                .into_iter()
+                .map(|gpu| gpu.uuid)
+                .collect();
+            assert_eq!(found, expected, "{variable:?}");
+        }
+    }
+}

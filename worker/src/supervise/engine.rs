@@ -1,0 +1,175 @@
+//! The warm engine, and its admission to a task: which plan, with which budget, and what other workers of this host
+//! have to leave to it.
+
+use std::sync::{Mutex, PoisonError};
+
+use latentfarm_common::error::one_line;
+use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan, MemoryUse, Rung};
+use latentfarm_common::wire::outcome::Failure;
+use latentfarm_common::wire::task::RenderTask;
+
+use super::child::Child;
+use super::leak::Growth;
+use super::loss::Attempt;
+use super::meter::Meter;
+use super::overlap::Turn;
+use super::{Runner, RunnerSettings};
+use crate::memory::probe::Device;
+use crate::memory::{choice, host};
+
+/// A running engine and what is known of it.
+#[derive(Debug)]
+pub(super) struct Engine {
+    pub(super) child: Child,
+    pub(super) growth: Growth,
+    /// Host memory that it allows itself; none on a GPU.
+    budget_mib: Option<u64>,
+}
+
+/// A task that was found room for, and what it uses.
+#[derive(Debug)]
+pub(super) struct Run {
+    pub(super) attempt: Attempt,
+    pub(super) need_mib: u64,
+    meter: Mutex<Meter>,
+    /// Process whose highest resident set the kernel counts from the task's start.
+    counted: Option<u32>,
+}
+
+impl Run {
+    pub(super) fn meter<T>(&self, change: impl FnOnce(&mut Meter) -> T) -> T {
+        change(&mut self.meter.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// What the task used.
+    pub(super) fn finish(self) -> MemoryUse {
+        let peak_mib = self.counted.map(host::peak_rss_mib);
+        let meter = self.meter.into_inner().unwrap_or_else(PoisonError::into_inner);
+        meter.finish(peak_mib)
+    }
+}
+
+impl Runner {
+    /// Finds room for a task and an engine to render it.
+    pub(super) async fn begin(&mut self, body: &RenderTask) -> Result<(Engine, Run), Failure> {
+        let plan = self.lessons.applied_to(&body.model, &body.memory);
+        let mut run = self.admit(&plan).await?;
+        let engine = self.take_engine(&run).await?;
+        // On a GPU the resident set says nothing of the device.
+        let pid = engine.child.pid().filter(|_| body.memory.kind == DeviceKind::Cpu);
+        run.counted = pid.filter(|pid| host::forget_peak(*pid));
+        Ok((engine, run))
+    }
+
+    /// Keeps an engine warm, unless it was left in mid-computation, or its memory grows.
+    pub(super) async fn keep(&mut self, engine: Option<Engine>, turn: &Turn) {
+        let Some(engine) = engine else { return };
+        if !turn.engine_answered() {
+            self.sight.engine_is(None);
+            return;
+        }
+        let grown = engine.growth.found().map(str::to_owned);
+        self.engine = Some(engine);
+        if let Some(grown) = grown {
+            self.restarts += 1;
+            tracing::warn!(
+                restarts = self.restarts,
+                "restarts the engine, which leaks: {grown}"
+            );
+            self.close_engine().await;
+        }
+    }
+
+    /// Looks again at what is free, chooses the task's plan, and promises it the memory.
+    async fn admit(&mut self, plan: &MemoryPlan) -> Result<Run, Failure> {
+        let device = self.settings.device.to_string();
+        if plan.kind != self.settings.device.kind() {
+            return Err(Failure::WorkerUnfit {
+                message: format!("{device} is no device of kind {}", plan.kind),
+            });
+        }
+        let gate = self.claims.gate().await;
+        let look = self.sight.look(self.claims.others_mib()).await;
+        let room = choice::room(&look.snapshot, &self.settings.limits);
+        let (rung, need_mib) = choice::choose(plan, &room).map_err(|too_small| Failure::NoRoom {
+            device: device.clone(),
+            needed_mib: too_small.needed_mib,
+            free_mib: too_small.free_mib,
+        })?;
+        self.claims
+            .write(need_mib.saturating_sub(self.sight.engine_own_mib()));
+        drop(gate);
+        let free_mib = match plan.kind {
+            DeviceKind::Cpu => room.host_mib,
+            DeviceKind::Cuda => room.device_mib,
+        };
+        let free_mib = free_mib.unwrap_or(0);
+        tracing::info!(%device, plan = %rung, need_mib, free_mib, "memory plan");
+        self.show_rung(rung);
+        Ok(Run {
+            meter: Mutex::new(Meter::new(plan.kind, device.clone(), rung, need_mib)),
+            attempt: Attempt {
+                device,
+                rung,
+                free_mib,
+            },
+            need_mib,
+            counted: None,
+        })
+    }
+
+    fn show_rung(&self, rung: Rung) {
+        self.vitals.update(|heartbeat| {
+            if let Some(task) = &mut heartbeat.task {
+                task.rung = Some(rung);
+            }
+        });
+    }
+
+    /// The warm engine, or a fresh one where there is none, or where the warm one allows itself less than the task
+    /// needs. The caller puts it back once the conversation has ended well.
+    async fn take_engine(&mut self, run: &Run) -> Result<Engine, Failure> {
+        if let Some(mut engine) = self.engine.take() {
+            let is_alive = engine.child.is_alive();
+            if is_alive && engine.budget_mib.is_none_or(|budget| budget >= run.need_mib) {
+                engine.child.forget_words();
+                return Ok(engine);
+            }
+            if is_alive {
+                tracing::info!("restarts the engine with a larger budget");
+            }
+            self.sight.engine_is(None);
+            engine.child.close().await;
+        }
+        let mut command = self.settings.engine.clone();
+        let budget_mib = budget(&self.settings, run);
+        if let Some(budget_mib) = budget_mib {
+            command
+                .args
+                .extend(["--budget".into(), budget_mib.to_string().into()]);
+        }
+        let child = Child::spawn(&command).map_err(|error| Failure::WorkerUnfit {
+            message: one_line(&error),
+        })?;
+        self.sight.engine_is(child.pid());
+        Ok(Engine {
+            child,
+            growth: Growth::default(),
+            budget_mib,
+        })
+    }
+
+    /// Ends the warm engine: its memory is needed elsewhere, or it keeps too much of it.
+    pub(super) async fn close_engine(&mut self) {
+        if let Some(engine) = self.engine.take() {
+            self.sight.engine_is(None);
+            engine.child.close().await;
+        }
+    }
+}
+
+/// An engine on the host is told what it may take, so that it ends a window in order before the kernel ends the
+/// engine.
+fn budget(settings: &RunnerSettings, run: &Run) -> Option<u64> {
+    (settings.device == Device::Cpu).then_some(run.attempt.free_mib.max(1))
+}

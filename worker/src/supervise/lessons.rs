@@ -1,0 +1,112 @@
+//! What this worker's device has shown of a job's needs. Tasks that lay in the queue before it was known are planned by
+//! it too, so that a wrong prediction costs a device one attempt a plan, and not one a task. What tasks took where they
+//! succeeded is for the coordinator to weigh.
+
+use latentfarm_common::digest::Digest;
+use latentfarm_common::needs::{Observation, Seen, corrected, note, same_need};
+use latentfarm_common::wire::job::ModelSpec;
+use latentfarm_common::wire::memory::{MemoryPlan, Rung};
+
+/// What needs depend on beside the plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Shape {
+    weights: Digest,
+    resolution_px: u32,
+    is_guided: bool,
+}
+
+impl Shape {
+    fn of(model: &ModelSpec) -> Self {
+        Self {
+            weights: model.weights,
+            resolution_px: model.resolution_px,
+            is_guided: model.guidance_scale > 1.0,
+        }
+    }
+}
+
+/// Of the job at hand; another one begins afresh.
+#[derive(Debug, Default)]
+pub(super) struct Lessons {
+    shape: Option<Shape>,
+    learned: Vec<Observation>,
+}
+
+impl Lessons {
+    /// The task's plan with its needs corrected.
+    pub(super) fn applied_to(&mut self, model: &ModelSpec, plan: &MemoryPlan) -> MemoryPlan {
+        let shape = Some(Shape::of(model));
+        if self.shape != shape {
+            self.learned.clear();
+            self.shape = shape;
+        }
+        MemoryPlan {
+            needs: corrected(&plan.needs, &self.learned),
+            ..*plan
+        }
+    }
+
+    /// A task of `plan` ran out under `rung`, which needs more than `mib`.
+    pub(super) fn ran_out(&mut self, plan: &MemoryPlan, rung: Rung, mib: u64) {
+        let observation = Observation {
+            rung: same_need(&plan.needs, rung),
+            need: Seen::MoreThan(mib),
+        };
+        note(&mut self.learned, observation);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use latentfarm_common::wire::memory::{DeviceKind, Needs};
+
+    fn model(guidance_scale: f32) -> ModelSpec {
+        ModelSpec {
+            weights: Digest::of(b"weights"),
+            synthetic: true,
+            resolution_px: 256,
+            steps: 1,
+            guidance_scale,
+            seed: 0,
+        }
+    }
+
+    const PLAN: MemoryPlan = MemoryPlan {
+        kind: DeviceKind::Cuda,
+        floor: Rung::BatchedGuidance,
+        needs: Needs {
+            mib: [4400, 3800, 3400, 3400, 3400, 3200, 1000],
+        },
+    };
+
+    fn chosen(lessons: &mut Lessons, model: &ModelSpec, free_mib: u64) -> Option<Rung> {
+        let plan = lessons.applied_to(model, &PLAN);
+        plan.needs.fastest_within(plan.floor, free_mib)
+    }
+
+    #[test]
+    fn a_plan_that_ran_out_is_not_tried_again_where_it_cannot_fit() {
+        let (mut lessons, model) = (Lessons::default(), model(1.5));
+        assert_eq!(chosen(&mut lessons, &model, 3900), Some(Rung::SequentialGuidance));
+        lessons.ran_out(&PLAN, Rung::SequentialGuidance, 4200);
+        assert_eq!(chosen(&mut lessons, &model, 3900), Some(Rung::Sliced));
+        // Three plans need the same here: they are one.
+        lessons.ran_out(&PLAN, Rung::Sliced, 4100);
+        assert_eq!(chosen(&mut lessons, &model, 3900), Some(Rung::Offload));
+        lessons.ran_out(&PLAN, Rung::Offload, 4000);
+        assert_eq!(chosen(&mut lessons, &model, 3900), Some(Rung::Streamed));
+        assert_eq!(chosen(&mut lessons, &model, 900), None);
+    }
+
+    #[test]
+    fn another_job_begins_afresh() {
+        let mut lessons = Lessons::default();
+        assert!(chosen(&mut lessons, &model(1.5), 3900).is_some());
+        lessons.ran_out(&PLAN, Rung::SequentialGuidance, 4200);
+        assert_eq!(
+            chosen(&mut lessons, &model(1.0), 3900),
+            Some(Rung::SequentialGuidance)
+        );
+    }
+}

@@ -1,0 +1,530 @@
+//! The runner with recorded children: scripts that say what an engine and a media process would.
+
+use std::path::Path;
+use std::time::Instant;
+
+use latentfarm_common::digest::Digest;
+use latentfarm_common::frame::{Colour, FrameHash, Matrix, PictureFormat, Range};
+use latentfarm_common::ids::{ChunkId, JobId, Work};
+use latentfarm_common::time::{FrameRange, FrameRate, TimeBase};
+use latentfarm_common::wire::engine::{
+    EngineFailure, EngineReply, EngineRequest, EngineStage, EngineTimings,
+};
+use latentfarm_common::wire::job::{
+    AudioSpec, AudioWindows, EncoderSpec, ModelSpec, SilenceMode, SourceSpec,
+};
+use latentfarm_common::wire::media::{MediaReply, MediaTimings};
+use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan, MemorySample, MemoryStage, Needs, Rung};
+use latentfarm_common::wire::task::{Mouth, RenderFrame, RenderInput, RenderTask};
+use latentfarm_common::wire::{self, pipe};
+use tempfile::TempDir;
+use tokio::sync::watch;
+
+use MemoryStage::{Align, Decode, Denoise, Encode, Idle, Load, Paste, VaeEncode};
+
+use super::*;
+
+const MIB: u64 = 1 << 20;
+const LIMIT: Duration = Duration::from_mins(1);
+
+/// Needs by plan, in MiB.
+const NEEDS: Needs = Needs {
+    mib: [9000, 7000, 5000, 5000, 4000, 2500, 2000],
+};
+
+/// A place with a simulated GPU, a store, and recorded children.
+struct Stage {
+    folder: TempDir,
+    store: Store,
+    input: wire::blob::BlobRef,
+}
+
+impl Stage {
+    async fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let url = Store::file_url(&folder.path().join("blobs")).unwrap();
+        let store = Store::open(&url, None).unwrap();
+        let frame = RenderFrame {
+            source: 0,
+            face: Some([1.0, 0.0, 0.0, 0.0, 1.0, 0.0]),
+            mouth: Mouth::Speech,
+        };
+        let input = RenderInput {
+            segments: Vec::new(),
+            frames: vec![frame; 16],
+            audio: Vec::new(),
+        };
+        let input = store.put_bytes(wire::encode(&input).unwrap()).await.unwrap();
+        let stage = Self { folder, store, input };
+        stage.gpu(8192, 0);
+        stage
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn gpu(&self, total_mib: u64, tenant_mib: u64) {
+        let text = format!("total_mib = {total_mib}\ntenant_mib = {tenant_mib}\n");
+        std::fs::write(self.path("card.gpu"), text).unwrap();
+    }
+
+    /// A child that says `replies` whatever it hears, then does `after`. What it hears goes to `NAME.heard`.
+    fn child<M: Message>(&self, name: &'static str, replies: &[M], after: &str) -> ChildCommand {
+        let bytes: Vec<u8> = replies
+            .iter()
+            .flat_map(|reply| pipe::frame(reply).unwrap())
+            .collect();
+        let recording = self.path(&format!("{name}.replies"));
+        std::fs::write(&recording, bytes).unwrap();
+        let heard = self.path(&format!("{name}.heard"));
+        let script = format!(
+            "echo started \"$0\" \"$1\" >> {started}; cat {recording}; HEARD={heard}; {after}",
+            started = self.path(&format!("{name}.started")).display(),
+            recording = recording.display(),
+            heard = heard.display(),
+        );
+        ChildCommand {
+            name,
+            program: "/bin/sh".into(),
+            args: vec!["-c".into(), script.into()],
+            envs: Vec::new(),
+            threads: 1,
+        }
+    }
+
+    /// How often a child was started, and with which first arguments.
+    fn starts(&self, name: &str) -> Vec<String> {
+        let text = std::fs::read_to_string(self.path(&format!("{name}.started"))).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
+    }
+
+    fn settings(&self, engine: ChildCommand) -> RunnerSettings {
+        let media: Vec<MediaReply> = (0..4).flat_map(|_| media_replies()).collect();
+        RunnerSettings {
+            weights_dir: "/weights".into(),
+            device: Device::Simulated(self.path("card.gpu")),
+            media: self.child("media", &media, "exec cat > /dev/null"),
+            engine,
+            scratch: self.path("scratch"),
+            limits: Limits {
+                reserve_mib: 0,
+                reserve_device_mib: 192,
+                memory_limit_mib: None,
+            },
+            warn_gb: vec![15, 20],
+            claims: self.path("claims"),
+            silence_limit: Duration::from_secs(20),
+        }
+    }
+
+    fn task(&self, kind: DeviceKind, needs: Needs) -> Task {
+        let job: JobId = "0123456789abcdef".parse().unwrap();
+        Task {
+            chunk: ChunkId {
+                job,
+                work: Work::Render,
+                index: 0,
+            },
+            attempt: 0,
+            epoch: 1,
+            store: self.store.url().to_owned(),
+            body: TaskBody::Render(render_task(self.input, kind, needs)),
+        }
+    }
+}
+
+fn render_task(input: wire::blob::BlobRef, kind: DeviceKind, needs: Needs) -> RenderTask {
+    let colour = Colour {
+        matrix: Matrix::Bt709,
+        range: Range::Limited,
+        primaries_tag: 2,
+        transfer_tag: 2,
+        matrix_tag: 2,
+        range_tagged: false,
+    };
+    RenderTask {
+        source: SourceSpec {
+            picture: PictureFormat {
+                width: 64,
+                height: 64,
+                colour,
+                sample_aspect: (1, 1),
+            },
+            time_base: TimeBase { num: 1, den: 90_000 },
+            frames: 16,
+        },
+        audio: AudioSpec {
+            digest: Digest::of(b"speech"),
+            samples: 16_000,
+            log_mel_max: 1.0,
+            windows: AudioWindows::Overlapping,
+            silence: SilenceMode::Off,
+        },
+        model: ModelSpec {
+            weights: Digest::of(b"weights"),
+            synthetic: true,
+            resolution_px: 64,
+            steps: 2,
+            guidance_scale: 1.0,
+            seed: 0,
+        },
+        encoder: EncoderSpec {
+            rate: FrameRate::FILM_25,
+            crf: None,
+            preset: "ultrafast".to_owned(),
+        },
+        range: FrameRange::new(0, 16),
+        input,
+        memory: MemoryPlan {
+            kind,
+            floor: Rung::SequentialGuidance,
+            needs,
+        },
+    }
+}
+
+fn sample(own_mib: u64) -> MemorySample {
+    MemorySample {
+        free: (8192 - own_mib) * MIB,
+        total: 8192 * MIB,
+        own: own_mib * MIB,
+        reserved: own_mib * MIB,
+        live: own_mib * MIB,
+        live_peak: (own_mib + 100) * MIB,
+        host_rss: 50 * MIB,
+    }
+}
+
+fn loaded() -> EngineReply {
+    EngineReply::Loaded {
+        synthetic: true,
+        numeric_kind: "recorded".to_owned(),
+        device: "sim".to_owned(),
+        memory: sample(1000),
+    }
+}
+
+fn progress(stage: EngineStage, own_mib: u64) -> EngineReply {
+    EngineReply::Progress {
+        stage,
+        memory: sample(own_mib),
+    }
+}
+
+fn window() -> Vec<EngineReply> {
+    vec![
+        progress(EngineStage::VaeEncode { frame: 15 }, 1200),
+        progress(EngineStage::Denoise { step: 1, of: 1 }, 2200),
+        EngineReply::Window {
+            faces: vec![0],
+            timings: EngineTimings::default(),
+            memory: sample(1000),
+        },
+    ]
+}
+
+fn media_replies() -> Vec<MediaReply> {
+    vec![
+        MediaReply::Crops {
+            window: FrameRange::new(0, 16),
+            faces: vec![0],
+        },
+        MediaReply::Progress { frames_done: 16 },
+        MediaReply::Rendered {
+            frame_hashes: vec![FrameHash([0; 16]); 16],
+            synced: 16,
+            passed: 0,
+            timings: MediaTimings::default(),
+        },
+    ]
+}
+
+fn vitals() -> Vitals {
+    Vitals::new("w1".parse().unwrap(), "sim:card".to_owned())
+}
+
+fn runner(settings: RunnerSettings, vitals: &Vitals) -> Runner {
+    Runner::new(settings, Probe::without_driver(), vitals.clone())
+}
+
+async fn run(runner: &mut Runner, stage: &Stage, task: &Task, vitals: &Vitals) -> Result<Finished, Failure> {
+    let (progress, _) = Progress::new(vitals);
+    let (_stop, receiver) = watch::channel(false);
+    let running = runner.run(Assignment {
+        task,
+        store: &stage.store,
+        progress: &progress,
+        stop: receiver,
+    });
+    tokio::time::timeout(LIMIT, running).await.expect("the task ends")
+}
+
+/// The requests that an engine heard.
+fn requests(path: &Path) -> Vec<EngineRequest> {
+    let bytes = std::fs::read(path).unwrap();
+    let mut rest = bytes.as_slice();
+    std::iter::from_fn(|| pipe::read(&mut rest).unwrap()).collect()
+}
+
+#[tokio::test]
+async fn a_task_runs_under_the_fastest_plan_that_fits_now_and_tells_what_it_used() {
+    let stage = Stage::new().await;
+    let replies = [vec![loaded()], window()].concat();
+    let engine = stage.child("engine", &replies, "exec cat > $HEARD");
+    let vitals = vitals();
+    let mut runner = runner(stage.settings(engine), &vitals);
+    assert_eq!(runner.room().await.device_mib, Some(8000));
+    // Another tenant comes between the pull and the load.
+    stage.gpu(8192, 5000);
+    let task = stage.task(DeviceKind::Cuda, NEEDS);
+    let finished = run(&mut runner, &stage, &task, &vitals).await.unwrap();
+    let used = finished.memory.unwrap();
+    assert_eq!((used.rung, used.predicted_mib), (Rung::Offload, 2500));
+    assert_eq!((used.kind, used.device.as_str()), (DeviceKind::Cuda, "sim:card"));
+    assert_eq!((used.peak_mib, used.least_free_mib), (2300, 8192 - 2200));
+    let stages: Vec<MemoryStage> = used.stages.iter().map(|peak| peak.stage).collect();
+    assert_eq!(
+        stages,
+        [Load, Decode, Align, VaeEncode, Denoise, Paste, Encode, Idle]
+    );
+    assert_eq!(vitals.snapshot().memory, Some(sample(1000)));
+    runner.close().await;
+    for request in requests(&stage.path("engine.heard")) {
+        match request {
+            EngineRequest::Load { rung, .. } => assert_eq!(rung, Rung::Offload),
+            EngineRequest::Window(window) => assert_eq!(window.rung, Rung::Offload),
+            EngineRequest::Audio(_) => panic!("there is no speech to encode"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_task_that_fits_nothing_any_more_is_given_back_untried() {
+    let stage = Stage::new().await;
+    let engine = stage.child::<EngineReply>("engine", &[], "exit 1");
+    let vitals = vitals();
+    let mut runner = runner(stage.settings(engine), &vitals);
+    stage.gpu(8192, 7000);
+    let task = stage.task(DeviceKind::Cuda, NEEDS);
+    let failure = run(&mut runner, &stage, &task, &vitals).await.unwrap_err();
+    let expected = Failure::NoRoom {
+        device: "sim:card".to_owned(),
+        needed_mib: 2000,
+        free_mib: 1000,
+    };
+    assert_eq!(failure, expected);
+    assert_eq!(stage.starts("engine"), Vec::<String>::new(), "nothing was tried");
+    let other_kind = stage.task(DeviceKind::Cpu, NEEDS);
+    let failure = run(&mut runner, &stage, &other_kind, &vitals).await.unwrap_err();
+    assert!(matches!(failure, Failure::WorkerUnfit { .. }), "{failure:?}");
+}
+
+#[tokio::test]
+async fn an_engine_that_says_that_it_ran_out_of_memory_is_used_again() {
+    let stage = Stage::new().await;
+    let out_of_memory = EngineReply::Failed(EngineFailure::OutOfMemory {
+        stage: "VAE decode".to_owned(),
+        needed_at_least_mib: Some(7100),
+        free_before_mib: 300,
+    });
+    let replies = [vec![loaded(), out_of_memory, loaded()], window()].concat();
+    let engine = stage.child("engine", &replies, "exec cat > $HEARD");
+    let vitals = vitals();
+    let mut runner = runner(stage.settings(engine), &vitals);
+    let task = stage.task(DeviceKind::Cuda, NEEDS);
+    let failure = run(&mut runner, &stage, &task, &vitals).await.unwrap_err();
+    let expected = Failure::OutOfMemory {
+        device: "sim:card".to_owned(),
+        stage: "VAE decode".to_owned(),
+        rung: Rung::SequentialGuidance,
+        needed_at_least_mib: Some(7100),
+        free_before_mib: 300,
+        suspected: false,
+    };
+    assert_eq!(failure, expected);
+    run(&mut runner, &stage, &task, &vitals).await.unwrap();
+    assert_eq!(stage.starts("engine").len(), 1);
+}
+
+#[tokio::test]
+async fn an_engine_that_dies_of_a_failed_allocation_is_out_of_memory_in_its_stage_and_is_replaced() {
+    let stage = Stage::new().await;
+    let replies = [loaded(), progress(EngineStage::Denoise { step: 3, of: 20 }, 2200)];
+    // It dies once it has heard of the window.
+    let load = EngineRequest::Load {
+        weights_dir: "/weights".to_owned(),
+        expected: Digest::of(b"weights"),
+        rung: Rung::SequentialGuidance,
+    };
+    let heard = pipe::frame(&load).unwrap().len() + 1;
+    let last_words = format!(
+        "head -c {heard} > /dev/null; echo 'memory allocation of 999 bytes failed' >&2; kill -ABRT $$"
+    );
+    let engine = stage.child("engine", &replies, &last_words);
+    let vitals = vitals();
+    let mut runner = runner(stage.settings(engine), &vitals);
+    let task = stage.task(DeviceKind::Cuda, NEEDS);
+    let expected = Failure::OutOfMemory {
+        device: "sim:card".to_owned(),
+        stage: "denoise, step 3 of 20".to_owned(),
+        rung: Rung::SequentialGuidance,
+        needed_at_least_mib: None,
+        free_before_mib: 8000,
+        suspected: false,
+    };
+    for starts in [1, 2] {
+        let failure = run(&mut runner, &stage, &task, &vitals).await.unwrap_err();
+        assert_eq!(failure, expected);
+        assert_eq!(stage.starts("engine").len(), starts);
+    }
+    assert_eq!(
+        runner.room().await.device_mib,
+        Some(8000),
+        "the dead engine holds nothing"
+    );
+}
+
+#[tokio::test]
+async fn a_hanging_engine_is_lost_after_the_silence_limit() {
+    let stage = Stage::new().await;
+    let engine = stage.child("engine", &[loaded()], "exec sleep 1000");
+    let vitals = vitals();
+    let settings = RunnerSettings {
+        silence_limit: Duration::from_millis(300),
+        ..stage.settings(engine)
+    };
+    let mut runner = runner(settings, &vitals);
+    let task = stage.task(DeviceKind::Cuda, NEEDS);
+    let failure = run(&mut runner, &stage, &task, &vitals).await.unwrap_err();
+    assert!(
+        matches!(&failure, Failure::EngineLost { message } if message.contains("said nothing")),
+        "{failure:?}"
+    );
+    assert!(runner.engine.is_none());
+}
+
+#[tokio::test]
+async fn memory_that_one_worker_is_about_to_take_is_not_free_to_another() {
+    let stage = Stage::new().await;
+    // The first engine has taken 1000 of the 7000 MiB that it needs, and goes on when told to.
+    let go_on = stage.path("go-on");
+    let replies = [vec![loaded()], window()].concat();
+    let bytes = pipe::frame(&loaded()).unwrap().len();
+    let recording = stage.path("engine.replies");
+    let script = format!(
+        "mkfifo {fifo}; head -c {bytes} {recording}; read line < {fifo}; tail -c +{next} {recording}; exec cat > /dev/null",
+        fifo = go_on.display(),
+        recording = recording.display(),
+        next = bytes + 1,
+    );
+    let mut engine = stage.child("engine", &replies, "");
+    engine.args = vec!["-c".into(), script.into()];
+    let first_vitals = vitals();
+    let mut first = runner(stage.settings(engine.clone()), &first_vitals);
+    let second_vitals = Vitals::new("w2".parse().unwrap(), "sim:card".to_owned());
+    let mut second = runner(stage.settings(engine), &second_vitals);
+    assert_eq!(second.room().await.device_mib, Some(8000));
+    let task = stage.task(DeviceKind::Cuda, NEEDS);
+    let working = run(&mut first, &stage, &task, &first_vitals);
+    let watching = async {
+        let begun = Instant::now();
+        let mut seen = Vec::new();
+        while seen.last() != Some(&Some(2000)) {
+            assert!(begun.elapsed() < LIMIT, "{seen:?}");
+            let room = second.room().await.device_mib;
+            if seen.last() != Some(&room) {
+                seen.push(room);
+            }
+        }
+        tokio::fs::write(&go_on, "go\n").await.unwrap();
+    };
+    let (finished, ()) = tokio::join!(working, watching);
+    finished.unwrap();
+    assert_eq!(second.room().await.device_mib, Some(8000));
+}
+
+#[tokio::test]
+async fn an_engine_on_the_host_is_told_its_budget_and_restarted_where_a_task_needs_more() {
+    let stage = Stage::new().await;
+    let replies = [vec![loaded()], window(), vec![loaded()], window()].concat();
+    let engine = stage.child("engine", &replies, "exec cat > $HEARD");
+    let vitals = vitals();
+    let mut settings = stage.settings(engine);
+    settings.device = Device::Cpu;
+    settings.limits.memory_limit_mib = Some(900);
+    let mut runner = runner(settings, &vitals);
+    let room = runner.room().await.host_mib.unwrap();
+    assert!((400..=900 - choice::MEDIA_MIB).contains(&room), "{room}");
+    let needs = |mib| Needs {
+        mib: [mib; Rung::COUNT],
+    };
+    let small = stage.task(DeviceKind::Cpu, needs(100));
+    for _ in 0..2 {
+        run(&mut runner, &stage, &small, &vitals).await.unwrap();
+    }
+    let starts = stage.starts("engine");
+    assert_eq!(starts.len(), 1, "{starts:?}");
+    let budget: u64 = starts[0]
+        .strip_prefix("started --budget ")
+        .unwrap()
+        .parse()
+        .unwrap();
+    assert!(budget.abs_diff(room) < 100, "{budget}, {room}");
+    runner.settings.limits.memory_limit_mib = Some(1900);
+    let larger = stage.task(DeviceKind::Cpu, needs(budget + 500));
+    run(&mut runner, &stage, &larger, &vitals).await.unwrap();
+    assert_eq!(stage.starts("engine").len(), 2);
+}
+
+#[tokio::test]
+async fn a_leaking_engine_finishes_its_task_and_is_replaced() {
+    let stage = Stage::new().await;
+    // 64 tasks of one window, each of which keeps 4 MiB.
+    let recorded: Vec<EngineReply> = (0..64)
+        .flat_map(|task| {
+            let mut replies = [vec![loaded()], window()].concat();
+            if let Some(EngineReply::Window { memory, .. }) = replies.last_mut() {
+                *memory = sample(1000 + 4 * task);
+            }
+            replies
+        })
+        .collect();
+    let engine = stage.child("engine", &recorded, "exec cat > $HEARD");
+    let vitals = vitals();
+    let mut settings = stage.settings(engine);
+    let media: Vec<MediaReply> = (0..64).flat_map(|_| media_replies()).collect();
+    settings.media = stage.child("media", &media, "exec cat > /dev/null");
+    let mut runner = runner(settings, &vitals);
+    let task = stage.task(DeviceKind::Cuda, NEEDS);
+    let mut finished = 0;
+    while stage.starts("engine").len() < 2 {
+        run(&mut runner, &stage, &task, &vitals).await.unwrap();
+        finished += 1;
+        assert!(finished <= 50, "4 MiB a window is called within 50");
+    }
+    assert_eq!(runner.restarts, 1);
+}
+
+#[tokio::test]
+async fn heartbeats_tell_the_devices_memory_reach_and_rate() {
+    let stage = Stage::new().await;
+    let replies = [vec![loaded()], window()].concat();
+    let engine = stage.child("engine", &replies, "exec cat > $HEARD");
+    let vitals = vitals();
+    let mut runner = runner(stage.settings(engine), &vitals);
+    stage.gpu(8192, 3000);
+    let task = stage.task(DeviceKind::Cuda, NEEDS);
+    run(&mut runner, &stage, &task, &vitals).await.unwrap();
+    runner.room().await;
+    let heartbeat = vitals.snapshot();
+    assert_eq!(heartbeat.reach.device_mib, Some(8000));
+    assert_eq!(heartbeat.reach.host_mib, None);
+    let own_mib = 1000;
+    assert_eq!(
+        (heartbeat.device_free_mib, heartbeat.device_total_mib),
+        (8192 - 3000 - own_mib, 8192)
+    );
+    assert!(heartbeat.host_rss_mib > 0);
+    assert!(heartbeat.frames_per_second > 0.0);
+}

@@ -1,0 +1,70 @@
+//! `latentfarm-worker memtest` as a process, on tiny weights.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests too")]
+
+use std::process::{Command, Output};
+
+use latentfarm_worker::latentsync::synth::{Size, synthesize};
+use serde_json::Value;
+
+fn memtest(args: &[&str]) -> Output {
+    let weights = tempfile::tempdir().unwrap();
+    synthesize(weights.path(), Size::Tiny, 3).unwrap();
+    Command::new(env!("CARGO_BIN_EXE_latentfarm-worker"))
+        .args(["memtest", "--windows", "50", "--steps", "2"])
+        .args(["--engine", env!("CARGO_BIN_EXE_latentfarm-engine")])
+        .arg("--weights")
+        .arg(weights.path())
+        .args(args)
+        .output()
+        .unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn a_sound_engine_passes_every_check() {
+    let output = memtest(&["--json"]);
+    assert!(
+        output.status.success(),
+        "{}{}",
+        text(&output.stdout),
+        text(&output.stderr)
+    );
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["passed"], true);
+    assert_eq!(report["checks"].as_array().unwrap().len(), 7);
+    assert_eq!(report["baselines"].as_array().unwrap().len(), 50);
+    assert!(report["guidance"]["on"]["peak_bytes"].as_u64().unwrap() > 0);
+    assert!(
+        text(&output.stderr).contains("window 50 of 50"),
+        "no progress on the log"
+    );
+}
+
+#[test]
+fn an_engine_that_leaks_fails_with_a_verdict() {
+    let output = memtest(&["--engine-arg", "--fault", "--engine-arg", "leak=1048576"]);
+    let table = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{table}{}", text(&output.stderr));
+    assert!(table.contains("verdict: FAILED"), "{table}");
+    assert!(
+        table.contains("memory in use grows by 1.00 MiB a window"),
+        "{table}"
+    );
+}
+
+#[test]
+fn a_machine_that_cannot_run_it_is_told_apart_from_one_that_fails() {
+    for args in [["--device", "cuda:0"], ["--device", "sim:/nowhere"]] {
+        let output = memtest(&args);
+        let log = text(&output.stderr);
+        #[cfg(not(feature = "cuda"))]
+        assert_eq!(output.status.code(), Some(3), "{log}");
+        assert!(log.contains(args[1]) || log.contains("/nowhere"), "{log}");
+    }
+    let output = memtest(&["--engine", "/nowhere/engine"]);
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
+}
