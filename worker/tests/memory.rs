@@ -20,7 +20,6 @@ use latentfarm_worker::latentsync::Checkpoint;
 use latentfarm_worker::latentsync::boundary::Op;
 use latentfarm_worker::memory::counting::Counting;
 use latentfarm_worker::memory::device::{EngineMemory, HostMemory, Shortage, Work};
-use latentfarm_worker::memory::host;
 use latentfarm_worker::memory::model::CUDA_CONTEXT;
 use mimalloc::MiMalloc;
 use rig::{Weights, ask, engine, failed, live, ready, rendered, stopped, watched};

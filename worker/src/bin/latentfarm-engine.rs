@@ -69,6 +69,14 @@ fn main() -> ExitCode {
         eprintln!("error: {}", Chain(&error));
         return ExitCode::from(3);
     }
+    // This thread computes too, so that no layer waits for a hand-over between threads.
+    if let Err(error) = rayon::ThreadPoolBuilder::new()
+        .use_current_thread()
+        .build_global()
+    {
+        tracing::error!("the threads to compute with cannot be started: {error}");
+        return ExitCode::from(3);
+    }
     let device = match device::open(&args.device, args.budget.map(|mib| mib << 20)) {
         Ok(device) => device,
         Err(error) => {

@@ -1,5 +1,7 @@
 //! An engine in this process, with small weights and the counting allocator's view of it.
 
+use std::sync::Once;
+
 use latentfarm_common::audio::windows::pcm_range;
 use latentfarm_common::digest::Digest;
 use latentfarm_common::wire::engine::{
@@ -18,6 +20,19 @@ use latentfarm_worker::memory::guard::Cleanup;
 const SAMPLES: u64 = 32_000;
 const SIDE: usize = 64;
 
+/// Has everything in parallel run on this thread, and must come before any of it: each thread keeps buffers of its own
+/// from its first work on, so with several, bytes would depend on who worked.
+fn one_thread() {
+    static BUILT: Once = Once::new();
+    BUILT.call_once(|| {
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(1)
+            .use_current_thread()
+            .build_global()
+            .unwrap();
+    });
+}
+
 /// Weights that differ by their seed.
 pub struct Weights {
     dir: tempfile::TempDir,
@@ -26,6 +41,7 @@ pub struct Weights {
 
 impl Weights {
     pub fn tiny(seed: u64) -> Self {
+        one_thread();
         let dir = tempfile::tempdir().unwrap();
         synthesize(dir.path(), Size::Tiny, seed).unwrap();
         let identity = Checkpoint::open(dir.path()).unwrap().identity();
@@ -79,8 +95,7 @@ impl Weights {
 }
 
 pub fn engine(memory: Option<Box<dyn EngineMemory>>, name: &str, faults: &[&str]) -> Engine {
-    // Each thread keeps buffers of its own from its first work on: with several, bytes would depend on who worked.
-    let _built_before = rayon::ThreadPoolBuilder::new().num_threads(1).build_global();
+    one_thread();
     let opened = device::open(name, None).unwrap();
     Engine::new(EngineSettings {
         dtype: candle_core::DType::F32,
