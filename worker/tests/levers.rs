@@ -9,12 +9,11 @@
     reason = "helpers of tests are tests too"
 )]
 
-use std::alloc::{GlobalAlloc, Layout, System};
+use std::alloc::System;
 use std::cell::RefCell;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use candle_core::{DType, Device, Tensor};
 use latentfarm_common::wire::memory::Rung;
@@ -23,40 +22,11 @@ use latentfarm_worker::latentsync::denoise::Schedule;
 use latentfarm_worker::latentsync::noise::Noise;
 use latentfarm_worker::latentsync::synth::{Size, synthesize};
 use latentfarm_worker::latentsync::{Checkpoint, Faces, LatentSync, Levers};
+use latentfarm_worker::memory::counting::{Counting, live_bytes, take_peak};
 use latentfarm_worker::memory::plan::TOLERANCE;
 
-/// Counts the bytes that are in use, and their peak.
-struct Counting;
-
-static LIVE: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
-
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-#[expect(unsafe_code, reason = "an allocator is unsafe to write")]
-// SAFETY: all is done by the system's allocator; this only counts.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let live = LIVE.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
-        PEAK.fetch_max(live, Ordering::Relaxed);
-        // SAFETY: passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        let live = LIVE.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
-        PEAK.fetch_max(live, Ordering::Relaxed);
-        // SAFETY: passed on.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn dealloc(&self, start: *mut u8, layout: Layout) {
-        LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: passed on.
-        unsafe { System.dealloc(start, layout) }
-    }
-}
+static ALLOCATOR: Counting<System> = Counting(System);
 
 /// One test at a time: all count in the same numbers where a runner keeps them in one process.
 static ALONE: Mutex<()> = Mutex::new(());
@@ -193,11 +163,11 @@ fn composed_plans_give_the_same_within_their_tolerance() {
 }
 
 /// Peak of live bytes while `work` runs, above those before it.
-fn peak(work: impl FnOnce()) -> usize {
-    let before = LIVE.load(Ordering::Relaxed);
-    PEAK.store(before, Ordering::Relaxed);
+fn peak(work: impl FnOnce()) -> u64 {
+    let before = live_bytes();
+    take_peak();
     work();
-    PEAK.load(Ordering::Relaxed) - before
+    take_peak() - before
 }
 
 #[test]
@@ -249,13 +219,13 @@ fn plan_changes_between_windows_without_a_reload() {
     let first = farm.load(DType::F16, levers(Rung::default(), true));
     render(&first, side(&farm), 2, 1.0, levers(Rung::default(), true));
     drop(first);
-    let nothing = LIVE.load(Ordering::Relaxed);
+    let nothing = live_bytes();
     let model = farm.load(DType::F16, levers(Rung::default(), true));
-    let resident = LIVE.load(Ordering::Relaxed) - nothing;
+    let resident = live_bytes() - nothing;
     let run = |rung| {
         let rendered = render(&model, side(&farm), 2, 1.0, levers(rung, true)).bits();
         drop(rendered);
-        LIVE.load(Ordering::Relaxed) - nothing
+        live_bytes() - nothing
     };
     let after = [
         Rung::FrameVae,
@@ -269,7 +239,7 @@ fn plan_changes_between_windows_without_a_reload() {
         after[1] < resident / 2,
         "{after:?} of {resident}: idle weights stay"
     );
-    let close = |a: usize, b: usize| a.abs_diff(b) < 4096;
+    let close = |a: u64, b: u64| a.abs_diff(b) < 4096;
     assert!(
         close(after[1], after[2]) && close(after[1], after[4]),
         "{after:?}"

@@ -176,6 +176,26 @@ pub struct Heartbeat {
     pub finished: u64,
 }
 
+impl Heartbeat {
+    /// Of a worker that just started: nothing is known of its device, and nothing is done.
+    pub fn starting(worker: WorkerId, device: String) -> Self {
+        Self {
+            worker,
+            state: WorkerState::Starting,
+            device,
+            device_free_mib: 0,
+            device_total_mib: 0,
+            host_rss_mib: 0,
+            reach: Reach::default(),
+            task: None,
+            memory: None,
+            gpu: None,
+            frames_per_second: 0.0,
+            finished: 0,
+        }
+    }
+}
+
 impl Message for Heartbeat {
     const KIND: u8 = 9;
 }

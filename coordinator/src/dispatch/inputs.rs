@@ -200,7 +200,7 @@ fn slice(timeline: &Timeline, segment: &SegmentEntry, wanted: FrameRange) -> Opt
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dispatch::fixture;
+    use crate::dispatch::{fixture, made_up};
     use latentfarm_common::wire::job::OutputFrame;
 
     fn analyze(track: &mut Track, range: FrameRange) {
@@ -211,7 +211,7 @@ mod tests {
 
     #[test]
     fn analysis_gets_one_frame_of_lead_in_across_a_segment_bound() {
-        let (_spec, timeline) = fixture::job(64, 64);
+        let (_spec, timeline) = made_up::job(64, 64);
         let input = analyze_input(&timeline, FrameRange::new(32, 48));
         let slices: Vec<_> = input.segments.iter().map(|s| (s.first, s.pts.len())).collect();
         assert_eq!(slices, [(31, 1), (32, 16)]);
@@ -224,7 +224,7 @@ mod tests {
 
     #[test]
     fn render_input_names_every_shown_frame_and_the_pictures_around_a_turn() {
-        let (spec, mut timeline) = fixture::job(64, 64);
+        let (spec, mut timeline) = made_up::job(64, 64);
         let bounce = (0..16_u32).map(|n| if n < 8 { 40 + n } else { 55 - n });
         for (output, source) in timeline.outputs.iter_mut().zip(bounce) {
             output.source = source;
@@ -245,7 +245,7 @@ mod tests {
 
     #[test]
     fn silence_is_a_function_of_the_whole_track_and_not_of_the_chunk() {
-        let (mut spec, mut timeline) = fixture::job(64, 64);
+        let (mut spec, mut timeline) = made_up::job(64, 64);
         timeline.silence = vec![FrameRange::new(0, 6), FrameRange::new(20, 40)];
         let mut track = Track::new(64, 16, 256);
         analyze(&mut track, FrameRange::new(0, 64));
@@ -282,7 +282,7 @@ mod tests {
 
     #[test]
     fn a_chunk_is_ready_when_its_last_shown_frame_is() {
-        let (_spec, timeline) = fixture::job(64, 64);
+        let (_spec, timeline) = made_up::job(64, 64);
         let mut track = Track::new(64, 16, 256);
         let range = FrameRange::new(0, 32);
         assert_eq!(readiness(&timeline, &track, range), Readiness::Open);
@@ -298,7 +298,7 @@ mod tests {
 
     #[test]
     fn a_timeline_that_contradicts_the_manifest_is_refused() {
-        let (spec, timeline) = fixture::job(64, 64);
+        let (spec, timeline) = made_up::job(64, 64);
         assert_eq!(check(&spec, &timeline), Ok(()));
         let broken = |change: fn(&mut Timeline)| {
             let mut broken = timeline.clone();

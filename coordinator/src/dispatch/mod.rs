@@ -18,6 +18,7 @@ mod dispatcher;
 mod fixture;
 pub mod inputs;
 mod intake;
+pub mod made_up;
 pub mod memory;
 pub mod notice;
 mod outcomes;

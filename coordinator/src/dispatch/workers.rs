@@ -221,18 +221,8 @@ mod tests {
 
     fn heartbeat(name: &str, state: WorkerState) -> Heartbeat {
         Heartbeat {
-            worker: name.parse().unwrap(),
             state,
-            device: "cpu".to_owned(),
-            device_free_mib: 0,
-            device_total_mib: 0,
-            host_rss_mib: 0,
-            reach: Reach::default(),
-            task: None,
-            memory: None,
-            gpu: None,
-            frames_per_second: 0.0,
-            finished: 0,
+            ..Heartbeat::starting(name.parse().unwrap(), "cpu".to_owned())
         }
     }
 

@@ -9,7 +9,7 @@ use latentfarm_common::nats::Connection;
 use latentfarm_common::nats::lanes::Lane;
 use latentfarm_common::nats::subjects::Subject;
 use latentfarm_common::wire;
-use latentfarm_common::wire::outcome::{Heartbeat, Reach, TaskProgress, WorkerState};
+use latentfarm_common::wire::outcome::{Heartbeat, TaskProgress, WorkerState};
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
@@ -22,22 +22,8 @@ pub struct Vitals {
 impl Vitals {
     /// `device` as in [`Heartbeat::device`].
     pub fn new(worker: WorkerId, device: String) -> Self {
-        let heartbeat = Heartbeat {
-            worker,
-            state: WorkerState::Starting,
-            device,
-            device_free_mib: 0,
-            device_total_mib: 0,
-            host_rss_mib: 0,
-            reach: Reach::default(),
-            task: None,
-            memory: None,
-            gpu: None,
-            frames_per_second: 0.0,
-            finished: 0,
-        };
         Self {
-            heartbeat: Arc::new(Mutex::new(heartbeat)),
+            heartbeat: Arc::new(Mutex::new(Heartbeat::starting(worker, device))),
         }
     }
 

@@ -10,6 +10,7 @@ use std::rc::Rc;
 use candle_core::{Error, Result, Tensor};
 
 use super::levers::Levers;
+use super::slices::{Attention, Convolution};
 
 /// One operation of a network with the sizes that decide what memory it takes; batch and frames are in `images`,
 /// `rows` or `outer`.
@@ -21,24 +22,10 @@ pub enum Op {
         input: usize,
         output: usize,
     },
-    /// `(images, input, h, w)` to `(images, output, h / stride, w / stride)`.
-    Conv2d {
-        images: usize,
-        input: usize,
-        output: usize,
-        height: usize,
-        width: usize,
-        kernel: usize,
-        stride: usize,
-    },
+    /// `(images, input, h x stride, w x stride)` to `(images, output, h, w)`.
+    Conv2d { sizes: Convolution, stride: usize },
     /// `rows` independent attentions over all heads side by side in `width`.
-    Attention {
-        rows: usize,
-        heads: usize,
-        queries: usize,
-        keys: usize,
-        width: usize,
-    },
+    Attention { sizes: Attention, width: usize },
     /// `(images, channels, area)`, statistics over `together` images.
     GroupNorm {
         images: usize,
@@ -60,17 +47,8 @@ impl Op {
     pub fn output_elements(self) -> usize {
         match self {
             Self::Linear { rows, output, .. } => rows * output,
-            Self::Conv2d {
-                images,
-                output,
-                height,
-                width,
-                stride,
-                ..
-            } => images * output * (height / stride) * (width / stride),
-            Self::Attention {
-                rows, queries, width, ..
-            } => rows * queries * width,
+            Self::Conv2d { sizes, .. } => sizes.images * sizes.output * sizes.height * sizes.width,
+            Self::Attention { sizes, width } => sizes.rows * sizes.queries * width,
             Self::GroupNorm {
                 images,
                 channels,

@@ -33,6 +33,7 @@ pub mod whisper;
 
 pub use error::{ModelError, Stopped};
 pub use levers::Levers;
+pub(crate) use nn::room;
 pub use pipeline::{Faces, LatentSync, RenderedWindow};
 pub use weights::{Checkpoint, WeightsError};
 pub use whisper::{AudioFeatures, gather_rows, row_of_track};

@@ -46,7 +46,7 @@ const _: () = assert!(Limits::LEAN.scores <= Limits::USUAL.scores);
 const _: () = assert!(Limits::LEAN.columns <= Limits::USUAL.columns);
 
 /// The sizes of one attention.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Attention {
     pub rows: usize,
     pub heads: usize,
@@ -80,7 +80,7 @@ impl Attention {
 }
 
 /// The sizes of one convolution.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Convolution {
     pub images: usize,
     pub input: usize,

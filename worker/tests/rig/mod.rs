@@ -1,6 +1,8 @@
 //! An engine in this process, with small weights and the counting allocator's view of it.
 
-use std::sync::Once;
+pub mod tight;
+
+use std::process::Command;
 
 use latentfarm_common::audio::windows::pcm_range;
 use latentfarm_common::digest::Digest;
@@ -9,7 +11,7 @@ use latentfarm_common::wire::engine::{
 };
 use latentfarm_common::wire::job::{AudioWindows, ModelSpec};
 use latentfarm_common::wire::memory::{MemorySample, Rung};
-use latentfarm_worker::engine::{Engine, EngineSettings};
+use latentfarm_worker::engine::{Engine, EngineSettings, environment};
 use latentfarm_worker::latentsync::synth::{Size, synthesize};
 use latentfarm_worker::latentsync::{Checkpoint, Stopped};
 use latentfarm_worker::memory::counting::live_bytes;
@@ -20,17 +22,32 @@ use latentfarm_worker::memory::guard::Cleanup;
 const SAMPLES: u64 = 32_000;
 const SIDE: usize = 64;
 
+const CHILD: &str = "LATENTFARM_TEST_IN_A_CHILD";
+
+/// Does the work of `test` in another process of this binary, with the environment that engines are given: its
+/// allocator keeps what theirs keeps, and errors carry no backtraces, whose tables are never freed.
+pub fn as_an_engine(test: &str, work: impl FnOnce()) {
+    if std::env::var_os(CHILD).is_some() {
+        one_thread();
+        return work();
+    }
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture"])
+        .envs(environment(1))
+        .env(CHILD, "1")
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&output.stdout);
+    println!("{told}");
+    eprintln!("{}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && told.contains("1 passed"));
+}
+
 /// Has everything in parallel run on this thread, and must come before any of it: each thread keeps buffers of its own
 /// from its first work on, so with several, bytes would depend on who worked.
 fn one_thread() {
-    static BUILT: Once = Once::new();
-    BUILT.call_once(|| {
-        rayon::ThreadPoolBuilder::new()
-            .num_threads(1)
-            .use_current_thread()
-            .build_global()
-            .unwrap();
-    });
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(1);
+    pool.use_current_thread().build_global().unwrap();
 }
 
 /// Weights that differ by their seed.
@@ -41,7 +58,6 @@ pub struct Weights {
 
 impl Weights {
     pub fn tiny(seed: u64) -> Self {
-        one_thread();
         let dir = tempfile::tempdir().unwrap();
         synthesize(dir.path(), Size::Tiny, seed).unwrap();
         let identity = Checkpoint::open(dir.path()).unwrap().identity();
@@ -95,7 +111,6 @@ impl Weights {
 }
 
 pub fn engine(memory: Option<Box<dyn EngineMemory>>, name: &str, faults: &[&str]) -> Engine {
-    one_thread();
     let opened = device::open(name, None).unwrap();
     Engine::new(EngineSettings {
         dtype: candle_core::DType::F32,

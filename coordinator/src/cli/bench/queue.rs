@@ -14,25 +14,19 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use latentfarm_common::blob::Store;
-use latentfarm_common::digest::Digest;
-use latentfarm_common::frame::{Colour, Matrix, PictureFormat, Range};
-use latentfarm_common::ids::{JobId, Work, WorkerId};
+use latentfarm_common::ids::{Work, WorkerId};
 use latentfarm_common::nats::connect::{self, Patience};
 use latentfarm_common::nats::server::{EmbeddedServer, ServerBinary, ServerOptions};
 use latentfarm_common::nats::topology::Topology;
 use latentfarm_common::shutdown;
-use latentfarm_common::time::{FrameRate, TimeBase, WINDOW_FRAMES};
-use latentfarm_common::wire::blob::BlobRef;
-use latentfarm_common::wire::job::{
-    AudioSpec, AudioWindows, EncoderSpec, JobSpec, ModelSpec, OutputFrame, SegmentEntry, SilenceMode,
-    SourceSpec, Timeline,
-};
+use latentfarm_common::time::WINDOW_FRAMES;
+use latentfarm_common::wire::job::{JobSpec, Timeline};
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 
 use super::Settings;
 use super::figures::QueueFigures;
-use crate::dispatch::{self, DispatchSettings, Ending, Farm, JobEvent, JobNeeds};
+use crate::dispatch::{self, DispatchSettings, Ending, Farm, JobEvent, JobNeeds, made_up};
 
 const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
 /// Source frames: one analysis chunk, out of the way before the render chunks begin.
@@ -143,75 +137,10 @@ async fn leave(worker: &mut Child) {
     }
 }
 
-/// A job of so many chunks of one window each, whose blobs nobody opens.
+/// A job of so many chunks of one window each.
 fn job(chunks: u32) -> (JobSpec, Timeline) {
-    let blob = |name: &str| BlobRef {
-        digest: Digest::of(name.as_bytes()),
-        bytes: name.len() as u64,
-    };
-    let outputs = u64::from(chunks) * WINDOW_FRAMES;
-    let timeline = Timeline {
-        source_pts: (0..i64::from(SOURCES)).map(|n| n * 40).collect(),
-        segments: vec![SegmentEntry {
-            blob: blob("segment"),
-            first: 0,
-            frames: u64::from(SOURCES),
-        }],
-        outputs: (0..SOURCES)
-            .cycle()
-            .zip(0..outputs)
-            .map(|(source, _)| OutputFrame { source, synced: true })
-            .collect(),
-        audio: vec![blob("speech")],
-        silence: Vec::new(),
-    };
-    let colour = Colour {
-        matrix: Matrix::Bt709,
-        range: Range::Limited,
-        primaries_tag: 1,
-        transfer_tag: 1,
-        matrix_tag: 1,
-        range_tagged: true,
-    };
     let window = u32::try_from(WINDOW_FRAMES).unwrap_or(16);
-    let spec = JobSpec {
-        id: JobId::from_digest(&Digest::of(b"bench")),
-        video_digest: Digest::of(b"video"),
-        audio_digest: Digest::of(b"audio"),
-        source: SourceSpec {
-            picture: PictureFormat {
-                width: 640,
-                height: 480,
-                colour,
-                sample_aspect: (1, 1),
-            },
-            time_base: TimeBase { num: 1, den: 1000 },
-            frames: u64::from(SOURCES),
-        },
-        audio: AudioSpec {
-            digest: Digest::of(b"pcm"),
-            samples: 16_000,
-            log_mel_max: 0.5,
-            windows: AudioWindows::Overlapping,
-            silence: SilenceMode::Off,
-        },
-        model: ModelSpec {
-            weights: Digest::of(b"weights"),
-            synthetic: true,
-            resolution_px: 256,
-            steps: 1,
-            guidance_scale: 1.0,
-            seed: 1,
-        },
-        encoder: EncoderSpec {
-            rate: FrameRate::FILM_25,
-            crf: None,
-            preset: "medium".to_owned(),
-        },
-        frames: outputs,
-        chunk_frames: window,
-        analyze_frames: SOURCES,
-        timeline: blob("timeline"),
-    };
+    let (mut spec, timeline) = made_up::job(SOURCES, chunks * window);
+    spec.analyze_frames = SOURCES;
     (spec, timeline)
 }

@@ -131,22 +131,17 @@ mod tests {
     use super::*;
     use latentfarm_common::ids::{ChunkId, Work};
     use latentfarm_common::wire::memory::MemorySample;
-    use latentfarm_common::wire::outcome::{GpuVitals, Reach, TaskProgress};
+    use latentfarm_common::wire::outcome::{GpuVitals, TaskProgress};
 
     fn heartbeat(name: &str, state: WorkerState) -> Heartbeat {
         Heartbeat {
-            worker: name.parse().unwrap(),
             state,
-            device: "cuda:0 NVIDIA L4".to_owned(),
             device_free_mib: 1536,
             device_total_mib: 24 << 10,
             host_rss_mib: 512,
-            reach: Reach::default(),
-            task: None,
-            memory: None,
-            gpu: None,
             frames_per_second: 1.5,
             finished: 3,
+            ..Heartbeat::starting(name.parse().unwrap(), "cuda:0 NVIDIA L4".to_owned())
         }
     }
 

@@ -291,7 +291,11 @@ proptest! {
             prop_assert!(steps <= limit, "{} steps", steps);
         }
     }
+}
 
+proptest! {
+    // Rates at which GPUs and CPUs are near a tie, where a placement could swing; often enough to meet one.
+    #![proptest_config(ProptestConfig::with_cases(2000))]
     #[test]
     fn solving_again_changes_nothing(
         kinds in prop::collection::vec((0_u8..4, 1_u64..480, any::<bool>()), 0..20),

@@ -1,5 +1,6 @@
 //! A real server, a made-up job and workers inside the test's process that do as they are told.
 
+mod rig;
 mod scripts;
 mod worker;
 
@@ -19,14 +20,15 @@ use latentfarm_common::nats::{Connection, Patience, connect};
 use latentfarm_common::shutdown::{self, Trigger};
 use latentfarm_common::wire::job::{JobSpec, Timeline};
 use latentfarm_coordinator::dispatch::{
-    Check, DispatchError, DispatchSettings, Farm, JobEvent, JobNeeds, JobResult, Pace, run_job,
+    Check, DispatchError, DispatchSettings, Farm, JobEvent, JobNeeds, JobResult, Pace, made_up, run_job,
 };
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 pub use fixture::observations;
+pub use rig::Rig;
 pub use scripts::{always, begins, first_time, is_render, transient};
-pub use worker::{Act, FakeWorker, Ledger, Rig, Script};
+pub use worker::{Act, FakeWorker, Ledger, Script};
 
 /// Nothing in these tests takes nearly this long.
 pub const LIMIT: Duration = Duration::from_mins(1);
@@ -64,7 +66,7 @@ impl Stage {
         let connection = coordinator(&server).await;
         let url = Store::file_url(&dir.path().join("blobs")).unwrap();
         let store = Store::open(&url, None).unwrap();
-        let (spec, timeline) = fixture::job(frames, frames);
+        let (spec, timeline) = made_up::job(frames, frames);
         let mut settings = DispatchSettings::new(dir.path().join("job"), JobNeeds::flat_cpu(3000));
         settings.lease_time = LeaseTime::from_secs(30);
         settings.pace = Pace {

@@ -13,9 +13,8 @@ use latentfarm_common::nats::subjects::Subject;
 use latentfarm_common::nats::{Connection, events};
 use latentfarm_common::wire;
 use latentfarm_common::wire::blob::BlobRef;
-use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan, MemoryStage, MemoryUse, Needs, StagePeak};
 use latentfarm_common::wire::outcome::{
-    DoneBody, DoneRecord, Event, EventKind, FaceObservations, Failure, FrameObservation, Heartbeat, Reach,
+    DoneBody, DoneRecord, Event, EventKind, FaceObservations, Failure, FrameObservation, Heartbeat,
     StageTimings, TaskProgress, WorkerState,
 };
 use latentfarm_common::wire::task::{RenderInput, Task, TaskBody};
@@ -23,6 +22,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::LIMIT;
+use super::rig::Rig;
 
 /// What a worker does with a task.
 #[derive(Clone, Debug)]
@@ -39,98 +39,6 @@ pub enum Act {
     Die,
     /// Begins and waits until the gate opens, then succeeds.
     Wait(watch::Receiver<bool>),
-}
-
-/// What a worker runs on.
-#[derive(Clone, Copy, Debug)]
-pub struct Rig {
-    pub reach: Reach,
-    /// What windows really need of its device; where that is more than it has, a task that is to succeed runs out
-    /// of memory instead. `None`: whatever was predicted.
-    pub truth: Option<Needs>,
-    /// Milliseconds of the engine for a frame, as the records tell.
-    pub frame_ms: u64,
-}
-
-impl Default for Rig {
-    fn default() -> Self {
-        Self::cpu(16_384)
-    }
-}
-
-impl Rig {
-    pub fn cpu(mib: u64) -> Self {
-        let reach = Reach {
-            host_mib: Some(mib),
-            device_mib: None,
-        };
-        Self {
-            reach,
-            truth: None,
-            frame_ms: 0,
-        }
-    }
-
-    pub fn gpu(mib: u64) -> Self {
-        let reach = Reach {
-            host_mib: None,
-            device_mib: Some(mib),
-        };
-        Self {
-            reach,
-            truth: None,
-            frame_ms: 0,
-        }
-    }
-
-    fn device(&self) -> &'static str {
-        if self.reach.device_mib.is_some() {
-            "cuda:0 Fake"
-        } else {
-            "cpu"
-        }
-    }
-
-    fn free_mib(&self, kind: DeviceKind) -> u64 {
-        match kind {
-            DeviceKind::Cpu => self.reach.host_mib.unwrap(),
-            DeviceKind::Cuda => self.reach.device_mib.unwrap(),
-        }
-    }
-
-    /// What a task comes to under the plan that the worker chooses.
-    fn run(&self, plan: &MemoryPlan) -> Result<MemoryUse, Failure> {
-        let free_mib = self.free_mib(plan.kind);
-        let rung = plan
-            .needs
-            .fastest_within(plan.floor, free_mib)
-            .expect("the lane's class fits");
-        let needed = self.truth.unwrap_or(plan.needs).of(rung);
-        if needed > free_mib {
-            return Err(Failure::OutOfMemory {
-                device: self.device().to_owned(),
-                stage: "denoise".to_owned(),
-                rung,
-                needed_at_least_mib: Some(needed),
-                free_before_mib: free_mib,
-                suspected: false,
-            });
-        }
-        let peak = StagePeak {
-            stage: MemoryStage::Denoise,
-            live_mib: needed,
-            own_mib: needed,
-        };
-        Ok(MemoryUse {
-            kind: plan.kind,
-            device: self.device().to_owned(),
-            rung,
-            predicted_mib: plan.needs.of(rung),
-            peak_mib: needed,
-            least_free_mib: free_mib - needed,
-            stages: vec![peak],
-        })
-    }
 }
 
 /// Chooses by task and by how often this chunk was begun before.
@@ -206,18 +114,13 @@ async fn beat(
             WorkerState::Idle
         };
         let heartbeat = Heartbeat {
-            worker: worker.clone(),
             state,
-            device: rig.device().to_owned(),
             device_free_mib: 8000,
             device_total_mib: 8000,
             host_rss_mib: 10,
             reach: rig.reach,
             task,
-            memory: None,
-            gpu: None,
-            frames_per_second: 0.0,
-            finished: 0,
+            ..Heartbeat::starting(worker.clone(), rig.device().to_owned())
         };
         let subject = Subject::Heartbeat(worker.clone()).to_string();
         let payload = wire::encode(&heartbeat).unwrap();

@@ -8,6 +8,7 @@ use super::matrix::{Matrix, product};
 use super::on_own_ops;
 use super::simd::{exp, wide};
 use crate::latentsync::boundary::{Op, before};
+use crate::latentsync::slices::Attention;
 
 /// Attention with `heads` heads side by side in the last dimension; scores are scaled by the root of a head's
 /// width.
@@ -18,14 +19,13 @@ use crate::latentsync::boundary::{Op, before};
 /// but the last dimension.
 pub(in crate::latentsync) fn attend(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<Tensor> {
     let (outer, rows, queries, width) = q.dims4()?;
-    let op = Op::Attention {
+    let sizes = Attention {
         rows: outer * rows,
         heads,
         queries,
         keys: k.dim(2)?,
-        width,
     };
-    before(op, q)?;
+    before(Op::Attention { sizes, width }, q)?;
     attended(q, k, v, heads)
 }
 
@@ -40,7 +40,7 @@ pub(super) fn attended(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Resu
 }
 
 /// Queries that are worked on at once: bounds the scores in memory to this many rows a thread.
-const QUERIES: usize = 256;
+pub(super) const QUERIES: usize = 256;
 
 struct CpuAttention {
     heads: usize,

@@ -10,7 +10,7 @@ use super::linear::bands;
 use super::on_own_ops;
 use super::whole::Whole;
 use crate::latentsync::boundary::{Op, before, levers};
-use crate::latentsync::slices::{feed_forward_rows, pieces};
+use crate::latentsync::slices::{Limits, feed_forward_rows, pieces};
 use crate::latentsync::trace::Trace;
 use crate::latentsync::weights::Keys;
 
@@ -62,11 +62,11 @@ impl FeedForward {
         self.out.announce(x, input)?;
         let _at_work = (self.proj.weight.at_work(), self.out.weight.at_work());
 
-        let most = feed_forward_rows(rows, hidden, levers().limits);
         let (inner, outer) = (bands(rows, hidden), bands(rows, output));
         let slices = if on_own_ops(x) {
-            common_slices(&inner, &outer, most)
+            whole_tiles(rows, hidden, output, levers().limits)
         } else {
+            let most = feed_forward_rows(rows, hidden, levers().limits);
             pieces(rows, most)
                 .map(|(start, count)| start..start + count)
                 .collect()
@@ -87,6 +87,12 @@ impl FeedForward {
         }
         whole.finish(x)?.reshape(residual.shape())
     }
+}
+
+/// Slices for the CPU, each a whole number of the tiles of both products.
+pub(super) fn whole_tiles(rows: usize, hidden: usize, output: usize, limits: Limits) -> Vec<Range<usize>> {
+    let most = feed_forward_rows(rows, hidden, limits);
+    common_slices(&bands(rows, hidden), &bands(rows, output), most)
 }
 
 /// Slices that end where both sets of bands have an end, of at most `most` rows where they have enough of them.

@@ -10,6 +10,7 @@ use super::linear::{CpuLinear, bands};
 use super::on_own_ops;
 use super::weight::Weight;
 use crate::latentsync::boundary::{Op, before};
+use crate::latentsync::slices::Convolution;
 use crate::latentsync::weights::Keys;
 
 /// `x W^T + b` over the last dimension.
@@ -170,12 +171,14 @@ impl Conv2d {
     fn apply(&self, x: &Tensor, shift: Option<&Tensor>, residual: Option<&Tensor>) -> Result<Tensor> {
         let (images, input, height, width) = x.dims4()?;
         let op = Op::Conv2d {
-            images,
-            input,
-            output: self.weight.shape()[0],
-            height,
-            width,
-            kernel: self.weight.shape()[2],
+            sizes: Convolution {
+                images,
+                input,
+                output: self.weight.shape()[0],
+                height: height / self.stride,
+                width: width / self.stride,
+                kernel: self.weight.shape()[2],
+            },
             stride: self.stride,
         };
         before(op, x)?;

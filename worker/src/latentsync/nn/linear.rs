@@ -12,7 +12,7 @@ use super::weight::Weight;
 /// Most rows and columns of a tile. Each tile lays out its operands anew, so small ones are slow; but there should be
 /// enough of them for several threads.
 const TILE_ROWS: usize = 1024;
-const TILE_COLUMNS: usize = 320;
+pub(super) const TILE_COLUMNS: usize = 320;
 /// Fewest tiles that a product of many rows is cut into.
 const ENOUGH_TILES: usize = 8;
 

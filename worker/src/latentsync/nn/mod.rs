@@ -18,6 +18,7 @@ mod layers;
 mod linear;
 mod matrix;
 mod pictures;
+pub(crate) mod room;
 mod simd;
 mod tokens;
 #[cfg(test)]

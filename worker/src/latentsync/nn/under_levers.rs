@@ -2,8 +2,8 @@
 
 use candle_core::{DType, Tensor};
 
-use super::composed::tests::{layer, noise};
-use super::{FeedForward, GroupNorm};
+use super::GroupNorm;
+use super::composed::tests::{feed_forward, layer, noise};
 use crate::latentsync::boundary::enter;
 use crate::latentsync::levers::Levers;
 use crate::latentsync::slices::Limits;
@@ -24,18 +24,6 @@ fn with<R>(limits: Limits, composed: bool, work: impl FnOnce() -> R) -> R {
 fn values(x: &Tensor) -> Vec<f32> {
     let x = x.to_dtype(DType::F32).unwrap();
     x.flatten_all().unwrap().to_vec1().unwrap()
-}
-
-fn feed_forward(width: usize, dtype: DType) -> FeedForward {
-    let (proj, proj_bias) = (noise(&[8 * width, width], 2), noise(&[8 * width], 3));
-    let (out, out_bias) = (noise(&[width, 4 * width], 4), noise(&[width], 5));
-    let tensors = [
-        ("net.0.proj.weight", &proj),
-        ("net.0.proj.bias", &proj_bias),
-        ("net.2.weight", &out),
-        ("net.2.bias", &out_bias),
-    ];
-    layer(&tensors, dtype, |keys| FeedForward::load(keys, width))
 }
 
 #[test]

@@ -12,9 +12,22 @@ pub(super) fn cost(op: Op, details: Details, each: usize, limits: Limits) -> Cos
     let added = if details.addends > 0 { 2 * kept } else { kept };
     let peak = match op {
         Op::Linear { .. } | Op::Copy { .. } => added,
-        Op::Conv2d { .. } => convolution(op, each, limits).max(added),
-        Op::Attention { .. } => attention(op, details, each, limits),
-        Op::GroupNorm { .. } => norm(op, details, each, limits),
+        Op::Conv2d { sizes, stride } => convolution(sizes, stride, kept, each, limits).max(added),
+        Op::Attention { sizes, width } => attention(sizes, width, details.across, each, limits),
+        Op::GroupNorm {
+            images,
+            channels,
+            area,
+            ..
+        } => {
+            let groups = details.groups.max(1);
+            let sizes = Norm {
+                images,
+                groups,
+                per_group: channels / groups * area,
+            };
+            norm(sizes, kept, limits)
+        }
         // Gate and result.
         Op::Geglu { .. } => 2 * kept,
         Op::LayerNorm { .. } => kept,
@@ -24,28 +37,15 @@ pub(super) fn cost(op: Op, details: Details, each: usize, limits: Limits) -> Cos
 
 /// Patches, their product, the product in the usual order: for a piece at a time, and the whole result where there are
 /// several.
-fn convolution(op: Op, each: usize, limits: Limits) -> u64 {
-    let Op::Conv2d {
+fn convolution(sizes: Convolution, stride: usize, result: u64, each: usize, limits: Limits) -> u64 {
+    let Convolution {
         images,
         input,
         output,
         height,
         width,
         kernel,
-        stride,
-    } = op
-    else {
-        return 0;
-    };
-    let (height, width) = (height / stride, width / stride);
-    let sizes = Convolution {
-        images,
-        input,
-        output,
-        height,
-        width,
-        kernel,
-    };
+    } = sizes;
     let Some(step) = sizes.step(limits) else {
         return u64::MAX;
     };
@@ -53,7 +53,7 @@ fn convolution(op: Op, each: usize, limits: Limits) -> u64 {
     let columns = bytes(pixels * input * kernel * kernel, each);
     let piece = bytes(pixels * output, each);
     let all = (step.images, step.rows) == (images, height);
-    let whole = if all { 0 } else { bytes(op.output_elements(), each) };
+    let whole = if all { 0 } else { result };
     // A strip of a picture is copied with its border.
     let strip = if step.rows < height {
         let rows = (step.rows - 1) * stride + kernel;
@@ -64,28 +64,19 @@ fn convolution(op: Op, each: usize, limits: Limits) -> u64 {
     whole + strip + columns + 2 * piece
 }
 
-fn attention(op: Op, details: Details, each: usize, limits: Limits) -> u64 {
-    let Op::Attention {
+/// Of a piece at a time: heads side by side split up, scores in two copies while they are normed, the mixture.
+fn attention(sizes: Attention, width: usize, across: bool, each: usize, limits: Limits) -> u64 {
+    let Attention {
         rows,
         heads,
         queries,
         keys,
-        width,
-    } = op
-    else {
-        return 0;
-    };
-    let sizes = Attention {
-        rows,
-        heads,
-        queries,
-        keys,
-    };
+    } = sizes;
     let Some(step) = sizes.step(limits) else {
         return u64::MAX;
     };
     let width_at_once = width / heads.max(1) * step.heads;
-    let copied = if details.across {
+    let copied = if across {
         bytes(rows * (queries + 2 * keys) * width, each)
     } else {
         0
@@ -102,31 +93,20 @@ fn attention(op: Op, details: Details, each: usize, limits: Limits) -> u64 {
     let softmax = (split + 1) * q + 2 * scores;
     let mixing = (split + 1) * q + scores + q;
     let all = (step.rows, step.heads, step.queries) == (rows, heads, queries);
-    let whole = if all { 0 } else { bytes(op.output_elements(), each) };
+    let whole = if all {
+        0
+    } else {
+        bytes(rows * queries * width, each)
+    };
     copied + whole + split * kv + scaling.max(softmax).max(mixing)
 }
 
 /// Two `f32` copies at the highest, of the whole or of a slice.
-fn norm(op: Op, details: Details, each: usize, limits: Limits) -> u64 {
-    let Op::GroupNorm {
-        images,
-        channels,
-        area,
-        ..
-    } = op
-    else {
-        return 0;
-    };
-    let groups = details.groups.max(1);
-    let sizes = Norm {
-        images,
-        groups,
-        per_group: channels / groups * area,
-    };
+fn norm(sizes: Norm, result: u64, limits: Limits) -> u64 {
     let step = sizes.step(limits);
     let slice = step.images * step.groups * sizes.per_group;
-    let all = (step.images, step.groups) == (images, groups);
-    let whole = if all { 0 } else { bytes(op.output_elements(), each) };
+    let all = (step.images, step.groups) == (sizes.images, sizes.groups);
+    let whole = if all { 0 } else { result };
     whole + 2 * bytes(slice, F32)
 }
 

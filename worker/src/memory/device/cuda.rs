@@ -15,7 +15,7 @@ use crate::latentsync::boundary::Op;
 use crate::memory::host;
 
 /// The memory of one CUDA device. To be used on the thread that opened it, like every tensor on the device.
-pub struct CudaMemory {
+pub(super) struct CudaMemory {
     device: Device,
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
@@ -30,7 +30,7 @@ impl CudaMemory {
     /// Opens a device. The order matters: a stream of its own, because the default one is per thread and
     /// unsynchronised; event tracking off before the first tensor, because a single stream needs none; then the
     /// pool keeps what is freed until it is trimmed, where it would otherwise return it at every synchronisation.
-    pub fn open(ordinal: usize) -> Result<(Device, Self)> {
+    pub(super) fn open(ordinal: usize) -> Result<(Device, Self)> {
         let device = Device::new_cuda_with_stream(ordinal)?;
         let cuda = device.as_cuda_device()?;
         disable_event_tracking(cuda);

@@ -6,6 +6,7 @@ use latentfarm_common::wire::memory::MemoryStage;
 use super::Term;
 use super::place::{Place, bytes};
 use crate::latentsync::boundary::Op;
+use crate::latentsync::slices::{Attention, Convolution};
 use crate::memory::cost::{Details, feed_forward};
 use crate::memory::walk::ModelShape;
 
@@ -89,15 +90,15 @@ impl<'a> Level<'a> {
     }
 
     fn conv(&self, input: usize, output: usize, kernel: usize) -> u64 {
-        let op = Op::Conv2d {
+        let sizes = Convolution {
             images: self.images,
             input,
             output,
             height: self.side,
             width: self.side,
             kernel,
-            stride: 1,
         };
+        let op = Op::Conv2d { sizes, stride: 1 };
         let details = Details {
             addends: 1,
             ..Details::default()
@@ -141,11 +142,14 @@ impl<'a> Level<'a> {
     }
 
     fn attend(&self, heads: usize, (rows, queries, keys): (usize, usize, usize), across: bool) -> u64 {
-        let op = Op::Attention {
+        let sizes = Attention {
             rows,
             heads,
             queries,
             keys,
+        };
+        let op = Op::Attention {
+            sizes,
             width: self.channels,
         };
         let details = Details {

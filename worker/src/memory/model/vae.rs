@@ -5,6 +5,7 @@ use latentfarm_common::wire::memory::{DeviceKind, MemoryStage};
 use super::Term;
 use super::place::{Place, bytes};
 use crate::latentsync::boundary::Op;
+use crate::latentsync::slices::{Attention, Convolution};
 use crate::memory::cost::Details;
 use crate::memory::walk::ModelShape;
 
@@ -94,15 +95,15 @@ impl<'a> Level<'a> {
     }
 
     fn conv(&self, input: usize, output: usize, kernel: usize) -> u64 {
-        let op = Op::Conv2d {
+        let sizes = Convolution {
             images: 1,
             input,
             output,
             height: self.side,
             width: self.side,
             kernel,
-            stride: 1,
         };
+        let op = Op::Conv2d { sizes, stride: 1 };
         self.place.cost(op, added()).peak
     }
 
@@ -142,11 +143,14 @@ impl<'a> Level<'a> {
     /// Input, queries, keys and values, and the scores of all positions.
     fn attention(&self, channels: usize) -> u64 {
         let area = self.side * self.side;
-        let op = Op::Attention {
+        let sizes = Attention {
             rows: 1,
             heads: 1,
             queries: area,
             keys: area,
+        };
+        let op = Op::Attention {
+            sizes,
             width: channels,
         };
         4 * self.tensor(channels) + self.place.cost(op, Details::default()).peak

@@ -5,6 +5,7 @@ use latentfarm_common::wire::memory::MemoryStage;
 use super::Term;
 use super::place::{Place, bytes};
 use crate::latentsync::boundary::Op;
+use crate::latentsync::slices::Attention;
 use crate::memory::cost::Details;
 
 const F32: usize = 4;
@@ -17,13 +18,13 @@ pub(super) fn terms(place: &Place) -> Vec<Term> {
     let states = dims.n_audio_layer as u64 * state;
     let term = |what, tensors| place.term(MemoryStage::Audio, what, 0, mel + states + tensors);
 
-    let attend = Op::Attention {
+    let sizes = Attention {
         rows: 1,
         heads: dims.n_audio_head,
         queries: rows,
         keys: rows,
-        width,
     };
+    let attend = Op::Attention { sizes, width };
     // The normed input, queries, keys and values.
     let scores = 4 * state + place.cost(attend, Details::default()).peak;
     // Those, what attention gave, the residual; four times as wide inside, before and after the activation.

@@ -2,6 +2,7 @@
 
 use super::tape::{Ghost, Tape};
 use crate::latentsync::boundary::Op;
+use crate::latentsync::slices::{Attention, Convolution};
 use crate::memory::cost::{self, Details};
 
 impl Tape {
@@ -31,20 +32,24 @@ impl Tape {
     /// A square convolution with padding that keeps the size, or with `stride` divides it.
     pub(super) fn conv2d(&self, x: &Ghost, output: usize, kernel: usize, stride: usize) -> Ghost {
         let (images, input, height, width) = x.picture();
-        let op = Op::Conv2d {
+        let (height, width) = (height / stride, width / stride);
+        let sizes = Convolution {
             images,
             input,
             output,
             height,
             width,
             kernel,
-            stride,
         };
         let details = Details {
             addends: 1,
             ..Details::default()
         };
-        self.run(op, details, &[images, output, height / stride, width / stride])
+        self.run(
+            Op::Conv2d { sizes, stride },
+            details,
+            &[images, output, height, width],
+        )
     }
 
     /// Operands are `(rows, tokens, width)`; `across` where they are seen transposed.
@@ -57,18 +62,17 @@ impl Tape {
     ) -> Ghost {
         let width = q.elements() / (rows * queries).max(1);
         debug_assert_eq!(k.elements(), rows * keys * width);
-        let op = Op::Attention {
+        let sizes = Attention {
             rows,
             heads,
             queries,
             keys,
-            width,
         };
         let details = Details {
             across,
             ..Details::default()
         };
-        self.run(op, details, &q.shape)
+        self.run(Op::Attention { sizes, width }, details, &q.shape)
     }
 
     pub(super) fn group_norm(&self, x: &Ghost, groups: usize, together: usize) -> Ghost {

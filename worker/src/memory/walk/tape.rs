@@ -167,12 +167,7 @@ impl Tape {
 fn weights(op: Op) -> usize {
     match op {
         Op::Linear { input, output, .. } => input * output,
-        Op::Conv2d {
-            input,
-            output,
-            kernel,
-            ..
-        } => input * output * kernel * kernel,
+        Op::Conv2d { sizes, .. } => sizes.input * sizes.output * sizes.kernel * sizes.kernel,
         _ => 0,
     }
 }

@@ -8,7 +8,7 @@ use candle_core::{DType, Device, Result, Tensor};
 
 use super::{attention_within, conv2d_within, scaled_dot_product};
 use crate::latentsync::nn::gelu::{geglu, gelu};
-use crate::latentsync::nn::{Conv1d, Conv2d, GroupNorm, Linear, attend};
+use crate::latentsync::nn::{Conv1d, Conv2d, FeedForward, GroupNorm, Linear, attend};
 use crate::latentsync::slices::Limits;
 use crate::latentsync::trace::Trace;
 use crate::latentsync::weights::{Keys, Ledger, TensorFile};
@@ -42,6 +42,19 @@ pub(in crate::latentsync::nn) fn layer<T>(
 
 pub(super) fn tensor(values: Vec<f32>, shape: &[usize]) -> Tensor {
     Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+}
+
+/// A gated feed-forward of noise.
+pub(in crate::latentsync::nn) fn feed_forward(width: usize, dtype: DType) -> FeedForward {
+    let (proj, proj_bias) = (noise(&[8 * width, width], 2), noise(&[8 * width], 3));
+    let (out, out_bias) = (noise(&[width, 4 * width], 4), noise(&[width], 5));
+    let tensors = [
+        ("net.0.proj.weight", &proj),
+        ("net.0.proj.bias", &proj_bias),
+        ("net.2.weight", &out),
+        ("net.2.bias", &out_bias),
+    ];
+    layer(&tensors, dtype, |keys| FeedForward::load(keys, width))
 }
 
 /// Values about -1..1 that look random and repeat only after a long time.

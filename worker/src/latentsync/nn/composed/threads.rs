@@ -7,8 +7,8 @@ use std::process::Command;
 use candle_core::{DType, Tensor};
 use latentfarm_common::digest::Digest;
 
-use super::tests::{layer, noise};
-use crate::latentsync::nn::{Conv1d, Conv2d, FeedForward, GroupNorm, LayerNorm, Linear, attend, gelu};
+use super::tests::{feed_forward, layer, noise};
+use crate::latentsync::nn::{Conv1d, Conv2d, GroupNorm, LayerNorm, Linear, attend, gelu};
 use crate::latentsync::trace::Trace;
 
 const CHILD: &str = "latentsync::nn::composed::threads::child_prints_a_digest_of_every_layer";
@@ -134,15 +134,7 @@ impl Report {
             self.put(&format!("linear {rows}x{input} to {output}"), &y);
         }
         let width = 40;
-        let (proj, proj_bias) = (noise(&[8 * width, width], 2), noise(&[8 * width], 3));
-        let (out, out_bias) = (noise(&[width, 4 * width], 4), noise(&[width], 5));
-        let tensors = [
-            ("net.0.proj.weight", &proj),
-            ("net.0.proj.bias", &proj_bias),
-            ("net.2.weight", &out),
-            ("net.2.bias", &out_bias),
-        ];
-        let ff = layer(&tensors, self.dtype, |keys| FeedForward::load(keys, width));
+        let ff = feed_forward(width, self.dtype);
         self.put(
             "feed-forward",
             &ff.forward_add(

@@ -100,11 +100,28 @@ fn copy_line(to: &mut [f32], from: &[f32], shift: usize, padding: usize, stride:
     }
 }
 
-fn tiles(sizes: Sizes) -> Vec<Tile> {
+/// Images and rows of the largest tile.
+fn tile(sizes: Sizes) -> (usize, usize) {
     let area = sizes.out_height * sizes.out_width;
-    let mut tiles = Vec::new();
     if area < TILE_PIXELS {
-        let at_once = (TILE_PIXELS / area.max(1)).clamp(1, sizes.images.max(1));
+        let images = (TILE_PIXELS / area.max(1)).clamp(1, sizes.images.max(1));
+        return (images, sizes.out_height);
+    }
+    (1, (TILE_PIXELS / sizes.out_width).clamp(1, sizes.out_height))
+}
+
+/// Values of the weights, widened, and of every thread's patches and products.
+pub(super) fn room(sizes: Sizes, threads: usize) -> usize {
+    let depth = sizes.input * sizes.kernel * sizes.kernel;
+    let (images, rows) = tile(sizes);
+    let pixels = images * rows * sizes.out_width;
+    sizes.output * depth + threads * (depth + sizes.output) * pixels
+}
+
+fn tiles(sizes: Sizes) -> Vec<Tile> {
+    let (at_once, rows) = tile(sizes);
+    let mut tiles = Vec::new();
+    if rows == sizes.out_height {
         for first_image in (0..sizes.images).step_by(at_once) {
             tiles.push(Tile {
                 first_image,
@@ -115,7 +132,6 @@ fn tiles(sizes: Sizes) -> Vec<Tile> {
         }
         return tiles;
     }
-    let rows = (TILE_PIXELS / sizes.out_width).clamp(1, sizes.out_height);
     for first_image in 0..sizes.images {
         for first_row in (0..sizes.out_height).step_by(rows) {
             tiles.push(Tile {

@@ -9,6 +9,7 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 use super::matrix::{Lent, contiguous, lend};
 use super::simd::wide;
 use super::weight::Weight;
+use crate::latentsync::slices::Convolution;
 
 /// Square kernel; the operand is `(images, in, h, w)`, the weights `(out, in, k, k)`. The bias is `(out)`, or `(samples,
 /// out)` with one row for every `images / samples` images. The residual, like the result, is added to it.
@@ -72,6 +73,35 @@ impl CpuConv2d<'_> {
             out_height: reach(height),
             out_width: reach(width),
         })
+    }
+}
+
+/// Values of the room that a convolution works in; see [`room`](super::room).
+pub(super) fn room(sizes: Convolution, stride: usize, threads: usize) -> usize {
+    let Convolution {
+        images,
+        input,
+        output,
+        height: out_height,
+        width: out_width,
+        kernel,
+    } = sizes;
+    let sizes = Sizes {
+        images,
+        input,
+        height: out_height * stride,
+        width: out_width * stride,
+        output,
+        kernel,
+        stride,
+        padding: kernel / 2,
+        out_height,
+        out_width,
+    };
+    if winograd::suits(sizes) {
+        winograd::room(sizes, threads)
+    } else {
+        direct::room(sizes, threads)
     }
 }
 

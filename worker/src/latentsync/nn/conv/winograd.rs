@@ -5,6 +5,8 @@
 //! element by element with a sum over channels (16 matrix products), and transformed back to 2x2 pixels. The
 //! transforms are sums, differences and halves, so the error is that of the plain way, about 1e-6.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use super::super::matrix::{Matrix, Shared, ranges};
@@ -47,6 +49,49 @@ struct Grid {
     columns: usize,
 }
 
+/// How a convolution is cut into what is held at once.
+struct Cut {
+    grid: Grid,
+    /// Rows of tiles.
+    bands: Vec<Range<usize>>,
+    /// Output channels.
+    parts: Vec<Range<usize>>,
+    /// Values of the longest band and the widest part: transformed weights, transformed tiles and their products.
+    kernels: usize,
+    tiles: usize,
+    products: usize,
+}
+
+impl Cut {
+    fn new(sizes: Sizes, limits: Limits) -> Self {
+        let grid = Grid {
+            rows: sizes.height.div_ceil(2),
+            columns: sizes.width.div_ceil(2),
+        };
+        let longest = |ranges: &[Range<usize>]| ranges.iter().map(ExactSizeIterator::len).max().unwrap_or(0);
+        let bands = ranges(
+            sizes.images * grid.rows,
+            (limits.tiles / grid.columns.max(1)).max(1),
+        );
+        let parts = ranges(sizes.output, (limits.kernels / (TILE * sizes.input)).max(1));
+        let (count, width) = (longest(&bands) * grid.columns, longest(&parts));
+        Self {
+            grid,
+            bands,
+            parts,
+            kernels: width * TILE * sizes.input,
+            tiles: sizes.input * TILE * count,
+            products: width * TILE * count,
+        }
+    }
+}
+
+/// Values of what is held at once, and of each thread's widened weights.
+pub(super) fn room(sizes: Sizes, threads: usize) -> usize {
+    let cut = Cut::new(sizes, LIMITS);
+    cut.kernels + cut.tiles + cut.products + threads * sizes.input * 9
+}
+
 pub(super) fn convolve(
     x: &[f32],
     weights: Values,
@@ -55,21 +100,17 @@ pub(super) fn convolve(
     limits: Limits,
     out: &mut [f32],
 ) {
-    let grid = Grid {
-        rows: sizes.height.div_ceil(2),
-        columns: sizes.width.div_ceil(2),
-    };
-    let bands = ranges(
-        sizes.images * grid.rows,
-        (limits.tiles / grid.columns.max(1)).max(1),
-    );
-    let longest = bands.iter().map(ExactSizeIterator::len).max().unwrap_or(0) * grid.columns;
-    let parts = ranges(sizes.output, (limits.kernels / (TILE * sizes.input)).max(1));
-    let widest = parts.iter().map(ExactSizeIterator::len).max().unwrap_or(0);
-
-    let mut kernels = vec![0.0_f32; widest * TILE * sizes.input];
-    let mut tiles = vec![0.0_f32; sizes.input * TILE * longest];
-    let mut products = vec![0.0_f32; widest * TILE * longest];
+    let Cut {
+        grid,
+        bands,
+        parts,
+        kernels,
+        tiles,
+        products,
+    } = Cut::new(sizes, limits);
+    let mut kernels = vec![0.0_f32; kernels];
+    let mut tiles = vec![0.0_f32; tiles];
+    let mut products = vec![0.0_f32; products];
     let shared = Shared::new(out);
     for (index, part) in parts.iter().enumerate() {
         let kernels = &mut kernels[..part.len() * TILE * sizes.input];

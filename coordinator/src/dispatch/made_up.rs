@@ -1,0 +1,88 @@
+//! A small made-up job whose blobs nobody opens: to measure the queue with, and for tests.
+
+use latentfarm_common::digest::Digest;
+use latentfarm_common::frame::{Colour, Matrix, PictureFormat, Range};
+use latentfarm_common::ids::JobId;
+use latentfarm_common::time::{FrameRate, TimeBase};
+use latentfarm_common::wire::blob::BlobRef;
+use latentfarm_common::wire::job::{
+    AudioSpec, AudioWindows, EncoderSpec, JobSpec, ModelSpec, OutputFrame, SegmentEntry, SilenceMode,
+    SourceSpec, Timeline,
+};
+
+fn blob(name: &str) -> BlobRef {
+    BlobRef {
+        digest: Digest::of(name.as_bytes()),
+        bytes: name.len() as u64,
+    }
+}
+
+/// A job whose output frames show the source's in turn, again and again, in segments of 32 frames and chunks of one
+/// window.
+pub fn job(sources: u32, outputs: u32) -> (JobSpec, Timeline) {
+    let segments = (0..u64::from(sources)).step_by(32).map(|first| SegmentEntry {
+        blob: blob(&format!("segment {first}")),
+        first,
+        frames: 32.min(u64::from(sources) - first),
+    });
+    let timeline = Timeline {
+        source_pts: (0..i64::from(sources)).map(|n| n * 40).collect(),
+        segments: segments.collect(),
+        outputs: (0..outputs)
+            .map(|n| OutputFrame {
+                source: n % sources.max(1),
+                synced: true,
+            })
+            .collect(),
+        audio: vec![blob("window 0")],
+        silence: Vec::new(),
+    };
+    let colour = Colour {
+        matrix: Matrix::Bt709,
+        range: Range::Limited,
+        primaries_tag: 1,
+        transfer_tag: 1,
+        matrix_tag: 1,
+        range_tagged: true,
+    };
+    let spec = JobSpec {
+        id: JobId::from_digest(&Digest::of(format!("{sources} {outputs}").as_bytes())),
+        video_digest: Digest::of(b"video"),
+        audio_digest: Digest::of(b"audio"),
+        source: SourceSpec {
+            picture: PictureFormat {
+                width: 640,
+                height: 480,
+                colour,
+                sample_aspect: (1, 1),
+            },
+            time_base: TimeBase { num: 1, den: 1000 },
+            frames: u64::from(sources),
+        },
+        audio: AudioSpec {
+            digest: Digest::of(b"pcm"),
+            samples: u64::from(outputs) * 640,
+            log_mel_max: 0.5,
+            windows: AudioWindows::Overlapping,
+            silence: SilenceMode::Off,
+        },
+        model: ModelSpec {
+            weights: Digest::of(b"weights"),
+            synthetic: true,
+            resolution_px: 256,
+            steps: 1,
+            guidance_scale: 1.0,
+            seed: 1,
+        },
+        encoder: EncoderSpec {
+            rate: FrameRate::FILM_25,
+            crf: None,
+            preset: "medium".to_owned(),
+        },
+        frames: u64::from(outputs),
+        chunk_frames: 16,
+        analyze_frames: 16,
+        timeline: blob("timeline"),
+    };
+    (spec, timeline)
+}
