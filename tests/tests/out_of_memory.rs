@@ -75,9 +75,10 @@ fn a_farm_of_unlike_machines_with_every_kind_of_trouble_ends_with_the_same_frame
     };
     let hang = fault("hang@denoise#2", "hung");
     let kill = fault("kill@vae-decode#1", "killed");
+    let abort = fault("abort@vae-encode#2", "aborted");
     let farm = [
         worker("small", &small.device(), &["engine-arg=--fault=leak=1048576"]),
-        worker("middle", &middle.device(), &[]),
+        worker("middle", &middle.device(), &[&abort[0], &abort[1]]),
         worker("large", &large.device(), &[&hang[0], &hang[1], "silence-limit=3"]),
         worker("processor", "cpu", &[&kill[0], &kill[1], "memory-limit=6000"]),
     ];
@@ -107,7 +108,11 @@ fn a_farm_of_unlike_machines_with_every_kind_of_trouble_ends_with_the_same_frame
     // Where the kernel counts the processes that it kills for memory, one that it did not kill is told apart.
     let lost = finished.report["retries"]["lost engine or media process"].as_u64();
     let trouble = lost.unwrap_or(0) + by("processor") as u64;
-    assert_eq!(trouble, 2, "a hang and a kill: {}", finished.report["retries"]);
+    assert_eq!(
+        trouble, 3,
+        "a hang, an abort and a kill: {}",
+        finished.report["retries"]
+    );
     let undisturbed = ["--steps", "8", "--guidance", "1.5", "--workers", "1"];
     let undisturbed = material
         .render("undisturbed.mp4")

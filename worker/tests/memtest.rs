@@ -57,6 +57,22 @@ fn an_engine_that_leaks_fails_with_a_verdict() {
 }
 
 #[test]
+fn an_engine_that_hangs_or_ends_is_named_and_not_waited_for() {
+    for (fault, told) in [
+        ("hang@denoise#1", "the engine hangs: it said nothing for 2 s"),
+        ("abort@denoise#1", "the engine ended in the middle of a request"),
+        ("kill@vae-decode#1", "the engine ended in the middle of a request"),
+    ] {
+        let limit = ["--silence-limit", "2", "--engine-arg", "--fault", "--engine-arg"];
+        let output = memtest(&[&limit[..], &[fault]].concat());
+        let log = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(3), "{log}");
+        assert!(log.contains(told), "{fault}: {log}");
+        assert!(!text(&output.stdout).contains("verdict"), "{fault}");
+    }
+}
+
+#[test]
 fn a_machine_that_cannot_run_it_is_told_apart_from_one_that_fails() {
     for args in [["--device", "cuda:0"], ["--device", "sim:/nowhere"]] {
         let output = memtest(&args);

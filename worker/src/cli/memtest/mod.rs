@@ -10,6 +10,7 @@ mod suite;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use latentfarm_common::error::Chain;
@@ -35,6 +36,9 @@ pub(super) struct MemtestArgs {
     /// Threads to compute with (default: all cores)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     threads: Option<u32>,
+    /// Seconds without a word after which the engine is taken to hang; a denoising step must end within them
+    #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    silence_limit: u64,
     /// Engine program (default: latentfarm-engine beside this program)
     #[arg(long, value_name = "PATH")]
     engine: Option<PathBuf>,
@@ -88,5 +92,6 @@ fn plan(args: MemtestArgs) -> anyhow::Result<Plan> {
         },
         engine,
         engine_args: args.engine_arg,
+        silence_limit: Duration::from_secs(args.silence_limit),
     })
 }

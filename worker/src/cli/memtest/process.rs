@@ -1,13 +1,15 @@
 //! An engine process and a conversation with it.
 
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::time::Instant;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use latentfarm_common::child::die_with_parent;
 use latentfarm_common::wire::engine::{EngineFailure, EngineReply, EngineRequest, EngineStage};
 use latentfarm_common::wire::memory::MemorySample;
-use latentfarm_common::wire::pipe;
+use latentfarm_common::wire::pipe::{self, PipeError};
 
 use super::suite::Plan;
 use crate::engine::environment;
@@ -16,7 +18,9 @@ use crate::engine::environment;
 pub(super) struct Engine {
     process: Child,
     stdin: ChildStdin,
-    stdout: ChildStdout,
+    /// What it says, read by a thread that ends with it.
+    replies: Receiver<Result<Option<EngineReply>, PipeError>>,
+    silence_limit: Duration,
 }
 
 /// The answer to a request, and what was told on the way to it.
@@ -43,11 +47,22 @@ impl Engine {
             .spawn()
             .with_context(|| format!("cannot start the engine `{}`", plan.engine.display()))?;
         let stdin = process.stdin.take().context("the engine has no input")?;
-        let stdout = process.stdout.take().context("the engine has no output")?;
+        let mut stdout = process.stdout.take().context("the engine has no output")?;
+        let (sender, replies) = mpsc::channel();
+        thread::spawn(move || {
+            loop {
+                let reply = pipe::read(&mut stdout);
+                let is_last = !matches!(reply, Ok(Some(_)));
+                if sender.send(reply).is_err() || is_last {
+                    return;
+                }
+            }
+        });
         Ok(Self {
             process,
             stdin,
-            stdout,
+            replies,
+            silence_limit: plan.silence_limit,
         })
     }
 
@@ -57,7 +72,15 @@ impl Engine {
         pipe::write(&mut self.stdin, request).context(gone)?;
         let mut progress = Vec::new();
         loop {
-            match pipe::read(&mut self.stdout).context(gone)?.context(gone)? {
+            let reply = match self.replies.recv_timeout(self.silence_limit) {
+                Ok(reply) => reply.context(gone)?.context(gone)?,
+                Err(RecvTimeoutError::Disconnected) => anyhow::bail!(gone),
+                Err(RecvTimeoutError::Timeout) => anyhow::bail!(
+                    "the engine hangs: it said nothing for {} s in the middle of a request (--silence-limit)",
+                    self.silence_limit.as_secs()
+                ),
+            };
+            match reply {
                 EngineReply::Progress { stage, memory } => progress.push((stage, memory)),
                 reply => {
                     return Ok(Answer {

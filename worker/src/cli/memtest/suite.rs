@@ -1,6 +1,7 @@
 //! The checks, in the order in which they run.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use latentfarm_common::time::WINDOW_FRAMES;
@@ -29,6 +30,8 @@ pub(super) struct Plan {
     pub(super) threads: usize,
     pub(super) engine: PathBuf,
     pub(super) engine_args: Vec<String>,
+    /// Longest that an engine may say nothing in the middle of a request.
+    pub(super) silence_limit: Duration,
 }
 
 /// Runs all checks.
