@@ -2,7 +2,7 @@
 
 use candle_core::DType;
 
-/// Build, instruction set, first-level cache, device and number type, as one token for records and reports, such as
+/// Build, instruction set, first-level cache, device (`cpu` or a GPU's model) and number type, as one token for records and reports, such as
 /// `latentfarm-0.1.0/x86_64+avx512f+avx2+fma+l1:32k8/cpu/f32`.
 pub fn numeric_kind(device: &str, dtype: DType) -> String {
     let version = env!("CARGO_PKG_VERSION");
@@ -51,7 +51,8 @@ mod tests {
             ("cpu", DType::F32),
             ("cpu", DType::F16),
             ("cpu", DType::BF16),
-            ("cuda:0", DType::F16),
+            ("cuda-NVIDIA-L4-sm89", DType::F16),
+            ("cuda-NVIDIA-A100-sm80", DType::F16),
         ];
         let mut texts: Vec<String> = kinds.map(|(device, dtype)| numeric_kind(device, dtype)).into();
         assert!(texts[1].ends_with("/cpu/f16"), "{}", texts[1]);

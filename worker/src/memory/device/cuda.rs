@@ -58,6 +58,16 @@ impl CudaMemory {
         Ok((device, memory))
     }
 
+    /// Model and compute capability, such as `cuda-NVIDIA-L4-sm89`: kernels are chosen by them, and with the kernels the
+    /// order of sums.
+    pub(super) fn chip(&self) -> Result<String> {
+        let name = self.context.name().w()?;
+        let (major, minor) = self.context.compute_capability().w()?;
+        let is_plain = |c: char| c.is_ascii_alphanumeric();
+        let name: String = name.chars().map(|c| if is_plain(c) { c } else { '-' }).collect();
+        Ok(format!("cuda-{name}-sm{major}{minor}"))
+    }
+
     fn get(&self, attribute: CUmemPool_attribute) -> u64 {
         let mut value = 0_u64;
         if let Some(pool) = self.pool {

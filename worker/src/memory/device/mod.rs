@@ -96,7 +96,7 @@ pub struct EngineDevice {
     pub device: Device,
     /// Text form: `cpu`, `cuda:0` or `sim:PATH`.
     pub name: String,
-    /// Name of what really computes, for the numeric kind.
+    /// What really computes, for the numeric kind: `cpu`, or a GPU's model.
     pub computes_as: String,
     pub memory: Box<dyn EngineMemory>,
 }
@@ -134,29 +134,33 @@ pub fn open(name: &str, budget: Option<u64>) -> Result<EngineDevice, DeviceError
     }
     let ordinal = name.strip_prefix("cuda:").and_then(|text| text.parse().ok());
     let ordinal = ordinal.ok_or_else(|| DeviceError::Unknown(name.to_owned()))?;
-    let (device, memory) = open_cuda(ordinal).map_err(|source| DeviceError::Driver {
+    open_cuda(ordinal, name).map_err(|source| DeviceError::Driver {
         name: name.to_owned(),
         source,
-    })?;
-    Ok(EngineDevice {
-        device,
-        name: name.to_owned(),
-        computes_as: name.to_owned(),
-        memory,
     })
 }
 
 #[cfg(feature = "cuda")]
-fn open_cuda(ordinal: usize) -> candle_core::Result<(Device, Box<dyn EngineMemory>)> {
+fn open_cuda(ordinal: usize, name: &str) -> candle_core::Result<EngineDevice> {
     let (device, memory) = cuda::CudaMemory::open(ordinal)?;
-    Ok((device, Box::new(memory)))
+    Ok(EngineDevice {
+        device,
+        name: name.to_owned(),
+        computes_as: memory.chip()?,
+        memory: Box::new(memory),
+    })
 }
 
 #[cfg(not(feature = "cuda"))]
-fn open_cuda(ordinal: usize) -> candle_core::Result<(Device, Box<dyn EngineMemory>)> {
+fn open_cuda(ordinal: usize, name: &str) -> candle_core::Result<EngineDevice> {
     // Always an error in a build without CUDA, and candle's own words for it.
     let device = Device::new_cuda_with_stream(ordinal)?;
-    Ok((device, Box::new(HostMemory::new(None))))
+    Ok(EngineDevice {
+        device,
+        name: name.to_owned(),
+        computes_as: name.to_owned(),
+        memory: Box::new(HostMemory::new(None)),
+    })
 }
 
 #[cfg(test)]
