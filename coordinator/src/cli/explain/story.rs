@@ -226,12 +226,17 @@ fn sentence(entry: &Entry) -> String {
             ..
         } => {
             let mut text = format!(
-                "attempt {}: lane {lane}, because it needs {} on {kind} under the leanest plan and {} under {floor}, \
-                 the fastest that is allowed; {why}",
+                "attempt {}: lane {lane}, because the engine needs {} on {kind} under the leanest plan and {} under \
+                 {floor}, the fastest that is allowed",
                 attempt + 1,
-                gib(*need_mib),
+                gib(needs.leanest()),
                 gib(needs.of(*floor))
             );
+            // On a host the media process lives in the same memory, and an attempt may have shown a bound.
+            if *need_mib > needs.leanest() {
+                let _ = write!(text, "; the lane has to hold {}", gib(*need_mib));
+            }
+            let _ = write!(text, "; {why}");
             if *floor > Rung::default() {
                 text.push_str("; faster plans ran out of memory");
             }
@@ -302,13 +307,13 @@ mod tests {
 
     fn journal() -> Vec<Line> {
         let chunk = || "r00001".to_owned();
-        let placed = |attempt, floor| Entry::Placed {
+        let placed = |attempt, floor, need_mib| Entry::Placed {
             chunk: chunk(),
             attempt,
             lane: "g04-p1".to_owned(),
             kind: DeviceKind::Cuda,
             floor,
-            need_mib: 3277,
+            need_mib,
             needs: Needs {
                 mib: [9000, 7000, 5000, 5000, 4000, 3500, 3277],
             },
@@ -325,7 +330,7 @@ mod tests {
                 cpu_fallback: "last".to_owned(),
                 unplaceable_wait_seconds: 600,
             },
-            placed(0, Rung::default()),
+            placed(0, Rung::default(), 3277),
             Entry::Started {
                 chunk: chunk(),
                 attempt: 0,
@@ -347,7 +352,7 @@ mod tests {
                 lane: Some("g04-p1".to_owned()),
                 then: Some("its plan floor on cuda rises to sequential".to_owned()),
             },
-            placed(1, Rung::SequentialGuidance),
+            placed(1, Rung::SequentialGuidance, 3584),
         ];
         let lines = (0..).zip(entries).map(|(second, entry)| Line {
             at_ms: 5000 + 1000 * second,
@@ -362,10 +367,10 @@ mod tests {
         let text = Story::of(&lines).of_chunk("r00001");
         let expected = "\
 r00001 (frames 32..40): queued in lane g04-p1
-       1.0 s attempt 1: lane g04-p1, because it needs 3.2 GiB on cuda under the leanest plan and 8.8 GiB under batched, the fastest that is allowed; the smallest GPU lane that holds its leanest plan
+       1.0 s attempt 1: lane g04-p1, because the engine needs 3.2 GiB on cuda under the leanest plan and 8.8 GiB under batched, the fastest that is allowed; the smallest GPU lane that holds its leanest plan
        2.0 s attempt 1: w4 began it
        3.0 s attempt 1: out of memory: r00001 on w4 (cuda:0) during denoise under plan batched: 9.3 GiB at least were needed, 8.9 GiB were free; its plan floor on cuda rises to sequential
-       4.0 s attempt 2: lane g04-p1, because it needs 3.2 GiB on cuda under the leanest plan and 6.8 GiB under sequential, the fastest that is allowed; the smallest GPU lane that holds its leanest plan; faster plans ran out of memory";
+       4.0 s attempt 2: lane g04-p1, because the engine needs 3.2 GiB on cuda under the leanest plan and 6.8 GiB under sequential, the fastest that is allowed; the lane has to hold 3.5 GiB; the smallest GPU lane that holds its leanest plan; faster plans ran out of memory";
         assert_eq!(text, expected);
     }
 
