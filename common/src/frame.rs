@@ -34,6 +34,18 @@ pub struct Colour {
     pub range_tagged: bool,
 }
 
+impl Colour {
+    /// BT.709 in limited range, all of it tagged: what most HD video is.
+    pub const BT709: Self = Self {
+        matrix: Matrix::Bt709,
+        range: Range::Limited,
+        primaries_tag: 1,
+        transfer_tag: 1,
+        matrix_tag: 1,
+        range_tagged: true,
+    };
+}
+
 /// Size and colour of a video track's pictures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct PictureFormat {

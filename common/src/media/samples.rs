@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::SegmentEncoder;
-use crate::frame::{Colour, FrameHash, Matrix, Picture, PictureFormat, Range};
+use crate::frame::{Colour, FrameHash, Picture, PictureFormat};
 use crate::time::{FrameRange, FrameRate};
 use crate::wire::job::EncoderSpec;
 
@@ -12,14 +12,7 @@ pub(super) fn format() -> PictureFormat {
     PictureFormat {
         width: 96,
         height: 64,
-        colour: Colour {
-            matrix: Matrix::Bt709,
-            range: Range::Limited,
-            primaries_tag: 1,
-            transfer_tag: 1,
-            matrix_tag: 1,
-            range_tagged: true,
-        },
+        colour: Colour::BT709,
         sample_aspect: (1, 1),
     }
 }

@@ -91,6 +91,13 @@ pub struct ModelSpec {
     pub seed: u64,
 }
 
+impl ModelSpec {
+    /// Whether classifier-free guidance is on.
+    pub fn is_guided(&self) -> bool {
+        self.guidance_scale > 1.0
+    }
+}
+
 /// How segments are encoded; equal for all chunks of a job.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EncoderSpec {

@@ -1,7 +1,7 @@
 //! A small made-up job whose blobs nobody opens: to measure the queue with, and for tests.
 
 use latentfarm_common::digest::Digest;
-use latentfarm_common::frame::{Colour, Matrix, PictureFormat, Range};
+use latentfarm_common::frame::{Colour, PictureFormat};
 use latentfarm_common::ids::JobId;
 use latentfarm_common::time::{FrameRate, TimeBase};
 use latentfarm_common::wire::blob::BlobRef;
@@ -37,14 +37,7 @@ pub fn job(sources: u32, outputs: u32) -> (JobSpec, Timeline) {
         audio: vec![blob("window 0")],
         silence: Vec::new(),
     };
-    let colour = Colour {
-        matrix: Matrix::Bt709,
-        range: Range::Limited,
-        primaries_tag: 1,
-        transfer_tag: 1,
-        matrix_tag: 1,
-        range_tagged: true,
-    };
+    let colour = Colour::BT709;
     let spec = JobSpec {
         id: JobId::from_digest(&Digest::of(format!("{sources} {outputs}").as_bytes())),
         video_digest: Digest::of(b"video"),

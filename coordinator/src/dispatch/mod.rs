@@ -53,7 +53,7 @@ pub use memory::{CpuFallback, JobNeeds};
 pub use notice::{JobEvent, Progress};
 pub use report::{JobReport, RetryClass};
 pub use settings::{DEFAULT_UNPLACEABLE_WAIT, DispatchError, DispatchSettings, Pace};
-pub use shortfall::{OomNote, deviation};
+pub use shortfall::OomNote;
 pub use verify::Check;
 
 /// The farm that a job runs on.

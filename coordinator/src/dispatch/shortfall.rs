@@ -3,11 +3,11 @@
 use latentfarm_common::ids::{ChunkId, Work, WorkerId};
 use latentfarm_common::nats::lanes::Lane;
 use latentfarm_common::needs::{Observation, Seen, same_need};
-use latentfarm_common::wire::memory::{DeviceKind, MemoryUse, Rung};
+use latentfarm_common::wire::memory::{DeviceKind, Rung};
 use latentfarm_common::wire::outcome::{DoneBody, DoneRecord, Failure};
 
 use super::dispatcher::Dispatcher;
-use super::memory::{ChunkMemory, Oom, Raised, gib};
+use super::memory::{Oom, Raised, gib};
 use super::placing::short;
 use crate::journal::{Entry, Line};
 
@@ -237,18 +237,15 @@ impl Dispatcher<'_> {
             let Some(lane) = lane.as_ref().and_then(|lane| lane.parse::<Lane>().ok()) else {
                 continue;
             };
-            let kind = kind.unwrap_or_else(|| kind_of(&note.device));
-            if let (Some(index), Some(predicted)) = (index, self.settings.needs.of(kind).copied()) {
+            if let Some(index) = index {
                 let oom = Oom {
-                    kind,
+                    kind: kind.unwrap_or_else(|| kind_of(&note.device)),
                     rung: note.rung,
                     needed_at_least_mib: note.needed_at_least_mib,
                     class: Some(lane.class),
                     suspected: note.suspected,
                 };
-                let beside = self.settings.needs.beside(kind);
-                let memory: &mut ChunkMemory = self.memory.entry(index).or_default();
-                memory.note(&oom, &predicted, beside);
+                self.raise(self.chunk(Work::Render, index), &oom);
             }
         }
     }
@@ -272,9 +269,4 @@ fn kind_of(device: &str) -> DeviceKind {
     } else {
         DeviceKind::Cuda
     }
-}
-
-/// What was predicted against what was taken, as a share of the prediction.
-pub fn deviation(used: &MemoryUse) -> Option<f64> {
-    (used.predicted_mib > 0).then(|| used.peak_mib as f64 / used.predicted_mib as f64 - 1.0)
 }

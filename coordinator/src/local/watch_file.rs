@@ -71,13 +71,13 @@ impl WatchFile {
     }
 }
 
-/// The job folder that `given` means: itself, or the one beside an output of that name.
-pub fn job_folder_of(given: &Path) -> Option<PathBuf> {
+/// The job folder that `given` means: itself, or the one beside an output of that name. One of `files` tells it.
+pub fn job_folder_of(given: &Path, files: &[&str]) -> Option<PathBuf> {
     let mut beside = given.as_os_str().to_owned();
     beside.push(".latentfarm");
     [given.to_owned(), beside.into()]
         .into_iter()
-        .find(|path| path.join("job").is_file())
+        .find(|path| files.iter().any(|file| path.join(file).is_file()))
 }
 
 #[cfg(test)]
@@ -108,9 +108,9 @@ mod tests {
         let job = folder.path().join("out.mp4.latentfarm");
         fs::create_dir(&job).unwrap();
         let output = folder.path().join("out.mp4");
-        assert_eq!(job_folder_of(&output), None);
+        assert_eq!(job_folder_of(&output, &["job"]), None);
         fs::write(job.join("job"), "x").unwrap();
-        assert_eq!(job_folder_of(&output), Some(job.clone()));
-        assert_eq!(job_folder_of(&job), Some(job));
+        assert_eq!(job_folder_of(&output, &["job"]), Some(job.clone()));
+        assert_eq!(job_folder_of(&job, &["job"]), Some(job));
     }
 }

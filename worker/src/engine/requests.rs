@@ -251,8 +251,7 @@ impl Engine {
         tell: Tell,
     ) -> Result<(Vec<u8>, EngineTimings), EngineFailure> {
         let _cleanup = Guard::new(&self.watch, Level::Window);
-        let guided = request.model.guidance_scale > 1.0;
-        let work = work(MemoryStage::VaeEncode, request.rung, guided);
+        let work = work(MemoryStage::VaeEncode, request.rung, request.model.is_guided());
         self.watch.borrow_mut().request(Request::Window, work);
         let rendered = self.rendered(request, tell);
         rendered.map_err(|error| self.failure(&error))

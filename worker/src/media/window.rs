@@ -101,7 +101,7 @@ fn mix(old: u8, new: u8, share: u8) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use latentfarm_common::frame::{Colour, Matrix, PictureFormat, Range};
+    use latentfarm_common::frame::{Colour, PictureFormat};
 
     const SIDE: usize = 64;
 
@@ -110,14 +110,7 @@ mod tests {
         let format = PictureFormat {
             width: 128,
             height: 128,
-            colour: Colour {
-                matrix: Matrix::Bt709,
-                range: Range::Limited,
-                primaries_tag: 1,
-                transfer_tag: 1,
-                matrix_tag: 1,
-                range_tagged: true,
-            },
+            colour: Colour::BT709,
             sample_aspect: (1, 1),
         };
         let frames = mouths.iter().zip(0..).map(|(&mouth, source)| {

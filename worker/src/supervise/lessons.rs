@@ -20,7 +20,7 @@ impl Shape {
         Self {
             weights: model.weights,
             resolution_px: model.resolution_px,
-            is_guided: model.guidance_scale > 1.0,
+            is_guided: model.is_guided(),
         }
     }
 }

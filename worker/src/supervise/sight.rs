@@ -131,8 +131,9 @@ impl Sight {
             self.change(|state| (state.engine, state.media, state.engine_own_mib));
         let held = |pid: Option<u32>| pid.map_or(0, host::held_mib);
         let rss = |pid: Option<u32>| pid.map_or(0, host::rss_mib);
+        let (engine_rss_mib, supervisor_mib) = (rss(engine), host::own_rss_mib());
         // An engine that has died holds nothing.
-        let engine_own_mib = if rss(engine) == 0 { 0 } else { engine_own_mib };
+        let engine_own_mib = if engine_rss_mib == 0 { 0 } else { engine_own_mib };
         let on_cpu = *device == Device::Cpu;
         let mut host_state = HostState {
             free_mib: host::available_mib(),
@@ -140,9 +141,9 @@ impl Sight {
             claimed_mib: 0,
             engine_mib: held(engine),
             media_mib: held(media),
-            supervisor_mib: host::own_rss_mib(),
+            supervisor_mib,
         };
-        let host_rss_mib = host::own_rss_mib() + rss(engine) + rss(media);
+        let host_rss_mib = supervisor_mib + engine_rss_mib + rss(media);
         if on_cpu {
             host_state.claimed_mib = claimed_mib;
             return Look {
@@ -153,7 +154,7 @@ impl Sight {
                 free_mib: host_state.free_mib,
                 total_mib: host_state.total_mib,
                 host_rss_mib,
-                engine_rss_mib: rss(engine),
+                engine_rss_mib,
                 vitals: None,
             };
         }
@@ -180,7 +181,7 @@ impl Sight {
             free_mib: shown_free_mib,
             total_mib: state.map_or(0, |state| state.total_mib),
             host_rss_mib,
-            engine_rss_mib: rss(engine),
+            engine_rss_mib,
             vitals: reading.map(|reading| reading.vitals),
         }
     }

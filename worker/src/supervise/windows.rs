@@ -118,7 +118,7 @@ impl EngineTalk<'_> {
         let work = Work::Window {
             weights: body.model.weights,
             resolution_px: body.model.resolution_px,
-            is_guided: body.model.guidance_scale > 1.0,
+            is_guided: body.model.is_guided(),
             rung,
         };
         let request = EngineRequest::Window(WindowRequest {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use latentfarm_common::digest::Digest;
-use latentfarm_common::frame::{Colour, Matrix, Picture, PictureFormat, Range};
+use latentfarm_common::frame::{Colour, Picture, PictureFormat};
 use latentfarm_common::media::{self, AudioLength, FrameReader, MediaError, SegmentEncoder};
 use latentfarm_common::shutdown::Shutdown;
 use latentfarm_common::time::{FrameRange, FrameRate};
@@ -217,14 +217,7 @@ fn made_up_format() -> PictureFormat {
     PictureFormat {
         width: 1280,
         height: 720,
-        colour: Colour {
-            matrix: Matrix::Bt709,
-            range: Range::Limited,
-            primaries_tag: 1,
-            transfer_tag: 1,
-            matrix_tag: 1,
-            range_tagged: true,
-        },
+        colour: Colour::BT709,
         sample_aspect: (1, 1),
     }
 }

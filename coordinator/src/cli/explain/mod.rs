@@ -13,6 +13,7 @@ use latentfarm_common::ids::{JobId, Work};
 use super::args::ExplainArgs;
 use super::{CommandError, Ending};
 use crate::journal::{self, Line};
+use crate::local::job_folder_of;
 use story::Story;
 
 /// Which chunk is asked for: `r00003`, `a00000`, or a render chunk's number.
@@ -68,11 +69,7 @@ pub(super) fn main(args: &ExplainArgs) -> Result<Ending, CommandError> {
 
 /// The job folder that a path means.
 fn folder_of(job: &Path) -> Option<PathBuf> {
-    let mut beside = job.as_os_str().to_owned();
-    beside.push(".latentfarm");
-    [job.to_owned(), beside.into()]
-        .into_iter()
-        .find(|folder| folder.join("job").is_file() || folder.join("journal.jsonl").is_file())
+    job_folder_of(job, &["job", "journal.jsonl"])
 }
 
 fn read(folder: &Path) -> Result<Vec<Line>, CommandError> {

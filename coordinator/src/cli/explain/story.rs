@@ -7,8 +7,9 @@ use latentfarm_common::wire::memory::{MemoryUse, Rung};
 use serde_json::{Value, json};
 
 use crate::cli::memory::oom_text;
+use crate::dispatch::OomNote;
+use crate::dispatch::memory::deviation;
 use crate::dispatch::memory::gib;
-use crate::dispatch::{OomNote, deviation};
 use crate::job::attempt::describe;
 use crate::journal::{Entry, Line};
 
@@ -289,7 +290,7 @@ fn sentence(entry: &Entry) -> String {
                     text,
                     " on {device} under plan {rung}: it took {took}, {predicted} were predicted"
                 );
-                if let Some(share) = deviation(used) {
+                if let Some(share) = deviation(used.peak_mib, used.predicted_mib) {
                     let _ = write!(text, " ({:+.0} %)", 100.0 * share);
                 }
             }

@@ -32,7 +32,7 @@ pub(super) fn find(args: &TopArgs) -> Result<Place, PlaceError> {
         });
     }
     let given = args.job.as_deref().unwrap_or(Path::new("."));
-    let folder = job_folder_of(given).ok_or_else(|| PlaceError::NoFolder(given.to_owned()))?;
+    let folder = job_folder_of(given, &["job"]).ok_or_else(|| PlaceError::NoFolder(given.to_owned()))?;
     let watch = WatchFile::read(&folder)?;
     Ok(Place {
         url: watch.url,

@@ -59,6 +59,13 @@ impl ChunkMemory {
         }
     }
 
+    fn of_mut(&mut self, kind: DeviceKind) -> &mut KindMemory {
+        match kind {
+            DeviceKind::Cpu => &mut self.cpu,
+            DeviceKind::Cuda => &mut self.cuda,
+        }
+    }
+
     /// The first plan that may still be used.
     pub fn floor(&self, kind: DeviceKind) -> Rung {
         self.of(kind).floor
@@ -99,10 +106,7 @@ impl ChunkMemory {
     pub fn note(&mut self, oom: &Oom, predicted: &Needs, beside_mib: u64) -> Raised {
         let need_before = self.lane_need(oom.kind, predicted, beside_mib);
         let class_before = oom.class.or_else(|| class_for(oom.kind, need_before));
-        let memory = match oom.kind {
-            DeviceKind::Cpu => &mut self.cpu,
-            DeviceKind::Cuda => &mut self.cuda,
-        };
+        let memory = self.of_mut(oom.kind);
         if let Some(mib) = oom.needed_at_least_mib.filter(|_| !oom.suspected) {
             let same = same_need(predicted, oom.rung);
             memory.bounds[same.index()] = memory.bounds[same.index()].max(mib);
@@ -117,10 +121,7 @@ impl ChunkMemory {
         // Without any class nothing offers it, nor more.
         let offered_mib = class_before.map_or(need_before, offered);
         let need = self.lane_need(oom.kind, predicted, beside_mib);
-        let memory = match oom.kind {
-            DeviceKind::Cpu => &mut self.cpu,
-            DeviceKind::Cuda => &mut self.cuda,
-        };
+        let memory = self.of_mut(oom.kind);
         if need > offered_mib {
             return Raised::Class(need);
         }

@@ -91,11 +91,7 @@ impl Learned {
     fn key(&self, kind: DeviceKind) -> String {
         let model = &self.model;
         let weights = model.weights.to_string();
-        let guidance = if model.guidance_scale > 1.0 {
-            "cfg"
-        } else {
-            "plain"
-        };
+        let guidance = if model.is_guided() { "cfg" } else { "plain" };
         format!("{kind}.{}.{}.{guidance}", &weights[..16], model.resolution_px)
     }
 

@@ -22,7 +22,7 @@ pub use history::{ChunkMemory, Oom, Raised};
 pub use needs::JobNeeds;
 pub use place::{Fit, Machine, Options, Shortage, options};
 pub use share::{Candidate, CpuFallback, InvalidCpuFallback, Load, Placement, solve};
-pub use usage::{MemoryUsage, Place, PlanUse};
+pub use usage::{MemoryUsage, Place, PlanUse, deviation};
 
 #[cfg(test)]
 mod tests;

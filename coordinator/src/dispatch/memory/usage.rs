@@ -81,11 +81,10 @@ impl MemoryUsage {
             }
         }
         for ((kind, rung), plan) in &self.plans {
-            if plan.predicted_mib == 0 || plan.most_mib.abs_diff(plan.predicted_mib) < OF_NOTE_MIB {
+            let Some(deviation) = deviation(plan.most_mib, plan.predicted_mib) else {
                 continue;
-            }
-            let deviation = plan.most_mib as f64 / plan.predicted_mib as f64 - 1.0;
-            if deviation.abs() > FAR_OFF {
+            };
+            if plan.most_mib.abs_diff(plan.predicted_mib) >= OF_NOTE_MIB && deviation.abs() > FAR_OFF {
                 warnings.push(format!(
                     "plan {rung} on {kind} took {:.0} % {} than predicted",
                     100.0 * deviation.abs(),
@@ -95,6 +94,11 @@ impl MemoryUsage {
         }
         self.warnings = warnings;
     }
+}
+
+/// What was taken against what was predicted, as a share of the prediction, where there was one.
+pub fn deviation(taken_mib: u64, predicted_mib: u64) -> Option<f64> {
+    (predicted_mib > 0).then(|| taken_mib as f64 / predicted_mib as f64 - 1.0)
 }
 
 fn raise(peaks: &mut Vec<StagePeak>, new: StagePeak) {

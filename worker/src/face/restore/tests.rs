@@ -1,5 +1,5 @@
 use latentfarm_common::align::similarity;
-use latentfarm_common::frame::{Colour, Matrix, PictureFormat, Range};
+use latentfarm_common::frame::{Colour, PictureFormat};
 
 use super::*;
 use crate::face::colour::to_rgb;
@@ -8,14 +8,7 @@ use crate::face::crop;
 const RESOLUTION: usize = 256;
 
 fn format(width: u32, height: u32) -> PictureFormat {
-    let colour = Colour {
-        matrix: Matrix::Bt709,
-        range: Range::Limited,
-        primaries_tag: 1,
-        transfer_tag: 1,
-        matrix_tag: 1,
-        range_tagged: true,
-    };
+    let colour = Colour::BT709;
     PictureFormat {
         width,
         height,

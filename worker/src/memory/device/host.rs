@@ -30,7 +30,7 @@ impl HostMemory {
     pub fn new(budget: Option<u64>) -> Self {
         Self {
             budget,
-            resident_before: anonymous_bytes(),
+            resident_before: host::own_anonymous_bytes(),
             without_weights: counting::live_bytes(),
             mapped: 0,
             leaked: Vec::new(),
@@ -120,7 +120,7 @@ impl EngineMemory for HostMemory {
     fn trim(&mut self, keep: u64) {
         // Reading the resident set costs microseconds, purging what is soon used again a seventh of a step.
         let allowed = self.resident_before + keep + keep / 8 + SLACK;
-        if keep == 0 || anonymous_bytes() > allowed {
+        if keep == 0 || host::own_anonymous_bytes() > allowed {
             purge();
         }
     }
@@ -130,14 +130,6 @@ impl EngineMemory for HostMemory {
         // Written to, so that the resident set grows too.
         self.leaked.push(vec![1; bytes]);
     }
-}
-
-/// Resident bytes of this process that no file backs; 0 where the kernel does not say.
-fn anonymous_bytes() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
-    let kib = line.and_then(|rest| rest.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-    kib.unwrap_or(0) * 1024
 }
 
 /// Has the allocator return free memory to the system now, not after its delay. It sees this thread's share and

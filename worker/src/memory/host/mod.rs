@@ -49,6 +49,11 @@ pub fn held_mib(pid: u32) -> u64 {
     status_mib(pid, "RssAnon:") + status_mib(pid, "RssShmem:")
 }
 
+/// Resident bytes of this process that no file backs; 0 where the kernel does not say.
+pub fn own_anonymous_bytes() -> u64 {
+    status_bytes(std::process::id(), "RssAnon:")
+}
+
 /// Highest [`rss_mib`] since the process started, or since [`forget_peak`]; 0 if the kernel does not say.
 pub fn peak_rss_mib(pid: u32) -> u64 {
     status_mib(pid, "VmHWM:")
@@ -78,8 +83,12 @@ pub fn oom_kills() -> Option<u64> {
 }
 
 fn status_mib(pid: u32, key: &str) -> u64 {
+    status_bytes(pid, key) / MIB
+}
+
+fn status_bytes(pid: u32, key: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    bytes_of(&status, key).unwrap_or(0) / MIB
+    bytes_of(&status, key).unwrap_or(0)
 }
 
 /// Bytes of a `Key:  N kB` line.
