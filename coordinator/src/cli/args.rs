@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
+use super::nats_config::NatsConfigArgs;
 use super::top::TopArgs;
 
 /// Lip-syncs videos on a farm of mixed machines, or on this one.
@@ -69,6 +70,17 @@ Examples:
 
 Exit codes: 0 measured, 1 failed, 2 wrong usage or unusable video, 130 interrupted.")]
     Bench(BenchArgs),
+    /// Write the configuration of a nats-server for a farm of several machines, and the keys of all who may connect
+    ///
+    /// Every role has a key of its own and may do only what is its work. Keys that are there already are kept: give the
+    /// command again with further workers to add them, and delete a key first to shut its owner out. A running server
+    /// takes the change when it is told to reload.
+    #[command(after_help = "\
+Examples:
+  latentfarm nats-config /srv/farm --worker gpu1 --worker gpu2
+  nats-server --config /srv/farm/nats.conf
+  nats-server --signal reload=/srv/farm/run/nats.pid")]
+    NatsConfig(NatsConfigArgs),
 }
 
 #[derive(clap::Args, Debug)]
@@ -248,7 +260,8 @@ pub(super) struct RenderArgs {
     /// How long a chunk that fits no live worker waits for a bigger one: `30s`, `10m`, `2h`
     #[arg(long, value_name = "TIME", default_value = "10m", help_heading = "Memory")]
     pub(super) unplaceable_wait: String,
-    /// Use the farm at this NATS server instead of a private one on this machine
+    /// Use the farm at this NATS server instead of a private one on this machine; `LATENTFARM_NKEY_SEED` holds the
+    /// coordinator's key
     #[arg(long, value_name = "URL", help_heading = "Farm")]
     pub(super) nats: Option<String>,
     /// nats-server program for the private server (2.12 or newer)

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use latentfarm_common::blob::{BlobError, Store};
+use latentfarm_common::nats::Role;
 use latentfarm_common::nats::connect::{self, Identity, Patience};
 use latentfarm_common::nats::server::{EmbeddedServer, ServerBinary, ServerOptions};
 use latentfarm_common::nats::topology::{self, Topology};
@@ -96,11 +97,7 @@ impl LocalFarm {
     }
 
     async fn remote(url: &str) -> anyhow::Result<Self> {
-        let identity = Identity {
-            nkey_seed: std::env::var("LATENTFARM_NKEY_SEED").ok(),
-            inbox_prefix: "_INBOX_coord".to_owned(),
-            name: "latentfarm render".to_owned(),
-        };
+        let identity = Identity::from_environment(Role::Coordinator, "latentfarm render".to_owned());
         let connection = connect::connect(url, &identity, Patience::For(CONNECT_PATIENCE)).await?;
         let store = Store::open(FARM_STORE, Some(&connection.client))?;
         Ok(Self {

@@ -8,6 +8,7 @@ mod explain;
 mod farm;
 mod finish;
 mod memory;
+mod nats_config;
 mod preflight;
 mod progress;
 mod render;
@@ -88,6 +89,7 @@ pub fn main(args: Args) -> ExitCode {
         args::Command::Doctor(args) => Ok(doctor::main(&args)),
         args::Command::Bench(args) => bench::main(args),
         args::Command::Top(args) => top::main(&args),
+        args::Command::NatsConfig(args) => nats_config::main(&args),
     };
     let ending = outcome.unwrap_or_else(|error| {
         eprintln!("error: {}", Chain(error.source.as_ref()));

@@ -7,6 +7,7 @@ use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use latentfarm_common::ids::WorkerId;
+use latentfarm_common::nats::connect::SEED_VARIABLE;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::process::{Child, Command};
@@ -204,7 +205,7 @@ fn start(plan: &WorkerPlan, seat: &WorkerSeat, log: &Path) -> io::Result<Child> 
         command.args(["--threads", &plan.threads.to_string()]);
     }
     if let Some(seed) = &seat.nkey_seed {
-        command.env("LATENTFARM_NKEY_SEED", seed);
+        command.env(SEED_VARIABLE, seed);
     }
     latentfarm_common::child::die_with_parent(command.as_std_mut());
     command.spawn()

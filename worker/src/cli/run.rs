@@ -7,8 +7,8 @@ use std::time::Duration;
 use anyhow::Context as _;
 use latentfarm_common::error::one_line;
 use latentfarm_common::ids::WorkerId;
-use latentfarm_common::nats::connect::{self, Identity, Patience};
-use latentfarm_common::nats::subjects;
+use latentfarm_common::nats::Role;
+use latentfarm_common::nats::connect::{self, Identity, Patience, SEED_VARIABLE};
 use latentfarm_common::shutdown::{self, Shutdown};
 
 use super::EXIT_UNFIT;
@@ -106,7 +106,7 @@ async fn run(args: RunArgs) -> Result<(), Unfit> {
     if let Some(note) = chosen.note {
         tracing::info!("{note}");
     }
-    let nkey_seed = std::env::var("LATENTFARM_NKEY_SEED").ok();
+    let nkey_seed = std::env::var(SEED_VARIABLE).ok();
     if nkey_seed.is_some() && args.devices.is_auto() {
         keep_emptiest(&mut chosen.devices, &probe);
     }
@@ -183,8 +183,8 @@ async fn serve(seat: Seat, nats: &str, nkey_seed: Option<String>, shutdown: Shut
         probe,
     } = seat;
     let identity = Identity {
+        role: Role::Worker(name.clone()),
         nkey_seed,
-        inbox_prefix: subjects::worker_inbox(&name),
         name: name.to_string(),
     };
     let mut leaving = shutdown.clone();

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use latentfarm_common::blob::Store;
 use latentfarm_common::ids::{Work, WorkerId};
-use latentfarm_common::nats::connect::{self, Patience};
+use latentfarm_common::nats::connect::{self, Patience, SEED_VARIABLE};
 use latentfarm_common::nats::server::{EmbeddedServer, ServerBinary, ServerOptions};
 use latentfarm_common::nats::topology::Topology;
 use latentfarm_common::shutdown;
@@ -120,7 +120,7 @@ fn start(program: &Path, url: &str, id: &WorkerId, seed: Option<String>) -> std:
         .process_group(0)
         .kill_on_drop(true);
     if let Some(seed) = seed {
-        command.env("LATENTFARM_NKEY_SEED", seed);
+        command.env(SEED_VARIABLE, seed);
     }
     latentfarm_common::child::die_with_parent(command.as_std_mut());
     command.spawn()

@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use latentfarm_common::nats::connect::Identity;
-use latentfarm_common::nats::subjects::OBSERVER_INBOX;
+use latentfarm_common::nats::{Identity, Role};
 
 use super::TopArgs;
 use crate::local::{WatchFile, WatchFileError, job_folder_of};
+
+const NAME: &str = "latentfarm top";
 
 pub(super) struct Place {
     pub(super) url: String,
@@ -27,7 +28,7 @@ pub(super) fn find(args: &TopArgs) -> Result<Place, PlaceError> {
     if let Some(url) = &args.nats {
         return Ok(Place {
             url: url.clone(),
-            identity: identity(std::env::var("LATENTFARM_NKEY_SEED").ok()),
+            identity: Identity::from_environment(Role::Observer, NAME.to_owned()),
             if_absent: format!("nobody answers at {url}"),
         });
     }
@@ -36,15 +37,11 @@ pub(super) fn find(args: &TopArgs) -> Result<Place, PlaceError> {
     let watch = WatchFile::read(&folder)?;
     Ok(Place {
         url: watch.url,
-        identity: identity(Some(watch.nkey_seed)),
+        identity: Identity {
+            role: Role::Observer,
+            nkey_seed: Some(watch.nkey_seed),
+            name: NAME.to_owned(),
+        },
         if_absent: format!("the render in `{}` is not running now", folder.display()),
     })
-}
-
-fn identity(nkey_seed: Option<String>) -> Identity {
-    Identity {
-        nkey_seed,
-        inbox_prefix: OBSERVER_INBOX.to_owned(),
-        name: "latentfarm top".to_owned(),
-    }
 }
