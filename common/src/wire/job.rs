@@ -55,23 +55,26 @@ pub struct AudioSpec {
     pub silence: SilenceMode,
 }
 
-/// How the track is cut into the 30 s pieces that Whisper encodes.
+/// How the track is cut into the 30 s pieces that Whisper encodes. Each variant's comment is its help on the command
+/// line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
 pub enum AudioWindows {
-    /// A window every 20 s, of which the middle 20 s are used: no jump at a seam.
+    /// A piece every 20 s, of which the middle is used: no jump at a seam
     Overlapping,
-    /// The reference's way: abutting 30 s, each encoded alone.
+    /// Abutting pieces, as the reference cuts them
     Reference,
 }
 
-/// What becomes of the mouth where nobody speaks.
+/// What becomes of the mouth while nobody speaks. Each variant's comment is its help on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
 pub enum SilenceMode {
-    /// It is left to the model.
+    /// Leave it to the model
     Off,
-    /// The source picture is kept, with a short fade at either end.
+    /// Keep the source picture, with a short fade at either end
     Keep,
-    /// It is rendered from digital silence, to which the model closes it.
+    /// Render from digital silence: the model closes the mouth
     Close,
 }
 

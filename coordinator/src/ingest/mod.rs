@@ -4,25 +4,27 @@
 //! [`Examined::store`] then cuts the video and puts all into the blob store. Memory is constant in the length of the
 //! input but for the frame table, and the scratch disk holds one segment at a time. Blocking.
 
+mod error;
+mod sink;
 mod speech;
 pub mod timeline;
 
-use std::io;
 use std::path::{Path, PathBuf};
 
 use latentfarm_common::digest::Digest;
 use latentfarm_common::media::{
-    self, AudioProbe, CutLimits, MediaError, SegmentFile, VideoIndex, VideoProbe, cut_segments, index_video,
+    self, AudioProbe, CutLimits, SegmentFile, VideoIndex, VideoProbe, cut_segments, index_video,
 };
 use latentfarm_common::time::{FrameRange, FrameRate};
-use latentfarm_common::wire::blob::BlobRef;
 use latentfarm_common::wire::job::{
     AudioSpec, AudioWindows, SegmentEntry, SilenceMode, SourceSpec, Timeline,
 };
 
+pub use error::IngestError;
+pub use sink::BlobSink;
 use speech::Speech;
 pub use timeline::OnShort;
-use timeline::{FrameTable, SourceClock, TableError, TableRequest, frame_table};
+use timeline::{FrameTable, SourceClock, TableRequest, frame_table};
 
 /// Segments of about 5 s; a group of pictures of up to 13 s is still one segment (both at 25 per second).
 pub const SEGMENT_LIMITS: CutLimits = CutLimits {
@@ -53,13 +55,6 @@ pub struct IngestRequest {
     pub limits: CutLimits,
 }
 
-/// Where blobs go.
-pub trait BlobSink {
-    /// Stores the content of a file, which is deleted afterwards by the caller if it still exists.
-    fn put_file(&mut self, path: &Path) -> io::Result<BlobRef>;
-    fn put_bytes(&mut self, bytes: &[u8]) -> io::Result<BlobRef>;
-}
-
 /// How far ingest is: source frames or 16 kHz samples done, out of a total where that is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IngestProgress {
@@ -76,44 +71,6 @@ pub enum IngestStage {
     Index,
     /// Cutting the video; in source frames.
     Cut,
-}
-
-#[derive(Debug, thiserror::Error)]
-pub enum IngestError {
-    /// Names the file and the cause itself.
-    #[error(transparent)]
-    Media(MediaError),
-    #[error("cannot lay out the frames of `{}`", path.display())]
-    Table {
-        path: PathBuf,
-        #[source]
-        source: TableError,
-    },
-    #[error("`{}` states no usable frame rate: give one with --fps", path.display())]
-    NoRate { path: PathBuf },
-    #[error("cannot {action} `{}`", path.display())]
-    Io {
-        action: &'static str,
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
-}
-
-impl IngestError {
-    /// Whether the user's files or options are at fault, rather than this machine.
-    pub fn is_bad_input(&self) -> bool {
-        match self {
-            Self::Media(error) => matches!(error, MediaError::BadInput { .. }),
-            Self::Table { .. } | Self::NoRate { .. } => true,
-            Self::Io { .. } => false,
-        }
-    }
-
-    fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
-        let path = path.to_owned();
-        move |source| Self::Io { action, path, source }
-    }
 }
 
 /// What is known before anything is stored.

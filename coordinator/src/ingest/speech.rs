@@ -13,7 +13,8 @@ use latentfarm_common::media;
 use latentfarm_common::wire::blob::BlobRef;
 use latentfarm_common::wire::job::AudioWindows;
 
-use super::{BlobSink, IngestError};
+use super::error::IngestError;
+use super::sink::BlobSink;
 
 const SAMPLE_BYTES: u64 = 2;
 

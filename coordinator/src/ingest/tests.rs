@@ -1,10 +1,12 @@
 use std::collections::BTreeMap;
+use std::io;
 use std::process::Command;
 
 use super::*;
 use latentfarm_common::audio::windows;
 use latentfarm_common::error::one_line;
 use latentfarm_common::media::FrameReader;
+use latentfarm_common::wire::blob::BlobRef;
 use latentfarm_common::wire::media::LocalSlice;
 
 /// Keeps blobs in memory.

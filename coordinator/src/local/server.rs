@@ -5,7 +5,7 @@ use latentfarm_common::nats::server::EmbeddedServer;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use super::LocalNotice;
+use super::notice::LocalNotice;
 
 /// A server that ends more often than this has a reason that another start does not mend.
 const MAX_RESTARTS: u32 = 5;

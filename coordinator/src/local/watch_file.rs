@@ -71,15 +71,6 @@ impl WatchFile {
     }
 }
 
-/// The job folder that `given` means: itself, or the one beside an output of that name. One of `files` tells it.
-pub fn job_folder_of(given: &Path, files: &[&str]) -> Option<PathBuf> {
-    let mut beside = given.as_os_str().to_owned();
-    beside.push(".latentfarm");
-    [given.to_owned(), beside.into()]
-        .into_iter()
-        .find(|path| files.iter().any(|file| path.join(file).is_file()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -100,17 +91,5 @@ mod tests {
             .permissions()
             .mode();
         assert_eq!(mode & 0o777, 0o600);
-    }
-
-    #[test]
-    fn a_job_folder_is_found_by_its_name_or_its_output() {
-        let folder = tempfile::tempdir().unwrap();
-        let job = folder.path().join("out.mp4.latentfarm");
-        fs::create_dir(&job).unwrap();
-        let output = folder.path().join("out.mp4");
-        assert_eq!(job_folder_of(&output, &["job"]), None);
-        fs::write(job.join("job"), "x").unwrap();
-        assert_eq!(job_folder_of(&output, &["job"]), Some(job.clone()));
-        assert_eq!(job_folder_of(&job, &["job"]), Some(job));
     }
 }

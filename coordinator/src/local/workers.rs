@@ -14,7 +14,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use super::LocalNotice;
+use super::notice::LocalNotice;
 
 /// Exit code of a worker that cannot do this work: starting it again would not help.
 const EXIT_UNFIT: i32 = 3;
@@ -38,14 +38,20 @@ pub struct WorkerPlan {
     pub folder: PathBuf,
 }
 
+/// What one worker is asked to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkerOptions {
+    pub id: WorkerId,
+    /// Further options of `latentfarm-worker run`.
+    pub args: Vec<String>,
+}
+
 /// One worker to start.
 #[derive(Clone, Debug)]
 pub struct WorkerSeat {
-    pub id: WorkerId,
+    pub options: WorkerOptions,
     /// Seed of its nkey, passed by environment, never on the command line or on disk.
     pub nkey_seed: Option<String>,
-    /// Further options of `run`.
-    pub args: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,7 +116,7 @@ async fn keep(
     mut wanted: watch::Receiver<Wanted>,
     notices: mpsc::UnboundedSender<LocalNotice>,
 ) {
-    let worker = seat.id.clone();
+    let worker = seat.options.id.clone();
     let log = plan.folder.join(format!("{worker}.log"));
     let mut quick_deaths = 0;
     while *wanted.borrow_and_update() == Wanted::Running {
@@ -186,14 +192,15 @@ fn signal(child: &Child, signal: Signal) {
 
 fn start(plan: &WorkerPlan, seat: &WorkerSeat, log: &Path) -> io::Result<Child> {
     let log = File::options().create(true).append(true).open(log)?;
+    let (name, args) = (seat.options.id.as_str(), &seat.options.args);
     let mut command = Command::new(&plan.program);
     command
-        .args(["run", "--nats", &plan.nats_url, "--name", seat.id.as_str()])
+        .args(["run", "--nats", &plan.nats_url, "--name", name])
         .arg("--weights")
         .arg(&plan.weights)
         .arg("--scratch")
-        .arg(plan.folder.join(seat.id.as_str()))
-        .args(&seat.args)
+        .arg(plan.folder.join(name))
+        .args(args)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(log)
@@ -201,7 +208,7 @@ fn start(plan: &WorkerPlan, seat: &WorkerSeat, log: &Path) -> io::Result<Child> 
         .process_group(0)
         .kill_on_drop(true);
     let names_threads = |arg: &String| arg.split('=').next() == Some("--threads");
-    if !seat.args.iter().any(names_threads) {
+    if !args.iter().any(names_threads) {
         command.args(["--threads", &plan.threads.to_string()]);
     }
     if let Some(seed) = &seat.nkey_seed {
@@ -233,9 +240,11 @@ mod tests {
             nats_url: "nats://localhost:1".into(),
             workers: (1..=count)
                 .map(|number| WorkerSeat {
-                    id: format!("w{number}").parse().unwrap(),
+                    options: WorkerOptions {
+                        id: format!("w{number}").parse().unwrap(),
+                        args: Vec::new(),
+                    },
                     nkey_seed: None,
-                    args: Vec::new(),
                 })
                 .collect(),
             weights: folder.into(),

@@ -10,6 +10,7 @@ use latentfarm_common::wire::job::{AudioWindows, EncoderSpec, ModelSpec, Silence
 use serde::Serialize;
 
 use super::split::ChunkFrames;
+use crate::ingest::timeline::OnShort;
 
 /// Everything that the output is a function of.
 #[derive(Clone, Debug)]
@@ -17,8 +18,8 @@ pub struct Identity<'a> {
     /// Digests of the two files as given.
     pub video: Digest,
     pub audio: Digest,
-    /// Name of the rule for a video that is shorter than its audio.
-    pub on_short: &'a str,
+    /// What is done if the video is shorter than its audio.
+    pub on_short: OnShort,
     /// Whether a video longer than its audio keeps its tail.
     pub keep_tail: bool,
     pub audio_windows: AudioWindows,
@@ -40,7 +41,7 @@ struct Canonical<'a> {
     schema: u16,
     video: String,
     audio: String,
-    on_short: &'a str,
+    on_short: OnShort,
     keep_tail: bool,
     audio_windows: AudioWindows,
     silence: SilenceMode,
@@ -127,7 +128,7 @@ mod tests {
         let mut identity = Identity {
             video: Digest::of(b"video"),
             audio: Digest::of(b"audio"),
-            on_short: "bounce",
+            on_short: OnShort::Bounce,
             keep_tail: false,
             audio_windows: AudioWindows::Overlapping,
             silence: SilenceMode::Off,
@@ -157,7 +158,7 @@ mod tests {
             id(|_, _, _| ()),
             id(|i, _, _| i.video = Digest::of(b"other")),
             id(|i, _, _| i.audio = Digest::of(b"other")),
-            id(|i, _, _| i.on_short = "loop"),
+            id(|i, _, _| i.on_short = OnShort::Loop),
             id(|i, _, _| i.keep_tail = true),
             id(|i, _, _| i.audio_windows = AudioWindows::Reference),
             id(|i, _, _| i.silence = SilenceMode::Keep),

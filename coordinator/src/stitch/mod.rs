@@ -81,7 +81,10 @@ impl Assembled {
     /// Moves the file to its final name. The caller makes sure beforehand that it still holds its lease.
     pub fn commit(self) -> Result<Stitched, StitchError> {
         self.output.check_free()?;
-        self.partial.rename_to(self.output.path())?;
+        let (from, to) = (self.partial.path().to_owned(), self.output.path().to_owned());
+        self.partial
+            .rename_to(&to)
+            .map_err(|source| StitchError::Rename { from, to, source })?;
         Ok(self.stitched)
     }
 

@@ -14,8 +14,8 @@ use latentfarm_common::wire::blob::BlobRef;
 use latentfarm_common::wire::job::{EncoderSpec, SourceSpec};
 use latentfarm_common::wire::media::LocalSlice;
 
-use super::Settings;
 use super::figures::{MediaFigures, Rate, StitchFigures};
+use super::settings::Settings;
 use crate::ingest::SEGMENT_LIMITS;
 use crate::stitch::{self, OutputError, OutputTarget, StitchError, StitchRequest, StitchStep};
 

@@ -24,8 +24,8 @@ use latentfarm_common::wire::job::{JobSpec, Timeline};
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 
-use super::Settings;
 use super::figures::QueueFigures;
+use super::settings::Settings;
 use crate::dispatch::{self, DispatchSettings, Ending, Farm, JobEvent, JobNeeds, made_up};
 
 const CONNECT_PATIENCE: Duration = Duration::from_secs(10);

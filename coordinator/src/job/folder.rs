@@ -3,7 +3,7 @@
 //! ```text
 //! lock          held while a coordinator works here
 //! job           id of the job that the folder belongs to
-//! manifest      the JobSpec, once ingest is done
+//! manifest.farm the JobSpec, once ingest is done
 //! blobs/        content-addressed: segments, speech, track slices, results
 //! scratch/      of the running processes; emptied at every start
 //! nats/         the private server's state
@@ -125,14 +125,19 @@ impl JobFolder {
         self.path.join("nats")
     }
 
-    pub fn manifest(&self) -> PathBuf {
-        self.path.join("manifest")
-    }
-
     /// Removes the folder and all in it: the job is done.
     pub fn remove(self) -> Result<(), FolderError> {
         fs::remove_dir_all(&self.path).map_err(io_error("remove", &self.path))
     }
+}
+
+/// The job folder that `given` means: itself, or the one beside an output of that name. One of `files` tells it.
+pub fn job_folder_of(given: &Path, files: &[&str]) -> Option<PathBuf> {
+    let mut beside = given.as_os_str().to_owned();
+    beside.push(".latentfarm");
+    [given.to_owned(), beside.into()]
+        .into_iter()
+        .find(|path| files.iter().any(|file| path.join(file).is_file()))
 }
 
 /// Writes a small file so that it is there whole, or not at all, after a crash.
@@ -188,7 +193,7 @@ mod tests {
         let path = root.path().join("out.mp4.latentfarm");
         let first = JobFolder::open(&path, job("a"), false).unwrap();
         assert!(!first.resumed());
-        fs::write(first.manifest(), b"kept").unwrap();
+        fs::write(first.path().join("manifest"), b"kept").unwrap();
         fs::write(first.scratch().join("left"), b"over").unwrap();
         assert!(matches!(
             JobFolder::open(&path, job("a"), true),
@@ -197,7 +202,7 @@ mod tests {
         drop(first);
 
         let again = JobFolder::open(&path, job("a"), false).unwrap();
-        assert!(again.resumed() && again.manifest().exists());
+        assert!(again.resumed() && again.path().join("manifest").exists());
         assert!(!again.scratch().join("left").exists());
         drop(again);
 
@@ -206,7 +211,7 @@ mod tests {
             Err(FolderError::OtherJob { .. })
         ));
         let forced = JobFolder::open(&path, job("b"), true).unwrap();
-        assert!(!forced.resumed() && !forced.manifest().exists());
+        assert!(!forced.resumed() && !forced.path().join("manifest").exists());
         forced.remove().unwrap();
         assert!(!path.exists());
     }
@@ -220,5 +225,17 @@ mod tests {
             Err(FolderError::Foreign { .. })
         ));
         assert!(root.path().join("thesis.tex").exists());
+    }
+
+    #[test]
+    fn a_job_folder_is_found_by_its_name_or_its_output() {
+        let folder = tempfile::tempdir().unwrap();
+        let job = folder.path().join("out.mp4.latentfarm");
+        fs::create_dir(&job).unwrap();
+        let output = folder.path().join("out.mp4");
+        assert_eq!(job_folder_of(&output, &["job"]), None);
+        fs::write(job.join("job"), "x").unwrap();
+        assert_eq!(job_folder_of(&output, &["job"]), Some(job.clone()));
+        assert_eq!(job_folder_of(&job, &["job"]), Some(job));
     }
 }

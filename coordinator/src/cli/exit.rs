@@ -1,0 +1,80 @@
+//! How a command ends: its exit status, or an error that has one.
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use tokio::runtime::{Builder, Runtime};
+
+use crate::render::RenderError;
+
+/// How a command ended; each has its exit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ExitStatus {
+    /// All that was asked for was done.
+    Complete,
+    /// Something failed that is not the input's fault.
+    Failed,
+    /// The usage was wrong or the input unusable; nothing was written.
+    Refused,
+    /// The job can be tried again, but frames that should have been rendered were not.
+    Incomplete,
+    /// A signal stopped it; the same command resumes.
+    Interrupted,
+}
+
+impl ExitStatus {
+    pub(super) fn code(self) -> ExitCode {
+        ExitCode::from(match self {
+            Self::Complete => 0,
+            Self::Failed => 1,
+            Self::Refused => 2,
+            Self::Incomplete => 3,
+            Self::Interrupted => 130,
+        })
+    }
+}
+
+/// An error with the exit status that it means.
+#[derive(Debug)]
+pub(super) struct CommandError {
+    pub(super) status: ExitStatus,
+    pub(super) source: anyhow::Error,
+}
+
+impl CommandError {
+    /// The user can mend it: exit code 2.
+    pub(super) fn refused(source: impl Into<anyhow::Error>) -> Self {
+        Self {
+            status: ExitStatus::Refused,
+            source: source.into(),
+        }
+    }
+
+    /// The farm or the machine is at fault: exit code 1.
+    pub(super) fn failed(source: impl Into<anyhow::Error>) -> Self {
+        Self {
+            status: ExitStatus::Failed,
+            source: source.into(),
+        }
+    }
+}
+
+impl From<RenderError> for CommandError {
+    fn from(error: RenderError) -> Self {
+        if error.is_refusal() {
+            Self::refused(error)
+        } else {
+            Self::failed(error)
+        }
+    }
+}
+
+/// A runtime with so many threads for tasks.
+pub(super) fn runtime(threads: usize) -> Result<Runtime, CommandError> {
+    Builder::new_multi_thread()
+        .worker_threads(threads)
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")
+        .map_err(CommandError::failed)
+}

@@ -1,0 +1,105 @@
+//! A render that has been checked and may run.
+
+use std::time::Instant;
+
+use latentfarm_common::shutdown::Shutdown;
+use tokio::task::spawn_blocking;
+
+use super::error::RenderError;
+use super::event::Observer;
+use super::farm::{FarmChoice, RenderFarm};
+use super::preflight::Preflight;
+use super::report::RenderReport;
+use super::run::Run;
+use super::settings::RenderSettings;
+use crate::dispatch::Ending;
+use crate::ingest::Examined;
+use crate::job::folder::JobFolder;
+
+/// One render, from two files to one. [`RenderJob::check`] makes it.
+pub struct RenderJob {
+    settings: RenderSettings,
+    preflight: Preflight,
+    examined: Examined,
+    started: Instant,
+}
+
+impl RenderJob {
+    /// Finds out what can be known before any work starts; nothing is written.
+    pub async fn check(settings: RenderSettings) -> Result<Self, RenderError> {
+        let started = Instant::now();
+        let checked = spawn_blocking(move || {
+            Preflight::check(&settings).map(|(preflight, examined)| Self {
+                settings,
+                preflight,
+                examined,
+                started,
+            })
+        });
+        checked.await?
+    }
+
+    pub fn preflight(&self) -> &Preflight {
+        &self.preflight
+    }
+
+    /// What the user should know of the inputs, a sentence each.
+    pub fn notes(&self) -> Vec<String> {
+        self.examined.notes()
+    }
+
+    /// Opens the job folder and the farm, runs the render, leaves the farm, and removes the folder if nothing in it
+    /// is needed any more. `None` if the render was interrupted: the same settings resume it.
+    pub async fn run_alone(
+        self,
+        choice: FarmChoice,
+        observer: &Observer,
+        shutdown: Shutdown,
+    ) -> Result<Option<RenderReport>, RenderError> {
+        let settings = &self.settings;
+        let keep = settings.keep;
+        let folder = JobFolder::open(&settings.work_dir, self.preflight.job, settings.discard_other)?;
+        let mut farm = RenderFarm::open(choice, &folder).await?;
+        // Too large for this future's own frame.
+        let outcome = Box::pin(self.run(&folder, &mut farm, observer, shutdown)).await;
+        farm.close().await;
+        let is_over = match &outcome {
+            Ok(report) => {
+                !keep
+                    && report
+                        .as_ref()
+                        .is_some_and(|report| report.ending == Ending::Complete)
+            }
+            // Refused after all, and nothing of an earlier run is in it.
+            Err(error) => error.is_refusal() && !folder.resumed(),
+        };
+        if is_over {
+            folder.remove().map_err(RenderError::PutAway)?;
+        }
+        outcome
+    }
+
+    /// Runs the render on a connected farm. `None` if it was interrupted.
+    pub async fn run(
+        self,
+        folder: &JobFolder,
+        farm: &mut RenderFarm,
+        observer: &Observer,
+        mut shutdown: Shutdown,
+    ) -> Result<Option<RenderReport>, RenderError> {
+        let run = Run {
+            settings: &self.settings,
+            preflight: &self.preflight,
+            folder,
+            observer,
+            started: self.started,
+        };
+        let Some((spec, timeline)) = run.prepare(self.examined, farm, &mut shutdown).await? else {
+            return Ok(None);
+        };
+        let Some(dispatched) = run.dispatch(&spec, timeline, farm, shutdown).await? else {
+            return Ok(None);
+        };
+        run.finish(&spec, dispatched, farm).await.map(Some)
+    }
+}
