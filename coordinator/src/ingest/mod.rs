@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use latentfarm_common::digest::Digest;
 use latentfarm_common::media::{
-    self, AudioProbe, CutLimits, SegmentFile, VideoIndex, VideoProbe, cut_segments, index_video,
+    self, CutLimits, SegmentFile, VideoIndex, VideoProbe, cut_segments, index_video,
 };
 use latentfarm_common::time::{FrameRange, FrameRate};
 use latentfarm_common::wire::job::{
@@ -55,12 +55,11 @@ pub struct IngestRequest {
     pub limits: CutLimits,
 }
 
-/// How far ingest is: source frames or 16 kHz samples done, out of a total where that is known.
+/// How far a stage of ingest is: source frames or 16 kHz samples done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IngestProgress {
     pub stage: IngestStage,
     pub done: u64,
-    pub total: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,7 +76,6 @@ pub enum IngestStage {
 pub struct Examined {
     request: IngestRequest,
     pub video: VideoProbe,
-    pub audio: AudioProbe,
     pub video_digest: Digest,
     pub audio_digest: Digest,
     /// Rate of the output.
@@ -94,7 +92,6 @@ pub struct Ingested {
     pub audio_digest: Digest,
     pub source: SourceSpec,
     pub audio: AudioSpec,
-    pub rate: FrameRate,
     /// Number of output frames, at least 1.
     pub frames: u64,
     pub timeline: Timeline,
@@ -108,7 +105,7 @@ pub fn examine(
     progress: &mut dyn FnMut(IngestProgress),
 ) -> Result<Examined, IngestError> {
     let video = media::probe_video(&request.video).map_err(IngestError::Media)?;
-    let audio = media::probe_audio(&request.audio).map_err(IngestError::Media)?;
+    media::probe_audio(&request.audio).map_err(IngestError::Media)?;
     let rate = match request.rate {
         RateChoice::Fixed(rate) => rate,
         RateChoice::Source => video.average_rate.ok_or_else(|| IngestError::NoRate {
@@ -118,10 +115,7 @@ pub fn examine(
     let digest = |path: &Path| Digest::of_file(path).map_err(IngestError::io("read", path));
     let (video_digest, _) = digest(&request.video)?;
     let (audio_digest, _) = digest(&request.audio)?;
-    let mut tell = |stage, done| {
-        let total = None;
-        progress(IngestProgress { stage, done, total });
-    };
+    let mut tell = |stage, done| progress(IngestProgress { stage, done });
     let speech = Speech::decode(&request.audio, &request.scratch, &mut |done| {
         tell(IngestStage::Speech, done);
     })?;
@@ -145,7 +139,6 @@ pub fn examine(
     Ok(Examined {
         request: request.clone(),
         video,
-        audio,
         video_digest,
         audio_digest,
         rate,
@@ -153,15 +146,6 @@ pub fn examine(
         index,
         speech,
     })
-}
-
-/// [`examine`] and [`Examined::store`] in one.
-pub fn ingest(
-    request: &IngestRequest,
-    sink: &mut dyn BlobSink,
-    progress: &mut dyn FnMut(IngestProgress),
-) -> Result<Ingested, IngestError> {
-    examine(request, progress)?.store(sink, progress)
 }
 
 impl Examined {
@@ -182,11 +166,6 @@ impl Examined {
             SilenceMode::Off => Vec::new(),
             SilenceMode::Keep | SilenceMode::Close => self.speech.levels.silent_frames(self.rate, spoken),
         }
-    }
-
-    /// Length of the speech at 16 kHz.
-    pub fn speech_samples(&self) -> u64 {
-        self.speech.samples
     }
 
     /// Cuts the part of the video that is shown, and stores it with the windows of the speech.
@@ -224,7 +203,6 @@ impl Examined {
                 windows: self.request.windows,
                 silence: self.request.silence,
             },
-            rate: self.rate,
             frames: self.table.outputs.len() as u64,
             timeline: Timeline {
                 source_pts,
@@ -264,7 +242,6 @@ impl Examined {
                 progress(IngestProgress {
                     stage: IngestStage::Cut,
                     done: end,
-                    total: Some(wanted),
                 });
             }
             Ok(())

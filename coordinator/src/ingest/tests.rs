@@ -38,6 +38,14 @@ impl BlobSink for Full {
     }
 }
 
+fn ingest(
+    request: &IngestRequest,
+    sink: &mut dyn BlobSink,
+    progress: &mut dyn FnMut(IngestProgress),
+) -> Result<Ingested, IngestError> {
+    examine(request, progress)?.store(sink, progress)
+}
+
 fn make(path: &Path, args: &str) {
     let mut command = Command::new("ffmpeg");
     command
