@@ -84,7 +84,7 @@ impl JobFolder {
             }
         };
         if !resumed {
-            write_durably(&marker, job.to_string().as_bytes())?;
+            write_durably(&marker, job.to_string().as_bytes()).map_err(io_error("write", &marker))?;
         }
         let folder = Self {
             path: path.to_owned(),
@@ -140,15 +140,14 @@ pub fn job_folder_of(given: &Path, files: &[&str]) -> Option<PathBuf> {
         .find(|path| files.iter().any(|file| path.join(file).is_file()))
 }
 
-/// Writes a small file so that it is there whole, or not at all, after a crash.
-fn write_durably(path: &Path, bytes: &[u8]) -> Result<(), FolderError> {
+/// Writes a small file so that it is there whole, or not at all, after a crash. Its folder exists.
+pub(super) fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let parent = path.parent().unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(parent).map_err(io_error("write", path))?;
-    file.write_all(bytes).map_err(io_error("write", path))?;
-    file.as_file().sync_all().map_err(io_error("write", path))?;
-    file.persist(path)
-        .map_err(|error| io_error("write", path)(error.error))?;
-    Ok(())
+    let mut file = tempfile::NamedTempFile::new_in(parent)?;
+    file.write_all(bytes)?;
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    File::open(parent)?.sync_all()
 }
 
 fn is_empty(path: &Path) -> Result<bool, FolderError> {

@@ -70,20 +70,10 @@ impl RenderError {
     pub fn is_refusal(&self) -> bool {
         match self {
             Self::Ingest(error) => error.is_bad_input(),
-            Self::Tools(_) | Self::Weights(_) | Self::Read { .. } | Self::Disk { .. } | Self::Folder(_) => {
-                true
-            }
-            Self::Identity(_)
-            | Self::PutAway(_)
-            | Self::Farm(_)
-            | Self::Manifest(_)
-            | Self::Store(_)
-            | Self::Timeline(_)
-            | Self::Dispatch(_)
-            | Self::Stitch(_)
-            | Self::LeaseLost
-            | Self::Name(_)
-            | Self::Task(_) => false,
+            other => matches!(
+                other,
+                Self::Tools(_) | Self::Weights(_) | Self::Read { .. } | Self::Disk { .. } | Self::Folder(_)
+            ),
         }
     }
 }

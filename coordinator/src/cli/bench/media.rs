@@ -15,7 +15,6 @@ use latentfarm_common::wire::job::{EncoderSpec, SourceSpec};
 use latentfarm_common::wire::media::LocalSlice;
 
 use super::figures::{MediaFigures, Rate, StitchFigures};
-use super::settings::Settings;
 use crate::ingest::SEGMENT_LIMITS;
 use crate::stitch::{self, OutputError, OutputTarget, StitchError, StitchRequest, StitchStep};
 
@@ -60,13 +59,18 @@ enum Pictures {
     MadeUp,
 }
 
-pub(super) fn measure(settings: &Settings, shutdown: &Shutdown) -> Result<MediaFigures, BenchError> {
+pub(super) fn measure(
+    video: Option<&Path>,
+    seconds: u32,
+    folder: &Path,
+    shutdown: &Shutdown,
+) -> Result<MediaFigures, BenchError> {
     media::init();
-    let wanted = |rate: FrameRate| rate.frames_covering(u64::from(settings.seconds), 1);
-    let (mut pictures, source, format, rate, frames) = if let Some(path) = &settings.video {
+    let wanted = |rate: FrameRate| rate.frames_covering(u64::from(seconds), 1);
+    let (mut pictures, source, format, rate, frames) = if let Some(path) = video {
         let probe = media::probe_video(path)?;
         let rate = probe.average_rate.unwrap_or(FrameRate::FILM_25);
-        let (reader, frames) = open_clip(path, wanted(rate), &settings.folder)?;
+        let (reader, frames) = open_clip(path, wanted(rate), folder)?;
         let source = path.display().to_string();
         (Pictures::Clip(reader), source, probe.picture, rate, frames)
     } else {
@@ -83,7 +87,7 @@ pub(super) fn measure(settings: &Settings, shutdown: &Shutdown) -> Result<MediaF
     let mut segments = Vec::new();
     for start in (0..frames).step_by(usize::try_from(SEGMENT_FRAMES).unwrap_or(48)) {
         let range = FrameRange::new(start, (start + SEGMENT_FRAMES).min(frames));
-        let path = settings.folder.join(format!("{start}.nut"));
+        let path = folder.join(format!("{start}.nut"));
         let mut encoder = timed(&mut encode, || {
             SegmentEncoder::create(&path, &format, &spec, start)
         })?;
@@ -101,10 +105,10 @@ pub(super) fn measure(settings: &Settings, shutdown: &Shutdown) -> Result<MediaF
         let (digest, bytes) = Digest::of_file(&path).map_err(BenchError::io("read", &path))?;
         segments.push((range, path, BlobRef { digest, bytes }));
     }
-    let output = settings.folder.join("stitched.mkv");
-    let stitch = stitch(settings, &format, rate, frames, segments, &output)?;
+    let output = folder.join("stitched.mkv");
+    let stitch = stitch(folder, &format, rate, frames, segments, &output)?;
     if matches!(pictures, Pictures::MadeUp) {
-        let (mut reader, _) = open_clip(&output, frames, &settings.folder)?;
+        let (mut reader, _) = open_clip(&output, frames, folder)?;
         for frame in 0..frames {
             if !shutdown.is_running() {
                 return Err(BenchError::Stopped);
@@ -157,14 +161,14 @@ fn open_clip(path: &Path, wanted: u64, folder: &Path) -> Result<(Box<FrameReader
 }
 
 fn stitch(
-    settings: &Settings,
+    folder: &Path,
     format: &PictureFormat,
     rate: FrameRate,
     frames: u64,
     segments: Vec<(FrameRange, PathBuf, BlobRef)>,
     output: &Path,
 ) -> Result<StitchFigures, BenchError> {
-    let audio = settings.folder.join("silence.wav");
+    let audio = folder.join("silence.wav");
     let samples = frames * u64::from(SOUND_RATE_HZ) * u64::from(rate.den()) / u64::from(rate.num());
     write_silence(&audio, samples).map_err(BenchError::io("write", &audio))?;
     let count = segments.len();
