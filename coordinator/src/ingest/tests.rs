@@ -1,12 +1,16 @@
 use std::collections::BTreeMap;
 use std::io;
+use std::path::Path;
 use std::process::Command;
 
 use super::*;
 use latentfarm_common::audio::windows;
+use latentfarm_common::digest::Digest;
 use latentfarm_common::error::one_line;
-use latentfarm_common::media::FrameReader;
+use latentfarm_common::media::{CutLimits, FrameReader};
+use latentfarm_common::time::FrameRate;
 use latentfarm_common::wire::blob::BlobRef;
+use latentfarm_common::wire::job::{AudioWindows, SilenceMode};
 use latentfarm_common::wire::media::LocalSlice;
 
 /// Keeps blobs in memory.
