@@ -12,8 +12,8 @@ use latentfarm_common::nats::connect::{self, Identity, Patience, SEED_VARIABLE};
 use latentfarm_common::shutdown::{self, Shutdown};
 use latentfarm_common::wire::memory::WARN_GIB;
 
-use super::EXIT_UNFIT;
 use super::devices::{DeviceArgs, worker_names};
+use super::exit::EXIT_UNFIT;
 use crate::consume::{self, Vitals};
 use crate::engine::Precision;
 use crate::latentsync::Checkpoint;

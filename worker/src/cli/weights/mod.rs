@@ -7,14 +7,13 @@ mod pull;
 mod watch;
 
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Subcommand, ValueEnum};
 use indicatif::BinaryBytes;
 
-use super::refuse;
+use super::exit::{refuse, say};
 use crate::latentsync::weights::{self, AccountAs, DigestVerdict, FileVerdict, Note, StoredAs};
 use crate::latentsync::{Checkpoint, WeightsError, synth};
 use bar::Bar;
@@ -128,14 +127,6 @@ pub(super) fn main(command: WeightsCommand) -> ExitCode {
     match outcome {
         Ok(text) => say(&text, ExitCode::SUCCESS),
         Err(error) => refuse(&error),
-    }
-}
-
-/// Prints the result; a reader that is gone makes it a failure.
-fn say(text: &str, code: ExitCode) -> ExitCode {
-    match writeln!(std::io::stdout(), "{text}") {
-        Ok(()) => code,
-        Err(_closed) => ExitCode::FAILURE,
     }
 }
 

@@ -9,7 +9,7 @@ use latentfarm_common::digest::Digest;
 use latentfarm_common::error::Chain;
 
 use super::hub::{Hub, HubError, PUBLIC_ENDPOINT, Remote};
-use super::{refuse, say};
+use crate::cli::exit::{refuse, say};
 use crate::latentsync::weights::{FileRecord, Maker, NOTE_FILE, Note};
 use crate::latentsync::{Checkpoint, WeightsError};
 
