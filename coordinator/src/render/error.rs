@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use latentfarm_common::blob::BlobError;
+use latentfarm_common::error::FileError;
 use latentfarm_common::wire::WireError;
 use tokio::task::JoinError;
 
@@ -22,12 +23,9 @@ pub enum RenderError {
     Weights(#[from] WeightsProblem),
     #[error(transparent)]
     Ingest(#[from] IngestError),
-    #[error("cannot read `{}`", path.display())]
-    Read {
-        path: PathBuf,
-        #[source]
-        source: std::io::Error,
-    },
+    /// An input file cannot be looked at.
+    #[error(transparent)]
+    Input(#[from] FileError),
     #[error("cannot describe the job")]
     Identity(#[from] serde_json::Error),
     #[error(
@@ -72,7 +70,7 @@ impl RenderError {
             Self::Ingest(error) => error.is_bad_input(),
             other => matches!(
                 other,
-                Self::Tools(_) | Self::Weights(_) | Self::Read { .. } | Self::Disk { .. } | Self::Folder(_)
+                Self::Tools(_) | Self::Weights(_) | Self::Input(_) | Self::Disk { .. } | Self::Folder(_)
             ),
         }
     }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
+use latentfarm_common::error::FileError;
 use latentfarm_common::ids::JobId;
 use latentfarm_common::media;
 use latentfarm_common::wire::blob::BlobRef;
@@ -68,10 +69,7 @@ impl Preflight {
         };
         let job = identity.job_id()?;
         let video = &settings.ingest.video;
-        let read = std::fs::metadata(video).map_err(|source| RenderError::Read {
-            path: video.clone(),
-            source,
-        })?;
+        let read = std::fs::metadata(video).map_err(FileError::at("read", video))?;
         let needs = job_needs(&weights, model.is_guided(), picture_bytes(&examined));
         let estimate = Estimate::of(&settings, &examined, read.len(), &model, &weights, &needs);
         if let (false, Some(free_bytes)) = (estimate.fits_disk(), estimate.free_bytes) {

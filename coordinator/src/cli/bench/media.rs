@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use latentfarm_common::digest::Digest;
+use latentfarm_common::error::FileError;
 use latentfarm_common::frame::{Colour, Picture, PictureFormat};
 use latentfarm_common::media::{self, AudioLength, FrameReader, MediaError, SegmentEncoder};
 use latentfarm_common::shutdown::Shutdown;
@@ -30,13 +31,8 @@ pub(super) enum BenchError {
     Stitch(#[from] StitchError),
     #[error("cannot write the stitched file")]
     Output(#[from] OutputError),
-    #[error("cannot {action} `{}`", path.display())]
-    Io {
-        action: &'static str,
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     #[error("stopped on request")]
     Stopped,
 }
@@ -44,11 +40,6 @@ pub(super) enum BenchError {
 impl BenchError {
     pub(super) fn is_bad_input(&self) -> bool {
         matches!(self, Self::Media(MediaError::BadInput { .. }))
-    }
-
-    fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
-        let path = path.to_owned();
-        move |source| Self::Io { action, path, source }
     }
 }
 
@@ -102,7 +93,7 @@ pub(super) fn measure(
             timed(&mut encode, || encoder.push(&picture))?;
         }
         timed(&mut encode, || encoder.finish())?;
-        let (digest, bytes) = Digest::of_file(&path).map_err(BenchError::io("read", &path))?;
+        let (digest, bytes) = Digest::of_file(&path).map_err(FileError::at("read", &path))?;
         segments.push((range, path, BlobRef { digest, bytes }));
     }
     let output = folder.join("stitched.mkv");
@@ -133,7 +124,7 @@ fn open_clip(path: &Path, wanted: u64, folder: &Path) -> Result<(Box<FrameReader
     let index = media::index_video(path, &probe, &mut |_| {})?;
     let frames = wanted.min(index.pts.len() as u64);
     let cut = folder.join("source");
-    std::fs::create_dir(&cut).map_err(BenchError::io("create", &cut))?;
+    std::fs::create_dir(&cut).map_err(FileError::at("create", &cut))?;
     let mut slices = Vec::new();
     media::cut_segments(
         &index,
@@ -170,7 +161,7 @@ fn stitch(
 ) -> Result<StitchFigures, BenchError> {
     let audio = folder.join("silence.wav");
     let samples = frames * u64::from(SOUND_RATE_HZ) * u64::from(rate.den()) / u64::from(rate.num());
-    write_silence(&audio, samples).map_err(BenchError::io("write", &audio))?;
+    write_silence(&audio, samples).map_err(FileError::at("write", &audio))?;
     let count = segments.len();
     let request = StitchRequest {
         segments,
@@ -199,7 +190,7 @@ fn stitch(
     let copying = Instant::now();
     let bytes = std::fs::copy(output, &copied)
         .and_then(|bytes| File::open(&copied)?.sync_all().map(|()| bytes))
-        .map_err(BenchError::io("copy", output))?;
+        .map_err(FileError::at("copy", output))?;
     Ok(StitchFigures {
         segments: count,
         bytes,
