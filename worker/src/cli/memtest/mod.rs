@@ -16,7 +16,7 @@ use anyhow::Context as _;
 use latentfarm_common::error::Chain;
 
 use super::{EXIT_UNFIT, refuse};
-use crate::latentsync::Checkpoint;
+use latentsync::Checkpoint;
 use suite::Plan;
 
 #[derive(clap::Args, Debug)]

@@ -11,8 +11,8 @@ use latentfarm_common::wire::memory::MemorySample;
 use super::inputs::{self, GUIDED, UNGUIDED};
 use super::process::{Answer, Engine, told};
 use super::report::{Check, Cost, Report};
-use crate::latentsync::Checkpoint;
-use crate::memory::drift::{Drift, Verdict};
+use latentfarm_engine::memory::drift::{Drift, Verdict};
+use latentsync::Checkpoint;
 
 const MIB: f64 = 1_048_576.0;
 /// What a thread pool's own bookkeeping comes and goes by.

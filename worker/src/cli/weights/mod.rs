@@ -15,9 +15,9 @@ use clap::{Subcommand, ValueEnum};
 use indicatif::DecimalBytes;
 
 use super::refuse;
-use crate::latentsync::weights::{self, AccountAs, DigestVerdict, FileVerdict, Note, StoredAs};
-use crate::latentsync::{Checkpoint, WeightsError, synth};
 use bar::Bar;
+use latentsync::weights::{self, AccountAs, DigestVerdict, FileVerdict, Note, StoredAs};
+use latentsync::{Checkpoint, WeightsError, synth};
 
 #[derive(Subcommand, Debug)]
 pub(super) enum WeightsCommand {
