@@ -16,7 +16,7 @@ use latentfarm_common::nats::pull::{Pulled, try_pull, wait_for_task};
 use latentfarm_common::nats::subjects::Subject;
 use latentfarm_common::nats::tasks::{Published, TaskQueue};
 use latentfarm_common::nats::topology::{self, LaneLoad, Topology};
-use latentfarm_common::nats::{ConnectError, Connection, Identity, Patience, connect};
+use latentfarm_common::nats::{ConnectError, Connection, Identity, Patience, Role, connect};
 use latentfarm_common::wire;
 use latentfarm_common::wire::outcome::{DoneRecord, Event, EventKind};
 use support::{Farm, LIMIT, chunk, eventually, job, lane, record, task, worker};
@@ -361,7 +361,7 @@ async fn no_server_is_an_error_and_wrong_credentials_are_another() {
     let farm = Farm::start().await;
     let stranger = Identity {
         nkey_seed: Some(nkeys::KeyPair::new_user().seed().unwrap()),
-        inbox_prefix: "_INBOX_x".to_owned(),
+        role: Role::Observer,
         name: "stranger".to_owned(),
     };
     let refused = connect(&farm.server.url(), &stranger, Patience::Forever)

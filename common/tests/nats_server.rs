@@ -10,8 +10,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use latentfarm_common::nats::done::DoneLog;
-use latentfarm_common::nats::server::{EmbeddedServer, ServerBinary, ServerError, ServerOptions};
-use latentfarm_common::nats::{Connection, Patience, ServerVersion, connect, topology};
+use latentfarm_common::nats::server::{
+    EmbeddedServer, ServerBinary, ServerError, ServerOptions, StandingServer,
+};
+use latentfarm_common::nats::{Connection, Patience, Role, ServerVersion, connect, topology};
 use support::{Farm, LIMIT, chunk, eventually, file_in, options, record, worker};
 use tokio::time::timeout;
 
@@ -265,4 +267,45 @@ async fn an_old_server_is_refused_before_it_is_started() {
         .await
         .unwrap_err();
     assert!(error.to_string().contains("2.9.10"), "{error}");
+}
+
+#[test]
+fn a_standing_server_keeps_keys_that_exist_and_lets_in_whoever_has_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let listen = "127.0.0.1:4222".parse().unwrap();
+    let configure = |workers: &[&str]| {
+        let workers: Vec<_> = workers.iter().map(|name| worker(name)).collect();
+        StandingServer::configure(dir.path(), listen, &workers)
+    };
+    let public_key = |path: &Path| {
+        let seed = std::fs::read_to_string(path).unwrap();
+        nkeys::KeyPair::from_seed(seed.trim()).unwrap().public_key()
+    };
+    let first = configure(&["w1", "w1", "observer"]).unwrap();
+    let roles: Vec<Role> = first.keys.iter().map(|(role, _)| role.clone()).collect();
+    let named = [Role::Worker(worker("w1")), Role::Worker(worker("observer"))];
+    assert_eq!(roles[..2], [Role::Coordinator, Role::Observer]);
+    assert_eq!(roles[2..], named);
+    let before: Vec<String> = first.keys.iter().map(|(_, path)| public_key(path)).collect();
+
+    let second = configure(&["w2"]).unwrap();
+    let config = std::fs::read_to_string(&second.config).unwrap();
+    assert_eq!(second.keys.len(), 5);
+    for (_, path) in &second.keys {
+        assert!(config.contains(&public_key(path)), "{config}");
+        let seed = std::fs::read_to_string(path).unwrap();
+        assert!(!config.contains(seed.trim()), "{config}");
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    }
+    assert!(before.iter().all(|key| config.contains(key)), "{config}");
+
+    std::fs::remove_file(&first.keys[2].1).unwrap();
+    let third = configure(&[]).unwrap();
+    let config = std::fs::read_to_string(&third.config).unwrap();
+    assert_eq!(third.keys.len(), 4);
+    assert!(!config.contains(&before[2]), "{config}");
+
+    std::fs::write(&first.keys[0].1, "nonsense").unwrap();
+    let refused = configure(&[]).unwrap_err();
+    assert!(matches!(refused, ServerError::BadKey { .. }), "{refused:?}");
 }

@@ -8,5 +8,6 @@ pub mod job;
 pub mod journal;
 pub mod local;
 pub mod plan;
+pub mod render;
 pub mod stitch;
 pub mod track;

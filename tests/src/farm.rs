@@ -1,7 +1,7 @@
 //! A farm as an operator sets it up: a nats-server and workers that come and go.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -13,34 +13,37 @@ use crate::{Tag, program};
 
 const START_DEADLINE: Duration = Duration::from_secs(30);
 
-/// A nats-server without accounts. It ends with this.
+/// A nats-server with accounts, as `latentfarm nats-config` configures it. It ends with this.
 #[derive(Debug)]
 pub struct Server {
     process: Child,
+    keys: PathBuf,
     pub url: String,
 }
 
 impl Server {
-    /// Starts one that keeps its state in `dir`.
+    /// Starts one that keeps its state in `dir` and lets these workers in.
     #[track_caller]
-    pub fn start(dir: &Path) -> Self {
+    pub fn start(dir: &Path, workers: &[&str]) -> Self {
         let named = std::env::var_os("LATENTFARM_NATS_SERVER");
         let installed = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.cache/bin/nats-server");
         let binary = named.map_or(installed, Into::into);
+        let status = Command::new(program("latentfarm"))
+            .args(["nats-config", "--listen", "127.0.0.1:4222"])
+            .args(workers.iter().flat_map(|worker| ["--worker", worker]))
+            .arg(dir)
+            .stdout(Stdio::null())
+            .status()
+            .expect("run latentfarm");
+        assert!(status.success(), "cannot configure the server");
         let ports = dir.join("ports");
-        fs::create_dir_all(&ports).expect("a folder for the server");
-        // The streams reserve more than a small disk would be granted by itself; what is written is little.
-        let config = dir.join("server.conf");
-        let store = dir.join("store");
-        let text = format!(
-            "host: 127.0.0.1\nport: -1\nports_file_dir: \"{}\"\njetstream {{ store_dir: \"{}\", max_file: 100GB }}\n",
-            ports.display(),
-            store.display()
-        );
-        fs::write(&config, text).expect("write the server's configuration");
+        fs::create_dir(&ports).expect("a folder for the server's port");
+        // Tests run beside each other: the port is any free one instead of the configured one.
         let process = Command::new(&binary)
             .arg("--config")
-            .arg(&config)
+            .arg(dir.join("nats.conf"))
+            .args(["--port", "-1", "--ports_file_dir"])
+            .arg(&ports)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
@@ -60,7 +63,19 @@ impl Server {
             );
             std::thread::yield_now();
         };
-        Self { process, url }
+        Self {
+            process,
+            keys: dir.join("keys"),
+            url,
+        }
+    }
+
+    /// The environment that lets a program in as `user`: `coordinator`, `observer`, or `worker-NAME`.
+    #[track_caller]
+    pub fn key(&self, user: &str) -> (&'static str, String) {
+        let path = self.keys.join(format!("{user}.nk"));
+        let seed = fs::read_to_string(&path).unwrap_or_else(|error| panic!("no key of {user}: {error}"));
+        ("LATENTFARM_NKEY_SEED", seed.trim().to_owned())
     }
 }
 
@@ -81,6 +96,7 @@ impl Worker {
     #[track_caller]
     pub fn start(server: &Server, name: &str, weights: &Path, log: &Path, tag: &Tag) -> Self {
         let (variable, value) = tag.env();
+        let (seed_variable, seed) = server.key(&format!("worker-{name}"));
         let log = fs::File::create(log).expect("a log");
         let process = Command::new(program("latentfarm-worker"))
             .args([
@@ -97,6 +113,7 @@ impl Worker {
             .arg("--weights")
             .arg(weights)
             .env(variable, value)
+            .env(seed_variable, seed)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)

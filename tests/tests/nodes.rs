@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use farm_tests::{Clips, Material, Render, Server, Tag, Worker, cut, tiny_weights};
+use farm_tests::{Clips, Material, Render, Server, Tag, Worker, cut, program, tiny_weights};
+use serde_json::Value;
 
 /// How soon a machine that joins must have work.
 const USED_WITHIN: Duration = Duration::from_secs(5);
@@ -13,7 +15,8 @@ const USED_WITHIN: Duration = Duration::from_secs(5);
 #[test]
 fn a_machine_that_joins_is_used_at_once_and_one_that_leaves_is_not_missed() {
     let material = Material::seconds("7", "7");
-    let server = Server::start(&material.path("server"));
+    let server = Server::start(&material.path("server"), &["first", "second", "third"]);
+    let (variable, key) = server.key("coordinator");
     let tag = Tag::new();
     let start = |name: &str| {
         let log = material.path(&format!("{name}.log"));
@@ -23,6 +26,7 @@ fn a_machine_that_joins_is_used_at_once_and_one_that_leaves_is_not_missed() {
     let mut running = material
         .render("out.mp4")
         .args(["--nats", &server.url, "--chunk-frames", "16", "--steps", "10"])
+        .env(variable, &key)
         .spawn();
     while running.wait_for("chunk_done")["work"] != "render" {}
 
@@ -54,6 +58,26 @@ fn a_machine_that_joins_is_used_at_once_and_one_that_leaves_is_not_missed() {
         .collect();
     assert_eq!(left, ["first"]);
     assert!(finished.event("worker_lost").is_some(), "{:#?}", finished.events);
+
+    // The farm itself can say what became of the job, to one who may only read.
+    let (variable, key) = server.key("observer");
+    let job = &finished.event("estimate").expect("an estimate")["job"];
+    let explained = Command::new(program("latentfarm"))
+        .args(["explain", "--json", "--nats", &server.url])
+        .arg(job.as_str().expect("a job's name"))
+        .env(variable, key)
+        .output()
+        .expect("run latentfarm");
+    let stderr = String::from_utf8_lossy(&explained.stderr);
+    assert!(explained.status.success(), "{stderr}");
+    let explained: Value = serde_json::from_slice(&explained.stdout).expect("one JSON object");
+    let chunks = explained["chunks"].as_array().expect("chunks");
+    let is_done = |chunk: &Value| {
+        chunk["state"]
+            .as_str()
+            .is_some_and(|state| state.starts_with("done"))
+    };
+    assert!(!chunks.is_empty() && chunks.iter().all(is_done), "{explained}");
 }
 
 /// Highest resident KiB of each of these programs while a small picture of so many seconds is rendered.

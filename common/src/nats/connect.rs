@@ -12,6 +12,7 @@ use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::role::Role;
 use super::version::ServerVersion;
 use crate::backoff::Backoff;
 
@@ -23,6 +24,9 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 const AFTER_RECONNECT: Duration = Duration::from_millis(500);
 const RECONNECT: Backoff = Backoff::checked(Duration::from_millis(25), Duration::from_millis(500));
 const FIRST_CONNECT: Backoff = Backoff::checked(Duration::from_millis(50), Duration::from_secs(5));
+
+/// Holds the nkey seed of whoever connects.
+pub const SEED_VARIABLE: &str = "LATENTFARM_NKEY_SEED";
 
 /// How long to try for the first connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,19 +42,31 @@ pub enum Patience {
 /// Whom to connect as.
 #[derive(Clone)]
 pub struct Identity {
-    /// nkey seed (`SU...`), where the server asks for one.
+    /// Decides the prefix of reply subjects.
+    pub role: Role,
+    /// nkey seed (`SU...`), if the server asks for one.
     pub nkey_seed: Option<String>,
-    /// Prefix of reply subjects; permissions usually allow just this one.
-    pub inbox_prefix: String,
     /// Shown by the server's monitoring.
     pub name: String,
+}
+
+impl Identity {
+    /// An identity with the key that the environment holds, if any.
+    pub fn from_environment(role: Role, name: String) -> Self {
+        let nkey_seed = std::env::var(SEED_VARIABLE).ok();
+        Self {
+            role,
+            nkey_seed,
+            name,
+        }
+    }
 }
 
 impl fmt::Debug for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Identity")
+            .field("role", &self.role)
             .field("nkey_seed", &self.nkey_seed.as_ref().map(|_| "(hidden)"))
-            .field("inbox_prefix", &self.inbox_prefix)
             .field("name", &self.name)
             .finish()
     }
@@ -185,7 +201,7 @@ async fn connect_once(url: &str, identity: &Identity) -> Result<Connection, Conn
     let (error_sender, server_errors) = watch::channel(None);
     let mut options = ConnectOptions::new()
         .name(&identity.name)
-        .custom_inbox_prefix(&identity.inbox_prefix)
+        .custom_inbox_prefix(identity.role.inbox_prefix())
         .ping_interval(PING_INTERVAL)
         .connection_timeout(CONNECT_TIMEOUT)
         .request_timeout(Some(REQUEST_TIMEOUT))

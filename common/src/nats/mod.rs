@@ -12,6 +12,7 @@ pub mod events;
 pub mod lanes;
 pub mod lease;
 pub mod pull;
+mod role;
 pub mod server;
 pub mod subjects;
 pub mod tasks;
@@ -19,4 +20,5 @@ pub mod topology;
 mod version;
 
 pub use connect::{ConnectError, Connection, Identity, Patience, connect};
+pub use role::{Permissions, Role};
 pub use version::ServerVersion;

@@ -271,6 +271,15 @@ mod tests {
     }
 
     #[test]
+    fn a_worker_named_like_another_role_has_an_inbox_of_its_own() {
+        for name in ["coord", "coord-", "coordinator", "obs", "obs-", "observer"] {
+            let inbox = worker_inbox(&name.parse().unwrap());
+            assert_ne!(inbox, COORDINATOR_INBOX, "{name}");
+            assert_ne!(inbox, OBSERVER_INBOX, "{name}");
+        }
+    }
+
+    #[test]
     fn broadcasts_have_no_worker_of_their_name() {
         assert!("all".parse::<WorkerId>().is_err());
     }

@@ -55,23 +55,26 @@ pub struct AudioSpec {
     pub silence: SilenceMode,
 }
 
-/// How the track is cut into the 30 s pieces that Whisper encodes.
+/// How the track is cut into the 30 s pieces that Whisper encodes. Each variant's comment is its help on the command
+/// line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
 pub enum AudioWindows {
-    /// A window every 20 s, of which the middle 20 s are used: no jump at a seam.
+    /// A piece every 20 s, of which the middle is used: no jump at a seam
     Overlapping,
-    /// The reference's way: abutting 30 s, each encoded alone.
+    /// Abutting pieces, as the reference cuts them
     Reference,
 }
 
-/// What becomes of the mouth where nobody speaks.
+/// What becomes of the mouth while nobody speaks. Each variant's comment is its help on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
 pub enum SilenceMode {
-    /// It is left to the model.
+    /// Leave it to the model
     Off,
-    /// The source picture is kept, with a short fade at either end.
+    /// Keep the source picture, with a short fade at either end
     Keep,
-    /// It is rendered from digital silence, to which the model closes it.
+    /// Render from digital silence: the model closes the mouth
     Close,
 }
 
@@ -85,7 +88,7 @@ pub struct ModelSpec {
     pub resolution_px: u32,
     /// Denoising steps, 1..=1000.
     pub steps: u32,
-    /// Classifier-free guidance is on where this is above 1.
+    /// Scale of classifier-free guidance, see [`is_guided`].
     pub guidance_scale: f32,
     /// Keys every noise draw.
     pub seed: u64,
@@ -94,8 +97,13 @@ pub struct ModelSpec {
 impl ModelSpec {
     /// Whether classifier-free guidance is on.
     pub fn is_guided(&self) -> bool {
-        self.guidance_scale > 1.0
+        is_guided(self.guidance_scale)
     }
+}
+
+/// Whether a guidance scale turns classifier-free guidance on: at 1 the guided prediction is the conditional one.
+pub fn is_guided(guidance_scale: f32) -> bool {
+    guidance_scale > 1.0
 }
 
 /// How segments are encoded; equal for all chunks of a job.

@@ -1,10 +1,14 @@
 //! Arguments as they are typed. `settings` turns them into what is validated.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use latentfarm_common::ids::WorkerId;
+use latentfarm_common::wire::job::{AudioWindows, SilenceMode};
 
-use super::top::TopArgs;
+use crate::dispatch::CpuFallback;
+use crate::ingest::OnShort;
 
 /// Lip-syncs videos on a farm of mixed machines, or on this one.
 #[derive(Parser, Debug)]
@@ -69,6 +73,17 @@ Examples:
 
 Exit codes: 0 measured, 1 failed, 2 wrong usage or unusable video, 130 interrupted.")]
     Bench(BenchArgs),
+    /// Write the configuration of a nats-server for a farm of several machines, and the keys of all who may connect
+    ///
+    /// Every role has a key of its own and may do only what is its work. Keys that are there already are kept: give the
+    /// command again with further workers to add them, and delete a key first to shut its owner out. A running server
+    /// takes the change when it is told to reload.
+    #[command(after_help = "\
+Examples:
+  latentfarm nats-config /srv/farm --worker gpu1 --worker gpu2
+  nats-server --config /srv/farm/nats.conf
+  nats-server --signal reload=/srv/farm/run/nats.pid")]
+    NatsConfig(NatsConfigArgs),
 }
 
 #[derive(clap::Args, Debug)]
@@ -95,6 +110,18 @@ pub(super) struct BenchArgs {
 }
 
 #[derive(clap::Args, Debug)]
+pub(super) struct NatsConfigArgs {
+    /// Folder of the server: its configuration, the keys, and later its data
+    pub(super) dir: PathBuf,
+    /// A worker that may connect, by the name that it is started with; may be given several times
+    #[arg(long, value_name = "NAME")]
+    pub(super) worker: Vec<WorkerId>,
+    /// Address and port that the server listens at
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:4222")]
+    pub(super) listen: SocketAddr,
+}
+
+#[derive(clap::Args, Debug)]
 pub(super) struct ExplainArgs {
     /// Output of the job, or its job folder; with --nats also the job's id
     pub(super) job: PathBuf,
@@ -109,6 +136,22 @@ pub(super) struct ExplainArgs {
 }
 
 #[derive(clap::Args, Debug)]
+pub(super) struct TopArgs {
+    /// A render on this machine: its OUT or its job folder
+    #[arg(required_unless_present = "nats", conflicts_with = "nats")]
+    pub(super) job: Option<PathBuf>,
+    /// URL of the farm's NATS server
+    #[arg(long, value_name = "URL")]
+    pub(super) nats: Option<String>,
+    /// Listen for one round of heartbeats, print the table once and end
+    #[arg(long)]
+    pub(super) once: bool,
+    /// As --once, as one JSON object a worker
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(clap::Args, Debug)]
 pub(super) struct DoctorArgs {
     /// Folder with the model weights
     #[arg(long, value_name = "DIR", env = "LATENTFARM_WEIGHTS")]
@@ -116,19 +159,6 @@ pub(super) struct DoctorArgs {
     /// nats-server program to use (2.12 or newer)
     #[arg(long, value_name = "PATH", env = "LATENTFARM_NATS_SERVER")]
     pub(super) nats_server: Option<PathBuf>,
-}
-
-/// What to do where the video ends before the speech.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(super) enum OnShort {
-    /// Play it backwards and forwards in turn
-    Bounce,
-    /// Start it again
-    Loop,
-    /// Hold its last frame
-    Hold,
-    /// Cut the speech
-    Cut,
 }
 
 /// Guidance and number of denoising steps.
@@ -142,6 +172,18 @@ pub(super) enum Preset {
     High,
     /// 20 steps, guidance 1.5
     Best,
+}
+
+impl Preset {
+    /// Denoising steps and guidance scale.
+    pub(super) fn schedule(self) -> (u32, f32) {
+        match self {
+            Self::Lean => (1, 1.0),
+            Self::Standard => (20, 1.0),
+            Self::High => (3, 1.5),
+            Self::Best => (20, 1.5),
+        }
+    }
 }
 
 #[derive(clap::Args, Debug)]
@@ -178,7 +220,7 @@ pub(super) struct RenderArgs {
     pub(super) seed: u64,
     /// How the speech is cut into the 30 s pieces that Whisper encodes
     #[arg(long, value_enum, default_value = "overlapping", help_heading = "Model")]
-    pub(super) audio_windows: AudioWindowsArg,
+    pub(super) audio_windows: AudioWindows,
     /// What becomes of the mouth in pauses of the speech of about half a second or more
     #[arg(
         long,
@@ -187,7 +229,7 @@ pub(super) struct RenderArgs {
         default_value = "off",
         help_heading = "Model"
     )]
-    pub(super) silence: SilenceArg,
+    pub(super) silence: SilenceMode,
 
     /// Output frame rate: N, N/D, or `source`
     #[arg(long, value_name = "RATE", default_value = "25", help_heading = "Timing")]
@@ -244,11 +286,12 @@ pub(super) struct RenderArgs {
         default_value = "last",
         help_heading = "Memory"
     )]
-    pub(super) cpu_fallback: CpuFallbackArg,
+    pub(super) cpu_fallback: CpuFallback,
     /// How long a chunk that fits no live worker waits for a bigger one: `30s`, `10m`, `2h`
     #[arg(long, value_name = "TIME", default_value = "10m", help_heading = "Memory")]
     pub(super) unplaceable_wait: String,
-    /// Use the farm at this NATS server instead of a private one on this machine
+    /// Use the farm at this NATS server instead of a private one on this machine; `LATENTFARM_NKEY_SEED` holds the
+    /// coordinator's key
     #[arg(long, value_name = "URL", help_heading = "Farm")]
     pub(super) nats: Option<String>,
     /// nats-server program for the private server (2.12 or newer)
@@ -272,34 +315,4 @@ pub(super) struct RenderArgs {
     /// Print events and the report as JSON lines on standard output
     #[arg(long, help_heading = "Output")]
     pub(super) json: bool,
-}
-
-/// The mouth where nobody speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(super) enum SilenceArg {
-    /// Keep the source picture, with a short fade at either end
-    Keep,
-    /// Render from digital silence: the model closes the mouth
-    Close,
-    /// Leave it to the model
-    Off,
-}
-
-/// When the CPU renders on a farm that has GPUs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(super) enum CpuFallbackArg {
-    /// Never: chunks wait for a GPU that they fit into
-    Never,
-    /// Where no live GPU can ever fit the chunk, or the CPU is predicted to be done earlier
-    Last,
-    /// Always: workers without a GPU are kept busy too
-    Always,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(super) enum AudioWindowsArg {
-    /// A piece every 20 s, of which the middle is used: no jump at a seam
-    Overlapping,
-    /// Abutting pieces, as the reference cuts them
-    Reference,
 }

@@ -7,14 +7,15 @@ use std::path::Path;
 use latentfarm_common::error::one_line;
 use latentfarm_common::nats::server;
 
-use super::Ending;
 use super::args::DoctorArgs;
-use crate::local::{WeightsInfo, worker_program};
+use super::exit::ExitStatus;
+use crate::local::worker_program;
+use crate::render::WeightsInfo;
 
 type Finding = Result<String, Box<dyn Error>>;
 
 /// Prints a line for each thing looked at; refused if any is missing.
-pub(super) fn main(args: &DoctorArgs) -> Ending {
+pub(super) fn main(args: &DoctorArgs) -> ExitStatus {
     let findings = [
         ("nats-server", nats_server(args.nats_server.as_deref())),
         ("worker", worker()),
@@ -39,9 +40,9 @@ pub(super) fn main(args: &DoctorArgs) -> Ending {
         let _closed = writeln!(out, "{mark} {what}: {text}");
     }
     if is_ready {
-        Ending::Complete
+        ExitStatus::Complete
     } else {
-        Ending::Refused
+        ExitStatus::Refused
     }
 }
 

@@ -1,14 +1,57 @@
-//! Job events as JSON objects. Their text for people is their `Display`.
+//! The events of a render as JSON objects, for `--json`.
 
 use latentfarm_common::ids::{ChunkId, Work};
 use latentfarm_common::time::FrameRange;
 use serde_json::{Value, json};
 
 use crate::dispatch::JobEvent;
+use crate::local::LocalNotice;
+use crate::render::RenderEvent;
 
-/// The event for machines, or `None` for those that come every two seconds.
-pub(super) fn to_json(event: &JobEvent) -> Option<Value> {
+/// The event for machines, or `None` if they have no use for it.
+pub(super) fn to_json(event: &RenderEvent) -> Option<Value> {
+    match event {
+        RenderEvent::Note(text) => Some(json!({ "event": "note", "text": text })),
+        RenderEvent::Ingested {
+            source_frames,
+            segments,
+            frames,
+            ..
+        } => Some(json!({
+            "event": "ingested",
+            "source_frames": source_frames,
+            "segments": segments,
+            "frames": frames,
+        })),
+        RenderEvent::Job(event) => job_json(event),
+        RenderEvent::Local(notice) => local_json(notice),
+        RenderEvent::Resuming { .. }
+        | RenderEvent::IngestBegins { .. }
+        | RenderEvent::Ingest(_)
+        | RenderEvent::DispatchBegins { .. }
+        | RenderEvent::Draining
+        | RenderEvent::StitchBegins { .. }
+        | RenderEvent::Stitch(_) => None,
+    }
+}
+
+fn local_json(notice: &LocalNotice) -> Option<Value> {
+    Some(match notice {
+        LocalNotice::WorkerDied { worker, how, .. } => {
+            json!({ "event": "worker_died", "worker": worker.as_str(), "how": how })
+        }
+        LocalNotice::WorkerGivenUp { worker, why } => {
+            json!({ "event": "worker_given_up", "worker": worker.as_str(), "why": why })
+        }
+        LocalNotice::ServerRestarted { how } => json!({ "event": "server_restarted", "how": how }),
+        // Ends the job with an error that says as much.
+        LocalNotice::ServerLost { .. } => return None,
+    })
+}
+
+fn job_json(event: &JobEvent) -> Option<Value> {
     Some(match event {
+        // They come every two seconds from every worker.
         JobEvent::Heartbeat(_) => return None,
         JobEvent::Progress(progress) => json!({
             "event": "progress",

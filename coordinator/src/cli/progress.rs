@@ -1,16 +1,24 @@
 //! What the operator sees while a job runs: a bar and readable lines on standard error, or JSON lines on
 //! standard output.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::io::{self, IsTerminal as _, Write as _};
 use std::time::Duration;
 
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+use latentfarm_common::ids::Work;
 use serde_json::Value;
 
-/// Without a terminal, progress is told in lines, one for each part of so many.
+use super::events;
+use crate::dispatch::JobEvent;
+use crate::ingest::IngestStage;
+use crate::local::LocalNotice;
+use crate::render::RenderEvent;
+use crate::stitch::StitchStep;
+
+/// Without a terminal, progress is printed in lines, one for each part of so many.
 const PARTS: u64 = 10;
-/// A phase is told of once it has taken this long.
+/// A phase is printed once it has taken this long.
 const QUIET_START: Duration = Duration::from_secs(2);
 
 /// The operator's view of one command.
@@ -37,8 +45,100 @@ impl Ui {
         }
     }
 
+    /// Shows one event of a render, for machines and for people.
+    pub(super) fn show(&mut self, event: &RenderEvent) {
+        if let Some(value) = events::to_json(event) {
+            self.event(&value);
+        }
+        match event {
+            RenderEvent::Resuming { folder } => self.line(&format!("resuming in `{}`", folder.display())),
+            RenderEvent::IngestBegins { source_frames } => {
+                self.begin("ingest", *source_frames, "source frames");
+            }
+            RenderEvent::Ingest(step) => {
+                if step.stage == IngestStage::Cut {
+                    self.advance(step.done, "cutting");
+                }
+            }
+            RenderEvent::Note(text) => self.line(text),
+            RenderEvent::Ingested {
+                source_frames,
+                segments,
+                audio_windows,
+                ..
+            } => {
+                self.finish();
+                self.line(&format!(
+                    "ingested {source_frames} source frames in {segments} segments, speech in {audio_windows} windows"
+                ));
+            }
+            RenderEvent::DispatchBegins { frames } => self.begin("render", *frames, "frames"),
+            RenderEvent::Job(event) => self.show_job(event),
+            RenderEvent::Local(notice) => self.show_local(notice),
+            RenderEvent::Draining => {
+                self.warn("draining: the chunks in hand are finished first; Ctrl-C again stops at once");
+            }
+            RenderEvent::StitchBegins { frames } => self.begin("stitch", *frames, "frames"),
+            RenderEvent::Stitch(step) => match step {
+                StitchStep::Checked { frames } => self.advance(*frames, "checking segments"),
+                StitchStep::Joined { frames } => self.advance(*frames, "joining"),
+                StitchStep::Verifying => {
+                    self.advance(self.bar.length().unwrap_or(0), "verifying the result");
+                }
+            },
+        }
+    }
+
+    fn show_job(&mut self, event: &JobEvent) {
+        match event {
+            JobEvent::Progress(progress) => {
+                let done = progress.render.frames_done + progress.frames_under_way;
+                let analyzed = progress.analyze.frames_done;
+                let mut text = match progress.workers {
+                    1 => format!("1 worker, {analyzed}/{} analysed", progress.analyze.frames),
+                    n => format!("{n} workers, {analyzed}/{} analysed", progress.analyze.frames),
+                };
+                if let Some(shortage) = &progress.shortage {
+                    let waiting = progress.waiting_for_memory;
+                    // Writing to a text cannot fail.
+                    let _written = write!(text, ", {waiting} waiting for memory ({shortage})");
+                }
+                self.advance(done, &text);
+            }
+            JobEvent::Heartbeat(_) => {}
+            // Every chunk begins; only what is done, or did not go well, is worth a line.
+            JobEvent::ChunkStarted { chunk, .. } if chunk.work == Work::Analyze => {}
+            _ => self.line(&event.to_string()),
+        }
+    }
+
+    fn show_local(&self, notice: &LocalNotice) {
+        match notice {
+            LocalNotice::WorkerDied {
+                worker,
+                how,
+                restarts_in,
+            } => {
+                let seconds = restarts_in.as_secs_f32();
+                self.line(&format!(
+                    "worker {worker} ended ({how}); started again in {seconds:.1} s"
+                ));
+            }
+            LocalNotice::WorkerGivenUp { worker, why } => {
+                self.warn(&format!("worker {worker} is given up: {why}"));
+            }
+            LocalNotice::ServerRestarted { how } => {
+                self.line(&format!(
+                    "the private nats-server ended ({how}) and was started again"
+                ));
+            }
+            // Ends the job with an error that says as much.
+            LocalNotice::ServerLost { .. } => {}
+        }
+    }
+
     /// Begins a phase of `total` units, such as `frames`.
-    pub(super) fn begin(&mut self, what: &str, total: u64, unit: &str) {
+    fn begin(&mut self, what: &str, total: u64, unit: &str) {
         self.bar.finish_and_clear();
         self.told_parts = 0;
         self.phase = (what.to_owned(), unit.to_owned());
@@ -62,7 +162,7 @@ impl Ui {
     }
 
     /// Sets how far the phase is, with a short text such as the number of workers.
-    pub(super) fn advance(&mut self, done: u64, text: &str) {
+    fn advance(&mut self, done: u64, text: &str) {
         self.bar.set_position(done);
         self.bar.set_message(text.to_owned());
         let total = self.bar.length().unwrap_or(0);

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use latentfarm_common::ids::WorkerId;
 use latentfarm_common::time::InvalidFrameRate;
-use latentfarm_common::wire::job::{AudioWindows, SilenceMode};
 
-use super::args::{self, AudioWindowsArg, CpuFallbackArg, Preset, RenderArgs, SilenceArg};
-use crate::dispatch::CpuFallback;
-use crate::ingest::{OnShort, RateChoice};
+use super::args::RenderArgs;
+use crate::ingest::{IngestRequest, RateChoice, SEGMENT_LIMITS};
+use crate::local::WorkerOptions;
 use crate::plan::split::{ChunkFrames, InvalidChunkFrames};
+use crate::render::RenderSettings;
 use crate::stitch::{OutputError, OutputTarget};
 
 const X264_PRESETS: [&str; 10] = [
@@ -31,42 +31,15 @@ const MAX_WORKERS: usize = 64;
 /// the front moving without much queueing.
 const ANALYZE_FRAMES: u32 = 128;
 
-/// What one render is to do.
+/// A validated command line of `latentfarm render`.
 #[derive(Debug)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each is a switch of its own on the command line"
-)]
 pub(super) struct Settings {
-    pub(super) video: PathBuf,
-    pub(super) audio: PathBuf,
-    pub(super) target: OutputTarget,
-    pub(super) force: bool,
-    pub(super) weights: PathBuf,
-    pub(super) steps: u32,
-    pub(super) guidance_scale: f32,
-    pub(super) seed: u64,
-    pub(super) audio_windows: AudioWindows,
-    pub(super) silence: SilenceMode,
-    pub(super) rate: RateChoice,
-    pub(super) on_short: OnShort,
-    pub(super) keep_tail: bool,
-    /// `None` for lossless.
-    pub(super) crf: Option<u8>,
-    pub(super) x264_preset: String,
-    pub(super) exact_audio: bool,
-    pub(super) allow_no_face: bool,
+    pub(super) render: RenderSettings,
     /// Workers of this machine, at least one.
     pub(super) workers: Vec<WorkerOptions>,
-    pub(super) cpu_fallback: CpuFallback,
-    pub(super) unplaceable_wait: Duration,
     pub(super) threads_per_worker: usize,
-    pub(super) chunk_frames: ChunkFrames,
-    pub(super) analyze_frames: ChunkFrames,
     pub(super) nats: Option<String>,
     pub(super) nats_server: Option<PathBuf>,
-    pub(super) work_dir: PathBuf,
-    pub(super) keep: bool,
     pub(super) dry_run: bool,
     pub(super) json: bool,
 }
@@ -109,12 +82,7 @@ impl Settings {
             "source" => RateChoice::Source,
             text => RateChoice::Fixed(text.parse()?),
         };
-        let (preset_steps, preset_guidance) = match args.preset {
-            Preset::Lean => (1, 1.0),
-            Preset::Standard => (20, 1.0),
-            Preset::High => (3, 1.5),
-            Preset::Best => (20, 1.5),
-        };
+        let (preset_steps, preset_guidance) = args.preset.schedule();
         let steps = args.steps.unwrap_or(preset_steps);
         if !(1..=1000).contains(&steps) {
             return Err(SettingsError::Steps(steps));
@@ -145,62 +113,47 @@ impl Settings {
             name.push(".latentfarm");
             name.into()
         });
-        Ok(Self {
-            video: args.video,
-            audio: args.audio,
+        let threads_per_worker = (cores / count).max(1);
+        let render = RenderSettings {
+            ingest: IngestRequest {
+                video: args.video,
+                audio: args.audio,
+                scratch: std::env::temp_dir(),
+                rate,
+                on_short: args.on_short,
+                keep_tail: args.keep_tail,
+                windows: args.audio_windows,
+                silence: args.silence,
+                limits: SEGMENT_LIMITS,
+            },
             target,
-            force: args.force,
             weights,
             steps,
             guidance_scale,
             seed: args.seed,
-            audio_windows: match args.audio_windows {
-                AudioWindowsArg::Overlapping => AudioWindows::Overlapping,
-                AudioWindowsArg::Reference => AudioWindows::Reference,
-            },
-            silence: match args.silence {
-                SilenceArg::Keep => SilenceMode::Keep,
-                SilenceArg::Close => SilenceMode::Close,
-                SilenceArg::Off => SilenceMode::Off,
-            },
-            rate,
-            on_short: match args.on_short {
-                args::OnShort::Bounce => OnShort::Bounce,
-                args::OnShort::Loop => OnShort::Loop,
-                args::OnShort::Hold => OnShort::Hold,
-                args::OnShort::Cut => OnShort::Cut,
-            },
-            keep_tail: args.keep_tail,
             crf: (!args.lossless).then_some(args.crf),
             x264_preset: args.x264_preset,
             exact_audio: args.exact_audio,
             allow_no_face: args.allow_no_face,
-            workers,
-            threads_per_worker: (cores / count).max(1),
-            cpu_fallback: match args.cpu_fallback {
-                CpuFallbackArg::Never => CpuFallback::Never,
-                CpuFallbackArg::Last => CpuFallback::Last,
-                CpuFallbackArg::Always => CpuFallback::Always,
-            },
+            cpu_fallback: args.cpu_fallback,
             unplaceable_wait: time(&args.unplaceable_wait)?,
             chunk_frames: ChunkFrames::new(args.chunk_frames)?,
             analyze_frames: ChunkFrames::new(ANALYZE_FRAMES)?,
+            threads: workers.len() * threads_per_worker,
+            work_dir,
+            discard_other: args.force,
+            keep: args.keep,
+        };
+        Ok(Self {
+            render,
+            workers,
+            threads_per_worker,
             nats: args.nats,
             nats_server: args.nats_server,
-            work_dir,
-            keep: args.keep,
             dry_run: args.dry_run,
             json: args.json,
         })
     }
-}
-
-/// One worker of this machine.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct WorkerOptions {
-    pub(super) id: WorkerId,
-    /// Options of `latentfarm-worker run`.
-    pub(super) args: Vec<String>,
 }
 
 /// The workers that were asked for: `count` alike, or each as its SPEC says.
@@ -264,6 +217,7 @@ fn time(text: &str) -> Result<Duration, SettingsError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::args;
     use clap::Parser as _;
 
     fn asked(options: &[&str]) -> Result<Vec<WorkerOptions>, SettingsError> {

@@ -19,5 +19,6 @@
 
 pub mod attempt;
 pub mod chunk;
+pub mod folder;
 pub mod state;
 pub mod store;

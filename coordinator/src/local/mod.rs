@@ -1,19 +1,17 @@
-//! A whole farm on this machine: the job folder, the weights' description, and worker processes.
+//! This machine's part of a private farm: its server, its worker processes, and how others may watch them. It is used
+//! by `render`, and only if the render is not given somebody's farm.
 
-mod estimate;
-mod folder;
+mod error;
+mod farm;
 mod notice;
 mod server;
 mod tools;
 mod watch_file;
-mod weights;
 mod workers;
 
-pub use estimate::{Estimate, EstimateInput};
-pub use folder::{FolderError, JobFolder};
+pub use error::FarmError;
+pub use farm::{CONNECT_PATIENCE, LocalFarm};
 pub use notice::LocalNotice;
-pub use server::KeptServer;
 pub use tools::{ToolError, worker_program};
-pub use watch_file::{WatchFile, WatchFileError, job_folder_of};
-pub use weights::{WeightsInfo, WeightsProblem};
-pub use workers::{LocalWorkers, WorkerPlan, WorkerSeat};
+pub use watch_file::{WatchFile, WatchFileError};
+pub use workers::WorkerOptions;

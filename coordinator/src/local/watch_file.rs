@@ -2,10 +2,11 @@
 //! the user who runs the render alone.
 
 use std::fs;
-use std::io::{self, Write as _};
+use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
+use latentfarm_common::error::FileError;
 use latentfarm_common::nats::connect::Identity;
 use serde::{Deserialize, Serialize};
 
@@ -20,13 +21,8 @@ pub struct WatchFile {
 
 #[derive(Debug, thiserror::Error)]
 pub enum WatchFileError {
-    #[error("cannot {action} `{}`", path.display())]
-    Io {
-        action: &'static str,
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     #[error("`{}` is not what a render writes", path.display())]
     Garbled {
         path: PathBuf,
@@ -42,7 +38,7 @@ impl WatchFile {
         Some(Self { url, nkey_seed })
     }
 
-    pub fn write(&self, folder: &Path) -> Result<(), WatchFileError> {
+    pub fn write(&self, folder: &Path) -> Result<(), FileError> {
         let path = folder.join(FILE_NAME);
         let text = serde_json::json!(self).to_string();
         // An older file may have other permissions.
@@ -53,31 +49,14 @@ impl WatchFile {
             .mode(0o600)
             .open(&path)
             .and_then(|mut file| file.write_all(text.as_bytes()))
-            .map_err(|source| WatchFileError::Io {
-                action: "write",
-                path,
-                source,
-            })
+            .map_err(FileError::at("write", &path))
     }
 
     pub fn read(folder: &Path) -> Result<Self, WatchFileError> {
         let path = folder.join(FILE_NAME);
-        let text = fs::read_to_string(&path).map_err(|source| WatchFileError::Io {
-            action: "read",
-            path: path.clone(),
-            source,
-        })?;
+        let text = fs::read_to_string(&path).map_err(FileError::at("read", &path))?;
         serde_json::from_str(&text).map_err(|source| WatchFileError::Garbled { path, source })
     }
-}
-
-/// The job folder that `given` means: itself, or the one beside an output of that name. One of `files` tells it.
-pub fn job_folder_of(given: &Path, files: &[&str]) -> Option<PathBuf> {
-    let mut beside = given.as_os_str().to_owned();
-    beside.push(".latentfarm");
-    [given.to_owned(), beside.into()]
-        .into_iter()
-        .find(|path| files.iter().any(|file| path.join(file).is_file()))
 }
 
 #[cfg(test)]
@@ -100,17 +79,5 @@ mod tests {
             .permissions()
             .mode();
         assert_eq!(mode & 0o777, 0o600);
-    }
-
-    #[test]
-    fn a_job_folder_is_found_by_its_name_or_its_output() {
-        let folder = tempfile::tempdir().unwrap();
-        let job = folder.path().join("out.mp4.latentfarm");
-        fs::create_dir(&job).unwrap();
-        let output = folder.path().join("out.mp4");
-        assert_eq!(job_folder_of(&output, &["job"]), None);
-        fs::write(job.join("job"), "x").unwrap();
-        assert_eq!(job_folder_of(&output, &["job"]), Some(job.clone()));
-        assert_eq!(job_folder_of(&job, &["job"]), Some(job));
     }
 }

@@ -7,13 +7,14 @@ use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use latentfarm_common::ids::WorkerId;
+use latentfarm_common::nats::connect::SEED_VARIABLE;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::process::{Child, Command};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use super::LocalNotice;
+use super::notice::LocalNotice;
 
 /// Exit code of a worker that cannot do this work: starting it again would not help.
 const EXIT_UNFIT: i32 = 3;
@@ -26,25 +27,31 @@ const STOP_GRACE: Duration = Duration::from_secs(10);
 
 /// What the workers are started with.
 #[derive(Clone, Debug)]
-pub struct WorkerPlan {
-    pub program: PathBuf,
-    pub nats_url: String,
-    pub workers: Vec<WorkerSeat>,
-    pub weights: PathBuf,
+pub(super) struct WorkerPlan {
+    pub(super) program: PathBuf,
+    pub(super) nats_url: String,
+    pub(super) workers: Vec<WorkerSeat>,
+    pub(super) weights: PathBuf,
     /// Threads of each worker's engine.
-    pub threads: usize,
+    pub(super) threads: usize,
     /// Folder for scratch files and logs.
-    pub folder: PathBuf,
+    pub(super) folder: PathBuf,
+}
+
+/// What one worker is asked to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkerOptions {
+    pub id: WorkerId,
+    /// Further options of `latentfarm-worker run`.
+    pub args: Vec<String>,
 }
 
 /// One worker to start.
 #[derive(Clone, Debug)]
-pub struct WorkerSeat {
-    pub id: WorkerId,
+pub(super) struct WorkerSeat {
+    pub(super) options: WorkerOptions,
     /// Seed of its nkey, passed by environment, never on the command line or on disk.
-    pub nkey_seed: Option<String>,
-    /// Further options of `run`.
-    pub args: Vec<String>,
+    pub(super) nkey_seed: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,14 +65,14 @@ enum Wanted {
 
 /// The running workers. Dropping this kills them.
 #[derive(Debug)]
-pub struct LocalWorkers {
+pub(super) struct LocalWorkers {
     keepers: JoinSet<()>,
     wanted: watch::Sender<Wanted>,
 }
 
 impl LocalWorkers {
     /// Starts the workers and keeps them running.
-    pub fn start(plan: &WorkerPlan, notices: &mpsc::UnboundedSender<LocalNotice>) -> Self {
+    pub(super) fn start(plan: &WorkerPlan, notices: &mpsc::UnboundedSender<LocalNotice>) -> Self {
         let (wanted, _) = watch::channel(Wanted::Running);
         let mut keepers = JoinSet::new();
         for seat in &plan.workers {
@@ -80,7 +87,7 @@ impl LocalWorkers {
     }
 
     /// Asks every worker to finish its chunk and leave; returns at once.
-    pub fn drain(&self) {
+    pub(super) fn drain(&self) {
         self.wanted.send_if_modified(|wanted| {
             let is_running = *wanted == Wanted::Running;
             if is_running {
@@ -91,13 +98,8 @@ impl LocalWorkers {
     }
 
     /// Makes every worker leave now, and waits until all are gone.
-    pub async fn stop(mut self) {
+    pub(super) async fn stop(mut self) {
         self.wanted.send_replace(Wanted::Stopped);
-        while self.keepers.join_next().await.is_some() {}
-    }
-
-    /// Waits until no worker is left: all drained, or all given up.
-    pub async fn gone(&mut self) {
         while self.keepers.join_next().await.is_some() {}
     }
 }
@@ -109,7 +111,7 @@ async fn keep(
     mut wanted: watch::Receiver<Wanted>,
     notices: mpsc::UnboundedSender<LocalNotice>,
 ) {
-    let worker = seat.id.clone();
+    let worker = seat.options.id.clone();
     let log = plan.folder.join(format!("{worker}.log"));
     let mut quick_deaths = 0;
     while *wanted.borrow_and_update() == Wanted::Running {
@@ -185,14 +187,15 @@ fn signal(child: &Child, signal: Signal) {
 
 fn start(plan: &WorkerPlan, seat: &WorkerSeat, log: &Path) -> io::Result<Child> {
     let log = File::options().create(true).append(true).open(log)?;
+    let (name, args) = (seat.options.id.as_str(), &seat.options.args);
     let mut command = Command::new(&plan.program);
     command
-        .args(["run", "--nats", &plan.nats_url, "--name", seat.id.as_str()])
+        .args(["run", "--nats", &plan.nats_url, "--name", name])
         .arg("--weights")
         .arg(&plan.weights)
         .arg("--scratch")
-        .arg(plan.folder.join(seat.id.as_str()))
-        .args(&seat.args)
+        .arg(plan.folder.join(name))
+        .args(args)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(log)
@@ -200,11 +203,11 @@ fn start(plan: &WorkerPlan, seat: &WorkerSeat, log: &Path) -> io::Result<Child> 
         .process_group(0)
         .kill_on_drop(true);
     let names_threads = |arg: &String| arg.split('=').next() == Some("--threads");
-    if !seat.args.iter().any(names_threads) {
+    if !args.iter().any(names_threads) {
         command.args(["--threads", &plan.threads.to_string()]);
     }
     if let Some(seed) = &seat.nkey_seed {
-        command.env("LATENTFARM_NKEY_SEED", seed);
+        command.env(SEED_VARIABLE, seed);
     }
     latentfarm_common::child::die_with_parent(command.as_std_mut());
     command.spawn()
@@ -232,9 +235,11 @@ mod tests {
             nats_url: "nats://localhost:1".into(),
             workers: (1..=count)
                 .map(|number| WorkerSeat {
-                    id: format!("w{number}").parse().unwrap(),
+                    options: WorkerOptions {
+                        id: format!("w{number}").parse().unwrap(),
+                        args: Vec::new(),
+                    },
                     nkey_seed: None,
-                    args: Vec::new(),
                 })
                 .collect(),
             weights: folder.into(),
@@ -258,7 +263,7 @@ mod tests {
             panic!("no second notice")
         };
         assert!(why.contains("no weights"), "{why}");
-        workers.gone().await;
+        while workers.keepers.join_next().await.is_some() {}
     }
 
     #[tokio::test]

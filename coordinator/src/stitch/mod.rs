@@ -81,12 +81,11 @@ impl Assembled {
     /// Moves the file to its final name. The caller makes sure beforehand that it still holds its lease.
     pub fn commit(self) -> Result<Stitched, StitchError> {
         self.output.check_free()?;
-        self.partial.rename_to(self.output.path())?;
+        let (from, to) = (self.partial.path().to_owned(), self.output.path().to_owned());
+        self.partial
+            .rename_to(&to)
+            .map_err(|source| StitchError::Rename { from, to, source })?;
         Ok(self.stitched)
-    }
-
-    pub fn stitched(&self) -> &Stitched {
-        &self.stitched
     }
 }
 
@@ -134,14 +133,6 @@ pub fn assemble(
         output: request.output.clone(),
         stitched: Stitched { sound, report },
     })
-}
-
-/// [`assemble`] and [`Assembled::commit`] in one.
-pub fn stitch(
-    request: &StitchRequest,
-    progress: &mut dyn FnMut(StitchStep),
-) -> Result<Stitched, StitchError> {
-    assemble(request, progress)?.commit()
 }
 
 /// Lays a failed join at the door of the segment that it names, where it names one.

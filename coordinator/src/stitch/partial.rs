@@ -5,8 +5,6 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::StitchError;
-
 /// Removes the file when dropped, unless it was renamed.
 #[must_use = "dropping the guard removes the file"]
 #[derive(Debug)]
@@ -30,16 +28,9 @@ impl PartialFile {
     }
 
     /// Gives the file its name, for good once this returns.
-    pub(super) fn rename_to(self, output: &Path) -> Result<(), StitchError> {
-        let failed = |source| StitchError::Rename {
-            from: self.path.clone(),
-            to: output.to_owned(),
-            source,
-        };
-        fs::rename(&self.path, output).map_err(failed)?;
-        File::open(folder_of(output))
-            .and_then(|folder| folder.sync_all())
-            .map_err(failed)
+    pub(super) fn rename_to(self, output: &Path) -> io::Result<()> {
+        fs::rename(&self.path, output)?;
+        File::open(folder_of(output))?.sync_all()
     }
 }
 

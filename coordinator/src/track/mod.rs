@@ -13,6 +13,7 @@
 //! Where a range could not be analysed, the answers that depend on it are [`FrameFace::Unknown`], up to the
 //! next cut: everything from there on is as it would have been.
 
+mod face;
 pub mod smooth;
 pub mod speaker;
 
@@ -21,22 +22,12 @@ use std::collections::BTreeMap;
 use latentfarm_common::time::{FrameRange, TimeBase};
 use latentfarm_common::wire::outcome::FrameObservation;
 
+pub use face::FrameFace;
 use smooth::{Aligner, MAX_GAP};
 use speaker::Follower;
 
 /// How far past a frame the analysis has to be for a final answer, in seconds of the source.
 const LOOKAHEAD_SECONDS: f64 = 10.0;
-
-/// Where the speaker's face is in one source frame.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum FrameFace {
-    /// Frame-to-face matrix, 2 x 3, row-major, in pixels.
-    Matrix([f32; 6]),
-    /// No usable face: the frame passes through untouched.
-    Absent,
-    /// A needed analysis failed for good.
-    Unknown,
-}
 
 /// Observations that do not fit the range that they are said to be of.
 #[derive(Debug, thiserror::Error)]

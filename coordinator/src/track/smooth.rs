@@ -6,7 +6,7 @@
 
 use latentfarm_common::align::Smoother;
 
-use super::FrameFace;
+use super::face::FrameFace;
 use super::speaker::{Sighting, TraceId};
 
 /// Longest gap that is bridged, in source frames.

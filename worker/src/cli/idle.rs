@@ -8,9 +8,9 @@ use anyhow::Context as _;
 use latentfarm_common::error::one_line;
 use latentfarm_common::frame::FrameHash;
 use latentfarm_common::ids::WorkerId;
+use latentfarm_common::nats::Role;
 use latentfarm_common::nats::connect::{self, Identity, Patience};
 use latentfarm_common::nats::lanes::Room;
-use latentfarm_common::nats::subjects;
 use latentfarm_common::shutdown;
 use latentfarm_common::wire;
 use latentfarm_common::wire::outcome::{
@@ -47,11 +47,7 @@ pub(super) fn main(args: IdleArgs) -> ExitCode {
 async fn run(args: IdleArgs) -> anyhow::Result<()> {
     let (trigger, shutdown, drain) = shutdown::channel();
     shutdown::on_signals(trigger).context("cannot listen for signals")?;
-    let identity = Identity {
-        nkey_seed: std::env::var("LATENTFARM_NKEY_SEED").ok(),
-        inbox_prefix: subjects::worker_inbox(&args.name),
-        name: args.name.to_string(),
-    };
+    let identity = Identity::from_environment(Role::Worker(args.name.clone()), args.name.to_string());
     let connection = connect::connect(&args.nats, &identity, Patience::Once).await?;
     let vitals = Vitals::new(args.name.clone(), "none".to_owned());
     vitals.update(|heartbeat| heartbeat.reach.host_mib = Some(ROOM_MIB));

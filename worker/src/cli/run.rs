@@ -7,12 +7,13 @@ use std::time::Duration;
 use anyhow::Context as _;
 use latentfarm_common::error::one_line;
 use latentfarm_common::ids::WorkerId;
-use latentfarm_common::nats::connect::{self, Identity, Patience};
-use latentfarm_common::nats::subjects;
+use latentfarm_common::nats::Role;
+use latentfarm_common::nats::connect::{self, Identity, Patience, SEED_VARIABLE};
 use latentfarm_common::shutdown::{self, Shutdown};
+use latentfarm_common::wire::memory::WARN_GIB;
 
-use super::EXIT_UNFIT;
 use super::devices::{DeviceArgs, worker_names};
+use super::exit::EXIT_UNFIT;
 use crate::consume::{self, Vitals};
 use crate::machine::claims::Claims;
 use crate::machine::probe::{Device, Probe};
@@ -46,9 +47,9 @@ pub(super) struct RunArgs {
     /// long as it was ever silent on this device, and a minute at least
     #[arg(long, value_name = "SECONDS", default_value_t = 900)]
     silence_limit: u64,
-    /// Uses of memory, in GB, that are warned of when they are crossed; 90 % of a device always is
-    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "15,20")]
-    warn_gb: Vec<u64>,
+    /// Uses of memory, in GiB, that are warned of when they are crossed; 90 % of a device always is
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_values_t = WARN_GIB)]
+    warn_gib: Vec<u64>,
     /// How often the engine gives memory back to the device: the more often, the more other programs find free
     #[arg(long, value_name = "WHEN", value_parser = ["strict", "step", "window", "task"])]
     cleanup: Option<String>,
@@ -106,7 +107,7 @@ async fn run(args: RunArgs) -> Result<(), Unfit> {
     if let Some(note) = chosen.note {
         tracing::info!("{note}");
     }
-    let nkey_seed = std::env::var("LATENTFARM_NKEY_SEED").ok();
+    let nkey_seed = std::env::var(SEED_VARIABLE).ok();
     if nkey_seed.is_some() && args.devices.is_auto() {
         keep_emptiest(&mut chosen.devices, &probe);
     }
@@ -144,7 +145,7 @@ async fn run(args: RunArgs) -> Result<(), Unfit> {
             device: device.clone(),
             scratch: scratch.join(name.as_str()),
             limits: args.devices.limits(),
-            warn_gb: args.warn_gb.clone(),
+            warn_gib: args.warn_gib.clone(),
             claims: Claims::usual_root(),
             silence_limit: Duration::from_secs(args.silence_limit),
         }
@@ -183,8 +184,8 @@ async fn serve(seat: Seat, nats: &str, nkey_seed: Option<String>, shutdown: Shut
         probe,
     } = seat;
     let identity = Identity {
+        role: Role::Worker(name.clone()),
         nkey_seed,
-        inbox_prefix: subjects::worker_inbox(&name),
         name: name.to_string(),
     };
     let mut leaving = shutdown.clone();

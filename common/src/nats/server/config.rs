@@ -1,133 +1,42 @@
-//! The configuration of a private server: who may do what. Only public keys are written to disk.
+//! The configuration file of a nats-server that serves one farm: its accounts, and who may do what. It holds public keys
+//! alone.
 
 use std::fmt::Write as _;
 use std::path::Path;
 
-use super::super::subjects::{COORDINATOR_INBOX, OBSERVER_INBOX, worker_inbox};
-use super::super::topology::{DONE, JOBS_BUCKET, LEASE_BUCKET, MEDIA_BUCKET, NEEDS_BUCKET, TASKS};
-use crate::ids::WorkerId;
+use super::accounts::Account;
 
-/// A user of the server: its public key and its permissions.
-#[derive(Clone, Debug)]
-pub(super) struct User {
-    pub(super) nkey: String,
-    pub(super) role: Role,
+/// Streams reserve their limits against this; nothing is allocated ahead.
+pub(super) const DEFAULT_MAX_FILE_BYTES: u64 = 64 << 30;
+
+/// What differs between the servers of two farms.
+pub(super) struct ServerConfig<'a> {
+    /// Folder for the streams (`js/`) and the process id (`run/nats.pid`).
+    pub(super) dir: &'a Path,
+    pub(super) host: &'a str,
+    /// -1 for a free one.
+    pub(super) port: i32,
+    /// Limit of all stored data.
+    pub(super) max_file_bytes: u64,
+    /// Whether another program starts the server and reads its log file and its port from `dir`.
+    pub(super) is_embedded: bool,
 }
 
-/// What a user is there for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// Everything but restoring streams and purging the account.
-    Coordinator,
-    /// Pulls and answers tasks, writes done records, its own events and heartbeats, and blobs. It cannot
-    /// create consumers: a push consumer would deliver to any subject.
-    Worker(WorkerId),
-    /// Reads states, events and heartbeats.
-    Observer,
-}
-
-/// Subjects that a role may publish and subscribe to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Permissions {
-    pub publish: Vec<String>,
-    pub publish_deny: Vec<String>,
-    pub subscribe: Vec<String>,
-}
-
-impl Role {
-    pub fn inbox_prefix(&self) -> String {
-        match self {
-            Self::Coordinator => COORDINATOR_INBOX.to_owned(),
-            Self::Worker(worker) => worker_inbox(worker),
-            Self::Observer => OBSERVER_INBOX.to_owned(),
-        }
-    }
-
-    pub fn permissions(&self) -> Permissions {
-        let inbox = format!("{}.>", self.inbox_prefix());
-        match self {
-            Self::Coordinator => Permissions {
-                publish: vec![
-                    "$JS.API.>".to_owned(),
-                    "$JS.ACK.>".to_owned(),
-                    "$JS.FC.>".to_owned(),
-                    "farm.>".to_owned(),
-                    format!("$KV.{JOBS_BUCKET}.>"),
-                    format!("$KV.{LEASE_BUCKET}.>"),
-                    format!("$KV.{NEEDS_BUCKET}.>"),
-                    format!("$O.{MEDIA_BUCKET}.>"),
-                ],
-                publish_deny: vec![
-                    "$JS.API.STREAM.RESTORE.>".to_owned(),
-                    "$JS.API.ACCOUNT.PURGE.>".to_owned(),
-                ],
-                subscribe: vec![
-                    inbox,
-                    "farm.>".to_owned(),
-                    "$JS.EVENT.ADVISORY.>".to_owned(),
-                    "$KV.>".to_owned(),
-                ],
-            },
-            Self::Worker(worker) => Permissions {
-                publish: vec![
-                    format!("$JS.API.CONSUMER.MSG.NEXT.{TASKS}.*"),
-                    // Both forms of acknowledgement subjects.
-                    format!("$JS.ACK.{TASKS}.>"),
-                    format!("$JS.ACK.*.*.{TASKS}.>"),
-                    format!("farm.evt.{worker}.>"),
-                    format!("farm.hb.{worker}"),
-                    "farm.done.*.*".to_owned(),
-                    format!("$JS.API.DIRECT.GET.{DONE}.farm.done.*.*"),
-                    format!("$O.{MEDIA_BUCKET}.C.*"),
-                    format!("$O.{MEDIA_BUCKET}.M.*"),
-                    format!("$JS.API.DIRECT.GET.OBJ_{MEDIA_BUCKET}"),
-                    format!("$JS.API.DIRECT.GET.OBJ_{MEDIA_BUCKET}.$O.{MEDIA_BUCKET}.M.*"),
-                ],
-                publish_deny: Vec::new(),
-                subscribe: vec![
-                    inbox,
-                    format!("farm.ctl.{worker}"),
-                    "farm.ctl.all".to_owned(),
-                    "farm.wake.*".to_owned(),
-                ],
-            },
-            Self::Observer => Permissions {
-                publish: vec![
-                    "$JS.API.INFO".to_owned(),
-                    "$JS.API.STREAM.INFO.*".to_owned(),
-                    "$JS.API.STREAM.NAMES".to_owned(),
-                    "$JS.API.STREAM.LIST".to_owned(),
-                    "$JS.API.CONSUMER.INFO.*.*".to_owned(),
-                    "$JS.API.CONSUMER.LIST.*".to_owned(),
-                    "$JS.API.CONSUMER.NAMES.*".to_owned(),
-                    "$JS.API.DIRECT.GET.>".to_owned(),
-                ],
-                publish_deny: Vec::new(),
-                subscribe: vec![
-                    inbox,
-                    "farm.evt.>".to_owned(),
-                    "farm.hb.>".to_owned(),
-                    "farm.done.>".to_owned(),
-                    "$JS.EVENT.ADVISORY.>".to_owned(),
-                ],
-            },
-        }
-    }
-}
-
-/// The configuration file's text. `port`: -1 for a free one.
-pub(super) fn render(dir: &Path, port: i32, max_file_bytes: u64, users: &[User]) -> String {
-    let at = |name: &str| quote(&dir.join(name).to_string_lossy());
+/// The configuration file's text.
+pub(super) fn render(config: &ServerConfig<'_>, accounts: &[&Account]) -> String {
+    let at = |name: &str| quote(&config.dir.join(name).to_string_lossy());
+    // Writing to a string cannot fail.
     let mut text = String::new();
+    if config.is_embedded {
+        let (ports, log) = (at("run"), at("nats.log"));
+        let _ = writeln!(text, "ports_file_dir: {ports}\nlogfile: {log}");
+        text.push_str("logfile_size_limit: 16MB\nlogfile_max_num: 4\n");
+    }
     let lines = [
-        "server_name: farm-embedded".to_owned(),
-        "host: 127.0.0.1".to_owned(),
-        format!("port: {port}"),
-        format!("ports_file_dir: {}", at("run")),
+        "server_name: latentfarm".to_owned(),
+        format!("host: {}", quote(config.host)),
+        format!("port: {}", config.port),
         format!("pid_file: {}", at("run/nats.pid")),
-        format!("logfile: {}", at("nats.log")),
-        "logfile_size_limit: 16MB".to_owned(),
-        "logfile_max_num: 4".to_owned(),
         "max_payload: 1MB".to_owned(),
         "ping_interval: \"5s\"".to_owned(),
         "ping_max: 2".to_owned(),
@@ -139,7 +48,7 @@ pub(super) fn render(dir: &Path, port: i32, max_file_bytes: u64, users: &[User])
         // The default syncs every two minutes: a power loss would take acknowledged records.
         "  sync_interval: always".to_owned(),
         "  max_mem: 64MB".to_owned(),
-        format!("  max_file: {max_file_bytes}"),
+        format!("  max_file: {}", config.max_file_bytes),
         "  strict: true".to_owned(),
         "}".to_owned(),
         "accounts {".to_owned(),
@@ -152,10 +61,9 @@ pub(super) fn render(dir: &Path, port: i32, max_file_bytes: u64, users: &[User])
         text.push_str(&line);
         text.push('\n');
     }
-    for user in users {
-        let permissions = user.role.permissions();
-        // Writing to a string cannot fail.
-        let _ = writeln!(text, "      {{ nkey: {}, permissions: {{", user.nkey);
+    for account in accounts {
+        let permissions = account.role.permissions();
+        let _ = writeln!(text, "      {{ nkey: {}, permissions: {{", account.public_key);
         let _ = writeln!(
             text,
             "          publish: {{ allow: {}, deny: {} }}",
@@ -186,25 +94,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_worker_may_neither_publish_tasks_nor_create_consumers() {
-        let permissions = Role::Worker("w1".parse().unwrap()).permissions();
-        for subject in &permissions.publish {
-            for forbidden in [
-                "farm.task",
-                "farm.>",
-                "$JS.API.>",
-                "CONSUMER.CREATE",
-                "STREAM.",
-                "$KV",
-            ] {
-                assert!(!subject.contains(forbidden), "{subject}");
-            }
-        }
-    }
-
-    #[test]
     fn paths_are_quoted() {
-        let text = render(Path::new("/tmp/a \"b\""), -1, 1, &[]);
+        let text = render(
+            &ServerConfig {
+                dir: Path::new("/tmp/a \"b\""),
+                host: "127.0.0.1",
+                port: -1,
+                max_file_bytes: 1,
+                is_embedded: true,
+            },
+            &[],
+        );
         assert!(text.contains(r#"store_dir: "/tmp/a \"b\"/js""#), "{text}");
     }
 }

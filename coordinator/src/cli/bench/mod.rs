@@ -10,27 +10,15 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use latentfarm_common::nats::server::{ServerBinary, locate};
 use latentfarm_common::shutdown::{self, Phase, Shutdown};
+use tokio::task::spawn_blocking;
 
 use super::args::BenchArgs;
-use super::render::blocking;
-use super::{CommandError, Ending};
+use super::exit::{CommandError, ExitStatus, runtime};
 use crate::local::worker_program;
 use figures::{Bench, Machine};
 
 const MAX_SECONDS: u32 = 600;
 const MAX_CHUNKS: u32 = 10_000;
-
-/// What is measured.
-#[derive(Clone, Debug)]
-struct Settings {
-    video: Option<PathBuf>,
-    /// Seconds of video at most.
-    seconds: u32,
-    /// Chunks that go through the queue.
-    chunks: u32,
-    /// Folder for everything that is written; gone afterwards.
-    folder: PathBuf,
-}
 
 /// A value that is out of its bounds.
 #[derive(Debug, thiserror::Error)]
@@ -41,17 +29,8 @@ enum SettingsError {
     Chunks(u32),
 }
 
-pub(super) fn main(args: BenchArgs) -> Result<Ending, CommandError> {
-    let bounds = || {
-        if !(1..=MAX_SECONDS).contains(&args.seconds) {
-            return Err(SettingsError::Seconds(args.seconds));
-        }
-        if !(2..=MAX_CHUNKS).contains(&args.chunks) {
-            return Err(SettingsError::Chunks(args.chunks));
-        }
-        Ok(())
-    };
-    bounds().map_err(CommandError::refused)?;
+pub(super) fn main(args: BenchArgs) -> Result<ExitStatus, CommandError> {
+    check_bounds(&args).map_err(CommandError::refused)?;
     let scratch = match &args.work_dir {
         Some(folder) => tempfile::tempdir_in(folder),
         None => tempfile::tempdir(),
@@ -59,42 +38,27 @@ pub(super) fn main(args: BenchArgs) -> Result<Ending, CommandError> {
     let scratch = scratch
         .context("cannot make a scratch folder; --work-dir names another place")
         .map_err(CommandError::refused)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .context("cannot start the runtime")
-        .map_err(CommandError::failed)?;
+    let runtime = runtime(2)?;
     let outcome = runtime.block_on(run(args, scratch.path()));
     // Threads that still write into the scratch folder end first.
     drop(runtime);
     outcome
 }
 
-async fn run(args: BenchArgs, scratch: &Path) -> Result<Ending, CommandError> {
+async fn run(args: BenchArgs, scratch: &Path) -> Result<ExitStatus, CommandError> {
     let (trigger, mut shutdown, _drain) = shutdown::channel();
-    shutdown::on_signals(trigger)
-        .context("cannot listen for signals")
-        .map_err(CommandError::failed)?;
+    shutdown::on_signals(trigger).context("cannot listen for signals")?;
     let server = locate(args.nats_server.as_deref())
         .await
         .map_err(CommandError::refused)?;
     let worker = worker_program().map_err(CommandError::refused)?;
-    let folder = std::path::absolute(scratch)
-        .context("cannot resolve the scratch folder")
-        .map_err(CommandError::failed)?;
-    let settings = Settings {
-        video: args.video,
-        seconds: args.seconds,
-        chunks: args.chunks,
-        folder,
-    };
+    let folder = std::path::absolute(scratch).context("cannot resolve the scratch folder")?;
     // On every way out the children go with what holds them here.
     let watched = shutdown.clone();
-    let measured = measure(&settings, server, worker, &watched);
+    let measured = measure(&args, &folder, server, worker, &watched);
     let bench = tokio::select! {
         bench = measured => bench?,
-        () = shutdown.reached(Phase::Draining) => return Ok(Ending::Interrupted),
+        () = shutdown.reached(Phase::Draining) => return Ok(ExitStatus::Interrupted),
     };
     let text = if args.json {
         bench.to_json().to_string()
@@ -102,18 +66,22 @@ async fn run(args: BenchArgs, scratch: &Path) -> Result<Ending, CommandError> {
         bench.to_string()
     };
     let _closed = writeln!(std::io::stdout(), "{text}");
-    Ok(Ending::Complete)
+    Ok(ExitStatus::Complete)
 }
 
 async fn measure(
-    settings: &Settings,
+    args: &BenchArgs,
+    folder: &Path,
     server: ServerBinary,
     worker: PathBuf,
     shutdown: &Shutdown,
 ) -> Result<Bench, CommandError> {
-    let machine = Machine::here(&settings.folder);
-    let (media_settings, watch) = (settings.clone(), shutdown.clone());
-    let media = blocking(move || media::measure(&media_settings, &watch)).await?;
+    let machine = Machine::here(folder);
+    let (video, seconds) = (args.video.clone(), args.seconds);
+    let (scratch, watch) = (folder.to_owned(), shutdown.clone());
+    let media = spawn_blocking(move || media::measure(video.as_deref(), seconds, &scratch, &watch))
+        .await
+        .context("a task broke off")?;
     let media = media.map_err(|error| {
         if error.is_bad_input() {
             CommandError::refused(error)
@@ -121,12 +89,20 @@ async fn measure(
             CommandError::failed(error)
         }
     })?;
-    let queue = queue::measure(settings, server, &worker)
-        .await
-        .map_err(CommandError::failed)?;
+    let queue = queue::measure(args.chunks, folder, server, &worker).await?;
     Ok(Bench {
         machine,
         media,
         queue,
     })
+}
+
+fn check_bounds(args: &BenchArgs) -> Result<(), SettingsError> {
+    if !(1..=MAX_SECONDS).contains(&args.seconds) {
+        return Err(SettingsError::Seconds(args.seconds));
+    }
+    if !(2..=MAX_CHUNKS).contains(&args.chunks) {
+        return Err(SettingsError::Chunks(args.chunks));
+    }
+    Ok(())
 }

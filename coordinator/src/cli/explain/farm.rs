@@ -8,7 +8,7 @@ use latentfarm_common::ids::JobId;
 use latentfarm_common::nats::connect::{self, Identity, Patience};
 use latentfarm_common::nats::direct::DirectReader;
 use latentfarm_common::nats::done::DoneLog;
-use latentfarm_common::nats::{subjects, topology};
+use latentfarm_common::nats::{Role, subjects, topology};
 use latentfarm_common::wire;
 use latentfarm_common::wire::job::JobSpec;
 use latentfarm_common::wire::outcome::{DoneBody, DoneRecord, Event, EventKind};
@@ -18,11 +18,7 @@ use crate::journal::{Entry, Line};
 const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
 
 pub(super) async fn recorded(url: &str, job: JobId) -> anyhow::Result<Vec<Line>> {
-    let identity = Identity {
-        nkey_seed: std::env::var("LATENTFARM_NKEY_SEED").ok(),
-        inbox_prefix: subjects::COORDINATOR_INBOX.to_owned(),
-        name: "latentfarm explain".to_owned(),
-    };
+    let identity = Identity::from_environment(Role::Observer, "latentfarm explain".to_owned());
     let connection = connect::connect(url, &identity, Patience::For(CONNECT_PATIENCE)).await?;
     let mut lines = Vec::new();
     let mut reader = DirectReader::new(

@@ -11,9 +11,9 @@ use anyhow::Context as _;
 use latentfarm_common::ids::{JobId, Work};
 
 use super::args::ExplainArgs;
-use super::{CommandError, Ending};
+use super::exit::{CommandError, ExitStatus, runtime};
+use crate::job::folder::job_folder_of;
 use crate::journal::{self, Line};
-use crate::local::job_folder_of;
 use story::Story;
 
 /// Which chunk is asked for: `r00003`, `a00000`, or a render chunk's number.
@@ -31,7 +31,7 @@ fn chunk_name(text: &str) -> Option<String> {
     Some(format!("{letter}{index:05}"))
 }
 
-pub(super) fn main(args: &ExplainArgs) -> Result<Ending, CommandError> {
+pub(super) fn main(args: &ExplainArgs) -> Result<ExitStatus, CommandError> {
     let chunk = match &args.chunk {
         None => None,
         Some(text) => Some(chunk_name(text).ok_or_else(|| {
@@ -64,7 +64,7 @@ pub(super) fn main(args: &ExplainArgs) -> Result<Ending, CommandError> {
     };
     // Nobody reading any more is no error.
     let _closed = writeln!(io::stdout(), "{text}");
-    Ok(Ending::Complete)
+    Ok(ExitStatus::Complete)
 }
 
 /// The job folder that a path means.
@@ -74,8 +74,7 @@ fn folder_of(job: &Path) -> Option<PathBuf> {
 
 fn read(folder: &Path) -> Result<Vec<Line>, CommandError> {
     let lines = journal::read(folder)
-        .with_context(|| format!("cannot read the journal in `{}`", folder.display()))
-        .map_err(CommandError::failed)?;
+        .with_context(|| format!("cannot read the journal in `{}`", folder.display()))?;
     if lines.is_empty() {
         let error = anyhow::anyhow!("nothing has been dispatched in `{}` yet", folder.display());
         return Err(CommandError::refused(error));
@@ -89,14 +88,7 @@ fn recorded(url: &str, job: &Path) -> Result<Vec<Line>, CommandError> {
         .parse()
         .with_context(|| format!("`{text}` is no job folder, no output, and no job id"))
         .map_err(CommandError::refused)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the runtime")
-        .map_err(CommandError::failed)?;
-    let lines = runtime
-        .block_on(farm::recorded(url, id))
-        .map_err(CommandError::failed)?;
+    let lines = runtime(1)?.block_on(farm::recorded(url, id))?;
     if lines.is_empty() {
         let error = anyhow::anyhow!("the farm at {url} has recorded nothing of job {id}");
         return Err(CommandError::refused(error));

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use latentfarm_common::wire::memory::{MemoryUse, Rung};
 use serde_json::{Value, json};
 
-use crate::cli::memory::oom_text;
+use crate::cli::report::memory::oom_text;
 use crate::dispatch::OomNote;
 use crate::dispatch::memory::deviation;
 use crate::dispatch::memory::gib;

@@ -1,11 +1,10 @@
 //! `latentfarm top`: all workers of a farm, live.
 
-mod place;
+mod source;
 mod table;
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -17,7 +16,8 @@ use latentfarm_common::nats::subjects::ALL_HEARTBEATS;
 use latentfarm_common::wire::{self, outcome::Heartbeat};
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::{CommandError, Ending};
+use super::args::TopArgs;
+use super::exit::{CommandError, ExitStatus, runtime};
 use table::Row;
 
 const REDRAW: Duration = Duration::from_secs(1);
@@ -27,30 +27,9 @@ const LISTEN: Duration = Duration::from_millis(4500);
 const FORGET: Duration = Duration::from_mins(2);
 const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
 
-#[derive(clap::Args, Debug)]
-pub(in crate::cli) struct TopArgs {
-    /// A render on this machine: its OUT or its job folder
-    #[arg(required_unless_present = "nats", conflicts_with = "nats")]
-    pub(super) job: Option<PathBuf>,
-    /// URL of the farm's NATS server
-    #[arg(long, value_name = "URL")]
-    pub(super) nats: Option<String>,
-    /// Listen for one round of heartbeats, print the table once and end
-    #[arg(long)]
-    once: bool,
-    /// As --once, as one JSON object a worker
-    #[arg(long)]
-    json: bool,
-}
-
 /// Shows the table until Ctrl-C, or once.
-pub(in crate::cli) fn main(args: &TopArgs) -> Result<Ending, CommandError> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the runtime")
-        .map_err(CommandError::failed)?;
-    runtime.block_on(watch(args))
+pub(super) fn main(args: &TopArgs) -> Result<ExitStatus, CommandError> {
+    runtime(1)?.block_on(watch(args))
 }
 
 /// The workers that were heard of, and when.
@@ -76,19 +55,18 @@ impl Board {
     }
 }
 
-async fn watch(args: &TopArgs) -> Result<Ending, CommandError> {
-    let place = place::find(args).map_err(CommandError::refused)?;
+async fn watch(args: &TopArgs) -> Result<ExitStatus, CommandError> {
+    let source = source::find(args).map_err(CommandError::refused)?;
     let patience = Patience::For(CONNECT_PATIENCE);
-    let connection = connect::connect(&place.url, &place.identity, patience)
+    let connection = connect::connect(&source.url, &source.identity, patience)
         .await
-        .with_context(|| place.if_absent.clone())
+        .with_context(|| source.if_absent.clone())
         .map_err(CommandError::refused)?;
     let mut heartbeats = connection
         .client
         .subscribe(ALL_HEARTBEATS)
         .await
-        .context("cannot hear the workers' heartbeats")
-        .map_err(CommandError::failed)?;
+        .context("cannot hear the workers' heartbeats")?;
     let mut board = Board::default();
     let term = Term::buffered_stdout();
     let is_live = term.is_term() && !args.once && !args.json;
@@ -110,9 +88,9 @@ async fn watch(args: &TopArgs) -> Result<Ending, CommandError> {
             () = &mut until, if !is_live => break,
             _ = redraw.tick(), if is_live => {
                 let text = table::text(&board.rows(Instant::now()));
-                screen.show(&text).context("cannot write to the terminal").map_err(CommandError::failed)?;
+                screen.show(&text).context("cannot write to the terminal")?;
             }
-            _ = tokio::signal::ctrl_c() => return Ok(Ending::Complete),
+            _ = tokio::signal::ctrl_c() => return Ok(ExitStatus::Complete),
         }
     }
     let rows = board.rows(Instant::now());
@@ -122,10 +100,8 @@ async fn watch(args: &TopArgs) -> Result<Ending, CommandError> {
         table::text(&rows)
     };
     let written = write!(std::io::stdout(), "{text}");
-    written
-        .context("cannot write the table")
-        .map_err(CommandError::failed)?;
-    Ok(Ending::Complete)
+    written.context("cannot write the table")?;
+    Ok(ExitStatus::Complete)
 }
 
 /// Draws each table over the one before.

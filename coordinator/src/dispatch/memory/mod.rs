@@ -21,7 +21,7 @@ mod usage;
 pub use history::{ChunkMemory, Oom, Raised};
 pub use needs::JobNeeds;
 pub use place::{Fit, Machine, Options, Shortage, options};
-pub use share::{Candidate, CpuFallback, InvalidCpuFallback, Load, Placement, solve};
+pub use share::{Candidate, CpuFallback, Load, Placement, solve};
 pub use usage::{MemoryUsage, Place, PlanUse, deviation};
 
 #[cfg(test)]

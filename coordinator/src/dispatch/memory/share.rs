@@ -1,8 +1,8 @@
 //! Who takes which chunk: the GPUs all that fits them, the CPU what is left to it by `--cpu-fallback`.
 
 use std::fmt;
-use std::str::FromStr;
 
+use clap::ValueEnum;
 use latentfarm_common::nats::lanes::Class;
 use latentfarm_common::wire::memory::DeviceKind;
 
@@ -12,15 +12,16 @@ use super::place::{Fit, Options, Shortage};
 /// costs something.
 const CPU_LEAD: f64 = 1.25;
 
-/// When the CPU renders a chunk on a farm that has GPUs. Without a GPU worker it always does, unless `Never`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// When the CPU renders a chunk on a farm that has GPUs. Without a GPU worker it always does, unless `Never`. Each
+/// variant's comment is its help on the command line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum CpuFallback {
-    /// Chunks wait for a GPU that they fit into.
+    /// Never: chunks wait for a GPU that they fit into
     Never,
-    /// Where no live GPU can ever fit the chunk, or the CPU is predicted to be done with it earlier.
+    /// Where no live GPU can ever fit the chunk, or the CPU is predicted to be done earlier
     #[default]
     Last,
-    /// Every worker without a GPU is kept busy too, whatever its rate.
+    /// Always: workers without a GPU are kept busy too
     Always,
 }
 
@@ -37,21 +38,6 @@ impl CpuFallback {
 impl fmt::Display for CpuFallback {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
-    }
-}
-
-/// Text that names no way to fall back.
-#[derive(Debug, thiserror::Error)]
-#[error("`{0}` is not one of never, last and always")]
-pub struct InvalidCpuFallback(String);
-
-impl FromStr for CpuFallback {
-    type Err = InvalidCpuFallback;
-
-    fn from_str(text: &str) -> Result<Self, InvalidCpuFallback> {
-        let all = [Self::Never, Self::Last, Self::Always];
-        let found = all.into_iter().find(|fallback| fallback.name() == text);
-        found.ok_or_else(|| InvalidCpuFallback(text.to_owned()))
     }
 }
 

@@ -5,24 +5,27 @@
 //! source's own rate that is the identity, whatever the container rounded. The pass has as many output frames as
 //! have their middle before the end of the last source frame.
 
+use clap::ValueEnum;
 use latentfarm_common::audio::SAMPLE_RATE_HZ;
 use latentfarm_common::time::{FrameRate, TimeBase};
 use latentfarm_common::wire::job::OutputFrame;
+use serde::Serialize;
 
 /// More output frames than this (8 days at 60 per second) are taken for broken time stamps.
 const MAX_OUTPUT_FRAMES: u64 = 40_000_000;
 
-/// What to do where the speech is longer than the video.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// What to do if the video ends before the speech. Each variant's comment is its help on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
 pub enum OnShort {
-    /// Play the video forward, backward, forward; the end frames are shown twice at each turn.
-    #[default]
+    // The end frames are shown twice at each turn.
+    /// Play it backwards and forwards in turn
     Bounce,
-    /// Start again from its first frame.
+    /// Start it again
     Loop,
-    /// Stay on its last frame.
+    /// Hold its last frame
     Hold,
-    /// End with the video: the rest of the speech is cut.
+    /// Cut the speech
     Cut,
 }
 

@@ -13,7 +13,7 @@ use anyhow::Context as _;
 use clap::ValueEnum as _;
 use latentfarm_common::child::die_with_parent;
 
-use super::refuse;
+use super::exit::refuse;
 use latentfarm_engine::bench::{EngineReport, Machine, Part, Report, Sizes};
 use latentfarm_engine::environment;
 use latentsync::Checkpoint;

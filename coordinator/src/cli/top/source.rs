@@ -2,13 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
-use latentfarm_common::nats::connect::Identity;
-use latentfarm_common::nats::subjects::OBSERVER_INBOX;
+use latentfarm_common::nats::{Identity, Role};
 
-use super::TopArgs;
-use crate::local::{WatchFile, WatchFileError, job_folder_of};
+use crate::cli::args::TopArgs;
+use crate::job::folder::job_folder_of;
+use crate::local::{WatchFile, WatchFileError};
 
-pub(super) struct Place {
+const NAME: &str = "latentfarm top";
+
+pub(super) struct Source {
     pub(super) url: String,
     pub(super) identity: Identity,
     /// What it means if nobody answers.
@@ -16,35 +18,31 @@ pub(super) struct Place {
 }
 
 #[derive(Debug, thiserror::Error)]
-pub(super) enum PlaceError {
+pub(super) enum SourceError {
     #[error("`{}` is no running render: neither a job folder nor an output with one beside it", .0.display())]
     NoFolder(PathBuf),
     #[error(transparent)]
     WatchFile(#[from] WatchFileError),
 }
 
-pub(super) fn find(args: &TopArgs) -> Result<Place, PlaceError> {
+pub(super) fn find(args: &TopArgs) -> Result<Source, SourceError> {
     if let Some(url) = &args.nats {
-        return Ok(Place {
+        return Ok(Source {
             url: url.clone(),
-            identity: identity(std::env::var("LATENTFARM_NKEY_SEED").ok()),
+            identity: Identity::from_environment(Role::Observer, NAME.to_owned()),
             if_absent: format!("nobody answers at {url}"),
         });
     }
     let given = args.job.as_deref().unwrap_or(Path::new("."));
-    let folder = job_folder_of(given, &["job"]).ok_or_else(|| PlaceError::NoFolder(given.to_owned()))?;
+    let folder = job_folder_of(given, &["job"]).ok_or_else(|| SourceError::NoFolder(given.to_owned()))?;
     let watch = WatchFile::read(&folder)?;
-    Ok(Place {
+    Ok(Source {
         url: watch.url,
-        identity: identity(Some(watch.nkey_seed)),
+        identity: Identity {
+            role: Role::Observer,
+            nkey_seed: Some(watch.nkey_seed),
+            name: NAME.to_owned(),
+        },
         if_absent: format!("the render in `{}` is not running now", folder.display()),
     })
-}
-
-fn identity(nkey_seed: Option<String>) -> Identity {
-    Identity {
-        nkey_seed,
-        inbox_prefix: OBSERVER_INBOX.to_owned(),
-        name: "latentfarm top".to_owned(),
-    }
 }

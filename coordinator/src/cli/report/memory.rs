@@ -91,7 +91,7 @@ pub(super) fn to_text(job: &JobReport) -> String {
 }
 
 /// `out of memory: r00003 on w1 (cuda:0 …) during denoise under plan batched: …`
-pub(super) fn oom_text(oom: &OomNote) -> String {
+pub(crate) fn oom_text(oom: &OomNote) -> String {
     let OomNote {
         chunk,
         worker,

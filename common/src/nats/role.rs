@@ -1,0 +1,141 @@
+//! The roles of those who connect to the farm's server: which subjects each may use, and where it receives replies.
+
+use std::fmt;
+
+use super::subjects::{COORDINATOR_INBOX, OBSERVER_INBOX, worker_inbox};
+use super::topology::{DONE, JOBS_BUCKET, LEASE_BUCKET, MEDIA_BUCKET, NEEDS_BUCKET, TASKS};
+use crate::ids::WorkerId;
+
+/// What a user of the server is there for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Everything but restoring streams and purging the account.
+    Coordinator,
+    /// Pulls and answers tasks, writes done records, its own events and heartbeats, and blobs. It cannot
+    /// create consumers: a push consumer would deliver to any subject.
+    Worker(WorkerId),
+    /// Reads states, events and heartbeats.
+    Observer,
+}
+
+/// Subjects that a role may publish and subscribe to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Permissions {
+    pub publish: Vec<String>,
+    pub publish_deny: Vec<String>,
+    pub subscribe: Vec<String>,
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Coordinator => f.write_str("coordinator"),
+            Self::Worker(worker) => worker.fmt(f),
+            Self::Observer => f.write_str("observer"),
+        }
+    }
+}
+
+impl Role {
+    /// Prefix of the subjects on which this role receives replies; its permissions allow no other.
+    pub fn inbox_prefix(&self) -> String {
+        match self {
+            Self::Coordinator => COORDINATOR_INBOX.to_owned(),
+            Self::Worker(worker) => worker_inbox(worker),
+            Self::Observer => OBSERVER_INBOX.to_owned(),
+        }
+    }
+
+    pub fn permissions(&self) -> Permissions {
+        let inbox = format!("{}.>", self.inbox_prefix());
+        match self {
+            Self::Coordinator => Permissions {
+                publish: vec![
+                    "$JS.API.>".to_owned(),
+                    "$JS.ACK.>".to_owned(),
+                    "$JS.FC.>".to_owned(),
+                    "farm.>".to_owned(),
+                    format!("$KV.{JOBS_BUCKET}.>"),
+                    format!("$KV.{LEASE_BUCKET}.>"),
+                    format!("$KV.{NEEDS_BUCKET}.>"),
+                    format!("$O.{MEDIA_BUCKET}.>"),
+                ],
+                publish_deny: vec![
+                    "$JS.API.STREAM.RESTORE.>".to_owned(),
+                    "$JS.API.ACCOUNT.PURGE.>".to_owned(),
+                ],
+                subscribe: vec![
+                    inbox,
+                    "farm.>".to_owned(),
+                    "$JS.EVENT.ADVISORY.>".to_owned(),
+                    "$KV.>".to_owned(),
+                ],
+            },
+            Self::Worker(worker) => Permissions {
+                publish: vec![
+                    format!("$JS.API.CONSUMER.MSG.NEXT.{TASKS}.*"),
+                    // Both forms of acknowledgement subjects.
+                    format!("$JS.ACK.{TASKS}.>"),
+                    format!("$JS.ACK.*.*.{TASKS}.>"),
+                    format!("farm.evt.{worker}.>"),
+                    format!("farm.hb.{worker}"),
+                    "farm.done.*.*".to_owned(),
+                    format!("$JS.API.DIRECT.GET.{DONE}.farm.done.*.*"),
+                    format!("$O.{MEDIA_BUCKET}.C.*"),
+                    format!("$O.{MEDIA_BUCKET}.M.*"),
+                    format!("$JS.API.DIRECT.GET.OBJ_{MEDIA_BUCKET}"),
+                    format!("$JS.API.DIRECT.GET.OBJ_{MEDIA_BUCKET}.$O.{MEDIA_BUCKET}.M.*"),
+                ],
+                publish_deny: Vec::new(),
+                subscribe: vec![
+                    inbox,
+                    format!("farm.ctl.{worker}"),
+                    "farm.ctl.all".to_owned(),
+                    "farm.wake.*".to_owned(),
+                ],
+            },
+            Self::Observer => Permissions {
+                publish: vec![
+                    "$JS.API.INFO".to_owned(),
+                    "$JS.API.STREAM.INFO.*".to_owned(),
+                    "$JS.API.STREAM.NAMES".to_owned(),
+                    "$JS.API.STREAM.LIST".to_owned(),
+                    "$JS.API.CONSUMER.INFO.*.*".to_owned(),
+                    "$JS.API.CONSUMER.LIST.*".to_owned(),
+                    "$JS.API.CONSUMER.NAMES.*".to_owned(),
+                    "$JS.API.DIRECT.GET.>".to_owned(),
+                ],
+                publish_deny: Vec::new(),
+                subscribe: vec![
+                    inbox,
+                    "farm.evt.>".to_owned(),
+                    "farm.hb.>".to_owned(),
+                    "farm.done.>".to_owned(),
+                    "$JS.EVENT.ADVISORY.>".to_owned(),
+                ],
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_may_neither_publish_tasks_nor_create_consumers() {
+        let permissions = Role::Worker("w1".parse().unwrap()).permissions();
+        for subject in &permissions.publish {
+            for forbidden in [
+                "farm.task",
+                "farm.>",
+                "$JS.API.>",
+                "CONSUMER.CREATE",
+                "STREAM.",
+                "$KV",
+            ] {
+                assert!(!subject.contains(forbidden), "{subject}");
+            }
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! A private nats-server for a render on one machine: loopback, a free port, keys that exist only in memory.
+//!
+//! ```text
+//! <dir>/lock       held by the server as long as it lives: nats-server itself takes no lock
+//! <dir>/nats.conf  only public keys
+//! <dir>/nats.log   the server's log; nats.err: what it printed
+//! <dir>/js         streams
+//! <dir>/run        ports and pid file
+//! ```
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::signal::Signal;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
+
+use super::accounts::{Account, Accounts};
+use super::config::{self, DEFAULT_MAX_FILE_BYTES, ServerConfig};
+use super::error::ServerError;
+use super::files::{create_file, create_folder};
+use super::locate::ServerBinary;
+use super::process::ServerProcess;
+use crate::ids::WorkerId;
+use crate::nats::connect::Identity;
+
+const READY_LIMIT: Duration = Duration::from_secs(15);
+const READY_LOOK: Duration = Duration::from_millis(5);
+const STOP_LIMIT: Duration = Duration::from_secs(10);
+const KILL_LIMIT: Duration = Duration::from_secs(5);
+
+/// What to start.
+#[derive(Clone, Debug)]
+pub struct ServerOptions {
+    pub binary: ServerBinary,
+    /// Created if absent; a server on the same directory is refused.
+    pub dir: PathBuf,
+    /// Each gets a key of its own.
+    pub workers: Vec<WorkerId>,
+    /// Limit of all stored data.
+    pub max_file_bytes: u64,
+}
+
+impl ServerOptions {
+    pub fn new(binary: ServerBinary, dir: PathBuf, workers: Vec<WorkerId>) -> Self {
+        Self {
+            binary,
+            dir,
+            workers,
+            max_file_bytes: DEFAULT_MAX_FILE_BYTES,
+        }
+    }
+}
+
+/// A running server. Dropping it kills the server; [`EmbeddedServer::stop`] ends it in order.
+pub struct EmbeddedServer {
+    options: ServerOptions,
+    accounts: Accounts,
+    port: u16,
+    process: ServerProcess,
+    /// Held here too, so that it stays locked across a restart.
+    lock: Flock<File>,
+}
+
+impl EmbeddedServer {
+    /// Starts the server and waits until it listens.
+    pub async fn start(options: ServerOptions) -> Result<Self, ServerError> {
+        for name in ["", "js", "run"] {
+            create_folder(&options.dir.join(name))?;
+        }
+        let lock = lock(&options.dir)?;
+        let accounts = Accounts::make(&options.workers)?;
+        let (process, port) = launch(&options, &accounts, None, &lock).await?;
+        tracing::debug!(port, version = %options.binary.version, "nats-server is ready");
+        Ok(Self {
+            options,
+            accounts,
+            port,
+            process,
+            lock,
+        })
+    }
+
+    /// `nats://127.0.0.1:<port>`.
+    pub fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    /// Process id of the server.
+    pub fn id(&self) -> i32 {
+        self.process.id()
+    }
+
+    /// How to connect as the coordinator.
+    pub fn coordinator(&self) -> Identity {
+        self.accounts.coordinator.identity()
+    }
+
+    /// How to connect as an observer.
+    pub fn observer(&self) -> Identity {
+        self.accounts.observer.identity()
+    }
+
+    /// How to connect as a worker; `None` for one that the server was not started with.
+    pub fn worker(&self, worker: &WorkerId) -> Option<Identity> {
+        self.accounts.worker(worker).map(Account::identity)
+    }
+
+    /// Filled when the process has ended, wanted or not.
+    pub fn exit(&self) -> watch::Receiver<Option<ExitStatus>> {
+        self.process.exit()
+    }
+
+    /// Starts the server again after it ended, on the same port and with the same keys, so that clients find
+    /// it by themselves. A server that still runs is killed first.
+    pub async fn restart(&mut self) -> Result<(), ServerError> {
+        self.process.signal(Signal::SIGKILL);
+        self.ended(KILL_LIMIT).await;
+        let (process, _) = launch(&self.options, &self.accounts, Some(self.port), &self.lock).await?;
+        self.process = process;
+        Ok(())
+    }
+
+    /// Ends the server: SIGTERM, ten seconds, SIGKILL. Returns when it is gone.
+    pub async fn stop(self) {
+        self.process.signal(Signal::SIGTERM);
+        if !self.ended(STOP_LIMIT).await {
+            tracing::warn!("nats-server does not end, killing it");
+            self.process.signal(Signal::SIGKILL);
+            self.ended(KILL_LIMIT).await;
+        }
+    }
+
+    async fn ended(&self, limit: Duration) -> bool {
+        let mut exit = self.process.exit();
+        let gone = matches!(timeout(limit, exit.wait_for(Option::is_some)).await, Ok(Ok(_)));
+        gone
+    }
+}
+
+fn lock(dir: &Path) -> Result<Flock<File>, ServerError> {
+    let path = dir.join("lock");
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(&path);
+    let file = file.map_err(ServerError::files("open", &path))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+        nix::errno::Errno::EWOULDBLOCK => ServerError::Locked {
+            dir: dir.to_path_buf(),
+        },
+        errno => ServerError::files("lock", &path)(errno.into()),
+    })
+}
+
+async fn launch(
+    options: &ServerOptions,
+    accounts: &Accounts,
+    port: Option<u16>,
+    lock: &Flock<File>,
+) -> Result<(ServerProcess, u16), ServerError> {
+    let dir = &options.dir;
+    let run = dir.join("run");
+    remove_ports_files(&run).map_err(ServerError::files("clear", &run))?;
+    let settings = ServerConfig {
+        dir,
+        host: "127.0.0.1",
+        port: port.map_or(-1, i32::from),
+        max_file_bytes: options.max_file_bytes,
+        is_embedded: true,
+    };
+    let config = dir.join("nats.conf");
+    let mut file = create_file(&config)?;
+    let text = config::render(&settings, &accounts.all());
+    io::Write::write_all(&mut file, text.as_bytes()).map_err(ServerError::files("write", &config))?;
+    let stderr_path = dir.join("nats.err");
+    let stderr = create_file(&stderr_path)?;
+    let binary = &options.binary.path;
+    let process = ServerProcess::spawn(binary, &config, stderr, lock).await;
+    let process = process.map_err(|source| ServerError::Spawn {
+        path: binary.clone(),
+        source,
+    })?;
+    let deadline = Instant::now() + READY_LIMIT;
+    let mut exit = process.exit();
+    loop {
+        if let Some(port) = read_port(&run, process.id()) {
+            return Ok((process, port));
+        }
+        if Instant::now() >= deadline {
+            let output = output_of(dir);
+            let limit = READY_LIMIT;
+            return Err(ServerError::NotReady { limit, output });
+        }
+        if let Ok(Ok(ended)) = timeout(READY_LOOK, exit.wait_for(Option::is_some)).await
+            && let Some(status) = *ended
+        {
+            let output = output_of(dir);
+            return Err(ServerError::Ended { status, output });
+        }
+    }
+}
+
+fn remove_ports_files(run: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(run)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "ports") {
+            fs::remove_file(path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Reads `<program>_<pid>.ports`: `{"nats":["nats://127.0.0.1:35409"], ...}`. A file that is still being
+/// written does not parse.
+fn read_port(run: &Path, id: i32) -> Option<u16> {
+    #[derive(serde::Deserialize)]
+    struct Ports {
+        nats: Vec<String>,
+    }
+    let suffix = format!("_{id}.ports");
+    let entries = fs::read_dir(run).ok()?;
+    let ours = entries
+        .flatten()
+        .find(|entry| entry.file_name().to_string_lossy().ends_with(&suffix))?;
+    let ports: Ports = serde_json::from_slice(&fs::read(ours.path()).ok()?).ok()?;
+    ports.nats.first()?.rsplit_once(':')?.1.parse().ok()
+}
+
+/// Configuration errors go to stderr, later ones to the log: the end of both.
+fn output_of(dir: &Path) -> String {
+    let tail = |name: &str| {
+        let text = fs::read(dir.join(name)).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text).trim().to_owned();
+        let lines: Vec<&str> = text.lines().rev().take(5).collect();
+        lines.into_iter().rev().collect::<Vec<_>>().join(" | ")
+    };
+    match (tail("nats.err"), tail("nats.log")) {
+        (errors, log) if errors.is_empty() => log,
+        (errors, log) if log.is_empty() => errors,
+        (errors, log) => format!("{errors} | {log}"),
+    }
+}

@@ -1,0 +1,35 @@
+//! Why the input files cannot be made into a job.
+
+use std::path::PathBuf;
+
+use latentfarm_common::error::FileError;
+use latentfarm_common::media::MediaError;
+
+use super::timeline::TableError;
+
+#[derive(Debug, thiserror::Error)]
+pub enum IngestError {
+    #[error(transparent)]
+    Media(#[from] MediaError),
+    #[error("cannot lay out the frames of `{}`", path.display())]
+    Table {
+        path: PathBuf,
+        #[source]
+        source: TableError,
+    },
+    #[error("`{}` states no usable frame rate: give one with --fps", path.display())]
+    NoRate { path: PathBuf },
+    #[error(transparent)]
+    File(#[from] FileError),
+}
+
+impl IngestError {
+    /// Whether the user's files or options are at fault, rather than this machine.
+    pub fn is_bad_input(&self) -> bool {
+        match self {
+            Self::Media(error) => matches!(error, MediaError::BadInput { .. }),
+            Self::Table { .. } | Self::NoRate { .. } => true,
+            Self::File(_) => false,
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! What a job will take in time, disk and memory, worked out before any work starts.
+
+use std::fmt;
+use std::path::Path;
+
+use latentfarm_common::wire::job::ModelSpec;
+use latentfarm_common::wire::memory::DeviceKind;
+
+use super::settings::RenderSettings;
+use super::weights::WeightsInfo;
+use crate::dispatch::JobNeeds;
+use crate::dispatch::memory::gib;
+use crate::ingest::Examined;
+
+/// Host memory that a worker takes off for its media child before it offers the rest.
+const WORKERS_KEEP_MIB: u64 = 256;
+/// f32 operations a second of one core in the model's matrix work, as measured on a current server CPU.
+const FLOPS_PER_THREAD: f64 = 5e10;
+/// Ingest, start of the processes, loading of a small model, stitching.
+const START_SECONDS: f64 = 3.0;
+/// UNet operations for one frame, one step and one parameter at 256 px (0.253 TFLOP over 1.267e9 parameters).
+const UNET_FLOP_PER_PARAMETER: f64 = 200.0;
+/// VAE operations for one frame and one parameter at 256 px, two encodes and one decode.
+const VAE_FLOP_PER_PARAMETER: f64 = 8_600.0;
+
+/// A forecast for one job. Frames, chunks and disk are close; the time is right within a factor of three or so.
+#[derive(Clone, Debug)]
+pub struct Estimate {
+    pub frames: u64,
+    pub chunks: u64,
+    pub disk_bytes: u64,
+    pub free_bytes: Option<u64>,
+    /// Host memory of a worker on the CPU, under the leanest plan.
+    pub worker_mib: u64,
+    /// Memory of a GPU under the leanest plan, where that is known.
+    pub gpu_mib: Option<u64>,
+    pub seconds: f64,
+}
+
+impl Estimate {
+    pub(super) fn of(
+        settings: &RenderSettings,
+        examined: &Examined,
+        video_bytes: u64,
+        model: &ModelSpec,
+        weights: &WeightsInfo,
+        needs: &JobNeeds,
+    ) -> Self {
+        let (frames, picture_bytes) = (examined.frames(), picture_bytes(examined));
+        // 16 kHz mono 16-bit speech is kept twice; a lossless frame takes about half its raw size, at CRF 18
+        // about a thirtieth; the result stands once as segments and once as the final file.
+        let speech_bytes = examined.speech_ms() * 32 * 2;
+        let frame_bytes = picture_bytes / if settings.crf.is_none() { 2 } else { 30 };
+        let disk_bytes = video_bytes + speech_bytes + 2 * frames * frame_bytes + (64 << 20);
+        let side = f64::from(weights.resolution_px) / 256.0;
+        let passes = f64::from(model.steps) * if model.is_guided() { 2.0 } else { 1.0 };
+        let unet = UNET_FLOP_PER_PARAMETER * weights.unet_parameters as f64 * passes;
+        let vae = VAE_FLOP_PER_PARAMETER * weights.vae_parameters as f64;
+        let model_flop = (unet + vae) * side * side * frames as f64;
+        let leanest = |kind| {
+            let needs_of_kind = needs.of(kind);
+            needs_of_kind.map(|found| found.leanest() + needs.beside(kind))
+        };
+        let threads = settings.threads as f64;
+        // On one thread: faces take about 15 ms a frame; decode, paste and encode 60 ns a byte of the picture.
+        let media_seconds = frames as f64 * (0.015 + picture_bytes as f64 * 60e-9);
+        Self {
+            frames,
+            chunks: frames.div_ceil(u64::from(settings.chunk_frames.get())),
+            disk_bytes,
+            free_bytes: free_bytes(&settings.work_dir),
+            worker_mib: leanest(DeviceKind::Cpu).unwrap_or(0),
+            gpu_mib: leanest(DeviceKind::Cuda),
+            seconds: START_SECONDS + model_flop / (FLOPS_PER_THREAD * threads) + media_seconds / threads,
+        }
+    }
+
+    /// Whether the disk has room for what the job writes.
+    pub fn fits_disk(&self) -> bool {
+        self.free_bytes.is_none_or(|free| free >= self.disk_bytes)
+    }
+}
+
+impl fmt::Display for Estimate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} frames in {} chunks, about {}; disk {} MiB",
+            self.frames,
+            self.chunks,
+            rough_time(self.seconds),
+            self.disk_bytes >> 20
+        )?;
+        if let Some(free) = self.free_bytes {
+            write!(f, " of {} free", free >> 20)?;
+        }
+        write!(f, "; memory {} a worker on the CPU", gib(self.worker_mib))?;
+        match self.gpu_mib {
+            Some(mib) => write!(f, ", {} of a GPU", gib(mib)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What a window needs by kind of device, as the worker program predicts it, and the media child beside it.
+pub(super) fn job_needs(weights: &WeightsInfo, guided: bool, picture_bytes: u64) -> JobNeeds {
+    // The media child holds two windows of pictures and one as RGB; workers keep room for a small one anyway.
+    let media_mib = ((64 * picture_bytes + (300 << 20)) >> 20).saturating_sub(WORKERS_KEEP_MIB);
+    JobNeeds {
+        cpu: weights.needs(DeviceKind::Cpu, guided),
+        cuda: weights.needs(DeviceKind::Cuda, guided),
+        media_mib,
+    }
+}
+
+/// Bytes of one decoded frame.
+pub(super) fn picture_bytes(examined: &Examined) -> u64 {
+    let picture = &examined.video.picture;
+    u64::from(picture.width) * u64::from(picture.height) * 3 / 2
+}
+
+/// `40 s`, `12 min`, `3.5 h`.
+fn rough_time(seconds: f64) -> String {
+    match seconds {
+        s if s < 90.0 => format!("{s:.0} s"),
+        s if s < 5400.0 => format!("{:.0} min", s / 60.0),
+        s => format!("{:.1} h", s / 3600.0),
+    }
+}
+
+/// Free bytes of the file system that holds `path` or its nearest existing parent.
+fn free_bytes(path: &Path) -> Option<u64> {
+    let existing = path.ancestors().find(|dir| dir.exists())?;
+    let existing = if existing.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        existing
+    };
+    let stat = nix::sys::statvfs::statvfs(existing).ok()?;
+    Some(stat.blocks_available() * stat.fragment_size())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DESCRIBED: &str = r#"{
+        "identity": "00", "synthetic": true, "resolution_px": 256, "unet_parameters": 1000, "vae_parameters": 10,
+        "needs": [
+            {"kind": "cpu", "dtype": "f32", "guided": false, "mib": [70, 60, 50, 40, 30, 20, 10], "confirmed": true},
+            {"kind": "cuda", "dtype": "f16", "guided": true, "mib": [7, 6, 5, 4, 3, 2, 1], "confirmed": false}
+        ]}"#;
+
+    #[test]
+    fn needs_are_read_by_device_and_guidance_and_the_media_child_is_counted_on_the_host() {
+        let info: WeightsInfo = serde_json::from_str(DESCRIBED).unwrap();
+        let plain = job_needs(&info, false, 1 << 20);
+        assert_eq!(plain.of(DeviceKind::Cpu).unwrap().leanest(), 10);
+        assert_eq!(plain.of(DeviceKind::Cuda), None);
+        assert_eq!(
+            (plain.beside(DeviceKind::Cpu), plain.beside(DeviceKind::Cuda)),
+            (108, 0)
+        );
+        assert_eq!(
+            job_needs(&info, true, 0).of(DeviceKind::Cuda).unwrap().leanest(),
+            1
+        );
+    }
+}

@@ -1,0 +1,84 @@
+//! What the output file is made of, from the done records of a complete job. Pure.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use latentfarm_common::digest::DigestWriter;
+use latentfarm_common::frame::FrameHash;
+use latentfarm_common::media::AudioLength;
+use latentfarm_common::time::FrameRange;
+use latentfarm_common::wire::blob::BlobRef;
+use latentfarm_common::wire::job::JobSpec;
+use latentfarm_common::wire::outcome::{DoneBody, DoneRecord};
+
+use super::settings::RenderSettings;
+use crate::stitch::StitchRequest;
+
+/// The output frames that a render record is about.
+pub(super) fn range_of(spec: &JobSpec, record: &DoneRecord) -> FrameRange {
+    let size = u64::from(spec.chunk_frames);
+    let start = u64::from(record.chunk.index) * size;
+    FrameRange::new(start, (start + size).min(spec.frames))
+}
+
+/// What is to be joined, and how. `segments` are the records' artifacts as files on this machine, in frame order.
+pub(super) fn stitch_request(
+    spec: &JobSpec,
+    records: &[Arc<DoneRecord>],
+    segments: Vec<(FrameRange, PathBuf, BlobRef)>,
+    settings: &RenderSettings,
+) -> StitchRequest {
+    let is_lossless = spec.encoder.crf.is_none();
+    StitchRequest {
+        segments,
+        picture: spec.source.picture,
+        rate: spec.encoder.rate,
+        frames: spec.frames,
+        audio: settings.ingest.audio.clone(),
+        exact_audio: settings.exact_audio,
+        // A kept tail has no speech; everywhere else sound and picture end together.
+        audio_length: if settings.ingest.keep_tail {
+            AudioLength::MayEndEarly
+        } else {
+            AudioLength::LikeVideo
+        },
+        lossless: is_lossless.then(|| frame_hashes(records).collect()),
+        metadata: metadata(spec),
+        output: settings.target.clone(),
+    }
+}
+
+fn metadata(spec: &JobSpec) -> Vec<(String, String)> {
+    let model = &spec.model;
+    let mut comment = format!(
+        "lip-synced by latentfarm {}: job {}, weights {}, {} steps, guidance {}, seed {}",
+        env!("CARGO_PKG_VERSION"),
+        spec.id,
+        &model.weights.to_string()[..16],
+        model.steps,
+        model.guidance_scale,
+        model.seed
+    );
+    if model.synthetic {
+        comment.insert_str(0, "SYNTHETIC WEIGHTS; ");
+    }
+    vec![("comment".to_owned(), comment)]
+}
+
+/// Hashes of all composited frames, in frame order.
+fn frame_hashes(records: &[Arc<DoneRecord>]) -> impl Iterator<Item = FrameHash> {
+    records
+        .iter()
+        .flat_map(|record| match &record.body {
+            DoneBody::Render { frame_hashes, .. } => frame_hashes.as_slice(),
+            DoneBody::Analyze { .. } => &[],
+        })
+        .copied()
+}
+
+/// SHA-256 over the hashes of all composited frames, in frame order.
+pub(super) fn frames_digest(records: &[Arc<DoneRecord>]) -> String {
+    let mut digest = DigestWriter::new();
+    frame_hashes(records).for_each(|hash| digest.update(&hash.0));
+    digest.finish().0.to_string()
+}
