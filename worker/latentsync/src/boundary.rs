@@ -128,7 +128,7 @@ fn observer() -> Option<Rc<RefCell<dyn Observer>>> {
 }
 
 /// Runs a pass, and again for as long as it fails and the observer says so.
-pub(crate) fn retried<T>(pass: impl Fn() -> Result<T>) -> Result<T> {
+pub fn retried<T>(pass: impl Fn() -> Result<T>) -> Result<T> {
     loop {
         match pass() {
             Err(error) if observer().is_some_and(|observer| observer.borrow_mut().retry(&error)) => {}
