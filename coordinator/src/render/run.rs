@@ -128,12 +128,12 @@ impl Run<'_> {
         mut shutdown: Shutdown,
     ) -> Result<Option<Dispatched>, RenderError> {
         let mut dispatch = DispatchSettings::new(self.folder.path().to_owned(), self.preflight.needs);
-        dispatch.allow_no_face = self.settings.allow_no_face;
-        dispatch.cpu_fallback = self.settings.cpu_fallback;
-        dispatch.unplaceable_wait = self.settings.unplaceable_wait;
+        dispatch.job.allow_no_face = self.settings.allow_no_face;
+        dispatch.job.cpu_fallback = self.settings.cpu_fallback;
+        dispatch.job.unplaceable_wait = self.settings.unplaceable_wait;
         if farm.is_private() {
             // The job folder's lock covers the private server: no other coordinator can be alive.
-            dispatch.contention = Contention::Seize;
+            dispatch.farm.contention = Contention::Seize;
         }
         let (job_observer, mut job_events) = mpsc::unbounded_channel();
         let connected = farm.connected().clone();
