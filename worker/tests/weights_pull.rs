@@ -153,7 +153,7 @@ fn broken_connection_is_taken_up_where_it_broke() {
         [(0, 100_000), (100_000, 50_000), (150_000, total - 150_000)]
     );
     assert!(
-        words(&output).contains("going on at 150.00 kB"),
+        words(&output).contains("going on at 146.48 KiB"),
         "{}",
         words(&output)
     );

@@ -2,6 +2,7 @@
 //! joining them, and the audio track. Blocking; never called on the async runtime.
 
 mod container;
+mod cut;
 mod decode;
 mod encode;
 mod error;
@@ -21,12 +22,14 @@ mod speech;
 mod verify;
 
 pub use container::Container;
+pub use cut::{CutVideo, cut_segments, cut_video};
 pub use encode::SegmentEncoder;
 pub use error::{BadMedia, MediaError};
 pub use index::{VideoIndex, index_video};
 pub use join::{AudioTreatment, JoinRequest, join};
+pub use pieces::CutLimits;
 pub use probe::{AudioProbe, VideoCodec, VideoProbe, init, probe_audio, probe_video};
 pub use reader::FrameReader;
-pub use segment::{CutLimits, CutVideo, SegmentFile, cut_segments, cut_video};
+pub use segment::SegmentFile;
 pub use speech::{SPEECH_RATE_HZ, decode_speech};
 pub use verify::{AudioLength, FinalReport, SegmentInfo, decode_hashes, verify_output, verify_segment};

@@ -3,7 +3,15 @@
 use std::ops::Range;
 
 use super::index::Cut;
-use super::segment::CutLimits;
+
+/// How long segments get, in source frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CutLimits {
+    /// Whole groups of pictures are gathered up to this; re-encoded parts have this length. At least 1.
+    pub target_frames: u64,
+    /// A single group of pictures may be so long; a longer one is encoded anew in parts.
+    pub max_frames: u64,
+}
 
 /// A stretch of packets between two safe cuts.
 #[derive(Clone, Debug, PartialEq, Eq)]

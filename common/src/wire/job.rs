@@ -88,7 +88,7 @@ pub struct ModelSpec {
     pub resolution_px: u32,
     /// Denoising steps, 1..=1000.
     pub steps: u32,
-    /// Classifier-free guidance is on where this is above 1.
+    /// Scale of classifier-free guidance, see [`is_guided`].
     pub guidance_scale: f32,
     /// Keys every noise draw.
     pub seed: u64,
@@ -97,8 +97,13 @@ pub struct ModelSpec {
 impl ModelSpec {
     /// Whether classifier-free guidance is on.
     pub fn is_guided(&self) -> bool {
-        self.guidance_scale > 1.0
+        is_guided(self.guidance_scale)
     }
+}
+
+/// Whether a guidance scale turns classifier-free guidance on: at 1 the guided prediction is the conditional one.
+pub fn is_guided(guidance_scale: f32) -> bool {
+    guidance_scale > 1.0
 }
 
 /// How segments are encoded; equal for all chunks of a job.

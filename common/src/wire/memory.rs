@@ -5,6 +5,9 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+/// Use of a device's memory above which a worker and the report of a render warn, in GiB.
+pub const WARN_GIB: [u64; 2] = [15, 20];
+
 /// A memory plan: a rung of the ladder from the fastest and largest to the slowest and leanest. Each one includes
 /// the levers of those before it. What a lever does on a device, and whether it changes bits there, is in the
 /// worker's `memory::plan`.

@@ -9,28 +9,23 @@ use crate::render::RenderError;
 
 /// How a command ended; each has its exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
 pub(super) enum ExitStatus {
     /// All that was asked for was done.
-    Complete,
+    Complete = 0,
     /// Something failed that is not the input's fault.
-    Failed,
+    Failed = 1,
     /// The usage was wrong or the input unusable; nothing was written.
-    Refused,
+    Refused = 2,
     /// The job can be tried again, but frames that should have been rendered were not.
-    Incomplete,
+    Incomplete = 3,
     /// A signal stopped it; the same command resumes.
-    Interrupted,
+    Interrupted = 130,
 }
 
 impl ExitStatus {
     pub(super) fn code(self) -> ExitCode {
-        ExitCode::from(match self {
-            Self::Complete => 0,
-            Self::Failed => 1,
-            Self::Refused => 2,
-            Self::Incomplete => 3,
-            Self::Interrupted => 130,
-        })
+        ExitCode::from(self as u8)
     }
 }
 
@@ -59,6 +54,13 @@ impl CommandError {
     }
 }
 
+/// Whatever is not said to be the user's to mend is a failure.
+impl From<anyhow::Error> for CommandError {
+    fn from(error: anyhow::Error) -> Self {
+        Self::failed(error)
+    }
+}
+
 impl From<RenderError> for CommandError {
     fn from(error: RenderError) -> Self {
         if error.is_refusal() {
@@ -71,10 +73,9 @@ impl From<RenderError> for CommandError {
 
 /// A runtime with so many threads for tasks.
 pub(super) fn runtime(threads: usize) -> Result<Runtime, CommandError> {
-    Builder::new_multi_thread()
+    let built = Builder::new_multi_thread()
         .worker_threads(threads)
         .enable_all()
-        .build()
-        .context("cannot start the runtime")
-        .map_err(CommandError::failed)
+        .build();
+    Ok(built.context("cannot start the runtime")?)
 }

@@ -20,9 +20,7 @@ pub(super) fn main(args: RenderArgs) -> Result<ExitStatus, CommandError> {
 
 async fn run(settings: Settings) -> Result<ExitStatus, CommandError> {
     let (trigger, shutdown, _drain) = shutdown::channel();
-    shutdown::on_signals(trigger)
-        .context("cannot listen for signals")
-        .map_err(CommandError::failed)?;
+    shutdown::on_signals(trigger).context("cannot listen for signals")?;
     let mut ui = Ui::new(settings.json);
     let worker_count = settings.workers.len();
     let choice = match settings.nats {

@@ -28,7 +28,8 @@ use crate::placement::{Candidate, ChunkMemory, Load, Machine, Options, Placement
 pub(super) struct Placer {
     every: Duration,
     is_stale: bool,
-    placed_at: Option<Instant>,
+    /// No placement before this time.
+    earliest: Instant,
 }
 
 /// A task to be taken out of the queue, because its chunk belongs elsewhere.
@@ -51,7 +52,7 @@ impl Placer {
         Self {
             every,
             is_stale: true,
-            placed_at: None,
+            earliest: Instant::now(),
         }
     }
 
@@ -62,8 +63,7 @@ impl Placer {
 
     /// When the next placement is due; `None` while nothing has changed.
     pub(super) fn due_at(&self) -> Option<Instant> {
-        let earliest = self.placed_at.map_or_else(Instant::now, |at| at + self.every);
-        self.is_stale.then_some(earliest)
+        self.is_stale.then_some(self.earliest)
     }
 
     /// Places all chunks that nobody has begun, if that is due. Returns the tasks to be taken out of the queue.
@@ -76,7 +76,7 @@ impl Placer {
         let now = Instant::now();
         self.due_at().filter(|at| *at <= now)?;
         self.is_stale = false;
-        self.placed_at = Some(now);
+        self.earliest = now + self.every;
         let mut taken = Taken::default();
         for job in jobs.values() {
             taken.add_running(job);

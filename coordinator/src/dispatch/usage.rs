@@ -3,10 +3,8 @@
 use std::collections::BTreeMap;
 
 use latentfarm_common::ids::WorkerId;
-use latentfarm_common::wire::memory::{DeviceKind, MemoryStage, MemoryUse, Rung, StagePeak};
+use latentfarm_common::wire::memory::{DeviceKind, MemoryStage, MemoryUse, Rung, StagePeak, WARN_GIB};
 
-/// Use of a device above which the report warns, in decimal gigabytes, highest first.
-const WARN_GB: [u64; 2] = [20, 15];
 /// A peak so far from its prediction is worth a word.
 const FAR_OFF: f64 = 0.15;
 /// Less than this is what an allocator keeps or does not keep of what was freed, by how fast the machine is.
@@ -75,9 +73,12 @@ impl MemoryUsage {
     pub fn judge(&mut self) {
         let mut warnings = Vec::new();
         for ((worker, device), place) in &self.places {
-            let bytes = place.peak_mib << 20;
-            if let Some(limit) = WARN_GB.into_iter().find(|limit| bytes > limit * 1_000_000_000) {
-                warnings.push(format!("{worker} took more than {limit} GB of {device}"));
+            let crossed = WARN_GIB
+                .into_iter()
+                .filter(|limit| place.peak_mib > limit << 10)
+                .max();
+            if let Some(limit) = crossed {
+                warnings.push(format!("{worker} took more than {limit} GiB of {device}"));
             }
         }
         for ((kind, rung), plan) in &self.plans {
@@ -137,6 +138,27 @@ mod tests {
     }
 
     #[test]
+    fn a_device_is_warned_of_above_the_gibibytes_that_workers_warn_of() {
+        let warnings = |peak_mib: u64| {
+            let mut usage = MemoryUsage::default();
+            let worker = "w1".parse().unwrap();
+            usage.add(&worker, 16, &used(Rung::default(), peak_mib, peak_mib));
+            usage.judge();
+            usage.warnings
+        };
+        assert_eq!(warnings(15 * 1024), Vec::<String>::new());
+        assert_eq!(
+            warnings(15 * 1024 + 1),
+            ["w1 took more than 15 GiB of cuda:0 Test"]
+        );
+        assert_eq!(warnings(20 * 1024), ["w1 took more than 15 GiB of cuda:0 Test"]);
+        assert_eq!(
+            warnings(20 * 1024 + 1),
+            ["w1 took more than 20 GiB of cuda:0 Test"]
+        );
+    }
+
+    #[test]
     fn the_highest_of_each_stage_is_kept_and_what_is_out_of_the_ordinary_is_said() {
         let mut usage = MemoryUsage::default();
         let worker = "w1".parse().unwrap();
@@ -156,7 +178,7 @@ mod tests {
         assert_eq!(
             usage.warnings,
             [
-                "w1 took more than 20 GB of cuda:0 Test",
+                "w1 took more than 15 GiB of cuda:0 Test",
                 "plan batched on cuda took 25 % more than predicted",
                 "plan streamed on cuda took 50 % less than predicted"
             ]

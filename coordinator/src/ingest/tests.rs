@@ -1,12 +1,16 @@
 use std::collections::BTreeMap;
 use std::io;
+use std::path::Path;
 use std::process::Command;
 
 use super::*;
 use latentfarm_common::audio::windows;
+use latentfarm_common::digest::Digest;
 use latentfarm_common::error::one_line;
-use latentfarm_common::media::FrameReader;
+use latentfarm_common::media::{CutLimits, FrameReader};
+use latentfarm_common::time::FrameRate;
 use latentfarm_common::wire::blob::BlobRef;
+use latentfarm_common::wire::job::{AudioWindows, SilenceMode};
 use latentfarm_common::wire::media::LocalSlice;
 
 /// Keeps blobs in memory.
@@ -36,6 +40,14 @@ impl BlobSink for Full {
     fn put_bytes(&mut self, _bytes: &[u8]) -> io::Result<BlobRef> {
         Err(io::ErrorKind::StorageFull.into())
     }
+}
+
+fn ingest(
+    request: &IngestRequest,
+    sink: &mut dyn BlobSink,
+    progress: &mut dyn FnMut(IngestProgress),
+) -> Result<Ingested, IngestError> {
+    examine(request, progress)?.store(sink, progress)
 }
 
 fn make(path: &Path, args: &str) {

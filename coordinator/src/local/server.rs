@@ -12,21 +12,21 @@ const MAX_RESTARTS: u32 = 5;
 
 /// The private server. [`KeptServer::stop`] ends it in order; dropping this kills it with the runtime.
 #[derive(Debug)]
-pub struct KeptServer {
+pub(super) struct KeptServer {
     keeper: JoinHandle<()>,
     stop: oneshot::Sender<()>,
 }
 
 impl KeptServer {
     /// Starts the server again, on its port and its store, whenever it ends without having been asked to.
-    pub fn new(server: EmbeddedServer, notices: mpsc::UnboundedSender<LocalNotice>) -> Self {
+    pub(super) fn new(server: EmbeddedServer, notices: mpsc::UnboundedSender<LocalNotice>) -> Self {
         let (stop, stopping) = oneshot::channel();
         let keeper = tokio::spawn(keep(server, stopping, notices));
         Self { keeper, stop }
     }
 
     /// Ends the server and waits until it is gone.
-    pub async fn stop(self) {
+    pub(super) async fn stop(self) {
         let _keeper_gone = self.stop.send(());
         let _broken_off = self.keeper.await;
     }

@@ -27,15 +27,15 @@ const STOP_GRACE: Duration = Duration::from_secs(10);
 
 /// What the workers are started with.
 #[derive(Clone, Debug)]
-pub struct WorkerPlan {
-    pub program: PathBuf,
-    pub nats_url: String,
-    pub workers: Vec<WorkerSeat>,
-    pub weights: PathBuf,
+pub(super) struct WorkerPlan {
+    pub(super) program: PathBuf,
+    pub(super) nats_url: String,
+    pub(super) workers: Vec<WorkerSeat>,
+    pub(super) weights: PathBuf,
     /// Threads of each worker's engine.
-    pub threads: usize,
+    pub(super) threads: usize,
     /// Folder for scratch files and logs.
-    pub folder: PathBuf,
+    pub(super) folder: PathBuf,
 }
 
 /// What one worker is asked to be.
@@ -48,10 +48,10 @@ pub struct WorkerOptions {
 
 /// One worker to start.
 #[derive(Clone, Debug)]
-pub struct WorkerSeat {
-    pub options: WorkerOptions,
+pub(super) struct WorkerSeat {
+    pub(super) options: WorkerOptions,
     /// Seed of its nkey, passed by environment, never on the command line or on disk.
-    pub nkey_seed: Option<String>,
+    pub(super) nkey_seed: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,14 +65,14 @@ enum Wanted {
 
 /// The running workers. Dropping this kills them.
 #[derive(Debug)]
-pub struct LocalWorkers {
+pub(super) struct LocalWorkers {
     keepers: JoinSet<()>,
     wanted: watch::Sender<Wanted>,
 }
 
 impl LocalWorkers {
     /// Starts the workers and keeps them running.
-    pub fn start(plan: &WorkerPlan, notices: &mpsc::UnboundedSender<LocalNotice>) -> Self {
+    pub(super) fn start(plan: &WorkerPlan, notices: &mpsc::UnboundedSender<LocalNotice>) -> Self {
         let (wanted, _) = watch::channel(Wanted::Running);
         let mut keepers = JoinSet::new();
         for seat in &plan.workers {
@@ -87,7 +87,7 @@ impl LocalWorkers {
     }
 
     /// Asks every worker to finish its chunk and leave; returns at once.
-    pub fn drain(&self) {
+    pub(super) fn drain(&self) {
         self.wanted.send_if_modified(|wanted| {
             let is_running = *wanted == Wanted::Running;
             if is_running {
@@ -98,13 +98,8 @@ impl LocalWorkers {
     }
 
     /// Makes every worker leave now, and waits until all are gone.
-    pub async fn stop(mut self) {
+    pub(super) async fn stop(mut self) {
         self.wanted.send_replace(Wanted::Stopped);
-        while self.keepers.join_next().await.is_some() {}
-    }
-
-    /// Waits until no worker is left: all drained, or all given up.
-    pub async fn gone(&mut self) {
         while self.keepers.join_next().await.is_some() {}
     }
 }
@@ -268,7 +263,7 @@ mod tests {
             panic!("no second notice")
         };
         assert!(why.contains("no weights"), "{why}");
-        workers.gone().await;
+        while workers.keepers.join_next().await.is_some() {}
     }
 
     #[tokio::test]

@@ -6,13 +6,12 @@ use latentfarm_common::blob::BlobError;
 use latentfarm_common::wire::WireError;
 use tokio::task::JoinError;
 
-use super::farm::FarmError;
 use super::weights::WeightsProblem;
 use crate::dispatch::DispatchError;
 use crate::ingest::IngestError;
 use crate::job::folder::FolderError;
 use crate::job::store::ManifestError;
-use crate::local::ToolError;
+use crate::local::{FarmError, ToolError};
 use crate::stitch::StitchError;
 
 #[derive(Debug, thiserror::Error)]

@@ -7,14 +7,15 @@ use tokio::task::spawn_blocking;
 
 use super::error::RenderError;
 use super::event::Observer;
-use super::farm::{FarmChoice, RenderFarm};
+use super::farm::FarmChoice;
 use super::preflight::Preflight;
 use super::report::RenderReport;
 use super::run::Run;
 use super::settings::RenderSettings;
-use crate::dispatch::Ending;
+use crate::dispatch::{Ending, Farm};
 use crate::ingest::Examined;
 use crate::job::folder::JobFolder;
+use crate::local::LocalFarm;
 
 /// One render, from two files to one. [`RenderJob::check`] makes it.
 pub struct RenderJob {
@@ -59,10 +60,13 @@ impl RenderJob {
         let settings = &self.settings;
         let keep = settings.keep;
         let folder = JobFolder::open(&settings.work_dir, self.preflight.job, settings.discard_other)?;
-        let mut farm = RenderFarm::open(choice, &folder).await?;
+        let (farm, mut local) = choice.open(&folder).await?;
         // Too large for this future's own frame.
-        let outcome = Box::pin(self.run(&folder, &mut farm, observer, shutdown)).await;
-        farm.close().await;
+        let outcome = Box::pin(self.run(&folder, &farm, local.as_mut(), observer, shutdown)).await;
+        farm.connection.close().await;
+        if let Some(local) = local {
+            local.close().await;
+        }
         let is_over = match &outcome {
             Ok(report) => {
                 !keep
@@ -79,11 +83,13 @@ impl RenderJob {
         outcome
     }
 
-    /// Runs the render on a connected farm. `None` if it was interrupted.
+    /// Runs the render on a connected farm, which other renders may use at the same time unless it is this one's own
+    /// `local` farm. `None` if it was interrupted.
     pub async fn run(
         self,
         folder: &JobFolder,
-        farm: &mut RenderFarm,
+        farm: &Farm,
+        local: Option<&mut LocalFarm>,
         observer: &Observer,
         mut shutdown: Shutdown,
     ) -> Result<Option<RenderReport>, RenderError> {
@@ -91,15 +97,16 @@ impl RenderJob {
             settings: &self.settings,
             preflight: &self.preflight,
             folder,
+            farm,
             observer,
             started: self.started,
         };
-        let Some((spec, timeline)) = run.prepare(self.examined, farm, &mut shutdown).await? else {
+        let Some((spec, timeline)) = run.prepare(self.examined, &mut shutdown).await? else {
             return Ok(None);
         };
-        let Some(dispatched) = run.dispatch(&spec, timeline, farm, shutdown).await? else {
+        let Some(dispatched) = run.dispatch(&spec, timeline, local, shutdown).await? else {
             return Ok(None);
         };
-        run.finish(&spec, dispatched, farm).await.map(Some)
+        run.finish(&spec, dispatched).await.map(Some)
     }
 }

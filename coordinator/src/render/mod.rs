@@ -28,7 +28,7 @@ mod weights;
 pub use error::RenderError;
 pub use estimate::Estimate;
 pub use event::{Observer, RenderEvent};
-pub use farm::{FarmChoice, FarmError, RenderFarm};
+pub use farm::FarmChoice;
 pub use job::RenderJob;
 pub use preflight::Preflight;
 pub use report::{RenderReport, Written};

@@ -19,15 +19,16 @@ use tokio::task::spawn_blocking;
 
 use super::error::RenderError;
 use super::event::{Observer, RenderEvent};
-use super::farm::{RenderFarm, local_copy};
+use super::farm::local_copy;
 use super::finish;
 use super::preflight::Preflight;
 use super::report::{RenderReport, Written};
 use super::settings::RenderSettings;
-use crate::dispatch::{self, Check, DispatchSettings, Ending, JobEvent, JobResult};
+use crate::dispatch::{self, Check, DispatchSettings, Ending, Farm, JobEvent, JobResult};
 use crate::ingest::{BlobSink, Examined};
 use crate::job::folder::JobFolder;
 use crate::job::store;
+use crate::local::LocalFarm;
 use crate::stitch;
 
 /// What all phases of one run look at.
@@ -35,6 +36,7 @@ pub(super) struct Run<'a> {
     pub(super) settings: &'a RenderSettings,
     pub(super) preflight: &'a Preflight,
     pub(super) folder: &'a JobFolder,
+    pub(super) farm: &'a Farm,
     pub(super) observer: &'a Observer,
     /// When the render began, its checks included.
     pub(super) started: Instant,
@@ -53,31 +55,29 @@ impl Run<'_> {
     pub(super) async fn prepare(
         &self,
         examined: Examined,
-        farm: &RenderFarm,
         shutdown: &mut Shutdown,
     ) -> Result<Option<(JobSpec, Timeline)>, RenderError> {
-        let store = &farm.connected().store;
         let Some(spec) = store::read(self.folder.path())? else {
             return tokio::select! {
                 () = shutdown.reached(Phase::Draining) => Ok(None),
-                ingested = self.ingest(examined, store) => ingested.map(Some),
+                ingested = self.ingest(examined) => ingested.map(Some),
             };
         };
         self.observer.send(RenderEvent::Resuming {
             folder: self.folder.path().to_owned(),
         });
-        let timeline = wire::decode(&store.get_bytes(&spec.timeline).await?)?;
+        let timeline = wire::decode(&self.farm.store.get_bytes(&spec.timeline).await?)?;
         Ok(Some((spec, timeline)))
     }
 
     /// Cuts the video and stores segments, speech and timeline.
-    async fn ingest(&self, examined: Examined, store: &Store) -> Result<(JobSpec, Timeline), RenderError> {
+    async fn ingest(&self, examined: Examined) -> Result<(JobSpec, Timeline), RenderError> {
         self.observer.send(RenderEvent::IngestBegins {
             source_frames: examined.table.sources,
         });
         let known = examined.notes();
         let mut sink = StoreSink {
-            store: store.clone(),
+            store: self.farm.store.clone(),
             runtime: Handle::current(),
         };
         let observer = self.observer.clone();
@@ -87,7 +87,11 @@ impl Run<'_> {
         for note in ingested.notes.iter().filter(|note| !known.contains(note)) {
             self.observer.send(RenderEvent::Note(note.clone()));
         }
-        let timeline = store.put_bytes(wire::encode(&ingested.timeline)?).await?;
+        let timeline = self
+            .farm
+            .store
+            .put_bytes(wire::encode(&ingested.timeline)?)
+            .await?;
         self.observer.send(RenderEvent::Ingested {
             source_frames: ingested.source.frames,
             segments: ingested.timeline.segments.len(),
@@ -104,13 +108,20 @@ impl Run<'_> {
         &self,
         spec: &JobSpec,
         timeline: Timeline,
-        farm: &mut RenderFarm,
+        mut local: Option<&mut LocalFarm>,
         shutdown: Shutdown,
     ) -> Result<Option<Dispatched>, RenderError> {
-        let scratch = self.folder.scratch();
-        farm.start_workers(&self.preflight.worker, &self.settings.weights, &scratch)?;
-        let dispatched = self.watch(spec, timeline, farm, shutdown).await;
-        farm.stop_workers().await;
+        if let Some(local) = &mut local {
+            local.start_workers(
+                &self.preflight.worker,
+                &self.settings.weights,
+                &self.folder.scratch(),
+            )?;
+        }
+        let dispatched = self.watch(spec, timeline, local.as_deref_mut(), shutdown).await;
+        if let Some(local) = local {
+            local.stop_workers().await;
+        }
         match dispatched? {
             Some(dispatched) if matches!(dispatched.result.ending, Ending::Interrupted { .. }) => {
                 dispatched.result.lease.release().await;
@@ -124,23 +135,22 @@ impl Run<'_> {
         &self,
         spec: &JobSpec,
         timeline: Timeline,
-        farm: &mut RenderFarm,
+        mut local: Option<&mut LocalFarm>,
         mut shutdown: Shutdown,
     ) -> Result<Option<Dispatched>, RenderError> {
         let mut dispatch = DispatchSettings::new(self.folder.path().to_owned(), self.preflight.needs);
         dispatch.job.allow_no_face = self.settings.allow_no_face;
         dispatch.job.cpu_fallback = self.settings.cpu_fallback;
         dispatch.job.unplaceable_wait = self.settings.unplaceable_wait;
-        if farm.is_private() {
+        if local.is_some() {
             // The job folder's lock covers the private server: no other coordinator can be alive.
             dispatch.farm.contention = Contention::Seize;
         }
         let (job_observer, mut job_events) = mpsc::unbounded_channel();
-        let connected = farm.connected().clone();
-        let check = segment_check(&connected.store, self.folder);
+        let check = segment_check(&self.farm.store, self.folder);
         let stop = shutdown.clone();
         let job = dispatch::run_job(
-            &connected,
+            self.farm,
             spec.clone(),
             timeline,
             dispatch,
@@ -164,14 +174,18 @@ impl Run<'_> {
             tokio::select! {
                 result = &mut job => break result,
                 Some(event) = job_events.recv() => pass_on(event),
-                Some(notice) = farm.next_notice() => {
+                Some(notice) = async { local.as_mut()?.next_notice().await } => {
                     self.observer.send(RenderEvent::Local(notice.clone()));
-                    farm.take(&notice)?;
+                    if let Some(local) = &mut local {
+                        local.take(&notice)?;
+                    }
                 }
                 () = shutdown.reached(Phase::Draining), if !draining => {
                     draining = true;
                     self.observer.send(RenderEvent::Draining);
-                    farm.drain_workers();
+                    if let Some(local) = &local {
+                        local.drain_workers();
+                    }
                 }
                 () = stopping.reached(Phase::Stopping), if draining => return Ok(None),
             }
@@ -191,14 +205,13 @@ impl Run<'_> {
         &self,
         spec: &JobSpec,
         dispatched: Dispatched,
-        farm: &RenderFarm,
     ) -> Result<RenderReport, RenderError> {
         let Dispatched {
             result,
             resumed_chunks,
         } = dispatched;
         let written = if result.ending == Ending::Complete {
-            Some(self.write(spec, &result, &farm.connected().store).await?)
+            Some(self.write(spec, &result).await?)
         } else {
             None
         };
@@ -218,12 +231,12 @@ impl Run<'_> {
     }
 
     /// Joins and verifies the segments and gives the file its name, if the lease is still held.
-    async fn write(&self, spec: &JobSpec, result: &JobResult, store: &Store) -> Result<Written, RenderError> {
+    async fn write(&self, spec: &JobSpec, result: &JobResult) -> Result<Written, RenderError> {
         let records = &result.records;
         let mut segments = Vec::with_capacity(records.len());
         for record in records {
             let range = finish::range_of(spec, record);
-            let path = local_copy(store, &record.artifact, &self.folder.scratch()).await?;
+            let path = local_copy(&self.farm.store, &record.artifact, &self.folder.scratch()).await?;
             segments.push((range, path, record.artifact));
         }
         let request = finish::stitch_request(spec, records, segments, self.settings);

@@ -38,13 +38,3 @@ pub enum StitchError {
         source: std::io::Error,
     },
 }
-
-impl StitchError {
-    /// The segment to render again, where that is the mend.
-    pub fn faulty_segment(&self) -> Option<usize> {
-        match self {
-            Self::Segment { index, .. } => Some(*index),
-            Self::Tiling(_) | Self::Output { .. } | Self::Target(_) | Self::Rename { .. } => None,
-        }
-    }
-}

@@ -87,10 +87,6 @@ impl Assembled {
             .map_err(|source| StitchError::Rename { from, to, source })?;
         Ok(self.stitched)
     }
-
-    pub fn stitched(&self) -> &Stitched {
-        &self.stitched
-    }
 }
 
 /// Checks the segments, joins them with the audio under a temporary name, and verifies the result.
@@ -137,14 +133,6 @@ pub fn assemble(
         output: request.output.clone(),
         stitched: Stitched { sound, report },
     })
-}
-
-/// [`assemble`] and [`Assembled::commit`] in one.
-pub fn stitch(
-    request: &StitchRequest,
-    progress: &mut dyn FnMut(StitchStep),
-) -> Result<Stitched, StitchError> {
-    assemble(request, progress)?.commit()
 }
 
 /// Lays a failed join at the door of the segment that it names, where it names one.

@@ -2,6 +2,7 @@
 
 mod bench;
 mod devices;
+mod exit;
 mod idle;
 mod memtest;
 mod probe;
@@ -14,8 +15,7 @@ use clap::{Parser, Subcommand};
 use latentfarm_common::error::Chain;
 use latentfarm_common::telemetry::{self, LogFormat};
 
-/// Exit code of a machine that cannot do the work: starting the worker again would not help.
-const EXIT_UNFIT: u8 = 3;
+use exit::refuse;
 
 /// Renders chunks of latentfarm jobs on this machine.
 #[derive(Parser, Debug)]
@@ -87,10 +87,4 @@ fn media() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-/// Prints an error with its causes; exit code 2 is for what the user can mend.
-fn refuse(error: &(dyn std::error::Error + 'static)) -> ExitCode {
-    eprintln!("error: {}", Chain(error));
-    ExitCode::from(2)
 }

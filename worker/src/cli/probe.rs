@@ -10,7 +10,7 @@ use latentfarm_common::wire::memory::DeviceKind;
 use serde::Serialize;
 
 use super::devices::{DeviceArgs, Engines};
-use super::{EXIT_UNFIT, refuse};
+use super::exit::{EXIT_UNFIT, refuse};
 use crate::memory::choice::{self, GpuState, HostState, Limits, Snapshot, Target};
 use crate::memory::claims::Claims;
 use crate::memory::host;

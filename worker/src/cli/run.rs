@@ -10,9 +10,10 @@ use latentfarm_common::ids::WorkerId;
 use latentfarm_common::nats::Role;
 use latentfarm_common::nats::connect::{self, Identity, Patience, SEED_VARIABLE};
 use latentfarm_common::shutdown::{self, Shutdown};
+use latentfarm_common::wire::memory::WARN_GIB;
 
-use super::EXIT_UNFIT;
 use super::devices::{DeviceArgs, worker_names};
+use super::exit::EXIT_UNFIT;
 use crate::consume::{self, Vitals};
 use crate::engine::Precision;
 use crate::latentsync::Checkpoint;
@@ -46,9 +47,9 @@ pub(super) struct RunArgs {
     /// long as it was ever silent on this device, and a minute at least
     #[arg(long, value_name = "SECONDS", default_value_t = 900)]
     silence_limit: u64,
-    /// Uses of memory, in GB, that are warned of when they are crossed; 90 % of a device always is
-    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "15,20")]
-    warn_gb: Vec<u64>,
+    /// Uses of memory, in GiB, that are warned of when they are crossed; 90 % of a device always is
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_values_t = WARN_GIB)]
+    warn_gib: Vec<u64>,
     /// How often the engine gives memory back to the device: the more often, the more other programs find free
     #[arg(long, value_name = "WHEN", value_parser = ["strict", "step", "window", "task"])]
     cleanup: Option<String>,
@@ -144,7 +145,7 @@ async fn run(args: RunArgs) -> Result<(), Unfit> {
             device: device.clone(),
             scratch: scratch.join(name.as_str()),
             limits: args.devices.limits(),
-            warn_gb: args.warn_gb.clone(),
+            warn_gib: args.warn_gib.clone(),
             claims: Claims::usual_root(),
             silence_limit: Duration::from_secs(args.silence_limit),
         }

@@ -10,7 +10,7 @@ use super::silence::hear_silence;
 use crate::latentsync::{AudioFeatures, ModelError, gather_rows};
 
 /// A chunk of 480 frames at 25 fps spans at most three windows, and may need one of silence; a few more serve a
-/// worker that alternates between jobs. A window of Whisper tiny is about 8 MB.
+/// worker that alternates between jobs. A window of Whisper tiny is about 8 MiB.
 const KEPT_WINDOWS: usize = 6;
 
 #[derive(Default)]

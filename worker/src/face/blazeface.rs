@@ -12,7 +12,7 @@ use latentfarm_common::frame::Rgb;
 
 use super::error::FaceError;
 use super::geometry::Rect;
-use super::network::Network;
+use super::network::{self, Network};
 use super::sample::{Border, SIDE, Square};
 
 pub(super) const WEIGHTS: &[u8] = include_bytes!("weights/face_detection_full_range.tflite");
@@ -41,7 +41,7 @@ pub(super) struct Detector {
 
 impl Detector {
     pub(super) fn new() -> Result<Self, FaceError> {
-        let network = Network::load(WEIGHTS).map_err(|source| FaceError::Load {
+        let network = network::network(WEIGHTS).map_err(|source| FaceError::Load {
             network: NAME,
             source,
         })?;

@@ -2,6 +2,7 @@
 
 use candle_core::{DType, Result, Tensor};
 use latentfarm_common::wire::engine::EngineStage;
+use latentfarm_common::wire::job::is_guided;
 
 use super::boundary::{levers, retried};
 use super::ddim::DdimScheduler;
@@ -84,7 +85,7 @@ pub fn predict(
         audio,
     } = conditions;
     let input = Tensor::cat(&[latents, mask, masked, reference], 1)?.to_dtype(audio.dtype())?;
-    if guidance_scale <= 1.0 {
+    if !is_guided(guidance_scale) {
         return unet
             .forward(&input, timestep, audio, &Trace::off())?
             .to_dtype(DType::F32);

@@ -9,7 +9,9 @@ use latentfarm_common::wire::job::SourceSpec;
 use latentfarm_common::wire::media::{LocalSlice, MediaReply, MediaTimings};
 use latentfarm_common::wire::outcome::FaceObservations;
 
-use super::{JobError, Pipes, timed};
+use super::error::JobError;
+use super::pipes::Pipes;
+use super::timed::timed;
 use crate::face::{FaceAnalyzer, colour};
 
 pub(super) fn run<R: Read, W: Write>(

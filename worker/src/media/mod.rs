@@ -4,49 +4,22 @@
 //! error. It ends when its input ends.
 
 mod analyze;
+mod error;
+mod pipes;
 mod render;
+mod timed;
 mod window;
 
 use std::io::{Read, Write};
-use std::time::Instant;
 
 use latentfarm_common::error::one_line;
 use latentfarm_common::media::MediaError;
-use latentfarm_common::wire::Message;
 use latentfarm_common::wire::media::{MediaFailure, MediaReply, MediaRequest};
-use latentfarm_common::wire::pipe::{self, PipeError};
+use latentfarm_common::wire::pipe::PipeError;
 
-use crate::face::{FaceAnalyzer, FaceError};
-
-/// Why a request was not carried out.
-#[derive(Debug, thiserror::Error)]
-enum JobError {
-    #[error(transparent)]
-    Media(#[from] MediaError),
-    #[error("cannot find faces")]
-    Face(#[from] FaceError),
-    #[error("the request does not fit together: {0}")]
-    Inconsistent(String),
-    /// The supervisor is gone or out of step: nothing can be answered.
-    #[error("the pipe to the supervisor failed")]
-    Pipe(#[from] PipeError),
-}
-
-/// The two ends of the conversation.
-struct Pipes<R, W> {
-    input: R,
-    output: W,
-}
-
-impl<R: Read, W: Write> Pipes<R, W> {
-    fn receive(&mut self) -> Result<Option<MediaRequest>, PipeError> {
-        pipe::read(&mut self.input)
-    }
-
-    fn send<M: Message>(&mut self, message: &M) -> Result<(), PipeError> {
-        pipe::write(&mut self.output, message)
-    }
-}
+use crate::face::FaceAnalyzer;
+use error::JobError;
+use pipes::Pipes;
 
 /// Serves requests until the input ends.
 pub fn serve(input: impl Read, output: impl Write) -> Result<(), PipeError> {
@@ -81,12 +54,4 @@ fn failure(error: &JobError) -> MediaFailure {
         JobError::Media(MediaError::BadInput { .. }) => MediaFailure::BadInput { message },
         _ => MediaFailure::Other { message },
     }
-}
-
-/// Does `work` and adds its wall time to `total_us`.
-fn timed<T>(total_us: &mut u64, work: impl FnOnce() -> T) -> T {
-    let started = Instant::now();
-    let result = work();
-    *total_us += u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
-    result
 }

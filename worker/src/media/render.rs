@@ -13,8 +13,10 @@ use latentfarm_common::time::FrameRange;
 use latentfarm_common::wire::media::{MediaReply, MediaRequest, MediaTimings, RenderRequest};
 use latentfarm_common::wire::pipe::PipeError;
 
+use super::error::JobError;
+use super::pipes::Pipes;
+use super::timed::timed;
 use super::window::Window;
-use super::{JobError, Pipes, timed};
 
 #[derive(Default)]
 struct Micros {

@@ -1,6 +1,6 @@
 //! Warnings when memory use crosses a threshold: once on the way up, again only after it has gone well below.
 
-const MIB_PER_GB: u64 = 1024;
+const MIB_PER_GIB: u64 = 1024;
 /// A threshold is armed again when use is below this share of it, in percent: use that swings around it is one
 /// crossing.
 const ARMED_BELOW_PERCENT: u64 = 95;
@@ -10,7 +10,7 @@ const DEVICE_PERCENT: u64 = 90;
 /// Thresholds that are warned of, and which of them use is above.
 #[derive(Clone, Debug)]
 pub struct Watch {
-    gigabytes: Vec<Threshold>,
+    gibibytes: Vec<Threshold>,
     share: Threshold,
 }
 
@@ -42,9 +42,9 @@ impl Threshold {
 
 impl Watch {
     /// Watches thresholds in GiB, and 90 % of the device.
-    pub fn new(gigabytes: &[u64]) -> Self {
+    pub fn new(gibibytes: &[u64]) -> Self {
         Self {
-            gigabytes: gigabytes.iter().copied().map(Threshold::new).collect(),
+            gibibytes: gibibytes.iter().copied().map(Threshold::new).collect(),
             share: Threshold::new(DEVICE_PERCENT),
         }
     }
@@ -53,10 +53,10 @@ impl Watch {
     /// `taken_mib` of `total_mib` (by whomever) against the share.
     pub fn on(&mut self, used_mib: u64, taken_mib: u64, total_mib: u64) -> Vec<String> {
         let mut lines = Vec::new();
-        for threshold in &mut self.gigabytes {
-            if threshold.crosses(used_mib, threshold.at * MIB_PER_GB) {
+        for threshold in &mut self.gibibytes {
+            if threshold.crosses(used_mib, threshold.at * MIB_PER_GIB) {
                 lines.push(format!(
-                    "memory use is above {} GB: {}",
+                    "memory use is above {} GiB: {}",
                     threshold.at,
                     gib(used_mib)
                 ));
@@ -75,7 +75,7 @@ impl Watch {
 }
 
 fn gib(mib: u64) -> String {
-    format!("{:.1} GiB", mib as f64 / MIB_PER_GB as f64)
+    format!("{:.1} GiB", mib as f64 / MIB_PER_GIB as f64)
 }
 
 #[cfg(test)]
@@ -92,7 +92,7 @@ mod tests {
     fn a_threshold_warns_once_on_the_way_up_and_again_after_it_was_left() {
         let mut watch = Watch::new(&[15, 20]);
         assert_eq!(crossed(&mut watch, 15), Vec::<String>::new());
-        assert_eq!(crossed(&mut watch, 16), ["memory use is above 15 GB: 16.0 GiB"]);
+        assert_eq!(crossed(&mut watch, 16), ["memory use is above 15 GiB: 16.0 GiB"]);
         assert_eq!(crossed(&mut watch, 17), Vec::<String>::new());
         // 14.25 GiB is the mark below which it counts as left.
         assert_eq!(watch.on(14_600, 14_600, CARD), Vec::<String>::new());

@@ -65,7 +65,7 @@ pub struct RunnerSettings {
     pub scratch: PathBuf,
     pub limits: Limits,
     /// Uses of memory, in GiB, that are warned of.
-    pub warn_gb: Vec<u64>,
+    pub warn_gib: Vec<u64>,
     /// Folder of the promises between this host's workers.
     pub claims: PathBuf,
     /// A child that says nothing for so long is taken for hung, unless it is known how long its work takes.
@@ -159,7 +159,7 @@ impl Runner {
         let device = settings.device.clone();
         let worker = vitals.snapshot().worker;
         let claims = Claims::new(&settings.claims, &device.key(), worker.as_str());
-        let sight = Sight::new(device, probe, settings.limits, &settings.warn_gb);
+        let sight = Sight::new(device, probe, settings.limits, &settings.warn_gib);
         Self {
             _refresher: sight.keep_fresh(&vitals),
             pace: Pace::new(settings.silence_limit),

@@ -58,13 +58,13 @@ pub(super) struct Look {
 }
 
 impl Sight {
-    pub(super) fn new(device: Device, probe: Probe, limits: Limits, warn_gb: &[u64]) -> Self {
+    pub(super) fn new(device: Device, probe: Probe, limits: Limits, warn_gib: &[u64]) -> Self {
         let state = State {
             engine: None,
             media: None,
             engine_own_mib: 0,
             blind: None,
-            watch: Watch::new(warn_gb),
+            watch: Watch::new(warn_gib),
             rate: Rate::new(Instant::now()),
         };
         Self {

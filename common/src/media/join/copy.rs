@@ -3,7 +3,7 @@
 use ffmpeg_next::codec::{Id, Parameters, packet};
 use ffmpeg_next::{Packet, Rational, Rescale};
 
-use super::audio::{AudioSource, Head};
+use super::source::{AudioSource, Head};
 use crate::media::MediaError;
 use crate::media::container::{self, Container};
 

@@ -6,7 +6,7 @@ use ffmpeg_next::codec::{self, Id, Parameters, context::Context};
 use ffmpeg_next::format::{Sample, sample};
 use ffmpeg_next::{ChannelLayout, Error, Packet, Rational, Rescale, decoder, encoder, filter, frame};
 
-use super::audio::AudioSource;
+use super::source::AudioSource;
 use crate::media::MediaError;
 use crate::media::container::{self, Container};
 

@@ -6,7 +6,7 @@ use ffmpeg_next::codec::Parameters;
 use ffmpeg_next::format::context;
 use ffmpeg_next::{Packet, Rational, codec, media};
 
-use super::JoinRequest;
+use super::request::JoinRequest;
 use crate::media::{MediaError, container};
 
 pub(super) struct VideoFeed<'a> {

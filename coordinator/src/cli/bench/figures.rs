@@ -190,11 +190,11 @@ impl fmt::Display for Bench {
         let stitch = &media.stitch;
         writeln!(
             f,
-            "stitch   {:.1} ms to join {} segments of {:.1} MB, a plain copy {:.1} ms: {:.1} times as long; {:.1} ms \
+            "stitch   {:.1} ms to join {} segments of {:.1} MiB, a plain copy {:.1} ms: {:.1} times as long; {:.1} ms \
              to check every frame",
             milliseconds(stitch.join),
             stitch.segments,
-            stitch.bytes as f64 / 1e6,
+            stitch.bytes as f64 / f64::from(1 << 20),
             milliseconds(stitch.copy),
             stitch.ratio(),
             milliseconds(stitch.check)

@@ -37,16 +37,12 @@ pub(super) fn main(args: BenchArgs) -> Result<ExitStatus, CommandError> {
 
 async fn run(args: BenchArgs, scratch: &Path) -> Result<ExitStatus, CommandError> {
     let (trigger, mut shutdown, _drain) = shutdown::channel();
-    shutdown::on_signals(trigger)
-        .context("cannot listen for signals")
-        .map_err(CommandError::failed)?;
+    shutdown::on_signals(trigger).context("cannot listen for signals")?;
     let server = locate(args.nats_server.as_deref())
         .await
         .map_err(CommandError::refused)?;
     let worker = worker_program().map_err(CommandError::refused)?;
-    let folder = std::path::absolute(scratch)
-        .context("cannot resolve the scratch folder")
-        .map_err(CommandError::failed)?;
+    let folder = std::path::absolute(scratch).context("cannot resolve the scratch folder")?;
     let settings = Settings {
         video: args.video,
         seconds: args.seconds,
@@ -79,8 +75,7 @@ async fn measure(
     let (media_settings, watch) = (settings.clone(), shutdown.clone());
     let media = spawn_blocking(move || media::measure(&media_settings, &watch))
         .await
-        .context("a task broke off")
-        .map_err(CommandError::failed)?;
+        .context("a task broke off")?;
     let media = media.map_err(|error| {
         if error.is_bad_input() {
             CommandError::refused(error)
@@ -88,9 +83,7 @@ async fn measure(
             CommandError::failed(error)
         }
     })?;
-    let queue = queue::measure(settings, server, &worker)
-        .await
-        .map_err(CommandError::failed)?;
+    let queue = queue::measure(settings, server, &worker).await?;
     Ok(Bench {
         machine,
         media,

@@ -74,8 +74,7 @@ fn folder_of(job: &Path) -> Option<PathBuf> {
 
 fn read(folder: &Path) -> Result<Vec<Line>, CommandError> {
     let lines = journal::read(folder)
-        .with_context(|| format!("cannot read the journal in `{}`", folder.display()))
-        .map_err(CommandError::failed)?;
+        .with_context(|| format!("cannot read the journal in `{}`", folder.display()))?;
     if lines.is_empty() {
         let error = anyhow::anyhow!("nothing has been dispatched in `{}` yet", folder.display());
         return Err(CommandError::refused(error));
@@ -89,9 +88,7 @@ fn recorded(url: &str, job: &Path) -> Result<Vec<Line>, CommandError> {
         .parse()
         .with_context(|| format!("`{text}` is no job folder, no output, and no job id"))
         .map_err(CommandError::refused)?;
-    let lines = runtime(1)?
-        .block_on(farm::recorded(url, id))
-        .map_err(CommandError::failed)?;
+    let lines = runtime(1)?.block_on(farm::recorded(url, id))?;
     if lines.is_empty() {
         let error = anyhow::anyhow!("the farm at {url} has recorded nothing of job {id}");
         return Err(CommandError::refused(error));

@@ -66,8 +66,7 @@ async fn watch(args: &TopArgs) -> Result<ExitStatus, CommandError> {
         .client
         .subscribe(ALL_HEARTBEATS)
         .await
-        .context("cannot hear the workers' heartbeats")
-        .map_err(CommandError::failed)?;
+        .context("cannot hear the workers' heartbeats")?;
     let mut board = Board::default();
     let term = Term::buffered_stdout();
     let is_live = term.is_term() && !args.once && !args.json;
@@ -89,7 +88,7 @@ async fn watch(args: &TopArgs) -> Result<ExitStatus, CommandError> {
             () = &mut until, if !is_live => break,
             _ = redraw.tick(), if is_live => {
                 let text = table::text(&board.rows(Instant::now()));
-                screen.show(&text).context("cannot write to the terminal").map_err(CommandError::failed)?;
+                screen.show(&text).context("cannot write to the terminal")?;
             }
             _ = tokio::signal::ctrl_c() => return Ok(ExitStatus::Complete),
         }
@@ -101,9 +100,7 @@ async fn watch(args: &TopArgs) -> Result<ExitStatus, CommandError> {
         table::text(&rows)
     };
     let written = write!(std::io::stdout(), "{text}");
-    written
-        .context("cannot write the table")
-        .map_err(CommandError::failed)?;
+    written.context("cannot write the table")?;
     Ok(ExitStatus::Complete)
 }
 

@@ -13,7 +13,7 @@ use anyhow::Context as _;
 use clap::ValueEnum as _;
 use latentfarm_common::child::die_with_parent;
 
-use super::refuse;
+use super::exit::refuse;
 use crate::bench::{EngineReport, Machine, Part, Report, Sizes};
 use crate::engine::environment;
 use crate::latentsync::Checkpoint;

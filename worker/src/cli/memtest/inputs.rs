@@ -7,7 +7,7 @@ use latentfarm_common::wire::engine::{AudioRequest, EngineRequest, WindowRequest
 use latentfarm_common::wire::job::{AudioWindows, ModelSpec};
 use latentfarm_common::wire::memory::Rung;
 
-use super::suite::Plan;
+use super::plan::Plan;
 
 /// Two seconds of sound at 16 kHz.
 const SAMPLES: u64 = 32_000;

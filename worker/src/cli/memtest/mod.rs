@@ -3,6 +3,7 @@
 //! It starts engines as `run` does, renders windows of made-up faces and sound, and looks at what they tell.
 
 mod inputs;
+mod plan;
 mod process;
 mod report;
 mod suite;
@@ -15,9 +16,9 @@ use std::time::Duration;
 use anyhow::Context as _;
 use latentfarm_common::error::Chain;
 
-use super::{EXIT_UNFIT, refuse};
+use super::exit::{EXIT_UNFIT, refuse};
 use crate::latentsync::Checkpoint;
-use suite::Plan;
+use plan::Plan;
 
 #[derive(clap::Args, Debug)]
 pub(super) struct MemtestArgs {

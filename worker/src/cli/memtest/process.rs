@@ -11,7 +11,7 @@ use latentfarm_common::wire::engine::{EngineFailure, EngineReply, EngineRequest,
 use latentfarm_common::wire::memory::MemorySample;
 use latentfarm_common::wire::pipe::{self, PipeError};
 
-use super::suite::Plan;
+use super::plan::Plan;
 use crate::engine::environment;
 
 /// Killed where it is dropped.

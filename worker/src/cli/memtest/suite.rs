@@ -1,38 +1,19 @@
 //! The checks, in the order in which they run.
 
-use std::path::PathBuf;
-use std::time::Duration;
-
 use anyhow::Context as _;
 use latentfarm_common::time::WINDOW_FRAMES;
 use latentfarm_common::wire::engine::{EngineReply, EngineStage};
 use latentfarm_common::wire::memory::MemorySample;
 
 use super::inputs::{self, GUIDED, UNGUIDED};
+use super::plan::Plan;
 use super::process::{Answer, Engine, told};
 use super::report::{Check, Cost, Report};
-use crate::latentsync::Checkpoint;
 use crate::memory::drift::{Drift, Verdict};
 
 const MIB: f64 = 1_048_576.0;
 /// What a thread pool's own bookkeeping comes and goes by.
 const BOOKKEEPING: u64 = 64 << 10;
-
-/// What to test.
-pub(super) struct Plan {
-    pub(super) checkpoint: Checkpoint,
-    pub(super) weights: PathBuf,
-    /// Text form.
-    pub(super) device: String,
-    /// Of the search for leaks.
-    pub(super) windows: u32,
-    pub(super) steps: u32,
-    pub(super) threads: usize,
-    pub(super) engine: PathBuf,
-    pub(super) engine_args: Vec<String>,
-    /// Longest that an engine may say nothing in the middle of a request.
-    pub(super) silence_limit: Duration,
-}
 
 /// Runs all checks.
 ///

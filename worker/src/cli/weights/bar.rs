@@ -10,7 +10,7 @@ impl Bar {
     /// Counts to `bytes`.
     pub(super) fn new(what: &str, bytes: u64) -> Self {
         let template =
-            "{msg:>30} [{bar:30}] {decimal_bytes}/{decimal_total_bytes}, {decimal_bytes_per_sec}, {eta} left";
+            "{msg:>30} [{bar:30}] {binary_bytes}/{binary_total_bytes}, {binary_bytes_per_sec}, {eta} left";
         let style = ProgressStyle::with_template(template)
             .unwrap_or_else(|_| ProgressStyle::default_bar())
             .progress_chars("=> ");
@@ -23,7 +23,7 @@ impl Bar {
 
     /// Counts bytes without an end.
     pub(super) fn spinner(what: &str) -> Self {
-        let style = ProgressStyle::with_template("{msg} {decimal_bytes}, {decimal_bytes_per_sec}")
+        let style = ProgressStyle::with_template("{msg} {binary_bytes}, {binary_bytes_per_sec}")
             .unwrap_or_else(|_| ProgressStyle::default_spinner());
         Self(
             ProgressBar::no_length()

@@ -13,7 +13,7 @@ use std::time::Duration;
 use hf_hub::api::Progress;
 use hf_hub::api::sync::{Api, ApiBuilder, ApiError};
 use hf_hub::{Cache, Repo, RepoType};
-use indicatif::DecimalBytes;
+use indicatif::BinaryBytes;
 use latentfarm_common::digest::Digest;
 use latentfarm_common::error::one_line;
 
@@ -51,7 +51,7 @@ pub(super) enum HubError {
     #[error("{url} sent {found} with the SHA-256 {digest}, not {expected}: nothing of it was kept")]
     WrongDigest {
         url: String,
-        found: DecimalBytes,
+        found: BinaryBytes,
         digest: Digest,
         expected: Digest,
     },
@@ -173,7 +173,7 @@ impl Hub {
             }
             let had = length(&part);
             if had > 0 {
-                eprintln!("{}: going on at {}", remote.name, DecimalBytes(had));
+                eprintln!("{}: going on at {}", remote.name, BinaryBytes(had));
             }
             let Err(error) = self.download(remote, had) else {
                 continue;
@@ -251,7 +251,7 @@ fn accept(remote: &Remote, blob: &Path, to: &Path) -> Result<Digest, HubError> {
         remove(blob)?;
         return Err(HubError::WrongDigest {
             url: remote.url.clone(),
-            found: DecimalBytes(bytes),
+            found: BinaryBytes(bytes),
             digest,
             expected,
         });

@@ -7,14 +7,13 @@ mod pull;
 mod watch;
 
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Subcommand, ValueEnum};
-use indicatif::DecimalBytes;
+use indicatif::BinaryBytes;
 
-use super::refuse;
+use super::exit::{refuse, say};
 use crate::latentsync::weights::{self, AccountAs, DigestVerdict, FileVerdict, Note, StoredAs};
 use crate::latentsync::{Checkpoint, WeightsError, synth};
 use bar::Bar;
@@ -86,11 +85,11 @@ pub(super) enum WeightsCommand {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(super) enum SynthSize {
-    /// A few MB: a window takes well under a second
+    /// A few MiB: a window takes well under a second
     Tiny,
-    /// Some hundred MB, 256 px: the memory and speed of a real shape, in small
+    /// Some hundred MiB, 256 px: the memory and speed of a real shape, in small
     Small,
-    /// 2.7 GB: the published sizes, 256 px, for measuring; a window takes minutes on a CPU
+    /// 2.5 GiB: the published sizes, 256 px, for measuring; a window takes minutes on a CPU
     Full,
 }
 
@@ -131,14 +130,6 @@ pub(super) fn main(command: WeightsCommand) -> ExitCode {
     }
 }
 
-/// Prints the result; a reader that is gone makes it a failure.
-fn say(text: &str, code: ExitCode) -> ExitCode {
-    match writeln!(std::io::stdout(), "{text}") {
-        Ok(()) => code,
-        Err(_closed) => ExitCode::FAILURE,
-    }
-}
-
 fn make(
     size: SynthSize,
     out: &Path,
@@ -151,7 +142,7 @@ fn make(
         SynthSize::Full => synth::Size::Full,
     };
     let bytes = synth::bytes_of(size)?;
-    eprintln!("writing {} to {}", DecimalBytes(bytes), out.display());
+    eprintln!("writing {} to {}", BinaryBytes(bytes), out.display());
     let bar = Bar::new("random weights", bytes);
     synth::synthesize_watched(out, size, seed, &mut |more| bar.add(more))?;
     if let (Some(version), Some(mut note)) = (account_as, Note::read(out)?) {
@@ -170,7 +161,7 @@ fn convert(dir: &Path, out: &Path, dtype: ConvertTo) -> Result<String, WeightsEr
         ConvertTo::F32 => StoredAs::F32,
     };
     let bytes = weights::converted_bytes(dir, stored_as)?;
-    eprintln!("writing {} to {}", DecimalBytes(bytes), out.display());
+    eprintln!("writing {} to {}", BinaryBytes(bytes), out.display());
     let bar = Bar::new("converting", bytes);
     weights::convert(dir, out, stored_as, &mut |more| bar.add(more))?;
     let marked = if Checkpoint::open(out)?.synthetic() {
@@ -213,7 +204,7 @@ fn verify(dir: &Path) -> ExitCode {
 }
 
 fn verdict_line(verdict: &FileVerdict) -> String {
-    let mut line = format!("{} ({}): ", verdict.name, DecimalBytes(verdict.bytes));
+    let mut line = format!("{} ({}): ", verdict.name, BinaryBytes(verdict.bytes));
     line.push_str(if verdict.is_good() { "good" } else { "BAD" });
     let digest = match verdict.digest {
         DigestVerdict::AsMade => "digest as noted when it was made".to_owned(),

@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::ValueEnum;
-use indicatif::DecimalBytes;
+use indicatif::BinaryBytes;
 use latentfarm_common::digest::Digest;
 use latentfarm_common::error::Chain;
 
 use super::hub::{Hub, HubError, PUBLIC_ENDPOINT, Remote};
-use super::{refuse, say};
+use crate::cli::exit::{refuse, say};
 use crate::latentsync::weights::{FileRecord, Maker, NOTE_FILE, Note};
 use crate::latentsync::{Checkpoint, WeightsError};
 
@@ -206,7 +206,7 @@ fn pull(args: &PullArgs) -> Result<String, PullError> {
         out.display(),
         model.repo(),
         model.resolution_px(),
-        DecimalBytes(checkpoint.bytes())
+        BinaryBytes(checkpoint.bytes())
     ))
 }
 
@@ -256,7 +256,7 @@ fn fetch(hub: &Hub, item: &Item, remote: &Remote, path: &Path) -> Result<Digest,
     eprintln!(
         "{}: {} from {}/{}",
         item.local,
-        DecimalBytes(remote.bytes),
+        BinaryBytes(remote.bytes),
         hub.endpoint,
         item.repo
     );

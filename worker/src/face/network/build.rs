@@ -1,10 +1,11 @@
 //! From the file's graph to steps.
 
-use super::{Action, Filter, Network, Step};
+use super::run::{Action, Filter, Network, Step};
 use crate::face::kernels::{Shape, slide_axis};
 use crate::face::tflite::{self, ElementType, Graph, Operator, OperatorKind, Slide, TfliteError};
 
-pub(super) fn network(file: &[u8]) -> Result<Network, TfliteError> {
+/// Reads a `.tflite` file whose graph has one input, of batch 1.
+pub(in crate::face) fn network(file: &[u8]) -> Result<Network, TfliteError> {
     let graph = tflite::parse(file)?;
     let &[input] = graph.inputs.as_slice() else {
         return Err(TfliteError::Broken {

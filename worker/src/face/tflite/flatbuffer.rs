@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use super::{Padding, Slide, TfliteError};
+use super::error::TfliteError;
+use super::graph::{Padding, Slide};
 
 /// The file, read only inside its bounds; numbers are little-endian.
 #[derive(Clone, Copy)]

@@ -1,90 +1,16 @@
 //! Reads the flatbuffer of a `.tflite` file: tensors, constant data and operators of its only subgraph.
 //! Just what the two face networks need; everything else is refused by name.
 
+mod error;
 mod flatbuffer;
+mod graph;
 
 use std::ops::Range;
 
+pub use error::TfliteError;
+pub(super) use graph::{ElementType, Graph, Operator, OperatorKind, Padding, Slide, TensorInfo};
+
 use flatbuffer::{Bytes, Table};
-
-#[derive(Debug, thiserror::Error)]
-pub enum TfliteError {
-    #[error("not a TFLite file: the identifier is {found:?}")]
-    Identifier { found: [u8; 4] },
-    #[error("reading {len} bytes at {at} passes the end of the file, {size} bytes")]
-    Truncated { at: usize, len: usize, size: usize },
-    #[error("the file's structure is broken at {at}: {what}")]
-    Broken { at: usize, what: &'static str },
-    #[error("operator {index} ({name}): {what}")]
-    Operator {
-        index: usize,
-        name: String,
-        what: String,
-    },
-    #[error("tensor {index}: {what}")]
-    Tensor { index: usize, what: String },
-    #[error("the input holds {found} values where {expected} are meant")]
-    Input { expected: usize, found: usize },
-}
-
-/// Element types that occur.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ElementType {
-    F32,
-    F16,
-    I32,
-}
-
-/// One tensor; constants have `data`, a range of the file.
-#[derive(Clone, Debug)]
-pub(super) struct TensorInfo {
-    pub(super) shape: Vec<usize>,
-    pub(super) element: ElementType,
-    pub(super) data: Option<Range<usize>>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Padding {
-    Same,
-    Valid,
-}
-
-/// Sliding of a kernel over the picture.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Slide {
-    pub(super) padding: Padding,
-    pub(super) stride: [usize; 2],
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum OperatorKind {
-    Add { relu: bool },
-    Conv2d { slide: Slide, relu: bool },
-    DepthwiseConv2d { slide: Slide, relu: bool },
-    Dequantize,
-    MaxPool2d { slide: Slide, filter: [usize; 2] },
-    Pad,
-    Prelu,
-    Relu,
-    Reshape,
-    ResizeBilinear,
-}
-
-#[derive(Clone, Debug)]
-pub(super) struct Operator {
-    pub(super) kind: OperatorKind,
-    pub(super) inputs: Vec<usize>,
-    pub(super) outputs: Vec<usize>,
-}
-
-/// The file's only subgraph. Operators stand in an order in which they can run.
-#[derive(Clone, Debug)]
-pub(super) struct Graph {
-    pub(super) tensors: Vec<TensorInfo>,
-    pub(super) inputs: Vec<usize>,
-    pub(super) outputs: Vec<usize>,
-    pub(super) operators: Vec<Operator>,
-}
 
 /// Field numbers in the tables of the schema, version 3.
 mod field {

@@ -107,7 +107,7 @@ impl Stage {
                 reserve_device_mib: 192,
                 memory_limit_mib: None,
             },
-            warn_gb: vec![15, 20],
+            warn_gib: vec![15, 20],
             claims: self.path("claims"),
             silence_limit: Duration::from_secs(20),
         }

@@ -1,5 +1,6 @@
 mod audio;
 
+use crate::time::FrameRate;
 use std::path::PathBuf;
 
 use super::*;

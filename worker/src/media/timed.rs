@@ -1,0 +1,11 @@
+//! How long each kind of work takes.
+
+use std::time::Instant;
+
+/// Does `work` and adds its wall time to `total_us`.
+pub(super) fn timed<T>(total_us: &mut u64, work: impl FnOnce() -> T) -> T {
+    let started = Instant::now();
+    let result = work();
+    *total_us += u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+    result
+}
