@@ -2,7 +2,7 @@
 
 use tokio::sync::watch;
 
-use super::Vitals;
+use super::vitals::Vitals;
 
 /// Counts steps for the broker and shows frames and stage in the heartbeats.
 #[derive(Debug)]
