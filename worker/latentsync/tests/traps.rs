@@ -262,7 +262,9 @@ fn resnet_norms_span_the_frames_and_transformer_norms_do_not() {
             let distance = |together| {
                 let mut expected = normed(x, together, groups, eps, &affine);
                 if with_silu.is_some() {
-                    expected.iter_mut().for_each(|y| *y /= 1.0 + (-*y).exp());
+                    for y in &mut expected {
+                        *y /= 1.0 + (-*y).exp();
+                    }
                 }
                 let pairs = ours.iter().zip(&expected);
                 pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f64::max)
