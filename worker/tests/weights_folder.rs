@@ -16,10 +16,9 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use candle_core::{DType, Device};
+use latentsync::checkpoint::{DigestVerdict, Note, StoredAs, convert, converted_bytes, verify};
 use latentsync::synth::{Size, bytes_of, synthesize, synthesize_watched};
-use latentsync::weights::{
-    DigestVerdict, Note, StoredAs, convert, converted_bytes, list_tensors, read_tensor, verify,
-};
+use latentsync::tensors::{list_tensors, read_tensor};
 use latentsync::{Checkpoint, LatentSync};
 use torch::{Around, tensors_of};
 

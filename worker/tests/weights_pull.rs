@@ -11,8 +11,8 @@ use std::process::{Command, Output, Stdio};
 
 use hub::{COMMIT, Fault, HubServer, Served};
 use latentsync::Checkpoint;
+use latentsync::checkpoint::Note;
 use latentsync::synth::{Size, synthesize};
-use latentsync::weights::Note;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use torch::{Around, tensors_of};

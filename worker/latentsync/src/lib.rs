@@ -12,29 +12,31 @@
 //! ran before, nor of the number of threads.
 
 pub mod boundary;
+pub mod checkpoint;
 pub mod config;
 pub mod cost;
 pub mod ddim;
 pub mod denoise;
 mod error;
 mod finite;
+mod kernels;
+mod layers;
 mod levers;
 pub mod mask;
-mod nn;
 pub mod noise;
 mod pipeline;
 pub mod preprocess;
 pub mod slices;
-pub mod synth;
+pub mod tensors;
 pub mod trace;
 pub mod unet;
 pub mod vae;
-pub mod weights;
 pub mod whisper;
 
+pub use checkpoint::{Checkpoint, synth};
 pub use error::{ModelError, Stopped};
 pub use levers::Levers;
-pub(crate) use nn::room;
 pub use pipeline::{Faces, LatentSync, RenderedWindow};
-pub use weights::{Checkpoint, WeightsError};
+pub use tensors::WeightsError;
+
 pub use whisper::{AudioFeatures, gather_rows, row_of_track};

@@ -9,15 +9,16 @@ use candle_core::{DType, Device, Result, Tensor};
 use latentfarm_common::wire::engine::{AudioRequest, EngineStage, EngineTimings, WindowRequest};
 
 use super::boundary::{levers, under};
+use super::checkpoint::Checkpoint;
 use super::config::WhisperDims;
 use super::denoise::{Conditions, Schedule, denoise};
 use super::error::{ModelError, Stopped};
 use super::levers::Levers;
 use super::noise::{Noise, Purpose};
 use super::preprocess::{self, FaceMask, LATENT_FACTOR};
+use super::tensors::{Residence, WeightsError};
 use super::unet::UNet3DConditionModel;
 use super::vae::{AutoencoderKl, SCALING_FACTOR};
-use super::weights::{Checkpoint, Residence, WeightsError};
 use super::whisper::{AudioFeatures, WhisperEncoder, mel_tensor};
 
 type Stage<'a> = &'a mut dyn FnMut(EngineStage) -> std::result::Result<(), Stopped>;
@@ -69,7 +70,14 @@ impl LatentSync {
         device: &Device,
         dtype: DType,
     ) -> std::result::Result<Self, WeightsError> {
-        checkpoint.load(device, dtype)
+        Ok(Self::new(
+            checkpoint.unet(device, dtype)?,
+            checkpoint.vae(device, dtype)?,
+            checkpoint.whisper(device, dtype)?,
+            checkpoint.whisper_dims(),
+            device,
+            dtype,
+        ))
     }
 
     /// Puts loaded networks together; all must be on `device`, as `dtype`.

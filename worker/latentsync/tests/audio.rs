@@ -18,8 +18,9 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 use latentfarm_common::audio::windows;
 use latentfarm_common::wire::job::AudioWindows;
+use latentsync::checkpoint::{load_whisper, whisper_dims};
 use latentsync::synth::{Size, synthesize};
-use latentsync::weights::{load_whisper, read_tensor, whisper_dims};
+use latentsync::tensors::read_tensor;
 use latentsync::whisper::WhisperEncoder;
 use support::speech::{Track, whispers};
 

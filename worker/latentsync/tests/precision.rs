@@ -18,6 +18,7 @@ use std::process::Command;
 use candle_core::{DType, Device, Tensor};
 use chain::{Chain, golden_vae};
 use latentfarm_common::digest::Digest;
+use latentsync::checkpoint::{load_unet, load_whisper, whisper_dims};
 use latentsync::config::UNetConfig;
 use latentsync::ddim::DdimScheduler;
 use latentsync::denoise::{Conditions, Schedule, denoise, predict};
@@ -26,7 +27,6 @@ use latentsync::preprocess::{self, FaceMask};
 use latentsync::synth::{Size, synthesize};
 use latentsync::trace::Trace;
 use latentsync::vae::SCALING_FACTOR;
-use latentsync::weights::{load_unet, load_whisper, whisper_dims};
 use latentsync::{Checkpoint, Faces, LatentSync};
 use support::{Golden, Tolerance, assert_close, files, goldens_dir, text};
 

@@ -20,13 +20,14 @@ use candle_core::{CpuStorage, DType, Device, Storage, Tensor};
 use latentfarm_common::digest::Digest;
 use latentfarm_common::wire::engine::{AudioRequest, EngineStage};
 use latentfarm_common::wire::job::AudioWindows;
+use latentsync::checkpoint::{load_unet, load_vae};
 use latentsync::config::{UNetConfig, VaeConfig};
 use latentsync::denoise::{Conditions, Schedule};
 use latentsync::noise::Noise;
 use latentsync::synth::{Size, synthesize};
+use latentsync::tensors::read_tensor;
 use latentsync::trace::Trace;
 use latentsync::vae::AutoencoderKl;
-use latentsync::weights::{load_unet, load_vae, read_tensor};
 use latentsync::{Checkpoint, Faces, LatentSync, ModelError};
 
 use norm::normed;

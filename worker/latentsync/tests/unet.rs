@@ -12,10 +12,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
+use latentsync::checkpoint::load_unet;
 use latentsync::config::UNetConfig;
+use latentsync::tensors::{list_tensors, read_tensor};
 use latentsync::trace::Trace;
 use latentsync::unet::UNet3DConditionModel;
-use latentsync::weights::{list_tensors, load_unet, read_tensor};
 use support::{
     Compared, Golden, Tolerance, assert_close, beside, file_name, goldens_dir, names, optional_files, text,
 };

@@ -11,10 +11,10 @@ mod support;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
+use latentsync::checkpoint::load_vae;
 use latentsync::config::VaeConfig;
 use latentsync::trace::Trace;
 use latentsync::vae::{AutoencoderKl, SCALING_FACTOR};
-use latentsync::weights::load_vae;
 use support::{Compared, Golden, Tolerance, assert_close, beside, goldens_dir, names, text};
 
 const TOLERANCE: Tolerance = Tolerance {

@@ -13,11 +13,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
+use latentsync::checkpoint::{TensorShapes, unet_tensors, vae_tensors, whisper_dims, whisper_tensors};
 use latentsync::config::{UNetConfig, VaeConfig, WhisperDims};
 use latentsync::synth::{Size, synthesize};
-use latentsync::weights::{
-    TensorShapes, list_tensors, read_tensor, unet_tensors, vae_tensors, whisper_dims, whisper_tensors,
-};
+use latentsync::tensors::{list_tensors, read_tensor};
 use latentsync::{Checkpoint, LatentSync};
 use serde_json::Value;
 use support::files;

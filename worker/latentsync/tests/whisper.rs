@@ -13,7 +13,7 @@ use latentfarm_common::audio::mel::{self, LogMel, MelMax};
 use latentfarm_common::audio::windows;
 use latentfarm_common::time::FrameRate;
 use latentfarm_common::wire::job::AudioWindows;
-use latentsync::weights::whisper_dims;
+use latentsync::checkpoint::whisper_dims;
 use serde_json::Value;
 use support::speech::{Track, Whisper, rate_of_tag, whispers};
 use support::{Compared, Golden, Tolerance, assert_close, assert_values_close, files, text};

@@ -2,11 +2,11 @@
 
 use candle_core::{Result, Tensor};
 
-use super::Context;
+use super::context::Context;
 use crate::boundary::before_copy;
 use crate::config::UNetConfig;
-use crate::nn::{FeedForward, GroupNorm, LayerNorm, Linear, attend, to_picture, to_tokens};
-use crate::weights::Keys;
+use crate::layers::{FeedForward, GroupNorm, LayerNorm, Linear, attend, to_picture, to_tokens};
+use crate::tensors::Keys;
 
 /// The norms of transformers use this, whatever the configuration says for `ResNet` blocks.
 pub(super) const NORM_EPS: f64 = 1e-6;

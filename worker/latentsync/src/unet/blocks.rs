@@ -3,13 +3,13 @@
 
 use candle_core::{Result, Tensor, bail};
 
-use super::Context;
 use super::attention::SpatialTransformer;
+use super::context::Context;
 use super::motion::MotionModule;
 use super::resnet::{Downsampler, ResnetBlock, Upsampler};
 use crate::config::UNetConfig;
-use crate::nn::join_channels;
-use crate::weights::Keys;
+use crate::layers::join_channels;
+use crate::tensors::Keys;
 
 struct Layer {
     resnet: ResnetBlock,

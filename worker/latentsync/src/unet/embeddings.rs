@@ -3,9 +3,9 @@
 use candle_core::{Result, Tensor};
 
 use crate::config::UNetConfig;
-use crate::nn::Linear;
+use crate::layers::Linear;
+use crate::tensors::Keys;
 use crate::trace::Trace;
-use crate::weights::Keys;
 
 pub(super) struct TimeEmbedding {
     linear_1: Linear,

@@ -2,12 +2,12 @@
 
 use candle_core::{Result, Tensor, bail};
 
-use super::Context;
 use super::attention::{Attention, Mixed, NORM_EPS};
+use super::context::Context;
 use crate::boundary::before_copy;
 use crate::config::MotionConfig;
-use crate::nn::{FeedForward, GroupNorm, LayerNorm, Linear, to_picture, to_tokens};
-use crate::weights::Keys;
+use crate::layers::{FeedForward, GroupNorm, LayerNorm, Linear, to_picture, to_tokens};
+use crate::tensors::Keys;
 
 /// Group norm groups of motion modules, whatever the configuration says for the rest.
 const GROUPS: usize = 32;

@@ -2,10 +2,10 @@
 
 use candle_core::{Result, Tensor};
 
-use super::Context;
+use super::context::Context;
 use crate::config::UNetConfig;
-use crate::nn::{Conv2d, GroupNorm, Linear, upsample};
-use crate::weights::Keys;
+use crate::layers::{Conv2d, GroupNorm, Linear, upsample};
+use crate::tensors::Keys;
 
 pub(super) struct ResnetBlock {
     path: String,

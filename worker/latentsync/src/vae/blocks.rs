@@ -3,9 +3,9 @@
 use candle_core::{Result, Tensor};
 
 use crate::config::VaeConfig;
-use crate::nn::{Conv2d, GroupNorm, Linear, attend, to_picture, to_tokens};
+use crate::layers::{Conv2d, GroupNorm, Linear, attend, to_picture, to_tokens};
+use crate::tensors::Keys;
 use crate::trace::Trace;
-use crate::weights::Keys;
 
 pub(super) const NORM_EPS: f64 = 1e-6;
 

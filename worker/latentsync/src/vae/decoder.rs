@@ -4,9 +4,9 @@ use candle_core::{Result, Tensor};
 
 use super::blocks::{MidBlock, NORM_EPS, ResnetBlock};
 use crate::config::VaeConfig;
-use crate::nn::{Conv2d, GroupNorm, upsample};
+use crate::layers::{Conv2d, GroupNorm, upsample};
+use crate::tensors::Keys;
 use crate::trace::Trace;
-use crate::weights::Keys;
 
 pub(super) struct Decoder {
     conv_in: Conv2d,

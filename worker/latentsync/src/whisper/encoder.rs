@@ -4,8 +4,8 @@ use candle_core::{Result, Tensor};
 
 use crate::boundary::before_copy;
 use crate::config::WhisperDims;
-use crate::nn::{Conv1d, LayerNorm, Linear, attend, gelu, to_tokens};
-use crate::weights::{Keys, Residence};
+use crate::layers::{Conv1d, LayerNorm, Linear, attend, gelu, to_tokens};
+use crate::tensors::{Keys, Residence};
 
 /// The encoder; its final norm is loaded for completeness and used by [`WhisperEncoder::finish`] alone.
 pub struct WhisperEncoder {

@@ -1,11 +1,11 @@
 //! The golden whole-chain data with the networks in any type.
 
 use candle_core::{DType, Device, Tensor};
+use latentsync::checkpoint::{load_unet, load_vae, load_whisper, whisper_dims};
 use latentsync::config::{UNetConfig, VaeConfig};
 use latentsync::denoise::Schedule;
 use latentsync::noise::Noise;
 use latentsync::vae::AutoencoderKl;
-use latentsync::weights::{load_unet, load_vae, load_whisper, whisper_dims};
 use latentsync::{Faces, LatentSync};
 use serde_json::Value;
 

@@ -11,8 +11,8 @@ use latentfarm_common::time::FrameRate;
 use latentfarm_common::wire::engine::{AudioRequest, WindowRequest};
 use latentfarm_common::wire::job::{AudioWindows, ModelSpec};
 use latentfarm_common::wire::memory::Rung;
+use latentsync::checkpoint::{load_whisper, whisper_dims};
 use latentsync::config::WhisperDims;
-use latentsync::weights::{load_whisper, whisper_dims};
 use latentsync::whisper::{WhisperEncoder, mel_tensor};
 use latentsync::{AudioFeatures, gather_rows, row_of_track};
 

@@ -15,7 +15,7 @@ use indicatif::BinaryBytes;
 
 use super::exit::{refuse, say};
 use bar::Bar;
-use latentsync::weights::{self, AccountAs, DigestVerdict, FileVerdict, Note, StoredAs};
+use latentsync::checkpoint::{self as weights, AccountAs, DigestVerdict, FileVerdict, Note, StoredAs};
 use latentsync::{Checkpoint, WeightsError, synth};
 
 #[derive(Subcommand, Debug)]

@@ -10,7 +10,8 @@ use latentfarm_common::error::Chain;
 
 use super::hub::{Hub, HubError, PUBLIC_ENDPOINT, Remote};
 use crate::cli::exit::{refuse, say};
-use latentsync::weights::{FileRecord, Maker, NOTE_FILE, Note};
+use latentsync::checkpoint::{Maker, NOTE_FILE, Note};
+use latentsync::tensors::FileRecord;
 use latentsync::{Checkpoint, WeightsError};
 
 pub(super) const HELP: &str = "\

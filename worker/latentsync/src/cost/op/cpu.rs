@@ -3,7 +3,7 @@
 
 use super::{Account, Cost, bytes};
 use crate::boundary::Op;
-use crate::room;
+use crate::kernels::cpu::workspace;
 use crate::slices::Limits;
 
 const F32: usize = 4;
@@ -12,9 +12,9 @@ pub(super) fn cost(op: Op, account: &Account) -> Cost {
     let kept = bytes(op.output_elements(), F32);
     let threads = account.threads;
     let values = match op {
-        Op::Linear { input, output, .. } => room::linear(input, output, threads),
-        Op::Conv2d { sizes, stride } => room::conv2d(sizes, stride, threads),
-        Op::Attention { sizes, .. } => room::attention(sizes, threads),
+        Op::Linear { input, output, .. } => workspace::linear(input, output, threads),
+        Op::Conv2d { sizes, stride } => workspace::conv2d(sizes, stride, threads),
+        Op::Attention { sizes, .. } => workspace::attention(sizes, threads),
         Op::GroupNorm { .. } | Op::LayerNorm { .. } | Op::Geglu { .. } | Op::Copy { .. } => 0,
     };
     Cost {
@@ -25,13 +25,14 @@ pub(super) fn cost(op: Op, account: &Account) -> Cost {
 
 /// A slice at a time, and the whole result where there are several.
 pub(super) fn feed_forward(rows: usize, width: usize, account: &Account, limits: Limits) -> Cost {
-    let slice = room::feed_forward_slice(rows, width, limits);
+    let slice = workspace::feed_forward_slice(rows, width, limits);
     let kept = bytes(rows * width, F32);
     let whole = if slice < rows { kept } else { 0 };
     let hidden = bytes(slice * 8 * width, F32);
     let gated = hidden / 2;
     let out = bytes(slice * width, F32);
-    let to_work_in = |input: usize, output: usize| bytes(room::linear(input, output, account.threads), F32);
+    let to_work_in =
+        |input: usize, output: usize| bytes(workspace::linear(input, output, account.threads), F32);
     let inside = (hidden + to_work_in(width, 8 * width))
         .max(hidden + gated)
         .max(gated + out + to_work_in(4 * width, width));

@@ -3,8 +3,8 @@
 use candle_core::Result;
 
 use crate::Checkpoint;
+use crate::checkpoint::{HostBytes, TensorShapes, unet_tensors, vae_tensors, whisper_tensors};
 use crate::config::{ConfigError, UNetConfig, VaeConfig, WhisperDims};
-use crate::weights::{HostBytes, TensorShapes, unet_tensors, vae_tensors, whisper_tensors};
 
 /// The networks and the pictures that they work on.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,0 +1,80 @@
+//! Each network from its weight file.
+
+use std::path::Path;
+
+use candle_core::{DType, Device};
+
+use crate::config::{UNetConfig, VaeConfig, WhisperDims};
+use crate::tensors::{Keys, Ledger, TensorFile, WeightsError};
+use crate::unet::UNet3DConditionModel;
+use crate::vae::AutoencoderKl;
+use crate::whisper::WhisperEncoder;
+
+/// Loads the UNet from one file.
+pub fn load_unet(
+    path: &Path,
+    config: &UNetConfig,
+    device: &Device,
+    dtype: DType,
+) -> Result<UNet3DConditionModel, WeightsError> {
+    load(path, "", device, dtype, |keys| {
+        UNet3DConditionModel::load(keys, config)
+    })
+}
+
+/// Loads the image autoencoder from one file, whichever of the two sets of names it has. As a half type it keeps
+/// the file open, to redo in `f32` what overflows.
+pub fn load_vae(
+    path: &Path,
+    config: &VaeConfig,
+    device: &Device,
+    dtype: DType,
+) -> Result<AutoencoderKl, WeightsError> {
+    let vae = load(path, "", device, dtype, |keys| AutoencoderKl::load(keys, config))?;
+    if matches!(dtype, DType::F16 | DType::BF16) {
+        return Ok(vae.with_original(TensorFile::open(path)?, device));
+    }
+    Ok(vae)
+}
+
+/// Loads Whisper's encoder from one file; the decoder in it is left alone.
+pub fn load_whisper(
+    path: &Path,
+    dims: &WhisperDims,
+    device: &Device,
+    dtype: DType,
+) -> Result<WhisperEncoder, WeightsError> {
+    load(path, "encoder.", device, dtype, |keys| {
+        WhisperEncoder::load(&keys.pp("encoder"), dims)
+    })
+}
+
+pub(super) fn settle<T>(built: candle_core::Result<T>, path: &Path) -> Result<T, WeightsError> {
+    built.map_err(|source| WeightsError::Read {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+pub(super) fn mismatch(path: &Path, report: String) -> WeightsError {
+    WeightsError::Mismatch {
+        path: path.to_owned(),
+        report,
+    }
+}
+
+fn load<T>(
+    path: &Path,
+    prefix: &str,
+    device: &Device,
+    dtype: DType,
+    build: impl FnOnce(&Keys) -> candle_core::Result<T>,
+) -> Result<T, WeightsError> {
+    let file = TensorFile::open(path)?;
+    let ledger = Ledger::default();
+    let model = settle(build(&Keys::root(&file, &ledger, device, dtype)), path)?;
+    match ledger.finish(&file, prefix) {
+        None => Ok(model),
+        Some(report) => Err(mismatch(path, report)),
+    }
+}

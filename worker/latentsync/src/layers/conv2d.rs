@@ -1,0 +1,102 @@
+//! Convolutions over pictures.
+
+use candle_core::{Result, Tensor};
+
+use super::own_ops::on_own_ops;
+use crate::boundary::{Op, before};
+use crate::kernels::cpu::CpuConv2d;
+use crate::kernels::reference;
+use crate::slices::Convolution;
+use crate::tensors::{Keys, Weight};
+
+/// A square convolution.
+pub(crate) struct Conv2d {
+    weight: Weight,
+    bias: Tensor,
+    stride: usize,
+    padding: usize,
+}
+
+impl Conv2d {
+    /// A 3x3 convolution with stride 1 that keeps the size.
+    pub(crate) fn load_3x3(keys: &Keys, input: usize, output: usize) -> Result<Self> {
+        Self::load(keys, input, output, 3, 1, 1)
+    }
+
+    pub(crate) fn load(
+        keys: &Keys,
+        input: usize,
+        output: usize,
+        kernel: usize,
+        stride: usize,
+        padding: usize,
+    ) -> Result<Self> {
+        Ok(Self {
+            weight: Weight::load(keys, &[output, input, kernel, kernel], "weight")?,
+            bias: keys.get(&[output], "bias")?.force_contiguous()?,
+            stride,
+            padding,
+        })
+    }
+
+    /// # Shapes
+    /// `(images, input, h, w)` to `(images, output, h', w')`.
+    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.apply(x, None, None)
+    }
+
+    /// [`Conv2d::forward`], and `residual`, which is shaped like the result, added.
+    pub(crate) fn forward_add(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
+        self.apply(x, None, Some(residual))
+    }
+
+    /// [`Conv2d::forward`] with one more addend a channel, `(samples, output)`, for each sample's images.
+    pub(crate) fn forward_shifted(&self, x: &Tensor, shift: &Tensor) -> Result<Tensor> {
+        self.apply(x, Some(shift), None)
+    }
+
+    fn apply(&self, x: &Tensor, shift: Option<&Tensor>, residual: Option<&Tensor>) -> Result<Tensor> {
+        let (images, input, height, width) = x.dims4()?;
+        let op = Op::Conv2d {
+            sizes: Convolution {
+                images,
+                input,
+                output: self.weight.shape()[0],
+                height: height / self.stride,
+                width: width / self.stride,
+                kernel: self.weight.shape()[2],
+            },
+            stride: self.stride,
+        };
+        before(op, x)?;
+        let _at_work = self.weight.at_work();
+        if on_own_ops(x) {
+            let residual = residual.map(Tensor::contiguous).transpose()?;
+            let bias = match shift {
+                Some(shift) => shift.broadcast_add(&self.bias)?,
+                None => self.bias.clone(),
+            };
+            let op = CpuConv2d {
+                weight: &self.weight,
+                bias: &bias,
+                residual: residual.as_ref(),
+                stride: self.stride,
+                padding: self.padding,
+            };
+            return x.contiguous()?.apply_op1_no_bwd(&op);
+        }
+        let mut y = reference::conv2d(x, &self.weight.tensor()?, &self.bias, self.stride, self.padding)?;
+        if let Some(shift) = shift {
+            let (images, channels, h, w) = y.dims4()?;
+            let samples = shift.dim(0)?;
+            y = y
+                .reshape((samples, images / samples, channels, h * w))?
+                .broadcast_add(&shift.reshape((samples, 1, channels, 1))?)?
+                .reshape((images, channels, h, w))?;
+        }
+        match residual {
+            Some(residual) => y + residual,
+            None => Ok(y),
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! The exact (erf) GELU, alone and as the gate of a GEGLU.
+
+use candle_core::{Result, Tensor};
+
+use super::own_ops::{on_own_ops, widened};
+use crate::boundary::before_copy;
+use crate::kernels::cpu::{CpuGeglu, CpuGelu};
+use crate::kernels::reference;
+
+/// GELU of every element.
+pub(crate) fn gelu(x: &Tensor) -> Result<Tensor> {
+    before_copy(x.elem_count(), x)?;
+    activated(x)
+}
+
+/// [`gelu`] of what was told already.
+fn activated(x: &Tensor) -> Result<Tensor> {
+    if on_own_ops(x) {
+        return x.contiguous()?.apply_op1_no_bwd(&CpuGelu);
+    }
+    match widened(x)? {
+        Some(wide) => activated(&wide)?.to_dtype(x.dtype()),
+        None => reference::gelu(x),
+    }
+}
+
+/// `value x gelu(gate)`, with the value in the first half of the last dimension and the gate in the second. It is a part
+/// of the feed-forward, which has told the observer of it.
+pub(super) fn gated(x: &Tensor) -> Result<Tensor> {
+    if on_own_ops(x) {
+        return x.contiguous()?.apply_op1_no_bwd(&CpuGeglu);
+    }
+    match widened(x)? {
+        Some(wide) => gated(&wide)?.to_dtype(x.dtype()),
+        None => reference::geglu(x),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+
+    #[test]
+    fn agrees_with_the_exact_form() {
+        let values: Vec<f32> = (-7000_i16..7000).map(|i| f32::from(i) / 1000.0).collect();
+        let x = Tensor::from_vec(values, (2, 7000), &Device::Cpu).unwrap();
+        let largest = |difference: Tensor| {
+            let largest = difference.abs().unwrap().max_all().unwrap();
+            largest.to_scalar::<f32>().unwrap()
+        };
+        assert!(largest((gelu(&x).unwrap() - x.gelu_erf().unwrap()).unwrap()) < 2e-6);
+        assert!(largest((gated(&x).unwrap() - reference::geglu(&x).unwrap()).unwrap()) < 1e-5);
+    }
+}

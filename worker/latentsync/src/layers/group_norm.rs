@@ -1,0 +1,129 @@
+//! Group norm whose statistics may span several images: the frames of one video sample.
+
+use candle_core::{Result, Tensor, bail};
+
+use super::own_ops::on_own_ops;
+use crate::boundary::{Op, before};
+use crate::kernels::cpu::CpuGroupNorm;
+use crate::kernels::reference::{self, NormSpec};
+use crate::tensors::Keys;
+use crate::trace::Trace;
+
+/// Group norm over `(images, channels, h, w)`.
+pub(crate) struct GroupNorm {
+    path: String,
+    weight: Tensor,
+    bias: Tensor,
+    groups: usize,
+    eps: f64,
+}
+
+impl GroupNorm {
+    pub(crate) fn load(keys: &Keys, groups: usize, channels: usize, eps: f64) -> Result<Self> {
+        Ok(Self {
+            path: keys.path().to_owned(),
+            weight: keys.get(&[channels], "weight")?,
+            bias: keys.get(&[channels], "bias")?,
+            groups,
+            eps,
+        })
+    }
+
+    /// Statistics of every `images` consecutive images are taken together.
+    pub(crate) fn forward(&self, x: &Tensor, images: usize, trace: &Trace) -> Result<Tensor> {
+        let y = self.apply(x, images, false)?;
+        trace.put(&self.path, "", &y);
+        Ok(y)
+    }
+
+    /// The norm followed by `SiLU` in one operation; it is recorded as the part `silu` of the norm.
+    pub(crate) fn forward_silu(&self, x: &Tensor, images: usize, trace: &Trace) -> Result<Tensor> {
+        let y = self.apply(x, images, true)?;
+        trace.put(&self.path, "silu", &y);
+        Ok(y)
+    }
+
+    fn apply(&self, x: &Tensor, images: usize, silu: bool) -> Result<Tensor> {
+        let (total, channels, h, w) = x.dims4()?;
+        let op = Op::GroupNorm {
+            images: total,
+            together: images,
+            channels,
+            area: h * w,
+        };
+        before(op, x)?;
+        if images == 0 || total % images != 0 || channels % self.groups != 0 {
+            bail!(
+                "group norm of {total} images by {images}, {channels} channels by {}",
+                self.groups
+            );
+        }
+        if on_own_ops(x) {
+            let op = CpuGroupNorm {
+                images,
+                groups: self.groups,
+                eps: self.eps,
+                silu,
+            };
+            return x.contiguous()?.apply_op3_no_bwd(&self.weight, &self.bias, &op);
+        }
+        let spec = NormSpec {
+            images,
+            groups: self.groups,
+            eps: self.eps,
+            affine: (&self.weight, &self.bias),
+            silu,
+        };
+        reference::group_norm(x, spec)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+
+    #[test]
+    fn one_operation_agrees_with_the_composed_norm() {
+        for (total, images, channels, groups, h, w) in
+            [(1, 1, 4, 2, 3, 5), (6, 3, 32, 8, 7, 9), (4, 1, 6, 3, 1, 1)]
+        {
+            let tensor = |count: usize, step: usize| {
+                let values: Vec<f32> = (0..count)
+                    .map(|i| ((i * step % 101) as f32 - 40.0) / 17.0)
+                    .collect();
+                Tensor::from_vec(values, count, &Device::Cpu).unwrap()
+            };
+            let x = tensor(total * channels * h * w, 37)
+                .reshape((total, channels, h, w))
+                .unwrap();
+            let norm = GroupNorm {
+                path: String::new(),
+                weight: tensor(channels, 13),
+                bias: tensor(channels, 29),
+                groups,
+                eps: 1e-5,
+            };
+            let plain = |silu| {
+                let spec = NormSpec {
+                    images,
+                    groups,
+                    eps: norm.eps,
+                    affine: (&norm.weight, &norm.bias),
+                    silu,
+                };
+                reference::group_norm(&x, spec).unwrap()
+            };
+            for (ours, expected) in [
+                (norm.forward(&x, images, &Trace::off()).unwrap(), plain(false)),
+                (norm.forward_silu(&x, images, &Trace::off()).unwrap(), plain(true)),
+            ] {
+                let difference = (ours - expected).unwrap().abs().unwrap().max_all().unwrap();
+                assert!(
+                    difference.to_scalar::<f32>().unwrap() < 1e-5,
+                    "{total} x {channels}"
+                );
+            }
+        }
+    }
+}

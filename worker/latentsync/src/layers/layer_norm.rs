@@ -1,0 +1,62 @@
+//! Norm over the last dimension.
+
+use candle_core::{Result, Tensor};
+
+use super::own_ops::on_own_ops;
+use crate::boundary::{Op, before};
+use crate::kernels::cpu::{CpuLayerNorm, EPS};
+use crate::tensors::Keys;
+
+/// Norm over the last dimension, eps 1e-5.
+pub(crate) struct LayerNorm {
+    weight: Tensor,
+    bias: Tensor,
+}
+
+impl LayerNorm {
+    pub(crate) fn load(keys: &Keys, width: usize) -> Result<Self> {
+        Ok(Self {
+            weight: keys.get(&[width], "weight")?,
+            bias: keys.get(&[width], "bias")?,
+        })
+    }
+
+    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let width = self.weight.elem_count();
+        let rows = x.elem_count() / width.max(1);
+        before(Op::LayerNorm { rows, width }, x)?;
+        let x = x.contiguous()?;
+        if on_own_ops(&x) {
+            let (weight, bias) = (&self.weight, &self.bias);
+            return x.apply_op1_no_bwd(&CpuLayerNorm { weight, bias });
+        }
+        candle_nn::ops::layer_norm(&x, &self.weight, &self.bias, EPS)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+
+    #[test]
+    fn one_operation_agrees_with_candle() {
+        for (rows, width) in [(1, 1), (3, 5), (70, 16), (9, 333), (1000, 64)] {
+            let tensor = |count: usize, step: usize| {
+                let values: Vec<f32> = (0..count)
+                    .map(|i| ((i * step % 101) as f32 - 40.0) / 17.0)
+                    .collect();
+                Tensor::from_vec(values, count, &Device::Cpu).unwrap()
+            };
+            let norm = LayerNorm {
+                weight: tensor(width, 13),
+                bias: tensor(width, 29),
+            };
+            let x = tensor(rows * width, 37).reshape((rows, width)).unwrap();
+            let expected = candle_nn::ops::layer_norm_slow(&x, &norm.weight, &norm.bias, EPS).unwrap();
+            let difference = (norm.forward(&x).unwrap() - expected).unwrap().abs().unwrap();
+            let largest = difference.max_all().unwrap().to_scalar::<f32>().unwrap();
+            assert!(largest < 2e-5, "{rows} x {width}: {largest}");
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! Linear layers.
+
+use std::ops::Range;
+
+use candle_core::{Result, Tensor};
+
+use super::own_ops::on_own_ops;
+use crate::boundary::{Op, before};
+use crate::kernels::cpu::{CpuLinear, bands};
+use crate::kernels::reference;
+use crate::tensors::{Keys, Weight};
+
+/// `x W^T + b` over the last dimension.
+pub(crate) struct Linear {
+    pub(super) weight: Weight,
+    bias: Option<Tensor>,
+}
+
+impl Linear {
+    pub(crate) fn load(keys: &Keys, input: usize, output: usize) -> Result<Self> {
+        Self::shaped(keys, &[output, input])
+    }
+
+    pub(crate) fn load_no_bias(keys: &Keys, input: usize, output: usize) -> Result<Self> {
+        Ok(Self {
+            weight: Weight::load(keys, &[output, input], "weight")?,
+            bias: None,
+        })
+    }
+
+    /// A 1x1 convolution, used on `(.., channels)` instead of `(channels, h, w)`.
+    pub(crate) fn load_1x1(keys: &Keys, input: usize, output: usize) -> Result<Self> {
+        Self::shaped(keys, &[output, input, 1, 1])
+    }
+
+    /// A convolution over time, used on the `taps` neighbours of a token side by side.
+    pub(super) fn load_taps(keys: &Keys, input: usize, output: usize, taps: usize) -> Result<Self> {
+        Self::shaped(keys, &[output, input, taps])
+    }
+
+    /// With weights of a shape whose first dimension is the output's.
+    fn shaped(keys: &Keys, shape: &[usize]) -> Result<Self> {
+        Ok(Self {
+            weight: Weight::load(keys, shape, "weight")?,
+            bias: Some(keys.get(&shape[..1], "bias")?.force_contiguous()?),
+        })
+    }
+
+    /// # Shapes
+    /// `(.., input)` to `(.., output)`.
+    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.apply(x, None)
+    }
+
+    /// [`Linear::forward`], and `residual`, which is shaped like the result, added.
+    pub(crate) fn forward_add(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
+        self.apply(x, Some(residual))
+    }
+
+    fn apply(&self, x: &Tensor, residual: Option<&Tensor>) -> Result<Tensor> {
+        let rows = self.announce(x, self.input())?;
+        let _at_work = self.weight.at_work();
+        self.compute(x, residual, &bands(rows, self.output()))
+    }
+
+    pub(super) fn input(&self) -> usize {
+        self.weight.shape()[1..].iter().product()
+    }
+
+    pub(super) fn output(&self) -> usize {
+        self.weight.shape()[0]
+    }
+
+    /// Tells of the layer for all rows of `x`, which is `width` wide, and gives their number.
+    pub(super) fn announce(&self, x: &Tensor, width: usize) -> Result<usize> {
+        let op = Op::Linear {
+            rows: x.elem_count() / width.max(1),
+            input: self.input(),
+            output: self.output(),
+        };
+        before(op, x)?;
+        Ok(x.elem_count() / width.max(1))
+    }
+
+    /// The layer without a word to the observer; `bands` cover the rows.
+    pub(super) fn compute(
+        &self,
+        x: &Tensor,
+        residual: Option<&Tensor>,
+        bands: &[Range<usize>],
+    ) -> Result<Tensor> {
+        let (input, output) = (self.input(), self.output());
+        let mut shape = x.dims().to_vec();
+        shape.pop();
+        shape.push(output);
+        let rows = x.reshape(((), input))?.contiguous()?;
+        if on_own_ops(x) {
+            let residual = residual
+                .map(|residual| residual.reshape(((), output))?.contiguous())
+                .transpose()?;
+            let op = CpuLinear {
+                weight: &self.weight,
+                bias: self.bias.as_ref(),
+                residual: residual.as_ref(),
+                bands,
+            };
+            return rows.apply_op1_no_bwd(&op)?.reshape(shape);
+        }
+        let weight = self.weight.tensor()?.reshape((output, input))?;
+        let mut y = reference::linear(&rows, &weight)?;
+        if let Some(bias) = &self.bias {
+            y = y.broadcast_add(bias)?;
+        }
+        y = y.reshape(shape)?;
+        match residual {
+            Some(residual) => y + residual,
+            None => Ok(y),
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! Between pictures `(images, channels, h, w)` and tokens `(images, h x w, channels)`.
+
+use candle_core::{Result, Tensor};
+
+use super::own_ops::on_own_ops;
+use crate::boundary::before_copy;
+use crate::kernels::cpu::CpuTranspose;
+
+/// Tokens of a picture: `(images, h x w, channels)`.
+pub(crate) fn to_tokens(picture: &Tensor) -> Result<Tensor> {
+    before_copy(picture.elem_count(), picture)?;
+    let flat = picture.flatten_from(2)?;
+    if on_own_ops(picture) {
+        return flat.contiguous()?.apply_op1_no_bwd(&CpuTranspose { add: None });
+    }
+    flat.transpose(1, 2)?.contiguous()
+}
+
+/// The picture of `tokens`, shaped like `residual` and added to it.
+pub(crate) fn to_picture(tokens: &Tensor, residual: &Tensor) -> Result<Tensor> {
+    before_copy(tokens.elem_count(), tokens)?;
+    if on_own_ops(tokens) {
+        let add = residual.contiguous()?;
+        let op = CpuTranspose { add: Some(&add) };
+        return tokens
+            .contiguous()?
+            .apply_op1_no_bwd(&op)?
+            .reshape(residual.dims());
+    }
+    tokens.transpose(1, 2)?.reshape(residual.dims())? + residual
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+
+    #[test]
+    fn tokens_and_pictures_are_transposes() {
+        for (images, channels, h, w) in [(1, 1, 1, 1), (2, 5, 7, 3), (3, 64, 9, 11), (1, 33, 1, 100)] {
+            let count = images * channels * h * w;
+            let values = |step: usize| (0..count).map(|i| (i * step % 1009) as f32).collect();
+            let shape = (images, channels, h, w);
+            let picture = Tensor::from_vec(values(1), shape, &Device::Cpu).unwrap();
+            let residual = Tensor::from_vec(values(7), shape, &Device::Cpu).unwrap();
+            let list = |x: &Tensor| x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+
+            let tokens = to_tokens(&picture).unwrap();
+            assert_eq!(tokens.dims(), [images, h * w, channels]);
+            let plain = picture.flatten_from(2).unwrap().transpose(1, 2).unwrap();
+            assert_eq!(list(&tokens), list(&plain.contiguous().unwrap()));
+            let back = to_picture(&tokens, &residual).unwrap();
+            assert_eq!(back.dims(), picture.dims());
+            assert_eq!(list(&back), list(&(picture + residual).unwrap()));
+        }
+    }
+}
