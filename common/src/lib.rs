@@ -15,6 +15,7 @@ pub mod digest;
 pub mod error;
 pub mod frame;
 pub mod ids;
+pub mod lanes;
 #[cfg(feature = "media")]
 pub mod media;
 #[cfg(feature = "farm")]
@@ -23,5 +24,6 @@ pub mod needs;
 #[cfg(feature = "farm")]
 pub mod shutdown;
 pub mod telemetry;
+mod text;
 pub mod time;
 pub mod wire;

@@ -16,7 +16,7 @@ use latentfarm_common::nats::pull::{Pulled, try_pull};
 use latentfarm_common::nats::subjects::{ALL_HEARTBEATS, Subject};
 use latentfarm_common::nats::topology::Topology;
 use latentfarm_common::wire;
-use latentfarm_common::wire::memory::Rung;
+use latentfarm_common::wire::memory::MemoryPlan;
 use latentfarm_common::wire::outcome::{Control, EventKind, Failure, Heartbeat, WorkerState};
 use latentfarm_worker::consume::Summary;
 use scene::{Act, Scene};
@@ -55,7 +55,7 @@ async fn failures_are_reported_and_their_tasks_go() {
         Failure::OutOfMemory {
             device: "fake".to_owned(),
             stage: "denoise".to_owned(),
-            rung: Rung::default(),
+            plan: MemoryPlan::default(),
             needed_at_least_mib: Some(9000),
             free_before_mib: 8000,
             suspected: false,

@@ -18,7 +18,7 @@ use latentfarm_common::audio::windows;
 use latentfarm_common::digest::Digest;
 use latentfarm_common::wire::engine::{AudioRequest, EngineStage, WindowRequest};
 use latentfarm_common::wire::job::{AudioWindows, ModelSpec};
-use latentfarm_common::wire::memory::Rung;
+use latentfarm_common::wire::memory::MemoryPlan;
 use latentfarm_worker::latentsync::synth::{Size, synthesize};
 use latentfarm_worker::latentsync::{
     AudioFeatures, Checkpoint, LatentSync, ModelError, Stopped, gather_rows,
@@ -66,7 +66,7 @@ fn window_request(checkpoint: &Checkpoint, first_frame: u64, guidance_scale: f32
         rate: (25, 1),
         faces,
         silence: None,
-        rung: Rung::default(),
+        plan: MemoryPlan::default(),
     }
 }
 

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::connect::Connection;
-use super::lanes::Lane;
+use crate::lanes::Lane;
 use super::topology;
 
 /// The server's answer to a pull without waiting comes within this time, or the link is bad.

@@ -28,7 +28,7 @@ use latentfarm_common::blob::Store;
 use latentfarm_common::ids::WorkerId;
 use latentfarm_common::nats::Connection;
 use latentfarm_common::nats::ack::PROGRESS_INTERVAL;
-use latentfarm_common::nats::lanes::{Room, fitting};
+use latentfarm_common::lanes::{Available, fitting};
 use latentfarm_common::shutdown::{Phase, Shutdown};
 use latentfarm_common::wire::memory::MemoryUse;
 use latentfarm_common::wire::outcome::{DoneBody, Failure, StageTimings, WorkerState};
@@ -106,7 +106,7 @@ pub struct Assignment<'a> {
 /// Runs tasks: the supervisor with its children, or a stand-in in tests.
 pub trait TaskRunner: Send {
     /// What fits at this moment; asked before every pull.
-    fn room(&mut self) -> impl Future<Output = Room> + Send;
+    fn available(&mut self) -> impl Future<Output = Available> + Send;
 
     /// Runs one task. The future may be dropped where it does not return in time after `stop`.
     fn run(&mut self, assignment: Assignment<'_>) -> impl Future<Output = Result<Finished, Failure>> + Send;
@@ -157,7 +157,7 @@ pub async fn serve<R: TaskRunner>(
             break;
         }
         vitals.set_state(WorkerState::Idle);
-        let lanes = fitting(&runner.room().await);
+        let lanes = fitting(&runner.available().await);
         let Some(message) = finder.find(&lanes, &mut shutdown, &mut control).await else {
             continue;
         };

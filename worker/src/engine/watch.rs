@@ -45,7 +45,7 @@ impl Watch {
             faults,
             work: Work {
                 stage: MemoryStage::Idle,
-                rung: latentfarm_common::wire::memory::Rung::default(),
+                plan: latentfarm_common::wire::memory::MemoryPlan::default(),
                 guided: false,
             },
             free_before: 0,
@@ -226,7 +226,7 @@ mod tests {
     use crate::latentsync::Levers;
     use crate::latentsync::boundary::enter;
     use candle_core::{DType, Device};
-    use latentfarm_common::wire::memory::Rung;
+    use latentfarm_common::wire::memory::MemoryPlan;
 
     /// A device whose allocator may be tried again.
     #[derive(Default)]
@@ -284,7 +284,7 @@ mod tests {
     fn window() -> Work {
         Work {
             stage: MemoryStage::VaeEncode,
-            rung: Rung::default(),
+            plan: MemoryPlan::default(),
             guided: false,
         }
     }

@@ -10,7 +10,7 @@ use latentfarm_common::wire::engine::{
     AudioRequest, EngineFailure, EngineReply, EngineRequest, EngineStage, WindowRequest,
 };
 use latentfarm_common::wire::job::{AudioWindows, ModelSpec};
-use latentfarm_common::wire::memory::{MemorySample, Rung};
+use latentfarm_common::wire::memory::{MemorySample, MemoryPlan};
 use latentfarm_worker::engine::{Engine, EngineSettings, environment};
 use latentfarm_worker::latentsync::synth::{Size, synthesize};
 use latentfarm_worker::latentsync::{Checkpoint, Stopped};
@@ -68,7 +68,7 @@ impl Weights {
         EngineRequest::Load {
             weights_dir: self.dir.path().display().to_string(),
             expected: self.identity,
-            rung: Rung::default(),
+            plan: MemoryPlan::default(),
         }
     }
 
@@ -86,7 +86,7 @@ impl Weights {
         })
     }
 
-    pub fn window(&self, steps: u32, guidance_scale: f32, rung: Rung) -> EngineRequest {
+    pub fn window(&self, steps: u32, guidance_scale: f32, plan: MemoryPlan) -> EngineRequest {
         EngineRequest::Window(WindowRequest {
             model: ModelSpec {
                 weights: self.identity,
@@ -105,7 +105,7 @@ impl Weights {
                 .map(|at| u8::try_from(at * 31 % 251).unwrap())
                 .collect(),
             silence: None,
-            rung,
+            plan,
         })
     }
 }

@@ -10,7 +10,7 @@ use latentfarm_common::digest::Digest;
 use latentfarm_common::time::FrameRate;
 use latentfarm_common::wire::engine::{AudioRequest, WindowRequest};
 use latentfarm_common::wire::job::{AudioWindows, ModelSpec};
-use latentfarm_common::wire::memory::Rung;
+use latentfarm_common::wire::memory::MemoryPlan;
 use latentfarm_worker::latentsync::config::WhisperDims;
 use latentfarm_worker::latentsync::weights::{load_whisper, whisper_dims};
 use latentfarm_worker::latentsync::whisper::{WhisperEncoder, mel_tensor};
@@ -151,7 +151,7 @@ impl Track {
             rate: (rate.num(), rate.den()),
             faces: Vec::new(),
             silence: None,
-            rung: Rung::default(),
+            plan: MemoryPlan::default(),
         };
         gather_rows(&request, count, |window| self.windows.get(window as usize)).unwrap()
     }

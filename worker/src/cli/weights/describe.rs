@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use candle_core::DType;
-use latentfarm_common::wire::memory::{DeviceKind, Rung};
+use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan};
 use serde::Serialize;
 
 use crate::latentsync::{Checkpoint, WeightsError};
@@ -28,7 +28,7 @@ struct Need {
     dtype: &'static str,
     guided: bool,
     /// By plan, from the fastest to the leanest.
-    mib: [u64; Rung::COUNT],
+    mib: [u64; MemoryPlan::COUNT],
     /// Whether such figures were compared with measured ones.
     confirmed: bool,
     /// What decides, by plan.
@@ -66,9 +66,9 @@ fn needs(checkpoint: &Checkpoint) -> candle_core::Result<Vec<Need>> {
     let mut needs = Vec::new();
     for (kind, dtype, shape) in devices {
         for guided in [false, true] {
-            let explained = Rung::ALL
+            let explained = MemoryPlan::ALL
                 .into_iter()
-                .map(|rung| MemoryModel::explain(&shape, kind, dtype, rung, guided))
+                .map(|plan| MemoryModel::explain(&shape, kind, dtype, plan, guided))
                 .collect::<candle_core::Result<Vec<_>>>()?;
             needs.push(Need {
                 kind,
@@ -120,7 +120,7 @@ fn text(description: &Description, checkpoint: &Checkpoint) -> String {
             let decides = explained.terms.first().map(ToString::to_string);
             lines.push(format!(
                 "  {:<14} {mib:>6} MiB  {}",
-                explained.rung.name(),
+                explained.plan,
                 decides.unwrap_or_default()
             ));
         }

@@ -98,12 +98,10 @@ pub fn gather_rows<'a>(
     mut features: impl FnMut(u32) -> Option<&'a AudioFeatures>,
 ) -> std::result::Result<Tensor, ModelError> {
     let failed = |source| ModelError::compute("gather audio rows", source);
-    let (num, den) = request.rate;
-    let rate = FrameRate::new(num, den).map_err(|error| ModelError::BadRequest(error.to_string()))?;
     let mut per_frame = Vec::new();
     for frame in request.first_frame..request.first_frame + frames {
         let mut rows = Vec::with_capacity(windows::ROWS_PER_FRAME);
-        for row in windows::rows_of_frame(frame, rate, request.track_samples) {
+        for row in windows::rows_of_frame(frame, request.rate, request.track_samples) {
             let state = |RowPlace { window, .. }| {
                 let found = features(window).ok_or(ModelError::AudioMissing { window })?;
                 let index = row

@@ -12,7 +12,7 @@ mod host;
 mod simulated;
 
 use candle_core::Device;
-use latentfarm_common::wire::memory::{MemorySample, MemoryStage, Rung};
+use latentfarm_common::wire::memory::{MemorySample, MemoryStage, MemoryPlan};
 
 pub use host::HostMemory;
 pub use simulated::SimulatedMemory;
@@ -37,7 +37,7 @@ pub struct Shortage {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Work {
     pub stage: MemoryStage,
-    pub rung: Rung,
+    pub plan: MemoryPlan,
     /// Whether classifier-free guidance is on.
     pub guided: bool,
 }

@@ -1,7 +1,7 @@
 //! A GPU that does not exist: the networks run on the CPU, and every stage is charged what it would take there, beside
 //! a context of the size that predictions count with.
 
-use latentfarm_common::wire::memory::{DeviceKind, MemorySample, MemoryStage, Rung};
+use latentfarm_common::wire::memory::{DeviceKind, MemorySample, MemoryStage, MemoryPlan};
 
 use super::{EngineMemory, MIB, Shortage, Work};
 use crate::latentsync::Checkpoint;
@@ -26,7 +26,7 @@ pub struct SimulatedMemory {
 /// What the loaded model takes, as walked for the plans that were asked for so far.
 struct Model {
     shape: ModelShape,
-    walks: Vec<(Rung, bool, Walk)>,
+    walks: Vec<(MemoryPlan, bool, Walk)>,
 }
 
 /// What a stage takes of the device, weights included.
@@ -53,7 +53,7 @@ impl Model {
 
     fn charge(&mut self, work: Work) -> Charge {
         let none = Charge { after: 0, peak: 0 };
-        let Some(walk) = self.walk(work.rung, work.guided) else {
+        let Some(walk) = self.walk(work.plan, work.guided) else {
             return none;
         };
         // Between the stages there is what loading left: the weights that stay.
@@ -67,17 +67,17 @@ impl Model {
         })
     }
 
-    fn walk(&mut self, rung: Rung, guided: bool) -> Option<&Walk> {
+    fn walk(&mut self, plan: MemoryPlan, guided: bool) -> Option<&Walk> {
         let known = self
             .walks
             .iter()
-            .position(|(of, with, _)| (*of, *with) == (rung, guided));
+            .position(|(of, with, _)| (*of, *with) == (plan, guided));
         let at = if let Some(at) = known {
             at
         } else {
-            let walked = walk(&self.shape, &Account::of(DeviceKind::Cuda), rung, guided);
+            let walked = walk(&self.shape, &Account::of(DeviceKind::Cuda), plan, guided);
             let walked = walked.inspect_err(|error| tracing::warn!(%error, "the model cannot be walked"));
-            self.walks.push((rung, guided, walked.ok()?));
+            self.walks.push((plan, guided, walked.ok()?));
             self.walks.len() - 1
         };
         self.walks.get(at).map(|(_, _, walk)| walk)

@@ -23,7 +23,7 @@ mod whisper;
 use std::fmt;
 
 use candle_core::{DType, Result};
-use latentfarm_common::wire::memory::{DeviceKind, MemoryStage, Needs, Rung};
+use latentfarm_common::wire::memory::{DeviceKind, MemoryStage, Needs, MemoryPlan};
 
 use self::place::Place;
 use super::cost::Account;
@@ -75,7 +75,7 @@ impl fmt::Display for Term {
 /// How the need under one plan comes about.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Explanation {
-    pub rung: Rung,
+    pub plan: MemoryPlan,
     pub need_mib: u64,
     /// The constant part, in MiB: the process on the CPU, the context on CUDA.
     pub base_mib: u64,
@@ -88,7 +88,7 @@ impl fmt::Display for Explanation {
         write!(
             f,
             "{}: {} MiB, {} of it the base",
-            self.rung, self.need_mib, self.base_mib
+            self.plan, self.need_mib, self.base_mib
         )?;
         match self.terms.first() {
             Some(term) => write!(f, "; {term}"),
@@ -105,9 +105,9 @@ impl MemoryModel {
     pub fn needs(shape: &ModelShape, kind: DeviceKind, dtype: DType, guided: bool) -> Result<Needs> {
         let mut needs = Needs::default();
         let mut least = u64::MAX;
-        for rung in Rung::ALL {
-            least = least.min(Self::explain(shape, kind, dtype, rung, guided)?.need_mib);
-            needs.mib[rung.index()] = least;
+        for plan in MemoryPlan::ALL {
+            least = least.min(Self::explain(shape, kind, dtype, plan, guided)?.need_mib);
+            needs.mib[plan.index()] = least;
         }
         Ok(needs)
     }
@@ -120,21 +120,21 @@ impl MemoryModel {
         shape: &ModelShape,
         kind: DeviceKind,
         dtype: DType,
-        rung: Rung,
+        plan: MemoryPlan,
         guided: bool,
     ) -> Result<Explanation> {
         let account = Account {
             bytes_per_value: dtype.size_in_bytes(),
             ..Account::of(kind)
         };
-        let terms = Self::terms(shape, &account, rung, guided)?;
+        let terms = Self::terms(shape, &account, plan, guided)?;
         let peak = terms.first().map_or(0, |term| term.bytes);
         let base = match kind {
             DeviceKind::Cpu => HOST_BASE,
             DeviceKind::Cuda => CUDA_CONTEXT,
         };
         Ok(Explanation {
-            rung,
+            plan,
             need_mib: (base + peak).div_ceil(MIB),
             base_mib: base / MIB,
             terms,
@@ -145,8 +145,8 @@ impl MemoryModel {
     ///
     /// # Errors
     /// As for [`MemoryModel::needs`].
-    pub fn terms(shape: &ModelShape, account: &Account, rung: Rung, guided: bool) -> Result<Vec<Term>> {
-        let place = Place::new(shape, account, Levers::of(rung), guided)?;
+    pub fn terms(shape: &ModelShape, account: &Account, plan: MemoryPlan, guided: bool) -> Result<Vec<Term>> {
+        let place = Place::new(shape, account, Levers::of(plan), guided)?;
         let mut terms = unet::terms(&place);
         terms.extend(vae::encode_terms(&place));
         terms.extend(vae::decode_terms(&place));

@@ -1,4 +1,4 @@
-use latentfarm_common::wire::memory::{DeviceKind, Rung};
+use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan};
 
 use super::*;
 use crate::latentsync::Checkpoint;
@@ -30,18 +30,18 @@ fn the_largest_term_is_what_the_walk_over_all_operations_finds() {
     let mut off = Vec::new();
     for (name, shape) in shapes() {
         for kind in [DeviceKind::Cpu, DeviceKind::Cuda] {
-            for rung in Rung::ALL {
+            for plan in MemoryPlan::ALL {
                 for guided in [false, true] {
                     let account = Account::of(kind);
-                    let walked = walk(&shape, &account, rung, guided).unwrap();
-                    let terms = MemoryModel::terms(&shape, &account, rung, guided).unwrap();
+                    let walked = walk(&shape, &account, plan, guided).unwrap();
+                    let terms = MemoryModel::terms(&shape, &account, plan, guided).unwrap();
                     // Weights are the same sum on both sides, and would hide the tensors' error.
                     let tensors = |bytes: u64| (bytes - terms[0].weights) as f64;
                     let ratio = tensors(terms[0].bytes) / tensors(walked.peak());
                     if !(0.95..1.05).contains(&ratio) {
                         let highest = walked.stages.iter().max_by_key(|stage| stage.peak);
                         off.push(format!(
-                            "{name}, {kind}, {rung}, guided {guided}: {ratio:.3}, {} of {highest:?}",
+                            "{name}, {kind}, {plan}, guided {guided}: {ratio:.3}, {} of {highest:?}",
                             terms[0]
                         ));
                     }
@@ -65,7 +65,7 @@ const RESERVE_MIB: u64 = 256;
 fn version_1_5_at_256_px_fits_in_4_gib_with_all_weights_on_the_device() {
     for guided in [false, true] {
         let needs = on_cuda(256, guided);
-        assert!(needs.of(Rung::FrameVae) < 4096, "guided {guided}: {needs:?}");
+        assert!(needs.of(MemoryPlan::TwoPassNorm) < 4096, "guided {guided}: {needs:?}");
     }
 }
 
@@ -73,7 +73,7 @@ fn version_1_5_at_256_px_fits_in_4_gib_with_all_weights_on_the_device() {
 fn version_1_6_at_512_px_fits_in_8_gib_with_all_weights_on_the_device() {
     for guided in [false, true] {
         let needs = on_cuda(512, guided);
-        assert!(needs.of(Rung::FrameVae) < 8192, "guided {guided}: {needs:?}");
+        assert!(needs.of(MemoryPlan::TwoPassNorm) < 8192, "guided {guided}: {needs:?}");
     }
 }
 
@@ -82,7 +82,7 @@ fn both_versions_have_a_plan_for_a_card_of_6_gib() {
     for px in [256, 512] {
         for guided in [false, true] {
             let needs = on_cuda(px, guided);
-            let plan = needs.fastest_within(Rung::default(), 6144 - RESERVE_MIB);
+            let plan = needs.fastest_within(MemoryPlan::default(), 6144 - RESERVE_MIB);
             assert!(plan.is_some(), "{px} px, guided {guided}: {needs:?}");
         }
     }
@@ -91,7 +91,7 @@ fn both_versions_have_a_plan_for_a_card_of_6_gib() {
 #[test]
 fn version_1_5_with_streamed_weights_fits_on_a_card_of_4_gib_with_room_to_spare() {
     for guided in [false, true] {
-        let need = on_cuda(256, guided).of(Rung::Streamed);
+        let need = on_cuda(256, guided).of(MemoryPlan::Streamed);
         assert!(need + 4 * RESERVE_MIB <= 4096, "guided {guided}: {need} MiB");
     }
 }
@@ -119,13 +119,13 @@ fn an_explanation_names_the_term_that_decides() {
             DType::F16
         };
         for guided in [false, true] {
-            for rung in Rung::ALL {
-                let explained = MemoryModel::explain(&shape, kind, dtype, rung, guided).unwrap();
+            for plan in MemoryPlan::ALL {
+                let explained = MemoryModel::explain(&shape, kind, dtype, plan, guided).unwrap();
                 eprintln!("512 px, {kind}, guided {guided}: {explained}");
                 assert!(
                     explained
                         .to_string()
-                        .starts_with(&format!("{rung}: {} MiB", explained.need_mib))
+                        .starts_with(&format!("{plan}: {} MiB", explained.need_mib))
                 );
             }
         }

@@ -16,7 +16,7 @@ mod whisper;
 mod window;
 
 use candle_core::Result;
-use latentfarm_common::wire::memory::{MemoryStage, Rung};
+use latentfarm_common::wire::memory::{MemoryStage, MemoryPlan};
 
 pub use self::shape::{ModelShape, Values, Weights};
 use self::tape::Tape;
@@ -59,13 +59,13 @@ impl Walk {
     }
 }
 
-/// Walks a task under the plan `rung`, with classifier-free guidance if `guided`.
+/// Walks a task under the plan `plan`, with classifier-free guidance if `guided`.
 ///
 /// # Errors
 /// Where the networks cannot be built from their configurations.
-pub fn walk(shape: &ModelShape, account: &Account, rung: Rung, guided: bool) -> Result<Walk> {
+pub fn walk(shape: &ModelShape, account: &Account, plan: MemoryPlan, guided: bool) -> Result<Walk> {
     let weights = shape.weights()?;
-    let tape = Tape::new(*account, Levers::of(rung));
+    let tape = Tape::new(*account, Levers::of(plan));
     let stages = window::stages(&tape, shape, &weights, guided);
     Ok(Walk {
         weights_bytes: window::all_weights(account, shape, &weights),
