@@ -1,7 +1,26 @@
-//! Prints an error with its causes, once, at the top of a process.
+//! Prints an error with its causes, once, at the top of a process; and the error of a file that could not be used.
 
 use std::error::Error;
 use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// An operation on a file or folder failed.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {action} `{}`", path.display())]
+pub struct FileError {
+    action: &'static str,
+    path: PathBuf,
+    source: io::Error,
+}
+
+impl FileError {
+    /// Names the operation and the path of an I/O error, for `map_err`.
+    pub fn at(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self { action, path, source }
+    }
+}
 
 /// Shows an error followed by every cause, each on its own indented line.
 pub struct Chain<'a>(pub &'a (dyn Error + 'static));

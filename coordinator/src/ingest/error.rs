@@ -1,17 +1,16 @@
 //! Why the input files cannot be made into a job.
 
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
+use latentfarm_common::error::FileError;
 use latentfarm_common::media::MediaError;
 
 use super::timeline::TableError;
 
 #[derive(Debug, thiserror::Error)]
 pub enum IngestError {
-    /// Names the file and the cause itself.
     #[error(transparent)]
-    Media(MediaError),
+    Media(#[from] MediaError),
     #[error("cannot lay out the frames of `{}`", path.display())]
     Table {
         path: PathBuf,
@@ -20,13 +19,8 @@ pub enum IngestError {
     },
     #[error("`{}` states no usable frame rate: give one with --fps", path.display())]
     NoRate { path: PathBuf },
-    #[error("cannot {action} `{}`", path.display())]
-    Io {
-        action: &'static str,
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
 }
 
 impl IngestError {
@@ -35,12 +29,7 @@ impl IngestError {
         match self {
             Self::Media(error) => matches!(error, MediaError::BadInput { .. }),
             Self::Table { .. } | Self::NoRate { .. } => true,
-            Self::Io { .. } => false,
+            Self::File(_) => false,
         }
-    }
-
-    pub(super) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
-        let path = path.to_owned();
-        move |source| Self::Io { action, path, source }
     }
 }

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use latentfarm_common::digest::Digest;
+use latentfarm_common::error::FileError;
 use latentfarm_common::media::{self, SegmentFile, VideoIndex, VideoProbe, cut_segments, index_video};
 use latentfarm_common::time::{FrameRange, FrameRate};
 use latentfarm_common::wire::job::{AudioSpec, SegmentEntry, SilenceMode, SourceSpec, Timeline};
@@ -45,23 +46,22 @@ pub fn examine(
     request: &IngestRequest,
     progress: &mut dyn FnMut(IngestProgress),
 ) -> Result<Examined, IngestError> {
-    let video = media::probe_video(&request.video).map_err(IngestError::Media)?;
-    media::probe_audio(&request.audio).map_err(IngestError::Media)?;
+    let video = media::probe_video(&request.video)?;
+    media::probe_audio(&request.audio)?;
     let rate = match request.rate {
         RateChoice::Fixed(rate) => rate,
         RateChoice::Source => video.average_rate.ok_or_else(|| IngestError::NoRate {
             path: request.video.clone(),
         })?,
     };
-    let digest = |path: &Path| Digest::of_file(path).map_err(IngestError::io("read", path));
+    let digest = |path: &Path| Digest::of_file(path).map_err(FileError::at("read", path));
     let (video_digest, _) = digest(&request.video)?;
     let (audio_digest, _) = digest(&request.audio)?;
     let mut tell = |stage, done| progress(IngestProgress { stage, done });
     let speech = Speech::decode(&request.audio, &request.scratch, &mut |done| {
         tell(IngestStage::Speech, done);
     })?;
-    let index = index_video(&request.video, &video, &mut |done| tell(IngestStage::Index, done))
-        .map_err(IngestError::Media)?;
+    let index = index_video(&request.video, &video, &mut |done| tell(IngestStage::Index, done))?;
     let table = frame_table(&TableRequest {
         source: SourceClock {
             pts: &index.pts,
@@ -163,7 +163,7 @@ impl Examined {
         sink: &mut dyn BlobSink,
         progress: &mut dyn FnMut(IngestProgress),
     ) -> Result<(Vec<SegmentEntry>, usize), IngestError> {
-        let scratch = tempfile::tempdir_in(&self.request.scratch).map_err(IngestError::io(
+        let scratch = tempfile::tempdir_in(&self.request.scratch).map_err(FileError::at(
             "make a scratch directory in",
             &self.request.scratch,
         ))?;
@@ -189,8 +189,7 @@ impl Examined {
         };
         let limits = self.request.limits;
         let picture = &self.video.picture;
-        cut_segments(&self.index, picture, wanted, scratch.path(), limits, &mut store)
-            .map_err(IngestError::Media)?;
+        cut_segments(&self.index, picture, wanted, scratch.path(), limits, &mut store)?;
         Ok((segments, reencoded))
     }
 

@@ -9,6 +9,7 @@ use latentfarm_common::audio::mel::MelMax;
 use latentfarm_common::audio::silence::{LevelMeter, Levels};
 use latentfarm_common::audio::windows;
 use latentfarm_common::digest::{Digest, DigestWriter};
+use latentfarm_common::error::FileError;
 use latentfarm_common::media;
 use latentfarm_common::wire::blob::BlobRef;
 use latentfarm_common::wire::job::AudioWindows;
@@ -40,7 +41,7 @@ impl Speech {
         progress: &mut dyn FnMut(u64),
     ) -> Result<Self, IngestError> {
         let file =
-            tempfile::tempfile_in(scratch).map_err(IngestError::io("make a scratch file in", scratch))?;
+            tempfile::tempfile_in(scratch).map_err(FileError::at("make a scratch file in", scratch))?;
         let mut pcm = BufWriter::new(file);
         let mut digest = DigestWriter::new();
         let mut mel_max = MelMax::new();
@@ -56,11 +57,10 @@ impl Speech {
             done += samples.len() as u64;
             progress(done);
             pcm.write_all(&bytes)
-        })
-        .map_err(IngestError::Media)?;
+        })?;
         let pcm = pcm.into_inner().map_err(io::IntoInnerError::into_error);
         Ok(Self {
-            pcm: pcm.map_err(IngestError::io("write the speech to", scratch))?,
+            pcm: pcm.map_err(FileError::at("write the speech to", scratch))?,
             path: path.to_owned(),
             digest: digest.finish().0,
             samples,
@@ -80,7 +80,7 @@ impl Speech {
             let stored = self
                 .read(windows::pcm_range(index, self.samples, layout))
                 .and_then(|bytes| sink.put_bytes(&bytes));
-            blobs.push(stored.map_err(IngestError::io("store the speech of", &self.path))?);
+            blobs.push(stored.map_err(FileError::at("store the speech of", &self.path))?);
         }
         Ok(blobs)
     }

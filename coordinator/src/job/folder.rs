@@ -14,6 +14,7 @@ use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
+use latentfarm_common::error::FileError;
 use latentfarm_common::ids::JobId;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -28,13 +29,8 @@ pub struct JobFolder {
 
 #[derive(Debug, thiserror::Error)]
 pub enum FolderError {
-    #[error("cannot {action} `{}`", path.display())]
-    Io {
-        action: &'static str,
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     #[error("another latentfarm is working in `{}`: wait for it, or write to another output", path.display())]
     Busy { path: PathBuf },
     #[error(
@@ -57,14 +53,14 @@ impl JobFolder {
                 path: path.to_owned(),
             });
         }
-        fs::create_dir_all(path).map_err(io_error("create", path))?;
+        fs::create_dir_all(path).map_err(FileError::at("create", path))?;
         let lock_path = path.join("lock");
-        let lock = File::create(&lock_path).map_err(io_error("create", &lock_path))?;
+        let lock = File::create(&lock_path).map_err(FileError::at("create", &lock_path))?;
         let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
             Errno::EWOULDBLOCK => FolderError::Busy {
                 path: path.to_owned(),
             },
-            errno => io_error("lock", &lock_path)(errno.into()),
+            errno => FileError::at("lock", &lock_path)(errno.into()).into(),
         })?;
         let found = fs::read_to_string(&marker)
             .ok()
@@ -84,7 +80,7 @@ impl JobFolder {
             }
         };
         if !resumed {
-            write_durably(&marker, job.to_string().as_bytes())?;
+            write_durably(&marker, job.to_string().as_bytes()).map_err(FileError::at("write", &marker))?;
         }
         let folder = Self {
             path: path.to_owned(),
@@ -94,12 +90,12 @@ impl JobFolder {
         let scratch = folder.scratch();
         match fs::remove_dir_all(&scratch) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(io_error("empty", &scratch)(error));
+                return Err(FileError::at("empty", &scratch)(error).into());
             }
             _ => {}
         }
         for dir in [scratch, folder.blobs(), folder.nats()] {
-            fs::create_dir_all(&dir).map_err(io_error("create", &dir))?;
+            fs::create_dir_all(&dir).map_err(FileError::at("create", &dir))?;
         }
         Ok(folder)
     }
@@ -127,7 +123,8 @@ impl JobFolder {
 
     /// Removes the folder and all in it: the job is done.
     pub fn remove(self) -> Result<(), FolderError> {
-        fs::remove_dir_all(&self.path).map_err(io_error("remove", &self.path))
+        fs::remove_dir_all(&self.path).map_err(FileError::at("remove", &self.path))?;
+        Ok(())
     }
 }
 
@@ -140,27 +137,26 @@ pub fn job_folder_of(given: &Path, files: &[&str]) -> Option<PathBuf> {
         .find(|path| files.iter().any(|file| path.join(file).is_file()))
 }
 
-/// Writes a small file so that it is there whole, or not at all, after a crash.
-fn write_durably(path: &Path, bytes: &[u8]) -> Result<(), FolderError> {
+/// Writes a small file so that it is there whole, or not at all, after a crash. Its folder exists.
+pub(super) fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let parent = path.parent().unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(parent).map_err(io_error("write", path))?;
-    file.write_all(bytes).map_err(io_error("write", path))?;
-    file.as_file().sync_all().map_err(io_error("write", path))?;
-    file.persist(path)
-        .map_err(|error| io_error("write", path)(error.error))?;
-    Ok(())
+    let mut file = tempfile::NamedTempFile::new_in(parent)?;
+    file.write_all(bytes)?;
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    File::open(parent)?.sync_all()
 }
 
-fn is_empty(path: &Path) -> Result<bool, FolderError> {
-    let mut entries = fs::read_dir(path).map_err(io_error("read", path))?;
+fn is_empty(path: &Path) -> Result<bool, FileError> {
+    let mut entries = fs::read_dir(path).map_err(FileError::at("read", path))?;
     // A lock file alone is what a crash between two steps of `open` leaves.
     Ok(entries.all(|entry| entry.is_ok_and(|entry| entry.file_name() == "lock")))
 }
 
 /// Removes everything but the lock that is being held.
-fn empty(path: &Path) -> Result<(), FolderError> {
-    for entry in fs::read_dir(path).map_err(io_error("read", path))? {
-        let entry = entry.map_err(io_error("read", path))?;
+fn empty(path: &Path) -> Result<(), FileError> {
+    for entry in fs::read_dir(path).map_err(FileError::at("read", path))? {
+        let entry = entry.map_err(FileError::at("read", path))?;
         if entry.file_name() == "lock" {
             continue;
         }
@@ -168,14 +164,9 @@ fn empty(path: &Path) -> Result<(), FolderError> {
             Ok(kind) if kind.is_dir() => fs::remove_dir_all(entry.path()),
             _ => fs::remove_file(entry.path()),
         };
-        removed.map_err(io_error("remove", &entry.path()))?;
+        removed.map_err(FileError::at("remove", &entry.path()))?;
     }
     Ok(())
-}
-
-fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FolderError {
-    let path = path.to_owned();
-    move |source| FolderError::Io { action, path, source }
 }
 
 #[cfg(test)]

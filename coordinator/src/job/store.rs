@@ -2,7 +2,7 @@
 //! so that a folder is never resumed against another job's done log.
 
 use std::fs;
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use async_nats::jetstream::kv::CreateErrorKind;
@@ -11,6 +11,8 @@ use latentfarm_common::nats::Connection;
 use latentfarm_common::nats::topology::JOBS_BUCKET;
 use latentfarm_common::wire::job::JobSpec;
 use latentfarm_common::wire::{self, WireError};
+
+use super::folder::write_durably;
 
 const FILE_NAME: &str = "manifest.farm";
 
@@ -108,17 +110,9 @@ async fn create(connection: &Connection, spec: &JobSpec, bytes: &[u8]) -> Result
     }
 }
 
-/// Temporary file, fsync, rename.
 fn write(folder: &Path, bytes: &[u8]) -> Result<(), ManifestError> {
     let path = folder.join(FILE_NAME);
-    let written = (|| {
-        fs::create_dir_all(folder)?;
-        let mut file = tempfile::NamedTempFile::new_in(folder)?;
-        file.write_all(bytes)?;
-        file.as_file().sync_all()?;
-        file.persist(&path)?;
-        fs::File::open(folder)?.sync_all()
-    })();
+    let written = fs::create_dir_all(folder).and_then(|()| write_durably(&path, bytes));
     written.map_err(|source| ManifestError::File {
         action: "write",
         path,

@@ -1,14 +1,10 @@
 //! Why a farm cannot be used.
 
-use std::io;
-use std::path::PathBuf;
-
 use latentfarm_common::blob::BlobError;
+use latentfarm_common::error::FileError;
 use latentfarm_common::nats::connect::ConnectError;
 use latentfarm_common::nats::server::ServerError;
 use latentfarm_common::nats::topology::TopologyError;
-
-use super::watch_file::WatchFileError;
 
 /// Why a farm cannot be used, or cannot be used any longer.
 #[derive(Debug, thiserror::Error)]
@@ -20,15 +16,9 @@ pub enum FarmError {
     #[error(transparent)]
     Store(#[from] BlobError),
     #[error(transparent)]
-    WatchFile(#[from] WatchFileError),
+    File(#[from] FileError),
     #[error("cannot prepare the farm's streams")]
     Streams(#[source] TopologyError),
-    #[error("cannot resolve `{}`", path.display())]
-    Resolve {
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
     #[error("the private nats-server is lost: {why}")]
     ServerLost { why: String },
     #[error("no worker is left to render the job")]

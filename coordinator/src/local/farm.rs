@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use latentfarm_common::blob::Store;
+use latentfarm_common::error::FileError;
 use latentfarm_common::nats::connect::{self, Patience};
 use latentfarm_common::nats::server::{EmbeddedServer, ServerBinary, ServerOptions};
 use latentfarm_common::nats::topology::Topology;
@@ -129,9 +130,6 @@ impl LocalFarm {
     }
 }
 
-fn absolute(path: &Path) -> Result<PathBuf, FarmError> {
-    std::path::absolute(path).map_err(|source| FarmError::Resolve {
-        path: path.to_owned(),
-        source,
-    })
+fn absolute(path: &Path) -> Result<PathBuf, FileError> {
+    std::path::absolute(path).map_err(FileError::at("resolve", path))
 }

@@ -2,10 +2,11 @@
 //! the user who runs the render alone.
 
 use std::fs;
-use std::io::{self, Write as _};
+use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
+use latentfarm_common::error::FileError;
 use latentfarm_common::nats::connect::Identity;
 use serde::{Deserialize, Serialize};
 
@@ -20,13 +21,8 @@ pub struct WatchFile {
 
 #[derive(Debug, thiserror::Error)]
 pub enum WatchFileError {
-    #[error("cannot {action} `{}`", path.display())]
-    Io {
-        action: &'static str,
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     #[error("`{}` is not what a render writes", path.display())]
     Garbled {
         path: PathBuf,
@@ -42,7 +38,7 @@ impl WatchFile {
         Some(Self { url, nkey_seed })
     }
 
-    pub fn write(&self, folder: &Path) -> Result<(), WatchFileError> {
+    pub fn write(&self, folder: &Path) -> Result<(), FileError> {
         let path = folder.join(FILE_NAME);
         let text = serde_json::json!(self).to_string();
         // An older file may have other permissions.
@@ -53,20 +49,12 @@ impl WatchFile {
             .mode(0o600)
             .open(&path)
             .and_then(|mut file| file.write_all(text.as_bytes()))
-            .map_err(|source| WatchFileError::Io {
-                action: "write",
-                path,
-                source,
-            })
+            .map_err(FileError::at("write", &path))
     }
 
     pub fn read(folder: &Path) -> Result<Self, WatchFileError> {
         let path = folder.join(FILE_NAME);
-        let text = fs::read_to_string(&path).map_err(|source| WatchFileError::Io {
-            action: "read",
-            path: path.clone(),
-            source,
-        })?;
+        let text = fs::read_to_string(&path).map_err(FileError::at("read", &path))?;
         serde_json::from_str(&text).map_err(|source| WatchFileError::Garbled { path, source })
     }
 }

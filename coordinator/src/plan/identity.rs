@@ -4,7 +4,6 @@
 
 use latentfarm_common::digest::Digest;
 use latentfarm_common::ids::JobId;
-use latentfarm_common::time::FrameRate;
 use latentfarm_common::wire::SCHEMA;
 use latentfarm_common::wire::job::{AudioWindows, EncoderSpec, ModelSpec, SilenceMode};
 use serde::Serialize;
@@ -12,8 +11,9 @@ use serde::Serialize;
 use super::split::ChunkFrames;
 use crate::ingest::timeline::OnShort;
 
-/// Everything that the output is a function of.
-#[derive(Clone, Debug)]
+/// Everything that the output is a function of. Its JSON is digested, because that text is fixed by the order of the
+/// fields and by nothing else. A new setting of the model or the encoder thereby makes another job.
+#[derive(Clone, Debug, Serialize)]
 pub struct Identity<'a> {
     /// Digests of the two files as given.
     pub video: Digest,
@@ -33,66 +33,10 @@ pub struct Identity<'a> {
     pub analyze_frames: ChunkFrames,
 }
 
-/// The identity as it is digested. JSON, because its text is fixed by the field order and by nothing else.
-#[derive(Serialize)]
-struct Canonical<'a> {
-    product: &'static str,
-    version: &'static str,
-    schema: u16,
-    video: String,
-    audio: String,
-    on_short: OnShort,
-    keep_tail: bool,
-    audio_windows: AudioWindows,
-    silence: SilenceMode,
-    weights: String,
-    synthetic: bool,
-    resolution_px: u32,
-    steps: u32,
-    guidance_scale_bits: u32,
-    seed: u64,
-    rate: FrameRate,
-    crf: Option<u8>,
-    preset: &'a str,
-    chunk_frames: u32,
-    analyze_frames: u32,
-}
-
 impl Identity<'_> {
+    /// The id of the job, which another version of the product or of the wire format does not resume.
     pub fn job_id(&self) -> Result<JobId, serde_json::Error> {
-        // Every field by name: a new setting must choose whether it is part of the identity.
-        let ModelSpec {
-            weights,
-            synthetic,
-            resolution_px,
-            steps,
-            guidance_scale,
-            seed,
-        } = self.model;
-        let EncoderSpec { rate, crf, preset } = self.encoder;
-        let canonical = Canonical {
-            product: "latentfarm",
-            version: env!("CARGO_PKG_VERSION"),
-            schema: SCHEMA,
-            video: self.video.to_string(),
-            audio: self.audio.to_string(),
-            on_short: self.on_short,
-            keep_tail: self.keep_tail,
-            audio_windows: self.audio_windows,
-            silence: self.silence,
-            weights: weights.to_string(),
-            synthetic: *synthetic,
-            resolution_px: *resolution_px,
-            steps: *steps,
-            guidance_scale_bits: guidance_scale.to_bits(),
-            seed: *seed,
-            rate: *rate,
-            crf: *crf,
-            preset,
-            chunk_frames: self.chunk_frames.get(),
-            analyze_frames: self.analyze_frames.get(),
-        };
-        let text = serde_json::to_vec(&canonical)?;
+        let text = serde_json::to_vec(&("latentfarm", env!("CARGO_PKG_VERSION"), SCHEMA, self))?;
         Ok(JobId::from_digest(&Digest::of(&text)))
     }
 }
@@ -100,6 +44,7 @@ impl Identity<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use latentfarm_common::time::FrameRate;
     use std::collections::BTreeSet;
 
     fn model() -> ModelSpec {

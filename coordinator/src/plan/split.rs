@@ -6,12 +6,13 @@
 //! ```
 
 use latentfarm_common::time::{FrameRange, WINDOW_FRAMES};
+use serde::Serialize;
 
 /// Largest chunk, in frames.
 pub const MAX_CHUNK_FRAMES: u32 = 480;
 
 /// Length of a chunk in frames: a multiple of 16 in 16..=480.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct ChunkFrames(u32);
 
 /// A chunk length off the grid or out of bounds.

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use latentfarm_common::blob::BlobError;
+use latentfarm_common::error::FileError;
 use latentfarm_common::wire::WireError;
 use tokio::task::JoinError;
 
@@ -22,12 +23,9 @@ pub enum RenderError {
     Weights(#[from] WeightsProblem),
     #[error(transparent)]
     Ingest(#[from] IngestError),
-    #[error("cannot read `{}`", path.display())]
-    Read {
-        path: PathBuf,
-        #[source]
-        source: std::io::Error,
-    },
+    /// An input file cannot be looked at.
+    #[error(transparent)]
+    Input(#[from] FileError),
     #[error("cannot describe the job")]
     Identity(#[from] serde_json::Error),
     #[error(
@@ -70,20 +68,10 @@ impl RenderError {
     pub fn is_refusal(&self) -> bool {
         match self {
             Self::Ingest(error) => error.is_bad_input(),
-            Self::Tools(_) | Self::Weights(_) | Self::Read { .. } | Self::Disk { .. } | Self::Folder(_) => {
-                true
-            }
-            Self::Identity(_)
-            | Self::PutAway(_)
-            | Self::Farm(_)
-            | Self::Manifest(_)
-            | Self::Store(_)
-            | Self::Timeline(_)
-            | Self::Dispatch(_)
-            | Self::Stitch(_)
-            | Self::LeaseLost
-            | Self::Name(_)
-            | Self::Task(_) => false,
+            other => matches!(
+                other,
+                Self::Tools(_) | Self::Weights(_) | Self::Input(_) | Self::Disk { .. } | Self::Folder(_)
+            ),
         }
     }
 }

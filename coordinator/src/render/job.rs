@@ -1,7 +1,5 @@
 //! A render that has been checked and may run.
 
-use std::time::Instant;
-
 use latentfarm_common::shutdown::Shutdown;
 use tokio::task::spawn_blocking;
 
@@ -19,25 +17,15 @@ use crate::local::LocalFarm;
 
 /// One render, from two files to one. [`RenderJob::check`] makes it.
 pub struct RenderJob {
-    settings: RenderSettings,
     preflight: Preflight,
     examined: Examined,
-    started: Instant,
 }
 
 impl RenderJob {
     /// Finds out what can be known before any work starts; nothing is written.
     pub async fn check(settings: RenderSettings) -> Result<Self, RenderError> {
-        let started = Instant::now();
-        let checked = spawn_blocking(move || {
-            Preflight::check(&settings).map(|(preflight, examined)| Self {
-                settings,
-                preflight,
-                examined,
-                started,
-            })
-        });
-        checked.await?
+        let (preflight, examined) = spawn_blocking(move || Preflight::check(settings)).await??;
+        Ok(Self { preflight, examined })
     }
 
     pub fn preflight(&self) -> &Preflight {
@@ -57,7 +45,7 @@ impl RenderJob {
         observer: &Observer,
         shutdown: Shutdown,
     ) -> Result<Option<RenderReport>, RenderError> {
-        let settings = &self.settings;
+        let settings = &self.preflight.settings;
         let keep = settings.keep;
         let folder = JobFolder::open(&settings.work_dir, self.preflight.job, settings.discard_other)?;
         let (farm, mut local) = choice.open(&folder).await?;
@@ -94,12 +82,10 @@ impl RenderJob {
         mut shutdown: Shutdown,
     ) -> Result<Option<RenderReport>, RenderError> {
         let run = Run {
-            settings: &self.settings,
             preflight: &self.preflight,
             folder,
             farm,
             observer,
-            started: self.started,
         };
         let Some((spec, timeline)) = run.prepare(self.examined, &mut shutdown).await? else {
             return Ok(None);
@@ -107,6 +93,6 @@ impl RenderJob {
         let Some(dispatched) = run.dispatch(&spec, timeline, local, shutdown).await? else {
             return Ok(None);
         };
-        run.finish(&spec, dispatched).await.map(Some)
+        run.finish(spec, dispatched).await.map(Some)
     }
 }

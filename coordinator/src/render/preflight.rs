@@ -1,7 +1,9 @@
 //! Everything that can be known to be wrong before any work starts, and what the job will be.
 
 use std::path::PathBuf;
+use std::time::Instant;
 
+use latentfarm_common::error::FileError;
 use latentfarm_common::ids::JobId;
 use latentfarm_common::media;
 use latentfarm_common::wire::blob::BlobRef;
@@ -19,6 +21,9 @@ use crate::plan::identity::Identity;
 /// What is known of a job before any work starts.
 #[derive(Clone, Debug)]
 pub struct Preflight {
+    pub settings: RenderSettings,
+    /// When the check began.
+    pub(super) started: Instant,
     pub job: JobId,
     pub model: ModelSpec,
     pub encoder: EncoderSpec,
@@ -31,7 +36,8 @@ pub struct Preflight {
 
 impl Preflight {
     /// Looks at both inputs, the weights and the disk. Blocking: it reads both files through once.
-    pub(super) fn check(settings: &RenderSettings) -> Result<(Self, Examined), RenderError> {
+    pub(super) fn check(settings: RenderSettings) -> Result<(Self, Examined), RenderError> {
+        let started = Instant::now();
         media::init();
         let examined = ingest::examine(&settings.ingest, &mut |_| {})?;
         let worker = worker_program()?;
@@ -63,20 +69,19 @@ impl Preflight {
         };
         let job = identity.job_id()?;
         let video = &settings.ingest.video;
-        let read = std::fs::metadata(video).map_err(|source| RenderError::Read {
-            path: video.clone(),
-            source,
-        })?;
+        let read = std::fs::metadata(video).map_err(FileError::at("read", video))?;
         let needs = job_needs(&weights, model.is_guided(), picture_bytes(&examined));
-        let estimate = Estimate::of(settings, &examined, read.len(), &model, &weights, &needs);
+        let estimate = Estimate::of(&settings, &examined, read.len(), &model, &weights, &needs);
         if let (false, Some(free_bytes)) = (estimate.fits_disk(), estimate.free_bytes) {
             return Err(RenderError::Disk {
-                path: settings.work_dir.clone(),
+                path: settings.work_dir,
                 need_bytes: estimate.disk_bytes,
                 free_bytes,
             });
         }
         let preflight = Self {
+            settings,
+            started,
             job,
             model,
             encoder,
@@ -88,12 +93,7 @@ impl Preflight {
     }
 
     /// The manifest of the job, once its blobs are stored.
-    pub(super) fn manifest(
-        &self,
-        settings: &RenderSettings,
-        ingested: &Ingested,
-        timeline: BlobRef,
-    ) -> JobSpec {
+    pub(super) fn manifest(&self, ingested: &Ingested, timeline: BlobRef) -> JobSpec {
         JobSpec {
             id: self.job,
             video_digest: ingested.video_digest,
@@ -103,8 +103,8 @@ impl Preflight {
             model: self.model.clone(),
             encoder: self.encoder.clone(),
             frames: ingested.frames,
-            chunk_frames: settings.chunk_frames.get(),
-            analyze_frames: settings.analyze_frames.get(),
+            chunk_frames: self.settings.chunk_frames.get(),
+            analyze_frames: self.settings.analyze_frames.get(),
             timeline,
         }
     }

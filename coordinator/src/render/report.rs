@@ -3,8 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use latentfarm_common::time::FrameRate;
-use latentfarm_common::wire::job::SilenceMode;
+use latentfarm_common::wire::job::JobSpec;
 
 use crate::dispatch::{Ending, JobReport};
 
@@ -12,18 +11,13 @@ use crate::dispatch::{Ending, JobReport};
 #[derive(Clone, Debug)]
 pub struct RenderReport {
     pub ending: Ending,
+    pub spec: JobSpec,
     pub job: JobReport,
     /// The output; `None` if none was written.
     pub written: Option<Written>,
-    /// Output frames.
-    pub frames: u64,
-    pub rate: FrameRate,
     pub elapsed: Duration,
     /// Chunks that an earlier run had finished.
     pub resumed_chunks: usize,
-    /// The weights are random.
-    pub synthetic: bool,
-    pub silence: SilenceMode,
 }
 
 /// The file that was written.

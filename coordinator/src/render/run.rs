@@ -3,9 +3,8 @@
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
 
-use latentfarm_common::blob::{BlobError, Store};
+use latentfarm_common::blob::Store;
 use latentfarm_common::error::one_line;
 use latentfarm_common::nats::lease::Contention;
 use latentfarm_common::shutdown::{Phase, Shutdown};
@@ -23,7 +22,6 @@ use super::farm::local_copy;
 use super::finish;
 use super::preflight::Preflight;
 use super::report::{RenderReport, Written};
-use super::settings::RenderSettings;
 use crate::dispatch::{self, Check, DispatchSettings, Ending, Farm, JobEvent, JobResult};
 use crate::ingest::{BlobSink, Examined};
 use crate::job::folder::JobFolder;
@@ -33,13 +31,10 @@ use crate::stitch;
 
 /// What all phases of one run look at.
 pub(super) struct Run<'a> {
-    pub(super) settings: &'a RenderSettings,
     pub(super) preflight: &'a Preflight,
     pub(super) folder: &'a JobFolder,
     pub(super) farm: &'a Farm,
     pub(super) observer: &'a Observer,
-    /// When the render began, its checks included.
-    pub(super) started: Instant,
 }
 
 /// A job that the dispatcher is through with.
@@ -76,10 +71,7 @@ impl Run<'_> {
             source_frames: examined.table.sources,
         });
         let known = examined.notes();
-        let mut sink = StoreSink {
-            store: self.farm.store.clone(),
-            runtime: Handle::current(),
-        };
+        let mut sink = StoreSink(self.farm.store.clone());
         let observer = self.observer.clone();
         let work = move || examined.store(&mut sink, &mut |step| observer.send(RenderEvent::Ingest(step)));
         let ingested = spawn_blocking(work).await??;
@@ -98,7 +90,7 @@ impl Run<'_> {
             audio_windows: ingested.timeline.audio.len(),
             frames: ingested.frames,
         });
-        let spec = self.preflight.manifest(self.settings, &ingested, timeline);
+        let spec = self.preflight.manifest(&ingested, timeline);
         Ok((spec, ingested.timeline))
     }
 
@@ -114,7 +106,7 @@ impl Run<'_> {
         if let Some(local) = &mut local {
             local.start_workers(
                 &self.preflight.worker,
-                &self.settings.weights,
+                &self.preflight.settings.weights,
                 &self.folder.scratch(),
             )?;
         }
@@ -139,9 +131,9 @@ impl Run<'_> {
         mut shutdown: Shutdown,
     ) -> Result<Option<Dispatched>, RenderError> {
         let mut dispatch = DispatchSettings::new(self.folder.path().to_owned(), self.preflight.needs);
-        dispatch.allow_no_face = self.settings.allow_no_face;
-        dispatch.cpu_fallback = self.settings.cpu_fallback;
-        dispatch.unplaceable_wait = self.settings.unplaceable_wait;
+        dispatch.allow_no_face = self.preflight.settings.allow_no_face;
+        dispatch.cpu_fallback = self.preflight.settings.cpu_fallback;
+        dispatch.unplaceable_wait = self.preflight.settings.unplaceable_wait;
         if local.is_some() {
             // The job folder's lock covers the private server: no other coordinator can be alive.
             dispatch.contention = Contention::Seize;
@@ -203,7 +195,7 @@ impl Run<'_> {
     /// Stitches a complete job. Nothing appears under the output's name but a whole, verified file.
     pub(super) async fn finish(
         &self,
-        spec: &JobSpec,
+        spec: JobSpec,
         dispatched: Dispatched,
     ) -> Result<RenderReport, RenderError> {
         let Dispatched {
@@ -211,22 +203,19 @@ impl Run<'_> {
             resumed_chunks,
         } = dispatched;
         let written = if result.ending == Ending::Complete {
-            Some(self.write(spec, &result).await?)
+            Some(self.write(&spec, &result).await?)
         } else {
             None
         };
-        let elapsed = self.started.elapsed();
+        let elapsed = self.preflight.started.elapsed();
         result.lease.release().await;
         Ok(RenderReport {
             ending: result.ending,
+            spec,
             job: result.report,
             written,
-            frames: spec.frames,
-            rate: spec.encoder.rate,
             elapsed,
             resumed_chunks,
-            synthetic: self.preflight.model.synthetic,
-            silence: spec.audio.silence,
         })
     }
 
@@ -239,7 +228,7 @@ impl Run<'_> {
             let path = local_copy(&self.farm.store, &record.artifact, &self.folder.scratch()).await?;
             segments.push((range, path, record.artifact));
         }
-        let request = finish::stitch_request(spec, records, segments, self.settings);
+        let request = finish::stitch_request(spec, records, segments, &self.preflight.settings);
         self.observer
             .send(RenderEvent::StitchBegins { frames: spec.frames });
         let observer = self.observer.clone();
@@ -250,7 +239,7 @@ impl Run<'_> {
         }
         let named = spawn_blocking(move || assembled.commit()).await?;
         Ok(Written {
-            path: self.settings.target.path().to_owned(),
+            path: self.preflight.settings.target.path().to_owned(),
             frames_digest: finish::frames_digest(records),
             sound: named.map_err(RenderError::Name)?.sound.to_string(),
         })
@@ -272,24 +261,17 @@ fn segment_check(store: &Store, folder: &JobFolder) -> Check {
     })
 }
 
-/// Lets blocking code put blobs into the store.
-struct StoreSink {
-    store: Store,
-    runtime: Handle,
-}
+/// Lets ingest put blobs into the store. It is used on a thread of the runtime for blocking work.
+struct StoreSink(Store);
 
 impl BlobSink for StoreSink {
     fn put_file(&mut self, path: &Path) -> io::Result<BlobRef> {
-        self.runtime.block_on(self.store.put_file(path)).map_err(io_error)
+        let stored = Handle::current().block_on(self.0.put_file(path));
+        stored.map_err(io::Error::other)
     }
 
     fn put_bytes(&mut self, bytes: &[u8]) -> io::Result<BlobRef> {
-        self.runtime
-            .block_on(self.store.put_bytes(bytes.to_vec()))
-            .map_err(io_error)
+        let stored = Handle::current().block_on(self.0.put_bytes(bytes.to_vec()));
+        stored.map_err(io::Error::other)
     }
-}
-
-fn io_error(error: BlobError) -> io::Error {
-    io::Error::other(error)
 }

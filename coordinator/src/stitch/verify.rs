@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use latentfarm_common::digest::Digest;
+use latentfarm_common::error::FileError;
 use latentfarm_common::frame::FrameHash;
 use latentfarm_common::media::{self, MediaError, SegmentInfo};
 use latentfarm_common::time::FrameRange;
@@ -10,12 +11,8 @@ use latentfarm_common::wire::blob::BlobRef;
 
 #[derive(Debug, thiserror::Error)]
 pub enum SegmentError {
-    #[error("cannot read `{}`", path.display())]
-    Read {
-        path: PathBuf,
-        #[source]
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     #[error("`{}` is {found_bytes} bytes with digest {found}, the record says {} and {}", path.display(), expected.bytes, expected.digest)]
     Content {
         path: PathBuf,
@@ -60,10 +57,7 @@ pub(super) fn check_rendered(
 }
 
 fn check_content(path: &Path, expected: &BlobRef) -> Result<(), SegmentError> {
-    let (found, found_bytes) = Digest::of_file(path).map_err(|source| SegmentError::Read {
-        path: path.to_owned(),
-        source,
-    })?;
+    let (found, found_bytes) = Digest::of_file(path).map_err(FileError::at("read", path))?;
     if (found, found_bytes) == (expected.digest, expected.bytes) {
         return Ok(());
     }

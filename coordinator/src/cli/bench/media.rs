@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use latentfarm_common::digest::Digest;
+use latentfarm_common::error::FileError;
 use latentfarm_common::frame::{Colour, Picture, PictureFormat};
 use latentfarm_common::media::{self, AudioLength, FrameReader, MediaError, SegmentEncoder};
 use latentfarm_common::shutdown::Shutdown;
@@ -15,7 +16,6 @@ use latentfarm_common::wire::job::{EncoderSpec, SourceSpec};
 use latentfarm_common::wire::media::LocalSlice;
 
 use super::figures::{MediaFigures, Rate, StitchFigures};
-use super::settings::Settings;
 use crate::ingest::SEGMENT_LIMITS;
 use crate::stitch::{self, OutputError, OutputTarget, StitchError, StitchRequest, StitchStep};
 
@@ -31,13 +31,8 @@ pub(super) enum BenchError {
     Stitch(#[from] StitchError),
     #[error("cannot write the stitched file")]
     Output(#[from] OutputError),
-    #[error("cannot {action} `{}`", path.display())]
-    Io {
-        action: &'static str,
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     #[error("stopped on request")]
     Stopped,
 }
@@ -45,11 +40,6 @@ pub(super) enum BenchError {
 impl BenchError {
     pub(super) fn is_bad_input(&self) -> bool {
         matches!(self, Self::Media(MediaError::BadInput { .. }))
-    }
-
-    fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
-        let path = path.to_owned();
-        move |source| Self::Io { action, path, source }
     }
 }
 
@@ -60,13 +50,18 @@ enum Pictures {
     MadeUp,
 }
 
-pub(super) fn measure(settings: &Settings, shutdown: &Shutdown) -> Result<MediaFigures, BenchError> {
+pub(super) fn measure(
+    video: Option<&Path>,
+    seconds: u32,
+    folder: &Path,
+    shutdown: &Shutdown,
+) -> Result<MediaFigures, BenchError> {
     media::init();
-    let wanted = |rate: FrameRate| rate.frames_covering(u64::from(settings.seconds), 1);
-    let (mut pictures, source, format, rate, frames) = if let Some(path) = &settings.video {
+    let wanted = |rate: FrameRate| rate.frames_covering(u64::from(seconds), 1);
+    let (mut pictures, source, format, rate, frames) = if let Some(path) = video {
         let probe = media::probe_video(path)?;
         let rate = probe.average_rate.unwrap_or(FrameRate::FILM_25);
-        let (reader, frames) = open_clip(path, wanted(rate), &settings.folder)?;
+        let (reader, frames) = open_clip(path, wanted(rate), folder)?;
         let source = path.display().to_string();
         (Pictures::Clip(reader), source, probe.picture, rate, frames)
     } else {
@@ -83,7 +78,7 @@ pub(super) fn measure(settings: &Settings, shutdown: &Shutdown) -> Result<MediaF
     let mut segments = Vec::new();
     for start in (0..frames).step_by(usize::try_from(SEGMENT_FRAMES).unwrap_or(48)) {
         let range = FrameRange::new(start, (start + SEGMENT_FRAMES).min(frames));
-        let path = settings.folder.join(format!("{start}.nut"));
+        let path = folder.join(format!("{start}.nut"));
         let mut encoder = timed(&mut encode, || {
             SegmentEncoder::create(&path, &format, &spec, start)
         })?;
@@ -98,13 +93,13 @@ pub(super) fn measure(settings: &Settings, shutdown: &Shutdown) -> Result<MediaF
             timed(&mut encode, || encoder.push(&picture))?;
         }
         timed(&mut encode, || encoder.finish())?;
-        let (digest, bytes) = Digest::of_file(&path).map_err(BenchError::io("read", &path))?;
+        let (digest, bytes) = Digest::of_file(&path).map_err(FileError::at("read", &path))?;
         segments.push((range, path, BlobRef { digest, bytes }));
     }
-    let output = settings.folder.join("stitched.mkv");
-    let stitch = stitch(settings, &format, rate, frames, segments, &output)?;
+    let output = folder.join("stitched.mkv");
+    let stitch = stitch(folder, &format, rate, frames, segments, &output)?;
     if matches!(pictures, Pictures::MadeUp) {
-        let (mut reader, _) = open_clip(&output, frames, &settings.folder)?;
+        let (mut reader, _) = open_clip(&output, frames, folder)?;
         for frame in 0..frames {
             if !shutdown.is_running() {
                 return Err(BenchError::Stopped);
@@ -129,7 +124,7 @@ fn open_clip(path: &Path, wanted: u64, folder: &Path) -> Result<(Box<FrameReader
     let index = media::index_video(path, &probe, &mut |_| {})?;
     let frames = wanted.min(index.pts.len() as u64);
     let cut = folder.join("source");
-    std::fs::create_dir(&cut).map_err(BenchError::io("create", &cut))?;
+    std::fs::create_dir(&cut).map_err(FileError::at("create", &cut))?;
     let mut slices = Vec::new();
     media::cut_segments(
         &index,
@@ -157,16 +152,16 @@ fn open_clip(path: &Path, wanted: u64, folder: &Path) -> Result<(Box<FrameReader
 }
 
 fn stitch(
-    settings: &Settings,
+    folder: &Path,
     format: &PictureFormat,
     rate: FrameRate,
     frames: u64,
     segments: Vec<(FrameRange, PathBuf, BlobRef)>,
     output: &Path,
 ) -> Result<StitchFigures, BenchError> {
-    let audio = settings.folder.join("silence.wav");
+    let audio = folder.join("silence.wav");
     let samples = frames * u64::from(SOUND_RATE_HZ) * u64::from(rate.den()) / u64::from(rate.num());
-    write_silence(&audio, samples).map_err(BenchError::io("write", &audio))?;
+    write_silence(&audio, samples).map_err(FileError::at("write", &audio))?;
     let count = segments.len();
     let request = StitchRequest {
         segments,
@@ -195,7 +190,7 @@ fn stitch(
     let copying = Instant::now();
     let bytes = std::fs::copy(output, &copied)
         .and_then(|bytes| File::open(&copied)?.sync_all().map(|()| bytes))
-        .map_err(BenchError::io("copy", output))?;
+        .map_err(FileError::at("copy", output))?;
     Ok(StitchFigures {
         segments: count,
         bytes,

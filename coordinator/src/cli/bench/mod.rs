@@ -3,7 +3,6 @@
 mod figures;
 mod media;
 mod queue;
-mod settings;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -17,7 +16,18 @@ use super::args::BenchArgs;
 use super::exit::{CommandError, ExitStatus, runtime};
 use crate::local::worker_program;
 use figures::{Bench, Machine};
-use settings::{Settings, check_bounds};
+
+const MAX_SECONDS: u32 = 600;
+const MAX_CHUNKS: u32 = 10_000;
+
+/// A value that is out of its bounds.
+#[derive(Debug, thiserror::Error)]
+enum SettingsError {
+    #[error("--seconds {0} is out of 1 to {MAX_SECONDS}")]
+    Seconds(u32),
+    #[error("--chunks {0} is out of 2 to {MAX_CHUNKS}")]
+    Chunks(u32),
+}
 
 pub(super) fn main(args: BenchArgs) -> Result<ExitStatus, CommandError> {
     check_bounds(&args).map_err(CommandError::refused)?;
@@ -43,15 +53,9 @@ async fn run(args: BenchArgs, scratch: &Path) -> Result<ExitStatus, CommandError
         .map_err(CommandError::refused)?;
     let worker = worker_program().map_err(CommandError::refused)?;
     let folder = std::path::absolute(scratch).context("cannot resolve the scratch folder")?;
-    let settings = Settings {
-        video: args.video,
-        seconds: args.seconds,
-        chunks: args.chunks,
-        folder,
-    };
     // On every way out the children go with what holds them here.
     let watched = shutdown.clone();
-    let measured = measure(&settings, server, worker, &watched);
+    let measured = measure(&args, &folder, server, worker, &watched);
     let bench = tokio::select! {
         bench = measured => bench?,
         () = shutdown.reached(Phase::Draining) => return Ok(ExitStatus::Interrupted),
@@ -66,14 +70,16 @@ async fn run(args: BenchArgs, scratch: &Path) -> Result<ExitStatus, CommandError
 }
 
 async fn measure(
-    settings: &Settings,
+    args: &BenchArgs,
+    folder: &Path,
     server: ServerBinary,
     worker: PathBuf,
     shutdown: &Shutdown,
 ) -> Result<Bench, CommandError> {
-    let machine = Machine::here(&settings.folder);
-    let (media_settings, watch) = (settings.clone(), shutdown.clone());
-    let media = spawn_blocking(move || media::measure(&media_settings, &watch))
+    let machine = Machine::here(folder);
+    let (video, seconds) = (args.video.clone(), args.seconds);
+    let (scratch, watch) = (folder.to_owned(), shutdown.clone());
+    let media = spawn_blocking(move || media::measure(video.as_deref(), seconds, &scratch, &watch))
         .await
         .context("a task broke off")?;
     let media = media.map_err(|error| {
@@ -83,10 +89,20 @@ async fn measure(
             CommandError::failed(error)
         }
     })?;
-    let queue = queue::measure(settings, server, &worker).await?;
+    let queue = queue::measure(args.chunks, folder, server, &worker).await?;
     Ok(Bench {
         machine,
         media,
         queue,
     })
+}
+
+fn check_bounds(args: &BenchArgs) -> Result<(), SettingsError> {
+    if !(1..=MAX_SECONDS).contains(&args.seconds) {
+        return Err(SettingsError::Seconds(args.seconds));
+    }
+    if !(2..=MAX_CHUNKS).contains(&args.chunks) {
+        return Err(SettingsError::Chunks(args.chunks));
+    }
+    Ok(())
 }

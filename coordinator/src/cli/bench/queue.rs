@@ -25,7 +25,6 @@ use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 
 use super::figures::QueueFigures;
-use super::settings::Settings;
 use crate::dispatch::{self, DispatchSettings, Ending, Farm, JobEvent, JobNeeds, made_up};
 
 const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
@@ -35,18 +34,19 @@ const SYNCED_WRITES: usize = 51;
 const WORKER_LEAVES: Duration = Duration::from_secs(5);
 
 pub(super) async fn measure(
-    settings: &Settings,
+    chunks: u32,
+    folder: &Path,
     server: ServerBinary,
     worker: &Path,
 ) -> anyhow::Result<QueueFigures> {
     let id: WorkerId = "bench".parse()?;
-    let options = ServerOptions::new(server, settings.folder.join("nats"), vec![id.clone()]);
+    let options = ServerOptions::new(server, folder.join("nats"), vec![id.clone()]);
     let server = EmbeddedServer::start(options)
         .await
         .context("cannot start the private nats-server")?;
     let patience = Patience::For(CONNECT_PATIENCE);
     let connection = connect::connect(&server.url(), &server.coordinator(), patience).await?;
-    let store = Store::open(&Store::file_url(&settings.folder.join("blobs"))?, None)?;
+    let store = Store::open(&Store::file_url(&folder.join("blobs"))?, None)?;
     let seed = server.worker(&id).and_then(|identity| identity.nkey_seed);
     let mut worker = start(worker, &server.url(), &id, seed).context("cannot start the worker")?;
     let farm = Farm {
@@ -54,16 +54,16 @@ pub(super) async fn measure(
         topology: Topology::default(),
         store,
     };
-    let (spec, timeline) = job(settings.chunks);
+    let (spec, timeline) = job(chunks);
     let ends = tokio::select! {
-        ends = run(&farm, spec, timeline, &settings.folder) => ends?,
+        ends = run(&farm, spec, timeline, folder) => ends?,
         status = worker.wait() => anyhow::bail!("the worker ended before its tasks ({})", status?),
     };
     leave(&mut worker).await;
     farm.connection.close().await;
     drop(server);
     let between = ends.windows(2).map(|pair| pair[1] - pair[0]).collect();
-    let synced_write = synced_write(&settings.folder).context("cannot write to the scratch folder")?;
+    let synced_write = synced_write(folder).context("cannot write to the scratch folder")?;
     QueueFigures::new(ends.len(), between, synced_write).context("fewer than two chunks ended")
 }
 

@@ -21,12 +21,6 @@ pub(super) fn to_json(report: &RenderReport) -> Value {
         .iter()
         .map(|(class, count)| (class.label().to_owned(), (*count).into()))
         .collect();
-    let workers: serde_json::Map<String, Value> = report
-        .job
-        .workers
-        .iter()
-        .map(|(worker, chunks)| (worker.to_string(), (*chunks).into()))
-        .collect();
     let given_up: Vec<Value> = given_up(report)
         .map(|(range, reason)| json!({ "start": range.start, "end": range.end, "reason": reason }))
         .collect();
@@ -34,8 +28,8 @@ pub(super) fn to_json(report: &RenderReport) -> Value {
     json!({
         "event": "report",
         "output": written.map(|written| written.path.display().to_string()),
-        "frames": report.frames,
-        "rate": report.rate.to_string(),
+        "frames": report.spec.frames,
+        "rate": report.spec.encoder.rate.to_string(),
         "seconds": report.elapsed.as_secs_f64(),
         "synced": report.job.synced,
         "passed": report.job.passed,
@@ -44,10 +38,10 @@ pub(super) fn to_json(report: &RenderReport) -> Value {
         "silence": silence_json(report),
         "resumed_chunks": report.resumed_chunks,
         "frames_digest": written.map(|written| &written.frames_digest),
-        "synthetic_weights": report.synthetic,
+        "synthetic_weights": report.spec.model.synthetic,
         "sound": written.map(|written| &written.sound),
         "retries": retries,
-        "workers": workers,
+        "workers": report.job.workers,
         "numeric_kinds": report.job.numeric_kinds.keys().collect::<Vec<_>>(),
         "given_up": given_up,
         "analyze_ms": stages(&report.job.analyze).into_iter().collect::<serde_json::Map<_, _>>(),
@@ -59,7 +53,7 @@ pub(super) fn to_json(report: &RenderReport) -> Value {
 
 /// Every stretch is listed: a machine may want to look at them all.
 fn silence_json(report: &RenderReport) -> Value {
-    let mode = match report.silence {
+    let mode = match report.spec.audio.silence {
         SilenceMode::Off => return Value::Null,
         SilenceMode::Keep => "keep",
         SilenceMode::Close => "close",
@@ -76,12 +70,12 @@ fn silence_json(report: &RenderReport) -> Value {
 pub(super) fn to_text(report: &RenderReport) -> String {
     let mut text = String::new();
     let seconds = report.elapsed.as_secs_f64();
-    let rate = report.frames as f64 / seconds.max(1e-3);
+    let rate = report.spec.frames as f64 / seconds.max(1e-3);
     let _ = if report.written.is_some() {
         writeln!(
             text,
             "{} frames in {seconds:.1} s ({rate:.1} a second)",
-            report.frames
+            report.spec.frames
         )
     } else {
         writeln!(text, "nothing was written after {seconds:.1} s")
@@ -100,7 +94,7 @@ pub(super) fn to_text(report: &RenderReport) -> String {
     let silent: u64 = report.job.silent.iter().map(|range| range.len()).sum();
     if silent > 0 {
         let _ = write!(text, "\n  {silent} frames without speech");
-        if report.silence == SilenceMode::Keep {
+        if report.spec.audio.silence == SilenceMode::Keep {
             let _ = write!(text, ", {} of them the source picture", report.job.kept);
         }
         let _ = write!(text, ": {}", ranges(&report.job.silent));
@@ -153,7 +147,7 @@ pub(super) fn to_text(report: &RenderReport) -> String {
         let _ = write!(text, "\n  given up: frames {range}: {reason}");
     }
     if let Some(written) = &report.written {
-        if report.synthetic {
+        if report.spec.model.synthetic {
             text.push_str("\n  SYNTHETIC WEIGHTS: the mouth is moved at random");
         }
         let _ = write!(text, "\nwrote {}", written.path.display());
