@@ -13,7 +13,7 @@ pub enum InvalidBackoff {
 }
 
 /// Doubles from a shortest to a longest delay; each delay is jittered downwards by up to a quarter.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Backoff {
     minimum: Duration,
     maximum: Duration,
@@ -32,8 +32,8 @@ impl Backoff {
         Ok(Self::checked(minimum, maximum))
     }
 
-    /// For constants inside this crate, whose bounds are plain to see.
-    pub(crate) const fn checked(minimum: Duration, maximum: Duration) -> Self {
+    /// For constants, whose bounds are plain to see.
+    pub const fn checked(minimum: Duration, maximum: Duration) -> Self {
         Self {
             minimum,
             maximum,

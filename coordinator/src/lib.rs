@@ -7,6 +7,7 @@ pub mod ingest;
 pub mod job;
 pub mod journal;
 pub mod local;
+pub mod placement;
 pub mod plan;
 pub mod render;
 pub mod stitch;

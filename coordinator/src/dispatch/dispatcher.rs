@@ -1,201 +1,165 @@
-//! The one task that owns a job.
+//! The one task that owns the farm's state and its jobs. The fields are the farm's; what concerns one job alone is in
+//! its [`Job`]. A render is a farm with one job.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::connection::State;
-use latentfarm_common::ids::{ChunkId, Work};
-use latentfarm_common::nats::done::DoneLog;
-use latentfarm_common::nats::lease::Lease;
-use latentfarm_common::nats::tasks::TaskQueue;
-use latentfarm_common::shutdown::{Phase, Shutdown};
-use latentfarm_common::time::FrameRange;
-use latentfarm_common::wire::blob::BlobRef;
-use latentfarm_common::wire::job::{JobSpec, Timeline};
-use latentfarm_common::wire::outcome::DoneRecord;
+use latentfarm_common::error::one_line;
+use latentfarm_common::ids::{ChunkId, JobId};
+use latentfarm_common::nats::Connection;
+use latentfarm_common::nats::lease::{Contention, Lease};
+use latentfarm_common::shutdown::{Phase as Stage, Shutdown};
+use latentfarm_common::wire::WireError;
+use latentfarm_common::wire::outcome::{DoneRecord, Event, EventKind, Heartbeat};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
-use super::intake::{Input, Intake};
-use super::memory::ChunkMemory;
-use super::memory::learned::Learned;
+use super::error::DispatchError;
+use super::farm::Farm;
+use super::inbox::{Inbox, Input};
+use super::job::Job;
+use super::learned::NeedEstimator;
 use super::notice::JobEvent;
-use super::placing::{Placed, Unplaced};
-use super::report::{JobReport, RetryClass};
-use super::settings::{DispatchError, DispatchSettings};
-use super::shortfall::OomNote;
-use super::verify::{Verdict, Verifier};
+use super::placer::Placer;
+use super::publisher::TaskPublisher;
+use super::reconcile::{Repair, compare};
+use super::report::JobReport;
+use super::settings::FarmSettings;
+use super::verify::{Check, Verdict, Verifier};
 use super::workers::Workers;
-use super::{Ending, Farm, inputs};
 use crate::job::attempt::Attempt;
-use crate::job::chunk::{ChunkEvent, ChunkState};
-use crate::job::state::{JobState, Outcome};
-use crate::journal::{self, Entry, Journal};
-use crate::plan::split::{ChunkFrames, split};
-use crate::track::{Track, lookahead_frames};
+use crate::job::chunk::event::ChunkEvent;
+use crate::job::chunk::state::Phase;
+use crate::job::chunks::Ending;
 
 const TICK: Duration = Duration::from_millis(500);
 
+/// The farm's coordinator.
 pub(super) struct Dispatcher<'a> {
-    pub(super) farm: &'a Farm,
-    pub(super) lease: &'a Lease,
-    pub(super) queue: TaskQueue,
-    pub(super) done_log: DoneLog,
-    pub(super) spec: Arc<JobSpec>,
-    pub(super) timeline: Arc<Timeline>,
-    pub(super) settings: DispatchSettings,
-    pub(super) state: JobState,
-    pub(super) track: Track,
-    pub(super) verifier: Verifier,
-    pub(super) workers: Workers,
-    /// Chunks of the backlog that have to wait.
-    pub(super) not_before: BTreeMap<ChunkId, Instant>,
-    /// Chunks that may have a task in the queue from an earlier attempt.
-    pub(super) stale: BTreeSet<ChunkId>,
-    /// Input blobs that are stored already.
-    pub(super) stored: BTreeMap<ChunkId, BlobRef>,
-    /// Chunks that an earlier coordinator had in its queue.
-    pub(super) leftovers: BTreeMap<ChunkId, Attempt>,
-    /// Records of these attempts and older ones do not count.
-    pub(super) retracted: BTreeMap<ChunkId, Attempt>,
-    /// The analysed prefix of the source that each render chunk needs.
-    fronts: Vec<u64>,
-    /// The length of the final track for which chunks were last released.
-    released_to: Option<u64>,
-    /// Records to be taken out of the done log, by chunk; until then the chunk is not published.
-    pub(super) condemned: BTreeMap<ChunkId, u64>,
-    /// Running chunks whose worker says that it is at something else, and since when.
-    pub(super) dropped: BTreeMap<ChunkId, Instant>,
-    /// Set while the farm does not take tasks.
-    pub(super) trouble: Option<Trouble>,
-    pub(super) retries: BTreeMap<RetryClass, u64>,
-    /// Needs and rates, as tasks showed them.
-    pub(super) learned: Learned,
-    /// Render chunks that ran out of memory, by index.
-    pub(super) memory: BTreeMap<u32, ChunkMemory>,
-    /// How often a worker fell silent over a render chunk, by index.
-    pub(super) losses: BTreeMap<u32, u32>,
-    /// Where render chunks were published last.
-    pub(super) placed: BTreeMap<ChunkId, Placed>,
-    /// Render chunks that fit no live worker, by index.
-    pub(super) unplaced: BTreeMap<u32, Unplaced>,
-    /// Attempts that ran out of memory, in order, those of earlier runs first.
-    pub(super) ooms: Vec<OomNote>,
-    pub(super) journal: Journal,
-    pub(super) observer: mpsc::UnboundedSender<JobEvent>,
+    connection: &'a Connection,
+    lease: &'a Lease,
+    settings: FarmSettings,
+    inbox: Inbox,
+    workers: Workers,
+    learned: NeedEstimator,
+    placer: Placer,
+    publisher: TaskPublisher,
+    verifier: Verifier,
+    verdicts: mpsc::UnboundedReceiver<Verdict>,
+    jobs: BTreeMap<JobId, Job>,
+    finished: Vec<Finished>,
     draining_since: Option<Instant>,
     next_reconcile: Instant,
 }
 
-/// The farm does not take tasks.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Trouble {
-    pub(super) since: Instant,
-    pub(super) again_at: Instant,
-}
-
-/// What a dispatcher is made of.
-pub(super) struct Parts<'a> {
-    pub(super) farm: &'a Farm,
-    pub(super) lease: &'a Lease,
-    pub(super) spec: Arc<JobSpec>,
-    pub(super) timeline: Arc<Timeline>,
-    pub(super) settings: DispatchSettings,
-    pub(super) verifier: Verifier,
-    pub(super) learned: Learned,
-    pub(super) observer: mpsc::UnboundedSender<JobEvent>,
+/// A job that has ended.
+pub(super) struct Finished {
+    pub(super) ending: Ending,
+    /// Verified records of the render chunks that are done, in frame order.
+    pub(super) records: Vec<Arc<DoneRecord>>,
+    pub(super) report: JobReport,
 }
 
 impl<'a> Dispatcher<'a> {
-    pub(super) fn new(parts: Parts<'a>) -> Result<Self, DispatchError> {
-        let (spec, timeline) = (parts.spec, parts.timeline);
-        inputs::check(&spec, &timeline)?;
-        let analyzed = inputs::analyzed_frames(&timeline);
-        let analyze = split(analyzed, ChunkFrames::new(spec.analyze_frames)?);
-        let render = split(spec.frames, ChunkFrames::new(spec.chunk_frames)?);
-        let fronts = render
-            .iter()
-            .map(|range| inputs::front_of(&timeline, *range))
-            .collect();
-        let lookahead = lookahead_frames(&timeline.source_pts, spec.source.time_base);
-        let pace = parts.settings.pace;
+    pub(super) async fn open(
+        farm: &'a Farm,
+        lease: &'a Lease,
+        settings: FarmSettings,
+        check: Check,
+    ) -> Result<Self, DispatchError> {
+        let pace = &settings.pace;
+        let (verifier, verdicts) = Verifier::new(farm.store.clone(), check);
         Ok(Self {
-            farm: parts.farm,
-            lease: parts.lease,
-            queue: TaskQueue::new(&parts.farm.connection, parts.farm.topology),
-            done_log: DoneLog::new(&parts.farm.connection),
-            state: JobState::new(analyze, render),
-            track: Track::new(analyzed, lookahead, spec.model.resolution_px),
-            verifier: parts.verifier,
+            connection: &farm.connection,
+            lease,
+            inbox: Inbox::open(&farm.connection).await?,
             workers: Workers::new(pace.worker_silence, pace.tenant_patience),
-            not_before: BTreeMap::new(),
-            stale: BTreeSet::new(),
-            stored: BTreeMap::new(),
-            leftovers: BTreeMap::new(),
-            retracted: BTreeMap::new(),
-            fronts,
-            released_to: None,
-            condemned: BTreeMap::new(),
-            dropped: BTreeMap::new(),
-            trouble: None,
-            retries: BTreeMap::new(),
-            learned: parts.learned,
-            memory: BTreeMap::new(),
-            losses: BTreeMap::new(),
-            placed: BTreeMap::new(),
-            unplaced: BTreeMap::new(),
-            ooms: Vec::new(),
-            journal: Journal::open(&parts.settings.job_dir),
-            observer: parts.observer,
+            learned: NeedEstimator::default(),
+            placer: Placer::new(pace.place_every),
+            publisher: TaskPublisher::new(farm, lease.epoch()),
+            verifier,
+            verdicts,
+            jobs: BTreeMap::new(),
+            finished: Vec::new(),
             draining_since: None,
             next_reconcile: Instant::now() + pace.reconcile_every,
-            settings: parts.settings,
-            spec,
-            timeline,
+            settings,
         })
     }
 
-    /// Runs the job to its end.
-    pub(super) async fn run(
-        &mut self,
-        mut verdicts: mpsc::UnboundedReceiver<Verdict>,
-        mut shutdown: Shutdown,
-    ) -> Result<Ending, DispatchError> {
-        self.begin_journal();
-        let first_done = self.take_stock().await?;
-        let mut intake = Intake::open(&self.farm.connection, self.spec.id, first_done).await?;
+    /// Takes a job on: tasks of an earlier coordinator go, its records are verified, and the analyses may begin.
+    pub(super) async fn admit(&mut self, mut job: Job) -> Result<(), DispatchError> {
+        let id = job.spec.id;
+        self.learned.read(self.connection, &job.spec.model).await;
+        job.begin(self.lease.epoch());
+        let adopt_at = match self.settings.contention {
+            Contention::Refuse => Some(Instant::now() + self.settings.pace.adopt_wait),
+            Contention::Seize => None,
+        };
+        self.publisher.take_over(&mut job, adopt_at).await?;
+        let entries = self.publisher.done_log().list(id).await;
+        let entries = entries.map_err(DispatchError::DoneLog)?;
+        if !entries.is_empty() {
+            job.log.notify(JobEvent::Resumed {
+                records: entries.len(),
+            });
+        }
+        self.jobs.insert(id, job);
+        // The first place of the done log that is not read yet.
+        let mut next = 1;
+        for entry in entries {
+            next = next.max(entry.sequence + 1);
+            self.on_done(entry.chunk, entry.sequence, entry.record).await;
+        }
+        self.inbox.follow(self.connection, id, next).await?;
+        if let Some(job) = self.jobs.get_mut(&id) {
+            job.release_analyses();
+        }
+        Ok(())
+    }
+
+    /// Runs until every job has ended.
+    pub(super) async fn run(mut self, mut shutdown: Shutdown) -> Result<Vec<Finished>, DispatchError> {
         let mut stop = shutdown.clone();
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        for index in 0..u32::try_from(self.state.analyze.len()).unwrap_or(u32::MAX) {
-            self.apply(self.chunk(Work::Analyze, index), ChunkEvent::Released, None);
-        }
-        loop {
+        while !self.jobs.is_empty() {
+            let placing = self.placer.due_at();
             tokio::select! {
-                Some(input) = intake.inputs.recv() => {
+                Some(input) = self.inbox.inputs.recv() => {
                     self.on_input(input).await;
-                    while let Ok(input) = intake.inputs.try_recv() {
+                    while let Ok(input) = self.inbox.inputs.try_recv() {
                         self.on_input(input).await;
                     }
                 }
-                Some(verdict) = verdicts.recv() => self.on_verdict(verdict).await,
+                Some(verdict) = self.verdicts.recv() => self.on_verdict(verdict).await,
                 _ = ticks.tick() => self.on_tick().await,
+                () = sleep_until(placing.unwrap_or_else(Instant::now)), if placing.is_some() => {}
                 () = self.lease.lost() => return Err(DispatchError::LeaseLost),
-                () = stop.reached(Phase::Stopping) => return Ok(self.interrupted()),
-                () = shutdown.reached(Phase::Draining), if self.draining_since.is_none() => self.drain().await,
+                () = stop.reached(Stage::Stopping) => {
+                    self.finish(|job| Some(job.interrupted())).await;
+                    continue;
+                }
+                () = shutdown.reached(Stage::Draining), if self.draining_since.is_none() => self.drain().await,
             }
             if !self.lease.is_held() {
                 return Err(DispatchError::LeaseLost);
             }
-            self.release();
-            if let Some(ending) = self.ending() {
-                return Ok(ending);
+            for job in self.jobs.values_mut() {
+                job.release();
             }
+            let is_drained = self.is_drained();
+            self.finish(|job| job.ending().or_else(|| is_drained.then(|| job.interrupted())))
+                .await;
             if self.draining_since.is_none() {
-                self.publish().await?;
+                self.place().await;
+                self.publisher.publish(&mut self.jobs, &self.workers).await?;
             }
         }
+        self.keep_learned(true).await;
+        Ok(self.finished)
     }
 
     async fn on_input(&mut self, input: Input) {
@@ -217,150 +181,202 @@ impl<'a> Dispatcher<'a> {
             self.next_reconcile = now + self.settings.pace.reconcile_every;
             self.reconcile().await;
         }
-        self.execute_condemned().await;
         self.keep_learned(false).await;
-        self.tell_progress();
+        for job in self.jobs.values_mut() {
+            self.publisher.retract_pending(job).await;
+            job.give_up_unplaceable();
+            job.notify_progress(&self.workers);
+        }
+    }
+
+    /// Places the chunks that nobody has begun, if anything has changed and it is time.
+    async fn place(&mut self) {
+        let now = Instant::now();
+        let mut is_stale = self.workers.take_changed();
+        for job in self.jobs.values_mut() {
+            is_stale |= job.take_moved();
+            is_stale |= job.chunks.render.iter().any(|record| record.lacks_placement(now));
+        }
+        if is_stale {
+            self.placer.mark_stale();
+        }
+        let machines = self.workers.machines();
+        if let Some(moves) = self.placer.place(&mut self.jobs, &machines, &self.learned) {
+            self.publisher.take_back(&mut self.jobs, moves).await;
+        }
     }
 
     /// Only the coordinator writes what is learned.
-    pub(super) async fn keep_learned(&mut self, last: bool) {
-        let connection = &self.farm.connection;
-        let is_up = connection.client.connection_state() == State::Connected;
+    async fn keep_learned(&mut self, last: bool) {
+        let is_up = self.connection.client.connection_state() == State::Connected;
         if is_up && self.lease.is_held() {
-            self.learned.write(connection, last).await;
+            self.learned.write(self.connection, last).await;
         }
     }
 
-    /// Render chunks whose frames' track is final may go. None goes before it is known that the video has a
-    /// face at all, or that it has none.
-    fn release(&mut self) {
-        let no_face_is_fine = self.track.is_complete() && self.may_render_untouched();
-        if !self.track.has_face() && !no_face_is_fine {
+    async fn on_done(&mut self, chunk: ChunkId, sequence: u64, record: Result<DoneRecord, WireError>) {
+        let Some(job) = self.jobs.get_mut(&chunk.job) else {
             return;
+        };
+        if let Some((record, range)) = job.examine(chunk, sequence, record) {
+            self.verifier.start(record, sequence, range);
+        } else {
+            self.publisher.retract_pending(job).await;
         }
-        let ready = self.track.ready();
-        if self.released_to == Some(ready) {
+    }
+
+    async fn on_verdict(&mut self, verdict: Verdict) {
+        let Verdict {
+            record,
+            sequence,
+            result,
+        } = verdict;
+        let (chunk, epoch) = (record.chunk, self.lease.epoch());
+        let Some(job) = self.jobs.get_mut(&chunk.job) else {
             return;
+        };
+        if let Some(known) = job.chunks.get_mut(chunk) {
+            known.in_check = false;
         }
-        self.released_to = Some(ready);
-        let waiting: Vec<(u32, FrameRange)> = self
-            .state
-            .render
-            .iter()
-            .filter(|(index, _, state)| {
-                matches!(state, ChunkState::Waiting { .. }) && self.fronts[*index as usize] <= ready
-            })
-            .map(|(index, range, _)| (index, range))
-            .collect();
-        for (index, range) in waiting {
-            let event = match inputs::readiness(&self.timeline, &self.track, range) {
-                inputs::Readiness::Open => continue,
-                inputs::Readiness::Ready => ChunkEvent::Released,
-                inputs::Readiness::Blocked(frame) => ChunkEvent::Blocked {
-                    reason: format!(
-                        "the faces around source frame {frame} are unknown: their analysis was given up"
-                    ),
-                },
-            };
-            self.apply(self.chunk(Work::Render, index), event, None);
-        }
-    }
-
-    /// Without any face: allowed by the user, or part of the video could not be looked at.
-    fn may_render_untouched(&self) -> bool {
-        self.settings.allow_no_face || self.state.analyze.counts().quarantined > 0
-    }
-
-    fn ending(&self) -> Option<Ending> {
-        if !self.verifier.under_way().is_empty() {
-            return None;
-        }
-        if self.track.is_complete() && !self.track.has_face() && !self.may_render_untouched() {
-            return Some(Ending::NoFace);
-        }
-        match self.state.outcome() {
-            Some(Outcome::Complete) => Some(Ending::Complete),
-            Some(Outcome::Incomplete { quarantined }) => Some(Ending::Incomplete { quarantined }),
-            Some(Outcome::Failed { quarantined }) => Some(Ending::Failed { quarantined }),
-            None => {
-                let since = self.draining_since?;
-                let running = self.state.analyze.counts().running + self.state.render.counts().running;
-                let over = running == 0 || since.elapsed() >= self.settings.pace.drain_limit;
-                over.then(|| self.interrupted())
+        match result.and_then(|observations| job.count(&record, observations, epoch)) {
+            Ok(has_task) => {
+                if record.epoch == epoch {
+                    self.learned.observe_done(&job.spec.model, &record);
+                }
+                if has_task {
+                    self.publisher.remove_tasks(chunk).await;
+                }
+                job.notify_progress(&self.workers);
+            }
+            Err(reason) => {
+                job.retract(chunk, sequence, Attempt::of(&record), reason);
+                self.publisher.retract_pending(job).await;
             }
         }
     }
 
-    fn interrupted(&self) -> Ending {
-        let counts = self.state.render.counts();
-        Ending::Interrupted {
-            frames_done: counts.frames_done,
-            frames: counts.frames,
+    fn on_event(&mut self, event: Event) {
+        let (chunk, worker) = (event.chunk, event.worker);
+        self.workers.hear_of(&worker, Instant::now());
+        let Some(job) = self.jobs.get_mut(&chunk.job) else {
+            return;
+        };
+        // A worker that could not read the task does not know the epoch.
+        let current = job
+            .chunks
+            .get(chunk)
+            .map_or(0, |record| record.state().attempt.epoch);
+        let attempt = Attempt {
+            epoch: if event.epoch == 0 { current } else { event.epoch },
+            number: event.attempt,
+        };
+        match event.kind {
+            EventKind::Started => job.on_started(chunk, attempt, worker),
+            EventKind::Released => job.apply(chunk, ChunkEvent::GivenBack { attempt }),
+            EventKind::Failed(failure) => {
+                if let Some(oom) = job.on_failed(chunk, attempt, &worker, failure) {
+                    let predicted = &job.settings.needs;
+                    self.learned.observe_oom(&job.spec.model, predicted, &oom);
+                }
+            }
         }
     }
 
-    /// Recalls what an earlier run found out, and notes that this one begins.
-    fn begin_journal(&mut self) {
-        let folder = &self.settings.job_dir;
-        match journal::read(folder) {
-            Ok(lines) => self.recall(&lines),
-            Err(error) => tracing::warn!(%error, "the journal of the earlier run cannot be read"),
+    fn on_heartbeat(&mut self, heartbeat: Heartbeat) {
+        let now = Instant::now();
+        for job in self.jobs.values_mut() {
+            job.on_heartbeat(&heartbeat, now);
         }
-        self.journal.note(Entry::RunBegins {
-            job: self.spec.id.to_string(),
-            epoch: self.lease.epoch(),
-            analyze_chunks: self.state.analyze.len(),
-            render_chunks: self.state.render.len(),
-            frames: self.spec.frames,
-            chunk_frames: self.spec.chunk_frames,
-            cpu_fallback: self.settings.cpu_fallback.to_string(),
-            unplaceable_wait_seconds: self.settings.unplaceable_wait.as_secs(),
-        });
+        let (worker, device) = (heartbeat.worker.clone(), heartbeat.device.clone());
+        if self.workers.hear(heartbeat.clone(), now) {
+            self.notify_all(&JobEvent::WorkerJoined { worker, device });
+        }
+        self.notify_all(&JobEvent::Heartbeat(heartbeat));
+    }
+
+    fn expire_workers(&mut self, now: Instant) {
+        let listening = self.connection.client.connection_state() == State::Connected;
+        for gone in self.workers.expire(now, listening) {
+            let worker = gone.worker.clone();
+            self.notify_all(&if gone.expected {
+                JobEvent::WorkerLeft { worker }
+            } else {
+                JobEvent::WorkerLost { worker }
+            });
+            for job in self.jobs.values_mut() {
+                job.on_worker_gone(&gone.worker);
+            }
+        }
+    }
+
+    /// Tells the watchers of every job of something that happened to the farm.
+    fn notify_all(&self, event: &JobEvent) {
+        event.log();
+        for job in self.jobs.values() {
+            job.log.send(event.clone());
+        }
+    }
+
+    /// Every minute: missing = manifest - done - queued goes back to the backlog. A farm that does not answer
+    /// is asked again in a minute.
+    async fn reconcile(&mut self) {
+        for job in self.jobs.values_mut() {
+            let view = match self.publisher.view(job, &self.workers).await {
+                Ok(view) => view,
+                Err(error) => {
+                    let error = one_line(&error);
+                    tracing::warn!(error, "cannot compare with the queue this time");
+                    continue;
+                }
+            };
+            for repair in compare(&job.chunks, &view) {
+                match repair {
+                    Repair::Remove { chunk } => self.publisher.remove_tasks(chunk).await,
+                    Repair::Lost { chunk, attempt } => {
+                        // Done between the two looks: its record is on its way here.
+                        let recorded = self.publisher.done_log().get(chunk).await;
+                        if matches!(recorded, Ok(None)) {
+                            job.apply(chunk, ChunkEvent::QueueLost { attempt });
+                        }
+                    }
+                }
+            }
+        }
     }
 
     /// Takes nothing new: what is queued goes, what is under way finishes.
     async fn drain(&mut self) {
         self.draining_since = Some(Instant::now());
-        for work in [Work::Analyze, Work::Render] {
-            let queued: Vec<u32> = self
-                .state
-                .of(work)
-                .iter()
-                .filter(|(_, _, state)| matches!(state, ChunkState::Queued { .. }))
-                .map(|(index, _, _)| index)
-                .collect();
-            for index in queued {
-                self.remove_tasks(self.chunk(work, index)).await;
+        for job in self.jobs.values() {
+            for chunk in job.chunks.ids(|record| record.state().phase == Phase::Queued) {
+                self.publisher.remove_tasks(chunk).await;
             }
         }
     }
 
-    pub(super) fn chunk(&self, work: Work, index: u32) -> ChunkId {
-        let job = self.spec.id;
-        ChunkId { job, work, index }
+    /// Whether a drain is over: nothing is under way any more, or it has taken too long.
+    fn is_drained(&self) -> bool {
+        self.draining_since.is_some_and(|since| {
+            let is_idle = self.jobs.values().all(|job| job.running() == 0);
+            is_idle || since.elapsed() >= self.settings.pace.drain_limit
+        })
     }
 
-    /// Verified records of the render chunks, in frame order.
-    pub(super) fn records(&self) -> Vec<Arc<DoneRecord>> {
-        let records = self.state.render.iter().filter_map(|(_, _, state)| match state {
-            ChunkState::Done { record, .. } => Some(Arc::clone(record)),
-            ChunkState::Waiting { .. }
-            | ChunkState::Backlog { .. }
-            | ChunkState::Queued { .. }
-            | ChunkState::Running { .. }
-            | ChunkState::Quarantined { .. } => None,
-        });
-        records.collect()
-    }
-
-    pub(super) fn report(&self) -> JobReport {
-        JobReport::new(
-            &self.state,
-            &self.track,
-            &self.timeline,
-            self.spec.audio.silence,
-            self.retries.clone(),
-            self.ooms.clone(),
-        )
+    /// Lets go of the jobs that have ended.
+    async fn finish(&mut self, ending: impl Fn(&Job) -> Option<Ending>) {
+        let ended = self.jobs.iter().filter_map(|(id, job)| Some((*id, ending(job)?)));
+        for (id, ending) in ended.collect::<Vec<_>>() {
+            let Some(job) = self.jobs.remove(&id) else {
+                continue;
+            };
+            job.notify_progress(&self.workers);
+            self.inbox.unfollow(id);
+            self.publisher.clear(id).await;
+            self.finished.push(Finished {
+                ending,
+                records: job.chunks.records(),
+                report: job.report(),
+            });
+        }
     }
 }

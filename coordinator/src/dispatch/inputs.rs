@@ -3,7 +3,7 @@
 use latentfarm_common::audio::silence::mouth_share;
 use latentfarm_common::audio::windows::windows_for;
 use latentfarm_common::time::FrameRange;
-use latentfarm_common::wire::job::{JobSpec, SegmentEntry, SilenceMode, Timeline};
+use latentfarm_common::wire::job::{JobSpec, OutputFrame, SegmentEntry, SilenceMode, Timeline};
 use latentfarm_common::wire::task::{AnalyzeInput, Mouth, RenderFrame, RenderInput, SegmentSlice};
 
 use crate::track::{FrameFace, Track};
@@ -25,7 +25,7 @@ pub enum BadTimeline {
 
 /// What a render chunk waits for, or gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Readiness {
+pub(super) enum Readiness {
     /// Some shown frame has no final answer yet.
     Open,
     Ready,
@@ -34,7 +34,7 @@ pub enum Readiness {
 }
 
 /// Checks once what every later look-up relies on.
-pub fn check(spec: &JobSpec, timeline: &Timeline) -> Result<(), BadTimeline> {
+pub(super) fn check(spec: &JobSpec, timeline: &Timeline) -> Result<(), BadTimeline> {
     let (outputs, sources) = (timeline.outputs.len() as u64, timeline.source_pts.len() as u64);
     if outputs != spec.frames {
         return Err(BadTimeline::Outputs {
@@ -75,18 +75,18 @@ pub fn check(spec: &JobSpec, timeline: &Timeline) -> Result<(), BadTimeline> {
 }
 
 /// Source frames that have to be analysed: up to the last that is shown with speech.
-pub fn analyzed_frames(timeline: &Timeline) -> u64 {
+pub(super) fn analyzed_frames(timeline: &Timeline) -> u64 {
     front_of(timeline, FrameRange::new(0, timeline.outputs.len() as u64))
 }
 
 /// The analysed prefix of the source that the output frames of `range` need.
-pub fn front_of(timeline: &Timeline, range: FrameRange) -> u64 {
+pub(super) fn front_of(timeline: &Timeline, range: FrameRange) -> u64 {
     let synced = outputs(timeline, range).iter().filter(|shown| shown.synced);
     synced.map(|shown| u64::from(shown.source) + 1).max().unwrap_or(0)
 }
 
 /// Whether the track knows every shown frame of `range`.
-pub fn readiness(timeline: &Timeline, track: &Track, range: FrameRange) -> Readiness {
+pub(super) fn readiness(timeline: &Timeline, track: &Track, range: FrameRange) -> Readiness {
     let mut blocked = None;
     for shown in outputs(timeline, range).iter().filter(|shown| shown.synced) {
         let source = u64::from(shown.source);
@@ -100,7 +100,7 @@ pub fn readiness(timeline: &Timeline, track: &Track, range: FrameRange) -> Readi
 }
 
 /// Input of the analysis of some source frames, with one frame of lead-in where there is one.
-pub fn analyze_input(timeline: &Timeline, range: FrameRange) -> AnalyzeInput {
+pub(super) fn analyze_input(timeline: &Timeline, range: FrameRange) -> AnalyzeInput {
     let lead_in = FrameRange::new(range.start.saturating_sub(1), range.end);
     AnalyzeInput {
         segments: timeline
@@ -112,7 +112,12 @@ pub fn analyze_input(timeline: &Timeline, range: FrameRange) -> AnalyzeInput {
 }
 
 /// Input of the rendering of some output frames; the track must know what they show.
-pub fn render_input(spec: &JobSpec, timeline: &Timeline, track: &Track, range: FrameRange) -> RenderInput {
+pub(super) fn render_input(
+    spec: &JobSpec,
+    timeline: &Timeline,
+    track: &Track,
+    range: FrameRange,
+) -> RenderInput {
     let shown = outputs(timeline, range);
     let frames = range.frames().zip(shown).map(|(number, output)| {
         let source = u64::from(output.source);
@@ -143,7 +148,7 @@ pub fn render_input(spec: &JobSpec, timeline: &Timeline, track: &Track, range: F
 }
 
 /// Where the mouth of an output frame comes from.
-pub fn mouth(mode: SilenceMode, timeline: &Timeline, frame: u64) -> Mouth {
+pub(super) fn mouth(mode: SilenceMode, timeline: &Timeline, frame: u64) -> Mouth {
     let next = timeline.silence.partition_point(|stretch| stretch.end <= frame);
     let stretch = timeline
         .silence
@@ -168,7 +173,7 @@ fn audio_windows(spec: &JobSpec, range: FrameRange) -> Vec<u32> {
     windows_for(range, spec.encoder.rate, spec.audio.samples, spec.audio.windows)
 }
 
-fn outputs(timeline: &Timeline, range: FrameRange) -> &[latentfarm_common::wire::job::OutputFrame] {
+fn outputs(timeline: &Timeline, range: FrameRange) -> &[OutputFrame] {
     part(&timeline.outputs, range)
 }
 
@@ -200,8 +205,8 @@ fn slice(timeline: &Timeline, segment: &SegmentEntry, wanted: FrameRange) -> Opt
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dispatch::{fixture, made_up};
-    use latentfarm_common::wire::job::OutputFrame;
+    use crate::dispatch::benchmark_job::benchmark_job;
+    use crate::dispatch::fixture;
 
     fn analyze(track: &mut Track, range: FrameRange) {
         track
@@ -211,7 +216,7 @@ mod tests {
 
     #[test]
     fn analysis_gets_one_frame_of_lead_in_across_a_segment_bound() {
-        let (_spec, timeline) = made_up::job(64, 64);
+        let (_spec, timeline) = benchmark_job(64, 64);
         let input = analyze_input(&timeline, FrameRange::new(32, 48));
         let slices: Vec<_> = input.segments.iter().map(|s| (s.first, s.pts.len())).collect();
         assert_eq!(slices, [(31, 1), (32, 16)]);
@@ -224,7 +229,7 @@ mod tests {
 
     #[test]
     fn render_input_names_every_shown_frame_and_the_pictures_around_a_turn() {
-        let (spec, mut timeline) = made_up::job(64, 64);
+        let (spec, mut timeline) = benchmark_job(64, 64);
         let bounce = (0..16_u32).map(|n| if n < 8 { 40 + n } else { 55 - n });
         for (output, source) in timeline.outputs.iter_mut().zip(bounce) {
             output.source = source;
@@ -245,7 +250,7 @@ mod tests {
 
     #[test]
     fn silence_is_a_function_of_the_whole_track_and_not_of_the_chunk() {
-        let (mut spec, mut timeline) = made_up::job(64, 64);
+        let (mut spec, mut timeline) = benchmark_job(64, 64);
         timeline.silence = vec![FrameRange::new(0, 6), FrameRange::new(20, 40)];
         let mut track = Track::new(64, 16, 256);
         analyze(&mut track, FrameRange::new(0, 64));
@@ -282,7 +287,7 @@ mod tests {
 
     #[test]
     fn a_chunk_is_ready_when_its_last_shown_frame_is() {
-        let (_spec, timeline) = made_up::job(64, 64);
+        let (_spec, timeline) = benchmark_job(64, 64);
         let mut track = Track::new(64, 16, 256);
         let range = FrameRange::new(0, 32);
         assert_eq!(readiness(&timeline, &track, range), Readiness::Open);
@@ -298,7 +303,7 @@ mod tests {
 
     #[test]
     fn a_timeline_that_contradicts_the_manifest_is_refused() {
-        let (spec, timeline) = made_up::job(64, 64);
+        let (spec, timeline) = benchmark_job(64, 64);
         assert_eq!(check(&spec, &timeline), Ok(()));
         let broken = |change: fn(&mut Timeline)| {
             let mut broken = timeline.clone();

@@ -8,7 +8,7 @@ use latentfarm_common::time::FrameRange;
 use latentfarm_common::wire::outcome::{Heartbeat, StageTimings};
 
 use crate::job::attempt::Attempt;
-use crate::job::state::Counts;
+use crate::job::chunks::Counts;
 
 /// How far a job is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -78,6 +78,24 @@ pub enum JobEvent {
     },
     Progress(Progress),
     Heartbeat(Heartbeat),
+}
+
+impl JobEvent {
+    /// Writes the event to the log, unless it is a mere figure.
+    pub(super) fn log(&self) {
+        match self {
+            Self::Progress(_) | Self::Heartbeat(_) => {}
+            Self::WorkerLost { .. }
+            | Self::ChunkUnplaced { .. }
+            | Self::ChunkRequeued { .. }
+            | Self::ChunkQuarantined { .. } => tracing::warn!("{self}"),
+            Self::Resumed { .. }
+            | Self::WorkerJoined { .. }
+            | Self::WorkerLeft { .. }
+            | Self::ChunkStarted { .. }
+            | Self::ChunkDone { .. } => tracing::info!("{self}"),
+        }
+    }
 }
 
 impl fmt::Display for JobEvent {

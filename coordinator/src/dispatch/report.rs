@@ -5,57 +5,16 @@ use std::collections::BTreeMap;
 use latentfarm_common::ids::{Work, WorkerId};
 use latentfarm_common::time::FrameRange;
 use latentfarm_common::wire::job::{SilenceMode, Timeline};
-use latentfarm_common::wire::outcome::{DoneBody, Failure, StageTimings};
+use latentfarm_common::wire::outcome::{DoneBody, StageTimings};
 use latentfarm_common::wire::task::Mouth;
 
-use super::OomNote;
 use super::inputs;
-use super::memory::MemoryUsage;
-use crate::job::chunk::ChunkState;
-use crate::job::state::JobState;
+use super::log::OomNote;
+use super::usage::MemoryUsage;
+use crate::job::chunk::state::Phase;
+use crate::job::chunks::Chunks;
+use crate::job::retry::RetryClass;
 use crate::track::{FrameFace, Track};
-
-/// Why an attempt was not the last.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum RetryClass {
-    OutOfMemory,
-    NoRoom,
-    WorkerUnfit,
-    Transient,
-    EngineLost,
-    BadInput,
-    WorkerLost,
-    QueueLost,
-    BadResult,
-}
-
-impl RetryClass {
-    pub fn of(failure: &Failure) -> Self {
-        match failure {
-            Failure::OutOfMemory { .. } => Self::OutOfMemory,
-            Failure::NoRoom { .. } => Self::NoRoom,
-            Failure::BadInput { .. } => Self::BadInput,
-            Failure::WorkerUnfit { .. } => Self::WorkerUnfit,
-            Failure::Transient { .. } => Self::Transient,
-            Failure::EngineLost { .. } => Self::EngineLost,
-        }
-    }
-
-    /// In words, for the report.
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::OutOfMemory => "out of memory",
-            Self::NoRoom => "no room any more",
-            Self::WorkerUnfit => "unfit worker",
-            Self::Transient => "transient failure",
-            Self::EngineLost => "lost engine or media process",
-            Self::BadInput => "bad input",
-            Self::WorkerLost => "lost worker",
-            Self::QueueLost => "lost task",
-            Self::BadResult => "result that failed verification",
-        }
-    }
-}
 
 /// The figures of a job's end.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -90,7 +49,7 @@ pub struct JobReport {
 impl JobReport {
     /// Gathers the figures; `retries` are counted by the dispatcher.
     pub fn new(
-        state: &JobState,
+        chunks: &Chunks,
         track: &Track,
         timeline: &Timeline,
         silence: SilenceMode,
@@ -103,28 +62,26 @@ impl JobReport {
             silent: timeline.silence.clone(),
             ..Self::default()
         };
-        for work in [Work::Analyze, Work::Render] {
-            for (_index, range, chunk) in state.of(work).iter() {
-                let ChunkState::Done { record, .. } = chunk else {
-                    continue;
-                };
-                *report.workers.entry(record.worker.clone()).or_default() += 1;
-                *report
-                    .numeric_kinds
-                    .entry(record.numeric_kind.clone())
-                    .or_default() += 1;
-                let total = match work {
-                    Work::Analyze => &mut report.analyze,
-                    Work::Render => &mut report.render,
-                };
-                add(total, &record.timings);
-                if let (Work::Render, Some(used)) = (work, &record.memory) {
-                    report.memory.add(&record.worker, range.len(), used);
-                }
-                if let DoneBody::Render { synced, passed, .. } = &record.body {
-                    report.synced += u64::from(*synced);
-                    report.passed += u64::from(*passed);
-                }
+        for chunk in chunks.iter() {
+            let Phase::Done { record } = &chunk.state().phase else {
+                continue;
+            };
+            *report.workers.entry(record.worker.clone()).or_default() += 1;
+            *report
+                .numeric_kinds
+                .entry(record.numeric_kind.clone())
+                .or_default() += 1;
+            let total = match chunk.id.work {
+                Work::Analyze => &mut report.analyze,
+                Work::Render => &mut report.render,
+            };
+            add(total, &record.timings);
+            if let (Work::Render, Some(used)) = (chunk.id.work, &record.memory) {
+                report.memory.add(&record.worker, chunk.range.len(), used);
+            }
+            if let DoneBody::Render { synced, passed, .. } = &record.body {
+                report.synced += u64::from(*synced);
+                report.passed += u64::from(*passed);
             }
         }
         report.memory.judge();
@@ -184,6 +141,8 @@ fn add(total: &mut StageTimings, part: &StageTimings) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use latentfarm_common::digest::Digest;
+    use latentfarm_common::ids::JobId;
     use latentfarm_common::wire::job::OutputFrame;
     use latentfarm_common::wire::outcome::FrameObservation;
 
@@ -204,8 +163,9 @@ mod tests {
             outputs: vec![shown(0), shown(1), tail, shown(2)],
             ..Timeline::default()
         };
+        let job = JobId::from_digest(&Digest::of(b"job"));
         let report = JobReport::new(
-            &JobState::new(Vec::new(), Vec::new()),
+            &Chunks::new(job, Vec::new(), Vec::new()),
             &track,
             &timeline,
             SilenceMode::Off,

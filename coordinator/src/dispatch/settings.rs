@@ -1,57 +1,63 @@
-//! How a job is dispatched, and why it could not be.
+//! How a farm is coordinated, and how a job on it is dispatched.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use latentfarm_common::blob::BlobError;
-use latentfarm_common::nats::done::DoneError;
-use latentfarm_common::nats::events::EventError;
+use latentfarm_common::backoff::Backoff;
 use latentfarm_common::nats::lanes::{Class, DEFAULT_PRIORITY, Lane};
-use latentfarm_common::nats::lease::{Contention, LeaseError, LeaseTime};
-use latentfarm_common::nats::tasks::TaskError;
-use latentfarm_common::nats::topology::TopologyError;
-use latentfarm_common::wire::WireError;
+use latentfarm_common::nats::lease::{Contention, LeaseTime};
 
-use super::inputs::BadTimeline;
-use super::memory::{CpuFallback, JobNeeds};
-use crate::job::store::ManifestError;
-use crate::plan::split::InvalidChunkFrames;
+use crate::placement::{CpuFallback, JobNeeds};
 
 /// How long a chunk that fits no live worker waits for a bigger one, if nothing else is said.
 pub const DEFAULT_UNPLACEABLE_WAIT: Duration = Duration::from_mins(10);
 
-/// How a job is dispatched.
+/// Everything that a render on its own farm is dispatched with.
 #[derive(Clone, Debug)]
 pub struct DispatchSettings {
-    /// Folder of the job's manifest.
-    pub job_dir: PathBuf,
+    pub farm: FarmSettings,
+    pub job: JobSettings,
+}
+
+/// How one coordinator runs a farm, whatever the number of its jobs.
+#[derive(Clone, Debug)]
+pub struct FarmSettings {
     /// Shown to another coordinator that wants the lease.
     pub holder: String,
     /// `Seize` only where a lock proves that no other coordinator, nor a worker of one, is alive.
     pub contention: Contention,
     pub lease_time: LeaseTime,
-    /// `0..PRIORITIES`, 0 first.
+    pub pace: Pace,
+}
+
+/// How one job is dispatched.
+#[derive(Clone, Debug)]
+pub struct JobSettings {
+    /// Folder of the job's manifest.
+    pub job_dir: PathBuf,
+    /// `0..PRIORITIES`, 0 first. A render has the farm for itself and names none; a farm of many jobs has an urgent
+    /// one take lanes of its own, which workers ask first.
     pub priority: u8,
-    /// As predicted, by kind of device.
+    /// The predicted needs by kind of device.
     pub needs: JobNeeds,
     pub cpu_fallback: CpuFallback,
     /// How long a chunk that fits no live worker waits for a bigger one.
     pub unplaceable_wait: Duration,
     /// Render even if no frame has a face: everything passes through untouched.
     pub allow_no_face: bool,
-    pub pace: Pace,
 }
 
 /// Times of the dispatcher.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pace {
-    /// Between two comparisons with the queue.
+    /// The time between two comparisons with the queue.
     pub reconcile_every: Duration,
+    /// The time between two placements at least; a change within it waits for its end.
+    pub place_every: Duration,
     /// A worker without a heartbeat for this long is lost.
     pub worker_silence: Duration,
-    /// Before the second attempt at a chunk that failed; doubles with each further one.
-    pub retry_after: Duration,
-    pub retry_after_at_most: Duration,
+    /// The delay before each attempt at a chunk that failed.
+    pub retry: Backoff,
     /// How long a chunk of an earlier coordinator is left to the worker that may still hold it.
     pub adopt_wait: Duration,
     /// How long a drain waits for the chunks under way.
@@ -66,9 +72,9 @@ impl Default for Pace {
     fn default() -> Self {
         Self {
             reconcile_every: Duration::from_mins(1),
+            place_every: Duration::from_millis(250),
             worker_silence: Duration::from_secs(10),
-            retry_after: Duration::from_secs(1),
-            retry_after_at_most: Duration::from_secs(30),
+            retry: Backoff::checked(Duration::from_secs(1), Duration::from_secs(30)),
             adopt_wait: Duration::from_secs(5),
             drain_limit: Duration::from_mins(10),
             take_back_wait: Duration::from_millis(250),
@@ -81,52 +87,27 @@ impl DispatchSettings {
     /// The settings of a render on its own farm.
     pub fn new(job_dir: PathBuf, needs: JobNeeds) -> Self {
         Self {
-            job_dir,
-            holder: format!("latentfarm, process {}", std::process::id()),
-            contention: Contention::Refuse,
-            lease_time: LeaseTime::default(),
-            priority: DEFAULT_PRIORITY,
-            needs,
-            cpu_fallback: CpuFallback::default(),
-            unplaceable_wait: DEFAULT_UNPLACEABLE_WAIT,
-            allow_no_face: false,
-            pace: Pace::default(),
+            farm: FarmSettings {
+                holder: format!("latentfarm, process {}", std::process::id()),
+                contention: Contention::Refuse,
+                lease_time: LeaseTime::default(),
+                pace: Pace::default(),
+            },
+            job: JobSettings {
+                job_dir,
+                priority: DEFAULT_PRIORITY,
+                needs,
+                cpu_fallback: CpuFallback::default(),
+                unplaceable_wait: DEFAULT_UNPLACEABLE_WAIT,
+                allow_no_face: false,
+            },
         }
     }
+}
 
+impl JobSettings {
     pub(super) fn lane(&self, class: Class) -> Lane {
         let priority = self.priority;
         Lane { class, priority }
     }
-}
-
-/// Why a job could not be dispatched. What was finished stays in the done log.
-#[derive(Debug, thiserror::Error)]
-pub enum DispatchError {
-    #[error(transparent)]
-    Manifest(#[from] ManifestError),
-    #[error(transparent)]
-    Timeline(#[from] BadTimeline),
-    #[error(transparent)]
-    ChunkFrames(#[from] InvalidChunkFrames),
-    #[error("cannot prepare the farm's streams")]
-    Topology(#[source] TopologyError),
-    #[error("cannot become the coordinator")]
-    Lease(#[source] LeaseError),
-    #[error("another coordinator took over, or this one could not renew its lease: stopped at once")]
-    LeaseLost,
-    #[error("cannot follow the farm")]
-    Follow(#[source] EventError),
-    #[error("cannot hear the workers' heartbeats")]
-    Heartbeats(#[source] async_nats::SubscribeError),
-    #[error("cannot use the task queue")]
-    Tasks(#[source] TaskError),
-    #[error("cannot read the tasks of an earlier coordinator")]
-    Leftovers(#[source] latentfarm_common::nats::direct::DirectError),
-    #[error("cannot use the done log")]
-    DoneLog(#[source] DoneError),
-    #[error("cannot store the input of a chunk")]
-    Store(#[source] Box<BlobError>),
-    #[error("cannot encode the input of a chunk")]
-    Encode(#[source] WireError),
 }

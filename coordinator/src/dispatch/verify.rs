@@ -1,12 +1,12 @@
 //! Verifies done records before they count, off the dispatcher's task.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use latentfarm_common::backoff::Backoff;
 use latentfarm_common::blob::{BlobError, Store};
 use latentfarm_common::error::one_line;
-use latentfarm_common::ids::{ChunkId, Work};
+use latentfarm_common::ids::Work;
 use latentfarm_common::time::FrameRange;
 use latentfarm_common::wire;
 use latentfarm_common::wire::outcome::{DoneBody, DoneRecord, FaceObservations, FrameObservation};
@@ -23,10 +23,11 @@ const SEGMENTS_AT_ONCE: usize = 2;
 const ANALYSES_AT_ONCE: usize = 4;
 /// Tries to read a blob while the store does not answer.
 const READ_TRIES: u32 = 5;
+const READ_AGAIN: Backoff = Backoff::checked(Duration::from_millis(500), Duration::from_secs(4));
 
 /// A record's verdict.
 #[derive(Debug)]
-pub struct Verdict {
+pub(super) struct Verdict {
     pub record: Arc<DoneRecord>,
     /// Its place in the done log.
     pub sequence: u64,
@@ -35,19 +36,18 @@ pub struct Verdict {
 }
 
 /// Runs verifications and sends the verdicts. Dropping it abandons them.
-pub struct Verifier {
+pub(super) struct Verifier {
     store: Store,
     check: Check,
     segments: Arc<Semaphore>,
     analyses: Arc<Semaphore>,
     verdicts: mpsc::UnboundedSender<Verdict>,
     running: JoinSet<()>,
-    under_way: BTreeSet<ChunkId>,
 }
 
 impl Verifier {
     /// Verdicts go to the receiver.
-    pub fn new(store: Store, check: Check) -> (Self, mpsc::UnboundedReceiver<Verdict>) {
+    pub(super) fn new(store: Store, check: Check) -> (Self, mpsc::UnboundedReceiver<Verdict>) {
         let (verdicts, receiver) = mpsc::unbounded_channel();
         let verifier = Self {
             store,
@@ -56,20 +56,13 @@ impl Verifier {
             analyses: Arc::new(Semaphore::new(ANALYSES_AT_ONCE)),
             verdicts,
             running: JoinSet::new(),
-            under_way: BTreeSet::new(),
         };
         (verifier, receiver)
     }
 
-    /// Chunks with a record that has no verdict yet.
-    pub fn under_way(&self) -> &BTreeSet<ChunkId> {
-        &self.under_way
-    }
-
     /// Begins with one record of the chunk that covers `range`.
-    pub fn start(&mut self, record: DoneRecord, sequence: u64, range: FrameRange) {
+    pub(super) fn start(&mut self, record: DoneRecord, sequence: u64, range: FrameRange) {
         while self.running.try_join_next().is_some() {}
-        self.under_way.insert(record.chunk);
         let record = Arc::new(record);
         let (store, check) = (self.store.clone(), Arc::clone(&self.check));
         let verdicts = self.verdicts.clone();
@@ -88,11 +81,6 @@ impl Verifier {
                 result,
             });
         });
-    }
-
-    /// Notes that a verdict was taken.
-    pub fn settle(&mut self, chunk: ChunkId) {
-        self.under_way.remove(&chunk);
     }
 }
 
@@ -163,7 +151,7 @@ async fn observations(
 
 /// Waits out a store that does not answer; a blob that is missing or damaged is so at once.
 async fn read(store: &Store, record: &DoneRecord) -> Result<Vec<u8>, BlobError> {
-    let mut wait = Duration::from_millis(500);
+    let mut backoff = READ_AGAIN;
     let mut tries = 1;
     loop {
         match store.get_bytes(&record.artifact).await {
@@ -174,8 +162,7 @@ async fn read(store: &Store, record: &DoneRecord) -> Result<Vec<u8>, BlobError> 
             Err(error) if tries == READ_TRIES => return Err(error),
             Err(error) => {
                 tracing::warn!(chunk = %record.chunk, error = one_line(&error), "cannot read a result yet");
-                tokio::time::sleep(wait).await;
-                wait *= 2;
+                tokio::time::sleep(backoff.next_delay()).await;
                 tries += 1;
             }
         }

@@ -7,17 +7,19 @@ use latentfarm_common::ids::{ChunkId, JobId, Work, WorkerId};
 use latentfarm_common::wire::outcome::{Heartbeat, Reach, TaskProgress, WorkerState};
 use tokio::time::Instant;
 
-use super::memory::Machine;
+use crate::placement::Machine;
 
 /// Workers and when they were last heard.
 #[derive(Debug)]
-pub struct Workers {
+pub(super) struct Workers {
     silence: Duration,
     /// Memory that other processes held for this long is not counted on.
     tenant_patience: Duration,
     known: BTreeMap<WorkerId, Heard>,
     /// When [`Workers::expire`] was last asked.
     looked: Option<Instant>,
+    /// What the workers offer has changed since [`Workers::take_changed`] was asked.
+    changed: bool,
 }
 
 #[derive(Debug)]
@@ -29,6 +31,20 @@ struct Heard {
 }
 
 impl Heard {
+    /// What it offers to render tasks, if anything.
+    fn machine(&self) -> Option<Machine> {
+        let heartbeat = self.heartbeat.as_ref()?;
+        let renders = heartbeat.reach != Reach::default();
+        (renders && takes_tasks(heartbeat.state)).then(|| Machine {
+            worker: heartbeat.worker.clone(),
+            host_mib: heartbeat.reach.host_mib,
+            device_mib: heartbeat
+                .reach
+                .device_mib
+                .map(|reach| reach.min(self.device.best())),
+        })
+    }
+
     fn has_left(&self) -> bool {
         self.heartbeat
             .as_ref()
@@ -38,7 +54,7 @@ impl Heard {
 
 /// A worker that is heard no more.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Gone {
+pub(super) struct Gone {
     pub worker: WorkerId,
     /// It had said that it was about to leave and held no task.
     pub expected: bool,
@@ -46,17 +62,18 @@ pub struct Gone {
 
 impl Workers {
     /// A worker counts as gone after `silence`.
-    pub fn new(silence: Duration, tenant_patience: Duration) -> Self {
+    pub(super) fn new(silence: Duration, tenant_patience: Duration) -> Self {
         Self {
             silence,
             tenant_patience,
             known: BTreeMap::new(),
             looked: None,
+            changed: false,
         }
     }
 
     /// Notes a heartbeat; true for a worker that was not known.
-    pub fn hear(&mut self, heartbeat: Heartbeat, now: Instant) -> bool {
+    pub(super) fn hear(&mut self, heartbeat: Heartbeat, now: Instant) -> bool {
         let worker = heartbeat.worker.clone();
         let patience = self.tenant_patience;
         let heard = self.known.entry(worker).or_insert(Heard {
@@ -65,12 +82,20 @@ impl Workers {
             device: DeviceRoom::default(),
         });
         heard.at = now;
+        let offered = heard.machine();
         heard.device.note(device_room(&heartbeat), patience, now);
-        heard.heartbeat.replace(heartbeat).is_none()
+        let is_new = heard.heartbeat.replace(heartbeat).is_none();
+        self.changed |= heard.machine() != offered;
+        is_new
+    }
+
+    /// Whether what the workers offer has changed since this was last asked.
+    pub(super) fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
     }
 
     /// Notes a report, so that a worker that dies before its first heartbeat is missed too.
-    pub fn hear_of(&mut self, worker: &WorkerId, now: Instant) {
+    pub(super) fn hear_of(&mut self, worker: &WorkerId, now: Instant) {
         let heard = self.known.entry(worker.clone()).or_insert(Heard {
             at: now,
             heartbeat: None,
@@ -81,7 +106,7 @@ impl Workers {
 
     /// Removes and returns the workers that fell silent, or said that they are gone. `listening` is false while the link is down; that
     /// time, and time in which this process did not run, is not counted against anyone.
-    pub fn expire(&mut self, now: Instant, listening: bool) -> Vec<Gone> {
+    pub(super) fn expire(&mut self, now: Instant, listening: bool) -> Vec<Gone> {
         let asleep = self.looked.is_some_and(|looked| now - looked > self.silence / 2);
         self.looked = Some(now);
         if asleep || !listening {
@@ -93,8 +118,9 @@ impl Workers {
         let silence = self.silence;
         let (alive, silent) = std::mem::take(&mut self.known)
             .into_iter()
-            .partition(|(_, heard)| now - heard.at < silence && !heard.has_left());
+            .partition::<BTreeMap<_, _>, _>(|(_, heard)| now - heard.at < silence && !heard.has_left());
         self.known = alive;
+        self.changed |= !silent.is_empty();
         let is_leaving = |heartbeat: Heartbeat| match heartbeat.state {
             WorkerState::Draining => heartbeat.task.is_none(),
             WorkerState::Left => true,
@@ -110,7 +136,7 @@ impl Workers {
     }
 
     /// Number of workers that take tasks or soon will.
-    pub fn live(&self) -> usize {
+    pub(super) fn live(&self) -> usize {
         let live = |heard: &&Heard| {
             heard
                 .heartbeat
@@ -122,30 +148,18 @@ impl Workers {
 
     /// What the workers that take tasks can offer; those that can offer nothing to a render task, or have not
     /// looked yet, are left out.
-    pub fn machines(&self) -> Vec<Machine> {
-        let machines = self.known.iter().filter_map(|(worker, heard)| {
-            let heartbeat = heard.heartbeat.as_ref()?;
-            let renders = heartbeat.reach != Reach::default();
-            (renders && takes_tasks(heartbeat.state)).then(|| Machine {
-                worker: worker.clone(),
-                host_mib: heartbeat.reach.host_mib,
-                device_mib: heartbeat
-                    .reach
-                    .device_mib
-                    .map(|reach| reach.min(heard.device.best())),
-            })
-        });
-        machines.collect()
+    pub(super) fn machines(&self) -> Vec<Machine> {
+        self.known.values().filter_map(Heard::machine).collect()
     }
 
     /// Whether some worker says that it is at work on the chunk.
-    pub fn hold(&self, chunk: ChunkId) -> bool {
+    pub(super) fn hold(&self, chunk: ChunkId) -> bool {
         self.tasks().any(|task| task.chunk == chunk)
     }
 
     /// Frames finished in render chunks of `job` that are still under way: a heartbeat may be older than the
     /// done record of its chunk, so `is_done` tells.
-    pub fn frames_under_way(&self, job: JobId, is_done: impl Fn(ChunkId) -> bool) -> u64 {
+    pub(super) fn frames_under_way(&self, job: JobId, is_done: impl Fn(ChunkId) -> bool) -> u64 {
         let rendering = |task: &&TaskProgress| task.chunk.job == job && task.chunk.work == Work::Render;
         self.tasks()
             .filter(rendering)

@@ -1,8 +1,8 @@
-//! Attempts at a chunk, how many it is granted, and how one that failed reads.
+//! Attempts at a chunk, and how many it is granted.
 
 use std::fmt;
 
-use latentfarm_common::wire::outcome::{DoneRecord, Failure};
+use latentfarm_common::wire::outcome::DoneRecord;
 
 /// Failures that a chunk is granted before it is quarantined.
 pub const MAX_FAILURES: u32 = 4;
@@ -65,36 +65,5 @@ pub struct Tries {
 impl Tries {
     pub fn total(self) -> u32 {
         self.failed + self.excused + self.out_of_memory + self.no_room
-    }
-}
-
-/// A failure in one sentence.
-pub fn describe(failure: &Failure) -> String {
-    match failure {
-        Failure::OutOfMemory {
-            device,
-            stage,
-            rung,
-            needed_at_least_mib,
-            free_before_mib,
-            suspected,
-        } => {
-            let needed =
-                needed_at_least_mib.map_or_else(String::new, |mib| format!(", needs at least {mib} MiB"));
-            let seems = if *suspected { "it seems that it ran " } else { "" };
-            format!(
-                "{seems}out of memory on {device} during {stage} under plan {rung} ({free_before_mib} MiB were \
-                 free{needed})"
-            )
-        }
-        Failure::NoRoom {
-            device,
-            needed_mib,
-            free_mib,
-        } => format!("{device} had {free_mib} MiB free where {needed_mib} MiB are needed"),
-        Failure::BadInput { message } => format!("bad input: {message}"),
-        Failure::WorkerUnfit { message } => format!("the worker is unfit: {message}"),
-        Failure::Transient { message } => message.clone(),
-        Failure::EngineLost { message } => format!("a child process ended: {message}"),
     }
 }

@@ -8,9 +8,8 @@ use latentfarm_common::wire::memory::DeviceKind;
 
 use super::settings::RenderSettings;
 use super::weights::WeightsInfo;
-use crate::dispatch::JobNeeds;
-use crate::dispatch::memory::gib;
 use crate::ingest::Examined;
+use crate::placement::{JobNeeds, gib};
 
 /// Host memory that a worker takes off for its media child before it offers the rest.
 const WORKERS_KEEP_MIB: u64 = 256;

@@ -131,12 +131,12 @@ impl Run<'_> {
         mut shutdown: Shutdown,
     ) -> Result<Option<Dispatched>, RenderError> {
         let mut dispatch = DispatchSettings::new(self.folder.path().to_owned(), self.preflight.needs);
-        dispatch.allow_no_face = self.preflight.settings.allow_no_face;
-        dispatch.cpu_fallback = self.preflight.settings.cpu_fallback;
-        dispatch.unplaceable_wait = self.preflight.settings.unplaceable_wait;
+        dispatch.job.allow_no_face = self.preflight.settings.allow_no_face;
+        dispatch.job.cpu_fallback = self.preflight.settings.cpu_fallback;
+        dispatch.job.unplaceable_wait = self.preflight.settings.unplaceable_wait;
         if local.is_some() {
             // The job folder's lock covers the private server: no other coordinator can be alive.
-            dispatch.contention = Contention::Seize;
+            dispatch.farm.contention = Contention::Seize;
         }
         let (job_observer, mut job_events) = mpsc::unbounded_channel();
         let check = segment_check(&self.farm.store, self.folder);

@@ -52,7 +52,7 @@ async fn a_job_completes_and_each_chunk_counts_once() {
         "nothing is left in the queue"
     );
     assert_eq!(
-        store::read(&stage.settings.job_dir).unwrap(),
+        store::read(&stage.settings.job.job_dir).unwrap(),
         Some(stage.spec.clone())
     );
 }
@@ -136,7 +136,7 @@ async fn a_video_without_any_face_is_rendered_only_if_allowed() {
     result.lease.release().await;
 
     let mut allowed = stage.settings.clone();
-    allowed.allow_no_face = true;
+    allowed.job.allow_no_face = true;
     let result = stage
         .dispatch_with(allowed, Arc::new(|_, _| Ok(())))
         .await

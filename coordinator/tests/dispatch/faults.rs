@@ -69,7 +69,7 @@ async fn a_killed_server_costs_nothing_but_time() {
 #[tokio::test(flavor = "multi_thread")]
 async fn tasks_that_vanish_from_the_queue_are_published_again() {
     let mut stage = Stage::open(64).await;
-    stage.settings.pace.reconcile_every = Duration::from_millis(500);
+    stage.settings.farm.pace.reconcile_every = Duration::from_millis(500);
     let mut run = stage.dispatch().await;
     run.wait_for(
         "tasks are queued",

@@ -37,7 +37,7 @@ pub fn places(result: &latentfarm_coordinator::dispatch::JobResult) -> Vec<(&str
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mispredicted_chunk_climbs_the_ladder_and_ends_on_a_bigger_worker() {
     let mut stage = Stage::open(64).await;
-    stage.settings.needs = mixed();
+    stage.settings.job.needs = mixed();
     let ledger = Ledger::default();
     let truth = Some(Needs {
         mib: [9000, 8000, 7000, 7000, 6500, 6000, 5500],
@@ -83,7 +83,7 @@ async fn a_mispredicted_chunk_climbs_the_ladder_and_ends_on_a_bigger_worker() {
         let rungs: Vec<Rung> = of_chunk.map(|oom| oom.rung).collect();
         assert!(rungs.is_sorted_by(|before, after| before < after), "{rungs:?}");
     }
-    let told = journal::read(&stage.settings.job_dir).unwrap();
+    let told = journal::read(&stage.settings.job.job_dir).unwrap();
     let failed = told
         .iter()
         .filter(|line| matches!(line.entry, Entry::Failed { .. }));
@@ -99,8 +99,8 @@ fn is_r(chunk: &latentfarm_common::ids::ChunkId) -> bool {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_fits_nowhere_waits_and_then_ends_with_the_figures() {
     let mut stage = Stage::open(32).await;
-    stage.settings.needs = mixed();
-    stage.settings.unplaceable_wait = Duration::from_secs(1);
+    stage.settings.job.needs = mixed();
+    stage.settings.job.unplaceable_wait = Duration::from_secs(1);
     let ledger = Ledger::default();
     let _w1 = stage
         .worker_on("w1", &ledger, Rig::gpu(2400), always(Act::Succeed))
@@ -131,10 +131,10 @@ async fn what_fits_nowhere_waits_and_then_ends_with_the_figures() {
 
 async fn with_fallback(fallback: CpuFallback, gpu: Rig) -> Vec<(String, DeviceKind)> {
     let mut stage = Stage::open(128).await;
-    stage.settings.needs = mixed();
-    stage.settings.cpu_fallback = fallback;
+    stage.settings.job.needs = mixed();
+    stage.settings.job.cpu_fallback = fallback;
     if fallback == CpuFallback::Never {
-        stage.settings.unplaceable_wait = Duration::from_millis(500);
+        stage.settings.job.unplaceable_wait = Duration::from_millis(500);
     }
     let ledger = Ledger::default();
     let _w1 = stage.worker_on("w1", &ledger, gpu, always(Act::Succeed)).await;
@@ -173,8 +173,8 @@ async fn the_cpu_falls_in_by_the_policy() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_cpu_always_helps_where_that_is_asked_for() {
     let mut stage = Stage::open(64).await;
-    stage.settings.needs = mixed();
-    stage.settings.cpu_fallback = CpuFallback::Always;
+    stage.settings.job.needs = mixed();
+    stage.settings.job.cpu_fallback = CpuFallback::Always;
     let ledger = Ledger::default();
     // The GPU does not finish before the CPU has had its share.
     let (gate, closed) = tokio::sync::watch::channel(false);
@@ -198,7 +198,7 @@ async fn the_cpu_always_helps_where_that_is_asked_for() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_learned_survives_the_coordinator() {
     let mut stage = Stage::open(64).await;
-    stage.settings.needs = mixed();
+    stage.settings.job.needs = mixed();
     // The first run ends in the middle.
     let script = first_time(3, Act::Die);
     let ledger = Ledger::default();
@@ -224,12 +224,12 @@ async fn what_was_learned_survives_the_coordinator() {
     let ended = first.end().await.unwrap();
     ended.lease.release().await;
     // Nothing but the farm's bucket can tell.
-    stage.settings.job_dir = stage.settings.job_dir.with_file_name("elsewhere");
+    stage.settings.job.job_dir = stage.settings.job.job_dir.with_file_name("elsewhere");
     let _w2 = stage.worker_on("w2", &ledger, rig, always(Act::Succeed)).await;
     let mut second = stage.dispatch().await;
     second.wait_for("chunk 3 is begun again", begins(3)).await;
     assert_eq!(second.end().await.unwrap().ending, Ending::Complete);
-    let placed = journal::read(&stage.settings.job_dir).unwrap();
+    let placed = journal::read(&stage.settings.job.job_dir).unwrap();
     let need = placed.iter().find_map(|line| match &line.entry {
         Entry::Placed { chunk, needs, .. } if chunk == "r00003" => Some(needs.leanest()),
         _ => None,
@@ -262,7 +262,7 @@ async fn memory_that_was_gone_again_costs_the_chunk_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn two_workers_lost_over_a_chunk_raise_its_plan_floor() {
     let mut stage = Stage::open(16).await;
-    stage.settings.needs = mixed();
+    stage.settings.job.needs = mixed();
     let ledger = Ledger::default();
     let floors: Arc<Mutex<Vec<Rung>>> = Arc::default();
     let noting = Arc::clone(&floors);

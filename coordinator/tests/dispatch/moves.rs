@@ -22,7 +22,7 @@ fn gated(closed: watch::Receiver<bool>) -> Script {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gpu_that_joins_half_way_takes_what_the_cpu_has_not_begun() {
     let mut stage = Stage::open(128).await;
-    stage.settings.needs = mixed();
+    stage.settings.job.needs = mixed();
     let ledger = Ledger::default();
     let (gate, closed) = watch::channel(false);
     let _w1 = stage
@@ -65,7 +65,7 @@ async fn a_gpu_that_joins_half_way_takes_what_the_cpu_has_not_begun() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_worker_that_left_was_to_do_goes_to_those_that_stay() {
     let mut stage = Stage::open(128).await;
-    stage.settings.needs = mixed();
+    stage.settings.job.needs = mixed();
     let ledger = Ledger::default();
     let (gate, closed) = watch::channel(false);
     let leaving = stage
@@ -85,7 +85,7 @@ async fn what_a_worker_that_left_was_to_do_goes_to_those_that_stay() {
             .iter()
             .all(|place| *place == ("w2", DeviceKind::Cpu))
     );
-    let told = journal::read(&stage.settings.job_dir).unwrap();
+    let told = journal::read(&stage.settings.job.job_dir).unwrap();
     let moved = told
         .iter()
         .filter(|line| matches!(line.entry, Entry::TakenBack { .. }));

@@ -44,7 +44,7 @@ async fn a_new_coordinator_goes_on_where_a_dead_one_stopped() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_chunk_under_way_stays_with_its_worker_over_a_change_of_coordinators() {
     let mut stage = Stage::open(64).await;
-    stage.settings.lease_time = LeaseTime::from_secs(5);
+    stage.settings.farm.lease_time = LeaseTime::from_secs(5);
     let ledger = Ledger::default();
     let (gate, closed) = watch::channel(false);
     let _w1 = stage
@@ -77,7 +77,7 @@ async fn a_chunk_under_way_stays_with_its_worker_over_a_change_of_coordinators()
 #[tokio::test(flavor = "multi_thread")]
 async fn a_coordinator_without_its_lease_stops() {
     let mut stage = Stage::open(64).await;
-    stage.settings.lease_time = LeaseTime::from_secs(6);
+    stage.settings.farm.lease_time = LeaseTime::from_secs(6);
     let mut first = stage.dispatch().await;
     first
         .wait_for("the first coordinator is at work", |event| {

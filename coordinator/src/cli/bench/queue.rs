@@ -25,7 +25,8 @@ use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 
 use super::figures::QueueFigures;
-use crate::dispatch::{self, DispatchSettings, Ending, Farm, JobEvent, JobNeeds, made_up};
+use crate::dispatch::benchmark_job::benchmark_job;
+use crate::dispatch::{self, DispatchSettings, Ending, Farm, JobEvent, JobNeeds};
 
 const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
 /// Source frames: one analysis chunk, out of the way before the render chunks begin.
@@ -140,7 +141,7 @@ async fn leave(worker: &mut Child) {
 /// A job of so many chunks of one window each.
 fn job(chunks: u32) -> (JobSpec, Timeline) {
     let window = u32::try_from(WINDOW_FRAMES).unwrap_or(16);
-    let (mut spec, timeline) = made_up::job(SOURCES, chunks * window);
+    let (mut spec, timeline) = benchmark_job(SOURCES, chunks * window);
     spec.analyze_frames = SOURCES;
     (spec, timeline)
 }

@@ -7,11 +7,10 @@ use latentfarm_common::wire::memory::{MemoryUse, Rung};
 use serde_json::{Value, json};
 
 use crate::cli::report::memory::oom_text;
-use crate::dispatch::OomNote;
-use crate::dispatch::memory::deviation;
-use crate::dispatch::memory::gib;
-use crate::job::attempt::describe;
+use crate::dispatch::{OomNote, deviation};
+use crate::job::retry::Cause;
 use crate::journal::{Entry, Line};
+use crate::placement::gib;
 
 /// The lines of a journal by chunk.
 pub(super) struct Story<'a> {
@@ -262,7 +261,7 @@ fn sentence(entry: &Entry) -> String {
                 format!(
                     "attempt {}: failed on {worker}: {}{then}",
                     attempt + 1,
-                    describe(failure)
+                    Cause::of(failure).reason
                 )
             }
         }

@@ -6,8 +6,8 @@ use std::fmt::Write as _;
 use latentfarm_common::wire::memory::StagePeak;
 use serde_json::{Value, json};
 
-use crate::dispatch::memory::{MemoryUsage, gib};
-use crate::dispatch::{JobReport, OomNote};
+use crate::dispatch::{JobReport, MemoryUsage, OomNote};
+use crate::placement::gib;
 
 const BAR_CELLS: u64 = 30;
 

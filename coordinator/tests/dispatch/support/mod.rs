@@ -11,6 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use latentfarm_common::backoff::Backoff;
 use latentfarm_common::blob::Store;
 use latentfarm_common::ids::WorkerId;
 use latentfarm_common::nats::lease::{Contention, LeaseTime};
@@ -19,8 +20,9 @@ use latentfarm_common::nats::topology::Topology;
 use latentfarm_common::nats::{Connection, Patience, connect};
 use latentfarm_common::shutdown::{self, Trigger};
 use latentfarm_common::wire::job::{JobSpec, Timeline};
+use latentfarm_coordinator::dispatch::benchmark_job::benchmark_job;
 use latentfarm_coordinator::dispatch::{
-    Check, DispatchError, DispatchSettings, Farm, JobEvent, JobNeeds, JobResult, Pace, made_up, run_job,
+    Check, DispatchError, DispatchSettings, Farm, FarmSettings, JobEvent, JobNeeds, JobResult, Pace, run_job,
 };
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -66,14 +68,14 @@ impl Stage {
         let connection = coordinator(&server).await;
         let url = Store::file_url(&dir.path().join("blobs")).unwrap();
         let store = Store::open(&url, None).unwrap();
-        let (spec, timeline) = made_up::job(frames, frames);
+        let (spec, timeline) = benchmark_job(frames, frames);
         let mut settings = DispatchSettings::new(dir.path().join("job"), JobNeeds::flat_cpu(3000));
-        settings.lease_time = LeaseTime::from_secs(30);
-        settings.pace = Pace {
+        settings.farm.lease_time = LeaseTime::from_secs(30);
+        settings.farm.pace = Pace {
             reconcile_every: Duration::from_mins(1),
             worker_silence: Duration::from_secs(3),
-            retry_after: Duration::from_millis(50),
-            retry_after_at_most: Duration::from_millis(200),
+            place_every: Duration::from_millis(250),
+            retry: Backoff::new(Duration::from_millis(50), Duration::from_millis(200)).unwrap(),
             adopt_wait: Duration::from_secs(10),
             drain_limit: Duration::from_secs(10),
             take_back_wait: Duration::from_millis(100),
@@ -138,9 +140,12 @@ impl Stage {
     /// The same settings for a coordinator that takes the lease from whoever has it.
     pub fn seizing(&self) -> DispatchSettings {
         DispatchSettings {
-            contention: Contention::Seize,
-            holder: "the other one".to_owned(),
-            ..self.settings.clone()
+            farm: FarmSettings {
+                contention: Contention::Seize,
+                holder: "the other one".to_owned(),
+                ..self.settings.farm.clone()
+            },
+            job: self.settings.job.clone(),
         }
     }
 }

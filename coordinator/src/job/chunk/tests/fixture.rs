@@ -6,7 +6,14 @@ use latentfarm_common::wire::blob::BlobRef;
 use latentfarm_common::wire::memory::Rung;
 use latentfarm_common::wire::outcome::{DoneBody, StageTimings};
 
-use super::super::*;
+pub(super) use std::sync::Arc;
+
+pub(super) use latentfarm_common::ids::WorkerId;
+pub(super) use latentfarm_common::wire::outcome::{DoneRecord, Failure};
+
+pub(super) use super::super::event::ChunkEvent;
+pub(super) use super::super::state::{ChunkState, DenyReason, Phase, Step};
+pub(super) use crate::job::attempt::{Attempt, MAX_EXCUSED, MAX_FAILURES, Tries};
 
 pub(super) fn at(number: u32) -> Attempt {
     Attempt { epoch: 7, number }
@@ -55,49 +62,45 @@ pub(super) const OUT_OF_MEMORY: Tries = Tries {
 };
 pub(super) const NO_ROOM: Tries = Tries { no_room: 1, ..NONE };
 
-pub(super) fn waiting() -> ChunkState {
-    ChunkState::Waiting {
-        attempt: at(0),
-        tries: NONE,
+fn state(number: u32, tries: Tries, phase: Phase) -> ChunkState {
+    let attempt = at(number);
+    ChunkState {
+        attempt,
+        tries,
+        phase,
     }
+}
+
+pub(super) fn waiting(number: u32) -> ChunkState {
+    state(number, NONE, Phase::Waiting)
 }
 
 pub(super) fn backlog(number: u32, tries: Tries) -> ChunkState {
-    ChunkState::Backlog {
-        attempt: at(number),
-        tries,
-    }
+    state(number, tries, Phase::Backlog)
 }
 
 pub(super) fn queued(number: u32) -> ChunkState {
-    ChunkState::Queued {
-        attempt: at(number),
-        tries: NONE,
-    }
+    state(number, NONE, Phase::Queued)
 }
 
 pub(super) fn running(number: u32, by: &str) -> ChunkState {
-    ChunkState::Running {
-        attempt: at(number),
-        tries: NONE,
-        worker: worker(by),
-    }
+    let worker = worker(by);
+    state(number, NONE, Phase::Running { worker })
 }
 
 pub(super) fn done(number: u32) -> ChunkState {
-    ChunkState::Done {
-        attempt: at(number),
-        tries: NONE,
-        record: record(at(number)),
-    }
+    done_by(number, number)
+}
+
+/// Done by the record of an attempt that may be an older one.
+pub(super) fn done_by(number: u32, recorded: u32) -> ChunkState {
+    let record = record(at(recorded));
+    state(number, NONE, Phase::Done { record })
 }
 
 pub(super) fn quarantined(number: u32, tries: Tries, reason: &str) -> ChunkState {
-    ChunkState::Quarantined {
-        attempt: at(number),
-        tries,
-        reason: reason.to_owned(),
-    }
+    let reason = reason.to_owned();
+    state(number, tries, Phase::Quarantined { reason })
 }
 
 pub(super) fn started(number: u32, by: &str) -> ChunkEvent {

@@ -2,7 +2,6 @@ mod fixture;
 
 use proptest::prelude::*;
 
-use super::*;
 use fixture::*;
 
 #[test]
@@ -12,32 +11,17 @@ fn every_move_is_as_drawn() {
         reason: "no track".to_owned(),
     };
     let moves = [
-        (waiting(), ChunkEvent::Released, backlog(0, NONE)),
-        (waiting(), blocked.clone(), quarantined(0, NONE, "no track")),
+        (waiting(0), ChunkEvent::Released, backlog(0, NONE)),
+        (waiting(0), blocked.clone(), quarantined(0, NONE, "no track")),
         (backlog(1, FAILED), blocked, quarantined(1, FAILED, "no track")),
-        (waiting(), enqueued(2), queued(2)),
-        (waiting(), started(2, "w1"), running(2, "w1")),
-        (waiting(), done_seen(2), done(2)),
-        (
-            waiting(),
-            retracted(2),
-            ChunkState::Waiting {
-                attempt: at(3),
-                tries: NONE,
-            },
-        ),
+        (waiting(0), enqueued(2), queued(2)),
+        (waiting(0), started(2, "w1"), running(2, "w1")),
+        (waiting(0), done_seen(2), done(2)),
+        (waiting(0), retracted(2), waiting(3)),
         (backlog(1, NONE), enqueued(1), queued(1)),
         (backlog(1, NONE), started(1, "w1"), running(1, "w1")),
         (backlog(1, NONE), failed(1, transient()), backlog(2, FAILED)),
-        (
-            backlog(1, NONE),
-            done_seen(0),
-            ChunkState::Done {
-                attempt: at(1),
-                tries: NONE,
-                record: record(at(0)),
-            },
-        ),
+        (backlog(1, NONE), done_seen(0), done_by(1, 0)),
         (backlog(1, NONE), retracted(1), backlog(2, FAILED)),
         (queued(2), started(2, "w1"), running(2, "w1")),
         (queued(2), failed(2, transient()), backlog(3, FAILED)),
@@ -176,7 +160,7 @@ fn end_of(event: impl Fn(u32) -> ChunkEvent) -> (u32, ChunkState) {
 fn the_fourth_failure_or_the_eighth_excused_attempt_gives_up() {
     let (attempts, state) = end_of(|number| failed(number, transient()));
     assert_eq!(attempts, MAX_FAILURES);
-    let ChunkState::Quarantined { reason, .. } = state else {
+    let Phase::Quarantined { reason } = &state.phase else {
         panic!("{state:?}")
     };
     assert_eq!(
@@ -203,7 +187,7 @@ fn out_of_memory_and_no_room_use_up_no_other_budget() {
             state = next;
         }
     }
-    let tries = state.tries();
+    let tries = state.tries;
     assert_eq!((tries.out_of_memory, tries.no_room), (50, 50));
     assert_eq!((tries.failed, tries.excused), (0, 0));
 }
@@ -256,23 +240,22 @@ fn any_event() -> impl Strategy<Value = ChunkEvent> {
 proptest! {
     #[test]
     fn any_sequence_of_events_keeps_the_invariants(events in prop::collection::vec(any_event(), 0..60)) {
-        let mut state = ChunkState::new();
+        let mut state = ChunkState::default();
         for event in events {
             let Step::Moved(next) = state.on(event.clone()) else { continue };
-            prop_assert!(next.attempt() >= state.attempt(), "attempts never decrease");
-            prop_assert!(next.tries().total() >= state.tries().total());
-            prop_assert!(next.tries().failed <= MAX_FAILURES && next.tries().excused <= MAX_EXCUSED);
-            match &state {
-                ChunkState::Done { .. } => {
+            prop_assert!(next.attempt >= state.attempt, "attempts never decrease");
+            prop_assert!(next.tries.total() >= state.tries.total());
+            prop_assert!(next.tries.failed <= MAX_FAILURES && next.tries.excused <= MAX_EXCUSED);
+            match &state.phase {
+                Phase::Done { .. } => {
  let is_retraction = matches!(event, ChunkEvent::Retracted { .. });
  prop_assert!(is_retraction, "done is final");
  },
-                ChunkState::Quarantined { .. } => {
+                Phase::Quarantined { .. } => {
                     let late_success = matches!(event, ChunkEvent::DoneSeen { .. });
                     prop_assert!(late_success);
                 }
-                ChunkState::Waiting { .. } | ChunkState::Backlog { .. } | ChunkState::Queued { .. }
-                | ChunkState::Running { .. } => (),
+                Phase::Waiting | Phase::Backlog | Phase::Queued | Phase::Running { .. } => (),
             }
             let repeated = next.on(event.clone());
             let idempotent = !matches!(repeated, Step::Moved(_)) || matches!(event, ChunkEvent::Failed { .. } | ChunkEvent::Retracted { .. });

@@ -1,5 +1,7 @@
 //! Everything that reaches the dispatcher from the farm, on one queue.
 
+use std::collections::BTreeMap;
+
 use futures::StreamExt as _;
 use latentfarm_common::error::one_line;
 use latentfarm_common::ids::{ChunkId, JobId};
@@ -11,7 +13,7 @@ use latentfarm_common::wire::{self, WireError};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::settings::DispatchError;
+use super::error::DispatchError;
 
 /// Messages that may wait for the dispatcher; heartbeats past that are held back in the client.
 const CAPACITY: usize = 1024;
@@ -29,40 +31,28 @@ pub(super) enum Input {
 }
 
 /// Listens until it is dropped.
-pub(super) struct Intake {
+pub(super) struct Inbox {
     pub(super) inputs: mpsc::Receiver<Input>,
-    _listeners: JoinSet<()>,
+    sender: mpsc::Sender<Input>,
+    /// The heartbeats of all workers.
+    _heartbeats: JoinSet<()>,
+    /// Each job's events and done records.
+    jobs: BTreeMap<JobId, JoinSet<()>>,
 }
 
-impl Intake {
-    /// Listens to done records from `first_done` on, to new events, and to heartbeats.
-    pub(super) async fn open(
-        connection: &Connection,
-        job: JobId,
-        first_done: u64,
-    ) -> Result<Self, DispatchError> {
+impl Inbox {
+    /// Listens to heartbeats.
+    pub(super) async fn open(connection: &Connection) -> Result<Self, DispatchError> {
         let (sender, inputs) = mpsc::channel(CAPACITY);
-        let mut listeners = JoinSet::new();
-
-        let events = Follower::events(connection, Some(job), Start::New).await;
-        listeners.spawn(forward(
-            events.map_err(DispatchError::Follow)?,
-            sender.clone(),
-            read_event,
-        ));
-        let done = Follower::done(connection, Some(job), Start::At(first_done)).await;
-        listeners.spawn(forward(
-            done.map_err(DispatchError::Follow)?,
-            sender.clone(),
-            read_done,
-        ));
         let heartbeats = connection.client.subscribe(ALL_HEARTBEATS).await;
         let mut heartbeats = heartbeats.map_err(DispatchError::Heartbeats)?;
+        let mut listeners = JoinSet::new();
+        let beats = sender.clone();
         listeners.spawn(async move {
             while let Some(message) = heartbeats.next().await {
                 match wire::decode(&message.payload) {
                     Ok(heartbeat) => {
-                        if sender.send(Input::Heartbeat(heartbeat)).await.is_err() {
+                        if beats.send(Input::Heartbeat(heartbeat)).await.is_err() {
                             break;
                         }
                     }
@@ -76,8 +66,32 @@ impl Intake {
         });
         Ok(Self {
             inputs,
-            _listeners: listeners,
+            sender,
+            _heartbeats: listeners,
+            jobs: BTreeMap::new(),
         })
+    }
+
+    /// Listens to a job's done records from `first_done` on, and to its new events.
+    pub(super) async fn follow(
+        &mut self,
+        connection: &Connection,
+        job: JobId,
+        first_done: u64,
+    ) -> Result<(), DispatchError> {
+        let events = Follower::events(connection, Some(job), Start::New).await;
+        let events = events.map_err(DispatchError::Follow)?;
+        let done = Follower::done(connection, Some(job), Start::At(first_done)).await;
+        let done = done.map_err(DispatchError::Follow)?;
+        let listeners = self.jobs.entry(job).or_default();
+        listeners.spawn(forward(events, self.sender.clone(), read_event));
+        listeners.spawn(forward(done, self.sender.clone(), read_done));
+        Ok(())
+    }
+
+    /// Listens to a job no more.
+    pub(super) fn unfollow(&mut self, job: JobId) {
+        self.jobs.remove(&job);
     }
 }
 

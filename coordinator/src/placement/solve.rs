@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use latentfarm_common::nats::lanes::Class;
 use latentfarm_common::wire::memory::DeviceKind;
 
-use super::place::{Fit, Options, Shortage};
+use super::options::{Fit, Options, Shortage};
 
 /// How much earlier the CPU has to be done for a chunk to be moved there: predictions are not exact, and moving
 /// costs something.

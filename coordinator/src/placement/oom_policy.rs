@@ -4,6 +4,8 @@ use latentfarm_common::nats::lanes::Class;
 use latentfarm_common::needs::same_need;
 use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan, Needs, Rung};
 
+use super::needs::gib;
+
 /// Times that a chunk runs out under its leanest plan, without its need being disproved, before it asks for
 /// more room all the same: once may be another tenant's doing.
 const SQUEEZES: u32 = 2;
@@ -32,6 +34,20 @@ pub enum Raised {
     Class(u64),
     /// The device had less than was promised: the same place may be tried once more.
     Nothing,
+}
+
+impl Raised {
+    /// What followed, in words.
+    pub fn text(self, kind: DeviceKind) -> String {
+        match self {
+            Self::Floor(rung) => format!("its plan floor on {kind} rises to {rung}"),
+            Self::Class(mib) => format!(
+                "the leanest plan is not enough: on {kind} it asks for {} from now on",
+                gib(mib)
+            ),
+            Self::Nothing => "the device had less than it offered: the same place once more".to_owned(),
+        }
+    }
 }
 
 /// The memory history of one chunk on each kind of device. It only ever rises.

@@ -5,12 +5,12 @@
 use latentfarm_common::ids::ChunkId;
 
 /// Tasks of one lane that may still be published: the window is twice the live workers and 16.
-pub fn room(live_workers: usize, in_flight: usize) -> usize {
+pub(super) fn free_slots(live_workers: usize, in_flight: usize) -> usize {
     (2 * live_workers + 16).saturating_sub(in_flight)
 }
 
 /// Up to `room` chunks, one from each job in turn, each job's in its own order.
-pub fn fair(room: usize, jobs: &[Vec<ChunkId>]) -> Vec<ChunkId> {
+pub(super) fn fair(room: usize, jobs: &[Vec<ChunkId>]) -> Vec<ChunkId> {
     let longest = jobs.iter().map(Vec::len).max().unwrap_or(0);
     let rounds = (0..longest).flat_map(|round| jobs.iter().filter_map(move |job| job.get(round)));
     rounds.take(room).copied().collect()
@@ -56,9 +56,9 @@ mod tests {
     }
 
     #[test]
-    fn a_full_window_has_no_room() {
-        assert_eq!(room(0, 0), 16);
-        assert_eq!(room(3, 20), 2);
-        assert_eq!(room(3, 50), 0);
+    fn a_full_window_has_no_free_slots() {
+        assert_eq!(free_slots(0, 0), 16);
+        assert_eq!(free_slots(3, 20), 2);
+        assert_eq!(free_slots(3, 50), 0);
     }
 }

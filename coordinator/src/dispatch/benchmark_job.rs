@@ -1,4 +1,5 @@
-//! A small made-up job whose blobs nobody opens: to measure the queue with, and for tests.
+//! The job of the queue benchmark (`latentfarm bench`): its blobs do not exist, because the worker that it is measured
+//! with opens none. The dispatcher's tests dispatch it too.
 
 use latentfarm_common::digest::Digest;
 use latentfarm_common::frame::{Colour, PictureFormat};
@@ -19,7 +20,7 @@ fn blob(name: &str) -> BlobRef {
 
 /// A job whose output frames show the source's in turn, again and again, in segments of 32 frames and chunks of one
 /// window.
-pub fn job(sources: u32, outputs: u32) -> (JobSpec, Timeline) {
+pub fn benchmark_job(sources: u32, outputs: u32) -> (JobSpec, Timeline) {
     let segments = (0..u64::from(sources)).step_by(32).map(|first| SegmentEntry {
         blob: blob(&format!("segment {first}")),
         first,

@@ -6,8 +6,8 @@ use latentfarm_common::ids::WorkerId;
 use latentfarm_common::nats::lanes::Class;
 use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan};
 
-use super::history::{class_for, offered};
-use super::{ChunkMemory, JobNeeds, gib};
+use super::needs::{JobNeeds, gib};
+use super::oom_policy::{ChunkMemory, class_for, offered};
 
 /// A live worker, as far as memory is concerned.
 #[derive(Clone, Debug, PartialEq, Eq)]

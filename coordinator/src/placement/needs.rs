@@ -52,3 +52,11 @@ impl JobNeeds {
         }
     }
 }
+
+/// MiB as people read it: `3.9 GiB`, or `640 MiB` below one.
+pub fn gib(mib: u64) -> String {
+    if mib < 1024 {
+        return format!("{mib} MiB");
+    }
+    format!("{:.1} GiB", mib as f64 / 1024.0)
+}

@@ -2,7 +2,7 @@ use latentfarm_common::nats::lanes::{CPU_CLASSES_GIB, GPU_CLASSES_GIB};
 use latentfarm_common::wire::memory::{DeviceKind, Needs, Rung};
 use proptest::prelude::*;
 
-use super::history::offered;
+use super::oom_policy::offered;
 use super::*;
 
 const GPU: Needs = Needs {
@@ -281,7 +281,7 @@ proptest! {
                     for kind in [DeviceKind::Cuda, DeviceKind::Cpu] {
                         if honest && allowed(kind) {
                             let need = truth.of(kind).unwrap().leanest().max(predicted.of(kind).unwrap().leanest());
-                            let class = super::history::class_for(kind, need + predicted.beside(kind));
+                            let class = super::oom_policy::class_for(kind, need + predicted.beside(kind));
                             prop_assert!(!class.is_some_and(|class| machines.iter().any(|m| m.serves(class))));
                         }
                     }

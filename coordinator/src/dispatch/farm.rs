@@ -1,0 +1,14 @@
+//! The farm that jobs run on, as callers hand it in.
+
+use latentfarm_common::blob::Store;
+use latentfarm_common::nats::Connection;
+use latentfarm_common::nats::topology::Topology;
+
+/// A connected farm.
+#[derive(Clone, Debug)]
+pub struct Farm {
+    pub connection: Connection,
+    pub topology: Topology,
+    /// Reachable by the workers under the same URL.
+    pub store: Store,
+}

@@ -1,0 +1,570 @@
+//! One job: its chunks, the track of its video, and what follows from each event. It knows neither the queue nor the
+//! workers; the dispatcher passes on what concerns it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use latentfarm_common::error::one_line;
+use latentfarm_common::ids::{ChunkId, Work, WorkerId};
+use latentfarm_common::nats::lanes::Lane;
+use latentfarm_common::time::FrameRange;
+use latentfarm_common::wire::WireError;
+use latentfarm_common::wire::job::{JobSpec, Timeline};
+use latentfarm_common::wire::memory::DeviceKind;
+use latentfarm_common::wire::outcome::{DoneRecord, Failure, FrameObservation, Heartbeat};
+use latentfarm_common::wire::task::Task;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::error::DispatchError;
+use super::inputs::{self, Readiness};
+use super::learned::NeedEstimator;
+use super::log::{JobLog, OomNote, short};
+use super::notice::{JobEvent, Progress};
+use super::report::JobReport;
+use super::settings::{JobSettings, Pace};
+use super::workers::Workers;
+use crate::job::attempt::Attempt;
+use crate::job::chunk::event::ChunkEvent;
+use crate::job::chunk::state::{Phase, Step};
+use crate::job::chunks::{Chunks, Counts, Ending};
+use crate::job::record::{ChunkRecord, Unplaced};
+use crate::job::retry::{RetryClass, Wait};
+use crate::journal::{self, Entry};
+use crate::placement::{JobNeeds, Oom};
+use crate::plan::split::{ChunkFrames, split};
+use crate::track::{Track, lookahead_frames};
+
+pub(super) struct Job {
+    pub(super) spec: JobSpec,
+    pub(super) timeline: Timeline,
+    pub(super) settings: JobSettings,
+    pub(super) chunks: Chunks,
+    pub(super) track: Track,
+    pub(super) log: JobLog,
+    /// The analysed prefix of the source that each render chunk needs.
+    fronts: Vec<u64>,
+    /// The length of the final track for which chunks were last released.
+    released_to: Option<u64>,
+    /// A render chunk has moved since [`Job::take_moved`] was asked.
+    moved: bool,
+    pace: Pace,
+}
+
+impl Job {
+    pub(super) fn new(
+        spec: JobSpec,
+        timeline: Timeline,
+        settings: JobSettings,
+        pace: Pace,
+        observer: mpsc::UnboundedSender<JobEvent>,
+    ) -> Result<Self, DispatchError> {
+        inputs::check(&spec, &timeline)?;
+        let analyzed = inputs::analyzed_frames(&timeline);
+        let analyze = split(analyzed, ChunkFrames::new(spec.analyze_frames)?);
+        let render = split(spec.frames, ChunkFrames::new(spec.chunk_frames)?);
+        let fronts = render.iter().map(|range| inputs::front_of(&timeline, *range));
+        let lookahead = lookahead_frames(&timeline.source_pts, spec.source.time_base);
+        Ok(Self {
+            fronts: fronts.collect(),
+            chunks: Chunks::new(spec.id, analyze, render),
+            track: Track::new(analyzed, lookahead, spec.model.resolution_px),
+            log: JobLog::open(&settings.job_dir, observer),
+            released_to: None,
+            moved: false,
+            pace,
+            spec,
+            timeline,
+            settings,
+        })
+    }
+
+    /// Recalls what an earlier run found out about the chunks, and notes that this one begins.
+    pub(super) fn begin(&mut self, epoch: u64) {
+        match journal::read(&self.settings.job_dir) {
+            Ok(lines) => lines.iter().for_each(|line| self.recall(&line.entry)),
+            Err(error) => tracing::warn!(%error, "the journal of the earlier run cannot be read"),
+        }
+        self.log.note(Entry::RunBegins {
+            job: self.spec.id.to_string(),
+            epoch,
+            analyze_chunks: self.chunks.analyze.len(),
+            render_chunks: self.chunks.render.len(),
+            frames: self.spec.frames,
+            chunk_frames: self.spec.chunk_frames,
+            cpu_fallback: self.settings.cpu_fallback.to_string(),
+            unplaceable_wait_seconds: self.settings.unplaceable_wait.as_secs(),
+        });
+    }
+
+    fn recall(&mut self, entry: &Entry) {
+        let (
+            Entry::Failed {
+                chunk, kind, lane, ..
+            },
+            Some(note),
+        ) = (entry, OomNote::of(entry))
+        else {
+            return;
+        };
+        let record = chunk
+            .strip_prefix('r')
+            .and_then(|digits| digits.parse::<usize>().ok())
+            .and_then(|index| self.chunks.render.get_mut(index));
+        // Without a lane it was an attempt that did not count.
+        let lane = lane.as_ref().and_then(|lane| lane.parse::<Lane>().ok());
+        if let (Some(record), Some(lane)) = (record, lane) {
+            let oom = Oom {
+                kind: kind.unwrap_or_else(|| kind_of(&note.device)),
+                rung: note.rung,
+                needed_at_least_mib: note.needed_at_least_mib,
+                class: Some(lane.class),
+                suspected: note.suspected,
+            };
+            record.note_oom(&self.settings.needs, &oom);
+        }
+        self.log.recall(note);
+    }
+
+    /// Applies an event to one chunk and does what follows from it.
+    pub(super) fn apply(&mut self, chunk: ChunkId, event: ChunkEvent) {
+        let Some(record) = self.chunks.get_mut(chunk) else {
+            tracing::warn!(%chunk, "the job has no such chunk");
+            return;
+        };
+        let (range, attempt, cause) = (record.range, record.state().attempt, event.cause());
+        let is_reported = matches!(event, ChunkEvent::Failed { .. });
+        let next = match record.apply(event) {
+            Step::Moved(next) => next,
+            Step::Ignored => return,
+            Step::Denied(denied) => {
+                tracing::warn!(%chunk, %denied, "a report does not fit what is known");
+                return;
+            }
+        };
+        self.moved |= chunk.work == Work::Render;
+        if let Some(cause) = &cause
+            && next.phase != Phase::Waiting
+        {
+            self.log.count_retry(cause.class);
+            // What a worker reported is in the journal already.
+            if !is_reported {
+                let is_loss = cause.class == RetryClass::WorkerLost && chunk.work == Work::Render;
+                self.log.note(Entry::Ended {
+                    chunk: short(chunk),
+                    attempt: attempt.number,
+                    reason: cause.reason.clone(),
+                    then: is_loss.then(|| record.note_loss(&self.settings.needs)).flatten(),
+                });
+            }
+        }
+        match next.phase {
+            Phase::Running { worker } => self.log.notify(JobEvent::ChunkStarted {
+                chunk,
+                range,
+                worker,
+                attempt: next.attempt,
+            }),
+            Phase::Done { record } => self.log.notify(JobEvent::ChunkDone {
+                chunk,
+                range,
+                worker: record.worker.clone(),
+                timings: record.timings,
+            }),
+            Phase::Quarantined { reason } => {
+                if chunk.work == Work::Analyze {
+                    self.track.lose(range);
+                }
+                self.log.note(Entry::GivenUp {
+                    chunk: short(chunk),
+                    reason: reason.clone(),
+                });
+                self.log
+                    .notify(JobEvent::ChunkQuarantined { chunk, range, reason });
+            }
+            Phase::Backlog => {
+                if let Some(cause) = cause {
+                    let tries = next.tries.total() as usize;
+                    let delay = match cause.class.wait() {
+                        Wait::None => Duration::ZERO,
+                        Wait::Short => self.pace.retry.delay_for(0),
+                        Wait::Growing => self.pace.retry.delay_for(tries.saturating_sub(1)),
+                    };
+                    record.not_before = Some(Instant::now() + delay);
+                    self.log.notify(JobEvent::ChunkRequeued {
+                        chunk,
+                        range,
+                        reason: cause.reason,
+                        delay,
+                    });
+                }
+            }
+            Phase::Waiting | Phase::Queued => {}
+        }
+    }
+
+    /// Whether a render chunk has moved since this was last asked, so that chunks have to be placed anew.
+    pub(super) fn take_moved(&mut self) -> bool {
+        std::mem::take(&mut self.moved)
+    }
+
+    /// Render chunks whose frames' track is final may go. None goes before it is known that the video has a
+    /// face at all, or that it has none.
+    pub(super) fn release(&mut self) {
+        let no_face_is_fine = self.track.is_complete() && self.may_render_untouched();
+        if !self.track.has_face() && !no_face_is_fine {
+            return;
+        }
+        let ready = self.track.ready();
+        if self.released_to.replace(ready) == Some(ready) {
+            return;
+        }
+        let in_reach = self
+            .chunks
+            .render
+            .iter()
+            .zip(&self.fronts)
+            .filter(|(record, front)| record.state().phase == Phase::Waiting && **front <= ready);
+        let events = in_reach.filter_map(|(record, _)| {
+            let event = match inputs::readiness(&self.timeline, &self.track, record.range) {
+                Readiness::Open => return None,
+                Readiness::Ready => ChunkEvent::Released,
+                Readiness::Blocked(frame) => ChunkEvent::Blocked {
+                    reason: format!(
+                        "the faces around source frame {frame} are unknown: their analysis was given up"
+                    ),
+                },
+            };
+            Some((record.id, event))
+        });
+        for (chunk, event) in events.collect::<Vec<_>>() {
+            self.apply(chunk, event);
+        }
+    }
+
+    /// Analyses need nothing: they may all go at once.
+    pub(super) fn release_analyses(&mut self) {
+        for chunk in self.chunks.ids(|record| record.id.work == Work::Analyze) {
+            self.apply(chunk, ChunkEvent::Released);
+        }
+    }
+
+    /// Without any face: allowed by the user, or part of the video could not be looked at.
+    fn may_render_untouched(&self) -> bool {
+        self.settings.allow_no_face || Counts::of(&self.chunks.analyze).quarantined > 0
+    }
+
+    /// How the job ended; `None` while something is open or being verified.
+    pub(super) fn ending(&self) -> Option<Ending> {
+        if self.chunks.iter().any(|record| record.in_check) {
+            return None;
+        }
+        if self.track.is_complete() && !self.track.has_face() && !self.may_render_untouched() {
+            return Some(Ending::NoFace);
+        }
+        self.chunks.ending()
+    }
+
+    pub(super) fn interrupted(&self) -> Ending {
+        let counts = Counts::of(&self.chunks.render);
+        Ending::Interrupted {
+            frames_done: counts.frames_done,
+            frames: counts.frames,
+        }
+    }
+
+    /// Chunks that a worker is at work on.
+    pub(super) fn running(&self) -> usize {
+        Counts::of(&self.chunks.analyze).running + Counts::of(&self.chunks.render).running
+    }
+
+    /// A record in the done log: it counts once it is verified. Returns what is to be verified of it, if anything.
+    pub(super) fn examine(
+        &mut self,
+        chunk: ChunkId,
+        sequence: u64,
+        record: Result<DoneRecord, WireError>,
+    ) -> Option<(DoneRecord, FrameRange)> {
+        let Some(known) = self.chunks.get_mut(chunk) else {
+            tracing::warn!(%chunk, "a done record is about a chunk that the job does not have");
+            return None;
+        };
+        if matches!(known.state().phase, Phase::Done { .. }) {
+            return None;
+        }
+        let current = known.state().attempt;
+        let (attempt, reason) = match record {
+            Err(error) => (current, one_line(&error)),
+            Ok(record) if record.chunk != chunk => (current, format!("it names {}", record.chunk)),
+            Ok(record) if known.retracted.is_some_and(|last| Attempt::of(&record) <= last) => {
+                let reason = "it is older than a result that was taken back".to_owned();
+                (Attempt::of(&record), reason)
+            }
+            Ok(record) => {
+                known.in_check = true;
+                return Some((record, known.range));
+            }
+        };
+        self.retract(chunk, sequence, attempt, reason);
+        None
+    }
+
+    /// Counts a verified record; says what is wrong if it does not fit. Returns whether a newer attempt is queued
+    /// that nobody needs any more.
+    pub(super) fn count(
+        &mut self,
+        record: &Arc<DoneRecord>,
+        observations: Vec<FrameObservation>,
+        epoch: u64,
+    ) -> Result<bool, String> {
+        let chunk = record.chunk;
+        let Some(known) = self.chunks.get(chunk) else {
+            return Ok(false);
+        };
+        let (range, is_queued) = (known.range, known.state().phase == Phase::Queued);
+        if chunk.work == Work::Analyze {
+            let added = self.track.add(range, observations);
+            added.map_err(|error| one_line(&error))?;
+        }
+        if record.epoch == epoch {
+            self.log.note(Entry::Done {
+                chunk: short(chunk),
+                attempt: record.attempt,
+                worker: record.worker.to_string(),
+                frames: range.len(),
+                numeric_kind: record.numeric_kind.clone(),
+                memory: record.memory.clone(),
+            });
+        }
+        let record = Arc::clone(record);
+        self.apply(chunk, ChunkEvent::DoneSeen { record });
+        Ok(is_queued)
+    }
+
+    /// Gives up on a record, so that the chunk can be done again once the record is out of the done log.
+    pub(super) fn retract(&mut self, chunk: ChunkId, sequence: u64, attempt: Attempt, reason: String) {
+        tracing::warn!(%chunk, %attempt, reason, "taking a result back");
+        self.apply(chunk, ChunkEvent::Retracted { attempt, reason });
+        if let Some(record) = self.chunks.get_mut(chunk) {
+            record.retracted = record.retracted.max(Some(attempt));
+            record.pending_retraction = Some(sequence);
+        }
+    }
+
+    /// A worker said that it began a chunk.
+    pub(super) fn on_started(&mut self, chunk: ChunkId, attempt: Attempt, worker: WorkerId) {
+        self.log.note(Entry::Started {
+            chunk: short(chunk),
+            attempt: attempt.number,
+            worker: worker.to_string(),
+        });
+        self.apply(chunk, ChunkEvent::Started { attempt, worker });
+    }
+
+    /// A worker reported that an attempt failed. Returns what it ran out of, if that says something of the needs.
+    pub(super) fn on_failed(
+        &mut self,
+        chunk: ChunkId,
+        attempt: Attempt,
+        worker: &WorkerId,
+        failure: Failure,
+    ) -> Option<Oom> {
+        tracing::debug!(%chunk, %worker, ?failure, "an attempt failed");
+        let record = self.chunks.get_mut(chunk)?;
+        let is_current = record.state().is_current(attempt);
+        let published = record.published.filter(|_| is_current);
+        let kind = published.map(|fit| fit.plan.kind);
+        let oom = match &failure {
+            // An analysis needs no engine: there is no leaner plan for it.
+            Failure::OutOfMemory {
+                device,
+                rung,
+                needed_at_least_mib,
+                suspected,
+                ..
+            } if is_current && chunk.work == Work::Render => Some(Oom {
+                kind: kind.unwrap_or_else(|| kind_of(device)),
+                rung: *rung,
+                needed_at_least_mib: *needed_at_least_mib,
+                class: published.map(|fit| fit.class),
+                suspected: *suspected,
+            }),
+            Failure::OutOfMemory { .. }
+            | Failure::NoRoom { .. }
+            | Failure::BadInput { .. }
+            | Failure::WorkerUnfit { .. }
+            | Failure::Transient { .. }
+            | Failure::EngineLost { .. } => None,
+        };
+        let then = match (&oom, &failure) {
+            _ if !is_current => Some("another attempt counts already".to_owned()),
+            (Some(oom), _) => Some(record.note_oom(&self.settings.needs, oom).text(oom.kind)),
+            (None, Failure::NoRoom { .. }) => Some("nothing was tried: it is tried again".to_owned()),
+            (None, _) => None,
+        };
+        let entry = Entry::Failed {
+            chunk: short(chunk),
+            attempt: attempt.number,
+            worker: worker.to_string(),
+            failure: failure.clone(),
+            kind,
+            lane: published.map(|fit| self.settings.lane(fit.class).to_string()),
+            then,
+        };
+        if is_current {
+            self.log.note_failure(entry);
+        } else {
+            self.log.note_late_failure(entry);
+        }
+        self.apply(chunk, ChunkEvent::Failed { attempt, failure });
+        oom
+    }
+
+    /// A worker that is still at work on a task of an earlier coordinator keeps it. One that was started anew under
+    /// its name has forgotten its chunk, which is given to another long before the queue would.
+    pub(super) fn on_heartbeat(&mut self, heartbeat: &Heartbeat, now: Instant) {
+        let worker = &heartbeat.worker;
+        let working_on = heartbeat.task.as_ref();
+        if let Some(task) = working_on
+            && let Some(record) = self.chunks.get_mut(task.chunk)
+            && let Some(attempt) = record.inherited.take_if(|attempt| attempt.number == task.attempt)
+        {
+            record.not_before = None;
+            let worker = worker.clone();
+            self.apply(task.chunk, ChunkEvent::Started { attempt, worker });
+        }
+        for chunk in self.running_on(worker) {
+            let Some(record) = self.chunks.get_mut(chunk) else {
+                continue;
+            };
+            if working_on.is_some_and(|task| task.chunk == chunk) {
+                record.silent_since = None;
+            } else if now - *record.silent_since.get_or_insert(now) > self.pace.worker_silence / 2 {
+                let worker = worker.clone();
+                self.apply(chunk, ChunkEvent::WorkerLost { worker });
+            }
+        }
+    }
+
+    /// A worker is gone, and with it what it was at work on.
+    pub(super) fn on_worker_gone(&mut self, worker: &WorkerId) {
+        for chunk in self.running_on(worker) {
+            let worker = worker.clone();
+            self.apply(chunk, ChunkEvent::WorkerLost { worker });
+        }
+    }
+
+    fn running_on(&self, worker: &WorkerId) -> Vec<ChunkId> {
+        let is_lost = |record: &ChunkRecord| record.state().is_running_on(worker) && !record.in_check;
+        self.chunks.ids(is_lost)
+    }
+
+    /// A task is in the queue.
+    pub(super) fn on_enqueued(&mut self, task: &Task) {
+        let attempt = Attempt {
+            epoch: task.epoch,
+            number: task.attempt,
+        };
+        if let Some(record) = self.chunks.get_mut(task.chunk)
+            && let Some(planned) = record.planned
+        {
+            let fit = planned.fit;
+            record.published = Some(fit);
+            self.log.note(Entry::Placed {
+                chunk: short(task.chunk),
+                attempt: task.attempt,
+                lane: self.settings.lane(fit.class).to_string(),
+                kind: fit.plan.kind,
+                floor: fit.plan.floor,
+                need_mib: fit.need_mib,
+                needs: fit.plan.needs,
+                why: planned.why.to_owned(),
+            });
+        }
+        self.apply(task.chunk, ChunkEvent::Enqueued { attempt });
+    }
+
+    /// The task of a chunk that nobody has begun was taken out of the queue, to be placed anew.
+    pub(super) fn on_taken_back(&mut self, chunk: ChunkId, why: String) {
+        let Some(record) = self.chunks.get_mut(chunk) else {
+            return;
+        };
+        let attempt = record.state().attempt;
+        record.not_before = Some(Instant::now() + self.pace.take_back_wait);
+        if let Some(fit) = record.published.take() {
+            let lane = self.settings.lane(fit.class).to_string();
+            tracing::info!(%chunk, lane, why, "taken out of the queue to be placed anew");
+            self.log.note(Entry::TakenBack {
+                chunk: short(chunk),
+                attempt: attempt.number,
+                lane,
+                why,
+            });
+        }
+        self.apply(chunk, ChunkEvent::TakenBack { attempt });
+    }
+
+    /// Gives up the chunks that have waited for a bigger worker for too long.
+    pub(super) fn give_up_unplaceable(&mut self) {
+        let wait = self.settings.unplaceable_wait;
+        let is_over = |unplaced: &&Unplaced| unplaced.since.elapsed() >= wait;
+        let over = self.chunks.render.iter().filter_map(|record| {
+            let unplaced = record.unplaced.as_ref().filter(is_over)?;
+            Some((record.id, unplaced.text()))
+        });
+        for (chunk, text) in over.collect::<Vec<_>>() {
+            let reason = format!("{text} (waited {:.0} s for a bigger node)", wait.as_secs_f64());
+            self.apply(chunk, ChunkEvent::Blocked { reason });
+        }
+    }
+
+    /// The predicted needs, as corrected by what tasks showed.
+    pub(super) fn needs(&self, learned: &NeedEstimator) -> JobNeeds {
+        let observations = |kind| learned.observations(&self.spec.model, kind);
+        self.settings.needs.corrected(observations)
+    }
+
+    pub(super) fn notify_progress(&self, workers: &Workers) {
+        let is_done = |chunk| {
+            self.chunks
+                .get(chunk)
+                .is_some_and(|record| record.state().is_settled())
+        };
+        let unplaced = || {
+            self.chunks
+                .render
+                .iter()
+                .filter_map(|record| record.unplaced.as_ref())
+        };
+        self.log.notify(JobEvent::Progress(Progress {
+            analyze: Counts::of(&self.chunks.analyze),
+            render: Counts::of(&self.chunks.render),
+            frames_under_way: workers.frames_under_way(self.spec.id, is_done),
+            workers: workers.live(),
+            waiting_for_memory: unplaced().count(),
+            shortage: unplaced()
+                .max_by_key(|unplaced| unplaced.need_mib())
+                .map(Unplaced::text),
+        }));
+    }
+
+    pub(super) fn report(&self) -> JobReport {
+        JobReport::new(
+            &self.chunks,
+            &self.track,
+            &self.timeline,
+            self.spec.audio.silence,
+            self.log.retries().clone(),
+            self.log.ooms().to_vec(),
+        )
+    }
+}
+
+/// The kind of a device by its text form.
+fn kind_of(device: &str) -> DeviceKind {
+    if device.starts_with("cpu") {
+        DeviceKind::Cpu
+    } else {
+        DeviceKind::Cuda
+    }
+}

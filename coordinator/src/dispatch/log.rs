@@ -1,0 +1,211 @@
+//! What a job leaves in writing: its journal, the figures of attempts that failed, and notices to whoever watches.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use latentfarm_common::ids::ChunkId;
+use latentfarm_common::wire::memory::Rung;
+use latentfarm_common::wire::outcome::Failure;
+use tokio::sync::mpsc;
+
+use super::notice::JobEvent;
+use crate::job::retry::RetryClass;
+use crate::journal::{Entry, Journal};
+
+/// One attempt that ran out of memory, as the report lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OomNote {
+    /// Text form without the job.
+    pub chunk: String,
+    pub attempt: u32,
+    pub worker: String,
+    pub device: String,
+    pub stage: String,
+    pub rung: Rung,
+    pub needed_at_least_mib: Option<u64>,
+    pub free_before_mib: u64,
+    pub suspected: bool,
+    /// What followed for the next attempt.
+    pub then: String,
+}
+
+impl OomNote {
+    /// The note that a journal's entry holds, if it is about such an attempt.
+    pub fn of(entry: &Entry) -> Option<Self> {
+        let Entry::Failed {
+            chunk,
+            attempt,
+            worker,
+            failure,
+            then,
+            ..
+        } = entry
+        else {
+            return None;
+        };
+        let Failure::OutOfMemory {
+            device,
+            stage,
+            rung,
+            needed_at_least_mib,
+            free_before_mib,
+            suspected,
+        } = failure
+        else {
+            return None;
+        };
+        Some(Self {
+            chunk: chunk.clone(),
+            attempt: *attempt,
+            worker: worker.clone(),
+            device: device.clone(),
+            stage: stage.clone(),
+            rung: *rung,
+            needed_at_least_mib: *needed_at_least_mib,
+            free_before_mib: *free_before_mib,
+            suspected: *suspected,
+            then: then.clone().unwrap_or_default(),
+        })
+    }
+
+    fn is_same_attempt(&self, other: &Self) -> bool {
+        (&self.chunk, self.attempt, &self.worker) == (&other.chunk, other.attempt, &other.worker)
+    }
+}
+
+/// The log of one job.
+pub(super) struct JobLog {
+    journal: Journal,
+    /// Attempts that ran out of memory, in order, those of earlier runs first.
+    ooms: Vec<OomNote>,
+    /// Attempts of this run that did not end well, by reason.
+    retries: BTreeMap<RetryClass, u64>,
+    observer: mpsc::UnboundedSender<JobEvent>,
+}
+
+impl JobLog {
+    pub(super) fn open(folder: &Path, observer: mpsc::UnboundedSender<JobEvent>) -> Self {
+        Self {
+            journal: Journal::open(folder),
+            ooms: Vec::new(),
+            retries: BTreeMap::new(),
+            observer,
+        }
+    }
+
+    /// Appends an entry to the journal.
+    pub(super) fn note(&mut self, entry: Entry) {
+        self.journal.note(entry);
+    }
+
+    /// Appends the entry of an attempt that failed; if it ran out of memory, the report lists it.
+    pub(super) fn note_failure(&mut self, entry: Entry) {
+        self.ooms.extend(OomNote::of(&entry));
+        self.journal.note(entry);
+    }
+
+    /// The same for an attempt that no longer counted: only running out of memory is worth an entry, and only the
+    /// first report of it.
+    pub(super) fn note_late_failure(&mut self, entry: Entry) {
+        let is_new = |note: &OomNote| !self.ooms.iter().any(|known| known.is_same_attempt(note));
+        if OomNote::of(&entry).as_ref().is_some_and(is_new) {
+            self.note_failure(entry);
+        }
+    }
+
+    /// Lists an attempt of an earlier run that ran out of memory.
+    pub(super) fn recall(&mut self, note: OomNote) {
+        self.ooms.push(note);
+    }
+
+    /// Counts an attempt that did not end well.
+    pub(super) fn count_retry(&mut self, class: RetryClass) {
+        *self.retries.entry(class).or_default() += 1;
+    }
+
+    pub(super) fn ooms(&self) -> &[OomNote] {
+        &self.ooms
+    }
+
+    pub(super) fn retries(&self) -> &BTreeMap<RetryClass, u64> {
+        &self.retries
+    }
+
+    /// Logs an event of the job, and sends it to whoever watches.
+    pub(super) fn notify(&self, event: JobEvent) {
+        event.log();
+        self.send(event);
+    }
+
+    /// Sends an event that is logged already, because it is about the farm.
+    pub(super) fn send(&self, event: JobEvent) {
+        // Nobody has to watch.
+        let _ = self.observer.send(event);
+    }
+}
+
+/// The chunk's text form without its job.
+pub(super) fn short(chunk: ChunkId) -> String {
+    let text = chunk.to_string();
+    text.split_once('.')
+        .map_or(text.clone(), |(_, tail)| tail.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal;
+
+    fn out_of_memory(worker: &str, attempt: u32) -> Entry {
+        Entry::Failed {
+            chunk: "r00001".to_owned(),
+            attempt,
+            worker: worker.to_owned(),
+            failure: Failure::OutOfMemory {
+                device: "cuda:0".to_owned(),
+                stage: "denoise".to_owned(),
+                rung: Rung::default(),
+                needed_at_least_mib: None,
+                free_before_mib: 100,
+                suspected: false,
+            },
+            kind: None,
+            lane: None,
+            then: Some("another attempt counts already".to_owned()),
+        }
+    }
+
+    #[test]
+    fn a_late_failure_is_listed_once_and_only_if_it_was_for_memory() {
+        let folder = tempfile::tempdir().unwrap();
+        let (observer, _events) = mpsc::unbounded_channel();
+        let mut log = JobLog::open(folder.path(), observer);
+        log.note_failure(out_of_memory("w1", 0));
+        log.note_late_failure(out_of_memory("w1", 0));
+        log.note_late_failure(out_of_memory("w2", 0));
+        log.note_late_failure(out_of_memory("w2", 1));
+        log.note_late_failure(out_of_memory("w2", 1));
+        let transient = Failure::Transient {
+            message: "the link went down".to_owned(),
+        };
+        let Entry::Failed { chunk, worker, .. } = out_of_memory("w3", 0) else {
+            unreachable!()
+        };
+        log.note_late_failure(Entry::Failed {
+            chunk,
+            attempt: 0,
+            worker,
+            failure: transient,
+            kind: None,
+            lane: None,
+            then: None,
+        });
+        let listed: Vec<_> = log
+            .ooms()
+            .iter()
+            .map(|oom| (oom.worker.as_str(), oom.attempt))
+            .collect();
+        assert_eq!(listed, [("w1", 0), ("w2", 0), ("w2", 1)]);
+        assert_eq!(journal::read(folder.path()).unwrap().len(), 3);
+    }
+}
