@@ -75,7 +75,10 @@ pub fn corrected(predicted: &Needs, learned: &[Observation]) -> Needs {
     let predicted = never_growing(*predicted);
     let floors = floors(learned);
     let ratios = ratios(&predicted, &floors, learned);
-    let factor = factor(&ratios, predicted.leanest().max(floors[MemoryPlan::LEANEST.index()]));
+    let factor = factor(
+        &ratios,
+        predicted.leanest().max(floors[MemoryPlan::LEANEST.index()]),
+    );
     let mut needs = predicted;
     for (mib, floor) in needs.mib.iter_mut().zip(floors) {
         *mib = scaled(*mib, factor).max(floor);
@@ -188,7 +191,9 @@ mod tests {
 
     #[test]
     fn measurements_below_the_prediction_lower_it_the_further_the_more_there_are() {
-        let after = |count| corrected(&PREDICTED, &vec![peak(MemoryPlan::Sliced, 2500); count]).of(MemoryPlan::Sliced);
+        let after = |count| {
+            corrected(&PREDICTED, &vec![peak(MemoryPlan::Sliced, 2500); count]).of(MemoryPlan::Sliced)
+        };
         assert_eq!(after(1), 3250);
         assert_eq!(after(2), 2875);
         assert_eq!(after(100), 2575);
@@ -198,7 +203,10 @@ mod tests {
     fn a_lower_bound_raises_its_plan_and_faster_ones_alone() {
         let needs = corrected(&PREDICTED, &[more_than(MemoryPlan::Sliced, 8000)]);
         assert_eq!(needs.mib, [9000, 8400, 8400, 5000, 3500, 2000]);
-        assert_eq!(needs.next_leaner(MemoryPlan::Sliced), Some(MemoryPlan::TwoPassNorm));
+        assert_eq!(
+            needs.next_leaner(MemoryPlan::Sliced),
+            Some(MemoryPlan::TwoPassNorm)
+        );
     }
 
     #[test]

@@ -8,10 +8,11 @@ mod support;
 use std::time::Duration;
 
 use async_nats::jetstream;
+use latentfarm_common::ids::Attempt;
+use latentfarm_common::lanes::{Class, Lane};
 use latentfarm_common::nats::ack::InProgress;
 use latentfarm_common::nats::done::{Commit, DoneLog};
 use latentfarm_common::nats::events::{self, Follower, Start};
-use latentfarm_common::lanes::{Class, Lane};
 use latentfarm_common::nats::pull::{Pulled, try_pull, wait_for_task};
 use latentfarm_common::nats::subjects::Subject;
 use latentfarm_common::nats::tasks::{Published, TaskQueue};

@@ -203,7 +203,11 @@ fn compare_peaks() {
             );
         }
         if composed {
-            for plan in [MemoryPlan::SequentialGuidance, MemoryPlan::Offload, MemoryPlan::Streamed] {
+            for plan in [
+                MemoryPlan::SequentialGuidance,
+                MemoryPlan::Offload,
+                MemoryPlan::Streamed,
+            ] {
                 let (before, after) = (peaks[plan.index() - 1], peaks[plan.index()]);
                 assert!(before > after + 4096, "{plan}: {before} to {after}");
             }

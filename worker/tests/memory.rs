@@ -14,7 +14,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use latentfarm_common::wire::engine::{EngineFailure, EngineReply, EngineStage};
-use latentfarm_common::wire::memory::{MemorySample, MemoryStage, MemoryPlan};
+use latentfarm_common::wire::memory::{MemoryPlan, MemorySample, MemoryStage};
 use latentfarm_worker::engine::Engine;
 use latentfarm_worker::memory::counting::Counting;
 use latentfarm_worker::memory::device::HostMemory;

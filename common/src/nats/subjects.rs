@@ -14,8 +14,8 @@ use std::str::FromStr;
 
 use strum::{Display, EnumString, VariantArray};
 
-use crate::lanes::{Class, Lane, parse_priority};
 use crate::ids::{ChunkId, JobId, WorkerId};
+use crate::lanes::{Class, Lane, parse_priority};
 use crate::wire::outcome::{EventKind, Failure};
 
 /// All task subjects, for the stream.
@@ -191,10 +191,10 @@ pub const OBSERVER_INBOX: &str = "_INBOX_obs_";
 
 #[cfg(test)]
 mod tests {
-    use crate::lanes::{CPU_CLASSES_GIB, GPU_CLASSES_GIB, PRIORITIES};
     use super::*;
     use crate::digest::Digest;
     use crate::ids::Work;
+    use crate::lanes::{CPU_CLASSES_GIB, GPU_CLASSES_GIB, PRIORITIES};
     use proptest::prelude::*;
 
     fn class() -> impl Strategy<Value = Class> {

@@ -10,10 +10,10 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use tokio::sync::Mutex;
 
 use super::connect::Connection;
-use crate::lanes::Lane;
 use super::subjects::{self, Subject};
 use super::topology::{self, Topology, TopologyError};
 use crate::ids::{Attempt, ChunkId, JobId};
+use crate::lanes::Lane;
 use crate::wire::task::Task;
 use crate::wire::{self, MAX_MESSAGE_BYTES, WireError};
 

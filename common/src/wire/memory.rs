@@ -5,11 +5,28 @@ use strum::{Display, EnumCount, EnumString, IntoStaticStr, VariantArray};
 
 use crate::text::serde_as_text;
 
+/// Use of a device's memory above which a worker and the report of a render warn, in GiB.
+pub const WARN_GIB: [u64; 2] = [15, 20];
+
 /// A memory plan, from the fastest and largest to the slowest and leanest. Each one includes what those before it do.
 /// What a plan does on a device, and whether it changes bits there, is in the worker's `memory::plan`. Its text form
 /// is that of the command line and the reports.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[derive(Display, EnumCount, EnumString, IntoStaticStr, VariantArray)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Display,
+    EnumCount,
+    EnumString,
+    IntoStaticStr,
+    VariantArray,
+)]
 #[strum(serialize_all = "kebab-case", parse_err_fn = unknown_plan, parse_err_ty = InvalidMemoryPlan)]
 pub enum MemoryPlan {
     /// Both halves of the guidance run in one pass. On the CPU they always run one after the other.
@@ -33,7 +50,9 @@ serde_as_text!(MemoryPlan);
 impl MemoryPlan {
     pub const COUNT: usize = <Self as EnumCount>::COUNT;
     /// The plans in their order, the fastest first.
-    pub const ALL: [Self; Self::COUNT] = *Self::VARIANTS.first_chunk().expect("an enum has all its variants");
+    pub const ALL: [Self; Self::COUNT] = *Self::VARIANTS
+        .first_chunk()
+        .expect("an enum has all its variants");
     pub const LEANEST: Self = Self::ALL[Self::COUNT - 1];
 
     /// Place in [`MemoryPlan::ALL`].
@@ -55,8 +74,9 @@ fn unknown_plan(text: &str) -> InvalidMemoryPlan {
 }
 
 /// A kind of device. Needs are predicted and learned for each of them apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[derive(Display, EnumString, IntoStaticStr, VariantArray)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Display, EnumString, IntoStaticStr, VariantArray,
+)]
 #[strum(serialize_all = "lowercase")]
 pub enum DeviceKind {
     Cpu,
@@ -109,8 +129,9 @@ pub struct MemoryConstraints {
 }
 
 /// A stage of a task at which memory is measured. Its text form is that of the log and the reports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[derive(Display, EnumString, IntoStaticStr, VariantArray)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Display, EnumString, IntoStaticStr, VariantArray,
+)]
 #[strum(serialize_all = "lowercase")]
 pub enum MemoryStage {
     Load,
@@ -196,6 +217,14 @@ pub struct OutOfMemory {
     pub suspected: bool,
 }
 
+impl OutOfMemory {
+    /// ` during <stage>`, or nothing if the stage is not known.
+    pub fn during(&self) -> String {
+        self.stage
+            .map_or_else(String::new, |stage| format!(" during {stage}"))
+    }
+}
+
 /// Memory of a worker that render tasks can use, in MiB, with the reserve taken off: what is free at the moment, or
 /// the most that there could be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -258,7 +287,10 @@ mod tests {
             needs.fastest_within(MemoryPlan::default(), 899),
             Some(MemoryPlan::SequentialGuidance)
         );
-        assert_eq!(needs.fastest_within(MemoryPlan::Offload, 10_000), Some(MemoryPlan::Offload));
+        assert_eq!(
+            needs.fastest_within(MemoryPlan::Offload, 10_000),
+            Some(MemoryPlan::Offload)
+        );
         assert_eq!(needs.fastest_within(MemoryPlan::default(), 99), None);
         assert_eq!(needs.next_leaner(MemoryPlan::Sliced), Some(MemoryPlan::Offload));
         assert_eq!(needs.next_leaner(MemoryPlan::Offload), Some(MemoryPlan::Streamed));

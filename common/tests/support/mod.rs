@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use latentfarm_common::digest::Digest;
-use latentfarm_common::ids::{ChunkId, JobId, Work, WorkerId};
+use latentfarm_common::ids::{Attempt, ChunkId, JobId, Work, WorkerId};
 use latentfarm_common::lanes::{Class, Lane};
 use latentfarm_common::nats::server::{EmbeddedServer, ServerBinary, ServerOptions, check, locate};
 use latentfarm_common::nats::topology::{self, Topology};

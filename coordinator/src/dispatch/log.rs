@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use latentfarm_common::ids::ChunkId;
-use latentfarm_common::wire::memory::Rung;
+use latentfarm_common::ids::{Attempt, ChunkName, WorkerId};
+use latentfarm_common::wire::memory::OutOfMemory;
 use latentfarm_common::wire::outcome::Failure;
 use tokio::sync::mpsc;
 
@@ -15,16 +15,10 @@ use crate::journal::{Entry, Journal};
 /// One attempt that ran out of memory, as the report lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OomNote {
-    /// Text form without the job.
-    pub chunk: String,
-    pub attempt: u32,
-    pub worker: String,
-    pub device: String,
-    pub stage: String,
-    pub rung: Rung,
-    pub needed_at_least_mib: Option<u64>,
-    pub free_before_mib: u64,
-    pub suspected: bool,
+    pub chunk: ChunkName,
+    pub attempt: Attempt,
+    pub worker: WorkerId,
+    pub oom: OutOfMemory,
     /// What followed for the next attempt.
     pub then: String,
 }
@@ -32,44 +26,27 @@ pub struct OomNote {
 impl OomNote {
     /// The note that a journal's entry holds, if it is about such an attempt.
     pub fn of(entry: &Entry) -> Option<Self> {
-        let Entry::Failed {
-            chunk,
-            attempt,
-            worker,
-            failure,
-            then,
-            ..
-        } = entry
-        else {
-            return None;
-        };
-        let Failure::OutOfMemory {
-            device,
-            stage,
-            rung,
-            needed_at_least_mib,
-            free_before_mib,
-            suspected,
-        } = failure
-        else {
-            return None;
-        };
-        Some(Self {
-            chunk: chunk.clone(),
-            attempt: *attempt,
-            worker: worker.clone(),
-            device: device.clone(),
-            stage: stage.clone(),
-            rung: *rung,
-            needed_at_least_mib: *needed_at_least_mib,
-            free_before_mib: *free_before_mib,
-            suspected: *suspected,
-            then: then.clone().unwrap_or_default(),
-        })
+        match entry {
+            Entry::Failed {
+                chunk,
+                attempt,
+                worker,
+                failure: Failure::OutOfMemory(oom),
+                then,
+                ..
+            } => Some(Self {
+                chunk: *chunk,
+                attempt: *attempt,
+                worker: worker.clone(),
+                oom: oom.clone(),
+                then: then.clone().unwrap_or_default(),
+            }),
+            _ => None,
+        }
     }
 
     fn is_same_attempt(&self, other: &Self) -> bool {
-        (&self.chunk, self.attempt, &self.worker) == (&other.chunk, other.attempt, &other.worker)
+        (self.chunk, self.attempt, &self.worker) == (other.chunk, other.attempt, &other.worker)
     }
 }
 
@@ -144,35 +121,34 @@ impl JobLog {
     }
 }
 
-/// The chunk's text form without its job.
-pub(super) fn short(chunk: ChunkId) -> String {
-    let text = chunk.to_string();
-    text.split_once('.')
-        .map_or(text.clone(), |(_, tail)| tail.to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::journal;
+    use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan, MemoryStage};
 
-    fn out_of_memory(worker: &str, attempt: u32) -> Entry {
+    fn failed(worker: &str, number: u32, failure: Failure) -> Entry {
         Entry::Failed {
-            chunk: "r00001".to_owned(),
-            attempt,
-            worker: worker.to_owned(),
-            failure: Failure::OutOfMemory {
-                device: "cuda:0".to_owned(),
-                stage: "denoise".to_owned(),
-                rung: Rung::default(),
-                needed_at_least_mib: None,
-                free_before_mib: 100,
-                suspected: false,
-            },
-            kind: None,
+            chunk: "r00001".parse().unwrap(),
+            attempt: Attempt { epoch: 1, number },
+            worker: worker.parse().unwrap(),
+            failure,
             lane: None,
-            then: Some("another attempt counts already".to_owned()),
+            then: None,
         }
+    }
+
+    fn out_of_memory(worker: &str, number: u32) -> Entry {
+        let oom = OutOfMemory {
+            kind: DeviceKind::Cuda,
+            device: "cuda:0".to_owned(),
+            stage: Some(MemoryStage::Denoise),
+            plan: MemoryPlan::default(),
+            needed_at_least_mib: None,
+            free_before_mib: 100,
+            suspected: false,
+        };
+        failed(worker, number, Failure::OutOfMemory(oom))
     }
 
     #[test]
@@ -188,22 +164,11 @@ mod tests {
         let transient = Failure::Transient {
             message: "the link went down".to_owned(),
         };
-        let Entry::Failed { chunk, worker, .. } = out_of_memory("w3", 0) else {
-            unreachable!()
-        };
-        log.note_late_failure(Entry::Failed {
-            chunk,
-            attempt: 0,
-            worker,
-            failure: transient,
-            kind: None,
-            lane: None,
-            then: None,
-        });
+        log.note_late_failure(failed("w3", 0, transient));
         let listed: Vec<_> = log
             .ooms()
             .iter()
-            .map(|oom| (oom.worker.as_str(), oom.attempt))
+            .map(|oom| (oom.worker.as_str(), oom.attempt.number))
             .collect();
         assert_eq!(listed, [("w1", 0), ("w2", 0), ("w2", 1)]);
         assert_eq!(journal::read(folder.path()).unwrap().len(), 3);

@@ -3,11 +3,10 @@
 use std::fmt;
 use std::time::Duration;
 
-use latentfarm_common::ids::{ChunkId, WorkerId};
+use latentfarm_common::ids::{Attempt, ChunkId, WorkerId};
 use latentfarm_common::time::FrameRange;
 use latentfarm_common::wire::outcome::{Heartbeat, StageTimings};
 
-use crate::job::attempt::Attempt;
 use crate::job::chunks::Counts;
 
 /// How far a job is.

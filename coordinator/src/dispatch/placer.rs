@@ -10,13 +10,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use latentfarm_common::ids::{ChunkId, JobId};
-use latentfarm_common::nats::lanes::Class;
+use latentfarm_common::lanes::Class;
 use latentfarm_common::wire::memory::DeviceKind;
 use tokio::time::Instant;
 
 use super::job::Job;
 use super::learned::NeedEstimator;
-use super::log::short;
 use super::notice::JobEvent;
 use crate::job::chunk::state::Phase;
 use crate::job::record::{ChunkRecord, Planned, Unplaced};
@@ -153,7 +152,7 @@ fn place_job(
                 record.unplaced = Some(unplaced);
                 if since.is_none() {
                     job.log.note(Entry::Waits {
-                        chunk: short(chunk),
+                        chunk: chunk.name(),
                         why: reason.clone(),
                     });
                     job.log.notify(JobEvent::ChunkUnplaced {
@@ -194,7 +193,7 @@ fn load(
         gpu_workers: machines.iter().filter(|machine| serve(machine, gpu)).count(),
         cpu_workers: machines
             .iter()
-            .filter(|machine| machine.device_mib.is_none() && serve(machine, cpu))
+            .filter(|machine| machine.capacity.device_mib.is_none() && serve(machine, cpu))
             .count(),
         gpu_frame_ms: learned.frame_ms(&job.spec.model, DeviceKind::Cuda),
         cpu_frame_ms: learned.frame_ms(&job.spec.model, DeviceKind::Cpu),

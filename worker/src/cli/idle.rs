@@ -8,11 +8,12 @@ use anyhow::Context as _;
 use latentfarm_common::error::one_line;
 use latentfarm_common::frame::FrameHash;
 use latentfarm_common::ids::WorkerId;
+use latentfarm_common::lanes::Available;
 use latentfarm_common::nats::Role;
 use latentfarm_common::nats::connect::{self, Identity, Patience};
-use latentfarm_common::lanes::Available;
 use latentfarm_common::shutdown;
 use latentfarm_common::wire;
+use latentfarm_common::wire::memory::RenderMemory;
 use latentfarm_common::wire::outcome::{
     DoneBody, FaceObservation, FaceObservations, Failure, FrameObservation, StageTimings,
 };

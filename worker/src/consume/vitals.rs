@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use latentfarm_common::ids::{Attempt, ChunkId, WorkerId};
-use latentfarm_common::nats::Connection;
 use latentfarm_common::lanes::Lane;
+use latentfarm_common::nats::Connection;
 use latentfarm_common::nats::subjects::Subject;
 use latentfarm_common::wire;
 use latentfarm_common::wire::outcome::{Heartbeat, TaskProgress, TaskStage, WorkerState};

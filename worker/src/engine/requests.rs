@@ -13,7 +13,7 @@ use latentfarm_common::time::WINDOW_FRAMES;
 use latentfarm_common::wire::engine::{
     AudioRequest, EngineFailure, EngineReply, EngineRequest, EngineStage, EngineTimings, WindowRequest,
 };
-use latentfarm_common::wire::memory::{DeviceKind, MemorySample, MemoryStage, MemoryPlan};
+use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan, MemorySample, MemoryStage};
 
 use super::EngineSettings;
 use super::audio_cache::AudioCache;

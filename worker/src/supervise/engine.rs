@@ -4,7 +4,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use latentfarm_common::error::one_line;
-use latentfarm_common::wire::memory::{DeviceKind, MemoryConstraints, MemoryUse, MemoryPlan};
+use latentfarm_common::wire::memory::{DeviceKind, MemoryConstraints, MemoryPlan, MemoryUse};
 use latentfarm_common::wire::outcome::Failure;
 use latentfarm_common::wire::task::RenderTask;
 
@@ -91,11 +91,12 @@ impl Runner {
         let gate = self.claims.gate().await;
         let look = self.sight.look(self.claims.others_mib()).await;
         let available = choice::available(&look.snapshot, &self.settings.limits);
-        let (plan, need_mib) = choice::choose(constraints, available.memory).map_err(|too_small| Failure::NoRoom {
-            device: device.clone(),
-            needed_mib: too_small.needed_mib,
-            free_mib: too_small.free_mib,
-        })?;
+        let (plan, need_mib) =
+            choice::choose(constraints, available.memory).map_err(|too_small| Failure::NoRoom {
+                device: device.clone(),
+                needed_mib: too_small.needed_mib,
+                free_mib: too_small.free_mib,
+            })?;
         self.claims
             .write(need_mib.saturating_sub(self.sight.engine_own_mib()));
         drop(gate);

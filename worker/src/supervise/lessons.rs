@@ -3,9 +3,9 @@
 //! succeeded is for the coordinator to weigh.
 
 use latentfarm_common::digest::Digest;
-use latentfarm_common::needs::{Observation, Seen, corrected, note, same_need};
+use latentfarm_common::needs::{corrected, note, same_need};
 use latentfarm_common::wire::job::ModelSpec;
-use latentfarm_common::wire::memory::{MemoryConstraints, MemoryPlan};
+use latentfarm_common::wire::memory::{MemoryConstraints, MemoryPlan, Observation, Seen};
 
 /// What needs depend on beside the plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +34,11 @@ pub(super) struct Lessons {
 
 impl Lessons {
     /// The task's plan with its needs corrected.
-    pub(super) fn applied_to(&mut self, model: &ModelSpec, constraints: &MemoryConstraints) -> MemoryConstraints {
+    pub(super) fn applied_to(
+        &mut self,
+        model: &ModelSpec,
+        constraints: &MemoryConstraints,
+    ) -> MemoryConstraints {
         let shape = Some(Shape::of(model));
         if self.shape != shape {
             self.learned.clear();
@@ -88,7 +92,10 @@ mod tests {
     #[test]
     fn a_plan_that_ran_out_is_not_tried_again_where_it_cannot_fit() {
         let (mut lessons, model) = (Lessons::default(), model(1.5));
-        assert_eq!(chosen(&mut lessons, &model, 3900), Some(MemoryPlan::SequentialGuidance));
+        assert_eq!(
+            chosen(&mut lessons, &model, 3900),
+            Some(MemoryPlan::SequentialGuidance)
+        );
         lessons.ran_out(&PLAN, MemoryPlan::SequentialGuidance, 4200);
         assert_eq!(chosen(&mut lessons, &model, 3900), Some(MemoryPlan::Sliced));
         // Three plans need the same here: they are one.

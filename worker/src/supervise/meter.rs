@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use latentfarm_common::wire::memory::{DeviceKind, MemorySample, MemoryStage, MemoryUse, MemoryPlan, StagePeak};
+use latentfarm_common::wire::memory::{
+    DeviceKind, MemoryPlan, MemorySample, MemoryStage, MemoryUse, StagePeak,
+};
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;

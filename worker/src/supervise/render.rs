@@ -14,7 +14,7 @@ use latentfarm_common::time::FrameRange;
 use latentfarm_common::wire::engine::EngineTimings;
 use latentfarm_common::wire::media::{MediaReply, MediaRequest, MediaTimings, RenderRequest};
 use latentfarm_common::wire::memory::{DeviceKind, MemoryStage};
-use latentfarm_common::wire::outcome::{DoneBody, Failure, StageTimings};
+use latentfarm_common::wire::outcome::{DoneBody, Failure, StageTimings, TaskStage};
 use latentfarm_common::wire::task::{RenderFrame, RenderInput, RenderTask, Task};
 use tokio::sync::mpsc;
 
@@ -195,7 +195,8 @@ impl Conversation<'_> {
             match reply.map_err(|error| self.media_lost(&error))? {
                 MediaReply::Progress { frames_done } => {
                     self.book_media([MemoryStage::Paste, MemoryStage::Encode]);
-                    self.sight.rendered(self.teller.frames(frames_done, TaskStage::Encoded));
+                    self.sight
+                        .rendered(self.teller.frames(frames_done, TaskStage::Encoded));
                 }
                 MediaReply::Crops { window, faces } => {
                     self.book_media([MemoryStage::Decode, MemoryStage::Align]);

@@ -5,7 +5,8 @@ use latentfarm_common::audio::windows::pcm_range;
 use latentfarm_common::time::{FrameRange, WINDOW_FRAMES};
 use latentfarm_common::wire::blob::BlobRef;
 use latentfarm_common::wire::engine::{
-    AudioRequest, EngineFailure, EngineReply, EngineRequest, EngineStage, EngineTimings, SilentFrames, WindowRequest,
+    AudioRequest, EngineFailure, EngineReply, EngineRequest, EngineStage, EngineTimings, SilentFrames,
+    WindowRequest,
 };
 use latentfarm_common::wire::outcome::Failure;
 use latentfarm_common::wire::task::{Mouth, RenderFrame, RenderInput};
@@ -40,7 +41,10 @@ impl EngineTalk<'_> {
             expected: weights,
             plan: self.books.run.admission.plan,
         };
-        match self.ask(&request, Work::Load(weights), EngineStage::Loading).await? {
+        match self
+            .ask(&request, Work::Load(weights), EngineStage::Loading)
+            .await?
+        {
             EngineReply::Loaded { numeric_kind, .. } => Ok(numeric_kind),
             other => Err(out_of_step(&other)),
         }
@@ -95,7 +99,10 @@ impl EngineTalk<'_> {
 
     async fn encode(&mut self, request: AudioRequest) -> Result<(), Failure> {
         let work = Work::Audio(self.body.model.weights);
-        match self.ask(&EngineRequest::Audio(request), work, EngineStage::Audio).await? {
+        match self
+            .ask(&EngineRequest::Audio(request), work, EngineStage::Audio)
+            .await?
+        {
             EngineReply::AudioReady { .. } => Ok(()),
             other => Err(out_of_step(&other)),
         }
@@ -132,7 +139,10 @@ impl EngineTalk<'_> {
             silence: silence.filter(|silence| silence.frames != 0),
             plan,
         });
-        match self.ask(&request, work, EngineStage::VaeEncode { frame: 0 }).await? {
+        match self
+            .ask(&request, work, EngineStage::VaeEncode { frame: 0 })
+            .await?
+        {
             EngineReply::Window {
                 faces,
                 timings,

@@ -10,7 +10,7 @@ use latentfarm_common::wire::engine::{
     AudioRequest, EngineFailure, EngineReply, EngineRequest, EngineStage, WindowRequest,
 };
 use latentfarm_common::wire::job::{AudioWindows, ModelSpec};
-use latentfarm_common::wire::memory::{MemorySample, MemoryPlan};
+use latentfarm_common::wire::memory::{MemoryPlan, MemorySample};
 use latentfarm_worker::engine::{Engine, EngineSettings, environment};
 use latentfarm_worker::latentsync::synth::{Size, synthesize};
 use latentfarm_worker::latentsync::{Checkpoint, Stopped};

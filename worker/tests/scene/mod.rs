@@ -5,14 +5,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use latentfarm_common::blob::Store;
+use latentfarm_common::lanes::Available;
 use latentfarm_common::nats::done::DoneLog;
 use latentfarm_common::nats::events::{Follower, Start};
-use latentfarm_common::lanes::Available;
 use latentfarm_common::nats::subjects::Subject;
 use latentfarm_common::nats::tasks::TaskQueue;
 use latentfarm_common::shutdown::{self, Trigger};
 use latentfarm_common::wire;
-use latentfarm_common::wire::outcome::{Control, DoneBody, DoneRecord, Event, Failure, StageTimings};
+use latentfarm_common::wire::outcome::{
+    Control, DoneBody, DoneRecord, Event, Failure, StageTimings, TaskStage,
+};
 use latentfarm_common::wire::task::Task;
 use latentfarm_worker::consume::{
     Artifact, Assignment, Finished, Settings, Summary, TaskRunner, Vitals, serve,

@@ -148,7 +148,7 @@ impl Track {
             track_samples: self.samples,
             layout: self.layout,
             first_frame: first,
-            rate: (rate.num(), rate.den()),
+            rate,
             faces: Vec::new(),
             silence: None,
             plan: MemoryPlan::default(),

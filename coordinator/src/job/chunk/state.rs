@@ -3,11 +3,11 @@
 use std::cmp::Ordering;
 use std::sync::Arc;
 
-use latentfarm_common::ids::WorkerId;
+use latentfarm_common::ids::{Attempt, WorkerId};
 use latentfarm_common::wire::outcome::DoneRecord;
 
 use super::event::ChunkEvent;
-use crate::job::attempt::{Attempt, MAX_EXCUSED, MAX_FAILURES, Tries};
+use crate::job::attempt::{MAX_EXCUSED, MAX_FAILURES, Tries};
 use crate::job::retry::{Budget, Cause};
 
 /// Where a chunk stands.
@@ -182,7 +182,7 @@ impl ChunkState {
             | Phase::Queued
             | Phase::Running { .. }
             | Phase::Quarantined { .. } => {
-                self.moved(self.attempt.max(Attempt::of(&record)), Phase::Done { record })
+                self.moved(self.attempt.max(record.attempt), Phase::Done { record })
             }
             Phase::Done { .. } => Step::Ignored,
         }
@@ -216,7 +216,7 @@ impl ChunkState {
     /// The attempt that a retraction ends.
     fn ended_by_retraction(&self, retracted: Attempt) -> Option<Attempt> {
         match &self.phase {
-            Phase::Done { record } => (Attempt::of(record) == retracted).then_some(self.attempt),
+            Phase::Done { record } => (record.attempt == retracted).then_some(self.attempt),
             Phase::Backlog | Phase::Queued | Phase::Running { .. } => {
                 (retracted >= self.attempt).then_some(retracted)
             }

@@ -2,7 +2,7 @@
 
 use latentfarm_common::audio::windows::pcm_range;
 use latentfarm_common::digest::Digest;
-use latentfarm_common::time::WINDOW_FRAMES;
+use latentfarm_common::time::{FrameRate, WINDOW_FRAMES};
 use latentfarm_common::wire::engine::{AudioRequest, EngineRequest, WindowRequest};
 use latentfarm_common::wire::job::{AudioWindows, ModelSpec};
 use latentfarm_common::wire::memory::MemoryPlan;
@@ -55,7 +55,7 @@ pub(super) fn window(plan: &Plan, steps: u32, guidance_scale: f32) -> EngineRequ
         track_samples: SAMPLES,
         layout: AudioWindows::Overlapping,
         first_frame: 0,
-        rate: (25, 1),
+        rate: FrameRate::FILM_25,
         faces: (0..frames * 3 * side * side).map(shade).collect(),
         silence: None,
         plan: MemoryPlan::default(),

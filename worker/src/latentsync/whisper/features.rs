@@ -3,7 +3,6 @@
 use candle_core::{Device, Result, Tensor};
 use latentfarm_common::audio::mel::{self, LogMel};
 use latentfarm_common::audio::windows::{self, RowPlace, WINDOW_MEL_FRAMES};
-use latentfarm_common::time::FrameRate;
 use latentfarm_common::wire::engine::{AudioRequest, WindowRequest};
 use latentfarm_common::wire::job::AudioWindows;
 

@@ -126,7 +126,10 @@ pub struct TooSmall {
 }
 
 /// The fastest plan that fits, and its need in MiB.
-pub fn choose(constraints: &MemoryConstraints, available: RenderMemory) -> Result<(MemoryPlan, u64), TooSmall> {
+pub fn choose(
+    constraints: &MemoryConstraints,
+    available: RenderMemory,
+) -> Result<(MemoryPlan, u64), TooSmall> {
     let free_mib = available.of(constraints.kind);
     let fits = free_mib.and_then(|free_mib| constraints.needs.fastest_within(constraints.floor, free_mib));
     let plan = fits.ok_or(TooSmall {

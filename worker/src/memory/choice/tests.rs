@@ -237,8 +237,14 @@ fn the_fastest_allowed_plan_that_fits_is_taken_or_none() {
         choose(&constraints, with(Some(80 * GIB))),
         Ok((MemoryPlan::SequentialGuidance, 7000))
     );
-    assert_eq!(choose(&constraints, with(Some(5000))), Ok((MemoryPlan::Sliced, 5000)));
-    assert_eq!(choose(&constraints, with(Some(4999))), Ok((MemoryPlan::Offload, 3500)));
+    assert_eq!(
+        choose(&constraints, with(Some(5000))),
+        Ok((MemoryPlan::Sliced, 5000))
+    );
+    assert_eq!(
+        choose(&constraints, with(Some(4999))),
+        Ok((MemoryPlan::Offload, 3500))
+    );
     let too_small = |free_mib| TooSmall {
         needed_mib: 2000,
         free_mib,

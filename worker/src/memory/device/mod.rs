@@ -12,7 +12,7 @@ mod host;
 mod simulated;
 
 use candle_core::Device;
-use latentfarm_common::wire::memory::{MemorySample, MemoryStage, MemoryPlan};
+use latentfarm_common::wire::memory::{MemoryPlan, MemorySample, MemoryStage};
 
 pub use host::HostMemory;
 pub use simulated::SimulatedMemory;

@@ -1,7 +1,7 @@
 //! A GPU that does not exist: the networks run on the CPU, and every stage is charged what it would take there, beside
 //! a context of the size that predictions count with.
 
-use latentfarm_common::wire::memory::{DeviceKind, MemorySample, MemoryStage, MemoryPlan};
+use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan, MemorySample, MemoryStage};
 
 use super::{EngineMemory, MIB, Shortage, Work};
 use crate::latentsync::Checkpoint;

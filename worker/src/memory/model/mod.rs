@@ -23,7 +23,7 @@ mod whisper;
 use std::fmt;
 
 use candle_core::{DType, Result};
-use latentfarm_common::wire::memory::{DeviceKind, MemoryStage, Needs, MemoryPlan};
+use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan, MemoryStage, Needs};
 
 use self::place::Place;
 use super::cost::Account;

@@ -65,7 +65,10 @@ const RESERVE_MIB: u64 = 256;
 fn version_1_5_at_256_px_fits_in_4_gib_with_all_weights_on_the_device() {
     for guided in [false, true] {
         let needs = on_cuda(256, guided);
-        assert!(needs.of(MemoryPlan::TwoPassNorm) < 4096, "guided {guided}: {needs:?}");
+        assert!(
+            needs.of(MemoryPlan::TwoPassNorm) < 4096,
+            "guided {guided}: {needs:?}"
+        );
     }
 }
 
@@ -73,7 +76,10 @@ fn version_1_5_at_256_px_fits_in_4_gib_with_all_weights_on_the_device() {
 fn version_1_6_at_512_px_fits_in_8_gib_with_all_weights_on_the_device() {
     for guided in [false, true] {
         let needs = on_cuda(512, guided);
-        assert!(needs.of(MemoryPlan::TwoPassNorm) < 8192, "guided {guided}: {needs:?}");
+        assert!(
+            needs.of(MemoryPlan::TwoPassNorm) < 8192,
+            "guided {guided}: {needs:?}"
+        );
     }
 }
 

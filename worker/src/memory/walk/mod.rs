@@ -16,7 +16,7 @@ mod whisper;
 mod window;
 
 use candle_core::Result;
-use latentfarm_common::wire::memory::{MemoryStage, MemoryPlan};
+use latentfarm_common::wire::memory::{MemoryPlan, MemoryStage};
 
 pub use self::shape::{ModelShape, Values, Weights};
 use self::tape::Tape;

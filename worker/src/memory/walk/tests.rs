@@ -141,7 +141,13 @@ fn published_weights_are_as_large_as_their_files() {
     // 1,267,099,844 parameters and 844,800 values of position tables.
     assert_eq!(weights.unet.layers + weights.unet.rest, 1_267_944_644);
     assert_eq!(weights.vae.layers + weights.vae.rest, 83_653_863);
-    let cuda = walk(&shape, &Account::of(DeviceKind::Cuda), MemoryPlan::default(), false).unwrap();
+    let cuda = walk(
+        &shape,
+        &Account::of(DeviceKind::Cuda),
+        MemoryPlan::default(),
+        false,
+    )
+    .unwrap();
     assert_eq!(cuda.weights_bytes >> 20, 2593);
 }
 

@@ -4,14 +4,14 @@ use std::path::Path;
 
 use latentfarm_common::digest::Digest;
 use latentfarm_common::frame::{Colour, FrameHash, Matrix, PictureFormat, Range};
-use latentfarm_common::ids::{ChunkId, JobId, Work};
+use latentfarm_common::ids::{Attempt, ChunkId, JobId, Work};
 use latentfarm_common::time::{FrameRange, FrameRate, TimeBase};
 use latentfarm_common::wire::engine::{EngineReply, EngineRequest, EngineStage, EngineTimings};
 use latentfarm_common::wire::job::{
     AudioSpec, AudioWindows, EncoderSpec, ModelSpec, SilenceMode, SourceSpec,
 };
 use latentfarm_common::wire::media::{MediaReply, MediaTimings};
-use latentfarm_common::wire::memory::{DeviceKind, MemoryConstraints, MemorySample, Needs, MemoryPlan};
+use latentfarm_common::wire::memory::{DeviceKind, MemoryConstraints, MemoryPlan, MemorySample, Needs};
 use latentfarm_common::wire::task::{Mouth, RenderFrame, RenderInput, RenderTask};
 use latentfarm_common::wire::{self, pipe};
 use tempfile::TempDir;
