@@ -1,12 +1,8 @@
 //! The farm's use of NATS, against a real server.
 
-#![cfg(feature = "farm")]
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-
-mod support;
-
 use std::time::Duration;
 
+use crate::support::{Farm, LIMIT, chunk, eventually, job, lane, record, task, worker};
 use async_nats::jetstream;
 use latentfarm_common::ids::Attempt;
 use latentfarm_common::lanes::{Class, Lane};
@@ -20,7 +16,6 @@ use latentfarm_common::nats::topology::{self, LaneLoad, Topology};
 use latentfarm_common::nats::{ConnectError, Connection, Identity, Patience, Role, connect};
 use latentfarm_common::wire;
 use latentfarm_common::wire::outcome::{DoneRecord, Event, EventKind};
-use support::{Farm, LIMIT, chunk, eventually, job, lane, record, task, worker};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -84,7 +79,7 @@ async fn ensuring_the_topology_twice_changes_nothing() {
 #[tokio::test]
 async fn a_first_ensure_tells_what_it_created() {
     let dir = tempfile::tempdir().unwrap();
-    let options = support::options(dir.path()).await;
+    let options = crate::support::options(dir.path()).await;
     let server = latentfarm_common::nats::server::EmbeddedServer::start(options)
         .await
         .unwrap();

@@ -1,13 +1,8 @@
 //! The coordinator's lease, against a real server.
 
-#![cfg(feature = "farm")]
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-
-mod support;
-
+use crate::support::{Farm, LIMIT, eventually};
 use latentfarm_common::nats::lease::{Contention, Lease, LeaseError, LeaseTime};
 use latentfarm_common::nats::{Patience, connect};
-use support::{Farm, LIMIT, eventually};
 use tokio::time::{Instant, timeout};
 
 const SHORT: u64 = 2;

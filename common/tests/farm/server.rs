@@ -1,20 +1,15 @@
 //! The private server: who may do what, and how it ends.
 
-#![cfg(feature = "farm")]
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-
-mod support;
-
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use crate::support::{Farm, LIMIT, chunk, eventually, file_in, options, record, worker};
 use latentfarm_common::nats::done::DoneLog;
 use latentfarm_common::nats::server::{
     EmbeddedServer, ServerBinary, ServerError, ServerOptions, StandingServer,
 };
 use latentfarm_common::nats::{Connection, Patience, Role, ServerVersion, connect, topology};
-use support::{Farm, LIMIT, chunk, eventually, file_in, options, record, worker};
 use tokio::time::timeout;
 
 /// Where the test below that re-runs itself finds its directory.
@@ -212,7 +207,7 @@ async fn holder_of_a_server() {
 async fn the_server_dies_with_a_parent_that_is_killed() {
     let dir = tempfile::tempdir().unwrap();
     let mut holder = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "holder_of_a_server", "--ignored"])
+        .args(["--exact", "server::holder_of_a_server", "--ignored"])
         .env(DIRECTORY_VARIABLE, dir.path())
         .stdout(Stdio::null())
         .stderr(Stdio::null())

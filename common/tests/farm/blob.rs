@@ -1,16 +1,11 @@
 //! Blob stores: directories, and the object store of a real server.
 
-#![cfg(feature = "farm")]
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-
-mod support;
-
 use std::path::Path;
 
+use crate::support::{Farm, blob, file_in};
 use latentfarm_common::blob::{BlobError, Store};
 use latentfarm_common::digest::Digest;
 use latentfarm_common::wire::blob::BlobRef;
-use support::{Farm, blob, file_in};
 
 /// Two whole chunks of the object store and a bit.
 fn large() -> Vec<u8> {

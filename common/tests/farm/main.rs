@@ -1,0 +1,12 @@
+//! Stores, streams and servers as a farm uses them, against a real nats-server. One program: each test crate that links the
+//! NATS client anew costs CI half a minute.
+
+#![cfg(feature = "farm")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod blob;
+mod lease;
+mod queue;
+mod server;
+#[path = "../support/mod.rs"]
+mod support;
