@@ -18,7 +18,7 @@ use latentfarm_common::nats::subjects::{ALL_HEARTBEATS, Subject};
 use latentfarm_common::nats::topology::Topology;
 use latentfarm_common::wire;
 use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan, MemoryStage, OutOfMemory};
-use latentfarm_common::wire::outcome::{Control, EventKind, Failure, Heartbeat, WorkerState, TaskStage};
+use latentfarm_common::wire::outcome::{Control, EventKind, Failure, Heartbeat, TaskStage, WorkerState};
 use latentfarm_worker::consume::Summary;
 use scene::{Act, Scene};
 use support::{Farm, LIMIT, chunk, eventually, job, lane, record, worker};
@@ -300,7 +300,10 @@ async fn heartbeats_show_state_and_progress() {
             let message = heartbeats.next().await.unwrap();
             let heartbeat: Heartbeat = wire::decode(&message.payload).unwrap();
             if heartbeat.state == WorkerState::Working
-                && heartbeat.task.as_ref().is_some_and(|t| t.stage == TaskStage::FaceAnalysis)
+                && heartbeat
+                    .task
+                    .as_ref()
+                    .is_some_and(|t| t.stage == TaskStage::FaceAnalysis)
             {
                 return heartbeat;
             }

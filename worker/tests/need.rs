@@ -19,6 +19,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use candle_core::DType;
 use latentfarm_common::audio::windows::pcm_range;
 use latentfarm_common::digest::Digest;
+use latentfarm_common::time::FrameRate;
 use latentfarm_common::wire::engine::{AudioRequest, EngineReply, EngineRequest, WindowRequest};
 use latentfarm_common::wire::job::{AudioWindows, ModelSpec};
 use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan};
@@ -117,7 +118,7 @@ fn measured(task: &Task) -> (f64, f64) {
         track_samples: SAMPLES,
         layout,
         first_frame: 0,
-        rate: (25, 1),
+        rate: FrameRate::FILM_25,
         faces: (0..ModelShape::FRAMES * 3 * task.side * task.side)
             .map(|at| u8::try_from(at * 31 % 251).unwrap())
             .collect(),

@@ -25,7 +25,6 @@ impl Message for Task {
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[expect(clippy::large_enum_variant, reason = "most tasks are of the larger kind")]
 pub enum TaskBody {
     Analyze(AnalyzeTask),
     Render(RenderTask),

@@ -171,8 +171,8 @@ mod tests {
     use crate::job::chunk::event::ChunkEvent;
     use crate::job::chunk::state::Step;
     use latentfarm_common::digest::Digest;
-    use latentfarm_common::wire::outcome::Failure;
     use latentfarm_common::ids::Attempt;
+    use latentfarm_common::wire::outcome::Failure;
 
     fn ranges(count: u64) -> Vec<FrameRange> {
         (0..count).map(|n| FrameRange::new(n * 16, n * 16 + 16)).collect()

@@ -147,10 +147,10 @@ impl Engine {
         } else {
             DeviceKind::Cuda
         };
-        let plain = numeric_kind(&self.settings.computes_as, self.settings.dtype);
+        let base = numeric_kind(&self.settings.computes_as, self.settings.dtype);
         match tolerant_levers(kind, plan) {
-            Some(levers) => format!("{plain}+{levers}"),
-            None => plain,
+            Some(levers) => format!("{base}+{levers}"),
+            None => base,
         }
     }
 

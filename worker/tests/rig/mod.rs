@@ -6,6 +6,7 @@ use std::process::Command;
 
 use latentfarm_common::audio::windows::pcm_range;
 use latentfarm_common::digest::Digest;
+use latentfarm_common::time::FrameRate;
 use latentfarm_common::wire::engine::{
     AudioRequest, EngineFailure, EngineReply, EngineRequest, EngineStage, WindowRequest,
 };
@@ -100,7 +101,7 @@ impl Weights {
             track_samples: SAMPLES,
             layout: AudioWindows::Overlapping,
             first_frame: 0,
-            rate: (25, 1),
+            rate: FrameRate::FILM_25,
             faces: (0..16 * 3 * SIDE * SIDE)
                 .map(|at| u8::try_from(at * 31 % 251).unwrap())
                 .collect(),

@@ -129,10 +129,10 @@ fn gib(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use latentfarm_common::ids::{ChunkId, Work, Attempt};
-    use latentfarm_common::wire::memory::{MemorySample, MemoryPlan};
-    use latentfarm_common::wire::outcome::{GpuVitals, TaskProgress, TaskStage};
+    use latentfarm_common::ids::{Attempt, ChunkId, Work};
     use latentfarm_common::wire::engine::EngineStage;
+    use latentfarm_common::wire::memory::{MemoryPlan, MemorySample};
+    use latentfarm_common::wire::outcome::{GpuVitals, TaskProgress, TaskStage};
 
     fn heartbeat(name: &str, state: WorkerState) -> Heartbeat {
         Heartbeat {

@@ -1,5 +1,5 @@
 use latentfarm_common::lanes::fitting;
-use latentfarm_common::wire::memory::Needs;
+use latentfarm_common::wire::memory::{Needs, DeviceKind};
 
 use super::*;
 
@@ -148,7 +148,7 @@ fn machines_ask_for_the_lanes_that_fit_largest_first() {
 #[test]
 fn two_gpus_are_two_workers_that_each_ask_for_what_their_own_has() {
     let rooms = [gpu(24 * GIB, 24), gpu(5 * GIB, 24)].map(|state| available(&on_gpu(state), &LIMITS));
-    assert_eq!(rooms[0].device_mib, Some(24 * GIB - 256));
+    assert_eq!(rooms[0].memory.device_mib, Some(24 * GIB - 256));
     assert_eq!(classes(&rooms[1]), "g04 g03 g02 analyze");
 }
 
