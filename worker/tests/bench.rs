@@ -5,14 +5,13 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
-use latentfarm_worker::bench::{Part, Report};
-use latentfarm_worker::latentsync::synth::{Size, synthesize};
+use latentfarm_engine::bench::{Part, Report};
+use latentsync::synth::{Size, synthesize};
 
 fn bench(weights: Option<&Path>, args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_latentfarm-worker"));
     command
         .arg("bench")
-        .args(["--engine", env!("CARGO_BIN_EXE_latentfarm-engine")])
         .args(["--repeat", "2", "--frames", "2"])
         .args(args)
         .env_remove("LATENTFARM_WEIGHTS");

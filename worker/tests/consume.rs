@@ -1,6 +1,5 @@
 //! The worker's loop against a real server, with a stand-in for the engine.
 
-#![cfg(feature = "supervisor")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod scene;

@@ -9,6 +9,8 @@
     reason = "helpers of tests; the distances reached are worth reading"
 )]
 
+mod picture;
+#[path = "../latentsync/tests/support/mod.rs"]
 mod support;
 
 use latentfarm_common::align::{Smoother, face_size, similarity, template};
@@ -16,10 +18,9 @@ use latentfarm_common::frame::Rgb;
 use latentfarm_worker::face::mask::Area;
 use latentfarm_worker::face::restore::{Restored, restore_rgb};
 use latentfarm_worker::face::warp::{crop, warp_face};
-use support::picture::{composed_error, frame, fringe, matrices, points};
+use picture::{assert_matrices_close, composed_error, frame, fringe, matrices, points};
 use support::{
     Compared, Golden, Tolerance, assert_bytes_close, assert_bytes_close_but, assert_values_close, files,
-    picture::assert_matrices_close,
 };
 
 const fn within(max_abs: f64, relative: f64) -> Tolerance {

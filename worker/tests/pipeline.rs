@@ -10,6 +10,8 @@
     reason = "helpers of tests are tests too"
 )]
 
+mod picture;
+#[path = "../latentsync/tests/support/mod.rs"]
 mod support;
 
 use std::collections::HashMap;
@@ -20,15 +22,15 @@ use latentfarm_common::align::Smoother;
 use latentfarm_common::time::FrameRate;
 use latentfarm_worker::face::restore::restore_rgb;
 use latentfarm_worker::face::warp::crop;
-use latentfarm_worker::latentsync::config::{UNetConfig, VaeConfig, WhisperDims};
-use latentfarm_worker::latentsync::ddim::DdimScheduler;
-use latentfarm_worker::latentsync::denoise::{Conditions, Schedule, predict};
-use latentfarm_worker::latentsync::noise::Noise;
-use latentfarm_worker::latentsync::preprocess;
-use latentfarm_worker::latentsync::weights::{list_tensors, load_unet, load_vae, load_whisper};
-use latentfarm_worker::latentsync::{Faces, LatentSync};
+use latentsync::config::{UNetConfig, VaeConfig, WhisperDims};
+use latentsync::ddim::DdimScheduler;
+use latentsync::denoise::{Conditions, Schedule, predict};
+use latentsync::noise::Noise;
+use latentsync::preprocess;
+use latentsync::weights::{list_tensors, load_unet, load_vae, load_whisper};
+use latentsync::{Faces, LatentSync};
+use picture::{assert_matrices_close, frame, fringe, matrices, points};
 use serde_json::Value;
-use support::picture::{assert_matrices_close, frame, fringe, matrices, points};
 use support::speech::whispers;
 use support::{
     Compared, Golden, Tolerance, assert_bytes_close, assert_bytes_close_but, assert_close, beside, file_name,

@@ -6,7 +6,9 @@
     reason = "helpers of tests are tests too"
 )]
 
+#[path = "../latentsync/tests/support/mod.rs"]
 mod support;
+#[path = "../latentsync/tests/torch/mod.rs"]
 mod torch;
 
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
@@ -14,11 +16,11 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use candle_core::{DType, Device};
-use latentfarm_worker::latentsync::synth::{Size, bytes_of, synthesize, synthesize_watched};
-use latentfarm_worker::latentsync::weights::{
+use latentsync::synth::{Size, bytes_of, synthesize, synthesize_watched};
+use latentsync::weights::{
     DigestVerdict, Note, StoredAs, convert, converted_bytes, list_tensors, read_tensor, verify,
 };
-use latentfarm_worker::latentsync::{Checkpoint, LatentSync};
+use latentsync::{Checkpoint, LatentSync};
 use torch::{Around, tensors_of};
 
 const FILES: [&str; 3] = [

@@ -3,15 +3,16 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests too")]
 
 mod hub;
+#[path = "../latentsync/tests/torch/mod.rs"]
 mod torch;
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use hub::{COMMIT, Fault, HubServer, Served};
-use latentfarm_worker::latentsync::Checkpoint;
-use latentfarm_worker::latentsync::synth::{Size, synthesize};
-use latentfarm_worker::latentsync::weights::Note;
+use latentsync::Checkpoint;
+use latentsync::synth::{Size, synthesize};
+use latentsync::weights::Note;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use torch::{Around, tensors_of};

@@ -76,7 +76,7 @@ impl<'a> Dispatcher<'a> {
             inbox: Inbox::open(&farm.connection).await?,
             workers: Workers::new(pace.worker_silence, pace.tenant_patience),
             learned: NeedEstimator::default(),
-            placer: Placer::new(pace.place_every),
+            placer: Placer::new(pace.place_every, Instant::now()),
             publisher: TaskPublisher::new(farm, lease.epoch()),
             verifier,
             verdicts,
@@ -200,7 +200,7 @@ impl<'a> Dispatcher<'a> {
             self.placer.mark_stale();
         }
         let machines = self.workers.machines();
-        if let Some(moves) = self.placer.place(&mut self.jobs, &machines, &self.learned) {
+        if let Some(moves) = self.placer.place(&mut self.jobs, &machines, &self.learned, now) {
             self.publisher.take_back(&mut self.jobs, moves).await;
         }
     }

@@ -2,7 +2,6 @@
 //! workers; the dispatcher passes on what concerns it.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use latentfarm_common::error::one_line;
 use latentfarm_common::ids::{Attempt, ChunkId, ChunkName, Work, WorkerId};
@@ -16,10 +15,11 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::error::DispatchError;
-use super::inputs::{self, Readiness};
+use super::inputs;
 use super::learned::NeedEstimator;
 use super::log::{JobLog, OomNote};
 use super::notice::{JobEvent, Progress};
+use super::release::ReleaseGate;
 use super::report::JobReport;
 use super::settings::{JobSettings, Pace};
 use super::workers::Workers;
@@ -27,23 +27,18 @@ use crate::job::chunk::event::ChunkEvent;
 use crate::job::chunk::state::{Phase, Step};
 use crate::job::chunks::{Chunks, Counts, Ending};
 use crate::job::record::{ChunkRecord, Unplaced};
-use crate::job::retry::{RetryClass, Wait};
+use crate::job::retry::RetryClass;
 use crate::journal::{self, Entry};
 use crate::placement::JobNeeds;
 use crate::plan::split::{ChunkFrames, split};
-use crate::track::{Track, lookahead_frames};
 
 pub(super) struct Job {
     pub(super) spec: JobSpec,
     pub(super) timeline: Timeline,
     pub(super) settings: JobSettings,
     pub(super) chunks: Chunks,
-    pub(super) track: Track,
+    pub(super) gate: ReleaseGate,
     pub(super) log: JobLog,
-    /// The analysed prefix of the source that each render chunk needs.
-    fronts: Vec<u64>,
-    /// The length of the final track for which chunks were last released.
-    released_to: Option<u64>,
     /// A render chunk has moved since [`Job::take_moved`] was asked.
     moved: bool,
     pace: Pace,
@@ -61,14 +56,10 @@ impl Job {
         let analyzed = inputs::analyzed_frames(&timeline);
         let analyze = split(analyzed, ChunkFrames::new(spec.analyze_frames)?);
         let render = split(spec.frames, ChunkFrames::new(spec.chunk_frames)?);
-        let fronts = render.iter().map(|range| inputs::front_of(&timeline, *range));
-        let lookahead = lookahead_frames(&timeline.source_pts, spec.source.time_base);
         Ok(Self {
-            fronts: fronts.collect(),
+            gate: ReleaseGate::new(&spec, &timeline, analyzed, &render),
             chunks: Chunks::new(spec.id, analyze, render),
-            track: Track::new(analyzed, lookahead, spec.model.resolution_px),
             log: JobLog::open(&settings.job_dir, observer),
-            released_to: None,
             moved: false,
             pace,
             spec,
@@ -83,16 +74,7 @@ impl Job {
             Ok(lines) => lines.iter().for_each(|line| self.recall(&line.entry)),
             Err(error) => tracing::warn!(%error, "the journal of the earlier run cannot be read"),
         }
-        self.log.note(Entry::RunBegins {
-            job: self.spec.id,
-            epoch,
-            analyze_chunks: self.chunks.analyze.len(),
-            render_chunks: self.chunks.render.len(),
-            frames: self.spec.frames,
-            chunk_frames: self.spec.chunk_frames,
-            cpu_fallback: self.settings.cpu_fallback.to_string(),
-            unplaceable_wait_seconds: self.settings.unplaceable_wait.as_secs(),
-        });
+        self.log.begin(&self.spec, &self.settings, &self.chunks, epoch);
     }
 
     fn recall(&mut self, entry: &Entry) {
@@ -131,61 +113,19 @@ impl Job {
         if let Some(cause) = &cause
             && next.phase != Phase::Waiting
         {
-            self.log.count_retry(cause.class);
-            // What a worker reported is in the journal already.
-            if !is_reported {
-                let is_loss = cause.class == RetryClass::WorkerLost && chunk.work == Work::Render;
-                self.log.note(Entry::Ended {
-                    chunk: chunk.name(),
-                    attempt,
-                    reason: cause.reason.clone(),
-                    then: is_loss.then(|| record.note_loss(&self.settings.needs)).flatten(),
-                });
-            }
+            let is_loss = cause.class == RetryClass::WorkerLost && chunk.work == Work::Render;
+            let then = is_loss.then(|| record.note_loss(&self.settings.needs)).flatten();
+            self.log.on_end(chunk, attempt, cause, is_reported, then);
         }
-        match next.phase {
-            Phase::Running { worker } => self.log.notify(JobEvent::ChunkStarted {
-                chunk,
-                range,
-                worker,
-                attempt: next.attempt,
-            }),
-            Phase::Done { record } => self.log.notify(JobEvent::ChunkDone {
-                chunk,
-                range,
-                worker: record.worker.clone(),
-                timings: record.timings,
-            }),
-            Phase::Quarantined { reason } => {
-                if chunk.work == Work::Analyze {
-                    self.track.lose(range);
-                }
-                self.log.note(Entry::GivenUp {
-                    chunk: chunk.name(),
-                    reason: reason.clone(),
-                });
-                self.log
-                    .notify(JobEvent::ChunkQuarantined { chunk, range, reason });
-            }
-            Phase::Backlog => {
-                if let Some(cause) = cause {
-                    let tries = next.tries.total() as usize;
-                    let delay = match cause.class.wait() {
-                        Wait::None => Duration::ZERO,
-                        Wait::Short => self.pace.retry.delay_for(0),
-                        Wait::Growing => self.pace.retry.delay_for(tries.saturating_sub(1)),
-                    };
-                    record.not_before = Some(Instant::now() + delay);
-                    self.log.notify(JobEvent::ChunkRequeued {
-                        chunk,
-                        range,
-                        reason: cause.reason,
-                        delay,
-                    });
-                }
-            }
-            Phase::Waiting | Phase::Queued => {}
+        if matches!(next.phase, Phase::Quarantined { .. }) && chunk.work == Work::Analyze {
+            self.gate.lose(range);
         }
+        let requeued = cause.filter(|_| next.phase == Phase::Backlog).map(|cause| {
+            let delay = self.pace.delay(cause.class.wait(), next.tries.total());
+            record.not_before = Some(Instant::now() + delay);
+            (cause.reason, delay)
+        });
+        self.log.on_move(chunk, range, next, requeued);
     }
 
     /// Whether a render chunk has moved since this was last asked, so that chunks have to be placed anew.
@@ -193,36 +133,11 @@ impl Job {
         std::mem::take(&mut self.moved)
     }
 
-    /// Render chunks whose frames' track is final may go. None goes before it is known that the video has a
-    /// face at all, or that it has none.
+    /// Render chunks whose frames' track is final may go.
     pub(super) fn release(&mut self) {
-        let no_face_is_fine = self.track.is_complete() && self.may_render_untouched();
-        if !self.track.has_face() && !no_face_is_fine {
-            return;
-        }
-        let ready = self.track.ready();
-        if self.released_to.replace(ready) == Some(ready) {
-            return;
-        }
-        let in_reach = self
-            .chunks
-            .render
-            .iter()
-            .zip(&self.fronts)
-            .filter(|(record, front)| record.state().phase == Phase::Waiting && **front <= ready);
-        let events = in_reach.filter_map(|(record, _)| {
-            let event = match inputs::readiness(&self.timeline, &self.track, record.range) {
-                Readiness::Open => return None,
-                Readiness::Ready => ChunkEvent::Released,
-                Readiness::Blocked(frame) => ChunkEvent::Blocked {
-                    reason: format!(
-                        "the faces around source frame {frame} are unknown: their analysis was given up"
-                    ),
-                },
-            };
-            Some((record.id, event))
-        });
-        for (chunk, event) in events.collect::<Vec<_>>() {
+        let may_be_untouched = self.may_render_untouched();
+        let (timeline, render) = (&self.timeline, &self.chunks.render);
+        for (chunk, event) in self.gate.open(timeline, render, may_be_untouched) {
             self.apply(chunk, event);
         }
     }
@@ -244,7 +159,7 @@ impl Job {
         if self.chunks.iter().any(|record| record.in_check) {
             return None;
         }
-        if self.track.is_complete() && !self.track.has_face() && !self.may_render_untouched() {
+        if self.gate.is_without_face() && !self.may_render_untouched() {
             return Some(Ending::NoFace);
         }
         self.chunks.ending()
@@ -308,18 +223,11 @@ impl Job {
         };
         let (range, is_queued) = (known.range, known.state().phase == Phase::Queued);
         if chunk.work == Work::Analyze {
-            let added = self.track.add(range, observations);
+            let added = self.gate.add(range, observations);
             added.map_err(|error| one_line(&error))?;
         }
         if record.attempt.epoch == epoch {
-            self.log.note(Entry::Done {
-                chunk: chunk.name(),
-                attempt: record.attempt,
-                worker: record.worker.clone(),
-                frames: range.len(),
-                numeric_kind: record.numeric_kind.clone(),
-                memory: record.memory.clone(),
-            });
+            self.log.on_done(record, range.len());
         }
         let record = Arc::clone(record);
         self.apply(chunk, ChunkEvent::DoneSeen { record });
@@ -338,11 +246,7 @@ impl Job {
 
     /// A worker said that it began a chunk.
     pub(super) fn on_started(&mut self, chunk: ChunkId, attempt: Attempt, worker: WorkerId) {
-        self.log.note(Entry::Started {
-            chunk: chunk.name(),
-            attempt,
-            worker: worker.clone(),
-        });
+        self.log.on_started(chunk, attempt, &worker);
         self.apply(chunk, ChunkEvent::Started { attempt, worker });
     }
 
@@ -440,18 +344,9 @@ impl Job {
         if let Some(record) = self.chunks.get_mut(task.chunk)
             && let Some(planned) = record.planned
         {
-            let fit = planned.fit;
-            record.published = Some(fit);
-            self.log.note(Entry::Placed {
-                chunk: task.chunk.name(),
-                attempt,
-                lane: self.settings.lane(fit.class),
-                kind: fit.constraints.kind,
-                floor: fit.constraints.floor,
-                need_mib: fit.need_mib,
-                needs: fit.constraints.needs,
-                why: planned.why.to_owned(),
-            });
+            record.published = Some(planned.fit);
+            let lane = self.settings.lane(planned.fit.class);
+            self.log.on_placed(task, lane, planned);
         }
         self.apply(task.chunk, ChunkEvent::Enqueued { attempt });
     }
@@ -465,13 +360,7 @@ impl Job {
         record.not_before = Some(Instant::now() + self.pace.take_back_wait);
         if let Some(fit) = record.published.take() {
             let lane = self.settings.lane(fit.class);
-            tracing::info!(%chunk, %lane, why, "taken out of the queue to be placed anew");
-            self.log.note(Entry::TakenBack {
-                chunk: chunk.name(),
-                attempt,
-                lane,
-                why,
-            });
+            self.log.on_taken_back(chunk, attempt, lane, why);
         }
         self.apply(chunk, ChunkEvent::TakenBack { attempt });
     }
@@ -523,7 +412,7 @@ impl Job {
     pub(super) fn report(&self) -> JobReport {
         JobReport::new(
             &self.chunks,
-            &self.track,
+            self.gate.track(),
             &self.timeline,
             self.spec.audio.silence,
             self.log.retries().clone(),

@@ -2,14 +2,23 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
 
-use latentfarm_common::ids::{Attempt, ChunkName, WorkerId};
+use latentfarm_common::ids::{Attempt, ChunkId, ChunkName, WorkerId};
+use latentfarm_common::lanes::Lane;
+use latentfarm_common::time::FrameRange;
+use latentfarm_common::wire::job::JobSpec;
 use latentfarm_common::wire::memory::OutOfMemory;
-use latentfarm_common::wire::outcome::Failure;
+use latentfarm_common::wire::outcome::{DoneRecord, Failure};
+use latentfarm_common::wire::task::Task;
 use tokio::sync::mpsc;
 
 use super::notice::JobEvent;
-use crate::job::retry::RetryClass;
+use super::settings::JobSettings;
+use crate::job::chunk::state::{ChunkState, Phase};
+use crate::job::chunks::Chunks;
+use crate::job::record::Planned;
+use crate::job::retry::{Cause, RetryClass};
 use crate::journal::{Entry, Journal};
 
 /// One attempt that ran out of memory, as the report lists it.
@@ -70,9 +79,147 @@ impl JobLog {
         }
     }
 
-    /// Appends an entry to the journal.
-    pub(super) fn note(&mut self, entry: Entry) {
-        self.journal.note(entry);
+    /// A coordinator takes the job on.
+    pub(super) fn begin(&mut self, spec: &JobSpec, settings: &JobSettings, chunks: &Chunks, epoch: u64) {
+        self.journal.note(Entry::RunBegins {
+            job: spec.id,
+            epoch,
+            analyze_chunks: chunks.analyze.len(),
+            render_chunks: chunks.render.len(),
+            frames: spec.frames,
+            chunk_frames: spec.chunk_frames,
+            cpu_fallback: settings.cpu_fallback.to_string(),
+            unplaceable_wait_seconds: settings.unplaceable_wait.as_secs(),
+        });
+    }
+
+    /// A render task was published.
+    pub(super) fn on_placed(&mut self, task: &Task, lane: Lane, planned: Planned) {
+        let fit = planned.fit;
+        self.journal.note(Entry::Placed {
+            chunk: task.chunk.name(),
+            attempt: task.attempt,
+            lane,
+            kind: fit.constraints.kind,
+            floor: fit.constraints.floor,
+            need_mib: fit.need_mib,
+            needs: fit.constraints.needs,
+            why: planned.why.to_owned(),
+        });
+    }
+
+    /// A task was taken out of the queue, to be placed anew.
+    pub(super) fn on_taken_back(&mut self, chunk: ChunkId, attempt: Attempt, lane: Lane, why: String) {
+        tracing::info!(%chunk, %lane, why, "taken out of the queue to be placed anew");
+        self.journal.note(Entry::TakenBack {
+            chunk: chunk.name(),
+            attempt,
+            lane,
+            why,
+        });
+    }
+
+    /// A chunk fits no live worker, and begins to wait for a bigger one.
+    pub(super) fn on_unplaced(
+        &mut self,
+        chunk: ChunkId,
+        range: FrameRange,
+        reason: String,
+        at_most: Duration,
+    ) {
+        self.journal.note(Entry::Waits {
+            chunk: chunk.name(),
+            why: reason.clone(),
+        });
+        self.notify(JobEvent::ChunkUnplaced {
+            chunk,
+            range,
+            reason,
+            at_most,
+        });
+    }
+
+    /// A worker said that it began a task.
+    pub(super) fn on_started(&mut self, chunk: ChunkId, attempt: Attempt, worker: &WorkerId) {
+        self.journal.note(Entry::Started {
+            chunk: chunk.name(),
+            attempt,
+            worker: worker.clone(),
+        });
+    }
+
+    /// A record of this coordinator's time counts.
+    pub(super) fn on_done(&mut self, record: &DoneRecord, frames: u64) {
+        self.journal.note(Entry::Done {
+            chunk: record.chunk.name(),
+            attempt: record.attempt,
+            worker: record.worker.clone(),
+            frames,
+            numeric_kind: record.numeric_kind.clone(),
+            memory: record.memory.clone(),
+        });
+    }
+
+    /// An attempt ended without a result. What a worker reported is in the journal already.
+    pub(super) fn on_end(
+        &mut self,
+        chunk: ChunkId,
+        attempt: Attempt,
+        cause: &Cause,
+        is_reported: bool,
+        then: Option<String>,
+    ) {
+        *self.retries.entry(cause.class).or_default() += 1;
+        if !is_reported {
+            self.journal.note(Entry::Ended {
+                chunk: chunk.name(),
+                attempt,
+                reason: cause.reason.clone(),
+                then,
+            });
+        }
+    }
+
+    /// A chunk is in another state now; `requeued` says why it is back in the backlog, and for how long.
+    pub(super) fn on_move(
+        &mut self,
+        chunk: ChunkId,
+        range: FrameRange,
+        next: ChunkState,
+        requeued: Option<(String, Duration)>,
+    ) {
+        match next.phase {
+            Phase::Running { worker } => self.notify(JobEvent::ChunkStarted {
+                chunk,
+                range,
+                worker,
+                attempt: next.attempt,
+            }),
+            Phase::Done { record } => self.notify(JobEvent::ChunkDone {
+                chunk,
+                range,
+                worker: record.worker.clone(),
+                timings: record.timings,
+            }),
+            Phase::Quarantined { reason } => {
+                self.journal.note(Entry::GivenUp {
+                    chunk: chunk.name(),
+                    reason: reason.clone(),
+                });
+                self.notify(JobEvent::ChunkQuarantined { chunk, range, reason });
+            }
+            Phase::Backlog => {
+                if let Some((reason, delay)) = requeued {
+                    self.notify(JobEvent::ChunkRequeued {
+                        chunk,
+                        range,
+                        reason,
+                        delay,
+                    });
+                }
+            }
+            Phase::Waiting | Phase::Queued => {}
+        }
     }
 
     /// Appends the entry of an attempt that failed; if it ran out of memory, the report lists it.
@@ -93,11 +240,6 @@ impl JobLog {
     /// Lists an attempt of an earlier run that ran out of memory.
     pub(super) fn recall(&mut self, note: OomNote) {
         self.ooms.push(note);
-    }
-
-    /// Counts an attempt that did not end well.
-    pub(super) fn count_retry(&mut self, class: RetryClass) {
-        *self.retries.entry(class).or_default() += 1;
     }
 
     pub(super) fn ooms(&self) -> &[OomNote] {

@@ -30,9 +30,12 @@ mod notice;
 mod placer;
 mod publisher;
 mod reconcile;
+mod release;
 mod report;
 mod run;
 mod settings;
+#[cfg(test)]
+mod tests;
 mod usage;
 mod verify;
 mod workers;

@@ -16,10 +16,8 @@ use tokio::time::Instant;
 
 use super::job::Job;
 use super::learned::NeedEstimator;
-use super::notice::JobEvent;
 use crate::job::chunk::state::Phase;
 use crate::job::record::{ChunkRecord, Planned, Unplaced};
-use crate::journal::Entry;
 use crate::placement::{Candidate, ChunkMemory, Load, Machine, Options, Placement, options, solve};
 
 /// Says when chunks are to be placed, and places them.
@@ -47,11 +45,11 @@ struct Taken {
 
 impl Placer {
     /// Two placements are at least `every` apart.
-    pub(super) fn new(every: Duration) -> Self {
+    pub(super) fn new(every: Duration, now: Instant) -> Self {
         Self {
             every,
             is_stale: true,
-            earliest: Instant::now(),
+            earliest: now,
         }
     }
 
@@ -71,8 +69,8 @@ impl Placer {
         jobs: &mut BTreeMap<JobId, Job>,
         machines: &[Machine],
         learned: &NeedEstimator,
+        now: Instant,
     ) -> Option<Vec<TakeBack>> {
-        let now = Instant::now();
         self.due_at().filter(|at| *at <= now)?;
         self.is_stale = false;
         self.earliest = now + self.every;
@@ -151,16 +149,8 @@ fn place_job(
                 let (chunk, range, reason) = (record.id, record.range, unplaced.text());
                 record.unplaced = Some(unplaced);
                 if since.is_none() {
-                    job.log.note(Entry::Waits {
-                        chunk: chunk.name(),
-                        why: reason.clone(),
-                    });
-                    job.log.notify(JobEvent::ChunkUnplaced {
-                        chunk,
-                        range,
-                        reason,
-                        at_most: job.settings.unplaceable_wait,
-                    });
+                    let at_most = job.settings.unplaceable_wait;
+                    job.log.on_unplaced(chunk, range, reason, at_most);
                 }
             }
         }

@@ -192,7 +192,7 @@ impl TaskPublisher {
         range: FrameRange,
         job: &mut Job,
     ) -> Result<BlobRef, DispatchError> {
-        let (spec, timeline, track) = (&job.spec, &job.timeline, &job.track);
+        let (spec, timeline, track) = (&job.spec, &job.timeline, job.gate.track());
         let bytes = match chunk.work {
             Work::Analyze => wire::encode(&analyze_input(timeline, range)),
             Work::Render => wire::encode(&render_input(spec, timeline, track, range)),
@@ -306,7 +306,11 @@ impl TaskPublisher {
 
 /// The chunks that go into each lane now: as many as its window has free slots, the jobs in turn, each job's chunks in
 /// frame order. The window of a lane is by the workers that serve it.
-fn choose(jobs: &BTreeMap<JobId, Job>, workers: &Workers, now: Instant) -> Vec<(Lane, Vec<ChunkId>)> {
+pub(super) fn choose(
+    jobs: &BTreeMap<JobId, Job>,
+    workers: &Workers,
+    now: Instant,
+) -> Vec<(Lane, Vec<ChunkId>)> {
     let mut lanes: BTreeMap<Lane, Vec<Vec<ChunkId>>> = BTreeMap::new();
     let mut under_way: BTreeMap<Lane, usize> = BTreeMap::new();
     for job in jobs.values() {

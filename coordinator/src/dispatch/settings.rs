@@ -7,6 +7,7 @@ use latentfarm_common::backoff::Backoff;
 use latentfarm_common::lanes::{Class, DEFAULT_PRIORITY, Lane};
 use latentfarm_common::nats::lease::{Contention, LeaseTime};
 
+use crate::job::retry::Wait;
 use crate::placement::{CpuFallback, JobNeeds};
 
 /// How long a chunk that fits no live worker waits for a bigger one, if nothing else is said.
@@ -79,6 +80,17 @@ impl Default for Pace {
             drain_limit: Duration::from_mins(10),
             take_back_wait: Duration::from_millis(250),
             tenant_patience: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Pace {
+    /// The delay before a chunk is published again that ended so many attempts without a result.
+    pub(super) fn delay(&self, wait: Wait, tries: u32) -> Duration {
+        match wait {
+            Wait::None => Duration::ZERO,
+            Wait::Short => self.retry.delay_for(0),
+            Wait::Growing => self.retry.delay_for(tries.saturating_sub(1) as usize),
         }
     }
 }

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use latentfarm_common::ids::WorkerId;
 
-use crate::memory::choice::Limits;
-use crate::memory::probe::{Chosen, Device, Inventory, Probe, Wish, resolve};
+use crate::machine::choice::Limits;
+use crate::machine::probe::{Chosen, Device, Inventory, Probe, Wish, resolve};
 
 #[derive(clap::Args, Debug)]
 pub(super) struct DeviceArgs {
@@ -123,7 +123,7 @@ pub(super) fn worker_names(name: &WorkerId, devices: &[Device]) -> anyhow::Resul
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::memory::probe::Gpu;
+    use crate::machine::probe::Gpu;
 
     fn gpu(number: u32) -> Device {
         Device::Cuda {

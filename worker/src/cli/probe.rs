@@ -11,10 +11,10 @@ use serde::Serialize;
 
 use super::devices::{DeviceArgs, Engines};
 use super::exit::{EXIT_UNFIT, refuse};
-use crate::memory::choice::{self, GpuState, HostState, Limits, Snapshot, Target};
-use crate::memory::claims::Claims;
-use crate::memory::host;
-use crate::memory::probe::{Device, Probe};
+use crate::machine::choice::{self, GpuState, HostState, Limits, Snapshot, Target};
+use crate::machine::claims::Claims;
+use crate::machine::probe::{Device, Probe};
+use latentfarm_engine::memory::host;
 
 #[derive(clap::Args, Debug)]
 pub(super) struct ProbeArgs {

@@ -15,11 +15,11 @@ use latentfarm_common::wire::memory::WARN_GIB;
 use super::devices::{DeviceArgs, worker_names};
 use super::exit::EXIT_UNFIT;
 use crate::consume::{self, Vitals};
-use crate::engine::Precision;
-use crate::latentsync::Checkpoint;
-use crate::memory::claims::Claims;
-use crate::memory::probe::{Device, Probe};
+use crate::machine::claims::Claims;
+use crate::machine::probe::{Device, Probe};
 use crate::supervise::{ChildCommand, Runner, RunnerSettings};
+use latentfarm_engine::Precision;
+use latentsync::Checkpoint;
 
 #[derive(clap::Args, Debug)]
 pub(super) struct RunArgs {

@@ -11,7 +11,8 @@ use latentfarm_common::wire::outcome::DoneRecord;
 use latentfarm_common::wire::task::Task;
 use tokio::time::Instant;
 
-use super::{Artifact, Finished, Progress};
+use super::progress::Progress;
+use super::runner::{Artifact, Finished};
 
 /// An upload that takes longer is given up; a chunk has at most 480 frames.
 const UPLOAD_LIMIT: Duration = Duration::from_mins(15);

@@ -9,7 +9,7 @@ use latentfarm_common::nats::subjects::Subject;
 use latentfarm_common::wire;
 use latentfarm_common::wire::outcome::Control as Instruction;
 
-use super::ServeError;
+use super::error::ServeError;
 
 /// Instructions to this worker and to all.
 pub(super) struct Control {

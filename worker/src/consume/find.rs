@@ -18,8 +18,8 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
-use super::ServeError;
 use super::control::Control;
+use super::error::ServeError;
 
 /// A lane without a consumer is asked again after this long, or when its doorbell rings.
 const ABSENT_FOR: Duration = Duration::from_secs(30);

@@ -23,7 +23,10 @@ use tokio::time::Instant;
 
 use super::commit::commit;
 use super::control::Control;
-use super::{Assignment, Finished, Progress, Settings, TaskRunner, Vitals};
+use super::progress::Progress;
+use super::runner::{Assignment, Finished, TaskRunner};
+use super::settings::Settings;
+use super::vitals::Vitals;
 
 /// How long an event may take to be stored; without it the task is not terminated.
 const EVENT_LIMIT: Duration = Duration::from_mins(1);

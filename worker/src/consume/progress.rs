@@ -3,7 +3,7 @@
 use latentfarm_common::wire::outcome::TaskStage;
 use tokio::sync::watch;
 
-use super::Vitals;
+use super::vitals::Vitals;
 
 /// Counts steps for the broker and shows frames and stage in the heartbeats.
 #[derive(Debug)]

@@ -12,8 +12,8 @@ use super::fetch::Fetcher;
 use super::loss::media_lost;
 use super::{Runner, Teller};
 use crate::consume::{Artifact, Finished};
-use crate::memory::choice;
-use crate::numeric_kind;
+use crate::machine::choice;
+use latentfarm_engine::numeric_kind;
 
 impl Runner {
     pub(super) async fn analyze(

@@ -14,8 +14,9 @@ use super::loss::Admission;
 use super::meter::Meter;
 use super::overlap::Turn;
 use super::{Runner, RunnerSettings};
-use crate::memory::probe::Device;
-use crate::memory::{choice, host};
+use crate::machine::choice;
+use crate::machine::probe::Device;
+use latentfarm_engine::memory::host;
 
 /// A running engine and what is known of it.
 #[derive(Debug)]

@@ -2,7 +2,7 @@
 
 use latentfarm_common::wire::memory::MemorySample;
 
-use crate::memory::drift::{Drift, Verdict};
+use latentfarm_engine::memory::drift::{Drift, Verdict};
 
 /// The baselines of one engine process.
 #[derive(Debug, Default)]

@@ -40,9 +40,9 @@ use latentfarm_common::wire::outcome::{Failure, TaskStage};
 use latentfarm_common::wire::task::{Task, TaskBody};
 
 use crate::consume::{Assignment, Finished, Progress, TaskRunner, Vitals};
-use crate::memory::choice::{self, Limits};
-use crate::memory::claims::Claims;
-use crate::memory::probe::{Device, Probe};
+use crate::machine::choice::{self, Limits};
+use crate::machine::claims::Claims;
+use crate::machine::probe::{Device, Probe};
 use engine::Engine;
 use fetch::Fetcher;
 use lessons::Lessons;

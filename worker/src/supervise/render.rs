@@ -28,8 +28,8 @@ use super::sight::Sight;
 use super::talk::{Books, EngineTalk};
 use super::{ALIVE_INTERVAL, Runner, RunnerSettings, Teller, windows};
 use crate::consume::{Artifact, Finished};
-use crate::memory::host;
-use crate::numeric_kind;
+use latentfarm_engine::memory::host;
+use latentfarm_engine::numeric_kind;
 
 /// Crops that lie ready for the engine: one window's.
 const READY_WINDOWS: usize = 1;

@@ -10,10 +10,10 @@ use tokio::time::MissedTickBehavior;
 
 use super::rate::Rate;
 use crate::consume::Vitals;
-use crate::memory::choice::{self, GpuState, HostState, Limits, Snapshot, Target};
-use crate::memory::host;
-use crate::memory::probe::{Device, Probe, Reading};
-use crate::memory::warn::Watch;
+use crate::machine::choice::{self, GpuState, HostState, Limits, Snapshot, Target};
+use crate::machine::probe::{Device, Probe, Reading};
+use crate::machine::warn::Watch;
+use latentfarm_engine::memory::host;
 
 /// How often the vitals are made fresh; as often as a heartbeat is sent.
 const INTERVAL: Duration = Duration::from_secs(2);

@@ -18,7 +18,7 @@ use super::overlap::Turn;
 use super::pace::{Pace, Work};
 use super::sight::Sight;
 use crate::consume::Vitals;
-use crate::memory::claims::Claims;
+use crate::machine::claims::Claims;
 
 const MIB: u64 = 1 << 20;
 

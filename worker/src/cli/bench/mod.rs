@@ -14,10 +14,10 @@ use clap::ValueEnum as _;
 use latentfarm_common::child::die_with_parent;
 
 use super::exit::refuse;
-use crate::bench::{EngineReport, Machine, Part, Report, Sizes};
-use crate::engine::environment;
-use crate::latentsync::Checkpoint;
-use crate::latentsync::synth::{self, Size};
+use latentfarm_engine::bench::{EngineReport, Machine, Part, Report, Sizes};
+use latentfarm_engine::environment;
+use latentsync::Checkpoint;
+use latentsync::synth::{self, Size};
 
 #[derive(clap::Args, Debug)]
 pub(super) struct BenchArgs {

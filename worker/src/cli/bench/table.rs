@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::bench::{PartReport, Report};
+use latentfarm_engine::bench::{PartReport, Report};
 
 const MIB: f64 = 1_048_576.0;
 
@@ -120,7 +120,7 @@ fn seconds(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::Part;
+    use latentfarm_engine::bench::Part;
 
     fn report(seconds: f64) -> Report {
         Report {

@@ -17,7 +17,7 @@ use anyhow::Context as _;
 use latentfarm_common::error::Chain;
 
 use super::exit::{EXIT_UNFIT, refuse};
-use crate::latentsync::Checkpoint;
+use latentsync::Checkpoint;
 use plan::Plan;
 
 #[derive(clap::Args, Debug)]

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::latentsync::Checkpoint;
+use latentsync::Checkpoint;
 
 /// What to test.
 pub(super) struct Plan {

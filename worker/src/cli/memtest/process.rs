@@ -12,7 +12,7 @@ use latentfarm_common::wire::memory::MemorySample;
 use latentfarm_common::wire::pipe::{self, PipeError};
 
 use super::plan::Plan;
-use crate::engine::environment;
+use latentfarm_engine::environment;
 
 /// Killed where it is dropped.
 pub(super) struct Engine {

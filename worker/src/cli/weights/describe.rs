@@ -6,9 +6,9 @@ use candle_core::DType;
 use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan};
 use serde::Serialize;
 
-use crate::latentsync::{Checkpoint, WeightsError};
-use crate::memory::model::{Explanation, MemoryModel};
-use crate::memory::walk::ModelShape;
+use latentsync::cost::model::{Explanation, MemoryModel};
+use latentsync::cost::walk::ModelShape;
+use latentsync::{Checkpoint, WeightsError};
 
 /// What `describe` tells.
 #[derive(Serialize)]

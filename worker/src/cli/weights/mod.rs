@@ -14,9 +14,9 @@ use clap::{Subcommand, ValueEnum};
 use indicatif::BinaryBytes;
 
 use super::exit::{refuse, say};
-use crate::latentsync::weights::{self, AccountAs, DigestVerdict, FileVerdict, Note, StoredAs};
-use crate::latentsync::{Checkpoint, WeightsError, synth};
 use bar::Bar;
+use latentsync::weights::{self, AccountAs, DigestVerdict, FileVerdict, Note, StoredAs};
+use latentsync::{Checkpoint, WeightsError, synth};
 
 #[derive(Subcommand, Debug)]
 pub(super) enum WeightsCommand {

@@ -10,8 +10,8 @@ use latentfarm_common::error::Chain;
 
 use super::hub::{Hub, HubError, PUBLIC_ENDPOINT, Remote};
 use crate::cli::exit::{refuse, say};
-use crate::latentsync::weights::{FileRecord, Maker, NOTE_FILE, Note};
-use crate::latentsync::{Checkpoint, WeightsError};
+use latentsync::weights::{FileRecord, Maker, NOTE_FILE, Note};
+use latentsync::{Checkpoint, WeightsError};
 
 pub(super) const HELP: &str = "\
 Examples:

@@ -4,8 +4,8 @@ use std::fmt;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
 
-use crate::engine::{EXIT_POISONED, is_out_of_memory};
-use crate::memory::host;
+use latentfarm_engine::memory::host;
+use latentfarm_engine::{EXIT_POISONED, is_out_of_memory};
 
 /// A machine whose tasks wait so much for memory is short of it, in percent of the time.
 const SHORT_OF_MEMORY_PERCENT: f32 = 10.0;

@@ -1,0 +1,219 @@
+//! The owners of the dispatcher's state together, without a farm.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use latentfarm_common::digest::Digest;
+use latentfarm_common::ids::{Attempt, ChunkId, JobId, Work};
+use latentfarm_common::lanes::Class;
+use latentfarm_common::wire::blob::BlobRef;
+use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan, MemoryStage, OutOfMemory, RenderMemory};
+use latentfarm_common::wire::outcome::{DoneBody, DoneRecord, Failure, Heartbeat, StageTimings, WorkerState};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::benchmark_job::benchmark_job;
+use super::job::Job;
+use super::learned::NeedEstimator;
+use super::placer::Placer;
+use super::publisher::choose;
+use super::settings::{DispatchSettings, Pace};
+use super::workers::Workers;
+use crate::job::chunk::event::ChunkEvent;
+use crate::job::chunk::state::Phase;
+use crate::placement::JobNeeds;
+
+const EVERY: Duration = Duration::from_millis(250);
+
+/// A job of so many render chunks, all of them released. Its folder lives as long as the guard.
+fn job(chunks: u32) -> (Job, tempfile::TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let (spec, timeline) = benchmark_job(chunks * 16, chunks * 16);
+    let settings = DispatchSettings::new(folder.path().to_owned(), JobNeeds::flat_cpu(3000)).job;
+    let (observer, _events) = mpsc::unbounded_channel();
+    let mut job = Job::new(spec, timeline, settings, Pace::default(), observer).unwrap();
+    for chunk in job.chunks.ids(|record| record.id.work == Work::Render) {
+        job.apply(chunk, ChunkEvent::Released);
+    }
+    (job, folder)
+}
+
+fn farm<const COUNT: usize>(jobs: [Job; COUNT]) -> BTreeMap<JobId, Job> {
+    jobs.into_iter().map(|job| (job.spec.id, job)).collect()
+}
+
+fn workers() -> Workers {
+    Workers::new(Duration::from_secs(10), Duration::from_secs(30))
+}
+
+fn heartbeat(name: &str, host_mib: u64) -> Heartbeat {
+    Heartbeat {
+        state: WorkerState::Idle,
+        capacity: RenderMemory {
+            host_mib: Some(host_mib),
+            device_mib: None,
+        },
+        ..Heartbeat::starting(name.parse().unwrap(), "cpu".to_owned())
+    }
+}
+
+fn planned(jobs: &BTreeMap<JobId, Job>) -> usize {
+    let records = jobs.values().flat_map(|job| &job.chunks.render);
+    records.filter(|record| record.planned.is_some()).count()
+}
+
+#[test]
+fn a_flood_of_heartbeats_places_a_few_times_a_second_and_an_unchanged_farm_never_again() {
+    let (job, _folder) = job(20);
+    let (mut jobs, mut workers, learned) = (farm([job]), workers(), NeedEstimator::default());
+    let start = Instant::now();
+    let mut placer = Placer::new(EVERY, start);
+    let mut beat = |number: u64, host_mib: u64| {
+        workers.hear(heartbeat("w1", host_mib), start);
+        if workers.take_changed() {
+            placer.mark_stale();
+        }
+        let now = start + Duration::from_millis(number);
+        usize::from(
+            placer
+                .place(&mut jobs, &workers.machines(), &learned, now)
+                .is_some(),
+        )
+    };
+    let changing: usize = (0..10_000).map(|number| beat(number, 16_000 + number)).sum();
+    assert!(
+        (2..=40).contains(&changing),
+        "{changing} placements in ten seconds"
+    );
+    let unchanged: usize = (10_000..20_000).map(|number| beat(number, 30_000)).sum();
+    assert!(unchanged <= 1, "{unchanged} placements of an unchanged farm");
+    assert_eq!(planned(&jobs), 20);
+}
+
+#[test]
+fn a_worker_that_joins_is_placed_for_with_its_first_heartbeat() {
+    let (job, _folder) = job(20);
+    let (mut jobs, mut workers, learned) = (farm([job]), workers(), NeedEstimator::default());
+    let start = Instant::now();
+    let mut placer = Placer::new(EVERY, start);
+    assert!(
+        placer
+            .place(&mut jobs, &workers.machines(), &learned, start)
+            .is_some()
+    );
+    assert_eq!(planned(&jobs), 0, "nobody is there to judge by");
+    assert_eq!(placer.due_at(), None);
+
+    // It joins a moment after the last placement: that is the longest wait.
+    workers.hear(heartbeat("w1", 16_384), start);
+    assert!(workers.take_changed());
+    placer.mark_stale();
+    assert_eq!(placer.due_at(), Some(start + EVERY));
+    let machines = workers.machines();
+    let early = start + Duration::from_millis(249);
+    assert!(placer.place(&mut jobs, &machines, &learned, early).is_none());
+    assert!(
+        placer
+            .place(&mut jobs, &machines, &learned, start + EVERY)
+            .is_some()
+    );
+    assert_eq!(planned(&jobs), 20);
+}
+
+#[test]
+fn two_jobs_take_turns_in_the_window_of_a_lane() {
+    let ((first, _a), (second, _b)) = (job(40), job(30));
+    let ids = [first.spec.id, second.spec.id];
+    let (mut jobs, mut workers) = (farm([first, second]), workers());
+    workers.hear(heartbeat("w1", 16_384), Instant::now());
+    let now = Instant::now();
+    let machines = workers.machines();
+    let mut placer = Placer::new(EVERY, now);
+    placer.place(&mut jobs, &machines, &NeedEstimator::default(), now);
+    let lanes = choose(&jobs, &workers, now);
+    let [(lane, chosen)] = lanes.as_slice() else {
+        panic!("{lanes:?}")
+    };
+    assert_eq!(lane.class, Class::Cpu(4));
+    assert_eq!(
+        chosen.len(),
+        18,
+        "twice the workers and 16, for both jobs together"
+    );
+    let mut turns: Vec<JobId> = ids.to_vec();
+    turns.sort_unstable();
+    let expected = (0..9_u32).flat_map(|index| {
+        turns.iter().map(move |job| ChunkId {
+            job: *job,
+            work: Work::Render,
+            index,
+        })
+    });
+    assert_eq!(*chosen, expected.collect::<Vec<_>>());
+}
+
+fn out_of_memory() -> Failure {
+    Failure::OutOfMemory(OutOfMemory {
+        kind: DeviceKind::Cpu,
+        device: "cpu".to_owned(),
+        stage: Some(MemoryStage::Denoise),
+        plan: MemoryPlan::default(),
+        needed_at_least_mib: Some(5000),
+        free_before_mib: 4000,
+        suspected: false,
+    })
+}
+
+#[test]
+fn a_failure_whose_publish_was_never_acknowledged_counts() {
+    let (mut job, _folder) = job(1);
+    let record = &job.chunks.render[0];
+    let (chunk, attempt) = (record.id, record.state().attempt);
+    let oom = job.on_failed(chunk, attempt, &"w1".parse().unwrap(), out_of_memory());
+    assert_eq!(oom.unwrap().needed_at_least_mib, Some(5000));
+    assert!(
+        job.log.ooms()[0].then.contains("it asks for 4.9 GiB"),
+        "{:?}",
+        job.log.ooms()
+    );
+    assert_eq!(job.chunks.render[0].state().tries.out_of_memory, 1);
+}
+
+#[test]
+fn a_failure_that_no_longer_counts_is_listed_once_and_changes_nothing() {
+    let (mut job, _folder) = job(1);
+    let chunk = job.chunks.render[0].id;
+    let attempt = Attempt::default();
+    job.apply(chunk, ChunkEvent::Enqueued { attempt });
+    let record = DoneRecord {
+        chunk,
+        attempt,
+        worker: "w2".parse().unwrap(),
+        numeric_kind: "test".to_owned(),
+        artifact: BlobRef {
+            digest: Digest::of(b"segment"),
+            bytes: 7,
+        },
+        body: DoneBody::Render {
+            frame_hashes: Vec::new(),
+            synced: 16,
+            passed: 0,
+        },
+        timings: StageTimings::default(),
+        memory: None,
+    };
+    job.count(&record.into(), Vec::new(), 1).unwrap();
+    for _ in 0..2 {
+        let oom = job.on_failed(chunk, attempt, &"w1".parse().unwrap(), out_of_memory());
+        assert_eq!(oom, None, "nothing is learned from it");
+    }
+    let [told] = job.log.ooms() else {
+        panic!("{:?}", job.log.ooms())
+    };
+    assert_eq!(
+        (told.worker.as_str(), told.then.as_str()),
+        ("w1", "another attempt counts already")
+    );
+    assert!(matches!(job.chunks.render[0].state().phase, Phase::Done { .. }));
+    assert!(job.log.retries().is_empty());
+}

@@ -1,0 +1,169 @@
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use candle_core::{DType, Device, Tensor};
+use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan};
+
+use super::*;
+use crate::boundary::{Observer, enter};
+use crate::denoise::Schedule;
+use crate::noise::Noise;
+use crate::synth::{Size, synthesize};
+use crate::trace::Trace;
+use crate::{Checkpoint, Faces, LatentSync};
+
+/// Writes down what the networks announce.
+#[derive(Default)]
+struct Heard(Vec<Op>);
+
+impl Observer for Heard {
+    fn before(&mut self, op: Op, _x: &Tensor) -> Result<()> {
+        self.0.push(op);
+        Ok(())
+    }
+}
+
+fn heard(plan: MemoryPlan, work: impl FnOnce()) -> Vec<Op> {
+    let heard = Rc::new(RefCell::new(Heard::default()));
+    let scope = enter(Levers::of(plan), Some(heard.clone()));
+    work();
+    drop(scope);
+    Rc::try_unwrap(heard).ok().unwrap().into_inner().0
+}
+
+fn model(size: Size) -> (ModelShape, LatentSync) {
+    let dir = tempfile::tempdir().unwrap();
+    synthesize(dir.path(), size, 3).unwrap();
+    let checkpoint = Checkpoint::open(dir.path()).unwrap();
+    let model = LatentSync::load(&checkpoint, &Device::Cpu, DType::F32).unwrap();
+    (ModelShape::of(&checkpoint), model)
+}
+
+/// Everything that a task runs, with one step.
+fn render(model: &LatentSync, resolution: usize, guided: bool) {
+    let mel = Tensor::zeros((1, 80, 3000), DType::F32, &Device::Cpu).unwrap();
+    model.whisper().forward(&mel).unwrap();
+    let bytes = vec![100_u8; ModelShape::FRAMES * 3 * resolution * resolution];
+    let faces = Faces {
+        bytes: &bytes,
+        resolution,
+        first_frame: 0,
+    };
+    let (tokens, width) = model.audio_shape();
+    let rows = Tensor::zeros((ModelShape::FRAMES, tokens, width), DType::F32, &Device::Cpu).unwrap();
+    let schedule = Schedule {
+        steps: 1,
+        guidance_scale: if guided { 1.5 } else { 1.0 },
+    };
+    let noise = Noise::Keyed { seed: 1 };
+    model
+        .render(faces, &rows, &noise, schedule, &mut |_| Ok(()))
+        .unwrap();
+}
+
+fn assert_same(walked: &[Op], heard: &[Op], what: &str) {
+    for (index, (walked, heard)) in walked.iter().zip(heard).enumerate() {
+        assert_eq!(walked, heard, "{what}: operation {index}");
+    }
+    assert_eq!(walked.len(), heard.len(), "{what}");
+}
+
+fn assert_walk_is_what_the_model_does(size: Size, resolutions: [usize; 2]) {
+    let (shape, model) = model(size);
+    let account = Account::of(DeviceKind::Cpu);
+    for resolution in resolutions {
+        for (guided, plan) in [
+            (false, MemoryPlan::BatchedGuidance),
+            (true, MemoryPlan::SequentialGuidance),
+            (false, MemoryPlan::Streamed),
+        ] {
+            let heard = heard(plan, || render(&model, resolution, guided));
+            let walk = walk(&shape.clone().at(resolution), &account, plan, guided).unwrap();
+            assert_same(
+                &walk.ops,
+                &heard,
+                &format!("{size:?}, {resolution} px, {plan}, guided {guided}"),
+            );
+        }
+    }
+}
+
+#[test]
+fn every_operation_of_the_tiny_model_is_walked_in_order() {
+    assert_walk_is_what_the_model_does(Size::Tiny, [64, 128]);
+}
+
+#[test]
+fn every_operation_of_the_small_model_is_walked_in_order() {
+    assert_walk_is_what_the_model_does(Size::Small, [64, 128]);
+}
+
+#[test]
+fn guidance_in_one_pass_is_walked_as_a_batch_of_two() {
+    let (shape, model) = model(Size::Tiny);
+    let (frames, side) = (ModelShape::FRAMES, shape.latent_side());
+    let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
+    let (tokens, width) = model.audio_shape();
+    let heard = heard(MemoryPlan::BatchedGuidance, || {
+        let latents = zeros(&[2, 13, frames, side, side]);
+        let audio = zeros(&[2, frames, tokens, width]);
+        model
+            .unet()
+            .forward(&latents, 501, &audio, &Trace::off())
+            .unwrap();
+    });
+    let walked = |kind| {
+        let walk = walk(&shape, &Account::of(kind), MemoryPlan::BatchedGuidance, true).unwrap();
+        walk.ops
+    };
+    let (batched, halves) = (walked(DeviceKind::Cuda), walked(DeviceKind::Cpu));
+    assert_eq!(halves.len() - batched.len(), heard.len());
+    let start = batched.windows(heard.len()).position(|ops| ops == heard);
+    assert!(start.is_some());
+}
+
+#[test]
+fn nothing_is_left_alive_but_the_weights() {
+    for kind in [DeviceKind::Cpu, DeviceKind::Cuda] {
+        for plan in MemoryPlan::ALL {
+            let shape = ModelShape::published(256).unwrap();
+            let walk = walk(&shape, &Account::of(kind), plan, true).unwrap();
+            let (load, last) = (walk.stages[0], walk.stages[walk.stages.len() - 1]);
+            assert_eq!(last.live_after, load.live_after, "{kind}, {plan}");
+        }
+    }
+}
+
+#[test]
+fn published_weights_are_as_large_as_their_files() {
+    let shape = ModelShape::published(256).unwrap();
+    let weights = shape.weights().unwrap();
+    // 1,267,099,844 parameters and 844,800 values of position tables.
+    assert_eq!(weights.unet.layers + weights.unet.rest, 1_267_944_644);
+    assert_eq!(weights.vae.layers + weights.vae.rest, 83_653_863);
+    let cuda = walk(
+        &shape,
+        &Account::of(DeviceKind::Cuda),
+        MemoryPlan::default(),
+        false,
+    )
+    .unwrap();
+    assert_eq!(cuda.weights_bytes >> 20, 2593);
+}
+
+#[test]
+fn no_plan_takes_more_than_the_one_before_it() {
+    for px in [256, 512] {
+        for kind in [DeviceKind::Cpu, DeviceKind::Cuda] {
+            for guided in [false, true] {
+                let shape = ModelShape::published(px).unwrap();
+                let mut before = u64::MAX;
+                for plan in MemoryPlan::ALL {
+                    let walk = walk(&shape, &Account::of(kind), plan, guided).unwrap();
+                    assert!(walk.peak() <= before, "{px} px, {kind}, guided {guided}, {plan}");
+                    before = walk.peak();
+                }
+            }
+        }
+    }
+}

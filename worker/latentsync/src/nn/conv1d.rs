@@ -1,0 +1,127 @@
+//! Convolution over time, three taps wide: a linear layer over neighbouring tokens.
+
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use rayon::prelude::*;
+
+use super::layers::Linear;
+use super::matrix::contiguous;
+use super::on_own_ops;
+use crate::boundary::before_copy;
+use crate::weights::Keys;
+
+const TAPS: usize = 3;
+
+/// A convolution with three taps and one token of padding at both ends.
+pub(crate) struct Conv1d {
+    linear: Linear,
+    stride: usize,
+}
+
+impl Conv1d {
+    pub(crate) fn load(keys: &Keys, input: usize, output: usize, stride: usize) -> Result<Self> {
+        Ok(Self {
+            linear: Linear::load_taps(keys, input, output, TAPS)?,
+            stride,
+        })
+    }
+
+    /// # Shapes
+    /// `(tokens, input)` to `(tokens / stride, output)`, rounded up.
+    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.linear.forward(&neighbours(x, self.stride)?)
+    }
+}
+
+/// Every `stride`th token with its neighbours: `(tokens / stride, input x 3)`, the taps of a channel side by side.
+fn neighbours(x: &Tensor, stride: usize) -> Result<Tensor> {
+    before_copy(x.dim(0)?.div_ceil(stride) * x.dim(1)? * TAPS, x)?;
+    if on_own_ops(x) {
+        return x.contiguous()?.apply_op1_no_bwd(&CpuNeighbours { stride });
+    }
+    let (tokens, input) = x.dims2()?;
+    let count = tokens.div_ceil(stride);
+    let padded = x.pad_with_zeros(0, 1, 1)?;
+    let taps = (0..TAPS)
+        .map(|tap| {
+            let indices: Vec<u32> = (0..count)
+                .filter_map(|i| u32::try_from(i * stride + tap).ok())
+                .collect();
+            padded.index_select(&Tensor::from_vec(indices, count, x.device())?, 0)
+        })
+        .collect::<Result<Vec<_>>>()?;
+    Tensor::stack(&taps, 2)?.reshape((count, input * TAPS))
+}
+
+struct CpuNeighbours {
+    stride: usize,
+}
+
+impl CustomOp1 for CpuNeighbours {
+    fn name(&self) -> &'static str {
+        "neighbours"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (tokens, input) = layout.shape().dims2()?;
+        let x = contiguous(x, layout)?;
+        let count = tokens.div_ceil(self.stride);
+        let mut out = vec![0.0_f32; count * input * TAPS];
+        out.par_chunks_mut((input * TAPS).max(1))
+            .enumerate()
+            .for_each(|(i, out)| {
+                for tap in 0..TAPS {
+                    let Some(token) = (i * self.stride + tap)
+                        .checked_sub(1)
+                        .filter(|&token| token < tokens)
+                    else {
+                        continue;
+                    };
+                    let from = &x[token * input..(token + 1) * input];
+                    for (to, from) in out[tap..].iter_mut().step_by(TAPS).zip(from) {
+                        *to = *from;
+                    }
+                }
+            });
+        Ok((CpuStorage::F32(out), Shape::from((count, input * TAPS))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{DType, Device};
+
+    #[test]
+    fn neighbours_times_weights_are_a_convolution() {
+        for (tokens, input, output, stride) in [(1, 1, 1, 1), (7, 3, 4, 1), (8, 5, 2, 2), (9, 2, 3, 2)] {
+            let tensor = |shape: (usize, usize), step: usize| {
+                let values: Vec<f32> = (0..shape.0 * shape.1)
+                    .map(|i| ((i * step % 101) as f32 - 50.0) / 64.0)
+                    .collect();
+                Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+            };
+            let (x, weight) = (tensor((tokens, input), 37), tensor((output, input * TAPS), 53));
+            let expected = x
+                .t()
+                .unwrap()
+                .unsqueeze(0)
+                .unwrap()
+                .conv1d(&weight.reshape((output, input, TAPS)).unwrap(), 1, stride, 1, 1)
+                .unwrap();
+            let expected = expected.squeeze(0).unwrap().t().unwrap();
+            // Multiples of 1/64 below 1, which f16 has as they are.
+            for dtype in [DType::F32, DType::F16] {
+                let near = neighbours(&x.to_dtype(dtype).unwrap(), stride).unwrap();
+                let near = near.to_dtype(DType::F32).unwrap();
+                let ours = near.matmul(&weight.t().unwrap()).unwrap();
+                assert_eq!(ours.dims(), expected.dims());
+                let difference = (ours - &expected).unwrap().abs().unwrap().max_all().unwrap();
+                let difference = difference.to_scalar::<f32>().unwrap();
+                assert!(
+                    difference <= 1e-6,
+                    "{tokens} x {input}, stride {stride}: {difference}"
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! Layers under the levers of the memory plans against the same layers without.
+
+use candle_core::{DType, Tensor};
+
+use super::GroupNorm;
+use super::composed::tests::{feed_forward, layer, noise};
+use crate::boundary::enter;
+use crate::levers::Levers;
+use crate::slices::Limits;
+use crate::trace::Trace;
+
+const TYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
+
+fn with<R>(limits: Limits, composed: bool, work: impl FnOnce() -> R) -> R {
+    let levers = Levers {
+        limits,
+        composed,
+        ..Levers::default()
+    };
+    let _scope = enter(levers, None);
+    work()
+}
+
+fn values(x: &Tensor) -> Vec<f32> {
+    let x = x.to_dtype(DType::F32).unwrap();
+    x.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+#[test]
+fn feed_forward_in_slices_is_the_same_bit_for_bit_on_the_cpu() {
+    // One product each has 320 columns a tile and 512 or 1024 rows: here the two cut alike, one inside the other,
+    // and across each other. The first row alone would go another way through the matrix kernels.
+    for (width, rows) in [
+        (24, 1),
+        (24, 65),
+        (24, 1024),
+        (24, 2600),
+        (328, 1500),
+        (328, 2048),
+        (328, 2100),
+    ] {
+        let ff = feed_forward(width, DType::F32);
+        let (x, residual) = (noise(&[1, rows, width], 1), noise(&[1, rows, width], 6));
+        let run = |hidden| {
+            let limits = Limits {
+                hidden,
+                ..Limits::USUAL
+            };
+            values(&with(limits, false, || {
+                ff.forward_add(&x, &residual, &Trace::off()).unwrap()
+            }))
+        };
+        let whole = run(usize::MAX);
+        for hidden in [1, 8 * width * 600, 8 * width * 1030] {
+            assert!(
+                run(hidden) == whole,
+                "{rows} rows of {width}, {hidden} values at once"
+            );
+        }
+    }
+}
+
+#[test]
+fn composed_feed_forward_in_slices_is_close() {
+    let (width, rows) = (24, 333);
+    for (dtype, allowed) in [(DType::F32, 1e-6), (DType::F16, 1e-3), (DType::BF16, 1e-2)] {
+        // Weights that are used in their place are for the CPU's own operations.
+        let ff = with(Limits::USUAL, true, || feed_forward(width, dtype));
+        let input = |seed| noise(&[rows, width], seed).to_dtype(dtype).unwrap();
+        let (x, residual) = (input(1), input(6));
+        let run = |hidden| {
+            let limits = Limits {
+                hidden,
+                ..Limits::USUAL
+            };
+            values(&with(limits, true, || {
+                ff.forward_add(&x, &residual, &Trace::off()).unwrap()
+            }))
+        };
+        let whole = run(usize::MAX);
+        let largest = whole.iter().fold(0.0_f32, |most, v| most.max(v.abs()));
+        for hidden in [1, 8 * width * 10, 8 * width * 100] {
+            for (a, b) in run(hidden).iter().zip(&whole) {
+                assert!((a - b).abs() <= allowed * largest, "{a} and {b} as {dtype:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn group_norm_in_slices_is_the_same_bit_for_bit() {
+    // (images, together, channels, groups, h, w)
+    for (images, together, channels, groups, h, w) in [
+        (6, 3, 32, 8, 7, 9),
+        (4, 4, 6, 3, 1, 1),
+        (1, 1, 16, 16, 12, 10),
+        (3, 1, 8, 1, 5, 5),
+    ] {
+        let (weight, bias) = (noise(&[channels], 2), noise(&[channels], 3));
+        for dtype in TYPES {
+            let norm = layer(&[("weight", &weight), ("bias", &bias)], dtype, |keys| {
+                GroupNorm::load(keys, groups, channels, 1e-5)
+            });
+            let x = noise(&[images, channels, h, w], 1).to_dtype(dtype).unwrap();
+            let run = |normed| {
+                let limits = Limits {
+                    normed,
+                    ..Limits::USUAL
+                };
+                let (plain, silu) = with(limits, true, || {
+                    (
+                        norm.forward(&x, together, &Trace::off()).unwrap(),
+                        norm.forward_silu(&x, together, &Trace::off()).unwrap(),
+                    )
+                });
+                assert_eq!(plain.dims(), [images, channels, h, w]);
+                assert_eq!(plain.dtype(), dtype);
+                (values(&plain), values(&silu))
+            };
+            let whole = run(usize::MAX);
+            let per_image = channels * h * w;
+            // One group, two, an image, two images.
+            for normed in [1, 2 * per_image / groups, per_image, 2 * per_image] {
+                assert!(
+                    run(normed) == whole,
+                    "{images} x {channels} as {dtype:?}, {normed} at once"
+                );
+            }
+        }
+    }
+}

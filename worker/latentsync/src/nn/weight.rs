@@ -1,0 +1,100 @@
+//! The weights of a layer, and where they are.
+
+use std::sync::Arc;
+
+use candle_core::{CpuStorage, Result, Storage, Tensor, bail};
+
+use crate::boundary::levers;
+use crate::weights::{Keys, MappedTensor, Slot, Values};
+
+pub(super) struct Weight {
+    place: Place,
+    /// Brought for each use where the levers say so.
+    streamed: bool,
+}
+
+enum Place {
+    /// Always where the network computes.
+    Held(Tensor),
+    /// Used in their place in a mapped file: only on the CPU, where the networks compute in `f32`.
+    Mapped(MappedTensor),
+    /// Brought to where the network computes, and taken away when it is idle.
+    Moving(Arc<Slot>),
+}
+
+/// A layer at work. Streamed weights go when this is dropped.
+pub(super) struct AtWork<'a>(Option<&'a Weight>);
+
+impl Drop for AtWork<'_> {
+    fn drop(&mut self) {
+        match self.0.map(|weight| &weight.place) {
+            Some(Place::Mapped(mapped)) => mapped.give_back(),
+            Some(Place::Moving(slot)) => slot.leave(),
+            Some(Place::Held(_)) | None => {}
+        }
+    }
+}
+
+impl Weight {
+    pub(super) fn load(keys: &Keys, shape: &[usize], name: &str) -> Result<Self> {
+        let place = if let Some(mapped) = keys.mapped(shape, name) {
+            Place::Mapped(mapped)
+        } else if let Some(slot) = keys.slot(shape, name)? {
+            Place::Moving(slot)
+        } else {
+            Place::Held(keys.get(shape, name)?)
+        };
+        Ok(Self {
+            place,
+            streamed: keys.is_streamed(),
+        })
+    }
+
+    #[cfg(test)]
+    pub(super) fn held(tensor: Tensor) -> Self {
+        Self {
+            place: Place::Held(tensor),
+            streamed: false,
+        }
+    }
+
+    pub(super) fn shape(&self) -> &[usize] {
+        match &self.place {
+            Place::Held(tensor) => tensor.dims(),
+            Place::Mapped(mapped) => mapped.shape(),
+            Place::Moving(slot) => slot.shape(),
+        }
+    }
+
+    /// To be kept for as long as a layer needs its weights, once or many times.
+    pub(super) fn at_work(&self) -> AtWork<'_> {
+        AtWork((self.streamed && levers().streamed).then_some(self))
+    }
+
+    /// The weights as a tensor of their own.
+    pub(super) fn tensor(&self) -> Result<Tensor> {
+        match &self.place {
+            Place::Held(tensor) => Ok(tensor.clone()),
+            Place::Moving(slot) => slot.tensor(),
+            Place::Mapped(_) => bail!("mapped weights are used on the CPU in f32 alone"),
+        }
+    }
+
+    /// Lends the values in the order of the shape.
+    pub(super) fn with<R>(&self, work: impl FnOnce(Values) -> Result<R>) -> Result<R> {
+        if let Place::Mapped(mapped) = &self.place {
+            return work(mapped.values()?);
+        }
+        let tensor = self.tensor()?;
+        let (storage, layout) = tensor.storage_and_layout();
+        let Some((start, end)) = layout.contiguous_offsets() else {
+            bail!("weights are not contiguous: {layout:?}");
+        };
+        match &*storage {
+            Storage::Cpu(CpuStorage::F32(values)) => work(Values::F32(&values[start..end])),
+            Storage::Cpu(CpuStorage::F16(values)) => work(Values::F16(&values[start..end])),
+            Storage::Cpu(CpuStorage::BF16(values)) => work(Values::Bf16(&values[start..end])),
+            _ => bail!("weights are not on the CPU as f32, f16 or bf16"),
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! Spatial transformer: self-attention within a frame, attention to that frame's audio, feed-forward.
+
+use candle_core::{Result, Tensor};
+
+use super::Context;
+use crate::boundary::before_copy;
+use crate::config::UNetConfig;
+use crate::nn::{FeedForward, GroupNorm, LayerNorm, Linear, attend, to_picture, to_tokens};
+use crate::weights::Keys;
+
+/// The norms of transformers use this, whatever the configuration says for `ResNet` blocks.
+pub(super) const NORM_EPS: f64 = 1e-6;
+
+/// Multi-head attention with projections; no bias but in the last.
+pub(super) struct Attention {
+    to_q: Linear,
+    to_k: Linear,
+    to_v: Linear,
+    to_out: Linear,
+    heads: usize,
+}
+
+impl Attention {
+    pub(super) fn load(keys: &Keys, width: usize, context_width: usize, heads: usize) -> Result<Self> {
+        Ok(Self {
+            to_q: Linear::load_no_bias(&keys.pp("to_q"), width, width)?,
+            to_k: Linear::load_no_bias(&keys.pp("to_k"), context_width, width)?,
+            to_v: Linear::load_no_bias(&keys.pp("to_v"), context_width, width)?,
+            to_out: Linear::load(&keys.pp("to_out").pp(0), width, width)?,
+            heads,
+        })
+    }
+
+    /// `x` is `(rows, queries, width)`, `context` `(rows, keys, context width)`; without it `x` is its own.
+    pub(super) fn forward(&self, x: Tensor, context: Option<&Tensor>) -> Result<Mixed<'_>> {
+        let (q, k, v) = self.project(&x, context.unwrap_or(&x))?;
+        drop(x);
+        let mixed = attend(&q.unsqueeze(0)?, &k.unsqueeze(0)?, &v.unsqueeze(0)?, self.heads)?;
+        Ok(Mixed {
+            values: mixed.squeeze(0)?,
+            to_out: &self.to_out,
+        })
+    }
+
+    /// Self-attention over the second of the four dimensions of `(samples, frames, positions, width)`.
+    pub(super) fn forward_temporal(&self, x: Tensor) -> Result<Mixed<'_>> {
+        let (q, k, v) = self.project(&x, &x)?;
+        drop(x);
+        let mixed = attend(
+            &q.transpose(1, 2)?,
+            &k.transpose(1, 2)?,
+            &v.transpose(1, 2)?,
+            self.heads,
+        )?;
+        drop((q, k, v));
+        let (samples, area, frames, width) = mixed.dims4()?;
+        before_copy(mixed.elem_count(), &mixed)?;
+        Ok(Mixed {
+            values: mixed.transpose(1, 2)?.reshape((samples * frames, area, width))?,
+            to_out: &self.to_out,
+        })
+    }
+
+    fn project(&self, x: &Tensor, context: &Tensor) -> Result<(Tensor, Tensor, Tensor)> {
+        Ok((
+            self.to_q.forward(x)?,
+            self.to_k.forward(context)?,
+            self.to_v.forward(context)?,
+        ))
+    }
+}
+
+/// What attention gives before its last projection.
+pub(super) struct Mixed<'a> {
+    values: Tensor,
+    to_out: &'a Linear,
+}
+
+impl Mixed<'_> {
+    /// The last projection, and `residual` added; `trace` hears of the projection alone.
+    pub(super) fn add_to(
+        self,
+        residual: &Tensor,
+        context: &Context,
+        path: &str,
+        name: &str,
+    ) -> Result<Tensor> {
+        if !context.trace.is_on() {
+            return self.to_out.forward_add(&self.values, residual);
+        }
+        let attended = self.to_out.forward(&self.values)?;
+        context.trace.put(path, name, &attended);
+        attended + residual
+    }
+}
+
+pub(super) struct SpatialTransformer {
+    path: String,
+    norm: GroupNorm,
+    proj_in: Linear,
+    block: TransformerBlock,
+    proj_out: Linear,
+}
+
+impl SpatialTransformer {
+    pub(super) fn load(keys: &Keys, config: &UNetConfig, channels: usize) -> Result<Self> {
+        Ok(Self {
+            path: keys.path().to_owned(),
+            norm: GroupNorm::load(&keys.pp("norm"), config.norm_num_groups, channels, NORM_EPS)?,
+            proj_in: Linear::load_1x1(&keys.pp("proj_in"), channels, channels)?,
+            block: TransformerBlock::load(&keys.pp("transformer_blocks").pp(0), config, channels)?,
+            proj_out: Linear::load_1x1(&keys.pp("proj_out"), channels, channels)?,
+        })
+    }
+
+    pub(super) fn forward(&self, x: &Tensor, context: &Context) -> Result<Tensor> {
+        let (images, channels, h, w) = x.dims4()?;
+        let put = |name, tokens: &Tensor| -> Result<()> {
+            if context.trace.is_on() {
+                let picture = tokens.transpose(1, 2)?.reshape((images, channels, h, w))?;
+                context.trace.put(&self.path, name, &picture);
+            }
+            Ok(())
+        };
+        let normed = self.norm.forward(x, 1, context.trace)?;
+        let mut tokens = to_tokens(&normed)?;
+        drop(normed);
+        tokens = self.proj_in.forward(&tokens)?;
+        put("proj_in", &tokens)?;
+        tokens = self.block.forward(tokens, context)?;
+        tokens = self.proj_out.forward(&tokens)?;
+        put("proj_out", &tokens)?;
+        let y = to_picture(&tokens, x)?;
+        context.trace.put(&self.path, "", &y);
+        Ok(y)
+    }
+}
+
+struct TransformerBlock {
+    path: String,
+    norm1: LayerNorm,
+    attn1: Attention,
+    norm2: LayerNorm,
+    attn2: Attention,
+    norm3: LayerNorm,
+    ff: FeedForward,
+}
+
+impl TransformerBlock {
+    fn load(keys: &Keys, config: &UNetConfig, width: usize) -> Result<Self> {
+        let heads = config.attention_heads;
+        Ok(Self {
+            path: keys.path().to_owned(),
+            norm1: LayerNorm::load(&keys.pp("norm1"), width)?,
+            attn1: Attention::load(&keys.pp("attn1"), width, width, heads)?,
+            norm2: LayerNorm::load(&keys.pp("norm2"), width)?,
+            attn2: Attention::load(&keys.pp("attn2"), width, config.cross_attention_dim, heads)?,
+            norm3: LayerNorm::load(&keys.pp("norm3"), width)?,
+            ff: FeedForward::load(&keys.pp("ff"), width)?,
+        })
+    }
+
+    fn forward(&self, x: Tensor, context: &Context) -> Result<Tensor> {
+        let put = |name, output: &Tensor| context.trace.put(&self.path, name, output);
+        let mut x = x;
+        let normed = self.norm1.forward(&x)?;
+        put("norm1", &normed);
+        let mixed = self.attn1.forward(normed, None)?;
+        x = mixed.add_to(&x, context, &self.path, "attn1")?;
+
+        let normed = self.norm2.forward(&x)?;
+        put("norm2", &normed);
+        let mixed = self.attn2.forward(normed, Some(&context.audio))?;
+        x = mixed.add_to(&x, context, &self.path, "attn2")?;
+
+        let normed = self.norm3.forward(&x)?;
+        put("norm3", &normed);
+        x = self.ff.forward_add(&normed, &x, context.trace)?;
+        put("", &x);
+        Ok(x)
+    }
+}

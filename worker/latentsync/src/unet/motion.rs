@@ -1,0 +1,140 @@
+//! Motion module: every position attends over the frames of its sample, twice, then a feed-forward.
+
+use candle_core::{Result, Tensor, bail};
+
+use super::Context;
+use super::attention::{Attention, Mixed, NORM_EPS};
+use crate::boundary::before_copy;
+use crate::config::MotionConfig;
+use crate::nn::{FeedForward, GroupNorm, LayerNorm, Linear, to_picture, to_tokens};
+use crate::weights::Keys;
+
+/// Group norm groups of motion modules, whatever the configuration says for the rest.
+const GROUPS: usize = 32;
+
+pub(super) struct MotionModule {
+    module_path: String,
+    path: String,
+    norm: GroupNorm,
+    proj_in: Linear,
+    blocks: Vec<TemporalBlock>,
+    proj_out: Linear,
+}
+
+impl MotionModule {
+    pub(super) fn load(keys: &Keys, config: &MotionConfig, channels: usize) -> Result<Self> {
+        let transformer = keys.pp("temporal_transformer");
+        let block_keys = transformer.pp("transformer_blocks");
+        let blocks = (0..config.num_transformer_block)
+            .map(|i| TemporalBlock::load(&block_keys.pp(i), config, channels))
+            .collect::<Result<_>>()?;
+        Ok(Self {
+            module_path: keys.path().to_owned(),
+            path: transformer.path().to_owned(),
+            norm: GroupNorm::load(&transformer.pp("norm"), GROUPS, channels, NORM_EPS)?,
+            proj_in: Linear::load(&transformer.pp("proj_in"), channels, channels)?,
+            blocks,
+            proj_out: Linear::load(&transformer.pp("proj_out"), channels, channels)?,
+        })
+    }
+
+    pub(super) fn forward(&self, x: &Tensor, context: &Context) -> Result<Tensor> {
+        let normed = self.norm.forward(x, 1, context.trace)?;
+        let mut tokens = to_tokens(&normed)?;
+        drop(normed);
+        tokens = self.proj_in.forward(&tokens)?;
+        context.trace.put(&self.path, "proj_in", &tokens);
+        for block in &self.blocks {
+            tokens = block.forward(tokens, context)?;
+        }
+        tokens = self.proj_out.forward(&tokens)?;
+        context.trace.put(&self.path, "proj_out", &tokens);
+        let y = to_picture(&tokens, x)?;
+        context.trace.put(&self.path, "", &y);
+        context.trace.put(&self.module_path, "", &y);
+        Ok(y)
+    }
+}
+
+struct TemporalBlock {
+    path: String,
+    attention: Vec<(LayerNorm, TemporalAttention)>,
+    ff_norm: LayerNorm,
+    ff: FeedForward,
+}
+
+struct TemporalAttention {
+    /// `(1, longest, 1, width)`: added to the normed input before the projections.
+    positions: Option<Tensor>,
+    attention: Attention,
+}
+
+impl TemporalBlock {
+    fn load(keys: &Keys, config: &MotionConfig, width: usize) -> Result<Self> {
+        let (norms, blocks) = (keys.pp("norms"), keys.pp("attention_blocks"));
+        let attention = (0..config.attention_block_types.len())
+            .map(|i| {
+                Ok((
+                    LayerNorm::load(&norms.pp(i), width)?,
+                    TemporalAttention::load(&blocks.pp(i), config, width)?,
+                ))
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self {
+            path: keys.path().to_owned(),
+            attention,
+            ff_norm: LayerNorm::load(&keys.pp("ff_norm"), width)?,
+            ff: FeedForward::load(&keys.pp("ff"), width)?,
+        })
+    }
+
+    /// `x` is `(samples x frames, positions, width)`.
+    fn forward(&self, x: Tensor, context: &Context) -> Result<Tensor> {
+        let put = |name: &str, output: &Tensor| context.trace.put(&self.path, name, output);
+        let mut x = x;
+        for (i, (norm, attention)) in self.attention.iter().enumerate() {
+            let normed = norm.forward(&x)?;
+            put(&format!("norms.{i}"), &normed);
+            let mixed = attention.forward(normed, context.frames)?;
+            x = mixed.add_to(&x, context, &self.path, &format!("attention_blocks.{i}"))?;
+        }
+        let normed = self.ff_norm.forward(&x)?;
+        put("ff_norm", &normed);
+        x = self.ff.forward_add(&normed, &x, context.trace)?;
+        put("", &x);
+        Ok(x)
+    }
+}
+
+impl TemporalAttention {
+    fn load(keys: &Keys, config: &MotionConfig, width: usize) -> Result<Self> {
+        let longest = config.temporal_position_encoding_max_len;
+        let positions = config
+            .temporal_position_encoding
+            .then(|| {
+                keys.pp("pos_encoder")
+                    .get(&[1, longest, width], "pe")?
+                    .reshape((1, longest, 1, width))
+            })
+            .transpose()?;
+        Ok(Self {
+            positions,
+            attention: Attention::load(keys, width, width, config.num_attention_heads)?,
+        })
+    }
+
+    fn forward(&self, x: Tensor, frames: usize) -> Result<Mixed<'_>> {
+        let (images, area, width) = x.dims3()?;
+        let mut frames_apart = x.reshape((images / frames, frames, area, width))?;
+        drop(x);
+        if let Some(positions) = &self.positions {
+            let longest = positions.dim(1)?;
+            if frames > longest {
+                bail!("a window of {frames} frames, but the position table has {longest}");
+            }
+            before_copy(frames_apart.elem_count(), &frames_apart)?;
+            frames_apart = frames_apart.broadcast_add(&positions.narrow(1, 0, frames)?)?;
+        }
+        self.attention.forward_temporal(frames_apart)
+    }
+}

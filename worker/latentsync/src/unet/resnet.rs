@@ -1,0 +1,117 @@
+//! The residual block, whose norms take their statistics over all frames, and the two samplers.
+
+use candle_core::{Result, Tensor};
+
+use super::Context;
+use crate::config::UNetConfig;
+use crate::nn::{Conv2d, GroupNorm, Linear, upsample};
+use crate::weights::Keys;
+
+pub(super) struct ResnetBlock {
+    path: String,
+    norm1: GroupNorm,
+    conv1: Conv2d,
+    time_emb_proj: Linear,
+    norm2: GroupNorm,
+    conv2: Conv2d,
+    shortcut: Option<Conv2d>,
+}
+
+impl ResnetBlock {
+    pub(super) fn load(keys: &Keys, config: &UNetConfig, input: usize, output: usize) -> Result<Self> {
+        let norm = |name: &str, channels| {
+            GroupNorm::load(&keys.pp(name), config.norm_num_groups, channels, config.norm_eps)
+        };
+        let shortcut = (input != output)
+            .then(|| Conv2d::load(&keys.pp("conv_shortcut"), input, output, 1, 1, 0))
+            .transpose()?;
+        Ok(Self {
+            path: keys.path().to_owned(),
+            norm1: norm("norm1", input)?,
+            conv1: Conv2d::load_3x3(&keys.pp("conv1"), input, output)?,
+            time_emb_proj: Linear::load(
+                &keys.pp("time_emb_proj"),
+                4 * config.block_out_channels[0],
+                output,
+            )?,
+            norm2: norm("norm2", output)?,
+            conv2: Conv2d::load_3x3(&keys.pp("conv2"), output, output)?,
+            shortcut,
+        })
+    }
+
+    pub(super) fn forward(&self, x: Tensor, context: &Context) -> Result<Tensor> {
+        let (frames, trace) = (context.frames, context.trace);
+        let time = self.time_emb_proj.forward(&context.time.silu()?)?;
+        trace.put(&self.path, "time_emb_proj", &time);
+        let mut hidden = self.norm1.forward_silu(&x, frames, trace)?;
+        // Now, because it lets go of the input, which with its skip is the largest tensor of all.
+        let residual = match &self.shortcut {
+            Some(shortcut) => {
+                let residual = shortcut.forward(&x)?;
+                trace.put(&self.path, "conv_shortcut", &residual);
+                drop(x);
+                residual
+            }
+            None => x,
+        };
+        if trace.is_on() {
+            trace.put(&self.path, "conv1", &self.conv1.forward(&hidden)?);
+        }
+        // One value a channel, the same in all frames of a sample.
+        hidden = self.conv1.forward_shifted(&hidden, &time)?;
+        hidden = self.norm2.forward_silu(&hidden, frames, trace)?;
+        if trace.is_on() {
+            trace.put(&self.path, "conv2", &self.conv2.forward(&hidden)?);
+        }
+        let y = self.conv2.forward_add(&hidden, &residual)?;
+        trace.put(&self.path, "", &y);
+        Ok(y)
+    }
+}
+
+/// Halves the size with a strided convolution.
+pub(super) struct Downsampler {
+    path: String,
+    conv: Conv2d,
+}
+
+impl Downsampler {
+    pub(super) fn load(keys: &Keys, channels: usize) -> Result<Self> {
+        Ok(Self {
+            path: keys.path().to_owned(),
+            conv: Conv2d::load(&keys.pp("conv"), channels, channels, 3, 2, 1)?,
+        })
+    }
+
+    pub(super) fn forward(&self, x: &Tensor, context: &Context) -> Result<Tensor> {
+        let y = self.conv.forward(x)?;
+        context.trace.put(&self.path, "conv", &y);
+        context.trace.put(&self.path, "", &y);
+        Ok(y)
+    }
+}
+
+/// Nearest-neighbour upsampling and a convolution.
+pub(super) struct Upsampler {
+    path: String,
+    conv: Conv2d,
+}
+
+impl Upsampler {
+    pub(super) fn load(keys: &Keys, channels: usize) -> Result<Self> {
+        Ok(Self {
+            path: keys.path().to_owned(),
+            conv: Conv2d::load_3x3(&keys.pp("conv"), channels, channels)?,
+        })
+    }
+
+    /// Upsamples to `(h, w)`, the size of the skip that is joined next.
+    pub(super) fn forward(&self, x: Tensor, (h, w): (usize, usize), context: &Context) -> Result<Tensor> {
+        let upsampled = upsample(&x, (h, w))?;
+        drop(x);
+        let y = self.conv.forward(&upsampled)?;
+        context.trace.put(&self.path, "", &y);
+        Ok(y)
+    }
+}

@@ -1,0 +1,131 @@
+//! What encoder and decoder share. All norms have eps 1e-6.
+
+use candle_core::{Result, Tensor};
+
+use crate::config::VaeConfig;
+use crate::nn::{Conv2d, GroupNorm, Linear, attend, to_picture, to_tokens};
+use crate::trace::Trace;
+use crate::weights::Keys;
+
+pub(super) const NORM_EPS: f64 = 1e-6;
+
+pub(super) struct ResnetBlock {
+    path: String,
+    norm1: GroupNorm,
+    conv1: Conv2d,
+    norm2: GroupNorm,
+    conv2: Conv2d,
+    shortcut: Option<Conv2d>,
+}
+
+impl ResnetBlock {
+    pub(super) fn load(keys: &Keys, config: &VaeConfig, input: usize, output: usize) -> Result<Self> {
+        let norm = |name: &str, channels| {
+            GroupNorm::load(&keys.pp(name), config.norm_num_groups, channels, NORM_EPS)
+        };
+        let shortcut = (input != output)
+            .then(|| Conv2d::load(&keys.pp("conv_shortcut"), input, output, 1, 1, 0))
+            .transpose()?;
+        Ok(Self {
+            path: keys.path().to_owned(),
+            norm1: norm("norm1", input)?,
+            conv1: Conv2d::load_3x3(&keys.pp("conv1"), input, output)?,
+            norm2: norm("norm2", output)?,
+            conv2: Conv2d::load_3x3(&keys.pp("conv2"), output, output)?,
+            shortcut,
+        })
+    }
+
+    pub(super) fn forward(&self, x: Tensor, trace: &Trace) -> Result<Tensor> {
+        let mut hidden = self.norm1.forward_silu(&x, 1, trace)?;
+        // Now, because it lets go of the input.
+        let residual = match &self.shortcut {
+            Some(shortcut) => {
+                let residual = shortcut.forward(&x)?;
+                trace.put(&self.path, "conv_shortcut", &residual);
+                drop(x);
+                residual
+            }
+            None => x,
+        };
+        hidden = self.conv1.forward(&hidden)?;
+        trace.put(&self.path, "conv1", &hidden);
+        hidden = self.norm2.forward_silu(&hidden, 1, trace)?;
+        if trace.is_on() {
+            trace.put(&self.path, "conv2", &self.conv2.forward(&hidden)?);
+        }
+        let y = self.conv2.forward_add(&hidden, &residual)?;
+        trace.put(&self.path, "", &y);
+        Ok(y)
+    }
+}
+
+/// One head over all positions of the picture.
+struct SelfAttention {
+    path: String,
+    norm: GroupNorm,
+    to_q: Linear,
+    to_k: Linear,
+    to_v: Linear,
+    to_out: Linear,
+}
+
+impl SelfAttention {
+    fn load(keys: &Keys, config: &VaeConfig, channels: usize) -> Result<Self> {
+        // Published files have the older of the two sets of names.
+        let legacy = keys.contains("query.weight");
+        let linear =
+            |old: &str, new: &str| Linear::load(&keys.pp(if legacy { old } else { new }), channels, channels);
+        Ok(Self {
+            path: keys.path().to_owned(),
+            norm: GroupNorm::load(&keys.pp("group_norm"), config.norm_num_groups, channels, NORM_EPS)?,
+            to_q: linear("query", "to_q")?,
+            to_k: linear("key", "to_k")?,
+            to_v: linear("value", "to_v")?,
+            to_out: linear("proj_attn", "to_out.0")?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor, trace: &Trace) -> Result<Tensor> {
+        let tokens = to_tokens(&self.norm.forward(x, 1, trace)?)?;
+        let (q, k, v) = (
+            self.to_q.forward(&tokens)?,
+            self.to_k.forward(&tokens)?,
+            self.to_v.forward(&tokens)?,
+        );
+        drop(tokens);
+        let mut mixed = attend(&q.unsqueeze(0)?, &k.unsqueeze(0)?, &v.unsqueeze(0)?, 1)?.squeeze(0)?;
+        drop((q, k, v));
+        mixed = self.to_out.forward(&mixed)?;
+        let y = to_picture(&mixed, x)?;
+        trace.put(&self.path, "", &y);
+        Ok(y)
+    }
+}
+
+pub(super) struct MidBlock {
+    path: String,
+    first: ResnetBlock,
+    attention: SelfAttention,
+    second: ResnetBlock,
+}
+
+impl MidBlock {
+    pub(super) fn load(keys: &Keys, config: &VaeConfig, channels: usize) -> Result<Self> {
+        let resnets = keys.pp("resnets");
+        Ok(Self {
+            path: keys.path().to_owned(),
+            first: ResnetBlock::load(&resnets.pp(0), config, channels, channels)?,
+            attention: SelfAttention::load(&keys.pp("attentions").pp(0), config, channels)?,
+            second: ResnetBlock::load(&resnets.pp(1), config, channels, channels)?,
+        })
+    }
+
+    pub(super) fn forward(&self, x: Tensor, trace: &Trace) -> Result<Tensor> {
+        let mut x = self.first.forward(x, trace)?;
+        x = self.attention.forward(&x, trace)?;
+        x = self.second.forward(x, trace)?;
+        trace.put(&self.path, "", &x);
+        Ok(x)
+    }
+}

@@ -1,0 +1,91 @@
+//! Latents to pixels.
+
+use candle_core::{Result, Tensor};
+
+use super::blocks::{MidBlock, NORM_EPS, ResnetBlock};
+use crate::config::VaeConfig;
+use crate::nn::{Conv2d, GroupNorm, upsample};
+use crate::trace::Trace;
+use crate::weights::Keys;
+
+pub(super) struct Decoder {
+    conv_in: Conv2d,
+    mid: MidBlock,
+    blocks: Vec<UpBlock>,
+    norm_out: GroupNorm,
+    conv_out: Conv2d,
+}
+
+struct UpBlock {
+    path: String,
+    resnets: Vec<ResnetBlock>,
+    upsampler: Option<Conv2d>,
+}
+
+impl Decoder {
+    pub(super) fn load(keys: &Keys, config: &VaeConfig) -> Result<Self> {
+        let channels = &config.block_out_channels;
+        let (first, last) = (channels[0], channels[channels.len() - 1]);
+        let block_keys = keys.pp("up_blocks");
+        let blocks = (0..channels.len())
+            .map(|i| UpBlock::load(&block_keys.pp(i), config, i))
+            .collect::<Result<_>>()?;
+        Ok(Self {
+            conv_in: Conv2d::load_3x3(&keys.pp("conv_in"), config.latent_channels, last)?,
+            mid: MidBlock::load(&keys.pp("mid_block"), config, last)?,
+            blocks,
+            norm_out: GroupNorm::load(&keys.pp("conv_norm_out"), config.norm_num_groups, first, NORM_EPS)?,
+            conv_out: Conv2d::load_3x3(&keys.pp("conv_out"), first, config.out_channels)?,
+        })
+    }
+
+    pub(super) fn forward(&self, latents: &Tensor, trace: &Trace) -> Result<Tensor> {
+        let mut x = self.conv_in.forward(latents)?;
+        trace.put("decoder", "conv_in", &x);
+        x = self.mid.forward(x, trace)?;
+        for block in &self.blocks {
+            x = block.forward(x, trace)?;
+        }
+        x = self.norm_out.forward_silu(&x, 1, trace)?;
+        self.conv_out.forward(&x)
+    }
+}
+
+impl UpBlock {
+    fn load(keys: &Keys, config: &VaeConfig, index: usize) -> Result<Self> {
+        let channels = &config.block_out_channels;
+        let mirrored = |i: usize| channels[channels.len() - 1 - i];
+        let output = mirrored(index);
+        let block_input = mirrored(index.saturating_sub(1));
+        let resnet_keys = keys.pp("resnets");
+        let resnets = (0..=config.layers_per_block)
+            .map(|i| {
+                let input = if i == 0 { block_input } else { output };
+                ResnetBlock::load(&resnet_keys.pp(i), config, input, output)
+            })
+            .collect::<Result<_>>()?;
+        let upsampler = (index + 1 < channels.len())
+            .then(|| Conv2d::load_3x3(&keys.pp("upsamplers").pp(0).pp("conv"), output, output))
+            .transpose()?;
+        Ok(Self {
+            path: keys.path().to_owned(),
+            resnets,
+            upsampler,
+        })
+    }
+
+    fn forward(&self, x: Tensor, trace: &Trace) -> Result<Tensor> {
+        let mut x = x;
+        for resnet in &self.resnets {
+            x = resnet.forward(x, trace)?;
+        }
+        if let Some(upsampler) = &self.upsampler {
+            let (_, _, h, w) = x.dims4()?;
+            x = upsample(&x, (2 * h, 2 * w))?;
+            x = upsampler.forward(&x)?;
+            trace.put(&self.path, "upsamplers.0", &x);
+        }
+        trace.put(&self.path, "", &x);
+        Ok(x)
+    }
+}

@@ -1,0 +1,92 @@
+//! Pixels to moments.
+
+use candle_core::{Result, Tensor};
+
+use super::blocks::{MidBlock, NORM_EPS, ResnetBlock};
+use crate::config::VaeConfig;
+use crate::nn::{Conv2d, GroupNorm, pad_right_and_below};
+use crate::trace::Trace;
+use crate::weights::Keys;
+
+pub(super) struct Encoder {
+    conv_in: Conv2d,
+    blocks: Vec<DownBlock>,
+    mid: MidBlock,
+    norm_out: GroupNorm,
+    conv_out: Conv2d,
+}
+
+struct DownBlock {
+    path: String,
+    resnets: Vec<ResnetBlock>,
+    downsampler: Option<Conv2d>,
+}
+
+impl Encoder {
+    pub(super) fn load(keys: &Keys, config: &VaeConfig) -> Result<Self> {
+        let channels = &config.block_out_channels;
+        let last = channels[channels.len() - 1];
+        let block_keys = keys.pp("down_blocks");
+        let blocks = (0..channels.len())
+            .map(|i| DownBlock::load(&block_keys.pp(i), config, i))
+            .collect::<Result<_>>()?;
+        Ok(Self {
+            conv_in: Conv2d::load_3x3(&keys.pp("conv_in"), config.in_channels, channels[0])?,
+            blocks,
+            mid: MidBlock::load(&keys.pp("mid_block"), config, last)?,
+            norm_out: GroupNorm::load(&keys.pp("conv_norm_out"), config.norm_num_groups, last, NORM_EPS)?,
+            conv_out: Conv2d::load_3x3(&keys.pp("conv_out"), last, 2 * config.latent_channels)?,
+        })
+    }
+
+    pub(super) fn forward(&self, pixels: &Tensor, trace: &Trace) -> Result<Tensor> {
+        let mut x = self.conv_in.forward(pixels)?;
+        trace.put("encoder", "conv_in", &x);
+        for block in &self.blocks {
+            x = block.forward(x, trace)?;
+        }
+        x = self.mid.forward(x, trace)?;
+        x = self.norm_out.forward_silu(&x, 1, trace)?;
+        x = self.conv_out.forward(&x)?;
+        trace.put("encoder", "", &x);
+        Ok(x)
+    }
+}
+
+impl DownBlock {
+    fn load(keys: &Keys, config: &VaeConfig, index: usize) -> Result<Self> {
+        let channels = &config.block_out_channels;
+        let output = channels[index];
+        let block_input = if index == 0 { output } else { channels[index - 1] };
+        let resnet_keys = keys.pp("resnets");
+        let resnets = (0..config.layers_per_block)
+            .map(|i| {
+                let input = if i == 0 { block_input } else { output };
+                ResnetBlock::load(&resnet_keys.pp(i), config, input, output)
+            })
+            .collect::<Result<_>>()?;
+        let downsampler = (index + 1 < channels.len())
+            .then(|| Conv2d::load(&keys.pp("downsamplers").pp(0).pp("conv"), output, output, 3, 2, 0))
+            .transpose()?;
+        Ok(Self {
+            path: keys.path().to_owned(),
+            resnets,
+            downsampler,
+        })
+    }
+
+    fn forward(&self, x: Tensor, trace: &Trace) -> Result<Tensor> {
+        let mut x = x;
+        for resnet in &self.resnets {
+            x = resnet.forward(x, trace)?;
+        }
+        if let Some(downsampler) = &self.downsampler {
+            // The encoder pads on the right and at the bottom only.
+            x = pad_right_and_below(&x)?;
+            x = downsampler.forward(&x)?;
+            trace.put(&self.path, "downsamplers.0", &x);
+        }
+        trace.put(&self.path, "", &x);
+        Ok(x)
+    }
+}

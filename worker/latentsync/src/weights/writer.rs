@@ -1,0 +1,196 @@
+//! Writes safetensors files one tensor at a time, so that no more than one is in memory.
+//!
+//! A file is a little-endian `u64` with the length of the header, the header in JSON, padded with blanks, and
+//! the tensors without gaps. Here the first begins on a multiple of 64 bytes and the wider types come first, so
+//! that every tensor of a mapped file lies where its type may be read.
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use candle_core::DType;
+use latentfarm_common::digest::DigestWriter;
+use serde_json::{Map, Value, json};
+
+use super::{FileRecord, WeightsError};
+
+const ALIGNMENT: usize = 64;
+
+/// A tensor that is to be written.
+#[derive(Clone, Debug)]
+pub(crate) struct Planned {
+    pub name: String,
+    pub shape: Vec<usize>,
+    /// `F32`, `F16` or `BF16`.
+    pub dtype: DType,
+}
+
+impl Planned {
+    pub(crate) fn bytes(&self) -> usize {
+        self.values() * self.dtype.size_in_bytes()
+    }
+
+    pub(crate) fn values(&self) -> usize {
+        self.shape.iter().product()
+    }
+}
+
+/// Writes the file under a temporary name, then renames it. `produce` appends a tensor's little-endian values
+/// to the empty buffer that it is given; `progress` hears of every tensor's bytes.
+pub(crate) fn write_safetensors(
+    path: &Path,
+    mut tensors: Vec<Planned>,
+    produce: &mut dyn FnMut(&Planned, &mut Vec<u8>) -> candle_core::Result<()>,
+    progress: &mut dyn FnMut(u64),
+) -> Result<FileRecord, WeightsError> {
+    tensors.sort_by(|a, b| {
+        let width = |tensor: &Planned| std::cmp::Reverse(tensor.dtype.size_in_bytes());
+        (width(a), &a.name).cmp(&(width(b), &b.name))
+    });
+    let partial = partial_path(path);
+    let written = write_to(&partial, &tensors, produce, progress)
+        .and_then(|record| fs::rename(&partial, path).map(|()| record).map_err(Into::into));
+    written.map_err(|source| {
+        // A partial file is of no use here: it would be written anew.
+        let _gone = fs::remove_file(&partial);
+        WeightsError::Write {
+            path: path.to_owned(),
+            source,
+        }
+    })
+}
+
+fn write_to(
+    path: &Path,
+    tensors: &[Planned],
+    produce: &mut dyn FnMut(&Planned, &mut Vec<u8>) -> candle_core::Result<()>,
+    progress: &mut dyn FnMut(u64),
+) -> candle_core::Result<FileRecord> {
+    let mut file = File::create(path)?;
+    let mut digest = DigestWriter::new();
+    let mut buffer = header(tensors)?;
+    file.write_all(&buffer)?;
+    digest.update(&buffer);
+    for tensor in tensors {
+        buffer.clear();
+        buffer.reserve(tensor.bytes());
+        produce(tensor, &mut buffer)?;
+        if buffer.len() != tensor.bytes() {
+            candle_core::bail!(
+                "{} has {} bytes, not {}",
+                tensor.name,
+                buffer.len(),
+                tensor.bytes()
+            );
+        }
+        file.write_all(&buffer)?;
+        digest.update(&buffer);
+        progress(tensor.bytes() as u64);
+    }
+    file.sync_all()?;
+    let (sha256, bytes) = digest.finish();
+    Ok(FileRecord {
+        bytes,
+        sha256: sha256.to_string(),
+        source: String::new(),
+    })
+}
+
+/// The length and the padded header.
+fn header(tensors: &[Planned]) -> candle_core::Result<Vec<u8>> {
+    let mut entries = Map::new();
+    let mut start = 0;
+    for tensor in tensors {
+        let dtype = match tensor.dtype {
+            DType::F32 => "F32",
+            DType::F16 => "F16",
+            DType::BF16 => "BF16",
+            other => candle_core::bail!("{} is of type {other:?}, which is not written", tensor.name),
+        };
+        let end = start + tensor.bytes();
+        entries.insert(
+            tensor.name.clone(),
+            json!({"dtype": dtype, "shape": tensor.shape, "data_offsets": [start, end]}),
+        );
+        start = end;
+    }
+    let mut text = serde_json::to_vec(&Value::Object(entries)).map_err(candle_core::Error::wrap)?;
+    let padded = (8 + text.len()).next_multiple_of(ALIGNMENT) - 8;
+    text.resize(padded, b' ');
+    let mut bytes = (text.len() as u64).to_le_bytes().to_vec();
+    bytes.append(&mut text);
+    Ok(bytes)
+}
+
+/// The name that a file has until it is whole.
+fn partial_path(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".partial");
+    PathBuf::from(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn planned(name: &str, dtype: DType, count: usize) -> Planned {
+        Planned {
+            name: name.to_owned(),
+            shape: vec![count],
+            dtype,
+        }
+    }
+
+    #[test]
+    fn tensors_begin_on_64_bytes_and_wider_types_come_first() {
+        let dir = tempfile::tempdir().unwrap();
+        // Names of all lengths, so that the header has every length modulo 64.
+        for length in 1..70 {
+            let path = dir.path().join("x.safetensors");
+            let plan = vec![
+                planned("a", DType::F16, 3),
+                planned(&"b".repeat(length), DType::F32, 5),
+            ];
+            let mut order = Vec::new();
+            let record = write_safetensors(
+                &path,
+                plan,
+                &mut |tensor, buffer| {
+                    order.push(tensor.dtype);
+                    buffer.resize(tensor.bytes(), 7);
+                    Ok(())
+                },
+                &mut |_| (),
+            )
+            .unwrap();
+            let bytes = fs::read(&path).unwrap();
+            assert_eq!(order, [DType::F32, DType::F16]);
+            assert_eq!(bytes.len() as u64, record.bytes);
+            assert_eq!(
+                bytes.len() % 64,
+                26,
+                "only the 26 bytes of data lie past a multiple"
+            );
+            let read = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+            assert_eq!(read.tensor("a").unwrap().data(), [7; 6]);
+        }
+    }
+
+    #[test]
+    fn failed_file_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.safetensors");
+        let error = write_safetensors(
+            &path,
+            vec![planned("a", DType::F16, 3)],
+            &mut |_, buffer| {
+                buffer.push(1);
+                Ok(())
+            },
+            &mut |_| (),
+        )
+        .unwrap_err();
+        assert!(error.to_string().contains("cannot write"), "{error}");
+        assert!(fs::read_dir(dir.path()).unwrap().next().is_none());
+    }
+}

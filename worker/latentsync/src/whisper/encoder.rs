@@ -1,0 +1,111 @@
+//! Whisper's audio encoder, which keeps the states of all its layers.
+
+use candle_core::{Result, Tensor};
+
+use crate::boundary::before_copy;
+use crate::config::WhisperDims;
+use crate::nn::{Conv1d, LayerNorm, Linear, attend, gelu, to_tokens};
+use crate::weights::{Keys, Residence};
+
+/// The encoder; its final norm is loaded for completeness and used by [`WhisperEncoder::finish`] alone.
+pub struct WhisperEncoder {
+    conv1: Conv1d,
+    conv2: Conv1d,
+    /// `(positions, width)`.
+    positions: Tensor,
+    blocks: Vec<Block>,
+    ln_post: LayerNorm,
+    residence: Residence,
+}
+
+struct Block {
+    attn_ln: LayerNorm,
+    query: Linear,
+    key: Linear,
+    value: Linear,
+    out: Linear,
+    mlp_ln: LayerNorm,
+    mlp_in: Linear,
+    mlp_out: Linear,
+    heads: usize,
+}
+
+impl Block {
+    fn load(keys: &Keys, dims: &WhisperDims) -> Result<Self> {
+        let width = dims.n_audio_state;
+        let (attn, mlp) = (keys.pp("attn"), keys.pp("mlp"));
+        Ok(Self {
+            attn_ln: LayerNorm::load(&keys.pp("attn_ln"), width)?,
+            query: Linear::load(&attn.pp("query"), width, width)?,
+            key: Linear::load_no_bias(&attn.pp("key"), width, width)?,
+            value: Linear::load(&attn.pp("value"), width, width)?,
+            out: Linear::load(&attn.pp("out"), width, width)?,
+            mlp_ln: LayerNorm::load(&keys.pp("mlp_ln"), width)?,
+            mlp_in: Linear::load(&mlp.pp(0), width, 4 * width)?,
+            mlp_out: Linear::load(&mlp.pp(2), 4 * width, width)?,
+            heads: dims.n_audio_head,
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let normed = self.attn_ln.forward(x)?;
+        let (q, k, v) = (
+            self.query.forward(&normed)?,
+            self.key.forward(&normed)?,
+            self.value.forward(&normed)?,
+        );
+        let mixed = attend(&q.unsqueeze(0)?, &k.unsqueeze(0)?, &v.unsqueeze(0)?, self.heads)?;
+        let x = self.out.forward_add(&mixed.squeeze(0)?, x)?;
+        let hidden = gelu(&self.mlp_in.forward(&self.mlp_ln.forward(&x)?)?)?;
+        self.mlp_out.forward_add(&hidden, &x)
+    }
+}
+
+impl WhisperEncoder {
+    /// `keys` stands at `encoder`.
+    pub(crate) fn load(keys: &Keys, dims: &WhisperDims) -> Result<Self> {
+        let width = dims.n_audio_state;
+        let block_keys = keys.pp("blocks");
+        Ok(Self {
+            conv1: Conv1d::load(&keys.pp("conv1"), dims.n_mels, width, 1)?,
+            conv2: Conv1d::load(&keys.pp("conv2"), width, width, 2)?,
+            positions: keys.get(&[dims.n_audio_ctx, width], "positional_embedding")?,
+            blocks: (0..dims.n_audio_layer)
+                .map(|i| Block::load(&block_keys.pp(i), dims))
+                .collect::<Result<_>>()?,
+            ln_post: LayerNorm::load(&keys.pp("ln_post"), width)?,
+            residence: keys.residence(),
+        })
+    }
+
+    /// Where its weights are.
+    pub(crate) fn residence(&self) -> &Residence {
+        &self.residence
+    }
+
+    /// States of the embedding and of every block, without the final norm.
+    ///
+    /// # Shapes
+    /// `mel` is `(1, 80, 3000)`; the result `(1500, layers + 1, width)`.
+    pub fn forward(&self, mel: &Tensor) -> Result<Tensor> {
+        let mut x = to_tokens(mel)?.squeeze(0)?;
+        x = gelu(&self.conv1.forward(&x)?)?;
+        x = gelu(&self.conv2.forward(&x)?)?;
+        before_copy(x.elem_count(), &x)?;
+        x = (x + &self.positions)?.unsqueeze(0)?;
+        let mut states = vec![x.squeeze(0)?];
+        for block in &self.blocks {
+            x = block.forward(&x)?;
+            states.push(x.squeeze(0)?);
+        }
+        before_copy(states.len() * x.elem_count(), &x)?;
+        Tensor::stack(&states, 1)
+    }
+
+    /// The usual encoder output: the final norm over the last layer's state. The lip-sync model does not use it.
+    pub fn finish(&self, states: &Tensor) -> Result<Tensor> {
+        let layers = states.dim(1)?;
+        self.ln_post
+            .forward(&states.narrow(1, layers - 1, 1)?.squeeze(1)?)
+    }
+}

@@ -1,0 +1,190 @@
+//! The UNet against the reference, block by block.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "helpers of tests are tests too"
+)]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor};
+use latentsync::config::UNetConfig;
+use latentsync::trace::Trace;
+use latentsync::unet::UNet3DConditionModel;
+use latentsync::weights::{list_tensors, load_unet, read_tensor};
+use support::{
+    Compared, Golden, Tolerance, assert_close, beside, file_name, goldens_dir, names, optional_files, text,
+};
+
+const TOLERANCE: Tolerance = Tolerance {
+    max_abs: 1e-4,
+    relative: 1e-5,
+};
+
+/// Ends of the names of modules that are parts of one operation here and have no output of their own.
+const INNER: [&str; 11] = [
+    ".to_q",
+    ".to_k",
+    ".to_v",
+    ".to_out",
+    ".linear_1",
+    ".linear_2",
+    ".pos_encoder",
+    ".nonlinearity",
+    ".act",
+    ".conv_act",
+    ".dropout",
+];
+
+fn load(name: &str, weights: &Path) -> UNet3DConditionModel {
+    let config = UNetConfig::from_json(&text(&format!("{name}_config.json"))).unwrap();
+    load_unet(weights, &config, &Device::Cpu, DType::F32).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// Ours has frames in the batch, `(batch x frames, c, h, w)`, and one row for a timestep that the whole batch
+/// shares; the golden tensors are `(batch, c, frames, h, w)`, and a row a sample.
+fn like(ours: &Tensor, golden: &Tensor) -> Tensor {
+    match golden.dims() {
+        [batch, _, frames, _, _] => {
+            let (_, c, h, w) = ours.dims4().unwrap();
+            ours.reshape((*batch, *frames, c, h, w))
+                .unwrap()
+                .permute((0, 2, 1, 3, 4))
+                .unwrap()
+        }
+        [batch, _] if ours.dim(0).unwrap() == 1 => ours.repeat((*batch, 1)).unwrap(),
+        _ => ours.clone(),
+    }
+}
+
+/// The output, and with `traced` those of the modules. Our batch has one timestep: with several, its samples
+/// run one by one.
+fn run(
+    unet: &UNet3DConditionModel,
+    golden: &Golden,
+    case: &str,
+    traced: bool,
+) -> (Tensor, BTreeMap<String, Tensor>) {
+    let get = |name: &str| golden.get(&format!("{case}.{name}"));
+    let (sample, audio) = (get("sample"), get("audio"));
+    let mut timesteps = golden.integers(&format!("{case}.timestep"));
+    timesteps.dedup();
+    let each = if timesteps.len() == 1 {
+        sample.dim(0).unwrap()
+    } else {
+        1
+    };
+    let (mut outs, mut records) = (Vec::new(), BTreeMap::<String, Vec<Tensor>>::new());
+    for (at, &timestep) in golden
+        .integers(&format!("{case}.timestep"))
+        .iter()
+        .enumerate()
+        .take(sample.dim(0).unwrap() / each)
+    {
+        let trace = if traced { Trace::recording() } else { Trace::off() };
+        let part = |tensor: &Tensor| tensor.narrow(0, at * each, each).unwrap();
+        let timestep = u32::try_from(timestep).unwrap();
+        outs.push(
+            unet.forward(&part(sample), timestep, &part(audio), &trace)
+                .unwrap(),
+        );
+        for (name, output) in trace.into_records() {
+            records.entry(name).or_default().push(output);
+        }
+    }
+    let join = |parts: &[Tensor]| Tensor::cat(parts, 0).unwrap();
+    let records = records
+        .into_iter()
+        .map(|(name, parts)| (name, join(&parts)))
+        .collect();
+    (join(&outs), records)
+}
+
+fn check_case(unet: &UNet3DConditionModel, golden: &Golden, case: &str, compared: &mut Compared) {
+    let wanted = golden.under(&format!("{case}.trace."));
+    let (out, records) = run(unet, golden, case, !wanted.is_empty());
+    let mut worst = 0.0_f64;
+    for name in &wanted {
+        let expected = golden.get(&format!("{case}.trace.{name}"));
+        // Modules whose output is another's: an upsampler its convolution's, dropout its input.
+        let same = name.strip_suffix(".conv").unwrap_or(name);
+        let same = same.replace(".ff.net.1", ".ff.net.0");
+        let ours = if name == "conv_out" {
+            out.clone()
+        } else if let Some(ours) = records.get(name).or_else(|| records.get(&same)) {
+            like(ours, expected)
+        } else {
+            let inner = INNER
+                .iter()
+                .any(|end| name.ends_with(end) || name.contains(&format!("{end}.")));
+            assert!(inner, "{case}: module never recorded: {name}");
+            println!("{case} {name}: part of one operation here");
+            continue;
+        };
+        worst = worst.max(assert_close(
+            &format!("{case} {name}"),
+            &ours,
+            expected,
+            TOLERANCE,
+        ));
+        compared.add("inner modules");
+    }
+    println!("{case}: worst block {worst:.1e}");
+    let expected = golden.get(&format!("{case}.out"));
+    assert_close(&format!("{case} out"), &out, expected, TOLERANCE);
+    compared.add("outputs");
+}
+
+#[test]
+fn unet_matches_golden_blocks_and_outputs() {
+    let mut compared = Compared::default();
+    for name in names("unet_", "_io.safetensors") {
+        let unet = load(&name, &beside(&name, &[".safetensors", ".pt"]));
+        let golden = Golden::named(&format!("{name}_io.safetensors"));
+        for case in golden.before(".sample") {
+            println!("{name}");
+            check_case(&unet, &golden, &case, &mut compared);
+        }
+    }
+    compared.require(&["outputs", "inner modules"]);
+}
+
+/// `NAME.pt` is a whole checkpoint; `NAME_head.pt` has its table of contents, but few of its tensors' data.
+#[test]
+fn torch_checkpoint_reads_like_golden_safetensors() {
+    for path in optional_files("unet_", ".pt") {
+        let name = path.file_stem().unwrap().to_str().unwrap();
+        let (name, whole) = name
+            .strip_suffix("_head")
+            .map_or((name, true), |name| (name, false));
+        let twin = goldens_dir().join(format!("{name}.safetensors"));
+        if !twin.is_file() {
+            println!("{} stands alone", file_name(&path));
+            continue;
+        }
+        let listed = list_tensors(&path).unwrap();
+        assert_eq!(listed, list_tensors(&twin).unwrap(), "{name}");
+        let mut compared = 0;
+        for (tensor, _) in &listed {
+            match read_tensor(&path, tensor) {
+                Ok(read) => {
+                    let expected = read_tensor(&twin, tensor).unwrap();
+                    assert!(support::values(&read) == support::values(&expected), "{tensor}");
+                    compared += 1;
+                }
+                Err(error) => assert!(!whole, "{tensor}: {error}"),
+            }
+        }
+        assert!(compared > 0, "no tensor of {name} has data");
+        if whole {
+            let golden = Golden::named(&format!("{name}_io.safetensors"));
+            let case = golden.before(".sample").pop_first().unwrap();
+            let output = |path: &Path| support::values(&run(&load(name, path), &golden, &case, false).0);
+            assert!(output(&path) == output(&twin), "{name}");
+        }
+    }
+}

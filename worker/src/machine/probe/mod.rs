@@ -1,0 +1,183 @@
+//! What is there and what is free at this moment: GPUs by NVML (never by number, always by UUID), simulated GPUs by
+//! their file, the host by the kernel.
+
+mod devices;
+mod nvml;
+mod visible;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use latentfarm_common::error::one_line;
+use latentfarm_common::wire::outcome::GpuVitals;
+
+use latentfarm_engine::memory::host;
+use latentfarm_engine::memory::simulated::SimulatedDevice;
+use nvml::Driver;
+
+pub use devices::{Chosen, Device, InvalidWish, Inventory, Unavailable, Wish, resolve};
+
+/// A driver is not asked more often about one GPU.
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(250);
+
+/// A GPU, or a partition of one, as the driver describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gpu {
+    /// `GPU-...`, or `MIG-...` of a partition.
+    pub uuid: String,
+    pub name: String,
+    /// As `nvidia-smi` counts; a partition has that of its GPU.
+    pub number: u32,
+    /// UUID of the GPU that this is a partition of.
+    pub parent: Option<String>,
+    /// It is cut in partitions and cannot be used as a whole.
+    pub is_partitioned: bool,
+}
+
+/// What a device has at this moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reading {
+    /// Whoever uses the rest; of a simulated GPU without what this worker's engine holds.
+    pub free_mib: u64,
+    pub total_mib: u64,
+    pub vitals: GpuVitals,
+}
+
+/// Reads devices. Clones share the driver and its last answers. The calls block for milliseconds.
+#[derive(Clone, Debug)]
+pub struct Probe {
+    shared: Arc<Shared>,
+}
+
+/// What the driver said of a GPU, and when.
+type Answer = (Instant, Result<Reading, String>);
+
+#[derive(Debug)]
+struct Shared {
+    driver: Result<Driver, String>,
+    last: Mutex<BTreeMap<String, Answer>>,
+}
+
+impl Probe {
+    /// Opens the driver's library if there is one.
+    pub fn open() -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                driver: Driver::open(),
+                last: Mutex::default(),
+            }),
+        }
+    }
+
+    /// A probe that looks for no GPU.
+    pub fn without_driver() -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                driver: Err("not looked for".to_owned()),
+                last: Mutex::default(),
+            }),
+        }
+    }
+
+    /// The GPUs that this process may use, in the order of `CUDA_VISIBLE_DEVICES`, or why there are none in one line.
+    pub fn gpus(&self) -> Result<Vec<Gpu>, String> {
+        let driver = self.shared.driver.as_ref().map_err(Clone::clone)?;
+        let variable = std::env::var("CUDA_VISIBLE_DEVICES").ok();
+        let visible = visible::visible(&driver.gpus()?, variable.as_deref());
+        if visible.is_empty() && variable.is_some() {
+            return Err("CUDA_VISIBLE_DEVICES hides every GPU".to_owned());
+        }
+        Ok(visible)
+    }
+
+    /// What the machine has; the CUDA engine lies at `cuda_engine` if it is there.
+    pub fn inventory(&self, cuda_engine: PathBuf) -> Inventory {
+        let cuda_engine = if cuda_engine.is_file() {
+            Ok(cuda_engine)
+        } else {
+            Err(cuda_engine)
+        };
+        Inventory {
+            gpus: self.gpus(),
+            cuda_engine,
+        }
+    }
+
+    /// What a device has now, or why it does not say.
+    pub fn read(&self, device: &Device) -> Result<Reading, String> {
+        match device {
+            Device::Cpu => Ok(Reading {
+                free_mib: host::available_mib(),
+                total_mib: host::total_mib(),
+                vitals: GpuVitals::default(),
+            }),
+            Device::Simulated(path) => {
+                let simulated = SimulatedDevice::open(path)
+                    .map_err(|error| format!("the simulated GPU cannot be read: {}", one_line(&error)))?;
+                let (total_mib, tenant_mib) = (simulated.total_mib(), simulated.tenant_mib());
+                Ok(Reading {
+                    free_mib: total_mib.saturating_sub(tenant_mib),
+                    total_mib,
+                    vitals: GpuVitals::default(),
+                })
+            }
+            Device::Cuda { gpu, .. } => self.read_gpu(&gpu.uuid),
+        }
+    }
+
+    fn read_gpu(&self, uuid: &str) -> Result<Reading, String> {
+        let driver = self.shared.driver.as_ref().map_err(Clone::clone)?;
+        // Held while the driver is asked: a second caller gets the first one's answer.
+        let mut last = self.shared.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((at, reading)) = last.get(uuid)
+            && at.elapsed() < SHORTEST_INTERVAL
+        {
+            return reading.clone();
+        }
+        let reading = driver.read(uuid);
+        last.insert(uuid.to_owned(), (Instant::now(), reading.clone()));
+        reading
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_simulated_gpu_is_read_anew_each_time_and_its_tenants_take_from_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("eight.gpu");
+        let probe = Probe::without_driver();
+        let device = Device::Simulated(path.clone());
+        assert!(probe.read(&device).is_err());
+        std::fs::write(&path, "total_mib = 8192\ntenant_mib = 0\ncost_percent = 100\n").unwrap();
+        assert_eq!(probe.read(&device).unwrap().free_mib, 8192);
+        std::fs::write(&path, "total_mib = 8192\ntenant_mib = 5000\n").unwrap();
+        let reading = probe.read(&device).unwrap();
+        assert_eq!((reading.free_mib, reading.total_mib), (3192, 8192));
+    }
+
+    #[test]
+    fn the_host_is_a_device_like_others() {
+        let reading = Probe::without_driver().read(&Device::Cpu).unwrap();
+        assert!(reading.free_mib > 0 && reading.free_mib <= reading.total_mib);
+    }
+
+    /// True on machines with a GPU and on those without.
+    #[test]
+    fn the_driver_lists_gpus_that_can_be_read_or_says_in_one_line_why_not() {
+        let probe = Probe::open();
+        match probe.gpus() {
+            Ok(gpus) => {
+                for (ordinal, gpu) in gpus.into_iter().enumerate() {
+                    let reading = probe.read(&Device::Cuda { ordinal, gpu }).unwrap();
+                    assert!(reading.free_mib <= reading.total_mib);
+                }
+            }
+            Err(reason) => assert!(!reason.is_empty() && !reason.contains('\n'), "{reason}"),
+        }
+    }
+}
