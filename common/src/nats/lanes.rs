@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 pub const CPU_CLASSES_GIB: [u16; 7] = [2, 4, 8, 16, 24, 32, 64];
 /// Bounds of the classes on device memory, in GiB.
 pub const GPU_CLASSES_GIB: [u16; 14] = [2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 32, 48, 80, 141];
-/// Number of priorities; 0 goes first.
+/// Number of priorities; 0 goes first. A render has the farm for itself and needs none; on a farm of many jobs an urgent
+/// one takes lanes of its own, which workers ask first.
 pub const PRIORITIES: u8 = 3;
 /// Priority of a job that names none.
 pub const DEFAULT_PRIORITY: u8 = 1;

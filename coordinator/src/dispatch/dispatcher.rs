@@ -126,7 +126,8 @@ impl<'a> Dispatcher<'a> {
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !self.jobs.is_empty() {
-            let placing = self.placer.due_at();
+            let draining = self.draining_since.is_some();
+            let placing = self.placer.due_at().filter(|_| !draining);
             tokio::select! {
                 Some(input) = self.inbox.inputs.recv() => {
                     self.on_input(input).await;
@@ -142,7 +143,7 @@ impl<'a> Dispatcher<'a> {
                     self.finish(|job| Some(job.interrupted())).await;
                     continue;
                 }
-                () = shutdown.reached(Stage::Draining), if self.draining_since.is_none() => self.drain().await,
+                () = shutdown.reached(Stage::Draining), if !draining => self.drain().await,
             }
             if !self.lease.is_held() {
                 return Err(DispatchError::LeaseLost);
@@ -150,9 +151,8 @@ impl<'a> Dispatcher<'a> {
             for job in self.jobs.values_mut() {
                 job.release();
             }
-            let is_drained = self.is_drained();
-            self.finish(|job| job.ending().or_else(|| is_drained.then(|| job.interrupted())))
-                .await;
+            let is_over = self.is_drained();
+            self.finish(|job| job.ending(is_over)).await;
             if self.draining_since.is_none() {
                 self.place().await;
                 self.publisher.publish(&mut self.jobs, &self.workers).await?;
@@ -184,7 +184,10 @@ impl<'a> Dispatcher<'a> {
         self.keep_learned(false).await;
         for job in self.jobs.values_mut() {
             self.publisher.retract_pending(job).await;
-            job.give_up_unplaceable();
+            // A drain leaves what nobody has begun to the next run.
+            if self.draining_since.is_none() {
+                job.give_up_unplaceable();
+            }
             job.notify_progress(&self.workers);
         }
     }

@@ -169,15 +169,16 @@ impl Job {
         self.settings.allow_no_face || Counts::of(&self.chunks.analyze).quarantined > 0
     }
 
-    /// How the job ended; `None` while something is open or being verified.
-    pub(super) fn ending(&self) -> Option<Ending> {
+    /// How the job ended; `None` while something is being verified, or open unless a drain `is_over`.
+    pub(super) fn ending(&self, is_over: bool) -> Option<Ending> {
         if self.chunks.iter().any(|record| record.in_check) {
             return None;
         }
         if self.gate.is_without_face() && !self.may_render_untouched() {
             return Some(Ending::NoFace);
         }
-        self.chunks.ending()
+        let interrupted = || is_over.then(|| self.interrupted());
+        self.chunks.ending().or_else(interrupted)
     }
 
     pub(super) fn interrupted(&self) -> Ending {

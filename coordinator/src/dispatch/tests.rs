@@ -24,6 +24,7 @@ use super::workers::Workers;
 use crate::job::attempt::Attempt;
 use crate::job::chunk::event::ChunkEvent;
 use crate::job::chunk::state::Phase;
+use crate::job::chunks::Ending;
 use crate::placement::JobNeeds;
 
 const EVERY: Duration = Duration::from_millis(250);
@@ -219,4 +220,18 @@ fn a_failure_that_no_longer_counts_is_listed_once_and_changes_nothing() {
     );
     assert!(matches!(job.chunks.render[0].state().phase, Phase::Done { .. }));
     assert!(job.log.retries().is_empty());
+}
+
+#[test]
+fn a_drained_job_ends_once_its_last_record_is_verified() {
+    let (mut job, _folder) = job(2);
+    assert_eq!(job.ending(false), None);
+    job.chunks.render[1].in_check = true;
+    assert_eq!(job.ending(true), None);
+    job.chunks.render[1].in_check = false;
+    let (frames_done, frames) = (0, 32);
+    assert_eq!(
+        job.ending(true),
+        Some(Ending::Interrupted { frames_done, frames })
+    );
 }

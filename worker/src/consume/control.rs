@@ -1,4 +1,5 @@
-//! Instructions from the coordinator: cancel a job, drain.
+//! Instructions from the coordinator: cancel a job, drain. A render has the farm for itself and stops its own workers
+//! with signals; a coordinator of many jobs, on a farm that outlives each of them, sends these.
 
 use async_nats::Subscriber;
 use futures::stream::{Select, select};

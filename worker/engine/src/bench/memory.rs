@@ -1,6 +1,6 @@
 //! Peak memory and processor time of a stretch of this process's life.
 
-use std::fs;
+use procfs::process::{ClearRefs, Process, Status};
 
 /// Resident bytes where a stretch began, and their peak since.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -20,9 +20,11 @@ pub(super) struct Gauge {
 impl Gauge {
     /// Sets the kernel's record of this process's peak back to what it holds now, where that is allowed.
     pub(super) fn start() -> Self {
-        let was_reset = fs::write("/proc/self/clear_refs", "5").is_ok();
+        let was_reset = Process::myself()
+            .and_then(|process| process.clear_refs(ClearRefs::PeakRSS))
+            .is_ok();
         Self {
-            baseline_bytes: status_bytes("VmRSS:"),
+            baseline_bytes: status_bytes(|status| status.vmrss),
             was_reset,
         }
     }
@@ -30,36 +32,23 @@ impl Gauge {
     pub(super) fn finish(&self) -> Memory {
         Memory {
             baseline_bytes: self.baseline_bytes,
-            peak_bytes: status_bytes("VmHWM:"),
+            peak_bytes: status_bytes(|status| status.vmhwm),
             peak_was_reset: self.was_reset,
         }
     }
 }
 
-/// Bytes of a `Key:  N kB` line of `/proc/self/status`; 0 where there is none.
-fn status_bytes(key: &str) -> u64 {
-    let text = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    text.lines()
-        .find_map(|line| {
-            line.strip_prefix(key)?
-                .trim()
-                .strip_suffix(" kB")?
-                .parse::<u64>()
-                .ok()
-        })
-        .unwrap_or(0)
-        * 1024
+/// Bytes of one figure in KiB of this process's status; 0 if the kernel does not say.
+fn status_bytes(figure: impl FnOnce(Status) -> Option<u64>) -> u64 {
+    let status = Process::myself().and_then(|process| process.status());
+    status.ok().and_then(figure).unwrap_or(0) * 1024
 }
 
-/// Seconds that all threads of this process have computed so far, in steps of 0.01 s.
+/// Seconds that all threads of this process have computed so far, in ticks of the kernel's clock.
 pub(super) fn cpu_seconds() -> f64 {
-    /// The kernel's unit in this file, the same on every architecture.
-    const TICKS_PER_SECOND: f64 = 100.0;
-    let text = fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    // The program's name stands in parentheses and may hold spaces. User and system time are the 14th and 15th.
-    let after_name = text.rsplit(')').next().unwrap_or_default();
-    let times = after_name.split_whitespace().skip(11).take(2);
-    times.filter_map(|field| field.parse::<f64>().ok()).sum::<f64>() / TICKS_PER_SECOND
+    let stat = Process::myself().and_then(|process| process.stat());
+    let ticks = stat.map_or(0, |stat| stat.utime + stat.stime);
+    ticks as f64 / procfs::ticks_per_second() as f64
 }
 
 #[cfg(test)]
