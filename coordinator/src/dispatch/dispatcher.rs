@@ -120,12 +120,16 @@ impl<'a> Dispatcher<'a> {
         Ok(())
     }
 
-    /// Runs until every job has ended.
-    pub(super) async fn run(mut self, mut shutdown: Shutdown) -> Result<Vec<Finished>, DispatchError> {
+    /// Runs the farm until a job has ended.
+    pub(super) async fn run(&mut self, mut shutdown: Shutdown) -> Result<Finished, DispatchError> {
         let mut stop = shutdown.clone();
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        while !self.jobs.is_empty() {
+        loop {
+            if let Some(finished) = self.finished.pop() {
+                self.keep_learned(true).await;
+                return Ok(finished);
+            }
             let draining = self.draining_since.is_some();
             let placing = self.placer.due_at().filter(|_| !draining);
             tokio::select! {
@@ -158,8 +162,6 @@ impl<'a> Dispatcher<'a> {
                 self.publisher.publish(&mut self.jobs, &self.workers).await?;
             }
         }
-        self.keep_learned(true).await;
-        Ok(self.finished)
     }
 
     async fn on_input(&mut self, input: Input) {

@@ -9,6 +9,6 @@ use latentfarm_common::nats::topology::Topology;
 pub struct Farm {
     pub connection: Connection,
     pub topology: Topology,
-    /// Reachable by the workers under the same URL.
+    /// The blob store, which the workers reach under the same URL.
     pub store: Store,
 }

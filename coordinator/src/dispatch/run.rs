@@ -15,7 +15,7 @@ use super::farm::Farm;
 use super::job::Job;
 use super::notice::JobEvent;
 use super::report::JobReport;
-use super::settings::{DispatchSettings, FarmSettings};
+use super::settings::DispatchSettings;
 use super::verify::Check;
 use crate::job::chunks::Ending;
 use crate::job::store;
@@ -51,13 +51,14 @@ pub async fn run_job(
     let lease = lease.map_err(DispatchError::Lease)?;
     tracing::debug!(job = %spec.id, ?known, epoch = lease.epoch(), "dispatching");
 
-    let job = Job::new(spec, timeline, job, of_farm.pace.clone(), observer);
-    let finished = match job {
-        // Too large for the futures of those who await this one.
-        Ok(job) => Box::pin(drive(farm, &lease, of_farm, check, job, shutdown)).await,
-        Err(error) => Err(error),
-    };
-    match finished {
+    // Too large for the futures of those who await this one.
+    let driven = Box::pin(async {
+        let job = Job::new(spec, timeline, job, of_farm.pace.clone(), observer)?;
+        let mut dispatcher = Dispatcher::open(farm, &lease, of_farm, check).await?;
+        dispatcher.admit(job).await?;
+        dispatcher.run(shutdown).await
+    });
+    match driven.await {
         Ok(Finished {
             ending,
             records,
@@ -76,18 +77,4 @@ pub async fn run_job(
             Err(error)
         }
     }
-}
-
-async fn drive(
-    farm: &Farm,
-    lease: &Lease,
-    settings: FarmSettings,
-    check: Check,
-    job: Job,
-    shutdown: Shutdown,
-) -> Result<Finished, DispatchError> {
-    let mut dispatcher = Dispatcher::open(farm, lease, settings, check).await?;
-    dispatcher.admit(job).await?;
-    let mut finished = dispatcher.run(shutdown).await?;
-    finished.pop().ok_or(DispatchError::LeaseLost)
 }

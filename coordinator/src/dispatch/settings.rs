@@ -23,9 +23,10 @@ pub struct DispatchSettings {
 /// How one coordinator runs a farm, whatever the number of its jobs.
 #[derive(Clone, Debug)]
 pub struct FarmSettings {
-    /// Shown to another coordinator that wants the lease.
+    /// The name that another coordinator is shown which wants the lease.
     pub holder: String,
-    /// `Seize` only where a lock proves that no other coordinator, nor a worker of one, is alive.
+    /// What happens if another coordinator holds the lease. It may be seized only if a lock proves that no other
+    /// coordinator, nor a worker of one, is alive.
     pub contention: Contention,
     pub lease_time: LeaseTime,
     pub pace: Pace,
@@ -34,9 +35,9 @@ pub struct FarmSettings {
 /// How one job is dispatched.
 #[derive(Clone, Debug)]
 pub struct JobSettings {
-    /// Folder of the job's manifest.
+    /// The folder that holds the job's manifest and its journal.
     pub job_dir: PathBuf,
-    /// `0..PRIORITIES`, 0 first. A render has the farm for itself and names none; a farm of many jobs has an urgent
+    /// The job's priority in `0..PRIORITIES`; 0 goes first. A render has the farm for itself and names none; a farm of many jobs has an urgent
     /// one take lanes of its own, which workers ask first.
     pub priority: u8,
     /// The predicted needs by kind of device.
@@ -44,11 +45,11 @@ pub struct JobSettings {
     pub cpu_fallback: CpuFallback,
     /// How long a chunk that fits no live worker waits for a bigger one.
     pub unplaceable_wait: Duration,
-    /// Render even if no frame has a face: everything passes through untouched.
+    /// Whether the job is rendered even if no frame has a face: everything passes through untouched then.
     pub allow_no_face: bool,
 }
 
-/// Times of the dispatcher.
+/// The dispatcher's delays and periods.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pace {
     /// The time between two comparisons with the queue.

@@ -11,14 +11,14 @@ use latentfarm_common::digest::Digest;
 use latentfarm_common::error::one_line;
 use latentfarm_common::time::WINDOW_FRAMES;
 use latentfarm_common::wire::engine::{
-    AudioRequest, EngineFailure, EngineReply, EngineRequest, EngineStage, EngineTimings, WindowRequest,
+    AudioRequest, EngineFailure, EngineReply, EngineRequest, EngineTimings, WindowRequest,
 };
 use latentfarm_common::wire::memory::{DeviceKind, MemorySample, MemoryStage, Rung};
 
-use super::EngineSettings;
 use super::audio_cache::AudioCache;
 use super::classify::{Fault, classify};
-use super::steps::Steps;
+use super::settings::EngineSettings;
+use super::steps::{Steps, Tell};
 use super::watch::{Shared, Watch};
 use crate::memory::device::Work;
 use crate::memory::fault::Request;
@@ -26,12 +26,9 @@ use crate::memory::guard::{Guard, Level};
 use crate::numeric_kind;
 use latentsync::boundary::{self, Entered};
 use latentsync::cost::plan::tolerant_levers;
-use latentsync::{AudioFeatures, Checkpoint, LatentSync, Levers, ModelError, Stopped};
+use latentsync::{AudioFeatures, Checkpoint, LatentSync, Levers, ModelError};
 
 const MIB: u64 = 1 << 20;
-
-/// Hears of every frame and step that is over, with a sample; its error stops the request.
-pub type Tell<'a> = &'a mut dyn FnMut(EngineStage, MemorySample) -> Result<(), Stopped>;
 
 /// A loaded model and what it keeps between requests. To be used on the thread that made its device.
 pub struct Engine {

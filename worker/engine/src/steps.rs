@@ -1,12 +1,14 @@
 //! The course of one window: what each stage is followed by, and a cleanup at the end of every frame and step.
 
 use latentfarm_common::wire::engine::EngineStage;
-use latentfarm_common::wire::memory::MemoryStage;
+use latentfarm_common::wire::memory::{MemorySample, MemoryStage};
 
-use super::requests::Tell;
 use super::watch::{Shared, Watch};
 use crate::memory::guard::{Guard, Level};
 use latentsync::Stopped;
+
+/// Is called after every frame and step, with a sample of the memory; its error stops the request.
+pub type Tell<'a> = &'a mut dyn FnMut(EngineStage, MemorySample) -> Result<(), Stopped>;
 
 /// Follows a window through its stages.
 pub(super) struct Steps<'a> {

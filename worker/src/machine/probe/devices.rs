@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use latentfarm_common::wire::memory::DeviceKind;
 
-use super::Gpu;
+use super::reading::Gpu;
 
 /// One entry of `--device`.
 #[derive(Clone, Debug, PartialEq, Eq)]

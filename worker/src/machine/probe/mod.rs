@@ -3,6 +3,7 @@
 
 mod devices;
 mod nvml;
+mod reading;
 mod visible;
 
 use std::collections::BTreeMap;
@@ -18,32 +19,10 @@ use latentfarm_engine::memory::simulated::SimulatedDevice;
 use nvml::Driver;
 
 pub use devices::{Chosen, Device, InvalidWish, Inventory, Unavailable, Wish, resolve};
+pub use reading::{Gpu, Reading};
 
 /// A driver is not asked more often about one GPU.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(250);
-
-/// A GPU, or a partition of one, as the driver describes it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Gpu {
-    /// `GPU-...`, or `MIG-...` of a partition.
-    pub uuid: String,
-    pub name: String,
-    /// As `nvidia-smi` counts; a partition has that of its GPU.
-    pub number: u32,
-    /// UUID of the GPU that this is a partition of.
-    pub parent: Option<String>,
-    /// It is cut in partitions and cannot be used as a whole.
-    pub is_partitioned: bool,
-}
-
-/// What a device has at this moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Reading {
-    /// Whoever uses the rest; of a simulated GPU without what this worker's engine holds.
-    pub free_mib: u64,
-    pub total_mib: u64,
-    pub vitals: GpuVitals,
-}
 
 /// Reads devices. Clones share the driver and its last answers. The calls block for milliseconds.
 #[derive(Clone, Debug)]

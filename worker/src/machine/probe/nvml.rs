@@ -5,7 +5,7 @@ use nvml_wrapper::enum_wrappers::device::TemperatureSensor;
 use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::{Device, Nvml};
 
-use super::{Gpu, Reading};
+use super::reading::{Gpu, Reading};
 
 const MIB: u64 = 1 << 20;
 

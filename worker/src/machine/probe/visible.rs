@@ -1,6 +1,6 @@
 //! Which GPUs a worker may use: what the driver lists, partitions apart, within `CUDA_VISIBLE_DEVICES`.
 
-use super::Gpu;
+use super::reading::Gpu;
 
 /// The GPUs that `CUDA_VISIBLE_DEVICES` names, in its order; all without it. It holds numbers as `nvidia-smi` counts
 /// them, beginnings of UUIDs, or UUIDs of partitions. As in CUDA, the first entry that names nothing ends the list,

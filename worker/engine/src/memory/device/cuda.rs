@@ -9,7 +9,7 @@ use candle_core::cuda_backend::cudarc::driver::{CudaContext, CudaStream};
 use candle_core::{DType, Device, Result, Tensor};
 use latentfarm_common::wire::memory::MemorySample;
 
-use super::{EngineMemory, MIB, Shortage, Work};
+use super::interface::{EngineMemory, MIB, Shortage, Work};
 use crate::memory::host;
 use latentsync::Checkpoint;
 use latentsync::boundary::Op;

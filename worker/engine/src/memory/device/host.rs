@@ -2,7 +2,7 @@
 
 use latentfarm_common::wire::memory::{DeviceKind, MemorySample};
 
-use super::{EngineMemory, MIB, Shortage, Work};
+use super::interface::{EngineMemory, MIB, Shortage, Work};
 use crate::memory::{counting, host};
 use latentsync::Checkpoint;
 use latentsync::boundary::Op;

@@ -3,7 +3,7 @@
 
 use latentfarm_common::wire::memory::{DeviceKind, MemorySample, MemoryStage};
 
-use super::{EngineMemory, MIB, Shortage, Work};
+use super::interface::{EngineMemory, MIB, Shortage, Work};
 use crate::memory::host;
 use crate::memory::simulated::SimulatedDevice;
 use latentsync::Checkpoint;
