@@ -18,7 +18,7 @@ use latentfarm_common::wire::memory::{MemoryPlan, MemorySample, MemoryStage};
 use latentfarm_engine::Engine;
 use latentfarm_engine::memory::counting::Counting;
 use latentfarm_engine::memory::device::HostMemory;
-use latentsync::cost::model::CUDA_CONTEXT;
+use latentsync::cost::prediction::CUDA_CONTEXT;
 use mimalloc::MiMalloc;
 use rig::tight::TightStage;
 use rig::{Weights, as_an_engine, ask, engine, failed, live, ready, rendered, stopped, watched};

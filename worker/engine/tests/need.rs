@@ -26,8 +26,8 @@ use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan};
 use latentfarm_common::wire::pipe;
 use latentfarm_engine::environment;
 use latentsync::Checkpoint;
-use latentsync::cost::model::MemoryModel;
-use latentsync::cost::walk::ModelShape;
+use latentsync::cost::prediction::MemoryPredictor;
+use latentsync::cost::shape::ModelShape;
 use latentsync::synth::{Size, synthesize};
 
 /// Share of the measured that a prediction may be off.
@@ -179,21 +179,20 @@ fn judged(shape: &ModelShape, record: &Record) -> (String, bool) {
         live_mib,
     } = record;
     let shape = shape.clone().at(side);
-    let explained = MemoryModel::explain(&shape, DeviceKind::Cpu, DType::F32, plan, guided).unwrap();
-    let need = MemoryModel::needs(&shape, DeviceKind::Cpu, DType::F32, guided)
-        .unwrap()
-        .of(plan);
-    let term = explained.terms[0];
+    let mut predictor = MemoryPredictor::with_dtype(shape.clone(), DeviceKind::Cpu, DType::F32).unwrap();
+    let explained = predictor.predict(plan, guided);
+    let need = predictor.needs(guided).of(plan);
+    let tightest = explained.tightest;
     // Layers' weights are used where they lie in their files; the rest of them is allocated.
-    let mapped = mib(term.weights) - mib(shape.weights().unwrap().rest() as u64 * 4);
+    let mapped = mib(tightest.weights) - mib(shape.weights().unwrap().rest() as u64 * 4);
     let counted = live_mib + mapped.max(0.0);
-    let ratio = mib(term.bytes) / counted;
+    let ratio = mib(tightest.peak) / counted;
     let off = (need as f64 - resident_mib).abs();
     let good = (ratio - 1.0).abs() <= TOLERANCE && off <= KEPT_MIB.max(TOLERANCE * resident_mib);
     let line = format!(
         "{side} px {plan} guided {guided}: counted {counted:.1} MiB, predicted {:.1} ({ratio:.3}); resident \
          {resident_mib:.0}, predicted {need}{}; {explained}",
-        mib(term.bytes),
+        mib(tightest.peak),
         if good { "" } else { " OFF" }
     );
     (line, good)

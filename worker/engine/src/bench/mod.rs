@@ -13,7 +13,6 @@
 //! Every part runs once unmeasured first; the window's warm-up is a window of two frames and one step.
 //! Memory is what the process holds with the networks loaded, and its peak over warm-up and repetitions.
 
-mod flops;
 mod machine;
 mod measure;
 mod memory;

@@ -1,11 +1,14 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan};
 
 use super::*;
-use crate::boundary::{Observer, enter};
+use crate::Levers;
+use crate::boundary::{Observer, Op, enter};
+use crate::cost::compute::ComputeSpec;
+use crate::cost::shape::ModelShape;
 use crate::denoise::Schedule;
 use crate::noise::Noise;
 use crate::synth::{Size, synthesize};
@@ -21,6 +24,11 @@ impl Observer for Heard {
         self.0.push(op);
         Ok(())
     }
+}
+
+fn walked(shape: &ModelShape, kind: DeviceKind, plan: MemoryPlan, guided: bool) -> Walk {
+    let weights = shape.weights().unwrap();
+    walk(shape, &weights, &ComputeSpec::of(kind), plan, guided)
 }
 
 fn heard(plan: MemoryPlan, work: impl FnOnce()) -> Vec<Op> {
@@ -70,7 +78,6 @@ fn assert_same(walked: &[Op], heard: &[Op], what: &str) {
 
 fn assert_walk_is_what_the_model_does(size: Size, resolutions: [usize; 2]) {
     let (shape, model) = model(size);
-    let account = Account::of(DeviceKind::Cpu);
     for resolution in resolutions {
         for (guided, plan) in [
             (false, MemoryPlan::BatchedGuidance),
@@ -78,7 +85,7 @@ fn assert_walk_is_what_the_model_does(size: Size, resolutions: [usize; 2]) {
             (false, MemoryPlan::Streamed),
         ] {
             let heard = heard(plan, || render(&model, resolution, guided));
-            let walk = walk(&shape.clone().at(resolution), &account, plan, guided).unwrap();
+            let walk = walked(&shape.clone().at(resolution), DeviceKind::Cpu, plan, guided);
             assert_same(
                 &walk.ops,
                 &heard,
@@ -112,11 +119,8 @@ fn guidance_in_one_pass_is_walked_as_a_batch_of_two() {
             .forward(&latents, 501, &audio, &Trace::off())
             .unwrap();
     });
-    let walked = |kind| {
-        let walk = walk(&shape, &Account::of(kind), MemoryPlan::BatchedGuidance, true).unwrap();
-        walk.ops
-    };
-    let (batched, halves) = (walked(DeviceKind::Cuda), walked(DeviceKind::Cpu));
+    let ops = |kind| walked(&shape, kind, MemoryPlan::BatchedGuidance, true).ops;
+    let (batched, halves) = (ops(DeviceKind::Cuda), ops(DeviceKind::Cpu));
     assert_eq!(halves.len() - batched.len(), heard.len());
     let start = batched.windows(heard.len()).position(|ops| ops == heard);
     assert!(start.is_some());
@@ -127,7 +131,7 @@ fn nothing_is_left_alive_but_the_weights() {
     for kind in [DeviceKind::Cpu, DeviceKind::Cuda] {
         for plan in MemoryPlan::ALL {
             let shape = ModelShape::published(256).unwrap();
-            let walk = walk(&shape, &Account::of(kind), plan, true).unwrap();
+            let walk = walked(&shape, kind, plan, true);
             let (load, last) = (walk.stages[0], walk.stages[walk.stages.len() - 1]);
             assert_eq!(last.live_after, load.live_after, "{kind}, {plan}");
         }
@@ -141,14 +145,8 @@ fn published_weights_are_as_large_as_their_files() {
     // 1,267,099,844 parameters and 844,800 values of position tables.
     assert_eq!(weights.unet.layers + weights.unet.rest, 1_267_944_644);
     assert_eq!(weights.vae.layers + weights.vae.rest, 83_653_863);
-    let cuda = walk(
-        &shape,
-        &Account::of(DeviceKind::Cuda),
-        MemoryPlan::default(),
-        false,
-    )
-    .unwrap();
-    assert_eq!(cuda.weights_bytes >> 20, 2593);
+    let cuda = walked(&shape, DeviceKind::Cuda, MemoryPlan::default(), false);
+    assert_eq!(cuda.stages[0].weights >> 20, 2593);
 }
 
 #[test]
@@ -159,7 +157,7 @@ fn no_plan_takes_more_than_the_one_before_it() {
                 let shape = ModelShape::published(px).unwrap();
                 let mut before = u64::MAX;
                 for plan in MemoryPlan::ALL {
-                    let walk = walk(&shape, &Account::of(kind), plan, guided).unwrap();
+                    let walk = walked(&shape, kind, plan, guided);
                     assert!(walk.peak() <= before, "{px} px, {kind}, guided {guided}, {plan}");
                     before = walk.peak();
                 }
