@@ -14,6 +14,7 @@ pub mod child;
 pub mod digest;
 pub mod error;
 pub mod frame;
+pub mod host;
 pub mod ids;
 #[cfg(feature = "media")]
 pub mod media;
@@ -22,6 +23,7 @@ pub mod nats;
 pub mod needs;
 #[cfg(feature = "farm")]
 pub mod shutdown;
+pub mod simulated_device;
 pub mod telemetry;
 pub mod time;
 pub mod wire;
