@@ -14,6 +14,7 @@ pub mod child;
 pub mod digest;
 pub mod error;
 pub mod frame;
+pub mod host;
 pub mod ids;
 pub mod lanes;
 #[cfg(feature = "media")]
@@ -23,6 +24,7 @@ pub mod nats;
 pub mod needs;
 #[cfg(feature = "farm")]
 pub mod shutdown;
+pub mod simulated_device;
 pub mod telemetry;
 mod text;
 pub mod time;

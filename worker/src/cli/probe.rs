@@ -14,7 +14,7 @@ use super::exit::{EXIT_UNFIT, refuse};
 use crate::machine::choice::{self, GpuState, HostState, Limits, Snapshot, Target};
 use crate::machine::claims::Claims;
 use crate::machine::probe::{Device, Probe};
-use latentfarm_engine::memory::host;
+use latentfarm_common::host;
 
 #[derive(clap::Args, Debug)]
 pub(super) struct ProbeArgs {

@@ -16,7 +16,7 @@ use super::overlap::Turn;
 use super::{Runner, RunnerSettings};
 use crate::machine::choice;
 use crate::machine::probe::Device;
-use latentfarm_engine::memory::host;
+use latentfarm_common::host;
 
 /// A running engine and what is known of it.
 #[derive(Debug)]

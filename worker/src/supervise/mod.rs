@@ -12,6 +12,7 @@
 
 mod analyze;
 mod child;
+pub mod drift;
 mod engine;
 mod fetch;
 mod leak;

@@ -28,7 +28,7 @@ use super::sight::Sight;
 use super::talk::{Books, EngineTalk};
 use super::{ALIVE_INTERVAL, Runner, RunnerSettings, Teller, windows};
 use crate::consume::{Artifact, Finished};
-use latentfarm_engine::memory::host;
+use latentfarm_common::host;
 use latentfarm_engine::numeric_kind;
 
 /// Crops that lie ready for the engine: one window's.

@@ -13,7 +13,7 @@ use crate::consume::Vitals;
 use crate::machine::choice::{self, GpuState, HostState, Limits, Snapshot, Target};
 use crate::machine::probe::{Device, Probe, Reading};
 use crate::machine::warn::Watch;
-use latentfarm_engine::memory::host;
+use latentfarm_common::host;
 
 /// How often the vitals are made fresh; as often as a heartbeat is sent.
 const INTERVAL: Duration = Duration::from_secs(2);
