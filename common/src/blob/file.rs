@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write as _};
 use std::path::{Path, PathBuf};
 
-use super::{BlobError, compare};
+use super::error::{BlobError, compare};
 use crate::digest::{Digest, DigestWriter};
 use crate::wire::blob::BlobRef;
 

@@ -8,74 +8,19 @@
 //!
 //! Putting content twice is harmless. What `get` returns has been checked against the digest.
 
+mod error;
 mod file;
 mod object;
 
-use std::io;
 use std::path::{Path, PathBuf};
 
 use async_nats::Client;
 
-use crate::digest::Digest;
-use crate::nats::direct::DirectError;
+pub use error::BlobError;
+
 use crate::wire::blob::BlobRef;
 use file::FileStore;
 use object::ObjectStore;
-
-/// Why a blob could not be stored or fetched.
-#[derive(Debug, thiserror::Error)]
-pub enum BlobError {
-    #[error("`{url}` is not a blob store: `file:///absolute/path` or `nats://bucket`")]
-    Url { url: String },
-    #[error("the blob store `{url}` needs a NATS connection")]
-    NoClient { url: String },
-    #[error("blob {digest} is not in {place}")]
-    Missing { digest: Digest, place: String },
-    #[error("blob {digest} in {place} is damaged: it has {found_bytes} bytes and digest {found}")]
-    Damaged {
-        digest: Digest,
-        place: String,
-        found: Digest,
-        found_bytes: u64,
-    },
-    #[error("blob {digest} in {place} has {found_bytes} bytes instead of {bytes}")]
-    WrongSize {
-        digest: Digest,
-        place: String,
-        bytes: u64,
-        found_bytes: u64,
-    },
-    #[error("cannot {action} `{}`", path.display())]
-    Files {
-        action: &'static str,
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
-    #[error("cannot store blob {digest} in {place}")]
-    Put {
-        digest: Digest,
-        place: String,
-        #[source]
-        source: async_nats::Error,
-    },
-    #[error("cannot look for blob {digest} in {place}")]
-    Look {
-        digest: Digest,
-        place: String,
-        #[source]
-        source: async_nats::Error,
-    },
-    #[error("cannot read blob {digest} from {place}")]
-    Read {
-        digest: Digest,
-        place: String,
-        #[source]
-        source: Box<DirectError>,
-    },
-    #[error("a file operation was cut short")]
-    CutShort(#[source] tokio::task::JoinError),
-}
 
 /// A blob store. Clones name the same one.
 #[derive(Clone, Debug)]
@@ -170,13 +115,17 @@ impl Store {
         }
     }
 
-    /// Where the blob lies as a file, present and of the right size; `None`: this store has no files, get it.
-    /// The content is not read; see [`Store::verify`].
-    pub fn local_path(&self, blob: &BlobRef) -> Result<Option<PathBuf>, BlobError> {
-        match &self.place {
-            Place::Files(store) => store.local_path(blob).map(Some),
-            Place::Objects(_) => Ok(None),
+    /// The blob as a file on this machine: where the store keeps it, or a copy in `scratch`, one file a digest. A copy
+    /// of the right size that is there already is used again. The content is not read; see [`Store::verify`].
+    pub async fn local_file(&self, blob: &BlobRef, scratch: &Path) -> Result<PathBuf, BlobError> {
+        if let Place::Files(store) = &self.place {
+            return store.local_path(blob);
         }
+        let path = scratch.join(blob.digest.to_string());
+        if std::fs::metadata(&path).is_ok_and(|meta| meta.len() == blob.bytes) {
+            return Ok(path);
+        }
+        self.get_to_file(blob, &path).await.map(|()| path)
     }
 
     /// Checks that the blob is there with the right size, without reading it.
@@ -194,17 +143,4 @@ impl Store {
             Place::Objects(store) => store.verify(blob).await,
         }
     }
-}
-
-/// Compares what was read with what was asked for.
-fn compare(blob: &BlobRef, found: Digest, found_bytes: u64, place: &str) -> Result<(), BlobError> {
-    if found == blob.digest && found_bytes == blob.bytes {
-        return Ok(());
-    }
-    Err(BlobError::Damaged {
-        digest: blob.digest,
-        place: place.to_owned(),
-        found,
-        found_bytes,
-    })
 }

@@ -16,8 +16,8 @@ use bytes::Bytes;
 use tokio::fs::File;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
+use super::error::{BlobError, compare};
 use super::file::{Staged, blocking, files};
-use super::{BlobError, compare};
 use crate::digest::{Digest, DigestWriter};
 use crate::nats::direct::{DirectReader, last_of};
 use crate::wire::blob::BlobRef;

@@ -3,12 +3,11 @@
 use std::fmt;
 use std::time::Duration;
 
-use latentfarm_common::ids::{ChunkId, JobId, WorkerId};
+use latentfarm_common::ids::{Attempt, ChunkId, JobId, WorkerId};
 use latentfarm_common::time::FrameRange;
 use latentfarm_common::wire::outcome::{Heartbeat, StageTimings};
 
 use super::workers::Workers;
-use crate::job::attempt::Attempt;
 use crate::job::chunks::{Chunks, Counts};
 use crate::job::record::Unplaced;
 

@@ -1,9 +1,10 @@
 //! Records what the modules of a network give, by the dotted name of the module, so that a test can compare
-//! block by block. Off, it costs nothing.
+//! block by block. A recorder sees the results of the operations that run without it too: recording changes no
+//! operation of a network and no bit of its result.
 
 use std::cell::RefCell;
 
-use candle_core::Tensor;
+use candle_core::{Result, Tensor};
 
 /// A recorder that is passed down a forward pass.
 #[derive(Default)]
@@ -24,10 +25,6 @@ impl Trace {
         }
     }
 
-    pub fn is_on(&self) -> bool {
-        self.records.is_some()
-    }
-
     /// Everything recorded, by dotted module name, in the order of computing.
     pub fn into_records(self) -> Vec<(String, Tensor)> {
         self.records.map(RefCell::into_inner).unwrap_or_default()
@@ -42,5 +39,19 @@ impl Trace {
             };
             records.borrow_mut().push((key, output.clone()));
         }
+    }
+
+    /// Records what `output` computes from the result of a fused operation, for example the result without the residual
+    /// that the operation added. Without a recorder nothing is computed.
+    pub(super) fn put_derived(
+        &self,
+        path: &str,
+        name: &str,
+        output: impl FnOnce() -> Result<Tensor>,
+    ) -> Result<()> {
+        if self.records.is_some() {
+            self.put(path, name, &output()?);
+        }
+        Ok(())
     }
 }

@@ -7,7 +7,7 @@ use super::composed;
 use super::matrix::contiguous;
 use super::on_own_ops;
 use super::simd::{erf, wide};
-use crate::boundary::{Op, before, before_copy};
+use crate::boundary::before_copy;
 
 /// GELU of every element.
 pub(crate) fn gelu(x: &Tensor) -> Result<Tensor> {
@@ -23,15 +23,8 @@ pub(super) fn activated(x: &Tensor) -> Result<Tensor> {
     composed::gelu(x)
 }
 
-/// `value x gelu(gate)`, with the value in the first half of the last dimension and the gate in the second.
-pub(crate) fn geglu(x: &Tensor) -> Result<Tensor> {
-    let width = x.dim(candle_core::D::Minus1)? / 2;
-    let rows = x.elem_count() / (2 * width).max(1);
-    before(Op::Geglu { rows, width }, x)?;
-    gated(x)
-}
-
-/// [`geglu`] of some rows of what was told already.
+/// `value x gelu(gate)`, with the value in the first half of the last dimension and the gate in the second. It is a part
+/// of the feed-forward, which has told the observer of it.
 pub(super) fn gated(x: &Tensor) -> Result<Tensor> {
     if on_own_ops(x) {
         return x.contiguous()?.apply_op1_no_bwd(&CpuGeglu);
@@ -118,6 +111,6 @@ mod tests {
             largest.to_scalar::<f32>().unwrap()
         };
         assert!(largest((gelu(&x).unwrap() - x.gelu_erf().unwrap()).unwrap()) < 2e-6);
-        assert!(largest((geglu(&x).unwrap() - composed::geglu(&x).unwrap()).unwrap()) < 1e-5);
+        assert!(largest((gated(&x).unwrap() - composed::geglu(&x).unwrap()).unwrap()) < 1e-5);
     }
 }

@@ -41,13 +41,11 @@ impl GroupNorm {
         Ok(y)
     }
 
-    /// The norm followed by `SiLU`.
+    /// The norm followed by `SiLU` in one operation; it is recorded as the part `silu` of the norm.
     pub(crate) fn forward_silu(&self, x: &Tensor, images: usize, trace: &Trace) -> Result<Tensor> {
-        if trace.is_on() {
-            self.forward(x, images, trace)?.silu()
-        } else {
-            self.apply(x, images, true)
-        }
+        let y = self.apply(x, images, true)?;
+        trace.put(&self.path, "silu", &y);
+        Ok(y)
     }
 
     fn apply(&self, x: &Tensor, images: usize, silu: bool) -> Result<Tensor> {

@@ -77,7 +77,7 @@ pub(super) struct Mixed<'a> {
 }
 
 impl Mixed<'_> {
-    /// The last projection, and `residual` added; `trace` hears of the projection alone.
+    /// The last projection, and `residual` added. The projection without the residual is recorded as `name`.
     pub(super) fn add_to(
         self,
         residual: &Tensor,
@@ -85,12 +85,9 @@ impl Mixed<'_> {
         path: &str,
         name: &str,
     ) -> Result<Tensor> {
-        if !context.trace.is_on() {
-            return self.to_out.forward_add(&self.values, residual);
-        }
-        let attended = self.to_out.forward(&self.values)?;
-        context.trace.put(path, name, &attended);
-        attended + residual
+        let y = self.to_out.forward_add(&self.values, residual)?;
+        context.trace.put_derived(path, name, || &y - residual)?;
+        Ok(y)
     }
 }
 
@@ -115,12 +112,9 @@ impl SpatialTransformer {
 
     pub(super) fn forward(&self, x: &Tensor, context: &Context) -> Result<Tensor> {
         let (images, channels, h, w) = x.dims4()?;
-        let put = |name, tokens: &Tensor| -> Result<()> {
-            if context.trace.is_on() {
-                let picture = tokens.transpose(1, 2)?.reshape((images, channels, h, w))?;
-                context.trace.put(&self.path, name, &picture);
-            }
-            Ok(())
+        let put = |name, tokens: &Tensor| {
+            let picture = || tokens.transpose(1, 2)?.reshape((images, channels, h, w));
+            context.trace.put_derived(&self.path, name, picture)
         };
         let normed = self.norm.forward(x, 1, context.trace)?;
         let mut tokens = to_tokens(&normed)?;

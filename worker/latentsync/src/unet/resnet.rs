@@ -55,19 +55,24 @@ impl ResnetBlock {
             }
             None => x,
         };
-        if trace.is_on() {
-            trace.put(&self.path, "conv1", &self.conv1.forward(&hidden)?);
-        }
         // One value a channel, the same in all frames of a sample.
         hidden = self.conv1.forward_shifted(&hidden, &time)?;
+        trace.put_derived(&self.path, "conv1", || without_shift(&hidden, &time))?;
         hidden = self.norm2.forward_silu(&hidden, frames, trace)?;
-        if trace.is_on() {
-            trace.put(&self.path, "conv2", &self.conv2.forward(&hidden)?);
-        }
         let y = self.conv2.forward_add(&hidden, &residual)?;
+        trace.put_derived(&self.path, "conv2", || &y - &residual)?;
         trace.put(&self.path, "", &y);
         Ok(y)
     }
+}
+
+/// `x`, `(images, channels, h, w)`, without the addend of every channel, `(samples, channels)`.
+fn without_shift(x: &Tensor, shift: &Tensor) -> Result<Tensor> {
+    let (images, channels, h, w) = x.dims4()?;
+    let samples = shift.dim(0)?;
+    x.reshape((samples, images / samples, channels, h * w))?
+        .broadcast_sub(&shift.reshape((samples, 1, channels, 1))?)?
+        .reshape((images, channels, h, w))
 }
 
 /// Halves the size with a strided convolution.

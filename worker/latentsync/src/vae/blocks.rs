@@ -51,10 +51,8 @@ impl ResnetBlock {
         hidden = self.conv1.forward(&hidden)?;
         trace.put(&self.path, "conv1", &hidden);
         hidden = self.norm2.forward_silu(&hidden, 1, trace)?;
-        if trace.is_on() {
-            trace.put(&self.path, "conv2", &self.conv2.forward(&hidden)?);
-        }
         let y = self.conv2.forward_add(&hidden, &residual)?;
+        trace.put_derived(&self.path, "conv2", || &y - &residual)?;
         trace.put(&self.path, "", &y);
         Ok(y)
     }

@@ -7,7 +7,7 @@ use candle_core::cpu::erf::erf_f64;
 use candle_core::{DType, Device, Result, Tensor};
 
 use super::{attention_within, conv2d_within, scaled_dot_product};
-use crate::nn::gelu::{geglu, gelu};
+use crate::nn::gelu::{gated, gelu};
 use crate::nn::{Conv1d, Conv2d, FeedForward, GroupNorm, Linear, attend};
 use crate::slices::Limits;
 use crate::trace::Trace;
@@ -200,7 +200,7 @@ fn gelu_is_the_exact_one_in_every_type() {
         let x = tensor(inputs.clone(), &[1, count]).to_dtype(dtype).unwrap();
         let plain = gelu(&x).unwrap();
         let twos = (x.ones_like().unwrap() * 2.0).unwrap();
-        let gated = geglu(&Tensor::cat(&[&twos, &x], 1).unwrap()).unwrap();
+        let gated = gated(&Tensor::cat(&[&twos, &x], 1).unwrap()).unwrap();
         for (factor, result) in [(1.0, plain), (2.0, gated)] {
             assert_eq!(result.dims(), [1, count]);
             for (x, y) in inputs.iter().zip(values(&result)) {

@@ -11,7 +11,7 @@ use super::tests::{feed_forward, layer, noise};
 use crate::nn::{Conv1d, Conv2d, GroupNorm, LayerNorm, Linear, attend, gelu};
 use crate::trace::Trace;
 
-const CHILD: &str = "latentsync::nn::composed::threads::child_prints_a_digest_of_every_layer";
+const CHILD: &str = "nn::composed::threads::child_prints_a_digest_of_every_layer";
 
 struct Report {
     dtype: DType,
