@@ -16,7 +16,6 @@ use tokio::time::Instant;
 
 use super::error::DispatchError;
 use super::inputs;
-use super::learned::NeedEstimator;
 use super::log::{JobLog, OomNote};
 use super::notice::{JobEvent, Progress};
 use super::release::ReleaseGate;
@@ -29,7 +28,6 @@ use crate::job::chunks::{Chunks, Counts, Ending};
 use crate::job::record::{ChunkRecord, Unplaced};
 use crate::job::retry::RetryClass;
 use crate::journal::{self, Entry};
-use crate::placement::JobNeeds;
 use crate::plan::split::{ChunkFrames, split};
 
 pub(super) struct Job {
@@ -380,34 +378,9 @@ impl Job {
         }
     }
 
-    /// The predicted needs, as corrected by what tasks showed.
-    pub(super) fn needs(&self, learned: &NeedEstimator) -> JobNeeds {
-        let observations = |kind| learned.observations(&self.spec.model, kind);
-        self.settings.needs.corrected(observations)
-    }
-
     pub(super) fn notify_progress(&self, workers: &Workers) {
-        let is_done = |chunk| {
-            self.chunks
-                .get(chunk)
-                .is_some_and(|record| record.state().is_settled())
-        };
-        let unplaced = || {
-            self.chunks
-                .render
-                .iter()
-                .filter_map(|record| record.unplaced.as_ref())
-        };
-        self.log.notify(JobEvent::Progress(Progress {
-            analyze: Counts::of(&self.chunks.analyze),
-            render: Counts::of(&self.chunks.render),
-            frames_under_way: workers.frames_under_way(self.spec.id, is_done),
-            workers: workers.live(),
-            waiting_for_memory: unplaced().count(),
-            shortage: unplaced()
-                .max_by_key(|unplaced| unplaced.need_mib())
-                .map(Unplaced::text),
-        }));
+        let progress = Progress::of(&self.chunks, self.spec.id, workers);
+        self.log.notify(JobEvent::Progress(progress));
     }
 
     pub(super) fn report(&self) -> JobReport {

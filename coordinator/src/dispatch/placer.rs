@@ -103,7 +103,8 @@ fn place_job(
         }
         return Vec::new();
     }
-    let needs = job.needs(learned);
+    let observations = |kind| learned.observations(&job.spec.model, kind);
+    let needs = job.settings.needs.corrected(observations);
     let usual = options(&needs, &ChunkMemory::default(), machines);
     let candidates = unbegun.iter().map(|index| {
         let record = &job.chunks.render[*index];
