@@ -1,5 +1,5 @@
 //! Traps of half precision, of normalising over frames and of tensor views, each with a test that fails if it is
-//! stepped into. Those that need single layers are tested beside the layers, in `latentsync::nn::composed`.
+//! stepped into. Those that need single layers are tested beside the layers, in `latentsync::layers::tests`.
 
 #![allow(
     clippy::unwrap_used,

@@ -13,7 +13,6 @@
 //! Every part runs once unmeasured first; the window's warm-up is a window of two frames and one step.
 //! Memory is what the process holds with the networks loaded, and its peak over warm-up and repetitions.
 
-mod flops;
 mod machine;
 mod measure;
 mod memory;
@@ -24,7 +23,7 @@ use std::path::PathBuf;
 
 use candle_core::{DType, Device};
 use clap::ValueEnum;
-use latentfarm_common::wire::memory::Rung;
+use latentfarm_common::wire::memory::MemoryPlan;
 use serde::{Deserialize, Serialize};
 
 pub use machine::Machine;
@@ -78,9 +77,9 @@ pub struct Sizes {
     #[arg(long, value_name = "N", default_value_t = 3,
           value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub repeat: u32,
-    /// Memory plan: batched, sequential, sliced, two-pass-norm, frame-vae, offload or streamed
-    #[arg(long, value_name = "PLAN", default_value_t = Rung::default())]
-    pub rung: Rung,
+    /// Memory plan: batched, sequential, sliced, two-pass-norm, offload or streamed
+    #[arg(long, value_name = "PLAN", default_value_t = MemoryPlan::default())]
+    pub plan: MemoryPlan,
 }
 
 /// One measurement.

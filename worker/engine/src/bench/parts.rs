@@ -9,8 +9,8 @@ use latentfarm_common::digest::Digest;
 use latentfarm_common::wire::engine::AudioRequest;
 use latentfarm_common::wire::job::AudioWindows;
 
-use super::flops::{Pass, unet_gflop};
 use super::{BenchError, Part, Settings};
+use latentsync::cost::flops::unet_gflop;
 use latentsync::denoise::Schedule;
 use latentsync::noise::{Noise, Purpose, normals};
 use latentsync::preprocess::LATENT_FACTOR;
@@ -157,16 +157,11 @@ fn unet(
         ("audio", audio.clone()),
         ("timestep", Tensor::new(&[i64::from(TIMESTEP)], &Device::Cpu)?),
     ];
-    let pass = Pass {
-        frames,
-        side: latent_side,
-        tokens,
-    };
     let task = Task::new(settings.part, inputs, move || {
         model.unet().forward(&latents, TIMESTEP, &audio, &Trace::off())
     });
     Ok(Task {
-        gflop: Some(unet_gflop(checkpoint.unet_config(), pass)),
+        gflop: Some(unet_gflop(checkpoint.unet_config(), frames, latent_side, tokens)),
         ..task
     })
 }

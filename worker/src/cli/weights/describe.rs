@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use candle_core::DType;
-use latentfarm_common::wire::memory::{DeviceKind, Rung};
+use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan};
 use serde::Serialize;
 
-use latentsync::cost::model::{Explanation, MemoryModel};
-use latentsync::cost::walk::ModelShape;
+use latentsync::cost::prediction::{MemoryPredictor, Prediction, is_confirmed};
+use latentsync::cost::shape::ModelShape;
 use latentsync::{Checkpoint, WeightsError};
 
 /// What `describe` tells.
@@ -28,12 +28,12 @@ struct Need {
     dtype: &'static str,
     guided: bool,
     /// By plan, from the fastest to the leanest.
-    mib: [u64; Rung::COUNT],
+    mib: [u64; MemoryPlan::COUNT],
     /// Whether such figures were compared with measured ones.
     confirmed: bool,
     /// What decides, by plan.
     #[serde(skip)]
-    explained: Vec<Explanation>,
+    predicted: Vec<Prediction>,
 }
 
 /// The text for a person, or one JSON object.
@@ -65,18 +65,17 @@ fn needs(checkpoint: &Checkpoint) -> candle_core::Result<Vec<Need>> {
     ];
     let mut needs = Vec::new();
     for (kind, dtype, shape) in devices {
+        let mut predictor = MemoryPredictor::with_dtype(shape, kind, dtype)?;
         for guided in [false, true] {
-            let explained = Rung::ALL
-                .into_iter()
-                .map(|rung| MemoryModel::explain(&shape, kind, dtype, rung, guided))
-                .collect::<candle_core::Result<Vec<_>>>()?;
             needs.push(Need {
                 kind,
                 dtype: dtype.as_str(),
                 guided,
-                mib: MemoryModel::needs(&shape, kind, dtype, guided)?.mib,
-                confirmed: MemoryModel::is_confirmed(kind),
-                explained,
+                mib: predictor.needs(guided).mib,
+                confirmed: is_confirmed(kind),
+                predicted: MemoryPlan::ALL
+                    .map(|plan| predictor.predict(plan, guided))
+                    .to_vec(),
             });
         }
     }
@@ -116,13 +115,9 @@ fn text(description: &Description, checkpoint: &Checkpoint) -> String {
             (_, false) => "context included; not confirmed on a GPU",
         };
         lines.push(format!("{} {}, {guidance} ({standing}):", need.kind, need.dtype));
-        for (explained, mib) in need.explained.iter().zip(need.mib) {
-            let decides = explained.terms.first().map(ToString::to_string);
-            lines.push(format!(
-                "  {:<14} {mib:>6} MiB  {}",
-                explained.rung.name(),
-                decides.unwrap_or_default()
-            ));
+        for (predicted, mib) in need.predicted.iter().zip(need.mib) {
+            let (plan, tightest) = (predicted.plan, predicted.tightest);
+            lines.push(format!("  {plan:<14} {mib:>6} MiB  {tightest}"));
         }
     }
     lines.join("\n")

@@ -3,10 +3,12 @@
 use latentfarm_common::wire::memory::{DeviceKind, MemorySample};
 
 use super::interface::{EngineMemory, MIB, Shortage, Work};
-use crate::memory::{counting, host};
+use crate::memory::counting;
+use latentfarm_common::host;
 use latentsync::Checkpoint;
 use latentsync::boundary::Op;
-use latentsync::cost::op::{Account, Details, cost};
+use latentsync::cost::compute::ComputeSpec;
+use latentsync::cost::op::{Details, op_memory};
 use latentsync::slices::Limits;
 
 /// Host memory, measured by the counting allocator and bounded by a soft budget.
@@ -100,12 +102,12 @@ impl EngineMemory for HostMemory {
         if self.budget.is_none() {
             return Ok(());
         }
-        let account = Account {
+        let spec = ComputeSpec {
             kind: DeviceKind::Cpu,
             bytes_per_value: value_bytes,
             threads: rayon::current_num_threads(),
         };
-        self.check(cost(op, Details::default(), &account, Limits::USUAL).peak)
+        self.check(op_memory(op, Details::default(), &spec, Limits::USUAL).peak)
     }
 
     fn refused(&self) -> u64 {

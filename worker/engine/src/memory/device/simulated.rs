@@ -1,20 +1,21 @@
 //! A GPU that does not exist: the networks run on the CPU, and every stage is charged what it would take there, beside
 //! a context of the size that predictions count with.
 
-use latentfarm_common::wire::memory::{DeviceKind, MemorySample, MemoryStage, Rung};
+use latentfarm_common::wire::memory::{DeviceKind, MemorySample, MemoryStage};
 
 use super::interface::{EngineMemory, MIB, Shortage, Work};
-use crate::memory::host;
-use crate::memory::simulated::SimulatedDevice;
+use latentfarm_common::host;
+use latentfarm_common::simulated_device::SimulatedDevice;
 use latentsync::Checkpoint;
 use latentsync::boundary::Op;
-use latentsync::cost::model::CUDA_CONTEXT;
-use latentsync::cost::walk::{Account, ModelShape, Walk, walk};
+use latentsync::cost::compute::ComputeSpec;
+use latentsync::cost::prediction::{CUDA_CONTEXT, MemoryPredictor};
+use latentsync::cost::shape::ModelShape;
 
 /// Memory of a simulated device, charged by the walk over the model's operations.
 pub struct SimulatedMemory {
     device: SimulatedDevice,
-    model: Option<Model>,
+    model: Option<MemoryPredictor>,
     /// In use as of the last charge, leaks aside.
     live: u64,
     peak: u64,
@@ -23,65 +24,13 @@ pub struct SimulatedMemory {
     wanted: u64,
 }
 
-/// What the loaded model takes, as walked for the plans that were asked for so far.
-struct Model {
-    shape: ModelShape,
-    walks: Vec<(Rung, bool, Walk)>,
-}
-
-/// What a stage takes of the device, weights included.
-#[derive(Clone, Copy)]
-struct Charge {
-    after: u64,
-    peak: u64,
-}
-
-impl Model {
-    /// `None` where the model cannot be walked: nothing is charged for it then.
-    fn of(checkpoint: &Checkpoint) -> Option<Self> {
-        match ModelShape::accounted(checkpoint) {
-            Ok(shape) => Some(Self {
-                shape,
-                walks: Vec::new(),
-            }),
-            Err(error) => {
-                tracing::warn!(%error, "the simulated device cannot account for this model");
-                None
-            }
-        }
-    }
-
-    fn charge(&mut self, work: Work) -> Charge {
-        let none = Charge { after: 0, peak: 0 };
-        let Some(walk) = self.walk(work.rung, work.guided) else {
-            return none;
-        };
-        // Between the stages there is what loading left: the weights that stay.
-        let stage = match work.stage {
-            MemoryStage::Idle => MemoryStage::Load,
-            stage => stage,
-        };
-        walk.stage(stage).map_or(none, |cost| Charge {
-            after: cost.live_after,
-            peak: cost.peak,
-        })
-    }
-
-    fn walk(&mut self, rung: Rung, guided: bool) -> Option<&Walk> {
-        let known = self
-            .walks
-            .iter()
-            .position(|(of, with, _)| (*of, *with) == (rung, guided));
-        let at = if let Some(at) = known {
-            at
-        } else {
-            let walked = walk(&self.shape, &Account::of(DeviceKind::Cuda), rung, guided);
-            let walked = walked.inspect_err(|error| tracing::warn!(%error, "the model cannot be walked"));
-            self.walks.push((rung, guided, walked.ok()?));
-            self.walks.len() - 1
-        };
-        self.walks.get(at).map(|(_, _, walk)| walk)
-    }
+/// `None` if the networks cannot be walked: nothing is charged for the model then.
+fn predictor(checkpoint: &Checkpoint) -> Option<MemoryPredictor> {
+    let shape = ModelShape::accounted(checkpoint).map_err(candle_core::Error::wrap);
+    shape
+        .and_then(|shape| MemoryPredictor::new(shape, ComputeSpec::of(DeviceKind::Cuda)))
+        .inspect_err(|error| tracing::warn!(%error, "the simulated device cannot account for this model"))
+        .ok()
 }
 
 impl SimulatedMemory {
@@ -144,7 +93,7 @@ impl EngineMemory for SimulatedMemory {
     }
 
     fn load(&mut self, checkpoint: &Checkpoint, work: Work) -> Result<(), Shortage> {
-        self.model = Model::of(checkpoint);
+        self.model = predictor(checkpoint);
         self.begin(work)
     }
 
@@ -159,8 +108,16 @@ impl EngineMemory for SimulatedMemory {
         let Some(model) = &mut self.model else {
             return Ok(());
         };
-        let Charge { after, peak } = model.charge(work);
-        let (after, peak) = (self.real(after), self.real(peak));
+        // Between the stages there is what loading left: the weights that stay.
+        let charged = match work.stage {
+            MemoryStage::Idle => MemoryStage::Load,
+            stage => stage,
+        };
+        let stages = model.stages(work.plan, work.guided);
+        let Some(cost) = stages.iter().find(|cost| cost.stage == charged).copied() else {
+            return Ok(());
+        };
+        let (after, peak) = (self.real(cost.live_after), self.real(cost.peak));
         if work.stage == MemoryStage::Idle {
             // Nothing is asked for: what a stage took is given back.
             self.live = after;

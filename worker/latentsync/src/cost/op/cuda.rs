@@ -1,13 +1,13 @@
 //! The composed operations on CUDA, in a half type with `f32` statistics. Never run on a GPU so far: derived from
 //! what each tensor operation allocates.
 
-use super::{Cost, Details, bytes};
+use super::figures::{Details, OpMemory, bytes};
 use crate::boundary::Op;
 use crate::slices::{Attention, Convolution, Limits, Norm, feed_forward_rows};
 
 const F32: usize = 4;
 
-pub(super) fn cost(op: Op, details: Details, each: usize, limits: Limits) -> Cost {
+pub(super) fn op_memory(op: Op, details: Details, each: usize, limits: Limits) -> OpMemory {
     let kept = bytes(op.output_elements(), each);
     let added = if details.addends > 0 { 2 * kept } else { kept };
     let peak = match op {
@@ -32,7 +32,7 @@ pub(super) fn cost(op: Op, details: Details, each: usize, limits: Limits) -> Cos
         Op::Geglu { .. } => 2 * kept,
         Op::LayerNorm { .. } => kept,
     };
-    Cost { peak, kept }
+    OpMemory { peak, kept }
 }
 
 /// Patches, their product, the product in the usual order: for a piece at a time, and the whole result where there are
@@ -111,7 +111,7 @@ fn norm(sizes: Norm, result: u64, limits: Limits) -> u64 {
 }
 
 /// The first layer with its bias, the gate, the second layer with bias and residual.
-pub(super) fn feed_forward(rows: usize, width: usize, each: usize, limits: Limits) -> Cost {
+pub(super) fn feed_forward_memory(rows: usize, width: usize, each: usize, limits: Limits) -> OpMemory {
     let slice = feed_forward_rows(rows, 8 * width, limits);
     let kept = bytes(rows * width, each);
     let whole = if slice < rows { kept } else { 0 };
@@ -119,7 +119,7 @@ pub(super) fn feed_forward(rows: usize, width: usize, each: usize, limits: Limit
     let gated = hidden / 2;
     let out = bytes(slice * width, each);
     let inside = (2 * hidden).max(hidden + 2 * gated).max(gated + 2 * out);
-    Cost {
+    OpMemory {
         peak: whole + inside,
         kept,
     }

@@ -1,11 +1,14 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use candle_core::{DType, Device, Tensor};
-use latentfarm_common::wire::memory::{DeviceKind, Rung};
+use candle_core::{DType, Device, Result, Tensor};
+use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan};
 
 use super::*;
-use crate::boundary::{Observer, enter};
+use crate::Levers;
+use crate::boundary::{Observer, Op, enter};
+use crate::cost::compute::ComputeSpec;
+use crate::cost::shape::ModelShape;
 use crate::denoise::Schedule;
 use crate::noise::Noise;
 use crate::synth::{Size, synthesize};
@@ -23,9 +26,14 @@ impl Observer for Heard {
     }
 }
 
-fn heard(rung: Rung, work: impl FnOnce()) -> Vec<Op> {
+fn walked(shape: &ModelShape, kind: DeviceKind, plan: MemoryPlan, guided: bool) -> Walk {
+    let weights = shape.weights().unwrap();
+    walk(shape, &weights, &ComputeSpec::of(kind), plan, guided)
+}
+
+fn heard(plan: MemoryPlan, work: impl FnOnce()) -> Vec<Op> {
     let heard = Rc::new(RefCell::new(Heard::default()));
-    let scope = enter(Levers::of(rung), Some(heard.clone()));
+    let scope = enter(Levers::of(plan), Some(heard.clone()));
     work();
     drop(scope);
     Rc::try_unwrap(heard).ok().unwrap().into_inner().0
@@ -70,19 +78,18 @@ fn assert_same(walked: &[Op], heard: &[Op], what: &str) {
 
 fn assert_walk_is_what_the_model_does(size: Size, resolutions: [usize; 2]) {
     let (shape, model) = model(size);
-    let account = Account::of(DeviceKind::Cpu);
     for resolution in resolutions {
-        for (guided, rung) in [
-            (false, Rung::BatchedGuidance),
-            (true, Rung::SequentialGuidance),
-            (false, Rung::Streamed),
+        for (guided, plan) in [
+            (false, MemoryPlan::BatchedGuidance),
+            (true, MemoryPlan::SequentialGuidance),
+            (false, MemoryPlan::Streamed),
         ] {
-            let heard = heard(rung, || render(&model, resolution, guided));
-            let walk = walk(&shape.clone().at(resolution), &account, rung, guided).unwrap();
+            let heard = heard(plan, || render(&model, resolution, guided));
+            let walk = walked(&shape.clone().at(resolution), DeviceKind::Cpu, plan, guided);
             assert_same(
                 &walk.ops,
                 &heard,
-                &format!("{size:?}, {resolution} px, {rung}, guided {guided}"),
+                &format!("{size:?}, {resolution} px, {plan}, guided {guided}"),
             );
         }
     }
@@ -104,7 +111,7 @@ fn guidance_in_one_pass_is_walked_as_a_batch_of_two() {
     let (frames, side) = (ModelShape::FRAMES, shape.latent_side());
     let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
     let (tokens, width) = model.audio_shape();
-    let heard = heard(Rung::BatchedGuidance, || {
+    let heard = heard(MemoryPlan::BatchedGuidance, || {
         let latents = zeros(&[2, 13, frames, side, side]);
         let audio = zeros(&[2, frames, tokens, width]);
         model
@@ -112,11 +119,8 @@ fn guidance_in_one_pass_is_walked_as_a_batch_of_two() {
             .forward(&latents, 501, &audio, &Trace::off())
             .unwrap();
     });
-    let walked = |kind| {
-        let walk = walk(&shape, &Account::of(kind), Rung::BatchedGuidance, true).unwrap();
-        walk.ops
-    };
-    let (batched, halves) = (walked(DeviceKind::Cuda), walked(DeviceKind::Cpu));
+    let ops = |kind| walked(&shape, kind, MemoryPlan::BatchedGuidance, true).ops;
+    let (batched, halves) = (ops(DeviceKind::Cuda), ops(DeviceKind::Cpu));
     assert_eq!(halves.len() - batched.len(), heard.len());
     let start = batched.windows(heard.len()).position(|ops| ops == heard);
     assert!(start.is_some());
@@ -125,11 +129,11 @@ fn guidance_in_one_pass_is_walked_as_a_batch_of_two() {
 #[test]
 fn nothing_is_left_alive_but_the_weights() {
     for kind in [DeviceKind::Cpu, DeviceKind::Cuda] {
-        for rung in Rung::ALL {
+        for plan in MemoryPlan::ALL {
             let shape = ModelShape::published(256).unwrap();
-            let walk = walk(&shape, &Account::of(kind), rung, true).unwrap();
+            let walk = walked(&shape, kind, plan, true);
             let (load, last) = (walk.stages[0], walk.stages[walk.stages.len() - 1]);
-            assert_eq!(last.live_after, load.live_after, "{kind}, {rung}");
+            assert_eq!(last.live_after, load.live_after, "{kind}, {plan}");
         }
     }
 }
@@ -141,8 +145,8 @@ fn published_weights_are_as_large_as_their_files() {
     // 1,267,099,844 parameters and 844,800 values of position tables.
     assert_eq!(weights.unet.layers + weights.unet.rest, 1_267_944_644);
     assert_eq!(weights.vae.layers + weights.vae.rest, 83_653_863);
-    let cuda = walk(&shape, &Account::of(DeviceKind::Cuda), Rung::default(), false).unwrap();
-    assert_eq!(cuda.weights_bytes >> 20, 2593);
+    let cuda = walked(&shape, DeviceKind::Cuda, MemoryPlan::default(), false);
+    assert_eq!(cuda.stages[0].weights >> 20, 2593);
 }
 
 #[test]
@@ -152,9 +156,9 @@ fn no_plan_takes_more_than_the_one_before_it() {
             for guided in [false, true] {
                 let shape = ModelShape::published(px).unwrap();
                 let mut before = u64::MAX;
-                for rung in Rung::ALL {
-                    let walk = walk(&shape, &Account::of(kind), rung, guided).unwrap();
-                    assert!(walk.peak() <= before, "{px} px, {kind}, guided {guided}, {rung}");
+                for plan in MemoryPlan::ALL {
+                    let walk = walked(&shape, kind, plan, guided);
+                    assert!(walk.peak() <= before, "{px} px, {kind}, guided {guided}, {plan}");
                     before = walk.peak();
                 }
             }

@@ -1,18 +1,19 @@
 //! The UNet's forward pass, as `latentsync::unet` does it.
 
-use super::tape::{Ghost, Tape};
+use super::tensor::WalkedTensor;
+use super::tracker::MemoryTracker;
 use crate::config::UNetConfig;
 
 /// Groups of the norms in motion modules.
 const MOTION_GROUPS: usize = 32;
 
-/// What every module of a pass needs to know.
+/// What every module of a pass reads.
 struct Context<'a> {
     config: &'a UNetConfig,
     frames: usize,
-    time: Ghost,
+    time: WalkedTensor,
     /// `(batch x frames, tokens, width)`.
-    audio: Ghost,
+    audio: WalkedTensor,
 }
 
 /// What a layer is made of besides its `ResNet` block.
@@ -23,7 +24,12 @@ struct Parts {
 }
 
 /// One pass over `latents`, `(batch, channels, frames, h, w)`; `audio` is `(batch, frames, tokens, width)`.
-pub(super) fn forward(tape: &Tape, config: &UNetConfig, latents: &Ghost, audio: &Ghost) -> Ghost {
+pub(super) fn forward(
+    tracker: &MemoryTracker,
+    config: &UNetConfig,
+    latents: &WalkedTensor,
+    audio: &WalkedTensor,
+) -> WalkedTensor {
     let &[batch, input, frames, height, width] = latents.shape.as_slice() else {
         return latents.clone();
     };
@@ -34,42 +40,44 @@ pub(super) fn forward(tape: &Tape, config: &UNetConfig, latents: &Ghost, audio: 
     let context = Context {
         config,
         frames,
-        time: time_embedding(tape, channels[0], batch),
+        time: time_embedding(tracker, channels[0], batch),
         audio: audio.viewed(&[batch * frames, tokens, audio_width]),
     };
-    let pictures = tape.copy(&[batch * frames, input, height, width]);
-    let mut x = tape.conv2d(&pictures, channels[0], 3, 1);
+    let pictures = tracker.copy(&[batch * frames, input, height, width]);
+    let mut x = tracker.conv2d(&pictures, channels[0], 3, 1);
     drop(pictures);
     let mut skips = vec![x.clone()];
     for index in 0..channels.len() {
-        x = down_block(tape, &context, index, x, &mut skips);
+        x = down_block(tracker, &context, index, x, &mut skips);
     }
-    x = mid_block(tape, &context, x);
+    x = mid_block(tracker, &context, x);
     for index in 0..channels.len() {
-        x = up_block(tape, &context, index, x, &mut skips);
+        x = up_block(tracker, &context, index, x, &mut skips);
     }
-    x = tape.group_norm(&x, config.norm_num_groups, frames);
-    let noise = tape.conv2d(&x, config.out_channels, 3, 1);
+    x = tracker.group_norm(&x, config.norm_num_groups, frames);
+    let noise = tracker.conv2d(&x, config.out_channels, 3, 1);
     drop(x);
-    tape.copy(&[batch, config.out_channels, frames, height, width])
+    tracker
+        .copy(&[batch, config.out_channels, frames, height, width])
         .viewed(&[batch, noise.shape[1], frames, height, width])
 }
 
-fn time_embedding(tape: &Tape, width: usize, batch: usize) -> Ghost {
-    let sinusoid = tape.tensor(tape.account.bytes_per_value, &[1, width]);
-    let hidden = tape.linear(&sinusoid, 4 * width);
-    tape.linear(&hidden, 4 * width)
-        .viewed(&[1, 4 * width])
-        .repeated(tape, batch)
+/// The embedding of the time step, repeated for every sample of the batch.
+fn time_embedding(tracker: &MemoryTracker, width: usize, batch: usize) -> WalkedTensor {
+    let each = tracker.spec.bytes_per_value;
+    let sinusoid = tracker.tensor(each, &[1, width]);
+    let hidden = tracker.linear(&sinusoid, 4 * width);
+    let _embedding = tracker.linear(&hidden, 4 * width);
+    tracker.tensor(each, &[batch, 4 * width])
 }
 
-impl Ghost {
-    fn repeated(self, tape: &Tape, batch: usize) -> Self {
-        tape.tensor(tape.account.bytes_per_value, &[batch, self.shape[1]])
-    }
-}
-
-fn down_block(tape: &Tape, context: &Context, index: usize, x: Ghost, skips: &mut Vec<Ghost>) -> Ghost {
+fn down_block(
+    tracker: &MemoryTracker,
+    context: &Context,
+    index: usize,
+    x: WalkedTensor,
+    skips: &mut Vec<WalkedTensor>,
+) -> WalkedTensor {
     let config = context.config;
     let channels = &config.block_out_channels;
     let parts = Parts {
@@ -78,27 +86,33 @@ fn down_block(tape: &Tape, context: &Context, index: usize, x: Ghost, skips: &mu
     };
     let mut x = x;
     for _ in 0..config.layers_per_block {
-        x = layer(tape, context, x, channels[index], parts);
+        x = layer(tracker, context, x, channels[index], parts);
         skips.push(x.clone());
     }
     if index + 1 < channels.len() {
-        x = tape.conv2d(&x, channels[index], 3, 2);
+        x = tracker.conv2d(&x, channels[index], 3, 2);
         skips.push(x.clone());
     }
     x
 }
 
-fn mid_block(tape: &Tape, context: &Context, x: Ghost) -> Ghost {
+fn mid_block(tracker: &MemoryTracker, context: &Context, x: WalkedTensor) -> WalkedTensor {
     let channels = x.shape[1];
-    let mut x = resnet(tape, context, x, channels);
-    x = spatial_transformer(tape, context, &x);
+    let mut x = resnet(tracker, context, x, channels);
+    x = spatial_transformer(tracker, context, &x);
     if context.config.use_motion_module && context.config.motion_module_mid_block {
-        x = motion_module(tape, context, &x);
+        x = motion_module(tracker, context, &x);
     }
-    resnet(tape, context, x, channels)
+    resnet(tracker, context, x, channels)
 }
 
-fn up_block(tape: &Tape, context: &Context, index: usize, x: Ghost, skips: &mut Vec<Ghost>) -> Ghost {
+fn up_block(
+    tracker: &MemoryTracker,
+    context: &Context,
+    index: usize,
+    x: WalkedTensor,
+    skips: &mut Vec<WalkedTensor>,
+) -> WalkedTensor {
     let config = context.config;
     let channels = &config.block_out_channels;
     let level = channels.len() - 1 - index;
@@ -112,116 +126,126 @@ fn up_block(tape: &Tape, context: &Context, index: usize, x: Ghost, skips: &mut 
             return x;
         };
         let (images, hidden, height, width) = x.picture();
-        x = tape.copy(&[images, hidden + skip.shape[1], height, width]);
+        x = tracker.copy(&[images, hidden + skip.shape[1], height, width]);
         drop(skip);
-        x = layer(tape, context, x, channels[level], parts);
+        x = layer(tracker, context, x, channels[level], parts);
     }
     if let (true, Some(next)) = (index + 1 < channels.len(), skips.last()) {
         let (images, output, _, _) = x.picture();
-        let upsampled = tape.copy(&[images, output, next.shape[2], next.shape[3]]);
+        let upsampled = tracker.copy(&[images, output, next.shape[2], next.shape[3]]);
         drop(x);
-        x = tape.conv2d(&upsampled, output, 3, 1);
+        x = tracker.conv2d(&upsampled, output, 3, 1);
     }
     x
 }
 
-fn layer(tape: &Tape, context: &Context, x: Ghost, output: usize, parts: Parts) -> Ghost {
-    let mut x = resnet(tape, context, x, output);
+fn layer(
+    tracker: &MemoryTracker,
+    context: &Context,
+    x: WalkedTensor,
+    output: usize,
+    parts: Parts,
+) -> WalkedTensor {
+    let mut x = resnet(tracker, context, x, output);
     if parts.attention {
-        x = spatial_transformer(tape, context, &x);
+        x = spatial_transformer(tracker, context, &x);
     }
     if parts.motion {
-        x = motion_module(tape, context, &x);
+        x = motion_module(tracker, context, &x);
     }
     x
 }
 
-fn resnet(tape: &Tape, context: &Context, x: Ghost, output: usize) -> Ghost {
+fn resnet(tracker: &MemoryTracker, context: &Context, x: WalkedTensor, output: usize) -> WalkedTensor {
     let (groups, input) = (context.config.norm_num_groups, x.shape[1]);
-    let _time = tape.linear(&context.time, output);
-    let mut hidden = tape.group_norm(&x, groups, context.frames);
+    let _time = tracker.linear(&context.time, output);
+    let mut hidden = tracker.group_norm(&x, groups, context.frames);
     let _residual = if input == output {
         x
     } else {
-        let shortcut = tape.conv2d(&x, output, 1, 1);
+        let shortcut = tracker.conv2d(&x, output, 1, 1);
         drop(x);
         shortcut
     };
-    hidden = tape.conv2d(&hidden, output, 3, 1);
-    hidden = tape.group_norm(&hidden, groups, context.frames);
-    tape.conv2d(&hidden, output, 3, 1)
+    hidden = tracker.conv2d(&hidden, output, 3, 1);
+    hidden = tracker.group_norm(&hidden, groups, context.frames);
+    tracker.conv2d(&hidden, output, 3, 1)
 }
 
-fn spatial_transformer(tape: &Tape, context: &Context, x: &Ghost) -> Ghost {
+fn spatial_transformer(tracker: &MemoryTracker, context: &Context, x: &WalkedTensor) -> WalkedTensor {
     let (images, channels, height, width) = x.picture();
     let area = height * width;
-    let normed = tape.group_norm(x, context.config.norm_num_groups, 1);
-    let mut tokens = tape.to_tokens(&normed);
+    let normed = tracker.group_norm(x, context.config.norm_num_groups, 1);
+    let mut tokens = tracker.to_tokens(&normed);
     drop(normed);
-    tokens = tape.linear(&tokens, channels);
+    tokens = tracker.linear(&tokens, channels);
 
     let heads = context.config.attention_heads;
-    let normed = tape.layer_norm(&tokens);
-    let (q, k, v) = project(tape, &normed, &normed);
+    let normed = tracker.layer_norm(&tokens);
+    let (q, k, v) = project(tracker, &normed, &normed);
     drop(normed);
-    let mixed = tape.attend((&q, &k), heads, (images, area, area), false);
+    let mixed = tracker.attend((&q, &k), heads, (images, area, area), false);
     drop((q, k, v));
-    tokens = tape.linear_with(&mixed, channels, 2);
+    tokens = tracker.linear_with(&mixed, channels, 2);
     drop(mixed);
 
-    let normed = tape.layer_norm(&tokens);
-    let (q, k, v) = project(tape, &normed, &context.audio);
+    let normed = tracker.layer_norm(&tokens);
+    let (q, k, v) = project(tracker, &normed, &context.audio);
     drop(normed);
-    let mixed = tape.attend((&q, &k), heads, (images, area, context.audio.shape[1]), false);
+    let mixed = tracker.attend((&q, &k), heads, (images, area, context.audio.shape[1]), false);
     drop((q, k, v));
-    tokens = tape.linear_with(&mixed, channels, 2);
+    tokens = tracker.linear_with(&mixed, channels, 2);
     drop(mixed);
 
-    let normed = tape.layer_norm(&tokens);
-    tokens = tape.feed_forward(&normed);
+    let normed = tracker.layer_norm(&tokens);
+    tokens = tracker.feed_forward(&normed);
     drop(normed);
-    let _tokens = tape.linear(&tokens, channels);
+    let _tokens = tracker.linear(&tokens, channels);
     drop(tokens);
-    tape.to_picture(x)
+    tracker.to_picture(x)
 }
 
 /// Queries of `x`, keys and values of `of`; none has a bias.
-fn project(tape: &Tape, x: &Ghost, of: &Ghost) -> (Ghost, Ghost, Ghost) {
-    let width = x.shape.last().copied().unwrap_or(1);
+fn project(
+    tracker: &MemoryTracker,
+    x: &WalkedTensor,
+    of: &WalkedTensor,
+) -> (WalkedTensor, WalkedTensor, WalkedTensor) {
+    let width = x.width();
     (
-        tape.linear_with(x, width, 0),
-        tape.linear_with(of, width, 0),
-        tape.linear_with(of, width, 0),
+        tracker.linear_with(x, width, 0),
+        tracker.linear_with(of, width, 0),
+        tracker.linear_with(of, width, 0),
     )
 }
 
-fn motion_module(tape: &Tape, context: &Context, x: &Ghost) -> Ghost {
+fn motion_module(tracker: &MemoryTracker, context: &Context, x: &WalkedTensor) -> WalkedTensor {
     let motion = &context.config.motion_module_kwargs;
     let (images, channels, height, width) = x.picture();
     let (area, frames) = (height * width, context.frames);
-    let normed = tape.group_norm(x, MOTION_GROUPS, 1);
-    let mut tokens = tape.to_tokens(&normed);
+    let normed = tracker.group_norm(x, MOTION_GROUPS, 1);
+    let mut tokens = tracker.to_tokens(&normed);
     drop(normed);
-    tokens = tape.linear(&tokens, channels);
+    tokens = tracker.linear(&tokens, channels);
     for _ in 0..motion.num_transformer_block {
         for _ in &motion.attention_block_types {
-            let mut normed = tape.layer_norm(&tokens);
+            let mut normed = tracker.layer_norm(&tokens);
             if motion.temporal_position_encoding {
-                normed = tape.copy(&normed.shape);
+                normed = tracker.copy(&normed.shape);
             }
-            let (q, k, v) = project(tape, &normed, &normed);
+            let (q, k, v) = project(tracker, &normed, &normed);
             drop(normed);
             let sizes = (images / frames * area, frames, frames);
-            let mut mixed = tape.attend((&q, &k), motion.num_attention_heads, sizes, true);
+            let mut mixed = tracker.attend((&q, &k), motion.num_attention_heads, sizes, true);
             drop((q, k, v));
-            mixed = tape.copy(&mixed.shape);
-            tokens = tape.linear_with(&mixed, channels, 2);
+            mixed = tracker.copy(&mixed.shape);
+            tokens = tracker.linear_with(&mixed, channels, 2);
         }
-        let normed = tape.layer_norm(&tokens);
-        tokens = tape.feed_forward(&normed);
+        let normed = tracker.layer_norm(&tokens);
+        tokens = tracker.feed_forward(&normed);
     }
-    tokens = tape.linear(&tokens, channels);
-    let picture = tape.to_picture(x);
+    tokens = tracker.linear(&tokens, channels);
+    let picture = tracker.to_picture(x);
     drop(tokens);
     picture
 }

@@ -88,40 +88,40 @@ impl ModelShape {
     }
 
     /// The values in the networks' weights.
-    pub fn weights(&self) -> Result<Weights> {
-        Ok(Weights {
-            unet: Values::of(&unet_tensors(&self.unet)?),
-            vae: Values::of(&vae_tensors(&self.vae)?),
-            whisper: Values::of(&whisper_tensors(&self.whisper)?),
+    pub fn weights(&self) -> Result<WeightCounts> {
+        Ok(WeightCounts {
+            unet: WeightCount::of(&unet_tensors(&self.unet)?),
+            vae: WeightCount::of(&vae_tensors(&self.vae)?),
+            whisper: WeightCount::of(&whisper_tensors(&self.whisper)?),
         })
     }
 }
 
-/// Values of the three networks' weights.
+/// The numbers of values in the three networks' weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Weights {
-    pub unet: Values,
-    pub vae: Values,
-    pub whisper: Values,
+pub struct WeightCounts {
+    pub unet: WeightCount,
+    pub vae: WeightCount,
+    pub whisper: WeightCount,
 }
 
-impl Weights {
+impl WeightCounts {
     /// Norms, biases and tables of all three.
     pub fn rest(&self) -> usize {
         self.unet.rest + self.vae.rest + self.whisper.rest
     }
 }
 
-/// Values of one network's weights.
+/// The numbers of values in one network's weights.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Values {
+pub struct WeightCount {
     /// Of linear layers and convolutions: mapped on the CPU, and what leaves a device.
     pub layers: usize,
     /// Norms, biases and tables, which stay.
     pub rest: usize,
 }
 
-impl Values {
+impl WeightCount {
     fn of(shapes: &TensorShapes) -> Self {
         let mut values = Self::default();
         for (name, shape) in shapes {

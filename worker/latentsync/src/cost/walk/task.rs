@@ -1,0 +1,56 @@
+//! The walk over a whole task, and the one over a single pass of the UNet.
+
+use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan};
+
+use super::stage::StageMemory;
+use super::tracker::MemoryTracker;
+use super::{unet, window};
+use crate::Levers;
+use crate::boundary::Op;
+use crate::config::UNetConfig;
+use crate::cost::compute::ComputeSpec;
+use crate::cost::shape::{ModelShape, WeightCounts};
+
+/// What a task does to the device, from loading to the last window's end.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Walk {
+    /// The stages in the order in which they run: load, audio, VAE encode, denoise, VAE decode.
+    pub stages: Vec<StageMemory>,
+    /// Every operation of a window with one denoising step, and of one audio window before it.
+    pub ops: Vec<Op>,
+}
+
+impl Walk {
+    /// The bytes at the highest of all stages.
+    pub fn peak(&self) -> u64 {
+        self.stages.iter().map(|stage| stage.peak).max().unwrap_or(0)
+    }
+}
+
+/// Walks a task under `plan`, with classifier-free guidance if `guided`. `weights` are those of `shape`.
+pub fn walk(
+    shape: &ModelShape,
+    weights: &WeightCounts,
+    spec: &ComputeSpec,
+    plan: MemoryPlan,
+    guided: bool,
+) -> Walk {
+    let tracker = MemoryTracker::new(*spec, Levers::of(plan));
+    let stages = window::stages(&tracker, shape, weights, guided);
+    Walk {
+        stages,
+        ops: tracker.into_ops(),
+    }
+}
+
+/// The operations of one pass of the UNet over `frames` latents of `side` x `side`, with so many audio tokens a frame.
+pub fn unet_operations(config: &UNetConfig, frames: usize, side: usize, audio_tokens: usize) -> Vec<Op> {
+    let spec = ComputeSpec::of(DeviceKind::Cpu);
+    let tracker = MemoryTracker::new(spec, Levers::of(MemoryPlan::default()));
+    let latents = tracker.tensor(spec.bytes_per_value, &[1, config.in_channels, frames, side, side]);
+    let audio = [1, frames, audio_tokens, config.cross_attention_dim];
+    let audio = tracker.tensor(spec.bytes_per_value, &audio);
+    drop(unet::forward(&tracker, config, &latents, &audio));
+    drop((latents, audio));
+    tracker.into_ops()
+}
