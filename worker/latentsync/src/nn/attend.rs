@@ -36,6 +36,11 @@ pub(super) fn attended(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Resu
         return q.apply_op3_no_bwd(k, v, &CpuAttention { heads });
     }
     let flat = |x: &Tensor| x.reshape((outer * rows, x.dim(2)?, width));
+    if composed::wide(q) != q.dtype() {
+        let widened = |x: &Tensor| flat(x)?.to_dtype(composed::wide(x))?.unsqueeze(0);
+        let mixed = attended(&widened(q)?, &widened(k)?, &widened(v)?, heads)?;
+        return mixed.to_dtype(q.dtype())?.reshape((outer, rows, queries, width));
+    }
     composed::attention(&flat(q)?, &flat(k)?, &flat(v)?, heads)?.reshape((outer, rows, queries, width))
 }
 

@@ -20,6 +20,9 @@ pub(super) fn activated(x: &Tensor) -> Result<Tensor> {
     if on_own_ops(x) {
         return x.contiguous()?.apply_op1_no_bwd(&CpuGelu);
     }
+    if composed::wide(x) != x.dtype() {
+        return activated(&x.to_dtype(composed::wide(x))?)?.to_dtype(x.dtype());
+    }
     composed::gelu(x)
 }
 
@@ -28,6 +31,9 @@ pub(super) fn activated(x: &Tensor) -> Result<Tensor> {
 pub(super) fn gated(x: &Tensor) -> Result<Tensor> {
     if on_own_ops(x) {
         return x.contiguous()?.apply_op1_no_bwd(&CpuGeglu);
+    }
+    if composed::wide(x) != x.dtype() {
+        return gated(&x.to_dtype(composed::wide(x))?)?.to_dtype(x.dtype());
     }
     composed::geglu(x)
 }

@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
-use super::Context;
+use super::context::Context;
 use crate::boundary::before_copy;
 use crate::config::UNetConfig;
 use crate::nn::{FeedForward, GroupNorm, LayerNorm, Linear, attend, to_picture, to_tokens};

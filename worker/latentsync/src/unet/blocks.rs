@@ -3,8 +3,8 @@
 
 use candle_core::{Result, Tensor, bail};
 
-use super::Context;
 use super::attention::SpatialTransformer;
+use super::context::Context;
 use super::motion::MotionModule;
 use super::resnet::{Downsampler, ResnetBlock, Upsampler};
 use crate::config::UNetConfig;

@@ -12,6 +12,7 @@
 
 mod attention;
 mod blocks;
+mod context;
 mod embeddings;
 mod motion;
 mod resnet;
@@ -19,6 +20,7 @@ mod resnet;
 use candle_core::{Result, Tensor, bail};
 
 use self::blocks::{DownBlock, MidBlock, UpBlock};
+use self::context::Context;
 use self::embeddings::TimeEmbedding;
 use super::boundary::before_copy;
 use super::config::UNetConfig;
@@ -36,17 +38,6 @@ pub struct UNet3DConditionModel {
     norm_out: GroupNorm,
     conv_out: Conv2d,
     residence: Residence,
-}
-
-/// What every module of one forward pass needs to know.
-pub(super) struct Context<'a> {
-    /// Frames of one sample.
-    frames: usize,
-    /// `(batch, width)`, after its MLP.
-    time: Tensor,
-    /// `(batch x frames, tokens, width)`.
-    audio: Tensor,
-    trace: &'a Trace,
 }
 
 impl UNet3DConditionModel {

@@ -2,8 +2,8 @@
 
 use candle_core::{Result, Tensor, bail};
 
-use super::Context;
 use super::attention::{Attention, Mixed, NORM_EPS};
+use super::context::Context;
 use crate::boundary::before_copy;
 use crate::config::MotionConfig;
 use crate::nn::{FeedForward, GroupNorm, LayerNorm, Linear, to_picture, to_tokens};

@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
-use super::Context;
+use super::context::Context;
 use crate::config::UNetConfig;
 use crate::nn::{Conv2d, GroupNorm, Linear, upsample};
 use crate::weights::Keys;

@@ -22,7 +22,7 @@ use crate::slices::{Attention, Convolution, Limits, Norm, NormStep, pieces};
 type Slice = ((usize, usize), (usize, usize));
 
 /// The type to compute in.
-fn wide(x: &Tensor) -> DType {
+pub(super) fn wide(x: &Tensor) -> DType {
     if x.device().is_cpu() && matches!(x.dtype(), DType::F16 | DType::BF16) {
         DType::F32
     } else {
@@ -102,17 +102,11 @@ pub(super) fn linear(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
 
 /// The exact GELU: candle's plain `gelu` is the tanh form.
 pub(super) fn gelu(x: &Tensor) -> Result<Tensor> {
-    if wide(x) != x.dtype() {
-        return super::gelu::activated(&x.to_dtype(wide(x))?)?.to_dtype(x.dtype());
-    }
     x.gelu_erf()
 }
 
 /// `value x gelu(gate)`, as in a GEGLU.
 pub(super) fn geglu(x: &Tensor) -> Result<Tensor> {
-    if wide(x) != x.dtype() {
-        return super::gelu::gated(&x.to_dtype(wide(x))?)?.to_dtype(x.dtype());
-    }
     let half = x.dim(D::Minus1)? / 2;
     let gate = x.narrow(D::Minus1, half, half)?.gelu_erf()?;
     x.narrow(D::Minus1, 0, half)? * gate
@@ -120,11 +114,6 @@ pub(super) fn geglu(x: &Tensor) -> Result<Tensor> {
 
 /// Attention on `(rows, tokens, width)`, see `attend`.
 pub(super) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<Tensor> {
-    if wide(q) != q.dtype() {
-        let widened = |x: &Tensor| x.to_dtype(wide(x))?.unsqueeze(0);
-        let mixed = super::attend::attended(&widened(q)?, &widened(k)?, &widened(v)?, heads)?;
-        return mixed.squeeze(0)?.to_dtype(q.dtype());
-    }
     attention_within(levers().limits, scaled_dot_product, [q, k, v], heads)
 }
 

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::super::matrix::{Matrix, product};
-use super::{Addends, Sizes, finish};
+use super::sizes::{Addends, Sizes, finish};
 use crate::weights::Values;
 
 /// Pixels of the result that one tile covers, about.

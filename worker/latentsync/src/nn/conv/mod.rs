@@ -2,14 +2,15 @@
 //! patches for the rest.
 
 mod direct;
+mod sizes;
 mod winograd;
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 
 use super::matrix::{Lent, contiguous, lend};
-use super::simd::wide;
 use super::weight::Weight;
 use crate::slices::Convolution;
+use sizes::{Addends, Sizes};
 
 /// Square kernel; the operand is `(images, in, h, w)`, the weights `(out, in, k, k)`. The bias is `(out)`, or `(samples,
 /// out)` with one row for every `images / samples` images. The residual, like the result, is added to it.
@@ -19,36 +20,6 @@ pub(super) struct CpuConv2d<'a> {
     pub(super) residual: Option<&'a Tensor>,
     pub(super) stride: usize,
     pub(super) padding: usize,
-}
-
-/// The sizes of one convolution.
-#[derive(Clone, Copy, Debug)]
-struct Sizes {
-    images: usize,
-    input: usize,
-    height: usize,
-    width: usize,
-    output: usize,
-    kernel: usize,
-    stride: usize,
-    padding: usize,
-    out_height: usize,
-    out_width: usize,
-}
-
-/// What is added to every pixel of the result.
-#[derive(Clone, Copy)]
-struct Addends<'a> {
-    bias: &'a [f32],
-    /// Images that share a row of the bias.
-    images_per_bias: usize,
-    residual: Option<&'a [f32]>,
-}
-
-impl Addends<'_> {
-    fn bias(&self, sizes: Sizes, image: usize, channel: usize) -> f32 {
-        self.bias[image / self.images_per_bias * sizes.output + channel]
-    }
 }
 
 impl CpuConv2d<'_> {
@@ -136,25 +107,6 @@ impl CustomOp1 for CpuConv2d<'_> {
         let shape = Shape::from((sizes.images, sizes.output, sizes.out_height, sizes.out_width));
         Ok((CpuStorage::F32(out), shape))
     }
-}
-
-/// `to = from + bias (+ residual)`.
-fn finish(to: &mut [f32], from: &[f32], bias: f32, residual: Option<&[f32]>) {
-    wide(
-        #[inline(always)]
-        || match residual {
-            None => {
-                for (to, from) in to.iter_mut().zip(from) {
-                    *to = from + bias;
-                }
-            }
-            Some(residual) => {
-                for ((to, from), residual) in to.iter_mut().zip(from).zip(residual) {
-                    *to = from + bias + residual;
-                }
-            }
-        },
-    );
 }
 
 #[cfg(test)]

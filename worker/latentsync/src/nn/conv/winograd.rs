@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 use super::super::matrix::{Matrix, Shared, ranges};
 use super::super::simd::wide;
-use super::{Addends, Sizes, finish};
+use super::sizes::{Addends, Sizes, finish};
 use crate::weights::Values;
 
 /// Elements of a transformed tile.
