@@ -14,7 +14,9 @@ pub mod child;
 pub mod digest;
 pub mod error;
 pub mod frame;
+pub mod host;
 pub mod ids;
+pub mod lanes;
 #[cfg(feature = "media")]
 pub mod media;
 #[cfg(feature = "farm")]
@@ -22,6 +24,8 @@ pub mod nats;
 pub mod needs;
 #[cfg(feature = "farm")]
 pub mod shutdown;
+pub mod simulated_device;
 pub mod telemetry;
+mod text;
 pub mod time;
 pub mod wire;

@@ -15,9 +15,7 @@
 //!
 //! A change of less than a hundredth is not made. Correcting again by the same observations changes nothing.
 
-use serde::{Deserialize, Serialize};
-
-use crate::wire::memory::{Needs, Rung};
+use crate::wire::memory::{MemoryPlan, Needs, Observation, Seen};
 
 /// A measurement counts for at most so many times the median.
 pub const OUTLIER: f64 = 1.5;
@@ -33,23 +31,6 @@ pub const DEAD_BAND: f64 = 0.01;
 pub const KEPT: usize = 16;
 /// Measurements that make a lower bound forgotten which they contradict.
 const CONTRADICTIONS: usize = 3;
-
-/// What one task, or one attempt, showed of a plan's need.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Observation {
-    /// Plan that it ran under.
-    pub rung: Rung,
-    pub need: Seen,
-}
-
-/// MiB of the device, in the terms of [`Needs`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Seen {
-    /// The task succeeded and took this much.
-    Peak(u64),
-    /// It ran out of memory, and needed more than this.
-    MoreThan(u64),
-}
 
 /// Adds the newest observation. What is kept is bounded, and depends on the order of notes alone.
 pub fn note(learned: &mut Vec<Observation>, new: Observation) {
@@ -74,18 +55,18 @@ fn is_outweighed(bound: Observation, later: &[Observation]) -> bool {
         return false;
     };
     let contradicts = |other: &&Observation| match other.need {
-        Seen::Peak(mib) => other.rung <= bound.rung && mib <= least,
+        Seen::Peak(mib) => other.plan <= bound.plan && mib <= least,
         Seen::MoreThan(_) => false,
     };
     later.iter().filter(contradicts).count() >= CONTRADICTIONS
 }
 
-/// The leanest plan that is predicted to need no less than `rung`: on some devices several plans are one.
-pub fn same_need(predicted: &Needs, rung: Rung) -> Rung {
-    let same = Rung::ALL
+/// The leanest plan that is predicted to need no less than `plan`: on some devices several plans are one.
+pub fn same_need(predicted: &Needs, plan: MemoryPlan) -> MemoryPlan {
+    let same = MemoryPlan::ALL
         .into_iter()
-        .filter(|other| predicted.of(*other) == predicted.of(rung));
-    same.max().unwrap_or(rung).max(rung)
+        .filter(|other| predicted.of(*other) == predicted.of(plan));
+    same.max().unwrap_or(plan).max(plan)
 }
 
 /// The needs as the observations of this kind of device and these shapes correct them; never growing along the
@@ -94,7 +75,10 @@ pub fn corrected(predicted: &Needs, learned: &[Observation]) -> Needs {
     let predicted = never_growing(*predicted);
     let floors = floors(learned);
     let ratios = ratios(&predicted, &floors, learned);
-    let factor = factor(&ratios, predicted.leanest().max(floors[Rung::LEANEST.index()]));
+    let factor = factor(
+        &ratios,
+        predicted.leanest().max(floors[MemoryPlan::LEANEST.index()]),
+    );
     let mut needs = predicted;
     for (mib, floor) in needs.mib.iter_mut().zip(floors) {
         *mib = scaled(*mib, factor).max(floor);
@@ -104,19 +88,19 @@ pub fn corrected(predicted: &Needs, learned: &[Observation]) -> Needs {
 
 fn never_growing(needs: Needs) -> Needs {
     let mut needs = needs;
-    for index in (0..Rung::COUNT - 1).rev() {
+    for index in (0..MemoryPlan::COUNT - 1).rev() {
         needs.mib[index] = needs.mib[index].max(needs.mib[index + 1]);
     }
     needs
 }
 
 /// The least that each plan's need may be: above its own bounds and those of leaner plans.
-fn floors(learned: &[Observation]) -> [u64; Rung::COUNT] {
-    let mut floors = [0; Rung::COUNT];
+fn floors(learned: &[Observation]) -> [u64; MemoryPlan::COUNT] {
+    let mut floors = [0; MemoryPlan::COUNT];
     for observation in learned {
         if let Seen::MoreThan(mib) = observation.need {
             let least = scaled(mib, 1.0 + BOUND_STEP).max(mib.saturating_add(1));
-            for floor in &mut floors[..=observation.rung.index()] {
+            for floor in &mut floors[..=observation.plan.index()] {
                 *floor = least.max(*floor);
             }
         }
@@ -125,11 +109,11 @@ fn floors(learned: &[Observation]) -> [u64; Rung::COUNT] {
 }
 
 /// Measured by predicted, smallest first, of the measurements that no bound contradicts.
-fn ratios(predicted: &Needs, floors: &[u64; Rung::COUNT], learned: &[Observation]) -> Vec<f64> {
+fn ratios(predicted: &Needs, floors: &[u64; MemoryPlan::COUNT], learned: &[Observation]) -> Vec<f64> {
     let mut ratios: Vec<f64> = learned
         .iter()
         .filter_map(|observation| {
-            let (need, floor) = (predicted.of(observation.rung), floors[observation.rung.index()]);
+            let (need, floor) = (predicted.of(observation.plan), floors[observation.plan.index()]);
             match observation.need {
                 Seen::Peak(mib) if mib > 0 && mib >= floor && need > 0 => Some(mib as f64 / need as f64),
                 _ => None,
@@ -177,19 +161,19 @@ mod tests {
     use proptest::prelude::*;
 
     const PREDICTED: Needs = Needs {
-        mib: [9000, 7000, 5000, 5000, 4000, 3500, 2000],
+        mib: [9000, 7000, 5000, 5000, 3500, 2000],
     };
 
-    fn peak(rung: Rung, mib: u64) -> Observation {
+    fn peak(plan: MemoryPlan, mib: u64) -> Observation {
         Observation {
-            rung,
+            plan,
             need: Seen::Peak(mib),
         }
     }
 
-    fn more_than(rung: Rung, mib: u64) -> Observation {
+    fn more_than(plan: MemoryPlan, mib: u64) -> Observation {
         Observation {
-            rung,
+            plan,
             need: Seen::MoreThan(mib),
         }
     }
@@ -201,13 +185,15 @@ mod tests {
 
     #[test]
     fn one_measurement_above_the_prediction_raises_all_plans_at_once() {
-        let needs = corrected(&PREDICTED, &[peak(Rung::Sliced, 6000)]);
-        assert_eq!(needs.mib, [10_800, 8400, 6000, 6000, 4800, 4200, 2400]);
+        let needs = corrected(&PREDICTED, &[peak(MemoryPlan::Sliced, 6000)]);
+        assert_eq!(needs.mib, [10_800, 8400, 6000, 6000, 4200, 2400]);
     }
 
     #[test]
     fn measurements_below_the_prediction_lower_it_the_further_the_more_there_are() {
-        let after = |count| corrected(&PREDICTED, &vec![peak(Rung::Sliced, 2500); count]).of(Rung::Sliced);
+        let after = |count| {
+            corrected(&PREDICTED, &vec![peak(MemoryPlan::Sliced, 2500); count]).of(MemoryPlan::Sliced)
+        };
         assert_eq!(after(1), 3250);
         assert_eq!(after(2), 2875);
         assert_eq!(after(100), 2575);
@@ -215,44 +201,47 @@ mod tests {
 
     #[test]
     fn a_lower_bound_raises_its_plan_and_faster_ones_alone() {
-        let needs = corrected(&PREDICTED, &[more_than(Rung::Sliced, 8000)]);
-        assert_eq!(needs.mib, [9000, 8400, 8400, 5000, 4000, 3500, 2000]);
-        assert_eq!(needs.next_leaner(Rung::Sliced), Some(Rung::TwoPassNorm));
+        let needs = corrected(&PREDICTED, &[more_than(MemoryPlan::Sliced, 8000)]);
+        assert_eq!(needs.mib, [9000, 8400, 8400, 5000, 3500, 2000]);
+        assert_eq!(
+            needs.next_leaner(MemoryPlan::Sliced),
+            Some(MemoryPlan::TwoPassNorm)
+        );
     }
 
     #[test]
     fn one_leaking_engine_does_not_speak_for_all() {
-        let mut learned = vec![peak(Rung::Sliced, 5000); 5];
-        learned.push(peak(Rung::Sliced, 50_000));
-        assert_eq!(corrected(&PREDICTED, &learned).of(Rung::Sliced), 7500);
+        let mut learned = vec![peak(MemoryPlan::Sliced, 5000); 5];
+        learned.push(peak(MemoryPlan::Sliced, 50_000));
+        assert_eq!(corrected(&PREDICTED, &learned).of(MemoryPlan::Sliced), 7500);
     }
 
     #[test]
     fn a_bound_that_later_successes_keep_contradicting_is_forgotten() {
         let mut learned = Vec::new();
-        note(&mut learned, more_than(Rung::Sliced, 8000));
-        note(&mut learned, peak(Rung::Sliced, 5000));
-        note(&mut learned, peak(Rung::FrameVae, 4000));
-        note(&mut learned, peak(Rung::SequentialGuidance, 7900));
-        assert!(corrected(&PREDICTED, &learned).of(Rung::Sliced) > 8000);
-        note(&mut learned, peak(Rung::Sliced, 5000));
-        assert!(!learned.contains(&more_than(Rung::Sliced, 8000)));
+        note(&mut learned, more_than(MemoryPlan::Sliced, 8000));
+        note(&mut learned, peak(MemoryPlan::Sliced, 5000));
+        note(&mut learned, peak(MemoryPlan::Offload, 4000));
+        note(&mut learned, peak(MemoryPlan::SequentialGuidance, 7900));
+        assert!(corrected(&PREDICTED, &learned).of(MemoryPlan::Sliced) > 8000);
+        note(&mut learned, peak(MemoryPlan::Sliced, 5000));
+        assert!(!learned.contains(&more_than(MemoryPlan::Sliced, 8000)));
     }
 
     #[test]
     fn what_is_kept_is_bounded_and_the_newest() {
         let mut learned = Vec::new();
         for mib in 1..=100 {
-            note(&mut learned, peak(Rung::Sliced, mib));
-            note(&mut learned, more_than(Rung::Streamed, mib));
+            note(&mut learned, peak(MemoryPlan::Sliced, mib));
+            note(&mut learned, more_than(MemoryPlan::Streamed, mib));
         }
         assert_eq!(learned.len(), 2 * KEPT);
-        assert_eq!(learned.last(), Some(&more_than(Rung::Streamed, 100)));
-        assert_eq!(learned.first(), Some(&peak(Rung::Sliced, 85)));
+        assert_eq!(learned.last(), Some(&more_than(MemoryPlan::Streamed, 100)));
+        assert_eq!(learned.first(), Some(&peak(MemoryPlan::Sliced, 85)));
     }
 
-    fn rung() -> impl Strategy<Value = Rung> {
-        (0..Rung::COUNT).prop_map(|index| Rung::ALL[index])
+    fn plan() -> impl Strategy<Value = MemoryPlan> {
+        (0..MemoryPlan::COUNT).prop_map(|index| MemoryPlan::ALL[index])
     }
 
     fn observation() -> impl Strategy<Value = Observation> {
@@ -260,11 +249,11 @@ mod tests {
             3 => (1_u64..200_000).prop_map(Seen::Peak),
             1 => (1_u64..200_000).prop_map(Seen::MoreThan),
         ];
-        (rung(), seen).prop_map(|(rung, need)| Observation { rung, need })
+        (plan(), seen).prop_map(|(plan, need)| Observation { plan, need })
     }
 
     fn predicted() -> impl Strategy<Value = Needs> {
-        proptest::array::uniform7(1_u64..100_000).prop_map(|mut mib| {
+        proptest::array::uniform6(1_u64..100_000).prop_map(|mut mib| {
             mib.sort_unstable_by(|a, b| b.cmp(a));
             Needs { mib }
         })
@@ -294,24 +283,24 @@ mod tests {
             let needs = corrected(&needs, &learned);
             for observation in &learned {
                 if let Seen::MoreThan(mib) = observation.need {
-                    prop_assert!(needs.of(observation.rung) > mib);
+                    prop_assert!(needs.of(observation.plan) > mib);
                 }
             }
         }
 
         #[test]
         fn no_need_is_below_a_usual_measurement_by_more_than_the_dead_band(
-            needs in predicted(), rung in rung(), usual in 1000_u64..100_000,
+            needs in predicted(), plan in plan(), usual in 1000_u64..100_000,
             shares in proptest::collection::vec(0.9_f64..1.1, 1..10)
         ) {
             prop_assume!(needs.leanest() > 0);
             let learned: Vec<Observation> =
-                shares.iter().map(|share| peak(rung, scaled(usual, *share))).collect();
+                shares.iter().map(|share| peak(plan, scaled(usual, *share))).collect();
             let needs = corrected(&needs, &learned);
             for observation in &learned {
                 let Seen::Peak(mib) = observation.need else { continue };
                 let band = DEAD_BAND.max(2.0 / needs.leanest().max(1) as f64);
-                prop_assert!(needs.of(rung) as f64 >= mib as f64 * (1.0 - 2.0 * band), "{needs:?}");
+                prop_assert!(needs.of(plan) as f64 >= mib as f64 * (1.0 - 2.0 * band), "{needs:?}");
             }
         }
 

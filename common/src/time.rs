@@ -5,15 +5,18 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::text::serde_as_text;
+
 /// Number of output frames in one UNet window; every chunk bound is a multiple of it.
 pub const WINDOW_FRAMES: u64 = 16;
 
 /// Exact frame rate in frames per second, in lowest terms, both parts positive.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FrameRate {
     num: u32,
     den: u32,
 }
+serde_as_text!(FrameRate);
 
 /// A rate that is not a positive fraction.
 #[derive(Debug, thiserror::Error)]
@@ -99,10 +102,6 @@ pub struct TimeBase {
     pub num: u32,
     pub den: u32,
 }
-
-/// A presentation timestamp, in ticks of the [`TimeBase`] of its track.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Pts(pub i64);
 
 /// Half-open range of frame numbers.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -191,6 +190,13 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_rate_is_read_from_its_own_text(num in 1_u32..240_000, den in 1_u32..1001) {
+            prop_assume!(num <= 240 * den);
+            let rate = FrameRate::new(num, den).unwrap();
+            prop_assert_eq!(rate.to_string().parse::<FrameRate>().unwrap(), rate);
+        }
+
         #[test]
         fn windows_tile_the_range(start in 0_u64..1000, len in 0_u64..1000) {
             let range = FrameRange::new(start * WINDOW_FRAMES, start * WINDOW_FRAMES + len);

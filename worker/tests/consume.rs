@@ -10,13 +10,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use latentfarm_common::blob::Store;
+use latentfarm_common::ids::Attempt;
 use latentfarm_common::nats::done::DoneLog;
 use latentfarm_common::nats::pull::{Pulled, try_pull};
 use latentfarm_common::nats::subjects::{ALL_HEARTBEATS, Subject};
 use latentfarm_common::nats::topology::Topology;
 use latentfarm_common::wire;
-use latentfarm_common::wire::memory::Rung;
-use latentfarm_common::wire::outcome::{Control, EventKind, Failure, Heartbeat, WorkerState};
+use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan, MemoryStage, OutOfMemory};
+use latentfarm_common::wire::outcome::{Control, EventKind, Failure, Heartbeat, TaskStage, WorkerState};
 use latentfarm_worker::consume::Summary;
 use scene::{Act, Scene};
 use support::{Farm, LIMIT, chunk, eventually, job, lane, record, worker};
@@ -28,7 +29,10 @@ async fn a_task_ends_as_a_blob_a_record_and_an_empty_queue() {
     let mut scene = Scene::start(&[]).await;
     scene.publish(3, 2).await;
     let done = scene.done(3).await;
-    assert_eq!((done.chunk, done.attempt, done.epoch), (chunk(3), 2, 1));
+    assert_eq!(
+        (done.chunk, done.attempt),
+        (chunk(3), Attempt { epoch: 1, number: 2 })
+    );
     assert_eq!((done.worker, done.numeric_kind.as_str()), (worker("w1"), "fake"));
     let store = Store::open(&scene.store, None).unwrap();
     assert_eq!(
@@ -38,7 +42,7 @@ async fn a_task_ends_as_a_blob_a_record_and_an_empty_queue() {
     scene.queue_is_empty().await;
     let event = scene.next_event().await;
     assert_eq!(
-        (event.chunk, event.attempt, event.kind),
+        (event.chunk, event.attempt.number, event.kind),
         (chunk(3), 2, EventKind::Started)
     );
     let expected = Summary {
@@ -51,14 +55,15 @@ async fn a_task_ends_as_a_blob_a_record_and_an_empty_queue() {
 #[tokio::test]
 async fn failures_are_reported_and_their_tasks_go() {
     let failures = [
-        Failure::OutOfMemory {
+        Failure::OutOfMemory(OutOfMemory {
+            kind: DeviceKind::Cpu,
             device: "fake".to_owned(),
-            stage: "denoise".to_owned(),
-            rung: Rung::default(),
+            stage: Some(MemoryStage::Denoise),
+            plan: MemoryPlan::default(),
             needed_at_least_mib: Some(9000),
             free_before_mib: 8000,
             suspected: false,
-        },
+        }),
         Failure::BadInput {
             message: "frame 7 is broken".to_owned(),
         },
@@ -101,7 +106,7 @@ async fn an_unfit_worker_reports_itself_and_leaves_the_task_to_others() {
     assert_eq!(scene.next_event().await.kind, EventKind::Started);
     assert_eq!(scene.next_event().await.kind, EventKind::Failed(unfit));
     // The same task, attempt and all, comes back to whoever asks: here the same worker, mended.
-    assert_eq!(scene.done(0).await.attempt, 0);
+    assert_eq!(scene.done(0).await.attempt.number, 0);
     assert_eq!(scene.runner.runs(), 2);
 }
 
@@ -294,7 +299,10 @@ async fn heartbeats_show_state_and_progress() {
             let message = heartbeats.next().await.unwrap();
             let heartbeat: Heartbeat = wire::decode(&message.payload).unwrap();
             if heartbeat.state == WorkerState::Working
-                && heartbeat.task.as_ref().is_some_and(|t| t.stage == "fake")
+                && heartbeat
+                    .task
+                    .as_ref()
+                    .is_some_and(|t| t.stage == TaskStage::FaceAnalysis)
             {
                 return heartbeat;
             }
@@ -312,7 +320,7 @@ async fn heartbeats_show_state_and_progress() {
         (task.chunk, task.frames_done, task.frames_total),
         (chunk(0), 1, 16)
     );
-    assert_eq!(task.lane, Some(lane().to_string()));
+    assert_eq!(task.lane, Some(lane()));
     go_on.notify_one();
     scene.done(0).await;
 }

@@ -115,13 +115,17 @@ impl Store {
         }
     }
 
-    /// Where the blob lies as a file, present and of the right size; `None`: this store has no files, get it.
-    /// The content is not read; see [`Store::verify`].
-    pub fn local_path(&self, blob: &BlobRef) -> Result<Option<PathBuf>, BlobError> {
-        match &self.place {
-            Place::Files(store) => store.local_path(blob).map(Some),
-            Place::Objects(_) => Ok(None),
+    /// The blob as a file on this machine: where the store keeps it, or a copy in `scratch`, one file a digest. A copy
+    /// of the right size that is there already is used again. The content is not read; see [`Store::verify`].
+    pub async fn local_file(&self, blob: &BlobRef, scratch: &Path) -> Result<PathBuf, BlobError> {
+        if let Place::Files(store) = &self.place {
+            return store.local_path(blob);
         }
+        let path = scratch.join(blob.digest.to_string());
+        if std::fs::metadata(&path).is_ok_and(|meta| meta.len() == blob.bytes) {
+            return Ok(path);
+        }
+        self.get_to_file(blob, &path).await.map(|()| path)
     }
 
     /// Checks that the blob is there with the right size, without reading it.

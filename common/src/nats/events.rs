@@ -59,7 +59,7 @@ pub async fn publish(connection: &Connection, event: &Event, limit: Duration) ->
     let id = format!(
         "{}.{}.{:016x}",
         event.chunk,
-        event.attempt,
+        event.attempt.number,
         RandomState::new().build_hasher().finish()
     );
     let deadline = Instant::now() + limit;

@@ -9,7 +9,6 @@ pub mod connect;
 pub mod direct;
 pub mod done;
 pub mod events;
-pub mod lanes;
 pub mod lease;
 pub mod pull;
 mod role;

@@ -14,8 +14,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::connect::Connection;
-use super::lanes::Lane;
 use super::topology;
+use crate::lanes::Lane;
 
 /// The server's answer to a pull without waiting comes within this time, or the link is bad.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);

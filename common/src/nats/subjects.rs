@@ -12,8 +12,10 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::lanes::{Class, Lane, parse_priority};
+use strum::{Display, EnumString, VariantArray};
+
 use crate::ids::{ChunkId, JobId, WorkerId};
+use crate::lanes::{Class, Lane, parse_priority};
 use crate::wire::outcome::{EventKind, Failure};
 
 /// All task subjects, for the stream.
@@ -33,47 +35,31 @@ pub const ADVISORIES: [&str; 2] = [
 ];
 
 /// What kind of event it is, as a subject token, so that readers can filter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Display, EnumString, VariantArray)]
+#[strum(serialize_all = "lowercase")]
 pub enum EventTag {
     Started,
     Failed,
+    #[strum(serialize = "oom")]
     OutOfMemory,
     Unfit,
     Released,
 }
 
 impl EventTag {
-    const ALL: [Self; 5] = [
-        Self::Started,
-        Self::Failed,
-        Self::OutOfMemory,
-        Self::Unfit,
-        Self::Released,
-    ];
-
     /// The tag under which an event is published.
     pub fn of(kind: &EventKind) -> Self {
         match kind {
             EventKind::Started => Self::Started,
             EventKind::Released => Self::Released,
             EventKind::Failed(failure) => match failure {
-                Failure::OutOfMemory { .. } => Self::OutOfMemory,
+                Failure::OutOfMemory(_) => Self::OutOfMemory,
                 Failure::WorkerUnfit { .. } => Self::Unfit,
                 Failure::BadInput { .. }
                 | Failure::Transient { .. }
                 | Failure::EngineLost { .. }
                 | Failure::NoRoom { .. } => Self::Failed,
             },
-        }
-    }
-
-    fn token(self) -> &'static str {
-        match self {
-            Self::Started => "started",
-            Self::Failed => "failed",
-            Self::OutOfMemory => "oom",
-            Self::Unfit => "unfit",
-            Self::Released => "released",
         }
     }
 }
@@ -115,7 +101,7 @@ impl fmt::Display for Subject {
                 write!(f, "farm.task.{}.p{}.{chunk}", lane.class, lane.priority)
             }
             Self::Done(chunk) => write!(f, "farm.done.{chunk}"),
-            Self::Event { worker, job, tag } => write!(f, "farm.evt.{worker}.{job}.{}", tag.token()),
+            Self::Event { worker, job, tag } => write!(f, "farm.evt.{worker}.{job}.{tag}"),
             Self::Heartbeat(worker) => write!(f, "farm.hb.{worker}"),
             Self::Control(Some(worker)) => write!(f, "farm.ctl.{worker}"),
             Self::Control(None) => f.write_str("farm.ctl.all"),
@@ -164,7 +150,7 @@ fn event(worker: &str, job: &str, tag: &str) -> Option<Subject> {
     Some(Subject::Event {
         worker: worker.parse().ok()?,
         job: job.parse().ok()?,
-        tag: EventTag::ALL.into_iter().find(|known| known.token() == tag)?,
+        tag: tag.parse().ok()?,
     })
 }
 
@@ -205,10 +191,10 @@ pub const OBSERVER_INBOX: &str = "_INBOX_obs_";
 
 #[cfg(test)]
 mod tests {
-    use super::super::lanes::{CPU_CLASSES_GIB, GPU_CLASSES_GIB, PRIORITIES};
     use super::*;
     use crate::digest::Digest;
     use crate::ids::Work;
+    use crate::lanes::{CPU_CLASSES_GIB, GPU_CLASSES_GIB, PRIORITIES};
     use proptest::prelude::*;
 
     fn class() -> impl Strategy<Value = Class> {
@@ -239,7 +225,7 @@ mod tests {
         prop_oneof![
             (lane, chunk()).prop_map(|(lane, chunk)| Subject::Task { lane, chunk }),
             chunk().prop_map(Subject::Done),
-            (worker(), job(), proptest::sample::select(EventTag::ALL.to_vec()))
+            (worker(), job(), proptest::sample::select(EventTag::VARIANTS))
                 .prop_map(|(worker, job, tag)| Subject::Event { worker, job, tag }),
             worker().prop_map(Subject::Heartbeat),
             proptest::option::of(worker()).prop_map(Subject::Control),

@@ -10,10 +10,10 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use tokio::sync::Mutex;
 
 use super::connect::Connection;
-use super::lanes::Lane;
 use super::subjects::{self, Subject};
 use super::topology::{self, Topology, TopologyError};
-use crate::ids::{ChunkId, JobId};
+use crate::ids::{Attempt, ChunkId, JobId};
+use crate::lanes::Lane;
 use crate::wire::task::Task;
 use crate::wire::{self, MAX_MESSAGE_BYTES, WireError};
 
@@ -59,14 +59,15 @@ pub enum Published {
     Duplicate,
 }
 
-/// Id by which the server recognises a repeated publish: `<chunk>.<attempt>`.
-pub fn message_id(chunk: ChunkId, attempt: u32) -> String {
-    format!("{chunk}.{attempt}")
+/// Id by which the server recognises a repeated publish: `<chunk>.<number of the attempt>`.
+pub fn message_id(chunk: ChunkId, attempt: Attempt) -> String {
+    format!("{chunk}.{}", attempt.number)
 }
 
-/// The attempt in a message id; for a task whose payload cannot be read.
-pub fn attempt_of(message_id: &str) -> Option<u32> {
-    message_id.rsplit_once('.')?.1.parse().ok()
+/// The attempt in a message id, which does not know the epoch; for a task whose payload cannot be read.
+pub fn attempt_of(message_id: &str) -> Option<Attempt> {
+    let number = message_id.rsplit_once('.')?.1.parse().ok()?;
+    Some(Attempt { epoch: 0, number })
 }
 
 /// Handle to the queue. Remembers which lanes exist.

@@ -18,8 +18,8 @@ use async_nats::jetstream::context::GetStreamErrorKind;
 use async_nats::jetstream::stream::{Config, ConsumerErrorKind, DiscardPolicy, RetentionPolicy, StorageType};
 use async_nats::jetstream::{self, ErrorCode};
 
-use super::lanes::Lane;
 use super::subjects;
+use crate::lanes::Lane;
 use crate::wire::MAX_MESSAGE_BYTES;
 
 /// Stream of tasks.

@@ -1,12 +1,15 @@
 //! What the supervisor says to the engine over its standard input, and what it answers on standard output.
 //! One request at a time; every request ends in exactly one of `Loaded`, `AudioReady`, `Window`, `Failed`.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use super::Message;
 use super::job::{AudioWindows, ModelSpec};
-use super::memory::{MemorySample, MemoryStage, Rung};
+use super::memory::{MemoryPlan, MemorySample, MemoryStage};
 use crate::digest::Digest;
+use crate::time::FrameRate;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum EngineRequest {
@@ -15,7 +18,7 @@ pub enum EngineRequest {
         weights_dir: String,
         expected: Digest,
         /// Plan of the windows that follow.
-        rung: Rung,
+        plan: MemoryPlan,
     },
     /// Encode one audio window and keep its features.
     Audio(AudioRequest),
@@ -48,12 +51,12 @@ pub struct WindowRequest {
     pub layout: AudioWindows,
     /// Output frame number of the window's first frame, a multiple of 16.
     pub first_frame: u64,
-    /// Output rate: (numerator, denominator).
-    pub rate: (u32, u32),
+    /// Output rate.
+    pub rate: FrameRate,
     /// 16 aligned RGB crops, `16 x 3 x resolution x resolution`, planar; a short window is padded by the caller.
     pub faces: Vec<u8>,
     pub silence: Option<SilentFrames>,
-    pub rung: Rung,
+    pub plan: MemoryPlan,
 }
 
 /// The frames of a window that hear digital silence instead of the speech.
@@ -128,6 +131,18 @@ impl EngineStage {
     }
 }
 
+impl fmt::Display for EngineStage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Loading => f.write_str("loading the model"),
+            Self::Audio => f.write_str("encoding speech"),
+            Self::VaeEncode { frame } => write!(f, "VAE encode, frame {frame}"),
+            Self::Denoise { step, of } => write!(f, "denoise, step {step} of {of}"),
+            Self::VaeDecode { frame } => write!(f, "VAE decode, frame {frame}"),
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EngineTimings {
     pub vae_encode_ms: u64,
@@ -138,7 +153,7 @@ pub struct EngineTimings {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum EngineFailure {
     OutOfMemory {
-        stage: String,
+        stage: MemoryStage,
         needed_at_least_mib: Option<u64>,
         free_before_mib: u64,
     },

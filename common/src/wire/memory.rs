@@ -1,214 +1,157 @@
-//! Memory as it is planned, measured and reported: rungs of the plan ladder, needs, samples and peaks.
-
-use std::fmt;
-use std::str::FromStr;
+//! Memory as it is planned, measured and reported: plans, needs, samples and peaks.
 
 use serde::{Deserialize, Serialize};
+use strum::{Display, EnumCount, EnumString, IntoStaticStr, VariantArray};
+
+use crate::text::serde_as_text;
 
 /// Use of a device's memory above which a worker and the report of a render warn, in GiB.
 pub const WARN_GIB: [u64; 2] = [15, 20];
 
-/// A memory plan: a rung of the ladder from the fastest and largest to the slowest and leanest. Each one includes
-/// the levers of those before it. What a lever does on a device, and whether it changes bits there, is in the
-/// worker's `memory::plan`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum Rung {
-    /// Both halves of the guidance in one pass. On the CPU they always run one after the other.
+/// A memory plan, from the fastest and largest to the slowest and leanest. Each one includes what those before it do.
+/// What a plan does on a device, and whether it changes bits there, is in the worker's `memory::plan`. Its text form
+/// is that of the command line and the reports.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Display,
+    EnumCount,
+    EnumString,
+    IntoStaticStr,
+    VariantArray,
+)]
+#[strum(serialize_all = "kebab-case", parse_err_fn = unknown_plan, parse_err_ty = InvalidMemoryPlan)]
+pub enum MemoryPlan {
+    /// Both halves of the guidance run in one pass. On the CPU they always run one after the other.
     #[default]
+    #[strum(serialize = "batched")]
     BatchedGuidance,
-    /// One half of the guidance after the other.
+    /// One half of the guidance runs after the other.
+    #[strum(serialize = "sequential")]
     SequentialGuidance,
-    /// Attention, feed-forward and convolution in slices.
+    /// Attention, feed-forward and convolution run in slices.
     Sliced,
-    /// Group norm in two passes over slices.
+    /// Group norm runs in two passes over slices.
     TwoPassNorm,
-    /// One frame at a time through the VAE.
-    FrameVae,
     /// Networks that are idle in a stage do not lie on the device.
     Offload,
     /// The UNet's weights are brought to the device layer by layer.
     Streamed,
 }
+serde_as_text!(MemoryPlan);
 
-impl Rung {
-    pub const COUNT: usize = 7;
-    pub const ALL: [Self; Self::COUNT] = [
-        Self::BatchedGuidance,
-        Self::SequentialGuidance,
-        Self::Sliced,
-        Self::TwoPassNorm,
-        Self::FrameVae,
-        Self::Offload,
-        Self::Streamed,
-    ];
-    pub const LEANEST: Self = Self::Streamed;
+impl MemoryPlan {
+    pub const COUNT: usize = <Self as EnumCount>::COUNT;
+    /// The plans in their order, the fastest first.
+    pub const ALL: [Self; Self::COUNT] = *Self::VARIANTS
+        .first_chunk()
+        .expect("an enum has all its variants");
+    pub const LEANEST: Self = Self::ALL[Self::COUNT - 1];
 
-    /// Place in [`Rung::ALL`].
+    /// Place in [`MemoryPlan::ALL`].
     pub fn index(self) -> usize {
-        match self {
-            Self::BatchedGuidance => 0,
-            Self::SequentialGuidance => 1,
-            Self::Sliced => 2,
-            Self::TwoPassNorm => 3,
-            Self::FrameVae => 4,
-            Self::Offload => 5,
-            Self::Streamed => 6,
-        }
-    }
-
-    /// The next leaner one.
-    pub fn leaner(self) -> Option<Self> {
-        Self::ALL.get(self.index() + 1).copied()
-    }
-
-    /// Text form, as on the command line and in reports.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::BatchedGuidance => "batched",
-            Self::SequentialGuidance => "sequential",
-            Self::Sliced => "sliced",
-            Self::TwoPassNorm => "two-pass-norm",
-            Self::FrameVae => "frame-vae",
-            Self::Offload => "offload",
-            Self::Streamed => "streamed",
-        }
-    }
-}
-
-impl fmt::Display for Rung {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
+        self as usize
     }
 }
 
 /// Text that names no memory plan.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "`{0}` is not a memory plan: batched, sequential, sliced, two-pass-norm, frame-vae, offload or streamed"
-)]
-pub struct InvalidRung(String);
-
-impl FromStr for Rung {
-    type Err = InvalidRung;
-
-    fn from_str(text: &str) -> Result<Self, InvalidRung> {
-        let found = Self::ALL.into_iter().find(|rung| rung.name() == text);
-        found.ok_or_else(|| InvalidRung(text.to_owned()))
-    }
+#[error("`{text}` is not a memory plan: {}", MemoryPlan::ALL.map(<&str>::from).join(", "))]
+pub struct InvalidMemoryPlan {
+    text: String,
 }
 
-/// Kinds of device for which needs are predicted and learned apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+fn unknown_plan(text: &str) -> InvalidMemoryPlan {
+    let text = text.to_owned();
+    InvalidMemoryPlan { text }
+}
+
+/// A kind of device. Needs are predicted and learned for each of them apart.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Display, EnumString, IntoStaticStr, VariantArray,
+)]
+#[strum(serialize_all = "lowercase")]
 pub enum DeviceKind {
     Cpu,
-    /// Also what stands in for a GPU where one is simulated.
+    /// A GPU, or what stands in for one in a simulation.
     Cuda,
 }
-
-impl fmt::Display for DeviceKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Cpu => "cpu",
-            Self::Cuda => "cuda",
-        })
-    }
-}
+serde_as_text!(DeviceKind);
 
 /// What a window needs under each plan, in MiB of the device's memory: on the CPU the engine's resident set
 /// (weights that are mapped from files included), on CUDA the device's (context included).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Needs {
-    /// By [`Rung::index`]; never growing.
-    pub mib: [u64; Rung::COUNT],
+    /// By [`MemoryPlan::index`]; never growing.
+    pub mib: [u64; MemoryPlan::COUNT],
 }
 
 impl Needs {
-    pub fn of(&self, rung: Rung) -> u64 {
-        self.mib[rung.index()]
+    pub fn of(&self, plan: MemoryPlan) -> u64 {
+        self.mib[plan.index()]
     }
 
     /// The need of the leanest plan.
     pub fn leanest(&self) -> u64 {
-        self.of(Rung::LEANEST)
+        self.of(MemoryPlan::LEANEST)
     }
 
     /// The fastest plan, not before `floor`, that fits in `free_mib`.
-    pub fn fastest_within(&self, floor: Rung, free_mib: u64) -> Option<Rung> {
-        let allowed = Rung::ALL.into_iter().filter(|rung| *rung >= floor);
-        allowed.into_iter().find(|rung| self.of(*rung) <= free_mib)
+    pub fn fastest_within(&self, floor: MemoryPlan, free_mib: u64) -> Option<MemoryPlan> {
+        let allowed = MemoryPlan::ALL.into_iter().filter(|plan| *plan >= floor);
+        allowed.into_iter().find(|plan| self.of(*plan) <= free_mib)
     }
 
-    /// The next plan after `rung` that needs less.
-    pub fn next_leaner(&self, rung: Rung) -> Option<Rung> {
-        Rung::ALL
+    /// The next plan after `plan` that needs less.
+    pub fn next_leaner(&self, plan: MemoryPlan) -> Option<MemoryPlan> {
+        MemoryPlan::ALL
             .into_iter()
-            .find(|next| *next > rung && self.of(*next) < self.of(rung))
+            .find(|next| *next > plan && self.of(*next) < self.of(plan))
     }
 }
 
-/// How a task's memory was planned by the coordinator.
+/// What the coordinator prescribes for a task's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MemoryPlan {
+pub struct MemoryConstraints {
     /// Device that the task's lane is for.
     pub kind: DeviceKind,
     /// No plan before this one: they ran out of memory.
-    pub floor: Rung,
+    pub floor: MemoryPlan,
     /// Predicted, corrected by what tasks really used.
     pub needs: Needs,
 }
 
-/// Named stages at which memory is measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+/// A stage of a task at which memory is measured. Its text form is that of the log and the reports.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Display, EnumString, IntoStaticStr, VariantArray,
+)]
+#[strum(serialize_all = "lowercase")]
 pub enum MemoryStage {
     Load,
     Audio,
     Decode,
     Align,
+    #[strum(serialize = "VAE encode")]
     VaeEncode,
     Denoise,
+    #[strum(serialize = "VAE decode")]
     VaeDecode,
     Paste,
     Encode,
     Idle,
 }
+serde_as_text!(MemoryStage);
 
-impl MemoryStage {
-    pub const ALL: [Self; 10] = [
-        Self::Load,
-        Self::Audio,
-        Self::Decode,
-        Self::Align,
-        Self::VaeEncode,
-        Self::Denoise,
-        Self::VaeDecode,
-        Self::Paste,
-        Self::Encode,
-        Self::Idle,
-    ];
-
-    /// In words, as in the log and the report.
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::Load => "load",
-            Self::Audio => "audio",
-            Self::Decode => "decode",
-            Self::Align => "align",
-            Self::VaeEncode => "VAE encode",
-            Self::Denoise => "denoise",
-            Self::VaeDecode => "VAE decode",
-            Self::Paste => "paste",
-            Self::Encode => "encode",
-            Self::Idle => "idle",
-        }
-    }
-}
-
-impl fmt::Display for MemoryStage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.label())
-    }
-}
+/// Host memory, in MiB, that a worker keeps for its media process (decoding, face analysis, pasting and encoding) before
+/// it offers the rest to tasks. The coordinator counts on it when it predicts what a job needs.
+pub const MEDIA_MIB: u64 = 256;
 
 /// One reading, all in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -244,7 +187,7 @@ pub struct MemoryUse {
     pub kind: DeviceKind,
     /// Text form of the device: `cpu`, `cuda:0 NVIDIA L4`.
     pub device: String,
-    pub rung: Rung,
+    pub plan: MemoryPlan,
     /// What was predicted for the plan.
     pub predicted_mib: u64,
     /// What it took of the device: comparable with the prediction.
@@ -255,33 +198,102 @@ pub struct MemoryUse {
     pub stages: Vec<StagePeak>,
 }
 
+/// An attempt at a task that ran out of a device's memory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutOfMemory {
+    pub kind: DeviceKind,
+    /// The device, as in [`MemoryUse::device`].
+    pub device: String,
+    /// The stage in which it ran out; `None` if a process ended of it and it is not known at what.
+    pub stage: Option<MemoryStage>,
+    /// The plan that it ran under.
+    pub plan: MemoryPlan,
+    /// Lower bound on the need under that plan, if known.
+    pub needed_at_least_mib: Option<u64>,
+    /// What it could have used in all, the share that it held already included.
+    pub free_before_mib: u64,
+    /// True if it was inferred from a kill or a lost machine, and no allocator reported it. It raises the plan's
+    /// floor like any other, but proves nothing about the need.
+    pub suspected: bool,
+}
+
+impl OutOfMemory {
+    /// ` during <stage>`, or nothing if the stage is not known.
+    pub fn during(&self) -> String {
+        self.stage
+            .map_or_else(String::new, |stage| format!(" during {stage}"))
+    }
+}
+
+/// Memory of a worker that render tasks can use, in MiB, with the reserve taken off: what is free at the moment, or
+/// the most that there could be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RenderMemory {
+    /// Host memory; `None`: the worker does not render on the CPU.
+    pub host_mib: Option<u64>,
+    /// Memory of the GPU; `None`: the worker has no usable GPU.
+    pub device_mib: Option<u64>,
+}
+
+impl RenderMemory {
+    pub fn of(self, kind: DeviceKind) -> Option<u64> {
+        match kind {
+            DeviceKind::Cpu => self.host_mib,
+            DeviceKind::Cuda => self.device_mib,
+        }
+    }
+}
+
+/// A plan's need as one task, or one attempt, showed it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Observation {
+    /// The plan that it ran under.
+    pub plan: MemoryPlan,
+    pub need: Seen,
+}
+
+/// MiB of the device, in the terms of [`Needs`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Seen {
+    /// The task succeeded and took this much.
+    Peak(u64),
+    /// It ran out of memory, and needed more than this.
+    MoreThan(u64),
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn names_and_places_of_plans_agree() {
-        for (index, rung) in Rung::ALL.into_iter().enumerate() {
-            assert_eq!(rung.index(), index);
-            assert_eq!(rung.name().parse::<Rung>().unwrap(), rung);
+        for (index, plan) in MemoryPlan::ALL.into_iter().enumerate() {
+            assert_eq!(plan.index(), index);
+            assert_eq!(plan.to_string().parse::<MemoryPlan>().unwrap(), plan);
         }
-        assert_eq!(Rung::LEANEST.leaner(), None);
-        assert!("fast".parse::<Rung>().is_err());
+        assert_eq!(MemoryPlan::LEANEST, MemoryPlan::Streamed);
+        assert_eq!(
+            "fast".parse::<MemoryPlan>().unwrap_err().to_string(),
+            "`fast` is not a memory plan: batched, sequential, sliced, two-pass-norm, offload, streamed"
+        );
     }
 
     #[test]
     fn the_fastest_plan_that_fits_is_chosen_and_plans_that_save_nothing_are_passed_over() {
         let needs = Needs {
-            mib: [900, 700, 500, 500, 400, 400, 100],
+            mib: [900, 700, 500, 500, 400, 100],
         };
         assert_eq!(
-            needs.fastest_within(Rung::default(), 899),
-            Some(Rung::SequentialGuidance)
+            needs.fastest_within(MemoryPlan::default(), 899),
+            Some(MemoryPlan::SequentialGuidance)
         );
-        assert_eq!(needs.fastest_within(Rung::Offload, 10_000), Some(Rung::Offload));
-        assert_eq!(needs.fastest_within(Rung::default(), 99), None);
-        assert_eq!(needs.next_leaner(Rung::Sliced), Some(Rung::FrameVae));
-        assert_eq!(needs.next_leaner(Rung::FrameVae), Some(Rung::Streamed));
-        assert_eq!(needs.next_leaner(Rung::Streamed), None);
+        assert_eq!(
+            needs.fastest_within(MemoryPlan::Offload, 10_000),
+            Some(MemoryPlan::Offload)
+        );
+        assert_eq!(needs.fastest_within(MemoryPlan::default(), 99), None);
+        assert_eq!(needs.next_leaner(MemoryPlan::Sliced), Some(MemoryPlan::Offload));
+        assert_eq!(needs.next_leaner(MemoryPlan::Offload), Some(MemoryPlan::Streamed));
+        assert_eq!(needs.next_leaner(MemoryPlan::Streamed), None);
     }
 }

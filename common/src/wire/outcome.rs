@@ -1,20 +1,22 @@
 //! What workers report: done records (truth), events and heartbeats (telemetry).
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use super::Message;
 use super::blob::BlobRef;
-use super::memory::{MemorySample, MemoryUse, Rung};
+use super::engine::EngineStage;
+use super::memory::{MemoryPlan, MemorySample, MemoryUse, Observation, OutOfMemory, RenderMemory};
 use crate::frame::FrameHash;
-use crate::ids::{ChunkId, WorkerId};
-use crate::needs::Observation;
+use crate::ids::{Attempt, ChunkId, JobId, WorkerId};
+use crate::lanes::Lane;
 
 /// The one record that makes a chunk done. Written by compare-and-set on its subject: the first writer wins.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DoneRecord {
     pub chunk: ChunkId,
-    pub attempt: u32,
-    pub epoch: u64,
+    pub attempt: Attempt,
     pub worker: WorkerId,
     /// Build + instruction set + device: results of equal kinds are equal bit for bit.
     pub numeric_kind: String,
@@ -102,8 +104,7 @@ pub struct FaceObservation {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Event {
     pub chunk: ChunkId,
-    pub attempt: u32,
-    pub epoch: u64,
+    pub attempt: Attempt,
     pub worker: WorkerId,
     pub kind: EventKind,
 }
@@ -124,18 +125,7 @@ pub enum EventKind {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Failure {
     /// The device ran out of memory.
-    OutOfMemory {
-        device: String,
-        stage: String,
-        /// The plan that it ran under.
-        rung: Rung,
-        /// Lower bound on the need under that plan, if known.
-        needed_at_least_mib: Option<u64>,
-        /// What it could have used in all, the share that it held already included.
-        free_before_mib: u64,
-        /// Inferred from a kill without words or a lost machine, not told by an allocator.
-        suspected: bool,
-    },
+    OutOfMemory(OutOfMemory),
     /// Memory that was free when the task was pulled is not any more: nothing was tried, the chunk loses nothing.
     NoRoom {
         device: String,
@@ -165,7 +155,7 @@ pub struct Heartbeat {
     /// Of supervisor, engine and media child together.
     pub host_rss_mib: u64,
     /// What the worker could offer to a task were nothing else at work on the machine.
-    pub reach: Reach,
+    pub capacity: RenderMemory,
     pub task: Option<TaskProgress>,
     /// The engine's last reading.
     pub memory: Option<MemorySample>,
@@ -186,7 +176,7 @@ impl Heartbeat {
             device_free_mib: 0,
             device_total_mib: 0,
             host_rss_mib: 0,
-            reach: Reach::default(),
+            capacity: RenderMemory::default(),
             task: None,
             memory: None,
             gpu: None,
@@ -215,24 +205,38 @@ pub enum WorkerState {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TaskProgress {
     pub chunk: ChunkId,
-    pub attempt: u32,
+    pub attempt: Attempt,
     /// Frames finished of the chunk, may be fractional work rounded down.
     pub frames_done: u32,
     pub frames_total: u32,
-    pub stage: String,
-    /// Text form of the lane that it was pulled from.
-    pub lane: Option<String>,
+    pub stage: TaskStage,
+    /// The lane that it was pulled from.
+    pub lane: Option<Lane>,
     /// Plan that it runs under, once chosen.
-    pub rung: Option<Rung>,
+    pub plan: Option<MemoryPlan>,
 }
 
-/// The most that a worker's devices could give to a task, reserve taken off, in MiB.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Reach {
-    /// `None`: does not render on the CPU.
-    pub host_mib: Option<u64>,
-    /// `None`: no usable GPU.
-    pub device_mib: Option<u64>,
+/// What a task is at. Its text form is for heartbeats' readers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TaskStage {
+    /// Nothing was reported yet.
+    Starting,
+    /// The media process looks for faces.
+    FaceAnalysis,
+    Engine(EngineStage),
+    /// The media process has encoded more frames.
+    Encoded,
+}
+
+impl fmt::Display for TaskStage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Starting => f.write_str("start"),
+            Self::FaceAnalysis => f.write_str("face analysis"),
+            Self::Engine(stage) => stage.fmt(f),
+            Self::Encoded => f.write_str("encoded"),
+        }
+    }
 }
 
 /// What NVML tells; each is missing where the driver does not say.
@@ -247,7 +251,7 @@ pub struct GpuVitals {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Control {
     /// Stop work on any chunk of this job.
-    Cancel(crate::ids::JobId),
+    Cancel(JobId),
     /// Finish the current chunk, then leave.
     Drain,
 }

@@ -5,18 +5,16 @@ use serde::{Deserialize, Serialize};
 use super::Message;
 use super::blob::BlobRef;
 use super::job::{AudioSpec, EncoderSpec, ModelSpec, SourceSpec};
-use super::memory::MemoryPlan;
-use crate::ids::ChunkId;
+use super::memory::MemoryConstraints;
+use crate::ids::{Attempt, ChunkId};
 use crate::time::FrameRange;
 
 /// One unit of work, at most [`super::MAX_MESSAGE_BYTES`] when encoded.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Task {
     pub chunk: ChunkId,
-    /// Counts enqueues of this chunk from 0; with the chunk it is the `Nats-Msg-Id`.
-    pub attempt: u32,
-    /// Fencing token of the coordinator that wrote it.
-    pub epoch: u64,
+    /// Its number is, with the chunk, the `Nats-Msg-Id`.
+    pub attempt: Attempt,
     /// URL of the blob store, as workers reach it: `file:///path` or `nats://bucket`.
     pub store: String,
     pub body: TaskBody,
@@ -27,7 +25,6 @@ impl Message for Task {
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[expect(clippy::large_enum_variant, reason = "most tasks are of the larger kind")]
 pub enum TaskBody {
     Analyze(AnalyzeTask),
     Render(RenderTask),
@@ -54,7 +51,7 @@ pub struct RenderTask {
     pub range: FrameRange,
     /// A [`RenderInput`].
     pub input: BlobRef,
-    pub memory: MemoryPlan,
+    pub memory: MemoryConstraints,
 }
 
 /// Where to find the pictures of some source frames.

@@ -59,7 +59,7 @@ async fn a_directory_keeps_blobs() {
     let store = Store::open(&url, None).unwrap();
     behaves(&store, dir.path()).await;
     let blob = store.put_bytes(b"small".to_vec()).await.unwrap();
-    let path = store.local_path(&blob).unwrap().unwrap();
+    let path = store.local_file(&blob, dir.path()).await.unwrap();
     assert_eq!(std::fs::read(path).unwrap(), b"small");
     let staged = std::fs::read_dir(dir.path().join("blobs")).unwrap().flatten();
     let left = staged
@@ -73,7 +73,7 @@ async fn a_damaged_file_is_noticed_and_mended_by_the_next_put() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(&Store::file_url(dir.path()).unwrap(), None).unwrap();
     let blob = store.put_bytes(b"content".to_vec()).await.unwrap();
-    let path = store.local_path(&blob).unwrap().unwrap();
+    let path = store.local_file(&blob, dir.path()).await.unwrap();
     std::fs::write(path, b"CONTENT").unwrap();
     for error in [
         store.verify(&blob).await.unwrap_err(),
@@ -97,7 +97,15 @@ async fn an_object_store_keeps_blobs() {
     let store = Store::open("nats://farm-media", Some(&connection.client)).unwrap();
     behaves(&store, dir.path()).await;
     let blob = store.put_bytes(b"small".to_vec()).await.unwrap();
-    assert_eq!(store.local_path(&blob).unwrap(), None);
+    let copy = store.local_file(&blob, dir.path()).await.unwrap();
+    assert_eq!(std::fs::read(&copy).unwrap(), b"small");
+    // A copy of the right size is not fetched again, one of another size is.
+    std::fs::write(&copy, b"SMALL").unwrap();
+    assert_eq!(store.local_file(&blob, dir.path()).await.unwrap(), copy);
+    assert_eq!(std::fs::read(&copy).unwrap(), b"SMALL");
+    std::fs::write(&copy, b"cut").unwrap();
+    store.local_file(&blob, dir.path()).await.unwrap();
+    assert_eq!(std::fs::read(&copy).unwrap(), b"small");
 }
 
 #[tokio::test]

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use crate::support::{Farm, LIMIT, chunk, eventually, job, lane, record, task, worker};
 use async_nats::jetstream;
+use latentfarm_common::ids::Attempt;
+use latentfarm_common::lanes::{Class, Lane};
 use latentfarm_common::nats::ack::InProgress;
 use latentfarm_common::nats::done::{Commit, DoneLog};
 use latentfarm_common::nats::events::{self, Follower, Start};
-use latentfarm_common::nats::lanes::{Class, Lane};
 use latentfarm_common::nats::pull::{Pulled, try_pull, wait_for_task};
 use latentfarm_common::nats::subjects::Subject;
 use latentfarm_common::nats::tasks::{Published, TaskQueue};
@@ -192,11 +193,10 @@ async fn events_reach_the_coordinator_across_a_server_restart() {
     let mut follower = Follower::events(&farm.coordinator, Some(job("a job")), Start::Oldest)
         .await
         .unwrap();
-    for attempt in 0..2 {
+    for number in 0..2 {
         let event = Event {
             chunk: chunk(7),
-            attempt,
-            epoch: 1,
+            attempt: Attempt { epoch: 1, number },
             worker: worker("w1"),
             kind: EventKind::Started,
         };

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use latentfarm_common::digest::Digest;
-use latentfarm_common::ids::{ChunkId, JobId, Work, WorkerId};
-use latentfarm_common::nats::lanes::{Class, Lane};
+use latentfarm_common::ids::{Attempt, ChunkId, JobId, Work, WorkerId};
+use latentfarm_common::lanes::{Class, Lane};
 use latentfarm_common::nats::server::{EmbeddedServer, ServerBinary, ServerOptions, check, locate};
 use latentfarm_common::nats::topology::{self, Topology};
 use latentfarm_common::nats::{Connection, Patience, connect};
@@ -105,8 +105,7 @@ pub(crate) fn blob(text: &str) -> BlobRef {
 pub(crate) fn record(chunk: ChunkId, worker_name: &str) -> DoneRecord {
     DoneRecord {
         chunk,
-        attempt: 0,
-        epoch: 1,
+        attempt: Attempt { epoch: 1, number: 0 },
         worker: worker(worker_name),
         numeric_kind: "test".to_owned(),
         artifact: blob(worker_name),
@@ -119,7 +118,7 @@ pub(crate) fn record(chunk: ChunkId, worker_name: &str) -> DoneRecord {
     }
 }
 
-pub(crate) fn task(chunk: ChunkId, attempt: u32, store: &str) -> Task {
+pub(crate) fn task(chunk: ChunkId, number: u32, store: &str) -> Task {
     use latentfarm_common::frame::{Colour, Matrix, PictureFormat, Range};
     use latentfarm_common::time::{FrameRange, TimeBase};
 
@@ -143,8 +142,7 @@ pub(crate) fn task(chunk: ChunkId, attempt: u32, store: &str) -> Task {
     };
     Task {
         chunk,
-        attempt,
-        epoch: 1,
+        attempt: Attempt { epoch: 1, number },
         store: store.to_owned(),
         body: TaskBody::Analyze(AnalyzeTask {
             source,

@@ -29,7 +29,6 @@ use super::report::JobReport;
 use super::settings::FarmSettings;
 use super::verify::{Check, Verdict, Verifier};
 use super::workers::Workers;
-use crate::job::attempt::Attempt;
 use crate::job::chunk::event::ChunkEvent;
 use crate::job::chunk::state::Phase;
 use crate::job::chunks::Ending;
@@ -245,7 +244,7 @@ impl<'a> Dispatcher<'a> {
         }
         match result.and_then(|observations| job.count(&record, observations, epoch)) {
             Ok(has_task) => {
-                if record.epoch == epoch {
+                if record.attempt.epoch == epoch {
                     self.learned.observe_done(&job.spec.model, &record);
                 }
                 if has_task {
@@ -254,7 +253,7 @@ impl<'a> Dispatcher<'a> {
                 job.notify_progress(&self.workers);
             }
             Err(reason) => {
-                job.retract(chunk, sequence, Attempt::of(&record), reason);
+                job.retract(chunk, sequence, record.attempt, reason);
                 self.publisher.retract_pending(job).await;
             }
         }
@@ -271,10 +270,10 @@ impl<'a> Dispatcher<'a> {
             .chunks
             .get(chunk)
             .map_or(0, |record| record.state().attempt.epoch);
-        let attempt = Attempt {
-            epoch: if event.epoch == 0 { current } else { event.epoch },
-            number: event.attempt,
-        };
+        let mut attempt = event.attempt;
+        if attempt.epoch == 0 {
+            attempt.epoch = current;
+        }
         match event.kind {
             EventKind::Started => job.on_started(chunk, attempt, worker),
             EventKind::Released => job.apply(chunk, ChunkEvent::GivenBack { attempt }),

@@ -4,12 +4,11 @@
 use std::sync::Arc;
 
 use latentfarm_common::error::one_line;
-use latentfarm_common::ids::{ChunkId, Work, WorkerId};
-use latentfarm_common::nats::lanes::Lane;
+use latentfarm_common::ids::{Attempt, ChunkId, ChunkName, Work, WorkerId};
 use latentfarm_common::time::FrameRange;
 use latentfarm_common::wire::WireError;
 use latentfarm_common::wire::job::{JobSpec, Timeline};
-use latentfarm_common::wire::memory::DeviceKind;
+use latentfarm_common::wire::memory::OutOfMemory;
 use latentfarm_common::wire::outcome::{DoneRecord, Failure, FrameObservation, Heartbeat};
 use latentfarm_common::wire::task::Task;
 use tokio::sync::mpsc;
@@ -17,21 +16,18 @@ use tokio::time::Instant;
 
 use super::error::DispatchError;
 use super::inputs;
-use super::learned::NeedEstimator;
-use super::log::{JobLog, OomNote, short};
+use super::log::{JobLog, OomNote};
 use super::notice::{JobEvent, Progress};
 use super::release::ReleaseGate;
 use super::report::JobReport;
 use super::settings::{JobSettings, Pace};
 use super::workers::Workers;
-use crate::job::attempt::Attempt;
 use crate::job::chunk::event::ChunkEvent;
 use crate::job::chunk::state::{Phase, Step};
 use crate::job::chunks::{Chunks, Counts, Ending};
 use crate::job::record::{ChunkRecord, Unplaced};
 use crate::job::retry::RetryClass;
 use crate::journal::{self, Entry};
-use crate::placement::{JobNeeds, Oom};
 use crate::plan::split::{ChunkFrames, split};
 
 pub(super) struct Job {
@@ -80,30 +76,17 @@ impl Job {
     }
 
     fn recall(&mut self, entry: &Entry) {
-        let (
-            Entry::Failed {
-                chunk, kind, lane, ..
-            },
-            Some(note),
-        ) = (entry, OomNote::of(entry))
-        else {
+        let (Entry::Failed { chunk, lane, .. }, Some(note)) = (entry, OomNote::of(entry)) else {
             return;
         };
-        let record = chunk
-            .strip_prefix('r')
-            .and_then(|digits| digits.parse::<usize>().ok())
-            .and_then(|index| self.chunks.render.get_mut(index));
+        let job = self.spec.id;
+        let ChunkName { work, index } = *chunk;
         // Without a lane it was an attempt that did not count.
-        let lane = lane.as_ref().and_then(|lane| lane.parse::<Lane>().ok());
-        if let (Some(record), Some(lane)) = (record, lane) {
-            let oom = Oom {
-                kind: kind.unwrap_or_else(|| kind_of(&note.device)),
-                rung: note.rung,
-                needed_at_least_mib: note.needed_at_least_mib,
-                class: Some(lane.class),
-                suspected: note.suspected,
-            };
-            record.note_oom(&self.settings.needs, &oom);
+        if work == Work::Render
+            && let Some(lane) = lane
+            && let Some(record) = self.chunks.get_mut(ChunkId { job, work, index })
+        {
+            record.note_oom(&self.settings.needs, &note.oom, Some(lane.class));
         }
         self.log.recall(note);
     }
@@ -212,9 +195,9 @@ impl Job {
         let (attempt, reason) = match record {
             Err(error) => (current, one_line(&error)),
             Ok(record) if record.chunk != chunk => (current, format!("it names {}", record.chunk)),
-            Ok(record) if known.retracted.is_some_and(|last| Attempt::of(&record) <= last) => {
+            Ok(record) if known.retracted.is_some_and(|last| record.attempt <= last) => {
                 let reason = "it is older than a result that was taken back".to_owned();
-                (Attempt::of(&record), reason)
+                (record.attempt, reason)
             }
             Ok(record) => {
                 known.in_check = true;
@@ -242,7 +225,7 @@ impl Job {
             let added = self.gate.add(range, observations);
             added.map_err(|error| one_line(&error))?;
         }
-        if record.epoch == epoch {
+        if record.attempt.epoch == epoch {
             self.log.on_done(record, range.len());
         }
         let record = Arc::clone(record);
@@ -273,28 +256,16 @@ impl Job {
         attempt: Attempt,
         worker: &WorkerId,
         failure: Failure,
-    ) -> Option<Oom> {
+    ) -> Option<OutOfMemory> {
         tracing::debug!(%chunk, %worker, ?failure, "an attempt failed");
         let record = self.chunks.get_mut(chunk)?;
         let is_current = record.state().is_current(attempt);
         let published = record.published.filter(|_| is_current);
-        let kind = published.map(|fit| fit.plan.kind);
+        let class = published.map(|fit| fit.class);
         let oom = match &failure {
             // An analysis needs no engine: there is no leaner plan for it.
-            Failure::OutOfMemory {
-                device,
-                rung,
-                needed_at_least_mib,
-                suspected,
-                ..
-            } if is_current && chunk.work == Work::Render => Some(Oom {
-                kind: kind.unwrap_or_else(|| kind_of(device)),
-                rung: *rung,
-                needed_at_least_mib: *needed_at_least_mib,
-                class: published.map(|fit| fit.class),
-                suspected: *suspected,
-            }),
-            Failure::OutOfMemory { .. }
+            Failure::OutOfMemory(oom) if is_current && chunk.work == Work::Render => Some(oom.clone()),
+            Failure::OutOfMemory(_)
             | Failure::NoRoom { .. }
             | Failure::BadInput { .. }
             | Failure::WorkerUnfit { .. }
@@ -303,17 +274,19 @@ impl Job {
         };
         let then = match (&oom, &failure) {
             _ if !is_current => Some("another attempt counts already".to_owned()),
-            (Some(oom), _) => Some(record.note_oom(&self.settings.needs, oom).text(oom.kind)),
+            (Some(oom), _) => {
+                let raised = record.note_oom(&self.settings.needs, oom, class);
+                Some(raised.text(oom.kind))
+            }
             (None, Failure::NoRoom { .. }) => Some("nothing was tried: it is tried again".to_owned()),
             (None, _) => None,
         };
         let entry = Entry::Failed {
-            chunk: short(chunk),
-            attempt: attempt.number,
-            worker: worker.to_string(),
+            chunk: chunk.name(),
+            attempt,
+            worker: worker.clone(),
             failure: failure.clone(),
-            kind,
-            lane: published.map(|fit| self.settings.lane(fit.class).to_string()),
+            lane: class.map(|class| self.settings.lane(class)),
             then,
         };
         if is_current {
@@ -332,7 +305,7 @@ impl Job {
         let working_on = heartbeat.task.as_ref();
         if let Some(task) = working_on
             && let Some(record) = self.chunks.get_mut(task.chunk)
-            && let Some(attempt) = record.inherited.take_if(|attempt| attempt.number == task.attempt)
+            && let Some(attempt) = record.inherited.take_if(|attempt| *attempt == task.attempt)
         {
             record.not_before = None;
             let worker = worker.clone();
@@ -366,10 +339,7 @@ impl Job {
 
     /// A task is in the queue.
     pub(super) fn on_enqueued(&mut self, task: &Task) {
-        let attempt = Attempt {
-            epoch: task.epoch,
-            number: task.attempt,
-        };
+        let attempt = task.attempt;
         if let Some(record) = self.chunks.get_mut(task.chunk)
             && let Some(planned) = record.planned
         {
@@ -408,34 +378,9 @@ impl Job {
         }
     }
 
-    /// The predicted needs, as corrected by what tasks showed.
-    pub(super) fn needs(&self, learned: &NeedEstimator) -> JobNeeds {
-        let observations = |kind| learned.observations(&self.spec.model, kind);
-        self.settings.needs.corrected(observations)
-    }
-
     pub(super) fn notify_progress(&self, workers: &Workers) {
-        let is_done = |chunk| {
-            self.chunks
-                .get(chunk)
-                .is_some_and(|record| record.state().is_settled())
-        };
-        let unplaced = || {
-            self.chunks
-                .render
-                .iter()
-                .filter_map(|record| record.unplaced.as_ref())
-        };
-        self.log.notify(JobEvent::Progress(Progress {
-            analyze: Counts::of(&self.chunks.analyze),
-            render: Counts::of(&self.chunks.render),
-            frames_under_way: workers.frames_under_way(self.spec.id, is_done),
-            workers: workers.live(),
-            waiting_for_memory: unplaced().count(),
-            shortage: unplaced()
-                .max_by_key(|unplaced| unplaced.need_mib())
-                .map(Unplaced::text),
-        }));
+        let progress = Progress::of(&self.chunks, self.spec.id, workers);
+        self.log.notify(JobEvent::Progress(progress));
     }
 
     pub(super) fn report(&self) -> JobReport {
@@ -447,14 +392,5 @@ impl Job {
             self.log.retries().clone(),
             self.log.ooms().to_vec(),
         )
-    }
-}
-
-/// The kind of a device by its text form.
-fn kind_of(device: &str) -> DeviceKind {
-    if device.starts_with("cpu") {
-        DeviceKind::Cpu
-    } else {
-        DeviceKind::Cuda
     }
 }

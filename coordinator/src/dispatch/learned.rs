@@ -11,14 +11,14 @@ use async_nats::jetstream::kv;
 use latentfarm_common::error::one_line;
 use latentfarm_common::nats::Connection;
 use latentfarm_common::nats::topology::NEEDS_BUCKET;
-use latentfarm_common::needs::{Observation, Seen, note, same_need};
+use latentfarm_common::needs::{note, same_need};
 use latentfarm_common::wire;
 use latentfarm_common::wire::job::ModelSpec;
-use latentfarm_common::wire::memory::DeviceKind;
+use latentfarm_common::wire::memory::{DeviceKind, Observation, OutOfMemory, Seen};
 use latentfarm_common::wire::outcome::{DoneBody, DoneRecord, LearnedNeeds};
 use tokio::time::Instant;
 
-use crate::placement::{JobNeeds, Oom};
+use crate::placement::JobNeeds;
 
 /// Writes are at least so far apart, but for the last.
 const WRITE_EVERY: Duration = Duration::from_secs(2);
@@ -84,8 +84,8 @@ impl NeedEstimator {
         };
         let entry = self.entries.entry(key(model, used.kind)).or_default();
         if used.peak_mib > 0 {
-            let (rung, need) = (used.rung, Seen::Peak(used.peak_mib));
-            entry.observe(Observation { rung, need });
+            let (plan, need) = (used.plan, Seen::Peak(used.peak_mib));
+            entry.observe(Observation { plan, need });
         }
         let ms = record.timings.engine_ms + record.timings.media_wait_ms;
         if ms > 0 && *synced > 0 {
@@ -97,16 +97,16 @@ impl NeedEstimator {
     }
 
     /// Notes the lower bound that an attempt showed which ran out of memory; a suspicion shows none.
-    pub(super) fn observe_oom(&mut self, model: &ModelSpec, predicted: &JobNeeds, oom: &Oom) {
+    pub(super) fn observe_oom(&mut self, model: &ModelSpec, predicted: &JobNeeds, oom: &OutOfMemory) {
         let Some(mib) = oom.needed_at_least_mib.filter(|_| !oom.suspected) else {
             return;
         };
         let need = Seen::MoreThan(mib);
-        let rung = predicted
+        let plan = predicted
             .of(oom.kind)
-            .map_or(oom.rung, |needs| same_need(needs, oom.rung));
+            .map_or(oom.plan, |needs| same_need(needs, oom.plan));
         let entry = self.entries.entry(key(model, oom.kind)).or_default();
-        entry.observe(Observation { rung, need });
+        entry.observe(Observation { plan, need });
     }
 
     /// Writes what changed, not too often unless it is the `last` time. Failing costs no more than knowledge.

@@ -4,18 +4,17 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use latentfarm_common::ids::{ChunkId, WorkerId};
-use latentfarm_common::nats::lanes::Lane;
+use latentfarm_common::ids::{Attempt, ChunkId, ChunkName, WorkerId};
+use latentfarm_common::lanes::Lane;
 use latentfarm_common::time::FrameRange;
 use latentfarm_common::wire::job::JobSpec;
-use latentfarm_common::wire::memory::Rung;
+use latentfarm_common::wire::memory::OutOfMemory;
 use latentfarm_common::wire::outcome::{DoneRecord, Failure};
 use latentfarm_common::wire::task::Task;
 use tokio::sync::mpsc;
 
 use super::notice::JobEvent;
 use super::settings::JobSettings;
-use crate::job::attempt::Attempt;
 use crate::job::chunk::state::{ChunkState, Phase};
 use crate::job::chunks::Chunks;
 use crate::job::record::Planned;
@@ -25,16 +24,10 @@ use crate::journal::{Entry, Journal};
 /// One attempt that ran out of memory, as the report lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OomNote {
-    /// Text form without the job.
-    pub chunk: String,
-    pub attempt: u32,
-    pub worker: String,
-    pub device: String,
-    pub stage: String,
-    pub rung: Rung,
-    pub needed_at_least_mib: Option<u64>,
-    pub free_before_mib: u64,
-    pub suspected: bool,
+    pub chunk: ChunkName,
+    pub attempt: Attempt,
+    pub worker: WorkerId,
+    pub oom: OutOfMemory,
     /// What followed for the next attempt.
     pub then: String,
 }
@@ -42,44 +35,27 @@ pub struct OomNote {
 impl OomNote {
     /// The note that a journal's entry holds, if it is about such an attempt.
     pub fn of(entry: &Entry) -> Option<Self> {
-        let Entry::Failed {
-            chunk,
-            attempt,
-            worker,
-            failure,
-            then,
-            ..
-        } = entry
-        else {
-            return None;
-        };
-        let Failure::OutOfMemory {
-            device,
-            stage,
-            rung,
-            needed_at_least_mib,
-            free_before_mib,
-            suspected,
-        } = failure
-        else {
-            return None;
-        };
-        Some(Self {
-            chunk: chunk.clone(),
-            attempt: *attempt,
-            worker: worker.clone(),
-            device: device.clone(),
-            stage: stage.clone(),
-            rung: *rung,
-            needed_at_least_mib: *needed_at_least_mib,
-            free_before_mib: *free_before_mib,
-            suspected: *suspected,
-            then: then.clone().unwrap_or_default(),
-        })
+        match entry {
+            Entry::Failed {
+                chunk,
+                attempt,
+                worker,
+                failure: Failure::OutOfMemory(oom),
+                then,
+                ..
+            } => Some(Self {
+                chunk: *chunk,
+                attempt: *attempt,
+                worker: worker.clone(),
+                oom: oom.clone(),
+                then: then.clone().unwrap_or_default(),
+            }),
+            _ => None,
+        }
     }
 
     fn is_same_attempt(&self, other: &Self) -> bool {
-        (&self.chunk, self.attempt, &self.worker) == (&other.chunk, other.attempt, &other.worker)
+        (self.chunk, self.attempt, &self.worker) == (other.chunk, other.attempt, &other.worker)
     }
 }
 
@@ -106,7 +82,7 @@ impl JobLog {
     /// A coordinator takes the job on.
     pub(super) fn begin(&mut self, spec: &JobSpec, settings: &JobSettings, chunks: &Chunks, epoch: u64) {
         self.journal.note(Entry::RunBegins {
-            job: spec.id.to_string(),
+            job: spec.id,
             epoch,
             analyze_chunks: chunks.analyze.len(),
             render_chunks: chunks.render.len(),
@@ -121,23 +97,22 @@ impl JobLog {
     pub(super) fn on_placed(&mut self, task: &Task, lane: Lane, planned: Planned) {
         let fit = planned.fit;
         self.journal.note(Entry::Placed {
-            chunk: short(task.chunk),
+            chunk: task.chunk.name(),
             attempt: task.attempt,
-            lane: lane.to_string(),
-            kind: fit.plan.kind,
-            floor: fit.plan.floor,
+            lane,
+            kind: fit.constraints.kind,
+            floor: fit.constraints.floor,
             need_mib: fit.need_mib,
-            needs: fit.plan.needs,
+            needs: fit.constraints.needs,
             why: planned.why.to_owned(),
         });
     }
 
     /// A task was taken out of the queue, to be placed anew.
     pub(super) fn on_taken_back(&mut self, chunk: ChunkId, attempt: Attempt, lane: Lane, why: String) {
-        let (lane, attempt) = (lane.to_string(), attempt.number);
-        tracing::info!(%chunk, lane, why, "taken out of the queue to be placed anew");
+        tracing::info!(%chunk, %lane, why, "taken out of the queue to be placed anew");
         self.journal.note(Entry::TakenBack {
-            chunk: short(chunk),
+            chunk: chunk.name(),
             attempt,
             lane,
             why,
@@ -153,7 +128,7 @@ impl JobLog {
         at_most: Duration,
     ) {
         self.journal.note(Entry::Waits {
-            chunk: short(chunk),
+            chunk: chunk.name(),
             why: reason.clone(),
         });
         self.notify(JobEvent::ChunkUnplaced {
@@ -167,18 +142,18 @@ impl JobLog {
     /// A worker said that it began a task.
     pub(super) fn on_started(&mut self, chunk: ChunkId, attempt: Attempt, worker: &WorkerId) {
         self.journal.note(Entry::Started {
-            chunk: short(chunk),
-            attempt: attempt.number,
-            worker: worker.to_string(),
+            chunk: chunk.name(),
+            attempt,
+            worker: worker.clone(),
         });
     }
 
     /// A record of this coordinator's time counts.
     pub(super) fn on_done(&mut self, record: &DoneRecord, frames: u64) {
         self.journal.note(Entry::Done {
-            chunk: short(record.chunk),
+            chunk: record.chunk.name(),
             attempt: record.attempt,
-            worker: record.worker.to_string(),
+            worker: record.worker.clone(),
             frames,
             numeric_kind: record.numeric_kind.clone(),
             memory: record.memory.clone(),
@@ -197,8 +172,8 @@ impl JobLog {
         *self.retries.entry(cause.class).or_default() += 1;
         if !is_reported {
             self.journal.note(Entry::Ended {
-                chunk: short(chunk),
-                attempt: attempt.number,
+                chunk: chunk.name(),
+                attempt,
                 reason: cause.reason.clone(),
                 then,
             });
@@ -228,7 +203,7 @@ impl JobLog {
             }),
             Phase::Quarantined { reason } => {
                 self.journal.note(Entry::GivenUp {
-                    chunk: short(chunk),
+                    chunk: chunk.name(),
                     reason: reason.clone(),
                 });
                 self.notify(JobEvent::ChunkQuarantined { chunk, range, reason });
@@ -288,35 +263,34 @@ impl JobLog {
     }
 }
 
-/// The chunk's text form without its job.
-pub(super) fn short(chunk: ChunkId) -> String {
-    let text = chunk.to_string();
-    text.split_once('.')
-        .map_or(text.clone(), |(_, tail)| tail.to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::journal;
+    use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan, MemoryStage};
 
-    fn out_of_memory(worker: &str, attempt: u32) -> Entry {
+    fn failed(worker: &str, number: u32, failure: Failure) -> Entry {
         Entry::Failed {
-            chunk: "r00001".to_owned(),
-            attempt,
-            worker: worker.to_owned(),
-            failure: Failure::OutOfMemory {
-                device: "cuda:0".to_owned(),
-                stage: "denoise".to_owned(),
-                rung: Rung::default(),
-                needed_at_least_mib: None,
-                free_before_mib: 100,
-                suspected: false,
-            },
-            kind: None,
+            chunk: "r00001".parse().unwrap(),
+            attempt: Attempt { epoch: 1, number },
+            worker: worker.parse().unwrap(),
+            failure,
             lane: None,
-            then: Some("another attempt counts already".to_owned()),
+            then: None,
         }
+    }
+
+    fn out_of_memory(worker: &str, number: u32) -> Entry {
+        let oom = OutOfMemory {
+            kind: DeviceKind::Cuda,
+            device: "cuda:0".to_owned(),
+            stage: Some(MemoryStage::Denoise),
+            plan: MemoryPlan::default(),
+            needed_at_least_mib: None,
+            free_before_mib: 100,
+            suspected: false,
+        };
+        failed(worker, number, Failure::OutOfMemory(oom))
     }
 
     #[test]
@@ -332,22 +306,11 @@ mod tests {
         let transient = Failure::Transient {
             message: "the link went down".to_owned(),
         };
-        let Entry::Failed { chunk, worker, .. } = out_of_memory("w3", 0) else {
-            unreachable!()
-        };
-        log.note_late_failure(Entry::Failed {
-            chunk,
-            attempt: 0,
-            worker,
-            failure: transient,
-            kind: None,
-            lane: None,
-            then: None,
-        });
+        log.note_late_failure(failed("w3", 0, transient));
         let listed: Vec<_> = log
             .ooms()
             .iter()
-            .map(|oom| (oom.worker.as_str(), oom.attempt))
+            .map(|oom| (oom.worker.as_str(), oom.attempt.number))
             .collect();
         assert_eq!(listed, [("w1", 0), ("w2", 0), ("w2", 1)]);
         assert_eq!(journal::read(folder.path()).unwrap().len(), 3);

@@ -3,12 +3,13 @@
 use std::fmt;
 use std::time::Duration;
 
-use latentfarm_common::ids::{ChunkId, WorkerId};
+use latentfarm_common::ids::{Attempt, ChunkId, JobId, WorkerId};
 use latentfarm_common::time::FrameRange;
 use latentfarm_common::wire::outcome::{Heartbeat, StageTimings};
 
-use crate::job::attempt::Attempt;
-use crate::job::chunks::Counts;
+use super::workers::Workers;
+use crate::job::chunks::{Chunks, Counts};
+use crate::job::record::Unplaced;
 
 /// How far a job is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,6 +26,28 @@ pub struct Progress {
     pub waiting_for_memory: usize,
     /// Why, of the largest.
     pub shortage: Option<String>,
+}
+
+impl Progress {
+    /// How far the chunks of a job are, with what the workers have in hand.
+    pub(super) fn of(chunks: &Chunks, job: JobId, workers: &Workers) -> Self {
+        let is_done = |chunk| {
+            chunks
+                .get(chunk)
+                .is_some_and(|record| record.state().is_settled())
+        };
+        let unplaced = || chunks.render.iter().filter_map(|record| record.unplaced.as_ref());
+        Self {
+            analyze: Counts::of(&chunks.analyze),
+            render: Counts::of(&chunks.render),
+            frames_under_way: workers.frames_under_way(job, is_done),
+            workers: workers.live(),
+            waiting_for_memory: unplaced().count(),
+            shortage: unplaced()
+                .max_by_key(|unplaced| unplaced.need_mib())
+                .map(Unplaced::text),
+        }
+    }
 }
 
 /// Something that happened to a job.

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use latentfarm_common::ids::{ChunkId, JobId};
-use latentfarm_common::nats::lanes::Class;
+use latentfarm_common::lanes::Class;
 use latentfarm_common::wire::memory::DeviceKind;
 use tokio::time::Instant;
 
@@ -103,7 +103,8 @@ fn place_job(
         }
         return Vec::new();
     }
-    let needs = job.needs(learned);
+    let observations = |kind| learned.observations(&job.spec.model, kind);
+    let needs = job.settings.needs.corrected(observations);
     let usual = options(&needs, &ChunkMemory::default(), machines);
     let candidates = unbegun.iter().map(|index| {
         let record = &job.chunks.render[*index];
@@ -183,7 +184,7 @@ fn load(
         gpu_workers: machines.iter().filter(|machine| serve(machine, gpu)).count(),
         cpu_workers: machines
             .iter()
-            .filter(|machine| machine.device_mib.is_none() && serve(machine, cpu))
+            .filter(|machine| machine.capacity.device_mib.is_none() && serve(machine, cpu))
             .count(),
         gpu_frame_ms: learned.frame_ms(&job.spec.model, DeviceKind::Cuda),
         cpu_frame_ms: learned.frame_ms(&job.spec.model, DeviceKind::Cpu),

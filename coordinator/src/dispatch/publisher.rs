@@ -7,9 +7,9 @@ use latentfarm_common::backoff::Backoff;
 use latentfarm_common::blob::Store;
 use latentfarm_common::error::one_line;
 use latentfarm_common::ids::{ChunkId, JobId, Work};
+use latentfarm_common::lanes::{Class, Lane};
 use latentfarm_common::nats::direct::DirectReader;
 use latentfarm_common::nats::done::DoneLog;
-use latentfarm_common::nats::lanes::{Class, Lane};
 use latentfarm_common::nats::tasks::{Published, TaskError, TaskQueue};
 use latentfarm_common::nats::{Connection, subjects, topology};
 use latentfarm_common::time::FrameRange;
@@ -26,7 +26,6 @@ use super::job::Job;
 use super::placer::TakeBack;
 use super::reconcile::QueueView;
 use super::workers::Workers;
-use crate::job::attempt::Attempt;
 use crate::job::record::ChunkRecord;
 
 /// How long the farm may refuse tasks, or the store their inputs.
@@ -136,7 +135,7 @@ impl TaskPublisher {
                     }
                     // Its number was used by an earlier run not long ago.
                     Published::Duplicate => {
-                        task.attempt = task.attempt.saturating_add(1);
+                        task.attempt = task.attempt.next();
                         repeated.push(task);
                     }
                 }
@@ -176,13 +175,12 @@ impl TaskPublisher {
                 encoder: spec.encoder.clone(),
                 range,
                 input,
-                memory: planned.fit.plan,
+                memory: planned.fit.constraints,
             }),
         };
         Ok(Some(Task {
             chunk,
-            attempt: attempt.number,
-            epoch: attempt.epoch,
+            attempt,
             store: self.store.url().to_owned(),
             body,
         }))
@@ -256,10 +254,7 @@ impl TaskPublisher {
                 continue;
             };
             if let Some(record) = job.chunks.get_mut(task.chunk) {
-                record.inherited = Some(Attempt {
-                    epoch: task.epoch,
-                    number: task.attempt,
-                });
+                record.inherited = Some(task.attempt);
                 record.not_before = adopt_at;
             }
         }

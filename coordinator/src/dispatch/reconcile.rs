@@ -3,9 +3,8 @@
 
 use std::collections::BTreeSet;
 
-use latentfarm_common::ids::ChunkId;
+use latentfarm_common::ids::{Attempt, ChunkId};
 
-use crate::job::attempt::Attempt;
 use crate::job::chunks::Chunks;
 
 /// What is known about the queue at one moment.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use latentfarm_common::backoff::Backoff;
-use latentfarm_common::nats::lanes::{Class, DEFAULT_PRIORITY, Lane};
+use latentfarm_common::lanes::{Class, DEFAULT_PRIORITY, Lane};
 use latentfarm_common::nats::lease::{Contention, LeaseTime};
 
 use crate::job::retry::Wait;

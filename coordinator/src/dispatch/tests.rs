@@ -4,13 +4,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use latentfarm_common::digest::Digest;
-use latentfarm_common::ids::{ChunkId, JobId, Work};
-use latentfarm_common::nats::lanes::Class;
+use latentfarm_common::ids::{Attempt, ChunkId, JobId, Work};
+use latentfarm_common::lanes::Class;
 use latentfarm_common::wire::blob::BlobRef;
-use latentfarm_common::wire::memory::Rung;
-use latentfarm_common::wire::outcome::{
-    DoneBody, DoneRecord, Failure, Heartbeat, Reach, StageTimings, WorkerState,
-};
+use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan, MemoryStage, OutOfMemory, RenderMemory};
+use latentfarm_common::wire::outcome::{DoneBody, DoneRecord, Failure, Heartbeat, StageTimings, WorkerState};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -21,7 +19,6 @@ use super::placer::Placer;
 use super::publisher::choose;
 use super::settings::{DispatchSettings, Pace};
 use super::workers::Workers;
-use crate::job::attempt::Attempt;
 use crate::job::chunk::event::ChunkEvent;
 use crate::job::chunk::state::Phase;
 use crate::job::chunks::Ending;
@@ -53,7 +50,7 @@ fn workers() -> Workers {
 fn heartbeat(name: &str, host_mib: u64) -> Heartbeat {
     Heartbeat {
         state: WorkerState::Idle,
-        reach: Reach {
+        capacity: RenderMemory {
             host_mib: Some(host_mib),
             device_mib: None,
         },
@@ -157,14 +154,15 @@ fn two_jobs_take_turns_in_the_window_of_a_lane() {
 }
 
 fn out_of_memory() -> Failure {
-    Failure::OutOfMemory {
+    Failure::OutOfMemory(OutOfMemory {
+        kind: DeviceKind::Cpu,
         device: "cpu".to_owned(),
-        stage: "denoise".to_owned(),
-        rung: Rung::default(),
+        stage: Some(MemoryStage::Denoise),
+        plan: MemoryPlan::default(),
         needed_at_least_mib: Some(5000),
         free_before_mib: 4000,
         suspected: false,
-    }
+    })
 }
 
 #[test]
@@ -190,8 +188,7 @@ fn a_failure_that_no_longer_counts_is_listed_once_and_changes_nothing() {
     job.apply(chunk, ChunkEvent::Enqueued { attempt });
     let record = DoneRecord {
         chunk,
-        attempt: attempt.number,
-        epoch: attempt.epoch,
+        attempt,
         worker: "w2".parse().unwrap(),
         numeric_kind: "test".to_owned(),
         artifact: BlobRef {

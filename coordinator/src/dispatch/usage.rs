@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use latentfarm_common::ids::WorkerId;
-use latentfarm_common::wire::memory::{DeviceKind, MemoryStage, MemoryUse, Rung, StagePeak, WARN_GIB};
+use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan, MemoryStage, MemoryUse, StagePeak, WARN_GIB};
 
 /// A peak so far from its prediction is worth a word.
 const FAR_OFF: f64 = 0.15;
@@ -15,7 +15,7 @@ const OF_NOTE_MIB: u64 = 128;
 pub struct MemoryUsage {
     /// Highest use by stage, in order of the stages.
     pub stages: BTreeMap<DeviceKind, Vec<StagePeak>>,
-    pub plans: BTreeMap<(DeviceKind, Rung), PlanUse>,
+    pub plans: BTreeMap<(DeviceKind, MemoryPlan), PlanUse>,
     /// Where chunks were rendered.
     pub places: BTreeMap<(WorkerId, String), Place>,
     pub warnings: Vec<String>,
@@ -48,14 +48,14 @@ impl MemoryUsage {
         for stage in &used.stages {
             raise(peaks, *stage);
         }
-        let plan = self.plans.entry((used.kind, used.rung)).or_default();
-        plan.least_mib = match plan.chunks {
+        let taken = self.plans.entry((used.kind, used.plan)).or_default();
+        taken.least_mib = match taken.chunks {
             0 => used.peak_mib,
-            _ => plan.least_mib.min(used.peak_mib),
+            _ => taken.least_mib.min(used.peak_mib),
         };
-        plan.chunks += 1;
-        plan.predicted_mib = plan.predicted_mib.max(used.predicted_mib);
-        plan.most_mib = plan.most_mib.max(used.peak_mib);
+        taken.chunks += 1;
+        taken.predicted_mib = taken.predicted_mib.max(used.predicted_mib);
+        taken.most_mib = taken.most_mib.max(used.peak_mib);
         let place = self
             .places
             .entry((worker.clone(), used.device.clone()))
@@ -81,13 +81,13 @@ impl MemoryUsage {
                 warnings.push(format!("{worker} took more than {limit} GiB of {device}"));
             }
         }
-        for ((kind, rung), plan) in &self.plans {
-            let Some(deviation) = deviation(plan.most_mib, plan.predicted_mib) else {
+        for ((kind, plan), taken) in &self.plans {
+            let Some(deviation) = deviation(taken.most_mib, taken.predicted_mib) else {
                 continue;
             };
-            if plan.most_mib.abs_diff(plan.predicted_mib) >= OF_NOTE_MIB && deviation.abs() > FAR_OFF {
+            if taken.most_mib.abs_diff(taken.predicted_mib) >= OF_NOTE_MIB && deviation.abs() > FAR_OFF {
                 warnings.push(format!(
-                    "plan {rung} on {kind} took {:.0} % {} than predicted",
+                    "plan {plan} on {kind} took {:.0} % {} than predicted",
                     100.0 * deviation.abs(),
                     if deviation > 0.0 { "more" } else { "less" }
                 ));
@@ -120,7 +120,7 @@ fn stage_of(peak: &StagePeak) -> MemoryStage {
 mod tests {
     use super::*;
 
-    fn used(rung: Rung, predicted_mib: u64, peak_mib: u64) -> MemoryUse {
+    fn used(plan: MemoryPlan, predicted_mib: u64, peak_mib: u64) -> MemoryUse {
         let peak = |stage, live_mib| StagePeak {
             stage,
             live_mib,
@@ -129,7 +129,7 @@ mod tests {
         MemoryUse {
             kind: DeviceKind::Cuda,
             device: "cuda:0 Test".to_owned(),
-            rung,
+            plan,
             predicted_mib,
             peak_mib,
             least_free_mib: 24_000 - peak_mib,
@@ -142,7 +142,7 @@ mod tests {
         let warnings = |peak_mib: u64| {
             let mut usage = MemoryUsage::default();
             let worker = "w1".parse().unwrap();
-            usage.add(&worker, 16, &used(Rung::default(), peak_mib, peak_mib));
+            usage.add(&worker, 16, &used(MemoryPlan::default(), peak_mib, peak_mib));
             usage.judge();
             usage.warnings
         };
@@ -162,17 +162,20 @@ mod tests {
     fn the_highest_of_each_stage_is_kept_and_what_is_out_of_the_ordinary_is_said() {
         let mut usage = MemoryUsage::default();
         let worker = "w1".parse().unwrap();
-        usage.add(&worker, 16, &used(Rung::default(), 16_000, 20_000));
-        usage.add(&worker, 16, &used(Rung::default(), 16_000, 15_000));
-        usage.add(&worker, 16, &used(Rung::Sliced, 9000, 9100));
-        usage.add(&worker, 16, &used(Rung::Offload, 80, 35));
-        usage.add(&worker, 16, &used(Rung::Streamed, 400, 200));
+        usage.add(&worker, 16, &used(MemoryPlan::default(), 16_000, 20_000));
+        usage.add(&worker, 16, &used(MemoryPlan::default(), 16_000, 15_000));
+        usage.add(&worker, 16, &used(MemoryPlan::Sliced, 9000, 9100));
+        usage.add(&worker, 16, &used(MemoryPlan::Offload, 80, 35));
+        usage.add(&worker, 16, &used(MemoryPlan::Streamed, 400, 200));
         usage.judge();
         let stages = &usage.stages[&DeviceKind::Cuda];
         let found: Vec<(MemoryStage, u64)> = stages.iter().map(|peak| (peak.stage, peak.live_mib)).collect();
         assert_eq!(found, [(MemoryStage::Load, 50), (MemoryStage::Denoise, 20_000)]);
-        let plan = &usage.plans[&(DeviceKind::Cuda, Rung::default())];
-        assert_eq!((plan.chunks, plan.least_mib, plan.most_mib), (2, 15_000, 20_000));
+        let taken = &usage.plans[&(DeviceKind::Cuda, MemoryPlan::default())];
+        assert_eq!(
+            (taken.chunks, taken.least_mib, taken.most_mib),
+            (2, 15_000, 20_000)
+        );
         let place = usage.places.values().next().unwrap();
         assert_eq!((place.chunks, place.frames, place.least_free_mib), (5, 80, 4000));
         assert_eq!(

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use latentfarm_common::ids::{ChunkId, JobId, Work, WorkerId};
-use latentfarm_common::wire::outcome::{Heartbeat, Reach, TaskProgress, WorkerState};
+use latentfarm_common::wire::memory::RenderMemory;
+use latentfarm_common::wire::outcome::{Heartbeat, TaskProgress, WorkerState};
 use tokio::time::Instant;
 
 use crate::placement::Machine;
@@ -34,14 +35,16 @@ impl Heard {
     /// What it offers to render tasks, if anything.
     fn machine(&self) -> Option<Machine> {
         let heartbeat = self.heartbeat.as_ref()?;
-        let renders = heartbeat.reach != Reach::default();
+        let renders = heartbeat.capacity != RenderMemory::default();
         (renders && takes_tasks(heartbeat.state)).then(|| Machine {
             worker: heartbeat.worker.clone(),
-            host_mib: heartbeat.reach.host_mib,
-            device_mib: heartbeat
-                .reach
-                .device_mib
-                .map(|reach| reach.min(self.device.best())),
+            capacity: RenderMemory {
+                host_mib: heartbeat.capacity.host_mib,
+                device_mib: heartbeat
+                    .capacity
+                    .device_mib
+                    .map(|mib| mib.min(self.device.best())),
+            },
         })
     }
 
@@ -216,16 +219,16 @@ impl DeviceRoom {
     }
 }
 
-/// The worker's reach less what other processes hold of the device now.
+/// The worker's capacity less what other processes hold of the device now.
 fn device_room(heartbeat: &Heartbeat) -> u64 {
-    let Some(reach) = heartbeat.reach.device_mib else {
+    let Some(capacity) = heartbeat.capacity.device_mib else {
         return 0;
     };
     let own = heartbeat.memory.map_or(0, |memory| memory.own >> 20);
     let used = heartbeat
         .device_total_mib
         .saturating_sub(heartbeat.device_free_mib);
-    reach.saturating_sub(used.saturating_sub(own))
+    capacity.saturating_sub(used.saturating_sub(own))
 }
 
 #[cfg(test)]
@@ -308,7 +311,7 @@ mod tests {
         Heartbeat {
             device_free_mib: free_mib,
             device_total_mib: 8192,
-            reach: Reach {
+            capacity: RenderMemory {
                 host_mib: None,
                 device_mib: Some(7680),
             },
@@ -324,7 +327,7 @@ mod tests {
     fn memory_that_others_hold_for_long_is_not_counted_on() {
         let start = Instant::now();
         let mut workers = Workers::new(SILENCE, SILENCE);
-        let offered = |workers: &Workers| workers.machines()[0].device_mib;
+        let offered = |workers: &Workers| workers.machines()[0].capacity.device_mib;
         workers.hear(with_gpu(8192, 0), start);
         // Its own engine is no tenant.
         workers.hear(with_gpu(2192, 6000), start + SECOND);

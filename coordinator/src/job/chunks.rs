@@ -168,10 +168,10 @@ impl Chunks {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::job::attempt::Attempt;
     use crate::job::chunk::event::ChunkEvent;
     use crate::job::chunk::state::Step;
     use latentfarm_common::digest::Digest;
+    use latentfarm_common::ids::Attempt;
     use latentfarm_common::wire::outcome::Failure;
 
     fn ranges(count: u64) -> Vec<FrameRange> {

@@ -1,15 +1,15 @@
 //! Everything that the dispatcher knows of one chunk, in one place.
 
-use latentfarm_common::ids::{ChunkId, Work};
-use latentfarm_common::nats::lanes::Class;
+use latentfarm_common::ids::{Attempt, ChunkId, Work};
+use latentfarm_common::lanes::Class;
 use latentfarm_common::time::FrameRange;
 use latentfarm_common::wire::blob::BlobRef;
+use latentfarm_common::wire::memory::{MemoryConstraints, OutOfMemory};
 use tokio::time::Instant;
 
-use super::attempt::Attempt;
 use super::chunk::event::ChunkEvent;
 use super::chunk::state::{ChunkState, Phase, Step};
-use crate::placement::{ChunkMemory, Fit, JobNeeds, Oom, Raised, Shortage};
+use crate::placement::{ChunkMemory, Fit, JobNeeds, Raised, Shortage};
 
 /// Workers that fell silent over the same chunk before that counts as out of memory: machines die of it too.
 const LOSSES: u32 = 2;
@@ -142,9 +142,12 @@ impl ChunkRecord {
     }
 
     /// Notes that an attempt ran out of memory; `predicted` are the uncorrected needs of the job.
-    pub fn note_oom(&mut self, predicted: &JobNeeds, oom: &Oom) -> Raised {
+    /// `class` is that of the lane from which it was pulled, if that is known.
+    pub fn note_oom(&mut self, predicted: &JobNeeds, oom: &OutOfMemory, class: Option<Class>) -> Raised {
         let (needs, beside_mib) = (predicted.of(oom.kind), predicted.beside(oom.kind));
-        needs.map_or(Raised::Nothing, |needs| self.memory.note(oom, needs, beside_mib))
+        needs.map_or(Raised::Nothing, |needs| {
+            self.memory.note(oom, class, needs, beside_mib)
+        })
     }
 
     /// Notes that the chunk's worker fell silent in the middle of it, and says what follows. Once may be anything;
@@ -152,14 +155,17 @@ impl ChunkRecord {
     pub fn note_loss(&mut self, predicted: &JobNeeds) -> Option<String> {
         self.losses += 1;
         let fit = self.published.filter(|_| self.losses.is_multiple_of(LOSSES))?;
-        let oom = Oom {
-            kind: fit.plan.kind,
-            rung: fit.plan.floor,
+        let MemoryConstraints { kind, floor, .. } = fit.constraints;
+        let oom = OutOfMemory {
+            kind,
+            device: kind.to_string(),
+            stage: None,
+            plan: floor,
             needed_at_least_mib: None,
-            class: Some(fit.class),
+            free_before_mib: fit.need_mib,
             suspected: true,
         };
-        let raised = self.note_oom(predicted, &oom).text(oom.kind);
+        let raised = self.note_oom(predicted, &oom, Some(fit.class)).text(kind);
         Some(format!(
             "{LOSSES} workers were lost over it, so it may have been memory: {raised}"
         ))

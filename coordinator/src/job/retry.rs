@@ -83,20 +83,21 @@ impl Cause {
     /// The cause that a worker reported.
     pub fn of(failure: &Failure) -> Self {
         let (class, reason) = match failure {
-            Failure::OutOfMemory {
-                device,
-                stage,
-                rung,
-                needed_at_least_mib,
-                free_before_mib,
-                suspected,
-            } => {
-                let needed =
-                    needed_at_least_mib.map_or_else(String::new, |mib| format!(", needs at least {mib} MiB"));
-                let seems = if *suspected { "it seems that it ran " } else { "" };
+            Failure::OutOfMemory(oom) => {
+                let needed = oom
+                    .needed_at_least_mib
+                    .map_or_else(String::new, |mib| format!(", needs at least {mib} MiB"));
+                let seems = if oom.suspected {
+                    "it seems that it ran "
+                } else {
+                    ""
+                };
                 let reason = format!(
-                    "{seems}out of memory on {device} during {stage} under plan {rung} ({free_before_mib} MiB were \
-                     free{needed})"
+                    "{seems}out of memory on {}{} under plan {} ({} MiB were free{needed})",
+                    oom.device,
+                    oom.during(),
+                    oom.plan,
+                    oom.free_before_mib
                 );
                 (RetryClass::OutOfMemory, reason)
             }

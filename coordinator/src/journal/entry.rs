@@ -1,6 +1,8 @@
 //! What a journal holds.
 
-use latentfarm_common::wire::memory::{DeviceKind, MemoryUse, Needs, Rung};
+use latentfarm_common::ids::{Attempt, ChunkName, JobId, WorkerId};
+use latentfarm_common::lanes::Lane;
+use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan, MemoryUse, Needs};
 use latentfarm_common::wire::outcome::Failure;
 use serde::{Deserialize, Serialize};
 
@@ -13,14 +15,13 @@ pub struct Line {
     pub entry: Entry,
 }
 
-/// Something that was decided or that happened. Chunks are named by their text form without the job:
-/// `r00003`, `a00000`.
+/// Something that was decided or that happened. Each value is in its text form.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "entry", rename_all = "snake_case")]
 pub enum Entry {
     /// A coordinator took the job on.
     RunBegins {
-        job: String,
+        job: JobId,
         epoch: u64,
         analyze_chunks: usize,
         render_chunks: usize,
@@ -31,11 +32,11 @@ pub enum Entry {
     },
     /// Published.
     Placed {
-        chunk: String,
-        attempt: u32,
-        lane: String,
+        chunk: ChunkName,
+        attempt: Attempt,
+        lane: Lane,
         kind: DeviceKind,
-        floor: Rung,
+        floor: MemoryPlan,
         /// Of the leanest plan, all in all.
         need_mib: u64,
         needs: Needs,
@@ -43,56 +44,55 @@ pub enum Entry {
     },
     /// Taken out of the queue to be placed anew.
     TakenBack {
-        chunk: String,
-        attempt: u32,
-        lane: String,
+        chunk: ChunkName,
+        attempt: Attempt,
+        lane: Lane,
         why: String,
     },
     /// Fits no live worker.
     Waits {
-        chunk: String,
+        chunk: ChunkName,
         why: String,
     },
     Started {
-        chunk: String,
-        attempt: u32,
-        worker: String,
+        chunk: ChunkName,
+        attempt: Attempt,
+        worker: WorkerId,
     },
     Failed {
-        chunk: String,
-        attempt: u32,
-        worker: String,
+        chunk: ChunkName,
+        attempt: Attempt,
+        worker: WorkerId,
         failure: Failure,
-        /// Kind of device that it was placed on, and the lane.
-        kind: Option<DeviceKind>,
-        lane: Option<String>,
+        /// The lane that it was placed in; `None` if another attempt counted already.
+        lane: Option<Lane>,
         /// What followed for the next attempt.
         then: Option<String>,
     },
     /// The attempt ended without a word of its worker: lost worker, lost task, bad result.
     Ended {
-        chunk: String,
-        attempt: u32,
+        chunk: ChunkName,
+        attempt: Attempt,
         reason: String,
         then: Option<String>,
     },
     Done {
-        chunk: String,
-        attempt: u32,
-        worker: String,
+        chunk: ChunkName,
+        attempt: Attempt,
+        worker: WorkerId,
         frames: u64,
         numeric_kind: String,
         memory: Option<MemoryUse>,
     },
     GivenUp {
-        chunk: String,
+        chunk: ChunkName,
         reason: String,
     },
 }
 
 impl Entry {
     /// The chunk that it is about.
-    pub fn chunk(&self) -> Option<&str> {
+    pub fn chunk(&self) -> Option<ChunkName> {
         match self {
             Self::RunBegins { .. } => None,
             Self::Placed { chunk, .. }
@@ -102,7 +102,7 @@ impl Entry {
             | Self::Failed { chunk, .. }
             | Self::Ended { chunk, .. }
             | Self::Done { chunk, .. }
-            | Self::GivenUp { chunk, .. } => Some(chunk),
+            | Self::GivenUp { chunk, .. } => Some(*chunk),
         }
     }
 }

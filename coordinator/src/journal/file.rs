@@ -108,12 +108,16 @@ pub fn read(folder: &Path) -> io::Result<Vec<Line>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use latentfarm_common::ids::{Attempt, ChunkName, Work};
 
     fn entry(number: u32) -> Entry {
         Entry::Started {
-            chunk: format!("r{number:05}"),
-            attempt: 0,
-            worker: "w1".to_owned(),
+            chunk: ChunkName {
+                work: Work::Render,
+                index: number,
+            },
+            attempt: Attempt::default(),
+            worker: "w1".parse().unwrap(),
         }
     }
 

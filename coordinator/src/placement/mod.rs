@@ -18,7 +18,7 @@ mod options;
 mod solve;
 
 pub use needs::{JobNeeds, gib};
-pub use oom_policy::{ChunkMemory, Oom, Raised};
+pub use oom_policy::{ChunkMemory, Raised};
 pub use options::{Fit, Machine, Options, Shortage, options};
 pub use solve::{Candidate, CpuFallback, Load, Placement, solve};
 

@@ -1,7 +1,7 @@
 //! What a job's windows need by kind of device.
 
-use latentfarm_common::needs::{Observation, corrected};
-use latentfarm_common::wire::memory::{DeviceKind, Needs, Rung};
+use latentfarm_common::needs::corrected;
+use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan, Needs, Observation};
 
 /// Predicted or corrected needs of one job.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -19,7 +19,7 @@ impl JobNeeds {
     pub fn flat_cpu(mib: u64) -> Self {
         Self {
             cpu: Some(Needs {
-                mib: [mib; Rung::COUNT],
+                mib: [mib; MemoryPlan::COUNT],
             }),
             cuda: None,
             media_mib: 0,

@@ -1,8 +1,8 @@
 //! What one chunk ran out of, and where that leaves it.
 
-use latentfarm_common::nats::lanes::Class;
+use latentfarm_common::lanes::Class;
 use latentfarm_common::needs::same_need;
-use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan, Needs, Rung};
+use latentfarm_common::wire::memory::{DeviceKind, MemoryConstraints, MemoryPlan, Needs, OutOfMemory};
 
 use super::needs::gib;
 
@@ -10,26 +10,11 @@ use super::needs::gib;
 /// more room all the same: once may be another tenant's doing.
 const SQUEEZES: u32 = 2;
 
-/// One attempt that ran out of memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Oom {
-    pub kind: DeviceKind,
-    /// Plan that it ran under.
-    pub rung: Rung,
-    /// Told by an allocator: the need under that plan is not below this.
-    pub needed_at_least_mib: Option<u64>,
-    /// Class of the lane that it was pulled from, where that is known.
-    pub class: Option<Class>,
-    /// Inferred from a kill or a lost machine. It raises the floor like any other, for a second opinion under a
-    /// leaner plan, but proves nothing about the need: no bound is set and no place is ruled out by one of them.
-    pub suspected: bool,
-}
-
 /// What followed from an attempt that ran out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Raised {
     /// Plans before this one are not tried again on such a device.
-    Floor(Rung),
+    Floor(MemoryPlan),
     /// The leanest plan is not enough there: so much has to be free from now on, in MiB.
     Class(u64),
     /// The device had less than was promised: the same place may be tried once more.
@@ -40,7 +25,7 @@ impl Raised {
     /// What followed, in words.
     pub fn text(self, kind: DeviceKind) -> String {
         match self {
-            Self::Floor(rung) => format!("its plan floor on {kind} rises to {rung}"),
+            Self::Floor(plan) => format!("its plan floor on {kind} rises to {plan}"),
             Self::Class(mib) => format!(
                 "the leanest plan is not enough: on {kind} it asks for {} from now on",
                 gib(mib)
@@ -59,9 +44,9 @@ pub struct ChunkMemory {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct KindMemory {
-    floor: Rung,
+    floor: MemoryPlan,
     /// Lower bounds of the need by plan, in MiB; 0: none.
-    bounds: [u64; Rung::COUNT],
+    bounds: [u64; MemoryPlan::COUNT],
     /// What a lane has to offer at least.
     least_mib: u64,
     squeezes: u32,
@@ -83,13 +68,13 @@ impl ChunkMemory {
     }
 
     /// The first plan that may still be used.
-    pub fn floor(&self, kind: DeviceKind) -> Rung {
+    pub fn floor(&self, kind: DeviceKind) -> MemoryPlan {
         self.of(kind).floor
     }
 
     /// The highest lower bound that is known for the leanest plan, in MiB; 0: none.
     pub fn bound(&self, kind: DeviceKind) -> u64 {
-        self.of(kind).bounds[Rung::LEANEST.index()]
+        self.of(kind).bounds[MemoryPlan::LEANEST.index()]
     }
 
     /// `needs` with this chunk's own lower bounds in them.
@@ -103,8 +88,8 @@ impl ChunkMemory {
         raised
     }
 
-    pub fn plan(&self, kind: DeviceKind, needs: &Needs) -> MemoryPlan {
-        MemoryPlan {
+    pub fn constraints(&self, kind: DeviceKind, needs: &Needs) -> MemoryConstraints {
+        MemoryConstraints {
             kind,
             floor: self.floor(kind),
             needs: self.needs(kind, needs),
@@ -117,23 +102,30 @@ impl ChunkMemory {
         leanest.saturating_add(beside_mib).max(self.of(kind).least_mib)
     }
 
-    /// Notes an attempt that ran out. `predicted` are the uncorrected needs on that kind of device: they say
+    /// Notes an attempt that ran out. `class` is that of the lane from which it was pulled, if that is known.
+    /// `predicted` are the uncorrected needs on that kind of device: they say
     /// which plans really need less.
-    pub fn note(&mut self, oom: &Oom, predicted: &Needs, beside_mib: u64) -> Raised {
+    pub fn note(
+        &mut self,
+        oom: &OutOfMemory,
+        class: Option<Class>,
+        predicted: &Needs,
+        beside_mib: u64,
+    ) -> Raised {
         let need_before = self.lane_need(oom.kind, predicted, beside_mib);
-        let class_before = oom.class.or_else(|| class_for(oom.kind, need_before));
+        let class_before = class.or_else(|| class_for(oom.kind, need_before));
         let memory = self.of_mut(oom.kind);
         if let Some(mib) = oom.needed_at_least_mib.filter(|_| !oom.suspected) {
-            let same = same_need(predicted, oom.rung);
+            let same = same_need(predicted, oom.plan);
             memory.bounds[same.index()] = memory.bounds[same.index()].max(mib);
         }
-        if let Some(next) = predicted.next_leaner(oom.rung)
+        if let Some(next) = predicted.next_leaner(oom.plan)
             && next > memory.floor
         {
             memory.floor = next;
             return Raised::Floor(next);
         }
-        memory.floor = memory.floor.max(oom.rung);
+        memory.floor = memory.floor.max(oom.plan);
         // Without any class nothing offers it, nor more.
         let offered_mib = class_before.map_or(need_before, offered);
         let need = self.lane_need(oom.kind, predicted, beside_mib);

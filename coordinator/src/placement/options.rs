@@ -3,8 +3,8 @@
 use std::fmt;
 
 use latentfarm_common::ids::WorkerId;
-use latentfarm_common::nats::lanes::Class;
-use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan};
+use latentfarm_common::lanes::Class;
+use latentfarm_common::wire::memory::{DeviceKind, MemoryConstraints, RenderMemory};
 
 use super::needs::{JobNeeds, gib};
 use super::oom_policy::{ChunkMemory, class_for, offered};
@@ -13,27 +13,18 @@ use super::oom_policy::{ChunkMemory, class_for, offered};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Machine {
     pub worker: WorkerId,
-    /// Host memory that it can offer to a task; `None`: does not render on the CPU.
-    pub host_mib: Option<u64>,
-    /// GPU memory that it can offer to a task; `None`: no usable GPU.
-    pub device_mib: Option<u64>,
+    /// What it can offer to a task.
+    pub capacity: RenderMemory,
 }
 
 impl Machine {
-    pub fn reach(&self, kind: DeviceKind) -> Option<u64> {
-        match kind {
-            DeviceKind::Cpu => self.host_mib,
-            DeviceKind::Cuda => self.device_mib,
-        }
-    }
-
     pub fn serves(&self, class: Class) -> bool {
-        let reach = match class {
+        let capacity = match class {
             Class::Analyze => return true,
-            Class::Cpu(_) => self.host_mib,
-            Class::Gpu(_) => self.device_mib,
+            Class::Cpu(_) => self.capacity.host_mib,
+            Class::Gpu(_) => self.capacity.device_mib,
         };
-        reach.is_some_and(|mib| mib >= offered(class))
+        capacity.is_some_and(|mib| mib >= offered(class))
     }
 }
 
@@ -41,7 +32,7 @@ impl Machine {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fit {
     pub class: Class,
-    pub plan: MemoryPlan,
+    pub constraints: MemoryConstraints,
     /// What the leanest plan needs, all in all.
     pub need_mib: u64,
 }
@@ -101,13 +92,16 @@ pub fn options(needs: &JobNeeds, memory: &ChunkMemory, machines: &[Machine]) -> 
                 kind,
                 need_mib,
                 lane_mib: class.map(offered),
-                largest_mib: machines.iter().filter_map(|machine| machine.reach(kind)).max(),
+                largest_mib: machines
+                    .iter()
+                    .filter_map(|machine| machine.capacity.of(kind))
+                    .max(),
             });
             continue;
         };
         let fit = Some(Fit {
             class,
-            plan: memory.plan(kind, predicted),
+            constraints: memory.constraints(kind, predicted),
             need_mib,
         });
         match kind {

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use clap::ValueEnum;
-use latentfarm_common::nats::lanes::Class;
+use latentfarm_common::lanes::Class;
 use latentfarm_common::wire::memory::DeviceKind;
 
 use super::options::{Fit, Options, Shortage};

@@ -1,15 +1,15 @@
-use latentfarm_common::nats::lanes::{CPU_CLASSES_GIB, GPU_CLASSES_GIB};
-use latentfarm_common::wire::memory::{DeviceKind, Needs, Rung};
+use latentfarm_common::lanes::{CPU_CLASSES_GIB, GPU_CLASSES_GIB};
+use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan, Needs, OutOfMemory, RenderMemory};
 use proptest::prelude::*;
 
 use super::oom_policy::offered;
 use super::*;
 
 const GPU: Needs = Needs {
-    mib: [9000, 7000, 5000, 5000, 4000, 3500, 2500],
+    mib: [9000, 7000, 5000, 5000, 3500, 2500],
 };
 const CPU: Needs = Needs {
-    mib: [12_000, 12_000, 9000, 9000, 8000, 8000, 8000],
+    mib: [12_000, 12_000, 9000, 9000, 8000, 8000],
 };
 
 fn needs() -> JobNeeds {
@@ -23,8 +23,7 @@ fn needs() -> JobNeeds {
 fn machine(name: &str, host_mib: Option<u64>, device_mib: Option<u64>) -> Machine {
     Machine {
         worker: name.parse().unwrap(),
-        host_mib,
-        device_mib,
+        capacity: RenderMemory { host_mib, device_mib },
     }
 }
 
@@ -36,12 +35,14 @@ fn cpu(mib: u64) -> Machine {
     machine("cpu", Some(mib), None)
 }
 
-fn oom(kind: DeviceKind, rung: Rung, needed: Option<u64>) -> Oom {
-    Oom {
+fn oom(kind: DeviceKind, plan: MemoryPlan, needed: Option<u64>) -> OutOfMemory {
+    OutOfMemory {
         kind,
-        rung,
+        device: kind.to_string(),
+        stage: None,
+        plan,
         needed_at_least_mib: needed,
-        class: None,
+        free_before_mib: 0,
         suspected: false,
     }
 }
@@ -77,22 +78,23 @@ fn the_class_is_the_need_of_the_leanest_plan() {
 fn out_of_memory_raises_the_floor_then_the_class_then_leaves_the_cpu() {
     let machines = [gpu(4100), cpu(64_000)];
     let mut memory = ChunkMemory::default();
-    let first = oom(DeviceKind::Cuda, Rung::Sliced, Some(5500));
+    let first = oom(DeviceKind::Cuda, MemoryPlan::Sliced, Some(5500));
     assert_eq!(
-        memory.note(&first, &GPU, 0),
-        Raised::Floor(Rung::FrameVae),
+        memory.note(&first, None, &GPU, 0),
+        Raised::Floor(MemoryPlan::Offload),
         "two-pass-norm saves nothing"
     );
     assert_eq!(name(&place(CpuFallback::Last, &memory, &machines)), "g03");
-    let second = oom(DeviceKind::Cuda, Rung::FrameVae, Some(4600));
-    assert_eq!(memory.note(&second, &GPU, 0), Raised::Floor(Rung::Offload));
-    let third = oom(DeviceKind::Cuda, Rung::Offload, None);
-    assert_eq!(memory.note(&third, &GPU, 0), Raised::Floor(Rung::Streamed));
-    let fourth = oom(DeviceKind::Cuda, Rung::Streamed, Some(3200));
-    assert_eq!(memory.note(&fourth, &GPU, 0), Raised::Class(3200));
+    let third = oom(DeviceKind::Cuda, MemoryPlan::Offload, None);
+    assert_eq!(
+        memory.note(&third, None, &GPU, 0),
+        Raised::Floor(MemoryPlan::Streamed)
+    );
+    let fourth = oom(DeviceKind::Cuda, MemoryPlan::Streamed, Some(3200));
+    assert_eq!(memory.note(&fourth, None, &GPU, 0), Raised::Class(3200));
     assert_eq!(name(&place(CpuFallback::Last, &memory, &machines)), "g04");
-    let fifth = oom(DeviceKind::Cuda, Rung::Streamed, Some(4200));
-    assert_eq!(memory.note(&fifth, &GPU, 0), Raised::Class(4200));
+    let fifth = oom(DeviceKind::Cuda, MemoryPlan::Streamed, Some(4200));
+    assert_eq!(memory.note(&fifth, None, &GPU, 0), Raised::Class(4200));
     assert_eq!(name(&place(CpuFallback::Last, &memory, &machines)), "cpu16");
     let never = place(CpuFallback::Never, &memory, &machines);
     let Placement::Wait { shortages } = never else {
@@ -107,29 +109,34 @@ fn out_of_memory_raises_the_floor_then_the_class_then_leaves_the_cpu() {
 #[test]
 fn a_squeezed_chunk_tries_its_place_once_more_before_it_asks_for_a_larger_one() {
     let mut memory = ChunkMemory::default();
-    let squeezed = oom(DeviceKind::Cuda, Rung::Streamed, Some(2000));
-    assert_eq!(memory.note(&squeezed, &GPU, 0), Raised::Nothing);
-    assert_eq!(memory.note(&squeezed, &GPU, 0), Raised::Class(3 * 1024 + 1));
+    let squeezed = oom(DeviceKind::Cuda, MemoryPlan::Streamed, Some(2000));
+    assert_eq!(memory.note(&squeezed, None, &GPU, 0), Raised::Nothing);
+    assert_eq!(memory.note(&squeezed, None, &GPU, 0), Raised::Class(3 * 1024 + 1));
 }
 
 #[test]
 fn a_suspicion_raises_the_floor_and_rules_no_place_out() {
     let mut memory = ChunkMemory::default();
-    let killed = Oom {
+    let killed = OutOfMemory {
         suspected: true,
         needed_at_least_mib: Some(90_000),
-        ..oom(DeviceKind::Cpu, Rung::default(), None)
+        ..oom(DeviceKind::Cpu, MemoryPlan::default(), None)
     };
-    assert_eq!(memory.note(&killed, &CPU, 400), Raised::Floor(Rung::Sliced));
+    assert_eq!(
+        memory.note(&killed, None, &CPU, 400),
+        Raised::Floor(MemoryPlan::Sliced)
+    );
     assert_eq!(memory.needs(DeviceKind::Cpu, &CPU), CPU);
 }
 
 #[test]
 fn with_every_plan_alike_the_class_rises_at_once() {
-    let flat = Needs { mib: [3000; 7] };
+    let flat = Needs {
+        mib: [3000; MemoryPlan::COUNT],
+    };
     let mut memory = ChunkMemory::default();
-    let first = oom(DeviceKind::Cpu, Rung::default(), Some(5000));
-    assert_eq!(memory.note(&first, &flat, 0), Raised::Class(5000));
+    let first = oom(DeviceKind::Cpu, MemoryPlan::default(), Some(5000));
+    assert_eq!(memory.note(&first, None, &flat, 0), Raised::Class(5000));
     assert_eq!(memory.needs(DeviceKind::Cpu, &flat).leanest(), 5000);
 }
 
@@ -213,37 +220,43 @@ fn a_gpu_that_frees_up_takes_back_what_the_cpu_has_not_begun() {
 }
 
 fn ladder() -> impl Strategy<Value = Needs> {
-    proptest::array::uniform7(1_u64..100_000).prop_map(|mut mib| {
+    proptest::array::uniform6(1_u64..100_000).prop_map(|mut mib| {
         mib.sort_unstable_by(|a, b| b.cmp(a));
         Needs { mib }
     })
 }
 
 fn farm() -> impl Strategy<Value = Vec<Machine>> {
-    let reach = || prop::option::of(1_u64..160_000);
+    let mib = || prop::option::of(1_u64..160_000);
     prop::collection::vec(
-        (reach(), reach()).prop_map(|(host, device)| machine("w", host, device)),
+        (mib(), mib()).prop_map(|(host, device)| machine("w", host, device)),
         0..5,
     )
 }
 
 /// What an attempt on the smallest machine that may pull it comes to; `None`: it succeeded.
-fn attempt(fit: &Fit, machines: &[Machine], truth: &JobNeeds, telling: u8) -> Option<Oom> {
-    let kind = fit.plan.kind;
+fn attempt(fit: &Fit, machines: &[Machine], truth: &JobNeeds, telling: u8) -> Option<OutOfMemory> {
+    let kind = fit.constraints.kind;
     let servers = machines.iter().filter(|machine| machine.serves(fit.class));
-    let free = servers.filter_map(|machine| machine.reach(kind)).min().unwrap() - truth.beside(kind);
-    let rung = fit.plan.needs.fastest_within(fit.plan.floor, free).unwrap();
-    let needed = truth.of(kind).unwrap().of(rung);
-    (needed > free).then_some(Oom {
-        kind,
-        rung,
-        needed_at_least_mib: match telling {
-            0 => None,
-            1 => Some(free + 1),
-            _ => Some(needed),
-        },
-        class: Some(fit.class),
+    let free = servers
+        .filter_map(|machine| machine.capacity.of(kind))
+        .min()
+        .unwrap()
+        - truth.beside(kind);
+    let plan = fit
+        .constraints
+        .needs
+        .fastest_within(fit.constraints.floor, free)
+        .unwrap();
+    let needed = truth.of(kind).unwrap().of(plan);
+    let told = match telling {
+        0 => None,
+        1 => Some(free + 1),
+        _ => Some(needed),
+    };
+    (needed > free).then(|| OutOfMemory {
         suspected: telling == 3,
+        ..oom(kind, plan, told)
     })
 }
 
@@ -270,7 +283,7 @@ proptest! {
         let mut memory = ChunkMemory::default();
         let mut told = telling.iter().cycle();
         let honest = telling.iter().all(|telling| *telling == 2);
-        let limit = 2 * (Rung::COUNT + 2 * (GPU_CLASSES_GIB.len() + CPU_CLASSES_GIB.len()));
+        let limit = 2 * (MemoryPlan::COUNT + 2 * (GPU_CLASSES_GIB.len() + CPU_CLASSES_GIB.len()));
         let mut steps = 0;
         loop {
             let candidate = Candidate { frames: 16, options: options(&predicted, &memory, &machines), at: None };
@@ -288,11 +301,11 @@ proptest! {
                     break;
                 }
                 Placement::Lane { fit, .. } => {
-                    let kind = fit.plan.kind;
+                    let kind = fit.constraints.kind;
                     prop_assert!(offered(fit.class) >= memory.bound(kind) + predicted.beside(kind));
                     let Some(oom) = attempt(&fit, &machines, &truth, *told.next().unwrap()) else { break };
                     let before = memory;
-                    memory.note(&oom, predicted.of(kind).unwrap(), predicted.beside(kind));
+                    memory.note(&oom, Some(fit.class), predicted.of(kind).unwrap(), predicted.beside(kind));
                     prop_assert_ne!(before, memory);
                 }
             }

@@ -4,15 +4,13 @@ use std::fmt;
 use std::path::Path;
 
 use latentfarm_common::wire::job::ModelSpec;
-use latentfarm_common::wire::memory::DeviceKind;
+use latentfarm_common::wire::memory::{DeviceKind, MEDIA_MIB};
 
 use super::settings::RenderSettings;
 use super::weights::WeightsInfo;
 use crate::ingest::Examined;
 use crate::placement::{JobNeeds, gib};
 
-/// Host memory that a worker takes off for its media child before it offers the rest.
-const WORKERS_KEEP_MIB: u64 = 256;
 /// f32 operations a second of one core in the model's matrix work, as measured on a current server CPU.
 const FLOPS_PER_THREAD: f64 = 5e10;
 /// Ingest, start of the processes, loading of a small model, stitching.
@@ -104,7 +102,7 @@ impl fmt::Display for Estimate {
 /// What a window needs by kind of device, as the worker program predicts it, and the media child beside it.
 pub(super) fn job_needs(weights: &WeightsInfo, guided: bool, picture_bytes: u64) -> JobNeeds {
     // The media child holds two windows of pictures and one as RGB; workers keep room for a small one anyway.
-    let media_mib = ((64 * picture_bytes + (300 << 20)) >> 20).saturating_sub(WORKERS_KEEP_MIB);
+    let media_mib = ((64 * picture_bytes + (300 << 20)) >> 20).saturating_sub(MEDIA_MIB);
     JobNeeds {
         cpu: weights.needs(DeviceKind::Cpu, guided),
         cuda: weights.needs(DeviceKind::Cuda, guided),
@@ -146,8 +144,8 @@ mod tests {
     const DESCRIBED: &str = r#"{
         "identity": "00", "synthetic": true, "resolution_px": 256, "unet_parameters": 1000, "vae_parameters": 10,
         "needs": [
-            {"kind": "cpu", "dtype": "f32", "guided": false, "mib": [70, 60, 50, 40, 30, 20, 10], "confirmed": true},
-            {"kind": "cuda", "dtype": "f16", "guided": true, "mib": [7, 6, 5, 4, 3, 2, 1], "confirmed": false}
+            {"kind": "cpu", "dtype": "f32", "guided": false, "mib": [70, 60, 50, 40, 20, 10], "confirmed": true},
+            {"kind": "cuda", "dtype": "f16", "guided": true, "mib": [7, 6, 5, 4, 2, 1], "confirmed": false}
         ]}"#;
 
     #[test]

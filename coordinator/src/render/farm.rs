@@ -1,13 +1,10 @@
 //! Which farm a render uses, and the way to it.
 
-use std::path::{Path, PathBuf};
-
-use latentfarm_common::blob::{BlobError, Store};
+use latentfarm_common::blob::Store;
 use latentfarm_common::nats::Role;
 use latentfarm_common::nats::connect::{self, Identity, Patience};
 use latentfarm_common::nats::server::ServerBinary;
 use latentfarm_common::nats::topology::{self, Topology};
-use latentfarm_common::wire::blob::BlobRef;
 
 use crate::dispatch::Farm;
 use crate::job::folder::JobFolder;
@@ -61,17 +58,4 @@ async fn remote(url: &str) -> Result<Farm, FarmError> {
         topology: Topology::default(),
         store,
     })
-}
-
-/// A blob as a file on this machine: where the store keeps it, or a copy in `scratch`, fetched once.
-pub(super) async fn local_copy(store: &Store, blob: &BlobRef, scratch: &Path) -> Result<PathBuf, BlobError> {
-    if let Some(path) = store.local_path(blob)? {
-        return Ok(path);
-    }
-    let path = scratch.join(blob.digest.to_string());
-    let is_here = std::fs::metadata(&path).is_ok_and(|found| found.len() == blob.bytes);
-    if !is_here {
-        store.get_to_file(blob, &path).await?;
-    }
-    Ok(path)
 }

@@ -18,7 +18,6 @@ use tokio::task::spawn_blocking;
 
 use super::error::RenderError;
 use super::event::{Observer, RenderEvent};
-use super::farm::local_copy;
 use super::finish;
 use super::preflight::Preflight;
 use super::report::{RenderReport, Written};
@@ -225,7 +224,11 @@ impl Run<'_> {
         let mut segments = Vec::with_capacity(records.len());
         for record in records {
             let range = finish::range_of(spec, record);
-            let path = local_copy(&self.farm.store, &record.artifact, &self.folder.scratch()).await?;
+            let path = self
+                .farm
+                .store
+                .local_file(&record.artifact, &self.folder.scratch())
+                .await?;
             segments.push((range, path, record.artifact));
         }
         let request = finish::stitch_request(spec, records, segments, &self.preflight.settings);
@@ -253,7 +256,7 @@ fn segment_check(store: &Store, folder: &JobFolder) -> Check {
     // Called on a thread of its own, where waiting for the store blocks nobody.
     Arc::new(move |record: &DoneRecord, range| {
         let path = runtime
-            .block_on(local_copy(&store, &record.artifact, &scratch))
+            .block_on(store.local_file(&record.artifact, &scratch))
             .map_err(|error| one_line(&error))?;
         stitch::check_segment(&path, &record.artifact, range)
             .map(|_info| ())

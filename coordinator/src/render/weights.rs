@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use latentfarm_common::digest::Digest;
-use latentfarm_common::wire::memory::{DeviceKind, Needs, Rung};
+use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan, Needs};
 use serde::Deserialize;
 
 /// Description of a checkpoint.
@@ -29,7 +29,7 @@ pub struct WeightsInfo {
 struct PredictedNeeds {
     kind: DeviceKind,
     guided: bool,
-    mib: [u64; Rung::COUNT],
+    mib: [u64; MemoryPlan::COUNT],
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -9,7 +9,7 @@ use latentfarm_common::nats::done::DoneLog;
 use latentfarm_common::nats::tasks::TaskQueue;
 use latentfarm_common::nats::topology::Topology;
 use latentfarm_common::time::FrameRange;
-use latentfarm_common::wire::memory::Rung;
+use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan, MemoryStage, OutOfMemory};
 use latentfarm_common::wire::outcome::Failure;
 use latentfarm_coordinator::dispatch::{Ending, JobEvent, RetryClass};
 use latentfarm_coordinator::job::store;
@@ -65,14 +65,15 @@ async fn a_failed_chunk_is_tried_again_and_a_hopeless_one_does_not_end_the_job()
         if is_render(task, 1) && before == 0 {
             Act::Fail(transient())
         } else if is_render(task, 2) && before == 0 {
-            Act::Fail(Failure::OutOfMemory {
+            Act::Fail(Failure::OutOfMemory(OutOfMemory {
+                kind: DeviceKind::Cpu,
                 device: "cpu".to_owned(),
-                stage: "denoise".to_owned(),
-                rung: Rung::default(),
+                stage: Some(MemoryStage::Denoise),
+                plan: MemoryPlan::default(),
                 needed_at_least_mib: Some(4000),
                 free_before_mib: 3000,
                 suspected: false,
-            })
+            }))
         } else if is_render(task, 3) {
             Act::Fail(transient())
         } else if is_render(task, 4) {

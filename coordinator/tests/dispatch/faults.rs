@@ -126,7 +126,11 @@ async fn a_result_that_fails_verification_is_taken_back_and_done_again() {
     assert_eq!(result.report.retries.values().sum::<u64>(), 1);
     let again = ledger.begun().into_values().filter(|times| *times == 2).count();
     assert!(again <= 1, "only the refused chunk was done again");
-    let attempts: Vec<u32> = result.records.iter().map(|record| record.attempt).collect();
+    let attempts: Vec<u32> = result
+        .records
+        .iter()
+        .map(|record| record.attempt.number)
+        .collect();
     assert_eq!(attempts.iter().filter(|attempt| **attempt > 0).count(), again);
 }
 

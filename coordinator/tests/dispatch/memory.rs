@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use latentfarm_common::wire::memory::{DeviceKind, Needs, Rung};
+use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan, Needs};
 use latentfarm_common::wire::outcome::Failure;
 use latentfarm_common::wire::task::TaskBody;
 use latentfarm_coordinator::dispatch::{CpuFallback, Ending, JobEvent, JobNeeds, RetryClass};
@@ -12,12 +12,14 @@ use latentfarm_coordinator::journal::{self, Entry};
 use crate::support::{Act, Ledger, Rig, Script, Stage, always, begins, first_time, is_render};
 
 const GPU: Needs = Needs {
-    mib: [6000, 5000, 4000, 4000, 3500, 3000, 2500],
+    mib: [6000, 5000, 4000, 4000, 3000, 2500],
 };
 
 pub fn mixed() -> JobNeeds {
     JobNeeds {
-        cpu: Some(Needs { mib: [3000; 7] }),
+        cpu: Some(Needs {
+            mib: [3000; MemoryPlan::COUNT],
+        }),
         cuda: Some(GPU),
         media_mib: 100,
     }
@@ -40,7 +42,7 @@ async fn a_mispredicted_chunk_climbs_the_ladder_and_ends_on_a_bigger_worker() {
     stage.settings.job.needs = mixed();
     let ledger = Ledger::default();
     let truth = Some(Needs {
-        mib: [9000, 8000, 7000, 7000, 6500, 6000, 5500],
+        mib: [9000, 8000, 7000, 7000, 6000, 5500],
     });
     let small = Rig {
         truth,
@@ -76,20 +78,19 @@ async fn a_mispredicted_chunk_climbs_the_ladder_and_ends_on_a_bigger_worker() {
         begun - 4,
         "every attempt that was not the last one ran out, and is told"
     );
-    assert!(ooms.iter().any(|oom| oom.rung == Rung::Streamed));
+    assert!(ooms.iter().any(|oom| oom.oom.plan == MemoryPlan::Streamed));
     for index in 0..4 {
-        let name = format!("r{index:05}");
-        let of_chunk = ooms.iter().filter(|oom| oom.chunk == name);
-        let rungs: Vec<Rung> = of_chunk.map(|oom| oom.rung).collect();
-        assert!(rungs.is_sorted_by(|before, after| before < after), "{rungs:?}");
+        let of_chunk = ooms.iter().filter(|oom| oom.chunk.index == index);
+        let plans: Vec<MemoryPlan> = of_chunk.map(|oom| oom.oom.plan).collect();
+        assert!(plans.is_sorted_by(|before, after| before < after), "{plans:?}");
     }
     let told = journal::read(&stage.settings.job.job_dir).unwrap();
     let failed = told
         .iter()
         .filter(|line| matches!(line.entry, Entry::Failed { .. }));
     assert_eq!(failed.count(), ooms.len());
-    let plan = &result.report.memory.plans[&(DeviceKind::Cuda, Rung::Streamed)];
-    assert_eq!((plan.chunks, plan.most_mib), (4, 5500));
+    let taken = &result.report.memory.plans[&(DeviceKind::Cuda, MemoryPlan::Streamed)];
+    assert_eq!((taken.chunks, taken.most_mib), (4, 5500));
 }
 
 fn is_r(chunk: &latentfarm_common::ids::ChunkId) -> bool {
@@ -231,7 +232,7 @@ async fn what_was_learned_survives_the_coordinator() {
     assert_eq!(second.end().await.unwrap().ending, Ending::Complete);
     let placed = journal::read(&stage.settings.job.job_dir).unwrap();
     let need = placed.iter().find_map(|line| match &line.entry {
-        Entry::Placed { chunk, needs, .. } if chunk == "r00003" => Some(needs.leanest()),
+        Entry::Placed { chunk, needs, .. } if chunk.to_string() == "r00003" => Some(needs.leanest()),
         _ => None,
     });
     assert_eq!(need, Some(3750), "half as much again as predicted");
@@ -264,7 +265,7 @@ async fn two_workers_lost_over_a_chunk_raise_its_plan_floor() {
     let mut stage = Stage::open(16).await;
     stage.settings.job.needs = mixed();
     let ledger = Ledger::default();
-    let floors: Arc<Mutex<Vec<Rung>>> = Arc::default();
+    let floors: Arc<Mutex<Vec<MemoryPlan>>> = Arc::default();
     let noting = Arc::clone(&floors);
     let script: Script = Arc::new(move |task, before| match &task.body {
         TaskBody::Render(render) => {
@@ -287,9 +288,9 @@ async fn two_workers_lost_over_a_chunk_raise_its_plan_floor() {
     assert_eq!(
         floors,
         [
-            Rung::BatchedGuidance,
-            Rung::BatchedGuidance,
-            Rung::SequentialGuidance
+            MemoryPlan::BatchedGuidance,
+            MemoryPlan::BatchedGuidance,
+            MemoryPlan::SequentialGuidance
         ]
     );
 }

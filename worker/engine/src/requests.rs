@@ -13,7 +13,7 @@ use latentfarm_common::time::WINDOW_FRAMES;
 use latentfarm_common::wire::engine::{
     AudioRequest, EngineFailure, EngineReply, EngineRequest, EngineTimings, WindowRequest,
 };
-use latentfarm_common::wire::memory::{DeviceKind, MemorySample, MemoryStage, Rung};
+use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan, MemorySample, MemoryStage};
 
 use super::audio_cache::AudioCache;
 use super::classify::{Fault, classify};
@@ -38,7 +38,7 @@ pub struct Engine {
     watch: Shared,
     settings: Settings,
     /// Plan of the task.
-    rung: Rung,
+    plan: MemoryPlan,
     poisoned: bool,
 }
 
@@ -74,7 +74,7 @@ impl Engine {
                 computes_as: device.computes_as,
                 dtype,
             },
-            rung: Rung::default(),
+            plan: MemoryPlan::default(),
             poisoned: false,
         }
     }
@@ -106,12 +106,12 @@ impl Engine {
             EngineRequest::Load {
                 weights_dir,
                 expected,
-                rung,
+                plan,
             } => {
-                self.load(Path::new(&weights_dir), expected, rung)?;
+                self.load(Path::new(&weights_dir), expected, plan)?;
                 Ok(EngineReply::Loaded {
                     synthetic: self.loaded()?.synthetic,
-                    numeric_kind: self.numeric_kind(rung),
+                    numeric_kind: self.numeric_kind(plan),
                     device: self.settings.name.clone(),
                     memory: self.sample(),
                 })
@@ -137,24 +137,24 @@ impl Engine {
         }
     }
 
-    /// Of what is computed under `rung`: only where the same levers change bits are results the same.
-    fn numeric_kind(&self, rung: Rung) -> String {
+    /// Of what is computed under `plan`: only where the same levers change bits are results the same.
+    fn numeric_kind(&self, plan: MemoryPlan) -> String {
         let kind = if self.settings.device.is_cpu() {
             DeviceKind::Cpu
         } else {
             DeviceKind::Cuda
         };
-        let plain = numeric_kind(&self.settings.computes_as, self.settings.dtype);
-        match tolerant_levers(kind, rung) {
-            Some(levers) => format!("{plain}+{levers}"),
-            None => plain,
+        let base = numeric_kind(&self.settings.computes_as, self.settings.dtype);
+        match tolerant_levers(kind, plan) {
+            Some(levers) => format!("{base}+{levers}"),
+            None => base,
         }
     }
 
     /// Every task begins with this request, so that the one before is over.
-    fn load(&mut self, dir: &Path, expected: Digest, rung: Rung) -> Result<(), EngineFailure> {
+    fn load(&mut self, dir: &Path, expected: Digest, plan: MemoryPlan) -> Result<(), EngineFailure> {
         drop(Guard::new(&self.watch, Level::Task));
-        self.rung = rung;
+        self.plan = plan;
         let known = self
             .loaded
             .as_ref()
@@ -169,7 +169,7 @@ impl Engine {
         let _cleanup = Guard::new(&self.watch, Level::Window);
         self.watch
             .borrow_mut()
-            .request(Request::Load, work(MemoryStage::Load, rung, false));
+            .request(Request::Load, work(MemoryStage::Load, plan, false));
         let started = Instant::now();
         let unfit = |message: String| EngineFailure::Unfit { message };
         let checkpoint = Checkpoint::open(dir).map_err(|error| unfit(one_line(&error)))?;
@@ -231,12 +231,12 @@ impl Engine {
 
     fn encode(&mut self, request: &AudioRequest) -> Result<AudioFeatures, EngineFailure> {
         let _cleanup = Guard::new(&self.watch, Level::Window);
-        let work = work(MemoryStage::Audio, self.rung, false);
+        let work = work(MemoryStage::Audio, self.plan, false);
         self.watch.borrow_mut().request(Request::Audio, work);
         let begun = self.watch.borrow_mut().begin(MemoryStage::Audio);
         begun.map_err(|shortage| self.failure(&shortage))?;
         let encoded = {
-            let _watched = self.watched(work.rung);
+            let _watched = self.watched(work.plan);
             self.loaded()?.model.encode_audio(request)
         };
         encoded.map_err(|error| self.failure(&error))
@@ -248,7 +248,7 @@ impl Engine {
         tell: Tell,
     ) -> Result<(Vec<u8>, EngineTimings), EngineFailure> {
         let _cleanup = Guard::new(&self.watch, Level::Window);
-        let work = work(MemoryStage::VaeEncode, request.rung, request.model.is_guided());
+        let work = work(MemoryStage::VaeEncode, request.plan, request.model.is_guided());
         self.watch.borrow_mut().request(Request::Window, work);
         let rendered = self.rendered(request, tell);
         rendered.map_err(|error| self.failure(&error))
@@ -259,15 +259,15 @@ impl Engine {
         let model = &self.loaded.as_ref().ok_or_else(not_loaded)?.model;
         let frames = u32::try_from(WINDOW_FRAMES).unwrap_or(u32::MAX);
         let mut steps = Steps::new(&self.watch, frames, tell);
-        let _watched = self.watched(request.rung);
+        let _watched = self.watched(request.plan);
         let rows = self.audio.rows(request)?;
         steps.begin(MemoryStage::VaeEncode)?;
         model.render_window(request, &rows, &mut |stage| steps.over(stage))
     }
 
     /// The networks' layers tell the watch what they are about to do, until the guard is dropped.
-    fn watched(&self, rung: Rung) -> Entered {
-        boundary::enter(Levers::of(rung), Some(Rc::<RefCell<Watch>>::clone(&self.watch)))
+    fn watched(&self, plan: MemoryPlan) -> Entered {
+        boundary::enter(Levers::of(plan), Some(Rc::<RefCell<Watch>>::clone(&self.watch)))
     }
 
     fn sample(&self) -> MemorySample {
@@ -297,7 +297,7 @@ impl Engine {
                     "out of memory: {message}"
                 );
                 EngineFailure::OutOfMemory {
-                    stage: ending.stage.label().to_owned(),
+                    stage: ending.stage,
                     needed_at_least_mib: Some(ending.needed.div_ceil(MIB)),
                     free_before_mib: ending.free_before / MIB,
                 }
@@ -307,8 +307,8 @@ impl Engine {
     }
 }
 
-fn work(stage: MemoryStage, rung: Rung, guided: bool) -> Work {
-    Work { stage, rung, guided }
+fn work(stage: MemoryStage, plan: MemoryPlan, guided: bool) -> Work {
+    Work { stage, plan, guided }
 }
 
 /// What a panic said.

@@ -2,7 +2,6 @@
 
 use candle_core::Tensor;
 use latentfarm_common::audio::windows::rows_of_frame;
-use latentfarm_common::time::FrameRate;
 use latentfarm_common::wire::engine::{SilentFrames, WindowRequest};
 
 use latentsync::{AudioFeatures, ModelError, row_of_track};
@@ -18,8 +17,6 @@ pub(super) fn hear_silence(
     rows: &Tensor,
     features: &AudioFeatures,
 ) -> Result<Tensor, ModelError> {
-    let (num, den) = request.rate;
-    let rate = FrameRate::new(num, den).map_err(|error| ModelError::BadRequest(error.to_string()))?;
     let failed = |source| ModelError::Compute {
         what: "gather rows of silence",
         source,
@@ -32,7 +29,7 @@ pub(super) fn hear_silence(
             if silent.frames >> index & 1 == 0 {
                 return rows.get(index).map_err(failed);
             }
-            let places = rows_of_frame(frame, rate, request.track_samples).map(|row| {
+            let places = rows_of_frame(frame, request.rate, request.track_samples).map(|row| {
                 row_of_track(row, request.track_samples, request.layout, |place| {
                     features.states.get(place.row as usize).map_err(failed)
                 })
@@ -50,8 +47,9 @@ mod tests {
     use candle_core::Device;
     use latentfarm_common::audio::silence::{SILENT_TRACK_SAMPLES, silent_track};
     use latentfarm_common::digest::Digest;
+    use latentfarm_common::time::FrameRate;
     use latentfarm_common::wire::job::{AudioWindows, ModelSpec};
-    use latentfarm_common::wire::memory::Rung;
+    use latentfarm_common::wire::memory::MemoryPlan;
 
     #[test]
     fn silent_frames_get_the_rows_of_their_place_and_others_keep_theirs() {
@@ -79,10 +77,10 @@ mod tests {
             track_samples: 1_600_000,
             layout: AudioWindows::Overlapping,
             first_frame: 1008,
-            rate: (25, 1),
+            rate: FrameRate::FILM_25,
             faces: Vec::new(),
             silence: Some(silent),
-            rung: Rung::default(),
+            plan: MemoryPlan::default(),
         };
         let heard = hear_silence(&request, silent, &rows, &silence).unwrap();
         assert_eq!(heard.dims(), [16, 10, 1]);

@@ -45,7 +45,7 @@ impl Watch {
             faults,
             work: Work {
                 stage: MemoryStage::Idle,
-                rung: latentfarm_common::wire::memory::Rung::default(),
+                plan: latentfarm_common::wire::memory::MemoryPlan::default(),
                 guided: false,
             },
             free_before: 0,
@@ -224,7 +224,7 @@ impl Cleaner for Watch {
 mod tests {
     use super::*;
     use candle_core::{DType, Device};
-    use latentfarm_common::wire::memory::Rung;
+    use latentfarm_common::wire::memory::MemoryPlan;
     use latentsync::Levers;
     use latentsync::boundary::enter;
 
@@ -284,7 +284,7 @@ mod tests {
     fn window() -> Work {
         Work {
             stage: MemoryStage::VaeEncode,
-            rung: Rung::default(),
+            plan: MemoryPlan::default(),
             guided: false,
         }
     }

@@ -16,7 +16,7 @@ use std::rc::Rc;
 use std::sync::Mutex;
 
 use candle_core::{DType, Device, Tensor};
-use latentfarm_common::wire::memory::Rung;
+use latentfarm_common::wire::memory::MemoryPlan;
 use latentfarm_engine::memory::counting::{Counting, live_bytes, take_peak};
 use latentsync::boundary::{Observer, Op, enter};
 use latentsync::cost::plan::TOLERANCE;
@@ -32,17 +32,17 @@ static ALLOCATOR: Counting<System> = Counting(System);
 static ALONE: Mutex<()> = Mutex::new(());
 
 /// The levers of a plan, with limits that make slices of a tiny model's layers.
-fn levers(rung: Rung, composed: bool) -> Levers {
+fn levers(plan: MemoryPlan, composed: bool) -> Levers {
     let mut levers = Levers {
         composed,
-        ..Levers::of(rung)
+        ..Levers::of(plan)
     };
-    if rung >= Rung::Sliced {
+    if plan >= MemoryPlan::Sliced {
         levers.limits.scores = 1 << 12;
         levers.limits.columns = 1 << 17;
         levers.limits.hidden = 1 << 10;
     }
-    if rung >= Rung::TwoPassNorm {
+    if plan >= MemoryPlan::TwoPassNorm {
         levers.limits.normed = 1 << 12;
     }
     levers
@@ -133,10 +133,10 @@ fn on_the_cpu_every_plan_gives_the_same_bits() {
     let _alone = ALONE.lock();
     let farm = Farm::new();
     let model = farm.load(DType::F32, Levers::default());
-    let fastest = render(&model, side(&farm), 16, 2.0, levers(Rung::default(), false)).bits();
-    for rung in Rung::ALL {
-        let other = render(&model, side(&farm), 16, 2.0, levers(rung, false)).bits();
-        assert!(other == fastest, "{rung}");
+    let fastest = render(&model, side(&farm), 16, 2.0, levers(MemoryPlan::default(), false)).bits();
+    for plan in MemoryPlan::ALL {
+        let other = render(&model, side(&farm), 16, 2.0, levers(plan, false)).bits();
+        assert!(other == fastest, "{plan}");
     }
 }
 
@@ -146,18 +146,18 @@ fn composed_plans_give_the_same_within_their_tolerance() {
     let farm = Farm::new();
     // A half type rounds what the slices change by a few units, now and then to another neighbour.
     for (dtype, allowed) in [(DType::F32, TOLERANCE), (DType::F16, 5e-3), (DType::BF16, 4e-2)] {
-        let model = farm.load(dtype, levers(Rung::default(), true));
-        let all = Rung::ALL.map(|rung| render(&model, side(&farm), 2, 2.0, levers(rung, true)));
-        for (rung, other) in Rung::ALL.iter().zip(&all) {
+        let model = farm.load(dtype, levers(MemoryPlan::default(), true));
+        let all = MemoryPlan::ALL.map(|plan| render(&model, side(&farm), 2, 2.0, levers(plan, true)));
+        for (plan, other) in MemoryPlan::ALL.iter().zip(&all) {
             let latents = distance(&other.latents, &all[0].latents);
             let faces = distance(&other.faces, &all[0].faces);
-            println!("{dtype:?} {rung}: latents {latents:.1e}, faces {faces:.1e}");
-            assert!(latents <= allowed && faces <= allowed, "{rung} as {dtype:?}");
+            println!("{dtype:?} {plan}: latents {latents:.1e}, faces {faces:.1e}");
+            assert!(latents <= allowed && faces <= allowed, "{plan} as {dtype:?}");
         }
         // The ladder calls these exact.
-        for rung in [Rung::TwoPassNorm, Rung::FrameVae, Rung::Offload, Rung::Streamed] {
-            let before = &all[rung.index() - 1];
-            assert!(all[rung.index()].bits() == before.bits(), "{rung} as {dtype:?}");
+        for plan in [MemoryPlan::TwoPassNorm, MemoryPlan::Offload, MemoryPlan::Streamed] {
+            let before = &all[plan.index() - 1];
+            assert!(all[plan.index()].bits() == before.bits(), "{plan} as {dtype:?}");
         }
     }
 }
@@ -186,26 +186,30 @@ fn compare_peaks() {
         (DType::F16, true, 2),
     ] {
         // Loading included, as the plan decides what is loaded; once before, so that nothing is made for the first time.
-        let take = |rung| {
-            let levers = levers(rung, composed);
+        let take = |plan| {
+            let levers = levers(plan, composed);
             render(&farm.load(dtype, levers), side(&farm), frames, 2.0, levers);
         };
-        take(Rung::default());
-        let peaks = Rung::ALL.map(|rung| peak(|| take(rung)));
+        take(MemoryPlan::default());
+        let peaks = MemoryPlan::ALL.map(|plan| peak(|| take(plan)));
         println!("{dtype:?}, composed {composed}: {peaks:?}");
-        for (rung, pair) in Rung::ALL[1..].iter().zip(peaks.windows(2)) {
+        for (plan, pair) in MemoryPlan::ALL[1..].iter().zip(peaks.windows(2)) {
             // A few hundred bytes are the runtime's own.
             assert!(
                 pair[1] <= pair[0] + 4096,
-                "{rung} takes {} after {}",
+                "{plan} takes {} after {}",
                 pair[1],
                 pair[0]
             );
         }
         if composed {
-            for rung in [Rung::SequentialGuidance, Rung::Offload, Rung::Streamed] {
-                let (before, after) = (peaks[rung.index() - 1], peaks[rung.index()]);
-                assert!(before > after + 4096, "{rung}: {before} to {after}");
+            for plan in [
+                MemoryPlan::SequentialGuidance,
+                MemoryPlan::Offload,
+                MemoryPlan::Streamed,
+            ] {
+                let (before, after) = (peaks[plan.index() - 1], peaks[plan.index()]);
+                assert!(before > after + 4096, "{plan}: {before} to {after}");
             }
         }
     }
@@ -216,23 +220,23 @@ fn plan_changes_between_windows_without_a_reload() {
     let _alone = ALONE.lock();
     let farm = Farm::new();
     // What the matrix kernels keep for themselves is there from the first window on.
-    let first = farm.load(DType::F16, levers(Rung::default(), true));
-    render(&first, side(&farm), 2, 1.0, levers(Rung::default(), true));
+    let first = farm.load(DType::F16, levers(MemoryPlan::default(), true));
+    render(&first, side(&farm), 2, 1.0, levers(MemoryPlan::default(), true));
     drop(first);
     let nothing = live_bytes();
-    let model = farm.load(DType::F16, levers(Rung::default(), true));
+    let model = farm.load(DType::F16, levers(MemoryPlan::default(), true));
     let resident = live_bytes() - nothing;
-    let run = |rung| {
-        let rendered = render(&model, side(&farm), 2, 1.0, levers(rung, true)).bits();
+    let run = |plan| {
+        let rendered = render(&model, side(&farm), 2, 1.0, levers(plan, true)).bits();
         drop(rendered);
         live_bytes() - nothing
     };
     let after = [
-        Rung::FrameVae,
-        Rung::Streamed,
-        Rung::Offload,
-        Rung::FrameVae,
-        Rung::Streamed,
+        MemoryPlan::TwoPassNorm,
+        MemoryPlan::Streamed,
+        MemoryPlan::Offload,
+        MemoryPlan::TwoPassNorm,
+        MemoryPlan::Streamed,
     ]
     .map(run);
     assert!(
@@ -270,15 +274,15 @@ fn idle_mapped_weights_are_no_longer_in_memory_on_the_cpu() {
     let _alone = ALONE.lock();
     let farm = Farm::new();
     let model = farm.load(DType::F32, Levers::default());
-    let run = |rung| {
-        render(&model, side(&farm), 2, 1.0, levers(rung, false));
+    let run = |plan| {
+        render(&model, side(&farm), 2, 1.0, levers(plan, false));
         mapped_resident(farm.dir.path())
     };
-    let fastest = run(Rung::default());
+    let fastest = run(MemoryPlan::default());
     assert!(fastest > 500_000, "{fastest} bytes of weights are mapped");
-    assert_eq!(run(Rung::Offload), 0);
-    assert!(run(Rung::default()) > 500_000);
-    assert_eq!(run(Rung::Streamed), 0);
+    assert_eq!(run(MemoryPlan::Offload), 0);
+    assert!(run(MemoryPlan::default()) > 500_000);
+    assert_eq!(run(MemoryPlan::Streamed), 0);
 }
 
 /// Keeps what it hears, and the most bytes of the UNet's and the autoencoder's files that were in memory then.
@@ -320,11 +324,11 @@ fn observer_hears_the_same_under_every_plan() {
     let _alone = ALONE.lock();
     let farm = Farm::new();
     for composed in [false, true] {
-        let model = farm.load(DType::F32, levers(Rung::default(), composed));
-        let fastest = heard(&farm, &model, levers(Rung::default(), composed), false).ops;
+        let model = farm.load(DType::F32, levers(MemoryPlan::default(), composed));
+        let fastest = heard(&farm, &model, levers(MemoryPlan::default(), composed), false).ops;
         assert!(fastest.len() > 100);
-        for rung in Rung::ALL {
-            assert_eq!(heard(&farm, &model, levers(rung, composed), false).ops, fastest);
+        for plan in MemoryPlan::ALL {
+            assert_eq!(heard(&farm, &model, levers(plan, composed), false).ops, fastest);
         }
     }
 }
@@ -334,9 +338,9 @@ fn streamed_weights_are_in_memory_a_layer_at_a_time() {
     let _alone = ALONE.lock();
     let farm = Farm::new();
     let model = farm.load(DType::F32, Levers::default());
-    let fastest = heard(&farm, &model, levers(Rung::default(), false), true).most_mapped;
-    let _leave = render(&model, side(&farm), 1, 1.0, levers(Rung::Streamed, false));
-    let streamed = heard(&farm, &model, levers(Rung::Streamed, false), true).most_mapped;
+    let fastest = heard(&farm, &model, levers(MemoryPlan::default(), false), true).most_mapped;
+    let _leave = render(&model, side(&farm), 1, 1.0, levers(MemoryPlan::Streamed, false));
+    let streamed = heard(&farm, &model, levers(MemoryPlan::Streamed, false), true).most_mapped;
     println!("{fastest} bytes mapped at most, streamed {streamed}");
     assert!(streamed < fastest / 2, "{streamed} of {fastest}");
 }
@@ -349,18 +353,18 @@ fn peaks_of_a_composed_pass() {
     let dir = std::env::var_os("LATENTFARM_WEIGHTS").unwrap();
     let checkpoint = Checkpoint::open(Path::new(&dir)).unwrap();
     let latent_side = usize::try_from(checkpoint.resolution_px()).unwrap() / 8;
-    for (rung, batch) in [
-        (Rung::BatchedGuidance, 1),
-        (Rung::Sliced, 1),
-        (Rung::TwoPassNorm, 1),
-        (Rung::BatchedGuidance, 2),
+    for (plan, batch) in [
+        (MemoryPlan::BatchedGuidance, 1),
+        (MemoryPlan::Sliced, 1),
+        (MemoryPlan::TwoPassNorm, 1),
+        (MemoryPlan::BatchedGuidance, 2),
     ] {
         // Streamed, so that the peak is the activations' and not the weights'.
         let levers = Levers {
             composed: true,
             offload: true,
             streamed: true,
-            ..Levers::of(rung)
+            ..Levers::of(plan)
         };
         let _scope = enter(levers, None);
         let model = LatentSync::load(&checkpoint, &Device::Cpu, DType::F32).unwrap();
@@ -372,7 +376,7 @@ fn peaks_of_a_composed_pass() {
         let started = std::time::Instant::now();
         let bytes = peak(|| drop(model.unet().forward(&latents, 501, &audio, &trace).unwrap()));
         println!(
-            "{rung}, batch of {batch}: {:.0} MiB, {:.1} s",
+            "{plan}, batch of {batch}: {:.0} MiB, {:.1} s",
             bytes as f64 / 1_048_576.0,
             started.elapsed().as_secs_f64()
         );

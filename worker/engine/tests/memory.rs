@@ -14,7 +14,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use latentfarm_common::wire::engine::{EngineFailure, EngineReply, EngineStage};
-use latentfarm_common::wire::memory::{MemorySample, MemoryStage, Rung};
+use latentfarm_common::wire::memory::{MemoryPlan, MemorySample, MemoryStage};
 use latentfarm_engine::Engine;
 use latentfarm_engine::memory::counting::Counting;
 use latentfarm_engine::memory::device::HostMemory;
@@ -35,8 +35,8 @@ const STAGES: [(&str, MemoryStage); 3] = [
 /// The first requests of a process fill what is kept for good: thread pools, plans of transforms.
 fn warmed(engine: &mut Engine, weights: &Weights) -> Vec<u8> {
     ready(engine, weights);
-    let faces = rendered(engine, weights.window(2, 1.5, Rung::default()));
-    drop(rendered(engine, weights.window(2, 1.5, Rung::default())));
+    let faces = rendered(engine, weights.window(2, 1.5, MemoryPlan::default()));
+    drop(rendered(engine, weights.window(2, 1.5, MemoryPlan::default())));
     faces
 }
 
@@ -52,7 +52,7 @@ fn a_thousand_windows_leave_not_a_byte_behind() {
         let weights = Weights::tiny(1);
         let mut engine = engine(None, "cpu", &[]);
         ready(&mut engine, &weights);
-        let request = weights.window(1, 1.0, Rung::default());
+        let request = weights.window(1, 1.0, MemoryPlan::default());
         let (mut first, mut held) = (0, Vec::with_capacity(1000));
         for window in 1..=1000 {
             let reply = ask(&mut engine, request.clone());
@@ -98,7 +98,7 @@ fn errors_panics_and_shortages_at_every_stage_of_a_window_leave_not_a_byte_behin
             let texts: Vec<&str> = faults.iter().map(String::as_str).collect();
             let mut engine = engine(None, "cpu", &texts);
             let expected = warmed(&mut engine, &weights);
-            let window = || weights.window(2, 1.5, Rung::default());
+            let window = || weights.window(2, 1.5, MemoryPlan::default());
             for (stage, named) in STAGES {
                 for kind in kinds {
                     drop(failed(&mut engine, window()));
@@ -113,10 +113,7 @@ fn errors_panics_and_shortages_at_every_stage_of_a_window_leave_not_a_byte_behin
                                 ..
                             },
                         ) => {
-                            assert_eq!(
-                                (stage.as_str(), needed_at_least_mib.is_some()),
-                                (named.label(), true)
-                            );
+                            assert_eq!((*stage, needed_at_least_mib.is_some()), (named, true));
                         }
                         ("error" | "panic", EngineFailure::Other { message }) => {
                             assert!(
@@ -144,7 +141,7 @@ fn a_window_that_is_stopped_anywhere_leaves_not_a_byte_behind() {
             let weights = Weights::tiny(3);
             let mut engine = engine(None, "cpu", &[]);
             let expected = warmed(&mut engine, &weights);
-            let window = || weights.window(2, 1.5, Rung::default());
+            let window = || weights.window(2, 1.5, MemoryPlan::default());
             let before = live();
             for at in [
                 EngineStage::VaeEncode { frame: 0 },
@@ -192,7 +189,7 @@ fn failed_speech_and_failed_loading_leave_not_a_byte_behind() {
             assert_eq!(live(), before, "{kind}@audio");
         }
         assert_eq!(
-            rendered(&mut engine, weights.window(2, 1.5, Rung::default())),
+            rendered(&mut engine, weights.window(2, 1.5, MemoryPlan::default())),
             expected
         );
         // With nothing loaded the engine holds the same whatever took the model away.
@@ -212,7 +209,7 @@ fn failed_speech_and_failed_loading_leave_not_a_byte_behind() {
         assert!(empty[0] < before);
         ready(&mut engine, &weights);
         assert_eq!(
-            rendered(&mut engine, weights.window(2, 1.5, Rung::default())),
+            rendered(&mut engine, weights.window(2, 1.5, MemoryPlan::default())),
             expected
         );
     });
@@ -226,7 +223,7 @@ fn a_budget_is_told_by_stage_and_need_and_the_engine_goes_on_under_a_larger_one(
             let weights = Weights::tiny(6);
             let mut plain = engine(None, "cpu", &["oom@denoise#3"]);
             let expected = warmed(&mut plain, &weights);
-            drop(failed(&mut plain, weights.window(1, 1.0, Rung::default())));
+            drop(failed(&mut plain, weights.window(1, 1.0, MemoryPlan::default())));
             drop(plain);
             for stage in [MemoryStage::Load, MemoryStage::Audio]
                 .into_iter()
@@ -253,7 +250,7 @@ fn a_budget_is_told_by_stage_and_need_and_the_engine_goes_on_under_a_larger_one(
                 let request = match stage {
                     MemoryStage::Load => weights.load(),
                     MemoryStage::Audio => Weights::audio("track"),
-                    _ => weights.window(2, 1.5, Rung::default()),
+                    _ => weights.window(2, 1.5, MemoryPlan::default()),
                 };
                 let before = live();
                 let failure = failed(&mut engine, request);
@@ -266,9 +263,8 @@ fn a_budget_is_told_by_stage_and_need_and_the_engine_goes_on_under_a_larger_one(
                     panic!("{stage}: {failure:?}")
                 };
                 println!("{stage}: {needed_at_least_mib:?} MiB needed, {free_before_mib} free before");
-                assert_eq!(told, stage.label());
+                assert_eq!(told, stage);
                 assert!(needed_at_least_mib.unwrap() > budget >> 20 && free_before_mib > 0);
-                drop(told);
                 assert!(
                     live() <= before + (64 << 10),
                     "{stage}: {} bytes more",
@@ -277,12 +273,12 @@ fn a_budget_is_told_by_stage_and_need_and_the_engine_goes_on_under_a_larger_one(
                 armed.set(false);
                 ready(&mut engine, &weights);
                 assert_eq!(
-                    rendered(&mut engine, weights.window(2, 1.5, Rung::default())),
+                    rendered(&mut engine, weights.window(2, 1.5, MemoryPlan::default())),
                     expected,
                     "{stage}"
                 );
                 assert_eq!(
-                    rendered(&mut engine, weights.window(2, 1.5, Rung::LEANEST)),
+                    rendered(&mut engine, weights.window(2, 1.5, MemoryPlan::LEANEST)),
                     expected,
                     "{stage}"
                 );
@@ -299,7 +295,7 @@ fn guidance_is_switched_from_window_to_window_and_its_peaks_are_told() {
             let weights = Weights::tiny(7);
             let mut engine = engine(None, "cpu", &[]);
             ready(&mut engine, &weights);
-            let mut render = |scale| watched(&mut engine, weights.window(2, scale, Rung::default()));
+            let mut render = |scale| watched(&mut engine, weights.window(2, scale, MemoryPlan::default()));
             let (off, off_samples) = render(1.0);
             let (on, on_samples) = render(1.5);
             let (again, _) = render(1.0);
@@ -360,7 +356,7 @@ fn another_tenant_in_the_middle_of_a_window_is_a_typed_shortage_and_gone_when_it
             write("total_mib = 8192\n");
             let mut engine = engine(None, &format!("sim:{}", card.display()), &[]);
             ready(&mut engine, &weights);
-            let window = || weights.window(2, 1.5, Rung::default());
+            let window = || weights.window(2, 1.5, MemoryPlan::default());
             let (faces, samples) = watched(&mut engine, window());
             assert_eq!(faces, expected);
             let peaks = |stage| {
@@ -382,7 +378,7 @@ fn another_tenant_in_the_middle_of_a_window_is_a_typed_shortage_and_gone_when_it
             else {
                 panic!("{reply:?}")
             };
-            assert_eq!(stage, MemoryStage::Denoise.label());
+            assert_eq!(stage, MemoryStage::Denoise);
             assert_eq!(
                 needed_at_least_mib,
                 Some((CUDA_CONTEXT + peaks(MemoryStage::Denoise)).div_ceil(1 << 20))

@@ -19,9 +19,10 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use candle_core::DType;
 use latentfarm_common::audio::windows::pcm_range;
 use latentfarm_common::digest::Digest;
+use latentfarm_common::time::FrameRate;
 use latentfarm_common::wire::engine::{AudioRequest, EngineReply, EngineRequest, WindowRequest};
 use latentfarm_common::wire::job::{AudioWindows, ModelSpec};
-use latentfarm_common::wire::memory::{DeviceKind, Rung};
+use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan};
 use latentfarm_common::wire::pipe;
 use latentfarm_engine::environment;
 use latentsync::Checkpoint;
@@ -93,7 +94,7 @@ impl Engine {
 struct Task<'a> {
     weights: &'a Path,
     side: usize,
-    rung: Rung,
+    plan: MemoryPlan,
     guided: bool,
     windows: usize,
 }
@@ -117,18 +118,18 @@ fn measured(task: &Task) -> (f64, f64) {
         track_samples: SAMPLES,
         layout,
         first_frame: 0,
-        rate: (25, 1),
+        rate: FrameRate::FILM_25,
         faces: (0..ModelShape::FRAMES * 3 * task.side * task.side)
             .map(|at| u8::try_from(at * 31 % 251).unwrap())
             .collect(),
         silence: None,
-        rung: task.rung,
+        plan: task.plan,
     });
     let mut requests = vec![
         EngineRequest::Load {
             weights_dir: task.weights.display().to_string(),
             expected: identity,
-            rung: task.rung,
+            plan: task.plan,
         },
         EngineRequest::Audio(AudioRequest {
             track,
@@ -160,7 +161,7 @@ fn mib(bytes: u64) -> f64 {
 #[derive(serde::Serialize, serde::Deserialize)]
 struct Record {
     side: usize,
-    rung: Rung,
+    plan: MemoryPlan,
     guided: bool,
     /// Of the resident set, at its highest.
     resident_mib: f64,
@@ -172,15 +173,15 @@ struct Record {
 fn judged(shape: &ModelShape, record: &Record) -> (String, bool) {
     let &Record {
         side,
-        rung,
+        plan,
         guided,
         resident_mib,
         live_mib,
     } = record;
     let shape = shape.clone().at(side);
     let mut predictor = MemoryPredictor::with_dtype(shape.clone(), DeviceKind::Cpu, DType::F32).unwrap();
-    let explained = predictor.predict(rung, guided);
-    let need = predictor.needs(guided).of(rung);
+    let explained = predictor.predict(plan, guided);
+    let need = predictor.needs(guided).of(plan);
     let tightest = explained.tightest;
     // Layers' weights are used where they lie in their files; the rest of them is allocated.
     let mapped = mib(tightest.weights) - mib(shape.weights().unwrap().rest() as u64 * 4);
@@ -189,7 +190,7 @@ fn judged(shape: &ModelShape, record: &Record) -> (String, bool) {
     let off = (need as f64 - resident_mib).abs();
     let good = (ratio - 1.0).abs() <= TOLERANCE && off <= KEPT_MIB.max(TOLERANCE * resident_mib);
     let line = format!(
-        "{side} px {rung} guided {guided}: counted {counted:.1} MiB, predicted {:.1} ({ratio:.3}); resident \
+        "{side} px {plan} guided {guided}: counted {counted:.1} MiB, predicted {:.1} ({ratio:.3}); resident \
          {resident_mib:.0}, predicted {need}{}; {explained}",
         mib(tightest.peak),
         if good { "" } else { " OFF" }
@@ -205,18 +206,18 @@ fn hold(shape: &ModelShape, records: &[Record]) {
 }
 
 /// Measures tasks and holds the predictions to them.
-fn compare(weights: &Path, windows: usize, tasks: &[(usize, Rung, bool)]) {
-    let measure = |&(side, rung, guided): &(usize, Rung, bool)| {
+fn compare(weights: &Path, windows: usize, tasks: &[(usize, MemoryPlan, bool)]) {
+    let measure = |&(side, plan, guided): &(usize, MemoryPlan, bool)| {
         let (resident_mib, live_mib) = measured(&Task {
             weights,
             side,
-            rung,
+            plan,
             guided,
             windows,
         });
         let record = Record {
             side,
-            rung,
+            plan,
             guided,
             resident_mib: resident_mib.round(),
             live_mib: live_mib.round(),
@@ -238,12 +239,12 @@ fn synthetic(size: Size) -> tempfile::TempDir {
 fn the_need_of_tiny_weights_is_predicted() {
     let weights = synthetic(Size::Tiny);
     let tasks = [
-        (64, Rung::BatchedGuidance, false),
-        (64, Rung::Streamed, true),
-        (128, Rung::BatchedGuidance, true),
-        (128, Rung::Sliced, false),
-        (256, Rung::BatchedGuidance, false),
-        (256, Rung::Offload, false),
+        (64, MemoryPlan::BatchedGuidance, false),
+        (64, MemoryPlan::Streamed, true),
+        (128, MemoryPlan::BatchedGuidance, true),
+        (128, MemoryPlan::Sliced, false),
+        (256, MemoryPlan::BatchedGuidance, false),
+        (256, MemoryPlan::Offload, false),
     ];
     compare(weights.path(), 2, &tasks);
 }
@@ -252,10 +253,10 @@ fn the_need_of_tiny_weights_is_predicted() {
 fn the_need_of_small_weights_is_predicted() {
     let weights = synthetic(Size::Small);
     let tasks = [
-        (128, Rung::BatchedGuidance, false),
-        (256, Rung::BatchedGuidance, false),
-        (256, Rung::Sliced, true),
-        (256, Rung::Streamed, false),
+        (128, MemoryPlan::BatchedGuidance, false),
+        (256, MemoryPlan::BatchedGuidance, false),
+        (256, MemoryPlan::Sliced, true),
+        (256, MemoryPlan::Streamed, false),
     ];
     compare(weights.path(), 2, &tasks);
 }
@@ -266,10 +267,10 @@ fn the_need_of_full_size_weights_is_measured() {
     let weights = PathBuf::from(std::env::var_os("LATENTFARM_FULL_WEIGHTS").unwrap());
     let side = std::env::var("LATENTFARM_FULL_PX").map_or(256, |text| text.parse().unwrap());
     let tasks = [
-        (side, Rung::Streamed, false),
-        (side, Rung::Offload, false),
-        (side, Rung::Sliced, true),
-        (side, Rung::BatchedGuidance, false),
+        (side, MemoryPlan::Streamed, false),
+        (side, MemoryPlan::Offload, false),
+        (side, MemoryPlan::Sliced, true),
+        (side, MemoryPlan::BatchedGuidance, false),
     ];
     compare(&weights, 1, &tasks);
 }

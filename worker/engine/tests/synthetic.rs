@@ -17,9 +17,10 @@ use candle_core::{DType, Device, Tensor};
 use latentfarm_common::audio::mel::MelMax;
 use latentfarm_common::audio::windows;
 use latentfarm_common::digest::Digest;
+use latentfarm_common::time::FrameRate;
 use latentfarm_common::wire::engine::{AudioRequest, EngineStage, WindowRequest};
 use latentfarm_common::wire::job::{AudioWindows, ModelSpec};
-use latentfarm_common::wire::memory::Rung;
+use latentfarm_common::wire::memory::MemoryPlan;
 use latentsync::synth::{Size, synthesize};
 use latentsync::{AudioFeatures, Checkpoint, LatentSync, ModelError, Stopped, gather_rows};
 
@@ -62,10 +63,10 @@ fn window_request(checkpoint: &Checkpoint, first_frame: u64, guidance_scale: f32
         track_samples: speech().len() as u64,
         layout: AudioWindows::Overlapping,
         first_frame,
-        rate: (25, 1),
+        rate: FrameRate::FILM_25,
         faces,
         silence: None,
-        rung: Rung::default(),
+        plan: MemoryPlan::default(),
     }
 }
 

@@ -1,18 +1,18 @@
 //! The levers of the memory plans, as the networks understand them.
 //!
-//! | from this rung on | on the CPU in `f32`                              | everywhere else                                |
+//! | from this plan on | on the CPU in `f32`                              | everywhere else                                |
 //! |-------------------|--------------------------------------------------|------------------------------------------------|
 //! | `batched`         | as `sequential`                                  | both halves of the guidance in one pass        |
 //! | `sequential`      | one half after the other                         | the same                                       |
 //! | `sliced`          | feed-forward in whole tiles of its products      | attention, feed-forward, convolution in slices |
 //! | `two-pass-norm`   | nothing: its one operation makes no copies       | group norm slice by slice                      |
-//! | `frame-vae`       | nothing more: pictures always go one by one, batches gain no time that would pay for them | the same |
 //! | `offload`         | pages of idle mapped weights are given back      | idle weights leave the device                  |
 //! | `streamed`        | pages of the UNet's weights, layer by layer      | the UNet's weights come layer by layer         |
 //!
+//! Pictures go through the VAE one by one under every plan: batches gain no time that would pay for them.
 //! Attention and convolution on the CPU in `f32` work in blocks of fixed sizes under every plan.
 
-use latentfarm_common::wire::memory::Rung;
+use latentfarm_common::wire::memory::MemoryPlan;
 
 use super::slices::Limits;
 
@@ -20,7 +20,7 @@ use super::slices::Limits;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a lever of its own")]
 pub struct Levers {
-    pub rung: Rung,
+    pub plan: MemoryPlan,
     /// Both halves of the guidance in one pass; not on the CPU, which gains nothing by it.
     pub batched_guidance: bool,
     /// The most that is worked on at once.
@@ -35,23 +35,23 @@ pub struct Levers {
 
 impl Levers {
     /// The levers of a plan; each includes those of the plans before it.
-    pub fn of(rung: Rung) -> Self {
+    pub fn of(plan: MemoryPlan) -> Self {
         let mut limits = Limits::USUAL;
-        if rung >= Rung::Sliced {
+        if plan >= MemoryPlan::Sliced {
             limits = Limits {
                 normed: limits.normed,
                 ..Limits::LEAN
             };
         }
-        if rung >= Rung::TwoPassNorm {
+        if plan >= MemoryPlan::TwoPassNorm {
             limits.normed = Limits::LEAN.normed;
         }
         Self {
-            rung,
-            batched_guidance: rung < Rung::SequentialGuidance,
+            plan,
+            batched_guidance: plan < MemoryPlan::SequentialGuidance,
             limits,
-            offload: rung >= Rung::Offload,
-            streamed: rung >= Rung::Streamed,
+            offload: plan >= MemoryPlan::Offload,
+            streamed: plan >= MemoryPlan::Streamed,
             composed: false,
         }
     }
@@ -59,7 +59,7 @@ impl Levers {
 
 impl Default for Levers {
     fn default() -> Self {
-        Self::of(Rung::default())
+        Self::of(MemoryPlan::default())
     }
 }
 
@@ -69,7 +69,7 @@ mod tests {
 
     #[test]
     fn every_plan_includes_the_levers_of_those_before_it() {
-        let all = Rung::ALL.map(Levers::of);
+        let all = MemoryPlan::ALL.map(Levers::of);
         for pair in all.windows(2) {
             let [before, after] = pair else { unreachable!() };
             assert!(before.batched_guidance || !after.batched_guidance, "{after:?}");
@@ -87,7 +87,7 @@ mod tests {
             let grown = sizes(before).into_iter().zip(sizes(after)).any(|(a, b)| b > a);
             assert!(!grown, "{before:?} then {after:?}");
         }
-        assert!(all[6].streamed && all[6].offload && all[6].limits == Limits::LEAN);
+        assert!(all[5].streamed && all[5].offload && all[5].limits == Limits::LEAN);
         assert_eq!(all[1].limits, Limits::USUAL);
         assert_eq!(Levers::default(), all[0]);
     }

@@ -152,7 +152,7 @@ impl LatentSync {
         rows: &Tensor,
         stage: Stage,
     ) -> std::result::Result<(Vec<u8>, EngineTimings), ModelError> {
-        let _scope = under(Levers::of(request.rung));
+        let _scope = under(Levers::of(request.plan));
         let faces = Faces {
             bytes: &request.faces,
             resolution: usize::try_from(request.model.resolution_px).unwrap_or(0),

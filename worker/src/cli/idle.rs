@@ -8,11 +8,12 @@ use anyhow::Context as _;
 use latentfarm_common::error::one_line;
 use latentfarm_common::frame::FrameHash;
 use latentfarm_common::ids::WorkerId;
+use latentfarm_common::lanes::Available;
 use latentfarm_common::nats::Role;
 use latentfarm_common::nats::connect::{self, Identity, Patience};
-use latentfarm_common::nats::lanes::Room;
 use latentfarm_common::shutdown;
 use latentfarm_common::wire;
+use latentfarm_common::wire::memory::RenderMemory;
 use latentfarm_common::wire::outcome::{
     DoneBody, FaceObservation, FaceObservations, Failure, FrameObservation, StageTimings,
 };
@@ -50,7 +51,7 @@ async fn run(args: IdleArgs) -> anyhow::Result<()> {
     let identity = Identity::from_environment(Role::Worker(args.name.clone()), args.name.to_string());
     let connection = connect::connect(&args.nats, &identity, Patience::Once).await?;
     let vitals = Vitals::new(args.name.clone(), "none".to_owned());
-    vitals.update(|heartbeat| heartbeat.reach.host_mib = Some(ROOM_MIB));
+    vitals.update(|heartbeat| heartbeat.capacity.host_mib = Some(ROOM_MIB));
     let settings = consume::Settings::new(args.name);
     consume::serve(&connection, &settings, &mut Idle, &vitals, shutdown).await?;
     connection.close().await;
@@ -65,11 +66,13 @@ const ROOM_MIB: u64 = 1 << 20;
 struct Idle;
 
 impl TaskRunner for Idle {
-    async fn room(&mut self) -> Room {
-        Room {
+    async fn available(&mut self) -> Available {
+        Available {
             analyze: true,
-            host_mib: Some(ROOM_MIB),
-            device_mib: None,
+            memory: RenderMemory {
+                host_mib: Some(ROOM_MIB),
+                device_mib: None,
+            },
         }
     }
 

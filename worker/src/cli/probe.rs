@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use latentfarm_common::error::one_line;
-use latentfarm_common::nats::lanes::{Class, fitting};
+use latentfarm_common::lanes::{Class, fitting};
 use latentfarm_common::wire::memory::DeviceKind;
 use serde::Serialize;
 
@@ -14,7 +14,7 @@ use super::exit::{EXIT_UNFIT, refuse};
 use crate::machine::choice::{self, GpuState, HostState, Limits, Snapshot, Target};
 use crate::machine::claims::Claims;
 use crate::machine::probe::{Device, Probe};
-use latentfarm_engine::memory::host;
+use latentfarm_common::host;
 
 #[derive(clap::Args, Debug)]
 pub(super) struct ProbeArgs {
@@ -166,9 +166,8 @@ fn worker(device: &Device, probe: &Probe, engines: &Engines, limits: &Limits) ->
         host: host_state,
         device: target,
     };
-    let room = choice::room(&snapshot, limits);
-    let reach = choice::reach(&snapshot, limits);
-    let lanes = fitting(&room).into_iter().filter(|lane| lane.priority == 0);
+    let available = choice::available(&snapshot, limits);
+    let lanes = fitting(&available).into_iter().filter(|lane| lane.priority == 0);
     let (program, _, _) = engines.command(device);
     let missing = (!program.is_file()).then(|| format!("the engine `{}` is missing", program.display()));
     WorkerReport {
@@ -180,8 +179,8 @@ fn worker(device: &Device, probe: &Probe, engines: &Engines, limits: &Limits) ->
             DeviceKind::Cpu => limits.reserve_mib,
             DeviceKind::Cuda => limits.reserve_device_mib,
         },
-        room_mib: room.device_mib.or(room.host_mib),
-        reach_mib: reach.device_mib.or(reach.host_mib),
+        room_mib: available.memory.of(device.kind()),
+        reach_mib: choice::capacity(&snapshot, limits).of(device.kind()),
         asks_for: lanes.map(|lane| lane.class.to_string()).collect(),
         problem: reading.err().or(missing),
     }

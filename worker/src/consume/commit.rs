@@ -49,7 +49,6 @@ pub(super) async fn commit(
     let record = DoneRecord {
         chunk: task.chunk,
         attempt: task.attempt,
-        epoch: task.epoch,
         worker: worker.clone(),
         numeric_kind: finished.numeric_kind,
         artifact,

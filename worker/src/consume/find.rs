@@ -9,8 +9,8 @@ use async_nats::jetstream::Message;
 use futures::StreamExt as _;
 use latentfarm_common::backoff::Backoff;
 use latentfarm_common::error::one_line;
+use latentfarm_common::lanes::Lane;
 use latentfarm_common::nats::Connection;
-use latentfarm_common::nats::lanes::Lane;
 use latentfarm_common::nats::pull::{PullError, Pulled, try_pull, wait_for_task};
 use latentfarm_common::nats::subjects::ALL_WAKES;
 use latentfarm_common::shutdown::{Phase, Shutdown};
@@ -106,7 +106,7 @@ impl Finder {
         let doorbell = &self.doorbell;
         let interrupt = async {
             tokio::select! {
-                () = doorbell.rung(|lane| lanes.contains(&lane) && Some(lane) != first_present) => {}
+                () = doorbell.plan(|lane| lanes.contains(&lane) && Some(lane) != first_present) => {}
                 () = shutdown.reached(Phase::Draining) => {}
                 _ = control.next() => {}
             }
@@ -131,7 +131,7 @@ impl Finder {
 
 /// Remembers the lanes that rang, also while the worker is busy.
 struct Doorbell {
-    rung: Arc<Mutex<BTreeSet<Lane>>>,
+    plan: Arc<Mutex<BTreeSet<Lane>>>,
     notify: Arc<Notify>,
     listener: JoinHandle<()>,
 }
@@ -143,11 +143,11 @@ impl Doorbell {
             subject: ALL_WAKES.to_owned(),
             source,
         })?;
-        let rung = Arc::new(Mutex::new(BTreeSet::new()));
+        let plan = Arc::new(Mutex::new(BTreeSet::new()));
         let notify = Arc::new(Notify::new());
-        let listener = tokio::spawn(listen(wakes, Arc::clone(&rung), Arc::clone(&notify)));
+        let listener = tokio::spawn(listen(wakes, Arc::clone(&plan), Arc::clone(&notify)));
         Ok(Self {
-            rung,
+            plan,
             notify,
             listener,
         })
@@ -155,15 +155,15 @@ impl Doorbell {
 
     /// The lanes that rang since the last call.
     fn take(&self) -> BTreeSet<Lane> {
-        std::mem::take(&mut self.rung.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut self.plan.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Waits until a lane rings that `wanted` accepts; the others wait for [`Doorbell::take`].
-    async fn rung(&self, wanted: impl Fn(Lane) -> bool) {
+    async fn plan(&self, wanted: impl Fn(Lane) -> bool) {
         loop {
             let notified = self.notify.notified();
-            let rung = self.rung.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            if rung.into_iter().any(&wanted) {
+            let plan = self.plan.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            if plan.into_iter().any(&wanted) {
                 return;
             }
             notified.await;
@@ -177,13 +177,13 @@ impl Drop for Doorbell {
     }
 }
 
-async fn listen(mut subscriber: Subscriber, rung: Arc<Mutex<BTreeSet<Lane>>>, notify: Arc<Notify>) {
+async fn listen(mut subscriber: Subscriber, plan: Arc<Mutex<BTreeSet<Lane>>>, notify: Arc<Notify>) {
     while let Some(message) = subscriber.next().await {
         let lane = std::str::from_utf8(&message.payload)
             .ok()
             .and_then(|text| text.parse().ok());
         if let Some(lane) = lane {
-            rung.lock().unwrap_or_else(PoisonError::into_inner).insert(lane);
+            plan.lock().unwrap_or_else(PoisonError::into_inner).insert(lane);
             notify.notify_one();
         }
     }

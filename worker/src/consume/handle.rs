@@ -5,12 +5,12 @@ use std::time::Duration;
 use async_nats::jetstream::Message;
 use latentfarm_common::blob::Store;
 use latentfarm_common::error::one_line;
-use latentfarm_common::ids::ChunkId;
+use latentfarm_common::ids::{Attempt, ChunkId};
+use latentfarm_common::lanes::Lane;
 use latentfarm_common::nats::Connection;
 use latentfarm_common::nats::ack::{AckError, InProgress};
 use latentfarm_common::nats::done::DoneLog;
 use latentfarm_common::nats::events;
-use latentfarm_common::nats::lanes::Lane;
 use latentfarm_common::nats::subjects::Subject;
 use latentfarm_common::nats::tasks::attempt_of;
 use latentfarm_common::nats::topology::MAX_DELIVER;
@@ -95,7 +95,7 @@ pub(super) async fn handle<R: TaskRunner>(
         }
     }
     vitals.set_task(chunk, task.attempt, frames_of(&task), lane_of(&message));
-    tracing::info!(%chunk, attempt = task.attempt, deliveries, "started");
+    tracing::info!(%chunk, attempt = %task.attempt, deliveries, "started");
     let started = Instant::now();
     let store = match Store::open_existing(&task.store, Some(&connection.client)) {
         Ok(store) => store,
@@ -204,7 +204,6 @@ impl Delivery<'_> {
         let event = Event {
             chunk: task.chunk,
             attempt: task.attempt,
-            epoch: task.epoch,
             worker: self.settings.worker.clone(),
             kind,
         };
@@ -221,7 +220,7 @@ impl Delivery<'_> {
 
     /// The task failed: reported, then terminated; the coordinator decides about the next attempt.
     async fn fail(mut self, task: &Task, failure: Failure) -> Handled {
-        tracing::warn!(chunk = %task.chunk, attempt = task.attempt, ?failure, "failed");
+        tracing::warn!(chunk = %task.chunk, attempt = %task.attempt, ?failure, "failed");
         let unfit = matches!(failure, Failure::WorkerUnfit { .. });
         let told = self.tell(task, EventKind::Failed(failure), EVENT_LIMIT).await;
         match (unfit, told) {
@@ -238,7 +237,7 @@ impl Delivery<'_> {
             attempt,
             reason,
         } = broken;
-        tracing::error!(?chunk, attempt, reason, "terminated a task that cannot be read");
+        tracing::error!(?chunk, %attempt, reason, "terminated a task that cannot be read");
         let Some(chunk) = chunk else {
             return self.term(Handled::Unfinished).await;
         };
@@ -246,7 +245,6 @@ impl Delivery<'_> {
         let event = Event {
             chunk,
             attempt,
-            epoch: 0,
             worker: self.settings.worker.clone(),
             kind: EventKind::Failed(Failure::Transient { message }),
         };
@@ -305,7 +303,7 @@ fn log_unanswered(answered: Result<(), AckError>) {
 /// Why a message is no task, as far as it could be read.
 struct Broken {
     chunk: Option<ChunkId>,
-    attempt: u32,
+    attempt: Attempt,
     reason: String,
 }
 
@@ -314,7 +312,7 @@ fn read_task(message: &async_nats::Message) -> Result<Task, Broken> {
         .headers
         .as_ref()
         .and_then(|headers| headers.get(async_nats::header::NATS_MESSAGE_ID));
-    let attempt = id.and_then(|id| attempt_of(id.as_str())).unwrap_or(0);
+    let attempt = id.and_then(|id| attempt_of(id.as_str())).unwrap_or_default();
     let subject = message.subject.as_str();
     let Ok(Subject::Task { chunk, .. }) = subject.parse() else {
         let reason = format!("`{subject}` is not a task's subject");

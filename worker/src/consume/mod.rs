@@ -24,8 +24,8 @@ mod settings;
 mod vitals;
 
 use latentfarm_common::backoff::Backoff;
+use latentfarm_common::lanes::fitting;
 use latentfarm_common::nats::Connection;
-use latentfarm_common::nats::lanes::fitting;
 use latentfarm_common::shutdown::{Phase, Shutdown};
 use latentfarm_common::wire::outcome::WorkerState;
 
@@ -72,7 +72,7 @@ pub async fn serve<R: TaskRunner>(
             break;
         }
         vitals.set_state(WorkerState::Idle);
-        let lanes = fitting(&runner.room().await);
+        let lanes = fitting(&runner.available().await);
         let Some(message) = finder.find(&lanes, &mut shutdown, &mut control).await else {
             continue;
         };

@@ -1,5 +1,6 @@
 //! How a running task says that it advances.
 
+use latentfarm_common::wire::outcome::TaskStage;
 use tokio::sync::watch;
 
 use super::vitals::Vitals;
@@ -28,14 +29,14 @@ impl Progress {
     }
 
     /// Frames finished of the chunk, and the stage that runs now. A step only if either changed.
-    pub fn report(&self, frames_done: u32, stage: &str) {
+    pub fn report(&self, frames_done: u32, stage: TaskStage) {
         let mut changed = false;
         self.vitals.update(|heartbeat| {
             if let Some(task) = &mut heartbeat.task {
                 changed = task.frames_done != frames_done || task.stage != stage;
                 if changed {
                     task.frames_done = frames_done;
-                    stage.clone_into(&mut task.stage);
+                    task.stage = stage;
                 }
             }
         });
@@ -53,22 +54,22 @@ impl Progress {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use latentfarm_common::ids::{ChunkId, JobId, Work};
+    use latentfarm_common::ids::{Attempt, ChunkId, JobId, Work};
 
     #[test]
     fn the_same_report_twice_is_one_step() {
         let vitals = Vitals::new("w1".parse().unwrap(), "cpu".to_owned());
         let job: JobId = "0123456789abcdef".parse().unwrap();
         let work = Work::Render;
-        vitals.set_task(ChunkId { job, work, index: 0 }, 0, 16, None);
+        vitals.set_task(ChunkId { job, work, index: 0 }, Attempt::default(), 16, None);
         let (progress, _) = Progress::new(&vitals);
-        progress.report(1, "denoise");
-        progress.report(1, "denoise");
+        progress.report(1, TaskStage::FaceAnalysis);
+        progress.report(1, TaskStage::FaceAnalysis);
         assert_eq!(progress.steps(), 1);
-        progress.report(1, "decode");
-        progress.report(2, "decode");
+        progress.report(1, TaskStage::Encoded);
+        progress.report(2, TaskStage::Encoded);
         assert_eq!(progress.steps(), 3);
         let task = vitals.snapshot().task.unwrap();
-        assert_eq!((task.frames_done, task.stage.as_str()), (2, "decode"));
+        assert_eq!((task.frames_done, task.stage), (2, TaskStage::Encoded));
     }
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use latentfarm_common::blob::Store;
-use latentfarm_common::nats::lanes::Room;
+use latentfarm_common::lanes::Available;
 use latentfarm_common::wire::memory::MemoryUse;
 use latentfarm_common::wire::outcome::{DoneBody, Failure, StageTimings};
 use latentfarm_common::wire::task::Task;
@@ -46,7 +46,7 @@ pub struct Assignment<'a> {
 /// Runs tasks: the supervisor with its children, or a stand-in in tests.
 pub trait TaskRunner: Send {
     /// What fits at this moment; asked before every pull.
-    fn room(&mut self) -> impl Future<Output = Room> + Send;
+    fn available(&mut self) -> impl Future<Output = Available> + Send;
 
     /// Runs one task. The future may be dropped where it does not return in time after `stop`.
     fn run(&mut self, assignment: Assignment<'_>) -> impl Future<Output = Result<Finished, Failure>> + Send;

@@ -4,12 +4,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use latentfarm_common::ids::{ChunkId, WorkerId};
+use latentfarm_common::ids::{Attempt, ChunkId, WorkerId};
+use latentfarm_common::lanes::Lane;
 use latentfarm_common::nats::Connection;
-use latentfarm_common::nats::lanes::Lane;
 use latentfarm_common::nats::subjects::Subject;
 use latentfarm_common::wire;
-use latentfarm_common::wire::outcome::{Heartbeat, TaskProgress, WorkerState};
+use latentfarm_common::wire::outcome::{Heartbeat, TaskProgress, TaskStage, WorkerState};
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
@@ -43,15 +43,15 @@ impl Vitals {
         self.update(|heartbeat| heartbeat.state = state);
     }
 
-    pub(super) fn set_task(&self, chunk: ChunkId, attempt: u32, frames_total: u32, lane: Option<Lane>) {
+    pub(super) fn set_task(&self, chunk: ChunkId, attempt: Attempt, frames_total: u32, lane: Option<Lane>) {
         let task = TaskProgress {
             chunk,
             attempt,
             frames_done: 0,
             frames_total,
-            stage: "start".to_owned(),
-            lane: lane.map(|lane| lane.to_string()),
-            rung: None,
+            stage: TaskStage::Starting,
+            lane,
+            plan: None,
         };
         self.update(|heartbeat| heartbeat.task = Some(task));
     }

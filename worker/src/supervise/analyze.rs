@@ -5,7 +5,7 @@ use std::time::Instant;
 use candle_core::DType;
 use latentfarm_common::wire;
 use latentfarm_common::wire::media::{MediaFailure, MediaReply, MediaRequest};
-use latentfarm_common::wire::outcome::{DoneBody, Failure, StageTimings};
+use latentfarm_common::wire::outcome::{DoneBody, Failure, StageTimings, TaskStage};
 use latentfarm_common::wire::task::{AnalyzeInput, AnalyzeTask};
 
 use super::fetch::Fetcher;
@@ -42,7 +42,7 @@ impl Runner {
                 .map_err(lost)?
             {
                 MediaReply::Progress { frames_done } => {
-                    teller.frames(frames_done, "face analysis");
+                    teller.frames(frames_done, TaskStage::FaceAnalysis);
                 }
                 MediaReply::Analyzed {
                     observations,

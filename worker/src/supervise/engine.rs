@@ -4,19 +4,19 @@
 use std::sync::{Mutex, PoisonError};
 
 use latentfarm_common::error::one_line;
-use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan, MemoryUse, Rung};
+use latentfarm_common::wire::memory::{DeviceKind, MemoryConstraints, MemoryPlan, MemoryUse};
 use latentfarm_common::wire::outcome::Failure;
 use latentfarm_common::wire::task::RenderTask;
 
 use super::child::Child;
 use super::leak::Growth;
-use super::loss::Attempt;
+use super::loss::Admission;
 use super::meter::Meter;
 use super::overlap::Turn;
 use super::{Runner, RunnerSettings};
 use crate::machine::choice;
 use crate::machine::probe::Device;
-use latentfarm_engine::memory::host;
+use latentfarm_common::host;
 
 /// A running engine and what is known of it.
 #[derive(Debug)]
@@ -30,7 +30,7 @@ pub(super) struct Engine {
 /// A task that was found room for, and what it uses.
 #[derive(Debug)]
 pub(super) struct Run {
-    pub(super) attempt: Attempt,
+    pub(super) admission: Admission,
     pub(super) need_mib: u64,
     meter: Mutex<Meter>,
     /// Process whose highest resident set the kernel counts from the task's start.
@@ -53,8 +53,8 @@ impl Run {
 impl Runner {
     /// Finds room for a task and an engine to render it.
     pub(super) async fn begin(&mut self, body: &RenderTask) -> Result<(Engine, Run), Failure> {
-        let plan = self.lessons.applied_to(&body.model, &body.memory);
-        let mut run = self.admit(&plan).await?;
+        let constraints = self.lessons.applied_to(&body.model, &body.memory);
+        let mut run = self.admit(&constraints).await?;
         let engine = self.take_engine(&run).await?;
         // On a GPU the resident set says nothing of the device.
         let pid = engine.child.pid().filter(|_| body.memory.kind == DeviceKind::Cpu);
@@ -82,36 +82,34 @@ impl Runner {
     }
 
     /// Looks again at what is free, chooses the task's plan, and promises it the memory.
-    async fn admit(&mut self, plan: &MemoryPlan) -> Result<Run, Failure> {
+    async fn admit(&mut self, constraints: &MemoryConstraints) -> Result<Run, Failure> {
         let device = self.settings.device.to_string();
-        if plan.kind != self.settings.device.kind() {
+        if constraints.kind != self.settings.device.kind() {
             return Err(Failure::WorkerUnfit {
-                message: format!("{device} is no device of kind {}", plan.kind),
+                message: format!("{device} is no device of kind {}", constraints.kind),
             });
         }
         let gate = self.claims.gate().await;
         let look = self.sight.look(self.claims.others_mib()).await;
-        let room = choice::room(&look.snapshot, &self.settings.limits);
-        let (rung, need_mib) = choice::choose(plan, &room).map_err(|too_small| Failure::NoRoom {
-            device: device.clone(),
-            needed_mib: too_small.needed_mib,
-            free_mib: too_small.free_mib,
-        })?;
+        let available = choice::available(&look.snapshot, &self.settings.limits);
+        let (plan, need_mib) =
+            choice::choose(constraints, available.memory).map_err(|too_small| Failure::NoRoom {
+                device: device.clone(),
+                needed_mib: too_small.needed_mib,
+                free_mib: too_small.free_mib,
+            })?;
         self.claims
             .write(need_mib.saturating_sub(self.sight.engine_own_mib()));
         drop(gate);
-        let free_mib = match plan.kind {
-            DeviceKind::Cpu => room.host_mib,
-            DeviceKind::Cuda => room.device_mib,
-        };
-        let free_mib = free_mib.unwrap_or(0);
-        tracing::info!(%device, plan = %rung, need_mib, free_mib, "memory plan");
-        self.show_rung(rung);
+        let free_mib = available.memory.of(constraints.kind).unwrap_or(0);
+        tracing::info!(%device, %plan, need_mib, free_mib, "memory plan");
+        self.show_plan(plan);
         Ok(Run {
-            meter: Mutex::new(Meter::new(plan.kind, device.clone(), rung, need_mib)),
-            attempt: Attempt {
+            meter: Mutex::new(Meter::new(constraints.kind, device.clone(), plan, need_mib)),
+            admission: Admission {
+                kind: constraints.kind,
                 device,
-                rung,
+                plan,
                 free_mib,
             },
             need_mib,
@@ -119,10 +117,10 @@ impl Runner {
         })
     }
 
-    fn show_rung(&self, rung: Rung) {
+    fn show_plan(&self, plan: MemoryPlan) {
         self.vitals.update(|heartbeat| {
             if let Some(task) = &mut heartbeat.task {
-                task.rung = Some(rung);
+                task.plan = Some(plan);
             }
         });
     }
@@ -172,5 +170,5 @@ impl Runner {
 /// An engine on the host is told what it may take, so that it ends a window in order before the kernel ends the
 /// engine.
 fn budget(settings: &RunnerSettings, run: &Run) -> Option<u64> {
-    (settings.device == Device::Cpu).then_some(run.attempt.free_mib.max(1))
+    (settings.device == Device::Cpu).then_some(run.admission.free_mib.max(1))
 }

@@ -1,6 +1,6 @@
 //! Brings a task's blobs to this machine.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use latentfarm_common::blob::Store;
 use latentfarm_common::error::one_line;
@@ -37,7 +37,8 @@ impl Fetcher<'_> {
     pub(super) async fn slices(&self, slices: &[SegmentSlice]) -> Result<Vec<LocalSlice>, Failure> {
         let mut local = Vec::with_capacity(slices.len());
         for slice in slices {
-            let path = self.file(&slice.blob).await?;
+            let path = self.store.local_file(&slice.blob, self.scratch).await;
+            let path = path.map_err(|error| unreachable_blob(&error))?;
             let path = path
                 .to_str()
                 .map(str::to_owned)
@@ -51,25 +52,6 @@ impl Fetcher<'_> {
             });
         }
         Ok(local)
-    }
-
-    async fn file(&self, blob: &BlobRef) -> Result<PathBuf, Failure> {
-        if let Some(path) = self
-            .store
-            .local_path(blob)
-            .map_err(|error| unreachable_blob(&error))?
-        {
-            return Ok(path);
-        }
-        let path = self.scratch.join(blob.digest.to_string());
-        let present = std::fs::metadata(&path).is_ok_and(|meta| meta.len() == blob.bytes);
-        if !present {
-            self.store
-                .get_to_file(blob, &path)
-                .await
-                .map_err(|error| unreachable_blob(&error))?;
-        }
-        Ok(path)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use latentfarm_common::wire::memory::MemorySample;
 
-use latentfarm_engine::memory::drift::{Drift, Verdict};
+use super::drift::{Drift, Verdict};
 
 /// The baselines of one engine process.
 #[derive(Debug, Default)]

@@ -3,9 +3,9 @@
 //! succeeded is for the coordinator to weigh.
 
 use latentfarm_common::digest::Digest;
-use latentfarm_common::needs::{Observation, Seen, corrected, note, same_need};
+use latentfarm_common::needs::{corrected, note, same_need};
 use latentfarm_common::wire::job::ModelSpec;
-use latentfarm_common::wire::memory::{MemoryPlan, Rung};
+use latentfarm_common::wire::memory::{MemoryConstraints, MemoryPlan, Observation, Seen};
 
 /// What needs depend on beside the plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,22 +34,26 @@ pub(super) struct Lessons {
 
 impl Lessons {
     /// The task's plan with its needs corrected.
-    pub(super) fn applied_to(&mut self, model: &ModelSpec, plan: &MemoryPlan) -> MemoryPlan {
+    pub(super) fn applied_to(
+        &mut self,
+        model: &ModelSpec,
+        constraints: &MemoryConstraints,
+    ) -> MemoryConstraints {
         let shape = Some(Shape::of(model));
         if self.shape != shape {
             self.learned.clear();
             self.shape = shape;
         }
-        MemoryPlan {
-            needs: corrected(&plan.needs, &self.learned),
-            ..*plan
+        MemoryConstraints {
+            needs: corrected(&constraints.needs, &self.learned),
+            ..*constraints
         }
     }
 
-    /// A task of `plan` ran out under `rung`, which needs more than `mib`.
-    pub(super) fn ran_out(&mut self, plan: &MemoryPlan, rung: Rung, mib: u64) {
+    /// A task of `plan` ran out under `plan`, which needs more than `mib`.
+    pub(super) fn ran_out(&mut self, constraints: &MemoryConstraints, plan: MemoryPlan, mib: u64) {
         let observation = Observation {
-            rung: same_need(&plan.needs, rung),
+            plan: same_need(&constraints.needs, plan),
             need: Seen::MoreThan(mib),
         };
         note(&mut self.learned, observation);
@@ -72,30 +76,33 @@ mod tests {
         }
     }
 
-    const PLAN: MemoryPlan = MemoryPlan {
+    const PLAN: MemoryConstraints = MemoryConstraints {
         kind: DeviceKind::Cuda,
-        floor: Rung::BatchedGuidance,
+        floor: MemoryPlan::BatchedGuidance,
         needs: Needs {
-            mib: [4400, 3800, 3400, 3400, 3400, 3200, 1000],
+            mib: [4400, 3800, 3400, 3400, 3200, 1000],
         },
     };
 
-    fn chosen(lessons: &mut Lessons, model: &ModelSpec, free_mib: u64) -> Option<Rung> {
-        let plan = lessons.applied_to(model, &PLAN);
-        plan.needs.fastest_within(plan.floor, free_mib)
+    fn chosen(lessons: &mut Lessons, model: &ModelSpec, free_mib: u64) -> Option<MemoryPlan> {
+        let constraints = lessons.applied_to(model, &PLAN);
+        constraints.needs.fastest_within(constraints.floor, free_mib)
     }
 
     #[test]
     fn a_plan_that_ran_out_is_not_tried_again_where_it_cannot_fit() {
         let (mut lessons, model) = (Lessons::default(), model(1.5));
-        assert_eq!(chosen(&mut lessons, &model, 3900), Some(Rung::SequentialGuidance));
-        lessons.ran_out(&PLAN, Rung::SequentialGuidance, 4200);
-        assert_eq!(chosen(&mut lessons, &model, 3900), Some(Rung::Sliced));
+        assert_eq!(
+            chosen(&mut lessons, &model, 3900),
+            Some(MemoryPlan::SequentialGuidance)
+        );
+        lessons.ran_out(&PLAN, MemoryPlan::SequentialGuidance, 4200);
+        assert_eq!(chosen(&mut lessons, &model, 3900), Some(MemoryPlan::Sliced));
         // Three plans need the same here: they are one.
-        lessons.ran_out(&PLAN, Rung::Sliced, 4100);
-        assert_eq!(chosen(&mut lessons, &model, 3900), Some(Rung::Offload));
-        lessons.ran_out(&PLAN, Rung::Offload, 4000);
-        assert_eq!(chosen(&mut lessons, &model, 3900), Some(Rung::Streamed));
+        lessons.ran_out(&PLAN, MemoryPlan::Sliced, 4100);
+        assert_eq!(chosen(&mut lessons, &model, 3900), Some(MemoryPlan::Offload));
+        lessons.ran_out(&PLAN, MemoryPlan::Offload, 4000);
+        assert_eq!(chosen(&mut lessons, &model, 3900), Some(MemoryPlan::Streamed));
         assert_eq!(chosen(&mut lessons, &model, 900), None);
     }
 
@@ -103,10 +110,10 @@ mod tests {
     fn another_job_begins_afresh() {
         let mut lessons = Lessons::default();
         assert!(chosen(&mut lessons, &model(1.5), 3900).is_some());
-        lessons.ran_out(&PLAN, Rung::SequentialGuidance, 4200);
+        lessons.ran_out(&PLAN, MemoryPlan::SequentialGuidance, 4200);
         assert_eq!(
             chosen(&mut lessons, &model(1.0), 3900),
-            Some(Rung::SequentialGuidance)
+            Some(MemoryPlan::SequentialGuidance)
         );
     }
 }

@@ -1,28 +1,29 @@
 //! The class of a child's death or hang.
 
 use latentfarm_common::error::one_line;
-use latentfarm_common::wire::engine::EngineFailure;
-use latentfarm_common::wire::memory::Rung;
+use latentfarm_common::wire::engine::{EngineFailure, EngineStage};
+use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan, MemoryStage, OutOfMemory};
 use latentfarm_common::wire::outcome::Failure;
 
 use super::child::{Cause, ChildError};
 
-/// What was tried when memory ran out.
+/// What a task was admitted with, for the report if its memory runs out.
 #[derive(Clone, Debug)]
-pub(super) struct Attempt {
+pub(super) struct Admission {
+    pub(super) kind: DeviceKind,
     /// Text form of the device.
     pub(super) device: String,
-    pub(super) rung: Rung,
-    /// What the task was admitted with.
+    pub(super) plan: MemoryPlan,
     pub(super) free_mib: u64,
 }
 
-impl Attempt {
-    fn out_of_memory(&self, stage: &str, suspected: bool) -> Failure {
-        Failure::OutOfMemory {
+impl Admission {
+    fn out_of_memory(&self, stage: Option<MemoryStage>, suspected: bool) -> OutOfMemory {
+        OutOfMemory {
+            kind: self.kind,
             device: self.device.clone(),
-            stage: stage.to_owned(),
-            rung: self.rung,
+            stage,
+            plan: self.plan,
             needed_at_least_mib: None,
             free_before_mib: self.free_mib,
             suspected,
@@ -31,10 +32,12 @@ impl Attempt {
 }
 
 /// The engine ended, hung or spoke out of turn in `stage`.
-pub(super) fn engine_lost(error: &ChildError, stage: &str, attempt: &Attempt) -> Failure {
+pub(super) fn engine_lost(error: &ChildError, stage: EngineStage, admission: &Admission) -> Failure {
     let message = format!("{}, in stage {stage}", one_line(error));
     match cause(error) {
-        Cause::OutOfMemory { suspected } => attempt.out_of_memory(stage, suspected),
+        Cause::OutOfMemory { suspected } => {
+            Failure::OutOfMemory(admission.out_of_memory(Some(stage.memory_stage()), suspected))
+        }
         Cause::Poisoned => Failure::EngineLost {
             message: format!("the GPU's context broke: {message}"),
         },
@@ -42,12 +45,14 @@ pub(super) fn engine_lost(error: &ChildError, stage: &str, attempt: &Attempt) ->
     }
 }
 
-/// The media process ended, hung or spoke out of turn. `rendering` is the engine's attempt beside it where both live
-/// on the host: a leaner plan there leaves more for it.
-pub(super) fn media_lost(error: &ChildError, stage: &str, rendering: Option<&Attempt>) -> Failure {
-    let message = format!("{}, in stage {stage}", one_line(error));
+/// The media process ended, hung or spoke out of turn while it was at `work`. `rendering` is the engine's admission
+/// beside it where both live on the host: a leaner plan there leaves more for it.
+pub(super) fn media_lost(error: &ChildError, work: &str, rendering: Option<&Admission>) -> Failure {
+    let message = format!("{}, in stage {work}", one_line(error));
     match (cause(error), rendering) {
-        (Cause::OutOfMemory { .. }, Some(attempt)) => attempt.out_of_memory(stage, true),
+        (Cause::OutOfMemory { .. }, Some(admission)) => {
+            Failure::OutOfMemory(admission.out_of_memory(None, true))
+        }
         (Cause::OutOfMemory { .. }, None) => Failure::EngineLost {
             message: format!("the host ran out of memory: {message}"),
         },
@@ -63,20 +68,17 @@ fn cause(error: &ChildError) -> Cause {
 }
 
 /// What the engine itself says went wrong.
-pub(super) fn engine_failed(failure: EngineFailure, attempt: &Attempt) -> Failure {
+pub(super) fn engine_failed(failure: EngineFailure, admission: &Admission) -> Failure {
     match failure {
         EngineFailure::OutOfMemory {
             stage,
             needed_at_least_mib,
             free_before_mib,
-        } => Failure::OutOfMemory {
-            device: attempt.device.clone(),
-            stage,
-            rung: attempt.rung,
+        } => Failure::OutOfMemory(OutOfMemory {
             needed_at_least_mib,
             free_before_mib,
-            suspected: false,
-        },
+            ..admission.out_of_memory(Some(stage), false)
+        }),
         EngineFailure::Unfit { message } => Failure::WorkerUnfit { message },
         EngineFailure::AudioMissing { window } => Failure::Transient {
             message: format!("audio window {window} is not in the engine"),

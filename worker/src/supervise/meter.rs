@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use latentfarm_common::wire::memory::{DeviceKind, MemorySample, MemoryStage, MemoryUse, Rung, StagePeak};
+use latentfarm_common::wire::memory::{
+    DeviceKind, MemoryPlan, MemorySample, MemoryStage, MemoryUse, StagePeak,
+};
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -34,12 +36,12 @@ pub(super) struct Meter {
 }
 
 impl Meter {
-    pub(super) fn new(kind: DeviceKind, device: String, rung: Rung, predicted_mib: u64) -> Self {
+    pub(super) fn new(kind: DeviceKind, device: String, plan: MemoryPlan, predicted_mib: u64) -> Self {
         Self {
             total: MemoryUse {
                 kind,
                 device,
-                rung,
+                plan,
                 predicted_mib,
                 peak_mib: 0,
                 least_free_mib: 0,
@@ -149,7 +151,7 @@ mod tests {
         Meter::new(
             DeviceKind::Cuda,
             "cuda:0 NVIDIA L4".to_owned(),
-            Rung::Sliced,
+            MemoryPlan::Sliced,
             5000,
         )
     }

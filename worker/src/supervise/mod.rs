@@ -12,6 +12,7 @@
 
 mod analyze;
 mod child;
+pub mod drift;
 mod engine;
 mod fetch;
 mod leak;
@@ -32,10 +33,11 @@ use std::time::Duration;
 
 use latentfarm_common::blob::Store;
 use latentfarm_common::error::one_line;
-use latentfarm_common::nats::lanes::Room;
+use latentfarm_common::lanes::Available;
 use latentfarm_common::wire::Message;
-use latentfarm_common::wire::memory::MemoryPlan;
-use latentfarm_common::wire::outcome::Failure;
+use latentfarm_common::wire::engine::EngineStage;
+use latentfarm_common::wire::memory::{MemoryConstraints, OutOfMemory};
+use latentfarm_common::wire::outcome::{Failure, TaskStage};
 use latentfarm_common::wire::task::{Task, TaskBody};
 
 use crate::consume::{Assignment, Finished, Progress, TaskRunner, Vitals};
@@ -95,7 +97,7 @@ struct Teller<'a> {
 
 impl Teller<'_> {
     /// Returns how many frames are new.
-    fn frames(&self, frames_done: u32, stage: &str) -> u32 {
+    fn frames(&self, frames_done: u32, stage: TaskStage) -> u32 {
         let before = self.frames_done.swap(frames_done, Ordering::Relaxed);
         self.progress.report(frames_done, stage);
         frames_done.saturating_sub(before)
@@ -115,19 +117,19 @@ impl Teller<'_> {
         }
     }
 
-    fn stage(&self, stage: &str) {
-        self.progress
-            .report(self.frames_done.load(Ordering::Relaxed), stage);
+    fn engine(&self, stage: EngineStage) {
+        let frames_done = self.frames_done.load(Ordering::Relaxed);
+        self.progress.report(frames_done, TaskStage::Engine(stage));
     }
 }
 
 impl TaskRunner for Runner {
-    async fn room(&mut self) -> Room {
+    async fn available(&mut self) -> Available {
         // A task that was dropped in its middle has left its claim.
         self.claims.release();
         let look = self.sight.look(self.claims.others_mib()).await;
         self.sight.show(&look, &self.vitals);
-        choice::room(&look.snapshot, &self.settings.limits)
+        choice::available(&look.snapshot, &self.settings.limits)
     }
 
     async fn run(&mut self, assignment: Assignment<'_>) -> Result<Finished, Failure> {
@@ -205,15 +207,15 @@ impl Runner {
     }
 
     /// Notes what a task showed of its need. A kill shows nothing: its cause is a guess.
-    fn learn(&mut self, plan: &MemoryPlan, outcome: &Result<Finished, Failure>) {
-        if let Err(Failure::OutOfMemory {
-            rung,
+    fn learn(&mut self, constraints: &MemoryConstraints, outcome: &Result<Finished, Failure>) {
+        if let Err(Failure::OutOfMemory(OutOfMemory {
+            plan,
             needed_at_least_mib: Some(mib),
             suspected: false,
             ..
-        }) = outcome
+        })) = outcome
         {
-            self.lessons.ran_out(plan, *rung, *mib);
+            self.lessons.ran_out(constraints, *plan, *mib);
         }
     }
 

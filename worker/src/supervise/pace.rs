@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use latentfarm_common::digest::Digest;
-use latentfarm_common::wire::memory::Rung;
+use latentfarm_common::wire::memory::MemoryPlan;
 
 /// Nothing counts as hung sooner.
 const SHORTEST: Duration = Duration::from_mins(1);
@@ -20,7 +20,7 @@ pub(super) enum Work {
         weights: Digest,
         resolution_px: u32,
         is_guided: bool,
-        rung: Rung,
+        plan: MemoryPlan,
     },
 }
 
@@ -60,12 +60,12 @@ impl Pace {
 mod tests {
     use super::*;
 
-    fn window(rung: Rung) -> Work {
+    fn window(plan: MemoryPlan) -> Work {
         Work::Window {
             weights: Digest::of(b"weights"),
             resolution_px: 256,
             is_guided: false,
-            rung,
+            plan,
         }
     }
 
@@ -73,7 +73,7 @@ mod tests {
     fn known_work_may_be_silent_for_five_times_its_longest_and_a_minute_at_least() {
         let seconds = Duration::from_secs;
         let mut pace = Pace::new(seconds(900));
-        let work = window(Rung::default());
+        let work = window(MemoryPlan::default());
         assert_eq!(pace.limit(work), seconds(900), "nothing is known yet");
         pace.finished(work, seconds(2));
         assert_eq!(pace.limit(work), seconds(60));
@@ -85,7 +85,7 @@ mod tests {
             "a slow machine is not a hung one"
         );
         assert_eq!(
-            pace.limit(window(Rung::Streamed)),
+            pace.limit(window(MemoryPlan::Streamed)),
             seconds(900),
             "another plan has another pace"
         );
@@ -94,7 +94,7 @@ mod tests {
     #[test]
     fn a_shorter_limit_that_was_asked_for_counts() {
         let mut pace = Pace::new(Duration::from_secs(3));
-        let work = window(Rung::default());
+        let work = window(MemoryPlan::default());
         pace.finished(work, Duration::from_millis(10));
         assert_eq!(pace.limit(work), Duration::from_secs(3));
     }

@@ -14,7 +14,7 @@ use latentfarm_common::time::FrameRange;
 use latentfarm_common::wire::engine::EngineTimings;
 use latentfarm_common::wire::media::{MediaReply, MediaRequest, MediaTimings, RenderRequest};
 use latentfarm_common::wire::memory::{DeviceKind, MemoryStage};
-use latentfarm_common::wire::outcome::{DoneBody, Failure, StageTimings};
+use latentfarm_common::wire::outcome::{DoneBody, Failure, StageTimings, TaskStage};
 use latentfarm_common::wire::task::{RenderFrame, RenderInput, RenderTask, Task};
 use tokio::sync::mpsc;
 
@@ -28,7 +28,7 @@ use super::sight::Sight;
 use super::talk::{Books, EngineTalk};
 use super::{ALIVE_INTERVAL, Runner, RunnerSettings, Teller, windows};
 use crate::consume::{Artifact, Finished};
-use latentfarm_engine::memory::host;
+use latentfarm_common::host;
 use latentfarm_engine::numeric_kind;
 
 /// Crops that lie ready for the engine: one window's.
@@ -80,7 +80,7 @@ impl Runner {
         let output = self
             .settings
             .scratch
-            .join(format!("{}.{}.nut", task.chunk, task.attempt));
+            .join(format!("{}.{}.nut", task.chunk, task.attempt.number));
         let request = RenderRequest {
             source: body.source.clone(),
             encoder: body.encoder.clone(),
@@ -195,7 +195,8 @@ impl Conversation<'_> {
             match reply.map_err(|error| self.media_lost(&error))? {
                 MediaReply::Progress { frames_done } => {
                     self.book_media([MemoryStage::Paste, MemoryStage::Encode]);
-                    self.sight.rendered(self.teller.frames(frames_done, "encoded"));
+                    self.sight
+                        .rendered(self.teller.frames(frames_done, TaskStage::Encoded));
                 }
                 MediaReply::Crops { window, faces } => {
                     self.book_media([MemoryStage::Decode, MemoryStage::Align]);
@@ -259,7 +260,7 @@ impl Conversation<'_> {
     fn media_lost(&self, error: &ChildError) -> Failure {
         let on_host = self.settings.device.kind() == DeviceKind::Cpu;
         let beside = self.run.filter(|_| on_host);
-        media_lost(error, "media", beside.map(|run| &run.attempt))
+        media_lost(error, "media", beside.map(|run| &run.admission))
     }
 
     /// Prepares the engine while the media child decodes, then renders windows as their crops come.

@@ -13,7 +13,7 @@ use crate::consume::Vitals;
 use crate::machine::choice::{self, GpuState, HostState, Limits, Snapshot, Target};
 use crate::machine::probe::{Device, Probe, Reading};
 use crate::machine::warn::Watch;
-use latentfarm_engine::memory::host;
+use latentfarm_common::host;
 
 /// How often the vitals are made fresh; as often as a heartbeat is sent.
 const INTERVAL: Duration = Duration::from_secs(2);
@@ -212,12 +212,12 @@ impl Sight {
     /// Shows a look in the heartbeats.
     pub(super) fn show(&self, look: &Look, vitals: &Vitals) {
         let frames_per_second = self.change(|state| state.rate.per_second(Instant::now()));
-        let reach = choice::reach(&look.snapshot, &self.shared.limits);
+        let capacity = choice::capacity(&look.snapshot, &self.shared.limits);
         vitals.update(|heartbeat| {
             heartbeat.device_free_mib = look.free_mib;
             heartbeat.device_total_mib = look.total_mib;
             heartbeat.host_rss_mib = look.host_rss_mib;
-            heartbeat.reach = reach;
+            heartbeat.capacity = capacity;
             heartbeat.gpu = look.vitals;
             heartbeat.frames_per_second = frames_per_second;
         });

@@ -67,10 +67,10 @@ impl<'a> EngineTalk<'a> {
         &mut self,
         request: &EngineRequest,
         work: Work,
-        what: &str,
+        stage: EngineStage,
     ) -> Result<EngineReply, Failure> {
-        match self.ask_for_any(request, work, what).await? {
-            EngineReply::Failed(failure) => Err(engine_failed(failure, &self.books.run.attempt)),
+        match self.ask_for_any(request, work, stage).await? {
+            EngineReply::Failed(failure) => Err(engine_failed(failure, &self.books.run.admission)),
             reply => Ok(reply),
         }
     }
@@ -80,18 +80,17 @@ impl<'a> EngineTalk<'a> {
         &mut self,
         request: &EngineRequest,
         work: Work,
-        what: &str,
+        mut stage: EngineStage,
     ) -> Result<EngineReply, Failure> {
         let limit = self.books.pace.limit(work);
-        let mut stage = what.to_owned();
         let mut longest = Duration::ZERO;
         let mut since = Instant::now();
         self.turn.asked(true);
         let sent = self.send(request, limit).await;
-        sent.map_err(|error| self.lost(&error, &stage))?;
+        sent.map_err(|error| self.lost(&error, stage))?;
         loop {
             let heard = self.teller.receive::<EngineReply>(self.engine, limit).await;
-            let reply = heard.map_err(|error| self.lost(&error, &stage))?;
+            let reply = heard.map_err(|error| self.lost(&error, stage))?;
             longest = longest.max(since.elapsed());
             since = Instant::now();
             let booked = match &reply {
@@ -105,8 +104,8 @@ impl<'a> EngineTalk<'a> {
                 self.book(stage, memory);
             }
             if let EngineReply::Progress { stage: reached, .. } = reply {
-                stage = stage_text(reached);
-                self.teller.stage(&stage);
+                stage = reached;
+                self.teller.engine(stage);
                 continue;
             }
             self.turn.asked(false);
@@ -137,8 +136,8 @@ impl<'a> EngineTalk<'a> {
         self.books.claims.write(outstanding_mib);
     }
 
-    fn lost(&self, error: &ChildError, stage: &str) -> Failure {
-        engine_lost(error, stage, &self.books.run.attempt)
+    fn lost(&self, error: &ChildError, stage: EngineStage) -> Failure {
+        engine_lost(error, stage, &self.books.run.admission)
     }
 }
 
@@ -147,15 +146,5 @@ fn say(line: Option<Line>) {
         Some(Line { text, is_news: true }) => tracing::info!("{text}"),
         Some(Line { text, is_news: false }) => tracing::debug!("{text}"),
         None => {}
-    }
-}
-
-fn stage_text(stage: EngineStage) -> String {
-    match stage {
-        EngineStage::Loading => "loading the model".to_owned(),
-        EngineStage::Audio => "encoding speech".to_owned(),
-        EngineStage::VaeEncode { frame } => format!("VAE encode, frame {frame}"),
-        EngineStage::Denoise { step, of } => format!("denoise, step {step} of {of}"),
-        EngineStage::VaeDecode { frame } => format!("VAE decode, frame {frame}"),
     }
 }

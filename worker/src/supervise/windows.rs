@@ -5,7 +5,8 @@ use latentfarm_common::audio::windows::pcm_range;
 use latentfarm_common::time::{FrameRange, WINDOW_FRAMES};
 use latentfarm_common::wire::blob::BlobRef;
 use latentfarm_common::wire::engine::{
-    AudioRequest, EngineFailure, EngineReply, EngineRequest, EngineTimings, SilentFrames, WindowRequest,
+    AudioRequest, EngineFailure, EngineReply, EngineRequest, EngineStage, EngineTimings, SilentFrames,
+    WindowRequest,
 };
 use latentfarm_common::wire::outcome::Failure;
 use latentfarm_common::wire::task::{Mouth, RenderFrame, RenderInput};
@@ -33,14 +34,17 @@ pub(super) fn silent_frames(frames: &[RenderFrame]) -> Vec<u16> {
 impl EngineTalk<'_> {
     /// Loads the job's weights unless they are loaded; returns the numeric kind.
     pub(super) async fn load(&mut self) -> Result<String, Failure> {
-        self.teller.stage("loading the model");
+        self.teller.engine(EngineStage::Loading);
         let weights = self.body.model.weights;
         let request = EngineRequest::Load {
             weights_dir: self.weights_dir.display().to_string(),
             expected: weights,
-            rung: self.books.run.attempt.rung,
+            plan: self.books.run.admission.plan,
         };
-        match self.ask(&request, Work::Load(weights), "load").await? {
+        match self
+            .ask(&request, Work::Load(weights), EngineStage::Loading)
+            .await?
+        {
             EngineReply::Loaded { numeric_kind, .. } => Ok(numeric_kind),
             other => Err(out_of_step(&other)),
         }
@@ -53,7 +57,7 @@ impl EngineTalk<'_> {
         silent: &[u16],
         fetcher: &Fetcher<'_>,
     ) -> Result<(), Failure> {
-        self.teller.stage("encoding speech");
+        self.teller.engine(EngineStage::Audio);
         let audio = &self.body.audio;
         let request = |track, track_samples, window| AudioRequest {
             track,
@@ -85,17 +89,20 @@ impl EngineTalk<'_> {
     async fn is_encoded(&mut self, request: &AudioRequest) -> Result<bool, Failure> {
         let request = EngineRequest::Audio(request.clone());
         let work = Work::Audio(self.body.model.weights);
-        match self.ask_for_any(&request, work, "audio").await? {
+        match self.ask_for_any(&request, work, EngineStage::Audio).await? {
             EngineReply::AudioReady { .. } => Ok(true),
             EngineReply::Failed(EngineFailure::AudioMissing { .. }) => Ok(false),
-            EngineReply::Failed(failure) => Err(engine_failed(failure, &self.books.run.attempt)),
+            EngineReply::Failed(failure) => Err(engine_failed(failure, &self.books.run.admission)),
             other => Err(out_of_step(&other)),
         }
     }
 
     async fn encode(&mut self, request: AudioRequest) -> Result<(), Failure> {
         let work = Work::Audio(self.body.model.weights);
-        match self.ask(&EngineRequest::Audio(request), work, "audio").await? {
+        match self
+            .ask(&EngineRequest::Audio(request), work, EngineStage::Audio)
+            .await?
+        {
             EngineReply::AudioReady { .. } => Ok(()),
             other => Err(out_of_step(&other)),
         }
@@ -114,12 +121,12 @@ impl EngineTalk<'_> {
             track: silent_track(body.audio.log_mel_max),
             frames,
         });
-        let rung = self.books.run.attempt.rung;
+        let plan = self.books.run.admission.plan;
         let work = Work::Window {
             weights: body.model.weights,
             resolution_px: body.model.resolution_px,
             is_guided: body.model.is_guided(),
-            rung,
+            plan,
         };
         let request = EngineRequest::Window(WindowRequest {
             model: body.model.clone(),
@@ -127,12 +134,15 @@ impl EngineTalk<'_> {
             track_samples: body.audio.samples,
             layout: body.audio.windows,
             first_frame: window.start,
-            rate: (body.encoder.rate.num(), body.encoder.rate.den()),
+            rate: body.encoder.rate,
             faces,
             silence: silence.filter(|silence| silence.frames != 0),
-            rung,
+            plan,
         });
-        match self.ask(&request, work, "window").await? {
+        match self
+            .ask(&request, work, EngineStage::VaeEncode { frame: 0 })
+            .await?
+        {
             EngineReply::Window {
                 faces,
                 timings,

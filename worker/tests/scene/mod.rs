@@ -5,14 +5,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use latentfarm_common::blob::Store;
+use latentfarm_common::lanes::Available;
 use latentfarm_common::nats::done::DoneLog;
 use latentfarm_common::nats::events::{Follower, Start};
-use latentfarm_common::nats::lanes::Room;
 use latentfarm_common::nats::subjects::Subject;
 use latentfarm_common::nats::tasks::TaskQueue;
 use latentfarm_common::shutdown::{self, Trigger};
 use latentfarm_common::wire;
-use latentfarm_common::wire::outcome::{Control, DoneBody, DoneRecord, Event, Failure, StageTimings};
+use latentfarm_common::wire::outcome::{
+    Control, DoneBody, DoneRecord, Event, Failure, StageTimings, TaskStage,
+};
 use latentfarm_common::wire::task::Task;
 use latentfarm_worker::consume::{
     Artifact, Assignment, Finished, Settings, Summary, TaskRunner, Vitals, serve,
@@ -56,16 +58,16 @@ impl Runner {
 }
 
 impl TaskRunner for Runner {
-    async fn room(&mut self) -> Room {
-        Room {
+    async fn available(&mut self) -> Available {
+        Available {
             analyze: true,
-            ..Room::default()
+            ..Available::default()
         }
     }
 
     async fn run(&mut self, mut assignment: Assignment<'_>) -> Result<Finished, Failure> {
         self.ran.lock().unwrap().push(assignment.task.clone());
-        assignment.progress.report(1, "fake");
+        assignment.progress.report(1, TaskStage::FaceAnalysis);
         let act = self.script.lock().unwrap().pop().unwrap_or(Act::Finish);
         match act {
             Act::Finish => {}

@@ -75,7 +75,7 @@ async fn manifest(connection: &connect::Connection, job: JobId) -> anyhow::Resul
     let chunks =
         |frames: u64, size: u32| usize::try_from(frames.div_ceil(u64::from(size.max(1)))).unwrap_or(0);
     Ok(Some(Entry::RunBegins {
-        job: job.to_string(),
+        job,
         epoch: 0,
         analyze_chunks: chunks(spec.source.frames, spec.analyze_frames),
         render_chunks: chunks(spec.frames, spec.chunk_frames),
@@ -87,8 +87,8 @@ async fn manifest(connection: &connect::Connection, job: JobId) -> anyhow::Resul
 }
 
 fn of_event(event: Event) -> Entry {
-    let chunk = short(event.chunk);
-    let (attempt, worker) = (event.attempt, event.worker.to_string());
+    let chunk = event.chunk.name();
+    let (attempt, worker) = (event.attempt, event.worker);
     match event.kind {
         EventKind::Started => Entry::Started {
             chunk,
@@ -100,7 +100,6 @@ fn of_event(event: Event) -> Entry {
             attempt,
             worker,
             failure,
-            kind: None,
             lane: None,
             then: None,
         },
@@ -119,17 +118,11 @@ fn of_record(record: DoneRecord) -> Entry {
         DoneBody::Render { frame_hashes, .. } => frame_hashes.len() as u64,
     };
     Entry::Done {
-        chunk: short(record.chunk),
+        chunk: record.chunk.name(),
         attempt: record.attempt,
-        worker: record.worker.to_string(),
+        worker: record.worker,
         frames,
         numeric_kind: record.numeric_kind,
         memory: record.memory,
     }
-}
-
-fn short(chunk: latentfarm_common::ids::ChunkId) -> String {
-    let text = chunk.to_string();
-    text.split_once('.')
-        .map_or(text.clone(), |(_, tail)| tail.to_owned())
 }

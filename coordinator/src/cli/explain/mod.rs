@@ -8,7 +8,7 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use latentfarm_common::ids::{JobId, Work};
+use latentfarm_common::ids::{ChunkName, JobId};
 
 use super::args::ExplainArgs;
 use super::exit::{CommandError, ExitStatus, runtime};
@@ -17,18 +17,9 @@ use crate::journal::{self, Line};
 use story::Story;
 
 /// Which chunk is asked for: `r00003`, `a00000`, or a render chunk's number.
-fn chunk_name(text: &str) -> Option<String> {
-    let (work, digits) = match text.split_at_checked(1)? {
-        ("r", digits) => (Work::Render, digits),
-        ("a", digits) => (Work::Analyze, digits),
-        _ => (Work::Render, text),
-    };
-    let index: u32 = digits.parse().ok()?;
-    let letter = match work {
-        Work::Analyze => 'a',
-        Work::Render => 'r',
-    };
-    Some(format!("{letter}{index:05}"))
+fn chunk_name(text: &str) -> Option<ChunkName> {
+    let name = text.parse().or_else(|_| format!("r{text}").parse());
+    name.ok()
 }
 
 pub(super) fn main(args: &ExplainArgs) -> Result<ExitStatus, CommandError> {
@@ -54,12 +45,12 @@ pub(super) fn main(args: &ExplainArgs) -> Result<ExitStatus, CommandError> {
     };
     let story = Story::of(&lines);
     let text = match &chunk {
-        Some(name) if !story.has(name) => {
+        Some(name) if !story.has(*name) => {
             let error = anyhow::anyhow!("the job has no chunk {name}, or nothing has happened to it yet");
             return Err(CommandError::refused(error));
         }
-        _ if args.json => story.to_json(chunk.as_deref()).to_string(),
-        Some(name) => story.of_chunk(name),
+        _ if args.json => story.to_json(chunk).to_string(),
+        Some(name) => story.of_chunk(*name),
         None => story.table(),
     };
     // Nobody reading any more is no error.
@@ -102,9 +93,9 @@ mod tests {
 
     #[test]
     fn chunks_are_named_in_three_ways() {
-        assert_eq!(chunk_name("3").unwrap(), "r00003");
-        assert_eq!(chunk_name("r00003").unwrap(), "r00003");
-        assert_eq!(chunk_name("a12").unwrap(), "a00012");
+        assert_eq!(chunk_name("3").unwrap().to_string(), "r00003");
+        assert_eq!(chunk_name("r00003").unwrap().to_string(), "r00003");
+        assert_eq!(chunk_name("a12").unwrap().to_string(), "a00012");
         for text in ["", "r", "x3", "-1", "3.5"] {
             assert_eq!(chunk_name(text), None, "{text}");
         }

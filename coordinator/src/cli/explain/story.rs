@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use latentfarm_common::wire::memory::{MemoryUse, Rung};
+use latentfarm_common::ids::{ChunkName, JobId, Work};
+use latentfarm_common::lanes::Lane;
+use latentfarm_common::wire::memory::{MemoryPlan, MemoryUse};
 use serde_json::{Value, json};
 
 use crate::cli::report::memory::oom_text;
@@ -14,13 +16,13 @@ use crate::placement::gib;
 
 /// The lines of a journal by chunk.
 pub(super) struct Story<'a> {
-    job: &'a str,
+    job: Option<JobId>,
     frames: u64,
     chunk_frames: u32,
     render_chunks: usize,
     analyze_chunks: usize,
     start_ms: u64,
-    chunks: BTreeMap<&'a str, Vec<&'a Line>>,
+    chunks: BTreeMap<ChunkName, Vec<&'a Line>>,
 }
 
 /// A chunk as its last lines leave it.
@@ -29,14 +31,14 @@ struct Standing<'a> {
     state: String,
     attempts: u32,
     ooms: usize,
-    lane: Option<&'a str>,
+    lane: Option<Lane>,
     used: Option<&'a MemoryUse>,
 }
 
 impl<'a> Story<'a> {
     pub(super) fn of(lines: &'a [Line]) -> Self {
         let mut story = Self {
-            job: "",
+            job: None,
             frames: 0,
             chunk_frames: 0,
             render_chunks: 0,
@@ -54,7 +56,7 @@ impl<'a> Story<'a> {
                 ..
             } = &line.entry
             {
-                story.job = job;
+                story.job = Some(*job);
                 (story.frames, story.chunk_frames) = (*frames, *chunk_frames);
                 (story.render_chunks, story.analyze_chunks) = (*render_chunks, *analyze_chunks);
             }
@@ -65,30 +67,30 @@ impl<'a> Story<'a> {
         story
     }
 
-    pub(super) fn has(&self, chunk: &str) -> bool {
-        self.chunks.contains_key(chunk)
+    pub(super) fn has(&self, chunk: ChunkName) -> bool {
+        self.chunks.contains_key(&chunk)
     }
 
-    /// Output frames of a render chunk, where the journal tells.
-    fn range(&self, chunk: &str) -> Option<(u64, u64)> {
-        let index: u64 = chunk.strip_prefix('r')?.parse().ok()?;
-        let start = index * u64::from(self.chunk_frames);
+    /// Output frames of a render chunk, if the journal has them.
+    fn range(&self, chunk: ChunkName) -> Option<(u64, u64)> {
+        if chunk.work != Work::Render {
+            return None;
+        }
+        let start = u64::from(chunk.index) * u64::from(self.chunk_frames);
         let end = (start + u64::from(self.chunk_frames)).min(self.frames);
         (start < end).then_some((start, end))
     }
 
     pub(super) fn table(&self) -> String {
         let is_done = |lines: &[&Line]| lines.iter().any(|line| matches!(line.entry, Entry::Done { .. }));
-        let done = |letter: char| {
-            let chunks = self.chunks.iter().filter(|(name, _)| name.starts_with(letter));
-            chunks.filter(|(_, lines)| is_done(lines)).count()
-        };
+        let of = |work| self.chunks.iter().filter(move |(name, _)| name.work == work);
+        let done = |work| of(work).filter(|(_, lines)| is_done(lines)).count();
+        let job = self.job.map_or_else(String::new, |job| job.to_string());
         let mut text = format!(
-            "job {}: {} of {} chunks rendered, {} of {} analysed",
-            self.job,
-            done('r'),
+            "job {job}: {} of {} chunks rendered, {} of {} analysed",
+            done(Work::Render),
             self.render_chunks,
-            done('a'),
+            done(Work::Analyze),
             self.analyze_chunks
         );
         let _ = write!(
@@ -96,22 +98,24 @@ impl<'a> Story<'a> {
             "\n{:<8} {:>13} {:>8} {:>5} {:>7} {:>14} {:>9}  state",
             "chunk", "frames", "attempts", "ooms", "lane", "plan", "peak"
         );
-        for (name, lines) in self.chunks.iter().filter(|(name, _)| name.starts_with('r')) {
+        for (name, lines) in of(Work::Render) {
             let standing = standing(lines);
             let frames = self
-                .range(name)
+                .range(*name)
                 .map_or_else(String::new, |(start, end)| format!("{start}..{end}"));
             let (plan, peak) = standing.used.map_or(("-", "-".to_owned()), |used| {
-                (used.rung.name(), gib(used.peak_mib))
+                (used.plan.into(), gib(used.peak_mib))
             });
-            let lane = standing.lane.map_or("-", lane_class);
+            let lane = standing
+                .lane
+                .map_or_else(|| "-".to_owned(), |lane| lane.class.to_string());
             let _ = write!(
                 text,
                 "\n{name:<8} {frames:>13} {:>8} {:>5} {lane:>7} {plan:>14} {peak:>9}  {}",
                 standing.attempts, standing.ooms, standing.state
             );
         }
-        for (name, lines) in self.chunks.iter().filter(|(name, _)| name.starts_with('a')) {
+        for (name, lines) in of(Work::Analyze) {
             let standing = standing(lines);
             if standing.attempts > 1 || !is_done(lines) {
                 let _ = write!(
@@ -124,8 +128,8 @@ impl<'a> Story<'a> {
         text
     }
 
-    pub(super) fn of_chunk(&self, chunk: &str) -> String {
-        let lines = self.chunks.get(chunk).map_or(&[][..], Vec::as_slice);
+    pub(super) fn of_chunk(&self, chunk: ChunkName) -> String {
+        let lines = self.chunks.get(&chunk).map_or(&[][..], Vec::as_slice);
         let mut text = match self.range(chunk) {
             Some((start, end)) => format!("{chunk} (frames {start}..{end}): {}", standing(lines).state),
             None => format!("{chunk}: {}", standing(lines).state),
@@ -140,7 +144,7 @@ impl<'a> Story<'a> {
         text
     }
 
-    pub(super) fn to_json(&self, only: Option<&str>) -> Value {
+    pub(super) fn to_json(&self, only: Option<ChunkName>) -> Value {
         let chunks = self
             .chunks
             .iter()
@@ -148,7 +152,7 @@ impl<'a> Story<'a> {
         let chunks: Vec<Value> = chunks
             .map(|(name, lines)| {
                 let standing = standing(lines);
-                let range = self.range(name);
+                let range = self.range(*name);
                 json!({
                     "chunk": name,
                     "start": range.map(|range| range.0),
@@ -172,11 +176,6 @@ impl<'a> Story<'a> {
     }
 }
 
-/// `g04` of `g04-p1`.
-fn lane_class(lane: &str) -> &str {
-    lane.split_once('-').map_or(lane, |(class, _)| class)
-}
-
 fn standing<'a>(lines: &[&'a Line]) -> Standing<'a> {
     let mut standing = Standing::default();
     for line in lines {
@@ -184,14 +183,14 @@ fn standing<'a>(lines: &[&'a Line]) -> Standing<'a> {
         match entry {
             Entry::RunBegins { .. } => {}
             Entry::Placed { attempt, lane, .. } => {
-                standing.lane = Some(lane);
-                standing.attempts = standing.attempts.max(attempt + 1);
+                standing.lane = Some(*lane);
+                standing.attempts = standing.attempts.max(attempt.number + 1);
                 standing.state = format!("queued in lane {lane}");
             }
             Entry::TakenBack { .. } => "to be placed anew".clone_into(&mut standing.state),
             Entry::Waits { why, .. } => standing.state = format!("waits for a bigger node: {why}"),
             Entry::Started { worker, attempt, .. } => {
-                standing.attempts = standing.attempts.max(attempt + 1);
+                standing.attempts = standing.attempts.max(attempt.number + 1);
                 standing.state = format!("running on {worker}");
             }
             Entry::Failed { .. } => {
@@ -228,7 +227,7 @@ fn sentence(entry: &Entry) -> String {
             let mut text = format!(
                 "attempt {}: lane {lane}, because the engine needs {} on {kind} under the leanest plan and {} under \
                  {floor}, the fastest that is allowed",
-                attempt + 1,
+                attempt.number + 1,
                 gib(needs.leanest()),
                 gib(needs.of(*floor))
             );
@@ -237,7 +236,7 @@ fn sentence(entry: &Entry) -> String {
                 let _ = write!(text, "; the lane has to hold {}", gib(*need_mib));
             }
             let _ = write!(text, "; {why}");
-            if *floor > Rung::default() {
+            if *floor > MemoryPlan::default() {
                 text.push_str("; faster plans ran out of memory");
             }
             text
@@ -246,7 +245,9 @@ fn sentence(entry: &Entry) -> String {
             format!("taken out of lane {lane} before anyone began it: {why}")
         }
         Entry::Waits { why, .. } => format!("waits for a bigger node: {why}"),
-        Entry::Started { attempt, worker, .. } => format!("attempt {}: {worker} began it", attempt + 1),
+        Entry::Started { attempt, worker, .. } => {
+            format!("attempt {}: {worker} began it", attempt.number + 1)
+        }
         Entry::Failed {
             attempt,
             worker,
@@ -255,12 +256,12 @@ fn sentence(entry: &Entry) -> String {
             ..
         } => {
             if let Some(oom) = OomNote::of(entry) {
-                format!("attempt {}: {}", attempt + 1, oom_text(&oom))
+                format!("attempt {}: {}", attempt.number + 1, oom_text(&oom))
             } else {
                 let then = then.as_ref().map_or_else(String::new, |then| format!("; {then}"));
                 format!(
                     "attempt {}: failed on {worker}: {}{then}",
-                    attempt + 1,
+                    attempt.number + 1,
                     Cause::of(failure).reason
                 )
             }
@@ -272,7 +273,7 @@ fn sentence(entry: &Entry) -> String {
             ..
         } => {
             let then = then.as_ref().map_or_else(String::new, |then| format!("; {then}"));
-            format!("attempt {}: ended: {reason}{then}", attempt + 1)
+            format!("attempt {}: ended: {reason}{then}", attempt.number + 1)
         }
         Entry::Done {
             attempt,
@@ -281,13 +282,16 @@ fn sentence(entry: &Entry) -> String {
             memory,
             ..
         } => {
-            let mut text = format!("attempt {}: {worker} finished its {frames} frames", attempt + 1);
+            let mut text = format!(
+                "attempt {}: {worker} finished its {frames} frames",
+                attempt.number + 1
+            );
             if let Some(used) = memory {
-                let (device, rung) = (&used.device, used.rung);
+                let (device, plan) = (&used.device, used.plan);
                 let (took, predicted) = (gib(used.peak_mib), gib(used.predicted_mib));
                 let _ = write!(
                     text,
-                    " on {device} under plan {rung}: it took {took}, {predicted} were predicted"
+                    " on {device} under plan {plan}: it took {took}, {predicted} were predicted"
                 );
                 if let Some(share) = deviation(used.peak_mib, used.predicted_mib) {
                     let _ = write!(text, " ({:+.0} %)", 100.0 * share);
@@ -302,26 +306,28 @@ fn sentence(entry: &Entry) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use latentfarm_common::wire::memory::{DeviceKind, Needs};
+    use latentfarm_common::ids::Attempt;
+    use latentfarm_common::wire::memory::{DeviceKind, MemoryStage, Needs, OutOfMemory};
     use latentfarm_common::wire::outcome::Failure;
 
     fn journal() -> Vec<Line> {
-        let chunk = || "r00001".to_owned();
-        let placed = |attempt, floor, need_mib| Entry::Placed {
+        let chunk = || "r00001".parse().unwrap();
+        let at = |number| Attempt { epoch: 1, number };
+        let placed = |number, floor, need_mib| Entry::Placed {
             chunk: chunk(),
-            attempt,
-            lane: "g04-p1".to_owned(),
+            attempt: at(number),
+            lane: "g04-p1".parse().unwrap(),
             kind: DeviceKind::Cuda,
             floor,
             need_mib,
             needs: Needs {
-                mib: [9000, 7000, 5000, 5000, 4000, 3500, 3277],
+                mib: [9000, 7000, 5000, 5000, 3500, 3277],
             },
             why: "the smallest GPU lane that holds its leanest plan".to_owned(),
         };
         let entries = [
             Entry::RunBegins {
-                job: "0123456789abcdef".to_owned(),
+                job: "0123456789abcdef".parse().unwrap(),
                 epoch: 1,
                 analyze_chunks: 1,
                 render_chunks: 2,
@@ -330,29 +336,29 @@ mod tests {
                 cpu_fallback: "last".to_owned(),
                 unplaceable_wait_seconds: 600,
             },
-            placed(0, Rung::default(), 3277),
+            placed(0, MemoryPlan::default(), 3277),
             Entry::Started {
                 chunk: chunk(),
-                attempt: 0,
-                worker: "w4".to_owned(),
+                attempt: at(0),
+                worker: "w4".parse().unwrap(),
             },
             Entry::Failed {
                 chunk: chunk(),
-                attempt: 0,
-                worker: "w4".to_owned(),
-                failure: Failure::OutOfMemory {
+                attempt: at(0),
+                worker: "w4".parse().unwrap(),
+                failure: Failure::OutOfMemory(OutOfMemory {
+                    kind: DeviceKind::Cuda,
                     device: "cuda:0".to_owned(),
-                    stage: "denoise".to_owned(),
-                    rung: Rung::default(),
+                    stage: Some(MemoryStage::Denoise),
+                    plan: MemoryPlan::default(),
                     needed_at_least_mib: Some(9500),
                     free_before_mib: 9100,
                     suspected: false,
-                },
-                kind: Some(DeviceKind::Cuda),
-                lane: Some("g04-p1".to_owned()),
+                }),
+                lane: Some("g04-p1".parse().unwrap()),
                 then: Some("its plan floor on cuda rises to sequential".to_owned()),
             },
-            placed(1, Rung::SequentialGuidance, 3584),
+            placed(1, MemoryPlan::SequentialGuidance, 3584),
         ];
         let lines = (0..).zip(entries).map(|(second, entry)| Line {
             at_ms: 5000 + 1000 * second,
@@ -364,7 +370,7 @@ mod tests {
     #[test]
     fn a_chunk_is_told_with_its_figures_and_where_it_is_now() {
         let lines = journal();
-        let text = Story::of(&lines).of_chunk("r00001");
+        let text = Story::of(&lines).of_chunk("r00001".parse().unwrap());
         let expected = "\
 r00001 (frames 32..40): queued in lane g04-p1
        1.0 s attempt 1: lane g04-p1, because the engine needs 3.2 GiB on cuda under the leanest plan and 8.8 GiB under batched, the fastest that is allowed; the smallest GPU lane that holds its leanest plan
@@ -385,7 +391,7 @@ r00001 (frames 32..40): queued in lane g04-p1
         );
         let row: Vec<&str> = table.lines().last().unwrap().split_whitespace().collect();
         assert_eq!(row[..5], ["r00001", "32..40", "2", "1", "g04"]);
-        let json = story.to_json(Some("r00001"));
+        let json = story.to_json("r00001".parse().ok());
         assert_eq!(json["chunks"][0]["out_of_memory"], 1);
         assert_eq!(json["chunks"][0]["history"].as_array().unwrap().len(), 4);
     }

@@ -19,7 +19,7 @@ pub(super) fn to_json(job: &JobReport) -> Value {
         .iter()
         .map(|(kind, peaks)| {
             let peak = |peak: &StagePeak| {
-                json!({ "stage": peak.stage.label(), "live_mib": peak.live_mib, "own_mib": peak.own_mib })
+                json!({ "stage": peak.stage, "live_mib": peak.live_mib, "own_mib": peak.own_mib })
             };
             (kind.to_string(), peaks.iter().map(peak).collect())
         })
@@ -27,13 +27,13 @@ pub(super) fn to_json(job: &JobReport) -> Value {
     let plans: Vec<Value> = usage
         .plans
         .iter()
-        .map(|((kind, rung), plan)| {
+        .map(|((kind, plan), taken)| {
             json!({
                 "kind": kind.to_string(),
-                "plan": rung.name(),
-                "chunks": plan.chunks,
-                "predicted_mib": plan.predicted_mib,
-                "measured_mib": [plan.least_mib, plan.most_mib],
+                "plan": plan,
+                "chunks": taken.chunks,
+                "predicted_mib": taken.predicted_mib,
+                "measured_mib": [taken.least_mib, taken.most_mib],
             })
         })
         .collect();
@@ -60,18 +60,19 @@ pub(super) fn to_json(job: &JobReport) -> Value {
     })
 }
 
-fn oom_json(oom: &OomNote) -> Value {
+fn oom_json(note: &OomNote) -> Value {
+    let oom = &note.oom;
     json!({
-        "chunk": oom.chunk,
-        "attempt": oom.attempt,
-        "worker": oom.worker,
+        "chunk": note.chunk,
+        "attempt": note.attempt.number,
+        "worker": note.worker,
         "device": oom.device,
         "stage": oom.stage,
-        "plan": oom.rung.name(),
+        "plan": oom.plan,
         "needed_at_least_mib": oom.needed_at_least_mib,
         "free_before_mib": oom.free_before_mib,
         "suspected": oom.suspected,
-        "then": oom.then,
+        "then": note.then,
     })
 }
 
@@ -91,31 +92,25 @@ pub(super) fn to_text(job: &JobReport) -> String {
 }
 
 /// `out of memory: r00003 on w1 (cuda:0 …) during denoise under plan batched: …`
-pub(crate) fn oom_text(oom: &OomNote) -> String {
+pub(crate) fn oom_text(note: &OomNote) -> String {
     let OomNote {
         chunk,
         worker,
-        device,
-        stage,
-        rung,
+        oom,
+        then,
         ..
-    } = oom;
-    let what = if oom.suspected {
-        "out of memory, it seems"
-    } else {
-        "out of memory"
-    };
+    } = note;
+    let seems = if oom.suspected { ", it seems" } else { "" };
     let needed = oom
         .needed_at_least_mib
         .map_or_else(String::new, |mib| format!("{} at least were needed, ", gib(mib)));
-    let free = gib(oom.free_before_mib);
-    let then = if oom.then.is_empty() {
-        String::new()
-    } else {
-        format!("; {}", oom.then)
-    };
+    let separator = if then.is_empty() { "" } else { "; " };
     format!(
-        "{what}: {chunk} on {worker} ({device}) during {stage} under plan {rung}: {needed}{free} were free{then}"
+        "out of memory{seems}: {chunk} on {worker} ({}){} under plan {}: {needed}{} were free{separator}{then}",
+        oom.device,
+        oom.during(),
+        oom.plan,
+        gib(oom.free_before_mib)
     )
 }
 
@@ -134,17 +129,17 @@ fn places(usage: &MemoryUsage, text: &mut String) {
 }
 
 fn plans(usage: &MemoryUsage, text: &mut String) {
-    for ((kind, rung), plan) in &usage.plans {
-        let measured = if plan.least_mib == plan.most_mib {
-            gib(plan.most_mib)
+    for ((kind, plan), taken) in &usage.plans {
+        let measured = if taken.least_mib == taken.most_mib {
+            gib(taken.most_mib)
         } else {
-            format!("{} to {}", gib(plan.least_mib), gib(plan.most_mib))
+            format!("{} to {}", gib(taken.least_mib), gib(taken.most_mib))
         };
-        let predicted = gib(plan.predicted_mib);
+        let predicted = gib(taken.predicted_mib);
         let _ = write!(
             text,
-            "\n  memory plan {rung} on {kind}: {} chunks, predicted {predicted}, took {measured}",
-            plan.chunks
+            "\n  memory plan {plan} on {kind}: {} chunks, predicted {predicted}, took {measured}",
+            taken.chunks
         );
     }
 }
@@ -163,7 +158,7 @@ fn stages(usage: &MemoryUsage, text: &mut String) {
         let _ = write!(text, "\n  highest use by stage on {kind}:");
         for peak in peaks {
             let cells = usize::try_from((peak.live_mib * BAR_CELLS).div_ceil(most)).unwrap_or(0);
-            let (label, bar) = (peak.stage.label(), "#".repeat(cells));
+            let (label, bar) = (peak.stage, "#".repeat(cells));
             let _ = write!(
                 text,
                 "\n    {label:<10} {bar:<30} {} in use, {} held",
@@ -177,7 +172,9 @@ fn stages(usage: &MemoryUsage, text: &mut String) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use latentfarm_common::wire::memory::{DeviceKind, MemoryStage, MemoryUse, Rung};
+    use latentfarm_common::ids::Attempt;
+    use latentfarm_common::wire::memory::OutOfMemory;
+    use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan, MemoryStage, MemoryUse};
 
     #[test]
     fn the_report_tells_places_plans_peaks_and_every_shortage() {
@@ -185,7 +182,7 @@ mod tests {
         let used = MemoryUse {
             kind: DeviceKind::Cuda,
             device: "cuda:0 NVIDIA L4".to_owned(),
-            rung: Rung::Sliced,
+            plan: MemoryPlan::Sliced,
             predicted_mib: 4000,
             peak_mib: 4096,
             least_free_mib: 900,
@@ -205,15 +202,18 @@ mod tests {
         job.memory.add(&"w1".parse().unwrap(), 16, &used);
         job.memory.judge();
         job.ooms.push(OomNote {
-            chunk: "r00003".to_owned(),
-            attempt: 0,
-            worker: "w1".to_owned(),
-            device: "cuda:0 NVIDIA L4".to_owned(),
-            stage: "denoise".to_owned(),
-            rung: Rung::BatchedGuidance,
-            needed_at_least_mib: Some(5325),
-            free_before_mib: 3994,
-            suspected: false,
+            chunk: "r00003".parse().unwrap(),
+            attempt: Attempt::default(),
+            worker: "w1".parse().unwrap(),
+            oom: OutOfMemory {
+                kind: DeviceKind::Cuda,
+                device: "cuda:0 NVIDIA L4".to_owned(),
+                stage: Some(MemoryStage::Denoise),
+                plan: MemoryPlan::BatchedGuidance,
+                needed_at_least_mib: Some(5325),
+                free_before_mib: 3994,
+                suspected: false,
+            },
             then: "its plan floor on cuda rises to sliced".to_owned(),
         });
         assert_eq!(

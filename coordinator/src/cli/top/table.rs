@@ -3,7 +3,6 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use latentfarm_common::wire::memory::Rung;
 use latentfarm_common::wire::outcome::{Heartbeat, WorkerState};
 use serde_json::json;
 
@@ -78,9 +77,10 @@ fn cells(row: &Row<'_>) -> [String; HEADINGS.len()] {
         gib(heartbeat.device_total_mib << 20),
         heartbeat.memory.map_or_else(missing, |memory| gib(memory.own)),
         gib(heartbeat.host_rss_mib << 20),
-        task.and_then(|task| task.lane.clone()).unwrap_or_else(missing),
-        task.and_then(|task| task.rung)
-            .map_or_else(missing, |rung| rung.to_string()),
+        task.and_then(|task| task.lane)
+            .map_or_else(missing, |lane| lane.to_string()),
+        task.and_then(|task| task.plan)
+            .map_or_else(missing, |plan| plan.to_string()),
         task.map_or_else(missing, |task| task.chunk.to_string()),
         task.map_or_else(missing, |task| {
             format!("{} ({}/{})", task.stage, task.frames_done, task.frames_total)
@@ -106,10 +106,10 @@ pub(super) fn json_lines(rows: &[Row<'_>]) -> String {
             "device_total_mib": heartbeat.device_total_mib,
             "own_mib": heartbeat.memory.map(|memory| memory.own >> 20),
             "host_rss_mib": heartbeat.host_rss_mib,
-            "lane": heartbeat.task.as_ref().and_then(|task| task.lane.clone()),
-            "plan": heartbeat.task.as_ref().and_then(|task| task.rung).map(Rung::name),
+            "lane": heartbeat.task.as_ref().and_then(|task| task.lane),
+            "plan": heartbeat.task.as_ref().and_then(|task| task.plan),
             "chunk": heartbeat.task.as_ref().map(|task| task.chunk.to_string()),
-            "stage": heartbeat.task.as_ref().map(|task| task.stage.clone()),
+            "stage": heartbeat.task.as_ref().map(|task| task.stage.to_string()),
             "frames_done": heartbeat.task.as_ref().map(|task| task.frames_done),
             "frames_total": heartbeat.task.as_ref().map(|task| task.frames_total),
             "frames_per_second": heartbeat.frames_per_second,
@@ -129,9 +129,10 @@ fn gib(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use latentfarm_common::ids::{ChunkId, Work};
-    use latentfarm_common::wire::memory::MemorySample;
-    use latentfarm_common::wire::outcome::{GpuVitals, TaskProgress};
+    use latentfarm_common::ids::{Attempt, ChunkId, Work};
+    use latentfarm_common::wire::engine::EngineStage;
+    use latentfarm_common::wire::memory::{MemoryPlan, MemorySample};
+    use latentfarm_common::wire::outcome::{GpuVitals, TaskProgress, TaskStage};
 
     fn heartbeat(name: &str, state: WorkerState) -> Heartbeat {
         Heartbeat {
@@ -154,12 +155,12 @@ mod tests {
         Heartbeat {
             task: Some(TaskProgress {
                 chunk,
-                attempt: 0,
+                attempt: Attempt::default(),
                 frames_done: 16,
                 frames_total: 48,
-                stage: "denoise, step 3 of 20".to_owned(),
-                lane: Some("g06-p1".to_owned()),
-                rung: Some(Rung::Sliced),
+                stage: TaskStage::Engine(EngineStage::Denoise { step: 3, of: 20 }),
+                lane: Some("g06-p1".parse().unwrap()),
+                plan: Some(MemoryPlan::Sliced),
             }),
             memory: Some(MemorySample {
                 own: 5 << 30,

@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use latentfarm_common::ids::WorkerId;
+use latentfarm_common::ids::{Attempt, WorkerId};
 use latentfarm_common::wire::outcome::{DoneRecord, Failure};
 
-use crate::job::attempt::Attempt;
 use crate::job::retry::{Cause, RetryClass};
 
 /// What can happen to a chunk.

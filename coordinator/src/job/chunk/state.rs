@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use latentfarm_common::ids::WorkerId;
+use latentfarm_common::ids::{Attempt, WorkerId};
 use latentfarm_common::wire::outcome::DoneRecord;
 
 use super::event::ChunkEvent;
-use crate::job::attempt::{Attempt, MAX_EXCUSED, MAX_FAILURES, Tries};
+use crate::job::attempt::{MAX_EXCUSED, MAX_FAILURES, Tries};
 use crate::job::retry::{Budget, Cause};
 
 use Phase::{Backlog, Done, Quarantined, Queued, Running, Waiting};
@@ -106,7 +106,7 @@ impl ChunkState {
                 return match self.phase {
                     // The done log is the truth, whatever was believed: even a chunk that was given up is done.
                     Waiting | Backlog | Queued | Running { .. } | Quarantined { .. } => {
-                        self.moved(self.attempt.max(Attempt::of(&record)), Done { record })
+                        self.moved(self.attempt.max(record.attempt), Done { record })
                     }
                     Done { .. } => Step::Ignored,
                 };
@@ -128,7 +128,7 @@ impl ChunkState {
                 return self.moved(attempt.next(), Waiting);
             }
             ChunkEvent::Retracted { attempt, .. } => match &self.phase {
-                Done { record } => (Attempt::of(record) == attempt).then_some(self.attempt),
+                Done { record } => (record.attempt == attempt).then_some(self.attempt),
                 Backlog | Queued | Running { .. } => (attempt >= self.attempt).then_some(attempt),
                 Waiting | Quarantined { .. } => None,
             },

@@ -1,12 +1,14 @@
 //! The machine under a made-up worker.
 
-use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan, MemoryStage, MemoryUse, Needs, StagePeak};
-use latentfarm_common::wire::outcome::{Failure, Reach};
+use latentfarm_common::wire::memory::{
+    DeviceKind, MemoryConstraints, MemoryStage, MemoryUse, Needs, OutOfMemory, RenderMemory, StagePeak,
+};
+use latentfarm_common::wire::outcome::Failure;
 
 /// What a worker runs on.
 #[derive(Clone, Copy, Debug)]
 pub struct Rig {
-    pub reach: Reach,
+    pub capacity: RenderMemory,
     /// What windows really need of its device; where that is more than it has, a task that is to succeed runs out
     /// of memory instead. `None`: whatever was predicted.
     pub truth: Option<Needs>,
@@ -22,31 +24,31 @@ impl Default for Rig {
 
 impl Rig {
     pub fn cpu(mib: u64) -> Self {
-        let reach = Reach {
+        let capacity = RenderMemory {
             host_mib: Some(mib),
             device_mib: None,
         };
         Self {
-            reach,
+            capacity,
             truth: None,
             frame_ms: 0,
         }
     }
 
     pub fn gpu(mib: u64) -> Self {
-        let reach = Reach {
+        let capacity = RenderMemory {
             host_mib: None,
             device_mib: Some(mib),
         };
         Self {
-            reach,
+            capacity,
             truth: None,
             frame_ms: 0,
         }
     }
 
     pub fn device(&self) -> &'static str {
-        if self.reach.device_mib.is_some() {
+        if self.capacity.device_mib.is_some() {
             "cuda:0 Fake"
         } else {
             "cpu"
@@ -54,29 +56,27 @@ impl Rig {
     }
 
     pub fn free_mib(&self, kind: DeviceKind) -> u64 {
-        match kind {
-            DeviceKind::Cpu => self.reach.host_mib.unwrap(),
-            DeviceKind::Cuda => self.reach.device_mib.unwrap(),
-        }
+        self.capacity.of(kind).unwrap()
     }
 
     /// What a task comes to under the plan that the worker chooses.
-    pub fn run(&self, plan: &MemoryPlan) -> Result<MemoryUse, Failure> {
-        let free_mib = self.free_mib(plan.kind);
-        let rung = plan
+    pub fn run(&self, constraints: &MemoryConstraints) -> Result<MemoryUse, Failure> {
+        let free_mib = self.free_mib(constraints.kind);
+        let plan = constraints
             .needs
-            .fastest_within(plan.floor, free_mib)
+            .fastest_within(constraints.floor, free_mib)
             .expect("the lane's class fits");
-        let needed = self.truth.unwrap_or(plan.needs).of(rung);
+        let needed = self.truth.unwrap_or(constraints.needs).of(plan);
         if needed > free_mib {
-            return Err(Failure::OutOfMemory {
+            return Err(Failure::OutOfMemory(OutOfMemory {
+                kind: constraints.kind,
                 device: self.device().to_owned(),
-                stage: "denoise".to_owned(),
-                rung,
+                stage: Some(MemoryStage::Denoise),
+                plan,
                 needed_at_least_mib: Some(needed),
                 free_before_mib: free_mib,
                 suspected: false,
-            });
+            }));
         }
         let peak = StagePeak {
             stage: MemoryStage::Denoise,
@@ -84,10 +84,10 @@ impl Rig {
             own_mib: needed,
         };
         Ok(MemoryUse {
-            kind: plan.kind,
+            kind: constraints.kind,
             device: self.device().to_owned(),
-            rung,
-            predicted_mib: plan.needs.of(rung),
+            plan,
+            predicted_mib: constraints.needs.of(plan),
             peak_mib: needed,
             least_free_mib: free_mib - needed,
             stages: vec![peak],

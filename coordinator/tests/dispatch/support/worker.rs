@@ -6,8 +6,8 @@ use async_nats::jetstream::AckKind;
 use latentfarm_common::blob::Store;
 use latentfarm_common::frame::FrameHash;
 use latentfarm_common::ids::{ChunkId, WorkerId};
+use latentfarm_common::lanes::{Available, Class, Lane, fitting};
 use latentfarm_common::nats::done::{Commit, DoneLog};
-use latentfarm_common::nats::lanes::{Class, Lane, Room, fitting};
 use latentfarm_common::nats::pull::{Pulled, try_pull, wait_for_task};
 use latentfarm_common::nats::subjects::Subject;
 use latentfarm_common::nats::{Connection, events};
@@ -15,7 +15,7 @@ use latentfarm_common::wire;
 use latentfarm_common::wire::blob::BlobRef;
 use latentfarm_common::wire::outcome::{
     DoneBody, DoneRecord, Event, EventKind, FaceObservations, Failure, FrameObservation, Heartbeat,
-    StageTimings, TaskProgress, WorkerState,
+    StageTimings, TaskProgress, TaskStage, WorkerState,
 };
 use latentfarm_common::wire::task::{RenderInput, Task, TaskBody};
 use tokio::sync::watch;
@@ -118,7 +118,7 @@ async fn beat(
             device_free_mib: 8000,
             device_total_mib: 8000,
             host_rss_mib: 10,
-            reach: rig.reach,
+            capacity: rig.capacity,
             task,
             ..Heartbeat::starting(worker.clone(), rig.device().to_owned())
         };
@@ -141,12 +141,11 @@ struct Worker {
 impl Worker {
     /// Until it dies.
     async fn work(&self) {
-        let room = Room {
+        let available = Available {
             analyze: false,
-            host_mib: self.rig.reach.host_mib,
-            device_mib: self.rig.reach.device_mib,
+            memory: self.rig.capacity,
         };
-        let lanes: Vec<Lane> = fitting(&room)
+        let lanes: Vec<Lane> = fitting(&available)
             .into_iter()
             .filter(|lane| lane.priority == 1)
             .collect();
@@ -188,9 +187,9 @@ impl Worker {
             attempt: task.attempt,
             frames_done: 1,
             frames_total: 16,
-            stage: "denoise".to_owned(),
+            stage: TaskStage::Starting,
             lane: None,
-            rung: None,
+            plan: None,
         }));
         self.say(task, EventKind::Started).await;
         let mut act = (self.script)(task, before);
@@ -202,10 +201,8 @@ impl Worker {
         match act {
             Act::Die => return false,
             Act::Refuse => {
-                let unread = Task {
-                    epoch: 0,
-                    ..task.clone()
-                };
+                let mut unread = task.clone();
+                unread.attempt.epoch = 0;
                 self.say(&unread, EventKind::Failed(super::transient())).await;
                 let _ = message.ack_with(AckKind::Term).await;
             }
@@ -219,7 +216,7 @@ impl Worker {
                 let log = DoneLog::new(&self.connection);
                 assert!(matches!(log.commit(&record).await.unwrap(), Commit::Won { .. }));
                 let again = DoneRecord {
-                    attempt: record.attempt + 1,
+                    attempt: record.attempt.next(),
                     ..record
                 };
                 assert!(matches!(log.commit(&again).await.unwrap(), Commit::Lost(_)));
@@ -245,7 +242,6 @@ impl Worker {
         let event = Event {
             chunk: task.chunk,
             attempt: task.attempt,
-            epoch: task.epoch,
             worker: self.id.clone(),
             kind,
         };
@@ -261,7 +257,7 @@ impl Worker {
                     wire::decode(&store.get_bytes(&render.input).await.unwrap()).unwrap();
                 assert_eq!(input.frames.len() as u64, render.range.len());
                 let synced = input.frames.iter().filter(|frame| frame.face.is_some()).count();
-                let segment = format!("segment {} attempt {}", task.chunk, task.attempt);
+                let segment = format!("segment {} attempt {}", task.chunk, task.attempt.number);
                 let body = DoneBody::Render {
                     frame_hashes: input.frames.iter().map(|_| FrameHash([7; 16])).collect(),
                     synced: u32::try_from(synced).unwrap(),
@@ -273,7 +269,6 @@ impl Worker {
         DoneRecord {
             chunk: task.chunk,
             attempt: task.attempt,
-            epoch: task.epoch,
             worker: self.id.clone(),
             numeric_kind: "fake".to_owned(),
             artifact,

@@ -16,7 +16,7 @@ pub fn measure(settings: &Settings) -> Result<EngineReport, BenchError> {
     let checkpoint = Checkpoint::open(&settings.weights).map_err(BenchError::Weights)?;
     let made_for = usize::try_from(checkpoint.resolution_px()).unwrap_or_default();
     let side = settings.sizes.resolution.unwrap_or(made_for);
-    let _scope = boundary::enter(Levers::of(settings.sizes.rung), None);
+    let _scope = boundary::enter(Levers::of(settings.sizes.plan), None);
     tracing::info!("{}: preparing", settings.part.name());
     let mut task = task(settings, &checkpoint, side)?;
     let timed = timed(settings, &mut task)?;
@@ -27,7 +27,7 @@ pub fn measure(settings: &Settings) -> Result<EngineReport, BenchError> {
             synthetic: checkpoint.synthetic(),
         },
         resolution_px: side,
-        rung: settings.sizes.rung.name().to_owned(),
+        plan: settings.sizes.plan.to_string(),
         numeric_kind: numeric_kind(&settings.device_name, settings.dtype),
         part: PartReport {
             part: settings.part,

@@ -23,7 +23,7 @@ use std::path::PathBuf;
 
 use candle_core::{DType, Device};
 use clap::ValueEnum;
-use latentfarm_common::wire::memory::Rung;
+use latentfarm_common::wire::memory::MemoryPlan;
 use serde::{Deserialize, Serialize};
 
 pub use machine::Machine;
@@ -77,9 +77,9 @@ pub struct Sizes {
     #[arg(long, value_name = "N", default_value_t = 3,
           value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub repeat: u32,
-    /// Memory plan: batched, sequential, sliced, two-pass-norm, frame-vae, offload or streamed
-    #[arg(long, value_name = "PLAN", default_value_t = Rung::default())]
-    pub rung: Rung,
+    /// Memory plan: batched, sequential, sliced, two-pass-norm, offload or streamed
+    #[arg(long, value_name = "PLAN", default_value_t = MemoryPlan::default())]
+    pub plan: MemoryPlan,
 }
 
 /// One measurement.

@@ -68,7 +68,7 @@ pub struct EngineReport {
     pub weights: WeightsReport,
     pub resolution_px: usize,
     /// Memory plan.
-    pub rung: String,
+    pub plan: String,
     /// Build, instruction set and device.
     pub numeric_kind: String,
     pub part: PartReport,
@@ -85,7 +85,7 @@ pub struct Report {
     pub steps: u32,
     /// Memory plan; the other implementation has none.
     #[serde(default)]
-    pub rung: String,
+    pub plan: String,
     #[serde(default)]
     pub machine: Machine,
     #[serde(default)]

@@ -2,8 +2,5 @@
 
 pub mod counting;
 pub mod device;
-pub mod drift;
 pub mod fault;
 pub mod guard;
-pub mod host;
-pub mod simulated;

@@ -6,11 +6,12 @@ use std::process::Command;
 
 use latentfarm_common::audio::windows::pcm_range;
 use latentfarm_common::digest::Digest;
+use latentfarm_common::time::FrameRate;
 use latentfarm_common::wire::engine::{
     AudioRequest, EngineFailure, EngineReply, EngineRequest, EngineStage, WindowRequest,
 };
 use latentfarm_common::wire::job::{AudioWindows, ModelSpec};
-use latentfarm_common::wire::memory::{MemorySample, Rung};
+use latentfarm_common::wire::memory::{MemoryPlan, MemorySample};
 use latentfarm_engine::memory::counting::live_bytes;
 use latentfarm_engine::memory::device::{self, EngineDevice, EngineMemory};
 use latentfarm_engine::memory::fault::Faults;
@@ -68,7 +69,7 @@ impl Weights {
         EngineRequest::Load {
             weights_dir: self.dir.path().display().to_string(),
             expected: self.identity,
-            rung: Rung::default(),
+            plan: MemoryPlan::default(),
         }
     }
 
@@ -86,7 +87,7 @@ impl Weights {
         })
     }
 
-    pub fn window(&self, steps: u32, guidance_scale: f32, rung: Rung) -> EngineRequest {
+    pub fn window(&self, steps: u32, guidance_scale: f32, plan: MemoryPlan) -> EngineRequest {
         EngineRequest::Window(WindowRequest {
             model: ModelSpec {
                 weights: self.identity,
@@ -100,12 +101,12 @@ impl Weights {
             track_samples: SAMPLES,
             layout: AudioWindows::Overlapping,
             first_frame: 0,
-            rate: (25, 1),
+            rate: FrameRate::FILM_25,
             faces: (0..16 * 3 * SIDE * SIDE)
                 .map(|at| u8::try_from(at * 31 % 251).unwrap())
                 .collect(),
             silence: None,
-            rung,
+            plan,
         })
     }
 }

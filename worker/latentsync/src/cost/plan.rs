@@ -1,6 +1,6 @@
 //! The ladder of memory plans as data: what each lever does on a kind of device, and whether it changes bits there.
 
-use latentfarm_common::wire::memory::{DeviceKind, Rung};
+use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan};
 
 /// What a lever does to the numbers.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -19,7 +19,7 @@ pub enum Effect {
 /// What a plan adds to those before it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Lever {
-    pub rung: Rung,
+    pub plan: MemoryPlan,
     pub does: &'static str,
     pub effect: Effect,
 }
@@ -27,70 +27,66 @@ pub struct Lever {
 /// Of `sequential` and `sliced`: seven times what was measured.
 pub const TOLERANCE: f64 = 5e-6;
 
-/// What the plan `rung` adds on a kind of device.
-pub fn lever(kind: DeviceKind, rung: Rung) -> Lever {
+/// What the plan `plan` adds on a kind of device.
+pub fn lever(kind: DeviceKind, plan: MemoryPlan) -> Lever {
     let tolerant = Effect::Tolerant { largest: TOLERANCE };
-    let (does, effect) = match (kind, rung) {
-        (DeviceKind::Cpu, Rung::BatchedGuidance) => (
+    let (does, effect) = match (kind, plan) {
+        (DeviceKind::Cpu, MemoryPlan::BatchedGuidance) => (
             "nothing: on the CPU the halves of the guidance always follow each other",
             Effect::Exact,
         ),
-        (DeviceKind::Cuda, Rung::BatchedGuidance) => {
+        (DeviceKind::Cuda, MemoryPlan::BatchedGuidance) => {
             ("both halves of the guidance run in one pass", Effect::Exact)
         }
-        (DeviceKind::Cpu, Rung::SequentialGuidance) => (
+        (DeviceKind::Cpu, MemoryPlan::SequentialGuidance) => (
             "one half of the guidance after the other, as always",
             Effect::Exact,
         ),
-        (DeviceKind::Cuda, Rung::SequentialGuidance) => {
+        (DeviceKind::Cuda, MemoryPlan::SequentialGuidance) => {
             ("one half of the guidance after the other", tolerant)
         }
-        (DeviceKind::Cpu, Rung::Sliced) => (
+        (DeviceKind::Cpu, MemoryPlan::Sliced) => (
             "feed-forwards run in whole tiles of their products; attention and convolution always run in blocks",
             Effect::Exact,
         ),
-        (DeviceKind::Cuda, Rung::Sliced) => (
+        (DeviceKind::Cuda, MemoryPlan::Sliced) => (
             "attention, feed-forwards and convolutions run in slices",
             tolerant,
         ),
-        (DeviceKind::Cpu, Rung::TwoPassNorm) => {
+        (DeviceKind::Cpu, MemoryPlan::TwoPassNorm) => {
             ("nothing: on the CPU a group norm makes no copies", Effect::Exact)
         }
-        (DeviceKind::Cuda, Rung::TwoPassNorm) => (
+        (DeviceKind::Cuda, MemoryPlan::TwoPassNorm) => (
             "group norms take their statistics slice by slice and then write slice by slice",
             Effect::Exact,
         ),
-        (_, Rung::FrameVae) => (
-            "nothing more: pictures always go through the autoencoder one by one",
-            Effect::Exact,
-        ),
-        (DeviceKind::Cpu, Rung::Offload) => (
+        (DeviceKind::Cpu, MemoryPlan::Offload) => (
             "pages of mapped weights go back to the kernel where their network is idle",
             Effect::Exact,
         ),
-        (DeviceKind::Cuda, Rung::Offload) => (
+        (DeviceKind::Cuda, MemoryPlan::Offload) => (
             "weights leave the device where their network is idle, and come back each window",
             Effect::Exact,
         ),
-        (DeviceKind::Cpu, Rung::Streamed) => (
+        (DeviceKind::Cpu, MemoryPlan::Streamed) => (
             "pages of the UNet's mapped weights go back to the kernel after every layer",
             Effect::Exact,
         ),
-        (DeviceKind::Cuda, Rung::Streamed) => (
+        (DeviceKind::Cuda, MemoryPlan::Streamed) => (
             "the UNet's weights come to the device layer by layer for each pass",
             Effect::Exact,
         ),
     };
-    Lever { rung, does, effect }
+    Lever { plan, does, effect }
 }
 
-/// The levers of the plan `rung` that may change bits on a kind of device, joined by `+`; `None` where there are none.
+/// The levers of the plan `plan` that may change bits on a kind of device, joined by `+`; `None` where there are none.
 /// Part of the numeric kind: results are equal bit for bit only where this is equal.
-pub fn tolerant_levers(kind: DeviceKind, rung: Rung) -> Option<String> {
-    let names: Vec<&str> = Rung::ALL
+pub fn tolerant_levers(kind: DeviceKind, plan: MemoryPlan) -> Option<String> {
+    let names: Vec<&str> = MemoryPlan::ALL
         .into_iter()
-        .filter(|step| *step <= rung && lever(kind, *step).effect != Effect::Exact)
-        .map(Rung::name)
+        .filter(|step| *step <= plan && lever(kind, *step).effect != Effect::Exact)
+        .map(<&str>::from)
         .collect();
     (!names.is_empty()).then(|| names.join("+"))
 }
@@ -101,14 +97,14 @@ mod tests {
 
     #[test]
     fn nothing_changes_bits_on_the_cpu() {
-        for rung in Rung::ALL {
-            assert_eq!(tolerant_levers(DeviceKind::Cpu, rung), None);
+        for plan in MemoryPlan::ALL {
+            assert_eq!(tolerant_levers(DeviceKind::Cpu, plan), None);
         }
     }
 
     #[test]
     fn on_cuda_plans_differ_in_bits_until_all_is_sliced() {
-        let texts = Rung::ALL.map(|rung| tolerant_levers(DeviceKind::Cuda, rung));
+        let texts = MemoryPlan::ALL.map(|plan| tolerant_levers(DeviceKind::Cuda, plan));
         assert_eq!(texts[0], None);
         assert_eq!(texts[1].as_deref(), Some("sequential"));
         for text in &texts[2..] {

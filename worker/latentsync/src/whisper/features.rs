@@ -3,7 +3,6 @@
 use candle_core::{Device, Result, Tensor};
 use latentfarm_common::audio::mel::{self, LogMel};
 use latentfarm_common::audio::windows::{self, RowPlace, WINDOW_MEL_FRAMES};
-use latentfarm_common::time::FrameRate;
 use latentfarm_common::wire::engine::{AudioRequest, WindowRequest};
 use latentfarm_common::wire::job::AudioWindows;
 
@@ -98,12 +97,10 @@ pub fn gather_rows<'a>(
     mut features: impl FnMut(u32) -> Option<&'a AudioFeatures>,
 ) -> std::result::Result<Tensor, ModelError> {
     let failed = |source| ModelError::compute("gather audio rows", source);
-    let (num, den) = request.rate;
-    let rate = FrameRate::new(num, den).map_err(|error| ModelError::BadRequest(error.to_string()))?;
     let mut per_frame = Vec::new();
     for frame in request.first_frame..request.first_frame + frames {
         let mut rows = Vec::with_capacity(windows::ROWS_PER_FRAME);
-        for row in windows::rows_of_frame(frame, rate, request.track_samples) {
+        for row in windows::rows_of_frame(frame, request.rate, request.track_samples) {
             let state = |RowPlace { window, .. }| {
                 let found = features(window).ok_or(ModelError::AudioMissing { window })?;
                 let index = row

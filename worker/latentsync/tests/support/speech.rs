@@ -10,7 +10,7 @@ use latentfarm_common::digest::Digest;
 use latentfarm_common::time::FrameRate;
 use latentfarm_common::wire::engine::{AudioRequest, WindowRequest};
 use latentfarm_common::wire::job::{AudioWindows, ModelSpec};
-use latentfarm_common::wire::memory::Rung;
+use latentfarm_common::wire::memory::MemoryPlan;
 use latentsync::config::WhisperDims;
 use latentsync::weights::{load_whisper, whisper_dims};
 use latentsync::whisper::{WhisperEncoder, mel_tensor};
@@ -148,10 +148,10 @@ impl Track {
             track_samples: self.samples,
             layout: self.layout,
             first_frame: first,
-            rate: (rate.num(), rate.den()),
+            rate,
             faces: Vec::new(),
             silence: None,
-            rung: Rung::default(),
+            plan: MemoryPlan::default(),
         };
         gather_rows(&request, count, |window| self.windows.get(window as usize)).unwrap()
     }

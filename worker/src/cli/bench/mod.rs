@@ -137,7 +137,7 @@ impl Prepared {
             let measured = self.measure(part, args)?;
             report.software = measured.numeric_kind;
             report.resolution_px = measured.resolution_px;
-            report.rung = measured.rung;
+            report.plan = measured.plan;
             report.weights = measured.weights;
             report.parts.push(measured.part);
         }
@@ -151,7 +151,7 @@ impl Prepared {
             frames,
             steps,
             repeat,
-            rung,
+            plan,
         } = args.sizes;
         let mut command = Command::new(&self.engine);
         command
@@ -167,7 +167,7 @@ impl Prepared {
             .args(["--frames", &frames.to_string()])
             .args(["--steps", &steps.to_string()])
             .args(["--repeat", &repeat.to_string()])
-            .args(["--rung", rung.name()])
+            .args(["--plan", plan.into()])
             .envs(environment(self.threads))
             .stdin(Stdio::null())
             .stderr(Stdio::inherit());

@@ -50,9 +50,9 @@ pub(super) fn render(report: &Report, other: Option<&Report>) -> String {
 }
 
 fn about(report: &Report) -> String {
-    let plan = match report.rung.as_str() {
+    let plan = match report.plan.as_str() {
         "" => String::new(),
-        rung => format!(", memory plan {rung}"),
+        plan => format!(", memory plan {plan}"),
     };
     format!(
         "{}, {} threads, {} px, {} frames, {} steps{plan}",

@@ -2,10 +2,10 @@
 
 use latentfarm_common::audio::windows::pcm_range;
 use latentfarm_common::digest::Digest;
-use latentfarm_common::time::WINDOW_FRAMES;
+use latentfarm_common::time::{FrameRate, WINDOW_FRAMES};
 use latentfarm_common::wire::engine::{AudioRequest, EngineRequest, WindowRequest};
 use latentfarm_common::wire::job::{AudioWindows, ModelSpec};
-use latentfarm_common::wire::memory::Rung;
+use latentfarm_common::wire::memory::MemoryPlan;
 
 use super::plan::Plan;
 
@@ -20,7 +20,7 @@ pub(super) fn load(plan: &Plan) -> EngineRequest {
     EngineRequest::Load {
         weights_dir: plan.weights.display().to_string(),
         expected: plan.checkpoint.identity(),
-        rung: Rung::default(),
+        plan: MemoryPlan::default(),
     }
 }
 
@@ -55,10 +55,10 @@ pub(super) fn window(plan: &Plan, steps: u32, guidance_scale: f32) -> EngineRequ
         track_samples: SAMPLES,
         layout: AudioWindows::Overlapping,
         first_frame: 0,
-        rate: (25, 1),
+        rate: FrameRate::FILM_25,
         faces: (0..frames * 3 * side * side).map(shade).collect(),
         silence: None,
-        rung: Rung::default(),
+        plan: MemoryPlan::default(),
     })
 }
 

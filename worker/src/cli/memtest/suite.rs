@@ -9,7 +9,7 @@ use super::inputs::{self, GUIDED, UNGUIDED};
 use super::plan::Plan;
 use super::process::{Answer, Engine, told};
 use super::report::{Check, Cost, Report};
-use latentfarm_engine::memory::drift::{Drift, Verdict};
+use crate::supervise::drift::{Drift, Verdict};
 
 const MIB: f64 = 1_048_576.0;
 /// What a thread pool's own bookkeeping comes and goes by.

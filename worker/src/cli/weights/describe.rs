@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use candle_core::DType;
-use latentfarm_common::wire::memory::{DeviceKind, Rung};
+use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan};
 use serde::Serialize;
 
 use latentsync::cost::prediction::{MemoryPredictor, Prediction, is_confirmed};
@@ -28,7 +28,7 @@ struct Need {
     dtype: &'static str,
     guided: bool,
     /// By plan, from the fastest to the leanest.
-    mib: [u64; Rung::COUNT],
+    mib: [u64; MemoryPlan::COUNT],
     /// Whether such figures were compared with measured ones.
     confirmed: bool,
     /// What decides, by plan.
@@ -73,7 +73,9 @@ fn needs(checkpoint: &Checkpoint) -> candle_core::Result<Vec<Need>> {
                 guided,
                 mib: predictor.needs(guided).mib,
                 confirmed: is_confirmed(kind),
-                predicted: Rung::ALL.map(|plan| predictor.predict(plan, guided)).to_vec(),
+                predicted: MemoryPlan::ALL
+                    .map(|plan| predictor.predict(plan, guided))
+                    .to_vec(),
             });
         }
     }
@@ -114,7 +116,7 @@ fn text(description: &Description, checkpoint: &Checkpoint) -> String {
         };
         lines.push(format!("{} {}, {guidance} ({standing}):", need.kind, need.dtype));
         for (predicted, mib) in need.predicted.iter().zip(need.mib) {
-            let (plan, tightest) = (predicted.plan.name(), predicted.tightest);
+            let (plan, tightest) = (predicted.plan, predicted.tightest);
             lines.push(format!("  {plan:<14} {mib:>6} MiB  {tightest}"));
         }
     }

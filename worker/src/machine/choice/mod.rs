@@ -3,12 +3,8 @@
 //! Asked before each pull and again before a task is loaded, as memory that was free may be taken meanwhile. Both
 //! use the same sums, so that a task whose lane fitted is refused only where something changed.
 
-use latentfarm_common::nats::lanes::Room;
-use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan, Rung};
-use latentfarm_common::wire::outcome::Reach;
-
-/// What decoding, face analysis, pasting and encoding take of the host beside any engine.
-pub const MEDIA_MIB: u64 = 256;
+use latentfarm_common::lanes::Available;
+use latentfarm_common::wire::memory::{MEDIA_MIB, MemoryConstraints, MemoryPlan, RenderMemory};
 
 /// What is never used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +59,7 @@ pub enum Target {
 }
 
 /// What fits at this moment.
-pub fn room(snapshot: &Snapshot, limits: &Limits) -> Room {
+pub fn available(snapshot: &Snapshot, limits: &Limits) -> Available {
     let host = &snapshot.host;
     let media_mib = MEDIA_MIB.saturating_sub(host.media_mib);
     let media_fits = media_fits(snapshot, limits);
@@ -89,11 +85,10 @@ pub fn room(snapshot: &Snapshot, limits: &Limits) -> Room {
             (None, state.filter(|_| media_fits).map(free))
         }
     };
-    Room {
+    Available {
         // An idle engine can be ended for it.
         analyze: media_fits || host.engine_mib >= media_mib,
-        host_mib,
-        device_mib,
+        memory: RenderMemory { host_mib, device_mib },
     }
 }
 
@@ -104,18 +99,18 @@ pub fn media_fits(snapshot: &Snapshot, limits: &Limits) -> bool {
 }
 
 /// What would fit were nothing else at work on the machine.
-pub fn reach(snapshot: &Snapshot, limits: &Limits) -> Reach {
+pub fn capacity(snapshot: &Snapshot, limits: &Limits) -> RenderMemory {
     let host = &snapshot.host;
     match snapshot.device {
         Target::Cpu => {
             let alone = host.total_mib.saturating_sub(limits.reserve_mib);
             let allowed = limits.memory_limit_mib.unwrap_or(u64::MAX).min(alone);
-            Reach {
+            RenderMemory {
                 host_mib: Some(allowed.saturating_sub(MEDIA_MIB)),
                 device_mib: None,
             }
         }
-        Target::Gpu(state) => Reach {
+        Target::Gpu(state) => RenderMemory {
             host_mib: None,
             device_mib: state.map(|gpu| gpu.total_mib.saturating_sub(limits.reserve_device_mib)),
         },
@@ -131,17 +126,17 @@ pub struct TooSmall {
 }
 
 /// The fastest plan that fits, and its need in MiB.
-pub fn choose(plan: &MemoryPlan, room: &Room) -> Result<(Rung, u64), TooSmall> {
-    let free_mib = match plan.kind {
-        DeviceKind::Cpu => room.host_mib,
-        DeviceKind::Cuda => room.device_mib,
-    };
-    let fits = free_mib.and_then(|free_mib| plan.needs.fastest_within(plan.floor, free_mib));
-    let rung = fits.ok_or(TooSmall {
-        needed_mib: plan.needs.leanest(),
+pub fn choose(
+    constraints: &MemoryConstraints,
+    available: RenderMemory,
+) -> Result<(MemoryPlan, u64), TooSmall> {
+    let free_mib = available.of(constraints.kind);
+    let fits = free_mib.and_then(|free_mib| constraints.needs.fastest_within(constraints.floor, free_mib));
+    let plan = fits.ok_or(TooSmall {
+        needed_mib: constraints.needs.leanest(),
         free_mib: free_mib.unwrap_or(0),
     })?;
-    Ok((rung, plan.needs.of(rung)))
+    Ok((plan, constraints.needs.of(plan)))
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-use latentfarm_common::nats::lanes::fitting;
-use latentfarm_common::wire::memory::Needs;
+use latentfarm_common::lanes::fitting;
+use latentfarm_common::wire::memory::{DeviceKind, Needs};
 
 use super::*;
 
@@ -27,8 +27,8 @@ fn gpu(free_mib: u64, total_gib: u64) -> GpuState {
 }
 
 /// The classes asked for at one priority, in order.
-fn classes(room: &Room) -> String {
-    let lanes = fitting(room).into_iter().filter(|lane| lane.priority == 0);
+fn classes(available: &Available) -> String {
+    let lanes = fitting(available).into_iter().filter(|lane| lane.priority == 0);
     let classes: Vec<String> = lanes.map(|lane| lane.class.to_string()).collect();
     classes.join(" ")
 }
@@ -141,14 +141,14 @@ fn machines_ask_for_the_lanes_that_fit_largest_first() {
         ),
     ];
     for (machine, snapshot, expected) in cases {
-        assert_eq!(classes(&room(&snapshot, &LIMITS)), expected, "{machine}");
+        assert_eq!(classes(&available(&snapshot, &LIMITS)), expected, "{machine}");
     }
 }
 
 #[test]
 fn two_gpus_are_two_workers_that_each_ask_for_what_their_own_has() {
-    let rooms = [gpu(24 * GIB, 24), gpu(5 * GIB, 24)].map(|state| room(&on_gpu(state), &LIMITS));
-    assert_eq!(rooms[0].device_mib, Some(24 * GIB - 256));
+    let rooms = [gpu(24 * GIB, 24), gpu(5 * GIB, 24)].map(|state| available(&on_gpu(state), &LIMITS));
+    assert_eq!(rooms[0].memory.device_mib, Some(24 * GIB - 256));
     assert_eq!(classes(&rooms[1]), "g04 g03 g02 analyze");
 }
 
@@ -159,9 +159,9 @@ fn a_reserve_is_never_given_away() {
         reserve_device_mib: 20 * GIB,
         ..LIMITS
     };
-    assert_eq!(classes(&room(&on_cpu(host(16)), &limits)), "cpu02 analyze");
+    assert_eq!(classes(&available(&on_cpu(host(16)), &limits)), "cpu02 analyze");
     assert_eq!(
-        classes(&room(&on_gpu(gpu(24 * GIB, 24)), &limits)),
+        classes(&available(&on_gpu(gpu(24 * GIB, 24)), &limits)),
         "g04 g03 g02 analyze"
     );
 }
@@ -172,81 +172,86 @@ fn a_memory_limit_counts_every_process_of_the_worker() {
         memory_limit_mib: Some(4 * GIB),
         ..LIMITS
     };
-    let alone = room(&on_cpu(host(24)), &limits);
-    assert_eq!(alone.host_mib, Some(4 * GIB - MEDIA_MIB));
+    let alone = available(&on_cpu(host(24)), &limits);
+    assert_eq!(alone.memory.host_mib, Some(4 * GIB - MEDIA_MIB));
     let busy = HostState {
         supervisor_mib: 30,
         media_mib: 900,
         engine_mib: 2 * GIB,
         ..host(24)
     };
-    let busy = room(&on_cpu(busy), &limits);
+    let busy = available(&on_cpu(busy), &limits);
     assert_eq!(
-        busy.host_mib,
+        busy.memory.host_mib,
         Some(4 * GIB - 930),
         "its engine's memory is used again"
     );
-    let poor = room(&on_cpu(host(3)), &limits);
+    let poor = available(&on_cpu(host(3)), &limits);
     assert_eq!(
-        poor.host_mib,
+        poor.memory.host_mib,
         Some(3 * GIB - 512 - MEDIA_MIB),
         "what is free bounds it too"
     );
 }
 
 #[test]
-fn reach_is_what_an_empty_machine_would_give() {
-    let crowded = reach(&on_gpu(gpu(0, 24)), &LIMITS);
+fn capacity_is_what_an_empty_machine_would_give() {
+    let crowded = capacity(&on_gpu(gpu(0, 24)), &LIMITS);
     assert_eq!(
         (crowded.device_mib, crowded.host_mib),
         (Some(24 * GIB - 256), None)
     );
-    let cpu = reach(&on_cpu(host(0)), &LIMITS);
+    let cpu = capacity(&on_cpu(host(0)), &LIMITS);
     assert_eq!(cpu.host_mib, Some(64 * GIB - 512 - MEDIA_MIB));
     let limited = Limits {
         memory_limit_mib: Some(4 * GIB),
         ..LIMITS
     };
     assert_eq!(
-        reach(&on_cpu(host(0)), &limited).host_mib,
+        capacity(&on_cpu(host(0)), &limited).host_mib,
         Some(4 * GIB - MEDIA_MIB)
     );
-    // Whatever fits is within reach, or a chunk would be said to fit nowhere while a worker could take it.
+    // Whatever fits is within capacity, or a chunk would be said to fit nowhere while a worker could take it.
     for free_gib in 0..64 {
         for limits in [LIMITS, limited] {
             let snapshot = on_cpu(host(free_gib));
-            assert!(room(&snapshot, &limits).host_mib <= reach(&snapshot, &limits).host_mib);
+            assert!(available(&snapshot, &limits).memory.host_mib <= capacity(&snapshot, &limits).host_mib);
         }
     }
 }
 
 #[test]
 fn the_fastest_allowed_plan_that_fits_is_taken_or_none() {
-    let plan = MemoryPlan {
+    let constraints = MemoryConstraints {
         kind: DeviceKind::Cuda,
-        floor: Rung::SequentialGuidance,
+        floor: MemoryPlan::SequentialGuidance,
         needs: Needs {
-            mib: [9000, 7000, 5000, 5000, 4000, 3500, 2000],
+            mib: [9000, 7000, 5000, 5000, 3500, 2000],
         },
     };
-    let with = |device_mib| Room {
+    let with = |device_mib| RenderMemory {
         device_mib,
         host_mib: Some(64 * GIB),
-        analyze: true,
     };
     assert_eq!(
-        choose(&plan, &with(Some(80 * GIB))),
-        Ok((Rung::SequentialGuidance, 7000))
+        choose(&constraints, with(Some(80 * GIB))),
+        Ok((MemoryPlan::SequentialGuidance, 7000))
     );
-    assert_eq!(choose(&plan, &with(Some(5000))), Ok((Rung::Sliced, 5000)));
-    assert_eq!(choose(&plan, &with(Some(4999))), Ok((Rung::FrameVae, 4000)));
+    assert_eq!(
+        choose(&constraints, with(Some(5000))),
+        Ok((MemoryPlan::Sliced, 5000))
+    );
+    assert_eq!(
+        choose(&constraints, with(Some(4999))),
+        Ok((MemoryPlan::Offload, 3500))
+    );
     let too_small = |free_mib| TooSmall {
         needed_mib: 2000,
         free_mib,
     };
-    assert_eq!(choose(&plan, &with(Some(1999))), Err(too_small(1999)));
+    assert_eq!(choose(&constraints, with(Some(1999))), Err(too_small(1999)));
     assert_eq!(
-        choose(&plan, &with(None)),
+        choose(&constraints, with(None)),
         Err(too_small(0)),
         "host memory is no GPU's"
     );

@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use latentfarm_common::error::one_line;
 use latentfarm_common::wire::outcome::GpuVitals;
 
-use latentfarm_engine::memory::host;
-use latentfarm_engine::memory::simulated::SimulatedDevice;
+use latentfarm_common::host;
+use latentfarm_common::simulated_device::SimulatedDevice;
 use nvml::Driver;
 
 pub use devices::{Chosen, Device, InvalidWish, Inventory, Unavailable, Wish, resolve};

@@ -4,7 +4,7 @@ use std::fmt;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
 
-use latentfarm_engine::memory::host;
+use latentfarm_common::host;
 use latentfarm_engine::{EXIT_POISONED, is_out_of_memory};
 
 /// A machine whose tasks wait so much for memory is short of it, in percent of the time.

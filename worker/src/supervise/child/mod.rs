@@ -16,8 +16,8 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, Buf
 use tokio::process::{ChildStdin, ChildStdout, Command};
 use tokio::task::JoinHandle;
 
+use latentfarm_common::host;
 use latentfarm_engine::environment;
-use latentfarm_engine::memory::host;
 
 pub use end::{Cause, ChildEnd};
 

@@ -7,7 +7,7 @@ use std::time::Instant;
 use latentfarm_common::digest::Digest;
 use latentfarm_common::wire::engine::{EngineFailure, EngineReply, EngineRequest, EngineStage};
 use latentfarm_common::wire::media::MediaReply;
-use latentfarm_common::wire::memory::{DeviceKind, MemoryStage, Needs, Rung};
+use latentfarm_common::wire::memory::{DeviceKind, MEDIA_MIB, MemoryPlan, MemoryStage, Needs, OutOfMemory};
 use latentfarm_common::wire::pipe;
 
 use MemoryStage::{Align, Decode, Denoise, Encode, Idle, Load, Paste, VaeEncode};
@@ -22,13 +22,13 @@ async fn a_task_runs_under_the_fastest_plan_that_fits_now_and_tells_what_it_used
     let engine = stage.child("engine", &replies, "exec cat > $HEARD");
     let vitals = vitals();
     let mut runner = runner(stage.settings(engine), &vitals);
-    assert_eq!(runner.room().await.device_mib, Some(8000));
+    assert_eq!(runner.available().await.memory.device_mib, Some(8000));
     // Another tenant comes between the pull and the load.
     stage.gpu(8192, 5000);
     let task = stage.task(DeviceKind::Cuda, NEEDS);
     let finished = run(&mut runner, &stage, &task, &vitals).await.unwrap();
     let used = finished.memory.unwrap();
-    assert_eq!((used.rung, used.predicted_mib), (Rung::Offload, 2500));
+    assert_eq!((used.plan, used.predicted_mib), (MemoryPlan::Offload, 2500));
     assert_eq!((used.kind, used.device.as_str()), (DeviceKind::Cuda, "sim:card"));
     assert_eq!((used.peak_mib, used.least_free_mib), (2300, 8192 - 2200));
     let stages: Vec<MemoryStage> = used.stages.iter().map(|peak| peak.stage).collect();
@@ -40,8 +40,8 @@ async fn a_task_runs_under_the_fastest_plan_that_fits_now_and_tells_what_it_used
     runner.close().await;
     for request in requests(&stage.path("engine.heard")) {
         match request {
-            EngineRequest::Load { rung, .. } => assert_eq!(rung, Rung::Offload),
-            EngineRequest::Window(window) => assert_eq!(window.rung, Rung::Offload),
+            EngineRequest::Load { plan, .. } => assert_eq!(plan, MemoryPlan::Offload),
+            EngineRequest::Window(window) => assert_eq!(window.plan, MemoryPlan::Offload),
             EngineRequest::Audio(_) => panic!("there is no speech to encode"),
         }
     }
@@ -72,7 +72,7 @@ async fn a_task_that_fits_nothing_any_more_is_given_back_untried() {
 async fn an_engine_that_says_that_it_ran_out_of_memory_is_used_again() {
     let stage = Stage::new().await;
     let out_of_memory = EngineReply::Failed(EngineFailure::OutOfMemory {
-        stage: "VAE decode".to_owned(),
+        stage: MemoryStage::VaeDecode,
         needed_at_least_mib: Some(7100),
         free_before_mib: 300,
     });
@@ -82,14 +82,15 @@ async fn an_engine_that_says_that_it_ran_out_of_memory_is_used_again() {
     let mut runner = runner(stage.settings(engine), &vitals);
     let task = stage.task(DeviceKind::Cuda, NEEDS);
     let failure = run(&mut runner, &stage, &task, &vitals).await.unwrap_err();
-    let expected = Failure::OutOfMemory {
+    let expected = Failure::OutOfMemory(OutOfMemory {
+        kind: DeviceKind::Cuda,
         device: "sim:card".to_owned(),
-        stage: "VAE decode".to_owned(),
-        rung: Rung::SequentialGuidance,
+        stage: Some(MemoryStage::VaeDecode),
+        plan: MemoryPlan::SequentialGuidance,
         needed_at_least_mib: Some(7100),
         free_before_mib: 300,
         suspected: false,
-    };
+    });
     assert_eq!(failure, expected);
     run(&mut runner, &stage, &task, &vitals).await.unwrap();
     assert_eq!(stage.starts("engine").len(), 1);
@@ -103,7 +104,7 @@ async fn an_engine_that_dies_of_a_failed_allocation_is_out_of_memory_in_its_stag
     let load = EngineRequest::Load {
         weights_dir: "/weights".to_owned(),
         expected: Digest::of(b"weights"),
-        rung: Rung::SequentialGuidance,
+        plan: MemoryPlan::SequentialGuidance,
     };
     let heard = pipe::frame(&load).unwrap().len() + 1;
     let last_words = format!(
@@ -113,21 +114,22 @@ async fn an_engine_that_dies_of_a_failed_allocation_is_out_of_memory_in_its_stag
     let vitals = vitals();
     let mut runner = runner(stage.settings(engine), &vitals);
     let task = stage.task(DeviceKind::Cuda, NEEDS);
-    let expected = Failure::OutOfMemory {
+    let expected = Failure::OutOfMemory(OutOfMemory {
+        kind: DeviceKind::Cuda,
         device: "sim:card".to_owned(),
-        stage: "denoise, step 3 of 20".to_owned(),
-        rung: Rung::SequentialGuidance,
+        stage: Some(MemoryStage::Denoise),
+        plan: MemoryPlan::SequentialGuidance,
         needed_at_least_mib: None,
         free_before_mib: 8000,
         suspected: false,
-    };
+    });
     for starts in [1, 2] {
         let failure = run(&mut runner, &stage, &task, &vitals).await.unwrap_err();
         assert_eq!(failure, expected);
         assert_eq!(stage.starts("engine").len(), starts);
     }
     assert_eq!(
-        runner.room().await.device_mib,
+        runner.available().await.memory.device_mib,
         Some(8000),
         "the dead engine holds nothing"
     );
@@ -172,7 +174,7 @@ async fn memory_that_one_worker_is_about_to_take_is_not_free_to_another() {
     let mut first = runner(stage.settings(engine.clone()), &first_vitals);
     let second_vitals = Vitals::new("w2".parse().unwrap(), "sim:card".to_owned());
     let mut second = runner(stage.settings(engine), &second_vitals);
-    assert_eq!(second.room().await.device_mib, Some(8000));
+    assert_eq!(second.available().await.memory.device_mib, Some(8000));
     let task = stage.task(DeviceKind::Cuda, NEEDS);
     let working = run(&mut first, &stage, &task, &first_vitals);
     let watching = async {
@@ -180,7 +182,7 @@ async fn memory_that_one_worker_is_about_to_take_is_not_free_to_another() {
         let mut seen = Vec::new();
         while seen.last() != Some(&Some(2000)) {
             assert!(begun.elapsed() < LIMIT, "{seen:?}");
-            let room = second.room().await.device_mib;
+            let room = second.available().await.memory.device_mib;
             if seen.last() != Some(&room) {
                 seen.push(room);
             }
@@ -189,7 +191,7 @@ async fn memory_that_one_worker_is_about_to_take_is_not_free_to_another() {
     };
     let (finished, ()) = tokio::join!(working, watching);
     finished.unwrap();
-    assert_eq!(second.room().await.device_mib, Some(8000));
+    assert_eq!(second.available().await.memory.device_mib, Some(8000));
 }
 
 #[tokio::test]
@@ -202,10 +204,10 @@ async fn an_engine_on_the_host_is_told_its_budget_and_restarted_where_a_task_nee
     settings.device = Device::Cpu;
     settings.limits.memory_limit_mib = Some(900);
     let mut runner = runner(settings, &vitals);
-    let room = runner.room().await.host_mib.unwrap();
-    assert!((400..=900 - choice::MEDIA_MIB).contains(&room), "{room}");
+    let room = runner.available().await.memory.host_mib.unwrap();
+    assert!((400..=900 - MEDIA_MIB).contains(&room), "{room}");
     let needs = |mib| Needs {
-        mib: [mib; Rung::COUNT],
+        mib: [mib; MemoryPlan::COUNT],
     };
     let small = stage.task(DeviceKind::Cpu, needs(100));
     for _ in 0..2 {
@@ -264,10 +266,10 @@ async fn heartbeats_tell_the_devices_memory_reach_and_rate() {
     stage.gpu(8192, 3000);
     let task = stage.task(DeviceKind::Cuda, NEEDS);
     run(&mut runner, &stage, &task, &vitals).await.unwrap();
-    runner.room().await;
+    runner.available().await;
     let heartbeat = vitals.snapshot();
-    assert_eq!(heartbeat.reach.device_mib, Some(8000));
-    assert_eq!(heartbeat.reach.host_mib, None);
+    assert_eq!(heartbeat.capacity.device_mib, Some(8000));
+    assert_eq!(heartbeat.capacity.host_mib, None);
     let own_mib = 1000;
     assert_eq!(
         (heartbeat.device_free_mib, heartbeat.device_total_mib),

@@ -4,14 +4,14 @@ use std::path::Path;
 
 use latentfarm_common::digest::Digest;
 use latentfarm_common::frame::{Colour, FrameHash, Matrix, PictureFormat, Range};
-use latentfarm_common::ids::{ChunkId, JobId, Work};
+use latentfarm_common::ids::{Attempt, ChunkId, JobId, Work};
 use latentfarm_common::time::{FrameRange, FrameRate, TimeBase};
 use latentfarm_common::wire::engine::{EngineReply, EngineRequest, EngineStage, EngineTimings};
 use latentfarm_common::wire::job::{
     AudioSpec, AudioWindows, EncoderSpec, ModelSpec, SilenceMode, SourceSpec,
 };
 use latentfarm_common::wire::media::{MediaReply, MediaTimings};
-use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan, MemorySample, Needs, Rung};
+use latentfarm_common::wire::memory::{DeviceKind, MemoryConstraints, MemoryPlan, MemorySample, Needs};
 use latentfarm_common::wire::task::{Mouth, RenderFrame, RenderInput, RenderTask};
 use latentfarm_common::wire::{self, pipe};
 use tempfile::TempDir;
@@ -24,7 +24,7 @@ pub(super) const LIMIT: Duration = Duration::from_mins(1);
 
 /// Needs by plan, in MiB.
 pub(super) const NEEDS: Needs = Needs {
-    mib: [9000, 7000, 5000, 5000, 4000, 2500, 2000],
+    mib: [9000, 7000, 5000, 5000, 2500, 2000],
 };
 
 /// A place with a simulated GPU, a store, and recorded children.
@@ -121,8 +121,7 @@ impl Stage {
                 work: Work::Render,
                 index: 0,
             },
-            attempt: 0,
-            epoch: 1,
+            attempt: Attempt { epoch: 1, number: 0 },
             store: self.store.url().to_owned(),
             body: TaskBody::Render(render_task(self.input, kind, needs)),
         }
@@ -171,9 +170,9 @@ pub(super) fn render_task(input: wire::blob::BlobRef, kind: DeviceKind, needs: N
         },
         range: FrameRange::new(0, 16),
         input,
-        memory: MemoryPlan {
+        memory: MemoryConstraints {
             kind,
-            floor: Rung::SequentialGuidance,
+            floor: MemoryPlan::SequentialGuidance,
             needs,
         },
     }

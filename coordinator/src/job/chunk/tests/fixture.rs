@@ -1,9 +1,10 @@
 //! States, events and failures in few words.
 
 use latentfarm_common::digest::Digest;
+pub(super) use latentfarm_common::ids::Attempt;
 use latentfarm_common::ids::{ChunkId, JobId, Work};
 use latentfarm_common::wire::blob::BlobRef;
-use latentfarm_common::wire::memory::Rung;
+use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan, MemoryStage, OutOfMemory};
 use latentfarm_common::wire::outcome::{DoneBody, StageTimings};
 
 pub(super) use std::sync::Arc;
@@ -13,7 +14,7 @@ pub(super) use latentfarm_common::wire::outcome::{DoneRecord, Failure};
 
 pub(super) use super::super::event::ChunkEvent;
 pub(super) use super::super::state::{ChunkState, DenyReason, Phase, Step};
-pub(super) use crate::job::attempt::{Attempt, MAX_EXCUSED, MAX_FAILURES, Tries};
+pub(super) use crate::job::attempt::{MAX_EXCUSED, MAX_FAILURES, Tries};
 
 pub(super) fn at(number: u32) -> Attempt {
     Attempt { epoch: 7, number }
@@ -30,8 +31,7 @@ pub(super) fn record(attempt: Attempt) -> Arc<DoneRecord> {
             work: Work::Render,
             index: 3,
         },
-        attempt: attempt.number,
-        epoch: attempt.epoch,
+        attempt,
         worker: worker("w1"),
         numeric_kind: "test".to_owned(),
         artifact: BlobRef {
@@ -145,14 +145,15 @@ pub(super) fn transient() -> Failure {
 }
 
 pub(super) fn out_of_memory() -> Failure {
-    Failure::OutOfMemory {
+    Failure::OutOfMemory(OutOfMemory {
+        kind: DeviceKind::Cpu,
         device: "cpu".to_owned(),
-        stage: "denoise".to_owned(),
-        rung: Rung::default(),
+        stage: Some(MemoryStage::Denoise),
+        plan: MemoryPlan::default(),
         needed_at_least_mib: None,
         free_before_mib: 100,
         suspected: false,
-    }
+    })
 }
 
 pub(super) fn no_room() -> Failure {

@@ -10,7 +10,7 @@ use candle_core::{DType, Device, Result, Tensor};
 use latentfarm_common::wire::memory::MemorySample;
 
 use super::interface::{EngineMemory, MIB, Shortage, Work};
-use crate::memory::host;
+use latentfarm_common::host;
 use latentsync::Checkpoint;
 use latentsync::boundary::Op;
 

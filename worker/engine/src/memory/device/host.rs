@@ -3,7 +3,8 @@
 use latentfarm_common::wire::memory::{DeviceKind, MemorySample};
 
 use super::interface::{EngineMemory, MIB, Shortage, Work};
-use crate::memory::{counting, host};
+use crate::memory::counting;
+use latentfarm_common::host;
 use latentsync::Checkpoint;
 use latentsync::boundary::Op;
 use latentsync::cost::compute::ComputeSpec;

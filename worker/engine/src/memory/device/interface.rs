@@ -1,6 +1,6 @@
 //! What an engine asks of the memory of its device.
 
-use latentfarm_common::wire::memory::{MemorySample, MemoryStage, Rung};
+use latentfarm_common::wire::memory::{MemoryPlan, MemorySample, MemoryStage};
 
 use latentsync::Checkpoint;
 use latentsync::boundary::Op;
@@ -21,7 +21,7 @@ pub struct Shortage {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Work {
     pub stage: MemoryStage,
-    pub rung: Rung,
+    pub plan: MemoryPlan,
     /// Whether classifier-free guidance is on.
     pub guided: bool,
 }

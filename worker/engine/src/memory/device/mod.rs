@@ -18,7 +18,7 @@ pub use host::HostMemory;
 pub use interface::{EngineMemory, Shortage, Work};
 pub use simulated::SimulatedMemory;
 
-use super::simulated::{SimulatedDevice, SimulatedError};
+use latentfarm_common::simulated_device::{SimulatedDevice, SimulatedError};
 
 /// A device, ready to compute on.
 pub struct EngineDevice {

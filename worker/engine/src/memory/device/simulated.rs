@@ -4,8 +4,8 @@
 use latentfarm_common::wire::memory::{DeviceKind, MemorySample, MemoryStage};
 
 use super::interface::{EngineMemory, MIB, Shortage, Work};
-use crate::memory::host;
-use crate::memory::simulated::SimulatedDevice;
+use latentfarm_common::host;
+use latentfarm_common::simulated_device::SimulatedDevice;
 use latentsync::Checkpoint;
 use latentsync::boundary::Op;
 use latentsync::cost::compute::ComputeSpec;
@@ -113,7 +113,7 @@ impl EngineMemory for SimulatedMemory {
             MemoryStage::Idle => MemoryStage::Load,
             stage => stage,
         };
-        let stages = model.stages(work.rung, work.guided);
+        let stages = model.stages(work.plan, work.guided);
         let Some(cost) = stages.iter().find(|cost| cost.stage == charged).copied() else {
             return Ok(());
         };

@@ -16,7 +16,7 @@ use std::collections::HashMap;
 use std::fmt;
 
 use candle_core::{DType, Result};
-use latentfarm_common::wire::memory::{DeviceKind, Needs, Rung};
+use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan, Needs};
 
 use super::compute::ComputeSpec;
 use super::shape::{ModelShape, WeightCounts};
@@ -38,7 +38,7 @@ pub fn is_confirmed(kind: DeviceKind) -> bool {
 /// What a task needs under one plan, and where that is decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Prediction {
-    pub plan: Rung,
+    pub plan: MemoryPlan,
     pub need_mib: u64,
     /// MiB of the need that are constant: the process on the CPU, the context on CUDA.
     pub base_mib: u64,
@@ -63,7 +63,7 @@ pub struct MemoryPredictor {
     shape: ModelShape,
     weights: WeightCounts,
     spec: ComputeSpec,
-    walked: HashMap<(Rung, bool), Vec<StageMemory>>,
+    walked: HashMap<(MemoryPlan, bool), Vec<StageMemory>>,
 }
 
 impl MemoryPredictor {
@@ -91,7 +91,7 @@ impl MemoryPredictor {
     }
 
     /// What each stage of a task takes under `plan`, without the constant part.
-    pub fn stages(&mut self, plan: Rung, guided: bool) -> &[StageMemory] {
+    pub fn stages(&mut self, plan: MemoryPlan, guided: bool) -> &[StageMemory] {
         let Self {
             shape,
             weights,
@@ -104,7 +104,7 @@ impl MemoryPredictor {
     }
 
     /// What a task needs under one plan.
-    pub fn predict(&mut self, plan: Rung, guided: bool) -> Prediction {
+    pub fn predict(&mut self, plan: MemoryPlan, guided: bool) -> Prediction {
         let base = match self.spec.kind {
             DeviceKind::Cpu => HOST_BASE,
             DeviceKind::Cuda => CUDA_CONTEXT,
@@ -129,7 +129,7 @@ impl MemoryPredictor {
     pub fn needs(&mut self, guided: bool) -> Needs {
         let mut needs = Needs::default();
         let mut least = u64::MAX;
-        for plan in Rung::ALL {
+        for plan in MemoryPlan::ALL {
             least = least.min(self.predict(plan, guided).need_mib);
             needs.mib[plan.index()] = least;
         }

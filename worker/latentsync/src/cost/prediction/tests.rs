@@ -1,6 +1,6 @@
 use std::time::{Duration, Instant};
 
-use latentfarm_common::wire::memory::{DeviceKind, Rung};
+use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan};
 
 use super::*;
 use crate::Checkpoint;
@@ -40,7 +40,10 @@ const RESERVE_MIB: u64 = 256;
 fn version_1_5_at_256_px_fits_in_4_gib_with_all_weights_on_the_device() {
     for guided in [false, true] {
         let needs = on_cuda(256, guided);
-        assert!(needs.of(Rung::FrameVae) < 4096, "guided {guided}: {needs:?}");
+        assert!(
+            needs.of(MemoryPlan::TwoPassNorm) < 4096,
+            "guided {guided}: {needs:?}"
+        );
     }
 }
 
@@ -48,7 +51,10 @@ fn version_1_5_at_256_px_fits_in_4_gib_with_all_weights_on_the_device() {
 fn version_1_6_at_512_px_fits_in_8_gib_with_all_weights_on_the_device() {
     for guided in [false, true] {
         let needs = on_cuda(512, guided);
-        assert!(needs.of(Rung::FrameVae) < 8192, "guided {guided}: {needs:?}");
+        assert!(
+            needs.of(MemoryPlan::TwoPassNorm) < 8192,
+            "guided {guided}: {needs:?}"
+        );
     }
 }
 
@@ -57,7 +63,7 @@ fn both_versions_have_a_plan_for_a_card_of_6_gib() {
     for px in [256, 512] {
         for guided in [false, true] {
             let needs = on_cuda(px, guided);
-            let plan = needs.fastest_within(Rung::default(), 6144 - RESERVE_MIB);
+            let plan = needs.fastest_within(MemoryPlan::default(), 6144 - RESERVE_MIB);
             assert!(plan.is_some(), "{px} px, guided {guided}: {needs:?}");
         }
     }
@@ -66,7 +72,7 @@ fn both_versions_have_a_plan_for_a_card_of_6_gib() {
 #[test]
 fn version_1_5_with_streamed_weights_fits_on_a_card_of_4_gib_with_room_to_spare() {
     for guided in [false, true] {
-        let need = on_cuda(256, guided).of(Rung::Streamed);
+        let need = on_cuda(256, guided).of(MemoryPlan::Streamed);
         assert!(need + 4 * RESERVE_MIB <= 4096, "guided {guided}: {need} MiB");
     }
 }
@@ -96,13 +102,13 @@ fn a_prediction_names_the_layer_that_decides() {
         };
         let mut predictor = MemoryPredictor::with_dtype(shape.clone(), kind, dtype).unwrap();
         for guided in [false, true] {
-            for rung in Rung::ALL {
-                let explained = predictor.predict(rung, guided);
+            for plan in MemoryPlan::ALL {
+                let explained = predictor.predict(plan, guided);
                 eprintln!("512 px, {kind}, guided {guided}: {explained}");
                 assert!(
                     explained
                         .to_string()
-                        .starts_with(&format!("{rung}: {} MiB", explained.need_mib))
+                        .starts_with(&format!("{plan}: {} MiB", explained.need_mib))
                 );
             }
         }

@@ -1,6 +1,6 @@
 //! The walk over a whole task, and the one over a single pass of the UNet.
 
-use latentfarm_common::wire::memory::{DeviceKind, Rung};
+use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan};
 
 use super::stage::StageMemory;
 use super::tracker::MemoryTracker;
@@ -32,7 +32,7 @@ pub fn walk(
     shape: &ModelShape,
     weights: &WeightCounts,
     spec: &ComputeSpec,
-    plan: Rung,
+    plan: MemoryPlan,
     guided: bool,
 ) -> Walk {
     let tracker = MemoryTracker::new(*spec, Levers::of(plan));
@@ -46,7 +46,7 @@ pub fn walk(
 /// The operations of one pass of the UNet over `frames` latents of `side` x `side`, with so many audio tokens a frame.
 pub fn unet_operations(config: &UNetConfig, frames: usize, side: usize, audio_tokens: usize) -> Vec<Op> {
     let spec = ComputeSpec::of(DeviceKind::Cpu);
-    let tracker = MemoryTracker::new(spec, Levers::of(Rung::default()));
+    let tracker = MemoryTracker::new(spec, Levers::of(MemoryPlan::default()));
     let latents = tracker.tensor(spec.bytes_per_value, &[1, config.in_channels, frames, side, side]);
     let audio = [1, frames, audio_tokens, config.cross_attention_dim];
     let audio = tracker.tensor(spec.bytes_per_value, &audio);

@@ -2,7 +2,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use candle_core::{DType, Device, Result, Tensor};
-use latentfarm_common::wire::memory::{DeviceKind, Rung};
+use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan};
 
 use super::*;
 use crate::Levers;
@@ -26,14 +26,14 @@ impl Observer for Heard {
     }
 }
 
-fn walked(shape: &ModelShape, kind: DeviceKind, rung: Rung, guided: bool) -> Walk {
+fn walked(shape: &ModelShape, kind: DeviceKind, plan: MemoryPlan, guided: bool) -> Walk {
     let weights = shape.weights().unwrap();
-    walk(shape, &weights, &ComputeSpec::of(kind), rung, guided)
+    walk(shape, &weights, &ComputeSpec::of(kind), plan, guided)
 }
 
-fn heard(rung: Rung, work: impl FnOnce()) -> Vec<Op> {
+fn heard(plan: MemoryPlan, work: impl FnOnce()) -> Vec<Op> {
     let heard = Rc::new(RefCell::new(Heard::default()));
-    let scope = enter(Levers::of(rung), Some(heard.clone()));
+    let scope = enter(Levers::of(plan), Some(heard.clone()));
     work();
     drop(scope);
     Rc::try_unwrap(heard).ok().unwrap().into_inner().0
@@ -79,17 +79,17 @@ fn assert_same(walked: &[Op], heard: &[Op], what: &str) {
 fn assert_walk_is_what_the_model_does(size: Size, resolutions: [usize; 2]) {
     let (shape, model) = model(size);
     for resolution in resolutions {
-        for (guided, rung) in [
-            (false, Rung::BatchedGuidance),
-            (true, Rung::SequentialGuidance),
-            (false, Rung::Streamed),
+        for (guided, plan) in [
+            (false, MemoryPlan::BatchedGuidance),
+            (true, MemoryPlan::SequentialGuidance),
+            (false, MemoryPlan::Streamed),
         ] {
-            let heard = heard(rung, || render(&model, resolution, guided));
-            let walk = walked(&shape.clone().at(resolution), DeviceKind::Cpu, rung, guided);
+            let heard = heard(plan, || render(&model, resolution, guided));
+            let walk = walked(&shape.clone().at(resolution), DeviceKind::Cpu, plan, guided);
             assert_same(
                 &walk.ops,
                 &heard,
-                &format!("{size:?}, {resolution} px, {rung}, guided {guided}"),
+                &format!("{size:?}, {resolution} px, {plan}, guided {guided}"),
             );
         }
     }
@@ -111,7 +111,7 @@ fn guidance_in_one_pass_is_walked_as_a_batch_of_two() {
     let (frames, side) = (ModelShape::FRAMES, shape.latent_side());
     let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
     let (tokens, width) = model.audio_shape();
-    let heard = heard(Rung::BatchedGuidance, || {
+    let heard = heard(MemoryPlan::BatchedGuidance, || {
         let latents = zeros(&[2, 13, frames, side, side]);
         let audio = zeros(&[2, frames, tokens, width]);
         model
@@ -119,7 +119,7 @@ fn guidance_in_one_pass_is_walked_as_a_batch_of_two() {
             .forward(&latents, 501, &audio, &Trace::off())
             .unwrap();
     });
-    let ops = |kind| walked(&shape, kind, Rung::BatchedGuidance, true).ops;
+    let ops = |kind| walked(&shape, kind, MemoryPlan::BatchedGuidance, true).ops;
     let (batched, halves) = (ops(DeviceKind::Cuda), ops(DeviceKind::Cpu));
     assert_eq!(halves.len() - batched.len(), heard.len());
     let start = batched.windows(heard.len()).position(|ops| ops == heard);
@@ -129,11 +129,11 @@ fn guidance_in_one_pass_is_walked_as_a_batch_of_two() {
 #[test]
 fn nothing_is_left_alive_but_the_weights() {
     for kind in [DeviceKind::Cpu, DeviceKind::Cuda] {
-        for rung in Rung::ALL {
+        for plan in MemoryPlan::ALL {
             let shape = ModelShape::published(256).unwrap();
-            let walk = walked(&shape, kind, rung, true);
+            let walk = walked(&shape, kind, plan, true);
             let (load, last) = (walk.stages[0], walk.stages[walk.stages.len() - 1]);
-            assert_eq!(last.live_after, load.live_after, "{kind}, {rung}");
+            assert_eq!(last.live_after, load.live_after, "{kind}, {plan}");
         }
     }
 }
@@ -145,7 +145,7 @@ fn published_weights_are_as_large_as_their_files() {
     // 1,267,099,844 parameters and 844,800 values of position tables.
     assert_eq!(weights.unet.layers + weights.unet.rest, 1_267_944_644);
     assert_eq!(weights.vae.layers + weights.vae.rest, 83_653_863);
-    let cuda = walked(&shape, DeviceKind::Cuda, Rung::default(), false);
+    let cuda = walked(&shape, DeviceKind::Cuda, MemoryPlan::default(), false);
     assert_eq!(cuda.stages[0].weights >> 20, 2593);
 }
 
@@ -156,9 +156,9 @@ fn no_plan_takes_more_than_the_one_before_it() {
             for guided in [false, true] {
                 let shape = ModelShape::published(px).unwrap();
                 let mut before = u64::MAX;
-                for rung in Rung::ALL {
-                    let walk = walked(&shape, kind, rung, guided);
-                    assert!(walk.peak() <= before, "{px} px, {kind}, guided {guided}, {rung}");
+                for plan in MemoryPlan::ALL {
+                    let walk = walked(&shape, kind, plan, guided);
+                    assert!(walk.peak() <= before, "{px} px, {kind}, guided {guided}, {plan}");
                     before = walk.peak();
                 }
             }

@@ -1,7 +1,7 @@
 //! Host memory: what is available to this process within the limits that its control groups and its address space
 //! set, what processes hold of it, and whether the kernel is short of it.
 
-mod groups;
+mod cgroups;
 
 use procfs::process::{ClearRefs, LimitValue, Process, Status};
 use procfs::{Current as _, Meminfo, MemoryPressure};
@@ -13,10 +13,10 @@ const MIB: u64 = 1 << 20;
 /// space where that is limited (`ulimit -v`). 0 where nothing can be read.
 pub fn available_mib() -> u64 {
     let system = Meminfo::current().ok().and_then(|memory| memory.mem_available);
-    let groups = groups::own();
+    let groups = cgroups::own();
     let group = groups
         .iter()
-        .filter_map(|dir| groups::bounds(dir))
+        .filter_map(|dir| cgroups::bounds(dir))
         .map(|bounds| bounds.room)
         .min();
     let bounds = [system, group, address_space_room()];
@@ -26,8 +26,8 @@ pub fn available_mib() -> u64 {
 /// MiB of host memory in all, or what the control groups allow of it.
 pub fn total_mib() -> u64 {
     let system = Meminfo::current().map_or(0, |memory| memory.mem_total);
-    let groups = groups::own();
-    let limits = groups.iter().filter_map(|dir| groups::bounds(dir));
+    let groups = cgroups::own();
+    let limits = groups.iter().filter_map(|dir| cgroups::bounds(dir));
     limits.map(|bounds| bounds.limit).fold(system, u64::min) / MIB
 }
 
@@ -73,8 +73,8 @@ pub fn pressure_percent() -> Option<f32> {
 pub fn oom_kills() -> Option<u64> {
     let counters = procfs::vmstat().ok();
     let system = counters.and_then(|counters| u64::try_from(*counters.get("oom_kill")?).ok());
-    let groups = groups::own();
-    let groups = groups.iter().filter_map(|dir| groups::oom_kills(dir));
+    let groups = cgroups::own();
+    let groups = groups.iter().filter_map(|dir| cgroups::oom_kills(dir));
     system.into_iter().chain(groups).reduce(u64::saturating_add)
 }
 

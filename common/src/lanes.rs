@@ -6,7 +6,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use crate::text::serde_as_text;
+use crate::wire::memory::RenderMemory;
 
 /// Bounds of the classes on host memory, in GiB.
 pub const CPU_CLASSES_GIB: [u16; 7] = [2, 4, 8, 16, 24, 32, 64];
@@ -21,7 +22,7 @@ pub const DEFAULT_PRIORITY: u8 = 1;
 const MIB_PER_GIB: u64 = 1024;
 
 /// What a task needs. Text form: `analyze`, `cpu08`, `g08`, `g141`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Class {
     /// Face analysis: any worker.
     Analyze,
@@ -86,12 +87,13 @@ impl FromStr for Class {
 }
 
 /// One queue. Text form, which is the consumer's name too: `<class>-p<priority>`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Lane {
     pub class: Class,
     /// `0..PRIORITIES`, 0 first.
     pub priority: u8,
 }
+serde_as_text!(Lane);
 
 impl fmt::Display for Lane {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -116,40 +118,37 @@ impl FromStr for Lane {
 }
 
 /// Reads `p0`, `p1`, `p2`.
-pub(super) fn parse_priority(text: &str) -> Option<u8> {
+pub(crate) fn parse_priority(text: &str) -> Option<u8> {
     (0..PRIORITIES).find(|priority| text == format!("p{priority}"))
 }
 
-/// What a worker can take right now.
+/// What a worker can take at the moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Room {
+pub struct Available {
     /// Face analysis is possible.
     pub analyze: bool,
-    /// Host memory for rendering on the CPU, reserve taken off; `None`: does not render on the CPU.
-    pub host_mib: Option<u64>,
-    /// Device memory for rendering on the GPU, reserve taken off; `None`: no usable GPU.
-    pub device_mib: Option<u64>,
+    pub memory: RenderMemory,
 }
 
 /// The lanes that fit, in the order to ask them: by priority, then rendering before analysis (a video is
 /// finished front to back), then the largest class that fits.
-pub fn fitting(room: &Room) -> Vec<Lane> {
+pub fn fitting(available: &Available) -> Vec<Lane> {
     let fits = |gib: &u16, free_mib: Option<u64>| {
         free_mib.is_some_and(|free_mib| u64::from(*gib) * MIB_PER_GIB <= free_mib)
     };
     let gpu = GPU_CLASSES_GIB
         .iter()
         .rev()
-        .filter(|gib| fits(gib, room.device_mib))
+        .filter(|gib| fits(gib, available.memory.device_mib))
         .map(|gib| Class::Gpu(*gib));
     let cpu = CPU_CLASSES_GIB
         .iter()
         .rev()
-        .filter(|gib| fits(gib, room.host_mib))
+        .filter(|gib| fits(gib, available.memory.host_mib))
         .map(|gib| Class::Cpu(*gib));
     let classes: Vec<Class> = gpu
         .chain(cpu)
-        .chain(room.analyze.then_some(Class::Analyze))
+        .chain(available.analyze.then_some(Class::Analyze))
         .collect();
     (0..PRIORITIES)
         .flat_map(|priority| {
@@ -166,19 +165,25 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn names(room: &Room) -> Vec<String> {
-        fitting(room).iter().map(ToString::to_string).collect()
+    fn names(available: &Available) -> Vec<String> {
+        fitting(available).iter().map(ToString::to_string).collect()
+    }
+
+    fn gpu(device_mib: u64) -> RenderMemory {
+        RenderMemory {
+            host_mib: None,
+            device_mib: Some(device_mib),
+        }
     }
 
     #[test]
     fn lanes_go_by_priority_then_by_size() {
-        let room = Room {
+        let available = Available {
             analyze: true,
-            host_mib: None,
-            device_mib: Some(4 * 1024 + 100),
+            memory: gpu(4 * 1024 + 100),
         };
         assert_eq!(
-            names(&room),
+            names(&available),
             [
                 "g04-p0",
                 "g03-p0",
@@ -198,11 +203,13 @@ mod tests {
 
     #[test]
     fn a_worker_without_room_asks_for_nothing() {
-        assert_eq!(fitting(&Room::default()), []);
-        let too_small = Room {
+        assert_eq!(fitting(&Available::default()), []);
+        let too_small = Available {
             analyze: false,
-            host_mib: Some(2047),
-            device_mib: Some(2047),
+            memory: RenderMemory {
+                host_mib: Some(2047),
+                device_mib: Some(2047),
+            },
         };
         assert_eq!(fitting(&too_small), []);
     }
@@ -227,8 +234,8 @@ mod tests {
                 return Err(TestCaseError::fail("every need up to the largest class has one"));
             };
             prop_assert!(u64::from(gib) * 1024 >= need_mib);
-            let room = Room { analyze: false, host_mib: None, device_mib: Some(u64::from(gib) * 1024) };
-            prop_assert_eq!(fitting(&room)[0].class, class);
+            let available = Available { analyze: false, memory: gpu(u64::from(gib) * 1024) };
+            prop_assert_eq!(fitting(&available)[0].class, class);
         }
     }
 
