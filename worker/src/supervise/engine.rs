@@ -1,10 +1,10 @@
 //! The warm engine, and its admission to a task: which plan, with which budget, and what other workers of this host
 //! have to leave to it.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use latentfarm_common::error::one_line;
-use latentfarm_common::wire::memory::{DeviceKind, MemoryConstraints, MemoryPlan, MemoryUse};
+use latentfarm_common::wire::memory::{DeviceKind, MemoryConstraints, MemoryPlan};
 use latentfarm_common::wire::outcome::Failure;
 use latentfarm_common::wire::task::RenderTask;
 
@@ -13,42 +13,11 @@ use super::leak::Growth;
 use super::loss::Admission;
 use super::meter::Meter;
 use super::overlap::Turn;
+use super::warm_engine::{Engine, Run};
 use super::{Runner, RunnerSettings};
 use crate::machine::choice;
 use crate::machine::probe::Device;
 use latentfarm_common::host;
-
-/// A running engine and what is known of it.
-#[derive(Debug)]
-pub(super) struct Engine {
-    pub(super) child: Child,
-    pub(super) growth: Growth,
-    /// Host memory that it allows itself; none on a GPU.
-    budget_mib: Option<u64>,
-}
-
-/// A task that was found room for, and what it uses.
-#[derive(Debug)]
-pub(super) struct Run {
-    pub(super) admission: Admission,
-    pub(super) need_mib: u64,
-    meter: Mutex<Meter>,
-    /// Process whose highest resident set the kernel counts from the task's start.
-    counted: Option<u32>,
-}
-
-impl Run {
-    pub(super) fn meter<T>(&self, change: impl FnOnce(&mut Meter) -> T) -> T {
-        change(&mut self.meter.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// What the task used.
-    pub(super) fn finish(self) -> MemoryUse {
-        let peak_mib = self.counted.map(host::peak_rss_mib);
-        let meter = self.meter.into_inner().unwrap_or_else(PoisonError::into_inner);
-        meter.finish(peak_mib)
-    }
-}
 
 impl Runner {
     /// Finds room for a task and an engine to render it.

@@ -25,6 +25,7 @@ mod rate;
 mod render;
 mod sight;
 mod talk;
+mod warm_engine;
 mod windows;
 
 use std::path::{Path, PathBuf};
@@ -44,11 +45,11 @@ use crate::consume::{Assignment, Finished, Progress, TaskRunner, Vitals};
 use crate::machine::choice::{self, Limits};
 use crate::machine::claims::Claims;
 use crate::machine::probe::{Device, Probe};
-use engine::Engine;
 use fetch::Fetcher;
 use lessons::Lessons;
 use pace::Pace;
 use sight::{Refresher, Sight};
+use warm_engine::Engine;
 
 pub use child::{Cause, Child, ChildCommand, ChildEnd, ChildError};
 

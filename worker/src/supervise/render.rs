@@ -20,12 +20,12 @@ use tokio::sync::mpsc;
 
 use super::analyze::{elapsed_ms, media_failure, out_of_step};
 use super::child::{ChildError, ChildReceiver, ChildSender};
-use super::engine::Run;
 use super::fetch::Fetcher;
 use super::loss::media_lost;
 use super::overlap::{EngineTime, Turn, milliseconds, timed};
 use super::sight::Sight;
 use super::talk::{Books, EngineTalk};
+use super::warm_engine::Run;
 use super::{ALIVE_INTERVAL, Runner, RunnerSettings, Teller, windows};
 use crate::consume::{Artifact, Finished};
 use latentfarm_common::host;

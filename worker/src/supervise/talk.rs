@@ -10,13 +10,13 @@ use latentfarm_common::wire::task::RenderTask;
 
 use super::Teller;
 use super::child::{Child, ChildError};
-use super::engine::{Engine, Run};
 use super::leak::Growth;
 use super::loss::{engine_failed, engine_lost};
 use super::meter::{Line, Meter};
 use super::overlap::Turn;
 use super::pace::{Pace, Work};
 use super::sight::Sight;
+use super::warm_engine::{Engine, Run};
 use crate::consume::Vitals;
 use crate::machine::claims::Claims;
 
