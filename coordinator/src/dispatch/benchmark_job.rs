@@ -1,6 +1,7 @@
 //! The job of the queue benchmark (`latentfarm bench`): its blobs do not exist, because the worker that it is measured
 //! with opens none. The dispatcher's tests dispatch it too.
 
+use latentfarm_common::audio::windows;
 use latentfarm_common::digest::Digest;
 use latentfarm_common::frame::{Colour, PictureFormat};
 use latentfarm_common::ids::JobId;
@@ -21,6 +22,8 @@ fn blob(name: &str) -> BlobRef {
 /// A job whose output frames show the source's in turn, again and again, in segments of 32 frames and chunks of one
 /// window.
 pub fn benchmark_job(sources: u32, outputs: u32) -> (JobSpec, Timeline) {
+    let samples = u64::from(outputs) * 640;
+    let audio_windows = windows::count(samples, AudioWindows::Overlapping);
     let segments = (0..u64::from(sources)).step_by(32).map(|first| SegmentEntry {
         blob: blob(&format!("segment {first}")),
         first,
@@ -35,7 +38,9 @@ pub fn benchmark_job(sources: u32, outputs: u32) -> (JobSpec, Timeline) {
                 synced: true,
             })
             .collect(),
-        audio: vec![blob("window 0")],
+        audio: (0..audio_windows)
+            .map(|index| blob(&format!("window {index}")))
+            .collect(),
         silence: Vec::new(),
     };
     let colour = Colour::BT709;
@@ -55,7 +60,7 @@ pub fn benchmark_job(sources: u32, outputs: u32) -> (JobSpec, Timeline) {
         },
         audio: AudioSpec {
             digest: Digest::of(b"pcm"),
-            samples: u64::from(outputs) * 640,
+            samples,
             log_mel_max: 0.5,
             windows: AudioWindows::Overlapping,
             silence: SilenceMode::Off,
@@ -79,4 +84,18 @@ pub fn benchmark_job(sources: u32, outputs: u32) -> (JobSpec, Timeline) {
         timeline: blob("timeline"),
     };
     (spec, timeline)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dispatch::inputs;
+
+    #[test]
+    fn a_job_of_the_longest_benchmark_has_every_audio_window_that_it_needs() {
+        for chunks in [2, 200, 10_000] {
+            let (spec, timeline) = benchmark_job(32, chunks * 16);
+            inputs::check(&spec, &timeline).unwrap();
+        }
+    }
 }
