@@ -38,5 +38,4 @@ pub use error::{ModelError, Stopped};
 pub use levers::Levers;
 pub use pipeline::{Faces, LatentSync, RenderedWindow};
 pub use tensors::WeightsError;
-
 pub use whisper::{AudioFeatures, gather_rows, row_of_track};
