@@ -271,12 +271,13 @@ class UNet(nn.Module):
 
     def time(self, timestep, batch):
         half = self.config["block_out_channels"][0] // 2
-        steps = torch.arange(half, dtype=torch.float32)
+        weight = self.conv_norm_out.weight
+        steps = torch.arange(half, dtype=torch.float32, device=weight.device)
         angles = timestep * torch.exp(-math.log(10000) * steps / (half - self.config["freq_shift"]))
         halves = [torch.cos(angles), torch.sin(angles)]
         if not self.config["flip_sin_to_cos"]:
             halves.reverse()
-        hidden = F.silu(self.time_embedding["linear_1"](torch.cat(halves)[None]))
+        hidden = F.silu(self.time_embedding["linear_1"](torch.cat(halves)[None].to(weight.dtype)))
         return self.time_embedding["linear_2"](hidden).expand(batch, -1)
 
     def forward(self, latents, timestep, audio):

@@ -163,6 +163,8 @@ pub struct MemorySample {
     pub own: u64,
     /// What the allocator holds, in use or not; on the CPU the resident set.
     pub reserved: u64,
+    /// Highest `reserved` since the last sample. What it exceeds `live_peak` by is fragmentation.
+    pub reserved_peak: u64,
     /// Tensors and buffers in use: exact.
     pub live: u64,
     /// Highest `live` since the last sample.

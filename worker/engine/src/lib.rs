@@ -9,6 +9,7 @@
 
 mod audio_cache;
 pub mod bench;
+pub mod check;
 mod classify;
 pub mod memory;
 mod numeric;

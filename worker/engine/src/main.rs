@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 use latentfarm_common::error::Chain;
 use latentfarm_common::telemetry::{self, LogFormat};
 use latentfarm_engine::bench::{self, Part, Sizes};
+use latentfarm_engine::check::{self, WindowsArgs};
 use latentfarm_engine::memory::counting::Counting;
 use latentfarm_engine::memory::device;
 use latentfarm_engine::memory::fault::{Fault, Faults};
@@ -48,6 +49,8 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Render windows through the whole engine, without a worker, and print a JSON line with the memory after each request
+    Check(WindowsArgs),
     /// Measure one part of the model and print a JSON object; `latentfarm-worker bench` starts this
     Bench {
         /// Folder with the model weights
@@ -85,14 +88,16 @@ fn main() -> ExitCode {
         }
     };
     let precision = args.dtype.unwrap_or_else(|| Precision::usual_for(&device.device));
+    let settings = |device| EngineSettings {
+        device,
+        dtype: precision.dtype(),
+        cleanup: args.cleanup,
+        faults: Faults::new(args.fault, args.fault_once),
+    };
     let outcome = match args.command {
-        None => {
-            return serve(EngineSettings {
-                device,
-                dtype: precision.dtype(),
-                cleanup: args.cleanup,
-                faults: Faults::new(args.fault, args.fault_once),
-            });
+        None => return serve(settings(device)),
+        Some(Command::Check(windows)) => {
+            check::windows(&windows, settings(device), &mut std::io::stdout().lock()).map_err(Into::into)
         }
         Some(Command::Bench {
             weights,

@@ -201,6 +201,8 @@ impl Engine {
     fn load_model(&mut self, checkpoint: &Checkpoint) -> Result<LatentSync, EngineFailure> {
         let fits = self.watch.borrow_mut().load(checkpoint);
         fits.map_err(|shortage| self.failure(&shortage))?;
+        // Under the task's plan, so that weights which the plan keeps off the device are never put there.
+        let _watched = self.watched(self.plan);
         let loaded = LatentSync::load(checkpoint, &self.settings.device, self.settings.dtype);
         let model = loaded.map_err(|error| match self.failure(&error) {
             EngineFailure::Other { message } => EngineFailure::Unfit { message },

@@ -107,6 +107,7 @@ impl Watch {
         let peak = self.memory.take_peak().max(self.peak);
         self.peak = 0;
         sample.live_peak = peak.max(sample.live);
+        sample.reserved_peak = self.memory.take_reserved_peak().max(sample.reserved);
         sample
     }
 

@@ -35,6 +35,7 @@ pub mod whisper;
 
 pub use checkpoint::{Checkpoint, synth};
 pub use error::{ModelError, Stopped};
+pub use kernels::cuda::{KernelCheck, check_kernels, kernels_serve};
 pub use levers::Levers;
 pub use pipeline::{Faces, LatentSync, RenderedWindow};
 pub use tensors::WeightsError;

@@ -64,7 +64,9 @@ impl Meter {
         self.pending = Some((stage, sample));
         // The context and whatever else is not the allocator's stays while tensors come and go.
         let beside = sample.own.saturating_sub(sample.reserved);
-        let own = sample.own.max(beside + sample.live_peak);
+        let own = sample
+            .own
+            .max(beside + sample.live_peak.max(sample.reserved_peak));
         self.peak = self.peak.max(own);
         self.least_free = Some(self.least_free.map_or(sample.free, |free| free.min(sample.free)));
         self.raise(stage, sample.live.max(sample.live_peak) / MIB, own / MIB);
@@ -141,6 +143,7 @@ mod tests {
             total: 24_576 * MIB,
             own: (reserved_mib + 400) * MIB,
             reserved: reserved_mib * MIB,
+            reserved_peak: reserved_mib * MIB,
             live: live_mib * MIB,
             live_peak: live_mib * MIB,
             host_rss: 0,

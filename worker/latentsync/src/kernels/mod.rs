@@ -3,10 +3,10 @@
 //! | module      | runs on                    | what it is                                                          |
 //! |-------------|----------------------------|---------------------------------------------------------------------|
 //! | `cpu`       | the CPU in `f32`           | operations of our own, whose bits do not depend on the threads      |
+//! | `cuda`      | CUDA, in `f32`, `f16` and `bf16` | kernels of our own for what moves and combines values, cuBLAS for products |
 //! | `reference` | every device, every type   | candle's tensor operations; what the other backends are tested against |
 //!
-//! CUDA kernels of our own belong into `kernels/cuda`, beside `cpu`: a layer then chooses them in `layers/own_ops.rs` for
-//! tensors on a CUDA device, and their tests compare them with `reference`. A kernel knows neither networks nor options.
+//! A layer chooses among them by `layers/own_ops.rs` and `cuda::serves`. A kernel knows neither networks nor options.
 
 #![expect(
     clippy::inline_always,
@@ -14,6 +14,7 @@
 )]
 
 pub(crate) mod cpu;
+pub(crate) mod cuda;
 pub(crate) mod reference;
 mod whole;
 

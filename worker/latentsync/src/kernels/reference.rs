@@ -109,13 +109,34 @@ pub(crate) fn geglu(x: &Tensor) -> Result<Tensor> {
 
 /// Attention on `(rows, tokens, width)`, see `attend`.
 pub(crate) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<Tensor> {
-    attention_within(levers().limits, scaled_dot_product, [q, k, v], heads)
+    attention_within(levers().limits, scaled_dot_product, COPIES, [q, k, v], heads)
 }
+
+/// How a backend copies what has gaps.
+#[derive(Clone, Copy)]
+pub(crate) struct Copies {
+    /// `(rows, tokens, heads x width)` to `(rows, heads, tokens, width)` without gaps.
+    pub(crate) split: fn(&Tensor, usize) -> Result<Tensor>,
+    /// The same values in the same order without gaps.
+    pub(crate) dense: fn(&Tensor) -> Result<Tensor>,
+}
+
+/// Copies by candle's own operations.
+pub(crate) const COPIES: Copies = Copies {
+    split: |x, heads| {
+        let (rows, tokens, width) = x.dims3()?;
+        x.reshape((rows, tokens, heads, width / heads))?
+            .transpose(1, 2)?
+            .contiguous()
+    },
+    dense: Tensor::contiguous,
+};
 
 /// `launch` is attention on a piece, `(rows, heads, tokens, head width)`.
 pub(crate) fn attention_within(
     limits: Limits,
     launch: impl Fn(&Tensor, &Tensor, &Tensor) -> Result<Tensor>,
+    copies: Copies,
     [q, k, v]: [&Tensor; 3],
     heads: usize,
 ) -> Result<Tensor> {
@@ -134,19 +155,19 @@ pub(crate) fn attention_within(
     for (row, row_count) in pieces(rows, step.rows) {
         for (head, head_count) in pieces(heads, step.heads) {
             let split = |x: &Tensor, (start, count): (usize, usize)| {
-                x.narrow(0, row, row_count)?
-                    .narrow(1, start, count)?
-                    .narrow(2, head * head_width, head_count * head_width)?
-                    .reshape((row_count, count, head_count, head_width))?
-                    .transpose(1, 2)?
-                    .contiguous()
+                let some = x.narrow(0, row, row_count)?.narrow(1, start, count)?.narrow(
+                    2,
+                    head * head_width,
+                    head_count * head_width,
+                )?;
+                (copies.split)(&some, head_count)
             };
             let all_keys = (0, sizes.keys);
             let (k, v) = (split(k, all_keys)?, split(v, all_keys)?);
             for (query, query_count) in pieces(queries, step.queries) {
                 let mixed = launch(&split(q, (query, query_count))?, &k, &v)?;
                 let together = (row_count, query_count, head_count * head_width);
-                let mixed = mixed.transpose(1, 2)?.reshape(together)?;
+                let mixed = (copies.dense)(&mixed.transpose(1, 2)?)?.reshape(together)?;
                 // Fewer than all queries are taken of a single row alone, so that this part of it is contiguous.
                 let part = |whole: &Tensor| whole.narrow(0, row, row_count)?.narrow(1, query, query_count);
                 whole.put(mixed, part, (2, head * head_width))?;

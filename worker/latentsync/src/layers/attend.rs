@@ -5,7 +5,7 @@ use candle_core::{Result, Tensor};
 use super::own_ops::{on_own_ops, widened};
 use crate::boundary::{Op, before};
 use crate::kernels::cpu::CpuAttention;
-use crate::kernels::reference;
+use crate::kernels::{cuda, reference};
 use crate::slices::Attention;
 
 /// Attention with `heads` heads side by side in the last dimension; scores are scaled by the root of a head's
@@ -35,6 +35,9 @@ fn attended(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<Tensor> 
     }
     if let (Some(wide_q), Some(wide_k), Some(wide_v)) = (widened(q)?, widened(k)?, widened(v)?) {
         return attended(&wide_q, &wide_k, &wide_v, heads)?.to_dtype(q.dtype());
+    }
+    if cuda::serves(q) {
+        return cuda::attention([q, k, v], heads);
     }
     let flat = |x: &Tensor| x.reshape((outer * rows, x.dim(2)?, width));
     reference::attention(&flat(q)?, &flat(k)?, &flat(v)?, heads)?.reshape((outer, rows, queries, width))

@@ -5,6 +5,7 @@ use candle_core::{Result, Tensor};
 use super::own_ops::on_own_ops;
 use crate::boundary::{Op, before};
 use crate::kernels::cpu::CpuConv2d;
+use crate::kernels::cuda::{self, Finish};
 use crate::kernels::reference;
 use crate::slices::Convolution;
 use crate::tensors::{Keys, Weight};
@@ -84,6 +85,14 @@ impl Conv2d {
                 padding: self.padding,
             };
             return x.contiguous()?.apply_op1_no_bwd(&op);
+        }
+        if cuda::serves(x) {
+            let finish = Finish {
+                bias: Some(&self.bias),
+                shift,
+                residual,
+            };
+            return cuda::conv2d(x, &self.weight.tensor()?, finish, self.stride, self.padding);
         }
         let mut y = reference::conv2d(x, &self.weight.tensor()?, &self.bias, self.stride, self.padding)?;
         if let Some(shift) = shift {

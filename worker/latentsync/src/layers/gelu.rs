@@ -5,7 +5,7 @@ use candle_core::{Result, Tensor};
 use super::own_ops::{on_own_ops, widened};
 use crate::boundary::before_copy;
 use crate::kernels::cpu::{CpuGeglu, CpuGelu};
-use crate::kernels::reference;
+use crate::kernels::{cuda, reference};
 
 /// GELU of every element.
 pub(crate) fn gelu(x: &Tensor) -> Result<Tensor> {
@@ -18,6 +18,9 @@ fn activated(x: &Tensor) -> Result<Tensor> {
     if on_own_ops(x) {
         return x.contiguous()?.apply_op1_no_bwd(&CpuGelu);
     }
+    if cuda::serves(x) {
+        return cuda::gelu(x);
+    }
     match widened(x)? {
         Some(wide) => activated(&wide)?.to_dtype(x.dtype()),
         None => reference::gelu(x),
@@ -29,6 +32,9 @@ fn activated(x: &Tensor) -> Result<Tensor> {
 pub(super) fn gated(x: &Tensor) -> Result<Tensor> {
     if on_own_ops(x) {
         return x.contiguous()?.apply_op1_no_bwd(&CpuGeglu);
+    }
+    if cuda::serves(x) {
+        return cuda::geglu(x);
     }
     match widened(x)? {
         Some(wide) => gated(&wide)?.to_dtype(x.dtype()),

@@ -5,6 +5,7 @@ use candle_core::{Result, Tensor, bail};
 use super::own_ops::on_own_ops;
 use crate::boundary::{Op, before};
 use crate::kernels::cpu::CpuGroupNorm;
+use crate::kernels::cuda;
 use crate::kernels::reference::{self, NormSpec};
 use crate::tensors::Keys;
 use crate::trace::Trace;
@@ -74,7 +75,11 @@ impl GroupNorm {
             affine: (&self.weight, &self.bias),
             silu,
         };
-        reference::group_norm(x, spec)
+        if cuda::serves(x) {
+            cuda::group_norm(x, spec)
+        } else {
+            reference::group_norm(x, spec)
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use candle_core::{Result, Tensor};
 use super::own_ops::on_own_ops;
 use crate::boundary::{Op, before};
 use crate::kernels::cpu::{CpuLayerNorm, EPS};
+use crate::kernels::cuda;
 use crate::tensors::Keys;
 
 /// Norm over the last dimension, eps 1e-5.
@@ -29,6 +30,9 @@ impl LayerNorm {
         if on_own_ops(&x) {
             let (weight, bias) = (&self.weight, &self.bias);
             return x.apply_op1_no_bwd(&CpuLayerNorm { weight, bias });
+        }
+        if cuda::serves(&x) {
+            return cuda::layer_norm(&x, &self.weight, &self.bias, EPS);
         }
         candle_nn::ops::layer_norm(&x, &self.weight, &self.bias, EPS)
     }

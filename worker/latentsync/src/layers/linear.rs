@@ -7,6 +7,7 @@ use candle_core::{Result, Tensor};
 use super::own_ops::on_own_ops;
 use crate::boundary::{Op, before};
 use crate::kernels::cpu::{CpuLinear, bands};
+use crate::kernels::cuda::{self, Finish};
 use crate::kernels::reference;
 use crate::tensors::{Keys, Weight};
 
@@ -108,6 +109,16 @@ impl Linear {
         }
         let weight = self.weight.tensor()?.reshape((output, input))?;
         let mut y = reference::linear(&rows, &weight)?;
+        if cuda::serves(&y) {
+            let residual = residual.map(|residual| residual.reshape(y.shape())).transpose()?;
+            let finish = Finish {
+                bias: self.bias.as_ref(),
+                shift: None,
+                residual: residual.as_ref(),
+            };
+            cuda::finish_rows(&y, finish)?;
+            return y.reshape(shape);
+        }
         if let Some(bias) = &self.bias {
             y = y.broadcast_add(bias)?;
         }

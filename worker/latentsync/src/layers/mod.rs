@@ -25,4 +25,4 @@ pub(crate) use group_norm::GroupNorm;
 pub(crate) use layer_norm::LayerNorm;
 pub(crate) use linear::Linear;
 pub(crate) use pictures::{join_channels, pad_right_and_below, upsample};
-pub(crate) use tokens::{to_picture, to_tokens};
+pub(crate) use tokens::{add_positions, frames_first, to_picture, to_tokens};

@@ -5,6 +5,7 @@ use candle_core::{Result, Tensor};
 use super::own_ops::on_own_ops;
 use crate::boundary::before_copy;
 use crate::kernels::cpu::CpuTranspose;
+use crate::kernels::cuda;
 
 /// Tokens of a picture: `(images, h x w, channels)`.
 pub(crate) fn to_tokens(picture: &Tensor) -> Result<Tensor> {
@@ -12,6 +13,9 @@ pub(crate) fn to_tokens(picture: &Tensor) -> Result<Tensor> {
     let flat = picture.flatten_from(2)?;
     if on_own_ops(picture) {
         return flat.contiguous()?.apply_op1_no_bwd(&CpuTranspose { add: None });
+    }
+    if cuda::serves(picture) {
+        return cuda::transpose(&flat, None);
     }
     flat.transpose(1, 2)?.contiguous()
 }
@@ -27,7 +31,30 @@ pub(crate) fn to_picture(tokens: &Tensor, residual: &Tensor) -> Result<Tensor> {
             .apply_op1_no_bwd(&op)?
             .reshape(residual.dims());
     }
+    if cuda::serves(tokens) {
+        return cuda::transpose(tokens, Some(residual))?.reshape(residual.dims());
+    }
     tokens.transpose(1, 2)?.reshape(residual.dims())? + residual
+}
+
+/// `x`, `(samples, frames, rows, width)`, with `positions`, `(frames, width)`, added to every row of its frame.
+pub(crate) fn add_positions(x: &Tensor, positions: &Tensor) -> Result<Tensor> {
+    before_copy(x.elem_count(), x)?;
+    if cuda::serves(x) {
+        return cuda::add_to_frames(x, positions);
+    }
+    let (frames, width) = positions.dims2()?;
+    x.broadcast_add(&positions.reshape((1, frames, 1, width))?)
+}
+
+/// `(samples, rows, frames, width)` to `(samples, frames, rows, width)` without gaps.
+pub(crate) fn frames_first(x: &Tensor) -> Result<Tensor> {
+    before_copy(x.elem_count(), x)?;
+    let swapped = x.transpose(1, 2)?;
+    if cuda::serves(x) {
+        return cuda::dense(&swapped);
+    }
+    swapped.contiguous()
 }
 
 #[cfg(test)]

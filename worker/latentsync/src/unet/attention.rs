@@ -3,9 +3,8 @@
 use candle_core::{Result, Tensor};
 
 use super::context::Context;
-use crate::boundary::before_copy;
 use crate::config::UNetConfig;
-use crate::layers::{FeedForward, GroupNorm, LayerNorm, Linear, attend, to_picture, to_tokens};
+use crate::layers::{FeedForward, GroupNorm, LayerNorm, Linear, attend, frames_first, to_picture, to_tokens};
 use crate::tensors::Keys;
 
 /// The norms of transformers use this, whatever the configuration says for `ResNet` blocks.
@@ -54,9 +53,8 @@ impl Attention {
         )?;
         drop((q, k, v));
         let (samples, area, frames, width) = mixed.dims4()?;
-        before_copy(mixed.elem_count(), &mixed)?;
         Ok(Mixed {
-            values: mixed.transpose(1, 2)?.reshape((samples * frames, area, width))?,
+            values: frames_first(&mixed)?.reshape((samples * frames, area, width))?,
             to_out: &self.to_out,
         })
     }

@@ -4,9 +4,8 @@ use candle_core::{Result, Tensor, bail};
 
 use super::attention::{Attention, Mixed, NORM_EPS};
 use super::context::Context;
-use crate::boundary::before_copy;
 use crate::config::MotionConfig;
-use crate::layers::{FeedForward, GroupNorm, LayerNorm, Linear, to_picture, to_tokens};
+use crate::layers::{FeedForward, GroupNorm, LayerNorm, Linear, add_positions, to_picture, to_tokens};
 use crate::tensors::Keys;
 
 /// Group norm groups of motion modules, whatever the configuration says for the rest.
@@ -114,7 +113,7 @@ impl TemporalAttention {
             .then(|| {
                 keys.pp("pos_encoder")
                     .get(&[1, longest, width], "pe")?
-                    .reshape((1, longest, 1, width))
+                    .reshape((longest, width))
             })
             .transpose()?;
         Ok(Self {
@@ -128,12 +127,11 @@ impl TemporalAttention {
         let mut frames_apart = x.reshape((images / frames, frames, area, width))?;
         drop(x);
         if let Some(positions) = &self.positions {
-            let longest = positions.dim(1)?;
+            let longest = positions.dim(0)?;
             if frames > longest {
                 bail!("a window of {frames} frames, but the position table has {longest}");
             }
-            before_copy(frames_apart.elem_count(), &frames_apart)?;
-            frames_apart = frames_apart.broadcast_add(&positions.narrow(1, 0, frames)?)?;
+            frames_apart = add_positions(&frames_apart, &positions.narrow(0, 0, frames)?)?;
         }
         self.attention.forward_temporal(frames_apart)
     }

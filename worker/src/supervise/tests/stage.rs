@@ -184,6 +184,7 @@ pub(super) fn sample(own_mib: u64) -> MemorySample {
         total: 8192 * MIB,
         own: own_mib * MIB,
         reserved: own_mib * MIB,
+        reserved_peak: 0,
         live: own_mib * MIB,
         live_peak: (own_mib + 100) * MIB,
         host_rss: 50 * MIB,

@@ -1,6 +1,7 @@
 //! One CUDA device: the driver's stream-ordered pool, in which every tensor of candle lies.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use candle_core::cuda_backend::WrapErr as _;
 use candle_core::cuda_backend::cudarc::driver::result;
@@ -11,8 +12,9 @@ use latentfarm_common::wire::memory::MemorySample;
 
 use super::interface::{EngineMemory, MIB, Shortage, Work};
 use latentfarm_common::host;
-use latentsync::Checkpoint;
 use latentsync::boundary::Op;
+use latentsync::cost::prediction::CUDA_CONTEXT;
+use latentsync::{Checkpoint, check_kernels, kernels_serve};
 
 /// The memory of one CUDA device. To be used on the thread that opened it, like every tensor on the device.
 pub(super) struct CudaMemory {
@@ -54,18 +56,21 @@ impl CudaMemory {
             beside_pool: 0,
         };
         memory.set(CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD, u64::MAX);
+        warm_up(&device)?;
+        memory.trim(0);
         memory.beside_pool = memory.measure_beside_pool();
         Ok((device, memory))
     }
 
     /// Model and compute capability, such as `cuda-NVIDIA-L4-sm89`: kernels are chosen by them, and with the kernels the
-    /// order of sums.
+    /// order of sums. `+reference` where the kernels of this build are not used.
     pub(super) fn chip(&self) -> Result<String> {
         let name = self.context.name().w()?;
         let (major, minor) = self.context.compute_capability().w()?;
         let is_plain = |c: char| c.is_ascii_alphanumeric();
         let name: String = name.chars().map(|c| if is_plain(c) { c } else { '-' }).collect();
-        Ok(format!("cuda-{name}-sm{major}{minor}"))
+        let kernels = if kernels_serve() { "" } else { "+reference" };
+        Ok(format!("cuda-{name}-sm{major}{minor}{kernels}"))
     }
 
     fn get(&self, attribute: CUmemPool_attribute) -> u64 {
@@ -104,11 +109,12 @@ impl CudaMemory {
     /// there. What the driver says is used, less the pool, counts other processes too, so the smaller of it and of
     /// what a context with these libraries is known to take.
     fn measure_beside_pool(&self) -> u64 {
-        /// Context, modules, cuBLAS and cuRAND: some hundred MiB on every recent card.
-        const USUAL: u64 = 600 * MIB;
         let (free, total) = self.driver();
         let reserved = self.get(CUmemPool_attribute::CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT);
-        total.saturating_sub(free).saturating_sub(reserved).min(USUAL)
+        total
+            .saturating_sub(free)
+            .saturating_sub(reserved)
+            .min(CUDA_CONTEXT)
     }
 }
 
@@ -126,6 +132,7 @@ impl EngineMemory for CudaMemory {
             total,
             own: reserved + self.beside_pool,
             reserved,
+            reserved_peak: 0,
             live: self.get(CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_CURRENT),
             live_peak: 0,
             host_rss: host::own_rss_mib() * MIB,
@@ -136,6 +143,12 @@ impl EngineMemory for CudaMemory {
         let peak = self.get(CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH);
         // 0 is the one value that the driver takes: the peak begins again at what is in use.
         self.set(CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH, 0);
+        peak
+    }
+
+    fn take_reserved_peak(&mut self) -> u64 {
+        let peak = self.get(CUmemPool_attribute::CU_MEMPOOL_ATTR_RESERVED_MEM_HIGH);
+        self.set(CUmemPool_attribute::CU_MEMPOOL_ATTR_RESERVED_MEM_HIGH, 0);
         peak
     }
 
@@ -193,6 +206,36 @@ impl EngineMemory for CudaMemory {
             Err(error) => tracing::warn!(%error, "cannot leak as asked for"),
         }
     }
+}
+
+/// Loads every module of kernels that the networks use, so that what they take beside the pool is known from the start, and
+/// compares the kernels of this build with the reference on this very GPU. The driver compiles the modules for the GPU the
+/// first time, which takes it half a minute, and keeps them in its cache.
+fn warm_up(device: &Device) -> Result<()> {
+    /// Longer than this it was no load from the cache.
+    const LONG: Duration = Duration::from_secs(10);
+    let started = Instant::now();
+    for dtype in [DType::F32, DType::F16, DType::BF16] {
+        let x = Tensor::ones((1, 2, 4, 4), dtype, device)?;
+        let first = Tensor::zeros(1, DType::U32, device)?;
+        let some = x.upsample_nearest2d(8, 8)?.index_select(&first, 1)?;
+        let sum = (some.affine(2.0, 1.0)?.sqr()? + &some)?.to_dtype(DType::F32)?;
+        sum.mean_keepdim(3)?.pad_with_zeros(0, 1, 1)?.maximum(0.0)?;
+    }
+    let checks = check_kernels(device)?;
+    for check in checks.iter().filter(|check| !check.passed()) {
+        tracing::warn!(
+            kernel = %check.case, dtype = %check.dtype, distance = check.distance, limit = check.limit,
+            "a kernel of this build is wrong on this GPU: the reference operations are used, which are four times slower"
+        );
+    }
+    if started.elapsed() > LONG {
+        tracing::info!(
+            seconds = started.elapsed().as_secs(),
+            "the kernels were compiled for this GPU; the driver keeps them in its cache for the next start"
+        );
+    }
+    Ok(())
 }
 
 #[expect(

@@ -69,6 +69,7 @@ impl EngineMemory for HostMemory {
             total,
             own: rss,
             reserved: rss,
+            reserved_peak: 0,
             live: counting::live_bytes(),
             live_peak: 0,
             host_rss: rss,

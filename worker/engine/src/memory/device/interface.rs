@@ -37,6 +37,12 @@ pub trait EngineMemory {
     /// Highest bytes in use since the last call.
     fn take_peak(&mut self) -> u64;
 
+    /// Highest bytes that the allocator held, in use or not, since the last call. An allocator that keeps no such record
+    /// gives what it holds now.
+    fn take_reserved_peak(&mut self) -> u64 {
+        self.reading().reserved
+    }
+
     /// The weights of `checkpoint` are about to be loaded; there are none.
     ///
     /// # Errors

@@ -81,6 +81,7 @@ impl EngineMemory for SimulatedMemory {
             total: self.device.total_mib() * MIB,
             own,
             reserved: live,
+            reserved_peak: 0,
             live,
             live_peak: 0,
             host_rss: host::own_rss_mib() * MIB,

@@ -132,3 +132,38 @@ fn a_plan_is_walked_once_and_predicted_within_5_ms_afterwards() {
     assert_eq!(first, second);
     assert!(warm < Duration::from_millis(5), "{warm:?}");
 }
+
+/// What `latentfarm-engine-cuda check` showed on a GPU, one window of one step each: context with modules, and the most
+/// that the pool held.
+#[derive(serde::Deserialize)]
+struct Measured {
+    gpu: String,
+    needs: Vec<MeasuredNeed>,
+}
+
+#[derive(serde::Deserialize)]
+struct MeasuredNeed {
+    resolution_px: usize,
+    guided: bool,
+    plan: MemoryPlan,
+    context_mib: u64,
+    pool_mib: u64,
+}
+
+#[test]
+fn every_need_that_a_gpu_showed_is_predicted_and_by_less_than_an_eighth_too_much() {
+    let measured: Measured = serde_json::from_str(include_str!("measured.json")).unwrap();
+    assert!(measured.needs.len() >= 12, "{} has few figures", measured.gpu);
+    for need in measured.needs {
+        let predicted = on_cuda(need.resolution_px, need.guided).of(need.plan);
+        let real = need.context_mib + need.pool_mib;
+        assert!(
+            real <= predicted && predicted <= real + real / 8,
+            "{} px, guided {}, {}: {predicted} MiB predicted, {real} MiB on an {}",
+            need.resolution_px,
+            need.guided,
+            need.plan,
+            measured.gpu
+        );
+    }
+}

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use candle_core::cpu::erf::erf_f64;
 use candle_core::{DType, Device, Result, Tensor};
 
-use crate::kernels::reference::{attention_within, conv2d_within, scaled_dot_product};
+use crate::kernels::reference::{COPIES, attention_within, conv2d_within, scaled_dot_product};
 use crate::layers::gelu::{gated, gelu};
 use crate::layers::{Conv1d, Conv2d, FeedForward, GroupNorm, Linear, attend};
 use crate::slices::Limits;
@@ -333,7 +333,7 @@ fn split_attention_stays_within_the_limit_and_gives_the_same() {
             scores,
             ..Limits::USUAL
         };
-        let y = attention_within(limits, launch, [&q, &k, &v], heads).unwrap();
+        let y = attention_within(limits, launch, COPIES, [&q, &k, &v], heads).unwrap();
         (values(&y), launches.get())
     };
     let (whole, one) = run(1 << 20);
@@ -357,7 +357,7 @@ fn shape_that_no_split_can_bring_within_the_limit_is_an_error() {
     };
     let q = noise(&[1, 2, 4], 1);
     let k = noise(&[1, 7, 4], 2);
-    assert!(attention_within(limits, scaled_dot_product, [&q, &k, &k], 1).is_err());
+    assert!(attention_within(limits, scaled_dot_product, COPIES, [&q, &k, &k], 1).is_err());
     let launch = |_: &Tensor, _: &Tensor, _| unreachable!("more than the limit is launched");
     let (x, weight, bias) = (noise(&[1, 2, 8, 8], 1), noise(&[1, 2, 3, 3], 2), noise(&[1], 3));
     assert!(conv2d_within(limits, launch, &x, (&weight, &bias), 1, 1).is_err());

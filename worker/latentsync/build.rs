@@ -1,0 +1,48 @@
+//! With the feature `cuda`: compiles the kernels of `src/kernels/cuda` to PTX, which the driver compiles for the GPU at hand.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::{env, fs};
+
+const SOURCE: &str = "src/kernels/cuda/kernels.cu";
+
+fn main() {
+    println!("cargo::rerun-if-changed={SOURCE}");
+    for variable in ["CUDA_HOME", "CUDA_COMPUTE_CAP"] {
+        println!("cargo::rerun-if-env-changed={variable}");
+    }
+    if env::var_os("CARGO_FEATURE_CUDA").is_some() {
+        compile();
+    }
+}
+
+fn compile() {
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo names a folder for what is made"))
+        .join("kernels.ptx");
+    let compiler = env::var_os("CUDA_HOME").map_or_else(
+        || PathBuf::from("nvcc"),
+        |home| PathBuf::from(home).join("bin/nvcc"),
+    );
+    // The oldest GPU that the engine is to run on, as `deploy/build-cuda` says.
+    let capability = env::var("CUDA_COMPUTE_CAP").unwrap_or_else(|_| "80".to_owned());
+    let status = Command::new(&compiler)
+        .args(["-ptx", "-O3", "-std=c++17", "--fmad=true"])
+        .arg(format!("-arch=compute_{capability}"))
+        .arg("-o")
+        .arg(&out)
+        .arg(SOURCE)
+        .status();
+    match status {
+        Ok(status) if status.success() => {}
+        Ok(status) => panic!("{} could not compile {SOURCE}: {status}", compiler.display()),
+        Err(error) => panic!(
+            "cannot start {}: {error}; `deploy/build-cuda` brings it",
+            compiler.display()
+        ),
+    }
+    assert!(
+        fs::metadata(&out).is_ok_and(|made| made.len() > 0),
+        "{} is empty",
+        out.display()
+    );
+}

@@ -1,0 +1,282 @@
+//! Compares every kernel with the reference backend, on the device itself. A kernel that is wrong costs speed, never a
+//! picture: the reference backend serves then.
+
+use std::sync::atomic::Ordering;
+
+use candle_core::{DType, Device, Result, Tensor};
+
+use super::{Finish, TRUSTED};
+use crate::kernels::reference::{self, NormSpec};
+use crate::noise::{Purpose, normals};
+
+/// How one kernel did on one type.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct KernelCheck {
+    /// The operation and what it was tried on.
+    pub case: String,
+    pub dtype: String,
+    /// Norm of the difference from the reference in `f32`, in units of the norm of the reference.
+    pub distance: f64,
+    /// Largest distance that counts as right.
+    pub limit: f64,
+}
+
+impl KernelCheck {
+    pub fn passed(&self) -> bool {
+        // Written so that a distance that is no number fails.
+        self.distance <= self.limit
+    }
+}
+
+/// Compares every kernel with the reference backend on `device`. If any fails, none is used in this process from then on.
+///
+/// # Errors
+/// If an operation cannot be run at all; none is used then, either.
+pub fn check_kernels(device: &Device) -> Result<Vec<KernelCheck>> {
+    let mut checks = Vec::new();
+    for dtype in [DType::F32, DType::F16, DType::BF16] {
+        let bench = Bench { device, dtype };
+        if let Err(error) = bench.run(&mut checks) {
+            TRUSTED.store(false, Ordering::Relaxed);
+            return Err(error);
+        }
+    }
+    if !checks.iter().all(KernelCheck::passed) {
+        TRUSTED.store(false, Ordering::Relaxed);
+    }
+    Ok(checks)
+}
+
+struct Bench<'a> {
+    device: &'a Device,
+    dtype: DType,
+}
+
+impl Bench<'_> {
+    /// Random values as the type has them.
+    fn values(&self, shape: impl Into<candle_core::Shape>, stream: u64) -> Result<Tensor> {
+        let shape = shape.into();
+        let values = normals(20_26, Purpose::Init, stream, shape.elem_count());
+        Tensor::from_vec(values, shape, &Device::Cpu)?
+            .to_dtype(self.dtype)?
+            .to_device(self.device)
+    }
+
+    /// Adds how far `ours` is from `expected`, which was computed in `f32`.
+    fn compare(
+        &self,
+        checks: &mut Vec<KernelCheck>,
+        case: String,
+        ours: &Tensor,
+        expected: &Tensor,
+    ) -> Result<()> {
+        let list = |x: &Tensor| x.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>();
+        let (ours, expected) = (list(ours)?, list(expected)?);
+        let square = |x: f64| x * x;
+        let apart: f64 = ours
+            .iter()
+            .zip(&expected)
+            .map(|(&a, &b)| square(f64::from(a) - f64::from(b)))
+            .sum();
+        let size: f64 = expected.iter().map(|&b| square(f64::from(b))).sum();
+        let limit = match self.dtype {
+            DType::F16 => 2e-3,
+            DType::BF16 => 1.6e-2,
+            // cuBLAS adds in another order than the CPU.
+            _ => 1e-5,
+        };
+        checks.push(KernelCheck {
+            case,
+            dtype: self.dtype.as_str().to_owned(),
+            distance: if ours.len() == expected.len() {
+                (apart / size).sqrt()
+            } else {
+                f64::INFINITY
+            },
+            limit,
+        });
+        Ok(())
+    }
+
+    fn run(&self, checks: &mut Vec<KernelCheck>) -> Result<()> {
+        self.convolutions(checks)?;
+        self.norms(checks)?;
+        self.attentions(checks)?;
+        self.rows(checks)
+    }
+
+    fn convolutions(&self, checks: &mut Vec<KernelCheck>) -> Result<()> {
+        for (images, input, channels, side, kernel, stride, padding) in [
+            (1, 3, 8, 32, 3, 1, 1),
+            (2, 16, 24, 32, 3, 1, 1),
+            (4, 8, 12, 5, 3, 1, 1),
+            (3, 8, 8, 17, 3, 2, 0),
+            (4, 40, 8, 8, 1, 1, 0),
+            (2, 12, 8, 20, 1, 1, 0),
+            (1, 320, 320, 32, 3, 1, 1),
+            (3, 8, 16, 16, 3, 1, 1),
+            (5, 6, 8, 8, 3, 1, 1),
+        ] {
+            let x = self.values((images, input, side, side), 1)?;
+            let weight = (self.values((channels, input, kernel, kernel), 2)? * 0.1)?;
+            let bias = self.values(channels, 3)?;
+            let shift = self.values((images, channels), 4)?;
+            let wide = |x: &Tensor| x.to_dtype(DType::F32)?.to_device(&Device::Cpu);
+            let plain = reference::conv2d(&wide(&x)?, &wide(&weight)?, &wide(&bias)?, stride, padding)?;
+            let residual = self.values(plain.shape(), 5)?;
+            let expected =
+                (plain.broadcast_add(&wide(&shift)?.reshape((images, channels, 1, 1))?)? + wide(&residual)?)?;
+            let finish = Finish {
+                bias: Some(&bias),
+                shift: Some(&shift),
+                residual: Some(&residual),
+            };
+            let ours = super::conv2d(&x, &weight, finish, stride, padding)?;
+            let case = format!(
+                "convolution {images} x {input} to {channels}, {side} px, {kernel} x {kernel} / {stride}"
+            );
+            self.compare(checks, case, &ours, &expected)?;
+        }
+        Ok(())
+    }
+
+    fn norms(&self, checks: &mut Vec<KernelCheck>) -> Result<()> {
+        for (total, images, channels, groups, h, w) in [
+            (1, 1, 4, 2, 3, 5),
+            (6, 3, 32, 8, 7, 9),
+            (16, 16, 320, 32, 32, 32),
+            (1, 1, 64, 32, 128, 128),
+        ] {
+            let x = ((self.values((total, channels, h, w), 1)? * 2.0)? + 1.5)?;
+            let (weight, bias) = (self.values(channels, 2)?, self.values(channels, 3)?);
+            let wide = |x: &Tensor| x.to_dtype(DType::F32)?.to_device(&Device::Cpu);
+            let (wide_x, wide_weight, wide_bias) = (wide(&x)?, wide(&weight)?, wide(&bias)?);
+            for silu in [false, true] {
+                let spec = |affine| NormSpec {
+                    images,
+                    groups,
+                    eps: 1e-5,
+                    affine,
+                    silu,
+                };
+                let expected = reference::group_norm(&wide_x, spec((&wide_weight, &wide_bias)))?;
+                let ours = super::group_norm(&x, spec((&weight, &bias)))?;
+                let case = format!("group norm {total} / {images} x {channels} x {h} x {w}, SiLU {silu}");
+                self.compare(checks, case, &ours, &expected)?;
+            }
+        }
+        for (rows, width) in [(1, 1), (3, 5), (70, 320), (9, 1280), (5, 2304)] {
+            let x = self.values((rows, width), 1)?;
+            let (weight, bias) = (self.values(width, 2)?, self.values(width, 3)?);
+            let wide = |x: &Tensor| x.to_dtype(DType::F32)?.to_device(&Device::Cpu);
+            let expected = candle_nn::ops::layer_norm_slow(&wide(&x)?, &wide(&weight)?, &wide(&bias)?, 1e-5)?;
+            let ours = super::layer_norm(&x, &weight, &bias, 1e-5)?;
+            if width > 1 {
+                self.compare(checks, format!("layer norm {rows} x {width}"), &ours, &expected)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn attentions(&self, checks: &mut Vec<KernelCheck>) -> Result<()> {
+        for (outer, rows, queries, keys, width, heads, across) in [
+            (1, 3, 30, 50, 16, 2, false),
+            (1, 64, 16, 16, 320, 8, true),
+            (2, 9, 16, 16, 40, 8, true),
+            (1, 1, 70, 1024, 80, 1, false),
+            (1, 1, 3, 4096, 64, 1, false),
+            (1, 1, 5, 9001, 8, 1, false),
+            (1, 2, 6, 700, 40, 2, false),
+            (1, 2, 256, 256, 320, 8, false),
+        ] {
+            let make = |tokens: usize, stream| {
+                if across {
+                    self.values((outer, tokens, rows, width), stream)?.transpose(1, 2)
+                } else {
+                    self.values((outer, rows, tokens, width), stream)
+                }
+            };
+            let (q, k, v) = (make(queries, 1)?, make(keys, 2)?, make(keys, 3)?);
+            let flat = |x: &Tensor| {
+                let tokens = x.dim(2)?;
+                x.to_dtype(DType::F32)?
+                    .to_device(&Device::Cpu)?
+                    .contiguous()?
+                    .reshape((outer * rows, tokens, width))
+            };
+            let expected = reference::attention(&flat(&q)?, &flat(&k)?, &flat(&v)?, heads)?;
+            let ours = super::attention([&q, &k, &v], heads)?;
+            let case = format!(
+                "attention {outer} x {rows}, {queries} to {keys}, width {width}, {heads} heads, across {across}"
+            );
+            self.compare(checks, case, &ours, &expected)?;
+        }
+        Ok(())
+    }
+
+    fn rows(&self, checks: &mut Vec<KernelCheck>) -> Result<()> {
+        for (rows, width) in [(1, 2), (7, 10), (130, 640)] {
+            let x = self.values((rows, 2 * width), 1)?;
+            let wide = |x: &Tensor| x.to_dtype(DType::F32)?.to_device(&Device::Cpu);
+            self.compare(
+                checks,
+                format!("GEGLU {rows} x {width}"),
+                &super::geglu(&x)?,
+                &reference::geglu(&wide(&x)?)?,
+            )?;
+            self.compare(
+                checks,
+                format!("GELU {rows} x {width}"),
+                &super::gelu(&x)?,
+                &wide(&x)?.gelu_erf()?,
+            )?;
+
+            let (y, bias) = (self.values((rows, width), 4)?, self.values(width, 5)?);
+            let residual = self.values((rows, width), 6)?;
+            let expected = (wide(&y)?.broadcast_add(&wide(&bias)?)? + wide(&residual)?)?;
+            let finish = Finish {
+                bias: Some(&bias),
+                shift: None,
+                residual: Some(&residual),
+            };
+            super::finish_rows(&y, finish)?;
+            self.compare(
+                checks,
+                format!("bias and residual {rows} x {width}"),
+                &y,
+                &expected,
+            )?;
+        }
+        for (samples, frames, rows, width) in [(1, 16, 9, 40), (2, 3, 5, 7)] {
+            let (x, table) = (
+                self.values((samples, frames, rows, width), 1)?,
+                self.values((frames, width), 2)?,
+            );
+            let wide = |x: &Tensor| x.to_dtype(DType::F32)?.to_device(&Device::Cpu);
+            let expected = wide(&x)?.broadcast_add(&wide(&table)?.reshape((1, frames, 1, width))?)?;
+            let ours = super::add_to_frames(&x, &table)?;
+            self.compare(
+                checks,
+                format!("positions {samples} x {frames} x {rows} x {width}"),
+                &ours,
+                &expected,
+            )?;
+        }
+        for (images, rows, columns) in [(1, 1, 1), (2, 33, 65), (3, 320, 64)] {
+            let (x, residual) = (
+                self.values((images, rows, columns), 1)?,
+                self.values((images, columns, rows), 2)?,
+            );
+            let wide = |x: &Tensor| x.to_dtype(DType::F32)?.to_device(&Device::Cpu);
+            let expected = (wide(&x)?.transpose(1, 2)? + wide(&residual)?)?;
+            let ours = super::transpose(&x, Some(&residual))?;
+            self.compare(
+                checks,
+                format!("transposition {images} x {rows} x {columns}"),
+                &ours,
+                &expected,
+            )?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,157 @@
+//! How a kernel of `kernels.cu` is started.
+
+use candle_core::{DType, Result, Tensor};
+
+/// One argument of a kernel, in the order of its declaration.
+#[derive(Clone, Copy)]
+#[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "only a driver reads them"))]
+pub(super) enum Arg<'a> {
+    /// Where the tensor's first value lies. Kernels read and write only inside it.
+    Tensor(&'a Tensor),
+    /// As [`Arg::Tensor`], or the null pointer.
+    Optional(Option<&'a Tensor>),
+    U32(usize),
+    U64(usize),
+    F32(f32),
+}
+
+/// Blocks of a launch and threads of a block, in three dimensions.
+#[derive(Clone, Copy)]
+#[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "only a driver reads them"))]
+pub(super) struct Grid {
+    pub(super) blocks: (usize, usize, usize),
+    pub(super) threads: (u32, u32, u32),
+}
+
+impl Grid {
+    /// A thread for each of `count` things, in blocks of 256.
+    pub(super) fn each(count: usize) -> Self {
+        Self {
+            blocks: (count.div_ceil(256), 1, 1),
+            threads: (256, 1, 1),
+        }
+    }
+
+    /// A warp for each of `rows` rows, four rows a block.
+    pub(super) fn warps(rows: usize) -> Self {
+        Self {
+            blocks: (rows.div_ceil(4), 1, 1),
+            threads: (32, 4, 1),
+        }
+    }
+}
+
+/// The ending of a kernel's name for values of a type.
+pub(super) fn suffix(dtype: DType) -> Option<&'static str> {
+    match dtype {
+        DType::F32 => Some("f32"),
+        DType::F16 => Some("f16"),
+        DType::BF16 => Some("bf16"),
+        _ => None,
+    }
+}
+
+/// A tensor whose every value a kernel is about to write.
+pub(super) fn output(shape: impl Into<candle_core::Shape>, like: &Tensor) -> Result<Tensor> {
+    output_as(shape, like.dtype(), like)
+}
+
+/// As [`output`], in another type.
+#[expect(unsafe_code, reason = "clearing it first would cost a pass over memory")]
+pub(super) fn output_as(shape: impl Into<candle_core::Shape>, dtype: DType, like: &Tensor) -> Result<Tensor> {
+    // SAFETY: the caller's kernel writes every value before anything reads one: launches on the device's one stream run in
+    // their order.
+    unsafe { Tensor::empty(shape, dtype, like.device()) }
+}
+
+#[cfg(feature = "cuda")]
+mod driver {
+    use candle_core::cuda_backend::cudarc::driver::{DevicePtr as _, LaunchConfig, PushKernelArg as _};
+    use candle_core::cuda_backend::{CudaStorageSlice, WrapErr as _};
+    use candle_core::{Result, Storage, Tensor, bail};
+
+    use super::{Arg, Grid};
+
+    const PTX: &str = include_str!(concat!(env!("OUT_DIR"), "/kernels.ptx"));
+
+    /// An argument as the driver takes it.
+    enum Value {
+        U32(u32),
+        U64(u64),
+        F32(f32),
+    }
+
+    /// Starts `kernel` on the device of `x`.
+    #[expect(unsafe_code, reason = "a kernel launch")]
+    pub(crate) fn launch(x: &Tensor, kernel: &str, grid: Grid, args: &[Arg]) -> Result<()> {
+        let device = x.device().as_cuda_device()?;
+        let function = device.get_or_load_custom_func(kernel, "latentsync", PTX)?;
+        let values = args
+            .iter()
+            .map(|arg| {
+                Ok(match *arg {
+                    Arg::Tensor(tensor) => Value::U64(address(tensor)?),
+                    Arg::Optional(tensor) => Value::U64(tensor.map(address).transpose()?.unwrap_or(0)),
+                    Arg::U32(value) => Value::U32(u32::try_from(value)?),
+                    Arg::U64(value) => Value::U64(value as u64),
+                    Arg::F32(value) => Value::F32(value),
+                })
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let mut builder = function.builder();
+        for value in &values {
+            match value {
+                Value::U32(value) => builder.arg(value),
+                Value::U64(value) => builder.arg(value),
+                Value::F32(value) => builder.arg(value),
+            };
+        }
+        let (columns, rows, layers) = grid.blocks;
+        let config = LaunchConfig {
+            grid_dim: (
+                u32::try_from(columns)?,
+                u32::try_from(rows)?,
+                u32::try_from(layers)?,
+            ),
+            block_dim: grid.threads,
+            shared_mem_bytes: 0,
+        };
+        // SAFETY: the arguments are those that the kernel declares, in its order; the tensors lie on this device, and their
+        // memory is freed on the same stream, after the kernel.
+        unsafe { builder.launch(config) }.w()?;
+        Ok(())
+    }
+
+    /// Where the first value of a tensor lies on the device.
+    fn address(tensor: &Tensor) -> Result<u64> {
+        let (storage, layout) = tensor.storage_and_layout();
+        let Storage::Cuda(storage) = &*storage else {
+            bail!("a tensor that is not on the device was given to a kernel");
+        };
+        let stream = storage.device.cuda_stream();
+        let start = match &storage.slice {
+            CudaStorageSlice::F32(slice) => slice.device_ptr(&stream).0,
+            CudaStorageSlice::F16(slice) => slice.device_ptr(&stream).0,
+            CudaStorageSlice::BF16(slice) => slice.device_ptr(&stream).0,
+            _ => bail!("a kernel has no use for a tensor of {:?}", tensor.dtype()),
+        };
+        Ok(start + (layout.start_offset() * tensor.dtype().size_in_bytes()) as u64)
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+mod driver {
+    use candle_core::{Result, Tensor, bail};
+
+    use super::{Arg, Grid};
+
+    /// Never reached: without CUDA there are no tensors for which a layer would come here.
+    pub(crate) fn launch(_x: &Tensor, kernel: &str, grid: Grid, args: &[Arg]) -> Result<()> {
+        let (blocks, count) = (grid.blocks, args.len());
+        bail!(
+            "this build cannot start `{kernel}` with {count} arguments on {blocks:?} blocks: it has no CUDA"
+        )
+    }
+}
+
+pub(super) use driver::launch;
