@@ -3,15 +3,6 @@
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::Duration;
 
-/// A backoff that cannot be.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum InvalidBackoff {
-    #[error("the shortest delay must be above zero")]
-    ZeroMinimum,
-    #[error("the longest delay ({maximum:?}) is below the shortest ({minimum:?})")]
-    MaximumBelowMinimum { minimum: Duration, maximum: Duration },
-}
-
 /// Doubles from a shortest to a longest delay; each delay is jittered downwards by up to a quarter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Backoff {
@@ -21,19 +12,16 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// Needs `0 < minimum <= maximum`.
-    pub fn new(minimum: Duration, maximum: Duration) -> Result<Self, InvalidBackoff> {
-        if minimum.is_zero() {
-            return Err(InvalidBackoff::ZeroMinimum);
-        }
-        if maximum < minimum {
-            return Err(InvalidBackoff::MaximumBelowMinimum { minimum, maximum });
-        }
-        Ok(Self::checked(minimum, maximum))
-    }
-
-    /// For constants, whose bounds are plain to see.
-    pub const fn checked(minimum: Duration, maximum: Duration) -> Self {
+    /// Delays from `minimum` to `maximum`.
+    ///
+    /// # Panics
+    /// Unless `0 < minimum <= maximum`. In a constant, which most are, it does not compile.
+    pub const fn new(minimum: Duration, maximum: Duration) -> Self {
+        assert!(!minimum.is_zero(), "the shortest delay must be above zero");
+        assert!(
+            minimum.as_nanos() <= maximum.as_nanos(),
+            "the longest delay is below the shortest"
+        );
         Self {
             minimum,
             maximum,
@@ -84,7 +72,7 @@ mod tests {
         ) {
             let minimum = Duration::from_millis(minimum_ms);
             let maximum = minimum + Duration::from_millis(extra_ms);
-            let backoff = Backoff::new(minimum, maximum).unwrap();
+            let backoff = Backoff::new(minimum, maximum);
             let delay = backoff.delay_of(tries, jitter);
             prop_assert!(delay >= minimum.mul_f64(0.75));
             prop_assert!(delay <= maximum);
@@ -93,21 +81,20 @@ mod tests {
     }
 
     #[test]
+    #[should_panic(expected = "the shortest delay must be above zero")]
+    fn a_delay_of_nothing_is_refused() {
+        Backoff::new(Duration::ZERO, Duration::from_millis(2));
+    }
+
+    #[test]
+    #[should_panic(expected = "the longest delay is below the shortest")]
     fn impossible_bounds_are_refused() {
-        let (short, long) = (Duration::from_millis(1), Duration::from_millis(2));
-        assert_eq!(
-            Backoff::new(Duration::ZERO, long).unwrap_err(),
-            InvalidBackoff::ZeroMinimum
-        );
-        assert!(matches!(
-            Backoff::new(long, short),
-            Err(InvalidBackoff::MaximumBelowMinimum { .. })
-        ));
+        Backoff::new(Duration::from_millis(2), Duration::from_millis(1));
     }
 
     #[test]
     fn a_success_starts_it_again() {
-        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10)).unwrap();
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
         for _ in 0..5 {
             backoff.next_delay();
         }

@@ -215,6 +215,24 @@ mod tests {
     }
 
     #[test]
+    fn every_lane_is_read_from_its_own_text() {
+        let everything = Available {
+            analyze: true,
+            memory: RenderMemory {
+                host_mib: Some(u64::MAX),
+                device_mib: Some(u64::MAX),
+            },
+        };
+        let all = fitting(&everything);
+        let classes = 1 + CPU_CLASSES_GIB.len() + GPU_CLASSES_GIB.len();
+        assert_eq!(all.len(), classes * usize::from(PRIORITIES));
+        for lane in all {
+            assert_eq!(lane.to_string().parse::<Lane>().unwrap(), lane);
+            assert_eq!(lane.class.to_string().parse::<Class>().unwrap(), lane.class);
+        }
+    }
+
+    #[test]
     fn text_forms_are_padded_to_two_digits() {
         assert_eq!(Class::Gpu(4).to_string(), "g04");
         assert_eq!(Class::Gpu(141).to_string(), "g141");

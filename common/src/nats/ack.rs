@@ -5,14 +5,14 @@ use std::time::Duration;
 use async_nats::jetstream::message::Acker;
 use async_nats::jetstream::{AckKind, Message};
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 
 use crate::backoff::Backoff;
 
 /// A third of the default `ack_wait`.
 pub const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
 const TRIES: u32 = 3;
-const RETRY: Backoff = Backoff::checked(Duration::from_millis(100), Duration::from_secs(1));
+const RETRY: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
 
 /// The server did not confirm an answer; the task may be delivered again.
 #[derive(Debug, thiserror::Error)]
@@ -29,7 +29,7 @@ pub struct AckError {
 #[must_use = "without an answer the task is delivered again after the acknowledgement wait"]
 pub struct InProgress {
     acker: Acker,
-    ticker: JoinHandle<()>,
+    ticker: JoinSet<()>,
 }
 
 impl InProgress {
@@ -42,7 +42,8 @@ impl InProgress {
         let context = message.context.clone();
         let ticker_acker = Acker::new(context, message.reply.clone());
         let (message, acker) = message.split();
-        let ticker = tokio::spawn(tell_progress(ticker_acker, progress, interval));
+        let mut ticker = JoinSet::new();
+        ticker.spawn(tell_progress(ticker_acker, progress, interval));
         (message, Self { acker, ticker })
     }
 
@@ -61,8 +62,8 @@ impl InProgress {
         self.answer(AckKind::Nak(delay), "nak").await
     }
 
-    async fn answer(self, kind: AckKind, name: &'static str) -> Result<(), AckError> {
-        self.ticker.abort();
+    async fn answer(mut self, kind: AckKind, name: &'static str) -> Result<(), AckError> {
+        self.ticker.abort_all();
         let mut backoff = RETRY;
         let mut tries = 1;
         loop {
@@ -76,12 +77,6 @@ impl InProgress {
                 }
             }
         }
-    }
-}
-
-impl Drop for InProgress {
-    fn drop(&mut self) {
-        self.ticker.abort();
     }
 }
 

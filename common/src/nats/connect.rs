@@ -22,8 +22,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// For every request and publish acknowledgement.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 const AFTER_RECONNECT: Duration = Duration::from_millis(500);
-const RECONNECT: Backoff = Backoff::checked(Duration::from_millis(25), Duration::from_millis(500));
-const FIRST_CONNECT: Backoff = Backoff::checked(Duration::from_millis(50), Duration::from_secs(5));
+const RECONNECT: Backoff = Backoff::new(Duration::from_millis(25), Duration::from_millis(500));
+const FIRST_CONNECT: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
 
 /// Holds the nkey seed of whoever connects.
 pub const SEED_VARIABLE: &str = "LATENTFARM_NKEY_SEED";

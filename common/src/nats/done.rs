@@ -18,7 +18,7 @@ use crate::wire::{self, WireError};
 
 /// Covers a server restart.
 const COMMIT_LIMIT: Duration = Duration::from_mins(1);
-const RETRY: Backoff = Backoff::checked(Duration::from_millis(50), Duration::from_secs(2));
+const RETRY: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
 
 /// A stored record.
 #[derive(Debug)]

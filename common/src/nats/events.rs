@@ -19,7 +19,7 @@ use crate::ids::JobId;
 use crate::wire::outcome::Event;
 use crate::wire::{self, WireError};
 
-const RETRY: Backoff = Backoff::checked(Duration::from_millis(50), Duration::from_secs(2));
+const RETRY: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
 
 /// Longest wait between two looks into a followed stream.
 const LOOK_EVERY: Duration = Duration::from_secs(1);

@@ -11,7 +11,7 @@ use async_nats::jetstream;
 use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::connect::Connection;
@@ -81,7 +81,7 @@ pub struct Lease {
     time: LeaseTime,
     context: jetstream::Context,
     renewals: watch::Receiver<Renewal>,
-    renewer: JoinHandle<()>,
+    renewer: JoinSet<()>,
 }
 
 impl Lease {
@@ -129,7 +129,8 @@ impl Lease {
             lost: false,
         };
         let (sender, renewals) = watch::channel(first);
-        let renewer = tokio::spawn(renew(context.clone(), holder, time, sender));
+        let mut renewer = JoinSet::new();
+        renewer.spawn(renew(context.clone(), holder, time, sender));
         tracing::debug!(epoch, "took the coordinator's lease");
         Ok(Self {
             epoch,
@@ -160,8 +161,8 @@ impl Lease {
     }
 
     /// Gives the lease back, so that the next coordinator need not wait for it to expire.
-    pub async fn release(self) {
-        self.renewer.abort();
+    pub async fn release(mut self) {
+        self.renewer.abort_all();
         let revision = self.renewals.borrow().revision;
         let message = PublishMessage::build()
             .header("KV-Operation", "PURGE")
@@ -171,12 +172,6 @@ impl Lease {
         if let Err(error) = published.await {
             tracing::warn!(%error, "cannot give the coordinator's lease back, it will expire");
         }
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        self.renewer.abort();
     }
 }
 

@@ -12,6 +12,7 @@ use tokio::sync::Mutex;
 use super::connect::Connection;
 use super::subjects::{self, Subject};
 use super::topology::{self, Topology, TopologyError};
+use crate::backoff::Backoff;
 use crate::ids::{Attempt, ChunkId, JobId};
 use crate::lanes::Lane;
 use crate::wire::task::Task;
@@ -21,6 +22,7 @@ use crate::wire::{self, MAX_MESSAGE_BYTES, WireError};
 const IN_FLIGHT: usize = 64;
 /// Covers a short restart of the server; a repeat within the duplicate window is recognised by its id.
 const TRIES: u32 = 3;
+const RETRY: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(1));
 
 /// Why tasks could not be published, listed or removed.
 #[derive(Debug, thiserror::Error)]
@@ -135,6 +137,7 @@ impl TaskQueue {
             .payload(payload.into())
             .message_id(message_id(chunk, task.attempt))
             .expected_stream(topology::TASKS);
+        let mut backoff = RETRY;
         let mut tries = 1;
         loop {
             match self.connection.publish(subject.clone(), message.clone()).await {
@@ -145,7 +148,7 @@ impl TaskQueue {
                 Err(error) => {
                     tracing::warn!(%chunk, %error, "cannot publish a task yet, trying again");
                     tries += 1;
-                    tokio::time::sleep(Duration::from_millis(200)).await;
+                    tokio::time::sleep(backoff.next_delay()).await;
                 }
             }
         }

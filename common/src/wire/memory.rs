@@ -267,6 +267,29 @@ pub enum Seen {
 mod tests {
     use super::*;
 
+    /// Values come back from their text, and from the JSON that the journal and the reports hold it in.
+    #[track_caller]
+    fn assert_read_from_its_text<T>(values: &[T])
+    where
+        T: std::fmt::Debug + std::fmt::Display + PartialEq + std::str::FromStr<Err: std::fmt::Debug>,
+        T: Serialize + serde::de::DeserializeOwned,
+    {
+        assert!(!values.is_empty());
+        for value in values {
+            assert_eq!(&value.to_string().parse::<T>().unwrap(), value);
+            let json = serde_json::to_string(value).unwrap();
+            assert_eq!(json, format!("\"{value}\""));
+            assert_eq!(&serde_json::from_str::<T>(&json).unwrap(), value);
+        }
+    }
+
+    #[test]
+    fn every_plan_kind_and_stage_is_read_from_its_own_text() {
+        assert_read_from_its_text(MemoryPlan::VARIANTS);
+        assert_read_from_its_text(DeviceKind::VARIANTS);
+        assert_read_from_its_text(MemoryStage::VARIANTS);
+    }
+
     #[test]
     fn names_and_places_of_plans_agree() {
         for (index, plan) in MemoryPlan::ALL.into_iter().enumerate() {

@@ -16,7 +16,7 @@ mod top;
 use std::process::ExitCode;
 
 use latentfarm_common::error::Chain;
-use latentfarm_common::telemetry::{self, LogFormat};
+use latentfarm_common::telemetry;
 
 pub use args::Args;
 use exit::ExitStatus;
@@ -24,7 +24,7 @@ use exit::ExitStatus;
 /// Runs a command line; prints its error, if any, once and whole.
 pub fn main(args: Args) -> ExitCode {
     // The operator reads the command's own lines; the log is for what is wrong underneath.
-    if let Err(error) = telemetry::init(LogFormat::Human, "error") {
+    if let Err(error) = telemetry::init("error") {
         eprintln!("error: {}", Chain(&error));
         return ExitStatus::Refused.code();
     }

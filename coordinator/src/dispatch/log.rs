@@ -88,7 +88,7 @@ impl JobLog {
             render_chunks: chunks.render.len(),
             frames: spec.frames,
             chunk_frames: spec.chunk_frames,
-            cpu_fallback: settings.cpu_fallback.to_string(),
+            cpu_fallback: Some(settings.cpu_fallback),
             unplaceable_wait_seconds: settings.unplaceable_wait.as_secs(),
         });
     }

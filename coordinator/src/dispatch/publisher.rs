@@ -30,7 +30,7 @@ use crate::job::record::ChunkRecord;
 
 /// How long the farm may refuse tasks, or the store their inputs.
 const PATIENCE: Duration = Duration::from_mins(1);
-const TRY_AGAIN: Backoff = Backoff::checked(Duration::from_millis(500), Duration::from_secs(2));
+const TRY_AGAIN: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(2));
 
 /// Publishes tasks, and removes them.
 pub(super) struct TaskPublisher {

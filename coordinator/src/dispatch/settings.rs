@@ -76,7 +76,7 @@ impl Default for Pace {
             reconcile_every: Duration::from_mins(1),
             place_every: Duration::from_millis(250),
             worker_silence: Duration::from_secs(10),
-            retry: Backoff::checked(Duration::from_secs(1), Duration::from_secs(30)),
+            retry: Backoff::new(Duration::from_secs(1), Duration::from_secs(30)),
             adopt_wait: Duration::from_secs(5),
             drain_limit: Duration::from_mins(10),
             take_back_wait: Duration::from_millis(250),

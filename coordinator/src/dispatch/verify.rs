@@ -23,7 +23,7 @@ const SEGMENTS_AT_ONCE: usize = 2;
 const ANALYSES_AT_ONCE: usize = 4;
 /// Tries to read a blob while the store does not answer.
 const READ_TRIES: u32 = 5;
-const READ_AGAIN: Backoff = Backoff::checked(Duration::from_millis(500), Duration::from_secs(4));
+const READ_AGAIN: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(4));
 
 /// A record's verdict.
 #[derive(Debug)]

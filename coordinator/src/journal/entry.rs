@@ -6,6 +6,8 @@ use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan, MemoryUse, Needs};
 use latentfarm_common::wire::outcome::Failure;
 use serde::{Deserialize, Serialize};
 
+use crate::placement::CpuFallback;
+
 /// One line.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Line {
@@ -27,7 +29,8 @@ pub enum Entry {
         render_chunks: usize,
         frames: u64,
         chunk_frames: u32,
-        cpu_fallback: String,
+        /// `None` if it is not known: the farm's own records do not say it.
+        cpu_fallback: Option<CpuFallback>,
         unplaceable_wait_seconds: u64,
     },
     /// Published.

@@ -1,10 +1,9 @@
 //! Who takes which chunk: the GPUs all that fits them, the CPU what is left to it by `--cpu-fallback`.
 
-use std::fmt;
-
 use clap::ValueEnum;
 use latentfarm_common::lanes::Class;
 use latentfarm_common::wire::memory::DeviceKind;
+use serde::{Deserialize, Serialize};
 
 use super::options::{Fit, Options, Shortage};
 
@@ -14,7 +13,8 @@ const CPU_LEAD: f64 = 1.25;
 
 /// When the CPU renders a chunk on a farm that has GPUs. Without a GPU worker it always does, unless `Never`. Each
 /// variant's comment is its help on the command line.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum CpuFallback {
     /// Never: chunks wait for a GPU that they fit into
     Never,
@@ -23,22 +23,6 @@ pub enum CpuFallback {
     Last,
     /// Always: workers without a GPU are kept busy too
     Always,
-}
-
-impl CpuFallback {
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Never => "never",
-            Self::Last => "last",
-            Self::Always => "always",
-        }
-    }
-}
-
-impl fmt::Display for CpuFallback {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
 }
 
 /// A chunk that nobody has begun.

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use latentfarm_common::error::Chain;
-use latentfarm_common::telemetry::{self, LogFormat};
+use latentfarm_common::telemetry;
 use latentfarm_engine::bench::{self, Part, Sizes};
 use latentfarm_engine::check::{self, WindowsArgs};
 use latentfarm_engine::memory::counting::Counting;
@@ -68,7 +68,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    if let Err(error) = telemetry::init(LogFormat::Human, "info") {
+    if let Err(error) = telemetry::init("info") {
         eprintln!("error: {}", Chain(&error));
         return ExitCode::from(3);
     }

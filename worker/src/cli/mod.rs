@@ -13,7 +13,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use latentfarm_common::error::Chain;
-use latentfarm_common::telemetry::{self, LogFormat};
+use latentfarm_common::telemetry;
 
 use exit::refuse;
 
@@ -65,7 +65,7 @@ enum Command {
 
 /// Runs the command; its result is the process's exit code.
 pub fn main(args: Args) -> ExitCode {
-    if let Err(error) = telemetry::init(LogFormat::Human, "info") {
+    if let Err(error) = telemetry::init("info") {
         return refuse(&error);
     }
     match args.command {

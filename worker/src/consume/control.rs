@@ -21,8 +21,8 @@ pub(super) struct Control {
 
 impl Control {
     pub(super) async fn subscribe(connection: &Connection, worker: &WorkerId) -> Result<Self, ServeError> {
-        let own = subscribe(connection, &Subject::Control(Some(worker.clone()))).await?;
-        let all = subscribe(connection, &Subject::Control(None)).await?;
+        let own = subscribe(connection, Subject::Control(Some(worker.clone())).to_string()).await?;
+        let all = subscribe(connection, Subject::Control(None).to_string()).await?;
         Ok(Self {
             messages: select(own, all),
             worker: worker.clone(),
@@ -82,8 +82,7 @@ impl Control {
     }
 }
 
-pub(super) async fn subscribe(connection: &Connection, subject: &Subject) -> Result<Subscriber, ServeError> {
-    let subject = subject.to_string();
+pub(super) async fn subscribe(connection: &Connection, subject: String) -> Result<Subscriber, ServeError> {
     let subscribed = connection.client.subscribe(subject.clone()).await;
-    subscribed.map_err(|source| ServeError::Subscribe { subject, source })
+    subscribed.map_err(|source| ServeError { subject, source })
 }

@@ -15,17 +15,17 @@ use latentfarm_common::nats::pull::{PullError, Pulled, try_pull, wait_for_task};
 use latentfarm_common::nats::subjects::ALL_WAKES;
 use latentfarm_common::shutdown::{Phase, Shutdown};
 use tokio::sync::Notify;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
-use super::control::Control;
+use super::control::{Control, subscribe};
 use super::error::ServeError;
 
 /// A lane without a consumer is asked again after this long, or when its doorbell rings.
 const ABSENT_FOR: Duration = Duration::from_secs(30);
 /// How often the log repeats that no lane fits.
 const SAY_EVERY: Duration = Duration::from_mins(1);
-const ERROR_WAITS: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+const AFTER_ERROR: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
 
 pub(super) struct Finder {
     connection: Connection,
@@ -43,7 +43,7 @@ impl Finder {
             doorbell: Doorbell::subscribe(connection).await?,
             poll,
             absent: BTreeMap::new(),
-            errors: Backoff::new(ERROR_WAITS.0, ERROR_WAITS.1).map_err(ServeError::Waits)?,
+            errors: AFTER_ERROR,
             said_no_room: None,
         })
     }
@@ -133,23 +133,21 @@ impl Finder {
 struct Doorbell {
     plan: Arc<Mutex<BTreeSet<Lane>>>,
     notify: Arc<Notify>,
-    listener: JoinHandle<()>,
+    /// Ends the listener when it is dropped.
+    _listener: JoinSet<()>,
 }
 
 impl Doorbell {
     async fn subscribe(connection: &Connection) -> Result<Self, ServeError> {
-        let subscribed = connection.client.subscribe(ALL_WAKES).await;
-        let wakes = subscribed.map_err(|source| ServeError::Subscribe {
-            subject: ALL_WAKES.to_owned(),
-            source,
-        })?;
+        let wakes = subscribe(connection, ALL_WAKES.to_owned()).await?;
         let plan = Arc::new(Mutex::new(BTreeSet::new()));
         let notify = Arc::new(Notify::new());
-        let listener = tokio::spawn(listen(wakes, Arc::clone(&plan), Arc::clone(&notify)));
+        let mut listener = JoinSet::new();
+        listener.spawn(listen(wakes, Arc::clone(&plan), Arc::clone(&notify)));
         Ok(Self {
             plan,
             notify,
-            listener,
+            _listener: listener,
         })
     }
 
@@ -168,12 +166,6 @@ impl Doorbell {
             }
             notified.await;
         }
-    }
-}
-
-impl Drop for Doorbell {
-    fn drop(&mut self) {
-        self.listener.abort();
     }
 }
 

@@ -23,7 +23,6 @@ mod runner;
 mod settings;
 mod vitals;
 
-use latentfarm_common::backoff::Backoff;
 use latentfarm_common::lanes::fitting;
 use latentfarm_common::nats::Connection;
 use latentfarm_common::shutdown::{Phase, Shutdown};
@@ -61,8 +60,7 @@ pub async fn serve<R: TaskRunner>(
     let _permit = shutdown.permit();
     let mut control = Control::subscribe(connection, &settings.worker).await?;
     let mut finder = Finder::subscribe(connection, settings.poll).await?;
-    let mut unfit =
-        Backoff::new(settings.unfit_waits.0, settings.unfit_waits.1).map_err(ServeError::Waits)?;
+    let mut unfit = settings.unfit_waits.clone();
     let heartbeats = Heartbeats::start(connection, vitals, settings.heartbeat);
     let mut summary = Summary::default();
     tracing::info!(worker = %settings.worker, "ready for tasks");

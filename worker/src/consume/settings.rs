@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use latentfarm_common::backoff::Backoff;
 use latentfarm_common::ids::WorkerId;
 use latentfarm_common::nats::ack::PROGRESS_INTERVAL;
 
@@ -16,8 +17,8 @@ pub struct Settings {
     pub tell_progress: Duration,
     /// How long a runner that was told to stop may take before it is dropped.
     pub stop_grace: Duration,
-    /// Shortest and longest wait of a worker that is unfit, before it tries again.
-    pub unfit_waits: (Duration, Duration),
+    /// How long a worker that is unfit waits before it tries again.
+    pub unfit_waits: Backoff,
 }
 
 impl Settings {
@@ -28,7 +29,7 @@ impl Settings {
             heartbeat: Duration::from_secs(2),
             tell_progress: PROGRESS_INTERVAL,
             stop_grace: Duration::from_secs(10),
-            unfit_waits: (Duration::from_secs(2), Duration::from_mins(2)),
+            unfit_waits: Backoff::new(Duration::from_secs(2), Duration::from_mins(2)),
         }
     }
 }

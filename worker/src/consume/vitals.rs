@@ -10,7 +10,7 @@ use latentfarm_common::nats::Connection;
 use latentfarm_common::nats::subjects::Subject;
 use latentfarm_common::wire;
 use latentfarm_common::wire::outcome::{Heartbeat, TaskProgress, TaskStage, WorkerState};
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
 /// The state behind the heartbeats. Clones share it.
@@ -63,25 +63,22 @@ impl Vitals {
 
 /// Publishes heartbeats until dropped.
 pub(super) struct Heartbeats {
-    publisher: JoinHandle<()>,
+    _publisher: JoinSet<()>,
 }
 
 impl Heartbeats {
     pub(super) fn start(connection: &Connection, vitals: &Vitals, interval: Duration) -> Self {
-        let publisher = tokio::spawn(publish(connection.clone(), vitals.clone(), interval));
-        Self { publisher }
+        let mut publisher = JoinSet::new();
+        publisher.spawn(publish(connection.clone(), vitals.clone(), interval));
+        Self {
+            _publisher: publisher,
+        }
     }
 
     /// Publishes the last one.
     pub(super) async fn last(self, connection: &Connection, vitals: &Vitals) {
         drop(self);
         beat(connection, vitals).await;
-    }
-}
-
-impl Drop for Heartbeats {
-    fn drop(&mut self) {
-        self.publisher.abort();
     }
 }
 

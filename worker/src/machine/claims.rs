@@ -31,14 +31,8 @@ pub struct Claims {
 #[must_use = "the gate opens when this is dropped"]
 #[derive(Debug)]
 pub struct Gate {
-    lock: Option<File>,
-}
-
-impl Gate {
-    /// False where other workers may be admitting all the same.
-    pub fn is_had(&self) -> bool {
-        self.lock.is_some()
-    }
+    /// `None` if other workers may be admitting all the same.
+    _lock: Option<File>,
 }
 
 impl Claims {
@@ -74,19 +68,19 @@ impl Claims {
             Ok(file) => file,
             Err(error) => {
                 tracing::warn!(folder = %self.folder.display(), %error, "other workers of this host cannot be told of memory that is about to be used");
-                return Gate { lock: None };
+                return Gate { _lock: None };
             }
         };
         let deadline = tokio::time::Instant::now() + GATE_PATIENCE;
         loop {
             match file.try_lock() {
-                Ok(()) => return Gate { lock: Some(file) },
+                Ok(()) => return Gate { _lock: Some(file) },
                 Err(TryLockError::WouldBlock) if tokio::time::Instant::now() < deadline => {
                     tokio::time::sleep(GATE_INTERVAL).await;
                 }
                 Err(_) => {
                     tracing::warn!(folder = %self.folder.display(), "another worker of this host holds the gate to a device for too long");
-                    return Gate { lock: None };
+                    return Gate { _lock: None };
                 }
             }
         }
@@ -217,8 +211,11 @@ mod tests {
         tokio::pin!(waiting);
         assert!((&mut waiting).now_or_never().is_none());
         drop(gate);
-        let passed = waiting.await;
-        assert!(passed.is_had());
+        let _passed = waiting.await;
+        assert!(
+            first.gate().now_or_never().is_none(),
+            "the second has the gate now"
+        );
     }
 
     #[tokio::test]

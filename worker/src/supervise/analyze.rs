@@ -10,87 +10,79 @@ use latentfarm_common::wire::task::{AnalyzeInput, AnalyzeTask};
 
 use super::fetch::Fetcher;
 use super::loss::media_lost;
-use super::{Runner, Teller};
+use super::teller::Teller;
+use super::warm_engine::WarmEngine;
+use super::warm_media::WarmMedia;
 use crate::consume::{Artifact, Finished};
-use crate::machine::choice;
 use latentfarm_engine::numeric_kind;
 
-impl Runner {
-    pub(super) async fn analyze(
-        &mut self,
-        body: &AnalyzeTask,
-        fetcher: &Fetcher<'_>,
-        teller: &Teller<'_>,
-    ) -> Result<Finished, Failure> {
-        let started = Instant::now();
-        let input: AnalyzeInput = fetcher.message(&body.input).await?;
-        let segments = fetcher.slices(&input.segments).await?;
-        let fetch_ms = elapsed_ms(started);
-        self.make_room_for_media().await;
-        let mut media = self.take_media()?;
-        let lost = |error| media_lost(&error, "face analysis", None);
-        let request = MediaRequest::Analyze {
-            source: body.source.clone(),
-            range: body.range,
-            segments,
-        };
-        media.send(&request).await.map_err(lost)?;
-        let (observations, timings) = loop {
-            match teller
-                .receive(&mut media, self.settings.silence_limit)
-                .await
-                .map_err(lost)?
-            {
-                MediaReply::Progress { frames_done } => {
-                    teller.frames(frames_done, TaskStage::FaceAnalysis);
-                }
-                MediaReply::Analyzed {
-                    observations,
-                    timings,
-                } => break (observations, timings),
-                MediaReply::Failed(failure) => {
-                    self.media = Some(media);
-                    return Err(media_failure(failure));
-                }
-                other => return Err(out_of_step(&other)),
+/// Has the media child find the faces of a chunk of source frames.
+pub(super) async fn analyze(
+    media: &mut WarmMedia,
+    engine: &mut WarmEngine,
+    body: &AnalyzeTask,
+    fetcher: &Fetcher<'_>,
+    teller: &Teller<'_>,
+) -> Result<Finished, Failure> {
+    let started = Instant::now();
+    let input: AnalyzeInput = fetcher.message(&body.input).await?;
+    let segments = fetcher.slices(&input.segments).await?;
+    let fetch_ms = elapsed_ms(started);
+    engine.make_room_for_media().await;
+    let mut child = media.take()?;
+    let lost = |error| media_lost(&error, "face analysis", None);
+    let request = MediaRequest::Analyze {
+        source: body.source.clone(),
+        range: body.range,
+        segments,
+    };
+    child.send(&request).await.map_err(lost)?;
+    let (observations, timings) = loop {
+        match teller
+            .receive(&mut child, media.settings.silence_limit)
+            .await
+            .map_err(lost)?
+        {
+            MediaReply::Progress { frames_done } => {
+                teller.frames(frames_done, TaskStage::FaceAnalysis);
             }
-        };
-        self.media = Some(media);
-        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        let with_face = observations
-            .frames
-            .iter()
-            .filter(|frame| !frame.faces.is_empty())
-            .count();
-        let body = DoneBody::Analyze {
-            frames: count(observations.frames.len()),
-            with_face: count(with_face),
-        };
-        let bytes = wire::encode(&observations).map_err(|error| Failure::Transient {
-            message: format!("cannot encode the faces: {error}"),
-        })?;
-        Ok(Finished {
-            artifact: Artifact::Bytes(bytes),
-            body,
-            timings: StageTimings {
-                fetch_ms,
-                decode_ms: timings.decode_ms,
-                face_ms: timings.face_ms,
-                ..StageTimings::default()
-            },
-            numeric_kind: numeric_kind("cpu", DType::F32),
-            memory: None,
-        })
-    }
-
-    /// Ends an idle engine where the host has no room for face analysis beside it.
-    async fn make_room_for_media(&mut self) {
-        let look = self.sight.look(0).await;
-        if self.engine.is_some() && !choice::media_fits(&look.snapshot, &self.settings.limits) {
-            tracing::info!("ends the idle engine: the host's memory is needed for face analysis");
-            self.close_engine().await;
+            MediaReply::Analyzed {
+                observations,
+                timings,
+            } => break (observations, timings),
+            MediaReply::Failed(failure) => {
+                media.keep(child);
+                return Err(media_failure(failure));
+            }
+            other => return Err(out_of_step(&other)),
         }
-    }
+    };
+    media.keep(child);
+    let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    let with_face = observations
+        .frames
+        .iter()
+        .filter(|frame| !frame.faces.is_empty())
+        .count();
+    let body = DoneBody::Analyze {
+        frames: count(observations.frames.len()),
+        with_face: count(with_face),
+    };
+    let bytes = wire::encode(&observations).map_err(|error| Failure::Transient {
+        message: format!("cannot encode the faces: {error}"),
+    })?;
+    Ok(Finished {
+        artifact: Artifact::Bytes(bytes),
+        body,
+        timings: StageTimings {
+            fetch_ms,
+            decode_ms: timings.decode_ms,
+            face_ms: timings.face_ms,
+            ..StageTimings::default()
+        },
+        numeric_kind: numeric_kind("cpu", DType::F32),
+        memory: None,
+    })
 }
 
 pub(super) fn media_failure(failure: MediaFailure) -> Failure {

@@ -23,10 +23,12 @@ use super::child::{ChildError, ChildReceiver, ChildSender};
 use super::fetch::Fetcher;
 use super::loss::media_lost;
 use super::overlap::{EngineTime, Turn, milliseconds, timed};
+use super::settings::RunnerSettings;
 use super::sight::Sight;
-use super::talk::{Books, EngineTalk};
-use super::warm_engine::Run;
-use super::{ALIVE_INTERVAL, Runner, RunnerSettings, Teller, windows};
+use super::talk::{EngineTalk, silent_frames};
+use super::teller::{ALIVE_INTERVAL, Teller};
+use super::warm_engine::{Run, WarmEngine};
+use super::warm_media::WarmMedia;
 use crate::consume::{Artifact, Finished};
 use latentfarm_common::host;
 use latentfarm_engine::numeric_kind;
@@ -54,96 +56,97 @@ struct Computed {
     time: EngineTime,
 }
 
-impl Runner {
-    pub(super) async fn render(
-        &mut self,
-        task: &Task,
-        body: &RenderTask,
-        fetcher: &Fetcher<'_>,
-        teller: &Teller<'_>,
-    ) -> Result<Finished, Failure> {
-        let started = Instant::now();
-        let mut input: RenderInput = fetcher.message(&body.input).await?;
-        let segments = fetcher.slices(&input.segments).await?;
-        let fetch_ms = elapsed_ms(started);
+/// Renders a chunk with both children.
+pub(super) async fn render(
+    media: &mut WarmMedia,
+    engine: &mut WarmEngine,
+    task: &Task,
+    body: &RenderTask,
+    fetcher: &Fetcher<'_>,
+    teller: &Teller<'_>,
+) -> Result<Finished, Failure> {
+    let started = Instant::now();
+    let mut input: RenderInput = fetcher.message(&body.input).await?;
+    let segments = fetcher.slices(&input.segments).await?;
+    let fetch_ms = elapsed_ms(started);
 
-        // A chunk that shows no rendered mouth needs no model.
-        let is_rendered = input.frames.iter().any(RenderFrame::is_rendered);
-        let (mut engine, run) = if is_rendered {
-            let (engine, run) = self.begin(body).await?;
-            (Some(engine), Some(run))
-        } else {
-            (None, None)
+    // A chunk that shows no rendered mouth needs no model.
+    let is_rendered = input.frames.iter().any(RenderFrame::is_rendered);
+    let (mut warm, run) = if is_rendered {
+        let (warm, run) = engine.begin(body).await?;
+        (Some(warm), Some(run))
+    } else {
+        (None, None)
+    };
+    let silent = silent_frames(&input.frames);
+
+    let output = fetcher
+        .scratch
+        .join(format!("{}.{}.nut", task.chunk, task.attempt.number));
+    let request = RenderRequest {
+        source: body.source.clone(),
+        encoder: body.encoder.clone(),
+        resolution_px: body.model.resolution_px,
+        range: body.range,
+        segments,
+        frames: std::mem::take(&mut input.frames),
+        output: output.display().to_string(),
+    };
+    let mut child = media.take()?;
+    child
+        .send(&MediaRequest::Render(request))
+        .await
+        .map_err(|error| media_lost(&error, "media", None))?;
+
+    let turn = Turn::new();
+    let (crops_sender, crops) = mpsc::channel(READY_WINDOWS);
+    let (media_sender, media_receiver) = child.split();
+    let conversation = Conversation {
+        settings: &media.settings,
+        sight: &media.sight,
+        teller,
+        turn: &turn,
+        run: run.as_ref(),
+    };
+    let computing = async {
+        let (Some(warm), Some(run)) = (&mut warm, &run) else {
+            return Ok(Computed::default());
         };
-        let silent = windows::silent_frames(&input.frames);
-
-        let output = self
-            .settings
-            .scratch
-            .join(format!("{}.{}.nut", task.chunk, task.attempt.number));
-        let request = RenderRequest {
-            source: body.source.clone(),
-            encoder: body.encoder.clone(),
-            resolution_px: body.model.resolution_px,
-            range: body.range,
-            segments,
-            frames: std::mem::take(&mut input.frames),
-            output: output.display().to_string(),
-        };
-        let mut media = self.take_media()?;
-        media
-            .send(&MediaRequest::Render(request))
-            .await
-            .map_err(|error| media_lost(&error, "media", None))?;
-
-        let turn = Turn::new();
-        let (crops_sender, crops) = mpsc::channel(READY_WINDOWS);
-        let (media_sender, media_receiver) = media.split();
-        let conversation = Conversation {
-            settings: &self.settings,
+        let talk = EngineTalk {
+            engine: warm,
+            keeper: &mut *engine,
+            run,
+            body,
+            silent,
             teller,
             turn: &turn,
-            sight: &self.sight,
-            run: run.as_ref(),
         };
-        let computing = async {
-            let (Some(engine), Some(run)) = (&mut engine, &run) else {
-                return Ok(Computed::default());
-            };
-            let books = Books {
-                run,
-                pace: &mut self.pace,
-                claims: &mut self.claims,
-                sight: &self.sight,
-                vitals: &self.vitals,
-            };
-            let weights_dir = &self.settings.weights_dir;
-            let asking = EngineTalk::new(engine, body, weights_dir, teller, &turn, books);
-            conversation
-                .compute(asking, &input, &silent, fetcher, crops, media_sender)
-                .await
-        };
-        let compositing = conversation.composite(media_receiver, crops_sender);
-        let outcome = tokio::try_join!(compositing, computing);
-        let memory = run.map(Run::finish);
-        self.keep(engine, &turn).await;
-        let (composited, computed) = outcome?;
-        self.media = Some(media);
-        let timings = stage_timings(started, fetch_ms, &composited, &computed);
-        Ok(Finished {
-            artifact: Artifact::File(output),
-            body: DoneBody::Render {
-                frame_hashes: composited.frame_hashes,
-                synced: composited.synced,
-                passed: composited.passed,
-            },
-            timings,
-            memory,
-            numeric_kind: computed
-                .numeric_kind
-                .unwrap_or_else(|| numeric_kind("cpu", DType::F32)),
-        })
+        conversation
+            .compute(talk, &input, fetcher, crops, media_sender)
+            .await
+    };
+    let compositing = conversation.composite(media_receiver, crops_sender);
+    let outcome = tokio::try_join!(compositing, computing);
+    let memory = run.map(Run::finish);
+    if let Some(warm) = warm {
+        engine.keep(warm, &turn).await;
     }
+    let (composited, computed) = outcome?;
+    media.keep(child);
+    let timings = stage_timings(started, fetch_ms, &composited, &computed);
+    Ok(Finished {
+        artifact: Artifact::File(output),
+        body: DoneBody::Render {
+            frame_hashes: composited.frame_hashes,
+            synced: composited.synced,
+            passed: composited.passed,
+        },
+        timings,
+        memory,
+        numeric_kind: computed
+            .numeric_kind
+            .unwrap_or_else(|| numeric_kind("cpu", DType::F32)),
+    })
 }
 
 fn stage_timings(
@@ -268,7 +271,6 @@ impl Conversation<'_> {
         &self,
         mut talk: EngineTalk<'_>,
         input: &RenderInput,
-        silent: &[u16],
         fetcher: &Fetcher<'_>,
         mut crops: mpsc::Receiver<Crops>,
         mut media: ChildSender<'_>,
@@ -277,7 +279,7 @@ impl Conversation<'_> {
         let mut computed = Computed::default();
         turn.engine(true);
         computed.numeric_kind = Some(timed(&mut computed.time.load, talk.load()).await?);
-        timed(&mut computed.audio, talk.hear(input, silent, fetcher)).await?;
+        timed(&mut computed.audio, talk.hear(input, fetcher)).await?;
         computed.time.busy += computed.audio;
         turn.engine(false);
         loop {
@@ -287,7 +289,7 @@ impl Conversation<'_> {
             };
             computed.time.waiting += waiting_since.elapsed();
             turn.engine(true);
-            let rendering = talk.render(window, faces, silent);
+            let rendering = talk.render(window, faces);
             let (faces, took) = timed(&mut computed.time.busy, rendering).await?;
             turn.engine(false);
             computed.timings.vae_encode_ms += took.vae_encode_ms;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use latentfarm_common::wire::memory::MemorySample;
 use latentfarm_common::wire::outcome::GpuVitals;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
 use super::rate::Rate;
@@ -223,8 +223,8 @@ impl Sight {
         });
     }
 
-    /// Looks again and again until the guard is dropped.
-    pub(super) fn keep_fresh(&self, vitals: &Vitals) -> Refresher {
+    /// Looks again and again until the set is dropped.
+    pub(super) fn keep_fresh(&self, vitals: &Vitals) -> JoinSet<()> {
         let (sight, vitals) = (self.clone(), vitals.clone());
         let refreshing = async move {
             let mut ticks = tokio::time::interval(INTERVAL);
@@ -241,9 +241,9 @@ impl Sight {
                 sight.watch(used_mib, taken_mib, look.total_mib);
             }
         };
-        Refresher {
-            task: tokio::spawn(refreshing),
-        }
+        let mut refresher = JoinSet::new();
+        refresher.spawn(refreshing);
+        refresher
     }
 
     fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
@@ -269,17 +269,5 @@ impl Look {
             engine_rss_mib: 0,
             vitals: None,
         }
-    }
-}
-
-/// Keeps vitals fresh until dropped.
-#[derive(Debug)]
-pub(super) struct Refresher {
-    task: JoinHandle<()>,
-}
-
-impl Drop for Refresher {
-    fn drop(&mut self) {
-        self.task.abort();
     }
 }

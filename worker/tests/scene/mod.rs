@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use latentfarm_common::backoff::Backoff;
 use latentfarm_common::blob::Store;
 use latentfarm_common::lanes::Available;
 use latentfarm_common::nats::done::DoneLog;
@@ -125,7 +126,7 @@ impl Scene {
         let settings = Settings {
             heartbeat: Duration::from_millis(50),
             tell_progress: Duration::from_millis(200),
-            unfit_waits: (Duration::from_millis(10), Duration::from_millis(50)),
+            unfit_waits: Backoff::new(Duration::from_millis(10), Duration::from_millis(50)),
             ..Settings::new(worker("w1"))
         };
         let store = Store::file_url(&farm.dir.path().join("blobs")).unwrap();

@@ -81,7 +81,7 @@ async fn manifest(connection: &connect::Connection, job: JobId) -> anyhow::Resul
         render_chunks: chunks(spec.frames, spec.chunk_frames),
         frames: spec.frames,
         chunk_frames: spec.chunk_frames,
-        cpu_fallback: String::new(),
+        cpu_fallback: None,
         unplaceable_wait_seconds: 0,
     }))
 }

@@ -306,6 +306,7 @@ fn sentence(entry: &Entry) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::placement::CpuFallback;
     use latentfarm_common::ids::Attempt;
     use latentfarm_common::wire::memory::{DeviceKind, MemoryStage, Needs, OutOfMemory};
     use latentfarm_common::wire::outcome::Failure;
@@ -333,7 +334,7 @@ mod tests {
                 render_chunks: 2,
                 frames: 40,
                 chunk_frames: 32,
-                cpu_fallback: "last".to_owned(),
+                cpu_fallback: Some(CpuFallback::Last),
                 unplaceable_wait_seconds: 600,
             },
             placed(0, MemoryPlan::default(), 3277),

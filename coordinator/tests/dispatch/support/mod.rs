@@ -75,7 +75,7 @@ impl Stage {
             reconcile_every: Duration::from_mins(1),
             worker_silence: Duration::from_secs(3),
             place_every: Duration::from_millis(250),
-            retry: Backoff::new(Duration::from_millis(50), Duration::from_millis(200)).unwrap(),
+            retry: Backoff::new(Duration::from_millis(50), Duration::from_millis(200)),
             adopt_wait: Duration::from_secs(10),
             drain_limit: Duration::from_secs(10),
             take_back_wait: Duration::from_millis(100),

@@ -14,6 +14,7 @@ use hf_hub::api::Progress;
 use hf_hub::api::sync::{Api, ApiBuilder, ApiError};
 use hf_hub::{Cache, Repo, RepoType};
 use indicatif::BinaryBytes;
+use latentfarm_common::backoff::Backoff;
 use latentfarm_common::digest::Digest;
 use latentfarm_common::error::one_line;
 
@@ -27,6 +28,7 @@ const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Connections in a row that may break without having brought anything.
 const ATTEMPTS: u32 = 4;
+const RETRY: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(8));
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum HubError {
@@ -142,6 +144,7 @@ impl Hub {
         let blob = self.blob(remote);
         let part = blob.with_extension("part");
         let mut failures = 0;
+        let mut backoff = RETRY;
         let mut restarted = false;
         loop {
             let had = length(&part);
@@ -178,12 +181,16 @@ impl Hub {
             let Err(error) = self.download(remote, had) else {
                 continue;
             };
-            failures = if length(&part) > had { 1 } else { failures + 1 };
+            if length(&part) > had {
+                failures = 0;
+                backoff.reset();
+            }
+            failures += 1;
             if failures >= ATTEMPTS || !error.may_pass() {
                 return Err(error);
             }
             eprintln!("{}: {}; trying again", remote.name, one_line(&error));
-            std::thread::park_timeout(Duration::from_secs(1 << failures.min(4)) / 2);
+            std::thread::park_timeout(backoff.next_delay());
         }
         accept(remote, &blob, to)
     }

@@ -151,7 +151,7 @@ async fn a_hanging_engine_is_lost_after_the_silence_limit() {
         matches!(&failure, Failure::EngineLost { message } if message.contains("said nothing")),
         "{failure:?}"
     );
-    assert!(runner.engine.is_none());
+    assert!(runner.engine.idle.is_none());
 }
 
 #[tokio::test]
@@ -221,7 +221,7 @@ async fn an_engine_on_the_host_is_told_its_budget_and_restarted_where_a_task_nee
         .parse()
         .unwrap();
     assert!(budget.abs_diff(room) < 100, "{budget}, {room}");
-    runner.settings.limits.memory_limit_mib = Some(1900);
+    Arc::make_mut(&mut runner.engine.settings).limits.memory_limit_mib = Some(1900);
     let larger = stage.task(DeviceKind::Cpu, needs(budget + 500));
     run(&mut runner, &stage, &larger, &vitals).await.unwrap();
     assert_eq!(stage.starts("engine").len(), 2);
@@ -253,7 +253,7 @@ async fn a_leaking_engine_finishes_its_task_and_is_replaced() {
         finished += 1;
         assert!(finished <= 50, "4 MiB a window is called within 50");
     }
-    assert_eq!(runner.restarts, 1);
+    assert_eq!(runner.engine.restarts, 1);
 }
 
 #[tokio::test]

@@ -13,11 +13,14 @@ use latentfarm_common::wire::job::{
 use latentfarm_common::wire::media::{MediaReply, MediaTimings};
 use latentfarm_common::wire::memory::{DeviceKind, MemoryConstraints, MemoryPlan, MemorySample, Needs};
 use latentfarm_common::wire::task::{Mouth, RenderFrame, RenderInput, RenderTask};
-use latentfarm_common::wire::{self, pipe};
+use latentfarm_common::wire::{self, Message, pipe};
 use tempfile::TempDir;
 use tokio::sync::watch;
 
 use super::super::*;
+use crate::machine::choice::Limits;
+use crate::machine::probe::Device;
+use crate::consume::Progress;
 
 pub(super) const MIB: u64 = 1 << 20;
 pub(super) const LIMIT: Duration = Duration::from_mins(1);
