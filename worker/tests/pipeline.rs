@@ -1,8 +1,5 @@
 //! The whole chain against the reference with its noise: every `e2e*_config.json` in the golden folder, all
 //! windows and runs that its file holds.
-//!
-//! Output frames count from 0. A shortened file holds the last ones of the clip, so positions in its tensors
-//! are counted from their ends.
 
 #![allow(
     clippy::unwrap_used,
@@ -10,6 +7,7 @@
     reason = "helpers of tests are tests too"
 )]
 
+mod chain;
 mod picture;
 #[path = "../latentsync/tests/support/mod.rs"]
 mod support;
@@ -18,10 +16,8 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
-use latentfarm_common::align::Smoother;
-use latentfarm_common::time::FrameRate;
+use chain::{Chain, chains, held};
 use latentfarm_worker::face::restore::restore_rgb;
-use latentfarm_worker::face::warp::crop;
 use latentsync::checkpoint::{load_unet, load_vae, load_whisper};
 use latentsync::config::{UNetConfig, VaeConfig, WhisperDims};
 use latentsync::ddim::DdimScheduler;
@@ -30,24 +26,17 @@ use latentsync::noise::Noise;
 use latentsync::preprocess;
 use latentsync::tensors::list_tensors;
 use latentsync::{Faces, LatentSync};
-use picture::{assert_matrices_close, frame, fringe, matrices, points};
-use serde_json::Value;
+use picture::{frame, fringe, matrices};
 use support::speech::whispers;
 use support::{
-    Compared, Golden, Tolerance, assert_bytes_close, assert_bytes_close_but, assert_close, beside, file_name,
-    files, interleaved, number_after, text,
+    Compared, Golden, Tolerance, assert_bytes_close, assert_bytes_close_but, assert_close, beside,
+    interleaved, number_after, text,
 };
 
 const CHAIN: Tolerance = Tolerance {
     max_abs: 1e-3,
     relative: 5e-5,
 };
-
-/// One set of whole-chain data.
-struct Chain {
-    config: Value,
-    golden: Golden,
-}
 
 /// One window: its name, its first output frame, and how many it has.
 struct Window {
@@ -56,74 +45,45 @@ struct Window {
     frames: usize,
 }
 
-fn chains() -> Vec<Chain> {
-    let open = |path: &std::path::PathBuf| {
-        let name = file_name(path);
-        Chain {
-            config: serde_json::from_str(&text(name)).unwrap(),
-            golden: Golden::named(&name.replace("_config.json", "_io.safetensors")),
-        }
-    };
-    files("e2e", "_config.json").iter().map(open).collect()
+fn windows(chain: &Chain) -> Vec<Window> {
+    let names = chain.golden.prefixes("window").into_iter();
+    let found: Vec<Window> = names
+        .map(|name| {
+            let latents = chain.golden.get(&format!("{name}.mask_latents"));
+            Window {
+                first_frame: number_after("window", &name) * chain.number("num_frames_per_window"),
+                frames: latents.dim(2).unwrap(),
+                name,
+            }
+        })
+        .collect();
+    assert!(!found.is_empty(), "no windows in {}", chain.golden.file);
+    found
 }
 
-impl Chain {
-    fn number(&self, key: &str) -> usize {
-        let value = self.config[key].as_u64();
-        usize::try_from(value.unwrap_or_else(|| panic!("no `{key}` beside {}", self.golden.file))).unwrap()
-    }
-
-    fn side(&self) -> usize {
-        self.number("resolution")
-    }
-
-    /// The part of a tensor with one entry an output frame that holds those frames.
-    fn part(&self, name: &str, first: usize, count: usize) -> Tensor {
-        let whole = self.golden.get(name);
-        let missing = self.number("num_chunks") - whole.dim(0).unwrap();
-        whole.narrow(0, first - missing, count).unwrap()
-    }
-
-    fn windows(&self) -> Vec<Window> {
-        let names = self.golden.prefixes("window").into_iter();
-        let found: Vec<Window> = names
-            .map(|name| {
-                let latents = self.golden.get(&format!("{name}.mask_latents"));
-                Window {
-                    first_frame: number_after("window", &name) * self.number("num_frames_per_window"),
-                    frames: latents.dim(2).unwrap(),
-                    name,
-                }
-            })
-            .collect();
-        assert!(!found.is_empty(), "no windows in {}", self.golden.file);
-        found
-    }
-
-    /// The networks that the data were made with. The audio encoder is not needed, but for its dims.
-    fn model(&self) -> LatentSync {
-        let (device, dtype) = (Device::Cpu, DType::F32);
-        let name = |key: &str| self.config[key].as_str().unwrap();
-        let (unet, vae) = (name("unet"), name("vae"));
-        let unet_config = UNetConfig::from_json(&text(&format!("{unet}_config.json"))).unwrap();
-        let vae_config = VaeConfig::from_json(&text(&format!("{vae}_config.json"))).unwrap();
-        let unet = beside(unet, &[".safetensors", ".pt"]);
-        let vae = beside(vae, &[".safetensors", "_legacy.safetensors"]);
-        let whisper = tempfile::Builder::new()
-            .suffix(".safetensors")
-            .tempfile()
-            .unwrap();
-        let (_, tokens, width) = self.golden.get("audio_chunks").dims3().unwrap();
-        let dims = silent_whisper(whisper.path(), tokens / 10 - 1, width);
-        LatentSync::new(
-            load_unet(&unet, &unet_config, &device, dtype).unwrap(),
-            load_vae(&vae, &vae_config, &device, dtype).unwrap(),
-            load_whisper(whisper.path(), &dims, &device, dtype).unwrap(),
-            dims,
-            &device,
-            dtype,
-        )
-    }
+/// The networks that the data were made with. The audio encoder is not needed, but for its dims.
+fn model(chain: &Chain) -> LatentSync {
+    let (device, dtype) = (Device::Cpu, DType::F32);
+    let name = |key: &str| chain.config[key].as_str().unwrap();
+    let (unet, vae) = (name("unet"), name("vae"));
+    let unet_config = UNetConfig::from_json(&text(&format!("{unet}_config.json"))).unwrap();
+    let vae_config = VaeConfig::from_json(&text(&format!("{vae}_config.json"))).unwrap();
+    let unet = beside(unet, &[".safetensors", ".pt"]);
+    let vae = beside(vae, &[".safetensors", "_legacy.safetensors"]);
+    let whisper = tempfile::Builder::new()
+        .suffix(".safetensors")
+        .tempfile()
+        .unwrap();
+    let (_, tokens, width) = chain.golden.get("audio_chunks").dims3().unwrap();
+    let dims = silent_whisper(whisper.path(), tokens / 10 - 1, width);
+    LatentSync::new(
+        load_unet(&unet, &unet_config, &device, dtype).unwrap(),
+        load_vae(&vae, &vae_config, &device, dtype).unwrap(),
+        load_whisper(whisper.path(), &dims, &device, dtype).unwrap(),
+        dims,
+        &device,
+        dtype,
+    )
 }
 
 /// An audio encoder of zeros: the names and shapes of any one, repeated or cut to `layers` and `width`.
@@ -163,8 +123,8 @@ fn silent_whisper(path: &Path, layers: usize, width: usize) -> WhisperDims {
 fn windows_match_golden_with_given_noise() {
     let mut compared = Compared::default();
     for chain in chains() {
-        let model = chain.model();
-        for window in chain.windows() {
+        let model = model(&chain);
+        for window in windows(&chain) {
             check_window(&chain, &model, &window, &mut compared);
         }
     }
@@ -293,21 +253,6 @@ fn position(frame: i64, first_frame: usize, faces: &[Tensor]) -> Option<usize> {
     (at < faces.len()).then_some(at)
 }
 
-/// The output frames that a tensor holds: those of its index where the counts agree, else the clip's last.
-fn held(chain: &Chain, tensor: &Tensor, index: &str) -> Vec<i64> {
-    let count = tensor.dim(0).unwrap();
-    if chain.golden.find(index).is_some() {
-        let listed = chain.golden.integers(index);
-        if listed.len() == count {
-            return listed;
-        }
-    }
-    let total = chain.number("num_chunks");
-    (total - count..total)
-        .map(|frame| i64::try_from(frame).unwrap())
-        .collect()
-}
-
 /// Compares those pictures of a window that the file holds.
 fn check_pictures(
     chain: &Chain,
@@ -377,60 +322,5 @@ fn check_restored(
         let what = format!("{prefix} restored {number}");
         assert_bytes_close_but(&what, &restored.frame.data, &want, 0.005, |at| fringe[at / 3]);
         compared.add("restored frames");
-    }
-}
-
-/// Points to matrices, smoothed along the input video, and the crops that they cut; output frames take both
-/// from the input frame that they show.
-#[test]
-fn matrices_and_faces_of_the_chain_match_golden() {
-    let mut compared = Compared::default();
-    for chain in chains() {
-        let golden = &chain.golden;
-        if golden.find("video_frames_u8").is_none() {
-            continue;
-        }
-        let resolution = u32::try_from(chain.side()).unwrap();
-        let mut smoother = Smoother::whole_pixels();
-        let points = points(golden, "landmarks3");
-        let ours: Vec<_> = points.iter().map(|at| smoother.next(at, resolution)).collect();
-        let sources = golden.integers("source_frame_index");
-        let shown: Vec<_> = sources
-            .iter()
-            .map(|&at| ours[usize::try_from(at).unwrap()])
-            .collect();
-        let all = matrices(golden, "affine_matrices");
-        assert_matrices_close("affine_matrices", &shown, &all);
-        compared.add("matrices");
-        let faces = golden.get("faces_u8");
-        for number in held(&chain, faces, "faces_u8.index") {
-            let output = usize::try_from(number).unwrap();
-            let source = usize::try_from(sources[output]).unwrap();
-            let video = frame(golden, "video_frames_u8", source);
-            let crop = crop(&video, &all[output], chain.side());
-            let want = chain.part("faces_u8", output, 1).flatten_all().unwrap();
-            let want = want.to_vec1::<u8>().unwrap();
-            assert_bytes_close(&format!("face {number}"), &crop, &want, 0.01);
-            compared.add("faces");
-        }
-        let fps = chain.config["fps"].to_string();
-        let rate = support::speech::rate_of_tag(&fps.replace(".0", "").replace('.', "p"));
-        check_sound(&chain, rate, &mut compared);
-    }
-    compared.require(&["matrices", "faces", "sound"]);
-}
-
-/// The reference cuts the sound to its frames.
-fn check_sound(chain: &Chain, rate: FrameRate, compared: &mut Compared) {
-    let golden = &chain.golden;
-    for prefix in golden.before("audio_samples_kept") {
-        let kept = golden.integers(&format!("{prefix}audio_samples_kept"))[0].unsigned_abs();
-        let frames = chain.number("num_chunks") as u64;
-        assert_eq!(
-            rate.frames_covering(kept, 16_000),
-            frames,
-            "{prefix}{kept} samples"
-        );
-        compared.add("sound");
     }
 }

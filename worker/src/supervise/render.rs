@@ -112,7 +112,7 @@ pub(super) async fn render(
         let (Some(warm), Some(run)) = (&mut warm, &run) else {
             return Ok(Computed::default());
         };
-        let talk = EngineTalk {
+        let asking = EngineTalk {
             engine: warm,
             keeper: &mut *engine,
             run,
@@ -122,7 +122,7 @@ pub(super) async fn render(
             turn: &turn,
         };
         conversation
-            .compute(talk, &input, fetcher, crops, media_sender)
+            .compute(asking, &input, fetcher, crops, media_sender)
             .await
     };
     let compositing = conversation.composite(media_receiver, crops_sender);

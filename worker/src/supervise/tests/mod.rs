@@ -2,7 +2,7 @@
 
 mod stage;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use latentfarm_common::digest::Digest;
 use latentfarm_common::wire::engine::{EngineFailure, EngineReply, EngineRequest, EngineStage};
@@ -13,6 +13,7 @@ use latentfarm_common::wire::pipe;
 use MemoryStage::{Align, Decode, Denoise, Encode, Idle, Load, Paste, VaeEncode};
 
 use super::*;
+use crate::machine::probe::Device;
 use stage::*;
 
 #[tokio::test]

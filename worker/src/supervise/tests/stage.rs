@@ -1,6 +1,7 @@
 //! A place to run tasks at: a simulated GPU, a store, and children that are recorded.
 
 use std::path::Path;
+use std::time::Duration;
 
 use latentfarm_common::digest::Digest;
 use latentfarm_common::frame::{Colour, FrameHash, Matrix, PictureFormat, Range};
@@ -18,9 +19,9 @@ use tempfile::TempDir;
 use tokio::sync::watch;
 
 use super::super::*;
+use crate::consume::Progress;
 use crate::machine::choice::Limits;
 use crate::machine::probe::Device;
-use crate::consume::Progress;
 
 pub(super) const MIB: u64 = 1 << 20;
 pub(super) const LIMIT: Duration = Duration::from_mins(1);
