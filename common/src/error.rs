@@ -22,6 +22,14 @@ impl FileError {
     }
 }
 
+/// Turns the error of a removal into success if there was nothing to remove.
+pub fn unless_absent(removed: io::Result<()>) -> io::Result<()> {
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
 /// Shows an error followed by every cause, each on its own indented line.
 pub struct Chain<'a>(pub &'a (dyn Error + 'static));
 

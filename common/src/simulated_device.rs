@@ -12,6 +12,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::error::FileError;
+
 /// Text form of a simulated device: this, then the file's path.
 pub const PREFIX: &str = "sim:";
 
@@ -32,12 +34,8 @@ pub struct SimulatedDevice {
 /// A file that describes no device.
 #[derive(Debug, thiserror::Error)]
 pub enum SimulatedError {
-    #[error("cannot read the simulated device `{}`", path.display())]
-    Read {
-        path: PathBuf,
-        #[source]
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Read(#[from] FileError),
     #[error(
         "`{}` describes no device: `{line}` is none of `total_mib = N`, `tenant_mib = N`, `cost_percent = N`",
         path.display()
@@ -82,10 +80,8 @@ impl SimulatedDevice {
     }
 
     fn read(&self) -> Result<Figures, SimulatedError> {
-        let text = fs::read_to_string(&self.path).map_err(|source| SimulatedError::Read {
-            path: self.path.clone(),
-            source,
-        })?;
+        let text = fs::read_to_string(&self.path);
+        let text = text.map_err(FileError::at("read the simulated device", &self.path))?;
         let (mut total_mib, mut tenant_mib, mut cost_percent) = (None, 0, 100);
         let lines = text
             .lines()

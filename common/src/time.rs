@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -9,6 +10,11 @@ use crate::text::serde_as_text;
 
 /// Number of output frames in one UNet window; every chunk bound is a multiple of it.
 pub const WINDOW_FRAMES: u64 = 16;
+
+/// Whole milliseconds of a duration, for reports.
+pub fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
 
 /// Exact frame rate in frames per second, in lowest terms, both parts positive.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]

@@ -1,9 +1,7 @@
 //! Why a blob is not there, or is not what its name says.
 
-use std::io;
-use std::path::PathBuf;
-
 use crate::digest::Digest;
+use crate::error::FileError;
 use crate::nats::direct::DirectError;
 use crate::wire::blob::BlobRef;
 
@@ -30,13 +28,8 @@ pub enum BlobError {
         bytes: u64,
         found_bytes: u64,
     },
-    #[error("cannot {action} `{}`", path.display())]
-    Files {
-        action: &'static str,
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Files(#[from] FileError),
     #[error("cannot store blob {digest} in {place}")]
     Put {
         digest: Digest,

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::error::{BlobError, compare};
 use crate::digest::{Digest, DigestWriter};
+use crate::error::FileError;
 use crate::wire::blob::BlobRef;
 
 const COPY_BYTES: usize = 1 << 20;
@@ -184,11 +185,7 @@ fn sync_dir(dir: &Path) -> Result<(), BlobError> {
 }
 
 pub(super) fn files<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> BlobError + 'a {
-    move |source| BlobError::Files {
-        action,
-        path: path.to_path_buf(),
-        source,
-    }
+    move |source| FileError::at(action, path)(source).into()
 }
 
 /// Runs file operations off the runtime's threads.

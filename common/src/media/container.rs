@@ -4,11 +4,12 @@
 use std::fs::File;
 use std::path::Path;
 
+use ffmpeg_next::codec::context::Context;
 use ffmpeg_next::codec::packet::side_data;
 use ffmpeg_next::codec::{self, Parameters};
 use ffmpeg_next::format::{self, context};
 use ffmpeg_next::packet::Mut;
-use ffmpeg_next::{Dictionary, Error, Packet, Rational, ffi};
+use ffmpeg_next::{Dictionary, Error, Packet, Rational, decoder, ffi};
 
 use super::{MediaError, init};
 use crate::time::FrameRate;
@@ -99,6 +100,34 @@ pub(super) fn muxer_options() -> Dictionary<'static> {
         .collect()
 }
 
+/// Decoder of an audio track.
+pub(super) fn audio_decoder(
+    parameters: Parameters,
+    time_base: Rational,
+    path: &Path,
+) -> Result<decoder::Audio, MediaError> {
+    let open = || {
+        let mut opening = Context::from_parameters(parameters)?.decoder();
+        opening.set_packet_time_base(time_base);
+        opening.audio()
+    };
+    open().map_err(MediaError::ffmpeg("open the audio decoder of", path))
+}
+
+/// The next packet of one track; `None` at the end.
+pub(super) fn read_packet_of(
+    track: usize,
+    input: &mut context::Input,
+    path: &Path,
+) -> Result<Option<Packet>, MediaError> {
+    loop {
+        match read_packet(input, path)? {
+            Some(packet) if packet.stream() != track => {}
+            packet => return Ok(packet),
+        }
+    }
+}
+
 /// The next packet of any track; `None` at the end.
 pub(super) fn read_packet(input: &mut context::Input, path: &Path) -> Result<Option<Packet>, MediaError> {
     let mut packet = Packet::empty();
@@ -186,22 +215,6 @@ pub(super) fn sync_file(path: &Path) -> Result<(), MediaError> {
     File::open(path)
         .and_then(|file| file.sync_all())
         .map_err(MediaError::io("flush to disk", path))
-}
-
-/// Codec-wide header bytes (for H.264 the parameter sets).
-pub(super) fn codec_header(parameters: &Parameters) -> Vec<u8> {
-    #[expect(unsafe_code, reason = "the binding has no accessor for the codec header")]
-    // SAFETY: `parameters` owns or keeps alive a valid `AVCodecParameters`, whose `extradata` is null or has
-    // `extradata_size` readable bytes; they are copied before the borrow ends.
-    unsafe {
-        let raw = parameters.as_ptr();
-        match usize::try_from((*raw).extradata_size) {
-            Ok(size) if size > 0 && !(*raw).extradata.is_null() => {
-                std::slice::from_raw_parts((*raw).extradata, size).to_vec()
-            }
-            _ => Vec::new(),
-        }
-    }
 }
 
 /// Width and height of a video track in pixels.

@@ -3,6 +3,7 @@
 use ffmpeg_next as ffmpeg;
 use ffmpeg_next::codec::{Compliance, Context, threading};
 
+use super::container::is_dry;
 use super::ffi;
 use super::packets::StreamHeader;
 use crate::frame::{Picture, PictureFormat};
@@ -50,12 +51,7 @@ impl VideoDecoder {
         let mut frame = ffmpeg::frame::Video::empty();
         match self.inner.receive_frame(&mut frame) {
             Ok(()) => Ok(Some(frame)),
-            Err(
-                ffmpeg::Error::Eof
-                | ffmpeg::Error::Other {
-                    errno: ffmpeg::error::EAGAIN,
-                },
-            ) => Ok(None),
+            Err(error) if is_dry(error) => Ok(None),
             Err(error) => Err(error),
         }
     }

@@ -53,7 +53,7 @@ pub(super) fn video_facts(stream: &ffmpeg::Stream) -> VideoFacts {
             sample_aspect: (aspect.num, aspect.den),
             field_order: (&raw const (*p).field_order).cast::<i32>().read(),
             reorder: (*p).video_delay,
-            extradata: bytes((*p).extradata, (*p).extradata_size),
+            extradata: codec_header(&parameters),
         }
     }
 }
@@ -76,12 +76,19 @@ pub(super) fn audio_facts(stream: &ffmpeg::Stream) -> (u32, u32) {
     )
 }
 
-#[expect(unsafe_code, reason = "copies a buffer that FFmpeg owns")]
-unsafe fn bytes(data: *const u8, size: i32) -> Vec<u8> {
-    match usize::try_from(size) {
-        // SAFETY: the caller passes a buffer of FFmpeg's with its size.
-        Ok(size) if size > 0 && !data.is_null() => unsafe { slice::from_raw_parts(data, size).to_vec() },
-        _ => Vec::new(),
+/// Codec-wide header bytes (for H.264 the parameter sets).
+#[expect(unsafe_code, reason = "the bindings have no accessor for the codec header")]
+pub(super) fn codec_header(parameters: &ffmpeg::codec::Parameters) -> Vec<u8> {
+    // SAFETY: `parameters` owns or keeps alive a valid `AVCodecParameters`, whose `extradata` is null or has
+    // `extradata_size` readable bytes; they are copied before the borrow ends.
+    unsafe {
+        let p = parameters.as_ptr();
+        match usize::try_from((*p).extradata_size) {
+            Ok(size) if size > 0 && !(*p).extradata.is_null() => {
+                slice::from_raw_parts((*p).extradata, size).to_vec()
+            }
+            _ => Vec::new(),
+        }
     }
 }
 

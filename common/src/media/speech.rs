@@ -9,6 +9,7 @@ use ffmpeg_next::format::sample::Type as SampleType;
 use ffmpeg_next::software::resampling;
 
 use super::MediaError;
+use super::container::is_dry;
 use super::ffi;
 use super::probe::{audio_stream, open_input};
 
@@ -95,12 +96,7 @@ impl Speech<'_> {
                         self.take(&earlier)?;
                     }
                 }
-                Err(
-                    ffmpeg::Error::Eof
-                    | ffmpeg::Error::Other {
-                        errno: ffmpeg::error::EAGAIN,
-                    },
-                ) => return Ok(()),
+                Err(error) if is_dry(error) => return Ok(()),
                 Err(error) => return Err(MediaError::ffmpeg("decode the audio of", self.path)(error)),
             }
         }

@@ -156,12 +156,9 @@ impl TaskQueue {
 
     /// Every queued or running task of a job.
     pub async fn queued(&self, job: JobId) -> Result<Vec<(Lane, ChunkId)>, TaskError> {
+        let context = &self.connection.context;
         let list = async {
-            let stream = self
-                .connection
-                .context
-                .get_stream_no_info(topology::TASKS)
-                .await?;
+            let stream = context.get_stream_no_info(topology::TASKS).await?;
             let mut subjects = stream.info_with_subjects(subjects::tasks_of_job(job)).await?;
             let mut tasks = Vec::new();
             while let Some((subject, _)) = subjects.try_next().await? {
@@ -187,12 +184,9 @@ impl TaskQueue {
     }
 
     async fn remove(&self, filter: String) -> Result<u64, TaskError> {
+        let context = &self.connection.context;
         let purge = async {
-            let stream = self
-                .connection
-                .context
-                .get_stream_no_info(topology::TASKS)
-                .await?;
+            let stream = context.get_stream_no_info(topology::TASKS).await?;
             Ok::<_, async_nats::Error>(stream.purge().filter(filter.clone()).await?.purged)
         };
         purge.await.map_err(|source| TaskError::Remove { filter, source })

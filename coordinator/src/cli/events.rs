@@ -93,7 +93,7 @@ fn job_json(event: &JobEvent) -> Option<Value> {
         } => {
             let mut value = chunk_event("chunk_requeued", *chunk, *range);
             value["reason"] = reason.as_str().into();
-            value["delay_ms"] = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX).into();
+            value["delay_ms"] = latentfarm_common::time::milliseconds(*delay).into();
             value
         }
         JobEvent::ChunkUnplaced {

@@ -48,7 +48,7 @@ impl Journal {
     pub fn note(&mut self, entry: Entry) {
         let Some(file) = &mut self.file else { return };
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let at_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+        let at_ms = latentfarm_common::time::milliseconds(since);
         let Ok(mut text) = serde_json::to_string(&Line { at_ms, entry }) else {
             return;
         };

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use latentfarm_common::ids::WorkerId;
 
+use super::engine;
 use crate::machine::choice::Limits;
 use crate::machine::probe::{Chosen, Device, Inventory, Probe, Wish, resolve};
 
@@ -67,12 +68,9 @@ impl DeviceArgs {
     }
 
     pub(super) fn engines(&self) -> anyhow::Result<Engines> {
-        let own = std::env::current_exe().context("cannot find out where this program lies")?;
-        let beside =
-            |given: &Option<PathBuf>, name| given.clone().unwrap_or_else(|| own.with_file_name(name));
         Ok(Engines {
-            host: beside(&self.engine, "latentfarm-engine"),
-            cuda: beside(&self.engine_cuda, "latentfarm-engine-cuda"),
+            host: engine::beside(self.engine.as_deref(), "latentfarm-engine")?,
+            cuda: engine::beside(self.engine_cuda.as_deref(), "latentfarm-engine-cuda")?,
         })
     }
 

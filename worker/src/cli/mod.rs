@@ -2,6 +2,7 @@
 
 mod bench;
 mod devices;
+mod engine;
 mod exit;
 mod idle;
 mod memtest;

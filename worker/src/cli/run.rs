@@ -13,6 +13,7 @@ use latentfarm_common::shutdown::{self, Shutdown};
 use latentfarm_common::wire::memory::WARN_GIB;
 
 use super::devices::{DeviceArgs, worker_names};
+use super::engine;
 use super::exit::EXIT_UNFIT;
 use crate::consume::{self, Vitals};
 use crate::machine::claims::Claims;
@@ -39,7 +40,7 @@ pub(super) struct RunArgs {
     precision: Option<Precision>,
     /// Threads of the engine and of the media process (default: all cores)
     #[arg(long, value_name = "N")]
-    threads: Option<usize>,
+    threads: Option<u32>,
     /// Folder for temporary files (default: a new one, removed at the end)
     #[arg(long, value_name = "DIR")]
     scratch: Option<PathBuf>,
@@ -100,7 +101,7 @@ async fn run(args: RunArgs) -> Result<(), Unfit> {
     let checkpoint = Checkpoint::open(&args.weights)?;
     checkpoint.check_tensors()?;
     let engines = args.devices.engines()?;
-    check_program(&engines.host)?;
+    engine::check_program(&engines.host)?;
     let probe = args.devices.probe();
     let (chosen, _) = args.devices.choose(&probe, &engines);
     let mut chosen = chosen?;
@@ -114,8 +115,7 @@ async fn run(args: RunArgs) -> Result<(), Unfit> {
     let names = worker_names(&worker, &chosen.devices)?;
     ensure_one_key_each(nkey_seed.is_some(), &names)?;
     let own = std::env::current_exe().context("cannot find out where this program lies")?;
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let threads = args.threads.unwrap_or(cores).max(1);
+    let threads = engine::threads(args.threads).max(1);
     let weights_dir = std::path::absolute(&args.weights).context("cannot resolve the weights folder")?;
     let settings = |device: &Device, name: &WorkerId| {
         let (program, text, envs) = engines.command(device);
@@ -150,18 +150,28 @@ async fn run(args: RunArgs) -> Result<(), Unfit> {
             silence_limit: Duration::from_secs(args.silence_limit),
         }
     };
-    let seats = names.iter().zip(&chosen.devices).map(|(name, device)| Seat {
-        name: name.clone(),
-        settings: settings(device, name),
-        probe: probe.clone(),
-    });
-    let seats: Vec<Seat> = seats.collect();
+    let workers = names.iter().zip(&chosen.devices);
+    let workers: Vec<_> = workers
+        .map(|(name, device)| (name.clone(), settings(device, name)))
+        .collect();
 
     let (trigger, shutdown, drain) = shutdown::channel();
     shutdown::on_signals(trigger).context("cannot listen for signals")?;
-    let serving = seats
-        .into_iter()
-        .map(|seat| serve(seat, &args.nats, nkey_seed.clone(), shutdown.clone()));
+    let serving = workers.into_iter().map(|(name, settings)| {
+        let identity = Identity {
+            role: Role::Worker(name.clone()),
+            nkey_seed: nkey_seed.clone(),
+            name: name.to_string(),
+        };
+        serve(
+            name,
+            settings,
+            probe.clone(),
+            &args.nats,
+            identity,
+            shutdown.clone(),
+        )
+    });
     let served = futures::future::try_join_all(serving).await;
     drop(shutdown);
     served?;
@@ -169,25 +179,15 @@ async fn run(args: RunArgs) -> Result<(), Unfit> {
     Ok(())
 }
 
-/// One device's worker.
-struct Seat {
+/// Takes tasks for one device until told to stop.
+async fn serve(
     name: WorkerId,
     settings: RunnerSettings,
     probe: Probe,
-}
-
-/// Takes tasks for one device until told to stop.
-async fn serve(seat: Seat, nats: &str, nkey_seed: Option<String>, shutdown: Shutdown) -> Result<(), Unfit> {
-    let Seat {
-        name,
-        settings,
-        probe,
-    } = seat;
-    let identity = Identity {
-        role: Role::Worker(name.clone()),
-        nkey_seed,
-        name: name.to_string(),
-    };
+    nats: &str,
+    identity: Identity,
+    shutdown: Shutdown,
+) -> Result<(), Unfit> {
     let mut leaving = shutdown.clone();
     let connection = tokio::select! {
         connection = connect::connect(nats, &identity, Patience::Forever) => connection?,
@@ -244,13 +244,4 @@ fn worker_id(name: Option<&str>) -> anyhow::Result<WorkerId> {
             host.display()
         )
     })
-}
-
-pub(super) fn check_program(path: &Path) -> anyhow::Result<()> {
-    anyhow::ensure!(
-        path.is_file(),
-        "the engine `{}` is missing: give --engine",
-        path.display()
-    );
-    Ok(())
 }

@@ -6,6 +6,7 @@ use latentfarm_common::blob::{BlobError, Store};
 use latentfarm_common::ids::WorkerId;
 use latentfarm_common::nats::Connection;
 use latentfarm_common::nats::done::{Commit, DoneError, DoneLog};
+use latentfarm_common::time::milliseconds;
 use latentfarm_common::wire::blob::BlobRef;
 use latentfarm_common::wire::outcome::DoneRecord;
 use latentfarm_common::wire::task::Task;
@@ -45,7 +46,7 @@ pub(super) async fn commit(
     let artifact = upload(store, finished.artifact, progress).await?;
     store.check(&artifact).await.map_err(CommitError::Check)?;
     let mut timings = finished.timings;
-    timings.commit_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+    timings.commit_ms = milliseconds(started.elapsed());
     let record = DoneRecord {
         chunk: task.chunk,
         attempt: task.attempt,

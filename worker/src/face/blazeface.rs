@@ -41,28 +41,13 @@ pub(super) struct Detector {
 
 impl Detector {
     pub(super) fn new() -> Result<Self, FaceError> {
-        let network = network::network(WEIGHTS).map_err(|source| FaceError::Load {
-            network: NAME,
-            source,
-        })?;
-        let expected = vec![GRID * GRID * VALUES, GRID * GRID];
-        if network.output_lens() != expected {
-            let found = network.output_lens().to_vec();
-            return Err(FaceError::Outputs {
-                network: NAME,
-                expected,
-                found,
-            });
-        }
+        let network = network::network(NAME, WEIGHTS, &[GRID * GRID * VALUES, GRID * GRID])?;
         Ok(Self { network })
     }
 
     /// Raw outputs for a prepared input.
     pub(super) fn infer(&self, input: Vec<f32>) -> Result<Vec<Vec<f32>>, FaceError> {
-        self.network.run(input).map_err(|source| FaceError::Run {
-            network: NAME,
-            source,
-        })
+        self.network.run(input)
     }
 
     /// Faces that score at least `min_score`, best first.

@@ -102,28 +102,13 @@ pub(super) struct Landmarker {
 
 impl Landmarker {
     pub(super) fn new() -> Result<Self, FaceError> {
-        let network = network::network(WEIGHTS).map_err(|source| FaceError::Load {
-            network: NAME,
-            source,
-        })?;
-        let expected = vec![POINTS * 3, 1];
-        if network.output_lens() != expected {
-            let found = network.output_lens().to_vec();
-            return Err(FaceError::Outputs {
-                network: NAME,
-                expected,
-                found,
-            });
-        }
+        let network = network::network(NAME, WEIGHTS, &[POINTS * 3, 1])?;
         Ok(Self { network })
     }
 
     /// Raw outputs for a prepared input.
     pub(super) fn infer(&self, input: Vec<f32>) -> Result<Vec<Vec<f32>>, FaceError> {
-        self.network.run(input).map_err(|source| FaceError::Run {
-            network: NAME,
-            source,
-        })
+        self.network.run(input)
     }
 
     pub(super) fn mesh(&self, frame: &Rgb, region: &Region) -> Result<Mesh, FaceError> {

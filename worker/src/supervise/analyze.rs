@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use candle_core::DType;
+use latentfarm_common::time::milliseconds;
 use latentfarm_common::wire;
 use latentfarm_common::wire::media::{MediaFailure, MediaReply, MediaRequest};
 use latentfarm_common::wire::outcome::{DoneBody, Failure, StageTimings, TaskStage};
@@ -27,7 +28,7 @@ pub(super) async fn analyze(
     let started = Instant::now();
     let input: AnalyzeInput = fetcher.message(&body.input).await?;
     let segments = fetcher.slices(&input.segments).await?;
-    let fetch_ms = elapsed_ms(started);
+    let fetch_ms = milliseconds(started.elapsed());
     engine.make_room_for_media().await;
     let mut child = media.take()?;
     let lost = |error| media_lost(&error, "face analysis", None);
@@ -99,8 +100,4 @@ pub(super) fn out_of_step(reply: &impl std::fmt::Debug) -> Failure {
     Failure::EngineLost {
         message: format!("a child spoke out of turn: {text}"),
     }
-}
-
-pub(super) fn elapsed_ms(since: Instant) -> u64 {
-    u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
 }

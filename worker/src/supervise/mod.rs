@@ -33,6 +33,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use latentfarm_common::blob::Store;
+use latentfarm_common::error::unless_absent;
 use latentfarm_common::lanes::Available;
 use latentfarm_common::wire::outcome::Failure;
 use latentfarm_common::wire::task::{Task, TaskBody};
@@ -138,11 +139,9 @@ fn clear(scratch: &Path) -> Result<(), Failure> {
     let unfit = |error: std::io::Error| Failure::WorkerUnfit {
         message: format!("cannot empty the scratch folder `{}`: {error}", scratch.display()),
     };
-    match std::fs::remove_dir_all(scratch) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(unfit(error)),
-        _ => {}
-    }
-    std::fs::create_dir_all(scratch).map_err(unfit)
+    unless_absent(std::fs::remove_dir_all(scratch))
+        .and_then(|()| std::fs::create_dir_all(scratch))
+        .map_err(unfit)
 }
 
 #[cfg(test)]

@@ -87,10 +87,6 @@ pub(super) async fn timed<T>(total: &mut Duration, work: impl Future<Output = T>
     result
 }
 
-pub(super) fn milliseconds(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use candle_core::DType;
 use latentfarm_common::frame::FrameHash;
-use latentfarm_common::time::FrameRange;
+use latentfarm_common::time::{FrameRange, milliseconds};
 use latentfarm_common::wire::engine::EngineTimings;
 use latentfarm_common::wire::media::{MediaReply, MediaRequest, MediaTimings, RenderRequest};
 use latentfarm_common::wire::memory::{DeviceKind, MemoryStage};
@@ -18,11 +18,11 @@ use latentfarm_common::wire::outcome::{DoneBody, Failure, StageTimings, TaskStag
 use latentfarm_common::wire::task::{RenderFrame, RenderInput, RenderTask, Task};
 use tokio::sync::mpsc;
 
-use super::analyze::{elapsed_ms, media_failure, out_of_step};
+use super::analyze::{media_failure, out_of_step};
 use super::child::{ChildError, ChildReceiver, ChildSender};
 use super::fetch::Fetcher;
 use super::loss::media_lost;
-use super::overlap::{EngineTime, Turn, milliseconds, timed};
+use super::overlap::{EngineTime, Turn, timed};
 use super::settings::RunnerSettings;
 use super::sight::Sight;
 use super::talk::{EngineTalk, silent_frames};
@@ -68,7 +68,7 @@ pub(super) async fn render(
     let started = Instant::now();
     let mut input: RenderInput = fetcher.message(&body.input).await?;
     let segments = fetcher.slices(&input.segments).await?;
-    let fetch_ms = elapsed_ms(started);
+    let fetch_ms = milliseconds(started.elapsed());
 
     // A chunk that shows no rendered mouth needs no model.
     let is_rendered = input.frames.iter().any(RenderFrame::is_rendered);

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use ffmpeg_next::codec::{Parameters, context::Context};
+use ffmpeg_next::codec::Parameters;
 use ffmpeg_next::format::context;
 use ffmpeg_next::{Error, Packet, Rational, Rescale, decoder, frame, media};
 
@@ -58,12 +58,7 @@ impl AudioSource {
     }
 
     pub(super) fn decoder(&self) -> Result<decoder::Audio, MediaError> {
-        let open = || {
-            let mut opening = Context::from_parameters(self.parameters.clone())?.decoder();
-            opening.set_packet_time_base(self.time_base);
-            opening.audio()
-        };
-        open().map_err(MediaError::ffmpeg("open the audio decoder of", &self.path))
+        container::audio_decoder(self.parameters.clone(), self.time_base, &self.path)
     }
 
     /// Seconds per sample.
@@ -74,12 +69,9 @@ impl AudioSource {
     /// The next packet of the track that holds anything.
     pub(super) fn next_packet(&mut self) -> Result<Option<Packet>, MediaError> {
         loop {
-            match container::read_packet(&mut self.input, &self.path)? {
-                Some(packet) if packet.stream() == self.track && packet.size() > 0 => {
-                    return Ok(Some(packet));
-                }
-                Some(_) => {}
-                None => return Ok(None),
+            match container::read_packet_of(self.track, &mut self.input, &self.path)? {
+                Some(packet) if packet.size() == 0 => {}
+                packet => return Ok(packet),
             }
         }
     }

@@ -7,7 +7,7 @@ use ffmpeg_next::format::context;
 use ffmpeg_next::{Packet, Rational, codec, media};
 
 use super::request::JoinRequest;
-use crate::media::{MediaError, container};
+use crate::media::{MediaError, container, ffi};
 
 pub(super) struct VideoFeed<'a> {
     request: &'a JoinRequest<'a>,
@@ -140,7 +140,7 @@ impl<'a> OpenSegment<'a> {
     fn codec_header(&self) -> Vec<u8> {
         self.input
             .stream(0)
-            .map_or_else(Vec::new, |track| container::codec_header(&track.parameters()))
+            .map_or_else(Vec::new, |track| ffi::codec_header(&track.parameters()))
     }
 
     /// The next packet and the output frame that it holds.
@@ -170,6 +170,6 @@ fn first_parameters(path: &Path) -> Result<(Parameters, Vec<u8>), MediaError> {
         .best(media::Type::Video)
         .ok_or_else(|| MediaError::rejected(path, "it has no video track"))?;
     let parameters = container::portable_parameters(&track.parameters(), None);
-    let header = container::codec_header(&parameters);
+    let header = ffi::codec_header(&parameters);
     Ok((parameters, header))
 }

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use ffmpeg_next::codec::context::Context;
 use ffmpeg_next::{Packet, Rational, Rescale, frame, media};
 
 use super::pictures::PictureReader;
@@ -115,20 +114,14 @@ impl AudioMeter {
                 .ok_or_else(|| MediaError::rejected(path, "it has no audio track"))?;
             (stream.index(), stream.time_base(), stream.parameters())
         };
-        let open_decoder = || {
-            let mut opening = Context::from_parameters(parameters)?.decoder();
-            opening.set_packet_time_base(time_base);
-            opening.audio()
-        };
-        let mut decoder = open_decoder().map_err(MediaError::ffmpeg("open the audio decoder of", path))?;
+        let mut decoder = container::audio_decoder(parameters, time_base, path)?;
         let decoding = |error| MediaError::ffmpeg("decode the audio of", path)(error);
         let (mut start, mut end) = (None, None);
         let mut damaged = 0_u64;
         let mut samples = frame::Audio::empty();
         loop {
-            let packet = container::read_packet(&mut input, path)?;
+            let packet = container::read_packet_of(track, &mut input, path)?;
             match &packet {
-                Some(packet) if packet.stream() != track => continue,
                 Some(packet) => {
                     end = presented_end(packet, time_base, decoder.rate()).max(end);
                     match decoder.send_packet(packet) {

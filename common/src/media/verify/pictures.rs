@@ -9,7 +9,7 @@ use ffmpeg_next::{Rational, frame, media};
 
 use crate::frame::FrameHash;
 use crate::media::MediaError;
-use crate::media::container;
+use crate::media::{container, ffi};
 
 pub(super) struct PictureReader {
     path: PathBuf,
@@ -72,7 +72,7 @@ impl PictureReader {
     pub(super) fn codec_header(&self) -> Vec<u8> {
         self.input
             .stream(self.track)
-            .map_or_else(Vec::new, |stream| container::codec_header(&stream.parameters()))
+            .map_or_else(Vec::new, |stream| ffi::codec_header(&stream.parameters()))
     }
 
     /// The next picture in presentation order with its timestamp.
@@ -95,13 +95,7 @@ impl PictureReader {
                 "the decoder wants more at the end of the track",
             ));
         }
-        let packet = loop {
-            match container::read_packet(&mut self.input, &self.path)? {
-                Some(packet) if packet.stream() == self.track => break Some(packet),
-                Some(_) => {}
-                None => break None,
-            }
-        };
+        let packet = container::read_packet_of(self.track, &mut self.input, &self.path)?;
         let fed = if let Some(packet) = packet {
             self.decoder.send_packet(&packet)
         } else {

@@ -32,35 +32,36 @@ pub(super) fn render(config: &ServerConfig<'_>, accounts: &[&Account]) -> String
         let _ = writeln!(text, "ports_file_dir: {ports}\nlogfile: {log}");
         text.push_str("logfile_size_limit: 16MB\nlogfile_max_num: 4\n");
     }
-    let lines = [
-        "server_name: latentfarm".to_owned(),
-        format!("host: {}", quote(config.host)),
-        format!("port: {}", config.port),
-        format!("pid_file: {}", at("run/nats.pid")),
-        "max_payload: 1MB".to_owned(),
-        "ping_interval: \"5s\"".to_owned(),
-        "ping_max: 2".to_owned(),
-        "write_deadline: \"5s\"".to_owned(),
-        "lame_duck_grace_period: \"1s\"".to_owned(),
-        "lame_duck_duration: \"30s\"".to_owned(),
-        "jetstream {".to_owned(),
-        format!("  store_dir: {}", at("js")),
-        // The default syncs every two minutes: a power loss would take acknowledged records.
-        "  sync_interval: always".to_owned(),
-        "  max_mem: 64MB".to_owned(),
-        format!("  max_file: {}", config.max_file_bytes),
-        "  strict: true".to_owned(),
-        "}".to_owned(),
-        "accounts {".to_owned(),
-        "  SYS { users: [] }".to_owned(),
-        "  FARM {".to_owned(),
-        "    jetstream: enabled".to_owned(),
-        "    users: [".to_owned(),
-    ];
-    for line in lines {
-        text.push_str(&line);
-        text.push('\n');
-    }
+    let (host, port) = (quote(config.host), config.port);
+    let (pid_file, store_dir, max_file) = (at("run/nats.pid"), at("js"), config.max_file_bytes);
+    // The default syncs every two minutes: a power loss would take acknowledged records.
+    let _ = write!(
+        text,
+        "\
+server_name: latentfarm
+host: {host}
+port: {port}
+pid_file: {pid_file}
+max_payload: 1MB
+ping_interval: \"5s\"
+ping_max: 2
+write_deadline: \"5s\"
+lame_duck_grace_period: \"1s\"
+lame_duck_duration: \"30s\"
+jetstream {{
+  store_dir: {store_dir}
+  sync_interval: always
+  max_mem: 64MB
+  max_file: {max_file}
+  strict: true
+}}
+accounts {{
+  SYS {{ users: [] }}
+  FARM {{
+    jetstream: enabled
+    users: [
+"
+    );
     for account in accounts {
         let permissions = account.role.permissions();
         let _ = writeln!(text, "      {{ nkey: {}, permissions: {{", account.public_key);

@@ -5,16 +5,13 @@ use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::Duration;
 
+use crate::error::FileError;
+
 /// Why a server did not start, or its configuration was not written.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
-    #[error("cannot {action} `{}`", path.display())]
-    Files {
-        action: &'static str,
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Files(#[from] FileError),
     #[error("another farm is running in `{}`", dir.display())]
     Locked { dir: PathBuf },
     #[error("cannot make a key")]
@@ -40,10 +37,6 @@ pub enum ServerError {
 impl ServerError {
     /// Names what was done to which file.
     pub(super) fn files<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> Self + 'a {
-        move |source| Self::Files {
-            action,
-            path: path.to_path_buf(),
-            source,
-        }
+        move |source| FileError::at(action, path)(source).into()
     }
 }

@@ -13,8 +13,10 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
-use nix::unistd::{Pid, getpid, getppid, setpgid};
+use nix::unistd::Pid;
 use tokio::sync::{oneshot, watch};
+
+use crate::child::die_with_parent_by;
 
 /// A running (or ended) server process.
 #[derive(Debug)]
@@ -107,27 +109,21 @@ fn reap(mut child: Child, pid: Pid, alive: &Mutex<bool>) -> ExitStatus {
     child.wait().unwrap_or_default()
 }
 
-#[expect(
-    unsafe_code,
-    reason = "`pre_exec` is the only way to set the parent-death signal"
-)]
+/// Lets the server end with this process, in a process group of its own (Ctrl-C goes to the coordinator, which drains
+/// before it stops the server), with the lock in its hands.
 fn bind_to_parent(command: &mut Command, lock: RawFd) {
-    let parent = getpid();
-    let prepare = move || {
-        nix::sys::prctl::set_pdeathsig(Signal::SIGTERM)?;
-        // The parent may have died before that.
-        if getppid() != parent {
-            return Err(Errno::ESRCH.into());
-        }
-        // A process group of its own: Ctrl-C goes to the coordinator, which drains before it stops the server.
-        setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
+    die_with_parent_by(command, Signal::SIGTERM);
+    command.process_group(0);
+    let keep_lock = move || {
+        #[expect(unsafe_code, reason = "a descriptor outlives the closure's borrow")]
         // SAFETY: the descriptor is open: the caller keeps the lock file until `spawn` has returned.
         let lock = unsafe { BorrowedFd::borrow_raw(lock) };
         fcntl(lock, FcntlArg::F_SETFD(FdFlag::empty()))?;
         Ok(())
     };
-    // SAFETY: between fork and exec the closure makes only system calls, and allocates nothing.
+    #[expect(unsafe_code, reason = "only the child may let its copy of the lock pass on")]
+    // SAFETY: between fork and exec the closure makes only a system call, and allocates nothing.
     unsafe {
-        command.pre_exec(prepare);
+        command.pre_exec(keep_lock);
     }
 }

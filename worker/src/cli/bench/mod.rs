@@ -13,6 +13,7 @@ use anyhow::Context as _;
 use clap::ValueEnum as _;
 use latentfarm_common::child::die_with_parent;
 
+use super::engine;
 use super::exit::refuse;
 use latentfarm_engine::bench::{EngineReport, Machine, Part, Report, Sizes};
 use latentfarm_engine::environment;
@@ -84,12 +85,8 @@ struct Prepared {
 
 impl Prepared {
     fn new(args: &BenchArgs) -> anyhow::Result<Self> {
-        let own = std::env::current_exe().context("cannot find out where this program lies")?;
-        let engine = args
-            .engine
-            .clone()
-            .unwrap_or_else(|| own.with_file_name("latentfarm-engine"));
-        super::run::check_program(&engine)?;
+        let engine = engine::beside(args.engine.as_deref(), "latentfarm-engine")?;
+        engine::check_program(&engine)?;
         if let Some(dir) = &args.save {
             anyhow::ensure!(dir.is_dir(), "`{}` is no folder: make it first", dir.display());
         }
@@ -103,11 +100,6 @@ impl Prepared {
             (dir.path().to_owned(), Some(dir))
         };
         Checkpoint::open(&weights)?.check_tensors()?;
-        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let threads = match args.threads {
-            Some(threads) => usize::try_from(threads)?,
-            None => cores,
-        };
         let mut parts = args.parts.clone();
         if parts.is_empty() {
             parts = Part::value_variants().to_vec();
@@ -118,19 +110,18 @@ impl Prepared {
             weights,
             _made: made,
             engine,
-            threads,
+            threads: engine::threads(args.threads),
             parts,
             compare,
         })
     }
 
     fn run(&self, args: &BenchArgs) -> anyhow::Result<Report> {
-        let machine = Machine::here();
         let mut report = Report {
             threads: self.threads,
             frames: args.sizes.frames,
             steps: args.sizes.steps,
-            machine,
+            machine: Machine::here(),
             ..Report::default()
         };
         for &part in &self.parts {

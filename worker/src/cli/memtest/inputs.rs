@@ -18,7 +18,7 @@ pub(super) const UNGUIDED: f32 = 1.0;
 
 pub(super) fn load(plan: &Plan) -> EngineRequest {
     EngineRequest::Load {
-        weights_dir: plan.weights.display().to_string(),
+        weights_dir: plan.args.weights.display().to_string(),
         expected: plan.checkpoint.identity(),
         plan: MemoryPlan::default(),
     }

@@ -35,7 +35,7 @@ impl Engine {
     pub(super) fn start(plan: &Plan, args: &[String]) -> anyhow::Result<Self> {
         let mut command = Command::new(&plan.engine);
         command
-            .args(["--device", &plan.device])
+            .args(["--device", &plan.args.device])
             .args(args)
             .envs(environment(plan.threads))
             // The first backtrace that is printed loads tables of many MiB for good: no leak, but it looks like one.
@@ -62,7 +62,7 @@ impl Engine {
             process,
             stdin,
             replies,
-            silence_limit: plan.silence_limit,
+            silence_limit: Duration::from_secs(plan.args.silence_limit),
         })
     }
 

@@ -20,13 +20,13 @@ const BOOKKEEPING: u64 = 64 << 10;
 /// # Errors
 /// Where no engine comes so far that there is something to check.
 pub(super) fn run(plan: &Plan) -> anyhow::Result<Report> {
-    let mut engine = Engine::start(plan, &plan.engine_args)?;
-    tracing::info!("loading the model on {}", plan.device);
+    let mut engine = Engine::start(plan, &plan.args.engine_arg)?;
+    tracing::info!("loading the model on {}", plan.args.device);
     let loaded = engine.ask(&inputs::load(plan))?;
     let mut samples = vec![loaded.ready().context("the model cannot be loaded here")?];
     samples.push(engine.ask(&inputs::audio())?.ready()?);
     tracing::info!("windows without, with and without guidance");
-    let mut render = |guidance| engine.ask(&inputs::window(plan, plan.steps, guidance));
+    let mut render = |guidance| engine.ask(&inputs::window(plan, plan.args.steps, guidance));
     let off = render(UNGUIDED)?;
     off.window().context("no window can be rendered here")?;
     let on = render(GUIDED)?;
@@ -46,7 +46,7 @@ pub(super) fn run(plan: &Plan) -> anyhow::Result<Report> {
         EngineReply::Loaded {
             numeric_kind, device, ..
         } => (numeric_kind, device),
-        _ => (String::new(), plan.device.clone()),
+        _ => (String::new(), plan.args.device.clone()),
     };
     Ok(Report {
         device,
@@ -76,7 +76,7 @@ fn monitoring(plan: &Plan, others: &[MemorySample], windows: &[&Answer]) -> anyh
             && sample.host_rss > 0
     };
     let impossible = samples.iter().filter(|sample| !possible(sample)).count();
-    let expected = 2 * WINDOW_FRAMES + u64::from(plan.steps);
+    let expected = 2 * WINDOW_FRAMES + u64::from(plan.args.steps);
     let told = windows
         .iter()
         .all(|window| window.progress.len() as u64 == expected);
@@ -172,7 +172,7 @@ fn after_windows(windows: &[&Answer]) -> anyhow::Result<Check> {
 fn errors(plan: &Plan, expected: &Answer) -> anyhow::Result<Check> {
     tracing::info!("an engine that fails on purpose");
     let mut faults = vec!["error@denoise#2", "oom@vae-decode#3"];
-    if !plan.device.starts_with("cuda") {
+    if !plan.args.device.starts_with("cuda") {
         // There a panic is the engine's end.
         faults.push("panic@vae-encode#4");
     }
@@ -183,7 +183,7 @@ fn errors(plan: &Plan, expected: &Answer) -> anyhow::Result<Check> {
     let mut engine = Engine::start(plan, &args)?;
     engine.ask(&inputs::load(plan))?.ready()?;
     engine.ask(&inputs::audio())?.ready()?;
-    let window = inputs::window(plan, plan.steps, UNGUIDED);
+    let window = inputs::window(plan, plan.args.steps, UNGUIDED);
     let before = engine.ask(&window)?.window()?.1.live;
     let mut wrong = Vec::new();
     for fault in &faults {
@@ -214,20 +214,20 @@ fn errors(plan: &Plan, expected: &Answer) -> anyhow::Result<Check> {
 
 /// Window after window, for the leak detector.
 fn leaks(plan: &Plan, engine: &mut Engine) -> anyhow::Result<(Check, Vec<(u64, u64)>)> {
-    tracing::info!("{} windows in search of leaks", plan.windows);
+    tracing::info!("{} windows in search of leaks", plan.args.windows);
     let window = inputs::window(plan, 1, UNGUIDED);
     let (mut drift, mut called, mut baselines) = (Drift::default(), None, Vec::new());
-    for count in 1..=plan.windows {
+    for count in 1..=plan.args.windows {
         let sample = engine.ask(&window)?.window()?.1;
         baselines.push((sample.live, sample.own));
         if let Verdict::Leaking(leak) = drift.push(&sample) {
             called = Some(format!("{leak}, called after window {count}"));
             break;
         }
-        if count % plan.windows.div_ceil(10) == 0 {
+        if count % plan.args.windows.div_ceil(10) == 0 {
             tracing::info!(
                 "window {count} of {}: {:.1} MiB in use, {:.0} held",
-                plan.windows,
+                plan.args.windows,
                 sample.live as f64 / MIB,
                 sample.own as f64 / MIB
             );

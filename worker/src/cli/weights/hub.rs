@@ -16,7 +16,7 @@ use hf_hub::{Cache, Repo, RepoType};
 use indicatif::BinaryBytes;
 use latentfarm_common::backoff::Backoff;
 use latentfarm_common::digest::Digest;
-use latentfarm_common::error::one_line;
+use latentfarm_common::error::{FileError, one_line, unless_absent};
 
 use super::bar::Bar;
 use super::watch::{Pulse, Silent, watched};
@@ -59,12 +59,8 @@ pub(super) enum HubError {
     },
     #[error("{url} sent more than the {expected} bytes it named: nothing of it was kept")]
     TooLong { url: String, expected: u64 },
-    #[error("cannot write to `{}`", path.display())]
-    Write {
-        path: PathBuf,
-        #[source]
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Write(#[from] FileError),
 }
 
 /// What the hub says about a file.
@@ -200,15 +196,8 @@ impl Hub {
         // Links to blobs of earlier calls stand in the library's way.
         let repo_dir = self.repo_dir(remote);
         for links in ["snapshots", "refs"] {
-            match fs::remove_dir_all(repo_dir.join(links)) {
-                Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(HubError::Write {
-                        path: repo_dir,
-                        source,
-                    });
-                }
-                _ => {}
-            }
+            unless_absent(fs::remove_dir_all(repo_dir.join(links)))
+                .map_err(FileError::at("write to", &repo_dir))?;
         }
         let bar = Bar::new(&remote.name, remote.bytes);
         bar.set(had);
@@ -249,10 +238,7 @@ impl Hub {
 
 /// Gives a whole file its name.
 fn accept(remote: &Remote, blob: &Path, to: &Path) -> Result<Digest, HubError> {
-    let written = |source| HubError::Write {
-        path: to.to_owned(),
-        source,
-    };
+    let written = |source| FileError::at("write to", to)(source);
     let (digest, bytes) = Digest::of_file(blob).map_err(written)?;
     if let Some(expected) = remote.sha256.filter(|expected| *expected != digest) {
         remove(blob)?;
@@ -280,9 +266,7 @@ impl HubError {
             // After a silence the connection, and the file it writes to, are still held.
             Self::Unreachable { source, .. } => !source.is::<Silent>(),
             Self::Refused { code, .. } => *code >= 500 || *code == 429,
-            Self::Strange { .. } | Self::WrongDigest { .. } | Self::TooLong { .. } | Self::Write { .. } => {
-                false
-            }
+            Self::Strange { .. } | Self::WrongDigest { .. } | Self::TooLong { .. } | Self::Write(_) => false,
         }
     }
 }
@@ -310,10 +294,9 @@ fn classified(endpoint: &str, url: &str, error: ApiError) -> HubError {
             }
             other => unreachable(Box::new(other)),
         },
-        ApiError::IoError(source) if local(&source) => HubError::Write {
-            path: PathBuf::from("the folder for weights"),
-            source,
-        },
+        ApiError::IoError(source) if local(&source) => {
+            FileError::at("write to", Path::new("the folder for weights"))(source).into()
+        }
         ApiError::IoError(source) => unreachable(Box::new(source)),
         other => HubError::Strange {
             url,
@@ -361,18 +344,9 @@ fn length(path: &Path) -> u64 {
 }
 
 fn remove(path: &Path) -> Result<(), HubError> {
-    match fs::remove_file(path) {
-        Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(HubError::Write {
-            path: path.to_owned(),
-            source,
-        }),
-        _ => Ok(()),
-    }
+    Ok(unless_absent(fs::remove_file(path)).map_err(FileError::at("write to", path))?)
 }
 
 fn rename(from: &Path, to: &Path) -> Result<(), HubError> {
-    fs::rename(from, to).map_err(|source| HubError::Write {
-        path: to.to_owned(),
-        source,
-    })
+    Ok(fs::rename(from, to).map_err(FileError::at("write to", to))?)
 }

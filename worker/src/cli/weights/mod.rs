@@ -15,8 +15,9 @@ use indicatif::BinaryBytes;
 
 use super::exit::{refuse, say};
 use bar::Bar;
-use latentsync::checkpoint::{self as weights, AccountAs, DigestVerdict, FileVerdict, Note, StoredAs};
+use latentsync::checkpoint::{self as weights, DigestVerdict, FileVerdict, Note, StoredAs};
 use latentsync::{Checkpoint, WeightsError, synth};
+use pull::Model;
 
 #[derive(Subcommand, Debug)]
 pub(super) enum WeightsCommand {
@@ -61,7 +62,7 @@ pub(super) enum WeightsCommand {
         ///
         /// A laptop then plays a farm whose decisions are about GiB. On the CPU the weights count as what they are.
         #[arg(long, value_enum, value_name = "VERSION")]
-        account_as: Option<Accounted>,
+        account_as: Option<Model>,
     },
     /// Read a checkpoint whole and say of each file whether it is what it should be
     ///
@@ -94,16 +95,6 @@ pub(super) enum SynthSize {
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-pub(super) enum Accounted {
-    /// LatentSync 1.5: 256 px
-    #[value(name = "1.5")]
-    V15,
-    /// LatentSync 1.6: 512 px
-    #[value(name = "1.6")]
-    V16,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
 pub(super) enum ConvertTo {
     /// Half the size
     F16,
@@ -130,12 +121,7 @@ pub(super) fn main(command: WeightsCommand) -> ExitCode {
     }
 }
 
-fn make(
-    size: SynthSize,
-    out: &Path,
-    seed: u64,
-    account_as: Option<Accounted>,
-) -> Result<String, WeightsError> {
+fn make(size: SynthSize, out: &Path, seed: u64, account_as: Option<Model>) -> Result<String, WeightsError> {
     let size = match size {
         SynthSize::Tiny => synth::Size::Tiny,
         SynthSize::Small => synth::Size::Small,
@@ -146,10 +132,7 @@ fn make(
     let bar = Bar::new("random weights", bytes);
     synth::synthesize_watched(out, size, seed, &mut |more| bar.add(more))?;
     if let (Some(version), Some(mut note)) = (account_as, Note::read(out)?) {
-        note.account_as = Some(match version {
-            Accounted::V15 => AccountAs::V15,
-            Accounted::V16 => AccountAs::V16,
-        });
+        note.account_as = Some(version.account_as());
         note.write(out)?;
     }
     Ok(format!("SYNTHETIC WEIGHTS in {}", out.display()))

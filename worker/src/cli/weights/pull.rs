@@ -6,11 +6,11 @@ use std::process::ExitCode;
 use clap::ValueEnum;
 use indicatif::BinaryBytes;
 use latentfarm_common::digest::Digest;
-use latentfarm_common::error::Chain;
+use latentfarm_common::error::{Chain, FileError, unless_absent};
 
 use super::hub::{Hub, HubError, PUBLIC_ENDPOINT, Remote};
 use crate::cli::exit::{refuse, say};
-use latentsync::checkpoint::{Maker, NOTE_FILE, Note};
+use latentsync::checkpoint::{AccountAs, Maker, NOTE_FILE, Note};
 use latentsync::tensors::FileRecord;
 use latentsync::{Checkpoint, WeightsError};
 
@@ -42,12 +42,13 @@ pub(in crate::cli) struct PullArgs {
     offline: String,
 }
 
+/// A published model.
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum Model {
-    /// 256 px
+pub(in crate::cli) enum Model {
+    /// LatentSync 1.5: 256 px
     #[value(name = "1.5")]
     V1_5,
-    /// 512 px
+    /// LatentSync 1.6: 512 px
     #[value(name = "1.6")]
     V1_6,
 }
@@ -66,6 +67,14 @@ impl Model {
         match self {
             Self::V1_5 => "ByteDance/LatentSync-1.5",
             Self::V1_6 => "ByteDance/LatentSync-1.6",
+        }
+    }
+
+    /// The same model as a checkpoint's note names it.
+    pub(super) fn account_as(self) -> AccountAs {
+        match self {
+            Self::V1_5 => AccountAs::V15,
+            Self::V1_6 => AccountAs::V16,
         }
     }
 
@@ -99,12 +108,8 @@ enum PullError {
     Other { path: PathBuf },
     #[error(transparent)]
     Weights(#[from] WeightsError),
-    #[error("cannot use `{}`", path.display())]
-    Io {
-        path: PathBuf,
-        #[source]
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Io(#[from] FileError),
 }
 
 pub(super) fn main(args: &PullArgs) -> ExitCode {
@@ -190,15 +195,7 @@ fn pull(args: &PullArgs) -> Result<String, PullError> {
         );
         note.write(out)?;
     }
-    match std::fs::remove_dir_all(&cache_dir) {
-        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-            return Err(PullError::Io {
-                path: cache_dir,
-                source,
-            });
-        }
-        _ => {}
-    }
+    unless_absent(std::fs::remove_dir_all(&cache_dir)).map_err(FileError::at("use", &cache_dir))?;
     // The digests say that the files are the published ones; this, that they are what this program expects.
     let checkpoint = Checkpoint::open(out)?;
     checkpoint.check_tensors()?;
@@ -213,10 +210,7 @@ fn pull(args: &PullArgs) -> Result<String, PullError> {
 
 /// The folder's note, after a look at what the folder is.
 fn begin(out: &Path, model: Model) -> Result<Note, PullError> {
-    std::fs::create_dir_all(out).map_err(|source| PullError::Io {
-        path: out.to_owned(),
-        source,
-    })?;
+    std::fs::create_dir_all(out).map_err(FileError::at("use", out))?;
     let description = format!("{}, as published", model.repo());
     let mut note = Note::read(out)?.unwrap_or_default();
     let pulled_before = note.made_by == Some(Maker::Pull) && note.note == description;
@@ -240,10 +234,7 @@ fn kept(path: &Path, remote: &Remote) -> Result<Option<Digest>, PullError> {
     if !path.exists() {
         return Ok(None);
     }
-    let (digest, bytes) = Digest::of_file(path).map_err(|source| PullError::Io {
-        path: path.to_owned(),
-        source,
-    })?;
+    let (digest, bytes) = Digest::of_file(path).map_err(FileError::at("use", path))?;
     if bytes == remote.bytes && remote.sha256.is_none_or(|expected| expected == digest) {
         Ok(Some(digest))
     } else {

@@ -1,11 +1,31 @@
 //! From the file's graph to steps.
 
 use super::run::{Action, Filter, Network, Step};
+use crate::face::error::FaceError;
 use crate::face::kernels::{Shape, slide_axis};
 use crate::face::tflite::{self, ElementType, Graph, Operator, OperatorKind, Slide, TfliteError};
 
-/// Reads a `.tflite` file whose graph has one input, of batch 1.
-pub(in crate::face) fn network(file: &[u8]) -> Result<Network, TfliteError> {
+/// The network `name` in a `.tflite` file whose graph has one input, of batch 1, and outputs of `expected` values each.
+pub(in crate::face) fn network(
+    name: &'static str,
+    file: &[u8],
+    expected: &[usize],
+) -> Result<Network, FaceError> {
+    let network = read(name, file).map_err(|source| FaceError::Load {
+        network: name,
+        source,
+    })?;
+    if network.output_lens == expected {
+        return Ok(network);
+    }
+    Err(FaceError::Outputs {
+        network: name,
+        expected: expected.to_vec(),
+        found: network.output_lens,
+    })
+}
+
+fn read(name: &'static str, file: &[u8]) -> Result<Network, TfliteError> {
     let graph = tflite::parse(file)?;
     let &[input] = graph.inputs.as_slice() else {
         return Err(TfliteError::Broken {
@@ -30,6 +50,7 @@ pub(in crate::face) fn network(file: &[u8]) -> Result<Network, TfliteError> {
     mark_last_uses(&mut steps, &graph);
     let len = |&slot: &usize| graph.tensors[slot].shape.iter().product();
     Ok(Network {
+        name,
         input,
         input_len: len(&input),
         output_lens: graph.outputs.iter().map(len).collect(),

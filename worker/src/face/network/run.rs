@@ -1,14 +1,17 @@
 //! A network ready to run: each intermediate is dropped after its last use.
 
+use crate::face::error::FaceError;
 use crate::face::kernels::{self, Shape};
 use crate::face::tflite::{Slide, TfliteError};
 
 /// Runs on one thread; shared freely.
 #[derive(Debug)]
 pub(in crate::face) struct Network {
+    pub(super) name: &'static str,
     pub(super) input: usize,
     pub(super) input_len: usize,
     pub(super) outputs: Vec<usize>,
+    /// Number of values of each output, in the file's order.
     pub(super) output_lens: Vec<usize>,
     pub(super) slots: usize,
     pub(super) steps: Vec<Step>,
@@ -67,13 +70,15 @@ pub(super) struct Filter {
 type Slots = Vec<Option<Vec<f32>>>;
 
 impl Network {
-    /// Number of values of each output, in the file's order.
-    pub(in crate::face) fn output_lens(&self) -> &[usize] {
-        &self.output_lens
+    /// Runs on one picture, `height x width x channels`; gives the outputs in the file's order.
+    pub(in crate::face) fn run(&self, input: Vec<f32>) -> Result<Vec<Vec<f32>>, FaceError> {
+        self.infer(input).map_err(|source| FaceError::Run {
+            network: self.name,
+            source,
+        })
     }
 
-    /// Runs on one picture, `height x width x channels`; gives the outputs in the file's order.
-    pub(in crate::face) fn run(&self, input: Vec<f32>) -> Result<Vec<Vec<f32>>, TfliteError> {
+    fn infer(&self, input: Vec<f32>) -> Result<Vec<Vec<f32>>, TfliteError> {
         if input.len() != self.input_len {
             return Err(TfliteError::Input {
                 expected: self.input_len,
