@@ -19,6 +19,7 @@ use latentfarm_common::wire::outcome::{
 };
 use latentfarm_common::wire::task::TaskBody;
 
+use super::exit::run_here;
 use crate::consume::{self, Artifact, Assignment, Finished, TaskRunner, Vitals};
 
 #[derive(clap::Args, Debug)]
@@ -32,11 +33,7 @@ pub(super) struct IdleArgs {
 }
 
 pub(super) fn main(args: IdleArgs) -> ExitCode {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let outcome = runtime
-        .context("cannot start the runtime")
-        .and_then(|runtime| runtime.block_on(run(args)));
-    match outcome {
+    match run_here(run(args)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{}", one_line(error.as_ref()));

@@ -14,7 +14,7 @@ use latentfarm_common::wire::memory::WARN_GIB;
 
 use super::devices::{DeviceArgs, worker_names};
 use super::engine;
-use super::exit::EXIT_UNFIT;
+use super::exit::{EXIT_UNFIT, run_here};
 use crate::consume::{self, Vitals};
 use crate::machine::claims::Claims;
 use crate::machine::probe::{Device, Probe};
@@ -60,15 +60,7 @@ pub(super) struct RunArgs {
 }
 
 pub(super) fn main(args: RunArgs) -> ExitCode {
-    // On one thread, which lives as long as the process: the kernel kills the children when it ends.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let outcome = match runtime {
-        Ok(runtime) => runtime.block_on(run(args)),
-        Err(error) => Err(Unfit(
-            anyhow::Error::new(error).context("cannot start the runtime"),
-        )),
-    };
-    match outcome {
+    match run_here(run(args)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Unfit(error)) => {
             tracing::error!("{}", one_line(error.as_ref()));

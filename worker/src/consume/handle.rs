@@ -74,8 +74,8 @@ pub(super) async fn handle<R: TaskRunner>(
         held,
         deliveries,
     };
-    let task = match read_task(&message) {
-        Ok(task) => task,
+    let (task, lane) = match read_task(&message) {
+        Ok(read) => read,
         Err(broken) => return delivery.refuse(broken).await,
     };
     let chunk = task.chunk;
@@ -94,7 +94,7 @@ pub(super) async fn handle<R: TaskRunner>(
             return delivery.later(Handled::Nothing).await;
         }
     }
-    vitals.set_task(chunk, task.attempt, frames_of(&task), lane_of(&message));
+    vitals.set_task(chunk, task.attempt, frames_of(&task), Some(lane));
     tracing::info!(%chunk, attempt = %task.attempt, deliveries, "started");
     let started = Instant::now();
     let store = match Store::open_existing(&task.store, Some(&connection.client)) {
@@ -107,7 +107,7 @@ pub(super) async fn handle<R: TaskRunner>(
     // The work does not wait until the event lies on the server's disk, but its answer does. An event that is
     // lost costs nothing: the coordinator takes a record, or a failure, of a task that it thinks is queued.
     let (_told, ended) = tokio::join!(
-        delivery.tell(&task, EventKind::Started, STARTED_LIMIT),
+        delivery.tell(chunk, task.attempt, EventKind::Started, STARTED_LIMIT),
         run(settings, runner, &task, &store, &progress, shutdown, control)
     );
     match ended {
@@ -200,20 +200,16 @@ struct Delivery<'a> {
 
 impl Delivery<'_> {
     /// Publishes an event about the task; false if it was not stored.
-    async fn tell(&mut self, task: &Task, kind: EventKind, limit: Duration) -> bool {
+    async fn tell(&mut self, chunk: ChunkId, attempt: Attempt, kind: EventKind, limit: Duration) -> bool {
         let event = Event {
-            chunk: task.chunk,
-            attempt: task.attempt,
+            chunk,
+            attempt,
             worker: self.settings.worker.clone(),
             kind,
         };
-        self.publish(&event, limit).await
-    }
-
-    async fn publish(&mut self, event: &Event, limit: Duration) -> bool {
-        let published = events::publish(self.connection, event, limit).await;
+        let published = events::publish(self.connection, &event, limit).await;
         if let Err(error) = &published {
-            tracing::warn!(chunk = %event.chunk, error = one_line(error), "an event was not stored");
+            tracing::warn!(%chunk, error = one_line(error), "an event was not stored");
         }
         published.is_ok()
     }
@@ -222,7 +218,9 @@ impl Delivery<'_> {
     async fn fail(mut self, task: &Task, failure: Failure) -> Handled {
         tracing::warn!(chunk = %task.chunk, attempt = %task.attempt, ?failure, "failed");
         let unfit = matches!(failure, Failure::WorkerUnfit { .. });
-        let told = self.tell(task, EventKind::Failed(failure), EVENT_LIMIT).await;
+        let told = self
+            .tell(task.chunk, task.attempt, EventKind::Failed(failure), EVENT_LIMIT)
+            .await;
         match (unfit, told) {
             (true, _) => self.later(Handled::Unfit).await,
             (false, true) => self.term(Handled::Unfinished).await,
@@ -242,27 +240,24 @@ impl Delivery<'_> {
             return self.term(Handled::Unfinished).await;
         };
         let message = format!("worker {} cannot read the task: {reason}", self.settings.worker);
-        let event = Event {
-            chunk,
-            attempt,
-            worker: self.settings.worker.clone(),
-            kind: EventKind::Failed(Failure::Transient { message }),
-        };
-        self.publish(&event, EVENT_LIMIT).await;
+        let kind = EventKind::Failed(Failure::Transient { message });
+        self.tell(chunk, attempt, kind, EVENT_LIMIT).await;
         self.term(Handled::Unfinished).await
     }
 
     /// The job was cancelled: nobody shall do it.
     async fn give_up(mut self, task: &Task) -> Handled {
         tracing::info!(chunk = %task.chunk, "cancelled");
-        self.tell(task, EventKind::Released, STARTED_LIMIT).await;
+        self.tell(task.chunk, task.attempt, EventKind::Released, STARTED_LIMIT)
+            .await;
         self.term(Handled::Unfinished).await
     }
 
     /// This worker leaves: another shall do it, at once.
     async fn release(mut self, task: &Task) -> Handled {
         tracing::info!(chunk = %task.chunk, "given back");
-        self.tell(task, EventKind::Released, STARTED_LIMIT).await;
+        self.tell(task.chunk, task.attempt, EventKind::Released, STARTED_LIMIT)
+            .await;
         self.give_back(None, Handled::Unfinished).await
     }
 
@@ -307,14 +302,15 @@ struct Broken {
     reason: String,
 }
 
-fn read_task(message: &async_nats::Message) -> Result<Task, Broken> {
+/// The task in a message, and the lane that it was pulled from.
+fn read_task(message: &async_nats::Message) -> Result<(Task, Lane), Broken> {
     let id = message
         .headers
         .as_ref()
         .and_then(|headers| headers.get(async_nats::header::NATS_MESSAGE_ID));
     let attempt = id.and_then(|id| attempt_of(id.as_str())).unwrap_or_default();
     let subject = message.subject.as_str();
-    let Ok(Subject::Task { chunk, .. }) = subject.parse() else {
+    let Ok(Subject::Task { lane, chunk }) = subject.parse() else {
         let reason = format!("`{subject}` is not a task's subject");
         return Err(Broken {
             chunk: None,
@@ -334,15 +330,7 @@ fn read_task(message: &async_nats::Message) -> Result<Task, Broken> {
             task.chunk
         )));
     }
-    Ok(task)
-}
-
-/// The lane that a task was pulled from, by its subject.
-fn lane_of(message: &async_nats::Message) -> Option<Lane> {
-    match message.subject.as_str().parse() {
-        Ok(Subject::Task { lane, .. }) => Some(lane),
-        _ => None,
-    }
+    Ok((task, lane))
 }
 
 fn frames_of(task: &Task) -> u32 {

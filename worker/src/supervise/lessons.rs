@@ -7,16 +7,16 @@ use latentfarm_common::needs::{corrected, note, same_need};
 use latentfarm_common::wire::job::ModelSpec;
 use latentfarm_common::wire::memory::{MemoryConstraints, MemoryPlan, Observation, Seen};
 
-/// What needs depend on beside the plan.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Shape {
-    weights: Digest,
-    resolution_px: u32,
-    is_guided: bool,
+/// What the memory and the time of a window depend on beside the plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Shape {
+    pub(super) weights: Digest,
+    pub(super) resolution_px: u32,
+    pub(super) is_guided: bool,
 }
 
 impl Shape {
-    fn of(model: &ModelSpec) -> Self {
+    pub(super) fn of(model: &ModelSpec) -> Self {
         Self {
             weights: model.weights,
             resolution_px: model.resolution_px,

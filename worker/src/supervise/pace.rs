@@ -6,6 +6,8 @@ use std::time::Duration;
 use latentfarm_common::digest::Digest;
 use latentfarm_common::wire::memory::MemoryPlan;
 
+use super::lessons::Shape;
+
 /// Nothing counts as hung sooner.
 const SHORTEST: Duration = Duration::from_mins(1);
 /// Times the longest silence seen.
@@ -16,12 +18,7 @@ const PATIENCE: u32 = 5;
 pub(super) enum Work {
     Load(Digest),
     Audio(Digest),
-    Window {
-        weights: Digest,
-        resolution_px: u32,
-        is_guided: bool,
-        plan: MemoryPlan,
-    },
+    Window { shape: Shape, plan: MemoryPlan },
 }
 
 /// The longest silence in each kind of work so far.
@@ -62,9 +59,11 @@ mod tests {
 
     fn window(plan: MemoryPlan) -> Work {
         Work::Window {
-            weights: Digest::of(b"weights"),
-            resolution_px: 256,
-            is_guided: false,
+            shape: Shape {
+                weights: Digest::of(b"weights"),
+                resolution_px: 256,
+                is_guided: false,
+            },
             plan,
         }
     }

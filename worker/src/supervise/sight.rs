@@ -134,8 +134,7 @@ impl Sight {
         let (engine_rss_mib, supervisor_mib) = (rss(engine), host::own_rss_mib());
         // An engine that has died holds nothing.
         let engine_own_mib = if engine_rss_mib == 0 { 0 } else { engine_own_mib };
-        let on_cpu = *device == Device::Cpu;
-        let mut host_state = HostState {
+        let mut host = HostState {
             free_mib: host::available_mib(),
             total_mib: host::total_mib(),
             claimed_mib: 0,
@@ -143,47 +142,34 @@ impl Sight {
             media_mib: held(media),
             supervisor_mib,
         };
-        let host_rss_mib = supervisor_mib + engine_rss_mib + rss(media);
-        if on_cpu {
-            host_state.claimed_mib = claimed_mib;
-            return Look {
-                snapshot: Snapshot {
-                    host: host_state,
-                    device: Target::Cpu,
-                },
-                free_mib: host_state.free_mib,
-                total_mib: host_state.total_mib,
-                host_rss_mib,
-                engine_rss_mib,
-                vitals: None,
-            };
-        }
-        let reading = probe.read(device);
-        self.tell_blindness(reading.as_ref().err());
-        let reading = reading.ok();
-        let engine_in_free = matches!(device, Device::Simulated(_));
-        let state = reading.map(|reading: Reading| GpuState {
-            free_mib: reading.free_mib,
-            total_mib: reading.total_mib,
-            claimed_mib,
-            engine_mib: if engine_in_free { 0 } else { engine_own_mib },
-        });
-        let shown_free_mib = state.map_or(0, |state| {
-            state
-                .free_mib
-                .saturating_sub(if engine_in_free { engine_own_mib } else { 0 })
-        });
-        Look {
-            snapshot: Snapshot {
-                host: host_state,
-                device: Target::Gpu(state),
-            },
-            free_mib: shown_free_mib,
-            total_mib: state.map_or(0, |state| state.total_mib),
-            host_rss_mib,
+        let mut look = Look {
+            free_mib: host.free_mib,
+            total_mib: host.total_mib,
+            host_rss_mib: supervisor_mib + engine_rss_mib + rss(media),
             engine_rss_mib,
-            vitals: reading.map(|reading| reading.vitals),
+            ..Look::blind(device)
+        };
+        if *device == Device::Cpu {
+            host.claimed_mib = claimed_mib;
+        } else {
+            let reading = probe.read(device);
+            self.tell_blindness(reading.as_ref().err());
+            let reading = reading.ok();
+            let engine_in_free = matches!(device, Device::Simulated(_));
+            let gpu = reading.map(|reading: Reading| GpuState {
+                free_mib: reading.free_mib,
+                total_mib: reading.total_mib,
+                claimed_mib,
+                engine_mib: if engine_in_free { 0 } else { engine_own_mib },
+            });
+            let unseen_mib = if engine_in_free { engine_own_mib } else { 0 };
+            look.free_mib = gpu.map_or(0, |gpu| gpu.free_mib.saturating_sub(unseen_mib));
+            look.total_mib = gpu.map_or(0, |gpu| gpu.total_mib);
+            look.vitals = reading.map(|reading| reading.vitals);
+            look.snapshot.device = Target::Gpu(gpu);
         }
+        look.snapshot.host = host;
+        look
     }
 
     /// Says once that a device cannot be read, and why, and once that it can be again.

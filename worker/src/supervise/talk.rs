@@ -18,6 +18,7 @@ use latentfarm_common::wire::task::{Mouth, RenderFrame, RenderInput, RenderTask}
 use super::analyze::out_of_step;
 use super::child::ChildError;
 use super::fetch::Fetcher;
+use super::lessons::Shape;
 use super::loss::{engine_failed, engine_lost};
 use super::meter::{Line, Meter};
 use super::overlap::Turn;
@@ -125,9 +126,7 @@ impl EngineTalk<'_> {
         });
         let plan = self.run.admission.plan;
         let work = Work::Window {
-            weights: body.model.weights,
-            resolution_px: body.model.resolution_px,
-            is_guided: body.model.is_guided(),
+            shape: Shape::of(&body.model),
             plan,
         };
         let request = EngineRequest::Window(WindowRequest {

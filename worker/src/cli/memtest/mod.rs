@@ -8,12 +8,11 @@ mod process;
 mod report;
 mod suite;
 
-use std::io::Write as _;
 use std::process::ExitCode;
 
 use latentfarm_common::error::Chain;
 
-use super::exit::{EXIT_UNFIT, refuse};
+use super::exit::{EXIT_UNFIT, refuse, say};
 use plan::Plan;
 
 pub(super) use plan::MemtestArgs;
@@ -35,8 +34,5 @@ pub(super) fn main(args: MemtestArgs) -> ExitCode {
     } else {
         report.table()
     };
-    match writeln!(std::io::stdout(), "{}", text.trim_end()) {
-        Ok(()) if report.passed() => ExitCode::SUCCESS,
-        _ => ExitCode::FAILURE,
-    }
+    say(text.trim_end(), ExitCode::from(u8::from(!report.passed())))
 }

@@ -1,48 +1,26 @@
-//! How far a long command is, on a terminal; nothing where standard error is no terminal.
+//! How far a long command is, on a terminal; nothing if standard error is no terminal.
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
 
-/// Goes away when it is dropped.
-#[derive(Clone)]
-pub(super) struct Bar(ProgressBar);
-
-impl Bar {
-    /// Counts to `bytes`.
-    pub(super) fn new(what: &str, bytes: u64) -> Self {
-        let template =
-            "{msg:>30} [{bar:30}] {binary_bytes}/{binary_total_bytes}, {binary_bytes_per_sec}, {eta} left";
-        let style = ProgressStyle::with_template(template)
-            .unwrap_or_else(|_| ProgressStyle::default_bar())
-            .progress_chars("=> ");
-        Self(
-            ProgressBar::new(bytes)
-                .with_style(style)
-                .with_message(what.to_owned()),
-        )
-    }
-
-    /// Counts bytes without an end.
-    pub(super) fn spinner(what: &str) -> Self {
-        let style = ProgressStyle::with_template("{msg} {binary_bytes}, {binary_bytes_per_sec}")
-            .unwrap_or_else(|_| ProgressStyle::default_spinner());
-        Self(
-            ProgressBar::no_length()
-                .with_style(style)
-                .with_message(what.to_owned()),
-        )
-    }
-
-    pub(super) fn add(&self, bytes: u64) {
-        self.0.inc(bytes);
-    }
-
-    pub(super) fn set(&self, bytes: u64) {
-        self.0.set_position(bytes);
-    }
+/// A bar that counts to `bytes` and goes away when it is dropped.
+pub(super) fn bar(what: &str, bytes: u64) -> ProgressBar {
+    let template =
+        "{msg:>30} [{bar:30}] {binary_bytes}/{binary_total_bytes}, {binary_bytes_per_sec}, {eta} left";
+    let style = ProgressStyle::with_template(template)
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .progress_chars("=> ");
+    styled(ProgressBar::new(bytes), style, what)
 }
 
-impl Drop for Bar {
-    fn drop(&mut self) {
-        self.0.finish_and_clear();
-    }
+/// As [`bar`], for bytes without a known end.
+pub(super) fn spinner(what: &str) -> ProgressBar {
+    let style = ProgressStyle::with_template("{msg} {binary_bytes}, {binary_bytes_per_sec}")
+        .unwrap_or_else(|_| ProgressStyle::default_spinner());
+    styled(ProgressBar::no_length(), style, what)
+}
+
+fn styled(bar: ProgressBar, style: ProgressStyle, what: &str) -> ProgressBar {
+    bar.with_style(style)
+        .with_message(what.to_owned())
+        .with_finish(ProgressFinish::AndClear)
 }

@@ -13,12 +13,12 @@ use std::time::Duration;
 use hf_hub::api::Progress;
 use hf_hub::api::sync::{Api, ApiBuilder, ApiError};
 use hf_hub::{Cache, Repo, RepoType};
-use indicatif::BinaryBytes;
+use indicatif::{BinaryBytes, ProgressBar};
 use latentfarm_common::backoff::Backoff;
 use latentfarm_common::digest::Digest;
 use latentfarm_common::error::{FileError, one_line, unless_absent};
 
-use super::bar::Bar;
+use super::bar::bar;
 use super::watch::{Pulse, Silent, watched};
 
 pub(super) const PUBLIC_ENDPOINT: &str = "https://huggingface.co";
@@ -199,8 +199,8 @@ impl Hub {
             unless_absent(fs::remove_dir_all(repo_dir.join(links)))
                 .map_err(FileError::at("write to", &repo_dir))?;
         }
-        let bar = Bar::new(&remote.name, remote.bytes);
-        bar.set(had);
+        let bar = bar(&remote.name, remote.bytes);
+        bar.set_position(had);
         let pulse = Pulse::default();
         let (repo, name) = (self.api.model(remote.repo.clone()), remote.name.clone());
         let meter = Meter {
@@ -211,6 +211,8 @@ impl Hub {
         let answer = watched(PATIENCE, &pulse, move || {
             repo.download_with_progress(&name, meter)
         });
+        // A silent connection keeps its thread, and that a clone of the bar.
+        bar.finish_and_clear();
         self.settle(&remote.url, answer).map(drop)
     }
 
@@ -320,7 +322,7 @@ fn local(error: &std::io::Error) -> bool {
 }
 
 struct Meter {
-    bar: Bar,
+    bar: ProgressBar,
     pulse: Pulse,
     /// The library counts what was there before as if it came now.
     to_skip: u64,
@@ -333,7 +335,7 @@ impl Progress for Meter {
         self.pulse.fetch_add(1, Ordering::Relaxed);
         let size = size as u64;
         let skipped = size.min(std::mem::take(&mut self.to_skip));
-        self.bar.add(size - skipped);
+        self.bar.inc(size - skipped);
     }
 
     fn finish(&mut self) {}

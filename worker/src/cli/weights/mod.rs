@@ -14,7 +14,7 @@ use clap::{Subcommand, ValueEnum};
 use indicatif::BinaryBytes;
 
 use super::exit::{refuse, say};
-use bar::Bar;
+use bar::{bar, spinner};
 use latentsync::checkpoint::{self as weights, DigestVerdict, FileVerdict, Note, StoredAs};
 use latentsync::{Checkpoint, WeightsError, synth};
 use pull::Model;
@@ -129,8 +129,8 @@ fn make(size: SynthSize, out: &Path, seed: u64, account_as: Option<Model>) -> Re
     };
     let bytes = synth::bytes_of(size)?;
     eprintln!("writing {} to {}", BinaryBytes(bytes), out.display());
-    let bar = Bar::new("random weights", bytes);
-    synth::synthesize_watched(out, size, seed, &mut |more| bar.add(more))?;
+    let bar = bar("random weights", bytes);
+    synth::synthesize_watched(out, size, seed, &mut |more| bar.inc(more))?;
     if let (Some(version), Some(mut note)) = (account_as, Note::read(out)?) {
         note.account_as = Some(version.account_as());
         note.write(out)?;
@@ -145,8 +145,8 @@ fn convert(dir: &Path, out: &Path, dtype: ConvertTo) -> Result<String, WeightsEr
     };
     let bytes = weights::converted_bytes(dir, stored_as)?;
     eprintln!("writing {} to {}", BinaryBytes(bytes), out.display());
-    let bar = Bar::new("converting", bytes);
-    weights::convert(dir, out, stored_as, &mut |more| bar.add(more))?;
+    let bar = bar("converting", bytes);
+    weights::convert(dir, out, stored_as, &mut |more| bar.inc(more))?;
     let marked = if Checkpoint::open(out)?.synthetic() {
         "SYNTHETIC WEIGHTS, "
     } else {
@@ -156,8 +156,8 @@ fn convert(dir: &Path, out: &Path, dtype: ConvertTo) -> Result<String, WeightsEr
 }
 
 fn verify(dir: &Path) -> ExitCode {
-    let bar = Bar::spinner("verifying");
-    let verdicts = match weights::verify(dir, &mut |more| bar.add(more)) {
+    let bar = spinner("verifying");
+    let verdicts = match weights::verify(dir, &mut |more| bar.inc(more)) {
         Ok(verdicts) => verdicts,
         Err(error) => return refuse(&error),
     };
