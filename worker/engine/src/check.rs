@@ -6,6 +6,7 @@
 //! follows.
 
 use std::io::{self, Write};
+use std::mem::ManuallyDrop;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -99,7 +100,7 @@ pub fn windows(
         let checks = check_kernels(&settings.device.device)?;
         print(output, "kernels", &json!(checks), started.elapsed().as_secs_f64())?;
     }
-    let mut engine = Engine::new(settings);
+    let mut engine = ManuallyDrop::new(Engine::new(settings));
     let mut failed = 0;
     let requests = requests(args, &checkpoint, resolution_px);
     let asked = requests.len();
@@ -121,10 +122,12 @@ pub fn windows(
         print(output, name, &told(&reply), started.elapsed().as_secs_f64())?;
         if engine.is_poisoned() {
             failed += 1;
-            // Freeing tensors on a device that is past use would fail.
-            std::mem::forget(engine);
             break;
         }
+    }
+    // Freeing tensors on a device that is past use would fail.
+    if !engine.is_poisoned() {
+        drop(ManuallyDrop::into_inner(engine));
     }
     match failed {
         0 => Ok(()),

@@ -12,18 +12,17 @@
 use std::alloc::System;
 use std::cell::RefCell;
 use std::path::Path;
-use std::rc::Rc;
 use std::sync::Mutex;
 
 use candle_core::{DType, Device, Tensor};
 use latentfarm_common::wire::memory::MemoryPlan;
 use latentfarm_engine::memory::counting::{Counting, live_bytes, take_peak};
-use latentsync::boundary::{Observer, Op, enter};
+use latentsync::boundary::{Observer, Op};
 use latentsync::cost::plan::TOLERANCE;
 use latentsync::denoise::Schedule;
 use latentsync::noise::Noise;
 use latentsync::synth::{Size, synthesize};
-use latentsync::{Checkpoint, Faces, LatentSync, Levers};
+use latentsync::{Checkpoint, Faces, LatentSync, Levers, Run};
 
 #[global_allocator]
 static ALLOCATOR: Counting<System> = Counting(System);
@@ -62,8 +61,8 @@ impl Farm {
     }
 
     fn load(&self, dtype: DType, levers: Levers) -> LatentSync {
-        let _scope = enter(levers, None);
-        LatentSync::load(&self.checkpoint, &Device::Cpu, dtype).unwrap_or_else(|error| panic!("{error}"))
+        LatentSync::load(&self.checkpoint, &Device::Cpu, dtype, levers)
+            .unwrap_or_else(|error| panic!("{error}"))
     }
 }
 
@@ -85,7 +84,7 @@ impl Rendered {
 
 /// One step of `frames` frames.
 fn render(model: &LatentSync, side: usize, frames: usize, guidance_scale: f32, levers: Levers) -> Rendered {
-    let _scope = enter(levers, None);
+    let run = &Run::new(levers);
     let bytes: Vec<u8> = (0..frames * 3 * side * side)
         .map(|i| u8::try_from((i % side * 3 + i / side % side * 2 + i / (side * side)) % 251).unwrap())
         .collect();
@@ -104,7 +103,14 @@ fn render(model: &LatentSync, side: usize, frames: usize, guidance_scale: f32, l
         guidance_scale,
     };
     let window = model
-        .render(faces, &rows, &Noise::Keyed { seed: 5 }, schedule, &mut |_| Ok(()))
+        .render(
+            run,
+            faces,
+            &rows,
+            &Noise::Keyed { seed: 5 },
+            schedule,
+            &mut |_| Ok(()),
+        )
         .unwrap_or_else(|error| panic!("{error}"));
     let list = |x: &Tensor| x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
     Rendered {
@@ -304,19 +310,17 @@ impl Observer for Heard {
 }
 
 fn heard(farm: &Farm, model: &LatentSync, levers: Levers, watch: bool) -> Heard {
-    let heard = Rc::new(RefCell::new(Heard {
+    let heard = RefCell::new(Heard {
         dir: watch.then(|| farm.dir.path().to_owned()),
         ..Heard::default()
-    }));
-    let observer: Rc<RefCell<dyn Observer>> = Rc::clone(&heard) as _;
-    let _scope = enter(levers, Some(observer));
+    });
+    let run = &Run::new(levers).observed(&heard);
     let latent_side = side(farm) / 8;
     let (tokens, width) = model.audio_shape();
     let latents = Tensor::ones((1, 13, 16, latent_side, latent_side), DType::F32, &Device::Cpu).unwrap();
     let audio = Tensor::ones((1, 16, tokens, width), DType::F32, &Device::Cpu).unwrap();
-    let trace = latentsync::trace::Trace::off();
-    model.unet().forward(&latents, 501, &audio, &trace).unwrap();
-    heard.take()
+    model.unet().forward(run, &latents, 501, &audio).unwrap();
+    heard.into_inner()
 }
 
 #[test]
@@ -366,15 +370,14 @@ fn peaks_of_a_composed_pass() {
             streamed: true,
             ..Levers::of(plan)
         };
-        let _scope = enter(levers, None);
-        let model = LatentSync::load(&checkpoint, &Device::Cpu, DType::F32).unwrap();
+        let run = &Run::new(levers);
+        let model = LatentSync::load(&checkpoint, &Device::Cpu, DType::F32, levers).unwrap();
         let (tokens, width) = model.audio_shape();
         let ones = |shape: &[usize]| Tensor::ones(shape, DType::F32, &Device::Cpu).unwrap();
         let latents = ones(&[batch, 13, 16, latent_side, latent_side]);
         let audio = ones(&[batch, 16, tokens, width]);
-        let trace = latentsync::trace::Trace::off();
         let started = std::time::Instant::now();
-        let bytes = peak(|| drop(model.unet().forward(&latents, 501, &audio, &trace).unwrap()));
+        let bytes = peak(|| drop(model.unet().forward(run, &latents, 501, &audio).unwrap()));
         println!(
             "{plan}, batch of {batch}: {:.0} MiB, {:.1} s",
             bytes as f64 / 1_048_576.0,

@@ -22,6 +22,7 @@ use latentsync::checkpoint::{load_whisper, whisper_dims};
 use latentsync::synth::{Size, synthesize};
 use latentsync::tensors::read_tensor;
 use latentsync::whisper::WhisperEncoder;
+use latentsync::Levers;
 use support::speech::{Track, whispers};
 
 const SECONDS: usize = 72;
@@ -41,7 +42,7 @@ impl Encoder {
         let positions = read_tensor(path, "encoder.positional_embedding").unwrap();
         Self {
             name,
-            network: load_whisper(path, &dims, &Device::Cpu, DType::F32).unwrap(),
+            network: load_whisper(path, &dims, &Device::Cpu, DType::F32, Levers::default()).unwrap(),
             positions: positions.to_dtype(DType::F32).unwrap(),
         }
     }

@@ -10,11 +10,11 @@ mod gelu;
 mod group_norm;
 mod layer_norm;
 mod linear;
-mod own_ops;
 mod pictures;
 #[cfg(test)]
 mod tests;
 mod tokens;
+mod widened;
 
 pub(crate) use attend::attend;
 pub(crate) use conv1d::Conv1d;

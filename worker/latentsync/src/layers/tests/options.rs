@@ -3,22 +3,20 @@
 use candle_core::{DType, Tensor};
 
 use super::traps::{feed_forward, layer, noise};
-use crate::boundary::enter;
 use crate::layers::GroupNorm;
 use crate::levers::Levers;
+use crate::run::Run;
 use crate::slices::Limits;
-use crate::trace::Trace;
 
 const TYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
 
-fn with<R>(limits: Limits, composed: bool, work: impl FnOnce() -> R) -> R {
+fn with<R>(limits: Limits, composed: bool, work: impl FnOnce(&Run) -> R) -> R {
     let levers = Levers {
         limits,
         composed,
         ..Levers::default()
     };
-    let _scope = enter(levers, None);
-    work()
+    work(&Run::new(levers))
 }
 
 fn values(x: &Tensor) -> Vec<f32> {
@@ -46,8 +44,8 @@ fn feed_forward_in_slices_is_the_same_bit_for_bit_on_the_cpu() {
                 hidden,
                 ..Limits::USUAL
             };
-            values(&with(limits, false, || {
-                ff.forward_add(&x, &residual, &Trace::off()).unwrap()
+            values(&with(limits, false, |run| {
+                ff.forward_add(run, &x, &residual).unwrap()
             }))
         };
         let whole = run(usize::MAX);
@@ -65,7 +63,7 @@ fn composed_feed_forward_in_slices_is_close() {
     let (width, rows) = (24, 333);
     for (dtype, allowed) in [(DType::F32, 1e-6), (DType::F16, 1e-3), (DType::BF16, 1e-2)] {
         // Weights that are used in their place are for the CPU's own operations.
-        let ff = with(Limits::USUAL, true, || feed_forward(width, dtype));
+        let ff = with(Limits::USUAL, true, |_run| feed_forward(width, dtype));
         let input = |seed| noise(&[rows, width], seed).to_dtype(dtype).unwrap();
         let (x, residual) = (input(1), input(6));
         let run = |hidden| {
@@ -73,8 +71,8 @@ fn composed_feed_forward_in_slices_is_close() {
                 hidden,
                 ..Limits::USUAL
             };
-            values(&with(limits, true, || {
-                ff.forward_add(&x, &residual, &Trace::off()).unwrap()
+            values(&with(limits, true, |run| {
+                ff.forward_add(run, &x, &residual).unwrap()
             }))
         };
         let whole = run(usize::MAX);
@@ -107,10 +105,10 @@ fn group_norm_in_slices_is_the_same_bit_for_bit() {
                     normed,
                     ..Limits::USUAL
                 };
-                let (plain, silu) = with(limits, true, || {
+                let (plain, silu) = with(limits, true, |run| {
                     (
-                        norm.forward(&x, together, &Trace::off()).unwrap(),
-                        norm.forward_silu(&x, together, &Trace::off()).unwrap(),
+                        norm.forward(run, &x, together).unwrap(),
+                        norm.forward_silu(run, &x, together).unwrap(),
                     )
                 });
                 assert_eq!(plain.dims(), [images, channels, h, w]);

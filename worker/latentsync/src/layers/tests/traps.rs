@@ -9,9 +9,9 @@ use candle_core::{DType, Device, Result, Tensor};
 use crate::kernels::reference::{COPIES, attention_within, conv2d_within, scaled_dot_product};
 use crate::layers::gelu::{gated, gelu};
 use crate::layers::{Conv1d, Conv2d, FeedForward, GroupNorm, Linear, attend};
+use crate::run::Run;
 use crate::slices::Limits;
 use crate::tensors::{Keys, Ledger, TensorFile};
-use crate::trace::Trace;
 
 const TYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
 
@@ -106,7 +106,7 @@ fn half_convolutions_and_products_are_summed_in_f32() {
         });
         check(
             "conv2d",
-            values(&conv.forward(&ones(&[1, 512, 3, 3])).unwrap())[0],
+            values(&conv.forward(&Run::default(), &ones(&[1, 512, 3, 3])).unwrap())[0],
         );
 
         let kernel = tensor(weights.clone(), &[1, depth, 1, 1]);
@@ -115,14 +115,17 @@ fn half_convolutions_and_products_are_summed_in_f32() {
         });
         check(
             "1x1 conv2d",
-            values(&conv.forward(&ones(&[1, depth, 2, 2])).unwrap())[3],
+            values(&conv.forward(&Run::default(), &ones(&[1, depth, 2, 2])).unwrap())[3],
         );
 
         let rows = tensor(weights.clone(), &[1, depth]);
         let linear = layer(&[("weight", &rows)], dtype, |keys| {
             Linear::load_no_bias(keys, depth, 1)
         });
-        check("linear", values(&linear.forward(&ones(&[3, depth])).unwrap())[2]);
+        check(
+            "linear",
+            values(&linear.forward(&Run::default(), &ones(&[3, depth])).unwrap())[2],
+        );
 
         let kernel = tensor(weights, &[1, depth / 3, 3]);
         let conv = layer(&[("weight", &kernel), ("bias", &zero)], dtype, |keys| {
@@ -130,7 +133,7 @@ fn half_convolutions_and_products_are_summed_in_f32() {
         });
         check(
             "conv1d",
-            values(&conv.forward(&ones(&[3, depth / 3])).unwrap())[1],
+            values(&conv.forward(&Run::default(), &ones(&[3, depth / 3])).unwrap())[1],
         );
     }
 }
@@ -148,7 +151,9 @@ fn convolution_whose_sums_leave_the_range_of_f16_on_the_way_is_exact() {
             Conv2d::load_3x3(keys, channels, 1)
         });
         let x = Tensor::full(16.0_f32, (1, channels, 4, 4), &Device::Cpu).unwrap();
-        let y = conv.forward(&x.to_dtype(dtype).unwrap()).unwrap();
+        let y = conv
+            .forward(&Run::default(), &x.to_dtype(dtype).unwrap())
+            .unwrap();
         assert_eq!(y.dtype(), dtype);
         assert_eq!(values(&y), [1.0; 16], "{dtype:?}");
     }
@@ -161,7 +166,7 @@ fn softmax_of_long_even_rows_adds_up_to_one() {
     for dtype in TYPES {
         let zeros = |tokens| Tensor::zeros((1, 1, tokens, 8), dtype, &Device::Cpu).unwrap();
         let threes = (zeros(keys) + 3.0).unwrap();
-        let mixed = attend(&zeros(2), &zeros(keys), &threes, 1).unwrap();
+        let mixed = attend(&Run::default(), &zeros(2), &zeros(keys), &threes, 1).unwrap();
         for value in values(&mixed) {
             assert!(
                 (f64::from(value) - 3.0).abs() <= 3.0 * epsilon(dtype).max(1e-6),
@@ -179,7 +184,7 @@ fn large_scores_do_not_overflow() {
             .unwrap()
             .to_dtype(dtype)
             .unwrap();
-        let mixed = attend(&even, &even, &even, 1).unwrap();
+        let mixed = attend(&Run::default(), &even, &even, &even, 1).unwrap();
         assert!(
             values(&mixed).iter().all(|value| (value - 64.0).abs() < 0.5),
             "{dtype:?}"
@@ -194,9 +199,9 @@ fn gelu_is_the_exact_one_in_every_type() {
     let count = inputs.len();
     for dtype in TYPES {
         let x = tensor(inputs.clone(), &[1, count]).to_dtype(dtype).unwrap();
-        let plain = gelu(&x).unwrap();
+        let plain = gelu(&Run::default(), &x).unwrap();
         let twos = (x.ones_like().unwrap() * 2.0).unwrap();
-        let gated = gated(&Tensor::cat(&[&twos, &x], 1).unwrap()).unwrap();
+        let gated = gated(&Run::default(), &Tensor::cat(&[&twos, &x], 1).unwrap()).unwrap();
         for (factor, result) in [(1.0, plain), (2.0, gated)] {
             assert_eq!(result.dims(), [1, count]);
             for (x, y) in inputs.iter().zip(values(&result)) {
@@ -205,7 +210,7 @@ fn gelu_is_the_exact_one_in_every_type() {
                 let allowed = exact.abs() * epsilon(dtype) + 1e-6;
                 assert!(
                     (f64::from(y) - exact).abs() <= allowed,
-                    "{factor} gelu({x}) = {y} as {dtype:?}"
+                    "{factor} gelu(&Run::default(), {x}) = {y} as {dtype:?}"
                 );
             }
         }
@@ -228,7 +233,7 @@ fn group_norm_takes_its_statistics_over_the_images_it_is_told() {
     let frames = tensor([[0.0; 16], [2.0; 16]].concat(), &[2, 1, 4, 4]);
     for dtype in TYPES {
         let (norm, x) = (group_norm(1, 1, dtype), frames.to_dtype(dtype).unwrap());
-        let together = values(&norm.forward(&x, 2, &Trace::off()).unwrap());
+        let together = values(&norm.forward(&Run::default(), &x, 2).unwrap());
         assert!(
             together[..16].iter().all(|v| (v + 1.0).abs() < 0.01),
             "{dtype:?}: {together:?}"
@@ -237,7 +242,7 @@ fn group_norm_takes_its_statistics_over_the_images_it_is_told() {
             together[16..].iter().all(|v| (v - 1.0).abs() < 0.01),
             "{dtype:?}: {together:?}"
         );
-        let apart = values(&norm.forward(&x, 1, &Trace::off()).unwrap());
+        let apart = values(&norm.forward(&Run::default(), &x, 1).unwrap());
         assert!(apart.iter().all(|v| v.abs() < 0.01), "{dtype:?}: {apart:?}");
     }
 }
@@ -253,7 +258,7 @@ fn group_norm_of_large_means_neither_overflows_nor_cancels() {
     // bf16 cannot tell these values apart.
     for dtype in [DType::F32, DType::F16] {
         let x = tensor(inputs.clone(), &[2, 4, 16, 16]).to_dtype(dtype).unwrap();
-        let y = group_norm(4, 1, dtype).forward(&x, 2, &Trace::off()).unwrap();
+        let y = group_norm(4, 1, dtype).forward(&Run::default(), &x, 2).unwrap();
         for (x, y) in inputs.iter().zip(values(&y)) {
             let exact = (f64::from(*x) - mean) / variance.sqrt();
             assert!(
