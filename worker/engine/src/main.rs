@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 use latentfarm_common::error::Chain;
 use latentfarm_common::telemetry::{self, LogFormat};
 use latentfarm_engine::bench::{self, Part, Sizes};
-use latentfarm_engine::check::{self, WindowsArgs};
+use latentfarm_engine::check::{Check, check};
 use latentfarm_engine::memory::counting::Counting;
 use latentfarm_engine::memory::device;
 use latentfarm_engine::memory::fault::{Fault, Faults};
@@ -49,8 +49,11 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Render windows through the whole engine, without a worker, and print a JSON line with the memory after each request
-    Check(WindowsArgs),
+    /// Check that a device is right and what it needs, without a worker; prints JSON lines
+    Check {
+        #[command(subcommand)]
+        check: Check,
+    },
     /// Measure one part of the model and print a JSON object; `latentfarm-worker bench` starts this
     Bench {
         /// Folder with the model weights
@@ -96,9 +99,7 @@ fn main() -> ExitCode {
     };
     let outcome = match args.command {
         None => return serve(settings(device)),
-        Some(Command::Check(windows)) => {
-            check::windows(&windows, settings(device), &mut std::io::stdout().lock()).map_err(Into::into)
-        }
+        Some(Command::Check { check: what }) => check(what, settings(device), &mut std::io::stdout().lock()),
         Some(Command::Bench {
             weights,
             part,

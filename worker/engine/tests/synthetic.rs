@@ -34,7 +34,8 @@ fn synthetic(size: Size) -> (tempfile::TempDir, Checkpoint) {
 }
 
 fn load(checkpoint: &Checkpoint) -> LatentSync {
-    LatentSync::load(checkpoint, &Device::Cpu, DType::F32, Levers::default()).unwrap_or_else(|error| panic!("{error}"))
+    LatentSync::load(checkpoint, &Device::Cpu, DType::F32, Levers::default())
+        .unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// Three seconds of a gliding tone.
@@ -75,14 +76,17 @@ fn features(model: &LatentSync) -> AudioFeatures {
     let mut max = MelMax::new();
     max.push(&pcm);
     model
-        .encode_audio(&Run::default(), &AudioRequest {
-            track: Digest::of(b"track"),
-            track_samples: pcm.len() as u64,
-            layout: AudioWindows::Overlapping,
-            log_mel_max: max.finish(),
-            window: 0,
-            pcm,
-        })
+        .encode_audio(
+            &Run::default(),
+            &AudioRequest {
+                track: Digest::of(b"track"),
+                track_samples: pcm.len() as u64,
+                layout: AudioWindows::Overlapping,
+                log_mel_max: max.finish(),
+                window: 0,
+                pcm,
+            },
+        )
         .unwrap()
 }
 

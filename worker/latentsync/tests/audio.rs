@@ -18,11 +18,11 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 use latentfarm_common::audio::windows;
 use latentfarm_common::wire::job::AudioWindows;
+use latentsync::Levers;
 use latentsync::checkpoint::{load_whisper, whisper_dims};
 use latentsync::synth::{Size, synthesize};
 use latentsync::tensors::read_tensor;
 use latentsync::whisper::WhisperEncoder;
-use latentsync::Levers;
 use support::speech::{Track, whispers};
 
 const SECONDS: usize = 72;

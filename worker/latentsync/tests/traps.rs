@@ -68,12 +68,20 @@ impl Weights {
     fn vae(&self, dtype: DType) -> AutoencoderKl {
         let text = std::fs::read_to_string(self.file("vae/config.json")).unwrap();
         let config = VaeConfig::from_json(&text).unwrap();
-        load_vae(&self.file(VAE_FILE), &config, &Device::Cpu, dtype, Levers::default()).unwrap()
+        load_vae(
+            &self.file(VAE_FILE),
+            &config,
+            &Device::Cpu,
+            dtype,
+            Levers::default(),
+        )
+        .unwrap()
     }
 
     fn model(&self, dtype: DType) -> LatentSync {
         let checkpoint = Checkpoint::open(self.dir.path()).unwrap();
-        LatentSync::load(&checkpoint, &Device::Cpu, dtype, Levers::default()).unwrap_or_else(|error| panic!("{error}"))
+        LatentSync::load(&checkpoint, &Device::Cpu, dtype, Levers::default())
+            .unwrap_or_else(|error| panic!("{error}"))
     }
 }
 
@@ -395,7 +403,14 @@ fn skips_of_the_unet_own_themselves() {
     let text = std::fs::read_to_string(weights.file("unet_config.json")).unwrap();
     let config = UNetConfig::from_json(&text).unwrap();
     for dtype in [DType::F32, DType::F16] {
-        let unet = load_unet(&weights.file(UNET_FILE), &config, &Device::Cpu, dtype, Levers::default()).unwrap();
+        let unet = load_unet(
+            &weights.file(UNET_FILE),
+            &config,
+            &Device::Cpu,
+            dtype,
+            Levers::default(),
+        )
+        .unwrap();
         let trace = Trace::default();
         let latents = waves(&[1, 13, 2, 8, 8]).to_dtype(dtype).unwrap();
         let audio = waves(&[1, 2, 30, config.cross_attention_dim])

@@ -47,7 +47,8 @@ const INNER: [&str; 13] = [
 
 fn load(name: &str, weights: &Path) -> UNet3DConditionModel {
     let config = UNetConfig::from_json(&text(&format!("{name}_config.json"))).unwrap();
-    load_unet(weights, &config, &Device::Cpu, DType::F32, Levers::default()).unwrap_or_else(|error| panic!("{error}"))
+    load_unet(weights, &config, &Device::Cpu, DType::F32, Levers::default())
+        .unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// Ours has frames in the batch, `(batch x frames, c, h, w)`, and one row for a timestep that the whole batch

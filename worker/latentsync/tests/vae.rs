@@ -36,7 +36,8 @@ const INNER: [&str; 7] = [
 
 fn load(name: &str, path: &Path) -> AutoencoderKl {
     let config = VaeConfig::from_json(&text(&format!("{name}_config.json"))).unwrap();
-    load_vae(path, &config, &Device::Cpu, DType::F32, Levers::default()).unwrap_or_else(|error| panic!("{error}"))
+    load_vae(path, &config, &Device::Cpu, DType::F32, Levers::default())
+        .unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// Traces are of the first images only.

@@ -67,7 +67,8 @@ fn load(dir: &Path) -> LatentSync {
     checkpoint
         .check_tensors()
         .unwrap_or_else(|error| panic!("{error}"));
-    LatentSync::load(&checkpoint, &Device::Cpu, DType::F32, Levers::default()).unwrap_or_else(|error| panic!("{error}"))
+    LatentSync::load(&checkpoint, &Device::Cpu, DType::F32, Levers::default())
+        .unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// Values of every ninth tensor of one file: each is looked up anew, which takes its time.

@@ -10,7 +10,6 @@ use latentfarm_common::wire::engine::AudioRequest;
 use latentfarm_common::wire::job::AudioWindows;
 
 use super::{BenchError, Part, Settings};
-use crate::check::stripes;
 use latentsync::cost::flops::unet_gflop;
 use latentsync::denoise::Schedule;
 use latentsync::noise::{Noise, Purpose, normals};
@@ -187,7 +186,7 @@ fn window(settings: &Settings, model: &Rc<LatentSync>, side: usize) -> TensorRes
     let (tokens, width) = model.audio_shape();
     let values = normals(SEED, Purpose::Init, 6, frames * tokens * width);
     let rows = Tensor::from_vec(values, (frames, tokens, width), &Device::Cpu)?;
-    let bytes = stripes(frames, side);
+    let bytes = pictures(frames, side);
     let face_bytes = 3 * side * side;
     let render = Rc::new(move |frames: usize, steps: u32| -> Result<(), ModelError> {
         let faces = Faces {
@@ -220,6 +219,14 @@ fn window(settings: &Settings, model: &Rc<LatentSync>, side: usize) -> TensorRes
         run: Box::new(move || render(frames, steps).map(|()| None).map_err(failed)),
         gflop: None,
     })
+}
+
+/// Planar faces of slanting stripes, `frames x 3 x side x side` bytes.
+pub(crate) fn pictures(frames: usize, side: usize) -> Vec<u8> {
+    (0..frames * 3 * side * side)
+        .map(|i| (i % side * 3 + i / side % side * 2 + i / (side * side)) % 251)
+        .map(|level| u8::try_from(level).unwrap_or_default())
+        .collect()
 }
 
 /// 30 s of a gliding tone at 16 kHz.

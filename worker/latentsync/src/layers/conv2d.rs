@@ -99,7 +99,14 @@ impl Conv2d {
                 shift,
                 residual,
             };
-            return cuda::conv2d(limits, x, &self.weight.tensor()?, finish, self.stride, self.padding);
+            return cuda::conv2d(
+                limits,
+                x,
+                &self.weight.tensor()?,
+                finish,
+                self.stride,
+                self.padding,
+            );
         }
         let mut y = reference::conv2d(
             limits,

@@ -216,11 +216,14 @@ fn warm_up(device: &Device) -> Result<()> {
     const LONG: Duration = Duration::from_secs(10);
     let started = Instant::now();
     for dtype in [DType::F32, DType::F16, DType::BF16] {
-        let x = Tensor::ones((1, 2, 4, 4), dtype, device)?;
+        let x = Tensor::zeros((1, 2, 4, 4), dtype, device)?;
         let first = Tensor::zeros(1, DType::U32, device)?;
         let some = x.upsample_nearest2d(8, 8)?.index_select(&first, 1)?;
-        let sum = (some.affine(2.0, 1.0)?.sqr()? + &some)?.to_dtype(DType::F32)?;
-        sum.mean_keepdim(3)?.pad_with_zeros(0, 1, 1)?.maximum(0.0)?;
+        let sum = (some.affine(2.0, 1.0)? + &some)?.to_dtype(DType::F32)?;
+        sum.sqr()?
+            .mean_keepdim(3)?
+            .pad_with_zeros(0, 1, 1)?
+            .maximum(0.0)?;
     }
     let checks = check_kernels(device)?;
     for check in checks.iter().filter(|check| !check.passed()) {

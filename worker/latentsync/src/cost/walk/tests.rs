@@ -7,11 +7,11 @@ use super::*;
 use crate::boundary::{Observer, Op};
 use crate::cost::compute::ComputeSpec;
 use crate::cost::shape::ModelShape;
-use crate::{Levers, Run};
 use crate::denoise::Schedule;
 use crate::noise::Noise;
 use crate::synth::{Size, synthesize};
 use crate::{Checkpoint, Faces, LatentSync};
+use crate::{Levers, Run};
 
 /// Writes down what the networks announce.
 #[derive(Default)]

@@ -123,7 +123,14 @@ impl Bench<'_> {
             let bias = self.values(channels, 3)?;
             let shift = self.values((images, channels), 4)?;
             let wide = |x: &Tensor| x.to_dtype(DType::F32)?.to_device(&Device::Cpu);
-            let plain = reference::conv2d(Limits::USUAL, &wide(&x)?, &wide(&weight)?, &wide(&bias)?, stride, padding)?;
+            let plain = reference::conv2d(
+                Limits::USUAL,
+                &wide(&x)?,
+                &wide(&weight)?,
+                &wide(&bias)?,
+                stride,
+                padding,
+            )?;
             let residual = self.values(plain.shape(), 5)?;
             let expected =
                 (plain.broadcast_add(&wide(&shift)?.reshape((images, channels, 1, 1))?)? + wide(&residual)?)?;
@@ -160,7 +167,8 @@ impl Bench<'_> {
                     affine,
                     silu,
                 };
-                let expected = reference::group_norm(Limits::USUAL, &wide_x, spec((&wide_weight, &wide_bias)))?;
+                let expected =
+                    reference::group_norm(Limits::USUAL, &wide_x, spec((&wide_weight, &wide_bias)))?;
                 let ours = super::group_norm(&x, spec((&weight, &bias)))?;
                 let case = format!("group norm {total} / {images} x {channels} x {h} x {w}, SiLU {silu}");
                 self.compare(checks, case, &ours, &expected)?;

@@ -33,9 +33,7 @@ pub fn kernels_serve() -> bool {
 
 /// Whether these kernels can work on `x`.
 pub(crate) fn serves(x: &Tensor) -> bool {
-    matches!(x.device(), Device::Cuda(_))
-        && suffix(x.dtype()).is_some()
-        && kernels_serve()
+    matches!(x.device(), Device::Cuda(_)) && suffix(x.dtype()).is_some() && kernels_serve()
 }
 
 /// What follows a product.

@@ -37,7 +37,7 @@ fn feed_forward_in_slices_is_the_same_bit_for_bit_on_the_cpu() {
         (328, 2048),
         (328, 2100),
     ] {
-        let ff = feed_forward(width, DType::F32);
+        let ff = feed_forward(Levers::default(), width, DType::F32);
         let (x, residual) = (noise(&[1, rows, width], 1), noise(&[1, rows, width], 6));
         let run = |hidden| {
             let limits = Limits {
@@ -63,7 +63,11 @@ fn composed_feed_forward_in_slices_is_close() {
     let (width, rows) = (24, 333);
     for (dtype, allowed) in [(DType::F32, 1e-6), (DType::F16, 1e-3), (DType::BF16, 1e-2)] {
         // Weights that are used in their place are for the CPU's own operations.
-        let ff = with(Limits::USUAL, true, |_run| feed_forward(width, dtype));
+        let options = Levers {
+            composed: true,
+            ..Levers::default()
+        };
+        let ff = feed_forward(options, width, dtype);
         let input = |seed| noise(&[rows, width], seed).to_dtype(dtype).unwrap();
         let (x, residual) = (input(1), input(6));
         let run = |hidden| {

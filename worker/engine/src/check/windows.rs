@@ -1,11 +1,6 @@
-//! `latentfarm-engine check windows`: the engine's own requests, without a worker, with what each of them held.
-//!
-//! A worker needs FFmpeg's libraries, this check needs only the engine: it is what runs on a machine that is being
-//! tried. It loads a checkpoint under a memory plan, encodes made-up sound, and renders made-up windows one after
-//! another. Every answer is one JSON object on a line of its own; a failure is an answer too, and the next window
-//! follows.
+//! Renders windows through the whole engine, as a worker would ask for them.
 
-use std::io::{self, Write};
+use std::io::Write;
 use std::mem::ManuallyDrop;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -17,16 +12,16 @@ use latentfarm_common::wire::engine::{
     AudioRequest, EngineReply, EngineRequest, EngineTimings, WindowRequest,
 };
 use latentfarm_common::wire::job::{AudioWindows, ModelSpec};
-use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan, MemorySample};
-use serde::Serialize;
+use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan};
 use serde_json::{Value, json};
 
+use super::print::{all_passed, memory, print};
+use crate::bench::pictures;
 use crate::{Engine, EngineSettings};
+use latentsync::Checkpoint;
 use latentsync::cost::prediction::MemoryPredictor;
 use latentsync::cost::shape::ModelShape;
-use latentsync::{Checkpoint, WeightsError, check_kernels};
 
-const MIB: u64 = 1 << 20;
 /// Two seconds of sound at 16 kHz.
 const TRACK_SAMPLES: u64 = 32_000;
 
@@ -53,27 +48,15 @@ pub struct WindowsArgs {
     pub plan: MemoryPlan,
 }
 
-#[derive(Debug, thiserror::Error)]
-pub enum CheckError {
-    #[error("cannot read the weights")]
-    Weights(#[from] WeightsError),
-    #[error("cannot predict what the weights need")]
-    Predict(#[from] candle_core::Error),
-    #[error("cannot print a result")]
-    Print(#[from] io::Error),
-    #[error("{failed} of {asked} requests failed: the lines above say why")]
-    Failed { failed: usize, asked: usize },
-}
-
 /// Runs the requests and prints one line for each; the first line is the prediction for the plan.
 ///
 /// # Errors
 /// Where the weights cannot be read, or at the end where any request failed.
-pub fn windows(
+pub(super) fn windows(
     args: &WindowsArgs,
     settings: EngineSettings,
     output: &mut impl Write,
-) -> Result<(), CheckError> {
+) -> anyhow::Result<()> {
     let checkpoint = Checkpoint::open(&args.weights)?;
     let kind = if settings.device.device.is_cpu() {
         DeviceKind::Cpu
@@ -95,11 +78,7 @@ pub fn windows(
     )?;
     print(output, "open", &memory(&settings.device.memory.reading()), 0.0)?;
 
-    if !settings.device.device.is_cpu() {
-        let started = Instant::now();
-        let checks = check_kernels(&settings.device.device)?;
-        print(output, "kernels", &json!(checks), started.elapsed().as_secs_f64())?;
-    }
+    // Not dropped if the device is past use: freeing its tensors would fail.
     let mut engine = ManuallyDrop::new(Engine::new(settings));
     let mut failed = 0;
     let requests = requests(args, &checkpoint, resolution_px);
@@ -121,18 +100,11 @@ pub fn windows(
         failed += usize::from(matches!(reply, EngineReply::Failed(_)));
         print(output, name, &told(&reply), started.elapsed().as_secs_f64())?;
         if engine.is_poisoned() {
-            failed += 1;
-            break;
+            return all_passed(failed, asked);
         }
     }
-    // Freeing tensors on a device that is past use would fail.
-    if !engine.is_poisoned() {
-        drop(ManuallyDrop::into_inner(engine));
-    }
-    match failed {
-        0 => Ok(()),
-        failed => Err(CheckError::Failed { failed, asked }),
-    }
+    drop(ManuallyDrop::into_inner(engine));
+    all_passed(failed, asked)
 }
 
 fn requests(
@@ -161,7 +133,7 @@ fn requests(
         layout: AudioWindows::Overlapping,
         first_frame: 0,
         rate: FrameRate::FILM_25,
-        faces: stripes(frames, side),
+        faces: pictures(frames, side),
         silence: None,
         plan: args.plan,
     });
@@ -185,14 +157,6 @@ fn sound() -> AudioRequest {
 
 fn track() -> Digest {
     Digest::of(b"check")
-}
-
-/// Planar faces of slanting stripes, `frames x 3 x side x side` bytes.
-pub(crate) fn stripes(frames: usize, side: usize) -> Vec<u8> {
-    (0..frames * 3 * side * side)
-        .map(|i| (i % side * 3 + i / side % side * 2 + i / (side * side)) % 251)
-        .map(|level| u8::try_from(level).unwrap_or_default())
-        .collect()
 }
 
 fn told(reply: &EngineReply) -> Value {
@@ -227,38 +191,4 @@ fn told(reply: &EngineReply) -> Value {
         }
         EngineReply::Failed(failure) => json!({ "failed": failure }),
     }
-}
-
-/// A reading in MiB with one decimal place.
-fn memory(sample: &MemorySample) -> Value {
-    #[derive(Serialize)]
-    struct Mib {
-        free: f64,
-        total: f64,
-        own: f64,
-        reserved: f64,
-        reserved_peak: f64,
-        live: f64,
-        live_peak: f64,
-        host_rss: f64,
-    }
-    let mib = |bytes: u64| (bytes as f64 / MIB as f64 * 10.0).round() / 10.0;
-    json!(Mib {
-        free: mib(sample.free),
-        total: mib(sample.total),
-        own: mib(sample.own),
-        reserved: mib(sample.reserved),
-        reserved_peak: mib(sample.reserved_peak),
-        live: mib(sample.live),
-        live_peak: mib(sample.live_peak),
-        host_rss: mib(sample.host_rss),
-    })
-}
-
-fn print(output: &mut impl Write, request: &str, result: &Value, seconds: f64) -> Result<(), CheckError> {
-    let seconds = (seconds * 1000.0).round() / 1000.0;
-    let line = json!({ "request": request, "seconds": seconds, "result": result });
-    writeln!(output, "{line}")?;
-    output.flush()?;
-    Ok(())
 }

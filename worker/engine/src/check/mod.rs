@@ -1,0 +1,91 @@
+//! `latentfarm-engine check`: is this device right, and how much memory does it need?
+//!
+//! A worker needs FFmpeg's libraries, these checks need the engine alone: they are what runs on a machine that is being
+//! tried, see `deploy/gpu-check`. Every result is one JSON object on a line of its own.
+
+mod parts;
+mod print;
+mod windows;
+
+use std::io::{Write, stdin};
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::bail;
+use latentsync::check_kernels;
+use latentsync::synth::{Size, synthesize};
+use serde_json::json;
+
+use self::print::{all_passed, memory, print};
+use crate::EngineSettings;
+
+pub use self::windows::WindowsArgs;
+
+/// What to check.
+#[derive(Clone, Debug, clap::Subcommand)]
+pub enum Check {
+    /// Compare every kernel of a CUDA build with the reference on the device
+    Kernels,
+    /// Write random weights to check with
+    Synth {
+        /// Published sizes (2.5 GiB) instead of tiny ones
+        #[arg(long)]
+        full: bool,
+        /// Folder to write, which is made
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+    },
+    /// Compare every network on the device with the CPU
+    Parts {
+        /// Folder with the model weights, small ones since the CPU computes them too
+        #[arg(long, value_name = "DIR")]
+        weights: PathBuf,
+    },
+    /// Render windows through the whole engine and print the memory after each request
+    Windows(WindowsArgs),
+    /// Take all memory of the device but for some, and hold it until the input ends
+    Hold {
+        /// MiB to leave free
+        #[arg(long, value_name = "MIB")]
+        leave: u64,
+    },
+}
+
+/// Runs one check.
+///
+/// # Errors
+/// If it cannot be run or does not pass.
+pub fn check(check: Check, mut settings: EngineSettings, output: &mut impl Write) -> anyhow::Result<()> {
+    let started = Instant::now();
+    let on_cpu = settings.device.device.is_cpu();
+    match check {
+        Check::Kernels | Check::Hold { .. } if on_cpu => {
+            bail!("this check is for GPUs alone: name one with `--device cuda:N`")
+        }
+        Check::Kernels => {
+            let checks = check_kernels(&settings.device.device)?;
+            for check in &checks {
+                print(output, "kernel", &json!(check), 0.0)?;
+            }
+            let failed = checks.iter().filter(|check| !check.passed()).count();
+            all_passed(failed, checks.len())
+        }
+        Check::Synth { full, out } => {
+            let size = if full { Size::Full } else { Size::Tiny };
+            Ok(synthesize(&out, size, 1)?)
+        }
+        Check::Parts { weights } => {
+            let device = (&settings.device.device, settings.device.computes_as.as_str());
+            parts::parts(&weights, device, output)
+        }
+        Check::Windows(args) => windows::windows(&args, settings, output),
+        Check::Hold { leave } => {
+            let free = settings.device.memory.reading().free;
+            settings.device.memory.leak(free.saturating_sub(leave << 20));
+            let reading = memory(&settings.device.memory.reading());
+            print(output, "hold", &reading, started.elapsed().as_secs_f64())?;
+            stdin().read_line(&mut String::new())?;
+            Ok(())
+        }
+    }
+}
