@@ -29,7 +29,7 @@ use latentsync::denoise::{Conditions, Schedule, predict};
 use latentsync::noise::Noise;
 use latentsync::preprocess;
 use latentsync::tensors::list_tensors;
-use latentsync::{Faces, LatentSync, Levers, Run};
+use latentsync::{ExecutionOptions, Faces, LatentSync, Run};
 use picture::{assert_matrices_close, frame, fringe, matrices, points};
 use serde_json::Value;
 use support::speech::whispers;
@@ -116,9 +116,9 @@ impl Chain {
         let (_, tokens, width) = self.golden.get("audio_chunks").dims3().unwrap();
         let dims = silent_whisper(whisper.path(), tokens / 10 - 1, width);
         LatentSync::new(
-            load_unet(&unet, &unet_config, &device, dtype, Levers::default()).unwrap(),
-            load_vae(&vae, &vae_config, &device, dtype, Levers::default()).unwrap(),
-            load_whisper(whisper.path(), &dims, &device, dtype, Levers::default()).unwrap(),
+            load_unet(&unet, &unet_config, &device, dtype, ExecutionOptions::default()).unwrap(),
+            load_vae(&vae, &vae_config, &device, dtype, ExecutionOptions::default()).unwrap(),
+            load_whisper(whisper.path(), &dims, &device, dtype, ExecutionOptions::default()).unwrap(),
             dims,
             &device,
             dtype,

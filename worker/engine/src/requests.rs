@@ -24,8 +24,8 @@ use crate::memory::device::Work;
 use crate::memory::fault::Request;
 use crate::memory::guard::{Guard, Level};
 use crate::numeric_kind;
-use latentsync::cost::plan::tolerant_levers;
-use latentsync::{AudioFeatures, Checkpoint, LatentSync, Levers, ModelError, Run};
+use latentsync::cost::plan::tolerant_steps;
+use latentsync::{AudioFeatures, Checkpoint, ExecutionOptions, LatentSync, ModelError, Run};
 
 const MIB: u64 = 1 << 20;
 
@@ -136,7 +136,7 @@ impl Engine {
         }
     }
 
-    /// Of what is computed under `plan`: only where the same levers change bits are results the same.
+    /// Names what results depend on under `plan`: they are equal bit for bit only if this is.
     fn numeric_kind(&self, plan: MemoryPlan) -> String {
         let kind = if self.settings.device.is_cpu() {
             DeviceKind::Cpu
@@ -144,8 +144,8 @@ impl Engine {
             DeviceKind::Cuda
         };
         let base = numeric_kind(&self.settings.computes_as, self.settings.dtype);
-        match tolerant_levers(kind, plan) {
-            Some(levers) => format!("{base}+{levers}"),
+        match tolerant_steps(kind, plan) {
+            Some(steps) => format!("{base}+{steps}"),
             None => base,
         }
     }
@@ -201,7 +201,7 @@ impl Engine {
         let fits = self.watch.borrow_mut().load(checkpoint);
         fits.map_err(|shortage| self.failure(&shortage))?;
         let Settings { device, dtype, .. } = &self.settings;
-        let loaded = LatentSync::load(checkpoint, device, *dtype, Levers::of(self.plan));
+        let loaded = LatentSync::load(checkpoint, device, *dtype, ExecutionOptions::of(self.plan));
         let model = loaded.map_err(|error| match self.failure(&error) {
             EngineFailure::Other { message } => EngineFailure::Unfit { message },
             other => other,
@@ -235,7 +235,7 @@ impl Engine {
         self.watch.borrow_mut().request(Request::Audio, work);
         let begun = self.watch.borrow_mut().begin(MemoryStage::Audio);
         begun.map_err(|shortage| self.failure(&shortage))?;
-        let run = Run::new(Levers::of(work.plan)).observed(&*self.watch);
+        let run = Run::new(ExecutionOptions::of(work.plan)).with_hooks(&*self.watch);
         let encoded = self.loaded()?.model.encode_audio(&run, request);
         encoded.map_err(|error| self.failure(&error))
     }
@@ -259,7 +259,7 @@ impl Engine {
         let mut steps = Steps::new(&self.watch, frames, tell);
         let rows = self.audio.rows(request)?;
         steps.begin(MemoryStage::VaeEncode)?;
-        let run = Run::new(Levers::of(request.plan)).observed(&*self.watch);
+        let run = Run::new(ExecutionOptions::of(request.plan)).with_hooks(&*self.watch);
         model.render_window(&run, request, &rows, &mut |stage| steps.over(stage))
     }
 

@@ -12,7 +12,7 @@ use crate::memory::device::{EngineMemory, Shortage, Work};
 use crate::memory::fault::{FaultKind, Faults, Request};
 use crate::memory::guard::{Cleaner, Cleanup, Keep, Level};
 use latentsync::Checkpoint;
-use latentsync::boundary::{Observer, Op};
+use latentsync::{Hooks, Op};
 
 /// Shared by the guards, the networks' layers and the engine, all on one thread.
 pub(super) type Shared = Rc<RefCell<Watch>>;
@@ -168,7 +168,7 @@ pub(super) struct Ending {
     pub(super) free_before: u64,
 }
 
-impl Observer for Watch {
+impl Hooks for Watch {
     fn before(&mut self, op: Op, x: &Tensor) -> Result<()> {
         let value_bytes = x.dtype().size_in_bytes();
         if let Some(kind) = self.faults.at_operation(self.work.stage) {
@@ -319,7 +319,7 @@ mod tests {
     fn a_step_is_run_again_through_the_context() {
         let (watch, trims) = watch(Cleanup::Step);
         let watch = RefCell::new(watch);
-        let run = Run::default().observed(&watch);
+        let run = Run::default().with_hooks(&watch);
         let runs = std::cell::Cell::new(0);
         let outcome = run.retried(|| {
             runs.set(runs.get() + 1);

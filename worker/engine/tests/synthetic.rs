@@ -22,7 +22,9 @@ use latentfarm_common::wire::engine::{AudioRequest, EngineStage, WindowRequest};
 use latentfarm_common::wire::job::{AudioWindows, ModelSpec};
 use latentfarm_common::wire::memory::MemoryPlan;
 use latentsync::synth::{Size, synthesize};
-use latentsync::{AudioFeatures, Checkpoint, LatentSync, Levers, ModelError, Run, Stopped, gather_rows};
+use latentsync::{
+    AudioFeatures, Checkpoint, ExecutionOptions, LatentSync, ModelError, Run, Stopped, gather_rows,
+};
 
 const SEED: u64 = 7;
 
@@ -34,7 +36,7 @@ fn synthetic(size: Size) -> (tempfile::TempDir, Checkpoint) {
 }
 
 fn load(checkpoint: &Checkpoint) -> LatentSync {
-    LatentSync::load(checkpoint, &Device::Cpu, DType::F32, Levers::default())
+    LatentSync::load(checkpoint, &Device::Cpu, DType::F32, ExecutionOptions::default())
         .unwrap_or_else(|error| panic!("{error}"))
 }
 
@@ -319,7 +321,8 @@ fn every_tensor_that_does_not_fit_is_named_at_once() {
         tensors.insert("conv_out.weight".to_owned(), weight);
     });
     let checkpoint = Checkpoint::open(dir.path()).unwrap();
-    let Err(error) = LatentSync::load(&checkpoint, &Device::Cpu, DType::F32, Levers::default()) else {
+    let Err(error) = LatentSync::load(&checkpoint, &Device::Cpu, DType::F32, ExecutionOptions::default())
+    else {
         panic!("a broken checkpoint was loaded");
     };
     let text = error.to_string();

@@ -70,7 +70,7 @@ pub fn denoise(
 }
 
 /// The noise in `latents`, guided where guidance is on: by two halves, silence first, one after the other or, where
-/// the levers allow it and the device is not the CPU, in one pass.
+/// the options allow it and the device is not the CPU, in one pass.
 pub fn predict(
     run: &Run,
     unet: &UNet3DConditionModel,
@@ -90,7 +90,7 @@ pub fn predict(
         return unet.forward(run, &input, timestep, audio)?.to_dtype(DType::F32);
     }
     let options = run.options;
-    let together = options.batched_guidance && (options.composed || !input.device().is_cpu());
+    let together = options.batched_guidance && (options.reference_kernels || !input.device().is_cpu());
     let (silent, speaking) = halves(run, unet, &input, timestep, audio, together)?;
     &silent + ((speaking - &silent)? * f64::from(guidance_scale))?
 }

@@ -12,8 +12,8 @@ use super::checkpoint::Checkpoint;
 use super::config::WhisperDims;
 use super::denoise::{Conditions, Schedule, denoise};
 use super::error::{ModelError, Stopped};
-use super::levers::Levers;
 use super::noise::{Noise, Purpose};
+use super::options::ExecutionOptions;
 use super::preprocess::{self, FaceMask, LATENT_FACTOR};
 use super::run::Run;
 use super::tensors::{Residence, WeightsError};
@@ -70,7 +70,7 @@ impl LatentSync {
         checkpoint: &Checkpoint,
         device: &Device,
         dtype: DType,
-        options: Levers,
+        options: ExecutionOptions,
     ) -> std::result::Result<Self, WeightsError> {
         Ok(Self::new(
             checkpoint.unet(device, dtype, options)?,
@@ -153,7 +153,7 @@ impl LatentSync {
     }
 
     /// Renders the 16 faces of a window under its memory plan, which may differ from window to window; the result is laid
-    /// out like `request.faces`. The observer of `run` is asked before every operation.
+    /// out like `request.faces`. The hooks of `run` are called before every operation.
     ///
     /// # Shapes
     /// `rows` is `(16, tokens, width)`, see [`gather_rows`](super::gather_rows).
@@ -167,7 +167,7 @@ impl LatentSync {
         rows: &Tensor,
         stage: Stage,
     ) -> std::result::Result<(Vec<u8>, EngineTimings), ModelError> {
-        let run = &run.under(Levers::of(request.plan));
+        let run = &run.with_options(ExecutionOptions::of(request.plan));
         let faces = Faces {
             bytes: &request.faces,
             resolution: usize::try_from(request.model.resolution_px).unwrap_or(0),

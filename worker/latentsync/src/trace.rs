@@ -6,7 +6,7 @@ use std::cell::RefCell;
 
 use candle_core::Tensor;
 
-/// A recorder; see [`Run::recorded`](super::Run::recorded).
+/// A recorder; see [`Run::with_trace`](super::Run::with_trace).
 #[derive(Default)]
 pub struct Trace {
     records: RefCell<Vec<(String, Tensor)>>,

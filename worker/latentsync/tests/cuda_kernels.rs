@@ -24,14 +24,21 @@ fn run(sanitizers: &str) -> Vec<String> {
         .arg(source.join("main.cpp"))
         .output()
         .unwrap();
-    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    assert!(
+        built.status.success(),
+        "{}",
+        String::from_utf8_lossy(&built.stderr)
+    );
     let output = Command::new(&program).output().unwrap();
     let (lines, errors) = (
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr),
     );
     let wrong: Vec<_> = lines.lines().filter(|line| !line.starts_with("ok ")).collect();
-    assert!(output.status.success() && errors.is_empty(), "{wrong:#?}\n{errors}");
+    assert!(
+        output.status.success() && errors.is_empty(),
+        "{wrong:#?}\n{errors}"
+    );
     lines.lines().map(str::to_owned).collect()
 }
 
@@ -39,7 +46,9 @@ fn run(sanitizers: &str) -> Vec<String> {
 fn kernels_compute_their_formulas_and_touch_nothing_else() {
     let lines = run("address,undefined");
     for dtype in ["f32", "f16", "bf16"] {
-        let cases = lines.iter().filter(|line| line.starts_with(&format!("ok {dtype} ")));
+        let cases = lines
+            .iter()
+            .filter(|line| line.starts_with(&format!("ok {dtype} ")));
         assert!(cases.count() >= 40, "few cases in {dtype}");
     }
 }

@@ -26,7 +26,7 @@ use latentsync::noise::Noise;
 use latentsync::preprocess::{self, FaceMask};
 use latentsync::synth::{Size, synthesize};
 use latentsync::vae::SCALING_FACTOR;
-use latentsync::{Checkpoint, Faces, LatentSync, Levers, Run};
+use latentsync::{Checkpoint, ExecutionOptions, Faces, LatentSync, Run};
 use support::{Golden, Tolerance, assert_close, files, goldens_dir, text};
 
 const HALF_TYPES: [DType; 2] = [DType::F16, DType::BF16];
@@ -91,7 +91,14 @@ fn unet_in_half_types_is_near_golden() {
         let weights = goldens_dir().join(format!("{name}.safetensors"));
         let golden = Golden::open(&path);
         for dtype in HALF_TYPES {
-            let unet = load_unet(&weights, &config, &Device::Cpu, dtype, Levers::default()).unwrap();
+            let unet = load_unet(
+                &weights,
+                &config,
+                &Device::Cpu,
+                dtype,
+                ExecutionOptions::default(),
+            )
+            .unwrap();
             for case in golden.prefixes("case") {
                 let get = |part: &str| golden.get(&format!("{case}.{part}"));
                 let timestep = u32::try_from(golden.integers(&format!("{case}.timestep"))[0]).unwrap();
@@ -149,7 +156,7 @@ fn whisper_in_half_types_is_near_golden() {
         .unwrap();
     let head = golden.get("encoder_embeddings_head");
     for dtype in HALF_TYPES {
-        let encoder = load_whisper(&path, &dims, &Device::Cpu, dtype, Levers::default()).unwrap();
+        let encoder = load_whisper(&path, &dims, &Device::Cpu, dtype, ExecutionOptions::default()).unwrap();
         let states = encoder
             .forward(&Run::default(), &mel.to_dtype(dtype).unwrap())
             .unwrap();
@@ -354,7 +361,7 @@ fn child_prints_the_digest_of_a_window_in_every_type() {
         first_frame: 16,
     };
     for dtype in [DType::F32, DType::F16, DType::BF16] {
-        let model = LatentSync::load(&checkpoint, &Device::Cpu, dtype, Levers::default()).unwrap();
+        let model = LatentSync::load(&checkpoint, &Device::Cpu, dtype, ExecutionOptions::default()).unwrap();
         let (tokens, width) = model.audio_shape();
         let rows = Tensor::arange(0_u32, u32::try_from(16 * tokens * width).unwrap(), &Device::Cpu).unwrap();
         let rows = (rows.to_dtype(DType::F32).unwrap() * 0.1).unwrap().sin().unwrap();

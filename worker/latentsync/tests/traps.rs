@@ -28,7 +28,7 @@ use latentsync::synth::{Size, synthesize};
 use latentsync::tensors::read_tensor;
 use latentsync::trace::Trace;
 use latentsync::vae::AutoencoderKl;
-use latentsync::{Checkpoint, Faces, LatentSync, Levers, ModelError, Run};
+use latentsync::{Checkpoint, ExecutionOptions, Faces, LatentSync, ModelError, Run};
 
 use norm::normed;
 use warnings::warnings_of;
@@ -73,14 +73,14 @@ impl Weights {
             &config,
             &Device::Cpu,
             dtype,
-            Levers::default(),
+            ExecutionOptions::default(),
         )
         .unwrap()
     }
 
     fn model(&self, dtype: DType) -> LatentSync {
         let checkpoint = Checkpoint::open(self.dir.path()).unwrap();
-        LatentSync::load(&checkpoint, &Device::Cpu, dtype, Levers::default())
+        LatentSync::load(&checkpoint, &Device::Cpu, dtype, ExecutionOptions::default())
             .unwrap_or_else(|error| panic!("{error}"))
     }
 }
@@ -234,11 +234,11 @@ fn resnet_norms_span_the_frames_and_transformer_norms_do_not() {
         .unwrap();
     let audio = waves(&[1, frames, 30, config.cross_attention_dim]);
     for dtype in [DType::F32, DType::F16, DType::BF16] {
-        let unet = load_unet(&path, &config, &Device::Cpu, dtype, Levers::default()).unwrap();
+        let unet = load_unet(&path, &config, &Device::Cpu, dtype, ExecutionOptions::default()).unwrap();
         let trace = Trace::default();
         let typed = |x: &Tensor| x.to_dtype(dtype).unwrap();
         unet.forward(
-            &Run::default().recorded(&trace),
+            &Run::default().with_trace(&trace),
             &typed(&latents),
             500,
             &typed(&audio),
@@ -408,7 +408,7 @@ fn skips_of_the_unet_own_themselves() {
             &config,
             &Device::Cpu,
             dtype,
-            Levers::default(),
+            ExecutionOptions::default(),
         )
         .unwrap();
         let trace = Trace::default();
@@ -417,7 +417,7 @@ fn skips_of_the_unet_own_themselves() {
             .to_dtype(dtype)
             .unwrap();
         let out = unet
-            .forward(&Run::default().recorded(&trace), &latents, 1, &audio)
+            .forward(&Run::default().with_trace(&trace), &latents, 1, &audio)
             .unwrap();
         assert_owns_itself("the predicted noise", &out);
         let mut skips = 0;

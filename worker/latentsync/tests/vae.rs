@@ -15,7 +15,7 @@ use latentsync::checkpoint::load_vae;
 use latentsync::config::VaeConfig;
 use latentsync::trace::Trace;
 use latentsync::vae::{AutoencoderKl, SCALING_FACTOR};
-use latentsync::{Levers, Run};
+use latentsync::{ExecutionOptions, Run};
 use support::{Compared, Golden, Tolerance, assert_close, beside, goldens_dir, names, text};
 
 const TOLERANCE: Tolerance = Tolerance {
@@ -36,8 +36,14 @@ const INNER: [&str; 7] = [
 
 fn load(name: &str, path: &Path) -> AutoencoderKl {
     let config = VaeConfig::from_json(&text(&format!("{name}_config.json"))).unwrap();
-    load_vae(path, &config, &Device::Cpu, DType::F32, Levers::default())
-        .unwrap_or_else(|error| panic!("{error}"))
+    load_vae(
+        path,
+        &config,
+        &Device::Cpu,
+        DType::F32,
+        ExecutionOptions::default(),
+    )
+    .unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// Traces are of the first images only.
@@ -51,10 +57,10 @@ fn check_trace(vae: &AutoencoderKl, golden: &Golden, case: &str, compared: &mut 
         let trace = Trace::default();
         let is_decoder = name == "post_quant_conv" || name.starts_with("decoder");
         let last = if is_decoder {
-            vae.decode(&Run::default().recorded(&trace), &first("decode_in"))
+            vae.decode(&Run::default().with_trace(&trace), &first("decode_in"))
                 .unwrap()
         } else {
-            vae.raw_moments(&Run::default().recorded(&trace), &first("image"))
+            vae.raw_moments(&Run::default().with_trace(&trace), &first("image"))
                 .unwrap()
         };
         let plain = if is_decoder {

@@ -15,7 +15,7 @@ use latentsync::denoise::Schedule;
 use latentsync::noise::{Noise, Purpose, normals};
 use latentsync::preprocess::LATENT_FACTOR;
 use latentsync::whisper::mel_tensor;
-use latentsync::{Checkpoint, Faces, LatentSync, Levers, ModelError, Run};
+use latentsync::{Checkpoint, ExecutionOptions, Faces, LatentSync, ModelError, Run};
 
 /// In the middle of the noise schedule; the arithmetic is the same at every one.
 const TIMESTEP: u32 = 501;
@@ -71,8 +71,8 @@ pub(super) fn task(settings: &Settings, checkpoint: &Checkpoint, side: usize) ->
     built.map_err(|source| BenchError::compute(part, source))
 }
 
-fn options(settings: &Settings) -> Levers {
-    Levers::of(settings.sizes.plan)
+fn options(settings: &Settings) -> ExecutionOptions {
+    ExecutionOptions::of(settings.sizes.plan)
 }
 
 /// The context of every run of a part.

@@ -11,7 +11,7 @@ use super::find::{Found, Part};
 use super::load::{load_unet, load_vae, load_whisper};
 use super::note::AccountAs;
 use crate::config::{UNetConfig, VaeConfig, WhisperDims};
-use crate::levers::Levers;
+use crate::options::ExecutionOptions;
 use crate::tensors::{TensorFile, WeightsError};
 use crate::unet::UNet3DConditionModel;
 use crate::vae::AutoencoderKl;
@@ -146,7 +146,7 @@ impl Checkpoint {
         &self,
         device: &Device,
         dtype: DType,
-        options: Levers,
+        options: ExecutionOptions,
     ) -> Result<UNet3DConditionModel, WeightsError> {
         load_unet(&self.found.unet, &self.found.unet_config, device, dtype, options)
     }
@@ -156,7 +156,7 @@ impl Checkpoint {
         &self,
         device: &Device,
         dtype: DType,
-        options: Levers,
+        options: ExecutionOptions,
     ) -> Result<AutoencoderKl, WeightsError> {
         load_vae(&self.found.vae, &self.found.vae_config, device, dtype, options)
     }
@@ -166,7 +166,7 @@ impl Checkpoint {
         &self,
         device: &Device,
         dtype: DType,
-        options: Levers,
+        options: ExecutionOptions,
     ) -> Result<WhisperEncoder, WeightsError> {
         load_whisper(&self.found.whisper, &self.found.dims, device, dtype, options)
     }

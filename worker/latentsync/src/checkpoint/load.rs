@@ -5,7 +5,7 @@ use std::path::Path;
 use candle_core::{DType, Device};
 
 use crate::config::{UNetConfig, VaeConfig, WhisperDims};
-use crate::levers::Levers;
+use crate::options::ExecutionOptions;
 use crate::tensors::{Keys, Ledger, TensorFile, WeightsError};
 use crate::unet::UNet3DConditionModel;
 use crate::vae::AutoencoderKl;
@@ -17,7 +17,7 @@ pub fn load_unet(
     config: &UNetConfig,
     device: &Device,
     dtype: DType,
-    options: Levers,
+    options: ExecutionOptions,
 ) -> Result<UNet3DConditionModel, WeightsError> {
     load(path, "", (device, dtype), options, |keys| {
         UNet3DConditionModel::load(keys, config)
@@ -31,7 +31,7 @@ pub fn load_vae(
     config: &VaeConfig,
     device: &Device,
     dtype: DType,
-    options: Levers,
+    options: ExecutionOptions,
 ) -> Result<AutoencoderKl, WeightsError> {
     let vae = load(path, "", (device, dtype), options, |keys| {
         AutoencoderKl::load(keys, config)
@@ -48,7 +48,7 @@ pub fn load_whisper(
     dims: &WhisperDims,
     device: &Device,
     dtype: DType,
-    options: Levers,
+    options: ExecutionOptions,
 ) -> Result<WhisperEncoder, WeightsError> {
     load(path, "encoder.", (device, dtype), options, |keys| {
         WhisperEncoder::load(&keys.pp("encoder"), dims)
@@ -73,13 +73,13 @@ fn load<T>(
     path: &Path,
     prefix: &str,
     (device, dtype): (&Device, DType),
-    options: Levers,
+    options: ExecutionOptions,
     build: impl FnOnce(&Keys) -> candle_core::Result<T>,
 ) -> Result<T, WeightsError> {
     let file = TensorFile::open(path)?;
     let ledger = Ledger::default();
     let model = settle(
-        build(&Keys::root(&file, &ledger, device, dtype).under(options)),
+        build(&Keys::root(&file, &ledger, device, dtype).with_options(options)),
         path,
     )?;
     match ledger.finish(&file, prefix) {

@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor};
 
 use super::widened::widened;
-use crate::boundary::Op;
+use crate::hooks::Op;
 use crate::kernels::cpu::CpuAttention;
 use crate::kernels::{cuda, reference};
 use crate::run::Run;
@@ -31,7 +31,7 @@ pub(crate) fn attend(run: &Run, q: &Tensor, k: &Tensor, v: &Tensor, heads: usize
 /// [`attend`] to what was told already.
 fn attended(run: &Run, q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<Tensor> {
     let (outer, rows, queries, width) = q.dims4()?;
-    if run.on_own_ops(q) {
+    if run.on_cpu(q) {
         return q.apply_op3_no_bwd(k, v, &CpuAttention { heads });
     }
     if let (Some(wide_q), Some(wide_k), Some(wide_v)) = (widened(q)?, widened(k)?, widened(v)?) {

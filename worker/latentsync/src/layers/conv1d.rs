@@ -31,7 +31,7 @@ impl Conv1d {
 /// Every `stride`th token with its neighbours: `(tokens / stride, input x 3)`, the taps of a channel side by side.
 fn neighbours(run: &Run, x: &Tensor, stride: usize) -> Result<Tensor> {
     run.before_copy(x.dim(0)?.div_ceil(stride) * x.dim(1)? * TAPS, x)?;
-    if run.on_own_ops(x) {
+    if run.on_cpu(x) {
         return x.contiguous()?.apply_op1_no_bwd(&CpuNeighbours { stride });
     }
     let (tokens, input) = x.dims2()?;

@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
-use crate::boundary::Op;
+use crate::hooks::Op;
 use crate::kernels::cpu::CpuConv2d;
 use crate::kernels::cuda::{self, Finish};
 use crate::kernels::reference;
@@ -77,7 +77,7 @@ impl Conv2d {
         };
         run.before(op, x)?;
         let _at_work = self.weight.at_work(run);
-        if run.on_own_ops(x) {
+        if run.on_cpu(x) {
             let residual = residual.map(Tensor::contiguous).transpose()?;
             let bias = match shift {
                 Some(shift) => shift.broadcast_add(&self.bias)?,

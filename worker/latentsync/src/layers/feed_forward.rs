@@ -6,7 +6,7 @@ use candle_core::{Result, Tensor};
 
 use super::gelu::gated;
 use super::linear::Linear;
-use crate::boundary::Op;
+use crate::hooks::Op;
 use crate::kernels::Whole;
 use crate::kernels::cpu::{bands, whole_tiles};
 use crate::run::Run;
@@ -37,7 +37,7 @@ impl FeedForward {
         Ok(y)
     }
 
-    /// As many rows at a time as the levers allow. On the CPU in `f32` a slice is a whole number of the tiles that both
+    /// As many rows are worked on at a time as the options allow. On the CPU in `f32` a slice is a whole number of the tiles that both
     /// products would have anyway, so that it changes no bit.
     fn sliced(&self, run: &Run, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
         let (input, hidden, output) = (self.proj.input(), self.proj.output(), self.out.output());
@@ -48,7 +48,7 @@ impl FeedForward {
         let _at_work = (self.proj.weight.at_work(run), self.out.weight.at_work(run));
 
         let (inner, outer) = (bands(rows, hidden), bands(rows, output));
-        let slices = if run.on_own_ops(x) {
+        let slices = if run.on_cpu(x) {
             whole_tiles(rows, hidden, output, run.options.limits)
         } else {
             let most = feed_forward_rows(rows, hidden, run.options.limits);

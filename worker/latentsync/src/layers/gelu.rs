@@ -13,9 +13,9 @@ pub(crate) fn gelu(run: &Run, x: &Tensor) -> Result<Tensor> {
     activated(run, x)
 }
 
-/// [`gelu`] of what was told already.
+/// [`gelu`] without a call of the hooks.
 fn activated(run: &Run, x: &Tensor) -> Result<Tensor> {
-    if run.on_own_ops(x) {
+    if run.on_cpu(x) {
         return x.contiguous()?.apply_op1_no_bwd(&CpuGelu);
     }
     if run.on_cuda(x) {
@@ -28,9 +28,9 @@ fn activated(run: &Run, x: &Tensor) -> Result<Tensor> {
 }
 
 /// `value x gelu(gate)`, with the value in the first half of the last dimension and the gate in the second. It is a part
-/// of the feed-forward, which has told the observer of it.
+/// of the feed-forward, which has called the hooks for it.
 pub(super) fn gated(run: &Run, x: &Tensor) -> Result<Tensor> {
-    if run.on_own_ops(x) {
+    if run.on_cpu(x) {
         return x.contiguous()?.apply_op1_no_bwd(&CpuGeglu);
     }
     if run.on_cuda(x) {

@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
-use crate::boundary::Op;
+use crate::hooks::Op;
 use crate::kernels::cpu::{CpuLayerNorm, EPS};
 use crate::kernels::cuda;
 use crate::run::Run;
@@ -27,7 +27,7 @@ impl LayerNorm {
         let rows = x.elem_count() / width.max(1);
         run.before(Op::LayerNorm { rows, width }, x)?;
         let x = x.contiguous()?;
-        if run.on_own_ops(&x) {
+        if run.on_cpu(&x) {
             let (weight, bias) = (&self.weight, &self.bias);
             return x.apply_op1_no_bwd(&CpuLayerNorm { weight, bias });
         }

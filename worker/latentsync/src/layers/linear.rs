@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use candle_core::{Result, Tensor};
 
-use crate::boundary::Op;
+use crate::hooks::Op;
 use crate::kernels::cpu::{CpuLinear, bands};
 use crate::kernels::cuda::{self, Finish};
 use crate::kernels::reference;
@@ -83,7 +83,7 @@ impl Linear {
         Ok(x.elem_count() / width.max(1))
     }
 
-    /// The layer without a word to the observer; `bands` cover the rows.
+    /// The layer without a call of the hooks; `bands` cover the rows.
     pub(super) fn compute(
         &self,
         run: &Run,
@@ -96,7 +96,7 @@ impl Linear {
         shape.pop();
         shape.push(output);
         let rows = x.reshape(((), input))?.contiguous()?;
-        if run.on_own_ops(x) {
+        if run.on_cpu(x) {
             let residual = residual
                 .map(|residual| residual.reshape(((), output))?.contiguous())
                 .transpose()?;

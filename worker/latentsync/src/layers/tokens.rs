@@ -10,7 +10,7 @@ use crate::run::Run;
 pub(crate) fn to_tokens(run: &Run, picture: &Tensor) -> Result<Tensor> {
     run.before_copy(picture.elem_count(), picture)?;
     let flat = picture.flatten_from(2)?;
-    if run.on_own_ops(picture) {
+    if run.on_cpu(picture) {
         return flat.contiguous()?.apply_op1_no_bwd(&CpuTranspose { add: None });
     }
     if run.on_cuda(picture) {
@@ -22,7 +22,7 @@ pub(crate) fn to_tokens(run: &Run, picture: &Tensor) -> Result<Tensor> {
 /// The picture of `tokens`, shaped like `residual` and added to it.
 pub(crate) fn to_picture(run: &Run, tokens: &Tensor, residual: &Tensor) -> Result<Tensor> {
     run.before_copy(tokens.elem_count(), tokens)?;
-    if run.on_own_ops(tokens) {
+    if run.on_cpu(tokens) {
         let add = residual.contiguous()?;
         let op = CpuTranspose { add: Some(&add) };
         return tokens

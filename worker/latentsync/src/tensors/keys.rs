@@ -10,7 +10,7 @@ use candle_core::{DType, Device, Result, Tensor};
 use super::file::TensorFile;
 use super::mapped::MappedTensor;
 use super::residence::{Residence, Slot};
-use crate::levers::Levers;
+use crate::options::ExecutionOptions;
 
 /// A place in the tree of dotted tensor names, like candle's `VarBuilder`. A missing or misshaped tensor does
 /// not end the load: zeros stand in for it, and [`Ledger::finish`] names every one.
@@ -23,7 +23,7 @@ pub(crate) struct Keys<'a> {
     /// Compare names and shapes alone, and read nothing.
     shapes_only: bool,
     streamed: bool,
-    options: Levers,
+    options: ExecutionOptions,
 }
 
 /// What was asked of a weight file, and what was wrong.
@@ -51,12 +51,12 @@ impl<'a> Keys<'a> {
             dtype,
             shapes_only: false,
             streamed: false,
-            options: Levers::default(),
+            options: ExecutionOptions::default(),
         }
     }
 
     /// The same place under the options that hold while a model is loaded.
-    pub(crate) fn under(self, options: Levers) -> Self {
+    pub(crate) fn with_options(self, options: ExecutionOptions) -> Self {
         Self { options, ..self }
     }
 
@@ -163,7 +163,11 @@ impl<'a> Keys<'a> {
     /// The tensor `name` in its place in a mapped file. `None` where it has another shape, cannot be used in its
     /// place, or is wanted in another way than as `f32` on the CPU: [`Keys::get`] then says more.
     pub(crate) fn mapped(&self, shape: &[usize], name: &str) -> Option<MappedTensor> {
-        if self.shapes_only || !self.device.is_cpu() || self.dtype != DType::F32 || self.options.composed {
+        if self.shapes_only
+            || !self.device.is_cpu()
+            || self.dtype != DType::F32
+            || self.options.reference_kernels
+        {
             return None;
         }
         let key = self.join(name);

@@ -11,7 +11,7 @@ use crate::run::Run;
 
 pub(crate) struct Weight {
     place: Place,
-    /// Brought for each use where the levers say so.
+    /// Brought to the device for each use if the options of the run say so.
     streamed: bool,
 }
 

@@ -14,7 +14,7 @@ use latentfarm_common::wire::memory::MemoryPlan;
 use latentsync::checkpoint::{load_whisper, whisper_dims};
 use latentsync::config::WhisperDims;
 use latentsync::whisper::{WhisperEncoder, mel_tensor};
-use latentsync::{AudioFeatures, Levers, Run, gather_rows, row_of_track};
+use latentsync::{AudioFeatures, ExecutionOptions, Run, gather_rows, row_of_track};
 
 use super::{Golden, any_files, file_name, goldens_dir, names, text, values};
 
@@ -71,7 +71,7 @@ impl Whisper {
             &self.dims,
             &Device::Cpu,
             DType::F32,
-            Levers::default(),
+            ExecutionOptions::default(),
         )
         .unwrap_or_else(|error| panic!("{error}"))
     }

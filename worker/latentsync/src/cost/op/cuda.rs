@@ -2,7 +2,7 @@
 //! what each tensor operation allocates.
 
 use super::figures::{Details, OpMemory, bytes};
-use crate::boundary::Op;
+use crate::hooks::Op;
 use crate::slices::{Attention, Convolution, Limits, Norm, feed_forward_rows};
 
 const F32: usize = 4;

@@ -4,20 +4,20 @@ use candle_core::{DType, Device, Result, Tensor};
 use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan};
 
 use super::*;
-use crate::boundary::{Observer, Op};
 use crate::cost::compute::ComputeSpec;
 use crate::cost::shape::ModelShape;
 use crate::denoise::Schedule;
+use crate::hooks::{Hooks, Op};
 use crate::noise::Noise;
 use crate::synth::{Size, synthesize};
 use crate::{Checkpoint, Faces, LatentSync};
-use crate::{Levers, Run};
+use crate::{ExecutionOptions, Run};
 
 /// Writes down what the networks announce.
 #[derive(Default)]
 struct Heard(Vec<Op>);
 
-impl Observer for Heard {
+impl Hooks for Heard {
     fn before(&mut self, op: Op, _x: &Tensor) -> Result<()> {
         self.0.push(op);
         Ok(())
@@ -31,7 +31,7 @@ fn walked(shape: &ModelShape, kind: DeviceKind, plan: MemoryPlan, guided: bool) 
 
 fn heard(plan: MemoryPlan, work: impl FnOnce(&Run)) -> Vec<Op> {
     let heard = RefCell::new(Heard::default());
-    work(&Run::new(Levers::of(plan)).observed(&heard));
+    work(&Run::new(ExecutionOptions::of(plan)).with_hooks(&heard));
     heard.into_inner().0
 }
 
@@ -39,7 +39,7 @@ fn model(size: Size) -> (ModelShape, LatentSync) {
     let dir = tempfile::tempdir().unwrap();
     synthesize(dir.path(), size, 3).unwrap();
     let checkpoint = Checkpoint::open(dir.path()).unwrap();
-    let model = LatentSync::load(&checkpoint, &Device::Cpu, DType::F32, Levers::default()).unwrap();
+    let model = LatentSync::load(&checkpoint, &Device::Cpu, DType::F32, ExecutionOptions::default()).unwrap();
     (ModelShape::of(&checkpoint), model)
 }
 

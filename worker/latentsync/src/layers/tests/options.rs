@@ -1,22 +1,22 @@
-//! Layers under the levers of the memory plans against the same layers without.
+//! Layers under the options of the memory plans against the same layers without.
 
 use candle_core::{DType, Tensor};
 
 use super::traps::{feed_forward, layer, noise};
 use crate::layers::GroupNorm;
-use crate::levers::Levers;
+use crate::options::ExecutionOptions;
 use crate::run::Run;
 use crate::slices::Limits;
 
 const TYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
 
-fn with<R>(limits: Limits, composed: bool, work: impl FnOnce(&Run) -> R) -> R {
-    let levers = Levers {
+fn with<R>(limits: Limits, reference_kernels: bool, work: impl FnOnce(&Run) -> R) -> R {
+    let options = ExecutionOptions {
         limits,
-        composed,
-        ..Levers::default()
+        reference_kernels,
+        ..ExecutionOptions::default()
     };
-    work(&Run::new(levers))
+    work(&Run::new(options))
 }
 
 fn values(x: &Tensor) -> Vec<f32> {
@@ -37,7 +37,7 @@ fn feed_forward_in_slices_is_the_same_bit_for_bit_on_the_cpu() {
         (328, 2048),
         (328, 2100),
     ] {
-        let ff = feed_forward(Levers::default(), width, DType::F32);
+        let ff = feed_forward(ExecutionOptions::default(), width, DType::F32);
         let (x, residual) = (noise(&[1, rows, width], 1), noise(&[1, rows, width], 6));
         let run = |hidden| {
             let limits = Limits {
@@ -59,13 +59,13 @@ fn feed_forward_in_slices_is_the_same_bit_for_bit_on_the_cpu() {
 }
 
 #[test]
-fn composed_feed_forward_in_slices_is_close() {
+fn reference_feed_forward_in_slices_is_close() {
     let (width, rows) = (24, 333);
     for (dtype, allowed) in [(DType::F32, 1e-6), (DType::F16, 1e-3), (DType::BF16, 1e-2)] {
         // Weights that are used in their place are for the CPU's own operations.
-        let options = Levers {
-            composed: true,
-            ..Levers::default()
+        let options = ExecutionOptions {
+            reference_kernels: true,
+            ..ExecutionOptions::default()
         };
         let ff = feed_forward(options, width, dtype);
         let input = |seed| noise(&[rows, width], seed).to_dtype(dtype).unwrap();

@@ -9,7 +9,7 @@ use latentfarm_common::digest::Digest;
 
 use super::traps::{feed_forward, layer, noise};
 use crate::layers::{Conv1d, Conv2d, GroupNorm, LayerNorm, Linear, attend, gelu};
-use crate::levers::Levers;
+use crate::options::ExecutionOptions;
 use crate::run::Run;
 
 const CHILD: &str = "layers::tests::threads::child_prints_a_digest_of_every_layer";
@@ -144,7 +144,7 @@ impl Report {
             self.put(&format!("linear {rows}x{input} to {output}"), &y);
         }
         let width = 40;
-        let ff = feed_forward(Levers::default(), width, self.dtype);
+        let ff = feed_forward(ExecutionOptions::default(), width, self.dtype);
         self.put(
             "feed-forward",
             &ff.forward_add(

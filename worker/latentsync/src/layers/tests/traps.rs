@@ -9,7 +9,7 @@ use candle_core::{DType, Device, Result, Tensor};
 use crate::kernels::reference::{COPIES, attention_within, conv2d_within, scaled_dot_product};
 use crate::layers::gelu::{gated, gelu};
 use crate::layers::{Conv1d, Conv2d, FeedForward, GroupNorm, Linear, attend};
-use crate::levers::Levers;
+use crate::options::ExecutionOptions;
 use crate::run::Run;
 use crate::slices::Limits;
 use crate::tensors::{Keys, Ledger, TensorFile};
@@ -18,12 +18,12 @@ const TYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
 
 /// Loads a layer from a file with the given tensors.
 pub(super) fn layer<T>(tensors: &[(&str, &Tensor)], dtype: DType, load: impl Fn(&Keys) -> Result<T>) -> T {
-    layer_under(Levers::default(), tensors, dtype, load)
+    layer_with(ExecutionOptions::default(), tensors, dtype, load)
 }
 
 /// As [`layer`], loaded for runs under `options`.
-pub(super) fn layer_under<T>(
-    options: Levers,
+pub(super) fn layer_with<T>(
+    options: ExecutionOptions,
     tensors: &[(&str, &Tensor)],
     dtype: DType,
     load: impl Fn(&Keys) -> Result<T>,
@@ -38,7 +38,7 @@ pub(super) fn layer_under<T>(
         .collect();
     candle_core::safetensors::save(&named, file.path()).unwrap();
     let (file, ledger) = (TensorFile::open(file.path()).unwrap(), Ledger::default());
-    let layer = load(&Keys::root(&file, &ledger, &Device::Cpu, dtype).under(options)).unwrap();
+    let layer = load(&Keys::root(&file, &ledger, &Device::Cpu, dtype).with_options(options)).unwrap();
     assert_eq!(
         ledger.finish(&file, ""),
         None,
@@ -52,7 +52,7 @@ pub(super) fn tensor(values: Vec<f32>, shape: &[usize]) -> Tensor {
 }
 
 /// A gated feed-forward of noise.
-pub(super) fn feed_forward(options: Levers, width: usize, dtype: DType) -> FeedForward {
+pub(super) fn feed_forward(options: ExecutionOptions, width: usize, dtype: DType) -> FeedForward {
     let (proj, proj_bias) = (noise(&[8 * width, width], 2), noise(&[8 * width], 3));
     let (out, out_bias) = (noise(&[width, 4 * width], 4), noise(&[width], 5));
     let tensors = [
@@ -61,7 +61,7 @@ pub(super) fn feed_forward(options: Levers, width: usize, dtype: DType) -> FeedF
         ("net.2.weight", &out),
         ("net.2.bias", &out_bias),
     ];
-    layer_under(options, &tensors, dtype, |keys| FeedForward::load(keys, width))
+    layer_with(options, &tensors, dtype, |keys| FeedForward::load(keys, width))
 }
 
 /// Values about -1..1 that look random and repeat only after a long time.

@@ -1,4 +1,4 @@
-//! What the networks tell before each operation.
+//! What is called before each operation of a network, for example to keep account of memory or to end a pass.
 
 use candle_core::{Error, Result, Tensor};
 
@@ -53,15 +53,15 @@ impl Op {
     }
 }
 
-/// Hears of every operation before it runs.
-pub trait Observer {
-    /// `x` is the operation's main operand.
+/// Called on the thread that runs the networks; given to a run by [`Run::with_hooks`](super::Run::with_hooks).
+pub trait Hooks {
+    /// The operation `op` is about to run; `x` is its main operand.
     ///
     /// # Errors
     /// Any error keeps the operation from running: the network's pass ends with it.
     fn before(&mut self, op: Op, x: &Tensor) -> Result<()>;
 
-    /// A pass failed, what it had is dropped, and its inputs are unchanged: whether it is to be tried again.
+    /// A pass failed; its tensors are dropped and its inputs unchanged. Says whether the pass is run again.
     fn retry(&mut self, _error: &Error) -> bool {
         false
     }
