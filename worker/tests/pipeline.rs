@@ -25,7 +25,7 @@ use latentsync::denoise::{Conditions, Schedule, predict};
 use latentsync::noise::Noise;
 use latentsync::preprocess;
 use latentsync::tensors::list_tensors;
-use latentsync::{Faces, LatentSync};
+use latentsync::{ExecutionOptions, Faces, LatentSync, Run};
 use picture::{frame, fringe, matrices};
 use support::speech::whispers;
 use support::{
@@ -77,9 +77,9 @@ fn model(chain: &Chain) -> LatentSync {
     let (_, tokens, width) = chain.golden.get("audio_chunks").dims3().unwrap();
     let dims = silent_whisper(whisper.path(), tokens / 10 - 1, width);
     LatentSync::new(
-        load_unet(&unet, &unet_config, &device, dtype).unwrap(),
-        load_vae(&vae, &vae_config, &device, dtype).unwrap(),
-        load_whisper(whisper.path(), &dims, &device, dtype).unwrap(),
+        load_unet(&unet, &unet_config, &device, dtype, ExecutionOptions::default()).unwrap(),
+        load_vae(&vae, &vae_config, &device, dtype, ExecutionOptions::default()).unwrap(),
+        load_whisper(whisper.path(), &dims, &device, dtype, ExecutionOptions::default()).unwrap(),
         dims,
         &device,
         dtype,
@@ -160,7 +160,7 @@ fn check_window(chain: &Chain, model: &LatentSync, window: &Window, compared: &m
         reference: golden.get(&format!("noise.{name}.ref")),
     };
 
-    let encoded = model.encode(faces, &rows, &noise, &mut |_| Ok(())).unwrap();
+    let encoded = model.encode(&Run::default(), faces, &rows, &noise, &mut |_| Ok(())).unwrap();
     let Conditions {
         mask,
         masked,
@@ -189,7 +189,7 @@ fn check_window(chain: &Chain, model: &LatentSync, window: &Window, compared: &m
             continue;
         }
         let rendered = model
-            .render(faces, &rows, &noise, schedule, &mut |_| Ok(()))
+            .render(&Run::default(), faces, &rows, &noise, schedule, &mut |_| Ok(()))
             .unwrap();
         if let Some(expected) = golden.find(&format!("{prefix}{name}.final_latents")) {
             let what = format!("{prefix}{name} latents");
@@ -225,7 +225,7 @@ fn check_predictions(
     let mut latents = latents.clone();
     for (step, &timestep) in timesteps.iter().enumerate().take(last + 1) {
         let run =
-            |conditions, guidance| predict(model.unet(), &latents, timestep, conditions, guidance).unwrap();
+            |conditions, guidance| predict(&Run::default(), model.unet(), &latents, timestep, conditions, guidance).unwrap();
         let guided = run(conditions, schedule.guidance_scale);
         if let Some(expected) = expected(step) {
             let what = |part: &str| format!("{prefix}{name} noise_pred.step{step} {part}");

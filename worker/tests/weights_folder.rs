@@ -19,7 +19,7 @@ use candle_core::{DType, Device};
 use latentsync::checkpoint::{DigestVerdict, Note, StoredAs, convert, converted_bytes, verify};
 use latentsync::synth::{Size, bytes_of, synthesize, synthesize_watched};
 use latentsync::tensors::{list_tensors, read_tensor};
-use latentsync::{Checkpoint, LatentSync};
+use latentsync::{Checkpoint, ExecutionOptions, LatentSync};
 use torch::{Around, tensors_of};
 
 const FILES: [&str; 3] = [
@@ -95,7 +95,8 @@ fn converted_checkpoint_is_the_original_rounded_to_f16_and_loads() {
     assert!(checkpoint.synthetic());
     assert_eq!(checkpoint.resolution_px(), 64);
     checkpoint.check_tensors().unwrap();
-    LatentSync::load(&checkpoint, &Device::Cpu, DType::F32).unwrap_or_else(|error| panic!("{error}"));
+    LatentSync::load(&checkpoint, &Device::Cpu, DType::F32, ExecutionOptions::default())
+        .unwrap_or_else(|error| panic!("{error}"));
     let note = Note::read(to.path()).unwrap().unwrap();
     assert!(
         note.note.ends_with("not a trained model; converted to f16"),

@@ -24,9 +24,8 @@ use crate::memory::device::Work;
 use crate::memory::fault::Request;
 use crate::memory::guard::{Guard, Level};
 use crate::numeric_kind;
-use latentsync::boundary::{self, Entered};
-use latentsync::cost::plan::tolerant_levers;
-use latentsync::{AudioFeatures, Checkpoint, LatentSync, Levers, ModelError};
+use latentsync::cost::plan::tolerant_steps;
+use latentsync::{AudioFeatures, Checkpoint, ExecutionOptions, LatentSync, ModelError, Run};
 
 const MIB: u64 = 1 << 20;
 
@@ -137,7 +136,7 @@ impl Engine {
         }
     }
 
-    /// Of what is computed under `plan`: only where the same levers change bits are results the same.
+    /// Names what results depend on under `plan`: they are equal bit for bit only if this is.
     fn numeric_kind(&self, plan: MemoryPlan) -> String {
         let kind = if self.settings.device.is_cpu() {
             DeviceKind::Cpu
@@ -145,8 +144,8 @@ impl Engine {
             DeviceKind::Cuda
         };
         let base = numeric_kind(&self.settings.computes_as, self.settings.dtype);
-        match tolerant_levers(kind, plan) {
-            Some(levers) => format!("{base}+{levers}"),
+        match tolerant_steps(kind, plan) {
+            Some(steps) => format!("{base}+{steps}"),
             None => base,
         }
     }
@@ -201,9 +200,8 @@ impl Engine {
     fn load_model(&mut self, checkpoint: &Checkpoint) -> Result<LatentSync, EngineFailure> {
         let fits = self.watch.borrow_mut().load(checkpoint);
         fits.map_err(|shortage| self.failure(&shortage))?;
-        // Under the task's plan, so that weights which the plan keeps off the device are never put there.
-        let _watched = self.watched(self.plan);
-        let loaded = LatentSync::load(checkpoint, &self.settings.device, self.settings.dtype);
+        let Settings { device, dtype, .. } = &self.settings;
+        let loaded = LatentSync::load(checkpoint, device, *dtype, ExecutionOptions::of(self.plan));
         let model = loaded.map_err(|error| match self.failure(&error) {
             EngineFailure::Other { message } => EngineFailure::Unfit { message },
             other => other,
@@ -237,10 +235,8 @@ impl Engine {
         self.watch.borrow_mut().request(Request::Audio, work);
         let begun = self.watch.borrow_mut().begin(MemoryStage::Audio);
         begun.map_err(|shortage| self.failure(&shortage))?;
-        let encoded = {
-            let _watched = self.watched(work.plan);
-            self.loaded()?.model.encode_audio(request)
-        };
+        let run = Run::new(ExecutionOptions::of(work.plan)).with_hooks(&*self.watch);
+        let encoded = self.loaded()?.model.encode_audio(&run, request);
         encoded.map_err(|error| self.failure(&error))
     }
 
@@ -261,15 +257,10 @@ impl Engine {
         let model = &self.loaded.as_ref().ok_or_else(not_loaded)?.model;
         let frames = u32::try_from(WINDOW_FRAMES).unwrap_or(u32::MAX);
         let mut steps = Steps::new(&self.watch, frames, tell);
-        let _watched = self.watched(request.plan);
         let rows = self.audio.rows(request)?;
         steps.begin(MemoryStage::VaeEncode)?;
-        model.render_window(request, &rows, &mut |stage| steps.over(stage))
-    }
-
-    /// The networks' layers tell the watch what they are about to do, until the guard is dropped.
-    fn watched(&self, plan: MemoryPlan) -> Entered {
-        boundary::enter(Levers::of(plan), Some(Rc::<RefCell<Watch>>::clone(&self.watch)))
+        let run = Run::new(ExecutionOptions::of(request.plan)).with_hooks(&*self.watch);
+        model.render_window(&run, request, &rows, &mut |stage| steps.over(stage))
     }
 
     fn sample(&self) -> MemorySample {

@@ -12,7 +12,7 @@ use crate::memory::device::{EngineMemory, Shortage, Work};
 use crate::memory::fault::{FaultKind, Faults, Request};
 use crate::memory::guard::{Cleaner, Cleanup, Keep, Level};
 use latentsync::Checkpoint;
-use latentsync::boundary::{Observer, Op};
+use latentsync::{Hooks, Op};
 
 /// Shared by the guards, the networks' layers and the engine, all on one thread.
 pub(super) type Shared = Rc<RefCell<Watch>>;
@@ -168,7 +168,7 @@ pub(super) struct Ending {
     pub(super) free_before: u64,
 }
 
-impl Observer for Watch {
+impl Hooks for Watch {
     fn before(&mut self, op: Op, x: &Tensor) -> Result<()> {
         let value_bytes = x.dtype().size_in_bytes();
         if let Some(kind) = self.faults.at_operation(self.work.stage) {
@@ -226,8 +226,7 @@ mod tests {
     use super::*;
     use candle_core::{DType, Device};
     use latentfarm_common::wire::memory::MemoryPlan;
-    use latentsync::Levers;
-    use latentsync::boundary::enter;
+    use latentsync::Run;
 
     /// A device whose allocator may be tried again.
     #[derive(Default)]
@@ -317,13 +316,12 @@ mod tests {
     }
 
     #[test]
-    fn a_step_is_run_again_through_the_layers_scope() {
+    fn a_step_is_run_again_through_the_context() {
         let (watch, trims) = watch(Cleanup::Step);
-        let watch = Rc::new(RefCell::new(watch));
-        let shared: Shared = Rc::clone(&watch);
-        let _scope = enter(Levers::default(), Some(shared));
+        let watch = RefCell::new(watch);
+        let run = Run::default().with_hooks(&watch);
         let runs = std::cell::Cell::new(0);
-        let outcome = latentsync::boundary::retried(|| {
+        let outcome = run.retried(|| {
             runs.set(runs.get() + 1);
             if runs.get() == 1 {
                 return Err(Error::wrap("CUDA_ERROR_OUT_OF_MEMORY"));

@@ -13,15 +13,16 @@ mod rig;
 use std::cell::Cell;
 use std::rc::Rc;
 
+use candle_core::DType;
 use latentfarm_common::wire::engine::{EngineFailure, EngineReply, EngineStage};
 use latentfarm_common::wire::memory::{MemoryPlan, MemorySample, MemoryStage};
 use latentfarm_engine::Engine;
-use latentfarm_engine::memory::counting::Counting;
+use latentfarm_engine::memory::counting::{Counting, take_peak};
 use latentfarm_engine::memory::device::HostMemory;
 use latentsync::cost::prediction::CUDA_CONTEXT;
 use mimalloc::MiMalloc;
 use rig::tight::TightStage;
-use rig::{Weights, as_an_engine, ask, engine, failed, live, ready, rendered, stopped, watched};
+use rig::{Weights, as_an_engine, ask, engine, engine_in, failed, live, ready, rendered, stopped, watched};
 
 #[global_allocator]
 static ALLOCATOR: Counting<MiMalloc> = Counting(MiMalloc);
@@ -77,6 +78,33 @@ fn a_thousand_windows_leave_not_a_byte_behind() {
         );
         assert!(early.max(late) * 100 <= early.min(late) * 105);
     });
+}
+
+#[test]
+fn a_plan_that_keeps_weights_off_the_device_never_loads_them_onto_it() {
+    as_an_engine(
+        "a_plan_that_keeps_weights_off_the_device_never_loads_them_onto_it",
+        || {
+            // As a half type the CPU computes on copies of the mapped weights, so that the counting allocator sees them.
+            let weights = Weights::tiny(6);
+            let loaded = |plan| {
+                let mut engine = engine_in(DType::BF16, None, "cpu", &[]);
+                let before = live();
+                take_peak();
+                let reply = ask(&mut engine, weights.load_under(plan));
+                assert!(matches!(reply, EngineReply::Loaded { .. }), "{reply:?}");
+                drop(reply);
+                (live() - before, take_peak() - before)
+            };
+            loaded(MemoryPlan::BatchedGuidance);
+            let (held, _) = loaded(MemoryPlan::BatchedGuidance);
+            for plan in [MemoryPlan::Offload, MemoryPlan::Streamed] {
+                let (kept, peak) = loaded(plan);
+                println!("{plan}: {kept} bytes, at most {peak}, of {held} under batched");
+                assert!(kept * 4 < held && peak * 2 < held, "{plan}");
+            }
+        },
+    );
 }
 
 #[test]

@@ -22,7 +22,9 @@ use latentfarm_common::wire::engine::{AudioRequest, EngineStage, WindowRequest};
 use latentfarm_common::wire::job::{AudioWindows, ModelSpec};
 use latentfarm_common::wire::memory::MemoryPlan;
 use latentsync::synth::{Size, synthesize};
-use latentsync::{AudioFeatures, Checkpoint, LatentSync, ModelError, Stopped, gather_rows};
+use latentsync::{
+    AudioFeatures, Checkpoint, ExecutionOptions, LatentSync, ModelError, Run, Stopped, gather_rows,
+};
 
 const SEED: u64 = 7;
 
@@ -34,7 +36,8 @@ fn synthetic(size: Size) -> (tempfile::TempDir, Checkpoint) {
 }
 
 fn load(checkpoint: &Checkpoint) -> LatentSync {
-    LatentSync::load(checkpoint, &Device::Cpu, DType::F32).unwrap_or_else(|error| panic!("{error}"))
+    LatentSync::load(checkpoint, &Device::Cpu, DType::F32, ExecutionOptions::default())
+        .unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// Three seconds of a gliding tone.
@@ -75,21 +78,26 @@ fn features(model: &LatentSync) -> AudioFeatures {
     let mut max = MelMax::new();
     max.push(&pcm);
     model
-        .encode_audio(&AudioRequest {
-            track: Digest::of(b"track"),
-            track_samples: pcm.len() as u64,
-            layout: AudioWindows::Overlapping,
-            log_mel_max: max.finish(),
-            window: 0,
-            pcm,
-        })
+        .encode_audio(
+            &Run::default(),
+            &AudioRequest {
+                track: Digest::of(b"track"),
+                track_samples: pcm.len() as u64,
+                layout: AudioWindows::Overlapping,
+                log_mel_max: max.finish(),
+                window: 0,
+                pcm,
+            },
+        )
         .unwrap()
 }
 
 fn render(model: &LatentSync, request: &WindowRequest) -> Vec<u8> {
     let features = features(model);
     let rows = gather_rows(request, 16, |_| Some(&features)).unwrap();
-    let (faces, timings) = model.render_window(request, &rows, &mut |_| Ok(())).unwrap();
+    let (faces, timings) = model
+        .render_window(&Run::default(), request, &rows, &mut |_| Ok(()))
+        .unwrap();
     println!("{timings:?}");
     faces
 }
@@ -205,7 +213,7 @@ fn stage_callback_hears_of_everything_and_can_stop() {
     let rows = gather_rows(&request, 16, |_| Some(&features)).unwrap();
     let mut stages = Vec::new();
     model
-        .render_window(&request, &rows, &mut |stage| {
+        .render_window(&Run::default(), &request, &rows, &mut |stage| {
             stages.push(stage);
             Ok(())
         })
@@ -217,7 +225,7 @@ fn stage_callback_hears_of_everything_and_can_stop() {
     );
 
     let mut heard = 0;
-    let stopped = model.render_window(&request, &rows, &mut |_| {
+    let stopped = model.render_window(&Run::default(), &request, &rows, &mut |_| {
         heard += 1;
         if heard == 18 { Err(Stopped) } else { Ok(()) }
     });
@@ -234,7 +242,7 @@ fn missing_audio_window_is_named() {
     assert!(matches!(error, ModelError::AudioMissing { window: 2 }), "{error}");
     let wrong = Tensor::zeros((16, 3, 3), DType::F32, &Device::Cpu).unwrap();
     let error = load(&checkpoint)
-        .render_window(&request, &wrong, &mut |_| Ok(()))
+        .render_window(&Run::default(), &request, &wrong, &mut |_| Ok(()))
         .unwrap_err();
     assert!(error.to_string().contains("audio rows are [16, 3, 3]"), "{error}");
 }
@@ -256,7 +264,7 @@ fn features_of_a_window_hold_the_rows_it_serves() {
             window,
             pcm: pcm[range].to_vec(),
         };
-        let features = model.encode_audio(&request).unwrap();
+        let features = model.encode_audio(&Run::default(), &request).unwrap();
         let kept = windows::rows_kept(window, total, layout);
         assert_eq!(features.first_row, kept.start);
         assert_eq!(features.states.dim(0).unwrap() as u64, kept.end - kept.start);
@@ -313,7 +321,8 @@ fn every_tensor_that_does_not_fit_is_named_at_once() {
         tensors.insert("conv_out.weight".to_owned(), weight);
     });
     let checkpoint = Checkpoint::open(dir.path()).unwrap();
-    let Err(error) = LatentSync::load(&checkpoint, &Device::Cpu, DType::F32) else {
+    let Err(error) = LatentSync::load(&checkpoint, &Device::Cpu, DType::F32, ExecutionOptions::default())
+    else {
         panic!("a broken checkpoint was loaded");
     };
     let text = error.to_string();

@@ -4,11 +4,10 @@ use candle_core::{DType, Result, Tensor};
 use latentfarm_common::wire::engine::EngineStage;
 use latentfarm_common::wire::job::is_guided;
 
-use super::boundary::{levers, retried};
 use super::ddim::DdimScheduler;
 use super::error::{ModelError, Stopped};
 use super::finite::is_finite;
-use super::trace::Trace;
+use super::run::Run;
 use super::unet::UNet3DConditionModel;
 
 /// The parts of the UNet's input that stay the same over all steps; all `f32`, `(1, channels, frames, h, w)`.
@@ -37,6 +36,7 @@ pub struct Schedule {
 /// # Errors
 /// [`ModelError::NotFinite`] as soon as a step gives values that are not.
 pub fn denoise(
+    run: &Run,
     unet: &UNet3DConditionModel,
     latents: Tensor,
     conditions: &Conditions,
@@ -49,11 +49,11 @@ pub fn denoise(
     for (timestep, step) in DdimScheduler::timesteps(schedule.steps).into_iter().zip(1..) {
         // A function of the latents and nothing else: tried again, it gives the same.
         let advance = || {
-            predict(unet, &latents, timestep, conditions, schedule.guidance_scale)
+            predict(run, unet, &latents, timestep, conditions, schedule.guidance_scale)
                 .and_then(|noise| scheduler.step(&noise, timestep, &latents, schedule.steps))
                 .map(|(next, _clean)| next)
         };
-        latents = retried(advance).map_err(failed)?;
+        latents = run.retried(advance).map_err(failed)?;
         if !is_finite(&latents).map_err(failed)? {
             return Err(ModelError::NotFinite {
                 stage: "denoising",
@@ -70,8 +70,9 @@ pub fn denoise(
 }
 
 /// The noise in `latents`, guided where guidance is on: by two halves, silence first, one after the other or, where
-/// the levers allow it and the device is not the CPU, in one pass.
+/// the options allow it and the device is not the CPU, in one pass.
 pub fn predict(
+    run: &Run,
     unet: &UNet3DConditionModel,
     latents: &Tensor,
     timestep: u32,
@@ -86,37 +87,34 @@ pub fn predict(
     } = conditions;
     let input = Tensor::cat(&[latents, mask, masked, reference], 1)?.to_dtype(audio.dtype())?;
     if !is_guided(guidance_scale) {
-        return unet
-            .forward(&input, timestep, audio, &Trace::off())?
-            .to_dtype(DType::F32);
+        return unet.forward(run, &input, timestep, audio)?.to_dtype(DType::F32);
     }
-    let levers = levers();
-    let together = levers.batched_guidance && (levers.composed || !input.device().is_cpu());
-    let (silent, speaking) = halves(unet, &input, timestep, audio, together)?;
+    let options = run.options;
+    let together = options.batched_guidance && (options.reference_kernels || !input.device().is_cpu());
+    let (silent, speaking) = halves(run, unet, &input, timestep, audio, together)?;
     &silent + ((speaking - &silent)? * f64::from(guidance_scale))?
 }
 
 /// What the UNet says in silence and to the speech, in `f32`: in one pass if `together`.
 fn halves(
+    run: &Run,
     unet: &UNet3DConditionModel,
     input: &Tensor,
     timestep: u32,
     audio: &Tensor,
     together: bool,
 ) -> Result<(Tensor, Tensor)> {
-    let run = |input: &Tensor, audio: &Tensor| {
-        unet.forward(input, timestep, audio, &Trace::off())?
-            .to_dtype(DType::F32)
-    };
+    let pass =
+        |input: &Tensor, audio: &Tensor| unet.forward(run, input, timestep, audio)?.to_dtype(DType::F32);
     let silence = audio.zeros_like()?;
     if together {
         let (input, audio) = (
             Tensor::cat(&[input, input], 0)?,
             Tensor::cat(&[&silence, audio], 0)?,
         );
-        let both = run(&input, &audio)?;
+        let both = pass(&input, &audio)?;
         let batch = both.dim(0)? / 2;
         return Ok((both.narrow(0, 0, batch)?, both.narrow(0, batch, batch)?));
     }
-    Ok((run(input, &silence)?, run(input, audio)?))
+    Ok((pass(input, &silence)?, pass(input, audio)?))
 }

@@ -10,8 +10,29 @@
 //! Nothing here knows NATS or FFmpeg. A window of 16 frames on the global output grid is a function of its
 //! crops, its audio rows, the weights, the steps, the guidance and the seed, and of nothing else: not of what
 //! ran before, nor of the number of threads.
+//!
+//! # One window, from Rust
+//!
+//! This is `examples/render_window.rs` in short; that example also runs with tiny random weights.
+//!
+//! ```no_run
+//! use candle_core::{DType, Device};
+//! use latentfarm_common::wire::engine::{AudioRequest, WindowRequest};
+//! use latentsync::{Checkpoint, ExecutionOptions, LatentSync, Run, gather_rows};
+//!
+//! /// 16 rendered faces, laid out like `window.faces`.
+//! fn render(audio: &AudioRequest, window: &WindowRequest) -> Result<Vec<u8>, Box<dyn std::error::Error>> {
+//!     let checkpoint = Checkpoint::open("weights".as_ref())?;
+//!     let options = ExecutionOptions::default();
+//!     let model = LatentSync::load(&checkpoint, &Device::Cpu, DType::F32, options)?;
+//!     let run = Run::new(options);
+//!     let features = model.encode_audio(&run, audio)?;
+//!     let rows = gather_rows(window, 16, |_window| Some(&features))?;
+//!     let (faces, _timings) = model.render_window(&run, window, &rows, &mut |_stage| Ok(()))?;
+//!     Ok(faces)
+//! }
+//! ```
 
-pub mod boundary;
 pub mod checkpoint;
 pub mod config;
 pub mod cost;
@@ -19,13 +40,15 @@ pub mod ddim;
 pub mod denoise;
 mod error;
 mod finite;
+mod hooks;
 mod kernels;
 mod layers;
-mod levers;
 pub mod mask;
 pub mod noise;
+mod options;
 mod pipeline;
 pub mod preprocess;
+mod run;
 pub mod slices;
 pub mod tensors;
 pub mod trace;
@@ -35,8 +58,10 @@ pub mod whisper;
 
 pub use checkpoint::{Checkpoint, synth};
 pub use error::{ModelError, Stopped};
+pub use hooks::{Hooks, Op};
 pub use kernels::cuda::{KernelCheck, check_kernels, kernels_serve};
-pub use levers::Levers;
+pub use options::ExecutionOptions;
 pub use pipeline::{Faces, LatentSync, RenderedWindow};
+pub use run::Run;
 pub use tensors::WeightsError;
 pub use whisper::{AudioFeatures, gather_rows, row_of_track};

@@ -8,14 +8,14 @@ use std::time::Instant;
 use candle_core::{DType, Device, Result, Tensor};
 use latentfarm_common::wire::engine::{AudioRequest, EngineStage, EngineTimings, WindowRequest};
 
-use super::boundary::{levers, under};
 use super::checkpoint::Checkpoint;
 use super::config::WhisperDims;
 use super::denoise::{Conditions, Schedule, denoise};
 use super::error::{ModelError, Stopped};
-use super::levers::Levers;
 use super::noise::{Noise, Purpose};
+use super::options::ExecutionOptions;
 use super::preprocess::{self, FaceMask, LATENT_FACTOR};
+use super::run::Run;
 use super::tensors::{Residence, WeightsError};
 use super::unet::UNet3DConditionModel;
 use super::vae::{AutoencoderKl, SCALING_FACTOR};
@@ -61,7 +61,8 @@ pub struct RenderedWindow {
 }
 
 impl LatentSync {
-    /// Loads the three networks onto `device` as `dtype`.
+    /// Loads the three networks for runs on `device` as `dtype`. Options that keep idle networks off the device hold from
+    /// here on: no network is brought there before it is used.
     ///
     /// # Errors
     /// Every missing, unexpected and misshaped tensor of a file is named in one error.
@@ -69,11 +70,12 @@ impl LatentSync {
         checkpoint: &Checkpoint,
         device: &Device,
         dtype: DType,
+        options: ExecutionOptions,
     ) -> std::result::Result<Self, WeightsError> {
         Ok(Self::new(
-            checkpoint.unet(device, dtype)?,
-            checkpoint.vae(device, dtype)?,
-            checkpoint.whisper(device, dtype)?,
+            checkpoint.unet(device, dtype, options)?,
+            checkpoint.vae(device, dtype, options)?,
+            checkpoint.whisper(device, dtype, options)?,
             checkpoint.whisper_dims(),
             device,
             dtype,
@@ -113,8 +115,8 @@ impl LatentSync {
 
     /// Under a plan that keeps idle networks off the device, none but the one at `work` is there until the guard is
     /// dropped, and then it is not either.
-    fn alone<'a>(&'a self, work: &'a Residence) -> Alone<'a> {
-        if !levers().offload {
+    fn alone<'a>(&'a self, run: &Run, work: &'a Residence) -> Alone<'a> {
+        if !run.options.offload {
             return Alone(None);
         }
         for network in [
@@ -136,18 +138,22 @@ impl LatentSync {
     }
 
     /// Encodes one audio window and keeps the rows that serve output frames.
-    pub fn encode_audio(&self, request: &AudioRequest) -> std::result::Result<AudioFeatures, ModelError> {
+    pub fn encode_audio(
+        &self,
+        run: &Run,
+        request: &AudioRequest,
+    ) -> std::result::Result<AudioFeatures, ModelError> {
         let mel = mel_tensor(request)?;
-        let _alone = self.alone(self.whisper.residence());
+        let _alone = self.alone(run, self.whisper.residence());
         mel.to_dtype(self.dtype)
             .and_then(|mel| mel.to_device(&self.device))
-            .and_then(|mel| self.whisper.forward(&mel))
+            .and_then(|mel| self.whisper.forward(run, &mel))
             .and_then(|states| AudioFeatures::crop(&states, request))
             .map_err(|source| ModelError::compute("encode audio", source))
     }
 
     /// Renders the 16 faces of a window under its memory plan, which may differ from window to window; the result is laid
-    /// out like `request.faces`. The observer of the scope around it hears of every operation.
+    /// out like `request.faces`. The hooks of `run` are called before every operation.
     ///
     /// # Shapes
     /// `rows` is `(16, tokens, width)`, see [`gather_rows`](super::gather_rows).
@@ -156,11 +162,12 @@ impl LatentSync {
     /// [`ModelError::Stopped`] as soon as `stage`, which hears of every frame and step, says so.
     pub fn render_window(
         &self,
+        run: &Run,
         request: &WindowRequest,
         rows: &Tensor,
         stage: Stage,
     ) -> std::result::Result<(Vec<u8>, EngineTimings), ModelError> {
-        let _scope = under(Levers::of(request.plan));
+        let run = &run.with_options(ExecutionOptions::of(request.plan));
         let faces = Faces {
             bytes: &request.faces,
             resolution: usize::try_from(request.model.resolution_px).unwrap_or(0),
@@ -173,7 +180,7 @@ impl LatentSync {
         let noise = Noise::Keyed {
             seed: request.model.seed,
         };
-        let window = self.render(faces, rows, &noise, schedule, stage)?;
+        let window = self.render(run, faces, rows, &noise, schedule, stage)?;
         let mut bytes = Vec::with_capacity(request.faces.len());
         for face in &window.faces {
             bytes.extend(
@@ -183,9 +190,10 @@ impl LatentSync {
         Ok((bytes, window.timings))
     }
 
-    /// Renders a window of any number of frames with any noise, under the levers of the scope around it.
+    /// Renders a window of any number of frames with any noise, under the options of `run`.
     pub fn render(
         &self,
+        run: &Run,
         faces: Faces,
         rows: &Tensor,
         noise: &Noise,
@@ -198,22 +206,22 @@ impl LatentSync {
         let mut timings = EngineTimings::default();
 
         let started = Instant::now();
-        let alone = self.alone(self.vae.residence());
-        let (latents, conditions) = self.encode_with(&mask, faces, rows, noise, stage)?;
+        let alone = self.alone(run, self.vae.residence());
+        let (latents, conditions) = self.encode_with(run, &mask, faces, rows, noise, stage)?;
         drop(alone);
         timings.vae_encode_ms = elapsed_ms(started);
 
         let started = Instant::now();
-        let alone = self.alone(self.unet.residence());
-        let latents = denoise(&self.unet, latents, &conditions, schedule, stage)?;
+        let alone = self.alone(run, self.unet.residence());
+        let latents = denoise(run, &self.unet, latents, &conditions, schedule, stage)?;
         drop((conditions, alone));
         timings.denoise_ms = elapsed_ms(started);
 
         let started = Instant::now();
-        let _alone = self.alone(self.vae.residence());
+        let _alone = self.alone(run, self.vae.residence());
         let mut pasted = Vec::with_capacity(frames);
         for index in 0..frames {
-            let decoded = self.decode(faces, &latents, index)?;
+            let decoded = self.decode(run, faces, &latents, index)?;
             let face = pixels_of(faces, index)
                 .and_then(|pixels| preprocess::paste(&decoded, &pixels, &mask.pixels))
                 .map_err(failed("paste a face"))?;
@@ -266,6 +274,7 @@ impl LatentSync {
     /// Starting latents of a window, `(1, 4, frames, h/8, w/8)`, and what the UNet is told besides.
     pub fn encode(
         &self,
+        run: &Run,
         faces: Faces,
         rows: &Tensor,
         noise: &Noise,
@@ -273,11 +282,12 @@ impl LatentSync {
     ) -> std::result::Result<(Tensor, Conditions), ModelError> {
         let mask =
             FaceMask::new(faces.resolution).map_err(|source| ModelError::compute("draw the mask", source))?;
-        self.encode_with(&mask, faces, rows, noise, stage)
+        self.encode_with(run, &mask, faces, rows, noise, stage)
     }
 
     fn encode_with(
         &self,
+        run: &Run,
         mask: &FaceMask,
         faces: Faces,
         rows: &Tensor,
@@ -288,7 +298,7 @@ impl LatentSync {
         let frames = faces.bytes.len() / (3 * faces.resolution * faces.resolution);
         let (mut masked, mut reference) = (Vec::new(), Vec::new());
         for index in 0..frames {
-            let (without_mouth, whole) = self.encode_frame(faces, mask, noise, index)?;
+            let (without_mouth, whole) = self.encode_frame(run, faces, mask, noise, index)?;
             masked.push(without_mouth);
             reference.push(whole);
             stage(EngineStage::VaeEncode {
@@ -327,6 +337,7 @@ impl LatentSync {
     /// Scaled `f32` latents, `(1, 4, h/8, w/8)`, of one frame without its mouth and of the whole frame.
     fn encode_frame(
         &self,
+        run: &Run,
         faces: Faces,
         mask: &FaceMask,
         noise: &Noise,
@@ -337,7 +348,7 @@ impl LatentSync {
         let side = faces.resolution / LATENT_FACTOR;
         let latents = |pixels: &Tensor, purpose| -> std::result::Result<Tensor, ModelError> {
             let pixels = pixels.to_device(&self.device).map_err(failed)?;
-            let moments = self.vae.encode_frame(&pixels, faces.frame(index))?;
+            let moments = self.vae.encode_frame(run, &pixels, faces.frame(index))?;
             noise
                 .draw(purpose, faces.first_frame, index, side)
                 .and_then(|draw| moments.sample(&draw.to_device(&self.device)?))
@@ -353,6 +364,7 @@ impl LatentSync {
     /// One frame's new face, `(1, 3, R, R)` in `f32` on the host.
     fn decode(
         &self,
+        run: &Run,
         faces: Faces,
         latents: &Tensor,
         index: usize,
@@ -362,7 +374,7 @@ impl LatentSync {
             .narrow(2, index, 1)
             .and_then(|frame| frame.squeeze(2)? / SCALING_FACTOR)
             .map_err(failed)?;
-        let decoded = self.vae.decode_frame(&frame, faces.frame(index))?;
+        let decoded = self.vae.decode_frame(run, &frame, faces.frame(index))?;
         decoded.to_device(&Device::Cpu).map_err(failed)
     }
 }

@@ -4,54 +4,26 @@
 
 use std::cell::RefCell;
 
-use candle_core::{Result, Tensor};
+use candle_core::Tensor;
 
-/// A recorder that is passed down a forward pass.
+/// A recorder; see [`Run::with_trace`](super::Run::with_trace).
 #[derive(Default)]
 pub struct Trace {
-    records: Option<RefCell<Vec<(String, Tensor)>>>,
+    records: RefCell<Vec<(String, Tensor)>>,
 }
 
 impl Trace {
-    /// Records nothing.
-    pub fn off() -> Self {
-        Self::default()
-    }
-
-    /// Keeps the output of every module.
-    pub fn recording() -> Self {
-        Self {
-            records: Some(RefCell::default()),
-        }
-    }
-
     /// Everything recorded, by dotted module name, in the order of computing.
     pub fn into_records(self) -> Vec<(String, Tensor)> {
-        self.records.map(RefCell::into_inner).unwrap_or_default()
+        self.records.into_inner()
     }
 
     /// Records the output of the module `path.name` (`path` itself where `name` is empty).
     pub(super) fn put(&self, path: &str, name: &str, output: &Tensor) {
-        if let Some(records) = &self.records {
-            let key = match (path, name) {
-                (only, "") | ("", only) => only.to_owned(),
-                (path, name) => format!("{path}.{name}"),
-            };
-            records.borrow_mut().push((key, output.clone()));
-        }
-    }
-
-    /// Records what `output` computes from the result of a fused operation, for example the result without the residual
-    /// that the operation added. Without a recorder nothing is computed.
-    pub(super) fn put_derived(
-        &self,
-        path: &str,
-        name: &str,
-        output: impl FnOnce() -> Result<Tensor>,
-    ) -> Result<()> {
-        if self.records.is_some() {
-            self.put(path, name, &output()?);
-        }
-        Ok(())
+        let key = match (path, name) {
+            (only, "") | ("", only) => only.to_owned(),
+            (path, name) => format!("{path}.{name}"),
+        };
+        self.records.borrow_mut().push((key, output.clone()));
     }
 }

@@ -18,6 +18,7 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 use latentfarm_common::audio::windows;
 use latentfarm_common::wire::job::AudioWindows;
+use latentsync::ExecutionOptions;
 use latentsync::checkpoint::{load_whisper, whisper_dims};
 use latentsync::synth::{Size, synthesize};
 use latentsync::tensors::read_tensor;
@@ -41,7 +42,8 @@ impl Encoder {
         let positions = read_tensor(path, "encoder.positional_embedding").unwrap();
         Self {
             name,
-            network: load_whisper(path, &dims, &Device::Cpu, DType::F32).unwrap(),
+            network: load_whisper(path, &dims, &Device::Cpu, DType::F32, ExecutionOptions::default())
+                .unwrap(),
             positions: positions.to_dtype(DType::F32).unwrap(),
         }
     }

@@ -25,9 +25,8 @@ use latentsync::denoise::{Conditions, Schedule, denoise, predict};
 use latentsync::noise::Noise;
 use latentsync::preprocess::{self, FaceMask};
 use latentsync::synth::{Size, synthesize};
-use latentsync::trace::Trace;
 use latentsync::vae::SCALING_FACTOR;
-use latentsync::{Checkpoint, Faces, LatentSync};
+use latentsync::{Checkpoint, ExecutionOptions, Faces, LatentSync, Run};
 use support::{Golden, Tolerance, assert_close, files, goldens_dir, text};
 
 const HALF_TYPES: [DType; 2] = [DType::F16, DType::BF16];
@@ -92,13 +91,20 @@ fn unet_in_half_types_is_near_golden() {
         let weights = goldens_dir().join(format!("{name}.safetensors"));
         let golden = Golden::open(&path);
         for dtype in HALF_TYPES {
-            let unet = load_unet(&weights, &config, &Device::Cpu, dtype).unwrap();
+            let unet = load_unet(
+                &weights,
+                &config,
+                &Device::Cpu,
+                dtype,
+                ExecutionOptions::default(),
+            )
+            .unwrap();
             for case in golden.prefixes("case") {
                 let get = |part: &str| golden.get(&format!("{case}.{part}"));
                 let timestep = u32::try_from(golden.integers(&format!("{case}.timestep"))[0]).unwrap();
                 let latents = get("sample").to_dtype(dtype).unwrap();
                 let audio = get("audio").to_dtype(dtype).unwrap();
-                let out = unet.forward(&latents, timestep, &audio, &Trace::off()).unwrap();
+                let out = unet.forward(&Run::default(), &latents, timestep, &audio).unwrap();
                 assert_eq!(out.dtype(), dtype);
                 UNET.check(&format!("{name} {case}"), dtype, &wide(&out), get("out"));
             }
@@ -124,12 +130,12 @@ fn vae_in_half_types_is_near_golden() {
                         "{case} {part} as {dtype:?} is {measured:.1e} from f32"
                     );
                 };
-                let raw = vae.raw_moments(get("image"), &Trace::off()).unwrap();
+                let raw = vae.raw_moments(&Run::default(), get("image")).unwrap();
                 near(VAE_MOMENTS, "moments", &raw);
-                let moments = vae.encode(get("image")).unwrap();
+                let moments = vae.encode(&Run::default(), get("image")).unwrap();
                 let latents = moments.sample(get("noise")).unwrap();
                 near(VAE_MOMENTS, "scaled_latent", &(latents * SCALING_FACTOR).unwrap());
-                let pixels = vae.decode(get("decode_in"), &Trace::off()).unwrap();
+                let pixels = vae.decode(&Run::default(), get("decode_in")).unwrap();
                 near(VAE_PIXELS, "decode_out", &pixels);
             }
         }
@@ -150,8 +156,10 @@ fn whisper_in_half_types_is_near_golden() {
         .unwrap();
     let head = golden.get("encoder_embeddings_head");
     for dtype in HALF_TYPES {
-        let encoder = load_whisper(&path, &dims, &Device::Cpu, dtype).unwrap();
-        let states = encoder.forward(&mel.to_dtype(dtype).unwrap()).unwrap();
+        let encoder = load_whisper(&path, &dims, &Device::Cpu, dtype, ExecutionOptions::default()).unwrap();
+        let states = encoder
+            .forward(&Run::default(), &mel.to_dtype(dtype).unwrap())
+            .unwrap();
         assert_eq!(states.dtype(), dtype);
         let ours = wide(&states.narrow(0, 0, head.dim(1).unwrap()).unwrap());
         for layer in 0..dims.tokens_per_row() {
@@ -189,7 +197,14 @@ fn check_windows(dtype: DType) {
                 .golden
                 .get(&format!("{prefix}{}.final_latents", window.name));
             let rendered = model
-                .render(faces, &window.rows, &noise, schedule, &mut |_| Ok(()))
+                .render(
+                    &Run::default(),
+                    faces,
+                    &window.rows,
+                    &noise,
+                    schedule,
+                    &mut |_| Ok(()),
+                )
                 .unwrap();
             WINDOW_LATENTS.check(&format!("{what}latents"), dtype, &rendered.latents, latents);
             compared += 1;
@@ -237,13 +252,14 @@ fn golden_latents_stay_f32_between_steps() {
         for (prefix, schedule) in runs.iter().filter(|(_, schedule)| schedule.steps == most_steps) {
             let schedule = *schedule;
             let (latents, conditions) = model
-                .encode(faces, &window.rows, &noise, &mut |_| Ok(()))
+                .encode(&Run::default(), faces, &window.rows, &noise, &mut |_| Ok(()))
                 .unwrap();
             // The sampler's own steps, by hand and in f32; one rounding on the way would change the end.
             let scheduler = DdimScheduler::new();
             let mut expected = latents.clone();
             for timestep in DdimScheduler::timesteps(schedule.steps) {
                 let noise = predict(
+                    &Run::default(),
                     model.unet(),
                     &expected,
                     timestep,
@@ -262,7 +278,15 @@ fn golden_latents_stay_f32_between_steps() {
                     "{prefix}: {share} of the latents are finer than {dtype:?}"
                 );
             }
-            let denoised = denoise(model.unet(), latents, &conditions, schedule, &mut |_| Ok(())).unwrap();
+            let denoised = denoise(
+                &Run::default(),
+                model.unet(),
+                latents,
+                &conditions,
+                schedule,
+                &mut |_| Ok(()),
+            )
+            .unwrap();
             assert!(bits(&denoised) == bits(&expected), "{prefix} as {dtype:?}");
         }
     }
@@ -293,7 +317,7 @@ fn golden_draws_and_scaling_are_f32() {
                     masked, reference, ..
                 },
             ) = model
-                .encode(faces, &window.rows, &noise, &mut |_| Ok(()))
+                .encode(&Run::default(), faces, &window.rows, &noise, &mut |_| Ok(()))
                 .unwrap();
             let given = chain.init.unsqueeze(0).unwrap();
             let first = init.narrow(2, 0, 1).unwrap().squeeze(2).unwrap();
@@ -306,7 +330,9 @@ fn golden_draws_and_scaling_are_f32() {
             for (what, pixels, ours) in [("masked", &without_mouth, &masked), ("ref", &pixels, &reference)] {
                 let noise = chain.golden.get(&format!("noise.{}.{what}", window.name));
                 for index in 0..window.frames {
-                    let moments = vae.encode(&pixels.narrow(0, index, 1).unwrap()).unwrap();
+                    let moments = vae
+                        .encode(&Run::default(), &pixels.narrow(0, index, 1).unwrap())
+                        .unwrap();
                     let draw = noise.narrow(0, index, 1).unwrap();
                     let expected = (moments.sample(&draw).unwrap() * SCALING_FACTOR).unwrap();
                     let ours = ours.narrow(2, index, 1).unwrap().squeeze(2).unwrap();
@@ -335,7 +361,7 @@ fn child_prints_the_digest_of_a_window_in_every_type() {
         first_frame: 16,
     };
     for dtype in [DType::F32, DType::F16, DType::BF16] {
-        let model = LatentSync::load(&checkpoint, &Device::Cpu, dtype).unwrap();
+        let model = LatentSync::load(&checkpoint, &Device::Cpu, dtype, ExecutionOptions::default()).unwrap();
         let (tokens, width) = model.audio_shape();
         let rows = Tensor::arange(0_u32, u32::try_from(16 * tokens * width).unwrap(), &Device::Cpu).unwrap();
         let rows = (rows.to_dtype(DType::F32).unwrap() * 0.1).unwrap().sin().unwrap();
@@ -346,7 +372,7 @@ fn child_prints_the_digest_of_a_window_in_every_type() {
         };
         let noise = Noise::Keyed { seed: 1247 };
         let window = model
-            .render(faces, &rows, &noise, schedule, &mut |_| Ok(()))
+            .render(&Run::default(), faces, &rows, &noise, schedule, &mut |_| Ok(()))
             .unwrap();
         let mut all = bits(&window.latents);
         window.faces.iter().for_each(|face| all.extend(bits(face)));

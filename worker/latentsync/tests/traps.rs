@@ -28,7 +28,7 @@ use latentsync::synth::{Size, synthesize};
 use latentsync::tensors::read_tensor;
 use latentsync::trace::Trace;
 use latentsync::vae::AutoencoderKl;
-use latentsync::{Checkpoint, Faces, LatentSync, ModelError};
+use latentsync::{Checkpoint, ExecutionOptions, Faces, LatentSync, ModelError, Run};
 
 use norm::normed;
 use warnings::warnings_of;
@@ -68,12 +68,20 @@ impl Weights {
     fn vae(&self, dtype: DType) -> AutoencoderKl {
         let text = std::fs::read_to_string(self.file("vae/config.json")).unwrap();
         let config = VaeConfig::from_json(&text).unwrap();
-        load_vae(&self.file(VAE_FILE), &config, &Device::Cpu, dtype).unwrap()
+        load_vae(
+            &self.file(VAE_FILE),
+            &config,
+            &Device::Cpu,
+            dtype,
+            ExecutionOptions::default(),
+        )
+        .unwrap()
     }
 
     fn model(&self, dtype: DType) -> LatentSync {
         let checkpoint = Checkpoint::open(self.dir.path()).unwrap();
-        LatentSync::load(&checkpoint, &Device::Cpu, dtype).unwrap_or_else(|error| panic!("{error}"))
+        LatentSync::load(&checkpoint, &Device::Cpu, dtype, ExecutionOptions::default())
+            .unwrap_or_else(|error| panic!("{error}"))
     }
 }
 
@@ -106,10 +114,10 @@ fn decoded_frame_that_overflows_f16_is_redone_in_f32() {
     weights.scale(VAE_FILE, "decoder.conv_in.weight", 1e6);
     let (half, single) = (weights.vae(DType::F16), weights.vae(DType::F32));
     let latents = waves(&[1, 4, SIDE / 8, SIDE / 8]);
-    assert!(!all_finite(&half.decode(&latents, &Trace::off()).unwrap()));
+    assert!(!all_finite(&half.decode(&Run::default(), &latents).unwrap()));
 
-    let (redone, warnings) = warnings_of(|| half.decode_frame(&latents, 1234).unwrap());
-    let exact = single.decode_frame(&latents, 1234).unwrap();
+    let (redone, warnings) = warnings_of(|| half.decode_frame(&Run::default(), &latents, 1234).unwrap());
+    let exact = single.decode_frame(&Run::default(), &latents, 1234).unwrap();
     assert!(all_finite(&redone) && relative(&redone, &exact) < 1e-6);
     assert_eq!(warnings.len(), 1, "{warnings:?}");
     assert!(
@@ -117,7 +125,7 @@ fn decoded_frame_that_overflows_f16_is_redone_in_f32() {
         "{warnings:?}"
     );
     // Nothing of the redo is left: the next one starts from f16 again.
-    assert!(!all_finite(&half.decode(&latents, &Trace::off()).unwrap()));
+    assert!(!all_finite(&half.decode(&Run::default(), &latents).unwrap()));
 }
 
 #[test]
@@ -126,10 +134,10 @@ fn encoded_frame_that_overflows_f16_is_redone_in_f32() {
     weights.scale(VAE_FILE, "encoder.conv_in.weight", 1e6);
     let (half, single) = (weights.vae(DType::F16), weights.vae(DType::F32));
     let pixels = waves(&[1, 3, SIDE, SIDE]);
-    assert!(!all_finite(&half.raw_moments(&pixels, &Trace::off()).unwrap()));
+    assert!(!all_finite(&half.raw_moments(&Run::default(), &pixels).unwrap()));
 
-    let (redone, warnings) = warnings_of(|| half.encode_frame(&pixels, 77).unwrap());
-    let exact = single.encode_frame(&pixels, 77).unwrap();
+    let (redone, warnings) = warnings_of(|| half.encode_frame(&Run::default(), &pixels, 77).unwrap());
+    let exact = single.encode_frame(&Run::default(), &pixels, 77).unwrap();
     assert!(relative(&redone.mean, &exact.mean) < 1e-6);
     assert!(relative(&redone.log_variance, &exact.log_variance) < 1e-6);
     assert_eq!(warnings.len(), 1, "{warnings:?}");
@@ -143,9 +151,9 @@ fn encoded_frame_that_overflows_f16_is_redone_in_f32() {
 fn frame_within_f16_is_not_redone() {
     let vae = Weights::new().vae(DType::F16);
     let latents = waves(&[1, 4, SIDE / 8, SIDE / 8]);
-    let (pixels, warnings) = warnings_of(|| vae.decode_frame(&latents, 1).unwrap());
+    let (pixels, warnings) = warnings_of(|| vae.decode_frame(&Run::default(), &latents, 1).unwrap());
     assert!(warnings.is_empty(), "{warnings:?}");
-    let plain = vae.decode(&latents, &Trace::off()).unwrap();
+    let plain = vae.decode(&Run::default(), &latents).unwrap();
     assert_eq!(support::values(&pixels), support::values(&plain));
 }
 
@@ -181,7 +189,14 @@ fn render(weights: &Weights, dtype: DType) -> Result<Vec<Tensor>, ModelError> {
     let noise = Noise::Keyed { seed: 1 };
     let rows = waves(&[3, tokens, width]);
     model
-        .render(faces, &rows, &noise, schedule, &mut |_: EngineStage| Ok(()))
+        .render(
+            &Run::default(),
+            faces,
+            &rows,
+            &noise,
+            schedule,
+            &mut |_: EngineStage| Ok(()),
+        )
         .map(|window| window.faces)
 }
 
@@ -219,11 +234,16 @@ fn resnet_norms_span_the_frames_and_transformer_norms_do_not() {
         .unwrap();
     let audio = waves(&[1, frames, 30, config.cross_attention_dim]);
     for dtype in [DType::F32, DType::F16, DType::BF16] {
-        let unet = load_unet(&path, &config, &Device::Cpu, dtype).unwrap();
-        let trace = Trace::recording();
+        let unet = load_unet(&path, &config, &Device::Cpu, dtype, ExecutionOptions::default()).unwrap();
+        let trace = Trace::default();
         let typed = |x: &Tensor| x.to_dtype(dtype).unwrap();
-        unet.forward(&typed(&latents), 500, &typed(&audio), &trace)
-            .unwrap();
+        unet.forward(
+            &Run::default().with_trace(&trace),
+            &typed(&latents),
+            500,
+            &typed(&audio),
+        )
+        .unwrap();
         let records: HashMap<String, Tensor> = trace.into_records().into_iter().collect();
         let first = "down_blocks.0";
         // (norm, its input, frames together, groups, eps)
@@ -302,7 +322,10 @@ fn nothing_that_outlives_its_stage_keeps_a_larger_tensor_alive() {
     let weights = Weights::new();
     for dtype in [DType::F32, DType::F16] {
         let model = weights.model(dtype);
-        let moments = weights.vae(dtype).encode(&waves(&[1, 3, SIDE, SIDE])).unwrap();
+        let moments = weights
+            .vae(dtype)
+            .encode(&Run::default(), &waves(&[1, 3, SIDE, SIDE]))
+            .unwrap();
         assert_owns_itself("the mean", &moments.mean);
         assert_owns_itself("the log-variance", &moments.log_variance);
 
@@ -317,7 +340,7 @@ fn nothing_that_outlives_its_stage_keeps_a_larger_tensor_alive() {
             window: 0,
             pcm,
         };
-        let features = model.encode_audio(&request).unwrap();
+        let features = model.encode_audio(&Run::default(), &request).unwrap();
         assert!(
             features.states.dim(0).unwrap() < 1000,
             "a part of the window's rows"
@@ -341,7 +364,9 @@ fn nothing_that_outlives_its_stage_keeps_a_larger_tensor_alive() {
                 masked: &draws,
                 reference: &draws,
             };
-            let (latents, conditions) = model.encode(faces, &rows, &noise, &mut |_| Ok(())).unwrap();
+            let (latents, conditions) = model
+                .encode(&Run::default(), faces, &rows, &noise, &mut |_| Ok(()))
+                .unwrap();
             let Conditions {
                 mask,
                 masked,
@@ -362,7 +387,7 @@ fn nothing_that_outlives_its_stage_keeps_a_larger_tensor_alive() {
                 guidance_scale: 1.5,
             };
             let window = model
-                .render(faces, &rows, &noise, schedule, &mut |_| Ok(()))
+                .render(&Run::default(), faces, &rows, &noise, schedule, &mut |_| Ok(()))
                 .unwrap();
             assert_owns_itself("final latents", &window.latents);
             for face in &window.faces {
@@ -378,13 +403,22 @@ fn skips_of_the_unet_own_themselves() {
     let text = std::fs::read_to_string(weights.file("unet_config.json")).unwrap();
     let config = UNetConfig::from_json(&text).unwrap();
     for dtype in [DType::F32, DType::F16] {
-        let unet = load_unet(&weights.file(UNET_FILE), &config, &Device::Cpu, dtype).unwrap();
-        let trace = Trace::recording();
+        let unet = load_unet(
+            &weights.file(UNET_FILE),
+            &config,
+            &Device::Cpu,
+            dtype,
+            ExecutionOptions::default(),
+        )
+        .unwrap();
+        let trace = Trace::default();
         let latents = waves(&[1, 13, 2, 8, 8]).to_dtype(dtype).unwrap();
         let audio = waves(&[1, 2, 30, config.cross_attention_dim])
             .to_dtype(dtype)
             .unwrap();
-        let out = unet.forward(&latents, 1, &audio, &trace).unwrap();
+        let out = unet
+            .forward(&Run::default().with_trace(&trace), &latents, 1, &audio)
+            .unwrap();
         assert_owns_itself("the predicted noise", &out);
         let mut skips = 0;
         for (name, output) in trace.into_records() {

@@ -17,6 +17,7 @@ use latentsync::config::UNetConfig;
 use latentsync::tensors::{list_tensors, read_tensor};
 use latentsync::trace::Trace;
 use latentsync::unet::UNet3DConditionModel;
+use latentsync::{ExecutionOptions, Run};
 use support::{
     Compared, Golden, Tolerance, assert_close, beside, file_name, goldens_dir, names, optional_files, text,
 };
@@ -46,7 +47,14 @@ const INNER: [&str; 13] = [
 
 fn load(name: &str, weights: &Path) -> UNet3DConditionModel {
     let config = UNetConfig::from_json(&text(&format!("{name}_config.json"))).unwrap();
-    load_unet(weights, &config, &Device::Cpu, DType::F32).unwrap_or_else(|error| panic!("{error}"))
+    load_unet(
+        weights,
+        &config,
+        &Device::Cpu,
+        DType::F32,
+        ExecutionOptions::default(),
+    )
+    .unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// Ours has frames in the batch, `(batch x frames, c, h, w)`, and one row for a timestep that the whole batch
@@ -89,11 +97,13 @@ fn run(
         .enumerate()
         .take(sample.dim(0).unwrap() / each)
     {
-        let trace = if traced { Trace::recording() } else { Trace::off() };
+        let trace = Trace::default();
+        let plain = Run::default();
+        let context = if traced { plain.with_trace(&trace) } else { plain };
         let part = |tensor: &Tensor| tensor.narrow(0, at * each, each).unwrap();
         let timestep = u32::try_from(timestep).unwrap();
         outs.push(
-            unet.forward(&part(sample), timestep, &part(audio), &trace)
+            unet.forward(&context, &part(sample), timestep, &part(audio))
                 .unwrap(),
         );
         for (name, output) in trace.into_records() {

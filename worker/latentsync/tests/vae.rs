@@ -15,6 +15,7 @@ use latentsync::checkpoint::load_vae;
 use latentsync::config::VaeConfig;
 use latentsync::trace::Trace;
 use latentsync::vae::{AutoencoderKl, SCALING_FACTOR};
+use latentsync::{ExecutionOptions, Run};
 use support::{Compared, Golden, Tolerance, assert_close, beside, goldens_dir, names, text};
 
 const TOLERANCE: Tolerance = Tolerance {
@@ -35,7 +36,14 @@ const INNER: [&str; 7] = [
 
 fn load(name: &str, path: &Path) -> AutoencoderKl {
     let config = VaeConfig::from_json(&text(&format!("{name}_config.json"))).unwrap();
-    load_vae(path, &config, &Device::Cpu, DType::F32).unwrap_or_else(|error| panic!("{error}"))
+    load_vae(
+        path,
+        &config,
+        &Device::Cpu,
+        DType::F32,
+        ExecutionOptions::default(),
+    )
+    .unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// Traces are of the first images only.
@@ -46,17 +54,19 @@ fn check_trace(vae: &AutoencoderKl, golden: &Golden, case: &str, compared: &mut 
             let given = golden.get(&format!("{case}.{name}"));
             given.narrow(0, 0, expected.dim(0).unwrap()).unwrap()
         };
-        let trace = Trace::recording();
+        let trace = Trace::default();
         let is_decoder = name == "post_quant_conv" || name.starts_with("decoder");
         let last = if is_decoder {
-            vae.decode(&first("decode_in"), &trace).unwrap()
+            vae.decode(&Run::default().with_trace(&trace), &first("decode_in"))
+                .unwrap()
         } else {
-            vae.raw_moments(&first("image"), &trace).unwrap()
+            vae.raw_moments(&Run::default().with_trace(&trace), &first("image"))
+                .unwrap()
         };
         let plain = if is_decoder {
-            vae.decode(&first("decode_in"), &Trace::off()).unwrap()
+            vae.decode(&Run::default(), &first("decode_in")).unwrap()
         } else {
-            vae.raw_moments(&first("image"), &Trace::off()).unwrap()
+            vae.raw_moments(&Run::default(), &first("image")).unwrap()
         };
         let same = support::values(&plain) == support::values(&last);
         assert!(same, "{case}: recording changes the output");
@@ -103,8 +113,8 @@ fn check_case(vae: &AutoencoderKl, golden: &Golden, case: &str, compared: &mut C
         }
     };
     if let Some(image) = find("image") {
-        let moments = vae.encode(image).unwrap();
-        close("moments", &|| vae.raw_moments(image, &Trace::off()).unwrap());
+        let moments = vae.encode(&Run::default(), image).unwrap();
+        close("moments", &|| vae.raw_moments(&Run::default(), image).unwrap());
         close("mean", &|| moments.mean.clone());
         close("logvar", &|| moments.log_variance.clone());
         close("std", &|| moments.deviation().unwrap());
@@ -114,7 +124,7 @@ fn check_case(vae: &AutoencoderKl, golden: &Golden, case: &str, compared: &mut C
             close("scaled_latent", &|| (&latents * SCALING_FACTOR).unwrap());
         }
     }
-    let decode = |latents: &Tensor| vae.decode(latents, &Trace::off()).unwrap();
+    let decode = |latents: &Tensor| vae.decode(&Run::default(), latents).unwrap();
     if let Some(latents) = find("decode_in") {
         close("decode_out", &|| decode(latents));
     }
@@ -197,10 +207,10 @@ fn both_sets_of_names_give_the_same_golden_bits() {
             let mut bits = Vec::new();
             for case in cases(&golden) {
                 if let Some(image) = golden.find(&format!("{case}.image")) {
-                    bits.extend(support::values(&vae.raw_moments(image, &Trace::off()).unwrap()));
+                    bits.extend(support::values(&vae.raw_moments(&Run::default(), image).unwrap()));
                 }
                 if let Some(latents) = golden.find(&format!("{case}.decode_in")) {
-                    bits.extend(support::values(&vae.decode(latents, &Trace::off()).unwrap()));
+                    bits.extend(support::values(&vae.decode(&Run::default(), latents).unwrap()));
                 }
             }
             bits

@@ -17,7 +17,7 @@ use latentsync::checkpoint::{TensorShapes, unet_tensors, vae_tensors, whisper_di
 use latentsync::config::{UNetConfig, VaeConfig, WhisperDims};
 use latentsync::synth::{Size, synthesize};
 use latentsync::tensors::{list_tensors, read_tensor};
-use latentsync::{Checkpoint, LatentSync};
+use latentsync::{Checkpoint, ExecutionOptions, LatentSync};
 use serde_json::Value;
 use support::files;
 use torch::{Around, tensors_of};
@@ -67,7 +67,8 @@ fn load(dir: &Path) -> LatentSync {
     checkpoint
         .check_tensors()
         .unwrap_or_else(|error| panic!("{error}"));
-    LatentSync::load(&checkpoint, &Device::Cpu, DType::F32).unwrap_or_else(|error| panic!("{error}"))
+    LatentSync::load(&checkpoint, &Device::Cpu, DType::F32, ExecutionOptions::default())
+        .unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// Values of every ninth tensor of one file: each is looked up anew, which takes its time.

@@ -13,6 +13,7 @@ use latentfarm_common::audio::mel::{self, LogMel, MelMax};
 use latentfarm_common::audio::windows;
 use latentfarm_common::time::FrameRate;
 use latentfarm_common::wire::job::AudioWindows;
+use latentsync::Run;
 use latentsync::checkpoint::whisper_dims;
 use serde_json::Value;
 use support::speech::{Track, Whisper, rate_of_tag, whispers};
@@ -145,7 +146,7 @@ fn encoder_states_match_golden_for_the_given_spectrogram() {
             .narrow(1, 0, frames)
             .and_then(|mel| mel.pad_with_zeros(1, 0, columns - frames)?.unsqueeze(0))
             .unwrap();
-        let states = encoder.forward(&mel).unwrap();
+        let states = encoder.forward(&Run::default(), &mel).unwrap();
 
         let head = golden.get("encoder_embeddings_head");
         let ours = states.narrow(0, 0, head.dim(1).unwrap()).unwrap();
@@ -161,7 +162,12 @@ fn encoder_states_match_golden_for_the_given_spectrogram() {
         }
         if let Some(expected) = golden.find("encoder_ln_post_head") {
             let head = states.narrow(0, 0, expected.dim(0).unwrap()).unwrap();
-            assert_close("ln_post", &encoder.finish(&head).unwrap(), expected, STATES);
+            assert_close(
+                "ln_post",
+                &encoder.finish(&Run::default(), &head).unwrap(),
+                expected,
+                STATES,
+            );
             compared.add("final norm");
         }
         let by_layer = states.transpose(0, 1).unwrap();

@@ -9,14 +9,13 @@ use super::memory::{Gauge, Memory, cpu_seconds};
 use super::parts::{Task, task};
 use super::{BenchError, EngineReport, PartReport, Settings, WeightsReport};
 use crate::numeric_kind;
-use latentsync::{Checkpoint, Levers, boundary};
+use latentsync::Checkpoint;
 
 /// Measures one part. Says on the log what it is doing.
 pub fn measure(settings: &Settings) -> Result<EngineReport, BenchError> {
     let checkpoint = Checkpoint::open(&settings.weights).map_err(BenchError::Weights)?;
     let made_for = usize::try_from(checkpoint.resolution_px()).unwrap_or_default();
     let side = settings.sizes.resolution.unwrap_or(made_for);
-    let _scope = boundary::enter(Levers::of(settings.sizes.plan), None);
     tracing::info!("{}: preparing", settings.part.name());
     let mut task = task(settings, &checkpoint, side)?;
     let timed = timed(settings, &mut task)?;

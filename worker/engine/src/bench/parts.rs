@@ -14,9 +14,8 @@ use latentsync::cost::flops::unet_gflop;
 use latentsync::denoise::Schedule;
 use latentsync::noise::{Noise, Purpose, normals};
 use latentsync::preprocess::LATENT_FACTOR;
-use latentsync::trace::Trace;
 use latentsync::whisper::mel_tensor;
-use latentsync::{Checkpoint, Faces, LatentSync, ModelError};
+use latentsync::{Checkpoint, ExecutionOptions, Faces, LatentSync, ModelError, Run};
 
 /// In the middle of the noise schedule; the arithmetic is the same at every one.
 const TIMESTEP: u32 = 501;
@@ -59,7 +58,7 @@ pub(super) fn task(settings: &Settings, checkpoint: &Checkpoint, side: usize) ->
         Part::Mel => return spectrogram().map_err(|source| BenchError::compute(part, source)),
         _ => {}
     }
-    let model = LatentSync::load(checkpoint, &settings.device, settings.dtype)
+    let model = LatentSync::load(checkpoint, &settings.device, settings.dtype, options(settings))
         .map(Rc::new)
         .map_err(BenchError::Weights)?;
     let built = match part {
@@ -72,6 +71,15 @@ pub(super) fn task(settings: &Settings, checkpoint: &Checkpoint, side: usize) ->
     built.map_err(|source| BenchError::compute(part, source))
 }
 
+fn options(settings: &Settings) -> ExecutionOptions {
+    ExecutionOptions::of(settings.sizes.plan)
+}
+
+/// The context of every run of a part.
+fn context(settings: &Settings) -> Run<'static> {
+    Run::new(options(settings))
+}
+
 fn load(settings: &Settings) -> Task {
     let Settings {
         weights,
@@ -79,12 +87,13 @@ fn load(settings: &Settings) -> Task {
         dtype,
         ..
     } = settings.clone();
+    let options = options(settings);
     Task {
         inputs: Vec::new(),
         warm_up: None,
         run: Box::new(move || {
             let checkpoint = Checkpoint::open(&weights).map_err(BenchError::Weights)?;
-            LatentSync::load(&checkpoint, &device, dtype).map_err(BenchError::Weights)?;
+            LatentSync::load(&checkpoint, &device, dtype, options).map_err(BenchError::Weights)?;
             Ok(None)
         }),
         gflop: None,
@@ -112,31 +121,34 @@ fn spectrogram() -> TensorResult<Task> {
 }
 
 fn whisper(settings: &Settings, model: &Rc<LatentSync>) -> TensorResult<Task> {
+    let run = context(settings);
     let model = Rc::clone(model);
     let mel_frames = usize::try_from(WINDOW_MEL_FRAMES)?;
     let mel = normal(settings, (1, 80, mel_frames), 1)?;
     Ok(Task::new(settings.part, vec![("mel", mel.clone())], move || {
-        model.whisper().forward(&mel)
+        model.whisper().forward(&run, &mel)
     }))
 }
 
 fn vae_encode(settings: &Settings, model: &Rc<LatentSync>, side: usize) -> TensorResult<Task> {
+    let run = context(settings);
     let model = Rc::clone(model);
     let pixels = normal(settings, (1, 3, side, side), 2)?.clamp(-1.0, 1.0)?;
     Ok(Task::new(
         settings.part,
         vec![("pixels", pixels.clone())],
-        move || model.vae().raw_moments(&pixels, &Trace::off()),
+        move || model.vae().raw_moments(&run, &pixels),
     ))
 }
 
 fn vae_decode(settings: &Settings, model: &Rc<LatentSync>, side: usize) -> TensorResult<Task> {
+    let run = context(settings);
     let model = Rc::clone(model);
     let latents = normal(settings, (1, 4, side / LATENT_FACTOR, side / LATENT_FACTOR), 3)?;
     Ok(Task::new(
         settings.part,
         vec![("latents", latents.clone())],
-        move || model.vae().decode(&latents, &Trace::off()),
+        move || model.vae().decode(&run, &latents),
     ))
 }
 
@@ -146,6 +158,7 @@ fn unet(
     model: &Rc<LatentSync>,
     side: usize,
 ) -> TensorResult<Task> {
+    let run = context(settings);
     let model = Rc::clone(model);
     let frames = settings.sizes.frames;
     let latent_side = side / LATENT_FACTOR;
@@ -158,7 +171,7 @@ fn unet(
         ("timestep", Tensor::new(&[i64::from(TIMESTEP)], &Device::Cpu)?),
     ];
     let task = Task::new(settings.part, inputs, move || {
-        model.unet().forward(&latents, TIMESTEP, &audio, &Trace::off())
+        model.unet().forward(&run, &latents, TIMESTEP, &audio)
     });
     Ok(Task {
         gflop: Some(unet_gflop(checkpoint.unet_config(), frames, latent_side, tokens)),
@@ -167,6 +180,7 @@ fn unet(
 }
 
 fn window(settings: &Settings, model: &Rc<LatentSync>, side: usize) -> TensorResult<Task> {
+    let run = context(settings);
     let model = Rc::clone(model);
     let (frames, steps) = (settings.sizes.frames, settings.sizes.steps);
     let (tokens, width) = model.audio_shape();
@@ -190,7 +204,9 @@ fn window(settings: &Settings, model: &Rc<LatentSync>, side: usize) -> TensorRes
             tracing::debug!("window: {stage:?}");
             Ok(())
         };
-        model.render(faces, &rows, &noise, schedule, &mut stage).map(drop)
+        model
+            .render(&run, faces, &rows, &noise, schedule, &mut stage)
+            .map(drop)
     });
     let failed = |source| BenchError::Run {
         part: Part::Window,

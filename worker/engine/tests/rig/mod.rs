@@ -4,6 +4,7 @@ pub mod tight;
 
 use std::process::Command;
 
+use candle_core::DType;
 use latentfarm_common::audio::windows::pcm_range;
 use latentfarm_common::digest::Digest;
 use latentfarm_common::time::FrameRate;
@@ -66,10 +67,14 @@ impl Weights {
     }
 
     pub fn load(&self) -> EngineRequest {
+        self.load_under(MemoryPlan::default())
+    }
+
+    pub fn load_under(&self, plan: MemoryPlan) -> EngineRequest {
         EngineRequest::Load {
             weights_dir: self.dir.path().display().to_string(),
             expected: self.identity,
-            plan: MemoryPlan::default(),
+            plan,
         }
     }
 
@@ -112,9 +117,13 @@ impl Weights {
 }
 
 pub fn engine(memory: Option<Box<dyn EngineMemory>>, name: &str, faults: &[&str]) -> Engine {
+    engine_in(DType::F32, memory, name, faults)
+}
+
+pub fn engine_in(dtype: DType, memory: Option<Box<dyn EngineMemory>>, name: &str, faults: &[&str]) -> Engine {
     let opened = device::open(name, None).unwrap();
     Engine::new(EngineSettings {
-        dtype: candle_core::DType::F32,
+        dtype,
         cleanup: Cleanup::default(),
         faults: Faults::new(faults.iter().map(|text| text.parse().unwrap()).collect(), None),
         device: EngineDevice {

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use latentfarm_common::wire::memory::{MemorySample, MemoryStage};
 use latentfarm_engine::memory::device::{EngineMemory, HostMemory, Shortage, Work};
 use latentsync::Checkpoint;
-use latentsync::boundary::Op;
+use latentsync::Op;
 
 /// Host memory with a budget that holds in one stage alone, and can be lifted.
 pub struct TightStage {

@@ -11,6 +11,7 @@ use super::find::{Found, Part};
 use super::load::{load_unet, load_vae, load_whisper};
 use super::note::AccountAs;
 use crate::config::{UNetConfig, VaeConfig, WhisperDims};
+use crate::options::ExecutionOptions;
 use crate::tensors::{TensorFile, WeightsError};
 use crate::unet::UNet3DConditionModel;
 use crate::vae::AutoencoderKl;
@@ -141,17 +142,32 @@ impl Checkpoint {
     }
 
     /// Loads the UNet.
-    pub(crate) fn unet(&self, device: &Device, dtype: DType) -> Result<UNet3DConditionModel, WeightsError> {
-        load_unet(&self.found.unet, &self.found.unet_config, device, dtype)
+    pub(crate) fn unet(
+        &self,
+        device: &Device,
+        dtype: DType,
+        options: ExecutionOptions,
+    ) -> Result<UNet3DConditionModel, WeightsError> {
+        load_unet(&self.found.unet, &self.found.unet_config, device, dtype, options)
     }
 
     /// Loads the image autoencoder.
-    pub(crate) fn vae(&self, device: &Device, dtype: DType) -> Result<AutoencoderKl, WeightsError> {
-        load_vae(&self.found.vae, &self.found.vae_config, device, dtype)
+    pub(crate) fn vae(
+        &self,
+        device: &Device,
+        dtype: DType,
+        options: ExecutionOptions,
+    ) -> Result<AutoencoderKl, WeightsError> {
+        load_vae(&self.found.vae, &self.found.vae_config, device, dtype, options)
     }
 
     /// Loads the audio encoder.
-    pub(crate) fn whisper(&self, device: &Device, dtype: DType) -> Result<WhisperEncoder, WeightsError> {
-        load_whisper(&self.found.whisper, &self.found.dims, device, dtype)
+    pub(crate) fn whisper(
+        &self,
+        device: &Device,
+        dtype: DType,
+        options: ExecutionOptions,
+    ) -> Result<WhisperEncoder, WeightsError> {
+        load_whisper(&self.found.whisper, &self.found.dims, device, dtype, options)
     }
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 use candle_core::{DType, Device};
 
 use crate::config::{UNetConfig, VaeConfig, WhisperDims};
+use crate::options::ExecutionOptions;
 use crate::tensors::{Keys, Ledger, TensorFile, WeightsError};
 use crate::unet::UNet3DConditionModel;
 use crate::vae::AutoencoderKl;
@@ -16,8 +17,9 @@ pub fn load_unet(
     config: &UNetConfig,
     device: &Device,
     dtype: DType,
+    options: ExecutionOptions,
 ) -> Result<UNet3DConditionModel, WeightsError> {
-    load(path, "", device, dtype, |keys| {
+    load(path, "", (device, dtype), options, |keys| {
         UNet3DConditionModel::load(keys, config)
     })
 }
@@ -29,8 +31,11 @@ pub fn load_vae(
     config: &VaeConfig,
     device: &Device,
     dtype: DType,
+    options: ExecutionOptions,
 ) -> Result<AutoencoderKl, WeightsError> {
-    let vae = load(path, "", device, dtype, |keys| AutoencoderKl::load(keys, config))?;
+    let vae = load(path, "", (device, dtype), options, |keys| {
+        AutoencoderKl::load(keys, config)
+    })?;
     if matches!(dtype, DType::F16 | DType::BF16) {
         return Ok(vae.with_original(TensorFile::open(path)?, device));
     }
@@ -43,8 +48,9 @@ pub fn load_whisper(
     dims: &WhisperDims,
     device: &Device,
     dtype: DType,
+    options: ExecutionOptions,
 ) -> Result<WhisperEncoder, WeightsError> {
-    load(path, "encoder.", device, dtype, |keys| {
+    load(path, "encoder.", (device, dtype), options, |keys| {
         WhisperEncoder::load(&keys.pp("encoder"), dims)
     })
 }
@@ -66,13 +72,16 @@ pub(super) fn mismatch(path: &Path, report: String) -> WeightsError {
 fn load<T>(
     path: &Path,
     prefix: &str,
-    device: &Device,
-    dtype: DType,
+    (device, dtype): (&Device, DType),
+    options: ExecutionOptions,
     build: impl FnOnce(&Keys) -> candle_core::Result<T>,
 ) -> Result<T, WeightsError> {
     let file = TensorFile::open(path)?;
     let ledger = Ledger::default();
-    let model = settle(build(&Keys::root(&file, &ledger, device, dtype)), path)?;
+    let model = settle(
+        build(&Keys::root(&file, &ledger, device, dtype).with_options(options)),
+        path,
+    )?;
     match ledger.finish(&file, prefix) {
         None => Ok(model),
         Some(report) => Err(mismatch(path, report)),

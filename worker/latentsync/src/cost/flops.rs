@@ -3,8 +3,8 @@
 //! left out, as PyTorch's own counter does.
 
 use super::walk::unet_operations;
-use crate::boundary::Op;
 use crate::config::UNetConfig;
+use crate::hooks::Op;
 
 /// Units of 10^9 floating-point operations of one pass of the UNet; arguments as for [`unet_operations`].
 pub fn unet_gflop(config: &UNetConfig, frames: usize, side: usize, audio_tokens: usize) -> f64 {

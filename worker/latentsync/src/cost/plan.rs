@@ -1,8 +1,8 @@
-//! The ladder of memory plans as data: what each lever does on a kind of device, and whether it changes bits there.
+//! The memory plans as data: what each adds on a kind of device to the plan before it, and whether it changes bits there.
 
 use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan};
 
-/// What a lever does to the numbers.
+/// What a step does to the numbers.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Effect {
     /// Not a bit changes.
@@ -18,7 +18,7 @@ pub enum Effect {
 
 /// What a plan adds to those before it.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Lever {
+pub struct PlanStep {
     pub plan: MemoryPlan,
     pub does: &'static str,
     pub effect: Effect,
@@ -28,7 +28,7 @@ pub struct Lever {
 pub const TOLERANCE: f64 = 5e-6;
 
 /// What the plan `plan` adds on a kind of device.
-pub fn lever(kind: DeviceKind, plan: MemoryPlan) -> Lever {
+pub fn plan_step(kind: DeviceKind, plan: MemoryPlan) -> PlanStep {
     let tolerant = Effect::Tolerant { largest: TOLERANCE };
     let (does, effect) = match (kind, plan) {
         (DeviceKind::Cpu, MemoryPlan::BatchedGuidance) => (
@@ -77,15 +77,15 @@ pub fn lever(kind: DeviceKind, plan: MemoryPlan) -> Lever {
             Effect::Exact,
         ),
     };
-    Lever { plan, does, effect }
+    PlanStep { plan, does, effect }
 }
 
-/// The levers of the plan `plan` that may change bits on a kind of device, joined by `+`; `None` where there are none.
+/// The steps up to the plan `plan` that may change bits on a kind of device, joined by `+`; `None` where there are none.
 /// Part of the numeric kind: results are equal bit for bit only where this is equal.
-pub fn tolerant_levers(kind: DeviceKind, plan: MemoryPlan) -> Option<String> {
+pub fn tolerant_steps(kind: DeviceKind, plan: MemoryPlan) -> Option<String> {
     let names: Vec<&str> = MemoryPlan::ALL
         .into_iter()
-        .filter(|step| *step <= plan && lever(kind, *step).effect != Effect::Exact)
+        .filter(|step| *step <= plan && plan_step(kind, *step).effect != Effect::Exact)
         .map(<&str>::from)
         .collect();
     (!names.is_empty()).then(|| names.join("+"))
@@ -98,13 +98,13 @@ mod tests {
     #[test]
     fn nothing_changes_bits_on_the_cpu() {
         for plan in MemoryPlan::ALL {
-            assert_eq!(tolerant_levers(DeviceKind::Cpu, plan), None);
+            assert_eq!(tolerant_steps(DeviceKind::Cpu, plan), None);
         }
     }
 
     #[test]
     fn on_cuda_plans_differ_in_bits_until_all_is_sliced() {
-        let texts = MemoryPlan::ALL.map(|plan| tolerant_levers(DeviceKind::Cuda, plan));
+        let texts = MemoryPlan::ALL.map(|plan| tolerant_steps(DeviceKind::Cuda, plan));
         assert_eq!(texts[0], None);
         assert_eq!(texts[1].as_deref(), Some("sequential"));
         for text in &texts[2..] {

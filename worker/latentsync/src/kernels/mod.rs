@@ -6,7 +6,7 @@
 //! | `cuda`      | CUDA, in `f32`, `f16` and `bf16` | kernels of our own for what moves and combines values, cuBLAS for products |
 //! | `reference` | every device, every type   | candle's tensor operations; what the other backends are tested against |
 //!
-//! A layer chooses among them by `layers/own_ops.rs` and `cuda::serves`. A kernel knows neither networks nor options.
+//! A layer chooses among them by `Run::on_cpu` and `Run::on_cuda`. A kernel knows neither networks nor options.
 
 #![expect(
     clippy::inline_always,

@@ -10,7 +10,6 @@
 use candle_core::{D, DType, Result, Tensor, bail};
 
 use super::whole::Whole;
-use crate::boundary::levers;
 use crate::slices::{Attention, Convolution, Limits, Norm, NormStep, pieces};
 
 /// First and number of images, first and number of groups.
@@ -27,6 +26,7 @@ pub(crate) fn wide(x: &Tensor) -> DType {
 
 /// A square convolution of `(images, input, h, w)` with bias.
 pub(crate) fn conv2d(
+    limits: Limits,
     x: &Tensor,
     weight: &Tensor,
     bias: &Tensor,
@@ -34,7 +34,7 @@ pub(crate) fn conv2d(
     padding: usize,
 ) -> Result<Tensor> {
     let launch = |x: &Tensor, weight: &Tensor, padding| x.conv2d(weight, padding, stride, 1, 1);
-    conv2d_within(levers().limits, launch, x, (weight, bias), stride, padding)
+    conv2d_within(limits, launch, x, (weight, bias), stride, padding)
 }
 
 /// `launch` convolves a piece with the weights and some padding.
@@ -108,8 +108,8 @@ pub(crate) fn geglu(x: &Tensor) -> Result<Tensor> {
 }
 
 /// Attention on `(rows, tokens, width)`, see `attend`.
-pub(crate) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<Tensor> {
-    attention_within(levers().limits, scaled_dot_product, COPIES, [q, k, v], heads)
+pub(crate) fn attention(limits: Limits, q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<Tensor> {
+    attention_within(limits, scaled_dot_product, COPIES, [q, k, v], heads)
 }
 
 /// How a backend copies what has gaps.
@@ -204,14 +204,14 @@ pub(crate) struct NormSpec<'a> {
 }
 
 /// Group norm over `(images, channels, h, w)` with `f32` statistics. The norm is rounded once, then the activation.
-pub(crate) fn group_norm(x: &Tensor, spec: NormSpec) -> Result<Tensor> {
+pub(crate) fn group_norm(limits: Limits, x: &Tensor, spec: NormSpec) -> Result<Tensor> {
     let (total, channels, h, w) = x.dims4()?;
     let sizes = Norm {
         images: total,
         groups: spec.groups,
         per_group: channels / spec.groups * h * w,
     };
-    let step = sizes.step(levers().limits);
+    let step = sizes.step(limits);
     if (step.images, step.groups) == (total, spec.groups) {
         group_norm_at_once(x, spec)
     } else {

@@ -2,10 +2,11 @@
 
 use candle_core::{Result, Tensor};
 
-use super::own_ops::{on_own_ops, widened};
-use crate::boundary::{Op, before};
+use super::widened::widened;
+use crate::hooks::Op;
 use crate::kernels::cpu::CpuAttention;
 use crate::kernels::{cuda, reference};
+use crate::run::Run;
 use crate::slices::Attention;
 
 /// Attention with `heads` heads side by side in the last dimension; scores are scaled by the root of a head's
@@ -15,7 +16,7 @@ use crate::slices::Attention;
 /// `q` is `(outer, rows, queries, width)`, `k` and `v` are `(outer, rows, keys, width)`; the result is like
 /// `q` and contiguous. Each of the `outer x rows` rows attends for itself. Operands may be transposed in all
 /// but the last dimension.
-pub(crate) fn attend(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<Tensor> {
+pub(crate) fn attend(run: &Run, q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<Tensor> {
     let (outer, rows, queries, width) = q.dims4()?;
     let sizes = Attention {
         rows: outer * rows,
@@ -23,29 +24,31 @@ pub(crate) fn attend(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result
         queries,
         keys: k.dim(2)?,
     };
-    before(Op::Attention { sizes, width }, q)?;
-    attended(q, k, v, heads)
+    run.before(Op::Attention { sizes, width }, q)?;
+    attended(run, q, k, v, heads)
 }
 
 /// [`attend`] to what was told already.
-fn attended(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<Tensor> {
+fn attended(run: &Run, q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<Tensor> {
     let (outer, rows, queries, width) = q.dims4()?;
-    if on_own_ops(q) {
+    if run.on_cpu(q) {
         return q.apply_op3_no_bwd(k, v, &CpuAttention { heads });
     }
     if let (Some(wide_q), Some(wide_k), Some(wide_v)) = (widened(q)?, widened(k)?, widened(v)?) {
-        return attended(&wide_q, &wide_k, &wide_v, heads)?.to_dtype(q.dtype());
+        return attended(run, &wide_q, &wide_k, &wide_v, heads)?.to_dtype(q.dtype());
     }
-    if cuda::serves(q) {
-        return cuda::attention([q, k, v], heads);
+    if run.on_cuda(q) {
+        return cuda::attention(run.options.limits, [q, k, v], heads);
     }
     let flat = |x: &Tensor| x.reshape((outer * rows, x.dim(2)?, width));
-    reference::attention(&flat(q)?, &flat(k)?, &flat(v)?, heads)?.reshape((outer, rows, queries, width))
+    reference::attention(run.options.limits, &flat(q)?, &flat(k)?, &flat(v)?, heads)?
+        .reshape((outer, rows, queries, width))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::slices::Limits;
     use candle_core::Device;
 
     fn ramp(shape: (usize, usize, usize, usize), step: usize) -> Tensor {
@@ -66,9 +69,13 @@ mod tests {
         ] {
             let q = ramp((1, rows, queries, width), 31);
             let (k, v) = (ramp((1, rows, keys, width), 17), ramp((1, rows, keys, width), 7));
-            let ours = attend(&q, &k, &v, heads).unwrap().squeeze(0).unwrap();
+            let ours = attend(&Run::default(), &q, &k, &v, heads)
+                .unwrap()
+                .squeeze(0)
+                .unwrap();
             let flat = |x: &Tensor| x.squeeze(0).unwrap();
-            let expected = reference::attention(&flat(&q), &flat(&k), &flat(&v), heads).unwrap();
+            let expected =
+                reference::attention(Limits::USUAL, &flat(&q), &flat(&k), &flat(&v), heads).unwrap();
             let difference = (ours - expected).unwrap().abs().unwrap().max_all().unwrap();
             assert!(
                 difference.to_scalar::<f32>().unwrap() < 1e-5,
@@ -82,9 +89,9 @@ mod tests {
         let shape = (2, 16, 9, 32);
         let (q, k, v) = (ramp(shape, 31), ramp(shape, 17), ramp(shape, 7));
         let across = |x: &Tensor| x.transpose(1, 2).unwrap();
-        let views = attend(&across(&q), &across(&k), &across(&v), 8).unwrap();
+        let views = attend(&Run::default(), &across(&q), &across(&k), &across(&v), 8).unwrap();
         let dense = |x: &Tensor| across(x).contiguous().unwrap();
-        let copies = attend(&dense(&q), &dense(&k), &dense(&v), 8).unwrap();
+        let copies = attend(&Run::default(), &dense(&q), &dense(&k), &dense(&v), 8).unwrap();
         let bits = |x: &Tensor| x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
         assert!(bits(&views) == bits(&copies));
     }

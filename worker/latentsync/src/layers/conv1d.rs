@@ -3,9 +3,8 @@
 use candle_core::{Result, Tensor};
 
 use super::linear::Linear;
-use super::own_ops::on_own_ops;
-use crate::boundary::before_copy;
 use crate::kernels::cpu::{CpuNeighbours, TAPS};
+use crate::run::Run;
 use crate::tensors::Keys;
 
 /// A convolution with three taps and one token of padding at both ends.
@@ -24,15 +23,15 @@ impl Conv1d {
 
     /// # Shapes
     /// `(tokens, input)` to `(tokens / stride, output)`, rounded up.
-    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.linear.forward(&neighbours(x, self.stride)?)
+    pub(crate) fn forward(&self, run: &Run, x: &Tensor) -> Result<Tensor> {
+        self.linear.forward(run, &neighbours(run, x, self.stride)?)
     }
 }
 
 /// Every `stride`th token with its neighbours: `(tokens / stride, input x 3)`, the taps of a channel side by side.
-fn neighbours(x: &Tensor, stride: usize) -> Result<Tensor> {
-    before_copy(x.dim(0)?.div_ceil(stride) * x.dim(1)? * TAPS, x)?;
-    if on_own_ops(x) {
+fn neighbours(run: &Run, x: &Tensor, stride: usize) -> Result<Tensor> {
+    run.before_copy(x.dim(0)?.div_ceil(stride) * x.dim(1)? * TAPS, x)?;
+    if run.on_cpu(x) {
         return x.contiguous()?.apply_op1_no_bwd(&CpuNeighbours { stride });
     }
     let (tokens, input) = x.dims2()?;
@@ -74,7 +73,7 @@ mod tests {
             let expected = expected.squeeze(0).unwrap().t().unwrap();
             // Multiples of 1/64 below 1, which f16 has as they are.
             for dtype in [DType::F32, DType::F16] {
-                let near = neighbours(&x.to_dtype(dtype).unwrap(), stride).unwrap();
+                let near = neighbours(&Run::default(), &x.to_dtype(dtype).unwrap(), stride).unwrap();
                 let near = near.to_dtype(DType::F32).unwrap();
                 let ours = near.matmul(&weight.t().unwrap()).unwrap();
                 assert_eq!(ours.dims(), expected.dims());

@@ -2,11 +2,11 @@
 
 use candle_core::{Result, Tensor};
 
-use super::own_ops::on_own_ops;
-use crate::boundary::{Op, before};
+use crate::hooks::Op;
 use crate::kernels::cpu::CpuConv2d;
 use crate::kernels::cuda::{self, Finish};
 use crate::kernels::reference;
+use crate::run::Run;
 use crate::slices::Convolution;
 use crate::tensors::{Keys, Weight};
 
@@ -42,21 +42,27 @@ impl Conv2d {
 
     /// # Shapes
     /// `(images, input, h, w)` to `(images, output, h', w')`.
-    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.apply(x, None, None)
+    pub(crate) fn forward(&self, run: &Run, x: &Tensor) -> Result<Tensor> {
+        self.apply(run, x, None, None)
     }
 
     /// [`Conv2d::forward`], and `residual`, which is shaped like the result, added.
-    pub(crate) fn forward_add(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
-        self.apply(x, None, Some(residual))
+    pub(crate) fn forward_add(&self, run: &Run, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
+        self.apply(run, x, None, Some(residual))
     }
 
     /// [`Conv2d::forward`] with one more addend a channel, `(samples, output)`, for each sample's images.
-    pub(crate) fn forward_shifted(&self, x: &Tensor, shift: &Tensor) -> Result<Tensor> {
-        self.apply(x, Some(shift), None)
+    pub(crate) fn forward_shifted(&self, run: &Run, x: &Tensor, shift: &Tensor) -> Result<Tensor> {
+        self.apply(run, x, Some(shift), None)
     }
 
-    fn apply(&self, x: &Tensor, shift: Option<&Tensor>, residual: Option<&Tensor>) -> Result<Tensor> {
+    fn apply(
+        &self,
+        run: &Run,
+        x: &Tensor,
+        shift: Option<&Tensor>,
+        residual: Option<&Tensor>,
+    ) -> Result<Tensor> {
         let (images, input, height, width) = x.dims4()?;
         let op = Op::Conv2d {
             sizes: Convolution {
@@ -69,9 +75,9 @@ impl Conv2d {
             },
             stride: self.stride,
         };
-        before(op, x)?;
-        let _at_work = self.weight.at_work();
-        if on_own_ops(x) {
+        run.before(op, x)?;
+        let _at_work = self.weight.at_work(run);
+        if run.on_cpu(x) {
             let residual = residual.map(Tensor::contiguous).transpose()?;
             let bias = match shift {
                 Some(shift) => shift.broadcast_add(&self.bias)?,
@@ -86,15 +92,30 @@ impl Conv2d {
             };
             return x.contiguous()?.apply_op1_no_bwd(&op);
         }
-        if cuda::serves(x) {
+        let limits = run.options.limits;
+        if run.on_cuda(x) {
             let finish = Finish {
                 bias: Some(&self.bias),
                 shift,
                 residual,
             };
-            return cuda::conv2d(x, &self.weight.tensor()?, finish, self.stride, self.padding);
+            return cuda::conv2d(
+                limits,
+                x,
+                &self.weight.tensor()?,
+                finish,
+                self.stride,
+                self.padding,
+            );
         }
-        let mut y = reference::conv2d(x, &self.weight.tensor()?, &self.bias, self.stride, self.padding)?;
+        let mut y = reference::conv2d(
+            limits,
+            x,
+            &self.weight.tensor()?,
+            &self.bias,
+            self.stride,
+            self.padding,
+        )?;
         if let Some(shift) = shift {
             let (images, channels, h, w) = y.dims4()?;
             let samples = shift.dim(0)?;

@@ -6,13 +6,12 @@ use candle_core::{Result, Tensor};
 
 use super::gelu::gated;
 use super::linear::Linear;
-use super::own_ops::on_own_ops;
-use crate::boundary::{Op, before, levers};
+use crate::hooks::Op;
 use crate::kernels::Whole;
 use crate::kernels::cpu::{bands, whole_tiles};
+use crate::run::Run;
 use crate::slices::{feed_forward_rows, pieces};
 use crate::tensors::Keys;
-use crate::trace::Trace;
 
 /// GEGLU feed-forward: `net.0.proj` gives value and gate, `net.2` goes back. The exact (erf) GELU.
 pub(crate) struct FeedForward {
@@ -32,27 +31,27 @@ impl FeedForward {
     }
 
     /// The feed-forward of `x`, and `residual` added.
-    pub(crate) fn forward_add(&self, x: &Tensor, residual: &Tensor, trace: &Trace) -> Result<Tensor> {
-        let y = self.sliced(x, residual)?;
-        trace.put_derived(&self.path, "", || &y - residual)?;
+    pub(crate) fn forward_add(&self, run: &Run, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
+        let y = self.sliced(run, x, residual)?;
+        run.put_derived(&self.path, "", || &y - residual)?;
         Ok(y)
     }
 
-    /// As many rows at a time as the levers allow. On the CPU in `f32` a slice is a whole number of the tiles that both
+    /// As many rows are worked on at a time as the options allow. On the CPU in `f32` a slice is a whole number of the tiles that both
     /// products would have anyway, so that it changes no bit.
-    fn sliced(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
+    fn sliced(&self, run: &Run, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
         let (input, hidden, output) = (self.proj.input(), self.proj.output(), self.out.output());
-        let rows = self.proj.announce(x, input)?;
+        let rows = self.proj.announce(run, x, input)?;
         let width = hidden / 2;
-        before(Op::Geglu { rows, width }, x)?;
-        self.out.announce(x, input)?;
-        let _at_work = (self.proj.weight.at_work(), self.out.weight.at_work());
+        run.before(Op::Geglu { rows, width }, x)?;
+        self.out.announce(run, x, input)?;
+        let _at_work = (self.proj.weight.at_work(run), self.out.weight.at_work(run));
 
         let (inner, outer) = (bands(rows, hidden), bands(rows, output));
-        let slices = if on_own_ops(x) {
-            whole_tiles(rows, hidden, output, levers().limits)
+        let slices = if run.on_cpu(x) {
+            whole_tiles(rows, hidden, output, run.options.limits)
         } else {
-            let most = feed_forward_rows(rows, hidden, levers().limits);
+            let most = feed_forward_rows(rows, hidden, run.options.limits);
             pieces(rows, most)
                 .map(|(start, count)| start..start + count)
                 .collect()
@@ -63,11 +62,14 @@ impl FeedForward {
             let some = |x: &Tensor| x.narrow(0, slice.start, slice.len());
             let mut hidden = self
                 .proj
-                .compute(&some(&x_rows)?, None, &within(&inner, &slice))?;
-            hidden = gated(&hidden)?;
-            let y = self
-                .out
-                .compute(&hidden, Some(&some(&residual_rows)?), &within(&outer, &slice))?;
+                .compute(run, &some(&x_rows)?, None, &within(&inner, &slice))?;
+            hidden = gated(run, &hidden)?;
+            let y = self.out.compute(
+                run,
+                &hidden,
+                Some(&some(&residual_rows)?),
+                &within(&outer, &slice),
+            )?;
             drop(hidden);
             whole.put(y, |whole| Ok(whole.clone()), (0, slice.start))?;
         }

@@ -2,42 +2,42 @@
 
 use candle_core::{Result, Tensor};
 
-use super::own_ops::{on_own_ops, widened};
-use crate::boundary::before_copy;
+use super::widened::widened;
 use crate::kernels::cpu::{CpuGeglu, CpuGelu};
 use crate::kernels::{cuda, reference};
+use crate::run::Run;
 
 /// GELU of every element.
-pub(crate) fn gelu(x: &Tensor) -> Result<Tensor> {
-    before_copy(x.elem_count(), x)?;
-    activated(x)
+pub(crate) fn gelu(run: &Run, x: &Tensor) -> Result<Tensor> {
+    run.before_copy(x.elem_count(), x)?;
+    activated(run, x)
 }
 
-/// [`gelu`] of what was told already.
-fn activated(x: &Tensor) -> Result<Tensor> {
-    if on_own_ops(x) {
+/// [`gelu`] without a call of the hooks.
+fn activated(run: &Run, x: &Tensor) -> Result<Tensor> {
+    if run.on_cpu(x) {
         return x.contiguous()?.apply_op1_no_bwd(&CpuGelu);
     }
-    if cuda::serves(x) {
+    if run.on_cuda(x) {
         return cuda::gelu(x);
     }
     match widened(x)? {
-        Some(wide) => activated(&wide)?.to_dtype(x.dtype()),
+        Some(wide) => activated(run, &wide)?.to_dtype(x.dtype()),
         None => reference::gelu(x),
     }
 }
 
 /// `value x gelu(gate)`, with the value in the first half of the last dimension and the gate in the second. It is a part
-/// of the feed-forward, which has told the observer of it.
-pub(super) fn gated(x: &Tensor) -> Result<Tensor> {
-    if on_own_ops(x) {
+/// of the feed-forward, which has called the hooks for it.
+pub(super) fn gated(run: &Run, x: &Tensor) -> Result<Tensor> {
+    if run.on_cpu(x) {
         return x.contiguous()?.apply_op1_no_bwd(&CpuGeglu);
     }
-    if cuda::serves(x) {
+    if run.on_cuda(x) {
         return cuda::geglu(x);
     }
     match widened(x)? {
-        Some(wide) => gated(&wide)?.to_dtype(x.dtype()),
+        Some(wide) => gated(run, &wide)?.to_dtype(x.dtype()),
         None => reference::geglu(x),
     }
 }
@@ -55,7 +55,9 @@ mod tests {
             let largest = difference.abs().unwrap().max_all().unwrap();
             largest.to_scalar::<f32>().unwrap()
         };
-        assert!(largest((gelu(&x).unwrap() - x.gelu_erf().unwrap()).unwrap()) < 2e-6);
-        assert!(largest((gated(&x).unwrap() - reference::geglu(&x).unwrap()).unwrap()) < 1e-5);
+        assert!(largest((gelu(&Run::default(), &x).unwrap() - x.gelu_erf().unwrap()).unwrap()) < 2e-6);
+        assert!(
+            largest((gated(&Run::default(), &x).unwrap() - reference::geglu(&x).unwrap()).unwrap()) < 1e-5
+        );
     }
 }

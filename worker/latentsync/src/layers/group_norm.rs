@@ -2,13 +2,12 @@
 
 use candle_core::{Result, Tensor, bail};
 
-use super::own_ops::on_own_ops;
-use crate::boundary::{Op, before};
+use crate::hooks::Op;
 use crate::kernels::cpu::CpuGroupNorm;
 use crate::kernels::cuda;
 use crate::kernels::reference::{self, NormSpec};
+use crate::run::Run;
 use crate::tensors::Keys;
-use crate::trace::Trace;
 
 /// Group norm over `(images, channels, h, w)`.
 pub(crate) struct GroupNorm {
@@ -31,20 +30,20 @@ impl GroupNorm {
     }
 
     /// Statistics of every `images` consecutive images are taken together.
-    pub(crate) fn forward(&self, x: &Tensor, images: usize, trace: &Trace) -> Result<Tensor> {
-        let y = self.apply(x, images, false)?;
-        trace.put(&self.path, "", &y);
+    pub(crate) fn forward(&self, run: &Run, x: &Tensor, images: usize) -> Result<Tensor> {
+        let y = self.apply(run, x, images, false)?;
+        run.put(&self.path, "", &y);
         Ok(y)
     }
 
     /// The norm followed by `SiLU` in one operation; it is recorded as the part `silu` of the norm.
-    pub(crate) fn forward_silu(&self, x: &Tensor, images: usize, trace: &Trace) -> Result<Tensor> {
-        let y = self.apply(x, images, true)?;
-        trace.put(&self.path, "silu", &y);
+    pub(crate) fn forward_silu(&self, run: &Run, x: &Tensor, images: usize) -> Result<Tensor> {
+        let y = self.apply(run, x, images, true)?;
+        run.put(&self.path, "silu", &y);
         Ok(y)
     }
 
-    fn apply(&self, x: &Tensor, images: usize, silu: bool) -> Result<Tensor> {
+    fn apply(&self, run: &Run, x: &Tensor, images: usize, silu: bool) -> Result<Tensor> {
         let (total, channels, h, w) = x.dims4()?;
         let op = Op::GroupNorm {
             images: total,
@@ -52,14 +51,14 @@ impl GroupNorm {
             channels,
             area: h * w,
         };
-        before(op, x)?;
+        run.before(op, x)?;
         if images == 0 || total % images != 0 || channels % self.groups != 0 {
             bail!(
                 "group norm of {total} images by {images}, {channels} channels by {}",
                 self.groups
             );
         }
-        if on_own_ops(x) {
+        if run.on_cpu(x) {
             let op = CpuGroupNorm {
                 images,
                 groups: self.groups,
@@ -75,10 +74,10 @@ impl GroupNorm {
             affine: (&self.weight, &self.bias),
             silu,
         };
-        if cuda::serves(x) {
+        if run.on_cuda(x) {
             cuda::group_norm(x, spec)
         } else {
-            reference::group_norm(x, spec)
+            reference::group_norm(run.options.limits, x, spec)
         }
     }
 }
@@ -86,10 +85,11 @@ impl GroupNorm {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::slices::Limits;
     use candle_core::Device;
 
     #[test]
-    fn one_operation_agrees_with_the_composed_norm() {
+    fn one_operation_agrees_with_the_reference_kernel() {
         for (total, images, channels, groups, h, w) in
             [(1, 1, 4, 2, 3, 5), (6, 3, 32, 8, 7, 9), (4, 1, 6, 3, 1, 1)]
         {
@@ -117,11 +117,14 @@ mod tests {
                     affine: (&norm.weight, &norm.bias),
                     silu,
                 };
-                reference::group_norm(&x, spec).unwrap()
+                reference::group_norm(Limits::USUAL, &x, spec).unwrap()
             };
             for (ours, expected) in [
-                (norm.forward(&x, images, &Trace::off()).unwrap(), plain(false)),
-                (norm.forward_silu(&x, images, &Trace::off()).unwrap(), plain(true)),
+                (norm.forward(&Run::default(), &x, images).unwrap(), plain(false)),
+                (
+                    norm.forward_silu(&Run::default(), &x, images).unwrap(),
+                    plain(true),
+                ),
             ] {
                 let difference = (ours - expected).unwrap().abs().unwrap().max_all().unwrap();
                 assert!(

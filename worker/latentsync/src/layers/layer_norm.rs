@@ -2,10 +2,10 @@
 
 use candle_core::{Result, Tensor};
 
-use super::own_ops::on_own_ops;
-use crate::boundary::{Op, before};
+use crate::hooks::Op;
 use crate::kernels::cpu::{CpuLayerNorm, EPS};
 use crate::kernels::cuda;
+use crate::run::Run;
 use crate::tensors::Keys;
 
 /// Norm over the last dimension, eps 1e-5.
@@ -22,16 +22,16 @@ impl LayerNorm {
         })
     }
 
-    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    pub(crate) fn forward(&self, run: &Run, x: &Tensor) -> Result<Tensor> {
         let width = self.weight.elem_count();
         let rows = x.elem_count() / width.max(1);
-        before(Op::LayerNorm { rows, width }, x)?;
+        run.before(Op::LayerNorm { rows, width }, x)?;
         let x = x.contiguous()?;
-        if on_own_ops(&x) {
+        if run.on_cpu(&x) {
             let (weight, bias) = (&self.weight, &self.bias);
             return x.apply_op1_no_bwd(&CpuLayerNorm { weight, bias });
         }
-        if cuda::serves(&x) {
+        if run.on_cuda(&x) {
             return cuda::layer_norm(&x, &self.weight, &self.bias, EPS);
         }
         candle_nn::ops::layer_norm(&x, &self.weight, &self.bias, EPS)
@@ -58,7 +58,10 @@ mod tests {
             };
             let x = tensor(rows * width, 37).reshape((rows, width)).unwrap();
             let expected = candle_nn::ops::layer_norm_slow(&x, &norm.weight, &norm.bias, EPS).unwrap();
-            let difference = (norm.forward(&x).unwrap() - expected).unwrap().abs().unwrap();
+            let difference = (norm.forward(&Run::default(), &x).unwrap() - expected)
+                .unwrap()
+                .abs()
+                .unwrap();
             let largest = difference.max_all().unwrap().to_scalar::<f32>().unwrap();
             assert!(largest < 2e-5, "{rows} x {width}: {largest}");
         }

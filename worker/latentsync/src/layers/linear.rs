@@ -4,11 +4,11 @@ use std::ops::Range;
 
 use candle_core::{Result, Tensor};
 
-use super::own_ops::on_own_ops;
-use crate::boundary::{Op, before};
+use crate::hooks::Op;
 use crate::kernels::cpu::{CpuLinear, bands};
 use crate::kernels::cuda::{self, Finish};
 use crate::kernels::reference;
+use crate::run::Run;
 use crate::tensors::{Keys, Weight};
 
 /// `x W^T + b` over the last dimension.
@@ -49,19 +49,19 @@ impl Linear {
 
     /// # Shapes
     /// `(.., input)` to `(.., output)`.
-    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.apply(x, None)
+    pub(crate) fn forward(&self, run: &Run, x: &Tensor) -> Result<Tensor> {
+        self.apply(run, x, None)
     }
 
     /// [`Linear::forward`], and `residual`, which is shaped like the result, added.
-    pub(crate) fn forward_add(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
-        self.apply(x, Some(residual))
+    pub(crate) fn forward_add(&self, run: &Run, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
+        self.apply(run, x, Some(residual))
     }
 
-    fn apply(&self, x: &Tensor, residual: Option<&Tensor>) -> Result<Tensor> {
-        let rows = self.announce(x, self.input())?;
-        let _at_work = self.weight.at_work();
-        self.compute(x, residual, &bands(rows, self.output()))
+    fn apply(&self, run: &Run, x: &Tensor, residual: Option<&Tensor>) -> Result<Tensor> {
+        let rows = self.announce(run, x, self.input())?;
+        let _at_work = self.weight.at_work(run);
+        self.compute(run, x, residual, &bands(rows, self.output()))
     }
 
     pub(super) fn input(&self) -> usize {
@@ -73,19 +73,20 @@ impl Linear {
     }
 
     /// Tells of the layer for all rows of `x`, which is `width` wide, and gives their number.
-    pub(super) fn announce(&self, x: &Tensor, width: usize) -> Result<usize> {
+    pub(super) fn announce(&self, run: &Run, x: &Tensor, width: usize) -> Result<usize> {
         let op = Op::Linear {
             rows: x.elem_count() / width.max(1),
             input: self.input(),
             output: self.output(),
         };
-        before(op, x)?;
+        run.before(op, x)?;
         Ok(x.elem_count() / width.max(1))
     }
 
-    /// The layer without a word to the observer; `bands` cover the rows.
+    /// The layer without a call of the hooks; `bands` cover the rows.
     pub(super) fn compute(
         &self,
+        run: &Run,
         x: &Tensor,
         residual: Option<&Tensor>,
         bands: &[Range<usize>],
@@ -95,7 +96,7 @@ impl Linear {
         shape.pop();
         shape.push(output);
         let rows = x.reshape(((), input))?.contiguous()?;
-        if on_own_ops(x) {
+        if run.on_cpu(x) {
             let residual = residual
                 .map(|residual| residual.reshape(((), output))?.contiguous())
                 .transpose()?;
@@ -109,7 +110,7 @@ impl Linear {
         }
         let weight = self.weight.tensor()?.reshape((output, input))?;
         let mut y = reference::linear(&rows, &weight)?;
-        if cuda::serves(&y) {
+        if run.on_cuda(&y) {
             let residual = residual.map(|residual| residual.reshape(y.shape())).transpose()?;
             let finish = Finish {
                 bias: self.bias.as_ref(),

@@ -1,5 +1,4 @@
-//! Building blocks shared by the three networks. A layer holds its weights, tells the observer what it is about to do, and
-//! chooses the kernel that does it. Convolutions and norms take `(images, channels, h, w)`; the images of a video are its
+//! Building blocks shared by the three networks. A layer holds its weights, calls the hooks of the run, and chooses the kernel that does it. Convolutions and norms take `(images, channels, h, w)`; the images of a video are its
 //! frames, frame after frame, sample after sample.
 
 mod attend;
@@ -10,11 +9,11 @@ mod gelu;
 mod group_norm;
 mod layer_norm;
 mod linear;
-mod own_ops;
 mod pictures;
 #[cfg(test)]
 mod tests;
 mod tokens;
+mod widened;
 
 pub(crate) use attend::attend;
 pub(crate) use conv1d::Conv1d;

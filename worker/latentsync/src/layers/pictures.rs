@@ -2,24 +2,24 @@
 
 use candle_core::{Result, Tensor};
 
-use crate::boundary::before_copy;
+use crate::run::Run;
 
 /// Nearest-neighbour upsampling to `(height, width)`.
-pub(crate) fn upsample(x: &Tensor, (height, width): (usize, usize)) -> Result<Tensor> {
+pub(crate) fn upsample(run: &Run, x: &Tensor, (height, width): (usize, usize)) -> Result<Tensor> {
     let (images, channels, _, _) = x.dims4()?;
-    before_copy(images * channels * height * width, x)?;
+    run.before_copy(images * channels * height * width, x)?;
     x.upsample_nearest2d(height, width)
 }
 
 /// The channels of `a`, then those of `b`.
-pub(crate) fn join_channels(a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    before_copy(a.elem_count() + b.elem_count(), a)?;
+pub(crate) fn join_channels(run: &Run, a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    run.before_copy(a.elem_count() + b.elem_count(), a)?;
     Tensor::cat(&[a, b], 1)
 }
 
 /// One more column on the right and one more row at the bottom, of zeros.
-pub(crate) fn pad_right_and_below(x: &Tensor) -> Result<Tensor> {
+pub(crate) fn pad_right_and_below(run: &Run, x: &Tensor) -> Result<Tensor> {
     let (images, channels, height, width) = x.dims4()?;
-    before_copy(images * channels * (height + 1) * (width + 1), x)?;
+    run.before_copy(images * channels * (height + 1) * (width + 1), x)?;
     x.pad_with_zeros(2, 0, 1)?.pad_with_zeros(3, 0, 1)
 }

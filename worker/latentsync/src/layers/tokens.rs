@@ -2,28 +2,27 @@
 
 use candle_core::{Result, Tensor};
 
-use super::own_ops::on_own_ops;
-use crate::boundary::before_copy;
 use crate::kernels::cpu::CpuTranspose;
 use crate::kernels::cuda;
+use crate::run::Run;
 
 /// Tokens of a picture: `(images, h x w, channels)`.
-pub(crate) fn to_tokens(picture: &Tensor) -> Result<Tensor> {
-    before_copy(picture.elem_count(), picture)?;
+pub(crate) fn to_tokens(run: &Run, picture: &Tensor) -> Result<Tensor> {
+    run.before_copy(picture.elem_count(), picture)?;
     let flat = picture.flatten_from(2)?;
-    if on_own_ops(picture) {
+    if run.on_cpu(picture) {
         return flat.contiguous()?.apply_op1_no_bwd(&CpuTranspose { add: None });
     }
-    if cuda::serves(picture) {
+    if run.on_cuda(picture) {
         return cuda::transpose(&flat, None);
     }
     flat.transpose(1, 2)?.contiguous()
 }
 
 /// The picture of `tokens`, shaped like `residual` and added to it.
-pub(crate) fn to_picture(tokens: &Tensor, residual: &Tensor) -> Result<Tensor> {
-    before_copy(tokens.elem_count(), tokens)?;
-    if on_own_ops(tokens) {
+pub(crate) fn to_picture(run: &Run, tokens: &Tensor, residual: &Tensor) -> Result<Tensor> {
+    run.before_copy(tokens.elem_count(), tokens)?;
+    if run.on_cpu(tokens) {
         let add = residual.contiguous()?;
         let op = CpuTranspose { add: Some(&add) };
         return tokens
@@ -31,16 +30,16 @@ pub(crate) fn to_picture(tokens: &Tensor, residual: &Tensor) -> Result<Tensor> {
             .apply_op1_no_bwd(&op)?
             .reshape(residual.dims());
     }
-    if cuda::serves(tokens) {
+    if run.on_cuda(tokens) {
         return cuda::transpose(tokens, Some(residual))?.reshape(residual.dims());
     }
     tokens.transpose(1, 2)?.reshape(residual.dims())? + residual
 }
 
 /// `x`, `(samples, frames, rows, width)`, with `positions`, `(frames, width)`, added to every row of its frame.
-pub(crate) fn add_positions(x: &Tensor, positions: &Tensor) -> Result<Tensor> {
-    before_copy(x.elem_count(), x)?;
-    if cuda::serves(x) {
+pub(crate) fn add_positions(run: &Run, x: &Tensor, positions: &Tensor) -> Result<Tensor> {
+    run.before_copy(x.elem_count(), x)?;
+    if run.on_cuda(x) {
         return cuda::add_to_frames(x, positions);
     }
     let (frames, width) = positions.dims2()?;
@@ -48,10 +47,10 @@ pub(crate) fn add_positions(x: &Tensor, positions: &Tensor) -> Result<Tensor> {
 }
 
 /// `(samples, rows, frames, width)` to `(samples, frames, rows, width)` without gaps.
-pub(crate) fn frames_first(x: &Tensor) -> Result<Tensor> {
-    before_copy(x.elem_count(), x)?;
+pub(crate) fn frames_first(run: &Run, x: &Tensor) -> Result<Tensor> {
+    run.before_copy(x.elem_count(), x)?;
     let swapped = x.transpose(1, 2)?;
-    if cuda::serves(x) {
+    if run.on_cuda(x) {
         return cuda::dense(&swapped);
     }
     swapped.contiguous()
@@ -72,11 +71,11 @@ mod tests {
             let residual = Tensor::from_vec(values(7), shape, &Device::Cpu).unwrap();
             let list = |x: &Tensor| x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
 
-            let tokens = to_tokens(&picture).unwrap();
+            let tokens = to_tokens(&Run::default(), &picture).unwrap();
             assert_eq!(tokens.dims(), [images, h * w, channels]);
             let plain = picture.flatten_from(2).unwrap().transpose(1, 2).unwrap();
             assert_eq!(list(&tokens), list(&plain.contiguous().unwrap()));
-            let back = to_picture(&tokens, &residual).unwrap();
+            let back = to_picture(&Run::default(), &tokens, &residual).unwrap();
             assert_eq!(back.dims(), picture.dims());
             assert_eq!(list(&back), list(&(picture + residual).unwrap()));
         }

@@ -10,7 +10,7 @@ use candle_core::{DType, Device, Result, Tensor};
 use super::file::TensorFile;
 use super::mapped::MappedTensor;
 use super::residence::{Residence, Slot};
-use crate::boundary::levers;
+use crate::options::ExecutionOptions;
 
 /// A place in the tree of dotted tensor names, like candle's `VarBuilder`. A missing or misshaped tensor does
 /// not end the load: zeros stand in for it, and [`Ledger::finish`] names every one.
@@ -23,6 +23,7 @@ pub(crate) struct Keys<'a> {
     /// Compare names and shapes alone, and read nothing.
     shapes_only: bool,
     streamed: bool,
+    options: ExecutionOptions,
 }
 
 /// What was asked of a weight file, and what was wrong.
@@ -50,7 +51,13 @@ impl<'a> Keys<'a> {
             dtype,
             shapes_only: false,
             streamed: false,
+            options: ExecutionOptions::default(),
         }
+    }
+
+    /// The same place under the options that hold while a model is loaded.
+    pub(crate) fn with_options(self, options: ExecutionOptions) -> Self {
+        Self { options, ..self }
     }
 
     /// As [`Keys::root`], but no tensor is read: zeros stand in for all, without storage of their size.
@@ -119,7 +126,7 @@ impl<'a> Keys<'a> {
     }
 
     /// The tensor `name` with exactly this shape, to be brought to the device and taken off it; it is there at once
-    /// unless the levers that hold now keep idle networks off it. `None` where it has another shape, where this would
+    /// unless the options keep idle networks off it. `None` where it has another shape, where this would
     /// gain nothing, or where [`Keys::mapped`] does better: [`Keys::get`] then says more.
     pub(crate) fn slot(&self, shape: &[usize], name: &str) -> Result<Option<Arc<Slot>>> {
         let key = self.join(name);
@@ -135,7 +142,7 @@ impl<'a> Keys<'a> {
                 None => return Ok(None),
             },
         };
-        if !levers().offload {
+        if !self.options.offload {
             slot.settle()?;
         }
         let slot = Arc::new(slot);
@@ -156,7 +163,11 @@ impl<'a> Keys<'a> {
     /// The tensor `name` in its place in a mapped file. `None` where it has another shape, cannot be used in its
     /// place, or is wanted in another way than as `f32` on the CPU: [`Keys::get`] then says more.
     pub(crate) fn mapped(&self, shape: &[usize], name: &str) -> Option<MappedTensor> {
-        if self.shapes_only || !self.device.is_cpu() || self.dtype != DType::F32 || levers().composed {
+        if self.shapes_only
+            || !self.device.is_cpu()
+            || self.dtype != DType::F32
+            || self.options.reference_kernels
+        {
             return None;
         }
         let key = self.join(name);

@@ -7,11 +7,11 @@ use candle_core::{CpuStorage, Result, Storage, Tensor, bail};
 use super::keys::Keys;
 use super::mapped::{MappedTensor, Values};
 use super::residence::Slot;
-use crate::boundary::levers;
+use crate::run::Run;
 
 pub(crate) struct Weight {
     place: Place,
-    /// Brought for each use where the levers say so.
+    /// Brought to the device for each use if the options of the run say so.
     streamed: bool,
 }
 
@@ -69,8 +69,8 @@ impl Weight {
     }
 
     /// To be kept for as long as a layer needs its weights, once or many times.
-    pub(crate) fn at_work(&self) -> AtWork<'_> {
-        AtWork((self.streamed && levers().streamed).then_some(self))
+    pub(crate) fn at_work(&self, run: &Run) -> AtWork<'_> {
+        AtWork((self.streamed && run.options.streamed).then_some(self))
     }
 
     /// The weights as a tensor of their own.

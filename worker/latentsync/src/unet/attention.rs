@@ -5,6 +5,7 @@ use candle_core::{Result, Tensor};
 use super::context::Context;
 use crate::config::UNetConfig;
 use crate::layers::{FeedForward, GroupNorm, LayerNorm, Linear, attend, frames_first, to_picture, to_tokens};
+use crate::run::Run;
 use crate::tensors::Keys;
 
 /// The norms of transformers use this, whatever the configuration says for `ResNet` blocks.
@@ -30,11 +31,17 @@ impl Attention {
         })
     }
 
-    /// `x` is `(rows, queries, width)`, `context` `(rows, keys, context width)`; without it `x` is its own.
-    pub(super) fn forward(&self, x: Tensor, context: Option<&Tensor>) -> Result<Mixed<'_>> {
-        let (q, k, v) = self.project(&x, context.unwrap_or(&x))?;
+    /// `x` is `(rows, queries, width)`, `audio` `(rows, keys, context width)`; without it `x` is its own.
+    pub(super) fn forward(&self, run: &Run, x: Tensor, audio: Option<&Tensor>) -> Result<Mixed<'_>> {
+        let (q, k, v) = self.project(run, &x, audio.unwrap_or(&x))?;
         drop(x);
-        let mixed = attend(&q.unsqueeze(0)?, &k.unsqueeze(0)?, &v.unsqueeze(0)?, self.heads)?;
+        let mixed = attend(
+            run,
+            &q.unsqueeze(0)?,
+            &k.unsqueeze(0)?,
+            &v.unsqueeze(0)?,
+            self.heads,
+        )?;
         Ok(Mixed {
             values: mixed.squeeze(0)?,
             to_out: &self.to_out,
@@ -42,10 +49,11 @@ impl Attention {
     }
 
     /// Self-attention over the second of the four dimensions of `(samples, frames, positions, width)`.
-    pub(super) fn forward_temporal(&self, x: Tensor) -> Result<Mixed<'_>> {
-        let (q, k, v) = self.project(&x, &x)?;
+    pub(super) fn forward_temporal(&self, run: &Run, x: Tensor) -> Result<Mixed<'_>> {
+        let (q, k, v) = self.project(run, &x, &x)?;
         drop(x);
         let mixed = attend(
+            run,
             &q.transpose(1, 2)?,
             &k.transpose(1, 2)?,
             &v.transpose(1, 2)?,
@@ -54,16 +62,16 @@ impl Attention {
         drop((q, k, v));
         let (samples, area, frames, width) = mixed.dims4()?;
         Ok(Mixed {
-            values: frames_first(&mixed)?.reshape((samples * frames, area, width))?,
+            values: frames_first(run, &mixed)?.reshape((samples * frames, area, width))?,
             to_out: &self.to_out,
         })
     }
 
-    fn project(&self, x: &Tensor, context: &Tensor) -> Result<(Tensor, Tensor, Tensor)> {
+    fn project(&self, run: &Run, x: &Tensor, context: &Tensor) -> Result<(Tensor, Tensor, Tensor)> {
         Ok((
-            self.to_q.forward(x)?,
-            self.to_k.forward(context)?,
-            self.to_v.forward(context)?,
+            self.to_q.forward(run, x)?,
+            self.to_k.forward(run, context)?,
+            self.to_v.forward(run, context)?,
         ))
     }
 }
@@ -83,8 +91,8 @@ impl Mixed<'_> {
         path: &str,
         name: &str,
     ) -> Result<Tensor> {
-        let y = self.to_out.forward_add(&self.values, residual)?;
-        context.trace.put_derived(path, name, || &y - residual)?;
+        let y = self.to_out.forward_add(context.run, &self.values, residual)?;
+        context.run.put_derived(path, name, || &y - residual)?;
         Ok(y)
     }
 }
@@ -112,18 +120,18 @@ impl SpatialTransformer {
         let (images, channels, h, w) = x.dims4()?;
         let put = |name, tokens: &Tensor| {
             let picture = || tokens.transpose(1, 2)?.reshape((images, channels, h, w));
-            context.trace.put_derived(&self.path, name, picture)
+            context.run.put_derived(&self.path, name, picture)
         };
-        let normed = self.norm.forward(x, 1, context.trace)?;
-        let mut tokens = to_tokens(&normed)?;
+        let normed = self.norm.forward(context.run, x, 1)?;
+        let mut tokens = to_tokens(context.run, &normed)?;
         drop(normed);
-        tokens = self.proj_in.forward(&tokens)?;
+        tokens = self.proj_in.forward(context.run, &tokens)?;
         put("proj_in", &tokens)?;
         tokens = self.block.forward(tokens, context)?;
-        tokens = self.proj_out.forward(&tokens)?;
+        tokens = self.proj_out.forward(context.run, &tokens)?;
         put("proj_out", &tokens)?;
-        let y = to_picture(&tokens, x)?;
-        context.trace.put(&self.path, "", &y);
+        let y = to_picture(context.run, &tokens, x)?;
+        context.run.put(&self.path, "", &y);
         Ok(y)
     }
 }
@@ -153,21 +161,21 @@ impl TransformerBlock {
     }
 
     fn forward(&self, x: Tensor, context: &Context) -> Result<Tensor> {
-        let put = |name, output: &Tensor| context.trace.put(&self.path, name, output);
+        let put = |name, output: &Tensor| context.run.put(&self.path, name, output);
         let mut x = x;
-        let normed = self.norm1.forward(&x)?;
+        let normed = self.norm1.forward(context.run, &x)?;
         put("norm1", &normed);
-        let mixed = self.attn1.forward(normed, None)?;
+        let mixed = self.attn1.forward(context.run, normed, None)?;
         x = mixed.add_to(&x, context, &self.path, "attn1")?;
 
-        let normed = self.norm2.forward(&x)?;
+        let normed = self.norm2.forward(context.run, &x)?;
         put("norm2", &normed);
-        let mixed = self.attn2.forward(normed, Some(&context.audio))?;
+        let mixed = self.attn2.forward(context.run, normed, Some(&context.audio))?;
         x = mixed.add_to(&x, context, &self.path, "attn2")?;
 
-        let normed = self.norm3.forward(&x)?;
+        let normed = self.norm3.forward(context.run, &x)?;
         put("norm3", &normed);
-        x = self.ff.forward_add(&normed, &x, context.trace)?;
+        x = self.ff.forward_add(context.run, &normed, &x)?;
         put("", &x);
         Ok(x)
     }

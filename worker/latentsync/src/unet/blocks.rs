@@ -106,7 +106,7 @@ impl DownBlock {
             x = downsampler.forward(&x, context)?;
             skips.push(x.clone());
         }
-        context.trace.put(&self.path, "", &x);
+        context.run.put(&self.path, "", &x);
         Ok(x)
     }
 }
@@ -147,7 +147,7 @@ impl MidBlock {
             x = motion.forward(&x, context)?;
         }
         x = self.second.forward(x, context)?;
-        context.trace.put(&self.path, "", &x);
+        context.run.put(&self.path, "", &x);
         Ok(x)
     }
 }
@@ -193,7 +193,7 @@ impl UpBlock {
             let Some(skip) = skips.pop() else {
                 bail!("{}: no skip left to join", self.path);
             };
-            x = join_channels(&x, &skip)?;
+            x = join_channels(context.run, &x, &skip)?;
             drop(skip);
             x = layer.forward(x, context)?;
         }
@@ -204,7 +204,7 @@ impl UpBlock {
             let (_, _, h, w) = next.dims4()?;
             x = upsampler.forward(x, (h, w), context)?;
         }
-        context.trace.put(&self.path, "", &x);
+        context.run.put(&self.path, "", &x);
         Ok(x)
     }
 }

@@ -4,8 +4,8 @@ use candle_core::{Result, Tensor};
 
 use crate::config::UNetConfig;
 use crate::layers::Linear;
+use crate::run::Run;
 use crate::tensors::Keys;
-use crate::trace::Trace;
 
 pub(super) struct TimeEmbedding {
     linear_1: Linear,
@@ -28,21 +28,15 @@ impl TimeEmbedding {
     }
 
     /// `(batch, 4 x width)`, on the device and in the type of `like`.
-    pub(super) fn forward(
-        &self,
-        timestep: u32,
-        batch: usize,
-        like: &Tensor,
-        trace: &Trace,
-    ) -> Result<Tensor> {
+    pub(super) fn forward(&self, run: &Run, timestep: u32, batch: usize, like: &Tensor) -> Result<Tensor> {
         let values = self.sinusoid(timestep);
         let sinusoid = Tensor::from_vec(values, (1, self.width), &candle_core::Device::Cpu)?
             .to_dtype(like.dtype())?
             .to_device(like.device())?;
-        trace.put("time_proj", "", &sinusoid);
-        let hidden = self.linear_1.forward(&sinusoid)?.silu()?;
-        let embedding = self.linear_2.forward(&hidden)?;
-        trace.put("time_embedding", "", &embedding);
+        run.put("time_proj", "", &sinusoid);
+        let hidden = self.linear_1.forward(run, &sinusoid)?.silu()?;
+        let embedding = self.linear_2.forward(run, &hidden)?;
+        run.put("time_embedding", "", &embedding);
         embedding.broadcast_as((batch, 4 * self.width))?.contiguous()
     }
 

@@ -22,11 +22,10 @@ use candle_core::{Result, Tensor, bail};
 use self::blocks::{DownBlock, MidBlock, UpBlock};
 use self::context::Context;
 use self::embeddings::TimeEmbedding;
-use super::boundary::before_copy;
 use super::config::UNetConfig;
 use super::layers::{Conv2d, GroupNorm};
+use super::run::Run;
 use super::tensors::{Keys, Residence};
-use super::trace::Trace;
 
 /// The denoising UNet.
 pub struct UNet3DConditionModel {
@@ -77,7 +76,7 @@ impl UNet3DConditionModel {
     }
 
     /// Predicts the noise in `latents` (see the module's table for the shapes).
-    pub fn forward(&self, latents: &Tensor, timestep: u32, audio: &Tensor, trace: &Trace) -> Result<Tensor> {
+    pub fn forward(&self, run: &Run, latents: &Tensor, timestep: u32, audio: &Tensor) -> Result<Tensor> {
         let (batch, channels, frames, h, w) = latents.dims5()?;
         let (audio_batch, audio_frames, tokens, width) = audio.dims4()?;
         if (audio_batch, audio_frames) != (batch, frames) {
@@ -85,17 +84,17 @@ impl UNet3DConditionModel {
         }
         let context = Context {
             frames,
-            time: self.time.forward(timestep, batch, latents, trace)?,
+            time: self.time.forward(run, timestep, batch, latents)?,
             audio: audio.reshape((batch * frames, tokens, width))?,
-            trace,
+            run,
         };
 
-        before_copy(latents.elem_count(), latents)?;
+        run.before_copy(latents.elem_count(), latents)?;
         let mut x = latents
             .permute((0, 2, 1, 3, 4))?
             .reshape((batch * frames, channels, h, w))?;
-        x = self.conv_in.forward(&x)?;
-        trace.put("conv_in", "", &x);
+        x = self.conv_in.forward(run, &x)?;
+        run.put("conv_in", "", &x);
         let mut skips = vec![x.clone()];
         for block in &self.down {
             x = block.forward(x, &mut skips, &context)?;
@@ -104,10 +103,10 @@ impl UNet3DConditionModel {
         for block in &self.up {
             x = block.forward(x, &mut skips, &context)?;
         }
-        x = self.norm_out.forward_silu(&x, frames, trace)?;
-        let noise = self.conv_out.forward(&x)?;
+        x = self.norm_out.forward_silu(run, &x, frames)?;
+        let noise = self.conv_out.forward(run, &x)?;
         drop(x);
-        before_copy(noise.elem_count(), &noise)?;
+        run.before_copy(noise.elem_count(), &noise)?;
         let out_channels = noise.dim(1)?;
         noise
             .reshape((batch, frames, out_channels, h, w))?

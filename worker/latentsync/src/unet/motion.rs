@@ -6,6 +6,7 @@ use super::attention::{Attention, Mixed, NORM_EPS};
 use super::context::Context;
 use crate::config::MotionConfig;
 use crate::layers::{FeedForward, GroupNorm, LayerNorm, Linear, add_positions, to_picture, to_tokens};
+use crate::run::Run;
 use crate::tensors::Keys;
 
 /// Group norm groups of motion modules, whatever the configuration says for the rest.
@@ -38,19 +39,19 @@ impl MotionModule {
     }
 
     pub(super) fn forward(&self, x: &Tensor, context: &Context) -> Result<Tensor> {
-        let normed = self.norm.forward(x, 1, context.trace)?;
-        let mut tokens = to_tokens(&normed)?;
+        let normed = self.norm.forward(context.run, x, 1)?;
+        let mut tokens = to_tokens(context.run, &normed)?;
         drop(normed);
-        tokens = self.proj_in.forward(&tokens)?;
-        context.trace.put(&self.path, "proj_in", &tokens);
+        tokens = self.proj_in.forward(context.run, &tokens)?;
+        context.run.put(&self.path, "proj_in", &tokens);
         for block in &self.blocks {
             tokens = block.forward(tokens, context)?;
         }
-        tokens = self.proj_out.forward(&tokens)?;
-        context.trace.put(&self.path, "proj_out", &tokens);
-        let y = to_picture(&tokens, x)?;
-        context.trace.put(&self.path, "", &y);
-        context.trace.put(&self.module_path, "", &y);
+        tokens = self.proj_out.forward(context.run, &tokens)?;
+        context.run.put(&self.path, "proj_out", &tokens);
+        let y = to_picture(context.run, &tokens, x)?;
+        context.run.put(&self.path, "", &y);
+        context.run.put(&self.module_path, "", &y);
         Ok(y)
     }
 }
@@ -89,17 +90,17 @@ impl TemporalBlock {
 
     /// `x` is `(samples x frames, positions, width)`.
     fn forward(&self, x: Tensor, context: &Context) -> Result<Tensor> {
-        let put = |name: &str, output: &Tensor| context.trace.put(&self.path, name, output);
+        let put = |name: &str, output: &Tensor| context.run.put(&self.path, name, output);
         let mut x = x;
         for (i, (norm, attention)) in self.attention.iter().enumerate() {
-            let normed = norm.forward(&x)?;
+            let normed = norm.forward(context.run, &x)?;
             put(&format!("norms.{i}"), &normed);
-            let mixed = attention.forward(normed, context.frames)?;
+            let mixed = attention.forward(context.run, normed, context.frames)?;
             x = mixed.add_to(&x, context, &self.path, &format!("attention_blocks.{i}"))?;
         }
-        let normed = self.ff_norm.forward(&x)?;
+        let normed = self.ff_norm.forward(context.run, &x)?;
         put("ff_norm", &normed);
-        x = self.ff.forward_add(&normed, &x, context.trace)?;
+        x = self.ff.forward_add(context.run, &normed, &x)?;
         put("", &x);
         Ok(x)
     }
@@ -122,7 +123,7 @@ impl TemporalAttention {
         })
     }
 
-    fn forward(&self, x: Tensor, frames: usize) -> Result<Mixed<'_>> {
+    fn forward(&self, run: &Run, x: Tensor, frames: usize) -> Result<Mixed<'_>> {
         let (images, area, width) = x.dims3()?;
         let mut frames_apart = x.reshape((images / frames, frames, area, width))?;
         drop(x);
@@ -131,8 +132,8 @@ impl TemporalAttention {
             if frames > longest {
                 bail!("a window of {frames} frames, but the position table has {longest}");
             }
-            frames_apart = add_positions(&frames_apart, &positions.narrow(0, 0, frames)?)?;
+            frames_apart = add_positions(run, &frames_apart, &positions.narrow(0, 0, frames)?)?;
         }
-        self.attention.forward_temporal(frames_apart)
+        self.attention.forward_temporal(run, frames_apart)
     }
 }

@@ -41,27 +41,29 @@ impl ResnetBlock {
     }
 
     pub(super) fn forward(&self, x: Tensor, context: &Context) -> Result<Tensor> {
-        let (frames, trace) = (context.frames, context.trace);
-        let time = self.time_emb_proj.forward(&context.time.silu()?)?;
-        trace.put(&self.path, "time_emb_proj", &time);
-        let mut hidden = self.norm1.forward_silu(&x, frames, trace)?;
+        let frames = context.frames;
+        let time = self.time_emb_proj.forward(context.run, &context.time.silu()?)?;
+        context.run.put(&self.path, "time_emb_proj", &time);
+        let mut hidden = self.norm1.forward_silu(context.run, &x, frames)?;
         // Now, because it lets go of the input, which with its skip is the largest tensor of all.
         let residual = match &self.shortcut {
             Some(shortcut) => {
-                let residual = shortcut.forward(&x)?;
-                trace.put(&self.path, "conv_shortcut", &residual);
+                let residual = shortcut.forward(context.run, &x)?;
+                context.run.put(&self.path, "conv_shortcut", &residual);
                 drop(x);
                 residual
             }
             None => x,
         };
         // One value a channel, the same in all frames of a sample.
-        hidden = self.conv1.forward_shifted(&hidden, &time)?;
-        trace.put_derived(&self.path, "conv1", || without_shift(&hidden, &time))?;
-        hidden = self.norm2.forward_silu(&hidden, frames, trace)?;
-        let y = self.conv2.forward_add(&hidden, &residual)?;
-        trace.put_derived(&self.path, "conv2", || &y - &residual)?;
-        trace.put(&self.path, "", &y);
+        hidden = self.conv1.forward_shifted(context.run, &hidden, &time)?;
+        context
+            .run
+            .put_derived(&self.path, "conv1", || without_shift(&hidden, &time))?;
+        hidden = self.norm2.forward_silu(context.run, &hidden, frames)?;
+        let y = self.conv2.forward_add(context.run, &hidden, &residual)?;
+        context.run.put_derived(&self.path, "conv2", || &y - &residual)?;
+        context.run.put(&self.path, "", &y);
         Ok(y)
     }
 }
@@ -90,9 +92,9 @@ impl Downsampler {
     }
 
     pub(super) fn forward(&self, x: &Tensor, context: &Context) -> Result<Tensor> {
-        let y = self.conv.forward(x)?;
-        context.trace.put(&self.path, "conv", &y);
-        context.trace.put(&self.path, "", &y);
+        let y = self.conv.forward(context.run, x)?;
+        context.run.put(&self.path, "conv", &y);
+        context.run.put(&self.path, "", &y);
         Ok(y)
     }
 }
@@ -113,10 +115,10 @@ impl Upsampler {
 
     /// Upsamples to `(h, w)`, the size of the skip that is joined next.
     pub(super) fn forward(&self, x: Tensor, (h, w): (usize, usize), context: &Context) -> Result<Tensor> {
-        let upsampled = upsample(&x, (h, w))?;
+        let upsampled = upsample(context.run, &x, (h, w))?;
         drop(x);
-        let y = self.conv.forward(&upsampled)?;
-        context.trace.put(&self.path, "", &y);
+        let y = self.conv.forward(context.run, &upsampled)?;
+        context.run.put(&self.path, "", &y);
         Ok(y)
     }
 }

@@ -8,8 +8,8 @@ use crate::config::VaeConfig;
 use crate::error::ModelError;
 use crate::finite::is_finite;
 use crate::layers::Conv2d;
+use crate::run::Run;
 use crate::tensors::{Keys, Ledger, Residence, TensorFile};
-use crate::trace::Trace;
 
 /// Latents are stored times this; set by the pipeline, not in the published configuration.
 pub const SCALING_FACTOR: f64 = 0.182_15;
@@ -84,10 +84,10 @@ impl ToMoments {
         })
     }
 
-    fn forward(&self, pixels: &Tensor, trace: &Trace) -> Result<Tensor> {
-        let hidden = self.encoder.forward(&pixels.to_dtype(self.dtype)?, trace)?;
-        let moments = self.quant_conv.forward(&hidden)?;
-        trace.put("quant_conv", "", &moments);
+    fn forward(&self, run: &Run, pixels: &Tensor) -> Result<Tensor> {
+        let hidden = self.encoder.forward(run, &pixels.to_dtype(self.dtype)?)?;
+        let moments = self.quant_conv.forward(run, &hidden)?;
+        run.put("quant_conv", "", &moments);
         moments.to_dtype(DType::F32)
     }
 }
@@ -102,10 +102,12 @@ impl ToPixels {
         })
     }
 
-    fn forward(&self, latents: &Tensor, trace: &Trace) -> Result<Tensor> {
-        let hidden = self.post_quant_conv.forward(&latents.to_dtype(self.dtype)?)?;
-        trace.put("post_quant_conv", "", &hidden);
-        self.decoder.forward(&hidden, trace)?.to_dtype(DType::F32)
+    fn forward(&self, run: &Run, latents: &Tensor) -> Result<Tensor> {
+        let hidden = self
+            .post_quant_conv
+            .forward(run, &latents.to_dtype(self.dtype)?)?;
+        run.put("post_quant_conv", "", &hidden);
+        self.decoder.forward(run, &hidden)?.to_dtype(DType::F32)
     }
 }
 
@@ -126,17 +128,17 @@ impl AutoencoderKl {
     }
 
     /// The encoder's raw output: `(images, 8, h/8, w/8)`, the log-variance not clamped.
-    pub fn raw_moments(&self, pixels: &Tensor, trace: &Trace) -> Result<Tensor> {
-        self.to_moments.forward(pixels, trace)
+    pub fn raw_moments(&self, run: &Run, pixels: &Tensor) -> Result<Tensor> {
+        self.to_moments.forward(run, pixels)
     }
 
-    pub fn encode(&self, pixels: &Tensor) -> Result<Moments> {
-        Moments::from_tensor(&self.raw_moments(pixels, &Trace::off())?)
+    pub fn encode(&self, run: &Run, pixels: &Tensor) -> Result<Moments> {
+        Moments::from_tensor(&self.raw_moments(run, pixels)?)
     }
 
     /// Pixels for latents that are already divided by [`SCALING_FACTOR`]; not clamped.
-    pub fn decode(&self, latents: &Tensor, trace: &Trace) -> Result<Tensor> {
-        self.to_pixels.forward(latents, trace)
+    pub fn decode(&self, run: &Run, latents: &Tensor) -> Result<Tensor> {
+        self.to_pixels.forward(run, latents)
     }
 
     /// Lets `encode_frame` and `decode_frame` redo in `f32` what overflows.
@@ -152,11 +154,16 @@ impl AutoencoderKl {
     ///
     /// # Errors
     /// [`ModelError::NotFinite`] where even `f32` gives values that are not.
-    pub fn encode_frame(&self, pixels: &Tensor, frame: u64) -> std::result::Result<Moments, ModelError> {
+    pub fn encode_frame(
+        &self,
+        run: &Run,
+        pixels: &Tensor,
+        frame: u64,
+    ) -> std::result::Result<Moments, ModelError> {
         let failed = |source| ModelError::compute("encode a face", source);
-        let moments = self.raw_moments(pixels, &Trace::off()).map_err(failed)?;
+        let moments = self.raw_moments(run, pixels).map_err(failed)?;
         let moments = self.finite_or_redone(moments, "encoding", frame, |keys, config| {
-            ToMoments::load(keys, config)?.forward(pixels, &Trace::off())
+            ToMoments::load(keys, config)?.forward(run, pixels)
         })?;
         Moments::from_tensor(&moments).map_err(failed)
     }
@@ -165,12 +172,17 @@ impl AutoencoderKl {
     ///
     /// # Errors
     /// [`ModelError::NotFinite`] where even `f32` gives values that are not.
-    pub fn decode_frame(&self, latents: &Tensor, frame: u64) -> std::result::Result<Tensor, ModelError> {
+    pub fn decode_frame(
+        &self,
+        run: &Run,
+        latents: &Tensor,
+        frame: u64,
+    ) -> std::result::Result<Tensor, ModelError> {
         let pixels = self
-            .decode(latents, &Trace::off())
+            .decode(run, latents)
             .map_err(|source| ModelError::compute("decode a face", source))?;
         self.finite_or_redone(pixels, "decoding", frame, |keys, config| {
-            ToPixels::load(keys, config)?.forward(latents, &Trace::off())
+            ToPixels::load(keys, config)?.forward(run, latents)
         })
     }
 

@@ -4,8 +4,8 @@ use candle_core::{Result, Tensor};
 
 use crate::config::VaeConfig;
 use crate::layers::{Conv2d, GroupNorm, Linear, attend, to_picture, to_tokens};
+use crate::run::Run;
 use crate::tensors::Keys;
-use crate::trace::Trace;
 
 pub(super) const NORM_EPS: f64 = 1e-6;
 
@@ -36,24 +36,24 @@ impl ResnetBlock {
         })
     }
 
-    pub(super) fn forward(&self, x: Tensor, trace: &Trace) -> Result<Tensor> {
-        let mut hidden = self.norm1.forward_silu(&x, 1, trace)?;
+    pub(super) fn forward(&self, run: &Run, x: Tensor) -> Result<Tensor> {
+        let mut hidden = self.norm1.forward_silu(run, &x, 1)?;
         // Now, because it lets go of the input.
         let residual = match &self.shortcut {
             Some(shortcut) => {
-                let residual = shortcut.forward(&x)?;
-                trace.put(&self.path, "conv_shortcut", &residual);
+                let residual = shortcut.forward(run, &x)?;
+                run.put(&self.path, "conv_shortcut", &residual);
                 drop(x);
                 residual
             }
             None => x,
         };
-        hidden = self.conv1.forward(&hidden)?;
-        trace.put(&self.path, "conv1", &hidden);
-        hidden = self.norm2.forward_silu(&hidden, 1, trace)?;
-        let y = self.conv2.forward_add(&hidden, &residual)?;
-        trace.put_derived(&self.path, "conv2", || &y - &residual)?;
-        trace.put(&self.path, "", &y);
+        hidden = self.conv1.forward(run, &hidden)?;
+        run.put(&self.path, "conv1", &hidden);
+        hidden = self.norm2.forward_silu(run, &hidden, 1)?;
+        let y = self.conv2.forward_add(run, &hidden, &residual)?;
+        run.put_derived(&self.path, "conv2", || &y - &residual)?;
+        run.put(&self.path, "", &y);
         Ok(y)
     }
 }
@@ -84,19 +84,19 @@ impl SelfAttention {
         })
     }
 
-    fn forward(&self, x: &Tensor, trace: &Trace) -> Result<Tensor> {
-        let tokens = to_tokens(&self.norm.forward(x, 1, trace)?)?;
+    fn forward(&self, run: &Run, x: &Tensor) -> Result<Tensor> {
+        let tokens = to_tokens(run, &self.norm.forward(run, x, 1)?)?;
         let (q, k, v) = (
-            self.to_q.forward(&tokens)?,
-            self.to_k.forward(&tokens)?,
-            self.to_v.forward(&tokens)?,
+            self.to_q.forward(run, &tokens)?,
+            self.to_k.forward(run, &tokens)?,
+            self.to_v.forward(run, &tokens)?,
         );
         drop(tokens);
-        let mut mixed = attend(&q.unsqueeze(0)?, &k.unsqueeze(0)?, &v.unsqueeze(0)?, 1)?.squeeze(0)?;
+        let mut mixed = attend(run, &q.unsqueeze(0)?, &k.unsqueeze(0)?, &v.unsqueeze(0)?, 1)?.squeeze(0)?;
         drop((q, k, v));
-        mixed = self.to_out.forward(&mixed)?;
-        let y = to_picture(&mixed, x)?;
-        trace.put(&self.path, "", &y);
+        mixed = self.to_out.forward(run, &mixed)?;
+        let y = to_picture(run, &mixed, x)?;
+        run.put(&self.path, "", &y);
         Ok(y)
     }
 }
@@ -119,11 +119,11 @@ impl MidBlock {
         })
     }
 
-    pub(super) fn forward(&self, x: Tensor, trace: &Trace) -> Result<Tensor> {
-        let mut x = self.first.forward(x, trace)?;
-        x = self.attention.forward(&x, trace)?;
-        x = self.second.forward(x, trace)?;
-        trace.put(&self.path, "", &x);
+    pub(super) fn forward(&self, run: &Run, x: Tensor) -> Result<Tensor> {
+        let mut x = self.first.forward(run, x)?;
+        x = self.attention.forward(run, &x)?;
+        x = self.second.forward(run, x)?;
+        run.put(&self.path, "", &x);
         Ok(x)
     }
 }

@@ -5,8 +5,8 @@ use candle_core::{Result, Tensor};
 use super::blocks::{MidBlock, NORM_EPS, ResnetBlock};
 use crate::config::VaeConfig;
 use crate::layers::{Conv2d, GroupNorm, upsample};
+use crate::run::Run;
 use crate::tensors::Keys;
-use crate::trace::Trace;
 
 pub(super) struct Decoder {
     conv_in: Conv2d,
@@ -39,15 +39,15 @@ impl Decoder {
         })
     }
 
-    pub(super) fn forward(&self, latents: &Tensor, trace: &Trace) -> Result<Tensor> {
-        let mut x = self.conv_in.forward(latents)?;
-        trace.put("decoder", "conv_in", &x);
-        x = self.mid.forward(x, trace)?;
+    pub(super) fn forward(&self, run: &Run, latents: &Tensor) -> Result<Tensor> {
+        let mut x = self.conv_in.forward(run, latents)?;
+        run.put("decoder", "conv_in", &x);
+        x = self.mid.forward(run, x)?;
         for block in &self.blocks {
-            x = block.forward(x, trace)?;
+            x = block.forward(run, x)?;
         }
-        x = self.norm_out.forward_silu(&x, 1, trace)?;
-        self.conv_out.forward(&x)
+        x = self.norm_out.forward_silu(run, &x, 1)?;
+        self.conv_out.forward(run, &x)
     }
 }
 
@@ -74,18 +74,18 @@ impl UpBlock {
         })
     }
 
-    fn forward(&self, x: Tensor, trace: &Trace) -> Result<Tensor> {
+    fn forward(&self, run: &Run, x: Tensor) -> Result<Tensor> {
         let mut x = x;
         for resnet in &self.resnets {
-            x = resnet.forward(x, trace)?;
+            x = resnet.forward(run, x)?;
         }
         if let Some(upsampler) = &self.upsampler {
             let (_, _, h, w) = x.dims4()?;
-            x = upsample(&x, (2 * h, 2 * w))?;
-            x = upsampler.forward(&x)?;
-            trace.put(&self.path, "upsamplers.0", &x);
+            x = upsample(run, &x, (2 * h, 2 * w))?;
+            x = upsampler.forward(run, &x)?;
+            run.put(&self.path, "upsamplers.0", &x);
         }
-        trace.put(&self.path, "", &x);
+        run.put(&self.path, "", &x);
         Ok(x)
     }
 }

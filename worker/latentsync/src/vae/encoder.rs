@@ -5,8 +5,8 @@ use candle_core::{Result, Tensor};
 use super::blocks::{MidBlock, NORM_EPS, ResnetBlock};
 use crate::config::VaeConfig;
 use crate::layers::{Conv2d, GroupNorm, pad_right_and_below};
+use crate::run::Run;
 use crate::tensors::Keys;
-use crate::trace::Trace;
 
 pub(super) struct Encoder {
     conv_in: Conv2d,
@@ -39,16 +39,16 @@ impl Encoder {
         })
     }
 
-    pub(super) fn forward(&self, pixels: &Tensor, trace: &Trace) -> Result<Tensor> {
-        let mut x = self.conv_in.forward(pixels)?;
-        trace.put("encoder", "conv_in", &x);
+    pub(super) fn forward(&self, run: &Run, pixels: &Tensor) -> Result<Tensor> {
+        let mut x = self.conv_in.forward(run, pixels)?;
+        run.put("encoder", "conv_in", &x);
         for block in &self.blocks {
-            x = block.forward(x, trace)?;
+            x = block.forward(run, x)?;
         }
-        x = self.mid.forward(x, trace)?;
-        x = self.norm_out.forward_silu(&x, 1, trace)?;
-        x = self.conv_out.forward(&x)?;
-        trace.put("encoder", "", &x);
+        x = self.mid.forward(run, x)?;
+        x = self.norm_out.forward_silu(run, &x, 1)?;
+        x = self.conv_out.forward(run, &x)?;
+        run.put("encoder", "", &x);
         Ok(x)
     }
 }
@@ -75,18 +75,18 @@ impl DownBlock {
         })
     }
 
-    fn forward(&self, x: Tensor, trace: &Trace) -> Result<Tensor> {
+    fn forward(&self, run: &Run, x: Tensor) -> Result<Tensor> {
         let mut x = x;
         for resnet in &self.resnets {
-            x = resnet.forward(x, trace)?;
+            x = resnet.forward(run, x)?;
         }
         if let Some(downsampler) = &self.downsampler {
             // The encoder pads on the right and at the bottom only.
-            x = pad_right_and_below(&x)?;
-            x = downsampler.forward(&x)?;
-            trace.put(&self.path, "downsamplers.0", &x);
+            x = pad_right_and_below(run, &x)?;
+            x = downsampler.forward(run, &x)?;
+            run.put(&self.path, "downsamplers.0", &x);
         }
-        trace.put(&self.path, "", &x);
+        run.put(&self.path, "", &x);
         Ok(x)
     }
 }

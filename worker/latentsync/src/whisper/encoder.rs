@@ -2,9 +2,9 @@
 
 use candle_core::{Result, Tensor};
 
-use crate::boundary::before_copy;
 use crate::config::WhisperDims;
 use crate::layers::{Conv1d, LayerNorm, Linear, attend, gelu, to_tokens};
+use crate::run::Run;
 use crate::tensors::{Keys, Residence};
 
 /// The encoder; its final norm is loaded for completeness and used by [`WhisperEncoder::finish`] alone.
@@ -47,17 +47,23 @@ impl Block {
         })
     }
 
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let normed = self.attn_ln.forward(x)?;
+    fn forward(&self, run: &Run, x: &Tensor) -> Result<Tensor> {
+        let normed = self.attn_ln.forward(run, x)?;
         let (q, k, v) = (
-            self.query.forward(&normed)?,
-            self.key.forward(&normed)?,
-            self.value.forward(&normed)?,
+            self.query.forward(run, &normed)?,
+            self.key.forward(run, &normed)?,
+            self.value.forward(run, &normed)?,
         );
-        let mixed = attend(&q.unsqueeze(0)?, &k.unsqueeze(0)?, &v.unsqueeze(0)?, self.heads)?;
-        let x = self.out.forward_add(&mixed.squeeze(0)?, x)?;
-        let hidden = gelu(&self.mlp_in.forward(&self.mlp_ln.forward(&x)?)?)?;
-        self.mlp_out.forward_add(&hidden, &x)
+        let mixed = attend(
+            run,
+            &q.unsqueeze(0)?,
+            &k.unsqueeze(0)?,
+            &v.unsqueeze(0)?,
+            self.heads,
+        )?;
+        let x = self.out.forward_add(run, &mixed.squeeze(0)?, x)?;
+        let hidden = gelu(run, &self.mlp_in.forward(run, &self.mlp_ln.forward(run, &x)?)?)?;
+        self.mlp_out.forward_add(run, &hidden, &x)
     }
 }
 
@@ -87,25 +93,25 @@ impl WhisperEncoder {
     ///
     /// # Shapes
     /// `mel` is `(1, 80, 3000)`; the result `(1500, layers + 1, width)`.
-    pub fn forward(&self, mel: &Tensor) -> Result<Tensor> {
-        let mut x = to_tokens(mel)?.squeeze(0)?;
-        x = gelu(&self.conv1.forward(&x)?)?;
-        x = gelu(&self.conv2.forward(&x)?)?;
-        before_copy(x.elem_count(), &x)?;
+    pub fn forward(&self, run: &Run, mel: &Tensor) -> Result<Tensor> {
+        let mut x = to_tokens(run, mel)?.squeeze(0)?;
+        x = gelu(run, &self.conv1.forward(run, &x)?)?;
+        x = gelu(run, &self.conv2.forward(run, &x)?)?;
+        run.before_copy(x.elem_count(), &x)?;
         x = (x + &self.positions)?.unsqueeze(0)?;
         let mut states = vec![x.squeeze(0)?];
         for block in &self.blocks {
-            x = block.forward(&x)?;
+            x = block.forward(run, &x)?;
             states.push(x.squeeze(0)?);
         }
-        before_copy(states.len() * x.elem_count(), &x)?;
+        run.before_copy(states.len() * x.elem_count(), &x)?;
         Tensor::stack(&states, 1)
     }
 
     /// The usual encoder output: the final norm over the last layer's state. The lip-sync model does not use it.
-    pub fn finish(&self, states: &Tensor) -> Result<Tensor> {
+    pub fn finish(&self, run: &Run, states: &Tensor) -> Result<Tensor> {
         let layers = states.dim(1)?;
         self.ln_post
-            .forward(&states.narrow(1, layers - 1, 1)?.squeeze(1)?)
+            .forward(run, &states.narrow(1, layers - 1, 1)?.squeeze(1)?)
     }
 }

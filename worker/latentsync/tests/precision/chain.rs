@@ -6,7 +6,7 @@ use latentsync::config::{UNetConfig, VaeConfig};
 use latentsync::denoise::Schedule;
 use latentsync::noise::Noise;
 use latentsync::vae::AutoencoderKl;
-use latentsync::{Faces, LatentSync};
+use latentsync::{ExecutionOptions, Faces, LatentSync};
 use serde_json::Value;
 
 use crate::support::{Golden, goldens_dir, text};
@@ -20,7 +20,7 @@ pub(crate) fn golden_vae(name: &str, dtype: DType) -> AutoencoderKl {
     ];
     let weights = files.map(|file| goldens_dir().join(file));
     let weights = weights.iter().find(|path| path.is_file()).unwrap();
-    load_vae(weights, &config, &Device::Cpu, dtype).unwrap()
+    load_vae(weights, &config, &Device::Cpu, dtype, ExecutionOptions::default()).unwrap()
 }
 
 /// The whole-chain data: the networks as some type, and the windows with their given noise.
@@ -59,9 +59,16 @@ impl Chain {
         let whisper = goldens_dir().join("whisper_tinytest.pt");
         let dims = whisper_dims(&whisper).unwrap();
         LatentSync::new(
-            load_unet(&unet, &unet_config, &Device::Cpu, dtype).unwrap(),
+            load_unet(
+                &unet,
+                &unet_config,
+                &Device::Cpu,
+                dtype,
+                ExecutionOptions::default(),
+            )
+            .unwrap(),
             golden_vae(self.config["vae"].as_str().unwrap(), dtype),
-            load_whisper(&whisper, &dims, &Device::Cpu, dtype).unwrap(),
+            load_whisper(&whisper, &dims, &Device::Cpu, dtype, ExecutionOptions::default()).unwrap(),
             dims,
             &Device::Cpu,
             dtype,

@@ -14,7 +14,7 @@ use latentfarm_common::wire::memory::MemoryPlan;
 use latentsync::checkpoint::{load_whisper, whisper_dims};
 use latentsync::config::WhisperDims;
 use latentsync::whisper::{WhisperEncoder, mel_tensor};
-use latentsync::{AudioFeatures, gather_rows, row_of_track};
+use latentsync::{AudioFeatures, ExecutionOptions, Run, gather_rows, row_of_track};
 
 use super::{Golden, any_files, file_name, goldens_dir, names, text, values};
 
@@ -66,8 +66,14 @@ impl Whisper {
     }
 
     pub fn encoder(&self) -> WhisperEncoder {
-        load_whisper(&self.weights, &self.dims, &Device::Cpu, DType::F32)
-            .unwrap_or_else(|error| panic!("{error}"))
+        load_whisper(
+            &self.weights,
+            &self.dims,
+            &Device::Cpu,
+            DType::F32,
+            ExecutionOptions::default(),
+        )
+        .unwrap_or_else(|error| panic!("{error}"))
     }
 
     /// The speech.
@@ -110,7 +116,9 @@ impl Track {
                 window,
                 pcm: pcm[within(windows::pcm_range(window, samples, layout))].to_vec(),
             };
-            let states = encoder.forward(&mel_tensor(&request).unwrap()).unwrap();
+            let states = encoder
+                .forward(&Run::default(), &mel_tensor(&request).unwrap())
+                .unwrap();
             AudioFeatures::crop(&states, &request).unwrap()
         };
         Self {

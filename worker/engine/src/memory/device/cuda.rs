@@ -12,7 +12,7 @@ use latentfarm_common::wire::memory::MemorySample;
 
 use super::interface::{EngineMemory, MIB, Shortage, Work};
 use latentfarm_common::host;
-use latentsync::boundary::Op;
+use latentsync::Op;
 use latentsync::cost::prediction::CUDA_CONTEXT;
 use latentsync::{Checkpoint, check_kernels, kernels_serve};
 

@@ -6,7 +6,7 @@ use super::interface::{EngineMemory, MIB, Shortage, Work};
 use crate::memory::counting;
 use latentfarm_common::host;
 use latentsync::Checkpoint;
-use latentsync::boundary::Op;
+use latentsync::Op;
 use latentsync::cost::compute::ComputeSpec;
 use latentsync::cost::op::{Details, op_memory};
 use latentsync::slices::Limits;

@@ -3,7 +3,7 @@
 use latentfarm_common::wire::memory::{MemoryPlan, MemorySample, MemoryStage};
 
 use latentsync::Checkpoint;
-use latentsync::boundary::Op;
+use latentsync::Op;
 
 pub(super) const MIB: u64 = 1 << 20;
 

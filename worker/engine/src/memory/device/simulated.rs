@@ -7,7 +7,7 @@ use super::interface::{EngineMemory, MIB, Shortage, Work};
 use latentfarm_common::host;
 use latentfarm_common::simulated_device::SimulatedDevice;
 use latentsync::Checkpoint;
-use latentsync::boundary::Op;
+use latentsync::Op;
 use latentsync::cost::compute::ComputeSpec;
 use latentsync::cost::prediction::{CUDA_CONTEXT, MemoryPredictor};
 use latentsync::cost::shape::ModelShape;

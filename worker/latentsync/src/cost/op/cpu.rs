@@ -2,7 +2,7 @@
 //! widened where they are used.
 
 use super::figures::{OpMemory, bytes};
-use crate::boundary::Op;
+use crate::hooks::Op;
 use crate::kernels::cpu::workspace;
 use crate::slices::Limits;
 

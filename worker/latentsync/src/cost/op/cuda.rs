@@ -5,7 +5,7 @@
 //! 12 % less than the whole prediction; see `measured.json` beside the prediction.
 
 use super::figures::{Details, OpMemory, bytes};
-use crate::boundary::Op;
+use crate::hooks::Op;
 use crate::slices::{Attention, Convolution, Limits, Norm, feed_forward_rows};
 
 const F32: usize = 4;

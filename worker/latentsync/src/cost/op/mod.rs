@@ -15,7 +15,7 @@ use latentfarm_common::wire::memory::DeviceKind;
 
 pub use self::figures::{Details, OpMemory};
 use super::compute::ComputeSpec;
-use crate::boundary::Op;
+use crate::hooks::Op;
 use crate::slices::Limits;
 
 /// The memory of `op` under `limits`.

@@ -36,7 +36,7 @@ impl<'a> ResidentWeights<'a> {
         );
         // Norms, biases and tables are held in the networks' type.
         let rest = weights.rest() as u64 * spec.bytes_per_value as u64;
-        let layers = if tracker.levers.offload {
+        let layers = if tracker.options.offload {
             0
         } else {
             unet + vae + whisper
@@ -59,18 +59,18 @@ impl<'a> ResidentWeights<'a> {
 
     /// Brings the network that works in `stage` to the device, until the tensor is dropped.
     pub(super) fn at_work(&self, stage: MemoryStage) -> WalkedTensor {
-        let streams = stage == MemoryStage::Denoise && self.tracker.levers.streamed;
+        let streams = stage == MemoryStage::Denoise && self.tracker.options.streamed;
         let each = if streams { self.each_unet } else { 0 };
         self.tracker.streamed_bytes.set(each);
         self.tracker.hold(self.brought(stage), &[])
     }
 
     fn brought(&self, stage: MemoryStage) -> u64 {
-        let levers = self.tracker.levers;
+        let options = self.tracker.options;
         match stage {
-            _ if !levers.offload => 0,
+            _ if !options.offload => 0,
             MemoryStage::Audio => self.whisper,
-            MemoryStage::Denoise if levers.streamed => 0,
+            MemoryStage::Denoise if options.streamed => 0,
             MemoryStage::Denoise => self.unet,
             MemoryStage::VaeEncode | MemoryStage::VaeDecode => self.vae,
             _ => 0,

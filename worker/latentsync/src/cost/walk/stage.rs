@@ -4,7 +4,7 @@ use std::fmt;
 
 use latentfarm_common::wire::memory::MemoryStage;
 
-use crate::boundary::Op;
+use crate::hooks::Op;
 
 const MIB: u64 = 1 << 20;
 

@@ -5,11 +5,11 @@ use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan};
 use super::stage::StageMemory;
 use super::tracker::MemoryTracker;
 use super::{unet, window};
-use crate::Levers;
-use crate::boundary::Op;
+use crate::ExecutionOptions;
 use crate::config::UNetConfig;
 use crate::cost::compute::ComputeSpec;
 use crate::cost::shape::{ModelShape, WeightCounts};
+use crate::hooks::Op;
 
 /// What a task does to the device, from loading to the last window's end.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,7 +35,7 @@ pub fn walk(
     plan: MemoryPlan,
     guided: bool,
 ) -> Walk {
-    let tracker = MemoryTracker::new(*spec, Levers::of(plan));
+    let tracker = MemoryTracker::new(*spec, ExecutionOptions::of(plan));
     let stages = window::stages(&tracker, shape, weights, guided);
     Walk {
         stages,
@@ -46,7 +46,7 @@ pub fn walk(
 /// The operations of one pass of the UNet over `frames` latents of `side` x `side`, with so many audio tokens a frame.
 pub fn unet_operations(config: &UNetConfig, frames: usize, side: usize, audio_tokens: usize) -> Vec<Op> {
     let spec = ComputeSpec::of(DeviceKind::Cpu);
-    let tracker = MemoryTracker::new(spec, Levers::of(MemoryPlan::default()));
+    let tracker = MemoryTracker::new(spec, ExecutionOptions::of(MemoryPlan::default()));
     let latents = tracker.tensor(spec.bytes_per_value, &[1, config.in_channels, frames, side, side]);
     let audio = [1, frames, audio_tokens, config.cross_attention_dim];
     let audio = tracker.tensor(spec.bytes_per_value, &audio);

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use crate::boundary::Op;
+use crate::hooks::Op;
 
 /// What is alive, what was alive at most, and what ran.
 #[derive(Default)]

@@ -1,25 +1,23 @@
 use std::cell::RefCell;
-use std::rc::Rc;
 
 use candle_core::{DType, Device, Result, Tensor};
 use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan};
 
 use super::*;
-use crate::Levers;
-use crate::boundary::{Observer, Op, enter};
 use crate::cost::compute::ComputeSpec;
 use crate::cost::shape::ModelShape;
 use crate::denoise::Schedule;
+use crate::hooks::{Hooks, Op};
 use crate::noise::Noise;
 use crate::synth::{Size, synthesize};
-use crate::trace::Trace;
 use crate::{Checkpoint, Faces, LatentSync};
+use crate::{ExecutionOptions, Run};
 
 /// Writes down what the networks announce.
 #[derive(Default)]
 struct Heard(Vec<Op>);
 
-impl Observer for Heard {
+impl Hooks for Heard {
     fn before(&mut self, op: Op, _x: &Tensor) -> Result<()> {
         self.0.push(op);
         Ok(())
@@ -31,26 +29,24 @@ fn walked(shape: &ModelShape, kind: DeviceKind, plan: MemoryPlan, guided: bool) 
     walk(shape, &weights, &ComputeSpec::of(kind), plan, guided)
 }
 
-fn heard(plan: MemoryPlan, work: impl FnOnce()) -> Vec<Op> {
-    let heard = Rc::new(RefCell::new(Heard::default()));
-    let scope = enter(Levers::of(plan), Some(heard.clone()));
-    work();
-    drop(scope);
-    Rc::try_unwrap(heard).ok().unwrap().into_inner().0
+fn heard(plan: MemoryPlan, work: impl FnOnce(&Run)) -> Vec<Op> {
+    let heard = RefCell::new(Heard::default());
+    work(&Run::new(ExecutionOptions::of(plan)).with_hooks(&heard));
+    heard.into_inner().0
 }
 
 fn model(size: Size) -> (ModelShape, LatentSync) {
     let dir = tempfile::tempdir().unwrap();
     synthesize(dir.path(), size, 3).unwrap();
     let checkpoint = Checkpoint::open(dir.path()).unwrap();
-    let model = LatentSync::load(&checkpoint, &Device::Cpu, DType::F32).unwrap();
+    let model = LatentSync::load(&checkpoint, &Device::Cpu, DType::F32, ExecutionOptions::default()).unwrap();
     (ModelShape::of(&checkpoint), model)
 }
 
 /// Everything that a task runs, with one step.
-fn render(model: &LatentSync, resolution: usize, guided: bool) {
+fn render(run: &Run, model: &LatentSync, resolution: usize, guided: bool) {
     let mel = Tensor::zeros((1, 80, 3000), DType::F32, &Device::Cpu).unwrap();
-    model.whisper().forward(&mel).unwrap();
+    model.whisper().forward(run, &mel).unwrap();
     let bytes = vec![100_u8; ModelShape::FRAMES * 3 * resolution * resolution];
     let faces = Faces {
         bytes: &bytes,
@@ -65,7 +61,7 @@ fn render(model: &LatentSync, resolution: usize, guided: bool) {
     };
     let noise = Noise::Keyed { seed: 1 };
     model
-        .render(faces, &rows, &noise, schedule, &mut |_| Ok(()))
+        .render(run, faces, &rows, &noise, schedule, &mut |_| Ok(()))
         .unwrap();
 }
 
@@ -84,7 +80,7 @@ fn assert_walk_is_what_the_model_does(size: Size, resolutions: [usize; 2]) {
             (true, MemoryPlan::SequentialGuidance),
             (false, MemoryPlan::Streamed),
         ] {
-            let heard = heard(plan, || render(&model, resolution, guided));
+            let heard = heard(plan, |run| render(run, &model, resolution, guided));
             let walk = walked(&shape.clone().at(resolution), DeviceKind::Cpu, plan, guided);
             assert_same(
                 &walk.ops,
@@ -111,13 +107,10 @@ fn guidance_in_one_pass_is_walked_as_a_batch_of_two() {
     let (frames, side) = (ModelShape::FRAMES, shape.latent_side());
     let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
     let (tokens, width) = model.audio_shape();
-    let heard = heard(MemoryPlan::BatchedGuidance, || {
+    let heard = heard(MemoryPlan::BatchedGuidance, |run| {
         let latents = zeros(&[2, 13, frames, side, side]);
         let audio = zeros(&[2, frames, tokens, width]);
-        model
-            .unet()
-            .forward(&latents, 501, &audio, &Trace::off())
-            .unwrap();
+        model.unet().forward(run, &latents, 501, &audio).unwrap();
     });
     let ops = |kind| walked(&shape, kind, MemoryPlan::BatchedGuidance, true).ops;
     let (batched, halves) = (ops(DeviceKind::Cuda), ops(DeviceKind::Cpu));

@@ -7,26 +7,26 @@ use std::rc::Rc;
 use latentfarm_common::wire::memory::DeviceKind;
 
 use super::tensor::{MemoryUse, WalkedTensor};
-use crate::Levers;
-use crate::boundary::Op;
+use crate::ExecutionOptions;
 use crate::cost::compute::ComputeSpec;
 use crate::cost::op::{Details, OpMemory, feed_forward_memory, op_memory};
+use crate::hooks::Op;
 use crate::slices::{Attention, Convolution};
 
 /// The device on which the networks are walked, and the memory that they use of it.
 pub(super) struct MemoryTracker {
     pub(super) spec: ComputeSpec,
-    pub(super) levers: Levers,
+    pub(super) options: ExecutionOptions,
     /// Bytes of a weight that is on the device only while its layer runs; 0 if the weights stay.
     pub(super) streamed_bytes: Cell<usize>,
     memory: Rc<RefCell<MemoryUse>>,
 }
 
 impl MemoryTracker {
-    pub(super) fn new(spec: ComputeSpec, levers: Levers) -> Self {
+    pub(super) fn new(spec: ComputeSpec, options: ExecutionOptions) -> Self {
         Self {
             spec,
-            levers,
+            options,
             streamed_bytes: Cell::new(0),
             memory: Rc::default(),
         }
@@ -80,7 +80,7 @@ impl MemoryTracker {
     /// Runs an operation.
     fn run(&self, op: Op, details: Details, shape: &[usize]) -> WalkedTensor {
         self.announce(op);
-        let needed = op_memory(op, details, &self.spec, self.levers.limits);
+        let needed = op_memory(op, details, &self.spec, self.options.limits);
         self.charge(op, needed, weights(op), shape)
     }
 
@@ -243,7 +243,7 @@ impl MemoryTracker {
             input: 4 * width,
             output: width,
         });
-        let needed = feed_forward_memory(rows, width, &self.spec, self.levers.limits);
+        let needed = feed_forward_memory(rows, width, &self.spec, self.options.limits);
         self.charge(first, needed, 12 * width * width, &x.shape)
     }
 }

@@ -168,7 +168,8 @@ fn denoise(
             shape[0] *= 2;
             tracker.tensor(each, &shape)
         };
-        let (silent, speaking) = if tracker.levers.batched_guidance && tracker.spec.kind == DeviceKind::Cuda {
+        let (silent, speaking) = if tracker.options.batched_guidance && tracker.spec.kind == DeviceKind::Cuda
+        {
             let (input, audio) = (both(&input), both(audio));
             let noise = pass(&input, &audio);
             (noise.clone(), noise)

@@ -8,6 +8,7 @@ use candle_core::{DType, Device, Result, Tensor};
 use super::{Finish, TRUSTED};
 use crate::kernels::reference::{self, NormSpec};
 use crate::noise::{Purpose, normals};
+use crate::slices::Limits;
 
 /// How one kernel did on one type.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
@@ -122,7 +123,14 @@ impl Bench<'_> {
             let bias = self.values(channels, 3)?;
             let shift = self.values((images, channels), 4)?;
             let wide = |x: &Tensor| x.to_dtype(DType::F32)?.to_device(&Device::Cpu);
-            let plain = reference::conv2d(&wide(&x)?, &wide(&weight)?, &wide(&bias)?, stride, padding)?;
+            let plain = reference::conv2d(
+                Limits::USUAL,
+                &wide(&x)?,
+                &wide(&weight)?,
+                &wide(&bias)?,
+                stride,
+                padding,
+            )?;
             let residual = self.values(plain.shape(), 5)?;
             let expected =
                 (plain.broadcast_add(&wide(&shift)?.reshape((images, channels, 1, 1))?)? + wide(&residual)?)?;
@@ -131,7 +139,7 @@ impl Bench<'_> {
                 shift: Some(&shift),
                 residual: Some(&residual),
             };
-            let ours = super::conv2d(&x, &weight, finish, stride, padding)?;
+            let ours = super::conv2d(Limits::USUAL, &x, &weight, finish, stride, padding)?;
             let case = format!(
                 "convolution {images} x {input} to {channels}, {side} px, {kernel} x {kernel} / {stride}"
             );
@@ -159,7 +167,8 @@ impl Bench<'_> {
                     affine,
                     silu,
                 };
-                let expected = reference::group_norm(&wide_x, spec((&wide_weight, &wide_bias)))?;
+                let expected =
+                    reference::group_norm(Limits::USUAL, &wide_x, spec((&wide_weight, &wide_bias)))?;
                 let ours = super::group_norm(&x, spec((&weight, &bias)))?;
                 let case = format!("group norm {total} / {images} x {channels} x {h} x {w}, SiLU {silu}");
                 self.compare(checks, case, &ours, &expected)?;
@@ -204,8 +213,8 @@ impl Bench<'_> {
                     .contiguous()?
                     .reshape((outer * rows, tokens, width))
             };
-            let expected = reference::attention(&flat(&q)?, &flat(&k)?, &flat(&v)?, heads)?;
-            let ours = super::attention([&q, &k, &v], heads)?;
+            let expected = reference::attention(Limits::USUAL, &flat(&q)?, &flat(&k)?, &flat(&v)?, heads)?;
+            let ours = super::attention(Limits::USUAL, [&q, &k, &v], heads)?;
             let case = format!(
                 "attention {outer} x {rows}, {queries} to {keys}, width {width}, {heads} heads, across {across}"
             );

@@ -13,8 +13,7 @@ use candle_core::{D, Device, Result, Tensor, bail};
 use self::launch::{Arg, Grid, launch, output, output_as, suffix};
 use super::Whole;
 use super::reference::{Copies, NormSpec, attention_within};
-use crate::boundary::levers;
-use crate::slices::{Convolution, pieces};
+use crate::slices::{Convolution, Limits, pieces};
 
 pub use check::{KernelCheck, check_kernels};
 
@@ -32,12 +31,9 @@ pub fn kernels_serve() -> bool {
     TRUSTED.load(Ordering::Relaxed)
 }
 
-/// Whether `x` is worked on by these kernels.
+/// Whether these kernels can work on `x`.
 pub(crate) fn serves(x: &Tensor) -> bool {
-    matches!(x.device(), Device::Cuda(_))
-        && suffix(x.dtype()).is_some()
-        && !levers().composed
-        && kernels_serve()
+    matches!(x.device(), Device::Cuda(_)) && suffix(x.dtype()).is_some() && kernels_serve()
 }
 
 /// What follows a product.
@@ -116,6 +112,7 @@ fn finish_planes(y: &Tensor, finish: Finish) -> Result<()> {
 
 /// A square convolution of `(images, input, h, w)`, and what follows it.
 pub(crate) fn conv2d(
+    limits: Limits,
     x: &Tensor,
     weight: &Tensor,
     finish: Finish,
@@ -134,7 +131,7 @@ pub(crate) fn conv2d(
         width: reach(w),
         kernel,
     };
-    let Some(step) = sizes.step(levers().limits) else {
+    let Some(step) = sizes.step(limits) else {
         bail!("one row of a convolution is more than a launch can hold: {sizes:?}");
     };
     let depth = input * kernel * kernel;
@@ -450,7 +447,7 @@ fn split(x: &Tensor, heads: usize) -> Result<Tensor> {
 }
 
 /// Attention of `(outer, rows, tokens, width)`; all but the last dimension may lie anyhow.
-pub(crate) fn attention([q, k, v]: [&Tensor; 3], heads: usize) -> Result<Tensor> {
+pub(crate) fn attention(limits: Limits, [q, k, v]: [&Tensor; 3], heads: usize) -> Result<Tensor> {
     let shape = q.shape();
     let flat = |x: &Tensor| {
         let (outer, rows, tokens, width) = x.dims4()?;
@@ -462,7 +459,6 @@ pub(crate) fn attention([q, k, v]: [&Tensor; 3], heads: usize) -> Result<Tensor>
     };
     let flat = [flat(q)?, flat(k)?, flat(v)?];
     let copies = Copies { split, dense };
-    let limits = levers().limits;
     attention_within(limits, scaled_dot_product, copies, flat.each_ref(), heads)?.reshape(shape)
 }
 

@@ -1,24 +1,22 @@
-//! Layers under the levers of the memory plans against the same layers without.
+//! Layers under the options of the memory plans against the same layers without.
 
 use candle_core::{DType, Tensor};
 
 use super::traps::{feed_forward, layer, noise};
-use crate::boundary::enter;
 use crate::layers::GroupNorm;
-use crate::levers::Levers;
+use crate::options::ExecutionOptions;
+use crate::run::Run;
 use crate::slices::Limits;
-use crate::trace::Trace;
 
 const TYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
 
-fn with<R>(limits: Limits, composed: bool, work: impl FnOnce() -> R) -> R {
-    let levers = Levers {
+fn with<R>(limits: Limits, reference_kernels: bool, work: impl FnOnce(&Run) -> R) -> R {
+    let options = ExecutionOptions {
         limits,
-        composed,
-        ..Levers::default()
+        reference_kernels,
+        ..ExecutionOptions::default()
     };
-    let _scope = enter(levers, None);
-    work()
+    work(&Run::new(options))
 }
 
 fn values(x: &Tensor) -> Vec<f32> {
@@ -39,15 +37,15 @@ fn feed_forward_in_slices_is_the_same_bit_for_bit_on_the_cpu() {
         (328, 2048),
         (328, 2100),
     ] {
-        let ff = feed_forward(width, DType::F32);
+        let ff = feed_forward(ExecutionOptions::default(), width, DType::F32);
         let (x, residual) = (noise(&[1, rows, width], 1), noise(&[1, rows, width], 6));
         let run = |hidden| {
             let limits = Limits {
                 hidden,
                 ..Limits::USUAL
             };
-            values(&with(limits, false, || {
-                ff.forward_add(&x, &residual, &Trace::off()).unwrap()
+            values(&with(limits, false, |run| {
+                ff.forward_add(run, &x, &residual).unwrap()
             }))
         };
         let whole = run(usize::MAX);
@@ -61,11 +59,15 @@ fn feed_forward_in_slices_is_the_same_bit_for_bit_on_the_cpu() {
 }
 
 #[test]
-fn composed_feed_forward_in_slices_is_close() {
+fn reference_feed_forward_in_slices_is_close() {
     let (width, rows) = (24, 333);
     for (dtype, allowed) in [(DType::F32, 1e-6), (DType::F16, 1e-3), (DType::BF16, 1e-2)] {
         // Weights that are used in their place are for the CPU's own operations.
-        let ff = with(Limits::USUAL, true, || feed_forward(width, dtype));
+        let options = ExecutionOptions {
+            reference_kernels: true,
+            ..ExecutionOptions::default()
+        };
+        let ff = feed_forward(options, width, dtype);
         let input = |seed| noise(&[rows, width], seed).to_dtype(dtype).unwrap();
         let (x, residual) = (input(1), input(6));
         let run = |hidden| {
@@ -73,8 +75,8 @@ fn composed_feed_forward_in_slices_is_close() {
                 hidden,
                 ..Limits::USUAL
             };
-            values(&with(limits, true, || {
-                ff.forward_add(&x, &residual, &Trace::off()).unwrap()
+            values(&with(limits, true, |run| {
+                ff.forward_add(run, &x, &residual).unwrap()
             }))
         };
         let whole = run(usize::MAX);
@@ -107,10 +109,10 @@ fn group_norm_in_slices_is_the_same_bit_for_bit() {
                     normed,
                     ..Limits::USUAL
                 };
-                let (plain, silu) = with(limits, true, || {
+                let (plain, silu) = with(limits, true, |run| {
                     (
-                        norm.forward(&x, together, &Trace::off()).unwrap(),
-                        norm.forward_silu(&x, together, &Trace::off()).unwrap(),
+                        norm.forward(run, &x, together).unwrap(),
+                        norm.forward_silu(run, &x, together).unwrap(),
                     )
                 });
                 assert_eq!(plain.dims(), [images, channels, h, w]);

@@ -9,7 +9,8 @@ use latentfarm_common::digest::Digest;
 
 use super::traps::{feed_forward, layer, noise};
 use crate::layers::{Conv1d, Conv2d, GroupNorm, LayerNorm, Linear, attend, gelu};
-use crate::trace::Trace;
+use crate::options::ExecutionOptions;
+use crate::run::Run;
 
 const CHILD: &str = "layers::tests::threads::child_prints_a_digest_of_every_layer";
 
@@ -56,7 +57,9 @@ impl Report {
             let conv = layer(&[("weight", &weight), ("bias", &bias)], self.dtype, |keys| {
                 Conv2d::load(keys, input, output, kernel, stride, padding)
             });
-            let y = conv.forward(&self.input(&[images, input, h, w], 1)).unwrap();
+            let y = conv
+                .forward(&Run::default(), &self.input(&[images, input, h, w], 1))
+                .unwrap();
             self.put(&what, &y);
         }
         let (x, weight, bias) = (self.input(&[301, 80], 1), noise(&[96, 80, 3], 2), noise(&[96], 3));
@@ -64,7 +67,10 @@ impl Report {
             let conv = layer(&[("weight", &weight), ("bias", &bias)], self.dtype, |keys| {
                 Conv1d::load(keys, 80, 96, stride)
             });
-            self.put(&format!("conv1d/{stride}"), &conv.forward(&x).unwrap());
+            self.put(
+                &format!("conv1d/{stride}"),
+                &conv.forward(&Run::default(), &x).unwrap(),
+            );
         }
     }
 
@@ -84,7 +90,7 @@ impl Report {
                 self.input(&[outer, rows, keys, width], 3),
             );
             let what = format!("attention {outer}x{rows}x{queries}x{keys}x{width}, {heads} heads");
-            self.put(&what, &attend(&q, &k, &v, heads).unwrap());
+            self.put(&what, &attend(&Run::default(), &q, &k, &v, heads).unwrap());
         }
     }
 
@@ -102,10 +108,10 @@ impl Report {
             });
             let x = self.input(&[images, channels, h, w], 1);
             let what = format!("group norm {images}/{together}x{channels}/{groups}x{h}x{w}");
-            self.put(&what, &norm.forward(&x, together, &Trace::off()).unwrap());
+            self.put(&what, &norm.forward(&Run::default(), &x, together).unwrap());
             self.put(
                 &format!("{what} with silu"),
-                &norm.forward_silu(&x, together, &Trace::off()).unwrap(),
+                &norm.forward_silu(&Run::default(), &x, together).unwrap(),
             );
         }
         let (weight, bias) = (noise(&[321], 2), noise(&[321], 3));
@@ -114,7 +120,9 @@ impl Report {
         });
         self.put(
             "layer norm",
-            &norm.forward(&self.input(&[3, 77, 321], 1)).unwrap(),
+            &norm
+                .forward(&Run::default(), &self.input(&[3, 77, 321], 1))
+                .unwrap(),
         );
     }
 
@@ -130,21 +138,26 @@ impl Report {
             let linear = layer(&[("weight", &weight), ("bias", &bias)], self.dtype, |keys| {
                 Linear::load(keys, input, output)
             });
-            let y = linear.forward(&self.input(&[rows, input], 1)).unwrap();
+            let y = linear
+                .forward(&Run::default(), &self.input(&[rows, input], 1))
+                .unwrap();
             self.put(&format!("linear {rows}x{input} to {output}"), &y);
         }
         let width = 40;
-        let ff = feed_forward(width, self.dtype);
+        let ff = feed_forward(ExecutionOptions::default(), width, self.dtype);
         self.put(
             "feed-forward",
             &ff.forward_add(
+                &Run::default(),
                 &self.input(&[3, 333, width], 1),
                 &self.input(&[3, 333, width], 6),
-                &Trace::off(),
             )
             .unwrap(),
         );
-        self.put("gelu", &gelu(&self.input(&[7, 12_345], 1)).unwrap());
+        self.put(
+            "gelu",
+            &gelu(&Run::default(), &self.input(&[7, 12_345], 1)).unwrap(),
+        );
     }
 }
 

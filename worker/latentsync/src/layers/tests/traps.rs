@@ -9,14 +9,25 @@ use candle_core::{DType, Device, Result, Tensor};
 use crate::kernels::reference::{COPIES, attention_within, conv2d_within, scaled_dot_product};
 use crate::layers::gelu::{gated, gelu};
 use crate::layers::{Conv1d, Conv2d, FeedForward, GroupNorm, Linear, attend};
+use crate::options::ExecutionOptions;
+use crate::run::Run;
 use crate::slices::Limits;
 use crate::tensors::{Keys, Ledger, TensorFile};
-use crate::trace::Trace;
 
 const TYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
 
 /// Loads a layer from a file with the given tensors.
 pub(super) fn layer<T>(tensors: &[(&str, &Tensor)], dtype: DType, load: impl Fn(&Keys) -> Result<T>) -> T {
+    layer_with(ExecutionOptions::default(), tensors, dtype, load)
+}
+
+/// As [`layer`], loaded for runs under `options`.
+pub(super) fn layer_with<T>(
+    options: ExecutionOptions,
+    tensors: &[(&str, &Tensor)],
+    dtype: DType,
+    load: impl Fn(&Keys) -> Result<T>,
+) -> T {
     let file = tempfile::Builder::new()
         .suffix(".safetensors")
         .tempfile()
@@ -27,7 +38,7 @@ pub(super) fn layer<T>(tensors: &[(&str, &Tensor)], dtype: DType, load: impl Fn(
         .collect();
     candle_core::safetensors::save(&named, file.path()).unwrap();
     let (file, ledger) = (TensorFile::open(file.path()).unwrap(), Ledger::default());
-    let layer = load(&Keys::root(&file, &ledger, &Device::Cpu, dtype)).unwrap();
+    let layer = load(&Keys::root(&file, &ledger, &Device::Cpu, dtype).with_options(options)).unwrap();
     assert_eq!(
         ledger.finish(&file, ""),
         None,
@@ -41,7 +52,7 @@ pub(super) fn tensor(values: Vec<f32>, shape: &[usize]) -> Tensor {
 }
 
 /// A gated feed-forward of noise.
-pub(super) fn feed_forward(width: usize, dtype: DType) -> FeedForward {
+pub(super) fn feed_forward(options: ExecutionOptions, width: usize, dtype: DType) -> FeedForward {
     let (proj, proj_bias) = (noise(&[8 * width, width], 2), noise(&[8 * width], 3));
     let (out, out_bias) = (noise(&[width, 4 * width], 4), noise(&[width], 5));
     let tensors = [
@@ -50,7 +61,7 @@ pub(super) fn feed_forward(width: usize, dtype: DType) -> FeedForward {
         ("net.2.weight", &out),
         ("net.2.bias", &out_bias),
     ];
-    layer(&tensors, dtype, |keys| FeedForward::load(keys, width))
+    layer_with(options, &tensors, dtype, |keys| FeedForward::load(keys, width))
 }
 
 /// Values about -1..1 that look random and repeat only after a long time.
@@ -106,7 +117,7 @@ fn half_convolutions_and_products_are_summed_in_f32() {
         });
         check(
             "conv2d",
-            values(&conv.forward(&ones(&[1, 512, 3, 3])).unwrap())[0],
+            values(&conv.forward(&Run::default(), &ones(&[1, 512, 3, 3])).unwrap())[0],
         );
 
         let kernel = tensor(weights.clone(), &[1, depth, 1, 1]);
@@ -115,14 +126,17 @@ fn half_convolutions_and_products_are_summed_in_f32() {
         });
         check(
             "1x1 conv2d",
-            values(&conv.forward(&ones(&[1, depth, 2, 2])).unwrap())[3],
+            values(&conv.forward(&Run::default(), &ones(&[1, depth, 2, 2])).unwrap())[3],
         );
 
         let rows = tensor(weights.clone(), &[1, depth]);
         let linear = layer(&[("weight", &rows)], dtype, |keys| {
             Linear::load_no_bias(keys, depth, 1)
         });
-        check("linear", values(&linear.forward(&ones(&[3, depth])).unwrap())[2]);
+        check(
+            "linear",
+            values(&linear.forward(&Run::default(), &ones(&[3, depth])).unwrap())[2],
+        );
 
         let kernel = tensor(weights, &[1, depth / 3, 3]);
         let conv = layer(&[("weight", &kernel), ("bias", &zero)], dtype, |keys| {
@@ -130,7 +144,7 @@ fn half_convolutions_and_products_are_summed_in_f32() {
         });
         check(
             "conv1d",
-            values(&conv.forward(&ones(&[3, depth / 3])).unwrap())[1],
+            values(&conv.forward(&Run::default(), &ones(&[3, depth / 3])).unwrap())[1],
         );
     }
 }
@@ -148,7 +162,9 @@ fn convolution_whose_sums_leave_the_range_of_f16_on_the_way_is_exact() {
             Conv2d::load_3x3(keys, channels, 1)
         });
         let x = Tensor::full(16.0_f32, (1, channels, 4, 4), &Device::Cpu).unwrap();
-        let y = conv.forward(&x.to_dtype(dtype).unwrap()).unwrap();
+        let y = conv
+            .forward(&Run::default(), &x.to_dtype(dtype).unwrap())
+            .unwrap();
         assert_eq!(y.dtype(), dtype);
         assert_eq!(values(&y), [1.0; 16], "{dtype:?}");
     }
@@ -161,7 +177,7 @@ fn softmax_of_long_even_rows_adds_up_to_one() {
     for dtype in TYPES {
         let zeros = |tokens| Tensor::zeros((1, 1, tokens, 8), dtype, &Device::Cpu).unwrap();
         let threes = (zeros(keys) + 3.0).unwrap();
-        let mixed = attend(&zeros(2), &zeros(keys), &threes, 1).unwrap();
+        let mixed = attend(&Run::default(), &zeros(2), &zeros(keys), &threes, 1).unwrap();
         for value in values(&mixed) {
             assert!(
                 (f64::from(value) - 3.0).abs() <= 3.0 * epsilon(dtype).max(1e-6),
@@ -179,7 +195,7 @@ fn large_scores_do_not_overflow() {
             .unwrap()
             .to_dtype(dtype)
             .unwrap();
-        let mixed = attend(&even, &even, &even, 1).unwrap();
+        let mixed = attend(&Run::default(), &even, &even, &even, 1).unwrap();
         assert!(
             values(&mixed).iter().all(|value| (value - 64.0).abs() < 0.5),
             "{dtype:?}"
@@ -194,9 +210,9 @@ fn gelu_is_the_exact_one_in_every_type() {
     let count = inputs.len();
     for dtype in TYPES {
         let x = tensor(inputs.clone(), &[1, count]).to_dtype(dtype).unwrap();
-        let plain = gelu(&x).unwrap();
+        let plain = gelu(&Run::default(), &x).unwrap();
         let twos = (x.ones_like().unwrap() * 2.0).unwrap();
-        let gated = gated(&Tensor::cat(&[&twos, &x], 1).unwrap()).unwrap();
+        let gated = gated(&Run::default(), &Tensor::cat(&[&twos, &x], 1).unwrap()).unwrap();
         for (factor, result) in [(1.0, plain), (2.0, gated)] {
             assert_eq!(result.dims(), [1, count]);
             for (x, y) in inputs.iter().zip(values(&result)) {
@@ -205,7 +221,7 @@ fn gelu_is_the_exact_one_in_every_type() {
                 let allowed = exact.abs() * epsilon(dtype) + 1e-6;
                 assert!(
                     (f64::from(y) - exact).abs() <= allowed,
-                    "{factor} gelu({x}) = {y} as {dtype:?}"
+                    "{factor} gelu(&Run::default(), {x}) = {y} as {dtype:?}"
                 );
             }
         }
@@ -228,7 +244,7 @@ fn group_norm_takes_its_statistics_over_the_images_it_is_told() {
     let frames = tensor([[0.0; 16], [2.0; 16]].concat(), &[2, 1, 4, 4]);
     for dtype in TYPES {
         let (norm, x) = (group_norm(1, 1, dtype), frames.to_dtype(dtype).unwrap());
-        let together = values(&norm.forward(&x, 2, &Trace::off()).unwrap());
+        let together = values(&norm.forward(&Run::default(), &x, 2).unwrap());
         assert!(
             together[..16].iter().all(|v| (v + 1.0).abs() < 0.01),
             "{dtype:?}: {together:?}"
@@ -237,7 +253,7 @@ fn group_norm_takes_its_statistics_over_the_images_it_is_told() {
             together[16..].iter().all(|v| (v - 1.0).abs() < 0.01),
             "{dtype:?}: {together:?}"
         );
-        let apart = values(&norm.forward(&x, 1, &Trace::off()).unwrap());
+        let apart = values(&norm.forward(&Run::default(), &x, 1).unwrap());
         assert!(apart.iter().all(|v| v.abs() < 0.01), "{dtype:?}: {apart:?}");
     }
 }
@@ -253,7 +269,7 @@ fn group_norm_of_large_means_neither_overflows_nor_cancels() {
     // bf16 cannot tell these values apart.
     for dtype in [DType::F32, DType::F16] {
         let x = tensor(inputs.clone(), &[2, 4, 16, 16]).to_dtype(dtype).unwrap();
-        let y = group_norm(4, 1, dtype).forward(&x, 2, &Trace::off()).unwrap();
+        let y = group_norm(4, 1, dtype).forward(&Run::default(), &x, 2).unwrap();
         for (x, y) in inputs.iter().zip(values(&y)) {
             let exact = (f64::from(*x) - mean) / variance.sqrt();
             assert!(

@@ -1,6 +1,6 @@
 //! Every memory plan against the fastest: what it computes, and what memory it takes.
 //!
-//! Synthetic weights and small limits, so that everything is sliced that can be. `composed` levers let the CPU work as
+//! Synthetic weights and small limits, so that everything is sliced that can be. `reference_kernels` let the CPU work as
 //! a GPU would, out of tensor operations, with weights that come and go.
 
 #![allow(
@@ -12,18 +12,17 @@
 use std::alloc::System;
 use std::cell::RefCell;
 use std::path::Path;
-use std::rc::Rc;
 use std::sync::Mutex;
 
 use candle_core::{DType, Device, Tensor};
 use latentfarm_common::wire::memory::MemoryPlan;
 use latentfarm_engine::memory::counting::{Counting, live_bytes, take_peak};
-use latentsync::boundary::{Observer, Op, enter};
 use latentsync::cost::plan::TOLERANCE;
 use latentsync::denoise::Schedule;
 use latentsync::noise::Noise;
 use latentsync::synth::{Size, synthesize};
-use latentsync::{Checkpoint, Faces, LatentSync, Levers};
+use latentsync::{Checkpoint, ExecutionOptions, Faces, LatentSync, Run};
+use latentsync::{Hooks, Op};
 
 #[global_allocator]
 static ALLOCATOR: Counting<System> = Counting(System);
@@ -31,21 +30,21 @@ static ALLOCATOR: Counting<System> = Counting(System);
 /// One test at a time: all count in the same numbers where a runner keeps them in one process.
 static ALONE: Mutex<()> = Mutex::new(());
 
-/// The levers of a plan, with limits that make slices of a tiny model's layers.
-fn levers(plan: MemoryPlan, composed: bool) -> Levers {
-    let mut levers = Levers {
-        composed,
-        ..Levers::of(plan)
+/// The options of a plan, with limits that make slices of a tiny model's layers.
+fn options(plan: MemoryPlan, reference_kernels: bool) -> ExecutionOptions {
+    let mut options = ExecutionOptions {
+        reference_kernels,
+        ..ExecutionOptions::of(plan)
     };
     if plan >= MemoryPlan::Sliced {
-        levers.limits.scores = 1 << 12;
-        levers.limits.columns = 1 << 17;
-        levers.limits.hidden = 1 << 10;
+        options.limits.scores = 1 << 12;
+        options.limits.columns = 1 << 17;
+        options.limits.hidden = 1 << 10;
     }
     if plan >= MemoryPlan::TwoPassNorm {
-        levers.limits.normed = 1 << 12;
+        options.limits.normed = 1 << 12;
     }
-    levers
+    options
 }
 
 struct Farm {
@@ -61,9 +60,9 @@ impl Farm {
         Self { checkpoint, dir }
     }
 
-    fn load(&self, dtype: DType, levers: Levers) -> LatentSync {
-        let _scope = enter(levers, None);
-        LatentSync::load(&self.checkpoint, &Device::Cpu, dtype).unwrap_or_else(|error| panic!("{error}"))
+    fn load(&self, dtype: DType, options: ExecutionOptions) -> LatentSync {
+        LatentSync::load(&self.checkpoint, &Device::Cpu, dtype, options)
+            .unwrap_or_else(|error| panic!("{error}"))
     }
 }
 
@@ -84,8 +83,14 @@ impl Rendered {
 }
 
 /// One step of `frames` frames.
-fn render(model: &LatentSync, side: usize, frames: usize, guidance_scale: f32, levers: Levers) -> Rendered {
-    let _scope = enter(levers, None);
+fn render(
+    model: &LatentSync,
+    side: usize,
+    frames: usize,
+    guidance_scale: f32,
+    options: ExecutionOptions,
+) -> Rendered {
+    let run = &Run::new(options);
     let bytes: Vec<u8> = (0..frames * 3 * side * side)
         .map(|i| u8::try_from((i % side * 3 + i / side % side * 2 + i / (side * side)) % 251).unwrap())
         .collect();
@@ -104,7 +109,14 @@ fn render(model: &LatentSync, side: usize, frames: usize, guidance_scale: f32, l
         guidance_scale,
     };
     let window = model
-        .render(faces, &rows, &Noise::Keyed { seed: 5 }, schedule, &mut |_| Ok(()))
+        .render(
+            run,
+            faces,
+            &rows,
+            &Noise::Keyed { seed: 5 },
+            schedule,
+            &mut |_| Ok(()),
+        )
         .unwrap_or_else(|error| panic!("{error}"));
     let list = |x: &Tensor| x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
     Rendered {
@@ -132,22 +144,29 @@ fn distance(a: &[f32], b: &[f32]) -> f64 {
 fn on_the_cpu_every_plan_gives_the_same_bits() {
     let _alone = ALONE.lock();
     let farm = Farm::new();
-    let model = farm.load(DType::F32, Levers::default());
-    let fastest = render(&model, side(&farm), 16, 2.0, levers(MemoryPlan::default(), false)).bits();
+    let model = farm.load(DType::F32, ExecutionOptions::default());
+    let fastest = render(
+        &model,
+        side(&farm),
+        16,
+        2.0,
+        options(MemoryPlan::default(), false),
+    )
+    .bits();
     for plan in MemoryPlan::ALL {
-        let other = render(&model, side(&farm), 16, 2.0, levers(plan, false)).bits();
+        let other = render(&model, side(&farm), 16, 2.0, options(plan, false)).bits();
         assert!(other == fastest, "{plan}");
     }
 }
 
 #[test]
-fn composed_plans_give_the_same_within_their_tolerance() {
+fn reference_plans_give_the_same_within_their_tolerance() {
     let _alone = ALONE.lock();
     let farm = Farm::new();
     // A half type rounds what the slices change by a few units, now and then to another neighbour.
     for (dtype, allowed) in [(DType::F32, TOLERANCE), (DType::F16, 5e-3), (DType::BF16, 4e-2)] {
-        let model = farm.load(dtype, levers(MemoryPlan::default(), true));
-        let all = MemoryPlan::ALL.map(|plan| render(&model, side(&farm), 2, 2.0, levers(plan, true)));
+        let model = farm.load(dtype, options(MemoryPlan::default(), true));
+        let all = MemoryPlan::ALL.map(|plan| render(&model, side(&farm), 2, 2.0, options(plan, true)));
         for (plan, other) in MemoryPlan::ALL.iter().zip(&all) {
             let latents = distance(&other.latents, &all[0].latents);
             let faces = distance(&other.faces, &all[0].faces);
@@ -180,19 +199,19 @@ fn no_plan_takes_more_memory_than_the_one_before_it() {
 
 fn compare_peaks() {
     let farm = Farm::new();
-    for (dtype, composed, frames) in [
+    for (dtype, reference_kernels, frames) in [
         (DType::F32, false, 16),
         (DType::F32, true, 2),
         (DType::F16, true, 2),
     ] {
         // Loading included, as the plan decides what is loaded; once before, so that nothing is made for the first time.
         let take = |plan| {
-            let levers = levers(plan, composed);
-            render(&farm.load(dtype, levers), side(&farm), frames, 2.0, levers);
+            let options = options(plan, reference_kernels);
+            render(&farm.load(dtype, options), side(&farm), frames, 2.0, options);
         };
         take(MemoryPlan::default());
         let peaks = MemoryPlan::ALL.map(|plan| peak(|| take(plan)));
-        println!("{dtype:?}, composed {composed}: {peaks:?}");
+        println!("{dtype:?}, reference_kernels {reference_kernels}: {peaks:?}");
         for (plan, pair) in MemoryPlan::ALL[1..].iter().zip(peaks.windows(2)) {
             // A few hundred bytes are the runtime's own.
             assert!(
@@ -202,7 +221,7 @@ fn compare_peaks() {
                 pair[0]
             );
         }
-        if composed {
+        if reference_kernels {
             for plan in [
                 MemoryPlan::SequentialGuidance,
                 MemoryPlan::Offload,
@@ -220,14 +239,14 @@ fn plan_changes_between_windows_without_a_reload() {
     let _alone = ALONE.lock();
     let farm = Farm::new();
     // What the matrix kernels keep for themselves is there from the first window on.
-    let first = farm.load(DType::F16, levers(MemoryPlan::default(), true));
-    render(&first, side(&farm), 2, 1.0, levers(MemoryPlan::default(), true));
+    let first = farm.load(DType::F16, options(MemoryPlan::default(), true));
+    render(&first, side(&farm), 2, 1.0, options(MemoryPlan::default(), true));
     drop(first);
     let nothing = live_bytes();
-    let model = farm.load(DType::F16, levers(MemoryPlan::default(), true));
+    let model = farm.load(DType::F16, options(MemoryPlan::default(), true));
     let resident = live_bytes() - nothing;
     let run = |plan| {
-        let rendered = render(&model, side(&farm), 2, 1.0, levers(plan, true)).bits();
+        let rendered = render(&model, side(&farm), 2, 1.0, options(plan, true)).bits();
         drop(rendered);
         live_bytes() - nothing
     };
@@ -273,9 +292,9 @@ fn mapped_resident(dir: &Path) -> u64 {
 fn idle_mapped_weights_are_no_longer_in_memory_on_the_cpu() {
     let _alone = ALONE.lock();
     let farm = Farm::new();
-    let model = farm.load(DType::F32, Levers::default());
+    let model = farm.load(DType::F32, ExecutionOptions::default());
     let run = |plan| {
-        render(&model, side(&farm), 2, 1.0, levers(plan, false));
+        render(&model, side(&farm), 2, 1.0, options(plan, false));
         mapped_resident(farm.dir.path())
     };
     let fastest = run(MemoryPlan::default());
@@ -293,7 +312,7 @@ struct Heard {
     most_mapped: u64,
 }
 
-impl Observer for Heard {
+impl Hooks for Heard {
     fn before(&mut self, op: Op, _x: &Tensor) -> candle_core::Result<()> {
         self.ops.push(op);
         if let Some(dir) = &self.dir {
@@ -303,32 +322,39 @@ impl Observer for Heard {
     }
 }
 
-fn heard(farm: &Farm, model: &LatentSync, levers: Levers, watch: bool) -> Heard {
-    let heard = Rc::new(RefCell::new(Heard {
+fn heard(farm: &Farm, model: &LatentSync, options: ExecutionOptions, watch: bool) -> Heard {
+    let heard = RefCell::new(Heard {
         dir: watch.then(|| farm.dir.path().to_owned()),
         ..Heard::default()
-    }));
-    let observer: Rc<RefCell<dyn Observer>> = Rc::clone(&heard) as _;
-    let _scope = enter(levers, Some(observer));
+    });
+    let run = &Run::new(options).with_hooks(&heard);
     let latent_side = side(farm) / 8;
     let (tokens, width) = model.audio_shape();
     let latents = Tensor::ones((1, 13, 16, latent_side, latent_side), DType::F32, &Device::Cpu).unwrap();
     let audio = Tensor::ones((1, 16, tokens, width), DType::F32, &Device::Cpu).unwrap();
-    let trace = latentsync::trace::Trace::off();
-    model.unet().forward(&latents, 501, &audio, &trace).unwrap();
-    heard.take()
+    model.unet().forward(run, &latents, 501, &audio).unwrap();
+    heard.into_inner()
 }
 
 #[test]
-fn observer_hears_the_same_under_every_plan() {
+fn hooks_are_called_with_the_same_under_every_plan() {
     let _alone = ALONE.lock();
     let farm = Farm::new();
-    for composed in [false, true] {
-        let model = farm.load(DType::F32, levers(MemoryPlan::default(), composed));
-        let fastest = heard(&farm, &model, levers(MemoryPlan::default(), composed), false).ops;
+    for reference_kernels in [false, true] {
+        let model = farm.load(DType::F32, options(MemoryPlan::default(), reference_kernels));
+        let fastest = heard(
+            &farm,
+            &model,
+            options(MemoryPlan::default(), reference_kernels),
+            false,
+        )
+        .ops;
         assert!(fastest.len() > 100);
         for plan in MemoryPlan::ALL {
-            assert_eq!(heard(&farm, &model, levers(plan, composed), false).ops, fastest);
+            assert_eq!(
+                heard(&farm, &model, options(plan, reference_kernels), false).ops,
+                fastest
+            );
         }
     }
 }
@@ -337,10 +363,10 @@ fn observer_hears_the_same_under_every_plan() {
 fn streamed_weights_are_in_memory_a_layer_at_a_time() {
     let _alone = ALONE.lock();
     let farm = Farm::new();
-    let model = farm.load(DType::F32, Levers::default());
-    let fastest = heard(&farm, &model, levers(MemoryPlan::default(), false), true).most_mapped;
-    let _leave = render(&model, side(&farm), 1, 1.0, levers(MemoryPlan::Streamed, false));
-    let streamed = heard(&farm, &model, levers(MemoryPlan::Streamed, false), true).most_mapped;
+    let model = farm.load(DType::F32, ExecutionOptions::default());
+    let fastest = heard(&farm, &model, options(MemoryPlan::default(), false), true).most_mapped;
+    let _leave = render(&model, side(&farm), 1, 1.0, options(MemoryPlan::Streamed, false));
+    let streamed = heard(&farm, &model, options(MemoryPlan::Streamed, false), true).most_mapped;
     println!("{fastest} bytes mapped at most, streamed {streamed}");
     assert!(streamed < fastest / 2, "{streamed} of {fastest}");
 }
@@ -348,7 +374,7 @@ fn streamed_weights_are_in_memory_a_layer_at_a_time() {
 /// With the real limits, in `f32`: about twice what a GPU takes in `f16` besides its weights.
 #[test]
 #[ignore = "prints a table: needs weights in LATENTFARM_WEIGHTS, and with the published sizes minutes a plan"]
-fn peaks_of_a_composed_pass() {
+fn peaks_of_a_reference_pass() {
     let _alone = ALONE.lock();
     let dir = std::env::var_os("LATENTFARM_WEIGHTS").unwrap();
     let checkpoint = Checkpoint::open(Path::new(&dir)).unwrap();
@@ -360,21 +386,20 @@ fn peaks_of_a_composed_pass() {
         (MemoryPlan::BatchedGuidance, 2),
     ] {
         // Streamed, so that the peak is the activations' and not the weights'.
-        let levers = Levers {
-            composed: true,
+        let options = ExecutionOptions {
+            reference_kernels: true,
             offload: true,
             streamed: true,
-            ..Levers::of(plan)
+            ..ExecutionOptions::of(plan)
         };
-        let _scope = enter(levers, None);
-        let model = LatentSync::load(&checkpoint, &Device::Cpu, DType::F32).unwrap();
+        let run = &Run::new(options);
+        let model = LatentSync::load(&checkpoint, &Device::Cpu, DType::F32, options).unwrap();
         let (tokens, width) = model.audio_shape();
         let ones = |shape: &[usize]| Tensor::ones(shape, DType::F32, &Device::Cpu).unwrap();
         let latents = ones(&[batch, 13, 16, latent_side, latent_side]);
         let audio = ones(&[batch, 16, tokens, width]);
-        let trace = latentsync::trace::Trace::off();
         let started = std::time::Instant::now();
-        let bytes = peak(|| drop(model.unet().forward(&latents, 501, &audio, &trace).unwrap()));
+        let bytes = peak(|| drop(model.unet().forward(run, &latents, 501, &audio).unwrap()));
         println!(
             "{plan}, batch of {batch}: {:.0} MiB, {:.1} s",
             bytes as f64 / 1_048_576.0,

@@ -1,4 +1,4 @@
-//! The levers of the memory plans, as the networks understand them.
+//! What a memory plan means for the networks.
 //!
 //! | from this plan on | on the CPU in `f32`                              | everywhere else                                |
 //! |-------------------|--------------------------------------------------|------------------------------------------------|
@@ -16,25 +16,26 @@ use latentfarm_common::wire::memory::MemoryPlan;
 
 use super::slices::Limits;
 
-/// What is traded for memory. The default is the fastest.
+/// How the networks trade speed for memory. The default is the fastest memory plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a lever of its own")]
-pub struct Levers {
+#[expect(clippy::struct_excessive_bools, reason = "each is an option of its own")]
+pub struct ExecutionOptions {
     pub plan: MemoryPlan,
-    /// Both halves of the guidance in one pass; not on the CPU, which gains nothing by it.
+    /// `uncond` and `cond` of the guidance run as one batch; not on the CPU, which gains nothing by it.
     pub batched_guidance: bool,
-    /// The most that is worked on at once.
+    /// The most that attention, feed-forward, convolution and group norm work on at once.
     pub limits: Limits,
-    /// Networks that are idle in a stage do not lie on the device.
+    /// CPU offload: the weights of networks that are idle in a stage are not on the device.
     pub offload: bool,
-    /// The UNet's weights are brought for each use.
+    /// The UNet's weights come to the device layer by layer, for each use.
     pub streamed: bool,
-    /// Work on the CPU as on any other device, out of tensor operations: for tests of what is done there. No plan says so.
-    pub composed: bool,
+    /// Every device and type uses `kernels/reference`, candle's tensor operations. No memory plan sets this; tests do, to
+    /// run on the CPU what other devices run.
+    pub reference_kernels: bool,
 }
 
-impl Levers {
-    /// The levers of a plan; each includes those of the plans before it.
+impl ExecutionOptions {
+    /// The options of a memory plan; each plan keeps the savings of those before it.
     pub fn of(plan: MemoryPlan) -> Self {
         let mut limits = Limits::USUAL;
         if plan >= MemoryPlan::Sliced {
@@ -52,12 +53,12 @@ impl Levers {
             limits,
             offload: plan >= MemoryPlan::Offload,
             streamed: plan >= MemoryPlan::Streamed,
-            composed: false,
+            reference_kernels: false,
         }
     }
 }
 
-impl Default for Levers {
+impl Default for ExecutionOptions {
     fn default() -> Self {
         Self::of(MemoryPlan::default())
     }
@@ -68,20 +69,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_plan_includes_the_levers_of_those_before_it() {
-        let all = MemoryPlan::ALL.map(Levers::of);
+    fn every_plan_keeps_the_savings_of_those_before_it() {
+        let all = MemoryPlan::ALL.map(ExecutionOptions::of);
         for pair in all.windows(2) {
             let [before, after] = pair else { unreachable!() };
             assert!(before.batched_guidance || !after.batched_guidance, "{after:?}");
             assert!(after.offload || !before.offload, "{after:?}");
             assert!(after.streamed || !before.streamed, "{after:?}");
-            let sizes = |levers: &Levers| {
+            let sizes = |options: &ExecutionOptions| {
                 let Limits {
                     scores,
                     columns,
                     hidden,
                     normed,
-                } = levers.limits;
+                } = options.limits;
                 [scores, columns, hidden, normed]
             };
             let grown = sizes(before).into_iter().zip(sizes(after)).any(|(a, b)| b > a);
@@ -89,6 +90,6 @@ mod tests {
         }
         assert!(all[5].streamed && all[5].offload && all[5].limits == Limits::LEAN);
         assert_eq!(all[1].limits, Limits::USUAL);
-        assert_eq!(Levers::default(), all[0]);
+        assert_eq!(ExecutionOptions::default(), all[0]);
     }
 }

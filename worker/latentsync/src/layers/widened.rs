@@ -1,14 +1,8 @@
-//! Which kernels a layer runs.
+//! The type that an operation computes in.
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{Result, Tensor};
 
-use crate::boundary::levers;
 use crate::kernels::reference;
-
-/// Whether `x` is worked on by the operations that were written for the CPU in `f32`, not by the reference backend.
-pub(super) fn on_own_ops(x: &Tensor) -> bool {
-    x.device().is_cpu() && x.dtype() == DType::F32 && !levers().composed
-}
 
 /// `x` in the type that its operation computes in, if that is another than its own: half types on the CPU are computed in
 /// `f32` and rounded once at the end.
