@@ -160,7 +160,9 @@ fn check_window(chain: &Chain, model: &LatentSync, window: &Window, compared: &m
         reference: golden.get(&format!("noise.{name}.ref")),
     };
 
-    let encoded = model.encode(&Run::default(), faces, &rows, &noise, &mut |_| Ok(())).unwrap();
+    let encoded = model
+        .encode(&Run::default(), faces, &rows, &noise, &mut |_| Ok(()))
+        .unwrap();
     let Conditions {
         mask,
         masked,
@@ -224,8 +226,17 @@ fn check_predictions(
     };
     let mut latents = latents.clone();
     for (step, &timestep) in timesteps.iter().enumerate().take(last + 1) {
-        let run =
-            |conditions, guidance| predict(&Run::default(), model.unet(), &latents, timestep, conditions, guidance).unwrap();
+        let run = |conditions, guidance| {
+            predict(
+                &Run::default(),
+                model.unet(),
+                &latents,
+                timestep,
+                conditions,
+                guidance,
+            )
+            .unwrap()
+        };
         let guided = run(conditions, schedule.guidance_scale);
         if let Some(expected) = expected(step) {
             let what = |part: &str| format!("{prefix}{name} noise_pred.step{step} {part}");

@@ -2,7 +2,6 @@
 //! its [`Job`]. A render is a farm with one job.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::connection::State;
@@ -25,7 +24,6 @@ use super::notice::JobEvent;
 use super::placer::Placer;
 use super::publisher::TaskPublisher;
 use super::reconcile::{Repair, compare};
-use super::report::JobReport;
 use super::settings::FarmSettings;
 use super::verify::{Check, Verdict, Verifier};
 use super::workers::Workers;
@@ -48,17 +46,9 @@ pub(super) struct Dispatcher<'a> {
     verifier: Verifier,
     verdicts: mpsc::UnboundedReceiver<Verdict>,
     jobs: BTreeMap<JobId, Job>,
-    finished: Vec<Finished>,
+    finished: Vec<(Ending, Job)>,
     draining_since: Option<Instant>,
     next_reconcile: Instant,
-}
-
-/// A job that has ended.
-pub(super) struct Finished {
-    pub(super) ending: Ending,
-    /// Verified records of the render chunks that are done, in frame order.
-    pub(super) records: Vec<Arc<DoneRecord>>,
-    pub(super) report: JobReport,
 }
 
 impl<'a> Dispatcher<'a> {
@@ -99,7 +89,7 @@ impl<'a> Dispatcher<'a> {
         };
         self.publisher.take_over(&mut job, adopt_at).await?;
         let entries = self.publisher.done_log().list(id).await;
-        let entries = entries.map_err(DispatchError::DoneLog)?;
+        let entries = entries.map_err(DispatchError::at("use the done log"))?;
         if !entries.is_empty() {
             job.log.notify(JobEvent::Resumed {
                 records: entries.len(),
@@ -119,8 +109,8 @@ impl<'a> Dispatcher<'a> {
         Ok(())
     }
 
-    /// Runs the farm until a job has ended.
-    pub(super) async fn run(&mut self, mut shutdown: Shutdown) -> Result<Finished, DispatchError> {
+    /// Runs the farm until a job has ended, and hands that job back.
+    pub(super) async fn run(&mut self, mut shutdown: Shutdown) -> Result<(Ending, Job), DispatchError> {
         let mut stop = shutdown.clone();
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -261,7 +251,7 @@ impl<'a> Dispatcher<'a> {
 
     fn on_event(&mut self, event: Event) {
         let (chunk, worker) = (event.chunk, event.worker);
-        self.workers.hear_of(&worker, Instant::now());
+        self.workers.record_report(&worker, Instant::now());
         let Some(job) = self.jobs.get_mut(&chunk.job) else {
             return;
         };
@@ -292,7 +282,7 @@ impl<'a> Dispatcher<'a> {
             job.on_heartbeat(&heartbeat, now);
         }
         let (worker, device) = (heartbeat.worker.clone(), heartbeat.device.clone());
-        if self.workers.hear(heartbeat.clone(), now) {
+        if self.workers.record_heartbeat(heartbeat.clone(), now) {
             self.notify_all(&JobEvent::WorkerJoined { worker, device });
         }
         self.notify_all(&JobEvent::Heartbeat(heartbeat));
@@ -376,11 +366,7 @@ impl<'a> Dispatcher<'a> {
             job.notify_progress(&self.workers);
             self.inbox.unfollow(id);
             self.publisher.clear(id).await;
-            self.finished.push(Finished {
-                ending,
-                records: job.chunks.records(),
-                report: job.report(),
-            });
+            self.finished.push((ending, job));
         }
     }
 }

@@ -45,7 +45,7 @@ impl Inbox {
     pub(super) async fn open(connection: &Connection) -> Result<Self, DispatchError> {
         let (sender, inputs) = mpsc::channel(CAPACITY);
         let heartbeats = connection.client.subscribe(ALL_HEARTBEATS).await;
-        let mut heartbeats = heartbeats.map_err(DispatchError::Heartbeats)?;
+        let mut heartbeats = heartbeats.map_err(DispatchError::at("follow the workers' heartbeats"))?;
         let mut listeners = JoinSet::new();
         let beats = sender.clone();
         listeners.spawn(async move {
@@ -80,9 +80,9 @@ impl Inbox {
         first_done: u64,
     ) -> Result<(), DispatchError> {
         let events = Follower::events(connection, Some(job), Start::New).await;
-        let events = events.map_err(DispatchError::Follow)?;
+        let events = events.map_err(DispatchError::at("follow the farm"))?;
         let done = Follower::done(connection, Some(job), Start::At(first_done)).await;
-        let done = done.map_err(DispatchError::Follow)?;
+        let done = done.map_err(DispatchError::at("follow the farm"))?;
         let listeners = self.jobs.entry(job).or_default();
         listeners.spawn(forward(events, self.sender.clone(), read_event));
         listeners.spawn(forward(done, self.sender.clone(), read_done));

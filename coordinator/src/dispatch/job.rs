@@ -116,7 +116,7 @@ impl Job {
             self.log.on_end(chunk, attempt, cause, is_reported, then);
         }
         if matches!(next.phase, Phase::Quarantined { .. }) && chunk.work == Work::Analyze {
-            self.gate.lose(range);
+            self.gate.track.lose(range);
         }
         let requeued = cause.filter(|_| next.phase == Phase::Backlog).map(|cause| {
             let delay = self.pace.delay(cause.class.wait(), next.tries.total());
@@ -222,7 +222,7 @@ impl Job {
         };
         let (range, is_queued) = (known.range, known.state().phase == Phase::Queued);
         if chunk.work == Work::Analyze {
-            let added = self.gate.add(range, observations);
+            let added = self.gate.track.add(range, observations);
             added.map_err(|error| one_line(&error))?;
         }
         if record.attempt.epoch == epoch {
@@ -386,7 +386,7 @@ impl Job {
     pub(super) fn report(&self) -> JobReport {
         JobReport::new(
             &self.chunks,
-            self.gate.track(),
+            &self.gate.track,
             &self.timeline,
             self.spec.audio.silence,
             self.log.retries().clone(),

@@ -26,7 +26,6 @@ use super::job::Job;
 use super::placer::TakeBack;
 use super::reconcile::QueueView;
 use super::workers::Workers;
-use crate::job::record::ChunkRecord;
 
 /// How long the farm may refuse tasks, or the store their inputs.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -119,7 +118,8 @@ impl TaskPublisher {
             let published = self.queue.publish_all(lane, &tasks).await.map_err(|error| {
                 // Some may have been stored: not twice.
                 for task in &tasks {
-                    if let Some(record) = record_of(jobs, task.chunk) {
+                    let job = jobs.get_mut(&task.chunk.job);
+                    if let Some(record) = job.and_then(|job| job.chunks.get_mut(task.chunk)) {
                         record.maybe_queued = true;
                     }
                 }
@@ -192,12 +192,15 @@ impl TaskPublisher {
         range: FrameRange,
         job: &mut Job,
     ) -> Result<BlobRef, DispatchError> {
-        let (spec, timeline, track) = (&job.spec, &job.timeline, job.gate.track());
+        let (spec, timeline, track) = (&job.spec, &job.timeline, &job.gate.track);
         let bytes = match chunk.work {
             Work::Analyze => wire::encode(&analyze_input(timeline, range)),
             Work::Render => wire::encode(&render_input(spec, timeline, track, range)),
         };
-        let stored = self.store.put_bytes(bytes.map_err(DispatchError::Encode)?).await;
+        let stored = self
+            .store
+            .put_bytes(bytes.map_err(DispatchError::at("encode the input of a chunk"))?)
+            .await;
         let input = stored.map_err(|error| DispatchError::Store(Box::new(error)))?;
         if let Some(record) = job.chunks.get_mut(chunk) {
             record.input = Some(input);
@@ -225,16 +228,14 @@ impl TaskPublisher {
     /// Removes records that failed verification from the done log; what the farm does not remove now is tried again
     /// with the next tick.
     pub(super) async fn retract_pending(&self, job: &mut Job) {
-        for chunk in job.chunks.ids(|record| record.pending_retraction.is_some()) {
-            let Some(record) = job.chunks.get_mut(chunk) else {
+        for record in job.chunks.analyze.iter_mut().chain(&mut job.chunks.render) {
+            let (chunk, Some(sequence)) = (record.id, record.pending_retraction) else {
                 continue;
             };
-            if let Some(sequence) = record.pending_retraction {
-                match self.done_log.retract(chunk, sequence).await {
-                    Ok(_) => record.pending_retraction = None,
-                    Err(error) => {
-                        tracing::warn!(%chunk, error = one_line(&error), "cannot take a result back yet");
-                    }
+            match self.done_log.retract(chunk, sequence).await {
+                Ok(_) => record.pending_retraction = None,
+                Err(error) => {
+                    tracing::warn!(%chunk, error = one_line(&error), "cannot take a result back yet");
                 }
             }
         }
@@ -249,7 +250,8 @@ impl TaskPublisher {
     ) -> Result<(), DispatchError> {
         let filter = subjects::tasks_of_job(job.spec.id);
         let mut reader = DirectReader::new(&self.connection.client, topology::TASKS, &filter, 1);
-        while let Some(message) = reader.next().await.map_err(DispatchError::Leftovers)? {
+        let failed = || DispatchError::at("read the tasks of an earlier coordinator");
+        while let Some(message) = reader.next().await.map_err(failed())? {
             let Ok(task) = wire::decode::<Task>(&message.payload) else {
                 continue;
             };
@@ -337,8 +339,4 @@ pub(super) fn choose(
         (lane, fair(slots, &backlogs))
     });
     chosen.filter(|(_, chunks)| !chunks.is_empty()).collect()
-}
-
-fn record_of(jobs: &mut BTreeMap<JobId, Job>, chunk: ChunkId) -> Option<&mut ChunkRecord> {
-    jobs.get_mut(&chunk.job)?.chunks.get_mut(chunk)
 }

@@ -3,17 +3,16 @@
 use latentfarm_common::ids::ChunkId;
 use latentfarm_common::time::FrameRange;
 use latentfarm_common::wire::job::{JobSpec, Timeline};
-use latentfarm_common::wire::outcome::FrameObservation;
 
 use super::inputs::{self, Readiness};
 use crate::job::chunk::event::ChunkEvent;
 use crate::job::chunk::state::Phase;
 use crate::job::record::ChunkRecord;
-use crate::track::{Track, WrongLength, lookahead_frames};
+use crate::track::{Track, lookahead_frames};
 
 /// The track of a job's video, and how far chunks were released along it.
 pub(super) struct ReleaseGate {
-    track: Track,
+    pub(super) track: Track,
     /// The analysed prefix of the source that each render chunk needs.
     fronts: Vec<u64>,
     /// The length of the final track for which chunks were last released.
@@ -30,20 +29,6 @@ impl ReleaseGate {
             fronts: fronts.collect(),
             released_to: None,
         }
-    }
-
-    pub(super) fn track(&self) -> &Track {
-        &self.track
-    }
-
-    /// Takes the observations of one analysis.
-    pub(super) fn add(&mut self, range: FrameRange, seen: Vec<FrameObservation>) -> Result<(), WrongLength> {
-        self.track.add(range, seen)
-    }
-
-    /// An analysis was given up.
-    pub(super) fn lose(&mut self, range: FrameRange) {
-        self.track.lose(range);
     }
 
     /// Whether the whole video was looked at, and no frame of it has a usable face.

@@ -9,7 +9,7 @@ use latentfarm_common::wire::job::{JobSpec, Timeline};
 use latentfarm_common::wire::outcome::DoneRecord;
 use tokio::sync::mpsc;
 
-use super::dispatcher::{Dispatcher, Finished};
+use super::dispatcher::Dispatcher;
 use super::error::DispatchError;
 use super::farm::Farm;
 use super::job::Job;
@@ -44,7 +44,7 @@ pub async fn run_job(
 ) -> Result<JobResult, DispatchError> {
     let DispatchSettings { farm: of_farm, job } = settings;
     let ensured = topology::ensure(&farm.connection.context, &farm.topology).await;
-    ensured.map_err(DispatchError::Topology)?;
+    ensured.map_err(DispatchError::at("prepare the farm's streams"))?;
     let known = store::agree(&farm.connection, &job.job_dir, &spec).await?;
     let (holder, time) = (of_farm.holder.clone(), of_farm.lease_time);
     let lease = Lease::acquire(&farm.connection, &holder, time, of_farm.contention).await;
@@ -59,14 +59,10 @@ pub async fn run_job(
         dispatcher.run(shutdown).await
     });
     match driven.await {
-        Ok(Finished {
+        Ok((ending, job)) => Ok(JobResult {
             ending,
-            records,
-            report,
-        }) => Ok(JobResult {
-            ending,
-            records,
-            report,
+            records: job.chunks.records(),
+            report: job.report(),
             lease,
         }),
         Err(error) => {

@@ -3,12 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use latentfarm_common::digest::Digest;
 use latentfarm_common::ids::{Attempt, ChunkId, JobId, Work};
 use latentfarm_common::lanes::Class;
-use latentfarm_common::wire::blob::BlobRef;
 use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan, MemoryStage, OutOfMemory, RenderMemory};
-use latentfarm_common::wire::outcome::{DoneBody, DoneRecord, Failure, Heartbeat, StageTimings, WorkerState};
+use latentfarm_common::wire::outcome::{Failure, Heartbeat, WorkerState};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -22,6 +20,7 @@ use super::workers::Workers;
 use crate::job::chunk::event::ChunkEvent;
 use crate::job::chunk::state::Phase;
 use crate::job::chunks::Ending;
+use crate::job::fixture::done_record;
 use crate::placement::JobNeeds;
 
 const EVERY: Duration = Duration::from_millis(250);
@@ -70,7 +69,7 @@ fn a_flood_of_heartbeats_places_a_few_times_a_second_and_an_unchanged_farm_never
     let start = Instant::now();
     let mut placer = Placer::new(EVERY, start);
     let mut beat = |number: u64, host_mib: u64| {
-        workers.hear(heartbeat("w1", host_mib), start);
+        workers.record_heartbeat(heartbeat("w1", host_mib), start);
         if workers.take_changed() {
             placer.mark_stale();
         }
@@ -106,7 +105,7 @@ fn a_worker_that_joins_is_placed_for_with_its_first_heartbeat() {
     assert_eq!(placer.due_at(), None);
 
     // It joins a moment after the last placement: that is the longest wait.
-    workers.hear(heartbeat("w1", 16_384), start);
+    workers.record_heartbeat(heartbeat("w1", 16_384), start);
     assert!(workers.take_changed());
     placer.mark_stale();
     assert_eq!(placer.due_at(), Some(start + EVERY));
@@ -126,7 +125,7 @@ fn two_jobs_take_turns_in_the_window_of_a_lane() {
     let ((first, _a), (second, _b)) = (job(40), job(30));
     let ids = [first.spec.id, second.spec.id];
     let (mut jobs, mut workers) = (farm([first, second]), workers());
-    workers.hear(heartbeat("w1", 16_384), Instant::now());
+    workers.record_heartbeat(heartbeat("w1", 16_384), Instant::now());
     let now = Instant::now();
     let machines = workers.machines();
     let mut placer = Placer::new(EVERY, now);
@@ -186,33 +185,17 @@ fn a_failure_that_no_longer_counts_is_listed_once_and_changes_nothing() {
     let chunk = job.chunks.render[0].id;
     let attempt = Attempt::default();
     job.apply(chunk, ChunkEvent::Enqueued { attempt });
-    let record = DoneRecord {
-        chunk,
-        attempt,
-        worker: "w2".parse().unwrap(),
-        numeric_kind: "test".to_owned(),
-        artifact: BlobRef {
-            digest: Digest::of(b"segment"),
-            bytes: 7,
-        },
-        body: DoneBody::Render {
-            frame_hashes: Vec::new(),
-            synced: 16,
-            passed: 0,
-        },
-        timings: StageTimings::default(),
-        memory: None,
-    };
+    let record = done_record(chunk, attempt, "w2".parse().unwrap());
     job.count(&record.into(), Vec::new(), 1).unwrap();
     for _ in 0..2 {
         let oom = job.on_failed(chunk, attempt, &"w1".parse().unwrap(), out_of_memory());
         assert_eq!(oom, None, "nothing is learned from it");
     }
-    let [told] = job.log.ooms() else {
+    let [noted] = job.log.ooms() else {
         panic!("{:?}", job.log.ooms())
     };
     assert_eq!(
-        (told.worker.as_str(), told.then.as_str()),
+        (noted.worker.as_str(), noted.then.as_str()),
         ("w1", "another attempt counts already")
     );
     assert!(matches!(job.chunks.render[0].state().phase, Phase::Done { .. }));

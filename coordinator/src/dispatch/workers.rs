@@ -10,56 +10,52 @@ use tokio::time::Instant;
 
 use crate::placement::Machine;
 
-/// Workers and when they were last heard.
+/// The workers that are known, and when each was last seen.
 #[derive(Debug)]
 pub(super) struct Workers {
     silence: Duration,
     /// Memory that other processes held for this long is not counted on.
     tenant_patience: Duration,
-    known: BTreeMap<WorkerId, Heard>,
-    /// When [`Workers::expire`] was last asked.
-    looked: Option<Instant>,
-    /// What the workers offer has changed since [`Workers::take_changed`] was asked.
+    known: BTreeMap<WorkerId, WorkerRecord>,
+    /// When [`Workers::expire`] was last called.
+    last_expiry: Option<Instant>,
+    /// What the workers offer has changed since [`Workers::take_changed`] was last called.
     changed: bool,
 }
 
 #[derive(Debug)]
-struct Heard {
-    at: Instant,
-    /// `None`: only a report of it came so far.
+struct WorkerRecord {
+    last_seen: Instant,
+    /// The last heartbeat; `None` if only a report of the worker has come so far.
     heartbeat: Option<Heartbeat>,
-    device: DeviceRoom,
+    device: DeviceMemory,
 }
 
-impl Heard {
+impl WorkerRecord {
+    fn state(&self) -> Option<WorkerState> {
+        self.heartbeat.as_ref().map(|heartbeat| heartbeat.state)
+    }
+
     /// What it offers to render tasks, if anything.
     fn machine(&self) -> Option<Machine> {
         let heartbeat = self.heartbeat.as_ref()?;
+        let RenderMemory { host_mib, device_mib } = heartbeat.capacity;
         let renders = heartbeat.capacity != RenderMemory::default();
         (renders && takes_tasks(heartbeat.state)).then(|| Machine {
             worker: heartbeat.worker.clone(),
             capacity: RenderMemory {
-                host_mib: heartbeat.capacity.host_mib,
-                device_mib: heartbeat
-                    .capacity
-                    .device_mib
-                    .map(|mib| mib.min(self.device.best())),
+                host_mib,
+                device_mib: device_mib.map(|mib| mib.min(self.device.best())),
             },
         })
     }
-
-    fn has_left(&self) -> bool {
-        self.heartbeat
-            .as_ref()
-            .is_some_and(|heartbeat| heartbeat.state == WorkerState::Left)
-    }
 }
 
-/// A worker that is heard no more.
+/// A worker that fell silent or has left.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Gone {
     pub worker: WorkerId,
-    /// It had said that it was about to leave and held no task.
+    /// The worker had announced that it leaves, and held no task.
     pub expected: bool,
 }
 
@@ -70,98 +66,91 @@ impl Workers {
             silence,
             tenant_patience,
             known: BTreeMap::new(),
-            looked: None,
+            last_expiry: None,
             changed: false,
         }
     }
 
-    /// Notes a heartbeat; true for a worker that was not known.
-    pub(super) fn hear(&mut self, heartbeat: Heartbeat, now: Instant) -> bool {
-        let worker = heartbeat.worker.clone();
+    /// Records a heartbeat; true for a worker that had sent none.
+    pub(super) fn record_heartbeat(&mut self, heartbeat: Heartbeat, now: Instant) -> bool {
         let patience = self.tenant_patience;
-        let heard = self.known.entry(worker).or_insert(Heard {
-            at: now,
-            heartbeat: None,
-            device: DeviceRoom::default(),
-        });
-        heard.at = now;
-        let offered = heard.machine();
-        heard.device.note(device_room(&heartbeat), patience, now);
-        let is_new = heard.heartbeat.replace(heartbeat).is_none();
-        self.changed |= heard.machine() != offered;
+        let known = self.mark_seen(&heartbeat.worker, now);
+        let offered = known.machine();
+        known.device.note(available_mib(&heartbeat), patience, now);
+        let is_new = known.heartbeat.replace(heartbeat).is_none();
+        let has_changed = known.machine() != offered;
+        self.changed |= has_changed;
         is_new
     }
 
-    /// Whether what the workers offer has changed since this was last asked.
+    /// Records that a worker reported an event, so that one that dies before its first heartbeat is missed too.
+    pub(super) fn record_report(&mut self, worker: &WorkerId, now: Instant) {
+        self.mark_seen(worker, now);
+    }
+
+    fn mark_seen(&mut self, worker: &WorkerId, now: Instant) -> &mut WorkerRecord {
+        let known = self.known.entry(worker.clone()).or_insert(WorkerRecord {
+            last_seen: now,
+            heartbeat: None,
+            device: DeviceMemory::default(),
+        });
+        known.last_seen = now;
+        known
+    }
+
+    /// Whether what the workers offer has changed since this was last called.
     pub(super) fn take_changed(&mut self) -> bool {
         std::mem::take(&mut self.changed)
     }
 
-    /// Notes a report, so that a worker that dies before its first heartbeat is missed too.
-    pub(super) fn hear_of(&mut self, worker: &WorkerId, now: Instant) {
-        let heard = self.known.entry(worker.clone()).or_insert(Heard {
-            at: now,
-            heartbeat: None,
-            device: DeviceRoom::default(),
-        });
-        heard.at = now;
-    }
-
-    /// Removes and returns the workers that fell silent, or said that they are gone. `listening` is false while the link is down; that
-    /// time, and time in which this process did not run, is not counted against anyone.
+    /// Removes and returns the workers that fell silent or have left. `listening` is false while the link is down;
+    /// that time, and time in which this process did not run, is not counted against anyone.
     pub(super) fn expire(&mut self, now: Instant, listening: bool) -> Vec<Gone> {
-        let asleep = self.looked.is_some_and(|looked| now - looked > self.silence / 2);
-        self.looked = Some(now);
-        if asleep || !listening {
-            for heard in self.known.values_mut() {
-                heard.at = now;
+        let silence = self.silence;
+        let last = self.last_expiry.replace(now);
+        if !listening || last.is_some_and(|last| now - last > silence / 2) {
+            for known in self.known.values_mut() {
+                known.last_seen = now;
             }
             return Vec::new();
         }
-        let silence = self.silence;
-        let (alive, silent) = std::mem::take(&mut self.known)
-            .into_iter()
-            .partition::<BTreeMap<_, _>, _>(|(_, heard)| now - heard.at < silence && !heard.has_left());
-        self.known = alive;
-        self.changed |= !silent.is_empty();
+        let is_gone = |_: &WorkerId, known: &mut WorkerRecord| {
+            now - known.last_seen >= silence || known.state() == Some(WorkerState::Left)
+        };
         let is_leaving = |heartbeat: Heartbeat| match heartbeat.state {
             WorkerState::Draining => heartbeat.task.is_none(),
             WorkerState::Left => true,
             WorkerState::Starting | WorkerState::Idle | WorkerState::Working | WorkerState::Unfit => false,
         };
-        silent
-            .into_iter()
-            .map(|(worker, heard): (WorkerId, Heard)| Gone {
-                worker,
-                expected: heard.heartbeat.is_some_and(is_leaving),
-            })
-            .collect()
+        let removed = self.known.extract_if(.., is_gone);
+        let gone = removed.map(|(worker, known)| Gone {
+            worker,
+            expected: known.heartbeat.is_some_and(is_leaving),
+        });
+        let gone: Vec<Gone> = gone.collect();
+        self.changed |= !gone.is_empty();
+        gone
     }
 
-    /// Number of workers that take tasks or soon will.
+    /// The number of workers that take tasks or soon will.
     pub(super) fn live(&self) -> usize {
-        let live = |heard: &&Heard| {
-            heard
-                .heartbeat
-                .as_ref()
-                .is_none_or(|heartbeat| takes_tasks(heartbeat.state))
-        };
-        self.known.values().filter(live).count()
+        let states = self.known.values().map(WorkerRecord::state);
+        states.filter(|state| state.is_none_or(takes_tasks)).count()
     }
 
     /// What the workers that take tasks can offer; those that can offer nothing to a render task, or have not
     /// looked yet, are left out.
     pub(super) fn machines(&self) -> Vec<Machine> {
-        self.known.values().filter_map(Heard::machine).collect()
+        self.known.values().filter_map(WorkerRecord::machine).collect()
     }
 
-    /// Whether some worker says that it is at work on the chunk.
+    /// Whether a worker's last heartbeat names the chunk as its task.
     pub(super) fn hold(&self, chunk: ChunkId) -> bool {
         self.tasks().any(|task| task.chunk == chunk)
     }
 
-    /// Frames finished in render chunks of `job` that are still under way: a heartbeat may be older than the
-    /// done record of its chunk, so `is_done` tells.
+    /// Frames finished in render chunks of `job` that are still under way. A heartbeat may be older than the done
+    /// record of its chunk, so chunks that `is_done` accepts are left out.
     pub(super) fn frames_under_way(&self, job: JobId, is_done: impl Fn(ChunkId) -> bool) -> u64 {
         let rendering = |task: &&TaskProgress| task.chunk.job == job && task.chunk.work == Work::Render;
         self.tasks()
@@ -172,7 +161,7 @@ impl Workers {
     }
 
     fn tasks(&self) -> impl Iterator<Item = &TaskProgress> {
-        let heartbeats = self.known.values().filter_map(|heard| heard.heartbeat.as_ref());
+        let heartbeats = self.known.values().filter_map(|known| known.heartbeat.as_ref());
         heartbeats.filter_map(|heartbeat| heartbeat.task.as_ref())
     }
 }
@@ -187,31 +176,27 @@ fn takes_tasks(state: WorkerState) -> bool {
 /// What a worker's GPU offers once other processes' shares are taken off, in MiB: the best of the last one to two
 /// spans of patience, so that a tenant who comes and goes is waited out and one who stays is not.
 #[derive(Clone, Copy, Debug, Default)]
-struct DeviceRoom {
+struct DeviceMemory {
     since: Option<Instant>,
     best: u64,
     best_before: u64,
 }
 
-impl DeviceRoom {
-    fn note(&mut self, room_mib: u64, patience: Duration, now: Instant) {
-        match self.since {
-            Some(since) if now - since < patience => self.best = self.best.max(room_mib),
-            Some(since) => {
-                // After a long silence the span before says nothing any more.
-                self.best_before = if now - since < patience * 2 {
-                    self.best
-                } else {
-                    room_mib
-                };
-                self.best = room_mib;
-                self.since = Some(now);
-            }
-            None => {
-                (self.best, self.best_before) = (room_mib, 0);
-                self.since = Some(now);
-            }
+impl DeviceMemory {
+    fn note(&mut self, available_mib: u64, patience: Duration, now: Instant) {
+        let is_within = |span: Duration| self.since.is_some_and(|since| now - since < span);
+        if is_within(patience) {
+            self.best = self.best.max(available_mib);
+            return;
         }
+        // After a long silence the span before means nothing any more.
+        self.best_before = if is_within(patience * 2) {
+            self.best
+        } else {
+            available_mib
+        };
+        self.best = available_mib;
+        self.since = Some(now);
     }
 
     fn best(&self) -> u64 {
@@ -220,15 +205,13 @@ impl DeviceRoom {
 }
 
 /// The worker's capacity less what other processes hold of the device now.
-fn device_room(heartbeat: &Heartbeat) -> u64 {
+fn available_mib(heartbeat: &Heartbeat) -> u64 {
     let Some(capacity) = heartbeat.capacity.device_mib else {
         return 0;
     };
     let own = heartbeat.memory.map_or(0, |memory| memory.own >> 20);
-    let used = heartbeat
-        .device_total_mib
-        .saturating_sub(heartbeat.device_free_mib);
-    capacity.saturating_sub(used.saturating_sub(own))
+    let (total, free) = (heartbeat.device_total_mib, heartbeat.device_free_mib);
+    capacity.saturating_sub(total.saturating_sub(free).saturating_sub(own))
 }
 
 #[cfg(test)]
@@ -257,14 +240,14 @@ mod tests {
     fn a_silent_worker_is_gone_after_ten_seconds_and_joins_again() {
         let start = Instant::now();
         let mut workers = Workers::new(SILENCE, SILENCE);
-        assert!(workers.hear(heartbeat("w1", WorkerState::Working), start));
-        assert!(!workers.hear(heartbeat("w1", WorkerState::Working), start));
+        assert!(workers.record_heartbeat(heartbeat("w1", WorkerState::Working), start));
+        assert!(!workers.record_heartbeat(heartbeat("w1", WorkerState::Working), start));
         assert_eq!(expire_until(&mut workers, start, 9, true), []);
         let gone = expire_until(&mut workers, start, 10, true);
         assert_eq!(gone.len(), 1);
         assert!(!gone[0].expected);
         assert_eq!(workers.live(), 0);
-        assert!(workers.hear(heartbeat("w1", WorkerState::Idle), start));
+        assert!(workers.record_heartbeat(heartbeat("w1", WorkerState::Idle), start));
     }
 
     #[test]
@@ -272,16 +255,16 @@ mod tests {
         let start = Instant::now();
         let worker: WorkerId = "w1".parse().unwrap();
         let mut workers = Workers::new(SILENCE, SILENCE);
-        workers.hear_of(&worker, start);
+        workers.record_report(&worker, start);
         assert_eq!(workers.live(), 1);
         let expected = false;
         assert_eq!(
             expire_until(&mut workers, start, 10, true),
             [Gone { worker, expected }]
         );
-        workers.hear_of(&"w2".parse().unwrap(), start);
+        workers.record_report(&"w2".parse().unwrap(), start);
         assert!(
-            workers.hear(heartbeat("w2", WorkerState::Idle), start),
+            workers.record_heartbeat(heartbeat("w2", WorkerState::Idle), start),
             "it joins with its heartbeat"
         );
     }
@@ -290,7 +273,7 @@ mod tests {
     fn a_drained_worker_is_expected_to_leave() {
         let start = Instant::now();
         let mut workers = Workers::new(SILENCE, SILENCE);
-        workers.hear(heartbeat("w1", WorkerState::Draining), start);
+        workers.record_heartbeat(heartbeat("w1", WorkerState::Draining), start);
         assert_eq!(workers.live(), 0);
         assert!(expire_until(&mut workers, start, 10, true)[0].expected);
     }
@@ -299,9 +282,9 @@ mod tests {
     fn a_worker_that_said_that_it_is_gone_is_not_waited_for() {
         let start = Instant::now();
         let mut workers = Workers::new(SILENCE, SILENCE);
-        workers.hear(heartbeat("w1", WorkerState::Working), start);
+        workers.record_heartbeat(heartbeat("w1", WorkerState::Working), start);
         assert_eq!(workers.expire(start, true), []);
-        workers.hear(heartbeat("w1", WorkerState::Left), start);
+        workers.record_heartbeat(heartbeat("w1", WorkerState::Left), start);
         let worker: WorkerId = "w1".parse().unwrap();
         let expected = true;
         assert_eq!(workers.expire(start, true), [Gone { worker, expected }]);
@@ -328,19 +311,19 @@ mod tests {
         let start = Instant::now();
         let mut workers = Workers::new(SILENCE, SILENCE);
         let offered = |workers: &Workers| workers.machines()[0].capacity.device_mib;
-        workers.hear(with_gpu(8192, 0), start);
+        workers.record_heartbeat(with_gpu(8192, 0), start);
         // Its own engine is no tenant.
-        workers.hear(with_gpu(2192, 6000), start + SECOND);
+        workers.record_heartbeat(with_gpu(2192, 6000), start + SECOND);
         assert_eq!(offered(&workers), Some(7680));
         for second in 2..=9 {
-            workers.hear(with_gpu(3192, 0), start + SECOND * second);
+            workers.record_heartbeat(with_gpu(3192, 0), start + SECOND * second);
             assert_eq!(offered(&workers), Some(7680), "it may go again");
         }
         for second in 10..=20 {
-            workers.hear(with_gpu(3192, 0), start + SECOND * second);
+            workers.record_heartbeat(with_gpu(3192, 0), start + SECOND * second);
         }
         assert_eq!(offered(&workers), Some(2680));
-        workers.hear(with_gpu(8192, 0), start + SECOND * 21);
+        workers.record_heartbeat(with_gpu(8192, 0), start + SECOND * 21);
         assert_eq!(offered(&workers), Some(7680), "back at once");
     }
 
@@ -348,11 +331,11 @@ mod tests {
     fn a_worker_that_cannot_render_or_is_leaving_is_no_machine() {
         let start = Instant::now();
         let mut workers = Workers::new(SILENCE, SILENCE);
-        workers.hear(heartbeat("w1", WorkerState::Idle), start);
+        workers.record_heartbeat(heartbeat("w1", WorkerState::Idle), start);
         let mut leaving = with_gpu(8192, 0);
         leaving.worker = "w2".parse().unwrap();
         leaving.state = WorkerState::Draining;
-        workers.hear(leaving, start);
+        workers.record_heartbeat(leaving, start);
         assert_eq!(workers.machines(), []);
     }
 
@@ -360,7 +343,7 @@ mod tests {
     fn nobody_is_lost_while_nobody_listens() {
         let start = Instant::now();
         let mut workers = Workers::new(SILENCE, SILENCE);
-        workers.hear(heartbeat("w1", WorkerState::Working), start);
+        workers.record_heartbeat(heartbeat("w1", WorkerState::Working), start);
         assert_eq!(expire_until(&mut workers, start, 60, false), []);
         let back = start + SECOND * 60;
         assert_eq!(expire_until(&mut workers, back, 9, true), []);

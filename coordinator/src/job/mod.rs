@@ -21,6 +21,8 @@
 pub mod attempt;
 pub mod chunk;
 pub mod chunks;
+#[cfg(test)]
+pub(crate) mod fixture;
 pub mod folder;
 pub mod record;
 pub mod retry;

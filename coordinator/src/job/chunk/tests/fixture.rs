@@ -3,9 +3,7 @@
 use latentfarm_common::digest::Digest;
 pub(super) use latentfarm_common::ids::Attempt;
 use latentfarm_common::ids::{ChunkId, JobId, Work};
-use latentfarm_common::wire::blob::BlobRef;
 use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan, MemoryStage, OutOfMemory};
-use latentfarm_common::wire::outcome::{DoneBody, StageTimings};
 
 pub(super) use std::sync::Arc;
 
@@ -15,6 +13,7 @@ pub(super) use latentfarm_common::wire::outcome::{DoneRecord, Failure};
 pub(super) use super::super::event::ChunkEvent;
 pub(super) use super::super::state::{ChunkState, DenyReason, Phase, Step};
 pub(super) use crate::job::attempt::{MAX_EXCUSED, MAX_FAILURES, Tries};
+use crate::job::fixture::done_record;
 
 pub(super) fn at(number: u32) -> Attempt {
     Attempt { epoch: 7, number }
@@ -25,27 +24,12 @@ pub(super) fn worker(name: &str) -> WorkerId {
 }
 
 pub(super) fn record(attempt: Attempt) -> Arc<DoneRecord> {
-    Arc::new(DoneRecord {
-        chunk: ChunkId {
-            job: JobId::from_digest(&Digest::of(b"job")),
-            work: Work::Render,
-            index: 3,
-        },
-        attempt,
-        worker: worker("w1"),
-        numeric_kind: "test".to_owned(),
-        artifact: BlobRef {
-            digest: Digest::of(b"segment"),
-            bytes: 7,
-        },
-        body: DoneBody::Render {
-            frame_hashes: Vec::new(),
-            synced: 16,
-            passed: 0,
-        },
-        timings: StageTimings::default(),
-        memory: None,
-    })
+    let chunk = ChunkId {
+        job: JobId::from_digest(&Digest::of(b"job")),
+        work: Work::Render,
+        index: 3,
+    };
+    Arc::new(done_record(chunk, attempt, worker("w1")))
 }
 
 pub(super) const NONE: Tries = Tries {

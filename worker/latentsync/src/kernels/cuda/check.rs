@@ -1,11 +1,14 @@
 //! Compares every kernel with the reference backend, on the device itself. A kernel that is wrong costs speed, never a
 //! picture: the reference backend serves then.
 
-use std::sync::atomic::Ordering;
-
 use candle_core::{DType, Device, Result, Tensor};
 
-use super::{Finish, TRUSTED};
+use super::attention::attention;
+use super::conv2d::conv2d;
+use super::finish::{Finish, finish_rows};
+use super::norm::{group_norm, layer_norm};
+use super::rows::{add_to_frames, geglu, gelu, transpose};
+use super::serve::distrust;
 use crate::kernels::reference::{self, NormSpec};
 use crate::noise::{Purpose, normals};
 use crate::slices::Limits;
@@ -38,12 +41,12 @@ pub fn check_kernels(device: &Device) -> Result<Vec<KernelCheck>> {
     for dtype in [DType::F32, DType::F16, DType::BF16] {
         let bench = Bench { device, dtype };
         if let Err(error) = bench.run(&mut checks) {
-            TRUSTED.store(false, Ordering::Relaxed);
+            distrust();
             return Err(error);
         }
     }
     if !checks.iter().all(KernelCheck::passed) {
-        TRUSTED.store(false, Ordering::Relaxed);
+        distrust();
     }
     Ok(checks)
 }
@@ -139,7 +142,7 @@ impl Bench<'_> {
                 shift: Some(&shift),
                 residual: Some(&residual),
             };
-            let ours = super::conv2d(Limits::USUAL, &x, &weight, finish, stride, padding)?;
+            let ours = conv2d(Limits::USUAL, &x, &weight, finish, stride, padding)?;
             let case = format!(
                 "convolution {images} x {input} to {channels}, {side} px, {kernel} x {kernel} / {stride}"
             );
@@ -169,7 +172,7 @@ impl Bench<'_> {
                 };
                 let expected =
                     reference::group_norm(Limits::USUAL, &wide_x, spec((&wide_weight, &wide_bias)))?;
-                let ours = super::group_norm(&x, spec((&weight, &bias)))?;
+                let ours = group_norm(&x, spec((&weight, &bias)))?;
                 let case = format!("group norm {total} / {images} x {channels} x {h} x {w}, SiLU {silu}");
                 self.compare(checks, case, &ours, &expected)?;
             }
@@ -179,7 +182,7 @@ impl Bench<'_> {
             let (weight, bias) = (self.values(width, 2)?, self.values(width, 3)?);
             let wide = |x: &Tensor| x.to_dtype(DType::F32)?.to_device(&Device::Cpu);
             let expected = candle_nn::ops::layer_norm_slow(&wide(&x)?, &wide(&weight)?, &wide(&bias)?, 1e-5)?;
-            let ours = super::layer_norm(&x, &weight, &bias, 1e-5)?;
+            let ours = layer_norm(&x, &weight, &bias, 1e-5)?;
             if width > 1 {
                 self.compare(checks, format!("layer norm {rows} x {width}"), &ours, &expected)?;
             }
@@ -214,7 +217,7 @@ impl Bench<'_> {
                     .reshape((outer * rows, tokens, width))
             };
             let expected = reference::attention(Limits::USUAL, &flat(&q)?, &flat(&k)?, &flat(&v)?, heads)?;
-            let ours = super::attention(Limits::USUAL, [&q, &k, &v], heads)?;
+            let ours = attention(Limits::USUAL, [&q, &k, &v], heads)?;
             let case = format!(
                 "attention {outer} x {rows}, {queries} to {keys}, width {width}, {heads} heads, across {across}"
             );
@@ -230,13 +233,13 @@ impl Bench<'_> {
             self.compare(
                 checks,
                 format!("GEGLU {rows} x {width}"),
-                &super::geglu(&x)?,
+                &geglu(&x)?,
                 &reference::geglu(&wide(&x)?)?,
             )?;
             self.compare(
                 checks,
                 format!("GELU {rows} x {width}"),
-                &super::gelu(&x)?,
+                &gelu(&x)?,
                 &wide(&x)?.gelu_erf()?,
             )?;
 
@@ -248,7 +251,7 @@ impl Bench<'_> {
                 shift: None,
                 residual: Some(&residual),
             };
-            super::finish_rows(&y, finish)?;
+            finish_rows(&y, finish)?;
             self.compare(
                 checks,
                 format!("bias and residual {rows} x {width}"),
@@ -263,7 +266,7 @@ impl Bench<'_> {
             );
             let wide = |x: &Tensor| x.to_dtype(DType::F32)?.to_device(&Device::Cpu);
             let expected = wide(&x)?.broadcast_add(&wide(&table)?.reshape((1, frames, 1, width))?)?;
-            let ours = super::add_to_frames(&x, &table)?;
+            let ours = add_to_frames(&x, &table)?;
             self.compare(
                 checks,
                 format!("positions {samples} x {frames} x {rows} x {width}"),
@@ -278,7 +281,7 @@ impl Bench<'_> {
             );
             let wide = |x: &Tensor| x.to_dtype(DType::F32)?.to_device(&Device::Cpu);
             let expected = (wide(&x)?.transpose(1, 2)? + wide(&residual)?)?;
-            let ours = super::transpose(&x, Some(&residual))?;
+            let ours = transpose(&x, Some(&residual))?;
             self.compare(
                 checks,
                 format!("transposition {images} x {rows} x {columns}"),

@@ -1,6 +1,6 @@
 //! How a kernel of `kernels.cu` is started.
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{DType, Result, Tensor, bail};
 
 /// One argument of a kernel, in the order of its declaration.
 #[derive(Clone, Copy)]
@@ -62,6 +62,29 @@ pub(super) fn output_as(shape: impl Into<candle_core::Shape>, dtype: DType, like
     // SAFETY: the caller's kernel writes every value before anything reads one: launches on the device's one stream run in
     // their order.
     unsafe { Tensor::empty(shape, dtype, like.device()) }
+}
+
+/// Values that one thread moves at once, and the ending of the kernel's name. 16 bytes, where every row of `width` values
+/// and every tensor begins on a multiple of them.
+pub(super) fn pack(width: usize, tensors: &[Option<&Tensor>]) -> (usize, &'static str) {
+    let Some(first) = tensors.iter().flatten().next() else {
+        return (1, "");
+    };
+    let values = 16 / first.dtype().size_in_bytes();
+    let aligned = |tensor: &&Tensor| tensor.layout().start_offset().is_multiple_of(values);
+    if width.is_multiple_of(values) && tensors.iter().flatten().all(aligned) {
+        (values, "_v")
+    } else {
+        (1, "")
+    }
+}
+
+/// Starts the kernel for the type of `x`.
+pub(super) fn start(x: &Tensor, kernel: &str, ending: &str, grid: Grid, args: &[Arg]) -> Result<()> {
+    let Some(dtype) = suffix(x.dtype()) else {
+        bail!("there is no `{kernel}` for {:?}", x.dtype());
+    };
+    launch(x, &format!("{kernel}_{dtype}{ending}"), grid, args)
 }
 
 #[cfg(feature = "cuda")]
