@@ -9,8 +9,10 @@
 //! | `offload`         | pages of idle mapped weights are given back      | idle weights leave the device                  |
 //! | `streamed`        | pages of the UNet's weights, layer by layer      | the UNet's weights come layer by layer         |
 //!
-//! Pictures go through the VAE one by one under every plan: batches gain no time that would pay for them.
-//! Attention and convolution on the CPU in `f32` work in blocks of fixed sizes under every plan.
+//! Pictures go through the VAE one by one under every plan. On the CPU batches gain no time that would pay for them; on a
+//! GPU they would (PyTorch on an H200 decodes 16 pictures in 6.6 times the time of one).
+//! Attention and convolution on the CPU in `f32` work in blocks of fixed sizes under every plan. The group norm of the CUDA
+//! kernels makes no copies, either, so that `two-pass-norm` adds nothing to `sliced` where they serve.
 
 use latentfarm_common::wire::memory::MemoryPlan;
 

@@ -95,9 +95,22 @@ pub(super) fn media_failure(failure: MediaFailure) -> Failure {
 
 /// The children speak in turns; anything else is a bug in one of them.
 pub(super) fn out_of_step(reply: &impl std::fmt::Debug) -> Failure {
-    let mut text = format!("{reply:?}");
-    text.truncate(80);
+    let text: String = format!("{reply:?}").chars().take(80).collect();
     Failure::EngineLost {
         message: format!("a child spoke out of turn: {text}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_reply_is_cut_between_characters() {
+        let Failure::EngineLost { message } = out_of_step(&"aé".repeat(100)) else {
+            panic!("another failure");
+        };
+        assert!(message.ends_with('é') || message.ends_with('a'), "{message}");
+        assert!(message.chars().count() < 120, "{message}");
     }
 }

@@ -5,7 +5,7 @@
 //!   buffers, and a constant for the rest of the process ([`HOST_BASE`]). Without that constant it is what the counting
 //!   allocator has at the highest, and the mapped weights;
 //! - on CUDA its share of the device: the context ([`CUDA_CONTEXT`]) and the pool, which is what each operation allocates
-//!   and what the pool loses between blocks ([`pool_size`]). Fitted to and tested against what an H200 showed,
+//!   and what the pool loses between blocks (`pool_size`). Fitted to and tested against what an H200 showed,
 //!   `measured.json`; other GPUs are not confirmed.
 //!
 //! Whatever else runs on the device, and the margin that a worker leaves free for it, are not in the figures.

@@ -9,7 +9,7 @@ use super::launch::suffix;
 /// Whether the kernels may be used: they are not where `check` found one that is wrong.
 static TRUSTED: AtomicBool = AtomicBool::new(true);
 
-/// Whether the kernels of this build serve tensors on CUDA; they do not after [`check_kernels`] found one that is wrong.
+/// Whether the kernels of this build serve tensors on CUDA; they do not after [`check_kernels`](super::check_kernels) found one that is wrong.
 pub fn kernels_serve() -> bool {
     TRUSTED.load(Ordering::Relaxed)
 }
