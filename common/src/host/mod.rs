@@ -38,7 +38,8 @@ pub fn own_rss_mib() -> u64 {
 
 /// MiB that a process holds in memory; 0 if it is gone.
 pub fn rss_mib(pid: u32) -> u64 {
-    kib(pid, |status| status.vmrss) / 1024
+    // Rounded up: only a process that is gone has none.
+    kib(pid, |status| status.vmrss).div_ceil(1024)
 }
 
 /// As [`rss_mib`] without the pages of mapped files: what becomes available when the process gives it up. The other
