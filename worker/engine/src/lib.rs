@@ -11,6 +11,7 @@ mod audio_cache;
 pub mod bench;
 pub mod check;
 mod classify;
+pub mod made_up;
 pub mod memory;
 mod numeric;
 mod requests;

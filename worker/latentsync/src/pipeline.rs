@@ -12,6 +12,7 @@ use super::checkpoint::Checkpoint;
 use super::config::WhisperDims;
 use super::denoise::{Conditions, Schedule, denoise};
 use super::error::{ModelError, Stopped};
+use super::faces::Faces;
 use super::noise::{Noise, Purpose};
 use super::options::ExecutionOptions;
 use super::preprocess::{self, FaceMask, LATENT_FACTOR};
@@ -31,24 +32,6 @@ pub struct LatentSync {
     dims: WhisperDims,
     device: Device,
     dtype: DType,
-}
-
-/// The faces of one window and where they stand.
-#[derive(Clone, Copy)]
-pub struct Faces<'a> {
-    /// Planar RGB, `frames x 3 x resolution x resolution`.
-    pub bytes: &'a [u8],
-    /// Side in pixels, a multiple of 64.
-    pub resolution: usize,
-    /// Output frame number of the first.
-    pub first_frame: u64,
-}
-
-impl Faces<'_> {
-    /// Output frame number of the face at `index`.
-    fn frame(&self, index: usize) -> u64 {
-        self.first_frame + index as u64
-    }
 }
 
 /// What a window gives before it is cut down to bytes.
@@ -222,7 +205,8 @@ impl LatentSync {
         let mut pasted = Vec::with_capacity(frames);
         for index in 0..frames {
             let decoded = self.decode(run, faces, &latents, index)?;
-            let face = pixels_of(faces, index)
+            let face = faces
+                .pixels(index)
                 .and_then(|pixels| preprocess::paste(&decoded, &pixels, &mask.pixels))
                 .map_err(failed("paste a face"))?;
             pasted.push(face);
@@ -245,18 +229,7 @@ impl LatentSync {
         schedule: Schedule,
     ) -> std::result::Result<usize, ModelError> {
         let bad = |text: String| Err(ModelError::BadRequest(text));
-        let resolution = faces.resolution;
-        if resolution == 0 || !resolution.is_multiple_of(64) {
-            return bad(format!("a resolution of {resolution} px is not a multiple of 64"));
-        }
-        let face_bytes = 3 * resolution * resolution;
-        let frames = faces.bytes.len() / face_bytes;
-        if frames == 0 || !faces.bytes.len().is_multiple_of(face_bytes) {
-            return bad(format!(
-                "{} bytes are no faces of {resolution} px",
-                faces.bytes.len()
-            ));
-        }
+        let frames = faces.count()?;
         let (tokens, width) = self.audio_shape();
         if rows.dims() != [frames, tokens, width] {
             return bad(format!(
@@ -295,7 +268,7 @@ impl LatentSync {
         stage: Stage,
     ) -> std::result::Result<(Tensor, Conditions), ModelError> {
         let failed = |source| ModelError::compute("encode a face", source);
-        let frames = faces.bytes.len() / (3 * faces.resolution * faces.resolution);
+        let frames = faces.count()?;
         let (mut masked, mut reference) = (Vec::new(), Vec::new());
         for index in 0..frames {
             let (without_mouth, whole) = self.encode_frame(run, faces, mask, noise, index)?;
@@ -344,7 +317,7 @@ impl LatentSync {
         index: usize,
     ) -> std::result::Result<(Tensor, Tensor), ModelError> {
         let failed = |source| ModelError::compute("encode a face", source);
-        let pixels = pixels_of(faces, index).map_err(failed)?;
+        let pixels = faces.pixels(index).map_err(failed)?;
         let side = faces.resolution / LATENT_FACTOR;
         let latents = |pixels: &Tensor, purpose| -> std::result::Result<Tensor, ModelError> {
             let pixels = pixels.to_device(&self.device).map_err(failed)?;
@@ -377,15 +350,6 @@ impl LatentSync {
         let decoded = self.vae.decode_frame(run, &frame, faces.frame(index))?;
         decoded.to_device(&Device::Cpu).map_err(failed)
     }
-}
-
-/// One face of the window as pixels.
-fn pixels_of(faces: Faces, index: usize) -> Result<Tensor> {
-    let face_bytes = 3 * faces.resolution * faces.resolution;
-    preprocess::pixels(
-        &faces.bytes[index * face_bytes..(index + 1) * face_bytes],
-        faces.resolution,
-    )
 }
 
 /// A network at work that leaves the device with this guard; see [`LatentSync::alone`].

@@ -28,7 +28,6 @@ use serde::{Deserialize, Serialize};
 
 pub use machine::Machine;
 pub use measure::measure;
-pub(crate) use parts::pictures;
 pub use report::{EngineReport, PartReport, Report, WeightsReport};
 
 use latentsync::{ModelError, WeightsError};

@@ -222,7 +222,7 @@ fn window(settings: &Settings, model: &Rc<LatentSync>, side: usize) -> TensorRes
 }
 
 /// Planar faces of slanting stripes, `frames x 3 x side x side` bytes.
-pub(crate) fn pictures(frames: usize, side: usize) -> Vec<u8> {
+fn pictures(frames: usize, side: usize) -> Vec<u8> {
     (0..frames * 3 * side * side)
         .map(|i| (i % side * 3 + i / side % side * 2 + i / (side * side)) % 251)
         .map(|level| u8::try_from(level).unwrap_or_default())

@@ -10,6 +10,7 @@ use serde_json::json;
 
 use super::print::{all_passed, print};
 use crate::bench::{Part, Settings, Sizes, measure};
+use latentsync::relative_distance;
 
 /// Largest distance from the CPU's `f32` that counts as right, in units of the output's norm. The half types' limits are
 /// those of the CPU's own tests.
@@ -44,12 +45,12 @@ pub(super) fn parts(
             let mut tensors = candle_core::safetensors::load(path, &Device::Cpu)?;
             let missing = || candle_core::Error::Msg(format!("{} has no output", part.name()));
             let tensor = tensors.remove("output").ok_or_else(missing)?;
-            Ok(tensor.to_dtype(DType::F32)?)
+            Ok(tensor)
         };
         let expected = run(&Device::Cpu, "cpu", DType::F32)?;
         for (dtype, limit) in TYPES {
             let started = Instant::now();
-            let distance = distance(&run(device, device_name, dtype)?, &expected)?;
+            let distance = relative_distance(&run(device, device_name, dtype)?, &expected)?;
             asked += 1;
             // Written so that a distance that is no number fails.
             let passed = distance <= limit;
@@ -61,16 +62,4 @@ pub(super) fn parts(
         }
     }
     all_passed(failed, asked)
-}
-
-/// Norm of the difference in units of the norm of `expected`.
-fn distance(ours: &Tensor, expected: &Tensor) -> candle_core::Result<f64> {
-    let norm = |x: Tensor| -> candle_core::Result<f64> {
-        x.to_dtype(DType::F64)?
-            .sqr()?
-            .sum_all()?
-            .to_scalar::<f64>()
-            .map(f64::sqrt)
-    };
-    Ok(norm((ours - expected)?)? / norm(expected.clone())?)
 }

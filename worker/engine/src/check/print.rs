@@ -3,7 +3,6 @@
 use std::io::{self, Write};
 
 use latentfarm_common::wire::memory::MemorySample;
-use serde::Serialize;
 use serde_json::{Value, json};
 
 const MIB: u64 = 1 << 20;
@@ -15,30 +14,18 @@ pub(super) fn print(output: &mut impl Write, check: &str, result: &Value, second
     output.flush()
 }
 
-/// A reading in MiB with one decimal place.
+/// A reading with every figure in MiB, to one decimal place.
 pub(super) fn memory(sample: &MemorySample) -> Value {
-    #[derive(Serialize)]
-    struct Mib {
-        free: f64,
-        total: f64,
-        own: f64,
-        reserved: f64,
-        reserved_peak: f64,
-        live: f64,
-        live_peak: f64,
-        host_rss: f64,
+    let mut figures = json!(sample);
+    for figure in figures
+        .as_object_mut()
+        .into_iter()
+        .flat_map(|all| all.values_mut())
+    {
+        let bytes = figure.as_u64().unwrap_or(0);
+        *figure = json!((bytes as f64 / MIB as f64 * 10.0).round() / 10.0);
     }
-    let mib = |bytes: u64| (bytes as f64 / MIB as f64 * 10.0).round() / 10.0;
-    json!(Mib {
-        free: mib(sample.free),
-        total: mib(sample.total),
-        own: mib(sample.own),
-        reserved: mib(sample.reserved),
-        reserved_peak: mib(sample.reserved_peak),
-        live: mib(sample.live),
-        live_peak: mib(sample.live_peak),
-        host_rss: mib(sample.host_rss),
-    })
+    figures
 }
 
 /// An error if any of the checks failed.

@@ -5,25 +5,17 @@ use std::mem::ManuallyDrop;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use latentfarm_common::audio::windows::pcm_range;
 use latentfarm_common::digest::Digest;
-use latentfarm_common::time::{FrameRate, WINDOW_FRAMES};
-use latentfarm_common::wire::engine::{
-    AudioRequest, EngineReply, EngineRequest, EngineTimings, WindowRequest,
-};
-use latentfarm_common::wire::job::{AudioWindows, ModelSpec};
+use latentfarm_common::wire::engine::{EngineReply, EngineRequest, EngineTimings};
+use latentfarm_common::wire::job::ModelSpec;
 use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan};
 use serde_json::{Value, json};
 
 use super::print::{all_passed, memory, print};
-use crate::bench::pictures;
-use crate::{Engine, EngineSettings};
+use crate::{Engine, EngineSettings, made_up};
 use latentsync::Checkpoint;
 use latentsync::cost::prediction::MemoryPredictor;
 use latentsync::cost::shape::ModelShape;
-
-/// Two seconds of sound at 16 kHz.
-const TRACK_SAMPLES: u64 = 32_000;
 
 /// What is rendered.
 #[derive(Clone, Debug, clap::Args)]
@@ -112,51 +104,18 @@ fn requests(
     checkpoint: &Checkpoint,
     resolution_px: u32,
 ) -> Vec<(&'static str, EngineRequest)> {
-    let load = EngineRequest::Load {
-        weights_dir: args.weights.display().to_string(),
-        expected: checkpoint.identity(),
-        plan: args.plan,
+    let track = Digest::of(b"check");
+    let model = ModelSpec {
+        resolution_px,
+        ..made_up::model(checkpoint, args.steps, args.guidance)
     };
-    let side = usize::try_from(resolution_px).unwrap_or(0);
-    let frames = usize::try_from(WINDOW_FRAMES).unwrap_or(0);
-    let window = EngineRequest::Window(WindowRequest {
-        model: ModelSpec {
-            weights: checkpoint.identity(),
-            synthetic: checkpoint.synthetic(),
-            resolution_px,
-            steps: args.steps,
-            guidance_scale: args.guidance,
-            seed: 1,
-        },
-        track: track(),
-        track_samples: TRACK_SAMPLES,
-        layout: AudioWindows::Overlapping,
-        first_frame: 0,
-        rate: FrameRate::FILM_25,
-        faces: pictures(frames, side),
-        silence: None,
-        plan: args.plan,
-    });
-    let mut requests = vec![("load", load), ("audio", EngineRequest::Audio(sound()))];
+    let window = made_up::window(model, track, args.plan);
+    let mut requests = vec![
+        ("load", made_up::load(&args.weights, checkpoint, args.plan)),
+        ("audio", made_up::audio(track)),
+    ];
     requests.extend((0..args.windows).map(|_| ("window", window.clone())));
     requests
-}
-
-fn sound() -> AudioRequest {
-    let range = pcm_range(0, TRACK_SAMPLES, AudioWindows::Overlapping);
-    let tone = (range.start..range.end).map(|at| i16::try_from(at * 997 % 20_011).unwrap_or(0) - 10_000);
-    AudioRequest {
-        track: track(),
-        track_samples: TRACK_SAMPLES,
-        layout: AudioWindows::Overlapping,
-        log_mel_max: 1.0,
-        window: 0,
-        pcm: tone.collect(),
-    }
-}
-
-fn track() -> Digest {
-    Digest::of(b"check")
 }
 
 fn told(reply: &EngineReply) -> Value {

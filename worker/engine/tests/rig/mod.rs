@@ -5,24 +5,16 @@ pub mod tight;
 use std::process::Command;
 
 use candle_core::DType;
-use latentfarm_common::audio::windows::pcm_range;
 use latentfarm_common::digest::Digest;
-use latentfarm_common::time::FrameRate;
-use latentfarm_common::wire::engine::{
-    AudioRequest, EngineFailure, EngineReply, EngineRequest, EngineStage, WindowRequest,
-};
-use latentfarm_common::wire::job::{AudioWindows, ModelSpec};
+use latentfarm_common::wire::engine::{EngineFailure, EngineReply, EngineRequest, EngineStage};
 use latentfarm_common::wire::memory::{MemoryPlan, MemorySample};
 use latentfarm_engine::memory::counting::live_bytes;
 use latentfarm_engine::memory::device::{self, EngineDevice, EngineMemory};
 use latentfarm_engine::memory::fault::Faults;
 use latentfarm_engine::memory::guard::Cleanup;
-use latentfarm_engine::{Engine, EngineSettings, environment};
+use latentfarm_engine::{Engine, EngineSettings, environment, made_up};
 use latentsync::synth::{Size, synthesize};
 use latentsync::{Checkpoint, Stopped};
-
-const SAMPLES: u64 = 32_000;
-const SIDE: usize = 64;
 
 const CHILD: &str = "LATENTFARM_TEST_IN_A_CHILD";
 
@@ -55,15 +47,15 @@ fn one_thread() {
 /// Weights that differ by their seed.
 pub struct Weights {
     dir: tempfile::TempDir,
-    identity: Digest,
+    checkpoint: Checkpoint,
 }
 
 impl Weights {
     pub fn tiny(seed: u64) -> Self {
         let dir = tempfile::tempdir().unwrap();
         synthesize(dir.path(), Size::Tiny, seed).unwrap();
-        let identity = Checkpoint::open(dir.path()).unwrap().identity();
-        Self { dir, identity }
+        let checkpoint = Checkpoint::open(dir.path()).unwrap();
+        Self { dir, checkpoint }
     }
 
     pub fn load(&self) -> EngineRequest {
@@ -71,48 +63,16 @@ impl Weights {
     }
 
     pub fn load_under(&self, plan: MemoryPlan) -> EngineRequest {
-        EngineRequest::Load {
-            weights_dir: self.dir.path().display().to_string(),
-            expected: self.identity,
-            plan,
-        }
+        made_up::load(self.dir.path(), &self.checkpoint, plan)
     }
 
     pub fn audio(track: &str) -> EngineRequest {
-        let range = pcm_range(0, SAMPLES, AudioWindows::Overlapping);
-        EngineRequest::Audio(AudioRequest {
-            track: Digest::of(track.as_bytes()),
-            track_samples: SAMPLES,
-            layout: AudioWindows::Overlapping,
-            log_mel_max: 1.0,
-            window: 0,
-            pcm: (range.start..range.end)
-                .map(|at| i16::try_from(at * 997 % 20_011).unwrap() - 10_000)
-                .collect(),
-        })
+        made_up::audio(Digest::of(track.as_bytes()))
     }
 
     pub fn window(&self, steps: u32, guidance_scale: f32, plan: MemoryPlan) -> EngineRequest {
-        EngineRequest::Window(WindowRequest {
-            model: ModelSpec {
-                weights: self.identity,
-                synthetic: true,
-                resolution_px: u32::try_from(SIDE).unwrap(),
-                steps,
-                guidance_scale,
-                seed: 1,
-            },
-            track: Digest::of(b"track"),
-            track_samples: SAMPLES,
-            layout: AudioWindows::Overlapping,
-            first_frame: 0,
-            rate: FrameRate::FILM_25,
-            faces: (0..16 * 3 * SIDE * SIDE)
-                .map(|at| u8::try_from(at * 31 % 251).unwrap())
-                .collect(),
-            silence: None,
-            plan,
-        })
+        let model = made_up::model(&self.checkpoint, steps, guidance_scale);
+        made_up::window(model, Digest::of(b"track"), plan)
     }
 }
 

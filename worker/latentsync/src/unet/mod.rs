@@ -70,7 +70,7 @@ impl UNet3DConditionModel {
         })
     }
 
-    /// Where its weights are.
+    /// Brings this network's weights to the device and takes them off.
     pub(super) fn residence(&self) -> &Residence {
         &self.residence
     }

@@ -122,7 +122,7 @@ impl AutoencoderKl {
         })
     }
 
-    /// Where its weights are.
+    /// Brings this network's weights to the device and takes them off.
     pub(crate) fn residence(&self) -> &Residence {
         &self.residence
     }

@@ -84,7 +84,7 @@ impl WhisperEncoder {
         })
     }
 
-    /// Where its weights are.
+    /// Brings this network's weights to the device and takes them off.
     pub(crate) fn residence(&self) -> &Residence {
         &self.residence
     }

@@ -51,6 +51,29 @@ pub fn check_kernels(device: &Device) -> Result<Vec<KernelCheck>> {
     Ok(checks)
 }
 
+/// Norm of the difference of two tensors in units of the norm of `expected`, computed on the host in `f64`. Infinite if they do not
+/// have the same number of values.
+///
+/// # Errors
+/// If the values cannot be brought to the host.
+pub fn relative_distance(ours: &Tensor, expected: &Tensor) -> Result<f64> {
+    let list = |x: &Tensor| on_host(x)?.flatten_all()?.to_vec1::<f32>();
+    let (ours, expected) = (list(ours)?, list(expected)?);
+    if ours.len() != expected.len() {
+        return Ok(f64::INFINITY);
+    }
+    let square = |x: f64| x * x;
+    let pairs = ours.iter().zip(&expected);
+    let apart: f64 = pairs.map(|(&a, &b)| square(f64::from(a) - f64::from(b))).sum();
+    let size: f64 = expected.iter().map(|&b| square(f64::from(b))).sum();
+    Ok((apart / size).sqrt())
+}
+
+/// The values in `f32` on the host.
+fn on_host(x: &Tensor) -> Result<Tensor> {
+    x.to_dtype(DType::F32)?.to_device(&Device::Cpu)
+}
+
 struct Bench<'a> {
     device: &'a Device,
     dtype: DType,
@@ -74,15 +97,6 @@ impl Bench<'_> {
         ours: &Tensor,
         expected: &Tensor,
     ) -> Result<()> {
-        let list = |x: &Tensor| x.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>();
-        let (ours, expected) = (list(ours)?, list(expected)?);
-        let square = |x: f64| x * x;
-        let apart: f64 = ours
-            .iter()
-            .zip(&expected)
-            .map(|(&a, &b)| square(f64::from(a) - f64::from(b)))
-            .sum();
-        let size: f64 = expected.iter().map(|&b| square(f64::from(b))).sum();
         let limit = match self.dtype {
             DType::F16 => 2e-3,
             DType::BF16 => 1.6e-2,
@@ -92,11 +106,7 @@ impl Bench<'_> {
         checks.push(KernelCheck {
             case,
             dtype: self.dtype.as_str().to_owned(),
-            distance: if ours.len() == expected.len() {
-                (apart / size).sqrt()
-            } else {
-                f64::INFINITY
-            },
+            distance: relative_distance(ours, expected)?,
             limit,
         });
         Ok(())
@@ -125,18 +135,17 @@ impl Bench<'_> {
             let weight = (self.values((channels, input, kernel, kernel), 2)? * 0.1)?;
             let bias = self.values(channels, 3)?;
             let shift = self.values((images, channels), 4)?;
-            let wide = |x: &Tensor| x.to_dtype(DType::F32)?.to_device(&Device::Cpu);
             let plain = reference::conv2d(
                 Limits::USUAL,
-                &wide(&x)?,
-                &wide(&weight)?,
-                &wide(&bias)?,
+                &on_host(&x)?,
+                &on_host(&weight)?,
+                &on_host(&bias)?,
                 stride,
                 padding,
             )?;
             let residual = self.values(plain.shape(), 5)?;
-            let expected =
-                (plain.broadcast_add(&wide(&shift)?.reshape((images, channels, 1, 1))?)? + wide(&residual)?)?;
+            let expected = (plain.broadcast_add(&on_host(&shift)?.reshape((images, channels, 1, 1))?)?
+                + on_host(&residual)?)?;
             let finish = Finish {
                 bias: Some(&bias),
                 shift: Some(&shift),
@@ -160,8 +169,7 @@ impl Bench<'_> {
         ] {
             let x = ((self.values((total, channels, h, w), 1)? * 2.0)? + 1.5)?;
             let (weight, bias) = (self.values(channels, 2)?, self.values(channels, 3)?);
-            let wide = |x: &Tensor| x.to_dtype(DType::F32)?.to_device(&Device::Cpu);
-            let (wide_x, wide_weight, wide_bias) = (wide(&x)?, wide(&weight)?, wide(&bias)?);
+            let (wide_x, wide_weight, wide_bias) = (on_host(&x)?, on_host(&weight)?, on_host(&bias)?);
             for silu in [false, true] {
                 let spec = |affine| NormSpec {
                     images,
@@ -180,8 +188,8 @@ impl Bench<'_> {
         for (rows, width) in [(1, 1), (3, 5), (70, 320), (9, 1280), (5, 2304)] {
             let x = self.values((rows, width), 1)?;
             let (weight, bias) = (self.values(width, 2)?, self.values(width, 3)?);
-            let wide = |x: &Tensor| x.to_dtype(DType::F32)?.to_device(&Device::Cpu);
-            let expected = candle_nn::ops::layer_norm_slow(&wide(&x)?, &wide(&weight)?, &wide(&bias)?, 1e-5)?;
+            let expected =
+                candle_nn::ops::layer_norm_slow(&on_host(&x)?, &on_host(&weight)?, &on_host(&bias)?, 1e-5)?;
             let ours = layer_norm(&x, &weight, &bias, 1e-5)?;
             if width > 1 {
                 self.compare(checks, format!("layer norm {rows} x {width}"), &ours, &expected)?;
@@ -211,10 +219,7 @@ impl Bench<'_> {
             let (q, k, v) = (make(queries, 1)?, make(keys, 2)?, make(keys, 3)?);
             let flat = |x: &Tensor| {
                 let tokens = x.dim(2)?;
-                x.to_dtype(DType::F32)?
-                    .to_device(&Device::Cpu)?
-                    .contiguous()?
-                    .reshape((outer * rows, tokens, width))
+                on_host(x)?.contiguous()?.reshape((outer * rows, tokens, width))
             };
             let expected = reference::attention(Limits::USUAL, &flat(&q)?, &flat(&k)?, &flat(&v)?, heads)?;
             let ours = attention(Limits::USUAL, [&q, &k, &v], heads)?;
@@ -229,23 +234,22 @@ impl Bench<'_> {
     fn rows(&self, checks: &mut Vec<KernelCheck>) -> Result<()> {
         for (rows, width) in [(1, 2), (7, 10), (130, 640)] {
             let x = self.values((rows, 2 * width), 1)?;
-            let wide = |x: &Tensor| x.to_dtype(DType::F32)?.to_device(&Device::Cpu);
             self.compare(
                 checks,
                 format!("GEGLU {rows} x {width}"),
                 &geglu(&x)?,
-                &reference::geglu(&wide(&x)?)?,
+                &reference::geglu(&on_host(&x)?)?,
             )?;
             self.compare(
                 checks,
                 format!("GELU {rows} x {width}"),
                 &gelu(&x)?,
-                &wide(&x)?.gelu_erf()?,
+                &on_host(&x)?.gelu_erf()?,
             )?;
 
             let (y, bias) = (self.values((rows, width), 4)?, self.values(width, 5)?);
             let residual = self.values((rows, width), 6)?;
-            let expected = (wide(&y)?.broadcast_add(&wide(&bias)?)? + wide(&residual)?)?;
+            let expected = (on_host(&y)?.broadcast_add(&on_host(&bias)?)? + on_host(&residual)?)?;
             let finish = Finish {
                 bias: Some(&bias),
                 shift: None,
@@ -264,8 +268,7 @@ impl Bench<'_> {
                 self.values((samples, frames, rows, width), 1)?,
                 self.values((frames, width), 2)?,
             );
-            let wide = |x: &Tensor| x.to_dtype(DType::F32)?.to_device(&Device::Cpu);
-            let expected = wide(&x)?.broadcast_add(&wide(&table)?.reshape((1, frames, 1, width))?)?;
+            let expected = on_host(&x)?.broadcast_add(&on_host(&table)?.reshape((1, frames, 1, width))?)?;
             let ours = add_to_frames(&x, &table)?;
             self.compare(
                 checks,
@@ -279,8 +282,7 @@ impl Bench<'_> {
                 self.values((images, rows, columns), 1)?,
                 self.values((images, columns, rows), 2)?,
             );
-            let wide = |x: &Tensor| x.to_dtype(DType::F32)?.to_device(&Device::Cpu);
-            let expected = (wide(&x)?.transpose(1, 2)? + wide(&residual)?)?;
+            let expected = (on_host(&x)?.transpose(1, 2)? + on_host(&residual)?)?;
             let ours = transpose(&x, Some(&residual))?;
             self.compare(
                 checks,

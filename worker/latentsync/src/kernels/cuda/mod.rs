@@ -13,7 +13,7 @@ mod rows;
 mod serve;
 
 pub(crate) use attention::{attention, dense};
-pub use check::{KernelCheck, check_kernels};
+pub use check::{KernelCheck, check_kernels, relative_distance};
 pub(crate) use conv2d::conv2d;
 pub(crate) use finish::{Finish, finish_rows};
 pub(crate) use norm::{group_norm, layer_norm};
