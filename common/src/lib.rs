@@ -16,12 +16,12 @@ pub mod error;
 pub mod frame;
 pub mod host;
 pub mod ids;
-pub mod lanes;
 #[cfg(feature = "media")]
 pub mod media;
 #[cfg(feature = "farm")]
 pub mod nats;
 pub mod needs;
+pub mod queues;
 #[cfg(feature = "farm")]
 pub mod shutdown;
 pub mod simulated_device;

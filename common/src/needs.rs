@@ -15,7 +15,7 @@
 //!
 //! A change of less than a hundredth is not made. Correcting again by the same observations changes nothing.
 
-use crate::wire::memory::{MemoryPlan, Needs, Observation, Seen};
+use crate::wire::memory::{MemoryObservation, MemoryPlan, MemoryRequirements, ObservedNeed};
 
 /// A measurement counts for at most so many times the median.
 pub const OUTLIER: f64 = 1.5;
@@ -33,36 +33,36 @@ pub const KEPT: usize = 16;
 const CONTRADICTIONS: usize = 3;
 
 /// Adds the newest observation. What is kept is bounded, and depends on the order of notes alone.
-pub fn note(learned: &mut Vec<Observation>, new: Observation) {
+pub fn note(learned: &mut Vec<MemoryObservation>, new: MemoryObservation) {
     learned.push(new);
     let kept = learned.clone();
     let mut index = 0;
     learned.retain(|observation| {
         let later = &kept[index + 1..];
         index += 1;
-        let alike = |other: &&Observation| is_peak(**other) == is_peak(*observation);
+        let alike = |other: &&MemoryObservation| is_peak(**other) == is_peak(*observation);
         later.iter().filter(alike).count() < KEPT && !is_outweighed(*observation, later)
     });
 }
 
-fn is_peak(observation: Observation) -> bool {
-    matches!(observation.need, Seen::Peak(_))
+fn is_peak(observation: MemoryObservation) -> bool {
+    matches!(observation.need, ObservedNeed::Peak(_))
 }
 
 /// Whether later successes of the same plan or faster ones took less than this bound says is needed.
-fn is_outweighed(bound: Observation, later: &[Observation]) -> bool {
-    let Seen::MoreThan(least) = bound.need else {
+fn is_outweighed(bound: MemoryObservation, later: &[MemoryObservation]) -> bool {
+    let ObservedNeed::MoreThan(least) = bound.need else {
         return false;
     };
-    let contradicts = |other: &&Observation| match other.need {
-        Seen::Peak(mib) => other.plan <= bound.plan && mib <= least,
-        Seen::MoreThan(_) => false,
+    let contradicts = |other: &&MemoryObservation| match other.need {
+        ObservedNeed::Peak(mib) => other.plan <= bound.plan && mib <= least,
+        ObservedNeed::MoreThan(_) => false,
     };
     later.iter().filter(contradicts).count() >= CONTRADICTIONS
 }
 
 /// The leanest plan that is predicted to need no less than `plan`: on some devices several plans are one.
-pub fn same_need(predicted: &Needs, plan: MemoryPlan) -> MemoryPlan {
+pub fn same_need(predicted: &MemoryRequirements, plan: MemoryPlan) -> MemoryPlan {
     let same = MemoryPlan::ALL
         .into_iter()
         .filter(|other| predicted.of(*other) == predicted.of(plan));
@@ -71,7 +71,7 @@ pub fn same_need(predicted: &Needs, plan: MemoryPlan) -> MemoryPlan {
 
 /// The needs as the observations of this kind of device and these shapes correct them; never growing along the
 /// ladder. With no observation they are as predicted, which is 1 MiB at least.
-pub fn corrected(predicted: &Needs, learned: &[Observation]) -> Needs {
+pub fn corrected(predicted: &MemoryRequirements, learned: &[MemoryObservation]) -> MemoryRequirements {
     let predicted = never_growing(*predicted);
     let floors = floors(learned);
     let ratios = ratios(&predicted, &floors, learned);
@@ -86,7 +86,7 @@ pub fn corrected(predicted: &Needs, learned: &[Observation]) -> Needs {
     needs
 }
 
-fn never_growing(needs: Needs) -> Needs {
+fn never_growing(needs: MemoryRequirements) -> MemoryRequirements {
     let mut needs = needs;
     for index in (0..MemoryPlan::COUNT - 1).rev() {
         needs.mib[index] = needs.mib[index].max(needs.mib[index + 1]);
@@ -95,10 +95,10 @@ fn never_growing(needs: Needs) -> Needs {
 }
 
 /// The least that each plan's need may be: above its own bounds and those of leaner plans.
-fn floors(learned: &[Observation]) -> [u64; MemoryPlan::COUNT] {
+fn floors(learned: &[MemoryObservation]) -> [u64; MemoryPlan::COUNT] {
     let mut floors = [0; MemoryPlan::COUNT];
     for observation in learned {
-        if let Seen::MoreThan(mib) = observation.need {
+        if let ObservedNeed::MoreThan(mib) = observation.need {
             let least = scaled(mib, 1.0 + BOUND_STEP).max(mib.saturating_add(1));
             for floor in &mut floors[..=observation.plan.index()] {
                 *floor = least.max(*floor);
@@ -109,13 +109,19 @@ fn floors(learned: &[Observation]) -> [u64; MemoryPlan::COUNT] {
 }
 
 /// Measured by predicted, smallest first, of the measurements that no bound contradicts.
-fn ratios(predicted: &Needs, floors: &[u64; MemoryPlan::COUNT], learned: &[Observation]) -> Vec<f64> {
+fn ratios(
+    predicted: &MemoryRequirements,
+    floors: &[u64; MemoryPlan::COUNT],
+    learned: &[MemoryObservation],
+) -> Vec<f64> {
     let mut ratios: Vec<f64> = learned
         .iter()
         .filter_map(|observation| {
             let (need, floor) = (predicted.of(observation.plan), floors[observation.plan.index()]);
             match observation.need {
-                Seen::Peak(mib) if mib > 0 && mib >= floor && need > 0 => Some(mib as f64 / need as f64),
+                ObservedNeed::Peak(mib) if mib > 0 && mib >= floor && need > 0 => {
+                    Some(mib as f64 / need as f64)
+                }
                 _ => None,
             }
         })
@@ -160,21 +166,21 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const PREDICTED: Needs = Needs {
+    const PREDICTED: MemoryRequirements = MemoryRequirements {
         mib: [9000, 7000, 5000, 5000, 3500, 2000],
     };
 
-    fn peak(plan: MemoryPlan, mib: u64) -> Observation {
-        Observation {
+    fn peak(plan: MemoryPlan, mib: u64) -> MemoryObservation {
+        MemoryObservation {
             plan,
-            need: Seen::Peak(mib),
+            need: ObservedNeed::Peak(mib),
         }
     }
 
-    fn more_than(plan: MemoryPlan, mib: u64) -> Observation {
-        Observation {
+    fn more_than(plan: MemoryPlan, mib: u64) -> MemoryObservation {
+        MemoryObservation {
             plan,
-            need: Seen::MoreThan(mib),
+            need: ObservedNeed::MoreThan(mib),
         }
     }
 
@@ -244,18 +250,18 @@ mod tests {
         (0..MemoryPlan::COUNT).prop_map(|index| MemoryPlan::ALL[index])
     }
 
-    fn observation() -> impl Strategy<Value = Observation> {
+    fn observation() -> impl Strategy<Value = MemoryObservation> {
         let seen = prop_oneof![
-            3 => (1_u64..200_000).prop_map(Seen::Peak),
-            1 => (1_u64..200_000).prop_map(Seen::MoreThan),
+            3 => (1_u64..200_000).prop_map(ObservedNeed::Peak),
+            1 => (1_u64..200_000).prop_map(ObservedNeed::MoreThan),
         ];
-        (plan(), seen).prop_map(|(plan, need)| Observation { plan, need })
+        (plan(), seen).prop_map(|(plan, need)| MemoryObservation { plan, need })
     }
 
-    fn predicted() -> impl Strategy<Value = Needs> {
+    fn predicted() -> impl Strategy<Value = MemoryRequirements> {
         proptest::array::uniform6(1_u64..100_000).prop_map(|mut mib| {
             mib.sort_unstable_by(|a, b| b.cmp(a));
-            Needs { mib }
+            MemoryRequirements { mib }
         })
     }
 
@@ -282,7 +288,7 @@ mod tests {
         ) {
             let needs = corrected(&needs, &learned);
             for observation in &learned {
-                if let Seen::MoreThan(mib) = observation.need {
+                if let ObservedNeed::MoreThan(mib) = observation.need {
                     prop_assert!(needs.of(observation.plan) > mib);
                 }
             }
@@ -294,11 +300,11 @@ mod tests {
             shares in proptest::collection::vec(0.9_f64..1.1, 1..10)
         ) {
             prop_assume!(needs.leanest() > 0);
-            let learned: Vec<Observation> =
+            let learned: Vec<MemoryObservation> =
                 shares.iter().map(|share| peak(plan, scaled(usual, *share))).collect();
             let needs = corrected(&needs, &learned);
             for observation in &learned {
-                let Seen::Peak(mib) = observation.need else { continue };
+                let ObservedNeed::Peak(mib) = observation.need else { continue };
                 let band = DEAD_BAND.max(2.0 / needs.leanest().max(1) as f64);
                 prop_assert!(needs.of(plan) as f64 >= mib as f64 * (1.0 - 2.0 * band), "{needs:?}");
             }

@@ -52,7 +52,7 @@ impl Trigger {
     }
 }
 
-/// Seen by everything that has to end. Clones see the same phase.
+/// ObservedNeed by everything that has to end. Clones see the same phase.
 #[derive(Clone, Debug)]
 pub struct Shutdown {
     phase: watch::Receiver<Phase>,
@@ -120,7 +120,7 @@ pub fn channel() -> (Trigger, Shutdown, Drain) {
     (trigger, shutdown, drain)
 }
 
-/// Lets SIGINT and SIGTERM raise the phase: the first drains, the second stops. Needs a tokio runtime.
+/// Lets SIGINT and SIGTERM raise the phase: the first drains, the second stops. MemoryRequirements a tokio runtime.
 pub fn on_signals(trigger: Trigger) -> io::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;

@@ -20,7 +20,7 @@ use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan, MemoryStage, OutOf
 use latentfarm_common::wire::outcome::{Control, EventKind, Failure, Heartbeat, TaskStage, WorkerState};
 use latentfarm_worker::consume::Summary;
 use scene::{Act, Scene};
-use support::{Farm, LIMIT, chunk, eventually, job, lane, record, worker};
+use support::{Farm, LIMIT, chunk, eventually, job, queue, record, worker};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
@@ -33,7 +33,10 @@ async fn a_task_ends_as_a_blob_a_record_and_an_empty_queue() {
         (done.chunk, done.attempt),
         (chunk(3), Attempt { epoch: 1, number: 2 })
     );
-    assert_eq!((done.worker, done.numeric_kind.as_str()), (worker("w1"), "fake"));
+    assert_eq!(
+        (done.worker, done.numerics_fingerprint.as_str()),
+        (worker("w1"), "fake")
+    );
     let store = Store::open(&scene.store, None).unwrap();
     assert_eq!(
         store.get_bytes(&done.artifact).await.unwrap(),
@@ -113,7 +116,7 @@ async fn an_unfit_worker_reports_itself_and_leaves_the_task_to_others() {
 #[tokio::test]
 async fn a_task_that_cannot_be_read_is_terminated_and_reported() {
     let mut scene = Scene::start(&[]).await;
-    // The lane exists once a task went through it.
+    // The queue exists once a task went through it.
     scene.publish(0, 0).await;
     scene.done(0).await;
     scene.next_event().await;
@@ -126,7 +129,7 @@ async fn a_task_that_cannot_be_read_is_terminated_and_reported() {
         (3, foreign, "was published for"),
     ] {
         let subject = Subject::Task {
-            lane: lane(),
+            queue: queue(),
             chunk: chunk(index),
         };
         let context = &scene.farm.coordinator.context;
@@ -236,10 +239,10 @@ async fn a_draining_worker_finishes_its_task() {
         .expect("the worker leaves")
         .unwrap();
     assert_eq!(summary.finished, 1);
-    let left = scene.queue.queued(job("a job")).await.unwrap();
+    let left = scene.task_stream.queued(job("a job")).await.unwrap();
     assert_eq!(
         left,
-        [(lane(), chunk(1))],
+        [(queue(), chunk(1))],
         "the other task waits for another worker"
     );
 }
@@ -258,7 +261,7 @@ async fn a_stopping_worker_gives_its_task_back_at_once() {
         .unwrap();
 
     let second = scene.farm.worker("w2").await;
-    let pulled = try_pull(&second, lane()).await.unwrap();
+    let pulled = try_pull(&second, queue()).await.unwrap();
     assert!(matches!(pulled, Pulled::Task(_)), "{pulled:?}");
 }
 
@@ -270,7 +273,11 @@ async fn the_loop_goes_on_after_the_server_was_killed() {
     for index in 1..3 {
         scene.farm.server.restart().await.unwrap();
         eventually("a publish", async || {
-            scene.queue.publish(lane(), &scene.task(index, 0)).await.ok()
+            scene
+                .task_stream
+                .publish(queue(), &scene.task(index, 0))
+                .await
+                .ok()
         })
         .await;
         scene.done(index).await;
@@ -320,7 +327,7 @@ async fn heartbeats_show_state_and_progress() {
         (task.chunk, task.frames_done, task.frames_total),
         (chunk(0), 1, 16)
     );
-    assert_eq!(task.lane, Some(lane()));
+    assert_eq!(task.queue, Some(queue()));
     go_on.notify_one();
     scene.done(0).await;
 }

@@ -21,7 +21,7 @@ use latentfarm_worker::face::restore::restore_rgb;
 use latentsync::checkpoint::{load_unet, load_vae, load_whisper};
 use latentsync::config::{UNetConfig, VaeConfig, WhisperDims};
 use latentsync::ddim::DdimScheduler;
-use latentsync::denoise::{Conditions, Schedule, predict};
+use latentsync::denoise::{Conditioning, SamplingParams, predict};
 use latentsync::noise::Noise;
 use latentsync::preprocess;
 use latentsync::tensors::list_tensors;
@@ -163,7 +163,7 @@ fn check_window(chain: &Chain, model: &LatentSync, window: &Window, compared: &m
     let encoded = model
         .encode(&Run::default(), faces, &rows, &noise, &mut |_| Ok(()))
         .unwrap();
-    let Conditions {
+    let Conditioning {
         mask,
         masked,
         reference,
@@ -181,17 +181,17 @@ fn check_window(chain: &Chain, model: &LatentSync, window: &Window, compared: &m
     }
     for run in chain.config["runs"].as_array().unwrap() {
         let prefix = run["prefix"].as_str().unwrap();
-        let schedule = Schedule {
+        let sampling = SamplingParams {
             steps: u32::try_from(run["steps"].as_u64().unwrap()).unwrap(),
             guidance_scale: run["guidance_scale"].to_string().parse().unwrap(),
         };
-        println!("{} {prefix}{name}: {schedule:?}", golden.file);
-        check_predictions(golden, prefix, name, model, &encoded, schedule, compared);
+        println!("{} {prefix}{name}: {sampling:?}", golden.file);
+        check_predictions(golden, prefix, name, model, &encoded, sampling, compared);
         if golden.under(prefix).is_empty() {
             continue;
         }
         let rendered = model
-            .render(&Run::default(), faces, &rows, &noise, schedule, &mut |_| Ok(()))
+            .render(&Run::default(), faces, &rows, &noise, sampling, &mut |_| Ok(()))
             .unwrap();
         if let Some(expected) = golden.find(&format!("{prefix}{name}.final_latents")) {
             let what = format!("{prefix}{name} latents");
@@ -209,35 +209,35 @@ fn check_predictions(
     prefix: &str,
     name: &str,
     model: &LatentSync,
-    (latents, conditions): &(Tensor, Conditions),
-    schedule: Schedule,
+    (latents, conditioning): &(Tensor, Conditioning),
+    sampling: SamplingParams,
     compared: &mut Compared,
 ) {
     let expected = |step| golden.find(&format!("{prefix}{name}.noise_pred.step{step}"));
-    let timesteps = DdimScheduler::timesteps(schedule.steps);
+    let timesteps = DdimScheduler::timesteps(sampling.steps);
     let Some(last) = (0..timesteps.len()).rfind(|&step| expected(step).is_some()) else {
         return;
     };
-    let silence = Conditions {
-        mask: conditions.mask.clone(),
-        masked: conditions.masked.clone(),
-        reference: conditions.reference.clone(),
-        audio: conditions.audio.zeros_like().unwrap(),
+    let silence = Conditioning {
+        mask: conditioning.mask.clone(),
+        masked: conditioning.masked.clone(),
+        reference: conditioning.reference.clone(),
+        audio: conditioning.audio.zeros_like().unwrap(),
     };
     let mut latents = latents.clone();
     for (step, &timestep) in timesteps.iter().enumerate().take(last + 1) {
-        let run = |conditions, guidance| {
+        let run = |conditioning, guidance| {
             predict(
                 &Run::default(),
                 model.unet(),
                 &latents,
                 timestep,
-                conditions,
+                conditioning,
                 guidance,
             )
             .unwrap()
         };
-        let guided = run(conditions, schedule.guidance_scale);
+        let guided = run(conditioning, sampling.guidance_scale);
         if let Some(expected) = expected(step) {
             let what = |part: &str| format!("{prefix}{name} noise_pred.step{step} {part}");
             let half = |at| expected.narrow(0, at, 1).unwrap();
@@ -246,14 +246,14 @@ fn check_predictions(
             } else {
                 let (silent, speaking) = (half(0), half(1));
                 assert_close(&what("silent"), &run(&silence, 1.0), &silent, CHAIN);
-                assert_close(&what("speaking"), &run(conditions, 1.0), &speaking, CHAIN);
-                let scale = f64::from(schedule.guidance_scale);
+                assert_close(&what("speaking"), &run(conditioning, 1.0), &speaking, CHAIN);
+                let scale = f64::from(sampling.guidance_scale);
                 let mixed = (&silent + ((speaking - &silent).unwrap() * scale).unwrap()).unwrap();
                 assert_close(&what("guided"), &guided, &mixed, CHAIN);
             }
             compared.add("noise predictions");
         }
-        let stepped = DdimScheduler::new().step(&guided, timestep, &latents, schedule.steps);
+        let stepped = DdimScheduler::new().step(&guided, timestep, &latents, sampling.steps);
         latents = stepped.unwrap().0;
     }
 }

@@ -1,4 +1,4 @@
-//! The farm over NATS JetStream: subjects, lanes, streams, the done log, the coordinator's lease, and a private
+//! The farm over NATS JetStream: subjects, queues, streams, the done log, the coordinator's lease, and a private
 //! server for renders on one machine.
 //!
 //! Tasks are hints and may be lost or doubled; the done log is the truth. See [`topology`] for what is stored

@@ -7,7 +7,7 @@
 //! | `farm.evt.<worker>.<job>.<kind>` | events (stream `FARM_EVT`) |
 //! | `farm.hb.<worker>` | heartbeats, not stored |
 //! | `farm.ctl.<worker>`, `farm.ctl.all` | instructions to workers, not stored |
-//! | `farm.wake.<class>` | "there is a task in this class", not stored; the payload is the lane |
+//! | `farm.wake.<class>` | "there is a task in this class", not stored; the payload is the queue |
 
 use std::fmt;
 use std::str::FromStr;
@@ -15,7 +15,7 @@ use std::str::FromStr;
 use strum::{Display, EnumString, VariantArray};
 
 use crate::ids::{ChunkId, JobId, WorkerId};
-use crate::lanes::{Class, Lane, parse_priority};
+use crate::queues::{Queue, ResourceClass, parse_priority};
 use crate::wire::outcome::{EventKind, Failure};
 
 /// All task subjects, for the stream.
@@ -68,7 +68,7 @@ impl EventTag {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Subject {
     Task {
-        lane: Lane,
+        queue: Queue,
         chunk: ChunkId,
     },
     Done(ChunkId),
@@ -80,7 +80,7 @@ pub enum Subject {
     Heartbeat(WorkerId),
     /// `None`: every worker.
     Control(Option<WorkerId>),
-    Wake(Class),
+    Wake(ResourceClass),
 }
 
 impl Subject {
@@ -97,8 +97,8 @@ impl Subject {
 impl fmt::Display for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Task { lane, chunk } => {
-                write!(f, "farm.task.{}.p{}.{chunk}", lane.class, lane.priority)
+            Self::Task { queue, chunk } => {
+                write!(f, "farm.task.{}.p{}.{chunk}", queue.class, queue.priority)
             }
             Self::Done(chunk) => write!(f, "farm.done.{chunk}"),
             Self::Event { worker, job, tag } => write!(f, "farm.evt.{worker}.{job}.{tag}"),
@@ -139,11 +139,11 @@ fn chunk(job: &str, tail: &str) -> Option<ChunkId> {
 }
 
 fn task(class: &str, priority: &str, job: &str, tail: &str) -> Option<Subject> {
-    let lane = Lane {
+    let queue = Queue {
         class: class.parse().ok()?,
         priority: parse_priority(priority)?,
     };
-    chunk(job, tail).map(|chunk| Subject::Task { lane, chunk })
+    chunk(job, tail).map(|chunk| Subject::Task { queue, chunk })
 }
 
 fn event(worker: &str, job: &str, tag: &str) -> Option<Subject> {
@@ -154,17 +154,17 @@ fn event(worker: &str, job: &str, tag: &str) -> Option<Subject> {
     })
 }
 
-/// Tasks of one lane, as a consumer's filter.
-pub fn lane_filter(lane: Lane) -> String {
-    format!("farm.task.{}.p{}.>", lane.class, lane.priority)
+/// Tasks of one queue, as a consumer's filter.
+pub fn lane_filter(queue: Queue) -> String {
+    format!("farm.task.{}.p{}.>", queue.class, queue.priority)
 }
 
-/// Tasks of one job in every lane.
+/// Tasks of one job in every queue.
 pub fn tasks_of_job(job: JobId) -> String {
     format!("farm.task.*.*.{job}.*")
 }
 
-/// Tasks for one chunk in every lane.
+/// Tasks for one chunk in every queue.
 pub fn tasks_of_chunk(chunk: ChunkId) -> String {
     format!("farm.task.*.*.{chunk}")
 }
@@ -194,14 +194,14 @@ mod tests {
     use super::*;
     use crate::digest::Digest;
     use crate::ids::Work;
-    use crate::lanes::{CPU_CLASSES_GIB, GPU_CLASSES_GIB, PRIORITIES};
+    use crate::queues::{CPU_CLASSES_GIB, GPU_CLASSES_GIB, PRIORITIES};
     use proptest::prelude::*;
 
-    fn class() -> impl Strategy<Value = Class> {
+    fn class() -> impl Strategy<Value = ResourceClass> {
         prop_oneof![
-            Just(Class::Analyze),
-            proptest::sample::select(CPU_CLASSES_GIB.to_vec()).prop_map(Class::Cpu),
-            proptest::sample::select(GPU_CLASSES_GIB.to_vec()).prop_map(Class::Gpu),
+            Just(ResourceClass::Analyze),
+            proptest::sample::select(CPU_CLASSES_GIB.to_vec()).prop_map(ResourceClass::Cpu),
+            proptest::sample::select(GPU_CLASSES_GIB.to_vec()).prop_map(ResourceClass::Gpu),
         ]
     }
 
@@ -221,9 +221,9 @@ mod tests {
     }
 
     fn subject() -> impl Strategy<Value = Subject> {
-        let lane = (class(), 0..PRIORITIES).prop_map(|(class, priority)| Lane { class, priority });
+        let queue = (class(), 0..PRIORITIES).prop_map(|(class, priority)| Queue { class, priority });
         prop_oneof![
-            (lane, chunk()).prop_map(|(lane, chunk)| Subject::Task { lane, chunk }),
+            (queue, chunk()).prop_map(|(queue, chunk)| Subject::Task { queue, chunk }),
             chunk().prop_map(Subject::Done),
             (worker(), job(), proptest::sample::select(EventTag::VARIANTS))
                 .prop_map(|(worker, job, tag)| Subject::Event { worker, job, tag }),

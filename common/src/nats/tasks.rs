@@ -14,7 +14,7 @@ use super::subjects::{self, Subject};
 use super::topology::{self, Topology, TopologyError};
 use crate::backoff::Backoff;
 use crate::ids::{Attempt, ChunkId, JobId};
-use crate::lanes::Lane;
+use crate::queues::Queue;
 use crate::wire::task::Task;
 use crate::wire::{self, MAX_MESSAGE_BYTES, WireError};
 
@@ -36,7 +36,7 @@ pub enum TaskError {
     #[error("the task of {chunk} has {bytes} bytes, but at most {MAX_MESSAGE_BYTES} go into a message")]
     TooLarge { chunk: ChunkId, bytes: usize },
     #[error(transparent)]
-    Lane(#[from] TopologyError),
+    Queue(#[from] TopologyError),
     #[error("cannot publish the task of {chunk}")]
     Publish {
         chunk: ChunkId,
@@ -72,43 +72,43 @@ pub fn attempt_of(message_id: &str) -> Option<Attempt> {
     Some(Attempt { epoch: 0, number })
 }
 
-/// Handle to the queue. Remembers which lanes exist.
+/// Handle to the queue. Remembers which queues exist.
 #[derive(Debug)]
-pub struct TaskQueue {
+pub struct TaskStream {
     connection: Connection,
     topology: Topology,
-    lanes: Mutex<BTreeSet<Lane>>,
+    queues: Mutex<BTreeSet<Queue>>,
 }
 
-impl TaskQueue {
+impl TaskStream {
     pub fn new(connection: &Connection, topology: Topology) -> Self {
         Self {
             connection: connection.clone(),
             topology,
-            lanes: Mutex::new(BTreeSet::new()),
+            queues: Mutex::new(BTreeSet::new()),
         }
     }
 
-    /// Publishes one task, creating its lane if need be, and rings for idle workers.
-    pub async fn publish(&self, lane: Lane, task: &Task) -> Result<Published, TaskError> {
-        let published = self.publish_all(lane, std::slice::from_ref(task)).await?;
+    /// Publishes one task, creating its queue if need be, and rings for idle workers.
+    pub async fn publish(&self, queue: Queue, task: &Task) -> Result<Published, TaskError> {
+        let published = self.publish_all(queue, std::slice::from_ref(task)).await?;
         Ok(published.first().copied().unwrap_or(Published::Duplicate))
     }
 
     /// Publishes tasks, in no particular order among themselves. On an error some may have been published.
-    pub async fn publish_all(&self, lane: Lane, tasks: &[Task]) -> Result<Vec<Published>, TaskError> {
-        self.ensure_lane(lane).await?;
+    pub async fn publish_all(&self, queue: Queue, tasks: &[Task]) -> Result<Vec<Published>, TaskError> {
+        self.ensure_lane(queue).await?;
         // Made outside the stream: a closure over references would not be `Send` for every lifetime.
-        let publishes: Vec<_> = tasks.iter().map(|task| self.publish_one(lane, task)).collect();
+        let publishes: Vec<_> = tasks.iter().map(|task| self.publish_one(queue, task)).collect();
         let answers = futures::stream::iter(publishes)
             .buffered(IN_FLIGHT)
             .try_collect::<Vec<_>>()
             .await?;
-        let wake = Subject::Wake(lane.class).to_string();
+        let wake = Subject::Wake(queue.class).to_string();
         let rung = self
             .connection
             .client
-            .publish(wake, Bytes::from(lane.to_string()))
+            .publish(wake, Bytes::from(queue.to_string()))
             .await;
         if let Err(error) = rung {
             tracing::debug!(%error, "the doorbell did not ring; idle workers look every few seconds");
@@ -116,23 +116,23 @@ impl TaskQueue {
         Ok(answers)
     }
 
-    async fn ensure_lane(&self, lane: Lane) -> Result<(), TopologyError> {
-        let mut lanes = self.lanes.lock().await;
-        if !lanes.contains(&lane) {
-            topology::ensure_lane(&self.connection.context, &self.topology, lane).await?;
-            lanes.insert(lane);
+    async fn ensure_lane(&self, queue: Queue) -> Result<(), TopologyError> {
+        let mut queues = self.queues.lock().await;
+        if !queues.contains(&queue) {
+            topology::ensure_lane(&self.connection.context, &self.topology, queue).await?;
+            queues.insert(queue);
         }
         Ok(())
     }
 
-    async fn publish_one(&self, lane: Lane, task: &Task) -> Result<Published, TaskError> {
+    async fn publish_one(&self, queue: Queue, task: &Task) -> Result<Published, TaskError> {
         let chunk = task.chunk;
         let payload = wire::encode(task).map_err(|source| TaskError::Encode { chunk, source })?;
         if payload.len() > MAX_MESSAGE_BYTES {
             let bytes = payload.len();
             return Err(TaskError::TooLarge { chunk, bytes });
         }
-        let subject = Subject::Task { lane, chunk }.to_string();
+        let subject = Subject::Task { queue, chunk }.to_string();
         let message = PublishMessage::build()
             .payload(payload.into())
             .message_id(message_id(chunk, task.attempt))
@@ -155,15 +155,15 @@ impl TaskQueue {
     }
 
     /// Every queued or running task of a job.
-    pub async fn queued(&self, job: JobId) -> Result<Vec<(Lane, ChunkId)>, TaskError> {
+    pub async fn queued(&self, job: JobId) -> Result<Vec<(Queue, ChunkId)>, TaskError> {
         let context = &self.connection.context;
         let list = async {
             let stream = context.get_stream_no_info(topology::TASKS).await?;
             let mut subjects = stream.info_with_subjects(subjects::tasks_of_job(job)).await?;
             let mut tasks = Vec::new();
             while let Some((subject, _)) = subjects.try_next().await? {
-                if let Ok(Subject::Task { lane, chunk }) = subject.parse() {
-                    tasks.push((lane, chunk));
+                if let Ok(Subject::Task { queue, chunk }) = subject.parse() {
+                    tasks.push((queue, chunk));
                 }
             }
             Ok(tasks)
@@ -178,7 +178,7 @@ impl TaskQueue {
         self.remove(subjects::tasks_of_job(job)).await
     }
 
-    /// Removes the tasks for a chunk from every lane. Returns their number.
+    /// Removes the tasks for a chunk from every queue. Returns their number.
     pub async fn remove_chunk(&self, chunk: ChunkId) -> Result<u64, TaskError> {
         self.remove(subjects::tasks_of_chunk(chunk)).await
     }

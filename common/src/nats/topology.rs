@@ -19,7 +19,7 @@ use async_nats::jetstream::stream::{Config, ConsumerErrorKind, DiscardPolicy, Re
 use async_nats::jetstream::{self, ErrorCode};
 
 use super::subjects;
-use crate::lanes::Lane;
+use crate::queues::Queue;
 use crate::wire::MAX_MESSAGE_BYTES;
 
 /// Stream of tasks.
@@ -152,16 +152,16 @@ impl Topology {
         ]
     }
 
-    /// The durable pull consumer of one lane.
-    pub fn lane(&self, lane: Lane) -> pull::Config {
+    /// The durable pull consumer of one queue.
+    pub fn queue(&self, queue: Queue) -> pull::Config {
         pull::Config {
-            durable_name: Some(lane.to_string()),
+            durable_name: Some(queue.to_string()),
             deliver_policy: DeliverPolicy::All,
             ack_policy: AckPolicy::Explicit,
             // No `backoff`: it would override `ack_wait`.
             ack_wait: self.ack_wait,
             max_deliver: MAX_DELIVER,
-            filter_subject: subjects::lane_filter(lane),
+            filter_subject: subjects::lane_filter(queue),
             max_ack_pending: -1,
             max_waiting: 8192,
             max_batch: 1,
@@ -205,15 +205,15 @@ pub enum TopologyError {
         #[source]
         source: jetstream::context::UpdateStreamError,
     },
-    #[error("cannot create the consumer of lane {lane}")]
-    Lane {
-        lane: Lane,
+    #[error("cannot create the consumer of queue {queue}")]
+    Queue {
+        queue: Queue,
         #[source]
         source: jetstream::stream::ConsumerError,
     },
-    #[error("cannot look up the consumer of lane {lane}")]
+    #[error("cannot look up the consumer of queue {queue}")]
     LaneInfo {
-        lane: Lane,
+        queue: Queue,
         #[source]
         source: jetstream::stream::ConsumerError,
     },
@@ -255,23 +255,23 @@ fn is_not_found(kind: GetStreamErrorKind) -> bool {
     matches!(kind, GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND)
 }
 
-/// Creates the consumer of a lane, or brings it to these settings. Lanes are made when first used.
+/// Creates the consumer of a queue, or brings it to these settings. Queues are made when first used.
 pub async fn ensure_lane(
     context: &jetstream::Context,
     topology: &Topology,
-    lane: Lane,
+    queue: Queue,
 ) -> Result<(), TopologyError> {
     let created = context
-        .create_consumer_on_stream(topology.lane(lane), TASKS)
+        .create_consumer_on_stream(topology.queue(queue), TASKS)
         .await;
     created
         .map(|_| ())
-        .map_err(|source| TopologyError::Lane { lane, source })
+        .map_err(|source| TopologyError::Queue { queue, source })
 }
 
-/// How full a lane is.
+/// How full a queue is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct LaneLoad {
+pub struct QueueLoad {
     /// Tasks that wait for a worker.
     pub waiting: u64,
     /// Tasks that a worker holds.
@@ -280,15 +280,18 @@ pub struct LaneLoad {
     pub pullers: u64,
 }
 
-/// How full a lane is; `None`: it has no consumer yet.
-pub async fn lane_load(context: &jetstream::Context, lane: Lane) -> Result<Option<LaneLoad>, TopologyError> {
+/// How full a queue is; `None`: it has no consumer yet.
+pub async fn lane_load(
+    context: &jetstream::Context,
+    queue: Queue,
+) -> Result<Option<QueueLoad>, TopologyError> {
     let consumer = context
-        .get_consumer_from_stream::<pull::Config, _, _>(lane.to_string(), TASKS)
+        .get_consumer_from_stream::<pull::Config, _, _>(queue.to_string(), TASKS)
         .await;
     match consumer {
         Ok(consumer) => {
             let info = consumer.cached_info();
-            Ok(Some(LaneLoad {
+            Ok(Some(QueueLoad {
                 waiting: info.num_pending,
                 held: info.num_ack_pending as u64,
                 pullers: info.num_waiting as u64,
@@ -298,7 +301,7 @@ pub async fn lane_load(context: &jetstream::Context, lane: Lane) -> Result<Optio
             ConsumerErrorKind::JetStream(cause) if cause.error_code() == ErrorCode::CONSUMER_NOT_FOUND => {
                 Ok(None)
             }
-            _ => Err(TopologyError::LaneInfo { lane, source: error }),
+            _ => Err(TopologyError::LaneInfo { queue, source: error }),
         },
     }
 }

@@ -73,7 +73,7 @@ pub struct SilentFrames {
 pub enum EngineReply {
     Loaded {
         synthetic: bool,
-        numeric_kind: String,
+        numerics_fingerprint: String,
         device: String,
         memory: MemorySample,
     },

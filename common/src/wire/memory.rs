@@ -73,7 +73,7 @@ fn unknown_plan(text: &str) -> InvalidMemoryPlan {
     InvalidMemoryPlan { text }
 }
 
-/// A kind of device. Needs are predicted and learned for each of them apart.
+/// A kind of device. MemoryRequirements are predicted and learned for each of them apart.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Display, EnumString, IntoStaticStr, VariantArray,
 )]
@@ -88,12 +88,12 @@ serde_as_text!(DeviceKind);
 /// What a window needs under each plan, in MiB of the device's memory: on the CPU the engine's resident set
 /// (weights that are mapped from files included), on CUDA the device's (context included).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Needs {
+pub struct MemoryRequirements {
     /// By [`MemoryPlan::index`]; never growing.
     pub mib: [u64; MemoryPlan::COUNT],
 }
 
-impl Needs {
+impl MemoryRequirements {
     pub fn of(&self, plan: MemoryPlan) -> u64 {
         self.mib[plan.index()]
     }
@@ -120,12 +120,12 @@ impl Needs {
 /// What the coordinator prescribes for a task's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemoryConstraints {
-    /// Device that the task's lane is for.
+    /// Device that the task's queue is for.
     pub kind: DeviceKind,
     /// No plan before this one: they ran out of memory.
     pub floor: MemoryPlan,
     /// Predicted, corrected by what tasks really used.
-    pub needs: Needs,
+    pub needs: MemoryRequirements,
 }
 
 /// A stage of a task at which memory is measured. Its text form is that of the log and the reports.
@@ -248,15 +248,15 @@ impl RenderMemory {
 
 /// A plan's need as one task, or one attempt, showed it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Observation {
+pub struct MemoryObservation {
     /// The plan that it ran under.
     pub plan: MemoryPlan,
-    pub need: Seen,
+    pub need: ObservedNeed,
 }
 
-/// MiB of the device, in the terms of [`Needs`].
+/// MiB of the device, in the terms of [`MemoryRequirements`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Seen {
+pub enum ObservedNeed {
     /// The task succeeded and took this much.
     Peak(u64),
     /// It ran out of memory, and needed more than this.
@@ -305,7 +305,7 @@ mod tests {
 
     #[test]
     fn the_fastest_plan_that_fits_is_chosen_and_plans_that_save_nothing_are_passed_over() {
-        let needs = Needs {
+        let needs = MemoryRequirements {
             mib: [900, 700, 500, 500, 400, 100],
         };
         assert_eq!(

@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 use super::Message;
 use super::blob::BlobRef;
 use super::engine::EngineStage;
-use super::memory::{MemoryPlan, MemorySample, MemoryUse, Observation, OutOfMemory, RenderMemory};
+use super::memory::{MemoryObservation, MemoryPlan, MemorySample, MemoryUse, OutOfMemory, RenderMemory};
 use crate::frame::FrameHash;
 use crate::ids::{Attempt, ChunkId, JobId, WorkerId};
-use crate::lanes::Lane;
+use crate::queues::Queue;
 
 /// The one record that makes a chunk done. Written by compare-and-set on its subject: the first writer wins.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -19,7 +19,7 @@ pub struct DoneRecord {
     pub attempt: Attempt,
     pub worker: WorkerId,
     /// Build + instruction set + device: results of equal kinds are equal bit for bit.
-    pub numeric_kind: String,
+    pub numerics_fingerprint: String,
     /// [`FaceObservations`] of an `Analyze` chunk, or the encoded segment of a `Render` chunk.
     pub artifact: BlobRef,
     pub body: DoneBody,
@@ -159,7 +159,7 @@ pub struct Heartbeat {
     pub task: Option<TaskProgress>,
     /// The engine's last reading.
     pub memory: Option<MemorySample>,
-    pub gpu: Option<GpuVitals>,
+    pub gpu: Option<GpuStatus>,
     /// Frames of this worker's render tasks a second, over the last minute.
     pub frames_per_second: f32,
     /// Chunks finished since start.
@@ -210,8 +210,8 @@ pub struct TaskProgress {
     pub frames_done: u32,
     pub frames_total: u32,
     pub stage: TaskStage,
-    /// The lane that it was pulled from.
-    pub lane: Option<Lane>,
+    /// The queue that it was pulled from.
+    pub queue: Option<Queue>,
     /// Plan that it runs under, once chosen.
     pub plan: Option<MemoryPlan>,
 }
@@ -241,7 +241,7 @@ impl fmt::Display for TaskStage {
 
 /// What NVML tells; each is missing where the driver does not say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct GpuVitals {
+pub struct GpuStatus {
     pub temperature_c: Option<u32>,
     pub utilization_percent: Option<u32>,
     pub power_w: Option<u32>,
@@ -265,7 +265,7 @@ impl Message for Control {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct LearnedNeeds {
     /// In the order in which they were made.
-    pub observations: Vec<Observation>,
+    pub observations: Vec<MemoryObservation>,
     /// Milliseconds of one worker for a frame; `None`: not observed.
     pub frame_ms: Option<f64>,
 }

@@ -2,40 +2,40 @@
 
 use std::time::Duration;
 
-use crate::support::{Farm, LIMIT, chunk, eventually, job, lane, record, task, worker};
+use crate::support::{Farm, LIMIT, chunk, eventually, job, queue, record, task, worker};
 use async_nats::jetstream;
 use latentfarm_common::ids::Attempt;
-use latentfarm_common::lanes::{Class, Lane};
 use latentfarm_common::nats::ack::InProgress;
 use latentfarm_common::nats::done::{Commit, DoneLog};
 use latentfarm_common::nats::events::{self, Follower, Start};
 use latentfarm_common::nats::pull::{Pulled, try_pull, wait_for_task};
 use latentfarm_common::nats::subjects::Subject;
-use latentfarm_common::nats::tasks::{Published, TaskQueue};
-use latentfarm_common::nats::topology::{self, LaneLoad, Topology};
+use latentfarm_common::nats::tasks::{Published, TaskStream};
+use latentfarm_common::nats::topology::{self, QueueLoad, Topology};
 use latentfarm_common::nats::{ConnectError, Connection, Identity, Patience, Role, connect};
+use latentfarm_common::queues::{Queue, ResourceClass};
 use latentfarm_common::wire;
 use latentfarm_common::wire::outcome::{DoneRecord, Event, EventKind};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-async fn pull(connection: &Connection, lane: Lane) -> Option<jetstream::Message> {
-    match try_pull(connection, lane).await.unwrap() {
+async fn pull(connection: &Connection, queue: Queue) -> Option<jetstream::Message> {
+    match try_pull(connection, queue).await.unwrap() {
         Pulled::Task(message) => Some(*message),
         Pulled::Empty | Pulled::NoLane | Pulled::Interrupted => None,
     }
 }
 
-/// A queue with one task in it, whose lane forgets a worker after one second.
+/// A queue with one task in it, whose queue forgets a worker after one second.
 async fn farm_with_a_task() -> Farm {
     let farm = Farm::with(Topology {
         ack_wait: Duration::from_secs(1),
         ..Topology::default()
     })
     .await;
-    let queue = TaskQueue::new(&farm.coordinator, farm.topology);
-    queue
-        .publish(lane(), &task(chunk(0), 0, "file:///nowhere"))
+    let task_stream = TaskStream::new(&farm.coordinator, farm.topology);
+    task_stream
+        .publish(queue(), &task(chunk(0), 0, "file:///nowhere"))
         .await
         .unwrap();
     farm
@@ -63,13 +63,13 @@ async fn ensuring_the_topology_twice_changes_nothing() {
         .clone();
     assert_eq!(before, after);
     for _ in 0..2 {
-        topology::ensure_lane(context, &farm.topology, lane())
+        topology::ensure_lane(context, &farm.topology, queue())
             .await
             .unwrap();
     }
     assert_eq!(
-        topology::lane_load(context, lane()).await.unwrap(),
-        Some(LaneLoad::default())
+        topology::lane_load(context, queue()).await.unwrap(),
+        Some(QueueLoad::default())
     );
     context.get_key_value(topology::JOBS_BUCKET).await.unwrap();
     context.get_key_value(topology::LEASE_BUCKET).await.unwrap();
@@ -210,26 +210,32 @@ async fn events_reach_the_coordinator_across_a_server_restart() {
 #[tokio::test]
 async fn tasks_are_published_once_for_each_attempt() {
     let farm = Farm::start().await;
-    let queue = TaskQueue::new(&farm.coordinator, farm.topology);
+    let task_stream = TaskStream::new(&farm.coordinator, farm.topology);
     let first = task(chunk(0), 0, "file:///nowhere");
-    assert_eq!(queue.publish(lane(), &first).await.unwrap(), Published::Queued);
-    assert_eq!(queue.publish(lane(), &first).await.unwrap(), Published::Duplicate);
+    assert_eq!(
+        task_stream.publish(queue(), &first).await.unwrap(),
+        Published::Queued
+    );
+    assert_eq!(
+        task_stream.publish(queue(), &first).await.unwrap(),
+        Published::Duplicate
+    );
     let rest: Vec<_> = (1..200)
         .map(|index| task(chunk(index), 0, "file:///nowhere"))
         .collect();
-    let high = Lane {
-        class: Class::Gpu(8),
+    let high = Queue {
+        class: ResourceClass::Gpu(8),
         priority: 0,
     };
-    queue.publish_all(high, &rest).await.unwrap();
-    let queued = queue.queued(job("a job")).await.unwrap();
+    task_stream.publish_all(high, &rest).await.unwrap();
+    let queued = task_stream.queued(job("a job")).await.unwrap();
     assert_eq!(queued.len(), 200);
-    assert_eq!(queued[0], (lane(), chunk(0)));
+    assert_eq!(queued[0], (queue(), chunk(0)));
     assert_eq!(queued[199], (high, chunk(199)));
-    assert_eq!(queue.remove_chunk(chunk(199)).await.unwrap(), 1);
-    assert_eq!(queue.remove_job(job("another job")).await.unwrap(), 0);
-    assert_eq!(queue.remove_job(job("a job")).await.unwrap(), 199);
-    assert!(queue.queued(job("a job")).await.unwrap().is_empty());
+    assert_eq!(task_stream.remove_chunk(chunk(199)).await.unwrap(), 1);
+    assert_eq!(task_stream.remove_job(job("another job")).await.unwrap(), 0);
+    assert_eq!(task_stream.remove_job(job("a job")).await.unwrap(), 199);
+    assert!(task_stream.queued(job("a job")).await.unwrap().is_empty());
 }
 
 #[tokio::test]
@@ -237,35 +243,35 @@ async fn a_waiting_worker_gets_a_task_as_it_is_published() {
     let farm = Farm::start().await;
     let connection = farm.worker("w1").await;
     assert!(matches!(
-        try_pull(&connection, lane()).await.unwrap(),
+        try_pull(&connection, queue()).await.unwrap(),
         Pulled::NoLane
     ));
-    topology::ensure_lane(&farm.coordinator.context, &farm.topology, lane())
+    topology::ensure_lane(&farm.coordinator.context, &farm.topology, queue())
         .await
         .unwrap();
     assert!(matches!(
-        try_pull(&connection, lane()).await.unwrap(),
+        try_pull(&connection, queue()).await.unwrap(),
         Pulled::Empty
     ));
     let waiting = tokio::spawn(async move {
         wait_for_task(
             &connection,
-            lane(),
+            queue(),
             Duration::from_secs(20),
             std::future::pending(),
         )
         .await
     });
     eventually("the worker waits", async || {
-        let load = topology::lane_load(&farm.coordinator.context, lane())
+        let load = topology::lane_load(&farm.coordinator.context, queue())
             .await
             .unwrap()?;
         (load.pullers == 1).then_some(())
     })
     .await;
-    let queue = TaskQueue::new(&farm.coordinator, farm.topology);
-    queue
-        .publish(lane(), &task(chunk(0), 0, "file:///nowhere"))
+    let task_stream = TaskStream::new(&farm.coordinator, farm.topology);
+    task_stream
+        .publish(queue(), &task(chunk(0), 0, "file:///nowhere"))
         .await
         .unwrap();
     let pulled = timeout(LIMIT, waiting).await.unwrap().unwrap().unwrap();
@@ -275,15 +281,15 @@ async fn a_waiting_worker_gets_a_task_as_it_is_published() {
 #[tokio::test]
 async fn a_restart_of_the_server_ends_a_wait_at_once() {
     let mut farm = Farm::start().await;
-    topology::ensure_lane(&farm.coordinator.context, &farm.topology, lane())
+    topology::ensure_lane(&farm.coordinator.context, &farm.topology, queue())
         .await
         .unwrap();
     let connection = farm.worker("w1").await;
     let wait = Duration::from_secs(50);
     let waiting =
-        tokio::spawn(async move { wait_for_task(&connection, lane(), wait, std::future::pending()).await });
+        tokio::spawn(async move { wait_for_task(&connection, queue(), wait, std::future::pending()).await });
     eventually("the worker waits", async || {
-        let load = topology::lane_load(&farm.coordinator.context, lane())
+        let load = topology::lane_load(&farm.coordinator.context, queue())
             .await
             .unwrap()?;
         (load.pullers == 1).then_some(())
@@ -303,7 +309,7 @@ async fn work_that_advances_keeps_its_task_and_work_that_hangs_loses_it() {
     let farm = farm_with_a_task().await;
     let (holder, other) = (farm.worker("w1").await, farm.worker("w2").await);
     let (steps, progress) = watch::channel(0_u64);
-    let message = pull(&holder, lane()).await.unwrap();
+    let message = pull(&holder, queue()).await.unwrap();
     let (_, held) = InProgress::begin(message, progress, Duration::from_millis(200));
 
     // Three times `ack_wait`, advancing all the while.
@@ -313,13 +319,13 @@ async fn work_that_advances_keeps_its_task_and_work_that_hangs_loses_it() {
         steps.send_modify(|steps| *steps += 1);
     }
     assert!(
-        pull(&other, lane()).await.is_none(),
+        pull(&other, queue()).await.is_none(),
         "the task went to another worker"
     );
 
     // It hangs from here on.
     let redelivered = eventually("the task goes to another worker", async || {
-        pull(&other, lane()).await
+        pull(&other, queue()).await
     })
     .await;
     assert_eq!(redelivered.info().unwrap().delivered, 2);
@@ -331,24 +337,24 @@ async fn an_answered_task_does_not_come_back() {
     let farm = farm_with_a_task().await;
     let connection = farm.worker("w1").await;
     let take = async || {
-        let message = eventually("a task", async || pull(&connection, lane()).await).await;
+        let message = eventually("a task", async || pull(&connection, queue()).await).await;
         InProgress::begin(message, watch::channel(0).1, Duration::from_secs(10)).1
     };
     take().await.nak(None).await.unwrap();
     take().await.nak(Some(Duration::from_millis(50))).await.unwrap();
     take().await.term().await.unwrap();
-    assert!(pull(&connection, lane()).await.is_none());
-    let queue = TaskQueue::new(&farm.coordinator, farm.topology);
+    assert!(pull(&connection, queue()).await.is_none());
+    let task_stream = TaskStream::new(&farm.coordinator, farm.topology);
     assert!(
-        queue.queued(job("a job")).await.unwrap().is_empty(),
+        task_stream.queued(job("a job")).await.unwrap().is_empty(),
         "a terminated task is gone"
     );
-    queue
-        .publish(lane(), &task(chunk(0), 1, "file:///nowhere"))
+    task_stream
+        .publish(queue(), &task(chunk(0), 1, "file:///nowhere"))
         .await
         .unwrap();
     take().await.ack().await.unwrap();
-    assert!(queue.queued(job("a job")).await.unwrap().is_empty());
+    assert!(task_stream.queued(job("a job")).await.unwrap().is_empty());
 }
 
 #[tokio::test]

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use latentfarm_common::digest::Digest;
 use latentfarm_common::ids::{Attempt, ChunkId, JobId, Work, WorkerId};
-use latentfarm_common::lanes::{Class, Lane};
 use latentfarm_common::nats::server::{EmbeddedServer, ServerBinary, ServerOptions, check, locate};
 use latentfarm_common::nats::topology::{self, Topology};
 use latentfarm_common::nats::{Connection, Patience, connect};
+use latentfarm_common::queues::{Queue, ResourceClass};
 use latentfarm_common::wire::blob::BlobRef;
 use latentfarm_common::wire::job::SourceSpec;
 use latentfarm_common::wire::outcome::{DoneBody, DoneRecord, StageTimings};
@@ -88,9 +88,9 @@ pub(crate) fn chunk(index: u32) -> ChunkId {
     }
 }
 
-pub(crate) fn lane() -> Lane {
-    Lane {
-        class: Class::Analyze,
+pub(crate) fn queue() -> Queue {
+    Queue {
+        class: ResourceClass::Analyze,
         priority: 1,
     }
 }
@@ -107,7 +107,7 @@ pub(crate) fn record(chunk: ChunkId, worker_name: &str) -> DoneRecord {
         chunk,
         attempt: Attempt { epoch: 1, number: 0 },
         worker: worker(worker_name),
-        numeric_kind: "test".to_owned(),
+        numerics_fingerprint: "test".to_owned(),
         artifact: blob(worker_name),
         body: DoneBody::Analyze {
             frames: 16,

@@ -4,7 +4,7 @@
 
 use latentfarm_common::ids::ChunkId;
 
-/// Tasks of one lane that may still be published: the window is twice the live workers and 16.
+/// Tasks of one queue that may still be published: the window is twice the live workers and 16.
 pub(super) fn free_slots(live_workers: usize, in_flight: usize) -> usize {
     (2 * live_workers + 16).saturating_sub(in_flight)
 }

@@ -76,17 +76,17 @@ impl Job {
     }
 
     fn recall(&mut self, entry: &Entry) {
-        let (Entry::Failed { chunk, lane, .. }, Some(note)) = (entry, OomNote::of(entry)) else {
+        let (Entry::Failed { chunk, queue, .. }, Some(note)) = (entry, OomNote::of(entry)) else {
             return;
         };
         let job = self.spec.id;
         let ChunkName { work, index } = *chunk;
-        // Without a lane it was an attempt that did not count.
+        // Without a queue it was an attempt that did not count.
         if work == Work::Render
-            && let Some(lane) = lane
+            && let Some(queue) = queue
             && let Some(record) = self.chunks.get_mut(ChunkId { job, work, index })
         {
-            record.note_oom(&self.settings.needs, &note.oom, Some(lane.class));
+            record.note_oom(&self.settings.needs, &note.oom, Some(queue.class));
         }
         self.log.recall(note);
     }
@@ -286,7 +286,7 @@ impl Job {
             attempt,
             worker: worker.clone(),
             failure: failure.clone(),
-            lane: class.map(|class| self.settings.lane(class)),
+            queue: class.map(|class| self.settings.queue(class)),
             then,
         };
         if is_current {
@@ -344,8 +344,8 @@ impl Job {
             && let Some(planned) = record.planned
         {
             record.published = Some(planned.fit);
-            let lane = self.settings.lane(planned.fit.class);
-            self.log.on_placed(task, lane, planned);
+            let queue = self.settings.queue(planned.fit.class);
+            self.log.on_placed(task, queue, planned);
         }
         self.apply(task.chunk, ChunkEvent::Enqueued { attempt });
     }
@@ -358,8 +358,8 @@ impl Job {
         let attempt = record.state().attempt;
         record.not_before = Some(Instant::now() + self.pace.take_back_wait);
         if let Some(fit) = record.published.take() {
-            let lane = self.settings.lane(fit.class);
-            self.log.on_taken_back(chunk, attempt, lane, why);
+            let queue = self.settings.queue(fit.class);
+            self.log.on_taken_back(chunk, attempt, queue, why);
         }
         self.apply(chunk, ChunkEvent::TakenBack { attempt });
     }

@@ -14,7 +14,7 @@ use latentfarm_common::nats::topology::NEEDS_BUCKET;
 use latentfarm_common::needs::{note, same_need};
 use latentfarm_common::wire;
 use latentfarm_common::wire::job::ModelSpec;
-use latentfarm_common::wire::memory::{DeviceKind, Observation, OutOfMemory, Seen};
+use latentfarm_common::wire::memory::{DeviceKind, MemoryObservation, ObservedNeed, OutOfMemory};
 use latentfarm_common::wire::outcome::{DoneBody, DoneRecord, LearnedNeeds};
 use tokio::time::Instant;
 
@@ -67,7 +67,7 @@ impl NeedEstimator {
     }
 
     /// What tasks of the model showed of its needs on a kind of device.
-    pub(super) fn observations(&self, model: &ModelSpec, kind: DeviceKind) -> &[Observation] {
+    pub(super) fn observations(&self, model: &ModelSpec, kind: DeviceKind) -> &[MemoryObservation] {
         let entry = self.entries.get(&key(model, kind));
         entry.map_or(&[], |entry| &entry.content.observations)
     }
@@ -84,8 +84,8 @@ impl NeedEstimator {
         };
         let entry = self.entries.entry(key(model, used.kind)).or_default();
         if used.peak_mib > 0 {
-            let (plan, need) = (used.plan, Seen::Peak(used.peak_mib));
-            entry.observe(Observation { plan, need });
+            let (plan, need) = (used.plan, ObservedNeed::Peak(used.peak_mib));
+            entry.observe(MemoryObservation { plan, need });
         }
         let ms = record.timings.engine_ms + record.timings.media_wait_ms;
         if ms > 0 && *synced > 0 {
@@ -101,12 +101,12 @@ impl NeedEstimator {
         let Some(mib) = oom.needed_at_least_mib.filter(|_| !oom.suspected) else {
             return;
         };
-        let need = Seen::MoreThan(mib);
+        let need = ObservedNeed::MoreThan(mib);
         let plan = predicted
             .of(oom.kind)
             .map_or(oom.plan, |needs| same_need(needs, oom.plan));
         let entry = self.entries.entry(key(model, oom.kind)).or_default();
-        entry.observe(Observation { plan, need });
+        entry.observe(MemoryObservation { plan, need });
     }
 
     /// Writes what changed, not too often unless it is the `last` time. Failing costs no more than knowledge.
@@ -129,7 +129,7 @@ impl NeedEstimator {
 }
 
 impl Entry {
-    fn observe(&mut self, observation: Observation) {
+    fn observe(&mut self, observation: MemoryObservation) {
         note(&mut self.content.observations, observation);
         self.changed = true;
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use latentfarm_common::ids::{Attempt, ChunkId, ChunkName, WorkerId};
-use latentfarm_common::lanes::Lane;
+use latentfarm_common::queues::Queue;
 use latentfarm_common::time::FrameRange;
 use latentfarm_common::wire::job::JobSpec;
 use latentfarm_common::wire::memory::OutOfMemory;
@@ -94,12 +94,12 @@ impl JobLog {
     }
 
     /// A render task was published.
-    pub(super) fn on_placed(&mut self, task: &Task, lane: Lane, planned: Planned) {
+    pub(super) fn on_placed(&mut self, task: &Task, queue: Queue, planned: Planned) {
         let fit = planned.fit;
         self.journal.note(Entry::Placed {
             chunk: task.chunk.name(),
             attempt: task.attempt,
-            lane,
+            queue,
             kind: fit.constraints.kind,
             floor: fit.constraints.floor,
             need_mib: fit.need_mib,
@@ -109,12 +109,12 @@ impl JobLog {
     }
 
     /// A task was taken out of the queue, to be placed anew.
-    pub(super) fn on_taken_back(&mut self, chunk: ChunkId, attempt: Attempt, lane: Lane, why: String) {
-        tracing::info!(%chunk, %lane, why, "taken out of the queue to be placed anew");
+    pub(super) fn on_taken_back(&mut self, chunk: ChunkId, attempt: Attempt, queue: Queue, why: String) {
+        tracing::info!(%chunk, %queue, why, "taken out of the queue to be placed anew");
         self.journal.note(Entry::TakenBack {
             chunk: chunk.name(),
             attempt,
-            lane,
+            queue,
             why,
         });
     }
@@ -155,7 +155,7 @@ impl JobLog {
             attempt: record.attempt,
             worker: record.worker.clone(),
             frames,
-            numeric_kind: record.numeric_kind.clone(),
+            numerics_fingerprint: record.numerics_fingerprint.clone(),
             memory: record.memory.clone(),
         });
     }
@@ -275,7 +275,7 @@ mod tests {
             attempt: Attempt { epoch: 1, number },
             worker: worker.parse().unwrap(),
             failure,
-            lane: None,
+            queue: None,
             then: None,
         }
     }

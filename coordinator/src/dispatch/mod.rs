@@ -6,7 +6,7 @@
 //!  heartbeats ──────────┤   (the farm)    └ Job: Chunks, Track ───────────────┘   (a window of the backlogs)
 //!  ticks, lease, signal ┘                     └─▶ JobLog: journal, report, JobEvent for whoever watches
 //! ```
-//! What belongs to the farm (workers, what was learned of needs, the window of each lane, the lease) is owned apart
+//! What belongs to the farm (workers, what was learned of needs, the window of each queue, the lease) is owned apart
 //! from what belongs to a job, so a farm has any number of jobs; [`run_job`] runs a farm with one.
 //!
 //! Truth is the manifest and the done log. A task may be lost or run twice; the first verified record of a

@@ -1,16 +1,16 @@
-//! Places render chunks: which lane each may go to now, which have to wait, and which are moved because the farm
+//! Places render chunks: which queue each may go to now, which have to wait, and which are moved because the farm
 //! or what is known of their need has changed.
 //!
 //! The dispatcher marks the placement stale with each change, and asks for a new one when it is due: at once after a
 //! while of rest, so that a worker that joins is used with its first heartbeat, and a few times a second at most. A
-//! chunk that is queued but not begun is moved when its best lane is another one: a GPU that could take a chunk of the
-//! CPU's lane takes it by that, and the first done record wins if a worker pulled it at that very moment.
+//! chunk that is queued but not begun is moved when its best queue is another one: a GPU that could take a chunk of the
+//! CPU's queue takes it by that, and the first done record wins if a worker pulled it at that very moment.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use latentfarm_common::ids::{ChunkId, JobId};
-use latentfarm_common::lanes::Class;
+use latentfarm_common::queues::ResourceClass;
 use latentfarm_common::wire::memory::DeviceKind;
 use tokio::time::Instant;
 
@@ -127,7 +127,9 @@ fn place_job(
         let record = &mut job.chunks.render[index];
         if candidate.at.is_some() && candidate.at != placement.class() {
             let why = match &placement {
-                Placement::Lane { fit, why } => format!("{} is better: {why}", job.settings.lane(fit.class)),
+                Placement::Queue { fit, why } => {
+                    format!("{} is better: {why}", job.settings.queue(fit.class))
+                }
                 Placement::Wait { .. } => "nobody is left who can take it there".to_owned(),
             };
             moves.push(TakeBack {
@@ -136,7 +138,7 @@ fn place_job(
             });
         }
         match placement {
-            Placement::Lane { fit, why } => {
+            Placement::Queue { fit, why } => {
                 record.unplaced = None;
                 record.planned = candidate.at.is_none().then_some(Planned { fit, why });
             }
@@ -172,7 +174,7 @@ fn load(
     candidates: &[Candidate],
     taken: &Taken,
 ) -> Load {
-    let serve = |machine: &&Machine, class: fn(&Options) -> Option<Class>| {
+    let serve = |machine: &&Machine, class: fn(&Options) -> Option<ResourceClass>| {
         let mut classes = candidates
             .iter()
             .filter_map(|candidate| class(&candidate.options));
@@ -202,11 +204,11 @@ impl Taken {
         }
     }
 
-    fn add(&mut self, class: Option<Class>, frames: u64) {
+    fn add(&mut self, class: Option<ResourceClass>, frames: u64) {
         match class {
-            Some(Class::Gpu(_)) => self.gpu_frames += frames,
-            Some(Class::Cpu(_)) => self.cpu_chunks += 1,
-            Some(Class::Analyze) | None => {}
+            Some(ResourceClass::Gpu(_)) => self.gpu_frames += frames,
+            Some(ResourceClass::Cpu(_)) => self.cpu_chunks += 1,
+            Some(ResourceClass::Analyze) | None => {}
         }
     }
 }

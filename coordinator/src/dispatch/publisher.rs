@@ -1,4 +1,4 @@
-//! The dispatcher's side of the queue: from the backlog into the lanes, out of them again, and out of the done log.
+//! The dispatcher's side of the queue: from the backlog into the queues, out of them again, and out of the done log.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -7,11 +7,11 @@ use latentfarm_common::backoff::Backoff;
 use latentfarm_common::blob::Store;
 use latentfarm_common::error::one_line;
 use latentfarm_common::ids::{ChunkId, JobId, Work};
-use latentfarm_common::lanes::{Class, Lane};
 use latentfarm_common::nats::direct::DirectReader;
 use latentfarm_common::nats::done::DoneLog;
-use latentfarm_common::nats::tasks::{Published, TaskError, TaskQueue};
+use latentfarm_common::nats::tasks::{Published, TaskError, TaskStream};
 use latentfarm_common::nats::{Connection, subjects, topology};
+use latentfarm_common::queues::{Queue, ResourceClass};
 use latentfarm_common::time::FrameRange;
 use latentfarm_common::wire;
 use latentfarm_common::wire::blob::BlobRef;
@@ -34,7 +34,7 @@ const TRY_AGAIN: Backoff = Backoff::new(Duration::from_millis(500), Duration::fr
 /// Publishes tasks, and removes them.
 pub(super) struct TaskPublisher {
     connection: Connection,
-    queue: TaskQueue,
+    task_stream: TaskStream,
     done_log: DoneLog,
     store: Store,
     /// Fencing token of this coordinator.
@@ -54,7 +54,7 @@ impl TaskPublisher {
     pub(super) fn new(farm: &Farm, epoch: u64) -> Self {
         Self {
             connection: farm.connection.clone(),
-            queue: TaskQueue::new(&farm.connection, farm.topology),
+            task_stream: TaskStream::new(&farm.connection, farm.topology),
             done_log: DoneLog::new(&farm.connection),
             store: farm.store.clone(),
             epoch,
@@ -66,7 +66,7 @@ impl TaskPublisher {
         &self.done_log
     }
 
-    /// Fills the window of each lane from the backlogs. A farm that does not take tasks is left alone for a
+    /// Fills the window of each queue from the backlogs. A farm that does not take tasks is left alone for a
     /// moment; after [`PATIENCE`] that is an error.
     pub(super) async fn publish(
         &mut self,
@@ -82,9 +82,9 @@ impl TaskPublisher {
             return Ok(());
         }
         let mut result = Ok(());
-        for (lane, chunks) in choose(jobs, workers, now) {
+        for (queue, chunks) in choose(jobs, workers, now) {
             if result.is_ok() {
-                result = self.publish_to(lane, &chunks, jobs).await;
+                result = self.publish_to(queue, &chunks, jobs).await;
             }
         }
         let Err(error) = result else { return Ok(()) };
@@ -104,7 +104,7 @@ impl TaskPublisher {
     /// On an error the chunks stay in the backlog.
     async fn publish_to(
         &mut self,
-        lane: Lane,
+        queue: Queue,
         chunks: &[ChunkId],
         jobs: &mut BTreeMap<JobId, Job>,
     ) -> Result<(), DispatchError> {
@@ -115,16 +115,20 @@ impl TaskPublisher {
             }
         }
         while !tasks.is_empty() {
-            let published = self.queue.publish_all(lane, &tasks).await.map_err(|error| {
-                // Some may have been stored: not twice.
-                for task in &tasks {
-                    let job = jobs.get_mut(&task.chunk.job);
-                    if let Some(record) = job.and_then(|job| job.chunks.get_mut(task.chunk)) {
-                        record.maybe_queued = true;
+            let published = self
+                .task_stream
+                .publish_all(queue, &tasks)
+                .await
+                .map_err(|error| {
+                    // Some may have been stored: not twice.
+                    for task in &tasks {
+                        let job = jobs.get_mut(&task.chunk.job);
+                        if let Some(record) = job.and_then(|job| job.chunks.get_mut(task.chunk)) {
+                            record.maybe_queued = true;
+                        }
                     }
-                }
-                DispatchError::Tasks(error)
-            })?;
+                    DispatchError::Tasks(error)
+                })?;
             let mut repeated = Vec::new();
             for (mut task, published) in tasks.into_iter().zip(published) {
                 match published {
@@ -210,7 +214,7 @@ impl TaskPublisher {
 
     /// Removes the tasks for one chunk, running or not. A task that stays only makes for a double run.
     pub(super) async fn remove_tasks(&self, chunk: ChunkId) {
-        if let Err(error) = self.queue.remove_chunk(chunk).await {
+        if let Err(error) = self.task_stream.remove_chunk(chunk).await {
             tracing::warn!(%chunk, error = one_line(&error), "cannot remove a task that is not needed");
         }
     }
@@ -260,7 +264,7 @@ impl TaskPublisher {
                 record.not_before = adopt_at;
             }
         }
-        let removed = self.queue.remove_job(job.spec.id).await;
+        let removed = self.task_stream.remove_job(job.spec.id).await;
         let removed = removed.map_err(DispatchError::Tasks)?;
         if removed > 0 {
             tracing::info!(removed, "removed tasks of an earlier coordinator");
@@ -270,21 +274,21 @@ impl TaskPublisher {
 
     /// At a job's end: nobody needs what is left of it in the queue.
     pub(super) async fn clear(&self, job: JobId) {
-        if let Err(error) = self.queue.remove_job(job).await {
+        if let Err(error) = self.task_stream.remove_job(job).await {
             tracing::warn!(error = one_line(&error), "cannot clear the job's tasks");
         }
     }
 
     /// What the queue holds of a job.
     pub(super) async fn view(&self, job: &Job, workers: &Workers) -> Result<QueueView, TaskError> {
-        let tasks = self.queue.queued(job.spec.id).await?;
+        let tasks = self.task_stream.queued(job.spec.id).await?;
         let classes = job.chunks.render.iter().filter_map(|record| record.published);
-        let classes = classes.map(|fit| fit.class).chain([Class::Analyze]);
+        let classes = classes.map(|fit| fit.class).chain([ResourceClass::Analyze]);
         let mut stranded = BTreeSet::new();
-        for class in classes.collect::<BTreeSet<Class>>() {
-            let lane = job.settings.lane(class);
-            if self.is_dead(lane).await? {
-                let there = tasks.iter().filter(|(at, _)| *at == lane);
+        for class in classes.collect::<BTreeSet<ResourceClass>>() {
+            let queue = job.settings.queue(class);
+            if self.is_dead(queue).await? {
+                let there = tasks.iter().filter(|(at, _)| *at == queue);
                 stranded.extend(there.map(|(_, chunk)| *chunk));
             }
         }
@@ -299,44 +303,47 @@ impl TaskPublisher {
         })
     }
 
-    /// The lane hands out nothing and has nothing in hand, whatever the queue holds under its name.
-    async fn is_dead(&self, lane: Lane) -> Result<bool, TaskError> {
-        let load = topology::lane_load(&self.connection.context, lane).await?;
+    /// The queue hands out nothing and has nothing in hand, whatever the queue holds under its name.
+    async fn is_dead(&self, queue: Queue) -> Result<bool, TaskError> {
+        let load = topology::lane_load(&self.connection.context, queue).await?;
         Ok(load.is_none_or(|load| load.waiting == 0 && load.held == 0))
     }
 }
 
-/// The chunks that go into each lane now: as many as its window has free slots, the jobs in turn, each job's chunks in
-/// frame order. The window of a lane is by the workers that serve it.
+/// The chunks that go into each queue now: as many as its window has free slots, the jobs in turn, each job's chunks in
+/// frame order. The window of a queue is by the workers that serve it.
 pub(super) fn choose(
     jobs: &BTreeMap<JobId, Job>,
     workers: &Workers,
     now: Instant,
-) -> Vec<(Lane, Vec<ChunkId>)> {
-    let mut lanes: BTreeMap<Lane, Vec<Vec<ChunkId>>> = BTreeMap::new();
-    let mut under_way: BTreeMap<Lane, usize> = BTreeMap::new();
+) -> Vec<(Queue, Vec<ChunkId>)> {
+    let mut queues: BTreeMap<Queue, Vec<Vec<ChunkId>>> = BTreeMap::new();
+    let mut under_way: BTreeMap<Queue, usize> = BTreeMap::new();
     for job in jobs.values() {
-        let mut ready: BTreeMap<Lane, Vec<ChunkId>> = BTreeMap::new();
+        let mut ready: BTreeMap<Queue, Vec<ChunkId>> = BTreeMap::new();
         for record in job.chunks.iter() {
             if let Some(class) = record.class_to_publish(now) {
-                ready.entry(job.settings.lane(class)).or_default().push(record.id);
+                ready
+                    .entry(job.settings.queue(class))
+                    .or_default()
+                    .push(record.id);
             } else if let Some(class) = record.class_under_way() {
-                *under_way.entry(job.settings.lane(class)).or_default() += 1;
+                *under_way.entry(job.settings.queue(class)).or_default() += 1;
             }
         }
-        for (lane, chunks) in ready {
-            lanes.entry(lane).or_default().push(chunks);
+        for (queue, chunks) in ready {
+            queues.entry(queue).or_default().push(chunks);
         }
     }
     let machines = workers.machines();
     // Rendering goes before analysis: a video is finished front to back.
-    let chosen = lanes.into_iter().rev().map(|(lane, backlogs)| {
-        let serving = match lane.class {
-            Class::Analyze => workers.live(),
+    let chosen = queues.into_iter().rev().map(|(queue, backlogs)| {
+        let serving = match queue.class {
+            ResourceClass::Analyze => workers.live(),
             class => machines.iter().filter(|machine| machine.serves(class)).count(),
         };
-        let slots = free_slots(serving, under_way.get(&lane).copied().unwrap_or(0));
-        (lane, fair(slots, &backlogs))
+        let slots = free_slots(serving, under_way.get(&queue).copied().unwrap_or(0));
+        (queue, fair(slots, &backlogs))
     });
     chosen.filter(|(_, chunks)| !chunks.is_empty()).collect()
 }

@@ -12,7 +12,7 @@ use crate::job::chunks::Chunks;
 pub(super) struct QueueView {
     /// Chunks with a task in the queue, waiting or running.
     pub queued: BTreeSet<ChunkId>,
-    /// Those whose lane says that it has nothing to hand out and nothing in hand: nobody gets them any more.
+    /// Those whose queue says that it has nothing to hand out and nothing in hand: nobody gets them any more.
     pub stranded: BTreeSet<ChunkId>,
     /// Chunks that a live worker says it is at work on.
     pub held: BTreeSet<ChunkId>,

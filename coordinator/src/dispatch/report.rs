@@ -39,7 +39,7 @@ pub struct JobReport {
     /// Chunks finished by each worker.
     pub workers: BTreeMap<WorkerId, u64>,
     /// Results of equal kinds are equal bit for bit; more than one is worth a word.
-    pub numeric_kinds: BTreeMap<String, u64>,
+    pub numerics_fingerprints: BTreeMap<String, u64>,
     /// Attempts that ran out of memory, in order, those of earlier runs included.
     pub ooms: Vec<OomNote>,
     /// What the render chunks that are done took.
@@ -68,8 +68,8 @@ impl JobReport {
             };
             *report.workers.entry(record.worker.clone()).or_default() += 1;
             *report
-                .numeric_kinds
-                .entry(record.numeric_kind.clone())
+                .numerics_fingerprints
+                .entry(record.numerics_fingerprint.clone())
                 .or_default() += 1;
             let total = match chunk.id.work {
                 Work::Analyze => &mut report.analyze,

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use latentfarm_common::backoff::Backoff;
-use latentfarm_common::lanes::{Class, DEFAULT_PRIORITY, Lane};
 use latentfarm_common::nats::lease::{Contention, LeaseTime};
+use latentfarm_common::queues::{DEFAULT_PRIORITY, Queue, ResourceClass};
 
 use crate::job::retry::Wait;
 use crate::placement::{CpuFallback, JobNeeds};
@@ -38,7 +38,7 @@ pub struct JobSettings {
     /// The folder that holds the job's manifest and its journal.
     pub job_dir: PathBuf,
     /// The job's priority in `0..PRIORITIES`; 0 goes first. A render has the farm for itself and names none; a farm of many jobs has an urgent
-    /// one take lanes of its own, which workers ask first.
+    /// one take queues of its own, which workers ask first.
     pub priority: u8,
     /// The predicted needs by kind of device.
     pub needs: JobNeeds,
@@ -119,8 +119,8 @@ impl DispatchSettings {
 }
 
 impl JobSettings {
-    pub(super) fn lane(&self, class: Class) -> Lane {
+    pub(super) fn queue(&self, class: ResourceClass) -> Queue {
         let priority = self.priority;
-        Lane { class, priority }
+        Queue { class, priority }
     }
 }

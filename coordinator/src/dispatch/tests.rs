@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use latentfarm_common::ids::{Attempt, ChunkId, JobId, Work};
-use latentfarm_common::lanes::Class;
+use latentfarm_common::queues::ResourceClass;
 use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan, MemoryStage, OutOfMemory, RenderMemory};
 use latentfarm_common::wire::outcome::{Failure, Heartbeat, WorkerState};
 use tokio::sync::mpsc;
@@ -130,11 +130,11 @@ fn two_jobs_take_turns_in_the_window_of_a_lane() {
     let machines = workers.machines();
     let mut placer = Placer::new(EVERY, now);
     placer.place(&mut jobs, &machines, &NeedEstimator::default(), now);
-    let lanes = choose(&jobs, &workers, now);
-    let [(lane, chosen)] = lanes.as_slice() else {
-        panic!("{lanes:?}")
+    let queues = choose(&jobs, &workers, now);
+    let [(queue, chosen)] = queues.as_slice() else {
+        panic!("{queues:?}")
     };
-    assert_eq!(lane.class, Class::Cpu(4));
+    assert_eq!(queue.class, ResourceClass::Cpu(4));
     assert_eq!(
         chosen.len(),
         18,

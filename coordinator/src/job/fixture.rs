@@ -11,7 +11,7 @@ pub(crate) fn done_record(chunk: ChunkId, attempt: Attempt, worker: WorkerId) ->
         chunk,
         attempt,
         worker,
-        numeric_kind: "test".to_owned(),
+        numerics_fingerprint: "test".to_owned(),
         artifact: BlobRef {
             digest: Digest::of(b"segment"),
             bytes: 7,

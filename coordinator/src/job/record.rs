@@ -1,7 +1,7 @@
 //! Everything that the dispatcher knows of one chunk, in one place.
 
 use latentfarm_common::ids::{Attempt, ChunkId, Work};
-use latentfarm_common::lanes::Class;
+use latentfarm_common::queues::ResourceClass;
 use latentfarm_common::time::FrameRange;
 use latentfarm_common::wire::blob::BlobRef;
 use latentfarm_common::wire::memory::{MemoryConstraints, OutOfMemory};
@@ -49,11 +49,11 @@ pub struct ChunkRecord {
     pub published: Option<Fit>,
 }
 
-/// A lane that a chunk of the backlog may be published to.
+/// A queue that a chunk of the backlog may be published to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Planned {
     pub fit: Fit,
-    /// The reason for this lane in one phrase.
+    /// The reason for this queue in one phrase.
     pub why: &'static str,
 }
 
@@ -123,27 +123,32 @@ impl ChunkRecord {
             && self.may_be_published(now)
     }
 
-    /// The class of the lane to which the chunk is to be published now; `None` if it is not to be published.
-    pub fn class_to_publish(&self, now: Instant) -> Option<Class> {
+    /// The class of the queue to which the chunk is to be published now; `None` if it is not to be published.
+    pub fn class_to_publish(&self, now: Instant) -> Option<ResourceClass> {
         let class = match self.id.work {
-            Work::Analyze => Some(Class::Analyze),
+            Work::Analyze => Some(ResourceClass::Analyze),
             Work::Render => self.planned.map(|planned| planned.fit.class),
         };
         class.filter(|_| self.may_be_published(now))
     }
 
-    /// The class of the lane in which a task of the chunk is queued or running.
-    pub fn class_under_way(&self) -> Option<Class> {
+    /// The class of the queue in which a task of the chunk is queued or running.
+    pub fn class_under_way(&self) -> Option<ResourceClass> {
         let class = match self.id.work {
-            Work::Analyze => Some(Class::Analyze),
+            Work::Analyze => Some(ResourceClass::Analyze),
             Work::Render => self.published.map(|fit| fit.class),
         };
         class.filter(|_| self.state.is_under_way())
     }
 
     /// Notes that an attempt ran out of memory; `predicted` are the uncorrected needs of the job.
-    /// `class` is that of the lane from which it was pulled, if that is known.
-    pub fn note_oom(&mut self, predicted: &JobNeeds, oom: &OutOfMemory, class: Option<Class>) -> Raised {
+    /// `class` is that of the queue from which it was pulled, if that is known.
+    pub fn note_oom(
+        &mut self,
+        predicted: &JobNeeds,
+        oom: &OutOfMemory,
+        class: Option<ResourceClass>,
+    ) -> Raised {
         let (needs, beside_mib) = (predicted.of(oom.kind), predicted.beside(oom.kind));
         needs.map_or(Raised::Nothing, |needs| {
             self.memory.note(oom, class, needs, beside_mib)

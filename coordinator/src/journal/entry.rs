@@ -1,8 +1,8 @@
 //! What a journal holds.
 
 use latentfarm_common::ids::{Attempt, ChunkName, JobId, WorkerId};
-use latentfarm_common::lanes::Lane;
-use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan, MemoryUse, Needs};
+use latentfarm_common::queues::Queue;
+use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan, MemoryRequirements, MemoryUse};
 use latentfarm_common::wire::outcome::Failure;
 use serde::{Deserialize, Serialize};
 
@@ -37,19 +37,19 @@ pub enum Entry {
     Placed {
         chunk: ChunkName,
         attempt: Attempt,
-        lane: Lane,
+        queue: Queue,
         kind: DeviceKind,
         floor: MemoryPlan,
         /// Of the leanest plan, all in all.
         need_mib: u64,
-        needs: Needs,
+        needs: MemoryRequirements,
         why: String,
     },
     /// Taken out of the queue to be placed anew.
     TakenBack {
         chunk: ChunkName,
         attempt: Attempt,
-        lane: Lane,
+        queue: Queue,
         why: String,
     },
     /// Fits no live worker.
@@ -67,8 +67,8 @@ pub enum Entry {
         attempt: Attempt,
         worker: WorkerId,
         failure: Failure,
-        /// The lane that it was placed in; `None` if another attempt counted already.
-        lane: Option<Lane>,
+        /// The queue that it was placed in; `None` if another attempt counted already.
+        queue: Option<Queue>,
         /// What followed for the next attempt.
         then: Option<String>,
     },
@@ -84,7 +84,7 @@ pub enum Entry {
         attempt: Attempt,
         worker: WorkerId,
         frames: u64,
-        numeric_kind: String,
+        numerics_fingerprint: String,
         memory: Option<MemoryUse>,
     },
     GivenUp {

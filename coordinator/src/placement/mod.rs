@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!  predictions ──▶ learned corrections ──▶ JobNeeds ─┐
-//!  failures of this chunk ──▶ ChunkMemory ───────────┼─▶ options ──▶ solve ──▶ Placement (lane and plan, or wait)
+//!  failures of this chunk ──▶ ChunkMemory ───────────┼─▶ options ──▶ solve ──▶ Placement (queue and plan, or wait)
 //!  heartbeats ──▶ Machine (capacity) ────────────────┘                 ▲
 //!  observed rates, chunks under way, --cpu-fallback ───────────────────┘
 //! ```

@@ -1,16 +1,16 @@
 //! What a job's windows need by kind of device.
 
 use latentfarm_common::needs::corrected;
-use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan, Needs, Observation};
+use latentfarm_common::wire::memory::{DeviceKind, MemoryObservation, MemoryPlan, MemoryRequirements};
 
 /// Predicted or corrected needs of one job.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct JobNeeds {
     /// Of the engine on the CPU; `None`: not known to run there.
-    pub cpu: Option<Needs>,
+    pub cpu: Option<MemoryRequirements>,
     /// Of a GPU; `None`: not known to run there.
-    pub cuda: Option<Needs>,
-    /// Host memory of the media child, which a CPU lane has to offer too.
+    pub cuda: Option<MemoryRequirements>,
+    /// Host memory of the media child, which a CPU queue has to offer too.
     pub media_mib: u64,
 }
 
@@ -18,7 +18,7 @@ impl JobNeeds {
     /// For the CPU alone, the same under every plan, the media child included.
     pub fn flat_cpu(mib: u64) -> Self {
         Self {
-            cpu: Some(Needs {
+            cpu: Some(MemoryRequirements {
                 mib: [mib; MemoryPlan::COUNT],
             }),
             cuda: None,
@@ -26,7 +26,7 @@ impl JobNeeds {
         }
     }
 
-    pub fn of(&self, kind: DeviceKind) -> Option<&Needs> {
+    pub fn of(&self, kind: DeviceKind) -> Option<&MemoryRequirements> {
         match kind {
             DeviceKind::Cpu => self.cpu.as_ref(),
             DeviceKind::Cuda => self.cuda.as_ref(),
@@ -43,7 +43,7 @@ impl JobNeeds {
 
     /// The same, corrected by what tasks showed on each kind of device.
     #[must_use]
-    pub fn corrected<'a>(&self, learned: impl Fn(DeviceKind) -> &'a [Observation]) -> Self {
+    pub fn corrected<'a>(&self, learned: impl Fn(DeviceKind) -> &'a [MemoryObservation]) -> Self {
         let correct = |kind| self.of(kind).map(|needs| corrected(needs, learned(kind)));
         Self {
             cpu: correct(DeviceKind::Cpu),

@@ -1,8 +1,10 @@
 //! What one chunk ran out of, and where that leaves it.
 
-use latentfarm_common::lanes::Class;
 use latentfarm_common::needs::same_need;
-use latentfarm_common::wire::memory::{DeviceKind, MemoryConstraints, MemoryPlan, Needs, OutOfMemory};
+use latentfarm_common::queues::ResourceClass;
+use latentfarm_common::wire::memory::{
+    DeviceKind, MemoryConstraints, MemoryPlan, MemoryRequirements, OutOfMemory,
+};
 
 use super::needs::gib;
 
@@ -16,7 +18,7 @@ pub enum Raised {
     /// Plans before this one are not tried again on such a device.
     Floor(MemoryPlan),
     /// The leanest plan is not enough there: so much has to be free from now on, in MiB.
-    Class(u64),
+    ResourceClass(u64),
     /// The device had less than was promised: the same place may be tried once more.
     Nothing,
 }
@@ -26,7 +28,7 @@ impl Raised {
     pub fn text(self, kind: DeviceKind) -> String {
         match self {
             Self::Floor(plan) => format!("its plan floor on {kind} rises to {plan}"),
-            Self::Class(mib) => format!(
+            Self::ResourceClass(mib) => format!(
                 "the leanest plan is not enough: on {kind} it asks for {} from now on",
                 gib(mib)
             ),
@@ -47,7 +49,7 @@ struct KindMemory {
     floor: MemoryPlan,
     /// Lower bounds of the need by plan, in MiB; 0: none.
     bounds: [u64; MemoryPlan::COUNT],
-    /// What a lane has to offer at least.
+    /// What a queue has to offer at least.
     least_mib: u64,
     squeezes: u32,
 }
@@ -78,7 +80,7 @@ impl ChunkMemory {
     }
 
     /// `needs` with this chunk's own lower bounds in them.
-    pub fn needs(&self, kind: DeviceKind, needs: &Needs) -> Needs {
+    pub fn needs(&self, kind: DeviceKind, needs: &MemoryRequirements) -> MemoryRequirements {
         let mut raised = *needs;
         let mut least = 0;
         for (mib, bound) in raised.mib.iter_mut().zip(self.of(kind).bounds).rev() {
@@ -88,7 +90,7 @@ impl ChunkMemory {
         raised
     }
 
-    pub fn constraints(&self, kind: DeviceKind, needs: &Needs) -> MemoryConstraints {
+    pub fn constraints(&self, kind: DeviceKind, needs: &MemoryRequirements) -> MemoryConstraints {
         MemoryConstraints {
             kind,
             floor: self.floor(kind),
@@ -96,20 +98,20 @@ impl ChunkMemory {
         }
     }
 
-    /// What a lane has to offer for the leanest plan; `beside_mib` is needed in the same memory besides.
-    pub fn lane_need(&self, kind: DeviceKind, needs: &Needs, beside_mib: u64) -> u64 {
+    /// What a queue has to offer for the leanest plan; `beside_mib` is needed in the same memory besides.
+    pub fn lane_need(&self, kind: DeviceKind, needs: &MemoryRequirements, beside_mib: u64) -> u64 {
         let leanest = self.needs(kind, needs).leanest();
         leanest.saturating_add(beside_mib).max(self.of(kind).least_mib)
     }
 
-    /// Notes an attempt that ran out. `class` is that of the lane from which it was pulled, if that is known.
+    /// Notes an attempt that ran out. `class` is that of the queue from which it was pulled, if that is known.
     /// `predicted` are the uncorrected needs on that kind of device: they say
     /// which plans really need less.
     pub fn note(
         &mut self,
         oom: &OutOfMemory,
-        class: Option<Class>,
-        predicted: &Needs,
+        class: Option<ResourceClass>,
+        predicted: &MemoryRequirements,
         beside_mib: u64,
     ) -> Raised {
         let need_before = self.lane_need(oom.kind, predicted, beside_mib);
@@ -131,7 +133,7 @@ impl ChunkMemory {
         let need = self.lane_need(oom.kind, predicted, beside_mib);
         let memory = self.of_mut(oom.kind);
         if need > offered_mib {
-            return Raised::Class(need);
+            return Raised::ResourceClass(need);
         }
         memory.squeezes += 1;
         if memory.squeezes < SQUEEZES {
@@ -139,22 +141,22 @@ impl ChunkMemory {
         }
         memory.squeezes = 0;
         memory.least_mib = offered_mib + 1;
-        Raised::Class(memory.least_mib)
+        Raised::ResourceClass(memory.least_mib)
     }
 }
 
 /// The smallest class that holds a need on a kind of device.
-pub(super) fn class_for(kind: DeviceKind, need_mib: u64) -> Option<Class> {
+pub(super) fn class_for(kind: DeviceKind, need_mib: u64) -> Option<ResourceClass> {
     match kind {
-        DeviceKind::Cpu => Class::cpu_for(need_mib),
-        DeviceKind::Cuda => Class::gpu_for(need_mib),
+        DeviceKind::Cpu => ResourceClass::cpu_for(need_mib),
+        DeviceKind::Cuda => ResourceClass::gpu_for(need_mib),
     }
 }
 
 /// What a worker that pulls from the class has free at least, in MiB.
-pub(super) fn offered(class: Class) -> u64 {
+pub(super) fn offered(class: ResourceClass) -> u64 {
     match class {
-        Class::Analyze => 0,
-        Class::Cpu(gib) | Class::Gpu(gib) => u64::from(gib) * 1024,
+        ResourceClass::Analyze => 0,
+        ResourceClass::Cpu(gib) | ResourceClass::Gpu(gib) => u64::from(gib) * 1024,
     }
 }

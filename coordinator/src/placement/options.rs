@@ -1,9 +1,9 @@
-//! The lanes that one chunk fits into, given the machines that are there.
+//! The queues that one chunk fits into, given the machines that are there.
 
 use std::fmt;
 
 use latentfarm_common::ids::WorkerId;
-use latentfarm_common::lanes::Class;
+use latentfarm_common::queues::ResourceClass;
 use latentfarm_common::wire::memory::{DeviceKind, MemoryConstraints, RenderMemory};
 
 use super::needs::{JobNeeds, gib};
@@ -18,20 +18,20 @@ pub struct Machine {
 }
 
 impl Machine {
-    pub fn serves(&self, class: Class) -> bool {
+    pub fn serves(&self, class: ResourceClass) -> bool {
         let capacity = match class {
-            Class::Analyze => return true,
-            Class::Cpu(_) => self.capacity.host_mib,
-            Class::Gpu(_) => self.capacity.device_mib,
+            ResourceClass::Analyze => return true,
+            ResourceClass::Cpu(_) => self.capacity.host_mib,
+            ResourceClass::Gpu(_) => self.capacity.device_mib,
         };
         capacity.is_some_and(|mib| mib >= offered(class))
     }
 }
 
-/// A lane that some live worker serves.
+/// A queue that some live worker serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fit {
-    pub class: Class,
+    pub class: ResourceClass,
     pub constraints: MemoryConstraints,
     /// What the leanest plan needs, all in all.
     pub need_mib: u64,
@@ -43,7 +43,7 @@ pub struct Shortage {
     pub kind: DeviceKind,
     /// What the leanest plan needs.
     pub need_mib: u64,
-    /// What has to be free for its lane; `None`: past the largest class.
+    /// What has to be free for its queue; `None`: past the largest class.
     pub lane_mib: Option<u64>,
     /// What the largest live worker can offer; `None`: there is no such device.
     pub largest_mib: Option<u64>,
@@ -59,10 +59,10 @@ impl fmt::Display for Shortage {
         match (self.largest_mib, self.kind, self.lane_mib) {
             (None, DeviceKind::Cuda, _) => f.write_str(", there is no GPU"),
             (None, DeviceKind::Cpu, _) => f.write_str(", nobody renders on the CPU"),
-            (Some(largest), _, Some(lane)) if largest >= self.need_mib => write!(
+            (Some(largest), _, Some(queue)) if largest >= self.need_mib => write!(
                 f,
-                " (a lane of {}), the largest free is {}",
-                gib(lane),
+                " (a queue of {}), the largest free is {}",
+                gib(queue),
                 gib(largest)
             ),
             (Some(largest), _, _) => write!(f, ", the largest free is {}", gib(largest)),
@@ -79,7 +79,7 @@ pub struct Options {
     pub shortages: Vec<Shortage>,
 }
 
-/// The smallest lane on each kind of device that holds the chunk's leanest plan and that a live worker serves.
+/// The smallest queue on each kind of device that holds the chunk's leanest plan and that a live worker serves.
 pub fn options(needs: &JobNeeds, memory: &ChunkMemory, machines: &[Machine]) -> Options {
     let mut options = Options::default();
     for kind in [DeviceKind::Cuda, DeviceKind::Cpu] {

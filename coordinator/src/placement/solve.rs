@@ -1,7 +1,7 @@
 //! Who takes which chunk: the GPUs all that fits them, the CPU what is left to it by `--cpu-fallback`.
 
 use clap::ValueEnum;
-use latentfarm_common::lanes::Class;
+use latentfarm_common::queues::ResourceClass;
 use latentfarm_common::wire::memory::DeviceKind;
 use serde::{Deserialize, Serialize};
 
@@ -30,8 +30,8 @@ pub enum CpuFallback {
 pub struct Candidate {
     pub frames: u64,
     pub options: Options,
-    /// Class of the lane in which it is queued, if it is.
-    pub at: Option<Class>,
+    /// ResourceClass of the queue in which it is queued, if it is.
+    pub at: Option<ResourceClass>,
 }
 
 /// What the farm is doing, and how fast it has been.
@@ -53,7 +53,7 @@ pub struct Load {
 /// Where a chunk is to go.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Placement {
-    Lane {
+    Queue {
         fit: Fit,
         why: &'static str,
     },
@@ -64,15 +64,15 @@ pub enum Placement {
 }
 
 impl Placement {
-    pub fn class(&self) -> Option<Class> {
+    pub fn class(&self) -> Option<ResourceClass> {
         match self {
-            Self::Lane { fit, .. } => Some(fit.class),
+            Self::Queue { fit, .. } => Some(fit.class),
             Self::Wait { .. } => None,
         }
     }
 }
 
-const ONLY_GPU: &str = "the smallest GPU lane that holds its leanest plan";
+const ONLY_GPU: &str = "the smallest GPU queue that holds its leanest plan";
 const NO_GPU_FITS: &str = "no live GPU can fit it";
 const CPU_EARLIER: &str = "the CPU is predicted to be done with it earlier";
 const CPU_ALWAYS: &str = "the CPU always helps";
@@ -115,14 +115,14 @@ pub fn solve(fallback: CpuFallback, candidates: &[Candidate], load: &Load) -> Ve
     };
     let mut give = |index: usize, room: &mut usize, gpu_frames: &mut u64| {
         if let Some(fit) = candidates[index].options.cpu {
-            placements[index] = Placement::Lane { fit, why };
+            placements[index] = Placement::Queue { fit, why };
             *room -= 1;
             *gpu_frames -= candidates[index].frames;
         }
     };
     let (kept, others): (Vec<usize>, Vec<usize>) = shared
         .into_iter()
-        .partition(|index| matches!(candidates[*index].at, Some(Class::Cpu(_))));
+        .partition(|index| matches!(candidates[*index].at, Some(ResourceClass::Cpu(_))));
     for index in kept {
         if room > 0 && is_earlier(candidates[index].frames, all_gpu_frames, 1.0) {
             give(index, &mut room, &mut gpu_frames);
@@ -141,10 +141,10 @@ pub fn solve(fallback: CpuFallback, candidates: &[Candidate], load: &Load) -> Ve
 fn first(fallback: CpuFallback, candidate: &Candidate) -> Placement {
     let options = &candidate.options;
     if let Some(fit) = options.gpu {
-        return Placement::Lane { fit, why: ONLY_GPU };
+        return Placement::Queue { fit, why: ONLY_GPU };
     }
     match options.cpu {
-        Some(fit) if fallback != CpuFallback::Never => Placement::Lane {
+        Some(fit) if fallback != CpuFallback::Never => Placement::Queue {
             fit,
             why: NO_GPU_FITS,
         },
@@ -160,7 +160,7 @@ fn first(fallback: CpuFallback, candidate: &Candidate) -> Placement {
 }
 
 fn is_cpu(placement: &Placement) -> bool {
-    matches!(placement.class(), Some(Class::Cpu(_)))
+    matches!(placement.class(), Some(ResourceClass::Cpu(_)))
 }
 
 /// Whether an idle CPU worker is done with a chunk before the GPUs are with all that lies before them.

@@ -1,14 +1,16 @@
-use latentfarm_common::lanes::{CPU_CLASSES_GIB, GPU_CLASSES_GIB};
-use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan, Needs, OutOfMemory, RenderMemory};
+use latentfarm_common::queues::{CPU_CLASSES_GIB, GPU_CLASSES_GIB};
+use latentfarm_common::wire::memory::{
+    DeviceKind, MemoryPlan, MemoryRequirements, OutOfMemory, RenderMemory,
+};
 use proptest::prelude::*;
 
 use super::oom_policy::offered;
 use super::*;
 
-const GPU: Needs = Needs {
+const GPU: MemoryRequirements = MemoryRequirements {
     mib: [9000, 7000, 5000, 5000, 3500, 2500],
 };
-const CPU: Needs = Needs {
+const CPU: MemoryRequirements = MemoryRequirements {
     mib: [12_000, 12_000, 9000, 9000, 8000, 8000],
 };
 
@@ -91,10 +93,10 @@ fn out_of_memory_raises_the_floor_then_the_class_then_leaves_the_cpu() {
         Raised::Floor(MemoryPlan::Streamed)
     );
     let fourth = oom(DeviceKind::Cuda, MemoryPlan::Streamed, Some(3200));
-    assert_eq!(memory.note(&fourth, None, &GPU, 0), Raised::Class(3200));
+    assert_eq!(memory.note(&fourth, None, &GPU, 0), Raised::ResourceClass(3200));
     assert_eq!(name(&place(CpuFallback::Last, &memory, &machines)), "g04");
     let fifth = oom(DeviceKind::Cuda, MemoryPlan::Streamed, Some(4200));
-    assert_eq!(memory.note(&fifth, None, &GPU, 0), Raised::Class(4200));
+    assert_eq!(memory.note(&fifth, None, &GPU, 0), Raised::ResourceClass(4200));
     assert_eq!(name(&place(CpuFallback::Last, &memory, &machines)), "cpu16");
     let never = place(CpuFallback::Never, &memory, &machines);
     let Placement::Wait { shortages } = never else {
@@ -111,7 +113,10 @@ fn a_squeezed_chunk_tries_its_place_once_more_before_it_asks_for_a_larger_one() 
     let mut memory = ChunkMemory::default();
     let squeezed = oom(DeviceKind::Cuda, MemoryPlan::Streamed, Some(2000));
     assert_eq!(memory.note(&squeezed, None, &GPU, 0), Raised::Nothing);
-    assert_eq!(memory.note(&squeezed, None, &GPU, 0), Raised::Class(3 * 1024 + 1));
+    assert_eq!(
+        memory.note(&squeezed, None, &GPU, 0),
+        Raised::ResourceClass(3 * 1024 + 1)
+    );
 }
 
 #[test]
@@ -131,12 +136,12 @@ fn a_suspicion_raises_the_floor_and_rules_no_place_out() {
 
 #[test]
 fn with_every_plan_alike_the_class_rises_at_once() {
-    let flat = Needs {
+    let flat = MemoryRequirements {
         mib: [3000; MemoryPlan::COUNT],
     };
     let mut memory = ChunkMemory::default();
     let first = oom(DeviceKind::Cpu, MemoryPlan::default(), Some(5000));
-    assert_eq!(memory.note(&first, None, &flat, 0), Raised::Class(5000));
+    assert_eq!(memory.note(&first, None, &flat, 0), Raised::ResourceClass(5000));
     assert_eq!(memory.needs(DeviceKind::Cpu, &flat).leanest(), 5000);
 }
 
@@ -147,7 +152,7 @@ fn a_shortage_says_what_is_needed_and_what_there_is() {
     assert_eq!(
         said,
         [
-            "needs 2.4 GiB (a lane of 3.0 GiB), the largest free is 2.5 GiB",
+            "needs 2.4 GiB (a queue of 3.0 GiB), the largest free is 2.5 GiB",
             "needs 8.2 GiB on the CPU, the largest free is 3.9 GiB"
         ]
     );
@@ -219,10 +224,10 @@ fn a_gpu_that_frees_up_takes_back_what_the_cpu_has_not_begun() {
     );
 }
 
-fn ladder() -> impl Strategy<Value = Needs> {
+fn ladder() -> impl Strategy<Value = MemoryRequirements> {
     proptest::array::uniform6(1_u64..100_000).prop_map(|mut mib| {
         mib.sort_unstable_by(|a, b| b.cmp(a));
-        Needs { mib }
+        MemoryRequirements { mib }
     })
 }
 
@@ -278,7 +283,7 @@ proptest! {
         telling in telling(),
         fallback in prop::sample::select(vec![CpuFallback::Never, CpuFallback::Last, CpuFallback::Always]),
     ) {
-        let needs = |pair: (Needs, Needs)| JobNeeds { cpu: Some(pair.0), cuda: Some(pair.1), media_mib: 300 };
+        let needs = |pair: (MemoryRequirements, MemoryRequirements)| JobNeeds { cpu: Some(pair.0), cuda: Some(pair.1), media_mib: 300 };
         let (predicted, truth) = (needs(predicted), needs(truth));
         let mut memory = ChunkMemory::default();
         let mut told = telling.iter().cycle();
@@ -300,7 +305,7 @@ proptest! {
                     }
                     break;
                 }
-                Placement::Lane { fit, .. } => {
+                Placement::Queue { fit, .. } => {
                     let kind = fit.constraints.kind;
                     prop_assert!(offered(fit.class) >= memory.bound(kind) + predicted.beside(kind));
                     let Some(oom) = attempt(&fit, &machines, &truth, *told.next().unwrap()) else { break };

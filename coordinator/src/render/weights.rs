@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use latentfarm_common::digest::Digest;
-use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan, Needs};
+use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan, MemoryRequirements};
 use serde::Deserialize;
 
 /// Description of a checkpoint.
@@ -24,7 +24,7 @@ pub struct WeightsInfo {
     needs: Vec<PredictedNeeds>,
 }
 
-/// Needs on one kind of device, with or without guidance.
+/// MemoryRequirements on one kind of device, with or without guidance.
 #[derive(Clone, Debug, Deserialize)]
 struct PredictedNeeds {
     kind: DeviceKind,
@@ -75,9 +75,9 @@ impl WeightsInfo {
     }
 
     /// What a window needs on a kind of device, as the worker program predicts it; `None` if it does not.
-    pub fn needs(&self, kind: DeviceKind, guided: bool) -> Option<Needs> {
+    pub fn needs(&self, kind: DeviceKind, guided: bool) -> Option<MemoryRequirements> {
         let mut predicted = self.needs.iter();
         let found = predicted.find(|entry| entry.kind == kind && entry.guided == guided);
-        found.map(|entry| Needs { mib: entry.mib })
+        found.map(|entry| MemoryRequirements { mib: entry.mib })
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use latentfarm_common::ids::Work;
 use latentfarm_common::nats::done::DoneLog;
-use latentfarm_common::nats::tasks::TaskQueue;
+use latentfarm_common::nats::tasks::TaskStream;
 use latentfarm_common::nats::topology::Topology;
 use latentfarm_common::time::FrameRange;
 use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan, MemoryStage, OutOfMemory};
@@ -45,9 +45,9 @@ async fn a_job_completes_and_each_chunk_counts_once() {
         .await
         .unwrap();
     assert_eq!(recorded.len(), 26);
-    let queue = TaskQueue::new(&stage.farm.connection, Topology::default());
+    let task_stream = TaskStream::new(&stage.farm.connection, Topology::default());
     assert_eq!(
-        queue.queued(stage.spec.id).await.unwrap(),
+        task_stream.queued(stage.spec.id).await.unwrap(),
         [],
         "nothing is left in the queue"
     );
@@ -167,8 +167,8 @@ async fn a_drain_finishes_what_is_under_way_and_takes_nothing_new() {
     )
     .await;
     run.trigger.drain();
-    let queue = TaskQueue::new(&stage.farm.connection, Topology::default());
-    while queue
+    let task_stream = TaskStream::new(&stage.farm.connection, Topology::default());
+    while task_stream
         .queued(stage.spec.id)
         .await
         .unwrap()

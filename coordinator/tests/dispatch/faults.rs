@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use latentfarm_common::nats::tasks::TaskQueue;
+use latentfarm_common::nats::tasks::TaskStream;
 use latentfarm_common::nats::topology::Topology;
 use latentfarm_common::wire::task::Task;
 use latentfarm_coordinator::dispatch::{Check, Ending, JobEvent, RetryClass};
@@ -76,8 +76,8 @@ async fn tasks_that_vanish_from_the_queue_are_published_again() {
         |event| matches!(event, JobEvent::Progress(p) if p.analyze.queued == 4),
     )
     .await;
-    let queue = TaskQueue::new(&stage.farm.connection, Topology::default());
-    assert_eq!(queue.remove_job(stage.spec.id).await.unwrap(), 4);
+    let task_stream = TaskStream::new(&stage.farm.connection, Topology::default());
+    assert_eq!(task_stream.remove_job(stage.spec.id).await.unwrap(), 4);
     run.wait_for("a lost task", |event| {
         matches!(event, JobEvent::ChunkRequeued { .. })
     })

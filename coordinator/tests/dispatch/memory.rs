@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan, Needs};
+use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan, MemoryRequirements};
 use latentfarm_common::wire::outcome::Failure;
 use latentfarm_common::wire::task::TaskBody;
 use latentfarm_coordinator::dispatch::{CpuFallback, Ending, JobEvent, JobNeeds, RetryClass};
@@ -11,13 +11,13 @@ use latentfarm_coordinator::journal::{self, Entry};
 
 use crate::support::{Act, Ledger, Rig, Script, Stage, always, begins, first_time, is_render};
 
-const GPU: Needs = Needs {
+const GPU: MemoryRequirements = MemoryRequirements {
     mib: [6000, 5000, 4000, 4000, 3000, 2500],
 };
 
 pub fn mixed() -> JobNeeds {
     JobNeeds {
-        cpu: Some(Needs {
+        cpu: Some(MemoryRequirements {
             mib: [3000; MemoryPlan::COUNT],
         }),
         cuda: Some(GPU),
@@ -41,7 +41,7 @@ async fn a_mispredicted_chunk_climbs_the_ladder_and_ends_on_a_bigger_worker() {
     let mut stage = Stage::open(64).await;
     stage.settings.job.needs = mixed();
     let ledger = Ledger::default();
-    let truth = Some(Needs {
+    let truth = Some(MemoryRequirements {
         mib: [9000, 8000, 7000, 7000, 6000, 5500],
     });
     let small = Rig {
@@ -203,7 +203,7 @@ async fn what_was_learned_survives_the_coordinator() {
     // The first run ends in the middle.
     let script = first_time(3, Act::Die);
     let ledger = Ledger::default();
-    let truth = Some(Needs {
+    let truth = Some(MemoryRequirements {
         mib: GPU.mib.map(|mib| mib * 3 / 2),
     });
     let rig = Rig {

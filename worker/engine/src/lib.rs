@@ -29,7 +29,7 @@ use latentfarm_common::wire::pipe::{self, PipeError};
 use latentsync::Stopped;
 
 pub use classify::is_out_of_memory;
-pub use numeric::numeric_kind;
+pub use numeric::numerics_fingerprint;
 pub use requests::Engine;
 pub use settings::{EngineSettings, Precision};
 pub use steps::Tell;

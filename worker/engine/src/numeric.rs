@@ -4,7 +4,7 @@ use candle_core::DType;
 
 /// Build, instruction set, first-level cache, device (`cpu` or a GPU's model) and number type, as one token for records and reports, such as
 /// `latentfarm-0.1.0/x86_64+avx512f+avx2+fma+l1:32k8/cpu/f32`.
-pub fn numeric_kind(device: &str, dtype: DType) -> String {
+pub fn numerics_fingerprint(device: &str, dtype: DType) -> String {
     let version = env!("CARGO_PKG_VERSION");
     format!(
         "latentfarm-{version}/{}{}{}/{device}/{}",
@@ -54,7 +54,9 @@ mod tests {
             ("cuda-NVIDIA-L4-sm89", DType::F16),
             ("cuda-NVIDIA-A100-sm80", DType::F16),
         ];
-        let mut texts: Vec<String> = kinds.map(|(device, dtype)| numeric_kind(device, dtype)).into();
+        let mut texts: Vec<String> = kinds
+            .map(|(device, dtype)| numerics_fingerprint(device, dtype))
+            .into();
         assert!(texts[1].ends_with("/cpu/f16"), "{}", texts[1]);
         texts.sort_unstable();
         texts.dedup();

@@ -23,7 +23,7 @@ use super::watch::{Shared, Watch};
 use crate::memory::device::Work;
 use crate::memory::fault::Request;
 use crate::memory::guard::{Guard, Level};
-use crate::numeric_kind;
+use crate::numerics_fingerprint;
 use latentsync::cost::plan::tolerant_steps;
 use latentsync::{AudioFeatures, Checkpoint, ExecutionOptions, LatentSync, ModelError, Run};
 
@@ -110,7 +110,7 @@ impl Engine {
                 self.load(Path::new(&weights_dir), expected, plan)?;
                 Ok(EngineReply::Loaded {
                     synthetic: self.loaded()?.synthetic,
-                    numeric_kind: self.numeric_kind(plan),
+                    numerics_fingerprint: self.numerics_fingerprint(plan),
                     device: self.settings.name.clone(),
                     memory: self.sample(),
                 })
@@ -137,13 +137,13 @@ impl Engine {
     }
 
     /// Names what results depend on under `plan`: they are equal bit for bit only if this is.
-    fn numeric_kind(&self, plan: MemoryPlan) -> String {
+    fn numerics_fingerprint(&self, plan: MemoryPlan) -> String {
         let kind = if self.settings.device.is_cpu() {
             DeviceKind::Cpu
         } else {
             DeviceKind::Cuda
         };
-        let base = numeric_kind(&self.settings.computes_as, self.settings.dtype);
+        let base = numerics_fingerprint(&self.settings.computes_as, self.settings.dtype);
         match tolerant_steps(kind, plan) {
             Some(steps) => format!("{base}+{steps}"),
             None => base,

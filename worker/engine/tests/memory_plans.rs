@@ -18,7 +18,7 @@ use candle_core::{DType, Device, Tensor};
 use latentfarm_common::wire::memory::MemoryPlan;
 use latentfarm_engine::memory::counting::{Counting, live_bytes, take_peak};
 use latentsync::cost::plan::TOLERANCE;
-use latentsync::denoise::Schedule;
+use latentsync::denoise::SamplingParams;
 use latentsync::noise::Noise;
 use latentsync::synth::{Size, synthesize};
 use latentsync::{Checkpoint, ExecutionOptions, Faces, LatentSync, Run};
@@ -104,7 +104,7 @@ fn render(
         .map(|i| ((i * 37 % 101) as f32 - 50.0) / 40.0)
         .collect();
     let rows = Tensor::from_vec(values, (frames, tokens, width), &Device::Cpu).unwrap();
-    let schedule = Schedule {
+    let sampling = SamplingParams {
         steps: 1,
         guidance_scale,
     };
@@ -114,7 +114,7 @@ fn render(
             faces,
             &rows,
             &Noise::Keyed { seed: 5 },
-            schedule,
+            sampling,
             &mut |_| Ok(()),
         )
         .unwrap_or_else(|error| panic!("{error}"));

@@ -11,7 +11,7 @@ use super::run::Run;
 use super::unet::UNet3DConditionModel;
 
 /// The parts of the UNet's input that stay the same over all steps; all `f32`, `(1, channels, frames, h, w)`.
-pub struct Conditions {
+pub struct Conditioning {
     /// 1 channel.
     pub mask: Tensor,
     /// 4 channels.
@@ -24,7 +24,7 @@ pub struct Conditions {
 
 /// How to denoise.
 #[derive(Clone, Copy, Debug)]
-pub struct Schedule {
+pub struct SamplingParams {
     /// 1..=1000.
     pub steps: u32,
     /// Classifier-free guidance is on where this is above 1.
@@ -39,31 +39,38 @@ pub fn denoise(
     run: &Run,
     unet: &UNet3DConditionModel,
     latents: Tensor,
-    conditions: &Conditions,
-    schedule: Schedule,
+    conditioning: &Conditioning,
+    sampling: SamplingParams,
     stage: &mut dyn FnMut(EngineStage) -> std::result::Result<(), Stopped>,
 ) -> std::result::Result<Tensor, ModelError> {
     let failed = |source| ModelError::compute("denoise", source);
     let scheduler = DdimScheduler::new();
     let mut latents = latents;
-    for (timestep, step) in DdimScheduler::timesteps(schedule.steps).into_iter().zip(1..) {
+    for (timestep, step) in DdimScheduler::timesteps(sampling.steps).into_iter().zip(1..) {
         // A function of the latents and nothing else: tried again, it gives the same.
         let advance = || {
-            predict(run, unet, &latents, timestep, conditions, schedule.guidance_scale)
-                .and_then(|noise| scheduler.step(&noise, timestep, &latents, schedule.steps))
-                .map(|(next, _clean)| next)
+            predict(
+                run,
+                unet,
+                &latents,
+                timestep,
+                conditioning,
+                sampling.guidance_scale,
+            )
+            .and_then(|noise| scheduler.step(&noise, timestep, &latents, sampling.steps))
+            .map(|(next, _clean)| next)
         };
         latents = run.retried(advance).map_err(failed)?;
         if !is_finite(&latents).map_err(failed)? {
             return Err(ModelError::NotFinite {
                 stage: "denoising",
-                place: format!("step {step} of {}", schedule.steps),
-                dtype: conditions.audio.dtype(),
+                place: format!("step {step} of {}", sampling.steps),
+                dtype: conditioning.audio.dtype(),
             });
         }
         stage(EngineStage::Denoise {
             step,
-            of: schedule.steps,
+            of: sampling.steps,
         })?;
     }
     Ok(latents)
@@ -76,15 +83,15 @@ pub fn predict(
     unet: &UNet3DConditionModel,
     latents: &Tensor,
     timestep: u32,
-    conditions: &Conditions,
+    conditioning: &Conditioning,
     guidance_scale: f32,
 ) -> Result<Tensor> {
-    let Conditions {
+    let Conditioning {
         mask,
         masked,
         reference,
         audio,
-    } = conditions;
+    } = conditioning;
     let input = Tensor::cat(&[latents, mask, masked, reference], 1)?.to_dtype(audio.dtype())?;
     if !is_guided(guidance_scale) {
         return unet.forward(run, &input, timestep, audio)?.to_dtype(DType::F32);

@@ -10,14 +10,14 @@ use latentfarm_common::wire::engine::{AudioRequest, EngineStage, EngineTimings, 
 
 use super::checkpoint::Checkpoint;
 use super::config::WhisperDims;
-use super::denoise::{Conditions, Schedule, denoise};
+use super::denoise::{Conditioning, SamplingParams, denoise};
 use super::error::{ModelError, Stopped};
 use super::faces::Faces;
 use super::noise::{Noise, Purpose};
 use super::options::ExecutionOptions;
 use super::preprocess::{self, FaceMask, LATENT_FACTOR};
 use super::run::Run;
-use super::tensors::{Residence, WeightsError};
+use super::tensors::{NetworkWeights, WeightsError};
 use super::unet::UNet3DConditionModel;
 use super::vae::{AutoencoderKl, SCALING_FACTOR};
 use super::whisper::{AudioFeatures, WhisperEncoder, mel_tensor};
@@ -98,17 +98,17 @@ impl LatentSync {
 
     /// Under a plan that keeps idle networks off the device, none but the one at `work` is there until the guard is
     /// dropped, and then it is not either.
-    fn alone<'a>(&'a self, run: &Run, work: &'a Residence) -> Alone<'a> {
+    fn alone<'a>(&'a self, run: &Run, work: &'a NetworkWeights) -> Alone<'a> {
         if !run.options.offload {
             return Alone(None);
         }
         for network in [
-            self.unet.residence(),
-            self.vae.residence(),
-            self.whisper.residence(),
+            self.unet.network_weights(),
+            self.vae.network_weights(),
+            self.whisper.network_weights(),
         ] {
             if !std::ptr::eq(network, work) {
-                network.leave();
+                network.evict();
             }
         }
         Alone(Some(work))
@@ -127,7 +127,7 @@ impl LatentSync {
         request: &AudioRequest,
     ) -> std::result::Result<AudioFeatures, ModelError> {
         let mel = mel_tensor(request)?;
-        let _alone = self.alone(run, self.whisper.residence());
+        let _alone = self.alone(run, self.whisper.network_weights());
         mel.to_dtype(self.dtype)
             .and_then(|mel| mel.to_device(&self.device))
             .and_then(|mel| self.whisper.forward(run, &mel))
@@ -156,14 +156,14 @@ impl LatentSync {
             resolution: usize::try_from(request.model.resolution_px).unwrap_or(0),
             first_frame: request.first_frame,
         };
-        let schedule = Schedule {
+        let sampling = SamplingParams {
             steps: request.model.steps,
             guidance_scale: request.model.guidance_scale,
         };
         let noise = Noise::Keyed {
             seed: request.model.seed,
         };
-        let window = self.render(run, faces, rows, &noise, schedule, stage)?;
+        let window = self.render(run, faces, rows, &noise, sampling, stage)?;
         let mut bytes = Vec::with_capacity(request.faces.len());
         for face in &window.faces {
             bytes.extend(
@@ -180,28 +180,28 @@ impl LatentSync {
         faces: Faces,
         rows: &Tensor,
         noise: &Noise,
-        schedule: Schedule,
+        sampling: SamplingParams,
         stage: Stage,
     ) -> std::result::Result<RenderedWindow, ModelError> {
-        let frames = self.check(faces, rows, schedule)?;
+        let frames = self.check(faces, rows, sampling)?;
         let failed = |what| move |source| ModelError::compute(what, source);
         let mask = FaceMask::new(faces.resolution).map_err(failed("draw the mask"))?;
         let mut timings = EngineTimings::default();
 
         let started = Instant::now();
-        let alone = self.alone(run, self.vae.residence());
-        let (latents, conditions) = self.encode_with(run, &mask, faces, rows, noise, stage)?;
+        let alone = self.alone(run, self.vae.network_weights());
+        let (latents, conditioning) = self.encode_with(run, &mask, faces, rows, noise, stage)?;
         drop(alone);
         timings.vae_encode_ms = elapsed_ms(started);
 
         let started = Instant::now();
-        let alone = self.alone(run, self.unet.residence());
-        let latents = denoise(run, &self.unet, latents, &conditions, schedule, stage)?;
-        drop((conditions, alone));
+        let alone = self.alone(run, self.unet.network_weights());
+        let latents = denoise(run, &self.unet, latents, &conditioning, sampling, stage)?;
+        drop((conditioning, alone));
         timings.denoise_ms = elapsed_ms(started);
 
         let started = Instant::now();
-        let _alone = self.alone(run, self.vae.residence());
+        let _alone = self.alone(run, self.vae.network_weights());
         let mut pasted = Vec::with_capacity(frames);
         for index in 0..frames {
             let decoded = self.decode(run, faces, &latents, index)?;
@@ -226,7 +226,7 @@ impl LatentSync {
         &self,
         faces: Faces,
         rows: &Tensor,
-        schedule: Schedule,
+        sampling: SamplingParams,
     ) -> std::result::Result<usize, ModelError> {
         let bad = |text: String| Err(ModelError::BadRequest(text));
         let frames = faces.count()?;
@@ -238,8 +238,8 @@ impl LatentSync {
                 [frames, tokens, width]
             ));
         }
-        if !(1..=super::ddim::TRAIN_TIMESTEPS).contains(&schedule.steps) {
-            return bad(format!("{} steps are not within 1..=1000", schedule.steps));
+        if !(1..=super::ddim::TRAIN_TIMESTEPS).contains(&sampling.steps) {
+            return bad(format!("{} steps are not within 1..=1000", sampling.steps));
         }
         Ok(frames)
     }
@@ -252,7 +252,7 @@ impl LatentSync {
         rows: &Tensor,
         noise: &Noise,
         stage: Stage,
-    ) -> std::result::Result<(Tensor, Conditions), ModelError> {
+    ) -> std::result::Result<(Tensor, Conditioning), ModelError> {
         let mask =
             FaceMask::new(faces.resolution).map_err(|source| ModelError::compute("draw the mask", source))?;
         self.encode_with(run, &mask, faces, rows, noise, stage)
@@ -266,7 +266,7 @@ impl LatentSync {
         rows: &Tensor,
         noise: &Noise,
         stage: Stage,
-    ) -> std::result::Result<(Tensor, Conditions), ModelError> {
+    ) -> std::result::Result<(Tensor, Conditioning), ModelError> {
         let failed = |source| ModelError::compute("encode a face", source);
         let frames = faces.count()?;
         let (mut masked, mut reference) = (Vec::new(), Vec::new());
@@ -278,7 +278,7 @@ impl LatentSync {
                 frame: u32::try_from(index).unwrap_or(u32::MAX),
             })?;
         }
-        let build = || -> Result<(Tensor, Conditions)> {
+        let build = || -> Result<(Tensor, Conditioning)> {
             let side = faces.resolution / LATENT_FACTOR;
             let init = noise
                 .draw(Purpose::Init, faces.first_frame, 0, side)?
@@ -286,7 +286,7 @@ impl LatentSync {
                 .unsqueeze(2)?
                 .broadcast_as((1, 4, frames, side, side))?
                 .force_contiguous()?;
-            let conditions = Conditions {
+            let conditioning = Conditioning {
                 mask: mask
                     .latents
                     .to_device(&self.device)?
@@ -302,7 +302,7 @@ impl LatentSync {
                     .unsqueeze(0)?
                     .force_contiguous()?,
             };
-            Ok((init, conditions))
+            Ok((init, conditioning))
         };
         build().map_err(failed)
     }
@@ -353,12 +353,12 @@ impl LatentSync {
 }
 
 /// A network at work that leaves the device with this guard; see [`LatentSync::alone`].
-struct Alone<'a>(Option<&'a Residence>);
+struct Alone<'a>(Option<&'a NetworkWeights>);
 
 impl Drop for Alone<'_> {
     fn drop(&mut self) {
         if let Some(network) = self.0 {
-            network.leave();
+            network.evict();
         }
     }
 }

@@ -21,7 +21,7 @@ use latentfarm_common::digest::Digest;
 use latentsync::checkpoint::{load_unet, load_whisper, whisper_dims};
 use latentsync::config::UNetConfig;
 use latentsync::ddim::DdimScheduler;
-use latentsync::denoise::{Conditions, Schedule, denoise, predict};
+use latentsync::denoise::{Conditioning, SamplingParams, denoise, predict};
 use latentsync::noise::Noise;
 use latentsync::preprocess::{self, FaceMask};
 use latentsync::synth::{Size, synthesize};
@@ -187,7 +187,7 @@ fn check_windows(dtype: DType) {
     let mut compared = 0;
     for window in chain.windows() {
         let (faces, noise) = (chain.faces(&window), chain.noise(&window));
-        for (prefix, schedule) in chain.runs() {
+        for (prefix, sampling) in chain.runs() {
             let frames = chain.golden.find(&format!("{prefix}synced_frames"));
             if frames.is_none() && window.frames > shortest {
                 continue;
@@ -202,7 +202,7 @@ fn check_windows(dtype: DType) {
                     faces,
                     &window.rows,
                     &noise,
-                    schedule,
+                    sampling,
                     &mut |_| Ok(()),
                 )
                 .unwrap();
@@ -248,28 +248,28 @@ fn golden_latents_stay_f32_between_steps() {
             .unwrap();
         let (faces, noise) = (chain.faces(&window), chain.noise(&window));
         let runs = chain.runs();
-        let most_steps = runs.iter().map(|(_, schedule)| schedule.steps).max().unwrap();
-        for (prefix, schedule) in runs.iter().filter(|(_, schedule)| schedule.steps == most_steps) {
-            let schedule = *schedule;
-            let (latents, conditions) = model
+        let most_steps = runs.iter().map(|(_, sampling)| sampling.steps).max().unwrap();
+        for (prefix, sampling) in runs.iter().filter(|(_, sampling)| sampling.steps == most_steps) {
+            let sampling = *sampling;
+            let (latents, conditioning) = model
                 .encode(&Run::default(), faces, &window.rows, &noise, &mut |_| Ok(()))
                 .unwrap();
             // The sampler's own steps, by hand and in f32; one rounding on the way would change the end.
             let scheduler = DdimScheduler::new();
             let mut expected = latents.clone();
-            for timestep in DdimScheduler::timesteps(schedule.steps) {
+            for timestep in DdimScheduler::timesteps(sampling.steps) {
                 let noise = predict(
                     &Run::default(),
                     model.unet(),
                     &expected,
                     timestep,
-                    &conditions,
-                    schedule.guidance_scale,
+                    &conditioning,
+                    sampling.guidance_scale,
                 )
                 .unwrap();
                 assert_eq!(noise.dtype(), DType::F32);
                 expected = scheduler
-                    .step(&noise, timestep, &expected, schedule.steps)
+                    .step(&noise, timestep, &expected, sampling.steps)
                     .unwrap()
                     .0;
                 let share = share_not_in(dtype, &expected);
@@ -282,8 +282,8 @@ fn golden_latents_stay_f32_between_steps() {
                 &Run::default(),
                 model.unet(),
                 latents,
-                &conditions,
-                schedule,
+                &conditioning,
+                sampling,
                 &mut |_| Ok(()),
             )
             .unwrap();
@@ -313,7 +313,7 @@ fn golden_draws_and_scaling_are_f32() {
             let (faces, noise) = (chain.faces(&window), chain.noise(&window));
             let (
                 init,
-                Conditions {
+                Conditioning {
                     masked, reference, ..
                 },
             ) = model
@@ -366,13 +366,13 @@ fn child_prints_the_digest_of_a_window_in_every_type() {
         let rows = Tensor::arange(0_u32, u32::try_from(16 * tokens * width).unwrap(), &Device::Cpu).unwrap();
         let rows = (rows.to_dtype(DType::F32).unwrap() * 0.1).unwrap().sin().unwrap();
         let rows = rows.reshape((16, tokens, width)).unwrap();
-        let schedule = Schedule {
+        let sampling = SamplingParams {
             steps: 2,
             guidance_scale: 1.5,
         };
         let noise = Noise::Keyed { seed: 1247 };
         let window = model
-            .render(&Run::default(), faces, &rows, &noise, schedule, &mut |_| Ok(()))
+            .render(&Run::default(), faces, &rows, &noise, sampling, &mut |_| Ok(()))
             .unwrap();
         let mut all = bits(&window.latents);
         window.faces.iter().for_each(|face| all.extend(bits(face)));

@@ -22,7 +22,7 @@ use latentfarm_common::wire::engine::{AudioRequest, EngineStage};
 use latentfarm_common::wire::job::AudioWindows;
 use latentsync::checkpoint::{load_unet, load_vae};
 use latentsync::config::{UNetConfig, VaeConfig};
-use latentsync::denoise::{Conditions, Schedule};
+use latentsync::denoise::{Conditioning, SamplingParams};
 use latentsync::noise::Noise;
 use latentsync::synth::{Size, synthesize};
 use latentsync::tensors::read_tensor;
@@ -182,7 +182,7 @@ fn render(weights: &Weights, dtype: DType) -> Result<Vec<Tensor>, ModelError> {
         first_frame: 480,
     };
     let (tokens, width) = model.audio_shape();
-    let schedule = Schedule {
+    let sampling = SamplingParams {
         steps: 2,
         guidance_scale: 1.0,
     };
@@ -194,7 +194,7 @@ fn render(weights: &Weights, dtype: DType) -> Result<Vec<Tensor>, ModelError> {
             faces,
             &rows,
             &noise,
-            schedule,
+            sampling,
             &mut |_: EngineStage| Ok(()),
         )
         .map(|window| window.faces)
@@ -364,15 +364,15 @@ fn nothing_that_outlives_its_stage_keeps_a_larger_tensor_alive() {
                 masked: &draws,
                 reference: &draws,
             };
-            let (latents, conditions) = model
+            let (latents, conditioning) = model
                 .encode(&Run::default(), faces, &rows, &noise, &mut |_| Ok(()))
                 .unwrap();
-            let Conditions {
+            let Conditioning {
                 mask,
                 masked,
                 reference,
                 audio,
-            } = &conditions;
+            } = &conditioning;
             for (what, x) in [
                 ("starting latents", &latents),
                 ("mask", mask),
@@ -382,12 +382,12 @@ fn nothing_that_outlives_its_stage_keeps_a_larger_tensor_alive() {
             ] {
                 assert_owns_itself(&format!("{what} of {frames} frames"), x);
             }
-            let schedule = Schedule {
+            let sampling = SamplingParams {
                 steps: 1,
                 guidance_scale: 1.5,
             };
             let window = model
-                .render(&Run::default(), faces, &rows, &noise, schedule, &mut |_| Ok(()))
+                .render(&Run::default(), faces, &rows, &noise, sampling, &mut |_| Ok(()))
                 .unwrap();
             assert_owns_itself("final latents", &window.latents);
             for face in &window.faces {

@@ -8,9 +8,9 @@ use anyhow::Context as _;
 use latentfarm_common::error::one_line;
 use latentfarm_common::frame::FrameHash;
 use latentfarm_common::ids::WorkerId;
-use latentfarm_common::lanes::Available;
 use latentfarm_common::nats::Role;
 use latentfarm_common::nats::connect::{self, Identity, Patience};
+use latentfarm_common::queues::Available;
 use latentfarm_common::shutdown;
 use latentfarm_common::wire;
 use latentfarm_common::wire::memory::RenderMemory;
@@ -105,7 +105,7 @@ impl TaskRunner for Idle {
             body,
             timings: StageTimings::default(),
             memory: None,
-            numeric_kind: "none".to_owned(),
+            numerics_fingerprint: "none".to_owned(),
         })
     }
 }

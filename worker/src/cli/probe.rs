@@ -1,11 +1,11 @@
-//! `latentfarm-worker probe`: what this machine has, what is free of it, and which lanes a worker would ask for.
+//! `latentfarm-worker probe`: what this machine has, what is free of it, and which queues a worker would ask for.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::process::ExitCode;
 
 use latentfarm_common::error::one_line;
-use latentfarm_common::lanes::{Class, fitting};
+use latentfarm_common::queues::{ResourceClass, fitting};
 use latentfarm_common::wire::memory::DeviceKind;
 use serde::Serialize;
 
@@ -93,7 +93,7 @@ pub(super) fn main(args: &ProbeArgs) -> ExitCode {
 
 impl Report {
     fn can_render(&self) -> bool {
-        let renders = |class: &String| !matches!(class.parse(), Ok(Class::Analyze));
+        let renders = |class: &String| !matches!(class.parse(), Ok(ResourceClass::Analyze));
         self.workers
             .iter()
             .any(|worker| worker.asks_for.iter().any(renders))
@@ -167,7 +167,9 @@ fn worker(device: &Device, probe: &Probe, engines: &Engines, limits: &Limits) ->
         device: target,
     };
     let available = choice::available(&snapshot, limits);
-    let lanes = fitting(&available).into_iter().filter(|lane| lane.priority == 0);
+    let queues = fitting(&available)
+        .into_iter()
+        .filter(|queue| queue.priority == 0);
     let (program, _, _) = engines.command(device);
     let missing = (!program.is_file()).then(|| format!("the engine `{}` is missing", program.display()));
     WorkerReport {
@@ -181,7 +183,7 @@ fn worker(device: &Device, probe: &Probe, engines: &Engines, limits: &Limits) ->
         },
         room_mib: available.memory.of(device.kind()),
         reach_mib: choice::capacity(&snapshot, limits).of(device.kind()),
-        asks_for: lanes.map(|lane| lane.class.to_string()).collect(),
+        asks_for: queues.map(|queue| queue.class.to_string()).collect(),
         problem: reading.err().or(missing),
     }
 }

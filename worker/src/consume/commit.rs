@@ -51,7 +51,7 @@ pub(super) async fn commit(
         chunk: task.chunk,
         attempt: task.attempt,
         worker: worker.clone(),
-        numeric_kind: finished.numeric_kind,
+        numerics_fingerprint: finished.numerics_fingerprint,
         artifact,
         body: finished.body,
         timings,

@@ -1,4 +1,4 @@
-//! Finding a task: every lane that fits is looked at once, then the first one is waited on.
+//! Finding a task: every queue that fits is looked at once, then the first one is waited on.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,10 +9,10 @@ use async_nats::jetstream::Message;
 use futures::StreamExt as _;
 use latentfarm_common::backoff::Backoff;
 use latentfarm_common::error::one_line;
-use latentfarm_common::lanes::Lane;
 use latentfarm_common::nats::Connection;
 use latentfarm_common::nats::pull::{PullError, Pulled, try_pull, wait_for_task};
 use latentfarm_common::nats::subjects::ALL_WAKES;
+use latentfarm_common::queues::Queue;
 use latentfarm_common::shutdown::{Phase, Shutdown};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -21,9 +21,9 @@ use tokio::time::{Instant, timeout};
 use super::control::{Control, subscribe};
 use super::error::ServeError;
 
-/// A lane without a consumer is asked again after this long, or when its doorbell rings.
+/// A queue without a consumer is asked again after this long, or when its doorbell rings.
 const ABSENT_FOR: Duration = Duration::from_secs(30);
-/// How often the log repeats that no lane fits.
+/// How often the log repeats that no queue fits.
 const SAY_EVERY: Duration = Duration::from_mins(1);
 const AFTER_ERROR: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
 
@@ -31,7 +31,7 @@ pub(super) struct Finder {
     connection: Connection,
     doorbell: Doorbell,
     poll: Duration,
-    absent: BTreeMap<Lane, Instant>,
+    absent: BTreeMap<Queue, Instant>,
     errors: Backoff,
     said_no_room: Option<Instant>,
 }
@@ -48,15 +48,15 @@ impl Finder {
         })
     }
 
-    /// A task from one of `lanes`, in their order. `None` after a while without one, or where something
+    /// A task from one of `queues`, in their order. `None` after a while without one, or where something
     /// happened that the caller looks at: an instruction, a shutdown, a reconnect.
     pub(super) async fn find(
         &mut self,
-        lanes: &[Lane],
+        queues: &[Queue],
         shutdown: &mut Shutdown,
         control: &mut Control,
     ) -> Option<Message> {
-        let found = self.look(lanes, shutdown, control).await;
+        let found = self.look(queues, shutdown, control).await;
         match found {
             Ok(found) => {
                 self.errors.reset();
@@ -73,49 +73,49 @@ impl Finder {
 
     async fn look(
         &mut self,
-        lanes: &[Lane],
+        queues: &[Queue],
         shutdown: &mut Shutdown,
         control: &mut Control,
     ) -> Result<Option<Message>, PullError> {
-        for lane in self.doorbell.take() {
-            self.absent.remove(&lane);
+        for queue in self.doorbell.take() {
+            self.absent.remove(&queue);
         }
         let mut first_present = None;
-        for lane in lanes {
+        for queue in queues {
             if self
                 .absent
-                .get(lane)
+                .get(queue)
                 .is_some_and(|since| since.elapsed() < ABSENT_FOR)
             {
                 continue;
             }
-            match try_pull(&self.connection, *lane).await? {
+            match try_pull(&self.connection, *queue).await? {
                 Pulled::Task(message) => return Ok(Some(*message)),
                 Pulled::Empty => {
-                    first_present.get_or_insert(*lane);
+                    first_present.get_or_insert(*queue);
                 }
                 Pulled::NoLane => {
-                    self.absent.insert(*lane, Instant::now());
+                    self.absent.insert(*queue, Instant::now());
                 }
                 Pulled::Interrupted => return Ok(None),
             }
         }
-        if lanes.is_empty() {
+        if queues.is_empty() {
             self.say_no_room();
         }
         let doorbell = &self.doorbell;
         let interrupt = async {
             tokio::select! {
-                () = doorbell.plan(|lane| lanes.contains(&lane) && Some(lane) != first_present) => {}
+                () = doorbell.plan(|queue| queues.contains(&queue) && Some(queue) != first_present) => {}
                 () = shutdown.reached(Phase::Draining) => {}
                 _ = control.next() => {}
             }
         };
-        let Some(lane) = first_present else {
+        let Some(queue) = first_present else {
             let _ = timeout(self.poll, interrupt).await;
             return Ok(None);
         };
-        match wait_for_task(&self.connection, lane, self.poll, interrupt).await? {
+        match wait_for_task(&self.connection, queue, self.poll, interrupt).await? {
             Pulled::Task(message) => Ok(Some(*message)),
             Pulled::Empty | Pulled::NoLane | Pulled::Interrupted => Ok(None),
         }
@@ -129,9 +129,9 @@ impl Finder {
     }
 }
 
-/// Remembers the lanes that rang, also while the worker is busy.
+/// Remembers the queues that rang, also while the worker is busy.
 struct Doorbell {
-    plan: Arc<Mutex<BTreeSet<Lane>>>,
+    plan: Arc<Mutex<BTreeSet<Queue>>>,
     notify: Arc<Notify>,
     /// Ends the listener when it is dropped.
     _listener: JoinSet<()>,
@@ -151,13 +151,13 @@ impl Doorbell {
         })
     }
 
-    /// The lanes that rang since the last call.
-    fn take(&self) -> BTreeSet<Lane> {
+    /// The queues that rang since the last call.
+    fn take(&self) -> BTreeSet<Queue> {
         std::mem::take(&mut self.plan.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Waits until a lane rings that `wanted` accepts; the others wait for [`Doorbell::take`].
-    async fn plan(&self, wanted: impl Fn(Lane) -> bool) {
+    /// Waits until a queue rings that `wanted` accepts; the others wait for [`Doorbell::take`].
+    async fn plan(&self, wanted: impl Fn(Queue) -> bool) {
         loop {
             let notified = self.notify.notified();
             let plan = self.plan.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -169,13 +169,13 @@ impl Doorbell {
     }
 }
 
-async fn listen(mut subscriber: Subscriber, plan: Arc<Mutex<BTreeSet<Lane>>>, notify: Arc<Notify>) {
+async fn listen(mut subscriber: Subscriber, plan: Arc<Mutex<BTreeSet<Queue>>>, notify: Arc<Notify>) {
     while let Some(message) = subscriber.next().await {
-        let lane = std::str::from_utf8(&message.payload)
+        let queue = std::str::from_utf8(&message.payload)
             .ok()
             .and_then(|text| text.parse().ok());
-        if let Some(lane) = lane {
-            plan.lock().unwrap_or_else(PoisonError::into_inner).insert(lane);
+        if let Some(queue) = queue {
+            plan.lock().unwrap_or_else(PoisonError::into_inner).insert(queue);
             notify.notify_one();
         }
     }

@@ -6,7 +6,6 @@ use async_nats::jetstream::Message;
 use latentfarm_common::blob::Store;
 use latentfarm_common::error::one_line;
 use latentfarm_common::ids::{Attempt, ChunkId};
-use latentfarm_common::lanes::Lane;
 use latentfarm_common::nats::Connection;
 use latentfarm_common::nats::ack::{AckError, InProgress};
 use latentfarm_common::nats::done::DoneLog;
@@ -14,6 +13,7 @@ use latentfarm_common::nats::events;
 use latentfarm_common::nats::subjects::Subject;
 use latentfarm_common::nats::tasks::attempt_of;
 use latentfarm_common::nats::topology::MAX_DELIVER;
+use latentfarm_common::queues::Queue;
 use latentfarm_common::shutdown::{Phase, Shutdown};
 use latentfarm_common::wire;
 use latentfarm_common::wire::outcome::{Control as Instruction, Event, EventKind, Failure};
@@ -74,7 +74,7 @@ pub(super) async fn handle<R: TaskRunner>(
         held,
         deliveries,
     };
-    let (task, lane) = match read_task(&message) {
+    let (task, queue) = match read_task(&message) {
         Ok(read) => read,
         Err(broken) => return delivery.refuse(broken).await,
     };
@@ -94,7 +94,7 @@ pub(super) async fn handle<R: TaskRunner>(
             return delivery.later(Handled::Nothing).await;
         }
     }
-    vitals.set_task(chunk, task.attempt, frames_of(&task), Some(lane));
+    vitals.set_task(chunk, task.attempt, frames_of(&task), Some(queue));
     tracing::info!(%chunk, attempt = %task.attempt, deliveries, "started");
     let started = Instant::now();
     let store = match Store::open_existing(&task.store, Some(&connection.client)) {
@@ -302,15 +302,15 @@ struct Broken {
     reason: String,
 }
 
-/// The task in a message, and the lane that it was pulled from.
-fn read_task(message: &async_nats::Message) -> Result<(Task, Lane), Broken> {
+/// The task in a message, and the queue that it was pulled from.
+fn read_task(message: &async_nats::Message) -> Result<(Task, Queue), Broken> {
     let id = message
         .headers
         .as_ref()
         .and_then(|headers| headers.get(async_nats::header::NATS_MESSAGE_ID));
     let attempt = id.and_then(|id| attempt_of(id.as_str())).unwrap_or_default();
     let subject = message.subject.as_str();
-    let Ok(Subject::Task { lane, chunk }) = subject.parse() else {
+    let Ok(Subject::Task { queue, chunk }) = subject.parse() else {
         let reason = format!("`{subject}` is not a task's subject");
         return Err(Broken {
             chunk: None,
@@ -330,7 +330,7 @@ fn read_task(message: &async_nats::Message) -> Result<(Task, Lane), Broken> {
             task.chunk
         )));
     }
-    Ok((task, lane))
+    Ok((task, queue))
 }
 
 fn frames_of(task: &Task) -> u32 {

@@ -1,7 +1,7 @@
 //! The worker's loop: pull a task that fits, run it, commit its result, answer the broker.
 //!
 //! ```text
-//!        room ─▶ lanes that fit ─▶ pull ─▶ done already? ──yes──▶ ack
+//!        room ─▶ queues that fit ─▶ pull ─▶ done already? ──yes──▶ ack
 //!                                             │ no
 //!                                      event: started
 //!                                             │
@@ -23,8 +23,8 @@ mod runner;
 mod settings;
 mod vitals;
 
-use latentfarm_common::lanes::fitting;
 use latentfarm_common::nats::Connection;
+use latentfarm_common::queues::fitting;
 use latentfarm_common::shutdown::{Phase, Shutdown};
 use latentfarm_common::wire::outcome::WorkerState;
 
@@ -70,8 +70,8 @@ pub async fn serve<R: TaskRunner>(
             break;
         }
         vitals.set_state(WorkerState::Idle);
-        let lanes = fitting(&runner.available().await);
-        let Some(message) = finder.find(&lanes, &mut shutdown, &mut control).await else {
+        let queues = fitting(&runner.available().await);
+        let Some(message) = finder.find(&queues, &mut shutdown, &mut control).await else {
             continue;
         };
         vitals.set_state(WorkerState::Working);

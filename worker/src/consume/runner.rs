@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use latentfarm_common::blob::Store;
-use latentfarm_common::lanes::Available;
+use latentfarm_common::queues::Available;
 use latentfarm_common::wire::memory::MemoryUse;
 use latentfarm_common::wire::outcome::{DoneBody, Failure, StageTimings};
 use latentfarm_common::wire::task::Task;
@@ -26,7 +26,7 @@ pub struct Finished {
     pub body: DoneBody,
     pub timings: StageTimings,
     /// Build + instruction set + device: results of equal kinds are equal bit for bit.
-    pub numeric_kind: String,
+    pub numerics_fingerprint: String,
     /// `None` where no model ran.
     pub memory: Option<MemoryUse>,
 }

@@ -10,10 +10,10 @@ use latentfarm_common::nats::ack::PROGRESS_INTERVAL;
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub worker: WorkerId,
-    /// How long one lane is waited on before all are looked at again.
+    /// How long one queue is waited on before all are looked at again.
     pub poll: Duration,
     pub heartbeat: Duration,
-    /// How often the broker is told that work advances; a third of the lanes' `ack_wait`.
+    /// How often the broker is told that work advances; a third of the queues' `ack_wait`.
     pub tell_progress: Duration,
     /// How long a runner that was told to stop may take before it is dropped.
     pub stop_grace: Duration,

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use latentfarm_common::ids::{Attempt, ChunkId, WorkerId};
-use latentfarm_common::lanes::Lane;
 use latentfarm_common::nats::Connection;
 use latentfarm_common::nats::subjects::Subject;
+use latentfarm_common::queues::Queue;
 use latentfarm_common::wire;
 use latentfarm_common::wire::outcome::{Heartbeat, TaskProgress, TaskStage, WorkerState};
 use tokio::task::JoinSet;
@@ -43,14 +43,14 @@ impl Vitals {
         self.update(|heartbeat| heartbeat.state = state);
     }
 
-    pub(super) fn set_task(&self, chunk: ChunkId, attempt: Attempt, frames_total: u32, lane: Option<Lane>) {
+    pub(super) fn set_task(&self, chunk: ChunkId, attempt: Attempt, frames_total: u32, queue: Option<Queue>) {
         let task = TaskProgress {
             chunk,
             attempt,
             frames_done: 0,
             frames_total,
             stage: TaskStage::Starting,
-            lane,
+            queue,
             plan: None,
         };
         self.update(|heartbeat| heartbeat.task = Some(task));

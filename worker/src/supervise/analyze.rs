@@ -15,7 +15,7 @@ use super::teller::Teller;
 use super::warm_engine::WarmEngine;
 use super::warm_media::WarmMedia;
 use crate::consume::{Artifact, Finished};
-use latentfarm_engine::numeric_kind;
+use latentfarm_engine::numerics_fingerprint;
 
 /// Has the media child find the faces of a chunk of source frames.
 pub(super) async fn analyze(
@@ -81,7 +81,7 @@ pub(super) async fn analyze(
             face_ms: timings.face_ms,
             ..StageTimings::default()
         },
-        numeric_kind: numeric_kind("cpu", DType::F32),
+        numerics_fingerprint: numerics_fingerprint("cpu", DType::F32),
         memory: None,
     })
 }

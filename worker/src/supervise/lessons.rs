@@ -5,7 +5,7 @@
 use latentfarm_common::digest::Digest;
 use latentfarm_common::needs::{corrected, note, same_need};
 use latentfarm_common::wire::job::ModelSpec;
-use latentfarm_common::wire::memory::{MemoryConstraints, MemoryPlan, Observation, Seen};
+use latentfarm_common::wire::memory::{MemoryConstraints, MemoryObservation, MemoryPlan, ObservedNeed};
 
 /// What the memory and the time of a window depend on beside the plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -29,7 +29,7 @@ impl Shape {
 #[derive(Debug, Default)]
 pub(super) struct Lessons {
     shape: Option<Shape>,
-    learned: Vec<Observation>,
+    learned: Vec<MemoryObservation>,
 }
 
 impl Lessons {
@@ -52,9 +52,9 @@ impl Lessons {
 
     /// A task of `plan` ran out under `plan`, which needs more than `mib`.
     pub(super) fn ran_out(&mut self, constraints: &MemoryConstraints, plan: MemoryPlan, mib: u64) {
-        let observation = Observation {
+        let observation = MemoryObservation {
             plan: same_need(&constraints.needs, plan),
-            need: Seen::MoreThan(mib),
+            need: ObservedNeed::MoreThan(mib),
         };
         note(&mut self.learned, observation);
     }
@@ -63,7 +63,7 @@ impl Lessons {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use latentfarm_common::wire::memory::{DeviceKind, Needs};
+    use latentfarm_common::wire::memory::{DeviceKind, MemoryRequirements};
 
     fn model(guidance_scale: f32) -> ModelSpec {
         ModelSpec {
@@ -79,7 +79,7 @@ mod tests {
     const PLAN: MemoryConstraints = MemoryConstraints {
         kind: DeviceKind::Cuda,
         floor: MemoryPlan::BatchedGuidance,
-        needs: Needs {
+        needs: MemoryRequirements {
             mib: [4400, 3800, 3400, 3400, 3200, 1000],
         },
     };

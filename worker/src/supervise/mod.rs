@@ -34,7 +34,7 @@ use std::sync::Arc;
 
 use latentfarm_common::blob::Store;
 use latentfarm_common::error::unless_absent;
-use latentfarm_common::lanes::Available;
+use latentfarm_common::queues::Available;
 use latentfarm_common::wire::outcome::Failure;
 use latentfarm_common::wire::task::{Task, TaskBody};
 use tokio::task::JoinSet;
@@ -85,7 +85,7 @@ impl TaskRunner for Runner {
 }
 
 impl Runner {
-    /// Begins to show the device in the heartbeats. Needs a tokio runtime.
+    /// Begins to show the device in the heartbeats. MemoryRequirements a tokio runtime.
     pub fn new(settings: RunnerSettings, probe: Probe, vitals: Vitals) -> Self {
         let settings = Arc::new(settings);
         let sight = Sight::new(

@@ -31,7 +31,7 @@ use super::warm_engine::{Run, WarmEngine};
 use super::warm_media::WarmMedia;
 use crate::consume::{Artifact, Finished};
 use latentfarm_common::host;
-use latentfarm_engine::numeric_kind;
+use latentfarm_engine::numerics_fingerprint;
 
 /// Crops that lie ready for the engine: one window's.
 const READY_WINDOWS: usize = 1;
@@ -50,7 +50,7 @@ struct Composited {
 /// What the engine made of it.
 #[derive(Default)]
 struct Computed {
-    numeric_kind: Option<String>,
+    numerics_fingerprint: Option<String>,
     timings: EngineTimings,
     audio: Duration,
     time: EngineTime,
@@ -143,9 +143,9 @@ pub(super) async fn render(
         },
         timings,
         memory,
-        numeric_kind: computed
-            .numeric_kind
-            .unwrap_or_else(|| numeric_kind("cpu", DType::F32)),
+        numerics_fingerprint: computed
+            .numerics_fingerprint
+            .unwrap_or_else(|| numerics_fingerprint("cpu", DType::F32)),
     })
 }
 
@@ -170,7 +170,10 @@ fn stage_timings(
         commit_ms: 0,
         engine_ms: milliseconds(busy),
         media_wait_ms: milliseconds(waiting),
-        edge_ms: computed.numeric_kind.as_ref().map_or(0, |_| milliseconds(edge)),
+        edge_ms: computed
+            .numerics_fingerprint
+            .as_ref()
+            .map_or(0, |_| milliseconds(edge)),
     }
 }
 
@@ -278,7 +281,7 @@ impl Conversation<'_> {
         let turn = self.turn;
         let mut computed = Computed::default();
         turn.engine(true);
-        computed.numeric_kind = Some(timed(&mut computed.time.load, talk.load()).await?);
+        computed.numerics_fingerprint = Some(timed(&mut computed.time.load, talk.load()).await?);
         timed(&mut computed.audio, talk.hear(input, fetcher)).await?;
         computed.time.busy += computed.audio;
         turn.engine(false);

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use latentfarm_common::wire::memory::MemorySample;
-use latentfarm_common::wire::outcome::GpuVitals;
+use latentfarm_common::wire::outcome::GpuStatus;
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
@@ -54,7 +54,7 @@ pub(super) struct Look {
     total_mib: u64,
     host_rss_mib: u64,
     engine_rss_mib: u64,
-    vitals: Option<GpuVitals>,
+    vitals: Option<GpuStatus>,
 }
 
 impl Sight {

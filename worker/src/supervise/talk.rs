@@ -54,7 +54,9 @@ impl EngineTalk<'_> {
             .ask(&request, Work::Load(weights), EngineStage::Loading)
             .await?
         {
-            EngineReply::Loaded { numeric_kind, .. } => Ok(numeric_kind),
+            EngineReply::Loaded {
+                numerics_fingerprint, ..
+            } => Ok(numerics_fingerprint),
             other => Err(out_of_step(&other)),
         }
     }

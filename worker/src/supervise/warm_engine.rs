@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use latentfarm_common::error::one_line;
 use latentfarm_common::host;
-use latentfarm_common::lanes::Available;
+use latentfarm_common::queues::Available;
 use latentfarm_common::wire::memory::{DeviceKind, MemoryConstraints, MemoryPlan, MemoryUse, OutOfMemory};
 use latentfarm_common::wire::outcome::Failure;
 use latentfarm_common::wire::task::RenderTask;

@@ -6,11 +6,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use latentfarm_common::backoff::Backoff;
 use latentfarm_common::blob::Store;
-use latentfarm_common::lanes::Available;
 use latentfarm_common::nats::done::DoneLog;
 use latentfarm_common::nats::events::{Follower, Start};
 use latentfarm_common::nats::subjects::Subject;
-use latentfarm_common::nats::tasks::TaskQueue;
+use latentfarm_common::nats::tasks::TaskStream;
+use latentfarm_common::queues::Available;
 use latentfarm_common::shutdown::{self, Trigger};
 use latentfarm_common::wire;
 use latentfarm_common::wire::outcome::{
@@ -24,7 +24,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::support::{Farm, LIMIT, chunk, eventually, job, lane, task, worker};
+use crate::support::{Farm, LIMIT, chunk, eventually, job, queue, task, worker};
 
 /// What the stand-in does with the next task.
 #[derive(Clone)]
@@ -95,7 +95,7 @@ impl TaskRunner for Runner {
                 with_face: 1,
             },
             timings: StageTimings::default(),
-            numeric_kind: "fake".to_owned(),
+            numerics_fingerprint: "fake".to_owned(),
             memory: None,
         })
     }
@@ -104,7 +104,7 @@ impl TaskRunner for Runner {
 /// A farm with one worker at work.
 pub(crate) struct Scene {
     pub(crate) farm: Farm,
-    pub(crate) queue: TaskQueue,
+    pub(crate) task_stream: TaskStream,
     pub(crate) events: Follower,
     pub(crate) runner: Runner,
     pub(crate) vitals: Vitals,
@@ -138,7 +138,7 @@ impl Scene {
                 .unwrap()
         });
         Self {
-            queue: TaskQueue::new(&farm.coordinator, farm.topology),
+            task_stream: TaskStream::new(&farm.coordinator, farm.topology),
             events: Follower::events(&farm.coordinator, None, Start::Oldest)
                 .await
                 .unwrap(),
@@ -156,8 +156,8 @@ impl Scene {
     }
 
     pub(crate) async fn publish(&self, index: u32, attempt: u32) {
-        self.queue
-            .publish(lane(), &self.task(index, attempt))
+        self.task_stream
+            .publish(queue(), &self.task(index, attempt))
             .await
             .unwrap();
     }
@@ -178,7 +178,7 @@ impl Scene {
 
     pub(crate) async fn queue_is_empty(&self) {
         eventually("the queue is empty", async || {
-            let queued = self.queue.queued(job("a job")).await.ok()?;
+            let queued = self.task_stream.queued(job("a job")).await.ok()?;
             queued.is_empty().then_some(())
         })
         .await;

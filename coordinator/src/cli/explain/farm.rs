@@ -100,7 +100,7 @@ fn of_event(event: Event) -> Entry {
             attempt,
             worker,
             failure,
-            lane: None,
+            queue: None,
             then: None,
         },
         EventKind::Released => Entry::Ended {
@@ -122,7 +122,7 @@ fn of_record(record: DoneRecord) -> Entry {
         attempt: record.attempt,
         worker: record.worker,
         frames,
-        numeric_kind: record.numeric_kind,
+        numerics_fingerprint: record.numerics_fingerprint,
         memory: record.memory,
     }
 }

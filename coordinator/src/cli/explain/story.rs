@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use latentfarm_common::ids::{ChunkName, JobId, Work};
-use latentfarm_common::lanes::Lane;
+use latentfarm_common::queues::Queue;
 use latentfarm_common::wire::memory::{MemoryPlan, MemoryUse};
 use serde_json::{Value, json};
 
@@ -31,7 +31,7 @@ struct Standing<'a> {
     state: String,
     attempts: u32,
     ooms: usize,
-    lane: Option<Lane>,
+    queue: Option<Queue>,
     used: Option<&'a MemoryUse>,
 }
 
@@ -96,7 +96,7 @@ impl<'a> Story<'a> {
         let _ = write!(
             text,
             "\n{:<8} {:>13} {:>8} {:>5} {:>7} {:>14} {:>9}  state",
-            "chunk", "frames", "attempts", "ooms", "lane", "plan", "peak"
+            "chunk", "frames", "attempts", "ooms", "queue", "plan", "peak"
         );
         for (name, lines) in of(Work::Render) {
             let standing = standing(lines);
@@ -106,12 +106,12 @@ impl<'a> Story<'a> {
             let (plan, peak) = standing.used.map_or(("-", "-".to_owned()), |used| {
                 (used.plan.into(), gib(used.peak_mib))
             });
-            let lane = standing
-                .lane
-                .map_or_else(|| "-".to_owned(), |lane| lane.class.to_string());
+            let queue = standing
+                .queue
+                .map_or_else(|| "-".to_owned(), |queue| queue.class.to_string());
             let _ = write!(
                 text,
-                "\n{name:<8} {frames:>13} {:>8} {:>5} {lane:>7} {plan:>14} {peak:>9}  {}",
+                "\n{name:<8} {frames:>13} {:>8} {:>5} {queue:>7} {plan:>14} {peak:>9}  {}",
                 standing.attempts, standing.ooms, standing.state
             );
         }
@@ -160,7 +160,7 @@ impl<'a> Story<'a> {
                     "state": standing.state,
                     "attempts": standing.attempts,
                     "out_of_memory": standing.ooms,
-                    "lane": standing.lane,
+                    "queue": standing.queue,
                     "memory": standing.used,
                     "history": lines,
                 })
@@ -182,10 +182,10 @@ fn standing<'a>(lines: &[&'a Line]) -> Standing<'a> {
         let entry = &line.entry;
         match entry {
             Entry::RunBegins { .. } => {}
-            Entry::Placed { attempt, lane, .. } => {
-                standing.lane = Some(*lane);
+            Entry::Placed { attempt, queue, .. } => {
+                standing.queue = Some(*queue);
                 standing.attempts = standing.attempts.max(attempt.number + 1);
-                standing.state = format!("queued in lane {lane}");
+                standing.state = format!("queued in queue {queue}");
             }
             Entry::TakenBack { .. } => "to be placed anew".clone_into(&mut standing.state),
             Entry::Waits { why, .. } => standing.state = format!("waits for a bigger node: {why}"),
@@ -216,7 +216,7 @@ fn sentence(entry: &Entry) -> String {
         Entry::RunBegins { epoch, .. } => format!("coordinator {epoch} took the job on"),
         Entry::Placed {
             attempt,
-            lane,
+            queue,
             kind,
             floor,
             need_mib,
@@ -225,7 +225,7 @@ fn sentence(entry: &Entry) -> String {
             ..
         } => {
             let mut text = format!(
-                "attempt {}: lane {lane}, because the engine needs {} on {kind} under the leanest plan and {} under \
+                "attempt {}: queue {queue}, because the engine needs {} on {kind} under the leanest plan and {} under \
                  {floor}, the fastest that is allowed",
                 attempt.number + 1,
                 gib(needs.leanest()),
@@ -233,7 +233,7 @@ fn sentence(entry: &Entry) -> String {
             );
             // On a host the media process lives in the same memory, and an attempt may have shown a bound.
             if *need_mib > needs.leanest() {
-                let _ = write!(text, "; the lane has to hold {}", gib(*need_mib));
+                let _ = write!(text, "; the queue has to hold {}", gib(*need_mib));
             }
             let _ = write!(text, "; {why}");
             if *floor > MemoryPlan::default() {
@@ -241,8 +241,8 @@ fn sentence(entry: &Entry) -> String {
             }
             text
         }
-        Entry::TakenBack { lane, why, .. } => {
-            format!("taken out of lane {lane} before anyone began it: {why}")
+        Entry::TakenBack { queue, why, .. } => {
+            format!("taken out of queue {queue} before anyone began it: {why}")
         }
         Entry::Waits { why, .. } => format!("waits for a bigger node: {why}"),
         Entry::Started { attempt, worker, .. } => {
@@ -308,7 +308,7 @@ mod tests {
     use super::*;
     use crate::placement::CpuFallback;
     use latentfarm_common::ids::Attempt;
-    use latentfarm_common::wire::memory::{DeviceKind, MemoryStage, Needs, OutOfMemory};
+    use latentfarm_common::wire::memory::{DeviceKind, MemoryRequirements, MemoryStage, OutOfMemory};
     use latentfarm_common::wire::outcome::Failure;
 
     fn journal() -> Vec<Line> {
@@ -317,14 +317,14 @@ mod tests {
         let placed = |number, floor, need_mib| Entry::Placed {
             chunk: chunk(),
             attempt: at(number),
-            lane: "g04-p1".parse().unwrap(),
+            queue: "g04-p1".parse().unwrap(),
             kind: DeviceKind::Cuda,
             floor,
             need_mib,
-            needs: Needs {
+            needs: MemoryRequirements {
                 mib: [9000, 7000, 5000, 5000, 3500, 3277],
             },
-            why: "the smallest GPU lane that holds its leanest plan".to_owned(),
+            why: "the smallest GPU queue that holds its leanest plan".to_owned(),
         };
         let entries = [
             Entry::RunBegins {
@@ -356,7 +356,7 @@ mod tests {
                     free_before_mib: 9100,
                     suspected: false,
                 }),
-                lane: Some("g04-p1".parse().unwrap()),
+                queue: Some("g04-p1".parse().unwrap()),
                 then: Some("its plan floor on cuda rises to sequential".to_owned()),
             },
             placed(1, MemoryPlan::SequentialGuidance, 3584),
@@ -373,11 +373,11 @@ mod tests {
         let lines = journal();
         let text = Story::of(&lines).of_chunk("r00001".parse().unwrap());
         let expected = "\
-r00001 (frames 32..40): queued in lane g04-p1
-       1.0 s attempt 1: lane g04-p1, because the engine needs 3.2 GiB on cuda under the leanest plan and 8.8 GiB under batched, the fastest that is allowed; the smallest GPU lane that holds its leanest plan
+r00001 (frames 32..40): queued in queue g04-p1
+       1.0 s attempt 1: queue g04-p1, because the engine needs 3.2 GiB on cuda under the leanest plan and 8.8 GiB under batched, the fastest that is allowed; the smallest GPU queue that holds its leanest plan
        2.0 s attempt 1: w4 began it
        3.0 s attempt 1: out of memory: r00001 on w4 (cuda:0) during denoise under plan batched: 9.3 GiB at least were needed, 8.9 GiB were free; its plan floor on cuda rises to sequential
-       4.0 s attempt 2: lane g04-p1, because the engine needs 3.2 GiB on cuda under the leanest plan and 6.8 GiB under sequential, the fastest that is allowed; the lane has to hold 3.5 GiB; the smallest GPU lane that holds its leanest plan; faster plans ran out of memory";
+       4.0 s attempt 2: queue g04-p1, because the engine needs 3.2 GiB on cuda under the leanest plan and 6.8 GiB under sequential, the fastest that is allowed; the queue has to hold 3.5 GiB; the smallest GPU queue that holds its leanest plan; faster plans ran out of memory";
         assert_eq!(text, expected);
     }
 

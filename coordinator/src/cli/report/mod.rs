@@ -42,7 +42,7 @@ pub(super) fn to_json(report: &RenderReport) -> Value {
         "sound": written.map(|written| &written.sound),
         "retries": retries,
         "workers": report.job.workers,
-        "numeric_kinds": report.job.numeric_kinds.keys().collect::<Vec<_>>(),
+        "numerics_fingerprints": report.job.numerics_fingerprints.keys().collect::<Vec<_>>(),
         "given_up": given_up,
         "analyze_ms": stages(&report.job.analyze).into_iter().collect::<serde_json::Map<_, _>>(),
         "render_ms": stages(&report.job.render).into_iter().collect::<serde_json::Map<_, _>>(),
@@ -131,8 +131,13 @@ pub(super) fn to_text(report: &RenderReport) -> String {
             report.resumed_chunks
         );
     }
-    if report.job.numeric_kinds.len() > 1 {
-        let kinds: Vec<&str> = report.job.numeric_kinds.keys().map(String::as_str).collect();
+    if report.job.numerics_fingerprints.len() > 1 {
+        let kinds: Vec<&str> = report
+            .job
+            .numerics_fingerprints
+            .keys()
+            .map(String::as_str)
+            .collect();
         let _ = write!(
             text,
             "\n  rendered by machines of several numeric kinds: {}",

@@ -77,8 +77,8 @@ fn cells(row: &Row<'_>) -> [String; HEADINGS.len()] {
         gib(heartbeat.device_total_mib << 20),
         heartbeat.memory.map_or_else(missing, |memory| gib(memory.own)),
         gib(heartbeat.host_rss_mib << 20),
-        task.and_then(|task| task.lane)
-            .map_or_else(missing, |lane| lane.to_string()),
+        task.and_then(|task| task.queue)
+            .map_or_else(missing, |queue| queue.to_string()),
         task.and_then(|task| task.plan)
             .map_or_else(missing, |plan| plan.to_string()),
         task.map_or_else(missing, |task| task.chunk.to_string()),
@@ -106,7 +106,7 @@ pub(super) fn json_lines(rows: &[Row<'_>]) -> String {
             "device_total_mib": heartbeat.device_total_mib,
             "own_mib": heartbeat.memory.map(|memory| memory.own >> 20),
             "host_rss_mib": heartbeat.host_rss_mib,
-            "lane": heartbeat.task.as_ref().and_then(|task| task.lane),
+            "queue": heartbeat.task.as_ref().and_then(|task| task.queue),
             "plan": heartbeat.task.as_ref().and_then(|task| task.plan),
             "chunk": heartbeat.task.as_ref().map(|task| task.chunk.to_string()),
             "stage": heartbeat.task.as_ref().map(|task| task.stage.to_string()),
@@ -132,7 +132,7 @@ mod tests {
     use latentfarm_common::ids::{Attempt, ChunkId, Work};
     use latentfarm_common::wire::engine::EngineStage;
     use latentfarm_common::wire::memory::{MemoryPlan, MemorySample};
-    use latentfarm_common::wire::outcome::{GpuVitals, TaskProgress, TaskStage};
+    use latentfarm_common::wire::outcome::{GpuStatus, TaskProgress, TaskStage};
 
     fn heartbeat(name: &str, state: WorkerState) -> Heartbeat {
         Heartbeat {
@@ -159,16 +159,16 @@ mod tests {
                 frames_done: 16,
                 frames_total: 48,
                 stage: TaskStage::Engine(EngineStage::Denoise { step: 3, of: 20 }),
-                lane: Some("g06-p1".parse().unwrap()),
+                queue: Some("g06-p1".parse().unwrap()),
                 plan: Some(MemoryPlan::Sliced),
             }),
             memory: Some(MemorySample {
                 own: 5 << 30,
                 ..MemorySample::default()
             }),
-            gpu: Some(GpuVitals {
+            gpu: Some(GpuStatus {
                 temperature_c: Some(71),
-                ..GpuVitals::default()
+                ..GpuStatus::default()
             }),
             ..heartbeat("busy", WorkerState::Working)
         }

@@ -1,7 +1,8 @@
 //! The machine under a made-up worker.
 
 use latentfarm_common::wire::memory::{
-    DeviceKind, MemoryConstraints, MemoryStage, MemoryUse, Needs, OutOfMemory, RenderMemory, StagePeak,
+    DeviceKind, MemoryConstraints, MemoryRequirements, MemoryStage, MemoryUse, OutOfMemory, RenderMemory,
+    StagePeak,
 };
 use latentfarm_common::wire::outcome::Failure;
 
@@ -11,7 +12,7 @@ pub struct Rig {
     pub capacity: RenderMemory,
     /// What windows really need of its device; where that is more than it has, a task that is to succeed runs out
     /// of memory instead. `None`: whatever was predicted.
-    pub truth: Option<Needs>,
+    pub truth: Option<MemoryRequirements>,
     /// Milliseconds of the engine for a frame, as the records tell.
     pub frame_ms: u64,
 }
@@ -65,7 +66,7 @@ impl Rig {
         let plan = constraints
             .needs
             .fastest_within(constraints.floor, free_mib)
-            .expect("the lane's class fits");
+            .expect("the queue's class fits");
         let needed = self.truth.unwrap_or(constraints.needs).of(plan);
         if needed > free_mib {
             return Err(Failure::OutOfMemory(OutOfMemory {

@@ -6,11 +6,11 @@ use async_nats::jetstream::AckKind;
 use latentfarm_common::blob::Store;
 use latentfarm_common::frame::FrameHash;
 use latentfarm_common::ids::{ChunkId, WorkerId};
-use latentfarm_common::lanes::{Available, Class, Lane, fitting};
 use latentfarm_common::nats::done::{Commit, DoneLog};
 use latentfarm_common::nats::pull::{Pulled, try_pull, wait_for_task};
 use latentfarm_common::nats::subjects::Subject;
 use latentfarm_common::nats::{Connection, events};
+use latentfarm_common::queues::{Available, Queue, ResourceClass, fitting};
 use latentfarm_common::wire;
 use latentfarm_common::wire::blob::BlobRef;
 use latentfarm_common::wire::outcome::{
@@ -145,18 +145,18 @@ impl Worker {
             analyze: false,
             memory: self.rig.capacity,
         };
-        let lanes: Vec<Lane> = fitting(&available)
+        let queues: Vec<Queue> = fitting(&available)
             .into_iter()
-            .filter(|lane| lane.priority == 1)
+            .filter(|queue| queue.priority == 1)
             .collect();
-        let analyze = Lane {
-            class: Class::Analyze,
+        let analyze = Queue {
+            class: ResourceClass::Analyze,
             priority: 1,
         };
         loop {
             let mut pulled = Ok(Pulled::NoLane);
-            for lane in &lanes {
-                pulled = try_pull(&self.connection, *lane).await;
+            for queue in &queues {
+                pulled = try_pull(&self.connection, *queue).await;
                 if matches!(pulled, Ok(Pulled::Task(_))) {
                     break;
                 }
@@ -173,7 +173,7 @@ impl Worker {
                     }
                 }
                 Ok(Pulled::Empty | Pulled::Interrupted) => {}
-                // No lane yet, or the server is being restarted.
+                // No queue yet, or the server is being restarted.
                 Ok(Pulled::NoLane) | Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
             }
         }
@@ -188,7 +188,7 @@ impl Worker {
             frames_done: 1,
             frames_total: 16,
             stage: TaskStage::Starting,
-            lane: None,
+            queue: None,
             plan: None,
         }));
         self.say(task, EventKind::Started).await;
@@ -270,7 +270,7 @@ impl Worker {
             chunk: task.chunk,
             attempt: task.attempt,
             worker: self.id.clone(),
-            numeric_kind: "fake".to_owned(),
+            numerics_fingerprint: "fake".to_owned(),
             artifact,
             body,
             timings: StageTimings {

@@ -8,7 +8,7 @@ use candle_core::Tensor;
 use super::memory::{Gauge, Memory, cpu_seconds};
 use super::parts::{Task, task};
 use super::{BenchError, EngineReport, PartReport, Settings, WeightsReport};
-use crate::numeric_kind;
+use crate::numerics_fingerprint;
 use latentsync::Checkpoint;
 
 /// Measures one part. Says on the log what it is doing.
@@ -27,7 +27,7 @@ pub fn measure(settings: &Settings) -> Result<EngineReport, BenchError> {
         },
         resolution_px: side,
         plan: settings.sizes.plan.to_string(),
-        numeric_kind: numeric_kind(&settings.device_name, settings.dtype),
+        numerics_fingerprint: numerics_fingerprint(&settings.device_name, settings.dtype),
         part: PartReport {
             part: settings.part,
             seconds: timed.seconds,

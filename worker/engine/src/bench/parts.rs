@@ -11,7 +11,7 @@ use latentfarm_common::wire::job::AudioWindows;
 
 use super::{BenchError, Part, Settings};
 use latentsync::cost::flops::unet_gflop;
-use latentsync::denoise::Schedule;
+use latentsync::denoise::SamplingParams;
 use latentsync::noise::{Noise, Purpose, normals};
 use latentsync::preprocess::LATENT_FACTOR;
 use latentsync::whisper::mel_tensor;
@@ -194,7 +194,7 @@ fn window(settings: &Settings, model: &Rc<LatentSync>, side: usize) -> TensorRes
             resolution: side,
             first_frame: 0,
         };
-        let schedule = Schedule {
+        let sampling = SamplingParams {
             steps,
             guidance_scale: 1.0,
         };
@@ -205,7 +205,7 @@ fn window(settings: &Settings, model: &Rc<LatentSync>, side: usize) -> TensorRes
             Ok(())
         };
         model
-            .render(&run, faces, &rows, &noise, schedule, &mut stage)
+            .render(&run, faces, &rows, &noise, sampling, &mut stage)
             .map(drop)
     });
     let failed = |source| BenchError::Run {

@@ -70,7 +70,7 @@ pub struct EngineReport {
     /// Memory plan.
     pub plan: String,
     /// Build, instruction set and device.
-    pub numeric_kind: String,
+    pub numerics_fingerprint: String,
     pub part: PartReport,
 }
 

@@ -121,11 +121,11 @@ fn requests(
 fn told(reply: &EngineReply) -> Value {
     match reply {
         EngineReply::Loaded {
-            numeric_kind,
+            numerics_fingerprint,
             memory: sample,
             ..
         } => {
-            json!({ "numeric_kind": numeric_kind, "memory": memory(sample) })
+            json!({ "numerics_fingerprint": numerics_fingerprint, "memory": memory(sample) })
         }
         EngineReply::AudioReady { memory: sample, .. } | EngineReply::Progress { memory: sample, .. } => {
             json!({ "memory": memory(sample) })

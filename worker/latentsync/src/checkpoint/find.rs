@@ -7,7 +7,7 @@ use super::note::Note;
 use super::pickle_dims;
 use super::text::{parse, read_text};
 use crate::config::{UNetConfig, VaeConfig, WhisperDims};
-use crate::tensors::{Keys, Ledger, TensorFile, WeightsError};
+use crate::tensors::{LoadReport, TensorFile, VarBuilder, WeightsError};
 use crate::unet::UNet3DConditionModel;
 use crate::vae::AutoencoderKl;
 use crate::whisper::WhisperEncoder;
@@ -54,16 +54,16 @@ impl Found {
             Part::Whisper => &self.whisper,
         };
         let file = TensorFile::open(path)?;
-        let ledger = Ledger::default();
-        let keys = Keys::shapes_of(&file, &ledger);
+        let report = LoadReport::default();
+        let vb = VarBuilder::shapes_of(&file, &report);
         let built = match part {
-            Part::Unet => UNet3DConditionModel::load(&keys, &self.unet_config).map(drop),
-            Part::Vae => AutoencoderKl::load(&keys, &self.vae_config).map(drop),
-            Part::Whisper => WhisperEncoder::load(&keys.pp("encoder"), &self.dims).map(drop),
+            Part::Unet => UNet3DConditionModel::load(&vb, &self.unet_config).map(drop),
+            Part::Vae => AutoencoderKl::load(&vb, &self.vae_config).map(drop),
+            Part::Whisper => WhisperEncoder::load(&vb.pp("encoder"), &self.dims).map(drop),
         };
         settle(built, path)?;
-        let values = ledger.values();
-        match ledger.finish(&file, part.prefix()) {
+        let values = report.values();
+        match report.finish(&file, part.prefix()) {
             None => Ok(values),
             Some(report) => Err(mismatch(path, report)),
         }

@@ -6,7 +6,7 @@ use candle_core::{DType, Device};
 
 use crate::config::{UNetConfig, VaeConfig, WhisperDims};
 use crate::options::ExecutionOptions;
-use crate::tensors::{Keys, Ledger, TensorFile, WeightsError};
+use crate::tensors::{LoadReport, TensorFile, VarBuilder, WeightsError};
 use crate::unet::UNet3DConditionModel;
 use crate::vae::AutoencoderKl;
 use crate::whisper::WhisperEncoder;
@@ -19,8 +19,8 @@ pub fn load_unet(
     dtype: DType,
     options: ExecutionOptions,
 ) -> Result<UNet3DConditionModel, WeightsError> {
-    load(path, "", (device, dtype), options, |keys| {
-        UNet3DConditionModel::load(keys, config)
+    load(path, "", (device, dtype), options, |vb| {
+        UNet3DConditionModel::load(vb, config)
     })
 }
 
@@ -33,8 +33,8 @@ pub fn load_vae(
     dtype: DType,
     options: ExecutionOptions,
 ) -> Result<AutoencoderKl, WeightsError> {
-    let vae = load(path, "", (device, dtype), options, |keys| {
-        AutoencoderKl::load(keys, config)
+    let vae = load(path, "", (device, dtype), options, |vb| {
+        AutoencoderKl::load(vb, config)
     })?;
     if matches!(dtype, DType::F16 | DType::BF16) {
         return Ok(vae.with_original(TensorFile::open(path)?, device));
@@ -50,8 +50,8 @@ pub fn load_whisper(
     dtype: DType,
     options: ExecutionOptions,
 ) -> Result<WhisperEncoder, WeightsError> {
-    load(path, "encoder.", (device, dtype), options, |keys| {
-        WhisperEncoder::load(&keys.pp("encoder"), dims)
+    load(path, "encoder.", (device, dtype), options, |vb| {
+        WhisperEncoder::load(&vb.pp("encoder"), dims)
     })
 }
 
@@ -74,15 +74,15 @@ fn load<T>(
     prefix: &str,
     (device, dtype): (&Device, DType),
     options: ExecutionOptions,
-    build: impl FnOnce(&Keys) -> candle_core::Result<T>,
+    build: impl FnOnce(&VarBuilder) -> candle_core::Result<T>,
 ) -> Result<T, WeightsError> {
     let file = TensorFile::open(path)?;
-    let ledger = Ledger::default();
+    let report = LoadReport::default();
     let model = settle(
-        build(&Keys::root(&file, &ledger, device, dtype).with_options(options)),
+        build(&VarBuilder::root(&file, &report, device, dtype).with_options(options)),
         path,
     )?;
-    match ledger.finish(&file, prefix) {
+    match report.finish(&file, prefix) {
         None => Ok(model),
         Some(report) => Err(mismatch(path, report)),
     }

@@ -5,7 +5,7 @@ use candle_core::{Result, Tensor};
 use super::linear::Linear;
 use crate::kernels::cpu::{CpuNeighbours, TAPS};
 use crate::run::Run;
-use crate::tensors::Keys;
+use crate::tensors::VarBuilder;
 
 /// A convolution with three taps and one token of padding at both ends.
 pub(crate) struct Conv1d {
@@ -14,9 +14,9 @@ pub(crate) struct Conv1d {
 }
 
 impl Conv1d {
-    pub(crate) fn load(keys: &Keys, input: usize, output: usize, stride: usize) -> Result<Self> {
+    pub(crate) fn load(vb: &VarBuilder, input: usize, output: usize, stride: usize) -> Result<Self> {
         Ok(Self {
-            linear: Linear::load_taps(keys, input, output, TAPS)?,
+            linear: Linear::load_taps(vb, input, output, TAPS)?,
             stride,
         })
     }

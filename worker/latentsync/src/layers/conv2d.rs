@@ -8,7 +8,7 @@ use crate::kernels::cuda::{self, Finish};
 use crate::kernels::reference;
 use crate::run::Run;
 use crate::slices::Convolution;
-use crate::tensors::{Keys, Weight};
+use crate::tensors::{VarBuilder, Weight};
 
 /// A square convolution.
 pub(crate) struct Conv2d {
@@ -20,12 +20,12 @@ pub(crate) struct Conv2d {
 
 impl Conv2d {
     /// A 3x3 convolution with stride 1 that keeps the size.
-    pub(crate) fn load_3x3(keys: &Keys, input: usize, output: usize) -> Result<Self> {
-        Self::load(keys, input, output, 3, 1, 1)
+    pub(crate) fn load_3x3(vb: &VarBuilder, input: usize, output: usize) -> Result<Self> {
+        Self::load(vb, input, output, 3, 1, 1)
     }
 
     pub(crate) fn load(
-        keys: &Keys,
+        vb: &VarBuilder,
         input: usize,
         output: usize,
         kernel: usize,
@@ -33,8 +33,8 @@ impl Conv2d {
         padding: usize,
     ) -> Result<Self> {
         Ok(Self {
-            weight: Weight::load(keys, &[output, input, kernel, kernel], "weight")?,
-            bias: keys.get(&[output], "bias")?.force_contiguous()?,
+            weight: Weight::load(vb, &[output, input, kernel, kernel], "weight")?,
+            bias: vb.get(&[output], "bias")?.force_contiguous()?,
             stride,
             padding,
         })

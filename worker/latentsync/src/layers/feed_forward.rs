@@ -11,7 +11,7 @@ use crate::kernels::Whole;
 use crate::kernels::cpu::{bands, whole_tiles};
 use crate::run::Run;
 use crate::slices::{feed_forward_rows, pieces};
-use crate::tensors::Keys;
+use crate::tensors::VarBuilder;
 
 /// GEGLU feed-forward: `net.0.proj` gives value and gate, `net.2` goes back. The exact (erf) GELU.
 pub(crate) struct FeedForward {
@@ -21,10 +21,10 @@ pub(crate) struct FeedForward {
 }
 
 impl FeedForward {
-    pub(crate) fn load(keys: &Keys, width: usize) -> Result<Self> {
-        let net = keys.pp("net");
+    pub(crate) fn load(vb: &VarBuilder, width: usize) -> Result<Self> {
+        let net = vb.pp("net");
         Ok(Self {
-            path: keys.path().to_owned(),
+            path: vb.path().to_owned(),
             proj: Linear::load(&net.pp(0).pp("proj"), width, 8 * width)?,
             out: Linear::load(&net.pp(2), 4 * width, width)?,
         })

@@ -7,7 +7,7 @@ use crate::kernels::cpu::CpuGroupNorm;
 use crate::kernels::cuda;
 use crate::kernels::reference::{self, NormSpec};
 use crate::run::Run;
-use crate::tensors::Keys;
+use crate::tensors::VarBuilder;
 
 /// Group norm over `(images, channels, h, w)`.
 pub(crate) struct GroupNorm {
@@ -19,11 +19,11 @@ pub(crate) struct GroupNorm {
 }
 
 impl GroupNorm {
-    pub(crate) fn load(keys: &Keys, groups: usize, channels: usize, eps: f64) -> Result<Self> {
+    pub(crate) fn load(vb: &VarBuilder, groups: usize, channels: usize, eps: f64) -> Result<Self> {
         Ok(Self {
-            path: keys.path().to_owned(),
-            weight: keys.get(&[channels], "weight")?,
-            bias: keys.get(&[channels], "bias")?,
+            path: vb.path().to_owned(),
+            weight: vb.get(&[channels], "weight")?,
+            bias: vb.get(&[channels], "bias")?,
             groups,
             eps,
         })

@@ -6,7 +6,7 @@ use crate::hooks::Op;
 use crate::kernels::cpu::{CpuLayerNorm, EPS};
 use crate::kernels::cuda;
 use crate::run::Run;
-use crate::tensors::Keys;
+use crate::tensors::VarBuilder;
 
 /// Norm over the last dimension, eps 1e-5.
 pub(crate) struct LayerNorm {
@@ -15,10 +15,10 @@ pub(crate) struct LayerNorm {
 }
 
 impl LayerNorm {
-    pub(crate) fn load(keys: &Keys, width: usize) -> Result<Self> {
+    pub(crate) fn load(vb: &VarBuilder, width: usize) -> Result<Self> {
         Ok(Self {
-            weight: keys.get(&[width], "weight")?,
-            bias: keys.get(&[width], "bias")?,
+            weight: vb.get(&[width], "weight")?,
+            bias: vb.get(&[width], "bias")?,
         })
     }
 

@@ -9,7 +9,7 @@ use crate::kernels::cpu::{CpuLinear, bands};
 use crate::kernels::cuda::{self, Finish};
 use crate::kernels::reference;
 use crate::run::Run;
-use crate::tensors::{Keys, Weight};
+use crate::tensors::{VarBuilder, Weight};
 
 /// `x W^T + b` over the last dimension.
 pub(crate) struct Linear {
@@ -18,32 +18,32 @@ pub(crate) struct Linear {
 }
 
 impl Linear {
-    pub(crate) fn load(keys: &Keys, input: usize, output: usize) -> Result<Self> {
-        Self::shaped(keys, &[output, input])
+    pub(crate) fn load(vb: &VarBuilder, input: usize, output: usize) -> Result<Self> {
+        Self::shaped(vb, &[output, input])
     }
 
-    pub(crate) fn load_no_bias(keys: &Keys, input: usize, output: usize) -> Result<Self> {
+    pub(crate) fn load_no_bias(vb: &VarBuilder, input: usize, output: usize) -> Result<Self> {
         Ok(Self {
-            weight: Weight::load(keys, &[output, input], "weight")?,
+            weight: Weight::load(vb, &[output, input], "weight")?,
             bias: None,
         })
     }
 
     /// A 1x1 convolution, used on `(.., channels)` instead of `(channels, h, w)`.
-    pub(crate) fn load_1x1(keys: &Keys, input: usize, output: usize) -> Result<Self> {
-        Self::shaped(keys, &[output, input, 1, 1])
+    pub(crate) fn load_1x1(vb: &VarBuilder, input: usize, output: usize) -> Result<Self> {
+        Self::shaped(vb, &[output, input, 1, 1])
     }
 
     /// A convolution over time, used on the `taps` neighbours of a token side by side.
-    pub(super) fn load_taps(keys: &Keys, input: usize, output: usize, taps: usize) -> Result<Self> {
-        Self::shaped(keys, &[output, input, taps])
+    pub(super) fn load_taps(vb: &VarBuilder, input: usize, output: usize, taps: usize) -> Result<Self> {
+        Self::shaped(vb, &[output, input, taps])
     }
 
     /// With weights of a shape whose first dimension is the output's.
-    fn shaped(keys: &Keys, shape: &[usize]) -> Result<Self> {
+    fn shaped(vb: &VarBuilder, shape: &[usize]) -> Result<Self> {
         Ok(Self {
-            weight: Weight::load(keys, shape, "weight")?,
-            bias: Some(keys.get(&shape[..1], "bias")?.force_contiguous()?),
+            weight: Weight::load(vb, shape, "weight")?,
+            bias: Some(vb.get(&shape[..1], "bias")?.force_contiguous()?),
         })
     }
 

@@ -3,18 +3,18 @@
 
 mod error;
 mod file;
-mod keys;
 mod mapped;
-mod residence;
+mod network_weights;
+mod var_builder;
 mod weight;
 mod writer;
 
 pub use error::WeightsError;
 pub(crate) use file::TensorFile;
 pub use file::{list_tensors, read_tensor};
-pub(crate) use keys::{Keys, Ledger};
 pub(crate) use mapped::Values;
-pub(crate) use residence::Residence;
+pub(crate) use network_weights::NetworkWeights;
+pub(crate) use var_builder::{LoadReport, VarBuilder};
 pub(crate) use weight::Weight;
 pub use writer::FileRecord;
 pub(crate) use writer::{Planned, write_safetensors};

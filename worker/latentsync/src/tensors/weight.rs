@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use candle_core::{CpuStorage, Result, Storage, Tensor, bail};
 
-use super::keys::Keys;
 use super::mapped::{MappedTensor, Values};
-use super::residence::Slot;
+use super::network_weights::OffloadableTensor;
+use super::var_builder::VarBuilder;
 use crate::run::Run;
 
 pub(crate) struct Weight {
@@ -21,7 +21,7 @@ enum Place {
     /// Used in their place in a mapped file: only on the CPU, where the networks compute in `f32`.
     Mapped(MappedTensor),
     /// Brought to where the network computes, and taken away when it is idle.
-    Moving(Arc<Slot>),
+    Moving(Arc<OffloadableTensor>),
 }
 
 /// A layer at work. Streamed weights go when this is dropped.
@@ -31,24 +31,24 @@ impl Drop for AtWork<'_> {
     fn drop(&mut self) {
         match self.0.map(|weight| &weight.place) {
             Some(Place::Mapped(mapped)) => mapped.give_back(),
-            Some(Place::Moving(slot)) => slot.leave(),
+            Some(Place::Moving(offloadable)) => offloadable.evict(),
             Some(Place::Held(_)) | None => {}
         }
     }
 }
 
 impl Weight {
-    pub(crate) fn load(keys: &Keys, shape: &[usize], name: &str) -> Result<Self> {
-        let place = if let Some(mapped) = keys.mapped(shape, name) {
+    pub(crate) fn load(vb: &VarBuilder, shape: &[usize], name: &str) -> Result<Self> {
+        let place = if let Some(mapped) = vb.mapped(shape, name) {
             Place::Mapped(mapped)
-        } else if let Some(slot) = keys.slot(shape, name)? {
-            Place::Moving(slot)
+        } else if let Some(offloadable) = vb.offloadable(shape, name)? {
+            Place::Moving(offloadable)
         } else {
-            Place::Held(keys.get(shape, name)?)
+            Place::Held(vb.get(shape, name)?)
         };
         Ok(Self {
             place,
-            streamed: keys.is_streamed(),
+            streamed: vb.is_streamed(),
         })
     }
 
@@ -64,7 +64,7 @@ impl Weight {
         match &self.place {
             Place::Held(tensor) => tensor.dims(),
             Place::Mapped(mapped) => mapped.shape(),
-            Place::Moving(slot) => slot.shape(),
+            Place::Moving(offloadable) => offloadable.shape(),
         }
     }
 
@@ -77,7 +77,7 @@ impl Weight {
     pub(crate) fn tensor(&self) -> Result<Tensor> {
         match &self.place {
             Place::Held(tensor) => Ok(tensor.clone()),
-            Place::Moving(slot) => slot.tensor(),
+            Place::Moving(offloadable) => offloadable.tensor(),
             Place::Mapped(_) => bail!("mapped weights are used on the CPU in f32 alone"),
         }
     }

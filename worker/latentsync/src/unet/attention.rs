@@ -6,7 +6,7 @@ use super::context::Context;
 use crate::config::UNetConfig;
 use crate::layers::{FeedForward, GroupNorm, LayerNorm, Linear, attend, frames_first, to_picture, to_tokens};
 use crate::run::Run;
-use crate::tensors::Keys;
+use crate::tensors::VarBuilder;
 
 /// The norms of transformers use this, whatever the configuration says for `ResNet` blocks.
 pub(super) const NORM_EPS: f64 = 1e-6;
@@ -21,17 +21,17 @@ pub(super) struct Attention {
 }
 
 impl Attention {
-    pub(super) fn load(keys: &Keys, width: usize, context_width: usize, heads: usize) -> Result<Self> {
+    pub(super) fn load(vb: &VarBuilder, width: usize, context_width: usize, heads: usize) -> Result<Self> {
         Ok(Self {
-            to_q: Linear::load_no_bias(&keys.pp("to_q"), width, width)?,
-            to_k: Linear::load_no_bias(&keys.pp("to_k"), context_width, width)?,
-            to_v: Linear::load_no_bias(&keys.pp("to_v"), context_width, width)?,
-            to_out: Linear::load(&keys.pp("to_out").pp(0), width, width)?,
+            to_q: Linear::load_no_bias(&vb.pp("to_q"), width, width)?,
+            to_k: Linear::load_no_bias(&vb.pp("to_k"), context_width, width)?,
+            to_v: Linear::load_no_bias(&vb.pp("to_v"), context_width, width)?,
+            to_out: Linear::load(&vb.pp("to_out").pp(0), width, width)?,
             heads,
         })
     }
 
-    /// `x` is `(rows, queries, width)`, `audio` `(rows, keys, context width)`; without it `x` is its own.
+    /// `x` is `(rows, queries, width)`, `audio` `(rows, vb, context width)`; without it `x` is its own.
     pub(super) fn forward(&self, run: &Run, x: Tensor, audio: Option<&Tensor>) -> Result<Mixed<'_>> {
         let (q, k, v) = self.project(run, &x, audio.unwrap_or(&x))?;
         drop(x);
@@ -106,13 +106,13 @@ pub(super) struct SpatialTransformer {
 }
 
 impl SpatialTransformer {
-    pub(super) fn load(keys: &Keys, config: &UNetConfig, channels: usize) -> Result<Self> {
+    pub(super) fn load(vb: &VarBuilder, config: &UNetConfig, channels: usize) -> Result<Self> {
         Ok(Self {
-            path: keys.path().to_owned(),
-            norm: GroupNorm::load(&keys.pp("norm"), config.norm_num_groups, channels, NORM_EPS)?,
-            proj_in: Linear::load_1x1(&keys.pp("proj_in"), channels, channels)?,
-            block: TransformerBlock::load(&keys.pp("transformer_blocks").pp(0), config, channels)?,
-            proj_out: Linear::load_1x1(&keys.pp("proj_out"), channels, channels)?,
+            path: vb.path().to_owned(),
+            norm: GroupNorm::load(&vb.pp("norm"), config.norm_num_groups, channels, NORM_EPS)?,
+            proj_in: Linear::load_1x1(&vb.pp("proj_in"), channels, channels)?,
+            block: TransformerBlock::load(&vb.pp("transformer_blocks").pp(0), config, channels)?,
+            proj_out: Linear::load_1x1(&vb.pp("proj_out"), channels, channels)?,
         })
     }
 
@@ -147,16 +147,16 @@ struct TransformerBlock {
 }
 
 impl TransformerBlock {
-    fn load(keys: &Keys, config: &UNetConfig, width: usize) -> Result<Self> {
+    fn load(vb: &VarBuilder, config: &UNetConfig, width: usize) -> Result<Self> {
         let heads = config.attention_heads;
         Ok(Self {
-            path: keys.path().to_owned(),
-            norm1: LayerNorm::load(&keys.pp("norm1"), width)?,
-            attn1: Attention::load(&keys.pp("attn1"), width, width, heads)?,
-            norm2: LayerNorm::load(&keys.pp("norm2"), width)?,
-            attn2: Attention::load(&keys.pp("attn2"), width, config.cross_attention_dim, heads)?,
-            norm3: LayerNorm::load(&keys.pp("norm3"), width)?,
-            ff: FeedForward::load(&keys.pp("ff"), width)?,
+            path: vb.path().to_owned(),
+            norm1: LayerNorm::load(&vb.pp("norm1"), width)?,
+            attn1: Attention::load(&vb.pp("attn1"), width, width, heads)?,
+            norm2: LayerNorm::load(&vb.pp("norm2"), width)?,
+            attn2: Attention::load(&vb.pp("attn2"), width, config.cross_attention_dim, heads)?,
+            norm3: LayerNorm::load(&vb.pp("norm3"), width)?,
+            ff: FeedForward::load(&vb.pp("ff"), width)?,
         })
     }
 

@@ -9,7 +9,7 @@ use super::motion::MotionModule;
 use super::resnet::{Downsampler, ResnetBlock, Upsampler};
 use crate::config::UNetConfig;
 use crate::layers::join_channels;
-use crate::tensors::Keys;
+use crate::tensors::VarBuilder;
 
 struct Layer {
     resnet: ResnetBlock,
@@ -26,7 +26,7 @@ struct Parts {
 
 impl Layer {
     fn load(
-        keys: &Keys,
+        vb: &VarBuilder,
         config: &UNetConfig,
         index: usize,
         (input, output): (usize, usize),
@@ -34,20 +34,20 @@ impl Layer {
     ) -> Result<Self> {
         let attention = parts
             .attention
-            .then(|| SpatialTransformer::load(&keys.pp("attentions").pp(index), config, output))
+            .then(|| SpatialTransformer::load(&vb.pp("attentions").pp(index), config, output))
             .transpose()?;
         let motion = parts
             .motion
             .then(|| {
                 MotionModule::load(
-                    &keys.pp("motion_modules").pp(index),
+                    &vb.pp("motion_modules").pp(index),
                     &config.motion_module_kwargs,
                     output,
                 )
             })
             .transpose()?;
         Ok(Self {
-            resnet: ResnetBlock::load(&keys.pp("resnets").pp(index), config, input, output)?,
+            resnet: ResnetBlock::load(&vb.pp("resnets").pp(index), config, input, output)?,
             attention,
             motion,
         })
@@ -72,7 +72,7 @@ pub(super) struct DownBlock {
 }
 
 impl DownBlock {
-    pub(super) fn load(keys: &Keys, config: &UNetConfig, index: usize) -> Result<Self> {
+    pub(super) fn load(vb: &VarBuilder, config: &UNetConfig, index: usize) -> Result<Self> {
         let channels = &config.block_out_channels;
         let output = channels[index];
         let block_input = if index == 0 { output } else { channels[index - 1] };
@@ -83,14 +83,14 @@ impl DownBlock {
         let layers = (0..config.layers_per_block)
             .map(|i| {
                 let input = if i == 0 { block_input } else { output };
-                Layer::load(keys, config, i, (input, output), parts)
+                Layer::load(vb, config, i, (input, output), parts)
             })
             .collect::<Result<_>>()?;
         let downsampler = (index + 1 < channels.len())
-            .then(|| Downsampler::load(&keys.pp("downsamplers").pp(0), output))
+            .then(|| Downsampler::load(&vb.pp("downsamplers").pp(0), output))
             .transpose()?;
         Ok(Self {
-            path: keys.path().to_owned(),
+            path: vb.path().to_owned(),
             layers,
             downsampler,
         })
@@ -120,21 +120,21 @@ pub(super) struct MidBlock {
 }
 
 impl MidBlock {
-    pub(super) fn load(keys: &Keys, config: &UNetConfig, channels: usize) -> Result<Self> {
+    pub(super) fn load(vb: &VarBuilder, config: &UNetConfig, channels: usize) -> Result<Self> {
         let motion = (config.use_motion_module && config.motion_module_mid_block)
             .then(|| {
                 MotionModule::load(
-                    &keys.pp("motion_modules").pp(0),
+                    &vb.pp("motion_modules").pp(0),
                     &config.motion_module_kwargs,
                     channels,
                 )
             })
             .transpose()?;
-        let resnets = keys.pp("resnets");
+        let resnets = vb.pp("resnets");
         Ok(Self {
-            path: keys.path().to_owned(),
+            path: vb.path().to_owned(),
             first: ResnetBlock::load(&resnets.pp(0), config, channels, channels)?,
-            attention: SpatialTransformer::load(&keys.pp("attentions").pp(0), config, channels)?,
+            attention: SpatialTransformer::load(&vb.pp("attentions").pp(0), config, channels)?,
             motion,
             second: ResnetBlock::load(&resnets.pp(1), config, channels, channels)?,
         })
@@ -159,7 +159,7 @@ pub(super) struct UpBlock {
 }
 
 impl UpBlock {
-    pub(super) fn load(keys: &Keys, config: &UNetConfig, index: usize) -> Result<Self> {
+    pub(super) fn load(vb: &VarBuilder, config: &UNetConfig, index: usize) -> Result<Self> {
         let channels = &config.block_out_channels;
         let mirrored = |i: usize| channels[channels.len() - 1 - i];
         let output = mirrored(index);
@@ -174,14 +174,14 @@ impl UpBlock {
             .map(|i| {
                 let skip = if i + 1 == count { last_skip } else { output };
                 let hidden = if i == 0 { block_input } else { output };
-                Layer::load(keys, config, i, (hidden + skip, output), parts)
+                Layer::load(vb, config, i, (hidden + skip, output), parts)
             })
             .collect::<Result<_>>()?;
         let upsampler = (index + 1 < channels.len())
-            .then(|| Upsampler::load(&keys.pp("upsamplers").pp(0), output))
+            .then(|| Upsampler::load(&vb.pp("upsamplers").pp(0), output))
             .transpose()?;
         Ok(Self {
-            path: keys.path().to_owned(),
+            path: vb.path().to_owned(),
             layers,
             upsampler,
         })

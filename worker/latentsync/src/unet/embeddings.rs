@@ -5,7 +5,7 @@ use candle_core::{Result, Tensor};
 use crate::config::UNetConfig;
 use crate::layers::Linear;
 use crate::run::Run;
-use crate::tensors::Keys;
+use crate::tensors::VarBuilder;
 
 pub(super) struct TimeEmbedding {
     linear_1: Linear,
@@ -16,11 +16,11 @@ pub(super) struct TimeEmbedding {
 }
 
 impl TimeEmbedding {
-    pub(super) fn load(keys: &Keys, config: &UNetConfig) -> Result<Self> {
+    pub(super) fn load(vb: &VarBuilder, config: &UNetConfig) -> Result<Self> {
         let width = config.block_out_channels[0];
         Ok(Self {
-            linear_1: Linear::load(&keys.pp("linear_1"), width, 4 * width)?,
-            linear_2: Linear::load(&keys.pp("linear_2"), 4 * width, 4 * width)?,
+            linear_1: Linear::load(&vb.pp("linear_1"), width, 4 * width)?,
+            linear_2: Linear::load(&vb.pp("linear_2"), 4 * width, 4 * width)?,
             width,
             cosines_first: config.flip_sin_to_cos,
             freq_shift: config.freq_shift,

@@ -25,7 +25,7 @@ use self::embeddings::TimeEmbedding;
 use super::config::UNetConfig;
 use super::layers::{Conv2d, GroupNorm};
 use super::run::Run;
-use super::tensors::{Keys, Residence};
+use super::tensors::{NetworkWeights, VarBuilder};
 
 /// The denoising UNet.
 pub struct UNet3DConditionModel {
@@ -36,43 +36,43 @@ pub struct UNet3DConditionModel {
     up: Vec<UpBlock>,
     norm_out: GroupNorm,
     conv_out: Conv2d,
-    residence: Residence,
+    network_weights: NetworkWeights,
 }
 
 impl UNet3DConditionModel {
-    pub(super) fn load(keys: &Keys, config: &UNetConfig) -> Result<Self> {
-        let keys = &keys.streamed();
+    pub(super) fn load(vb: &VarBuilder, config: &UNetConfig) -> Result<Self> {
+        let vb = &vb.streamed();
         let channels = &config.block_out_channels;
         let (first, last) = (channels[0], channels[channels.len() - 1]);
-        let down_keys = keys.pp("down_blocks");
+        let down_keys = vb.pp("down_blocks");
         let down = (0..channels.len())
             .map(|i| DownBlock::load(&down_keys.pp(i), config, i))
             .collect::<Result<_>>()?;
-        let up_keys = keys.pp("up_blocks");
+        let up_keys = vb.pp("up_blocks");
         let up = (0..channels.len())
             .map(|i| UpBlock::load(&up_keys.pp(i), config, i))
             .collect::<Result<_>>()?;
         Ok(Self {
-            conv_in: Conv2d::load_3x3(&keys.pp("conv_in"), config.in_channels, first)?,
-            time: TimeEmbedding::load(&keys.pp("time_embedding"), config)?,
+            conv_in: Conv2d::load_3x3(&vb.pp("conv_in"), config.in_channels, first)?,
+            time: TimeEmbedding::load(&vb.pp("time_embedding"), config)?,
             down,
-            mid: MidBlock::load(&keys.pp("mid_block"), config, last)?,
+            mid: MidBlock::load(&vb.pp("mid_block"), config, last)?,
             up,
             norm_out: GroupNorm::load(
-                &keys.pp("conv_norm_out"),
+                &vb.pp("conv_norm_out"),
                 config.norm_num_groups,
                 first,
                 config.norm_eps,
             )?,
-            conv_out: Conv2d::load_3x3(&keys.pp("conv_out"), first, config.out_channels)?,
+            conv_out: Conv2d::load_3x3(&vb.pp("conv_out"), first, config.out_channels)?,
             // Last, when all weights were asked for.
-            residence: keys.residence(),
+            network_weights: vb.network_weights(),
         })
     }
 
     /// Brings this network's weights to the device and takes them off.
-    pub(super) fn residence(&self) -> &Residence {
-        &self.residence
+    pub(super) fn network_weights(&self) -> &NetworkWeights {
+        &self.network_weights
     }
 
     /// Predicts the noise in `latents` (see the module's table for the shapes).

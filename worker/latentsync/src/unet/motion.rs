@@ -7,7 +7,7 @@ use super::context::Context;
 use crate::config::MotionConfig;
 use crate::layers::{FeedForward, GroupNorm, LayerNorm, Linear, add_positions, to_picture, to_tokens};
 use crate::run::Run;
-use crate::tensors::Keys;
+use crate::tensors::VarBuilder;
 
 /// Group norm groups of motion modules, whatever the configuration says for the rest.
 const GROUPS: usize = 32;
@@ -22,14 +22,14 @@ pub(super) struct MotionModule {
 }
 
 impl MotionModule {
-    pub(super) fn load(keys: &Keys, config: &MotionConfig, channels: usize) -> Result<Self> {
-        let transformer = keys.pp("temporal_transformer");
+    pub(super) fn load(vb: &VarBuilder, config: &MotionConfig, channels: usize) -> Result<Self> {
+        let transformer = vb.pp("temporal_transformer");
         let block_keys = transformer.pp("transformer_blocks");
         let blocks = (0..config.num_transformer_block)
             .map(|i| TemporalBlock::load(&block_keys.pp(i), config, channels))
             .collect::<Result<_>>()?;
         Ok(Self {
-            module_path: keys.path().to_owned(),
+            module_path: vb.path().to_owned(),
             path: transformer.path().to_owned(),
             norm: GroupNorm::load(&transformer.pp("norm"), GROUPS, channels, NORM_EPS)?,
             proj_in: Linear::load(&transformer.pp("proj_in"), channels, channels)?,
@@ -70,8 +70,8 @@ struct TemporalAttention {
 }
 
 impl TemporalBlock {
-    fn load(keys: &Keys, config: &MotionConfig, width: usize) -> Result<Self> {
-        let (norms, blocks) = (keys.pp("norms"), keys.pp("attention_blocks"));
+    fn load(vb: &VarBuilder, config: &MotionConfig, width: usize) -> Result<Self> {
+        let (norms, blocks) = (vb.pp("norms"), vb.pp("attention_blocks"));
         let attention = (0..config.attention_block_types.len())
             .map(|i| {
                 Ok((
@@ -81,10 +81,10 @@ impl TemporalBlock {
             })
             .collect::<Result<_>>()?;
         Ok(Self {
-            path: keys.path().to_owned(),
+            path: vb.path().to_owned(),
             attention,
-            ff_norm: LayerNorm::load(&keys.pp("ff_norm"), width)?,
-            ff: FeedForward::load(&keys.pp("ff"), width)?,
+            ff_norm: LayerNorm::load(&vb.pp("ff_norm"), width)?,
+            ff: FeedForward::load(&vb.pp("ff"), width)?,
         })
     }
 
@@ -107,19 +107,19 @@ impl TemporalBlock {
 }
 
 impl TemporalAttention {
-    fn load(keys: &Keys, config: &MotionConfig, width: usize) -> Result<Self> {
+    fn load(vb: &VarBuilder, config: &MotionConfig, width: usize) -> Result<Self> {
         let longest = config.temporal_position_encoding_max_len;
         let positions = config
             .temporal_position_encoding
             .then(|| {
-                keys.pp("pos_encoder")
+                vb.pp("pos_encoder")
                     .get(&[1, longest, width], "pe")?
                     .reshape((longest, width))
             })
             .transpose()?;
         Ok(Self {
             positions,
-            attention: Attention::load(keys, width, width, config.num_attention_heads)?,
+            attention: Attention::load(vb, width, width, config.num_attention_heads)?,
         })
     }
 

@@ -5,7 +5,7 @@ use candle_core::{Result, Tensor};
 use super::context::Context;
 use crate::config::UNetConfig;
 use crate::layers::{Conv2d, GroupNorm, Linear, upsample};
-use crate::tensors::Keys;
+use crate::tensors::VarBuilder;
 
 pub(super) struct ResnetBlock {
     path: String,
@@ -18,24 +18,20 @@ pub(super) struct ResnetBlock {
 }
 
 impl ResnetBlock {
-    pub(super) fn load(keys: &Keys, config: &UNetConfig, input: usize, output: usize) -> Result<Self> {
+    pub(super) fn load(vb: &VarBuilder, config: &UNetConfig, input: usize, output: usize) -> Result<Self> {
         let norm = |name: &str, channels| {
-            GroupNorm::load(&keys.pp(name), config.norm_num_groups, channels, config.norm_eps)
+            GroupNorm::load(&vb.pp(name), config.norm_num_groups, channels, config.norm_eps)
         };
         let shortcut = (input != output)
-            .then(|| Conv2d::load(&keys.pp("conv_shortcut"), input, output, 1, 1, 0))
+            .then(|| Conv2d::load(&vb.pp("conv_shortcut"), input, output, 1, 1, 0))
             .transpose()?;
         Ok(Self {
-            path: keys.path().to_owned(),
+            path: vb.path().to_owned(),
             norm1: norm("norm1", input)?,
-            conv1: Conv2d::load_3x3(&keys.pp("conv1"), input, output)?,
-            time_emb_proj: Linear::load(
-                &keys.pp("time_emb_proj"),
-                4 * config.block_out_channels[0],
-                output,
-            )?,
+            conv1: Conv2d::load_3x3(&vb.pp("conv1"), input, output)?,
+            time_emb_proj: Linear::load(&vb.pp("time_emb_proj"), 4 * config.block_out_channels[0], output)?,
             norm2: norm("norm2", output)?,
-            conv2: Conv2d::load_3x3(&keys.pp("conv2"), output, output)?,
+            conv2: Conv2d::load_3x3(&vb.pp("conv2"), output, output)?,
             shortcut,
         })
     }
@@ -84,10 +80,10 @@ pub(super) struct Downsampler {
 }
 
 impl Downsampler {
-    pub(super) fn load(keys: &Keys, channels: usize) -> Result<Self> {
+    pub(super) fn load(vb: &VarBuilder, channels: usize) -> Result<Self> {
         Ok(Self {
-            path: keys.path().to_owned(),
-            conv: Conv2d::load(&keys.pp("conv"), channels, channels, 3, 2, 1)?,
+            path: vb.path().to_owned(),
+            conv: Conv2d::load(&vb.pp("conv"), channels, channels, 3, 2, 1)?,
         })
     }
 
@@ -106,10 +102,10 @@ pub(super) struct Upsampler {
 }
 
 impl Upsampler {
-    pub(super) fn load(keys: &Keys, channels: usize) -> Result<Self> {
+    pub(super) fn load(vb: &VarBuilder, channels: usize) -> Result<Self> {
         Ok(Self {
-            path: keys.path().to_owned(),
-            conv: Conv2d::load_3x3(&keys.pp("conv"), channels, channels)?,
+            path: vb.path().to_owned(),
+            conv: Conv2d::load_3x3(&vb.pp("conv"), channels, channels)?,
         })
     }
 

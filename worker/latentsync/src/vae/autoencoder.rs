@@ -9,7 +9,7 @@ use crate::error::ModelError;
 use crate::finite::is_finite;
 use crate::layers::Conv2d;
 use crate::run::Run;
-use crate::tensors::{Keys, Ledger, Residence, TensorFile};
+use crate::tensors::{LoadReport, NetworkWeights, TensorFile, VarBuilder};
 
 /// Latents are stored times this; set by the pipeline, not in the published configuration.
 pub const SCALING_FACTOR: f64 = 0.182_15;
@@ -19,7 +19,7 @@ pub struct AutoencoderKl {
     to_moments: ToMoments,
     to_pixels: ToPixels,
     config: VaeConfig,
-    residence: Residence,
+    network_weights: NetworkWeights,
     /// The weights as stored, where the networks compute in a half type.
     original: Option<Original>,
 }
@@ -39,14 +39,14 @@ struct ToPixels {
 }
 
 /// The Gaussian that the encoder gives for every latent value, in `f32`.
-pub struct Moments {
+pub struct DiagonalGaussianDistribution {
     /// `(images, 4, h/8, w/8)`.
     pub mean: Tensor,
     /// Like `mean`, within -30..=20.
     pub log_variance: Tensor,
 }
 
-impl Moments {
+impl DiagonalGaussianDistribution {
     fn from_tensor(moments: &Tensor) -> Result<Self> {
         let halves = moments.chunk(2, 1)?;
         Ok(Self {
@@ -75,12 +75,12 @@ struct Original {
 }
 
 impl ToMoments {
-    fn load(keys: &Keys, config: &VaeConfig) -> Result<Self> {
+    fn load(vb: &VarBuilder, config: &VaeConfig) -> Result<Self> {
         let both = 2 * config.latent_channels;
         Ok(Self {
-            encoder: Encoder::load(&keys.pp("encoder"), config)?,
-            quant_conv: Conv2d::load(&keys.pp("quant_conv"), both, both, 1, 1, 0)?,
-            dtype: keys.dtype(),
+            encoder: Encoder::load(&vb.pp("encoder"), config)?,
+            quant_conv: Conv2d::load(&vb.pp("quant_conv"), both, both, 1, 1, 0)?,
+            dtype: vb.dtype(),
         })
     }
 
@@ -93,12 +93,12 @@ impl ToMoments {
 }
 
 impl ToPixels {
-    fn load(keys: &Keys, config: &VaeConfig) -> Result<Self> {
+    fn load(vb: &VarBuilder, config: &VaeConfig) -> Result<Self> {
         let latent = config.latent_channels;
         Ok(Self {
-            post_quant_conv: Conv2d::load(&keys.pp("post_quant_conv"), latent, latent, 1, 1, 0)?,
-            decoder: Decoder::load(&keys.pp("decoder"), config)?,
-            dtype: keys.dtype(),
+            post_quant_conv: Conv2d::load(&vb.pp("post_quant_conv"), latent, latent, 1, 1, 0)?,
+            decoder: Decoder::load(&vb.pp("decoder"), config)?,
+            dtype: vb.dtype(),
         })
     }
 
@@ -112,19 +112,19 @@ impl ToPixels {
 }
 
 impl AutoencoderKl {
-    pub(crate) fn load(keys: &Keys, config: &VaeConfig) -> Result<Self> {
+    pub(crate) fn load(vb: &VarBuilder, config: &VaeConfig) -> Result<Self> {
         Ok(Self {
-            to_moments: ToMoments::load(keys, config)?,
-            to_pixels: ToPixels::load(keys, config)?,
+            to_moments: ToMoments::load(vb, config)?,
+            to_pixels: ToPixels::load(vb, config)?,
             config: config.clone(),
-            residence: keys.residence(),
+            network_weights: vb.network_weights(),
             original: None,
         })
     }
 
     /// Brings this network's weights to the device and takes them off.
-    pub(crate) fn residence(&self) -> &Residence {
-        &self.residence
+    pub(crate) fn network_weights(&self) -> &NetworkWeights {
+        &self.network_weights
     }
 
     /// The encoder's raw output: `(images, 8, h/8, w/8)`, the log-variance not clamped.
@@ -132,8 +132,8 @@ impl AutoencoderKl {
         self.to_moments.forward(run, pixels)
     }
 
-    pub fn encode(&self, run: &Run, pixels: &Tensor) -> Result<Moments> {
-        Moments::from_tensor(&self.raw_moments(run, pixels)?)
+    pub fn encode(&self, run: &Run, pixels: &Tensor) -> Result<DiagonalGaussianDistribution> {
+        DiagonalGaussianDistribution::from_tensor(&self.raw_moments(run, pixels)?)
     }
 
     /// Pixels for latents that are already divided by [`SCALING_FACTOR`]; not clamped.
@@ -159,13 +159,13 @@ impl AutoencoderKl {
         run: &Run,
         pixels: &Tensor,
         frame: u64,
-    ) -> std::result::Result<Moments, ModelError> {
+    ) -> std::result::Result<DiagonalGaussianDistribution, ModelError> {
         let failed = |source| ModelError::compute("encode a face", source);
         let moments = self.raw_moments(run, pixels).map_err(failed)?;
-        let moments = self.finite_or_redone(moments, "encoding", frame, |keys, config| {
-            ToMoments::load(keys, config)?.forward(run, pixels)
+        let moments = self.finite_or_redone(moments, "encoding", frame, |vb, config| {
+            ToMoments::load(vb, config)?.forward(run, pixels)
         })?;
-        Moments::from_tensor(&moments).map_err(failed)
+        DiagonalGaussianDistribution::from_tensor(&moments).map_err(failed)
     }
 
     /// As [`AutoencoderKl::decode`], for the latents of output frame `frame`; the pixels are finite.
@@ -181,8 +181,8 @@ impl AutoencoderKl {
         let pixels = self
             .decode(run, latents)
             .map_err(|source| ModelError::compute("decode a face", source))?;
-        self.finite_or_redone(pixels, "decoding", frame, |keys, config| {
-            ToPixels::load(keys, config)?.forward(run, latents)
+        self.finite_or_redone(pixels, "decoding", frame, |vb, config| {
+            ToPixels::load(vb, config)?.forward(run, latents)
         })
     }
 
@@ -192,7 +192,7 @@ impl AutoencoderKl {
         first: Tensor,
         stage: &'static str,
         frame: u64,
-        redo: impl FnOnce(&Keys, &VaeConfig) -> Result<Tensor>,
+        redo: impl FnOnce(&VarBuilder, &VaeConfig) -> Result<Tensor>,
     ) -> std::result::Result<Tensor, ModelError> {
         let failed = |source| ModelError::compute("check a face", source);
         if is_finite(&first).map_err(failed)? {
@@ -206,9 +206,9 @@ impl AutoencoderKl {
                 dtype = self.to_pixels.dtype.as_str(),
                 "values left the type's range; the frame is done again in f32"
             );
-            let ledger = Ledger::default();
-            let keys = Keys::root(&original.file, &ledger, &original.device, DType::F32);
-            let second = redo(&keys, &self.config)
+            let report = LoadReport::default();
+            let vb = VarBuilder::root(&original.file, &report, &original.device, DType::F32);
+            let second = redo(&vb, &self.config)
                 .map_err(|source| ModelError::compute("do a face again in f32", source))?;
             if is_finite(&second).map_err(failed)? {
                 return Ok(second);

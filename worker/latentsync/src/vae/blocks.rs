@@ -5,7 +5,7 @@ use candle_core::{Result, Tensor};
 use crate::config::VaeConfig;
 use crate::layers::{Conv2d, GroupNorm, Linear, attend, to_picture, to_tokens};
 use crate::run::Run;
-use crate::tensors::Keys;
+use crate::tensors::VarBuilder;
 
 pub(super) const NORM_EPS: f64 = 1e-6;
 
@@ -19,19 +19,18 @@ pub(super) struct ResnetBlock {
 }
 
 impl ResnetBlock {
-    pub(super) fn load(keys: &Keys, config: &VaeConfig, input: usize, output: usize) -> Result<Self> {
-        let norm = |name: &str, channels| {
-            GroupNorm::load(&keys.pp(name), config.norm_num_groups, channels, NORM_EPS)
-        };
+    pub(super) fn load(vb: &VarBuilder, config: &VaeConfig, input: usize, output: usize) -> Result<Self> {
+        let norm =
+            |name: &str, channels| GroupNorm::load(&vb.pp(name), config.norm_num_groups, channels, NORM_EPS);
         let shortcut = (input != output)
-            .then(|| Conv2d::load(&keys.pp("conv_shortcut"), input, output, 1, 1, 0))
+            .then(|| Conv2d::load(&vb.pp("conv_shortcut"), input, output, 1, 1, 0))
             .transpose()?;
         Ok(Self {
-            path: keys.path().to_owned(),
+            path: vb.path().to_owned(),
             norm1: norm("norm1", input)?,
-            conv1: Conv2d::load_3x3(&keys.pp("conv1"), input, output)?,
+            conv1: Conv2d::load_3x3(&vb.pp("conv1"), input, output)?,
             norm2: norm("norm2", output)?,
-            conv2: Conv2d::load_3x3(&keys.pp("conv2"), output, output)?,
+            conv2: Conv2d::load_3x3(&vb.pp("conv2"), output, output)?,
             shortcut,
         })
     }
@@ -69,14 +68,14 @@ struct SelfAttention {
 }
 
 impl SelfAttention {
-    fn load(keys: &Keys, config: &VaeConfig, channels: usize) -> Result<Self> {
+    fn load(vb: &VarBuilder, config: &VaeConfig, channels: usize) -> Result<Self> {
         // Published files have the older of the two sets of names.
-        let legacy = keys.contains("query.weight");
+        let legacy = vb.contains("query.weight");
         let linear =
-            |old: &str, new: &str| Linear::load(&keys.pp(if legacy { old } else { new }), channels, channels);
+            |old: &str, new: &str| Linear::load(&vb.pp(if legacy { old } else { new }), channels, channels);
         Ok(Self {
-            path: keys.path().to_owned(),
-            norm: GroupNorm::load(&keys.pp("group_norm"), config.norm_num_groups, channels, NORM_EPS)?,
+            path: vb.path().to_owned(),
+            norm: GroupNorm::load(&vb.pp("group_norm"), config.norm_num_groups, channels, NORM_EPS)?,
             to_q: linear("query", "to_q")?,
             to_k: linear("key", "to_k")?,
             to_v: linear("value", "to_v")?,
@@ -109,12 +108,12 @@ pub(super) struct MidBlock {
 }
 
 impl MidBlock {
-    pub(super) fn load(keys: &Keys, config: &VaeConfig, channels: usize) -> Result<Self> {
-        let resnets = keys.pp("resnets");
+    pub(super) fn load(vb: &VarBuilder, config: &VaeConfig, channels: usize) -> Result<Self> {
+        let resnets = vb.pp("resnets");
         Ok(Self {
-            path: keys.path().to_owned(),
+            path: vb.path().to_owned(),
             first: ResnetBlock::load(&resnets.pp(0), config, channels, channels)?,
-            attention: SelfAttention::load(&keys.pp("attentions").pp(0), config, channels)?,
+            attention: SelfAttention::load(&vb.pp("attentions").pp(0), config, channels)?,
             second: ResnetBlock::load(&resnets.pp(1), config, channels, channels)?,
         })
     }

@@ -6,7 +6,7 @@ use super::blocks::{MidBlock, NORM_EPS, ResnetBlock};
 use crate::config::VaeConfig;
 use crate::layers::{Conv2d, GroupNorm, upsample};
 use crate::run::Run;
-use crate::tensors::Keys;
+use crate::tensors::VarBuilder;
 
 pub(super) struct Decoder {
     conv_in: Conv2d,
@@ -23,19 +23,19 @@ struct UpBlock {
 }
 
 impl Decoder {
-    pub(super) fn load(keys: &Keys, config: &VaeConfig) -> Result<Self> {
+    pub(super) fn load(vb: &VarBuilder, config: &VaeConfig) -> Result<Self> {
         let channels = &config.block_out_channels;
         let (first, last) = (channels[0], channels[channels.len() - 1]);
-        let block_keys = keys.pp("up_blocks");
+        let block_keys = vb.pp("up_blocks");
         let blocks = (0..channels.len())
             .map(|i| UpBlock::load(&block_keys.pp(i), config, i))
             .collect::<Result<_>>()?;
         Ok(Self {
-            conv_in: Conv2d::load_3x3(&keys.pp("conv_in"), config.latent_channels, last)?,
-            mid: MidBlock::load(&keys.pp("mid_block"), config, last)?,
+            conv_in: Conv2d::load_3x3(&vb.pp("conv_in"), config.latent_channels, last)?,
+            mid: MidBlock::load(&vb.pp("mid_block"), config, last)?,
             blocks,
-            norm_out: GroupNorm::load(&keys.pp("conv_norm_out"), config.norm_num_groups, first, NORM_EPS)?,
-            conv_out: Conv2d::load_3x3(&keys.pp("conv_out"), first, config.out_channels)?,
+            norm_out: GroupNorm::load(&vb.pp("conv_norm_out"), config.norm_num_groups, first, NORM_EPS)?,
+            conv_out: Conv2d::load_3x3(&vb.pp("conv_out"), first, config.out_channels)?,
         })
     }
 
@@ -52,12 +52,12 @@ impl Decoder {
 }
 
 impl UpBlock {
-    fn load(keys: &Keys, config: &VaeConfig, index: usize) -> Result<Self> {
+    fn load(vb: &VarBuilder, config: &VaeConfig, index: usize) -> Result<Self> {
         let channels = &config.block_out_channels;
         let mirrored = |i: usize| channels[channels.len() - 1 - i];
         let output = mirrored(index);
         let block_input = mirrored(index.saturating_sub(1));
-        let resnet_keys = keys.pp("resnets");
+        let resnet_keys = vb.pp("resnets");
         let resnets = (0..=config.layers_per_block)
             .map(|i| {
                 let input = if i == 0 { block_input } else { output };
@@ -65,10 +65,10 @@ impl UpBlock {
             })
             .collect::<Result<_>>()?;
         let upsampler = (index + 1 < channels.len())
-            .then(|| Conv2d::load_3x3(&keys.pp("upsamplers").pp(0).pp("conv"), output, output))
+            .then(|| Conv2d::load_3x3(&vb.pp("upsamplers").pp(0).pp("conv"), output, output))
             .transpose()?;
         Ok(Self {
-            path: keys.path().to_owned(),
+            path: vb.path().to_owned(),
             resnets,
             upsampler,
         })

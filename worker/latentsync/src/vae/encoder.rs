@@ -6,7 +6,7 @@ use super::blocks::{MidBlock, NORM_EPS, ResnetBlock};
 use crate::config::VaeConfig;
 use crate::layers::{Conv2d, GroupNorm, pad_right_and_below};
 use crate::run::Run;
-use crate::tensors::Keys;
+use crate::tensors::VarBuilder;
 
 pub(super) struct Encoder {
     conv_in: Conv2d,
@@ -23,19 +23,19 @@ struct DownBlock {
 }
 
 impl Encoder {
-    pub(super) fn load(keys: &Keys, config: &VaeConfig) -> Result<Self> {
+    pub(super) fn load(vb: &VarBuilder, config: &VaeConfig) -> Result<Self> {
         let channels = &config.block_out_channels;
         let last = channels[channels.len() - 1];
-        let block_keys = keys.pp("down_blocks");
+        let block_keys = vb.pp("down_blocks");
         let blocks = (0..channels.len())
             .map(|i| DownBlock::load(&block_keys.pp(i), config, i))
             .collect::<Result<_>>()?;
         Ok(Self {
-            conv_in: Conv2d::load_3x3(&keys.pp("conv_in"), config.in_channels, channels[0])?,
+            conv_in: Conv2d::load_3x3(&vb.pp("conv_in"), config.in_channels, channels[0])?,
             blocks,
-            mid: MidBlock::load(&keys.pp("mid_block"), config, last)?,
-            norm_out: GroupNorm::load(&keys.pp("conv_norm_out"), config.norm_num_groups, last, NORM_EPS)?,
-            conv_out: Conv2d::load_3x3(&keys.pp("conv_out"), last, 2 * config.latent_channels)?,
+            mid: MidBlock::load(&vb.pp("mid_block"), config, last)?,
+            norm_out: GroupNorm::load(&vb.pp("conv_norm_out"), config.norm_num_groups, last, NORM_EPS)?,
+            conv_out: Conv2d::load_3x3(&vb.pp("conv_out"), last, 2 * config.latent_channels)?,
         })
     }
 
@@ -54,11 +54,11 @@ impl Encoder {
 }
 
 impl DownBlock {
-    fn load(keys: &Keys, config: &VaeConfig, index: usize) -> Result<Self> {
+    fn load(vb: &VarBuilder, config: &VaeConfig, index: usize) -> Result<Self> {
         let channels = &config.block_out_channels;
         let output = channels[index];
         let block_input = if index == 0 { output } else { channels[index - 1] };
-        let resnet_keys = keys.pp("resnets");
+        let resnet_keys = vb.pp("resnets");
         let resnets = (0..config.layers_per_block)
             .map(|i| {
                 let input = if i == 0 { block_input } else { output };
@@ -66,10 +66,10 @@ impl DownBlock {
             })
             .collect::<Result<_>>()?;
         let downsampler = (index + 1 < channels.len())
-            .then(|| Conv2d::load(&keys.pp("downsamplers").pp(0).pp("conv"), output, output, 3, 2, 0))
+            .then(|| Conv2d::load(&vb.pp("downsamplers").pp(0).pp("conv"), output, output, 3, 2, 0))
             .transpose()?;
         Ok(Self {
-            path: keys.path().to_owned(),
+            path: vb.path().to_owned(),
             resnets,
             downsampler,
         })

@@ -14,4 +14,4 @@ mod blocks;
 mod decoder;
 mod encoder;
 
-pub use autoencoder::{AutoencoderKl, Moments, SCALING_FACTOR};
+pub use autoencoder::{AutoencoderKl, DiagonalGaussianDistribution, SCALING_FACTOR};

@@ -5,7 +5,7 @@ use candle_core::{Result, Tensor};
 use crate::config::WhisperDims;
 use crate::layers::{Conv1d, LayerNorm, Linear, attend, gelu, to_tokens};
 use crate::run::Run;
-use crate::tensors::{Keys, Residence};
+use crate::tensors::{NetworkWeights, VarBuilder};
 
 /// The encoder; its final norm is loaded for completeness and used by [`WhisperEncoder::finish`] alone.
 pub struct WhisperEncoder {
@@ -15,7 +15,7 @@ pub struct WhisperEncoder {
     positions: Tensor,
     blocks: Vec<Block>,
     ln_post: LayerNorm,
-    residence: Residence,
+    network_weights: NetworkWeights,
 }
 
 struct Block {
@@ -31,16 +31,16 @@ struct Block {
 }
 
 impl Block {
-    fn load(keys: &Keys, dims: &WhisperDims) -> Result<Self> {
+    fn load(vb: &VarBuilder, dims: &WhisperDims) -> Result<Self> {
         let width = dims.n_audio_state;
-        let (attn, mlp) = (keys.pp("attn"), keys.pp("mlp"));
+        let (attn, mlp) = (vb.pp("attn"), vb.pp("mlp"));
         Ok(Self {
-            attn_ln: LayerNorm::load(&keys.pp("attn_ln"), width)?,
+            attn_ln: LayerNorm::load(&vb.pp("attn_ln"), width)?,
             query: Linear::load(&attn.pp("query"), width, width)?,
             key: Linear::load_no_bias(&attn.pp("key"), width, width)?,
             value: Linear::load(&attn.pp("value"), width, width)?,
             out: Linear::load(&attn.pp("out"), width, width)?,
-            mlp_ln: LayerNorm::load(&keys.pp("mlp_ln"), width)?,
+            mlp_ln: LayerNorm::load(&vb.pp("mlp_ln"), width)?,
             mlp_in: Linear::load(&mlp.pp(0), width, 4 * width)?,
             mlp_out: Linear::load(&mlp.pp(2), 4 * width, width)?,
             heads: dims.n_audio_head,
@@ -68,25 +68,25 @@ impl Block {
 }
 
 impl WhisperEncoder {
-    /// `keys` stands at `encoder`.
-    pub(crate) fn load(keys: &Keys, dims: &WhisperDims) -> Result<Self> {
+    /// `vb` stands at `encoder`.
+    pub(crate) fn load(vb: &VarBuilder, dims: &WhisperDims) -> Result<Self> {
         let width = dims.n_audio_state;
-        let block_keys = keys.pp("blocks");
+        let block_keys = vb.pp("blocks");
         Ok(Self {
-            conv1: Conv1d::load(&keys.pp("conv1"), dims.n_mels, width, 1)?,
-            conv2: Conv1d::load(&keys.pp("conv2"), width, width, 2)?,
-            positions: keys.get(&[dims.n_audio_ctx, width], "positional_embedding")?,
+            conv1: Conv1d::load(&vb.pp("conv1"), dims.n_mels, width, 1)?,
+            conv2: Conv1d::load(&vb.pp("conv2"), width, width, 2)?,
+            positions: vb.get(&[dims.n_audio_ctx, width], "positional_embedding")?,
             blocks: (0..dims.n_audio_layer)
                 .map(|i| Block::load(&block_keys.pp(i), dims))
                 .collect::<Result<_>>()?,
-            ln_post: LayerNorm::load(&keys.pp("ln_post"), width)?,
-            residence: keys.residence(),
+            ln_post: LayerNorm::load(&vb.pp("ln_post"), width)?,
+            network_weights: vb.network_weights(),
         })
     }
 
     /// Brings this network's weights to the device and takes them off.
-    pub(crate) fn residence(&self) -> &Residence {
-        &self.residence
+    pub(crate) fn network_weights(&self) -> &NetworkWeights {
+        &self.network_weights
     }
 
     /// States of the embedding and of every block, without the final norm.

@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Tensor};
 use latentsync::checkpoint::{load_unet, load_vae, load_whisper, whisper_dims};
 use latentsync::config::{UNetConfig, VaeConfig};
-use latentsync::denoise::Schedule;
+use latentsync::denoise::SamplingParams;
 use latentsync::noise::Noise;
 use latentsync::vae::AutoencoderKl;
 use latentsync::{ExecutionOptions, Faces, LatentSync};
@@ -112,14 +112,14 @@ impl Chain {
         }
     }
 
-    pub(crate) fn runs(&self) -> Vec<(String, Schedule)> {
+    pub(crate) fn runs(&self) -> Vec<(String, SamplingParams)> {
         let runs = self.config["runs"].as_array().unwrap().iter();
         runs.map(|run| {
-            let schedule = Schedule {
+            let sampling = SamplingParams {
                 steps: u32::try_from(run["steps"].as_u64().unwrap()).unwrap(),
                 guidance_scale: run["guidance_scale"].to_string().parse().unwrap(),
             };
-            (run["prefix"].as_str().unwrap().to_owned(), schedule)
+            (run["prefix"].as_str().unwrap().to_owned(), sampling)
         })
         .collect()
     }

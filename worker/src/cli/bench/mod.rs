@@ -126,7 +126,7 @@ impl Prepared {
         };
         for &part in &self.parts {
             let measured = self.measure(part, args)?;
-            report.software = measured.numeric_kind;
+            report.software = measured.numerics_fingerprint;
             report.resolution_px = measured.resolution_px;
             report.plan = measured.plan;
             report.weights = measured.weights;

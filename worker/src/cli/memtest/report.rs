@@ -23,7 +23,7 @@ pub(super) struct Cost {
 
 pub(super) struct Report {
     pub(super) device: String,
-    pub(super) numeric_kind: String,
+    pub(super) numerics_fingerprint: String,
     pub(super) synthetic: bool,
     pub(super) checks: Vec<Check>,
     pub(super) guidance_off: Cost,
@@ -47,7 +47,7 @@ impl Report {
         let cost = |cost: Cost| json!({"seconds": cost.seconds, "peak_bytes": cost.peak});
         let report = json!({
             "device": self.device,
-            "numeric_kind": self.numeric_kind,
+            "numerics_fingerprint": self.numerics_fingerprint,
             "synthetic_weights": self.synthetic,
             "passed": self.passed(),
             "checks": self.checks.iter().map(check).collect::<Vec<_>>(),
@@ -58,7 +58,7 @@ impl Report {
     }
 
     pub(super) fn table(&self) -> String {
-        let mut text = format!("{} on {}\n", self.numeric_kind, self.device);
+        let mut text = format!("{} on {}\n", self.numerics_fingerprint, self.device);
         if self.synthetic {
             text.push_str("SYNTHETIC WEIGHTS\n");
         }

@@ -42,15 +42,17 @@ pub(super) fn run(plan: &Plan) -> anyhow::Result<Report> {
     ];
     let (leaks, baselines) = leaks(plan, &mut engine)?;
     checks.push(leaks);
-    let (numeric_kind, device) = match loaded.reply {
+    let (numerics_fingerprint, device) = match loaded.reply {
         EngineReply::Loaded {
-            numeric_kind, device, ..
-        } => (numeric_kind, device),
+            numerics_fingerprint,
+            device,
+            ..
+        } => (numerics_fingerprint, device),
         _ => (String::new(), plan.args.device.clone()),
     };
     Ok(Report {
         device,
-        numeric_kind,
+        numerics_fingerprint,
         synthetic: plan.checkpoint.synthetic(),
         checks,
         guidance_off: cost(&again)?,

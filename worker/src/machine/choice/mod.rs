@@ -1,9 +1,9 @@
 //! What a worker can take right now, and the plan that a task runs under: pure functions of what the machine has.
 //!
 //! Asked before each pull and again before a task is loaded, as memory that was free may be taken meanwhile. Both
-//! use the same sums, so that a task whose lane fitted is refused only where something changed.
+//! use the same sums, so that a task whose queue fitted is refused only where something changed.
 
-use latentfarm_common::lanes::Available;
+use latentfarm_common::queues::Available;
 use latentfarm_common::wire::memory::{MEDIA_MIB, MemoryConstraints, MemoryPlan, RenderMemory};
 
 /// What is never used.

@@ -1,5 +1,5 @@
-use latentfarm_common::lanes::fitting;
-use latentfarm_common::wire::memory::{DeviceKind, Needs};
+use latentfarm_common::queues::fitting;
+use latentfarm_common::wire::memory::{DeviceKind, MemoryRequirements};
 
 use super::*;
 
@@ -28,8 +28,8 @@ fn gpu(free_mib: u64, total_gib: u64) -> GpuState {
 
 /// The classes asked for at one priority, in order.
 fn classes(available: &Available) -> String {
-    let lanes = fitting(available).into_iter().filter(|lane| lane.priority == 0);
-    let classes: Vec<String> = lanes.map(|lane| lane.class.to_string()).collect();
+    let queues = fitting(available).into_iter().filter(|queue| queue.priority == 0);
+    let classes: Vec<String> = queues.map(|queue| queue.class.to_string()).collect();
     classes.join(" ")
 }
 
@@ -226,7 +226,7 @@ fn the_fastest_allowed_plan_that_fits_is_taken_or_none() {
     let constraints = MemoryConstraints {
         kind: DeviceKind::Cuda,
         floor: MemoryPlan::SequentialGuidance,
-        needs: Needs {
+        needs: MemoryRequirements {
             mib: [9000, 7000, 5000, 5000, 3500, 2000],
         },
     };

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use latentfarm_common::error::one_line;
-use latentfarm_common::wire::outcome::GpuVitals;
+use latentfarm_common::wire::outcome::GpuStatus;
 
 use latentfarm_common::host;
 use latentfarm_common::simulated_device::SimulatedDevice;
@@ -90,7 +90,7 @@ impl Probe {
             Device::Cpu => Ok(Reading {
                 free_mib: host::available_mib(),
                 total_mib: host::total_mib(),
-                vitals: GpuVitals::default(),
+                vitals: GpuStatus::default(),
             }),
             Device::Simulated(path) => {
                 let simulated = SimulatedDevice::open(path)
@@ -99,7 +99,7 @@ impl Probe {
                 Ok(Reading {
                     free_mib: total_mib.saturating_sub(tenant_mib),
                     total_mib,
-                    vitals: GpuVitals::default(),
+                    vitals: GpuStatus::default(),
                 })
             }
             Device::Cuda { gpu, .. } => self.read_gpu(&gpu.uuid),

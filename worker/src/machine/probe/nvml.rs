@@ -1,6 +1,6 @@
 //! What the NVIDIA driver tells. Its library is opened at run time, so that the same program runs without it.
 
-use latentfarm_common::wire::outcome::GpuVitals;
+use latentfarm_common::wire::outcome::GpuStatus;
 use nvml_wrapper::enum_wrappers::device::TemperatureSensor;
 use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::{Device, Nvml};
@@ -84,10 +84,10 @@ fn partitions(device: &Device<'_>, number: u32, parent: &str, name: &str) -> Vec
 }
 
 /// A partition has no sensors of its own.
-fn vitals(device: &Device<'_>) -> GpuVitals {
+fn vitals(device: &Device<'_>) -> GpuStatus {
     let parent = device.mig_parent_device().ok();
     let sensors = parent.as_ref().unwrap_or(device);
-    GpuVitals {
+    GpuStatus {
         temperature_c: sensors.temperature(TemperatureSensor::Gpu).ok(),
         utilization_percent: device.utilization_rates().ok().map(|rates| rates.gpu),
         power_w: sensors.power_usage().ok().map(|milliwatts| milliwatts / 1000),

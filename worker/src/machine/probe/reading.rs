@@ -1,6 +1,6 @@
 //! What the driver, a simulated card's file or the kernel says of a device.
 
-use latentfarm_common::wire::outcome::GpuVitals;
+use latentfarm_common::wire::outcome::GpuStatus;
 
 /// A GPU, or a partition of one, as the driver describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,5 +22,5 @@ pub struct Reading {
     /// Whoever uses the rest; of a simulated GPU without what this worker's engine holds.
     pub free_mib: u64,
     pub total_mib: u64,
-    pub vitals: GpuVitals,
+    pub vitals: GpuStatus,
 }

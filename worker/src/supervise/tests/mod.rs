@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use latentfarm_common::digest::Digest;
 use latentfarm_common::wire::engine::{EngineFailure, EngineReply, EngineRequest, EngineStage};
 use latentfarm_common::wire::media::MediaReply;
-use latentfarm_common::wire::memory::{DeviceKind, MEDIA_MIB, MemoryPlan, MemoryStage, Needs, OutOfMemory};
+use latentfarm_common::wire::memory::{
+    DeviceKind, MEDIA_MIB, MemoryPlan, MemoryRequirements, MemoryStage, OutOfMemory,
+};
 use latentfarm_common::wire::pipe;
 
 use MemoryStage::{Align, Decode, Denoise, Encode, Idle, Load, Paste, VaeEncode};
@@ -207,7 +209,7 @@ async fn an_engine_on_the_host_is_told_its_budget_and_restarted_where_a_task_nee
     let mut runner = runner(settings, &vitals);
     let room = runner.available().await.memory.host_mib.unwrap();
     assert!((400..=900 - MEDIA_MIB).contains(&room), "{room}");
-    let needs = |mib| Needs {
+    let needs = |mib| MemoryRequirements {
         mib: [mib; MemoryPlan::COUNT],
     };
     let small = stage.task(DeviceKind::Cpu, needs(100));

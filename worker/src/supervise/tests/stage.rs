@@ -12,7 +12,9 @@ use latentfarm_common::wire::job::{
     AudioSpec, AudioWindows, EncoderSpec, ModelSpec, SilenceMode, SourceSpec,
 };
 use latentfarm_common::wire::media::{MediaReply, MediaTimings};
-use latentfarm_common::wire::memory::{DeviceKind, MemoryConstraints, MemoryPlan, MemorySample, Needs};
+use latentfarm_common::wire::memory::{
+    DeviceKind, MemoryConstraints, MemoryPlan, MemoryRequirements, MemorySample,
+};
 use latentfarm_common::wire::task::{Mouth, RenderFrame, RenderInput, RenderTask};
 use latentfarm_common::wire::{self, Message, pipe};
 use tempfile::TempDir;
@@ -26,8 +28,8 @@ use crate::machine::probe::Device;
 pub(super) const MIB: u64 = 1 << 20;
 pub(super) const LIMIT: Duration = Duration::from_mins(1);
 
-/// Needs by plan, in MiB.
-pub(super) const NEEDS: Needs = Needs {
+/// MemoryRequirements by plan, in MiB.
+pub(super) const NEEDS: MemoryRequirements = MemoryRequirements {
     mib: [9000, 7000, 5000, 5000, 2500, 2000],
 };
 
@@ -117,7 +119,7 @@ impl Stage {
         }
     }
 
-    pub(super) fn task(&self, kind: DeviceKind, needs: Needs) -> Task {
+    pub(super) fn task(&self, kind: DeviceKind, needs: MemoryRequirements) -> Task {
         let job: JobId = "0123456789abcdef".parse().unwrap();
         Task {
             chunk: ChunkId {
@@ -132,7 +134,11 @@ impl Stage {
     }
 }
 
-pub(super) fn render_task(input: wire::blob::BlobRef, kind: DeviceKind, needs: Needs) -> RenderTask {
+pub(super) fn render_task(
+    input: wire::blob::BlobRef,
+    kind: DeviceKind,
+    needs: MemoryRequirements,
+) -> RenderTask {
     let colour = Colour {
         matrix: Matrix::Bt709,
         range: Range::Limited,
@@ -198,7 +204,7 @@ pub(super) fn sample(own_mib: u64) -> MemorySample {
 pub(super) fn loaded() -> EngineReply {
     EngineReply::Loaded {
         synthetic: true,
-        numeric_kind: "recorded".to_owned(),
+        numerics_fingerprint: "recorded".to_owned(),
         device: "sim".to_owned(),
         memory: sample(1000),
     }

@@ -17,7 +17,7 @@ use std::collections::HashMap;
 use std::fmt;
 
 use candle_core::{DType, Result};
-use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan, Needs};
+use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan, MemoryRequirements};
 
 use super::compute::ComputeSpec;
 use super::shape::{ModelShape, WeightCounts};
@@ -133,8 +133,8 @@ impl MemoryPredictor {
     }
 
     /// What a task needs under every plan; never growing from the fastest to the leanest.
-    pub fn needs(&mut self, guided: bool) -> Needs {
-        let mut needs = Needs::default();
+    pub fn needs(&mut self, guided: bool) -> MemoryRequirements {
+        let mut needs = MemoryRequirements::default();
         let mut least = u64::MAX;
         for plan in MemoryPlan::ALL {
             least = least.min(self.predict(plan, guided).need_mib);

@@ -27,7 +27,7 @@ fn shapes() -> Vec<(String, ModelShape)> {
 }
 
 /// MiB that the published model needs on CUDA in a half type, context included.
-fn on_cuda(px: usize, guided: bool) -> Needs {
+fn on_cuda(px: usize, guided: bool) -> MemoryRequirements {
     let shape = ModelShape::published(px).unwrap();
     let mut predictor = MemoryPredictor::with_dtype(shape, DeviceKind::Cuda, DType::F16).unwrap();
     predictor.needs(guided)

@@ -6,7 +6,7 @@ use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan};
 use super::*;
 use crate::cost::compute::ComputeSpec;
 use crate::cost::shape::ModelShape;
-use crate::denoise::Schedule;
+use crate::denoise::SamplingParams;
 use crate::hooks::{Hooks, Op};
 use crate::noise::Noise;
 use crate::synth::{Size, synthesize};
@@ -55,13 +55,13 @@ fn render(run: &Run, model: &LatentSync, resolution: usize, guided: bool) {
     };
     let (tokens, width) = model.audio_shape();
     let rows = Tensor::zeros((ModelShape::FRAMES, tokens, width), DType::F32, &Device::Cpu).unwrap();
-    let schedule = Schedule {
+    let sampling = SamplingParams {
         steps: 1,
         guidance_scale: if guided { 1.5 } else { 1.0 },
     };
     let noise = Noise::Keyed { seed: 1 };
     model
-        .render(run, faces, &rows, &noise, schedule, &mut |_| Ok(()))
+        .render(run, faces, &rows, &noise, sampling, &mut |_| Ok(()))
         .unwrap();
 }
 

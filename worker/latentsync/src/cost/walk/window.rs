@@ -17,7 +17,7 @@ const SEEN: usize = 13;
 const AUDIO_WINDOWS: usize = 2;
 
 /// The inputs of the UNet besides the latents.
-struct Conditions {
+struct Conditioning {
     _pictures: [WalkedTensor; 3],
     audio: WalkedTensor,
 }
@@ -50,13 +50,13 @@ pub(super) fn stages(
 
     let request = Request::new(tracker, shape);
     let at_work = resident.at_work(MemoryStage::VaeEncode);
-    let (latents, conditions) = encode(tracker, shape);
+    let (latents, conditioning) = encode(tracker, shape);
     drop(at_work);
     ended(MemoryStage::VaeEncode);
 
     let at_work = resident.at_work(MemoryStage::Denoise);
-    let latents = denoise(tracker, shape, latents, &conditions, guided);
-    drop((conditions, at_work));
+    let latents = denoise(tracker, shape, latents, &conditioning, guided);
+    drop((conditioning, at_work));
     ended(MemoryStage::Denoise);
 
     let at_work = resident.at_work(MemoryStage::VaeDecode);
@@ -94,7 +94,7 @@ impl Request {
     }
 }
 
-fn encode(tracker: &MemoryTracker, shape: &ModelShape) -> (WalkedTensor, Conditions) {
+fn encode(tracker: &MemoryTracker, shape: &ModelShape) -> (WalkedTensor, Conditioning) {
     let (frames, side) = (ModelShape::FRAMES, shape.latent_side());
     let latent = [1, LATENT, side, side];
     let (mut masked, mut reference) = (Vec::new(), Vec::new());
@@ -107,14 +107,14 @@ fn encode(tracker: &MemoryTracker, shape: &ModelShape) -> (WalkedTensor, Conditi
     }
     let all = |channels| tracker.tensor(F32, &[1, channels, frames, side, side]);
     let noise = all(LATENT);
-    let conditions = Conditions {
+    let conditioning = Conditioning {
         _pictures: [all(1), all(LATENT), all(LATENT)],
         audio: tracker.tensor(
             tracker.spec.bytes_per_value,
             &[1, frames, shape.audio_tokens(), shape.whisper.n_audio_state],
         ),
     };
-    (noise, conditions)
+    (noise, conditioning)
 }
 
 /// The latents of one picture, in `f32`.
@@ -139,7 +139,7 @@ fn denoise(
     tracker: &MemoryTracker,
     shape: &ModelShape,
     latents: WalkedTensor,
-    conditions: &Conditions,
+    conditioning: &Conditioning,
     guided: bool,
 ) -> WalkedTensor {
     let (frames, side) = (ModelShape::FRAMES, shape.latent_side());
@@ -161,7 +161,7 @@ fn denoise(
         }
     };
     let noise = if guided {
-        let audio = &conditions.audio;
+        let audio = &conditioning.audio;
         let silence = tracker.tensor(each, &audio.shape);
         let both = |x: &WalkedTensor| {
             let mut shape = x.shape.clone();
@@ -180,7 +180,7 @@ fn denoise(
         drop((silence, silent));
         speaking.viewed(&latents.shape)
     } else {
-        pass(&input, &conditions.audio)
+        pass(&input, &conditioning.audio)
     };
     drop(input);
     let next = tracker.tensor(F32, &latents.shape);

@@ -100,8 +100,8 @@ fn group_norm_in_slices_is_the_same_bit_for_bit() {
     ] {
         let (weight, bias) = (noise(&[channels], 2), noise(&[channels], 3));
         for dtype in TYPES {
-            let norm = layer(&[("weight", &weight), ("bias", &bias)], dtype, |keys| {
-                GroupNorm::load(keys, groups, channels, 1e-5)
+            let norm = layer(&[("weight", &weight), ("bias", &bias)], dtype, |vb| {
+                GroupNorm::load(vb, groups, channels, 1e-5)
             });
             let x = noise(&[images, channels, h, w], 1).to_dtype(dtype).unwrap();
             let run = |normed| {

@@ -54,8 +54,8 @@ impl Report {
                 format!("conv2d {images}x{input}x{h}x{w} to {output}, {kernel}/{stride}/{padding}"),
             );
             let (weight, bias) = (noise(&kernel_shape, 2), noise(&[output], 3));
-            let conv = layer(&[("weight", &weight), ("bias", &bias)], self.dtype, |keys| {
-                Conv2d::load(keys, input, output, kernel, stride, padding)
+            let conv = layer(&[("weight", &weight), ("bias", &bias)], self.dtype, |vb| {
+                Conv2d::load(vb, input, output, kernel, stride, padding)
             });
             let y = conv
                 .forward(&Run::default(), &self.input(&[images, input, h, w], 1))
@@ -64,8 +64,8 @@ impl Report {
         }
         let (x, weight, bias) = (self.input(&[301, 80], 1), noise(&[96, 80, 3], 2), noise(&[96], 3));
         for stride in [1, 2] {
-            let conv = layer(&[("weight", &weight), ("bias", &bias)], self.dtype, |keys| {
-                Conv1d::load(keys, 80, 96, stride)
+            let conv = layer(&[("weight", &weight), ("bias", &bias)], self.dtype, |vb| {
+                Conv1d::load(vb, 80, 96, stride)
             });
             self.put(
                 &format!("conv1d/{stride}"),
@@ -76,7 +76,7 @@ impl Report {
 
     fn attentions(&mut self) {
         // (outer, rows, queries, keys, width, heads): long rows, short keys, temporal, odd, one wide head.
-        for (outer, rows, queries, keys, width, heads) in [
+        for (outer, rows, queries, vb, width, heads) in [
             (1, 2, 1024, 1024, 64, 4),
             (1, 3, 300, 50, 64, 8),
             (1, 200, 16, 16, 64, 8),
@@ -86,10 +86,10 @@ impl Report {
         ] {
             let q = self.input(&[outer, rows, queries, width], 1);
             let (k, v) = (
-                self.input(&[outer, rows, keys, width], 2),
-                self.input(&[outer, rows, keys, width], 3),
+                self.input(&[outer, rows, vb, width], 2),
+                self.input(&[outer, rows, vb, width], 3),
             );
-            let what = format!("attention {outer}x{rows}x{queries}x{keys}x{width}, {heads} heads");
+            let what = format!("attention {outer}x{rows}x{queries}x{vb}x{width}, {heads} heads");
             self.put(&what, &attend(&Run::default(), &q, &k, &v, heads).unwrap());
         }
     }
@@ -103,8 +103,8 @@ impl Report {
             (1, 1, 32, 32, 128, 128),
         ] {
             let (weight, bias) = (noise(&[channels], 2), noise(&[channels], 3));
-            let norm = layer(&[("weight", &weight), ("bias", &bias)], self.dtype, |keys| {
-                GroupNorm::load(keys, groups, channels, 1e-5)
+            let norm = layer(&[("weight", &weight), ("bias", &bias)], self.dtype, |vb| {
+                GroupNorm::load(vb, groups, channels, 1e-5)
             });
             let x = self.input(&[images, channels, h, w], 1);
             let what = format!("group norm {images}/{together}x{channels}/{groups}x{h}x{w}");
@@ -115,8 +115,8 @@ impl Report {
             );
         }
         let (weight, bias) = (noise(&[321], 2), noise(&[321], 3));
-        let norm = layer(&[("weight", &weight), ("bias", &bias)], self.dtype, |keys| {
-            LayerNorm::load(keys, 321)
+        let norm = layer(&[("weight", &weight), ("bias", &bias)], self.dtype, |vb| {
+            LayerNorm::load(vb, 321)
         });
         self.put(
             "layer norm",
@@ -135,8 +135,8 @@ impl Report {
             (3, 7, 5),
         ] {
             let (weight, bias) = (noise(&[output, input], 2), noise(&[output], 3));
-            let linear = layer(&[("weight", &weight), ("bias", &bias)], self.dtype, |keys| {
-                Linear::load(keys, input, output)
+            let linear = layer(&[("weight", &weight), ("bias", &bias)], self.dtype, |vb| {
+                Linear::load(vb, input, output)
             });
             let y = linear
                 .forward(&Run::default(), &self.input(&[rows, input], 1))

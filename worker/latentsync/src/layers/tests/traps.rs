@@ -12,12 +12,16 @@ use crate::layers::{Conv1d, Conv2d, FeedForward, GroupNorm, Linear, attend};
 use crate::options::ExecutionOptions;
 use crate::run::Run;
 use crate::slices::Limits;
-use crate::tensors::{Keys, Ledger, TensorFile};
+use crate::tensors::{LoadReport, TensorFile, VarBuilder};
 
 const TYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
 
 /// Loads a layer from a file with the given tensors.
-pub(super) fn layer<T>(tensors: &[(&str, &Tensor)], dtype: DType, load: impl Fn(&Keys) -> Result<T>) -> T {
+pub(super) fn layer<T>(
+    tensors: &[(&str, &Tensor)],
+    dtype: DType,
+    load: impl Fn(&VarBuilder) -> Result<T>,
+) -> T {
     layer_with(ExecutionOptions::default(), tensors, dtype, load)
 }
 
@@ -26,7 +30,7 @@ pub(super) fn layer_with<T>(
     options: ExecutionOptions,
     tensors: &[(&str, &Tensor)],
     dtype: DType,
-    load: impl Fn(&Keys) -> Result<T>,
+    load: impl Fn(&VarBuilder) -> Result<T>,
 ) -> T {
     let file = tempfile::Builder::new()
         .suffix(".safetensors")
@@ -37,10 +41,10 @@ pub(super) fn layer_with<T>(
         .map(|(name, tensor)| (*name, (*tensor).clone()))
         .collect();
     candle_core::safetensors::save(&named, file.path()).unwrap();
-    let (file, ledger) = (TensorFile::open(file.path()).unwrap(), Ledger::default());
-    let layer = load(&Keys::root(&file, &ledger, &Device::Cpu, dtype).with_options(options)).unwrap();
+    let (file, report) = (TensorFile::open(file.path()).unwrap(), LoadReport::default());
+    let layer = load(&VarBuilder::root(&file, &report, &Device::Cpu, dtype).with_options(options)).unwrap();
     assert_eq!(
-        ledger.finish(&file, ""),
+        report.finish(&file, ""),
         None,
         "the layer and the test disagree on the weights"
     );
@@ -61,7 +65,7 @@ pub(super) fn feed_forward(options: ExecutionOptions, width: usize, dtype: DType
         ("net.2.weight", &out),
         ("net.2.bias", &out_bias),
     ];
-    layer_with(options, &tensors, dtype, |keys| FeedForward::load(keys, width))
+    layer_with(options, &tensors, dtype, |vb| FeedForward::load(vb, width))
 }
 
 /// Values about -1..1 that look random and repeat only after a long time.
@@ -112,8 +116,8 @@ fn half_convolutions_and_products_are_summed_in_f32() {
         };
 
         let kernel = tensor(weights.clone(), &[1, 512, 3, 3]);
-        let conv = layer(&[("weight", &kernel), ("bias", &zero)], dtype, |keys| {
-            Conv2d::load(keys, 512, 1, 3, 1, 0)
+        let conv = layer(&[("weight", &kernel), ("bias", &zero)], dtype, |vb| {
+            Conv2d::load(vb, 512, 1, 3, 1, 0)
         });
         check(
             "conv2d",
@@ -121,8 +125,8 @@ fn half_convolutions_and_products_are_summed_in_f32() {
         );
 
         let kernel = tensor(weights.clone(), &[1, depth, 1, 1]);
-        let conv = layer(&[("weight", &kernel), ("bias", &zero)], dtype, |keys| {
-            Conv2d::load(keys, depth, 1, 1, 1, 0)
+        let conv = layer(&[("weight", &kernel), ("bias", &zero)], dtype, |vb| {
+            Conv2d::load(vb, depth, 1, 1, 1, 0)
         });
         check(
             "1x1 conv2d",
@@ -130,8 +134,8 @@ fn half_convolutions_and_products_are_summed_in_f32() {
         );
 
         let rows = tensor(weights.clone(), &[1, depth]);
-        let linear = layer(&[("weight", &rows)], dtype, |keys| {
-            Linear::load_no_bias(keys, depth, 1)
+        let linear = layer(&[("weight", &rows)], dtype, |vb| {
+            Linear::load_no_bias(vb, depth, 1)
         });
         check(
             "linear",
@@ -139,8 +143,8 @@ fn half_convolutions_and_products_are_summed_in_f32() {
         );
 
         let kernel = tensor(weights, &[1, depth / 3, 3]);
-        let conv = layer(&[("weight", &kernel), ("bias", &zero)], dtype, |keys| {
-            Conv1d::load(keys, depth / 3, 1, 1)
+        let conv = layer(&[("weight", &kernel), ("bias", &zero)], dtype, |vb| {
+            Conv1d::load(vb, depth / 3, 1, 1)
         });
         check(
             "conv1d",
@@ -158,8 +162,8 @@ fn convolution_whose_sums_leave_the_range_of_f16_on_the_way_is_exact() {
         .collect();
     let (kernel, bias) = (tensor(kernel, &[1, channels, 3, 3]), tensor(vec![1.0], &[1]));
     for dtype in TYPES {
-        let conv = layer(&[("weight", &kernel), ("bias", &bias)], dtype, |keys| {
-            Conv2d::load_3x3(keys, channels, 1)
+        let conv = layer(&[("weight", &kernel), ("bias", &bias)], dtype, |vb| {
+            Conv2d::load_3x3(vb, channels, 1)
         });
         let x = Tensor::full(16.0_f32, (1, channels, 4, 4), &Device::Cpu).unwrap();
         let y = conv
@@ -233,8 +237,8 @@ fn group_norm(channels: usize, groups: usize, dtype: DType) -> GroupNorm {
         tensor(vec![1.0; channels], &[channels]),
         tensor(vec![0.0; channels], &[channels]),
     );
-    layer(&[("weight", &ones), ("bias", &zeros)], dtype, |keys| {
-        GroupNorm::load(keys, groups, channels, 1e-6)
+    layer(&[("weight", &ones), ("bias", &zeros)], dtype, |vb| {
+        GroupNorm::load(vb, groups, channels, 1e-6)
     })
 }
 
@@ -331,9 +335,9 @@ fn split_convolutions_stay_within_the_limit_and_give_the_same() {
 
 #[test]
 fn split_attention_stays_within_the_limit_and_gives_the_same() {
-    let (rows, heads, queries, keys, width) = (3, 4, 10, 7, 16);
+    let (rows, heads, queries, vb, width) = (3, 4, 10, 7, 16);
     let q = noise(&[rows, queries, width], 1);
-    let (k, v) = (noise(&[rows, keys, width], 2), noise(&[rows, keys, width], 3));
+    let (k, v) = (noise(&[rows, vb, width], 2), noise(&[rows, vb, width], 3));
     let run = |scores: usize| {
         let launches = std::cell::Cell::new(0);
         let launch = |q: &Tensor, k: &Tensor, v: &Tensor| {

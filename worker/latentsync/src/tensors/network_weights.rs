@@ -11,13 +11,13 @@ use memmap2::Mmap;
 use super::mapped::{MappedTensor, give_back};
 
 /// The weights of one layer, which come to the device and leave it.
-pub(crate) struct Slot {
+pub(crate) struct OffloadableTensor {
     source: Source,
     shape: Vec<usize>,
     dtype: DType,
     device: Device,
     /// On the device, where they are there.
-    here: Mutex<Option<Tensor>>,
+    on_device: Mutex<Option<Tensor>>,
 }
 
 /// Where the weights come from.
@@ -28,7 +28,7 @@ enum Source {
     Host(Mutex<Option<Tensor>>),
 }
 
-impl Slot {
+impl OffloadableTensor {
     /// Weights that lie in a mapped file.
     pub(super) fn mapped(tensor: MappedTensor, dtype: DType, device: &Device) -> Self {
         Self {
@@ -36,7 +36,7 @@ impl Slot {
             source: Source::Mapped(tensor),
             dtype,
             device: device.clone(),
-            here: Mutex::default(),
+            on_device: Mutex::default(),
         }
     }
 
@@ -47,7 +47,7 @@ impl Slot {
             source: Source::Host(Mutex::new(Some(tensor.to_dtype(dtype)?))),
             dtype,
             device: device.clone(),
-            here: Mutex::default(),
+            on_device: Mutex::default(),
         })
     }
 
@@ -57,8 +57,8 @@ impl Slot {
 
     /// The weights on the device. They stay there.
     pub(crate) fn tensor(&self) -> Result<Tensor> {
-        let mut here = lock(&self.here);
-        if let Some(tensor) = &*here {
+        let mut on_device = lock(&self.on_device);
+        if let Some(tensor) = &*on_device {
             return Ok(tensor.clone());
         }
         let tensor = match &self.source {
@@ -68,12 +68,12 @@ impl Slot {
                 None => bail!("weights of shape {:?} are nowhere", self.shape),
             },
         };
-        *here = Some(tensor.clone());
+        *on_device = Some(tensor.clone());
         Ok(tensor)
     }
 
     /// Brings the weights to the device for good, as far as is known: the host keeps no copy of its own.
-    pub(super) fn settle(&self) -> Result<()> {
+    pub(super) fn pin(&self) -> Result<()> {
         self.tensor()?;
         if let Source::Host(host) = &self.source {
             *lock(host) = None;
@@ -82,10 +82,10 @@ impl Slot {
     }
 
     /// Takes the weights off the device.
-    pub(crate) fn leave(&self) {
-        let mut here = lock(&self.here);
-        let (Some(tensor), Source::Host(host)) = (&*here, &self.source) else {
-            *here = None;
+    pub(crate) fn evict(&self) {
+        let mut on_device = lock(&self.on_device);
+        let (Some(tensor), Source::Host(host)) = (&*on_device, &self.source) else {
+            *on_device = None;
             return;
         };
         let mut host = lock(host);
@@ -98,7 +98,7 @@ impl Slot {
                 }
             }
         }
-        *here = None;
+        *on_device = None;
     }
 }
 
@@ -109,17 +109,17 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// The weights of one network.
 #[derive(Clone, Default)]
-pub(crate) struct Residence {
-    pub(super) slots: Vec<Arc<Slot>>,
+pub(crate) struct NetworkWeights {
+    pub(super) offloadables: Vec<Arc<OffloadableTensor>>,
     pub(super) map: Option<Arc<Mmap>>,
 }
 
-impl Residence {
+impl NetworkWeights {
     /// The network is idle: its weights leave the device, and the pages of its mapped file go back to the kernel. Each
     /// comes back when it is next used.
-    pub(crate) fn leave(&self) {
-        for slot in &self.slots {
-            slot.leave();
+    pub(crate) fn evict(&self) {
+        for offloadable in &self.offloadables {
+            offloadable.evict();
         }
         if let Some(map) = &self.map {
             give_back(map, 0..map.len());

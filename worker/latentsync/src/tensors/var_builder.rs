@@ -9,14 +9,14 @@ use candle_core::{DType, Device, Result, Tensor};
 
 use super::file::TensorFile;
 use super::mapped::MappedTensor;
-use super::residence::{Residence, Slot};
+use super::network_weights::{NetworkWeights, OffloadableTensor};
 use crate::options::ExecutionOptions;
 
 /// A place in the tree of dotted tensor names, like candle's `VarBuilder`. A missing or misshaped tensor does
-/// not end the load: zeros stand in for it, and [`Ledger::finish`] names every one.
-pub(crate) struct Keys<'a> {
+/// not end the load: zeros stand in for it, and [`LoadReport::finish`] names every one.
+pub(crate) struct VarBuilder<'a> {
     file: &'a TensorFile,
-    ledger: &'a Ledger,
+    report: &'a LoadReport,
     path: String,
     device: &'a Device,
     dtype: DType,
@@ -28,7 +28,7 @@ pub(crate) struct Keys<'a> {
 
 /// What was asked of a weight file, and what was wrong.
 #[derive(Default)]
-pub(crate) struct Ledger {
+pub(crate) struct LoadReport {
     account: RefCell<Account>,
 }
 
@@ -38,14 +38,19 @@ struct Account {
     wanted: BTreeMap<String, Vec<usize>>,
     missing: Vec<String>,
     misshaped: Vec<String>,
-    slots: Vec<Arc<Slot>>,
+    offloadables: Vec<Arc<OffloadableTensor>>,
 }
 
-impl<'a> Keys<'a> {
-    pub(crate) fn root(file: &'a TensorFile, ledger: &'a Ledger, device: &'a Device, dtype: DType) -> Self {
+impl<'a> VarBuilder<'a> {
+    pub(crate) fn root(
+        file: &'a TensorFile,
+        report: &'a LoadReport,
+        device: &'a Device,
+        dtype: DType,
+    ) -> Self {
         Self {
             file,
-            ledger,
+            report,
             path: String::new(),
             device,
             dtype,
@@ -60,11 +65,11 @@ impl<'a> Keys<'a> {
         Self { options, ..self }
     }
 
-    /// As [`Keys::root`], but no tensor is read: zeros stand in for all, without storage of their size.
-    pub(crate) fn shapes_of(file: &'a TensorFile, ledger: &'a Ledger) -> Self {
+    /// As [`VarBuilder::root`], but no tensor is read: zeros stand in for all, without storage of their size.
+    pub(crate) fn shapes_of(file: &'a TensorFile, report: &'a LoadReport) -> Self {
         Self {
             shapes_only: true,
-            ..Self::root(file, ledger, &Device::Cpu, DType::F32)
+            ..Self::root(file, report, &Device::Cpu, DType::F32)
         }
     }
 
@@ -107,7 +112,7 @@ impl<'a> Keys<'a> {
     /// The tensor `name` with exactly this shape, converted on the host and then moved to the device.
     pub(crate) fn get(&self, shape: &[usize], name: &str) -> Result<Tensor> {
         let key = self.join(name);
-        let mut account = self.ledger.account.borrow_mut();
+        let mut account = self.report.account.borrow_mut();
         account.wanted.insert(key.clone(), shape.to_vec());
         match self.file.shape(&key) {
             Some(stored) if stored == shape => {
@@ -127,41 +132,41 @@ impl<'a> Keys<'a> {
 
     /// The tensor `name` with exactly this shape, to be brought to the device and taken off it; it is there at once
     /// unless the options keep idle networks off it. `None` where it has another shape, where this would
-    /// gain nothing, or where [`Keys::mapped`] does better: [`Keys::get`] then says more.
-    pub(crate) fn slot(&self, shape: &[usize], name: &str) -> Result<Option<Arc<Slot>>> {
+    /// gain nothing, or where [`VarBuilder::mapped`] does better: [`VarBuilder::get`] then says more.
+    pub(crate) fn offloadable(&self, shape: &[usize], name: &str) -> Result<Option<Arc<OffloadableTensor>>> {
         let key = self.join(name);
         if self.shapes_only || self.file.shape(&key).is_none_or(|stored| stored != shape) {
             return Ok(None);
         }
-        let slot = match self.file.mapped(&key) {
-            Some(mapped) => Slot::mapped(mapped, self.dtype, self.device),
+        let offloadable = match self.file.mapped(&key) {
+            Some(mapped) => OffloadableTensor::mapped(mapped, self.dtype, self.device),
             // What was read onto the host's heap would only be copied on the host.
             None if self.device.is_cpu() => return Ok(None),
             None => match self.file.load(&key)? {
-                Some(tensor) => Slot::read(&tensor, self.dtype, self.device)?,
+                Some(tensor) => OffloadableTensor::read(&tensor, self.dtype, self.device)?,
                 None => return Ok(None),
             },
         };
         if !self.options.offload {
-            slot.settle()?;
+            offloadable.pin()?;
         }
-        let slot = Arc::new(slot);
-        let mut account = self.ledger.account.borrow_mut();
+        let offloadable = Arc::new(offloadable);
+        let mut account = self.report.account.borrow_mut();
         account.wanted.insert(key, shape.to_vec());
-        account.slots.push(Arc::clone(&slot));
-        Ok(Some(slot))
+        account.offloadables.push(Arc::clone(&offloadable));
+        Ok(Some(offloadable))
     }
 
     /// All weights that were asked for so far as a network's.
-    pub(crate) fn residence(&self) -> Residence {
-        Residence {
-            slots: self.ledger.account.borrow().slots.clone(),
+    pub(crate) fn network_weights(&self) -> NetworkWeights {
+        NetworkWeights {
+            offloadables: self.report.account.borrow().offloadables.clone(),
             map: self.file.map(),
         }
     }
 
     /// The tensor `name` in its place in a mapped file. `None` where it has another shape, cannot be used in its
-    /// place, or is wanted in another way than as `f32` on the CPU: [`Keys::get`] then says more.
+    /// place, or is wanted in another way than as `f32` on the CPU: [`VarBuilder::get`] then says more.
     pub(crate) fn mapped(&self, shape: &[usize], name: &str) -> Option<MappedTensor> {
         if self.shapes_only
             || !self.device.is_cpu()
@@ -172,7 +177,7 @@ impl<'a> Keys<'a> {
         }
         let key = self.join(name);
         let tensor = self.file.mapped(&key).filter(|tensor| tensor.shape() == shape)?;
-        self.ledger
+        self.report
             .account
             .borrow_mut()
             .wanted
@@ -189,7 +194,7 @@ impl<'a> Keys<'a> {
     }
 }
 
-impl Ledger {
+impl LoadReport {
     /// Names and shapes of everything that was asked for.
     pub(crate) fn into_wanted(self) -> BTreeMap<String, Vec<usize>> {
         self.account.into_inner().wanted

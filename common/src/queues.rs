@@ -1,4 +1,4 @@
-//! Lanes: one queue of tasks for each class of need and each priority.
+//! Queues: one queue of tasks for each class of need and each priority.
 //!
 //! A class says what a worker must have free at that moment to take the task. Its number is the upper bound of
 //! the need in GiB, so a worker with 11 GiB free asks `g10`, `g08`, `g06` and so on.
@@ -14,7 +14,7 @@ pub const CPU_CLASSES_GIB: [u16; 7] = [2, 4, 8, 16, 24, 32, 64];
 /// Bounds of the classes on device memory, in GiB.
 pub const GPU_CLASSES_GIB: [u16; 14] = [2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 32, 48, 80, 141];
 /// Number of priorities; 0 goes first. A render has the farm for itself and needs none; on a farm of many jobs an urgent
-/// one takes lanes of its own, which workers ask first.
+/// one takes queues of its own, which workers ask first.
 pub const PRIORITIES: u8 = 3;
 /// Priority of a job that names none.
 pub const DEFAULT_PRIORITY: u8 = 1;
@@ -23,7 +23,7 @@ const MIB_PER_GIB: u64 = 1024;
 
 /// What a task needs. Text form: `analyze`, `cpu08`, `g08`, `g141`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Class {
+pub enum ResourceClass {
     /// Face analysis: any worker.
     Analyze,
     /// Rendering on the CPU with up to this many GiB of host memory, one of [`CPU_CLASSES_GIB`].
@@ -32,7 +32,7 @@ pub enum Class {
     Gpu(u16),
 }
 
-impl Class {
+impl ResourceClass {
     /// The smallest CPU class that holds `need_mib`, if any does.
     pub fn cpu_for(need_mib: u64) -> Option<Self> {
         smallest(&CPU_CLASSES_GIB, need_mib).map(Self::Cpu)
@@ -51,7 +51,7 @@ fn smallest(classes: &[u16], need_mib: u64) -> Option<u16> {
         .find(|gib| u64::from(*gib) * MIB_PER_GIB >= need_mib)
 }
 
-impl fmt::Display for Class {
+impl fmt::Display for ResourceClass {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Analyze => f.write_str("analyze"),
@@ -61,25 +61,25 @@ impl fmt::Display for Class {
     }
 }
 
-/// Text that is no class or lane.
+/// Text that is no class or queue.
 #[derive(Debug, thiserror::Error)]
 #[error("`{text}` is not a {what}")]
-pub struct InvalidLane {
+pub struct InvalidQueue {
     what: &'static str,
     text: String,
 }
 
-impl FromStr for Class {
-    type Err = InvalidLane;
+impl FromStr for ResourceClass {
+    type Err = InvalidQueue;
 
-    fn from_str(text: &str) -> Result<Self, InvalidLane> {
+    fn from_str(text: &str) -> Result<Self, InvalidQueue> {
         let all = CPU_CLASSES_GIB
             .map(Self::Cpu)
             .into_iter()
             .chain(GPU_CLASSES_GIB.map(Self::Gpu))
             .chain([Self::Analyze]);
         let found = all.into_iter().find(|class| class.to_string() == text);
-        found.ok_or_else(|| InvalidLane {
+        found.ok_or_else(|| InvalidQueue {
             what: "task class (analyze, cpuNN or gNN)",
             text: text.to_owned(),
         })
@@ -88,25 +88,25 @@ impl FromStr for Class {
 
 /// One queue. Text form, which is the consumer's name too: `<class>-p<priority>`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Lane {
-    pub class: Class,
+pub struct Queue {
+    pub class: ResourceClass,
     /// `0..PRIORITIES`, 0 first.
     pub priority: u8,
 }
-serde_as_text!(Lane);
+serde_as_text!(Queue);
 
-impl fmt::Display for Lane {
+impl fmt::Display for Queue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}-p{}", self.class, self.priority)
     }
 }
 
-impl FromStr for Lane {
-    type Err = InvalidLane;
+impl FromStr for Queue {
+    type Err = InvalidQueue;
 
-    fn from_str(text: &str) -> Result<Self, InvalidLane> {
-        let invalid = || InvalidLane {
-            what: "lane (<class>-p<priority>)",
+    fn from_str(text: &str) -> Result<Self, InvalidQueue> {
+        let invalid = || InvalidQueue {
+            what: "queue (<class>-p<priority>)",
             text: text.to_owned(),
         };
         let (class, priority) = text.split_once('-').ok_or_else(invalid)?;
@@ -130,9 +130,9 @@ pub struct Available {
     pub memory: RenderMemory,
 }
 
-/// The lanes that fit, in the order to ask them: by priority, then rendering before analysis (a video is
+/// The queues that fit, in the order to ask them: by priority, then rendering before analysis (a video is
 /// finished front to back), then the largest class that fits.
-pub fn fitting(available: &Available) -> Vec<Lane> {
+pub fn fitting(available: &Available) -> Vec<Queue> {
     let fits = |gib: &u16, free_mib: Option<u64>| {
         free_mib.is_some_and(|free_mib| u64::from(*gib) * MIB_PER_GIB <= free_mib)
     };
@@ -140,19 +140,19 @@ pub fn fitting(available: &Available) -> Vec<Lane> {
         .iter()
         .rev()
         .filter(|gib| fits(gib, available.memory.device_mib))
-        .map(|gib| Class::Gpu(*gib));
+        .map(|gib| ResourceClass::Gpu(*gib));
     let cpu = CPU_CLASSES_GIB
         .iter()
         .rev()
         .filter(|gib| fits(gib, available.memory.host_mib))
-        .map(|gib| Class::Cpu(*gib));
-    let classes: Vec<Class> = gpu
+        .map(|gib| ResourceClass::Cpu(*gib));
+    let classes: Vec<ResourceClass> = gpu
         .chain(cpu)
-        .chain(available.analyze.then_some(Class::Analyze))
+        .chain(available.analyze.then_some(ResourceClass::Analyze))
         .collect();
     (0..PRIORITIES)
         .flat_map(|priority| {
-            classes.iter().map(move |class| Lane {
+            classes.iter().map(move |class| Queue {
                 class: *class,
                 priority,
             })
@@ -226,29 +226,32 @@ mod tests {
         let all = fitting(&everything);
         let classes = 1 + CPU_CLASSES_GIB.len() + GPU_CLASSES_GIB.len();
         assert_eq!(all.len(), classes * usize::from(PRIORITIES));
-        for lane in all {
-            assert_eq!(lane.to_string().parse::<Lane>().unwrap(), lane);
-            assert_eq!(lane.class.to_string().parse::<Class>().unwrap(), lane.class);
+        for queue in all {
+            assert_eq!(queue.to_string().parse::<Queue>().unwrap(), queue);
+            assert_eq!(
+                queue.class.to_string().parse::<ResourceClass>().unwrap(),
+                queue.class
+            );
         }
     }
 
     #[test]
     fn text_forms_are_padded_to_two_digits() {
-        assert_eq!(Class::Gpu(4).to_string(), "g04");
-        assert_eq!(Class::Gpu(141).to_string(), "g141");
-        assert_eq!(Class::Cpu(2).to_string(), "cpu02");
+        assert_eq!(ResourceClass::Gpu(4).to_string(), "g04");
+        assert_eq!(ResourceClass::Gpu(141).to_string(), "g141");
+        assert_eq!(ResourceClass::Cpu(2).to_string(), "cpu02");
         for text in ["g4", "g05", "g004", "cpu2", "gpu04", "", "analyze-p1", "*"] {
-            assert!(text.parse::<Class>().is_err(), "{text}");
+            assert!(text.parse::<ResourceClass>().is_err(), "{text}");
         }
         for text in ["g04", "g04-p3", "g04-1", "g04-p01", "g05-p1"] {
-            assert!(text.parse::<Lane>().is_err(), "{text}");
+            assert!(text.parse::<Queue>().is_err(), "{text}");
         }
     }
 
     proptest! {
         #[test]
         fn the_class_of_a_need_is_asked_by_whoever_has_that_much_free(need_mib in 1_u64..141 * 1024) {
-            let Some(class @ Class::Gpu(gib)) = Class::gpu_for(need_mib) else {
+            let Some(class @ ResourceClass::Gpu(gib)) = ResourceClass::gpu_for(need_mib) else {
                 return Err(TestCaseError::fail("every need up to the largest class has one"));
             };
             prop_assert!(u64::from(gib) * 1024 >= need_mib);
@@ -259,8 +262,8 @@ mod tests {
 
     #[test]
     fn a_need_beyond_the_largest_class_has_none() {
-        assert_eq!(Class::gpu_for(141 * 1024 + 1), None);
-        assert_eq!(Class::cpu_for(64 * 1024), Some(Class::Cpu(64)));
-        assert_eq!(Class::cpu_for(64 * 1024 + 1), None);
+        assert_eq!(ResourceClass::gpu_for(141 * 1024 + 1), None);
+        assert_eq!(ResourceClass::cpu_for(64 * 1024), Some(ResourceClass::Cpu(64)));
+        assert_eq!(ResourceClass::cpu_for(64 * 1024 + 1), None);
     }
 }
