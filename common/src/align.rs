@@ -1,75 +1,67 @@
-//! Where a face goes in the aligned crop: the template, the crop's size, and the similarity that takes three
-//! points of a frame there. Pure f64 arithmetic.
+//! Face alignment as LatentSync's `AlignRestore` does it: the template, the size of the aligned face, and the
+//! similarity transform that maps three landmarks of a frame onto the template. All of it is pure `f64`
+//! arithmetic.
 //!
-//! Points are, in this order, the centre of the left brow, of the right brow (left and right as in the
-//! picture) and of the nose, in frame pixels with whole numbers at pixel centres. A matrix is 2 x 3,
-//! row-major (a b tx, c d ty), and takes frame pixels to pixels of the aligned face:
-//! `x' = a x + b y + tx`, `y' = c x + d y + ty`.
+//! The three landmarks are, in this order, the centre of the left brow, the centre of the right brow (left
+//! and right as in the picture) and the centre of the nose. They are in frame pixels, with whole numbers at
+//! pixel centres. A matrix is 2 x 3, row-major (a b tx, c d ty), and maps frame pixels to pixels of the
+//! aligned face: `x' = a x + b y + tx`, `y' = c x + d y + ty`.
 //!
-//! [`Smoother`] carries the one value that runs from frame to frame. It belongs to the coordinator's track
-//! and is reset at every cut.
+//! The coordinator calls [`Smoother`] while it builds the face track of a job: the smoother carries the one
+//! value that passes from frame to frame, and a new one begins at every cut. Workers take [`face_size`] for
+//! warping.
 
-/// Template points at ratio 1, in pixels of a face of 75 x 100.
+/// The three landmarks of the template at ratio 1, in pixels of a face of 75 x 100.
 const TEMPLATE: [[f64; 2]; 3] = [[17.0, 20.0], [58.0, 20.0], [37.5, 40.0]];
 
-/// Weight of the previous offset in the smoothed one.
+/// Weight of the previous offset in the smoothed offset.
 const CARRIED: f64 = 0.2;
 
-/// Scale of the template for crops of `resolution` pixels: 2.8 at 256.
+/// Returns the scale of the template for crops of `resolution` pixels: 2.8 at 256.
 fn ratio(resolution: u32) -> f64 {
     f64::from(resolution) / 256.0 * 2.8
 }
 
-/// Width and height in pixels of the aligned face, before it is squeezed to a square of `resolution`:
-/// 210 x 280 at 256, 420 x 560 at 512.
+/// Returns the width and height in pixels of the aligned face, before it is resized to a square of
+/// `resolution`: 210 x 280 at 256, 420 x 560 at 512.
 pub fn face_size(resolution: u32) -> (usize, usize) {
-    // In integers: 75 * 2.8 / 256 = 210 / 256 exactly, 100 * 2.8 / 256 = 280 / 256; the fraction is dropped.
+    // Integers are exact here: 75 * 2.8 / 256 is 210 / 256, 100 * 2.8 / 256 is 280 / 256. The fraction is
+    // dropped.
     let resolution = resolution as usize;
     (resolution * 210 / 256, resolution * 280 / 256)
 }
 
-/// Where the three points go in the aligned face, in its pixels.
+/// Returns the places of the three landmarks in the aligned face, in its pixels.
 pub fn template(resolution: u32) -> [[f64; 2]; 3] {
     TEMPLATE.map(|[x, y]| [x * ratio(resolution), y * ratio(resolution)])
 }
 
-/// The frame-to-face matrix of one frame, without smoothing.
+/// Computes the frame-to-face matrix of one frame without smoothing. The farm always smooths; tests compare
+/// this matrix with the reference's.
 ///
 /// Coincident points have no scale; they give a finite but useless matrix.
 pub fn similarity(points: &[[f32; 2]; 3], resolution: u32) -> [f32; 6] {
     Fit::new(points, resolution).matrix([0.0, 0.0])
 }
 
-/// Smoothing state: the offset of the nose from its place in the template, both measured in standard
-/// deviations of their points. A fifth of the last offset is kept; the blend is added to the translation (in
-/// pixels of the aligned face, so it moves the crop by a fraction of a pixel) and carried on.
+/// Computes the matrices of successive frames and smooths them over time.
+///
+/// Its state is the offset of the nose from its place in the template, both measured in standard deviations
+/// of their points. Each frame's offset is blended with a fifth of the previous one. The blend is added to
+/// the translation (in pixels of the aligned face, so that it moves the crop by a fraction of a pixel) and
+/// becomes the new state.
+///
+/// The reference first rounds the landmarks to whole pixels, which adds 10 to 60 % jitter; here they are
+/// taken as they are.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Smoother {
     offset: Option<[f64; 2]>,
-    whole_pixels: bool,
 }
 
 impl Smoother {
-    /// Takes points as they are, fractions of a pixel included.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// The reference's way: points are rounded to whole pixels first, which adds 10 to 60 % jitter.
-    pub fn whole_pixels() -> Self {
-        Self {
-            offset: None,
-            whole_pixels: true,
-        }
-    }
-
-    /// The frame-to-face matrix of the next frame.
+    /// Computes the frame-to-face matrix of the next frame.
     pub fn next(&mut self, points: &[[f32; 2]; 3], resolution: u32) -> [f32; 6] {
-        let fit = if self.whole_pixels {
-            Fit::new(&points.map(|point| point.map(f32::round_ties_even)), resolution)
-        } else {
-            Fit::new(points, resolution)
-        };
+        let fit = Fit::new(points, resolution);
         let offset = match self.offset {
             None => fit.nose_offset,
             Some(last) => std::array::from_fn(|i| CARRIED * last[i] + (1.0 - CARRIED) * fit.nose_offset[i]),
@@ -78,18 +70,13 @@ impl Smoother {
         fit.matrix(offset)
     }
 
-    /// (x, y) after the last frame; `None` before the first.
+    /// Returns the smoothed offset (x, y) after the last frame, or `None` before the first.
     pub fn offset(&self) -> Option<[f64; 2]> {
         self.offset
     }
-
-    /// Forgets everything, as at a cut.
-    pub fn reset(&mut self) {
-        self.offset = None;
-    }
 }
 
-/// A similarity: rotation and scale about the centres of the two point sets.
+/// A similarity transform, given as rotation and scale about the centres of the two point sets.
 struct Fit {
     cos: f64,
     sin: f64,
@@ -102,8 +89,8 @@ impl Fit {
     fn new(points: &[[f32; 2]; 3], resolution: u32) -> Self {
         let source = Normalised::new(points.map(|[x, y]| [f64::from(x), f64::from(y)]));
         let target = Normalised::new(template(resolution));
-        // The rotation that the singular value decomposition of the 2 x 2 covariance gives, with the last
-        // singular vector flipped where the determinant is negative, is this angle.
+        // This angle is the rotation that the singular value decomposition of the 2 x 2 covariance gives,
+        // with the last singular vector flipped if the determinant is negative.
         let (mut dot, mut cross) = (0.0, 0.0);
         for (p, q) in source.points.iter().zip(&target.points) {
             dot += p[0] * q[0] + p[1] * q[1];
@@ -131,7 +118,7 @@ impl Fit {
     }
 }
 
-/// Points about their centre, divided by the unbiased standard deviation of all six coordinates.
+/// Three points relative to their centre, divided by the unbiased standard deviation of all six coordinates.
 struct Normalised {
     points: [[f64; 2]; 3],
     centre: [f64; 2],
@@ -200,35 +187,17 @@ mod tests {
     fn smoothing_keeps_a_fifth_of_the_last_offset() {
         let first = [[100.0, 100.0], [160.0, 102.0], [131.0, 131.0]];
         let second = [[101.0, 99.0], [161.0, 103.0], [130.0, 140.0]];
-        let mut smoother = Smoother::new();
+        let mut smoother = Smoother::default();
         smoother.next(&first, 256);
         let before = smoother.offset().unwrap();
         smoother.next(&second, 256);
         let after = smoother.offset().unwrap();
-        let mut alone = Smoother::new();
+        let mut alone = Smoother::default();
         alone.next(&second, 256);
         let fresh = alone.offset().unwrap();
         for i in 0..2 {
             assert!((after[i] - (0.2 * before[i] + 0.8 * fresh[i])).abs() < 1e-12);
         }
-        smoother.reset();
-        assert_eq!(smoother, Smoother::new());
-    }
-
-    #[test]
-    fn whole_pixels_round_points_and_stay_so() {
-        let points = [[100.4, 100.5], [160.6, 101.5], [131.2, 130.9]];
-        let rounded = [[100.0, 100.0], [161.0, 102.0], [131.0, 131.0]];
-        let mut smoother = Smoother::whole_pixels();
-        let mut plain = Smoother::new();
-        for _ in 0..2 {
-            let (ours, expected) = (smoother.next(&points, 256), plain.next(&rounded, 256));
-            assert_eq!(ours.map(f32::to_bits), expected.map(f32::to_bits));
-            smoother.reset();
-            plain.reset();
-        }
-        let bits = |points| similarity(points, 256).map(f32::to_bits);
-        assert_ne!(bits(&points), bits(&rounded));
     }
 
     #[test]

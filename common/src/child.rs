@@ -1,25 +1,25 @@
-//! Children that do not outlive their parent.
+//! Child processes that do not outlive their parent: nats-server, workers, engines and media processes.
 
 use std::process::Command;
 
-/// Makes the kernel kill the child when the thread that spawns it ends, however that comes about. Spawn from a
+/// Makes the kernel kill the child when the thread that spawns it ends, for whatever reason. Spawn from a
 /// thread that lives as long as the child should.
 pub fn die_with_parent(command: &mut Command) {
     die_with_parent_by(command, nix::sys::signal::Signal::SIGKILL);
 }
 
-/// As [`die_with_parent`], with a signal that lets the child leave in order.
+/// Does what [`die_with_parent`] does with another signal, such as one on which the child ends in order.
 pub fn die_with_parent_by(command: &mut Command, signal: nix::sys::signal::Signal) {
     use std::os::unix::process::CommandExt as _;
 
     let parent = nix::unistd::getpid();
     let before_exec = move || {
         nix::sys::prctl::set_pdeathsig(signal)?;
-        // The parent may have died before the line above.
+        // The parent may have ended before the line above.
         if nix::unistd::getppid() == parent {
             Ok(())
         } else {
-            Err(std::io::Error::other("the parent process is gone"))
+            Err(std::io::Error::other("the parent process has ended"))
         }
     };
     #[expect(

@@ -1,40 +1,38 @@
-//! SHA-256 digests: the names of blobs and of whatever else is identified by its content.
+//! SHA-256 digests, which name blobs and everything else that is identified by its content.
 
 use std::fmt;
-use std::io::{self, Read};
+use std::io::{self, BufReader, Read};
 use std::path::Path;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
 
-/// A SHA-256 digest; its text form is 64 lowercase hexadecimal digits.
+use crate::text::InvalidText;
+
+/// A SHA-256 digest, whose text form is 64 lowercase hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Digest([u8; 32]);
 
 impl Digest {
-    /// Digest of `bytes`.
+    /// Computes the digest of `bytes`.
     pub fn of(bytes: &[u8]) -> Self {
         Self(sha2::Sha256::digest(bytes).into())
     }
 
-    /// Digest of everything that `reader` yields, with the number of bytes read.
-    pub fn of_reader(mut reader: impl Read) -> io::Result<(Self, u64)> {
-        let mut hasher = DigestWriter::new();
-        let mut buffer = vec![0_u8; 1 << 16];
-        loop {
-            match reader.read(&mut buffer)? {
-                0 => return Ok(hasher.finish()),
-                n => hasher.update(&buffer[..n]),
-            }
-        }
+    /// Computes the digest of everything that `reader` yields, and returns it with the number of bytes read.
+    pub fn of_reader(reader: impl Read) -> io::Result<(Self, u64)> {
+        let mut hasher = sha2::Sha256::new();
+        let bytes = io::copy(&mut BufReader::with_capacity(1 << 16, reader), &mut hasher)?;
+        Ok((Self(hasher.finalize().into()), bytes))
     }
 
-    /// Digest of a file, with its size in bytes.
+    /// Computes the digest of a file, and returns it with the file's size in bytes.
     pub fn of_file(path: &Path) -> io::Result<(Self, u64)> {
         Self::of_reader(std::fs::File::open(path)?)
     }
 
+    /// Returns the 32 bytes of the digest.
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
@@ -52,22 +50,18 @@ impl fmt::Debug for Digest {
     }
 }
 
-/// A digest is 64 hexadecimal digits.
-#[derive(Debug, thiserror::Error)]
-#[error("`{0}` is not a SHA-256 digest (64 hexadecimal digits)")]
-pub struct InvalidDigest(String);
-
 impl FromStr for Digest {
-    type Err = InvalidDigest;
+    type Err = InvalidText;
 
-    fn from_str(text: &str) -> Result<Self, InvalidDigest> {
+    fn from_str(text: &str) -> Result<Self, InvalidText> {
+        let invalid = |_| InvalidText::new("SHA-256 digest (64 hexadecimal digits)", text);
         let mut bytes = [0_u8; 32];
-        hex::decode_to_slice(text, &mut bytes).map_err(|_| InvalidDigest(text.to_owned()))?;
+        hex::decode_to_slice(text, &mut bytes).map_err(invalid)?;
         Ok(Self(bytes))
     }
 }
 
-/// Computes a digest piece by piece.
+/// Computes the digest of content that arrives in pieces.
 #[derive(Default)]
 pub struct DigestWriter {
     hasher: sha2::Sha256,
@@ -75,16 +69,18 @@ pub struct DigestWriter {
 }
 
 impl DigestWriter {
+    /// Begins a digest of no content yet.
     pub fn new() -> Self {
         Self::default()
     }
 
+    /// Adds the next piece of the content.
     pub fn update(&mut self, bytes: &[u8]) {
         self.hasher.update(bytes);
         self.bytes += bytes.len() as u64;
     }
 
-    /// The digest and the number of bytes that went in.
+    /// Returns the digest of all pieces, and their length in bytes.
     pub fn finish(self) -> (Digest, u64) {
         (Digest(self.hasher.finalize().into()), self.bytes)
     }

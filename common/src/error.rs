@@ -1,4 +1,5 @@
-//! Prints an error with its causes, once, at the top of a process; and the error of a file that could not be used.
+//! Shows an error with its causes, once: at the top of a process, or in the log.
+//! It also holds the error of a file that could not be used.
 
 use std::error::Error;
 use std::fmt;
@@ -15,46 +16,38 @@ pub struct FileError {
 }
 
 impl FileError {
-    /// Names the operation and the path of an I/O error, for `map_err`.
+    /// Returns a function for `map_err` that adds the operation and the path to an I/O error.
     pub fn at(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self { action, path, source }
     }
 }
 
-/// Turns the error of a removal into success if there was nothing to remove.
-pub fn unless_absent(removed: io::Result<()>) -> io::Result<()> {
+/// Turns the error of a removal into a success if there was nothing to remove.
+pub fn ignore_not_found(removed: io::Result<()>) -> io::Result<()> {
     match removed {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
     }
 }
 
-/// Shows an error followed by every cause, each on its own indented line.
+/// Displays an error followed by each of its causes on an indented line of its own.
 pub struct Chain<'a>(pub &'a (dyn Error + 'static));
 
 impl fmt::Display for Chain<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut cause = self.0.source();
-        while let Some(error) = cause {
-            write!(f, "\n  because: {error}")?;
-            cause = error.source();
-        }
-        Ok(())
+        f.write_str(&joined(self.0, "\n  because: "))
     }
 }
 
-/// The chain on one line, for payloads and log fields: `a: b: c`.
+/// Returns an error and its causes on one line (`a: b: c`), for messages and log fields.
 pub fn one_line(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text.push_str(": ");
-        text.push_str(&inner.to_string());
-        cause = inner.source();
-    }
-    text
+    joined(error, ": ")
+}
+
+fn joined(error: &(dyn Error + 'static), separator: &str) -> String {
+    let chain = std::iter::successors(Some(error), |&error| error.source());
+    chain.map(ToString::to_string).collect::<Vec<_>>().join(separator)
 }
 
 #[cfg(test)]

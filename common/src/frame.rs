@@ -1,44 +1,49 @@
-//! One decoded picture: 8-bit planar 4:2:0, tightly packed, with the colour description that is needed to go
-//! to RGB and back. No FFmpeg here, so that the face code can use it.
+//! Decoded pictures are 8-bit planar 4:2:0, tightly packed, with the colour description that the conversion
+//! to RGB and back needs. The module does not depend on FFmpeg, so that the worker's face code can use it
+//! too.
 
 use serde::{Deserialize, Serialize};
 
-/// Luma coefficients of the picture's YUV.
+/// The matrix between a picture's YUV and RGB, named by the standard that defines its luma coefficients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum Matrix {
-    /// ITU-R BT.601.
+pub enum ColourMatrix {
+    /// The matrix of ITU-R BT.601, usual for standard definition.
     Bt601,
-    /// ITU-R BT.709.
+    /// The matrix of ITU-R BT.709, usual for high definition.
     Bt709,
 }
 
-/// Quantisation range of the samples.
+/// The quantisation range of a picture's YUV values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum Range {
-    /// Luma 16..=235, chroma 16..=240.
+pub enum ColourRange {
+    /// Luma is within 16..=235, chroma within 16..=240.
     Limited,
-    /// 0..=255.
+    /// Luma and chroma are within 0..=255.
     Full,
 }
 
-/// How samples become colours, and the tags that say so, which are carried to the output as they came.
+/// How YUV values become colours, and the source's colour tags, which the output carries unchanged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Colour {
-    pub matrix: Matrix,
-    pub range: Range,
-    /// Tags as ITU-T H.273 code points, exactly as in the source: 2 is "unspecified".
+    /// The matrix that is used; if the source has no tag, the probe chose it by the picture's size.
+    pub matrix: ColourMatrix,
+    /// The range that is used; limited if the source does not state one.
+    pub range: ColourRange,
+    /// Colour primaries of the source as an ITU-T H.273 code point; 2 is "unspecified".
     pub primaries_tag: u8,
+    /// Transfer characteristics of the source as an ITU-T H.273 code point; 2 is "unspecified".
     pub transfer_tag: u8,
+    /// Matrix coefficients of the source as an ITU-T H.273 code point; 2 is "unspecified".
     pub matrix_tag: u8,
-    /// Whether the source states its range; `range` is limited where it does not.
+    /// Whether the source states its range.
     pub range_tagged: bool,
 }
 
 impl Colour {
-    /// BT.709 in limited range, all of it tagged: what most HD video is.
+    /// BT.709 in limited range with all tags set, as in most HD video.
     pub const BT709: Self = Self {
-        matrix: Matrix::Bt709,
-        range: Range::Limited,
+        matrix: ColourMatrix::Bt709,
+        range: ColourRange::Limited,
         primaries_tag: 1,
         transfer_tag: 1,
         matrix_tag: 1,
@@ -46,38 +51,45 @@ impl Colour {
     };
 }
 
-/// Size and colour of a video track's pictures.
+/// Size and colour description of all pictures of a video track.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct PictureFormat {
-    /// In pixels, even, at least 64.
+    /// Width in pixels, even, at least 64.
     pub width: u32,
-    /// In pixels, even, at least 64.
+    /// Height in pixels, even, at least 64.
     pub height: u32,
+    /// Colour description of the pictures.
     pub colour: Colour,
-    /// Sample aspect ratio (numerator, denominator); (1, 1) where the source states none.
+    /// Sample aspect ratio (numerator, denominator); (1, 1) if the source states none.
     pub sample_aspect: (u32, u32),
 }
 
-/// A 4:2:0 8-bit picture. Planes have no padding: `y` is `width x height`, `u` and `v` are a quarter of that.
+/// A decoded picture in planar 8-bit 4:2:0; the planes have no padding.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Picture {
+    /// The size and the colour description of the picture.
     pub format: PictureFormat,
+    /// The luma plane, `height x width`.
     pub y: Vec<u8>,
+    /// The first chroma plane (Cb), `height/2 x width/2`.
     pub u: Vec<u8>,
+    /// The second chroma plane (Cr), `height/2 x width/2`.
     pub v: Vec<u8>,
 }
 
-/// First 16 bytes of the BLAKE3 hash over the planes Y, U, V of one composited picture, before the encoder.
+/// The first 16 bytes of the BLAKE3 hash over the planes Y, U, V of one picture. The media child hashes each
+/// composited picture before the encoder takes it; of a lossless segment, the decoded pictures have the same
+/// hashes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct FrameHash(pub [u8; 16]);
 
 impl Picture {
-    /// A black picture (Y at the bottom of the range, chroma at 128).
+    /// Makes a black picture, with luma at the bottom of the range and chroma at 128.
     pub fn black(format: PictureFormat) -> Self {
         let luma = format.width as usize * format.height as usize;
         let floor = match format.colour.range {
-            Range::Limited => 16,
-            Range::Full => 0,
+            ColourRange::Limited => 16,
+            ColourRange::Full => 0,
         };
         Self {
             format,
@@ -87,13 +99,15 @@ impl Picture {
         }
     }
 
+    /// Hashes the planes Y, U, V in this order.
     pub fn hash(&self) -> FrameHash {
         FrameHash::of([&self.y[..], &self.u, &self.v])
     }
 }
 
 impl FrameHash {
-    /// Hash over the pieces one after another: the rows of Y, then U, then V, without padding.
+    /// Hashes pieces of planes one after another. Together they must be the rows of Y, then U, then V,
+    /// without padding; where the pieces begin and end does not matter.
     pub fn of<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Self {
         let mut hasher = blake3::Hasher::new();
         for piece in pieces {
@@ -105,11 +119,13 @@ impl FrameHash {
     }
 }
 
-/// An RGB picture, three bytes a pixel, rows without padding.
+/// An RGB picture with three bytes a pixel and no padding between rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rgb {
+    /// The width of the picture in pixels.
     pub width: usize,
+    /// The height of the picture in pixels.
     pub height: usize,
-    /// `height x width x 3`, in the order R, G, B.
+    /// The pixels, `height x width x 3`, in the order R, G, B.
     pub data: Vec<u8>,
 }

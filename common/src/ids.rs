@@ -1,33 +1,20 @@
-//! Identifiers. Each has one text form, used alike in subjects, object keys, file names and logs.
+//! Identifiers of jobs, chunks, attempts and workers. Each has one text form, which subjects, object keys,
+//! file names and logs use alike.
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::digest::Digest;
-use crate::text::serde_as_text;
+use crate::text::{InvalidText, serde_as_text};
 
-/// Text that is not the text form of the identifier it should be.
-#[derive(Debug, thiserror::Error)]
-#[error("`{text}` is not a {what}")]
-pub struct InvalidId {
-    what: &'static str,
-    text: String,
-}
-
-impl InvalidId {
-    fn new(what: &'static str, text: &str) -> Self {
-        let text = text.to_owned();
-        Self { what, text }
-    }
-}
-
-/// Names one job: the first 16 hexadecimal digits of the digest of all that its output is a function of, so
-/// that the same request is the same job.
+/// Names one job by the first 8 bytes of the digest of everything that the job's output depends on,
+/// so that the same request is the same job. Its text form has 16 lowercase hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct JobId(u64);
 serde_as_text!(JobId);
 
 impl JobId {
+    /// Takes the first 8 bytes of a digest.
     pub fn from_digest(digest: &Digest) -> Self {
         let mut head = [0_u8; 8];
         head.copy_from_slice(&digest.as_bytes()[..8]);
@@ -48,10 +35,10 @@ impl fmt::Debug for JobId {
 }
 
 impl FromStr for JobId {
-    type Err = InvalidId;
+    type Err = InvalidText;
 
-    fn from_str(text: &str) -> Result<Self, InvalidId> {
-        let invalid = || InvalidId::new("job id", text);
+    fn from_str(text: &str) -> Result<Self, InvalidText> {
+        let invalid = || InvalidText::new("job id", text);
         if text.len() != 16 || !text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
             return Err(invalid());
         }
@@ -59,16 +46,16 @@ impl FromStr for JobId {
     }
 }
 
-/// What is done to a chunk.
+/// The kind of work that is done for a chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Work {
-    /// Faces and landmarks for a range of source frames.
+pub enum WorkKind {
+    /// Finds faces and landmarks in a range of source frames.
     Analyze,
-    /// Lip-synced, encoded frames for a range of output frames.
+    /// Makes lip-synced, encoded frames for a range of output frames.
     Render,
 }
 
-impl Work {
+impl WorkKind {
     fn letter(self) -> char {
         match self {
             Self::Analyze => 'a',
@@ -77,10 +64,13 @@ impl Work {
     }
 }
 
-/// Names a chunk within its job. Text form: `<a|r><index, 5 digits or more>`; fewer digits are read too.
+/// Names a chunk within its job. The text form is `a` or `r` and the index in 5 digits or more; fewer digits
+/// are accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ChunkName {
-    pub work: Work,
+    /// The kind of work that the chunk needs.
+    pub work: WorkKind,
+    /// The chunk's place among those of its kind, from 0.
     pub index: u32,
 }
 serde_as_text!(ChunkName);
@@ -92,33 +82,36 @@ impl fmt::Display for ChunkName {
 }
 
 impl FromStr for ChunkName {
-    type Err = InvalidId;
+    type Err = InvalidText;
 
-    fn from_str(text: &str) -> Result<Self, InvalidId> {
+    fn from_str(text: &str) -> Result<Self, InvalidText> {
         let (work, digits) = match text.split_at_checked(1) {
-            Some(("a", digits)) => (Work::Analyze, digits),
-            Some(("r", digits)) => (Work::Render, digits),
-            _ => return Err(InvalidId::new("chunk name", text)),
+            Some(("a", digits)) => (WorkKind::Analyze, digits),
+            Some(("r", digits)) => (WorkKind::Render, digits),
+            _ => return Err(InvalidText::new("chunk name", text)),
         };
         let index = Some(digits).filter(|digits| digits.bytes().all(|b| b.is_ascii_digit()));
         let index = index.and_then(|digits| digits.parse().ok());
-        let index = index.ok_or_else(|| InvalidId::new("chunk name", text))?;
+        let index = index.ok_or_else(|| InvalidText::new("chunk name", text))?;
         Ok(Self { work, index })
     }
 }
 
-/// Names one chunk of one job. Text form: `<job>.<chunk name>`; it is the tail of the task's and of the done
-/// record's subject.
+/// Names one chunk of one job. The text form is `<job>.<chunk name>`, with which the subjects of its task and
+/// of its done record end.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ChunkId {
+    /// The job that the chunk belongs to.
     pub job: JobId,
-    pub work: Work,
+    /// The kind of work that the chunk needs.
+    pub work: WorkKind,
+    /// The chunk's place among those of its kind, from 0.
     pub index: u32,
 }
 serde_as_text!(ChunkId);
 
 impl ChunkId {
-    /// The chunk's name within its job.
+    /// Returns the chunk's name within its job.
     pub fn name(self) -> ChunkName {
         let Self { work, index, .. } = self;
         ChunkName { work, index }
@@ -138,10 +131,10 @@ impl fmt::Debug for ChunkId {
 }
 
 impl FromStr for ChunkId {
-    type Err = InvalidId;
+    type Err = InvalidText;
 
-    fn from_str(text: &str) -> Result<Self, InvalidId> {
-        let invalid = || InvalidId::new("chunk id", text);
+    fn from_str(text: &str) -> Result<Self, InvalidText> {
+        let invalid = || InvalidText::new("chunk id", text);
         let (job, name) = text.split_once('.').ok_or_else(invalid)?;
         let (job, ChunkName { work, index }) = (job.parse()?, name.parse()?);
         let id = Self { job, work, index };
@@ -153,18 +146,19 @@ impl FromStr for ChunkId {
     }
 }
 
-/// One enqueue of a chunk. A later one is greater, as a new coordinator has a higher epoch. Text form:
-/// `<epoch>.<number>`.
+/// One attempt at a chunk: each time that it is queued, this is greater, as a new coordinator has a higher
+/// epoch. The text form is `<epoch>.<number>`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Attempt {
-    /// Fencing token of the coordinator that enqueued it; 0 if it is not known.
+    /// Fencing token of the coordinator that queued the chunk; 0 if it is not known.
     pub epoch: u64,
-    /// Counts the chunk's enqueues from 0.
+    /// Number of times that the chunk was queued before.
     pub number: u32,
 }
 serde_as_text!(Attempt);
 
 impl Attempt {
+    /// Returns the next attempt under the same coordinator.
     #[must_use]
     pub fn next(self) -> Self {
         Self {
@@ -173,7 +167,7 @@ impl Attempt {
         }
     }
 
-    /// The same number under a newer coordinator; unchanged under an older one.
+    /// Returns this attempt with the epoch of a newer coordinator. An older epoch changes nothing.
     #[must_use]
     pub fn under(self, epoch: u64) -> Self {
         Self {
@@ -190,23 +184,24 @@ impl fmt::Display for Attempt {
 }
 
 impl FromStr for Attempt {
-    type Err = InvalidId;
+    type Err = InvalidText;
 
-    fn from_str(text: &str) -> Result<Self, InvalidId> {
+    fn from_str(text: &str) -> Result<Self, InvalidText> {
         let parts = text.split_once('.');
         let parsed = parts.and_then(|(epoch, number)| Some((epoch.parse().ok()?, number.parse().ok()?)));
-        let (epoch, number) = parsed.ok_or_else(|| InvalidId::new("attempt", text))?;
+        let (epoch, number) = parsed.ok_or_else(|| InvalidText::new("attempt", text))?;
         Ok(Self { epoch, number })
     }
 }
 
-/// Names one worker (a supervisor process): 1 to 40 of `a-z 0-9 -`, so that it is one subject token. `all` is
-/// the name of all of them, so none may have it.
+/// Names one worker, which is a supervisor process. The name has 1 to 40 of `a-z`, `0-9` and `-`, so that it
+/// is one subject token. `all` addresses every worker, so that no worker may have that name.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WorkerId(String);
 serde_as_text!(WorkerId);
 
 impl WorkerId {
+    /// Returns the worker's name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -225,13 +220,13 @@ impl fmt::Debug for WorkerId {
 }
 
 impl FromStr for WorkerId {
-    type Err = InvalidId;
+    type Err = InvalidText;
 
-    fn from_str(text: &str) -> Result<Self, InvalidId> {
+    fn from_str(text: &str) -> Result<Self, InvalidText> {
         let allowed = |b: u8| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-');
         if text.is_empty() || text.len() > 40 || text == "all" || !text.bytes().all(allowed) {
             let what = "worker name (1 to 40 of a-z, 0-9 and -, not `all`)";
-            return Err(InvalidId::new(what, text));
+            return Err(InvalidText::new(what, text));
         }
         Ok(Self(text.to_owned()))
     }
@@ -247,7 +242,7 @@ mod tests {
         fn every_identifier_is_read_from_its_own_text(
             job: u64, render: bool, index: u32, epoch: u64, number: u32, worker in "[a-z0-9-]{1,40}"
         ) {
-            let work = if render { Work::Render } else { Work::Analyze };
+            let work = if render { WorkKind::Render } else { WorkKind::Analyze };
             let id = ChunkId { job: JobId(job), work, index };
             prop_assert_eq!(id.to_string().parse::<ChunkId>().unwrap(), id);
             prop_assert_eq!(id.name().to_string().parse::<ChunkName>().unwrap(), id.name());

@@ -1,8 +1,10 @@
 //! What the coordinator and the workers share: identifiers, media time, wire types, the NATS topology, the
-//! blob store, and (behind the `media` feature) everything that touches FFmpeg.
+//! blob store, and (behind the `media` feature) everything that uses FFmpeg.
 //!
-//! This crate knows no candle. Without features it is small enough for the engine, which links neither
-//! FFmpeg nor NATS.
+//! This crate does not depend on candle. Without features it is small enough for the engine, which links
+//! neither FFmpeg nor NATS.
+
+#![warn(missing_docs)]
 
 pub mod align;
 pub mod audio;
@@ -18,9 +20,9 @@ pub mod host;
 pub mod ids;
 #[cfg(feature = "media")]
 pub mod media;
+pub mod memory_estimate;
 #[cfg(feature = "farm")]
 pub mod nats;
-pub mod needs;
 pub mod queues;
 #[cfg(feature = "farm")]
 pub mod shutdown;
@@ -29,3 +31,5 @@ pub mod telemetry;
 mod text;
 pub mod time;
 pub mod wire;
+
+pub use text::InvalidText;

@@ -1,44 +1,45 @@
-//! Queues: one queue of tasks for each class of need and each priority.
+//! There is one queue of tasks for each resource class and each priority. The coordinator publishes a task to
+//! the queue of its class; a worker pulls from the queues of the classes that fit at the moment.
 //!
-//! A class says what a worker must have free at that moment to take the task. Its number is the upper bound of
-//! the need in GiB, so a worker with 11 GiB free asks `g10`, `g08`, `g06` and so on.
+//! A class states how much memory a worker must have free to take the task. Its number is the upper bound of
+//! the requirement in GiB, so a worker with 11 GiB free pulls from `g10`, `g08`, `g06` and so on.
 
 use std::fmt;
 use std::str::FromStr;
 
-use crate::text::serde_as_text;
+use crate::text::{InvalidText, serde_as_text};
 use crate::wire::memory::RenderMemory;
 
 /// Bounds of the classes on host memory, in GiB.
 pub const CPU_CLASSES_GIB: [u16; 7] = [2, 4, 8, 16, 24, 32, 64];
 /// Bounds of the classes on device memory, in GiB.
 pub const GPU_CLASSES_GIB: [u16; 14] = [2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 32, 48, 80, 141];
-/// Number of priorities; 0 goes first. A render has the farm for itself and needs none; on a farm of many jobs an urgent
-/// one takes queues of its own, which workers ask first.
+/// Number of priorities, of which 0 is the highest. A render has the farm for itself and needs one priority;
+/// on a farm of many jobs an urgent one uses queues of its own, from which workers pull first.
 pub const PRIORITIES: u8 = 3;
-/// Priority of a job that names none.
+/// Priority of a job whose request has none.
 pub const DEFAULT_PRIORITY: u8 = 1;
 
 const MIB_PER_GIB: u64 = 1024;
 
-/// What a task needs. Text form: `analyze`, `cpu08`, `g08`, `g141`.
+/// What a worker must offer to take a task. Text forms are `analyze`, `cpu08`, `g08` and `g141`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ResourceClass {
-    /// Face analysis: any worker.
+    /// Face analysis, which any worker can do.
     Analyze,
-    /// Rendering on the CPU with up to this many GiB of host memory, one of [`CPU_CLASSES_GIB`].
+    /// Rendering on the CPU, with up to this many GiB of host memory: one of [`CPU_CLASSES_GIB`].
     Cpu(u16),
-    /// Rendering on a GPU with up to this many GiB of its memory, one of [`GPU_CLASSES_GIB`].
+    /// Rendering on a GPU, with up to this many GiB of its memory: one of [`GPU_CLASSES_GIB`].
     Gpu(u16),
 }
 
 impl ResourceClass {
-    /// The smallest CPU class that holds `need_mib`, if any does.
+    /// Returns the smallest CPU class of at least `need_mib`, or `None` if it is above the largest.
     pub fn cpu_for(need_mib: u64) -> Option<Self> {
         smallest(&CPU_CLASSES_GIB, need_mib).map(Self::Cpu)
     }
 
-    /// The smallest GPU class that holds `need_mib`, if any does.
+    /// Returns the smallest GPU class of at least `need_mib`, or `None` if it is above the largest.
     pub fn gpu_for(need_mib: u64) -> Option<Self> {
         smallest(&GPU_CLASSES_GIB, need_mib).map(Self::Gpu)
     }
@@ -61,36 +62,27 @@ impl fmt::Display for ResourceClass {
     }
 }
 
-/// Text that is no class or queue.
-#[derive(Debug, thiserror::Error)]
-#[error("`{text}` is not a {what}")]
-pub struct InvalidQueue {
-    what: &'static str,
-    text: String,
-}
-
 impl FromStr for ResourceClass {
-    type Err = InvalidQueue;
+    type Err = InvalidText;
 
-    fn from_str(text: &str) -> Result<Self, InvalidQueue> {
+    fn from_str(text: &str) -> Result<Self, InvalidText> {
         let all = CPU_CLASSES_GIB
             .map(Self::Cpu)
             .into_iter()
             .chain(GPU_CLASSES_GIB.map(Self::Gpu))
             .chain([Self::Analyze]);
         let found = all.into_iter().find(|class| class.to_string() == text);
-        found.ok_or_else(|| InvalidQueue {
-            what: "task class (analyze, cpuNN or gNN)",
-            text: text.to_owned(),
-        })
+        found.ok_or_else(|| InvalidText::new("resource class (analyze, cpuNN or gNN)", text))
     }
 }
 
-/// One queue. Text form, which is the consumer's name too: `<class>-p<priority>`.
+/// A queue of tasks of one class and one priority. Its text form, which is also the name of its consumer, is
+/// `<class>-p<priority>`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Queue {
+    /// The class of the tasks in the queue.
     pub class: ResourceClass,
-    /// `0..PRIORITIES`, 0 first.
+    /// The priority, in `0..PRIORITIES`; 0 is the highest.
     pub priority: u8,
 }
 serde_as_text!(Queue);
@@ -102,13 +94,10 @@ impl fmt::Display for Queue {
 }
 
 impl FromStr for Queue {
-    type Err = InvalidQueue;
+    type Err = InvalidText;
 
-    fn from_str(text: &str) -> Result<Self, InvalidQueue> {
-        let invalid = || InvalidQueue {
-            what: "queue (<class>-p<priority>)",
-            text: text.to_owned(),
-        };
+    fn from_str(text: &str) -> Result<Self, InvalidText> {
+        let invalid = || InvalidText::new("queue (<class>-p<priority>)", text);
         let (class, priority) = text.split_once('-').ok_or_else(invalid)?;
         Ok(Self {
             class: class.parse()?,
@@ -117,39 +106,28 @@ impl FromStr for Queue {
     }
 }
 
-/// Reads `p0`, `p1`, `p2`.
+/// Parses `p0`, `p1` or `p2`.
 pub(crate) fn parse_priority(text: &str) -> Option<u8> {
     (0..PRIORITIES).find(|priority| text == format!("p{priority}"))
 }
 
-/// What a worker can take at the moment.
+/// What a worker can offer to a task at the moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Available {
-    /// Face analysis is possible.
+    /// Whether the worker can analyze faces.
     pub analyze: bool,
+    /// Memory that render tasks can use.
     pub memory: RenderMemory,
 }
 
-/// The queues that fit, in the order to ask them: by priority, then rendering before analysis (a video is
-/// finished front to back), then the largest class that fits.
+/// Returns the queues that fit, in the order in which to pull from them: by priority, then rendering before
+/// analysis (so that a video is finished front to back), then the largest class first.
 pub fn fitting(available: &Available) -> Vec<Queue> {
-    let fits = |gib: &u16, free_mib: Option<u64>| {
-        free_mib.is_some_and(|free_mib| u64::from(*gib) * MIB_PER_GIB <= free_mib)
-    };
-    let gpu = GPU_CLASSES_GIB
-        .iter()
-        .rev()
-        .filter(|gib| fits(gib, available.memory.device_mib))
-        .map(|gib| ResourceClass::Gpu(*gib));
-    let cpu = CPU_CLASSES_GIB
-        .iter()
-        .rev()
-        .filter(|gib| fits(gib, available.memory.host_mib))
-        .map(|gib| ResourceClass::Cpu(*gib));
-    let classes: Vec<ResourceClass> = gpu
-        .chain(cpu)
-        .chain(available.analyze.then_some(ResourceClass::Analyze))
-        .collect();
+    let memory = available.memory;
+    let gpu = within(&GPU_CLASSES_GIB, memory.device_mib).map(ResourceClass::Gpu);
+    let cpu = within(&CPU_CLASSES_GIB, memory.host_mib).map(ResourceClass::Cpu);
+    let analyze = available.analyze.then_some(ResourceClass::Analyze);
+    let classes: Vec<ResourceClass> = gpu.chain(cpu).chain(analyze).collect();
     (0..PRIORITIES)
         .flat_map(|priority| {
             classes.iter().map(move |class| Queue {
@@ -158,6 +136,13 @@ pub fn fitting(available: &Available) -> Vec<Queue> {
             })
         })
         .collect()
+}
+
+/// Returns the bounds of classes that are at most `free_mib`, the largest first; none if `free_mib` is
+/// `None`.
+fn within(classes: &[u16], free_mib: Option<u64>) -> impl Iterator<Item = u16> {
+    let fits = move |gib: &u16| free_mib.is_some_and(|free| u64::from(*gib) * MIB_PER_GIB <= free);
+    classes.iter().rev().copied().filter(fits)
 }
 
 #[cfg(test)]
@@ -177,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn lanes_go_by_priority_then_by_size() {
+    fn queues_are_in_order_of_priority_then_of_size() {
         let available = Available {
             analyze: true,
             memory: gpu(4 * 1024 + 100),
@@ -202,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_without_room_asks_for_nothing() {
+    fn no_queue_fits_a_worker_without_free_memory() {
         assert_eq!(fitting(&Available::default()), []);
         let too_small = Available {
             analyze: false,
@@ -215,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn every_lane_is_read_from_its_own_text() {
+    fn every_queue_is_read_from_its_own_text() {
         let everything = Available {
             analyze: true,
             memory: RenderMemory {

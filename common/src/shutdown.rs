@@ -1,5 +1,5 @@
-//! Orderly ends: one signal asks to drain, a second to stop at once, and whoever started the work waits until
-//! every permit is given back.
+//! The orderly end of a process: the first signal drains the process, a second one stops it, and `main` waits
+//! until all work has ended. The coordinator and the worker set it up before they start anything else.
 
 use std::io;
 use std::time::Duration;
@@ -10,40 +10,41 @@ use tokio::sync::{mpsc, watch};
 /// How urgently the process should end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
+    /// The process works as usual.
     Running,
-    /// Finish what is in flight, take nothing new.
+    /// The process finishes the work in flight and begins nothing new.
     Draining,
-    /// Give back what is in flight and leave.
+    /// The process gives back the work in flight and ends.
     Stopping,
 }
 
-/// Raises the phase. Dropping it changes nothing.
+/// Moves the process to a later phase, and never to an earlier one. Dropping the trigger changes nothing.
 #[derive(Clone, Debug)]
 pub struct Trigger {
     phase: watch::Sender<Phase>,
 }
 
 impl Trigger {
-    /// Asks for a drain; a later call does not go back from stopping.
+    /// Begins to drain, unless the process is stopping.
     pub fn drain(&self) {
-        self.raise(Phase::Draining);
+        self.advance(Phase::Draining);
     }
 
-    /// Asks to stop at once.
+    /// Begins to stop, whatever the phase.
     pub fn stop(&self) {
-        self.raise(Phase::Stopping);
+        self.advance(Phase::Stopping);
     }
 
-    /// Drains, or stops where a drain was asked for already: what a signal does.
+    /// Moves to the next phase, as a signal does: from running to draining, from draining to stopping.
     pub fn escalate(&self) {
         let next = match *self.phase.borrow() {
             Phase::Running => Phase::Draining,
             Phase::Draining | Phase::Stopping => Phase::Stopping,
         };
-        self.raise(next);
+        self.advance(next);
     }
 
-    fn raise(&self, to: Phase) {
+    fn advance(&self, to: Phase) {
         self.phase.send_if_modified(|phase| {
             let higher = to > *phase;
             *phase = (*phase).max(to);
@@ -52,31 +53,33 @@ impl Trigger {
     }
 }
 
-/// ObservedNeed by everything that has to end. Clones see the same phase.
+/// A handle for everything that has to end. Clones share one phase.
 #[derive(Clone, Debug)]
 pub struct Shutdown {
     phase: watch::Receiver<Phase>,
-    /// Keeps the channel open, so that a lost trigger reads as "running" and not as an end.
+    /// This keeps the channel open, so that the phase stays "running" if every other trigger is dropped.
     _trigger: Trigger,
     permits: mpsc::Sender<()>,
 }
 
 impl Shutdown {
+    /// Returns the phase of the process.
     pub fn phase(&self) -> Phase {
         *self.phase.borrow()
     }
 
+    /// Whether neither a drain nor a stop has begun.
     pub fn is_running(&self) -> bool {
         self.phase() == Phase::Running
     }
 
-    /// Waits until the phase is at least `phase`. Safe to drop and call again.
+    /// Waits until `phase` or a later one has begun. Safe to drop and call again.
     pub async fn reached(&mut self, phase: Phase) {
         // The sender lives in `self`, so this cannot fail.
         let _ = self.phase.wait_for(|now| *now >= phase).await;
     }
 
-    /// Marks work in flight until the permit is dropped.
+    /// Returns a permit, which marks work as in flight until it is dropped.
     pub fn permit(&self) -> Permit {
         Permit {
             _permit: self.permits.clone(),
@@ -84,27 +87,27 @@ impl Shutdown {
     }
 }
 
-/// Work in flight; see [`Drain::finished`].
-#[must_use = "dropping the permit says that the work is over"]
+/// A mark of work in flight, for which [`Drain::finished`] waits.
+#[must_use = "dropping the permit marks the work as finished"]
 #[derive(Debug)]
 pub struct Permit {
     _permit: mpsc::Sender<()>,
 }
 
-/// Waits for the end of everything that was handed a [`Shutdown`].
+/// The wait for the end of everything that has a [`Shutdown`] or a [`Permit`].
 #[derive(Debug)]
 pub struct Drain {
     permits: mpsc::Receiver<()>,
 }
 
 impl Drain {
-    /// Waits until every [`Shutdown`] and [`Permit`] is dropped; false if `limit` passed before that.
+    /// Waits until every [`Shutdown`] and [`Permit`] is dropped. Returns false if `limit` passed before that.
     pub async fn finished(mut self, limit: Duration) -> bool {
         tokio::time::timeout(limit, self.permits.recv()).await.is_ok()
     }
 }
 
-/// A trigger, what it triggers, and the wait for the end.
+/// Makes a trigger, the handle that it acts on, and the wait for the end.
 pub fn channel() -> (Trigger, Shutdown, Drain) {
     let (sender, phase) = watch::channel(Phase::Running);
     let (permits, permit_receiver) = mpsc::channel(1);
@@ -120,7 +123,10 @@ pub fn channel() -> (Trigger, Shutdown, Drain) {
     (trigger, shutdown, drain)
 }
 
-/// Lets SIGINT and SIGTERM raise the phase: the first drains, the second stops. MemoryRequirements a tokio runtime.
+/// Makes SIGINT and SIGTERM move the process to the next phase: the first drains it, the second stops it.
+///
+/// # Errors
+/// If the handlers cannot be installed. It must be called in a tokio runtime.
 pub fn on_signals(trigger: Trigger) -> io::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -132,7 +138,7 @@ pub fn on_signals(trigger: Trigger) -> io::Result<()> {
             };
             trigger.escalate();
             let phase = *trigger.phase.borrow();
-            tracing::info!(signal = name, ?phase, "asked to end");
+            tracing::info!(signal = name, ?phase, "received a signal to end");
         }
     });
     Ok(())

@@ -1,6 +1,9 @@
-//! A device that does not exist: a text file says how much memory it has and how much of that others use.
+//! A simulated GPU, for tests and demonstrations without one: a text file states how much memory it has and
+//! how much of that other processes use. The engine and the worker's device monitor open it where they would
+//! open a real device.
 //!
-//! The file is read anew at every question, so that a test, or a visitor, can be the other tenant by writing to it:
+//! The file is read again at every query, so that a test or a user can take the part of another process by
+//! writing to it:
 //!
 //! ```text
 //! # a small card
@@ -14,10 +17,10 @@ use std::path::{Path, PathBuf};
 
 use crate::error::FileError;
 
-/// Text form of a simulated device: this, then the file's path.
+/// The text form of a simulated device is this prefix and the file's path.
 pub const PREFIX: &str = "sim:";
 
-/// What the file says.
+/// The content of the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Figures {
     total_mib: u64,
@@ -25,71 +28,81 @@ struct Figures {
     cost_percent: u64,
 }
 
-/// A simulated device; two processes that open the same file share it.
+/// A simulated device, which all processes that open the same file share.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SimulatedDevice {
     path: PathBuf,
 }
 
-/// A file that describes no device.
+/// Why a file describes no device.
 #[derive(Debug, thiserror::Error)]
-pub enum SimulatedError {
+pub enum SimulatedDeviceError {
+    /// The file cannot be read.
     #[error(transparent)]
     Read(#[from] FileError),
-    #[error(
-        "`{}` describes no device: `{line}` is none of `total_mib = N`, `tenant_mib = N`, `cost_percent = N`",
-        path.display()
-    )]
-    Line { path: PathBuf, line: String },
-    #[error("`{}` describes no device: it has no line `total_mib = N`", path.display())]
-    NoTotal { path: PathBuf },
+    /// The file is not of the form in the module's documentation.
+    #[error("`{}` describes no device: {problem}", path.display())]
+    Invalid {
+        /// Path of the file that was opened.
+        path: PathBuf,
+        /// The line that is wrong or missing.
+        problem: String,
+    },
 }
 
 impl SimulatedDevice {
+    /// Opens the device that a file describes.
+    ///
     /// # Errors
-    /// Where the file cannot be read, or says something else than a device's figures.
-    pub fn open(path: impl Into<PathBuf>) -> Result<Self, SimulatedError> {
+    /// If the file cannot be read, or is not of the form in the module's documentation.
+    pub fn open(path: impl Into<PathBuf>) -> Result<Self, SimulatedDeviceError> {
         let device = Self { path: path.into() };
         device.read()?;
         Ok(device)
     }
 
-    /// The device of a text form such as `sim:/tmp/card.txt`; `None` where the text is not of this form.
-    pub fn of_text(text: &str) -> Option<Result<Self, SimulatedError>> {
+    /// Opens the device of a text form such as `sim:/tmp/card.txt`. Returns `None` if the text is not of this
+    /// form.
+    pub fn of_text(text: &str) -> Option<Result<Self, SimulatedDeviceError>> {
         text.strip_prefix(PREFIX).map(Self::open)
     }
 
+    /// Returns the path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// MiB of the device in all. 0 where the file has become unreadable: nothing fits on what is not there.
+    /// Returns the device's memory in MiB, or 0 if the file can no longer be read, so that nothing fits.
     pub fn total_mib(&self) -> u64 {
         self.read().map_or(0, |figures| figures.total_mib)
     }
 
-    /// MiB that other processes use; 0 where the file does not say.
+    /// Returns the memory that other processes use, in MiB; 0 if the file does not state it.
     pub fn tenant_mib(&self) -> u64 {
         self.read().map_or(0, |figures| figures.tenant_mib)
     }
 
-    /// What the model really takes, in percent of what the walk over its operations says; 100 where the file does
-    /// not say.
+    /// Returns what the model really uses, in percent of what the cost model computes; 100 if the file does
+    /// not state it.
     pub fn cost_percent(&self) -> u64 {
         self.read().map_or(100, |figures| figures.cost_percent)
     }
 
-    fn read(&self) -> Result<Figures, SimulatedError> {
+    fn read(&self) -> Result<Figures, SimulatedDeviceError> {
         let text = fs::read_to_string(&self.path);
         let text = text.map_err(FileError::at("read the simulated device", &self.path))?;
+        let invalid = |problem| SimulatedDeviceError::Invalid {
+            path: self.path.clone(),
+            problem,
+        };
         let (mut total_mib, mut tenant_mib, mut cost_percent) = (None, 0, 100);
         let lines = text
             .lines()
             .map(|line| line.split('#').next().unwrap_or("").trim());
         for line in lines.filter(|line| !line.is_empty()) {
-            let unknown = || SimulatedError::Line {
-                path: self.path.clone(),
-                line: line.to_owned(),
+            let unknown = || {
+                let keys = "`total_mib = N`, `tenant_mib = N`, `cost_percent = N`";
+                invalid(format!("`{line}` is none of {keys}"))
             };
             let (key, value) = line.split_once('=').ok_or_else(unknown)?;
             let value: u64 = value.trim().parse().map_err(|_| unknown())?;
@@ -100,9 +113,7 @@ impl SimulatedDevice {
                 _ => return Err(unknown()),
             }
         }
-        let total_mib = total_mib.ok_or_else(|| SimulatedError::NoTotal {
-            path: self.path.clone(),
-        })?;
+        let total_mib = total_mib.ok_or_else(|| invalid("it has no line `total_mib = N`".to_owned()))?;
         Ok(Figures {
             total_mib,
             tenant_mib,
@@ -116,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_is_read_anew_at_every_question() {
+    fn the_file_is_read_again_at_every_query() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("card");
         fs::write(&path, "# a card\n total_mib = 8192 # GiB\n\n").unwrap();

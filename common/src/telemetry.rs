@@ -1,4 +1,4 @@
-//! Logging set-up: lines on stderr, filtered by `LATENTFARM_LOG`.
+//! Logging to stderr, filtered by `LATENTFARM_LOG`. Every program sets it up first.
 
 use std::io::IsTerminal;
 
@@ -7,23 +7,27 @@ use tracing_subscriber::util::TryInitError;
 
 /// Environment variable with the filter, in `tracing_subscriber`'s syntax: `debug`, `info,async_nats=debug`.
 pub const FILTER_VARIABLE: &str = "LATENTFARM_LOG";
-/// Used where the variable is not set. The client library tells of every reconnect by itself; so do we.
+/// This is added to the default level. The NATS client library logs every reconnect, and so do we.
 const QUIET_LIBRARIES: &str = "async_nats=error";
 
 /// Why logging could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
+    /// The environment variable holds no filter.
     #[error("cannot read {FILTER_VARIABLE}=`{text}`")]
     Filter {
+        /// The content of the environment variable.
         text: String,
-        #[source]
+        /// The error that the parser returned.
         source: tracing_subscriber::filter::ParseError,
     },
+    /// Logging was set up before.
     #[error("cannot start logging")]
     Start(#[source] TryInitError),
 }
 
-/// Sends logs to stderr. `default_level` (`info`, `warn`, ...) holds where `LATENTFARM_LOG` is not set.
+/// Sends all logs to stderr from now on. `default_level` (`info`, `warn`, ...) applies if `LATENTFARM_LOG` is
+/// not set.
 pub fn init(default_level: &str) -> Result<(), TelemetryError> {
     use tracing_subscriber::util::SubscriberInitExt as _;
 

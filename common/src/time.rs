@@ -1,4 +1,5 @@
-//! Media time: exact rationals and half-open frame ranges, never float seconds.
+//! Media time is counted in exact rationals and half-open frame ranges, never in seconds as floats. Every
+//! part of the farm that counts frames uses these types.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,17 +7,18 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::text::serde_as_text;
+use crate::text::{InvalidText, serde_as_text};
 
-/// Number of output frames in one UNet window; every chunk bound is a multiple of it.
+/// Number of output frames in one window, which is one call of the UNet. Every chunk starts at a multiple of
+/// it.
 pub const WINDOW_FRAMES: u64 = 16;
 
-/// Whole milliseconds of a duration, for reports.
+/// Returns a duration in whole milliseconds, for reports.
 pub fn milliseconds(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Exact frame rate in frames per second, in lowest terms, both parts positive.
+/// An exact frame rate in frames per second, above 0 and at most 240. The fraction is in lowest terms.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FrameRate {
     num: u32,
@@ -24,17 +26,19 @@ pub struct FrameRate {
 }
 serde_as_text!(FrameRate);
 
-/// A rate that is not a positive fraction.
-#[derive(Debug, thiserror::Error)]
-#[error("`{0}` is not a frame rate: give frames per second as N or N/D, above 0 and at most 240")]
-pub struct InvalidFrameRate(String);
+/// What the text of a frame rate has to be.
+const RATE_FORM: &str = "frame rate: give frames per second as N or N/D, above 0 and at most 240";
 
 impl FrameRate {
-    /// 25 frames per second, the rate that the model was trained on.
-    pub const FILM_25: Self = Self { num: 25, den: 1 };
+    /// 25 frames per second, which is the rate that the model was trained on.
+    pub const FPS_25: Self = Self { num: 25, den: 1 };
 
-    pub fn new(num: u32, den: u32) -> Result<Self, InvalidFrameRate> {
-        let invalid = || InvalidFrameRate(format!("{num}/{den}"));
+    /// Makes the rate of `num / den` frames per second, and reduces the fraction.
+    ///
+    /// # Errors
+    /// If a part is 0, or the rate is above 240.
+    pub fn new(num: u32, den: u32) -> Result<Self, InvalidText> {
+        let invalid = || InvalidText::new(RATE_FORM, &format!("{num}/{den}"));
         if num == 0 || den == 0 || u64::from(num) > 240 * u64::from(den) {
             return Err(invalid());
         }
@@ -45,15 +49,17 @@ impl FrameRate {
         })
     }
 
+    /// Returns the numerator of the reduced fraction.
     pub fn num(self) -> u32 {
         self.num
     }
 
+    /// Returns the denominator of the reduced fraction.
     pub fn den(self) -> u32 {
         self.den
     }
 
-    /// The time base in which frame `n` has the timestamp `n`.
+    /// Returns the time base in which frame `n` has the timestamp `n`.
     pub fn time_base(self) -> TimeBase {
         TimeBase {
             num: self.den,
@@ -61,14 +67,15 @@ impl FrameRate {
         }
     }
 
-    /// Frames needed to cover `samples` at `sample_rate_hz`: the ceiling of duration x rate.
+    /// Returns the number of frames that cover `samples` at `sample_rate_hz`: duration times rate, rounded
+    /// up.
     pub fn frames_covering(self, samples: u64, sample_rate_hz: u32) -> u64 {
         let numerator = u128::from(samples) * u128::from(self.num);
         let denominator = u128::from(sample_rate_hz) * u128::from(self.den);
         u64::try_from(numerator.div_ceil(denominator)).unwrap_or(u64::MAX)
     }
 
-    /// For display and estimates only.
+    /// Returns the rate as a float, for display and estimates only.
     pub fn as_f64(self) -> f64 {
         f64::from(self.num) / f64::from(self.den)
     }
@@ -91,58 +98,66 @@ impl fmt::Debug for FrameRate {
 }
 
 impl FromStr for FrameRate {
-    type Err = InvalidFrameRate;
+    type Err = InvalidText;
 
-    fn from_str(text: &str) -> Result<Self, InvalidFrameRate> {
+    fn from_str(text: &str) -> Result<Self, InvalidText> {
         let (num, den) = text.split_once('/').unwrap_or((text, "1"));
-        match (num.parse(), den.parse()) {
-            (Ok(num), Ok(den)) => Self::new(num, den).map_err(|_| InvalidFrameRate(text.to_owned())),
-            _ => Err(InvalidFrameRate(text.to_owned())),
-        }
+        let rate = num.parse().ok().zip(den.parse().ok());
+        let rate = rate.and_then(|(num, den)| Self::new(num, den).ok());
+        rate.ok_or_else(|| InvalidText::new(RATE_FORM, text))
     }
 }
 
-/// Seconds per tick of a timestamp.
+/// The length of one tick of a timestamp: `num / den` seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct TimeBase {
+    /// Numerator of the fraction of seconds.
     pub num: u32,
+    /// Denominator of the fraction of seconds.
     pub den: u32,
 }
 
-/// Half-open range of frame numbers.
+/// A half-open range of frame numbers.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct FrameRange {
+    /// Number of the first frame.
     pub start: u64,
+    /// Number after that of the last frame.
     pub end: u64,
 }
 
 impl FrameRange {
-    /// The frames from `start` up to, but without, `end`.
+    /// Makes the range of the frames from `start` up to, but without, `end`.
     ///
     /// # Panics
-    /// If `start > end`: ranges are made by the planner, not from input.
+    /// If `start > end`. The planner makes ranges; they are not input.
     pub fn new(start: u64, end: u64) -> Self {
         assert!(start <= end, "range {start}..{end} runs backwards");
         Self { start, end }
     }
 
+    /// Returns the number of frames.
     pub fn len(self) -> u64 {
         self.end - self.start
     }
 
+    /// Whether there is no frame in the range.
     pub fn is_empty(self) -> bool {
         self.start == self.end
     }
 
+    /// Whether the frame with this number is in the range.
     pub fn contains(self, frame: u64) -> bool {
         (self.start..self.end).contains(&frame)
     }
 
+    /// Returns the numbers of the frames in order.
     pub fn frames(self) -> std::ops::Range<u64> {
         self.start..self.end
     }
 
-    /// The windows of [`WINDOW_FRAMES`] on the global grid that this range covers; the last may be short.
+    /// Returns the windows of [`WINDOW_FRAMES`] that this range consists of; the last may be shorter. The
+    /// range must start at a multiple of [`WINDOW_FRAMES`].
     pub fn windows(self) -> impl Iterator<Item = FrameRange> {
         debug_assert!(
             self.start.is_multiple_of(WINDOW_FRAMES),
@@ -178,7 +193,7 @@ mod tests {
 
     #[test]
     fn rates_are_reduced_and_checked() {
-        assert_eq!("50/2".parse::<FrameRate>().unwrap(), FrameRate::FILM_25);
+        assert_eq!("50/2".parse::<FrameRate>().unwrap(), FrameRate::FPS_25);
         assert_eq!(
             "24000/1001".parse::<FrameRate>().unwrap().to_string(),
             "24000/1001"
@@ -190,9 +205,9 @@ mod tests {
 
     #[test]
     fn frames_cover_the_audio() {
-        assert_eq!(FrameRate::FILM_25.frames_covering(16_000, 16_000), 25);
-        assert_eq!(FrameRate::FILM_25.frames_covering(16_001, 16_000), 26);
-        assert_eq!(FrameRate::FILM_25.frames_covering(0, 16_000), 0);
+        assert_eq!(FrameRate::FPS_25.frames_covering(16_000, 16_000), 25);
+        assert_eq!(FrameRate::FPS_25.frames_covering(16_001, 16_000), 26);
+        assert_eq!(FrameRate::FPS_25.frames_covering(0, 16_000), 0);
     }
 
     proptest! {

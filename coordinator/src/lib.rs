@@ -1,5 +1,6 @@
-//! The coordinator: cuts a job into chunks, hands them out over JetStream, follows faces over the whole video,
-//! counts what comes back, and stitches it.
+//! The coordinator of a render farm. It splits a job into chunks, publishes them as tasks over JetStream,
+//! follows the speaker's face over the whole video, verifies and counts the results, and joins them into the
+//! output file. `main.rs` calls [`cli::main`]; everything else is called from there.
 
 pub mod cli;
 pub mod dispatch;

@@ -1,4 +1,4 @@
-//! `latentfarm`: the operator's command and the coordinator.
+//! The `latentfarm` program: the operator's commands, and the coordinator that `latentfarm render` runs.
 
 use std::process::ExitCode;
 
@@ -10,12 +10,13 @@ fn main() -> ExitCode {
     cli::main(cli::Args::parse())
 }
 
-/// By default the C library gives every thread an arena of its own, and each keeps what its busiest moment took: over a
-/// long video the resident set would creep up by some megabytes. With one it stays where it was after seconds.
+/// Makes all threads allocate from one arena. By default glibc gives every thread an arena of its own, and
+/// each arena keeps the memory of its busiest moment: over a long video the resident set would grow by some
+/// megabytes. With one arena it stops growing after some seconds.
 fn share_one_arena() {
     #[cfg(target_env = "gnu")]
     #[expect(unsafe_code, reason = "there is no safe form of this setting")]
-    // SAFETY: it sets a number, before this process has a second thread.
+    // SAFETY: the call sets one number of the allocator, and this process has no second thread yet.
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, 1);
     }

@@ -1,4 +1,4 @@
-//! Test material: real clips fetched by `deploy/clips`, cut short with the `ffmpeg` program.
+//! The inputs of the tests: real clips that `deploy/clips` has fetched, shortened with the `ffmpeg` program.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,14 +9,14 @@ use tempfile::TempDir;
 
 use crate::{Render, program};
 
-/// The fetched clips.
+/// The folder of the fetched clips.
 #[derive(Clone, Debug)]
 pub struct Clips {
     dir: PathBuf,
 }
 
 impl Clips {
-    /// Clips in `LATENTFARM_CLIPS`, else in `.cache/clips` of the workspace.
+    /// Finds the clips in `LATENTFARM_CLIPS`, or else in `.cache/clips` of the workspace.
     pub fn fetched() -> Self {
         let dir = std::env::var_os("LATENTFARM_CLIPS").map_or_else(
             || Path::new(env!("CARGO_MANIFEST_DIR")).join("../.cache/clips"),
@@ -30,22 +30,22 @@ impl Clips {
         Self { dir }
     }
 
-    /// A real talking face.
+    /// Returns a video of a real talking face.
     pub fn face(&self) -> PathBuf {
         self.dir.join("face.mp4")
     }
 
-    /// A video without any face.
+    /// Returns a video without any face.
     pub fn no_face(&self) -> PathBuf {
         self.dir.join("no-face.mp4")
     }
 
-    /// Real speech, about 3 s.
+    /// Returns about 3 s of real speech.
     pub fn speech(&self) -> PathBuf {
         self.dir.join("speech.wav")
     }
 
-    /// Real speech, about 7 s.
+    /// Returns about 7 s of real speech.
     pub fn long_speech(&self) -> PathBuf {
         self.dir.join("speech-long.wav")
     }
@@ -53,7 +53,7 @@ impl Clips {
 
 /// Runs `ffmpeg` on `input` with `args` and returns `output`.
 #[track_caller]
-pub fn cut(input: &Path, args: &[&str], output: PathBuf) -> PathBuf {
+pub fn transcode(input: &Path, args: &[&str], output: PathBuf) -> PathBuf {
     let status = Command::new("ffmpeg")
         .args(["-v", "error", "-y", "-i"])
         .arg(input)
@@ -65,7 +65,7 @@ pub fn cut(input: &Path, args: &[&str], output: PathBuf) -> PathBuf {
     output
 }
 
-/// Repeats `input` to `seconds`, packets copied.
+/// Repeats `input` for `seconds` and copies its packets to `output`.
 #[track_caller]
 pub fn repeat(input: &Path, seconds: &str, output: &Path) {
     let status = Command::new("ffmpeg")
@@ -78,13 +78,13 @@ pub fn repeat(input: &Path, seconds: &str, output: &Path) {
     assert!(status.success(), "ffmpeg cannot repeat {}", input.display());
 }
 
-/// Tiny random weights in a folder under `dir`.
+/// Makes tiny random weights in a folder under `dir`.
 #[track_caller]
 pub fn tiny_weights(dir: &Path) -> PathBuf {
     synthesize(&dir.join("weights"), &[])
 }
 
-/// Tiny random weights that simulated cards count as the published `model`.
+/// Makes tiny random weights that simulated cards count with the memory of the published `model`.
 #[track_caller]
 pub fn tiny_weights_as(dir: &Path, model: &str) -> PathBuf {
     synthesize(&dir.join(format!("weights-{model}")), &["--account-as", model])
@@ -102,7 +102,7 @@ fn synthesize(weights: &Path, more: &[&str]) -> PathBuf {
     weights.to_owned()
 }
 
-/// What a render takes, in a folder of its own that goes with this.
+/// The inputs of a render, in a temporary folder that is removed when this is dropped.
 #[derive(Debug)]
 pub struct Material {
     dir: TempDir,
@@ -112,16 +112,16 @@ pub struct Material {
 }
 
 impl Material {
-    /// So many seconds of a real face (without sound) and of real speech, and tiny weights.
+    /// Makes a video of a real face without sound, real speech, both of the given seconds, and tiny weights.
     pub fn seconds(video: &str, audio: &str) -> Self {
         let dir = tempfile::tempdir().expect("temporary folder");
         let clips = Clips::fetched();
-        let video = cut(
+        let video = transcode(
             &clips.face(),
             &["-t", video, "-an", "-c:v", "copy"],
             dir.path().join("video.mp4"),
         );
-        let audio = cut(
+        let audio = transcode(
             &clips.long_speech(),
             &["-t", audio],
             dir.path().join("speech.wav"),
@@ -139,13 +139,13 @@ impl Material {
         self.dir.path().join(name)
     }
 
-    /// A render of this material to a file in its folder.
+    /// Returns a render of these inputs to a file in their folder.
     pub fn render(&self, output: &str) -> Render {
         Render::new(&self.video, &self.audio, &self.path(output), &self.weights)
     }
 }
 
-/// Hashes of all frames of a video file.
+/// Decodes a video file and returns the hashes of all its frames.
 #[track_caller]
 pub fn decoded(path: &Path) -> Vec<FrameHash> {
     let mut hashes = Vec::new();

@@ -1,4 +1,4 @@
-//! A farm as an operator sets it up: a nats-server and workers that come and go.
+//! A farm as an operator sets it up: a nats-server, and workers that join and leave.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,11 +9,11 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::{Tag, program};
+use crate::{ProcessTag, program};
 
 const START_DEADLINE: Duration = Duration::from_secs(30);
 
-/// A nats-server with accounts, as `latentfarm nats-config` configures it. It ends with this.
+/// A nats-server with accounts, as `latentfarm nats-config` configures it. Dropping it kills the server.
 #[derive(Debug)]
 pub struct Server {
     process: Child,
@@ -22,7 +22,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts one that keeps its state in `dir` and lets these workers in.
+    /// Starts a server that stores its state in `dir` and admits these workers.
     #[track_caller]
     pub fn start(dir: &Path, workers: &[&str]) -> Self {
         let named = std::env::var_os("LATENTFARM_NATS_SERVER");
@@ -38,7 +38,7 @@ impl Server {
         assert!(status.success(), "cannot configure the server");
         let ports = dir.join("ports");
         fs::create_dir(&ports).expect("a folder for the server's port");
-        // Tests run beside each other: the port is any free one instead of the configured one.
+        // Tests run at the same time, so the server takes any free port instead of the configured one.
         let process = Command::new(&binary)
             .arg("--config")
             .arg(dir.join("nats.conf"))
@@ -70,7 +70,8 @@ impl Server {
         }
     }
 
-    /// The environment that lets a program in as `user`: `coordinator`, `observer`, or `worker-NAME`.
+    /// Returns the environment variable with which a program connects as `user`: `coordinator`, `observer`,
+    /// or `worker-NAME`.
     #[track_caller]
     pub fn key(&self, user: &str) -> (&'static str, String) {
         let path = self.keys.join(format!("{user}.nk"));
@@ -86,7 +87,7 @@ impl Drop for Server {
     }
 }
 
-/// `latentfarm-worker run` at a server. Dropping it kills it.
+/// A running `latentfarm-worker run`. Dropping it kills the worker.
 #[derive(Debug)]
 pub struct Worker {
     process: Child,
@@ -94,7 +95,7 @@ pub struct Worker {
 
 impl Worker {
     #[track_caller]
-    pub fn start(server: &Server, name: &str, weights: &Path, log: &Path, tag: &Tag) -> Self {
+    pub fn start(server: &Server, name: &str, weights: &Path, log: &Path, tag: &ProcessTag) -> Self {
         let (variable, value) = tag.env();
         let (seed_variable, seed) = server.key(&format!("worker-{name}"));
         let log = fs::File::create(log).expect("a log");
@@ -122,7 +123,7 @@ impl Worker {
         Self { process }
     }
 
-    /// Ctrl-C: it finishes its chunk and leaves. Returns its exit code.
+    /// Sends SIGINT, on which the worker finishes its chunk and ends. Returns its exit code.
     #[track_caller]
     pub fn drain(mut self) -> Option<i32> {
         let pid = i32::try_from(self.process.id()).expect("pid");

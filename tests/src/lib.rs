@@ -1,5 +1,5 @@
-//! Runs the real programs as a user would: `latentfarm render` with its private nats-server, workers, media
-//! children and engines, on a real clip.
+//! Runs the real programs as a user does, for the tests in `tests/`: `latentfarm render` with its private
+//! nats-server, workers, media children and engines, on a real clip.
 
 #![expect(
     clippy::missing_panics_doc,
@@ -13,7 +13,7 @@ mod processes;
 mod render;
 
 pub use cards::Card;
-pub use clips::{Clips, Material, cut, decoded, repeat, tiny_weights, tiny_weights_as};
+pub use clips::{Clips, Material, decoded, repeat, tiny_weights, tiny_weights_as, transcode};
 pub use farm::{Server, Worker};
-pub use processes::Tag;
+pub use processes::ProcessTag;
 pub use render::{Finished, Render, Running, program};

@@ -1,4 +1,4 @@
-//! Finds every process that a test started, whoever its parent is now.
+//! Finds every process that a test has started, even if its parent has ended.
 
 use std::fs;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 const VARIABLE: &str = "LATENTFARM_TEST_TAG";
 
-/// A mark in the environment that all descendants of a test's processes inherit.
+/// The value of an environment variable that all descendants of a test's processes inherit.
 #[derive(Clone, Debug)]
-pub struct Tag(String);
+pub struct ProcessTag(String);
 
-impl Tag {
+impl ProcessTag {
     pub fn new() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         Self(format!(
@@ -24,7 +24,7 @@ impl Tag {
         (VARIABLE, &self.0)
     }
 
-    /// Process ids and command lines of live processes that carry this tag.
+    /// Returns the ids and command lines of live processes with this tag.
     pub fn processes(&self) -> Vec<(i32, String)> {
         let mark = format!("{VARIABLE}={}", self.0);
         let entries = fs::read_dir("/proc").expect("/proc");
@@ -36,7 +36,7 @@ impl Tag {
                     .split(|&byte| byte == 0)
                     .any(|variable| variable == mark.as_bytes());
                 let command = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-                // A zombie has no command line left.
+                // A zombie has an empty command line.
                 (is_ours && !command.is_empty())
                     .then(|| (pid, String::from_utf8_lossy(&command).replace('\0', " ")))
             })
@@ -45,7 +45,7 @@ impl Tag {
         found
     }
 
-    /// Processes whose command line contains `part`.
+    /// Returns the ids of the processes whose command line contains `part`.
     pub fn matching(&self, part: &str) -> Vec<i32> {
         self.processes()
             .into_iter()
@@ -54,7 +54,7 @@ impl Tag {
             .collect()
     }
 
-    /// Panics if any tagged process is still there after a grace period for the kernel to reap them.
+    /// Panics if any process with this tag is still alive after a grace period.
     pub fn assert_nothing_left(&self) {
         let deadline = Instant::now() + Duration::from_secs(15);
         loop {
@@ -68,7 +68,7 @@ impl Tag {
     }
 }
 
-impl Default for Tag {
+impl Default for ProcessTag {
     fn default() -> Self {
         Self::new()
     }

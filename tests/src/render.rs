@@ -1,4 +1,4 @@
-//! `latentfarm render` as a child process, its JSON events and its report.
+//! Runs `latentfarm render` as a child process, and reads its JSON events and its report.
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::Tag;
+use crate::ProcessTag;
 
-/// Longest that any single event of these small jobs may take.
+/// A test fails if a render sends no event for this long.
 const EVENT_DEADLINE: Duration = Duration::from_mins(4);
 
-/// A program of the release, in the folder that the tests were built to.
+/// Returns the path of a program of the release, which is in the folder that the tests were built to.
 pub fn program(name: &str) -> PathBuf {
     let own = std::env::current_exe().expect("own path");
     let folder = own.ancestors().find(|dir| dir.join(name).is_file());
@@ -21,16 +21,16 @@ pub fn program(name: &str) -> PathBuf {
     folder.join(name)
 }
 
-/// A render to be started.
+/// The command line of a render that has not started yet.
 #[derive(Debug)]
 pub struct Render {
     command: Command,
-    tag: Tag,
+    tag: ProcessTag,
 }
 
 impl Render {
     pub fn new(video: &Path, audio: &Path, output: &Path, weights: &Path) -> Self {
-        let tag = Tag::new();
+        let tag = ProcessTag::new();
         let (name, value) = tag.env();
         let mut command = Command::new(program("latentfarm"));
         command.env(name, value);
@@ -82,28 +82,28 @@ impl Render {
             tag: self.tag,
             events,
             errors,
-            seen: Vec::new(),
+            received: Vec::new(),
         }
     }
 
-    /// Runs to the end and checks that nothing is left running.
+    /// Runs the render to its end and checks that no process is left.
     pub fn run(self) -> Finished {
         self.spawn().finish()
     }
 }
 
-/// A render in progress. Dropping it kills it.
+/// A running render. Dropping it kills the command.
 #[derive(Debug)]
 pub struct Running {
     child: Child,
-    tag: Tag,
+    tag: ProcessTag,
     events: mpsc::Receiver<Value>,
     errors: mpsc::Receiver<String>,
-    seen: Vec<Value>,
+    received: Vec<Value>,
 }
 
 impl Running {
-    pub fn tag(&self) -> &Tag {
+    pub fn tag(&self) -> &ProcessTag {
         &self.tag
     }
 
@@ -111,7 +111,7 @@ impl Running {
     pub fn next_event(&mut self) -> Value {
         match self.events.recv_timeout(EVENT_DEADLINE) {
             Ok(event) => {
-                self.seen.push(event.clone());
+                self.received.push(event.clone());
                 event
             }
             Err(error) => {
@@ -119,7 +119,7 @@ impl Running {
                 let stderr = self.errors.recv().unwrap_or_default();
                 panic!(
                     "no further event ({error}); events: {:#?}\nstderr: {stderr}",
-                    self.seen
+                    self.received
                 );
             }
         }
@@ -141,7 +141,7 @@ impl Running {
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).expect("signal");
     }
 
-    /// Waits for the end; panics if any process of the farm is left.
+    /// Waits until the render has ended. Panics if any process of the farm is left.
     pub fn finish(mut self) -> Finished {
         let mut report = Value::Null;
         // The channel closes when the command closes its standard output.
@@ -151,13 +151,13 @@ impl Running {
                     if event["event"] == "report" {
                         report = event.clone();
                     }
-                    self.seen.push(event);
+                    self.received.push(event);
                 }
                 Err(mpsc::RecvTimeoutError::Disconnected) => break,
                 Err(mpsc::RecvTimeoutError::Timeout) => {
                     panic!(
                         "nothing happened for {EVENT_DEADLINE:?}; events: {:#?}",
-                        self.seen
+                        self.received
                     );
                 }
             }
@@ -169,7 +169,7 @@ impl Running {
             status,
             report,
             stderr,
-            events: std::mem::take(&mut self.seen),
+            events: std::mem::take(&mut self.received),
         }
     }
 }
@@ -185,7 +185,7 @@ impl Drop for Running {
 #[derive(Debug)]
 pub struct Finished {
     pub status: ExitStatus,
-    /// The `report` event, or null.
+    /// The `report` event, or null if there was none.
     pub report: Value,
     pub stderr: String,
     pub events: Vec<Value>,
@@ -210,12 +210,12 @@ impl Finished {
         self
     }
 
-    /// The first event of this name.
+    /// Returns the first event of this name.
     pub fn event(&self, name: &str) -> Option<&Value> {
         self.events.iter().find(|event| event["event"] == name)
     }
 
-    /// Digest over the hashes of all composited frames.
+    /// Returns the digest over the hashes of all rendered frames.
     #[track_caller]
     pub fn frames_digest(&self) -> String {
         self.report["frames_digest"]

@@ -1,4 +1,5 @@
-//! Bad input: one clear error that names file, cause and mend; exit code 2; nothing left behind.
+//! Bad input is refused with one clear error that names the file, the cause and the cure, with exit code 2,
+//! and without leaving anything behind.
 
 #![expect(clippy::unwrap_used, reason = "helpers of a test panic where it fails")]
 
@@ -6,7 +7,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use farm_tests::{Clips, Finished, Material, Render, cut};
+use farm_tests::{Clips, Finished, Material, Render, transcode};
 
 struct Inputs {
     material: Material,
@@ -32,9 +33,9 @@ impl Inputs {
         Render::new(video, audio, &self.path("out.mp4"), &self.material.weights).run()
     }
 
-    /// Exit code 2, all of `words` in the one error, and neither output nor job folder.
+    /// Asserts exit code 2, a single error with all of `expected`, and neither an output nor a job folder.
     #[track_caller]
-    fn assert_refused(&self, finished: &Finished, words: &[&str]) {
+    fn assert_refused(&self, finished: &Finished, expected: &[&str]) {
         assert_eq!(
             finished.code(),
             Some(2),
@@ -42,10 +43,10 @@ impl Inputs {
             finished.stderr,
             finished.events
         );
-        for word in words {
+        for part in expected {
             assert!(
-                finished.stderr.contains(word),
-                "`{word}` is not in: {}",
+                finished.stderr.contains(part),
+                "`{part}` is not in: {}",
                 finished.stderr
             );
         }
@@ -64,8 +65,8 @@ impl Inputs {
 fn unusable_videos_are_refused() {
     let inputs = Inputs::good();
     let whole = fs::read(&inputs.material.video).unwrap();
-    let sound_only = cut(&inputs.material.audio, &[], inputs.path("sound.mp4"));
-    let wrong_depth = cut(
+    let sound_only = transcode(&inputs.material.audio, &[], inputs.path("sound.mp4"));
+    let wrong_depth = transcode(
         &inputs.material.video,
         &["-pix_fmt", "yuv420p10le", "-c:v", "libx264"],
         inputs.path("deep.mp4"),
@@ -85,15 +86,15 @@ fn unusable_videos_are_refused() {
         ),
         (wrong_depth, &["deep.mp4", "8"]),
     ];
-    for (video, words) in cases {
-        inputs.assert_refused(&inputs.render(&video, &inputs.material.audio), words);
+    for (video, expected) in cases {
+        inputs.assert_refused(&inputs.render(&video, &inputs.material.audio), expected);
     }
 }
 
 #[test]
 fn unusable_audio_is_refused() {
     let inputs = Inputs::good();
-    let no_samples = cut(
+    let no_samples = transcode(
         &inputs.material.audio,
         &["-af", "atrim=end_sample=0"],
         inputs.path("silent.wav"),
@@ -104,8 +105,8 @@ fn unusable_audio_is_refused() {
         (no_samples, &["silent.wav"]),
         (inputs.write("text.wav", b"not a sound"), &["text.wav"]),
     ];
-    for (audio, words) in cases {
-        inputs.assert_refused(&inputs.render(&inputs.material.video, &audio), words);
+    for (audio, expected) in cases {
+        inputs.assert_refused(&inputs.render(&inputs.material.video, &audio), expected);
     }
 }
 
@@ -123,7 +124,7 @@ fn unusable_weights_are_refused() {
     .run();
     inputs.assert_refused(&finished, &["nothing", "weights"]);
 
-    // A config that asks for other widths than the file holds: the misshaped keys are named.
+    // If the config has other widths than the file, the error names the tensors of the wrong shape.
     let config = inputs.material.weights.join("unet_config.json");
     let mut json: serde_json::Value = serde_json::from_slice(&fs::read(&config).unwrap()).unwrap();
     json["block_out_channels"] = serde_json::json!([64, 64, 64, 64]);
@@ -190,7 +191,7 @@ fn a_missing_or_old_nats_server_is_refused() {
 #[test]
 fn values_out_of_bounds_are_refused() {
     let inputs = Inputs::good();
-    for (args, word) in [
+    for (args, part) in [
         (["--chunk-frames", "50"], "16"),
         (["--chunk-frames", "496"], "480"),
         (["--steps", "0"], "1000"),
@@ -206,7 +207,7 @@ fn values_out_of_bounds_are_refused() {
         )
         .args(args)
         .run();
-        inputs.assert_refused(&finished, &[word]);
+        inputs.assert_refused(&finished, &[part]);
     }
 }
 
@@ -214,7 +215,7 @@ fn values_out_of_bounds_are_refused() {
 fn a_video_without_any_face_ends_incomplete_unless_allowed() {
     let inputs = Inputs::good();
     let clips = Clips::fetched();
-    let video = cut(
+    let video = transcode(
         &clips.no_face(),
         &["-t", "1", "-an", "-pix_fmt", "yuv420p"],
         inputs.path("landscape.mp4"),

@@ -1,13 +1,14 @@
-//! `latentfarm bench` on a tiny case: it measures everything and leaves nothing behind. How fast is not asked.
+//! `latentfarm bench` measures everything on a tiny case and leaves nothing behind. The tests ignore the
+//! speed.
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use farm_tests::{Clips, Tag, program};
+use farm_tests::{Clips, ProcessTag, program};
 use serde_json::Value;
 
 fn bench(folder: &Path, args: &[&str]) -> Output {
-    let tag = Tag::new();
+    let tag = ProcessTag::new();
     let (name, value) = tag.env();
     let output = Command::new(program("latentfarm"))
         .env(name, value)
@@ -57,11 +58,11 @@ fn a_tiny_bench_measures_everything_and_leaves_nothing() {
 }
 
 #[test]
-fn a_bench_of_what_cannot_be_measured_is_refused_with_a_reason() {
+fn a_bench_with_unusable_arguments_is_refused_with_a_reason() {
     let folder = tempfile::tempdir().unwrap();
     for (args, reason) in [
-        (["--chunks", "1"], "--chunks 1 is out of 2 to 10000"),
-        (["--seconds", "0"], "--seconds 0 is out of 1 to 600"),
+        (["--chunks", "1"], "2..=10000"),
+        (["--seconds", "0"], "1..=600"),
         (["--video", "no-such.mp4"], "no-such.mp4"),
     ] {
         let output = bench(folder.path(), &args);

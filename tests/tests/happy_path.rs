@@ -1,15 +1,15 @@
-//! A real clip through the whole farm, looked at from outside with the `ffmpeg` program.
+//! The whole farm renders a real clip, and the `ffmpeg` program checks the result.
 
 use std::path::Path;
 use std::process::Command;
 
-use farm_tests::{Clips, Render, cut, tiny_weights};
-use latentfarm_common::frame::{Colour, Matrix, Picture, PictureFormat, Range};
+use farm_tests::{Clips, Render, tiny_weights, transcode};
+use latentfarm_common::frame::{Colour, ColourMatrix, ColourRange, Picture, PictureFormat};
 use latentfarm_common::media::SegmentEncoder;
 use latentfarm_common::time::FrameRate;
 use latentfarm_common::wire::job::EncoderSpec;
 
-/// Frames of a video as `ffmpeg` decodes them, 4:2:0 planes one after the other.
+/// Returns the frames of a video as `ffmpeg` decodes them, with 4:2:0 planes one after the other.
 fn raw_frames(path: &Path, frame_bytes: usize) -> Vec<Vec<u8>> {
     let output = Command::new("ffmpeg")
         .args(["-v", "error", "-i"])
@@ -52,7 +52,7 @@ fn probe(path: &Path, entries: &str) -> String {
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
-/// PSNR in dB over the samples that `keep` selects.
+/// Returns the PSNR in dB over the samples that `keep` selects.
 fn psnr(a: &[Vec<u8>], b: &[Vec<u8>], keep: &[Vec<bool>]) -> f64 {
     let mut sum = 0.0;
     let mut count = 0.0;
@@ -69,8 +69,8 @@ fn psnr(a: &[Vec<u8>], b: &[Vec<u8>], keep: &[Vec<bool>]) -> f64 {
 fn picture(width: u32, height: u32, planes: &[u8]) -> Picture {
     let luma = width as usize * height as usize;
     let colour = Colour {
-        matrix: Matrix::Bt601,
-        range: Range::Limited,
+        matrix: ColourMatrix::Bt601,
+        range: ColourRange::Limited,
         primaries_tag: 2,
         transfer_tag: 2,
         matrix_tag: 2,
@@ -93,12 +93,12 @@ fn picture(width: u32, height: u32, planes: &[u8]) -> Picture {
 fn only_the_face_changes_and_the_rest_keeps_its_quality() {
     let dir = tempfile::tempdir().unwrap();
     let clips = Clips::fetched();
-    let video = cut(
+    let video = transcode(
         &clips.face(),
         &["-t", "2", "-an", "-c:v", "copy"],
         dir.path().join("video.mp4"),
     );
-    let audio = cut(&clips.speech(), &["-t", "2"], dir.path().join("speech.wav"));
+    let audio = transcode(&clips.speech(), &["-t", "2"], dir.path().join("speech.wav"));
     let weights = tiny_weights(dir.path());
     let lossless = dir.path().join("lossless.mp4");
     let lossy = dir.path().join("lossy.mkv");
@@ -124,7 +124,7 @@ fn only_the_face_changes_and_the_rest_keeps_its_quality() {
     assert_eq!(rendered.len() as u64, report["frames"].as_u64().unwrap());
     assert_eq!(source.len(), rendered.len());
 
-    // What is outside the mask is equal bit for bit; what is inside is a part of the picture, not all of it.
+    // The picture outside the mask is equal bit for bit, and the mask is only a part of the picture.
     let same: Vec<Vec<bool>> = source
         .iter()
         .zip(&rendered)
@@ -144,7 +144,7 @@ fn only_the_face_changes_and_the_rest_keeps_its_quality() {
         "the top edge changed"
     );
 
-    // Through the same encoder, the untouched surroundings are as good as the untouched source's.
+    // With the same encoder, the surroundings of the face are as good as those of the unchanged source.
     let reference = dir.path().join("reference.nut");
     let rate: FrameRate = report["rate"].as_str().unwrap().parse().unwrap();
     let spec = EncoderSpec {
@@ -165,7 +165,7 @@ fn only_the_face_changes_and_the_rest_keeps_its_quality() {
         "{ours:.2} dB outside the mask, {theirs:.2} dB for the untouched source"
     );
 
-    // Sound and picture end together, and the file says what made it.
+    // Sound and picture end together, and the metadata names the synthetic weights.
     let video_s: f64 = rendered.len() as f64 / rate.as_f64();
     let audio_s: f64 = probe(&lossless, "stream=duration")
         .lines()

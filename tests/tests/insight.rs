@@ -1,4 +1,5 @@
-//! What a farm tells of its memory: live in `top`, afterwards in `explain` and the report.
+//! A farm shows its use of memory live in `latentfarm top`, and afterwards in `latentfarm explain` and in the
+//! report.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -16,10 +17,10 @@ fn text(bytes: &[u8]) -> String {
 }
 
 #[test]
-fn top_shows_the_workers_at_work_and_explain_tells_why_chunks_moved() {
+fn top_shows_working_workers_and_explain_names_the_reasons_of_moved_chunks() {
     let mut material = Material::seconds("4", "4");
     material.weights = tiny_weights_as(&material.path("."), "1.5");
-    // Everything costs half as much again as was predicted: the first plan runs out of memory.
+    // Everything uses half as much memory again as was predicted, so the first plan runs out of memory.
     let card = Card::new(&material.path("."), "card", 4 << 10, 150);
     let out = material.path("out.mp4");
     let mut running = material
@@ -40,9 +41,9 @@ fn top_shows_the_workers_at_work_and_explain_tells_why_chunks_moved() {
         .spawn();
     while running.wait_for("chunk_done")["work"] != "render" {}
 
-    let told = latentfarm(&["top", "--json"], &out);
-    assert!(told.status.success(), "{}", text(&told.stderr));
-    let rows: Vec<Value> = text(&told.stdout)
+    let top = latentfarm(&["top", "--json"], &out);
+    assert!(top.status.success(), "{}", text(&top.stderr));
+    let rows: Vec<Value> = text(&top.stdout)
         .lines()
         .map(|line| serde_json::from_str(line).expect("a JSON object a line"))
         .collect();
@@ -55,7 +56,7 @@ fn top_shows_the_workers_at_work_and_explain_tells_why_chunks_moved() {
     let table = text(&latentfarm(&["top", "--once"], &out).stderr);
     assert!(
         table.contains("error"),
-        "a farm that is gone has nobody to show: {table}"
+        "top must fail after the farm has ended: {table}"
     );
 
     let ooms = finished.report["memory"]["out_of_memory"]
@@ -77,15 +78,15 @@ fn top_shows_the_workers_at_work_and_explain_tells_why_chunks_moved() {
         .expect("its name");
 
     let mut command = Command::new(program("latentfarm"));
-    let story = command
+    let history = command
         .arg("explain")
         .arg(&out)
         .arg(moved)
         .output()
         .expect("run latentfarm");
-    let story = text(&story.stdout);
+    let history = text(&history.stdout);
     for part in ["out of memory", "only", "done"] {
-        assert!(story.contains(part), "no `{part}` in\n{story}");
+        assert!(history.contains(part), "no `{part}` in\n{history}");
     }
-    println!("{story}");
+    println!("{history}");
 }

@@ -1,11 +1,11 @@
-//! The first promise: composited frames do not depend on how the work is cut and who does it.
+//! Rendered frames do not depend on the length of the chunks or on the number of workers.
 
 use farm_tests::{Finished, Material, decoded};
 use latentfarm_common::frame::FrameHash;
 
 #[test]
 fn one_worker_with_small_chunks_equals_three_workers_with_large_ones() {
-    // The video bounces, so that source frames are shown backwards as well.
+    // The video is shorter than the speech and bounces, so that source frames are shown backwards as well.
     let material = Material::seconds("3", "5");
     let render = |name: &str, workers: &str, chunk_frames: &str| -> (Finished, Vec<FrameHash>) {
         let args = ["--lossless", "--workers", workers, "--chunk-frames", chunk_frames];

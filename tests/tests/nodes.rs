@@ -1,4 +1,4 @@
-//! Machines come and go while a job runs, and hold no more of a long video than of a short one.
+//! Machines join and leave while a job runs, and use no more memory for a long video than for a short one.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -6,10 +6,10 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use farm_tests::{Clips, Material, Render, Server, Tag, Worker, cut, program, tiny_weights};
+use farm_tests::{Clips, Material, ProcessTag, Render, Server, Worker, program, tiny_weights, transcode};
 use serde_json::Value;
 
-/// How soon a machine that joins must have work.
+/// A machine that joins must have work within this time.
 const USED_WITHIN: Duration = Duration::from_secs(5);
 
 #[test]
@@ -17,7 +17,7 @@ fn a_machine_that_joins_is_used_at_once_and_one_that_leaves_is_not_missed() {
     let material = Material::seconds("7", "7");
     let server = Server::start(&material.path("server"), &["first", "second", "third"]);
     let (variable, key) = server.key("coordinator");
-    let tag = Tag::new();
+    let tag = ProcessTag::new();
     let start = |name: &str| {
         let log = material.path(&format!("{name}.log"));
         Worker::start(&server, name, &material.weights, &log, &tag)
@@ -39,7 +39,7 @@ fn a_machine_that_joins_is_used_at_once_and_one_that_leaves_is_not_missed() {
 
     assert_eq!(first.drain(), Some(0));
     while running.wait_for("chunk_done")["worker"] != "second" {}
-    // Killed in the middle of whatever it does.
+    // The worker is killed while it renders.
     drop(second);
     let third = start("third");
     let finished = running.finish().complete();
@@ -59,7 +59,7 @@ fn a_machine_that_joins_is_used_at_once_and_one_that_leaves_is_not_missed() {
     assert_eq!(left, ["first"]);
     assert!(finished.event("worker_lost").is_some(), "{:#?}", finished.events);
 
-    // The farm itself can say what became of the job, to one who may only read.
+    // An observer, whose key permits reading only, can read from the farm how the job went.
     let (variable, key) = server.key("observer");
     let job = &finished.event("estimate").expect("an estimate")["job"];
     let explained = Command::new(program("latentfarm"))
@@ -80,7 +80,8 @@ fn a_machine_that_joins_is_used_at_once_and_one_that_leaves_is_not_missed() {
     assert!(!chunks.is_empty() && chunks.iter().all(is_done), "{explained}");
 }
 
-/// Highest resident KiB of each of these programs while a small picture of so many seconds is rendered.
+/// Renders a small video of so many seconds, and returns the peak resident KiB of the coordinator and of the
+/// supervisor.
 fn peaks(dir: &Path, weights: &Path, seconds: &str) -> BTreeMap<&'static str, u64> {
     const PROGRAMS: [(&str, &str); 2] = [
         ("coordinator", "latentfarm render"),
@@ -88,7 +89,7 @@ fn peaks(dir: &Path, weights: &Path, seconds: &str) -> BTreeMap<&'static str, u6
     ];
     let clips = Clips::fetched();
     let shrink = ["-vf", "scale=160:-2", "-an"];
-    let once = cut(&clips.no_face(), &shrink, dir.join("once.mp4"));
+    let once = transcode(&clips.no_face(), &shrink, dir.join("once.mp4"));
     let video = dir.join(format!("{seconds}.mp4"));
     farm_tests::repeat(&once, seconds, &video);
     let audio = dir.join(format!("{seconds}.wav"));
@@ -105,8 +106,8 @@ fn peaks(dir: &Path, weights: &Path, seconds: &str) -> BTreeMap<&'static str, u6
                 let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
                 let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
                 let kib = peak.and_then(|text| text.trim().strip_suffix(" kB")?.parse().ok());
-                let known = peaks.entry(name).or_insert(0);
-                *known = kib.unwrap_or(0).max(*known);
+                let peak_kib = peaks.entry(name).or_insert(0);
+                *peak_kib = kib.unwrap_or(0).max(*peak_kib);
             }
         }
         if event["event"] == "report" {
@@ -118,7 +119,7 @@ fn peaks(dir: &Path, weights: &Path, seconds: &str) -> BTreeMap<&'static str, u6
 }
 
 #[test]
-fn coordinator_and_supervisor_hold_no_more_of_a_long_video_than_of_a_short_one() {
+fn coordinator_and_supervisor_use_no_more_memory_for_a_long_video_than_for_a_short_one() {
     let dir = tempfile::tempdir().unwrap();
     let weights = tiny_weights(dir.path());
     let short = peaks(dir.path(), &weights, "10");

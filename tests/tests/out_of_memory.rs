@@ -1,10 +1,10 @@
-//! The seed's promise: what one machine cannot hold, the farm does. Machines of unlike size, wrong predictions, other
-//! programs, leaks, hangs and kills cost attempts, and no frame.
+//! A farm renders what one of its machines cannot hold. Machines of different sizes, wrong predictions, other
+//! programs, leaks, hangs and kills cost attempts and change no frame.
 
 use farm_tests::{Card, Finished, Material, Running, decoded, tiny_weights_as};
 use serde_json::Value;
 
-/// A material whose simulated cards count memory as the published model of 256 px.
+/// Makes inputs whose simulated cards count the memory of the published model of 256 px.
 fn material(video: &str, audio: &str) -> Material {
     let mut material = Material::seconds(video, audio);
     material.weights = tiny_weights_as(&material.path("."), "1.5");
@@ -37,7 +37,7 @@ fn ooms(finished: &Finished) -> Vec<Value> {
     list.as_array().expect("a list in the report").clone()
 }
 
-/// Every frame is there once, as in the render that nothing disturbed.
+/// Asserts that every frame is there once and equals that of the undisturbed render.
 #[track_caller]
 fn assert_same_frames(material: &Material, finished: &Finished, undisturbed: &Finished) {
     assert_eq!(finished.frames_digest(), undisturbed.frames_digest());
@@ -60,10 +60,10 @@ fn assert_same_frames(material: &Material, finished: &Finished, undisturbed: &Fi
 }
 
 #[test]
-fn a_farm_of_unlike_machines_with_every_kind_of_trouble_ends_with_the_same_frames() {
+fn a_farm_of_different_machines_with_every_kind_of_failure_ends_with_the_same_frames() {
     let material = material("7", "7");
     let dir = material.path(".");
-    // Costs half as much again as was predicted.
+    // Everything uses half as much memory again as was predicted.
     let small = Card::new(&dir, "small", 4 << 10, 150);
     let middle = Card::new(&dir, "middle", 8 << 10, 100);
     let large = Card::new(&dir, "large", 24 << 10, 100);
@@ -89,7 +89,7 @@ fn a_farm_of_unlike_machines_with_every_kind_of_trouble_ends_with_the_same_frame
         .args(farm.as_flattened())
         .spawn();
     wait_for_a_chunk_of(&mut running, "middle");
-    middle.tenant(7 << 10);
+    middle.set_tenant(7 << 10);
     let finished = running.finish().complete();
 
     let ooms = ooms(&finished);
@@ -105,11 +105,12 @@ fn a_farm_of_unlike_machines_with_every_kind_of_trouble_ends_with_the_same_frame
             "{oom}"
         );
     }
-    // Where the kernel counts the processes that it kills for memory, one that it did not kill is told apart.
+    // If the kernel counts the processes that it kills for memory, a kill that it does not count is a lost
+    // process.
     let lost = finished.report["retries"]["lost engine or media process"].as_u64();
-    let trouble = lost.unwrap_or(0) + by("processor") as u64;
+    let failures = lost.unwrap_or(0) + by("processor") as u64;
     assert_eq!(
-        trouble, 3,
+        failures, 3,
         "a hang, an abort and a kill: {}",
         finished.report["retries"]
     );
@@ -145,11 +146,11 @@ fn a_chunk_that_fits_nowhere_says_what_it_needs_and_what_there_is() {
 
 #[test]
 fn an_engine_that_leaks_is_replaced_between_tasks_and_the_job_goes_on() {
-    // Fifty windows: the detector looks at forty.
+    // The video has fifty windows, and the leak detector needs forty.
     let mut material = Material::seconds("7", "7");
-    let long = material.path("long.wav");
-    farm_tests::repeat(&material.audio, "32", &long);
-    material.audio = long;
+    let long_audio = material.path("long_audio.wav");
+    farm_tests::repeat(&material.audio, "32", &long_audio);
+    material.audio = long_audio;
     let mut running = material
         .render("out.mp4")
         .args(["--chunk-frames", "96", "--keep"])
@@ -165,7 +166,7 @@ fn an_engine_that_leaks_is_replaced_between_tasks_and_the_job_goes_on() {
     }
     let _ = running.finish().complete();
     let path = material.path("out.mp4.latentfarm/scratch/leaky.log");
-    let told = std::fs::read_to_string(path).expect("the worker's log");
-    assert!(told.contains("grows by 4."), "{told}");
-    assert_eq!(engines.len(), 2, "{told}");
+    let log = std::fs::read_to_string(path).expect("the worker's log");
+    assert!(log.contains("grows by 4."), "{log}");
+    assert_eq!(engines.len(), 2, "{log}");
 }

@@ -1,11 +1,12 @@
-//! The second promise: a killed worker, engine or coordinator costs time and nothing else.
+//! A killed worker, engine, server or coordinator costs time and changes no frame.
 
 use farm_tests::{Material, Render, Running, decoded};
 use latentfarm_common::frame::FrameHash;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// Steps enough that a chunk takes seconds: it is under way when it is hit.
+/// Returns a render with so many steps that a chunk takes seconds, and is still running when a process is
+/// killed.
 fn render(material: &Material, name: &str) -> Render {
     let farm = [
         "--lossless",
@@ -19,14 +20,14 @@ fn render(material: &Material, name: &str) -> Render {
     material.render(name).args(farm)
 }
 
-/// Runs `render` to its end; its frames must be those of a render that nothing disturbs.
+/// Asserts that a render in which nothing is killed has the same frames.
 fn assert_undisturbed(material: &Material, digest: &str, frames: &[FrameHash]) {
     let undisturbed = render(material, "undisturbed.mp4").run().complete();
     assert_eq!(digest, undisturbed.frames_digest());
     assert_eq!(frames, decoded(&material.path("undisturbed.mp4")));
 }
 
-/// Gives the same command again: it resumes, and ends with the same frames.
+/// Runs the same command again and asserts that it resumes the job and ends with the same frames.
 fn assert_resumes(material: &Material) {
     assert!(
         !material.path("out.mp4").exists(),
@@ -54,8 +55,8 @@ fn assert_resumes(material: &Material) {
 /// Kills the first process whose command line contains `part`, if there is one.
 fn kill_one(running: &Running, part: &str) {
     if let Some(victim) = running.tag().matching(part).first() {
-        // It may have ended by itself.
-        let _gone = kill(Pid::from_raw(*victim), Signal::SIGKILL);
+        // The process may have ended by itself.
+        let _already_ended = kill(Pid::from_raw(*victim), Signal::SIGKILL);
     }
 }
 
@@ -78,8 +79,8 @@ fn a_worker_killed_in_the_middle_of_a_chunk_changes_no_frame() {
 fn a_killed_engine_changes_no_frame_and_its_chunk_is_reported() {
     let material = Material::seconds("4", "4");
     let mut running = render(&material, "out.mp4").spawn();
-    // An engine that is hit between two chunks is replaced in silence, so that one is killed at every sign of
-    // progress until a chunk was hit.
+    // An engine that is killed between two chunks is replaced without an event. So one is killed at every
+    // progress event until a chunk was interrupted.
     let requeued = loop {
         let event = running.next_event();
         if event["event"] == "chunk_requeued" {
@@ -89,7 +90,8 @@ fn a_killed_engine_changes_no_frame_and_its_chunk_is_reported() {
             kill_one(&running, "latentfarm-engine");
         }
     };
-    // The kernel kills with the same signal when memory runs out; where it counts such kills, this was none.
+    // The kernel sends the same signal when memory runs out. Only on a machine that counts such kills can the
+    // worker exclude that.
     let reason = requeued["reason"].to_string();
     assert!(
         reason.contains("out of memory") || reason.contains("SIGKILL"),

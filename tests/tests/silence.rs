@@ -1,15 +1,15 @@
-//! `--silence`: what becomes of the mouth where nobody speaks.
+//! `--silence` determines how the mouth is drawn in pauses of the speech.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests too")]
 
-use farm_tests::{Clips, Finished, Material, cut, decoded};
+use farm_tests::{Clips, Finished, Material, decoded, transcode};
 use latentfarm_common::frame::FrameHash;
 use serde_json::Value;
 
-/// Four seconds of speech with a hole from 1 s to 3 s, over a video as long.
+/// Makes four seconds of speech with a pause from 1 s to 3 s, and a video of the same length.
 fn speech_with_a_pause() -> Material {
     let mut material = Material::seconds("5", "4");
-    material.audio = cut(
+    material.audio = transcode(
         &Clips::fetched().long_speech(),
         &["-t", "4", "-af", "volume=volume=0:enable='between(t,1,3)'"],
         material.path("paused.wav"),
@@ -27,9 +27,9 @@ fn render(material: &Material, name: &str, args: &[&str]) -> (Finished, Vec<Fram
     (finished, decoded(&material.path(name)))
 }
 
-/// The one silent stretch of the report.
+/// Returns the frames of the only pause in the report.
 #[track_caller]
-fn stretch(report: &Value) -> std::ops::Range<usize> {
+fn pause(report: &Value) -> std::ops::Range<usize> {
     let ranges = report["silence"]["ranges"].as_array().unwrap();
     assert_eq!(ranges.len(), 1, "{report}");
     let bound = |name: &str| usize::try_from(ranges[0][name].as_u64().unwrap()).unwrap();
@@ -51,13 +51,14 @@ fn a_kept_silence_is_the_source_bit_for_bit_however_the_work_is_cut() {
     assert_eq!(keep.frames_digest(), again.frames_digest());
     assert_eq!(frames, frames_again);
 
-    // The hole from frame 23.98 to 71.93, less hang-over and lead-in, and more where the speech beside it is weak.
-    let stretch = stretch(&keep.report);
+    // The pause is from frame 23.98 to 71.93. Hang-over and lead-in shorten it, and weak speech beside it
+    // extends it.
+    let pause = pause(&keep.report);
     assert!(
-        (24..=32).contains(&stretch.start) && (64..=72).contains(&stretch.end),
-        "{stretch:?}"
+        (24..=32).contains(&pause.start) && (64..=72).contains(&pause.end),
+        "{pause:?}"
     );
-    let kept = stretch.start + 3..stretch.end - 3;
+    let kept = pause.start + 3..pause.end - 3;
     assert_eq!(keep.report["silence"]["kept"], kept.len());
     assert_eq!(keep.report["passed"], kept.len());
     for frame in 0..frames.len() {
@@ -67,9 +68,9 @@ fn a_kept_silence_is_the_source_bit_for_bit_however_the_work_is_cut() {
             off_frames[frame] != source[frame],
             "frame {frame} is not rendered at all"
         );
-        // Speech beside a pause, in its very window, is rendered as without the pause.
+        // Speech beside a pause is rendered as without the pause, even in the same window.
         let is_as_before = frames[frame] == off_frames[frame];
-        assert_eq!(is_as_before, !stretch.contains(&frame), "frame {frame}");
+        assert_eq!(is_as_before, !pause.contains(&frame), "frame {frame}");
     }
 }
 
@@ -85,16 +86,16 @@ fn a_closed_silence_is_rendered_from_silence_however_the_work_is_cut() {
     assert_eq!(close.frames_digest(), again.frames_digest());
     assert_eq!(frames, frames_again);
     assert_eq!(close.report["passed"], 0);
-    let stretch = stretch(&close.report);
+    let pause = pause(&close.report);
     for frame in 0..frames.len() {
         let window = frame / 16 * 16..frame / 16 * 16 + 16;
-        let hears_a_pause = window.start < stretch.end && stretch.start < window.end;
-        if stretch.contains(&frame) {
+        let window_has_pause = window.start < pause.end && pause.start < window.end;
+        if pause.contains(&frame) {
             assert!(
                 frames[frame] != off_frames[frame],
-                "frame {frame} still hears the track"
+                "frame {frame} is still rendered from the track"
             );
-        } else if !hears_a_pause {
+        } else if !window_has_pause {
             assert!(
                 frames[frame] == off_frames[frame],
                 "frame {frame} is far from the pause"

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Times LatentSync's networks in PyTorch on the CPU, and checks that they compute what they should.
+"""Times LatentSync's networks in PyTorch on the CPU, and checks their results.
 
-    bench.py --weights DIR --threads 2 --parts unet,vae-decode        times, as JSON on standard output
-    bench.py --weights DIR --check-goldens GOLDENS                    results against stored tensors
-    bench.py --weights DIR --check-outputs SAVED                      against `latentfarm-worker bench --save`
+    bench.py --weights DIR --threads 2 --parts unet,vae-decode        prints times as JSON
+    bench.py --weights DIR --check-goldens GOLDENS                    compares results with stored tensors
+    bench.py --weights DIR --check-outputs SAVED                      compares them with `latentfarm-worker bench --save`
 """
 
 import argparse
@@ -23,13 +23,13 @@ from latentsync_torch import Folder, load_unet, load_vae, load_whisper
 PARTS = ("load", "mel", "whisper", "vae-encode", "vae-decode", "unet", "window")
 TIMESTEP = 501
 SCALING = 0.18215
-# Relative L2 and largest absolute difference that a correct f32 computation stays within.
+# Limits of the relative L2 and the largest absolute difference of a correct f32 computation.
 LIMITS = {"unet": (1e-5, 1e-4), "vae": (1e-5, 5e-5), "whisper": (1e-5, 2e-4), "mel": (2e-5, 2e-4)}
-# Against outputs on full-size weights, whose values are larger: relative alone.
+# Limit of the relative difference for outputs of full-size weights, whose values are larger.
 OUTPUT_LIMIT = 2e-5
 
 
-def say(text):
+def log(text):
     print(text, file=sys.stderr, flush=True)
 
 
@@ -54,7 +54,7 @@ def reset_peak():
 def measured(part, run, repeat, warm_up=None):
     was_reset = reset_peak()
     baseline = status_bytes("VmRSS:")
-    say(f"{part}: warming up")
+    log(f"{part}: warming up")
     (warm_up or run)()
     seconds = []
     computed_before = time.process_time()
@@ -62,7 +62,7 @@ def measured(part, run, repeat, warm_up=None):
         started = time.perf_counter()
         run()
         seconds.append(time.perf_counter() - started)
-        say(f"{part}: {repetition} of {repeat} took {seconds[-1]:.3f} s")
+        log(f"{part}: {repetition} of {repeat} took {seconds[-1]:.3f} s")
     return {
         "part": part,
         "seconds": seconds,
@@ -77,7 +77,7 @@ def measured(part, run, repeat, warm_up=None):
 
 
 class Networks:
-    """Loaded when first asked for, so that a part holds no weights but its own."""
+    """Loads each network when it is first used, so that a part holds only the weights that it needs."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -85,7 +85,7 @@ class Networks:
 
     def __getattr__(self, name):
         if name not in self.loaded:
-            say(f"loading {name}")
+            log(f"loading {name}")
             self.loaded[name] = getattr(self.folder, name)()
         return self.loaded[name]
 
@@ -104,7 +104,7 @@ def vae_decode(vae, latents):
 
 
 def window(networks, frames, steps, side):
-    """One window without guidance: two encodes a frame, the steps, one decode a frame, masking and pasting."""
+    """Runs one window without guidance: two encodes a frame, the steps, one decode a frame, masking and pasting."""
     config = networks.folder.unet_config
     tokens = 10 * (networks.folder.dims["n_audio_layer"] + 1)
     vae, unet = networks.vae, networks.unet
@@ -134,7 +134,7 @@ def window(networks, frames, steps, side):
 
 
 def runner(part, networks, args):
-    """The work of a part, with its networks loaded, and its warm-up where that is something else."""
+    """Returns the work of a part, with its networks loaded, and its warm-up if that differs."""
     side, frames = args.resolution, args.frames
     dims = networks.folder.dims
     if part == "load":
@@ -278,7 +278,7 @@ def main():
     if args.resolution is None and args.weights is not None:
         args.resolution = args.weights.note.get("resolution_px") or 256
     torch.set_num_threads(args.threads)
-    say(f"PyTorch {torch.__version__}, diffusers {diffusers.__version__}, {args.threads} threads")
+    log(f"PyTorch {torch.__version__}, diffusers {diffusers.__version__}, {args.threads} threads")
     networks = Networks(args.weights)
     with torch.inference_mode():
         if args.check_goldens or args.check_outputs:

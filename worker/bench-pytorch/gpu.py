@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Times PyTorch in f16 on a GPU: one pass of the published UNet over 16 frames, and the autoencoder of Stable Diffusion 1.
 
-    gpu.py PX..            prints one JSON object a line: what, resolution, milliseconds of every repetition
+    gpu.py PX..            prints one JSON object a line: the network, the resolution, the milliseconds of every repetition
 
-Random weights, since only the time matters; plain PyTorch modules with its own attention, so that nothing but torch and
-safetensors is needed. The UNet is `latentsync_torch.py`'s, whose outputs are compared with ours elsewhere.
+The weights are random, since only the time matters. The modules are plain PyTorch with its own attention, so that the script
+needs only torch and safetensors. The UNet is that of `latentsync_torch.py`; `bench.py` compares its outputs with ours.
 """
 
 import json
@@ -22,7 +22,7 @@ UNET_CONFIG = Path(__file__).resolve().parents[1] / "latentsync/src/published/un
 
 
 def timed(run):
-    """Milliseconds of every repetition after a first one, sorted."""
+    """Returns the sorted milliseconds of every repetition, without the first one."""
     seconds = []
     with torch.inference_mode():
         for _ in range(REPEAT + 1):
@@ -95,7 +95,7 @@ def decoder():
 
 
 def published_unet():
-    """The twin without weights; what it imports beside torch is not needed for this part."""
+    """Makes the published UNet with random weights; stand-ins replace the modules that it does not need."""
     for module, names in (("diffusers", ["AutoencoderKL"]), ("whisper", []), ("whisper.model", ["AudioEncoder"])):
         stand_in = types.ModuleType(module)
         for name in names:

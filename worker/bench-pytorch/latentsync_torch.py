@@ -1,8 +1,8 @@
-"""LatentSync's networks in PyTorch, for comparing speed and results: evaluation only, f32, CPU.
+"""LatentSync's networks in PyTorch, for comparisons of speed and results: inference only, in f32 on the CPU.
 
 The UNet computes what the published UNet3DConditionModel does, operation for operation: convolutions frame by
 frame, ResNet norms over all frames, attention through F.scaled_dot_product_attention. The autoencoder is that
-of diffusers, the audio encoder that of openai-whisper. Weights come from a folder that latentfarm reads.
+of diffusers, the audio encoder that of openai-whisper. The weights come from a folder that latentfarm can read.
 """
 
 import json
@@ -65,7 +65,7 @@ class FeedForward(nn.Module):
 class TransformerBlock(nn.Module):
     def __init__(self, config, width):
         super().__init__()
-        heads = config["attention_head_dim"]  # the number of heads, whatever its name says
+        heads = config["attention_head_dim"]  # the number of heads, despite its name
         self.norm1 = nn.LayerNorm(width)
         self.attn1 = Attention(width, width, heads)
         self.norm2 = nn.LayerNorm(width)
@@ -88,7 +88,7 @@ class SpatialTransformer(nn.Module):
         self.proj_out = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x, audio):
-        """x is (batch, channels, frames, h, w), audio (batch x frames, tokens, width)."""
+        """Takes x as (batch, channels, frames, h, w) and audio as (batch x frames, tokens, width)."""
         batch, _, frames, h, w = x.shape
         images = x.permute(0, 2, 1, 3, 4).flatten(0, 1)
         tokens = self.proj_in(self.norm(images)).permute(0, 2, 3, 1).flatten(1, 2)
@@ -112,7 +112,7 @@ class TemporalAttention(Attention):
         self.pos_encoder = PositionTable(motion["temporal_position_encoding_max_len"], width)
 
     def forward(self, x, frames):
-        """Every position of (batch x frames, positions, width) attends over the frames."""
+        """Lets every position of (batch x frames, positions, width) attend over the frames."""
         positions = x.shape[1]
         x = x.unflatten(0, (-1, frames)).transpose(1, 2).flatten(0, 1)
         x = super().forward(self.pos_encoder(x))
@@ -184,7 +184,7 @@ class ResnetBlock(nn.Module):
 
 
 class Resampler(nn.Module):
-    """A convolution that halves the size, or follows an enlargement to a given one."""
+    """A convolution that halves the size, or that follows an upsampling to a given size."""
 
     def __init__(self, channels, stride):
         super().__init__()
@@ -197,7 +197,7 @@ class Resampler(nn.Module):
 
 
 class Block(nn.Module):
-    """Layers of ResNet block, spatial transformer and motion module, where the configuration has them."""
+    """Layers of a ResNet block, a spatial transformer and a motion module, the latter two if the configuration has them."""
 
     def __init__(self, config, widths, attention, motion, sampler=None):
         super().__init__()
@@ -281,7 +281,7 @@ class UNet(nn.Module):
         return self.time_embedding["linear_2"](hidden).expand(batch, -1)
 
     def forward(self, latents, timestep, audio):
-        """(batch, 13, frames, h, w), a number, (batch, frames, tokens, width) to (batch, 4, frames, h, w)."""
+        """Maps latents (batch, 13, frames, h, w), a number and audio (batch, frames, tokens, width) to (batch, 4, frames, h, w)."""
         time = self.time(timestep, latents.shape[0])
         audio = audio.flatten(0, 1)
         x = per_frame(self.conv_in, latents)
@@ -304,10 +304,10 @@ class UNet(nn.Module):
 
 
 class WhisperStates(AudioEncoder):
-    """openai-whisper's encoder, keeping the states of all layers as LatentSync does, without the final norm."""
+    """openai-whisper's encoder, which returns the states of all layers without the final norm, as LatentSync needs them."""
 
     def forward(self, mel):
-        """(1, 80, 3000) to (1500, layers + 1, width)."""
+        """Maps (1, 80, 3000) to (1500, layers + 1, width)."""
         x = F.gelu(self.conv2(F.gelu(self.conv1(mel)))).permute(0, 2, 1) + self.positional_embedding
         states = [x]
         for block in self.blocks:
@@ -329,7 +329,7 @@ def modern_vae_name(name):
 
 
 def tensors(path, prefix="", rename=lambda name: name):
-    """f32 tensors under a prefix, one at a time: a safetensors file is mapped, never held whole."""
+    """Yields the f32 tensors under a prefix one at a time; a safetensors file is mapped and never wholly in memory."""
     if path.suffix == ".safetensors":
         with safe_open(path, "pt") as file:
             for name in file.keys():
@@ -345,7 +345,7 @@ def tensors(path, prefix="", rename=lambda name: name):
 
 
 def filled(build, named):
-    """The network without memory of its own, then with the given tensors; all must fit."""
+    """Builds a network without memory and gives it the tensors, whose names and shapes must all fit."""
     with torch.device("meta"):
         network = build()
     network.load_state_dict(dict(named), strict=True, assign=True)

@@ -1,4 +1,5 @@
-//! With the feature `cuda`: compiles the kernels of `src/kernels/cuda` to PTX, which the driver compiles for the GPU at hand.
+//! Compiles the kernels of `src/kernels/cuda` to PTX if the feature `cuda` is on. The driver compiles the PTX
+//! for the GPU of the machine when an engine starts.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -23,7 +24,8 @@ fn compile() {
         || PathBuf::from("nvcc"),
         |home| PathBuf::from(home).join("bin/nvcc"),
     );
-    // The oldest GPU that the engine is to run on, as `deploy/build-cuda` says.
+    // This is the compute capability of the oldest GPU that the engine supports; `deploy/build-cuda` sets the
+    // same.
     let capability = env::var("CUDA_COMPUTE_CAP").unwrap_or_else(|_| "80".to_owned());
     let status = Command::new(&compiler)
         .args(["-ptx", "-O3", "-std=c++17", "--fmad=true"])

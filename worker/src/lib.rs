@@ -1,4 +1,5 @@
-//! The worker: a supervisor that talks to NATS, and the children that it feeds over pipes.
+//! The worker of a render farm: a supervisor that pulls tasks from NATS, and the children that it runs over
+//! pipes.
 //!
 //! | process | crate and modules | links |
 //! |---|---|---|
@@ -6,7 +7,7 @@
 //! | media child (`latentfarm-worker media`) | `media`, `face` | FFmpeg |
 //! | engine (`latentfarm-engine`) | the crates `latentfarm-engine` and `latentsync` | candle alone, CPU or CUDA |
 //!
-//! `face` knows no NATS and no FFmpeg.
+//! `face` uses neither NATS nor FFmpeg.
 
 pub mod cli;
 pub mod consume;

@@ -1,4 +1,4 @@
-//! `latentfarm-worker`: one machine's part of a render farm.
+//! The program `latentfarm-worker` renders chunks on one machine of a farm; [`cli`] does all its work.
 
 use std::process::ExitCode;
 

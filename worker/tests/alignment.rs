@@ -1,5 +1,6 @@
-//! The geometry of the whole chain against the reference: every `e2e*_config.json` in the golden folder that holds its
-//! video, from landmarks to matrices and crops, and the length of its sound.
+//! Compares the geometry of whole-chain data with the reference: for every `e2e*_config.json` in the golden
+//! folder whose file holds its video, the matrices from the landmarks, the crops, and the length of the
+//! sound.
 
 #![allow(
     clippy::unwrap_used,
@@ -16,11 +17,11 @@ use chain::{Chain, chains, held};
 use latentfarm_common::align::Smoother;
 use latentfarm_common::time::FrameRate;
 use latentfarm_worker::face::warp::crop;
-use picture::{assert_matrices_close, frame, matrices, points};
+use picture::{assert_matrices_close, frame, matrices, points, whole_pixels};
 use support::{Compared, assert_bytes_close};
 
-/// Points to matrices, smoothed along the input video, and the crops that they cut; output frames take both
-/// from the input frame that they show.
+/// Computes matrices from the points, smoothed along the input video, and the crops that they cut. An output
+/// frame takes both from the input frame that it shows.
 #[test]
 fn matrices_and_faces_of_the_chain_match_golden() {
     let mut compared = Compared::default();
@@ -30,9 +31,12 @@ fn matrices_and_faces_of_the_chain_match_golden() {
             continue;
         }
         let resolution = u32::try_from(chain.side()).unwrap();
-        let mut smoother = Smoother::whole_pixels();
+        let mut smoother = Smoother::default();
         let points = points(golden, "landmarks3");
-        let ours: Vec<_> = points.iter().map(|at| smoother.next(at, resolution)).collect();
+        let ours: Vec<_> = points
+            .iter()
+            .map(|at| smoother.next(&whole_pixels(at), resolution))
+            .collect();
         let sources = golden.integers("source_frame_index");
         let shown: Vec<_> = sources
             .iter()
@@ -59,7 +63,7 @@ fn matrices_and_faces_of_the_chain_match_golden() {
     compared.require(&["matrices", "faces", "sound"]);
 }
 
-/// The reference cuts the sound to its frames.
+/// Checks that the samples which the reference keeps are covered by as many frames as it renders.
 fn check_sound(chain: &Chain, rate: FrameRate, compared: &mut Compared) {
     let golden = &chain.golden;
     for prefix in golden.before("audio_samples_kept") {

@@ -1,11 +1,12 @@
-//! `latentfarm-worker bench` on tiny weights: that it measures, not how fast.
+//! Tests of the command `latentfarm-worker bench` on tiny weights: that it measures, not how fast the model
+//! is.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests too")]
 
 use std::path::Path;
 use std::process::{Command, Output};
 
-use latentfarm_engine::bench::{Part, Report};
+use latentfarm_engine::bench::{BenchReport, Part};
 use latentsync::synth::{Size, synthesize};
 
 fn bench(weights: Option<&Path>, args: &[&str]) -> Output {
@@ -32,11 +33,11 @@ fn text(bytes: &[u8]) -> String {
 }
 
 #[test]
-fn every_part_is_measured_and_told_in_json() {
+fn every_part_is_measured_and_printed_as_json() {
     let weights = tiny();
     let output = bench(Some(weights.path()), &["--threads", "2", "--json"]);
     assert!(output.status.success(), "{}", text(&output.stderr));
-    let report: Report = serde_json::from_slice(&output.stdout).unwrap();
+    let report: BenchReport = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((report.threads, report.frames, report.resolution_px), (2, 2, 64));
     assert!(report.weights.synthetic && report.weights.identity.len() == 64);
     let parts: Vec<Part> = report.parts.iter().map(|part| part.part).collect();
@@ -65,7 +66,7 @@ fn every_part_is_measured_and_told_in_json() {
 }
 
 #[test]
-fn a_report_can_be_set_beside_another() {
+fn a_report_can_be_compared_with_another() {
     let weights = tiny();
     let parts = ["--parts", "mel,vae-encode", "--threads", "1"];
     let first = bench(Some(weights.path()), &[&parts[..], &["--json"]].concat());
@@ -86,7 +87,7 @@ fn a_report_can_be_set_beside_another() {
 }
 
 #[test]
-fn saved_tensors_are_what_another_implementation_needs() {
+fn saved_tensors_suffice_to_check_another_implementation() {
     let weights = tiny();
     let dir = tempfile::tempdir().unwrap();
     let save = ["--parts", "unet", "--save", dir.path().to_str().unwrap()];
@@ -108,7 +109,7 @@ fn without_weights_small_ones_are_made() {
 }
 
 #[test]
-fn what_cannot_be_measured_is_refused_before_any_work() {
+fn wrong_arguments_are_refused_before_any_work() {
     let weights = tiny();
     for (args, expected) in [
         (&["--parts", "unet,soup"][..], "soup"),

@@ -1,14 +1,15 @@
-//! The worker's loop against a real server, with a stand-in for the engine.
+//! Tests of the worker's loop on a real NATS server, with a scripted runner in place of the engine.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-mod scene;
+mod harness;
 #[path = "../../common/tests/support/mod.rs"]
 mod support;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use harness::{ScriptedAction, WorkerHarness};
 use latentfarm_common::blob::Store;
 use latentfarm_common::ids::Attempt;
 use latentfarm_common::nats::done::DoneLog;
@@ -17,18 +18,19 @@ use latentfarm_common::nats::subjects::{ALL_HEARTBEATS, Subject};
 use latentfarm_common::nats::topology::Topology;
 use latentfarm_common::wire;
 use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan, MemoryStage, OutOfMemory};
-use latentfarm_common::wire::outcome::{Control, EventKind, Failure, Heartbeat, TaskStage, WorkerState};
+use latentfarm_common::wire::outcome::{
+    EventKind, Failure, Heartbeat, TaskStage, WorkerCommand, WorkerState,
+};
 use latentfarm_worker::consume::Summary;
-use scene::{Act, Scene};
 use support::{Farm, LIMIT, chunk, eventually, job, queue, record, worker};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
 #[tokio::test]
 async fn a_task_ends_as_a_blob_a_record_and_an_empty_queue() {
-    let mut scene = Scene::start(&[]).await;
-    scene.publish(3, 2).await;
-    let done = scene.done(3).await;
+    let mut harness = WorkerHarness::start(&[]).await;
+    harness.publish(3, 2).await;
+    let done = harness.done(3).await;
     assert_eq!(
         (done.chunk, done.attempt),
         (chunk(3), Attempt { epoch: 1, number: 2 })
@@ -37,13 +39,13 @@ async fn a_task_ends_as_a_blob_a_record_and_an_empty_queue() {
         (done.worker, done.numerics_fingerprint.as_str()),
         (worker("w1"), "fake")
     );
-    let store = Store::open(&scene.store, None).unwrap();
+    let store = Store::open(&harness.store, None).unwrap();
     assert_eq!(
         store.get_bytes(&done.artifact).await.unwrap(),
         chunk(3).to_string().into_bytes()
     );
-    scene.queue_is_empty().await;
-    let event = scene.next_event().await;
+    harness.queue_is_empty().await;
+    let event = harness.next_event().await;
     assert_eq!(
         (event.chunk, event.attempt.number, event.kind),
         (chunk(3), 2, EventKind::Started)
@@ -52,7 +54,7 @@ async fn a_task_ends_as_a_blob_a_record_and_an_empty_queue() {
         finished: 1,
         unfinished: 0,
     };
-    assert_eq!(scene.leave().await, expected);
+    assert_eq!(harness.leave().await, expected);
 }
 
 #[tokio::test]
@@ -76,27 +78,27 @@ async fn failures_are_reported_and_their_tasks_go() {
         Failure::EngineLost {
             message: "killed by signal 9".to_owned(),
         },
-        Failure::NoRoom {
+        Failure::InsufficientMemory {
             device: "fake".to_owned(),
             needed_mib: 9000,
             free_mib: 8000,
         },
     ];
-    let acts: Vec<Act> = failures.iter().cloned().map(Act::Fail).collect();
-    let mut scene = Scene::start(&acts).await;
+    let actions: Vec<ScriptedAction> = failures.iter().cloned().map(ScriptedAction::Fail).collect();
+    let mut harness = WorkerHarness::start(&actions).await;
     for (index, failure) in (0..).zip(failures) {
-        scene.publish(index, 0).await;
-        assert_eq!(scene.next_event().await.kind, EventKind::Started);
-        let event = scene.next_event().await;
+        harness.publish(index, 0).await;
+        assert_eq!(harness.next_event().await.kind, EventKind::Started);
+        let event = harness.next_event().await;
         assert_eq!(
             (event.chunk, event.kind),
             (chunk(index), EventKind::Failed(failure))
         );
     }
-    scene.queue_is_empty().await;
-    let log = DoneLog::new(&scene.farm.coordinator);
+    harness.queue_is_empty().await;
+    let log = DoneLog::new(&harness.farm.coordinator);
     assert!(log.list(job("a job")).await.unwrap().is_empty());
-    assert_eq!(scene.runner.runs(), 5);
+    assert_eq!(harness.runner.runs(), 5);
 }
 
 #[tokio::test]
@@ -104,25 +106,26 @@ async fn an_unfit_worker_reports_itself_and_leaves_the_task_to_others() {
     let unfit = Failure::WorkerUnfit {
         message: "no weights".to_owned(),
     };
-    let mut scene = Scene::start(&[Act::Fail(unfit.clone())]).await;
-    scene.publish(0, 0).await;
-    assert_eq!(scene.next_event().await.kind, EventKind::Started);
-    assert_eq!(scene.next_event().await.kind, EventKind::Failed(unfit));
-    // The same task, attempt and all, comes back to whoever asks: here the same worker, mended.
-    assert_eq!(scene.done(0).await.attempt.number, 0);
-    assert_eq!(scene.runner.runs(), 2);
+    let mut harness = WorkerHarness::start(&[ScriptedAction::Fail(unfit.clone())]).await;
+    harness.publish(0, 0).await;
+    assert_eq!(harness.next_event().await.kind, EventKind::Started);
+    assert_eq!(harness.next_event().await.kind, EventKind::Failed(unfit));
+    // The same attempt of the task is delivered again to whichever worker pulls: here the same one, which is
+    // fit again.
+    assert_eq!(harness.done(0).await.attempt.number, 0);
+    assert_eq!(harness.runner.runs(), 2);
 }
 
 #[tokio::test]
 async fn a_task_that_cannot_be_read_is_terminated_and_reported() {
-    let mut scene = Scene::start(&[]).await;
-    // The queue exists once a task went through it.
-    scene.publish(0, 0).await;
-    scene.done(0).await;
-    scene.next_event().await;
-    let mut unknown_schema = wire::encode(&scene.task(1, 0)).unwrap();
+    let mut harness = WorkerHarness::start(&[]).await;
+    // The queue exists once a task has gone through it.
+    harness.publish(0, 0).await;
+    harness.done(0).await;
+    harness.next_event().await;
+    let mut unknown_schema = wire::encode(&harness.task(1, 0)).unwrap();
     unknown_schema[4] = 0xff;
-    let foreign = wire::encode(&scene.task(9, 0)).unwrap();
+    let foreign = wire::encode(&harness.task(9, 0)).unwrap();
     for (index, payload, reason) in [
         (1, unknown_schema, "schema"),
         (2, b"not a task".to_vec(), "not a farm message"),
@@ -132,59 +135,59 @@ async fn a_task_that_cannot_be_read_is_terminated_and_reported() {
             queue: queue(),
             chunk: chunk(index),
         };
-        let context = &scene.farm.coordinator.context;
+        let context = &harness.farm.coordinator.context;
         context
             .publish(subject.to_string(), payload.into())
             .await
             .unwrap()
             .await
             .unwrap();
-        let event = scene.next_event().await;
+        let event = harness.next_event().await;
         assert_eq!(event.chunk, chunk(index));
         let EventKind::Failed(Failure::Transient { message }) = event.kind else {
             panic!("{event:?}");
         };
         assert!(message.contains(reason), "{message}");
     }
-    scene.queue_is_empty().await;
-    assert_eq!(scene.runner.runs(), 1, "a broken task was run");
+    harness.queue_is_empty().await;
+    assert_eq!(harness.runner.runs(), 1, "a broken task was run");
 }
 
 #[tokio::test]
 async fn a_chunk_that_is_done_already_is_not_run_again() {
-    let scene = Scene::start(&[]).await;
+    let harness = WorkerHarness::start(&[]).await;
     let before = record(chunk(0), "w2");
-    DoneLog::new(&scene.farm.coordinator)
+    DoneLog::new(&harness.farm.coordinator)
         .commit(&before)
         .await
         .unwrap();
-    scene.publish(0, 1).await;
-    scene.publish(1, 0).await;
-    scene.done(1).await;
-    scene.queue_is_empty().await;
-    assert_eq!(scene.runner.runs(), 1);
-    assert_eq!(scene.done(0).await, before);
+    harness.publish(0, 1).await;
+    harness.publish(1, 0).await;
+    harness.done(1).await;
+    harness.queue_is_empty().await;
+    assert_eq!(harness.runner.runs(), 1);
+    assert_eq!(harness.done(0).await, before);
 }
 
 #[tokio::test]
 async fn a_result_that_comes_second_is_dropped() {
     let go_on = Arc::new(Notify::new());
-    let mut scene = Scene::start(&[Act::FinishLater(Arc::clone(&go_on))]).await;
-    scene.publish(0, 0).await;
-    assert_eq!(scene.next_event().await.kind, EventKind::Started);
+    let mut harness = WorkerHarness::start(&[ScriptedAction::FinishLater(Arc::clone(&go_on))]).await;
+    harness.publish(0, 0).await;
+    assert_eq!(harness.next_event().await.kind, EventKind::Started);
     let first = record(chunk(0), "w2");
-    DoneLog::new(&scene.farm.coordinator)
+    DoneLog::new(&harness.farm.coordinator)
         .commit(&first)
         .await
         .unwrap();
     go_on.notify_one();
-    scene.queue_is_empty().await;
-    assert_eq!(scene.done(0).await, first);
+    harness.queue_is_empty().await;
+    assert_eq!(harness.done(0).await, first);
     let expected = Summary {
         finished: 0,
         unfinished: 1,
     };
-    assert_eq!(scene.leave().await, expected);
+    assert_eq!(harness.leave().await, expected);
 }
 
 #[tokio::test]
@@ -195,51 +198,51 @@ async fn work_longer_than_the_acknowledgement_wait_is_delivered_once() {
         ..Topology::default()
     })
     .await;
-    let scene = Scene::on(farm, &[Act::FinishLater(Arc::clone(&go_on))]).await;
-    scene.publish(0, 0).await;
+    let harness = WorkerHarness::on(farm, &[ScriptedAction::FinishLater(Arc::clone(&go_on))]).await;
+    harness.publish(0, 0).await;
     let mut ticks = tokio::time::interval(Duration::from_secs(3));
     ticks.tick().await;
     ticks.tick().await;
     go_on.notify_one();
-    scene.done(0).await;
-    scene.queue_is_empty().await;
-    assert_eq!(scene.runner.runs(), 1);
+    harness.done(0).await;
+    harness.queue_is_empty().await;
+    assert_eq!(harness.runner.runs(), 1);
 }
 
 #[tokio::test]
 async fn a_cancelled_job_stops_and_its_task_goes() {
-    let mut scene = Scene::start(&[Act::WorkUntilStopped]).await;
-    scene.publish(0, 0).await;
-    assert_eq!(scene.next_event().await.kind, EventKind::Started);
-    scene
-        .instruct(Subject::Control(None), &Control::Cancel(job("another job")))
+    let mut harness = WorkerHarness::start(&[ScriptedAction::WorkUntilStopped]).await;
+    harness.publish(0, 0).await;
+    assert_eq!(harness.next_event().await.kind, EventKind::Started);
+    harness
+        .instruct(Subject::Control(None), &WorkerCommand::Cancel(job("another job")))
         .await;
-    scene
-        .instruct(Subject::Control(None), &Control::Cancel(job("a job")))
+    harness
+        .instruct(Subject::Control(None), &WorkerCommand::Cancel(job("a job")))
         .await;
-    assert_eq!(scene.next_event().await.kind, EventKind::Released);
-    scene.queue_is_empty().await;
-    assert_eq!(scene.runner.runs(), 1);
+    assert_eq!(harness.next_event().await.kind, EventKind::Released);
+    harness.queue_is_empty().await;
+    assert_eq!(harness.runner.runs(), 1);
 }
 
 #[tokio::test]
 async fn a_draining_worker_finishes_its_task() {
     let go_on = Arc::new(Notify::new());
-    let mut scene = Scene::start(&[Act::FinishLater(Arc::clone(&go_on))]).await;
-    scene.publish(0, 0).await;
-    scene.publish(1, 0).await;
-    assert_eq!(scene.next_event().await.kind, EventKind::Started);
-    scene
-        .instruct(Subject::Control(Some(worker("w1"))), &Control::Drain)
+    let mut harness = WorkerHarness::start(&[ScriptedAction::FinishLater(Arc::clone(&go_on))]).await;
+    harness.publish(0, 0).await;
+    harness.publish(1, 0).await;
+    assert_eq!(harness.next_event().await.kind, EventKind::Started);
+    harness
+        .instruct(Subject::Control(Some(worker("w1"))), &WorkerCommand::Drain)
         .await;
     go_on.notify_one();
-    scene.done(0).await;
-    let summary = timeout(LIMIT, scene.serving)
+    harness.done(0).await;
+    let summary = timeout(LIMIT, harness.serving)
         .await
         .expect("the worker leaves")
         .unwrap();
     assert_eq!(summary.finished, 1);
-    let left = scene.task_stream.queued(job("a job")).await.unwrap();
+    let left = harness.task_stream.queued(job("a job")).await.unwrap();
     assert_eq!(
         left,
         [(queue(), chunk(1))],
@@ -249,41 +252,41 @@ async fn a_draining_worker_finishes_its_task() {
 
 #[tokio::test]
 async fn a_stopping_worker_gives_its_task_back_at_once() {
-    let mut scene = Scene::start(&[Act::WorkUntilStopped]).await;
-    scene.publish(0, 0).await;
-    assert_eq!(scene.next_event().await.kind, EventKind::Started);
-    scene.trigger.escalate();
-    scene.trigger.escalate();
-    assert_eq!(scene.next_event().await.kind, EventKind::Released);
-    timeout(LIMIT, scene.serving)
+    let mut harness = WorkerHarness::start(&[ScriptedAction::WorkUntilStopped]).await;
+    harness.publish(0, 0).await;
+    assert_eq!(harness.next_event().await.kind, EventKind::Started);
+    harness.trigger.escalate();
+    harness.trigger.escalate();
+    assert_eq!(harness.next_event().await.kind, EventKind::Released);
+    timeout(LIMIT, harness.serving)
         .await
         .expect("the worker leaves")
         .unwrap();
 
-    let second = scene.farm.worker("w2").await;
+    let second = harness.farm.worker("w2").await;
     let pulled = try_pull(&second, queue()).await.unwrap();
     assert!(matches!(pulled, Pulled::Task(_)), "{pulled:?}");
 }
 
 #[tokio::test]
 async fn the_loop_goes_on_after_the_server_was_killed() {
-    let mut scene = Scene::start(&[]).await;
-    scene.publish(0, 0).await;
-    scene.done(0).await;
+    let mut harness = WorkerHarness::start(&[]).await;
+    harness.publish(0, 0).await;
+    harness.done(0).await;
     for index in 1..3 {
-        scene.farm.server.restart().await.unwrap();
+        harness.farm.server.restart().await.unwrap();
         eventually("a publish", async || {
-            scene
+            harness
                 .task_stream
-                .publish(queue(), &scene.task(index, 0))
+                .publish(queue(), &harness.task(index, 0))
                 .await
                 .ok()
         })
         .await;
-        scene.done(index).await;
+        harness.done(index).await;
     }
-    scene.queue_is_empty().await;
-    assert_eq!(scene.leave().await.finished, 3);
+    harness.queue_is_empty().await;
+    assert_eq!(harness.leave().await.finished, 3);
 }
 
 #[tokio::test]
@@ -291,16 +294,18 @@ async fn heartbeats_show_state_and_progress() {
     use futures::StreamExt as _;
 
     let go_on = Arc::new(Notify::new());
-    let scene = Scene::start(&[Act::FinishLater(Arc::clone(&go_on))]).await;
-    let mut heartbeats = scene
+    let harness = WorkerHarness::start(&[ScriptedAction::FinishLater(Arc::clone(&go_on))]).await;
+    let mut heartbeats = harness
         .farm
         .coordinator
         .client
         .subscribe(ALL_HEARTBEATS)
         .await
         .unwrap();
-    scene.vitals.update(|heartbeat| heartbeat.device_free_mib = 1234);
-    scene.publish(0, 0).await;
+    harness
+        .heartbeat_state
+        .update(|heartbeat| heartbeat.device_free_mib = 1234);
+    harness.publish(0, 0).await;
     let working = async {
         loop {
             let message = heartbeats.next().await.unwrap();
@@ -329,5 +334,5 @@ async fn heartbeats_show_state_and_progress() {
     );
     assert_eq!(task.queue, Some(queue()));
     go_on.notify_one();
-    scene.done(0).await;
+    harness.done(0).await;
 }

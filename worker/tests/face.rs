@@ -1,5 +1,5 @@
-//! Alignment, crops and pasting against goldens of the reference: every `affine_*.safetensors` in the golden
-//! folder, every case in each; a file may leave out the pictures. Intermediate values come before final ones.
+//! Compares alignment, crops and pasting with the reference: every case in every `affine_*.safetensors` of
+//! the golden folder, intermediate values before final ones. A file may leave out the pictures.
 
 #![allow(
     clippy::unwrap_used,
@@ -14,11 +14,13 @@ mod picture;
 mod support;
 
 use latentfarm_common::align::{Smoother, face_size, similarity, template};
-use latentfarm_common::frame::Rgb;
-use latentfarm_worker::face::mask::Area;
-use latentfarm_worker::face::restore::{Restored, restore_rgb};
+use latentfarm_common::frame::{Colour, Picture, PictureFormat, Rgb};
+use latentfarm_worker::face::colour::to_rgb;
+use latentfarm_worker::face::mask::PixelRect;
+use latentfarm_worker::face::paste;
 use latentfarm_worker::face::warp::{crop, warp_face};
-use picture::{assert_matrices_close, composed_error, frame, fringe, matrices, points};
+use picture::restore::{Restored, restore_rgb};
+use picture::{assert_matrices_close, composed_error, frame, fringe, matrices, points, whole_pixels};
 use support::{
     Compared, Golden, Tolerance, assert_bytes_close, assert_bytes_close_but, assert_values_close, files,
 };
@@ -32,7 +34,8 @@ fn goldens() -> Vec<Golden> {
     found.map(|path| Golden::open(&path)).collect()
 }
 
-/// The crops' resolution, from where the template's first point lies: at 17 times 2.8 for 256.
+/// Returns the resolution of the crops, from the x of the first point of the template: 17 times 2.8 at 256
+/// px.
 fn resolution(golden: &Golden) -> usize {
     (golden.floats("template")[0] / (17.0 * 2.8) * 256.0).round() as usize
 }
@@ -68,10 +71,10 @@ fn golden_matrices_and_smoothing_follow_the_reference() {
                 assert_matrices_close(&what, &plain, &matrices(&golden, "matrix_plain"));
                 compared.add("plain");
             }
-            let mut smoother = Smoother::whole_pixels();
+            let mut smoother = Smoother::default();
             let (mut offsets, mut smooth) = (Vec::new(), Vec::new());
             for points in &points {
-                smooth.push(smoother.next(points, resolution));
+                smooth.push(smoother.next(&whole_pixels(points), resolution));
                 offsets.extend(smoother.offset().unwrap().map(|v| v as f32));
             }
             let what = format!("{name} p_bias");
@@ -81,9 +84,12 @@ fn golden_matrices_and_smoothing_follow_the_reference() {
             compared.add("smoothed");
         }
         if golden.find("warp.landmarks3").is_some() {
-            let mut smoother = Smoother::whole_pixels();
+            let mut smoother = Smoother::default();
             let points = points(&golden, "warp.landmarks3");
-            let warp: Vec<_> = points.iter().map(|at| smoother.next(at, resolution)).collect();
+            let warp: Vec<_> = points
+                .iter()
+                .map(|at| smoother.next(&whole_pixels(at), resolution))
+                .collect();
             let what = format!("{name} warp.matrix");
             assert_matrices_close(&what, &warp, &matrices(&golden, "warp.matrix"));
             compared.add("of the warps");
@@ -132,8 +138,8 @@ fn golden_crops_are_the_reference_s() {
     compared.require(&["floats", "faces", "squares"]);
 }
 
-/// A plane of the whole frame from one that covers an area, `outside` elsewhere.
-fn spread(area: Area, plane: &[f32], frame: &Rgb, outside: f32) -> Vec<f32> {
+/// Makes a plane of the whole frame from one that covers `area`, with the value `outside` elsewhere.
+fn spread(area: PixelRect, plane: &[f32], frame: &Rgb, outside: f32) -> Vec<f32> {
     let mut whole = vec![outside; frame.width * frame.height];
     for (y, row) in plane.chunks_exact(area.width).enumerate() {
         whole[(area.top + y) * frame.width + area.left..][..area.width].copy_from_slice(row);
@@ -141,7 +147,7 @@ fn spread(area: Area, plane: &[f32], frame: &Rgb, outside: f32) -> Vec<f32> {
     whole
 }
 
-/// The number of the `warp` frame whose matrix goes the other way.
+/// Returns the index of the `warp` frame whose matrix is the inverse of the one that `restore` uses.
 fn frame_of(golden: &Golden, restore: &str) -> usize {
     let inverse = matrices(golden, &format!("{restore}.inv_matrix"))[0];
     let errors = matrices(golden, "warp.matrix").into_iter();
@@ -253,4 +259,34 @@ fn check_restored(golden: &Golden, case: &str, compared: &mut Compared) {
         });
         compared.add("frames");
     }
+}
+
+#[test]
+fn no_bright_rim_where_the_reference_has_one() {
+    const RESOLUTION: usize = 256;
+    let largest_rise = |before: &[u8], after: &[u8]| {
+        let rises = before
+            .iter()
+            .zip(after)
+            .map(|(b, a)| i32::from(*a) - i32::from(*b));
+        rises.max().unwrap()
+    };
+    let mut picture = Picture::black(PictureFormat {
+        width: 320,
+        height: 240,
+        colour: Colour::BT709,
+        sample_aspect: (1, 1),
+    });
+    picture.y.fill(30);
+    let matrix = similarity(&[[125.0, 85.0], [195.0, 88.5], [160.0, 123.5]], 256);
+    let rgb = to_rgb(&picture);
+    let face = crop(&rgb, &matrix, RESOLUTION);
+    let mut pasted = picture.clone();
+    paste(&mut pasted, &matrix, &face, RESOLUTION);
+    let rise = largest_rise(&picture.y, &pasted.y);
+    assert!(rise <= 1, "luma rises by {rise}");
+    // The reference on the same face proves that this scene can show a rim.
+    let floats: Vec<f32> = face.iter().map(|&v| f32::from(v) / 127.5 - 1.0).collect();
+    let restored = restore_rgb(&rgb, &matrix, &floats, RESOLUTION);
+    assert!(largest_rise(&rgb.data, &restored.frame.data) >= rise);
 }

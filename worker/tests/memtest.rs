@@ -1,4 +1,4 @@
-//! `latentfarm-worker memtest` as a process, on tiny weights.
+//! Tests of the command `latentfarm-worker memtest` on tiny weights.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests too")]
 
@@ -24,7 +24,7 @@ fn text(bytes: &[u8]) -> String {
 }
 
 #[test]
-fn a_sound_engine_passes_every_check() {
+fn a_correct_engine_passes_every_check() {
     let output = memtest(&["--json"]);
     assert!(
         output.status.success(),
@@ -44,7 +44,7 @@ fn a_sound_engine_passes_every_check() {
 }
 
 #[test]
-fn an_engine_that_leaks_fails_with_a_verdict() {
+fn a_leaking_engine_fails_the_checks() {
     let output = memtest(&["--engine-arg", "--fault", "--engine-arg", "leak=1048576"]);
     let table = text(&output.stdout);
     assert_eq!(output.status.code(), Some(1), "{table}{}", text(&output.stderr));
@@ -56,23 +56,23 @@ fn an_engine_that_leaks_fails_with_a_verdict() {
 }
 
 #[test]
-fn an_engine_that_hangs_or_ends_is_named_and_not_waited_for() {
-    for (fault, told) in [
-        ("hang@denoise#1", "the engine hangs: it said nothing for 2 s"),
-        ("abort@denoise#1", "the engine ended in the middle of a request"),
-        ("kill@vae-decode#1", "the engine ended in the middle of a request"),
+fn an_engine_that_hangs_or_ends_gives_an_error_and_no_verdict() {
+    for (fault, message) in [
+        ("hang@denoise#1", "nothing for 2 s"),
+        ("abort@denoise#1", "the engine process ended"),
+        ("kill@vae-decode#1", "the engine process ended"),
     ] {
         let limit = ["--silence-limit", "2", "--engine-arg", "--fault", "--engine-arg"];
         let output = memtest(&[&limit[..], &[fault]].concat());
         let log = text(&output.stderr);
         assert_eq!(output.status.code(), Some(3), "{log}");
-        assert!(log.contains(told), "{fault}: {log}");
+        assert!(log.contains(message), "{fault}: {log}");
         assert!(!text(&output.stdout).contains("verdict"), "{fault}");
     }
 }
 
 #[test]
-fn a_machine_that_cannot_run_it_is_told_apart_from_one_that_fails() {
+fn a_machine_that_cannot_run_the_checks_has_its_own_exit_code() {
     for args in [["--device", "cuda:0"], ["--device", "sim:/nowhere"]] {
         let output = memtest(&args);
         let log = text(&output.stderr);

@@ -1,5 +1,5 @@
-//! The whole chain against the reference with its noise: every `e2e*_config.json` in the golden folder, all
-//! windows and runs that its file holds.
+//! Compares whole windows with the reference, which rendered them with given noise: for every
+//! `e2e*_config.json` in the golden folder, all windows and runs that its file holds.
 
 #![allow(
     clippy::unwrap_used,
@@ -17,15 +17,15 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use chain::{Chain, chains, held};
-use latentfarm_worker::face::restore::restore_rgb;
 use latentsync::checkpoint::{load_unet, load_vae, load_whisper};
 use latentsync::config::{UNetConfig, VaeConfig, WhisperDims};
 use latentsync::ddim::DdimScheduler;
-use latentsync::denoise::{Conditioning, SamplingParams, predict};
+use latentsync::denoise::{Conditioning, SamplingParams, predict_noise};
 use latentsync::noise::Noise;
 use latentsync::preprocess;
 use latentsync::tensors::list_tensors;
 use latentsync::{ExecutionOptions, Faces, LatentSync, Run};
+use picture::restore::restore_rgb;
 use picture::{frame, fringe, matrices};
 use support::speech::whispers;
 use support::{
@@ -38,7 +38,7 @@ const CHAIN: Tolerance = Tolerance {
     relative: 5e-5,
 };
 
-/// One window: its name, its first output frame, and how many it has.
+/// A window in a golden file, with its name, its first output frame and its number of frames.
 struct Window {
     name: String,
     first_frame: usize,
@@ -61,7 +61,7 @@ fn windows(chain: &Chain) -> Vec<Window> {
     found
 }
 
-/// The networks that the data were made with. The audio encoder is not needed, but for its dims.
+/// Loads the networks that the data were made with. Of the audio encoder only the dimensions matter.
 fn model(chain: &Chain) -> LatentSync {
     let (device, dtype) = (Device::Cpu, DType::F32);
     let name = |key: &str| chain.config[key].as_str().unwrap();
@@ -86,7 +86,8 @@ fn model(chain: &Chain) -> LatentSync {
     )
 }
 
-/// An audio encoder of zeros: the names and shapes of any one, repeated or cut to `layers` and `width`.
+/// Writes the weights of an audio encoder that are all zero, with `layers` layers of `width`, and returns its
+/// dimensions. Their names come from some encoder in the golden folder.
 fn silent_whisper(path: &Path, layers: usize, width: usize) -> WhisperDims {
     let like = whispers().remove(0);
     let (from, mut tensors) = (like.dims.n_audio_state, HashMap::new());
@@ -155,24 +156,24 @@ fn check_window(chain: &Chain, model: &LatentSync, window: &Window, compared: &m
     let rows = chain.part("audio_chunks", *first_frame, *frames);
     let init = golden.get("noise.init").squeeze(0).unwrap().squeeze(1).unwrap();
     let noise = Noise::Given {
-        init: &init,
-        masked: golden.get(&format!("noise.{name}.masked")),
-        reference: golden.get(&format!("noise.{name}.ref")),
+        init_latents: &init,
+        masked_image_latents: golden.get(&format!("noise.{name}.masked")),
+        ref_latents: golden.get(&format!("noise.{name}.ref")),
     };
 
     let encoded = model
         .encode(&Run::default(), faces, &rows, &noise, &mut |_| Ok(()))
         .unwrap();
     let Conditioning {
-        mask,
-        masked,
-        reference,
+        mask_latents,
+        masked_image_latents,
+        ref_latents,
         ..
     } = &encoded.1;
     for (part, ours) in [
-        ("mask_latents", mask),
-        ("masked_image_latents", masked),
-        ("ref_latents", reference),
+        ("mask_latents", mask_latents),
+        ("masked_image_latents", masked_image_latents),
+        ("ref_latents", ref_latents),
     ] {
         if let Some(expected) = golden.find(&format!("{name}.{part}")) {
             assert_close(&format!("{name} {part}"), ours, expected, CHAIN);
@@ -203,7 +204,8 @@ fn check_window(chain: &Chain, model: &LatentSync, window: &Window, compared: &m
     }
 }
 
-/// The reference predicts silence and speech as one batch, silence first; ours come one after the other.
+/// Compares every noise prediction. The reference predicts uncond and cond in one batch, uncond first; ours
+/// come one after the other.
 fn check_predictions(
     golden: &Golden,
     prefix: &str,
@@ -219,15 +221,15 @@ fn check_predictions(
         return;
     };
     let silence = Conditioning {
-        mask: conditioning.mask.clone(),
-        masked: conditioning.masked.clone(),
-        reference: conditioning.reference.clone(),
-        audio: conditioning.audio.zeros_like().unwrap(),
+        mask_latents: conditioning.mask_latents.clone(),
+        masked_image_latents: conditioning.masked_image_latents.clone(),
+        ref_latents: conditioning.ref_latents.clone(),
+        encoder_hidden_states: conditioning.encoder_hidden_states.zeros_like().unwrap(),
     };
     let mut latents = latents.clone();
     for (step, &timestep) in timesteps.iter().enumerate().take(last + 1) {
         let run = |conditioning, guidance| {
-            predict(
+            predict_noise(
                 &Run::default(),
                 model.unet(),
                 &latents,
@@ -244,27 +246,27 @@ fn check_predictions(
             if expected.dim(0).unwrap() == 1 {
                 assert_close(&what("unguided"), &guided, expected, CHAIN);
             } else {
-                let (silent, speaking) = (half(0), half(1));
-                assert_close(&what("silent"), &run(&silence, 1.0), &silent, CHAIN);
-                assert_close(&what("speaking"), &run(conditioning, 1.0), &speaking, CHAIN);
+                let (uncond, cond) = (half(0), half(1));
+                assert_close(&what("uncond"), &run(&silence, 1.0), &uncond, CHAIN);
+                assert_close(&what("cond"), &run(conditioning, 1.0), &cond, CHAIN);
                 let scale = f64::from(sampling.guidance_scale);
-                let mixed = (&silent + ((speaking - &silent).unwrap() * scale).unwrap()).unwrap();
+                let mixed = (&uncond + ((cond - &uncond).unwrap() * scale).unwrap()).unwrap();
                 assert_close(&what("guided"), &guided, &mixed, CHAIN);
             }
             compared.add("noise predictions");
         }
         let stepped = DdimScheduler::new().step(&guided, timestep, &latents, sampling.steps);
-        latents = stepped.unwrap().0;
+        latents = stepped.unwrap().prev_sample;
     }
 }
 
-/// The window's position of an output frame, where it has it.
+/// Returns the position of an output frame in the window, if the window holds it.
 fn position(frame: i64, first_frame: usize, faces: &[Tensor]) -> Option<usize> {
     let at = usize::try_from(frame).unwrap().checked_sub(first_frame)?;
     (at < faces.len()).then_some(at)
 }
 
-/// Compares those pictures of a window that the file holds.
+/// Compares the pictures of a window that the file holds.
 fn check_pictures(
     chain: &Chain,
     prefix: &str,
@@ -301,7 +303,7 @@ fn check_pictures(
     }
 }
 
-/// Compares those final frames of a window that the file holds.
+/// Compares the final frames of a window that the file holds.
 fn check_restored(
     chain: &Chain,
     prefix: &str,

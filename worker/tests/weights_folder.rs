@@ -1,4 +1,4 @@
-//! Folders of weights made anew, converted and verified, through the library and the command.
+//! Tests of folders of weights that are made, converted and verified, by the library and by the commands.
 
 #![allow(
     clippy::unwrap_used,
@@ -16,7 +16,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use candle_core::{DType, Device};
-use latentsync::checkpoint::{DigestVerdict, Note, StoredAs, convert, converted_bytes, verify};
+use latentsync::checkpoint::{DigestCheck, FolderMetadata, StoredAs, convert, converted_bytes, verify};
 use latentsync::synth::{Size, bytes_of, synthesize, synthesize_watched};
 use latentsync::tensors::{list_tensors, read_tensor};
 use latentsync::{Checkpoint, ExecutionOptions, LatentSync};
@@ -46,7 +46,7 @@ fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap()
 }
 
-/// The tiny weights with an UNet in `f32` that `f16` must round, in a torch file.
+/// Makes tiny weights whose UNet is a torch file of `f32` values that `f16` must round.
 fn unrounded() -> tempfile::TempDir {
     let dir = tiny();
     let path = dir.path().join(FILES[0]);
@@ -97,7 +97,7 @@ fn converted_checkpoint_is_the_original_rounded_to_f16_and_loads() {
     checkpoint.check_tensors().unwrap();
     LatentSync::load(&checkpoint, &Device::Cpu, DType::F32, ExecutionOptions::default())
         .unwrap_or_else(|error| panic!("{error}"));
-    let note = Note::read(to.path()).unwrap().unwrap();
+    let note = FolderMetadata::read(to.path()).unwrap().unwrap();
     assert!(
         note.note.ends_with("not a trained model; converted to f16"),
         "{}",
@@ -107,7 +107,7 @@ fn converted_checkpoint_is_the_original_rounded_to_f16_and_loads() {
         verify(to.path(), &mut |_| ())
             .unwrap()
             .iter()
-            .all(|v| v.digest == DigestVerdict::AsMade)
+            .all(|v| v.digest == DigestCheck::MatchesRecord)
     );
 }
 
@@ -127,7 +127,7 @@ fn conversion_to_f32_keeps_every_value() {
 }
 
 #[test]
-fn value_that_f16_does_not_have_ends_the_conversion_by_name() {
+fn value_out_of_the_range_of_f16_ends_the_conversion_and_is_named() {
     let (from, to) = (tiny(), tempfile::tempdir().unwrap());
     let path = from.path().join(FILES[0]);
     let mut tensors = tensors_of(&path);
@@ -135,10 +135,10 @@ fn value_that_f16_does_not_have_ends_the_conversion_by_name() {
     *bias = (bias.to_dtype(DType::F32).unwrap() + 70_000.0).unwrap();
     candle_core::safetensors::save(&tensors.into_iter().collect(), &path).unwrap();
     let error = convert(from.path(), to.path(), StoredAs::F16, &mut |_| ()).unwrap_err();
-    let words = latentfarm_common::error::one_line(&error);
+    let printed = latentfarm_common::error::one_line(&error);
     assert!(
-        words.contains("conv_in.bias holds ") && words.contains("no number that f16 has"),
-        "{words}"
+        printed.contains("conv_in.bias holds ") && printed.contains("no number that f16 has"),
+        "{printed}"
     );
     assert!(!to.path().join(FILES[0]).exists());
     // The same folder may be used again.
@@ -158,15 +158,15 @@ fn foreign_folders_are_not_written_to() {
     ] {
         let output = worker(args);
         assert_eq!(output.status.code(), Some(2), "{args:?}");
-        let words = text(&output.stderr);
-        assert!(words.contains("this command did not make"), "{words}");
+        let printed = text(&output.stderr);
+        assert!(printed.contains("this command did not make"), "{printed}");
     }
     assert_eq!(std::fs::read_dir(foreign.path()).unwrap().count(), 1);
     Checkpoint::open(from.path()).unwrap().check_tensors().unwrap();
 }
 
 #[test]
-fn synthetic_weights_have_the_size_that_is_told_before() {
+fn synthetic_weights_have_the_size_that_was_announced() {
     let dir = tempfile::tempdir().unwrap();
     let mut bytes = 0;
     synthesize_watched(dir.path(), Size::Tiny, 3, &mut |more| bytes += more).unwrap();
@@ -176,7 +176,7 @@ fn synthetic_weights_have_the_size_that_is_told_before() {
     assert!((2_701_507_414..2_730_000_000).contains(&full), "{full}");
 }
 
-/// Changes one byte in the middle of a file, and puts its time back as a failing disk would leave it.
+/// Changes one byte in the middle of a file but not its modification time, as a failing disk does.
 fn damage(path: &Path) {
     let mut file = std::fs::File::options()
         .read(true)
@@ -194,48 +194,48 @@ fn damage(path: &Path) {
 }
 
 #[test]
-fn verify_says_of_each_file_what_it_is() {
+fn verify_reports_on_each_file() {
     let dir = tiny();
     let dir_text = dir.path().to_str().unwrap();
     let output = worker(&["verify", dir_text]);
-    let words = text(&output.stdout);
-    assert!(output.status.success(), "{words}");
+    let printed = text(&output.stdout);
+    assert!(output.status.success(), "{printed}");
     for name in FILES {
-        let line = words.lines().find(|line| line.starts_with(name)).unwrap();
+        let line = printed.lines().find(|line| line.starts_with(name)).unwrap();
         assert!(
-            line.contains("good, digest as noted when it was made, all "),
+            line.contains("good, digest as recorded when it was made, all "),
             "{line}"
         );
     }
-    assert!(words.contains(": complete, identity "), "{words}");
+    assert!(printed.contains(": complete, identity "), "{printed}");
 
     damage(&dir.path().join(FILES[1]));
     for _again in 0..2 {
         let output = worker(&["verify", dir_text]);
         assert_eq!(output.status.code(), Some(2));
-        let words = text(&output.stdout);
-        let lines: Vec<&str> = words.lines().collect();
-        assert!(lines[0].contains(": good"), "{words}");
-        assert!(lines[1].contains(": BAD, SHA-256 is "), "{words}");
-        assert!(lines[2].contains(": good"), "{words}");
+        let printed = text(&output.stdout);
+        let lines: Vec<&str> = printed.lines().collect();
+        assert!(lines[0].contains(": good"), "{printed}");
+        assert!(lines[1].contains(": BAD, SHA-256 is "), "{printed}");
+        assert!(lines[2].contains(": good"), "{printed}");
     }
 }
 
 #[test]
 fn without_a_note_a_file_is_compared_with_its_first_use() {
     let dir = tiny();
-    let verdicts = |dir: &Path| -> Vec<DigestVerdict> {
+    let verdicts = |dir: &Path| -> Vec<DigestCheck> {
         let verdicts = verify(dir, &mut |_| ()).unwrap();
         verdicts.iter().map(|verdict| verdict.digest).collect()
     };
     std::fs::remove_file(dir.path().join("latentfarm.json")).unwrap();
-    assert_eq!(verdicts(dir.path()), [DigestVerdict::Unknown; 3]);
-    assert_eq!(verdicts(dir.path()), [DigestVerdict::AsFirstUsed; 3]);
+    assert_eq!(verdicts(dir.path()), [DigestCheck::NotRecorded; 3]);
+    assert_eq!(verdicts(dir.path()), [DigestCheck::MatchesFirstUse; 3]);
     damage(&dir.path().join(FILES[2]));
-    assert!(matches!(verdicts(dir.path())[2], DigestVerdict::Wrong { .. }));
+    assert!(matches!(verdicts(dir.path())[2], DigestCheck::Mismatch { .. }));
     assert!(
-        matches!(verdicts(dir.path())[2], DigestVerdict::Wrong { .. }),
-        "it stays wrong"
+        matches!(verdicts(dir.path())[2], DigestCheck::Mismatch { .. }),
+        "a wrong digest is not recorded"
     );
 }
 

@@ -1,4 +1,4 @@
-//! `weights pull` against a server on this machine that answers as the hub does.
+//! Tests of `weights pull` against a local server that answers as the Hugging Face hub does.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests too")]
 
@@ -11,7 +11,7 @@ use std::process::{Command, Output, Stdio};
 
 use hub::{COMMIT, Fault, HubServer, Served};
 use latentsync::Checkpoint;
-use latentsync::checkpoint::Note;
+use latentsync::checkpoint::FolderMetadata;
 use latentsync::synth::{Size, synthesize};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -27,9 +27,9 @@ const DIMS: &[(&str, u32)] = &[
     ("n_audio_layer", 2),
 ];
 
-/// A server with small files in place of the published ones, and a folder to pull into, whose `unet_config.json`
-/// says how small.
-fn scene() -> (HubServer, tempfile::TempDir) {
+/// Starts a server with small files in place of the published ones, and makes a folder to pull into. The
+/// `unet_config.json` in the folder describes the small network.
+fn server_and_folder() -> (HubServer, tempfile::TempDir) {
     let (made, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let dir = made.path();
     synthesize(dir, Size::Tiny, 5).unwrap();
@@ -73,7 +73,7 @@ fn pull(server: &HubServer, out: &Path) -> Output {
     command(&server.endpoint, out).output().unwrap()
 }
 
-fn words(output: &Output) -> String {
+fn printed(output: &Output) -> String {
     format!(
         "{}{}",
         String::from_utf8_lossy(&output.stdout),
@@ -82,15 +82,12 @@ fn words(output: &Output) -> String {
 }
 
 fn assert_complete(output: &Output, out: &Path) {
-    assert!(output.status.success(), "{}", words(output));
+    assert!(output.status.success(), "{}", printed(output));
     let checkpoint = Checkpoint::open(out).unwrap();
     checkpoint.check_tensors().unwrap();
     assert_eq!(checkpoint.resolution_px(), 512);
     assert!(!checkpoint.synthetic());
-    assert!(
-        !out.join(".pull").exists(),
-        "what was half fetched is cleared away"
-    );
+    assert!(!out.join(".pull").exists(), "unfinished downloads are removed");
 }
 
 fn size(out: &Path, name: &str) -> usize {
@@ -98,18 +95,18 @@ fn size(out: &Path, name: &str) -> usize {
 }
 
 #[test]
-fn pull_fetches_everything_notes_it_and_does_nothing_the_second_time() {
-    let (server, out) = scene();
+fn pull_fetches_and_records_every_file_and_does_nothing_the_second_time() {
+    let (server, out) = server_and_folder();
     let out = out.path();
     let output = pull(&server, out);
     assert_complete(&output, out);
     assert!(
-        words(&output).contains("LatentSync-1.6, 512 px"),
+        printed(&output).contains("LatentSync-1.6, 512 px"),
         "{}",
-        words(&output)
+        printed(&output)
     );
 
-    let note = Note::read(out).unwrap().unwrap();
+    let note = FolderMetadata::read(out).unwrap().unwrap();
     assert_eq!(note.files.len(), 4);
     let unet = &note.files["latentsync_unet.pt"];
     assert_eq!(unet.source, format!("{MODEL}/latentsync_unet.pt at {COMMIT}"));
@@ -118,10 +115,10 @@ fn pull_fetches_everything_notes_it_and_does_nothing_the_second_time() {
     let again = pull(&server, out);
     assert_complete(&again, out);
     assert_eq!(
-        words(&again).matches("is there already").count(),
+        printed(&again).matches("already there").count(),
         4,
         "{}",
-        words(&again)
+        printed(&again)
     );
     assert_eq!(server.served("latentsync_unet.pt").len(), 1, "fetched once");
 
@@ -131,19 +128,19 @@ fn pull_fetches_everything_notes_it_and_does_nothing_the_second_time() {
         .output()
         .unwrap();
     assert_eq!(
-        words(&verify).matches("good, digest as noted").count(),
+        printed(&verify).matches("good, digest as recorded").count(),
         3,
         "{}",
-        words(&verify)
+        printed(&verify)
     );
 }
 
 #[test]
-fn broken_connection_is_taken_up_where_it_broke() {
-    let (server, out) = scene();
+fn broken_connection_is_resumed_where_it_broke() {
+    let (server, out) = server_and_folder();
     let out = out.path();
-    server.order("latentsync_unet.pt", Fault::CutAfter(100_000));
-    server.order("latentsync_unet.pt", Fault::CutAfter(50_000));
+    server.inject("latentsync_unet.pt", Fault::CutAfter(100_000));
+    server.inject("latentsync_unet.pt", Fault::CutAfter(50_000));
     let output = pull(&server, out);
     assert_complete(&output, out);
     let total = size(out, "latentsync_unet.pt");
@@ -154,17 +151,17 @@ fn broken_connection_is_taken_up_where_it_broke() {
         [(0, 100_000), (100_000, 50_000), (150_000, total - 150_000)]
     );
     assert!(
-        words(&output).contains("going on at 146.48 KiB"),
+        printed(&output).contains("resuming at 146.48 KiB"),
         "{}",
-        words(&output)
+        printed(&output)
     );
 }
 
 #[test]
-fn interrupted_pull_goes_on_with_the_same_command() {
-    let (server, out) = scene();
+fn interrupted_pull_is_resumed_by_the_same_command() {
+    let (server, out) = server_and_folder();
     let out = out.path();
-    server.order("latentsync_unet.pt", Fault::StallAfter(200_000));
+    server.inject("latentsync_unet.pt", Fault::StallAfter(200_000));
     let mut child = command(&server.endpoint, out)
         .stderr(Stdio::null())
         .spawn()
@@ -183,7 +180,7 @@ fn interrupted_pull_goes_on_with_the_same_command() {
         assert!(std::time::Instant::now() < deadline, "{:?} bytes arrived", part());
         std::thread::yield_now();
     }
-    // As Ctrl-C does.
+    // Ctrl-C sends the same signal.
     kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), Signal::SIGINT).unwrap();
     assert!(!child.wait().unwrap().success());
     assert!(!out.join("latentsync_unet.pt").exists());
@@ -202,28 +199,28 @@ fn interrupted_pull_goes_on_with_the_same_command() {
     assert_eq!(
         server.served("tiny.pt").len(),
         1,
-        "what was whole is not fetched again"
+        "a complete file is not fetched again"
     );
 }
 
 #[test]
 fn server_that_ignores_the_range_costs_a_second_start_and_no_wrong_file() {
-    let (server, out) = scene();
+    let (server, out) = server_and_folder();
     let out = out.path();
-    server.order("latentsync_unet.pt", Fault::CutAfter(100_000));
-    server.order("latentsync_unet.pt", Fault::IgnoresRange);
+    server.inject("latentsync_unet.pt", Fault::CutAfter(100_000));
+    server.inject("latentsync_unet.pt", Fault::IgnoresRange);
     let output = pull(&server, out);
     assert_complete(&output, out);
     assert!(
-        words(&output).contains("from the start again"),
+        printed(&output).contains("starting again"),
         "{}",
-        words(&output)
+        printed(&output)
     );
 }
 
 #[test]
-fn file_with_another_digest_is_refused_and_nothing_of_it_stays() {
-    let (server, out) = scene();
+fn file_with_a_wrong_digest_is_refused_and_deleted() {
+    let (server, out) = server_and_folder();
     let out = out.path();
     server.put_as(
         MODEL,
@@ -232,7 +229,7 @@ fn file_with_another_digest_is_refused_and_nothing_of_it_stays() {
         &"0".repeat(64),
     );
     let output = pull(&server, out);
-    assert_eq!(output.status.code(), Some(1), "{}", words(&output));
+    assert_eq!(output.status.code(), Some(1), "{}", printed(&output));
     for part in [
         "whisper/tiny.pt sent 14 B with the SHA-256",
         "0000, ",
@@ -240,9 +237,9 @@ fn file_with_another_digest_is_refused_and_nothing_of_it_stays() {
     ] {
         let part = part.trim_end_matches(", ");
         assert!(
-            words(&output).contains(part),
+            printed(&output).contains(part),
             "`{part}` is not in: {}",
-            words(&output)
+            printed(&output)
         );
     }
     assert!(!out.join("whisper/tiny.pt").exists());
@@ -256,7 +253,7 @@ fn file_with_another_digest_is_refused_and_nothing_of_it_stays() {
 }
 
 #[test]
-fn without_a_connection_it_says_what_to_put_where() {
+fn without_a_connection_it_lists_the_files_to_fetch_by_hand() {
     let unused = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("http://{}", unused.local_addr().unwrap());
     drop(unused);
@@ -276,50 +273,50 @@ fn without_a_connection_it_says_what_to_put_where() {
         "weights verify".to_owned(),
     ] {
         assert!(
-            words(&output).contains(&part),
+            printed(&output).contains(&part),
             "`{part}` is not in: {}",
-            words(&output)
+            printed(&output)
         );
     }
 }
 
 #[test]
-fn offline_by_wish_asks_nobody() {
-    let (server, out) = scene();
+fn offline_mode_sends_no_request() {
+    let (server, out) = server_and_folder();
     let output = command(&server.endpoint, out.path())
         .env("HF_HUB_OFFLINE", "1")
         .output()
         .unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(
-        words(&output).contains("HF_HUB_OFFLINE is set"),
+        printed(&output).contains("HF_HUB_OFFLINE is set"),
         "{}",
-        words(&output)
+        printed(&output)
     );
     assert_eq!(server.requests(), 0);
 }
 
 #[test]
 fn file_that_the_mirror_lacks_is_named() {
-    let (server, out) = scene();
+    let (server, out) = server_and_folder();
     let endpoint = format!("{}/elsewhere", server.endpoint);
     let output = command(&endpoint, out.path()).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     let expected = format!("{endpoint}/{VAE}/resolve/main/config.json answers with status 404");
-    assert!(words(&output).contains(&expected), "{}", words(&output));
+    assert!(printed(&output).contains(&expected), "{}", printed(&output));
 }
 
 #[test]
 fn other_weights_are_never_overwritten() {
-    let (server, out) = scene();
+    let (server, out) = server_and_folder();
     let out = out.path();
     std::fs::write(out.join("latentsync_unet.pt"), "my own training").unwrap();
     let output = pull(&server, out);
-    assert_eq!(output.status.code(), Some(2), "{}", words(&output));
+    assert_eq!(output.status.code(), Some(2), "{}", printed(&output));
     assert!(
-        words(&output).contains("is not the file that the hub has"),
+        printed(&output).contains("is not the file that the hub has"),
         "{}",
-        words(&output)
+        printed(&output)
     );
     assert_eq!(
         std::fs::read(out.join("latentsync_unet.pt")).unwrap(),
@@ -329,5 +326,5 @@ fn other_weights_are_never_overwritten() {
     let synthetic = tempfile::tempdir().unwrap();
     synthesize(synthetic.path(), Size::Tiny, 5).unwrap();
     let output = pull(&server, synthetic.path());
-    assert_eq!(output.status.code(), Some(2), "{}", words(&output));
+    assert_eq!(output.status.code(), Some(2), "{}", printed(&output));
 }

@@ -1,4 +1,7 @@
-//! The log-mel spectrogram of a whole track, computable piece by piece.
+//! The log-mel spectrogram of a track as Whisper takes it, computed piece by piece.
+//!
+//! The coordinator runs [`MelMax`] over the whole track while it decodes it, because the normalisation needs
+//! the track's maximum. The engine runs [`LogMel`] on the samples of one window.
 //!
 //! | quantity   | value                                                                |
 //! |------------|----------------------------------------------------------------------|
@@ -10,8 +13,8 @@
 //! | `log10`    | `log10(max(power, 1e-10))`                                           |
 //! | normalised | `(max(log10, track maximum - 8) + 4) / 4`                            |
 //!
-//! A frame depends on its own 400 samples only and is computed in `f64`, so a frame has the same bits whether
-//! the whole track or a slice of it is at hand.
+//! A frame depends on its own 400 samples only and is computed in `f64`. It therefore has the same bits
+//! whether it is computed from the whole track or from a slice.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -19,26 +22,26 @@ use std::sync::Arc;
 use realfft::num_complex::Complex;
 use realfft::{RealFftPlanner, RealToComplex};
 
-/// Mel bands of one frame.
+/// Number of mel bands in one frame.
 pub const BANDS: usize = 80;
-/// Samples from one frame to the next.
+/// Number of samples from one frame to the next.
 pub const HOP: u64 = 160;
-/// Samples that one frame sees.
+/// Number of samples that one frame is computed from.
 pub const FFT_SAMPLES: usize = 400;
-/// Bins of the transform.
+/// Number of frequency bins of the Fourier transform.
 pub const BINS: usize = FFT_SAMPLES / 2 + 1;
-/// `log10` of the smallest power that is told apart; the maximum of a silent track.
+/// `log10` of the smallest power that is distinguished from zero; also the maximum of a silent track.
 pub const LOG_FLOOR: f32 = -10.0;
 
 const HALF: u64 = FFT_SAMPLES as u64 / 2;
 const HALF_SIGNED: i64 = HALF.cast_signed();
 
-/// Number of mel frames of a track.
+/// Returns the number of mel frames of a track.
 pub fn frame_count(track_samples: u64) -> u64 {
     track_samples / HOP
 }
 
-/// The samples that the mel frames `frames` depend on, within the track.
+/// Returns the range of the track's samples that the mel frames `frames` depend on.
 pub fn sample_range(frames: &Range<u64>, track_samples: u64) -> Range<u64> {
     if frames.is_empty() {
         return 0..0;
@@ -52,41 +55,36 @@ pub fn sample_range(frames: &Range<u64>, track_samples: u64) -> Range<u64> {
     start.min(track_samples)..end.min(track_samples)
 }
 
-/// The value that the audio encoder sees for a `log10` value of a track whose maximum is `track_max`.
+/// Returns the value that the audio encoder takes for a `log10` value of a track whose maximum is
+/// `track_max`.
 pub fn normalise(log10: f32, track_max: f32) -> f32 {
     (log10.max(track_max - 8.0) + 4.0) / 4.0
 }
 
-/// Computes mel frames; holds the transform's plan and buffers.
+/// Computes mel frames with a plan of the Fourier transform and buffers that are made once for many frames.
 pub struct LogMel {
     transform: Arc<dyn RealToComplex<f64>>,
     window: Vec<f64>,
-    filters: Vec<Band>,
+    filters: Vec<MelFilter>,
     samples: Vec<f64>,
     spectrum: Vec<Complex<f64>>,
     scratch: Vec<Complex<f64>>,
     power: Vec<f64>,
 }
 
-/// One triangular filter: its first bin and its weights from there.
-struct Band {
+/// One triangular filter of the mel filter bank: its first bin, and its weights from that bin on.
+struct MelFilter {
     first: usize,
     weights: Vec<f64>,
 }
 
 impl Default for LogMel {
     fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl LogMel {
-    pub fn new() -> Self {
         let transform = RealFftPlanner::new().plan_fft_forward(FFT_SAMPLES);
         let window = (0..FFT_SAMPLES)
             .map(|n| 0.5 - 0.5 * (std::f64::consts::TAU * n as f64 / FFT_SAMPLES as f64).cos())
             .collect();
-        let filters = filter_bank().iter().map(Band::from_row).collect();
+        let filters = filter_bank().iter().map(MelFilter::from_row).collect();
         Self {
             samples: transform.make_input_vec(),
             spectrum: transform.make_output_vec(),
@@ -97,13 +95,15 @@ impl LogMel {
             filters,
         }
     }
+}
 
-    /// `log10` mel power of `frames`, frame after frame, [`BANDS`] values each.
+impl LogMel {
+    /// Computes the `log10` mel power of `frames`, frame after frame, [`BANDS`] values each.
     ///
     /// `pcm` holds the track's samples from `pcm_start` on and must cover [`sample_range`] of the frames.
     ///
     /// # Panics
-    /// If `pcm` does not cover the frames, or they lie past the track's end.
+    /// Panics if `pcm` does not cover the frames, or if the frames lie past the track's end.
     pub fn log10_frames(
         &mut self,
         pcm: &[i16],
@@ -162,7 +162,7 @@ impl LogMel {
     }
 }
 
-impl Band {
+impl MelFilter {
     fn from_row(row: &[f32; BINS]) -> Self {
         let first = row.iter().position(|&w| w != 0.0).unwrap_or(0);
         let end = row.iter().rposition(|&w| w != 0.0).map_or(first, |last| last + 1);
@@ -173,7 +173,7 @@ impl Band {
     }
 }
 
-/// Index of the sample that stands at `position` once the track is reflected at both ends.
+/// Returns the index of the sample that stands at `position` once the track is reflected at both ends.
 fn reflect(position: i64, track_samples: u64) -> u64 {
     let last = i64::try_from(track_samples).unwrap_or(i64::MAX) - 1;
     let mut index = position;
@@ -183,7 +183,8 @@ fn reflect(position: i64, track_samples: u64) -> u64 {
     index.unsigned_abs()
 }
 
-/// The mel filter bank, `(band, bin)`: triangles that are even on the Slaney scale, each of unit area.
+/// Builds the mel filter bank, `(BANDS, BINS)`: triangles that are evenly spaced on the Slaney scale, each of
+/// unit area (`librosa.filters.mel(sr=16000, n_fft=400, n_mels=80)`).
 pub fn filter_bank() -> Vec<[f32; BINS]> {
     let top = hertz_to_mel(8000.0);
     let edges: Vec<f64> = (0..BANDS + 2)
@@ -227,10 +228,10 @@ fn mel_to_hertz(mel: f64) -> f64 {
     }
 }
 
-/// Finds the maximum `log10` mel power of a track that passes by in pieces, in constant memory.
+/// Finds the maximum `log10` mel power of a track that comes in pieces, in constant memory.
 pub struct MelMax {
     mel: LogMel,
-    /// Samples from `start` on that later frames may need.
+    /// Samples of the track from `start` on; later frames may need them.
     tail: Vec<i16>,
     start: u64,
     next_frame: u64,
@@ -239,36 +240,32 @@ pub struct MelMax {
 
 impl Default for MelMax {
     fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl MelMax {
-    /// Samples handled at once; bounds the buffer.
-    const BLOCK: usize = 1 << 14;
-
-    pub fn new() -> Self {
         Self {
-            mel: LogMel::new(),
+            mel: LogMel::default(),
             tail: Vec::with_capacity(Self::BLOCK + 2 * FFT_SAMPLES),
             start: 0,
             next_frame: 0,
             max: LOG_FLOOR,
         }
     }
+}
+
+impl MelMax {
+    /// Number of samples that are taken at once; it bounds the buffer.
+    const BLOCK: usize = 1 << 14;
 
     /// Takes the next samples of the track.
     pub fn push(&mut self, samples: &[i16]) {
         for block in samples.chunks(Self::BLOCK) {
             self.tail.extend_from_slice(block);
             let seen = self.start + self.tail.len() as u64;
-            // The last sample is held back: frame 0 reflects up to sample 200 inclusive.
+            // The last sample is held back, because frame 0 reflects up to sample 200 inclusive.
             let complete = seen.saturating_sub(HALF + 1) / HOP;
             self.advance(complete, seen);
         }
     }
 
-    /// The maximum over all frames of the track; [`LOG_FLOOR`] for a track without any.
+    /// Returns the maximum over all frames of the track, or [`LOG_FLOOR`] if the track has no frames.
     pub fn finish(mut self) -> f32 {
         let track_samples = self.start + self.tail.len() as u64;
         self.advance(frame_count(track_samples), track_samples);
@@ -283,7 +280,7 @@ impl MelMax {
         let values = self.mel.log10_frames(&self.tail, self.start, frames, seen);
         self.max = values.into_iter().fold(self.max, f32::max);
         self.next_frame = end_frame;
-        // Twice the half window, so that the reflection at the track's end finds its samples too.
+        // Twice the half window is kept, so that the reflection at the track's end finds its samples too.
         let keep_from = (end_frame * HOP)
             .saturating_sub(FFT_SAMPLES as u64)
             .max(self.start);
@@ -318,7 +315,7 @@ mod tests {
         let pcm = noise(50_077);
         let total = pcm.len() as u64;
         let frames = frame_count(total);
-        let whole = LogMel::new().log10_frames(&pcm, 0, 0..frames, total);
+        let whole = LogMel::default().log10_frames(&pcm, 0, 0..frames, total);
         for range in [
             0..1,
             0..5,
@@ -330,7 +327,7 @@ mod tests {
         ] {
             let needed = sample_range(&range, total);
             let (from, to) = (index(needed.start), index(needed.end));
-            let slice = LogMel::new().log10_frames(&pcm[from..to], needed.start, range.clone(), total);
+            let slice = LogMel::default().log10_frames(&pcm[from..to], needed.start, range.clone(), total);
             assert_eq!(
                 slice,
                 whole[index(range.start) * BANDS..index(range.end) * BANDS],
@@ -344,10 +341,10 @@ mod tests {
         for len in [0, 100, 160, 199, 200, 201, 359, 360, 361, 1000, 40_000] {
             let pcm = noise(len);
             let total = len as u64;
-            let whole = LogMel::new().log10_frames(&pcm, 0, 0..frame_count(total), total);
+            let whole = LogMel::default().log10_frames(&pcm, 0, 0..frame_count(total), total);
             let expected = whole.into_iter().fold(LOG_FLOOR, f32::max);
             for piece in [1, 7, 160, 1000, 100_000] {
-                let mut max = MelMax::new();
+                let mut max = MelMax::default();
                 pcm.chunks(piece).for_each(|samples| max.push(samples));
                 assert_eq!(
                     max.finish().to_bits(),
@@ -360,7 +357,7 @@ mod tests {
 
     #[test]
     fn maximum_needs_constant_memory() {
-        let mut max = MelMax::new();
+        let mut max = MelMax::default();
         let capacity = max.tail.capacity();
         for _ in 0..50 {
             max.push(&noise(30_000));
@@ -374,7 +371,7 @@ mod tests {
         let tone: Vec<i16> = (0..16_000)
             .map(|n| (8000.0 * (std::f64::consts::TAU * 1000.0 * f64::from(n) / 16_000.0).sin()) as i16)
             .collect();
-        let frame = LogMel::new().log10_frames(&tone, 0, 50..51, 16_000);
+        let frame = LogMel::default().log10_frames(&tone, 0, 50..51, 16_000);
         let loudest = (0..BANDS).max_by(|&a, &b| frame[a].total_cmp(&frame[b])).unwrap();
         let centre = mel_to_hertz(hertz_to_mel(8000.0) * (loudest + 1) as f64 / (BANDS + 1) as f64);
         assert!(

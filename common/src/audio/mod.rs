@@ -1,9 +1,12 @@
-//! Speech as the model hears it: 16 kHz mono PCM, its log-mel spectrogram, the grid of windows in which
-//! the audio encoder sees it, and where nobody speaks.
+//! Speech as the model takes it: 16 kHz mono PCM, its log-mel spectrogram ([`mel`]), the grid of windows in
+//! which the audio encoder takes it ([`windows`]), and the stretches in which nobody speaks ([`silence`]).
+//!
+//! The coordinator calls these while it reads a job's audio and cuts the job into chunks; the engine calls
+//! them to compute features. Both get the same numbers, because all of it is a pure function of the track.
 
 pub mod mel;
 pub mod silence;
 pub mod windows;
 
-/// Rate of the PCM that the model hears.
+/// Sample rate of the PCM that the model takes.
 pub const SAMPLE_RATE_HZ: u32 = 16_000;

@@ -1,12 +1,14 @@
-//! Immutable content under its SHA-256 digest: in a directory that all machines of the farm reach, or in the
-//! NATS object store.
+//! The blob store keeps immutable content under its SHA-256 digest, in a directory that all machines of the
+//! farm mount, or in the NATS object store.
 //!
-//! | URL | place |
+//! The coordinator stores the inputs of chunks and fetches their segments; workers do the reverse.
+//!
+//! | URL | where a blob is |
 //! |---|---|
 //! | `file:///abs/dir` | `<dir>/<first 2 digits>/<digest>`; the path is taken as it stands, without escapes |
 //! | `nats://bucket` | an object named by the digest, in chunks of 512 KiB |
 //!
-//! Putting content twice is harmless. What `get` returns has been checked against the digest.
+//! Content may be put twice. Content that `get` returns has been checked against the digest.
 
 mod error;
 mod file;
@@ -22,21 +24,21 @@ use crate::wire::blob::BlobRef;
 use file::FileStore;
 use object::ObjectStore;
 
-/// A blob store. Clones name the same one.
+/// A handle to a blob store. Clones refer to the same store.
 #[derive(Clone, Debug)]
 pub struct Store {
     url: String,
-    place: Place,
+    backend: Backend,
 }
 
 #[derive(Clone, Debug)]
-enum Place {
+enum Backend {
     Files(FileStore),
     Objects(Box<ObjectStore>),
 }
 
 impl Store {
-    /// Opens the store at `url`; a directory is created if absent. `nats://` needs a client.
+    /// Opens the store at `url` and creates its directory if it is absent. A `nats://` URL needs a client.
     pub fn open(url: &str, client: Option<&Client>) -> Result<Self, BlobError> {
         if let Some(path) = url.strip_prefix("file:///") {
             FileStore::create(&Path::new("/").join(path))?;
@@ -44,31 +46,31 @@ impl Store {
         Self::open_existing(url, client)
     }
 
-    /// As [`Store::open`], for workers: an absent directory is an error. Created on a machine where the shared
-    /// mount is missing, it would take results to where nobody looks.
+    /// Opens the store at `url` and fails if its directory is absent. Workers use this: a directory that is
+    /// created on a machine without the shared mount would take results that no other machine can read.
     pub fn open_existing(url: &str, client: Option<&Client>) -> Result<Self, BlobError> {
-        let place = if let Some(path) = url.strip_prefix("file://") {
+        let backend = if let Some(path) = url.strip_prefix("file://") {
             if !path.starts_with('/') {
                 return Err(BlobError::Url { url: url.to_owned() });
             }
-            Place::Files(FileStore::open(Path::new(path))?)
+            Backend::Files(FileStore::open(Path::new(path))?)
         } else if let Some(bucket) = url.strip_prefix("nats://") {
             let allowed = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
             if bucket.is_empty() || !bucket.bytes().all(allowed) {
                 return Err(BlobError::Url { url: url.to_owned() });
             }
             let client = client.ok_or_else(|| BlobError::NoClient { url: url.to_owned() })?;
-            Place::Objects(Box::new(ObjectStore::open(bucket, client)))
+            Backend::Objects(Box::new(ObjectStore::open(bucket, client)))
         } else {
             return Err(BlobError::Url { url: url.to_owned() });
         };
         Ok(Self {
             url: url.to_owned(),
-            place,
+            backend,
         })
     }
 
-    /// URL of the file store in a directory. The path must be absolute and UTF-8.
+    /// Returns the URL of the file store in `dir`, which must be an absolute path in UTF-8.
     pub fn file_url(dir: &Path) -> Result<String, BlobError> {
         match dir.to_str() {
             Some(path) if dir.is_absolute() => Ok(format!("file://{path}")),
@@ -78,47 +80,49 @@ impl Store {
         }
     }
 
-    /// The URL that it was opened with.
+    /// Returns the URL that the store was opened with.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// Stores the content of a file.
+    /// Stores the content of a file and returns its digest and size.
     pub async fn put_file(&self, path: &Path) -> Result<BlobRef, BlobError> {
-        match &self.place {
-            Place::Files(store) => store.put_file(path).await,
-            Place::Objects(store) => store.put_file(path).await,
+        match &self.backend {
+            Backend::Files(store) => store.put_file(path).await,
+            Backend::Objects(store) => store.put_file(path).await,
         }
     }
 
-    /// Stores bytes.
+    /// Stores bytes and returns their digest and size.
     pub async fn put_bytes(&self, bytes: Vec<u8>) -> Result<BlobRef, BlobError> {
-        match &self.place {
-            Place::Files(store) => store.put_bytes(bytes).await,
-            Place::Objects(store) => store.put_bytes(bytes).await,
+        match &self.backend {
+            Backend::Files(store) => store.put_bytes(bytes).await,
+            Backend::Objects(store) => store.put_bytes(bytes).await,
         }
     }
 
-    /// Writes the blob to `destination`: to a temporary file beside it, checked, then renamed.
+    /// Writes the blob to a temporary file beside `destination`, checks its digest, and renames it to
+    /// `destination`.
     pub async fn get_to_file(&self, blob: &BlobRef, destination: &Path) -> Result<(), BlobError> {
-        match &self.place {
-            Place::Files(store) => store.get_to_file(blob, destination).await,
-            Place::Objects(store) => store.get_to_file(blob, destination).await,
+        match &self.backend {
+            Backend::Files(store) => store.get_to_file(blob, destination).await,
+            Backend::Objects(store) => store.get_to_file(blob, destination).await,
         }
     }
 
-    /// The blob's bytes; for small ones.
+    /// Reads the blob into memory and checks its digest; for small blobs only.
     pub async fn get_bytes(&self, blob: &BlobRef) -> Result<Vec<u8>, BlobError> {
-        match &self.place {
-            Place::Files(store) => store.get_bytes(blob).await,
-            Place::Objects(store) => store.get_bytes(blob).await,
+        match &self.backend {
+            Backend::Files(store) => store.get_bytes(blob).await,
+            Backend::Objects(store) => store.get_bytes(blob).await,
         }
     }
 
-    /// The blob as a file on this machine: where the store keeps it, or a copy in `scratch`, one file a digest. A copy
-    /// of the right size that is there already is used again. The content is not read; see [`Store::verify`].
+    /// Returns the blob as a file on this machine: the store's own file, or a copy in `scratch` with the
+    /// digest as its name. A copy of the right size that is already there is used again without reading it;
+    /// see [`Store::verify`].
     pub async fn local_file(&self, blob: &BlobRef, scratch: &Path) -> Result<PathBuf, BlobError> {
-        if let Place::Files(store) = &self.place {
+        if let Backend::Files(store) = &self.backend {
             return store.local_path(blob);
         }
         let path = scratch.join(blob.digest.to_string());
@@ -130,17 +134,17 @@ impl Store {
 
     /// Checks that the blob is there with the right size, without reading it.
     pub async fn check(&self, blob: &BlobRef) -> Result<(), BlobError> {
-        match &self.place {
-            Place::Files(store) => store.local_path(blob).map(|_| ()),
-            Place::Objects(store) => store.check(blob).await,
+        match &self.backend {
+            Backend::Files(store) => store.local_path(blob).map(|_| ()),
+            Backend::Objects(store) => store.check(blob).await,
         }
     }
 
     /// Reads the whole blob and checks its digest.
     pub async fn verify(&self, blob: &BlobRef) -> Result<(), BlobError> {
-        match &self.place {
-            Place::Files(store) => store.verify(blob).await,
-            Place::Objects(store) => store.verify(blob).await,
+        match &self.backend {
+            Backend::Files(store) => store.verify(blob).await,
+            Backend::Objects(store) => store.verify(blob).await,
         }
     }
 }

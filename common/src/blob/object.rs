@@ -1,7 +1,7 @@
-//! Blobs in a NATS object store, laid out as every NATS client lays them out.
+//! The blob store in a NATS object store, with the layout that every NATS client reads and writes.
 //!
-//! Our own put keeps several chunks on their way (the library waits for each), and our own get reads by direct
-//! gets (the library creates a consumer, a right that workers do not have).
+//! Put and get are our own: put has several chunks in flight (the library waits for each), and get uses
+//! direct gets (the library creates a consumer, a permission that workers do not have).
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -17,16 +17,22 @@ use data_encoding::BASE64URL;
 use tokio::fs::File;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
-use super::error::{BlobError, compare};
-use super::file::{Staged, blocking, files};
+use super::error::{BlobError, check_content};
+use super::file::{Staged, blocking, file_error};
 use crate::digest::{Digest, DigestWriter};
 use crate::nats::direct::{DirectReader, last_of};
 use crate::wire::blob::BlobRef;
 
 const CHUNK_BYTES: usize = 512 << 10;
-/// Chunks on their way; more makes replicated streams refuse.
+/// Number of chunks that may be unacknowledged at once; replicated streams refuse more.
 const IN_FLIGHT: usize = 8;
+/// The server must acknowledge a chunk within this time.
 const ACK_LIMIT: Duration = Duration::from_secs(30);
+
+/// The action that errors name if a put fails.
+const STORE: &str = "store";
+/// The action that errors name if an object's description cannot be read.
+const LOOK_UP: &str = "look up";
 
 #[derive(Clone, Debug)]
 pub(super) struct ObjectStore {
@@ -49,10 +55,10 @@ impl ObjectStore {
     pub(super) async fn put_file(&self, path: &Path) -> Result<BlobRef, BlobError> {
         let to_hash = path.to_path_buf();
         let (digest, bytes) =
-            blocking(move || Digest::of_file(&to_hash).map_err(files("read", &to_hash))).await?;
+            blocking(move || Digest::of_file(&to_hash).map_err(file_error("read", &to_hash))).await?;
         let blob = BlobRef { digest, bytes };
         if !self.is_present(&blob).await? {
-            let file = File::open(path).await.map_err(files("open", path))?;
+            let file = File::open(path).await.map_err(file_error("open", path))?;
             self.put(&blob, file, path).await?;
         }
         Ok(blob)
@@ -99,8 +105,8 @@ impl ObjectStore {
         self.info(blob).await.map(|_| ())
     }
 
-    /// Whether the blob is there and whole. A damaged one is put again: the same content is what a chunk that
-    /// is done again brings.
+    /// Whether the blob is there and undamaged. A damaged blob is put again; a chunk that is rendered again
+    /// stores the same content again.
     async fn is_present(&self, blob: &BlobRef) -> Result<bool, BlobError> {
         match self.verify(blob).await {
             Ok(()) => Ok(true),
@@ -111,21 +117,16 @@ impl ObjectStore {
         }
     }
 
-    /// The object's description, present and of the right size.
+    /// Returns the object's description, after checking that the object is there and has the right size.
     async fn info(&self, blob: &BlobRef) -> Result<ObjectInfo, BlobError> {
-        let look = |source: async_nats::Error| BlobError::Look {
-            digest: blob.digest,
-            place: self.place(),
-            source,
-        };
         let missing = || BlobError::Missing {
             digest: blob.digest,
             place: self.place(),
         };
         let stored = last_of(&self.context, &self.stream(), &self.meta_subject(blob.digest)).await;
-        let message = stored.map_err(look)?.ok_or_else(missing)?;
+        let message = stored.map_err(self.failed(LOOK_UP, blob))?.ok_or_else(missing)?;
         let info: ObjectInfo =
-            serde_json::from_slice(&message.payload).map_err(|error| look(error.into()))?;
+            serde_json::from_slice(&message.payload).map_err(self.failed(LOOK_UP, blob))?;
         if info.deleted {
             return Err(missing());
         }
@@ -159,20 +160,15 @@ impl ObjectStore {
         mut reader: impl AsyncRead + Unpin,
         from: &Path,
     ) -> Result<(), BlobError> {
-        // A fresh name for the chunks, so that a put cut short leaves nothing but orphans.
+        // The chunks get a new name, so that an interrupted put leaves nothing but unreferenced chunks.
         let inbox = self.context.client().new_inbox();
         let nuid = inbox.rsplit('.').next().unwrap_or(&inbox).to_owned();
         let subject = self.chunk_subject(&nuid);
-        let failed = |source: async_nats::Error| BlobError::Put {
-            digest: blob.digest,
-            place: self.place(),
-            source,
-        };
         let mut in_flight: VecDeque<PublishAckFuture> = VecDeque::with_capacity(IN_FLIGHT);
         let mut sent = DigestWriter::new();
         let mut chunks = 0;
         loop {
-            let chunk = read_chunk(&mut reader).await.map_err(files("read", from))?;
+            let chunk = read_chunk(&mut reader).await.map_err(file_error("read", from))?;
             if chunk.is_empty() {
                 break;
             }
@@ -181,19 +177,19 @@ impl ObjectStore {
             if in_flight.len() == IN_FLIGHT
                 && let Some(oldest) = in_flight.pop_front()
             {
-                oldest.await.map_err(|error| failed(error.into()))?;
+                oldest.await.map_err(self.failed(STORE, blob))?;
             }
             let publish = self.context.publish(subject.clone(), chunk).await;
-            in_flight.push_back(publish.map_err(|error| failed(error.into()))?);
+            in_flight.push_back(publish.map_err(self.failed(STORE, blob))?);
         }
         for ack in in_flight {
-            ack.await.map_err(|error| failed(error.into()))?;
+            ack.await.map_err(self.failed(STORE, blob))?;
         }
-        // A file that changed between hashing and sending must not get the first hash's name.
+        // A file that changed between hashing and sending must not be stored under its old digest.
         let (digest, bytes) = sent.finish();
-        compare(blob, digest, bytes, &format!("`{}`", from.display()))?;
+        check_content(blob, digest, bytes, &format!("`{}`", from.display()))?;
         let info = self.describe(blob, nuid, chunks);
-        let payload = serde_json::to_vec(&info).map_err(|error| failed(error.into()))?;
+        let payload = serde_json::to_vec(&info).map_err(self.failed(STORE, blob))?;
         let message = PublishMessage::build()
             .header(async_nats::header::NATS_ROLLUP, "sub")
             .payload(payload.into());
@@ -201,11 +197,23 @@ impl ObjectStore {
             .context
             .send_publish(self.meta_subject(blob.digest), message)
             .await;
-        publish
-            .map_err(|error| failed(error.into()))?
-            .await
-            .map_err(|error| failed(error.into()))?;
-        Ok(())
+        let ack = publish.map_err(self.failed(STORE, blob))?.await;
+        ack.map(|_| ()).map_err(self.failed(STORE, blob))
+    }
+
+    /// Returns the conversion of a NATS error to a [`BlobError`] that names the action and the blob, for
+    /// `map_err`.
+    fn failed<E: Into<async_nats::Error>>(
+        &self,
+        action: &'static str,
+        blob: &BlobRef,
+    ) -> impl FnOnce(E) -> BlobError {
+        move |source| BlobError::Nats {
+            action,
+            digest: blob.digest,
+            place: self.place(),
+            source: source.into(),
+        }
     }
 
     fn describe(&self, blob: &BlobRef, nuid: String, chunks: usize) -> ObjectInfo {
@@ -249,7 +257,7 @@ impl ObjectStore {
     }
 }
 
-/// Reads an object's chunks; the end is an error if they are not what the digest says.
+/// Reads an object's chunks in order. At the end it fails if they do not have the blob's digest.
 struct Chunks {
     blob: BlobRef,
     place: String,
@@ -261,10 +269,11 @@ struct Chunks {
 impl Chunks {
     async fn next(&mut self) -> Result<Option<Bytes>, BlobError> {
         if self.left > 0 {
-            let message = self.reader.next().await.map_err(|source| BlobError::Read {
+            let message = self.reader.next().await.map_err(|source| BlobError::Nats {
+                action: "read",
                 digest: self.blob.digest,
                 place: self.place.clone(),
-                source: Box::new(source),
+                source: source.into(),
             })?;
             if let Some(message) = message {
                 self.left -= 1;
@@ -273,12 +282,12 @@ impl Chunks {
             }
         }
         let (digest, bytes) = std::mem::take(&mut self.digest).finish();
-        compare(&self.blob, digest, bytes, &self.place)?;
+        check_content(&self.blob, digest, bytes, &self.place)?;
         Ok(None)
     }
 }
 
-/// Reads a full chunk, or what is left.
+/// Reads a full chunk, or the rest if it is shorter.
 async fn read_chunk(reader: &mut (impl AsyncRead + Unpin)) -> std::io::Result<Bytes> {
     let mut chunk = Vec::with_capacity(CHUNK_BYTES);
     reader.take(CHUNK_BYTES as u64).read_to_end(&mut chunk).await?;

@@ -1,4 +1,5 @@
-//! Memory control groups, v1 and v2: their limits, the room that they leave, and the processes that they had killed.
+//! Memory control groups, v1 and v2: their limits, the memory that is available within them, and the
+//! processes that the kernel killed at their limits.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,22 +7,23 @@ use std::path::{Path, PathBuf};
 /// cgroup v1 writes "no limit" as a number near 2^63.
 const NO_LIMIT: u64 = 1 << 60;
 
-/// The memory groups of this process and all above them, innermost first.
-pub(super) fn own() -> Vec<PathBuf> {
+/// Returns the directories of the memory groups of this process and of all groups above them, innermost
+/// first.
+pub(super) fn own_groups() -> Vec<PathBuf> {
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     dirs(&groups, Path::new("/sys/fs/cgroup"))
 }
 
-/// What one group allows and what is left of it, in bytes.
+/// The memory limit of one control group and what is available within it, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Bounds {
+pub(super) struct GroupMemory {
     pub(super) limit: u64,
-    /// Reclaimable file pages count as free.
-    pub(super) room: u64,
+    /// The limit less what is in use; reclaimable file pages count as available.
+    pub(super) available: u64,
 }
 
-/// `None` where the group sets no limit.
-pub(super) fn bounds(dir: &Path) -> Option<Bounds> {
+/// Reads the memory limit of a group and what is available within it; `None` if the group sets no limit.
+pub(super) fn group_memory(dir: &Path) -> Option<GroupMemory> {
     let number = |name: &str| {
         fs::read_to_string(dir.join(name))
             .ok()?
@@ -41,24 +43,26 @@ pub(super) fn bounds(dir: &Path) -> Option<Bounds> {
         return None;
     }
     let reclaimable = keyed(dir, "memory.stat", reclaimable_key).unwrap_or(0);
-    Some(Bounds {
+    Some(GroupMemory {
         limit,
-        room: limit.saturating_sub(used.saturating_sub(reclaimable)),
+        available: limit.saturating_sub(used.saturating_sub(reclaimable)),
     })
 }
 
-/// Processes of the group that the kernel killed for want of memory.
+/// Returns the number of the group's processes that the kernel killed because memory ran out; `None` if it is
+/// not counted.
 pub(super) fn oom_kills(dir: &Path) -> Option<u64> {
     keyed(dir, "memory.events", "oom_kill ").or_else(|| keyed(dir, "memory.oom_control", "oom_kill "))
 }
 
-/// Number behind `key` in a file of `key number` lines.
+/// Reads the number after `key` in a file of `key number` lines. `key` includes the blank.
 fn keyed(dir: &Path, name: &str, key: &str) -> Option<u64> {
     let text = fs::read_to_string(dir.join(name)).ok()?;
     text.lines()
         .find_map(|line| line.strip_prefix(key)?.trim().parse().ok())
 }
 
+/// Returns the directories below `root` of the memory groups that the text of `/proc/self/cgroup` lists.
 fn dirs(proc_self_cgroup: &str, root: &Path) -> Vec<PathBuf> {
     let mut dirs = Vec::new();
     for line in proc_self_cgroup.lines() {
@@ -87,8 +91,8 @@ mod tests {
         fs::write(dir.join(name), text).unwrap();
     }
 
-    fn room(dir: &Path) -> Option<u64> {
-        bounds(dir).map(|bounds| bounds.room)
+    fn available(dir: &Path) -> Option<u64> {
+        group_memory(dir).map(|memory| memory.available)
     }
 
     #[test]
@@ -98,13 +102,13 @@ mod tests {
         write(&dir, "memory.max", "1000\n");
         write(&dir, "memory.current", "900\n");
         write(&dir, "memory.stat", "anon 500\ninactive_file 300\n");
-        let expected = Bounds {
+        let expected = GroupMemory {
             limit: 1000,
-            room: 400,
+            available: 400,
         };
-        assert_eq!(bounds(&dir), Some(expected));
+        assert_eq!(group_memory(&dir), Some(expected));
         write(&dir, "memory.max", "max\n");
-        assert_eq!(bounds(&dir), None);
+        assert_eq!(group_memory(&dir), None);
     }
 
     #[test]
@@ -113,9 +117,9 @@ mod tests {
         write(root.path(), "memory.limit_in_bytes", "1000");
         write(root.path(), "memory.usage_in_bytes", "1000");
         write(root.path(), "memory.stat", "total_inactive_file 10");
-        assert_eq!(room(root.path()), Some(10));
+        assert_eq!(available(root.path()), Some(10));
         write(root.path(), "memory.limit_in_bytes", "9223372036854771712");
-        assert_eq!(room(root.path()), None);
+        assert_eq!(available(root.path()), None);
     }
 
     #[test]

@@ -1,5 +1,6 @@
-//! Opening and making files: what encoder, joiner and verifier share. Segments are NUT, whose timestamps are
-//! exact and may start anywhere; final files are MP4 or Matroska.
+//! Opening and creating media files, and small FFmpeg helpers that the encoder, the joiner and the verifier
+//! share. Encoded segments are NUT files, whose timestamps are exact and may start anywhere; final files are
+//! MP4 or Matroska.
 
 use std::fs::File;
 use std::path::Path;
@@ -9,23 +10,26 @@ use ffmpeg_next::codec::packet::side_data;
 use ffmpeg_next::codec::{self, Parameters};
 use ffmpeg_next::format::{self, context};
 use ffmpeg_next::packet::Mut;
-use ffmpeg_next::{Dictionary, Error, Packet, Rational, decoder, ffi};
+use ffmpeg_next::{ChannelLayout, Dictionary, Error, Packet, Rational, decoder, ffi, frame};
 
 use super::{MediaError, init};
 use crate::time::FrameRate;
 
-/// The muxer of encoded segments.
+/// FFmpeg's name of the muxer for encoded segments.
 pub(super) const SEGMENT_MUXER: &str = "nut";
 
-/// Container of the final file.
+/// The container of the final file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Container {
+    /// MP4, with the extension `mp4`.
     Mp4,
+    /// Matroska, with the extension `mkv`.
     Matroska,
 }
 
 impl Container {
-    /// By extension: `mp4` or `mkv`, in any case.
+    /// Chooses the container by the extension of `path`, `mp4` or `mkv` in upper or lower case; `None` for
+    /// any other.
     pub fn from_path(path: &Path) -> Option<Self> {
         match path.extension()?.to_str()?.to_ascii_lowercase().as_str() {
             "mp4" => Some(Self::Mp4),
@@ -34,6 +38,7 @@ impl Container {
         }
     }
 
+    /// Returns the usual file extension, without the dot.
     pub fn extension(self) -> &'static str {
         match self {
             Self::Mp4 => "mp4",
@@ -49,7 +54,7 @@ impl Container {
     }
 }
 
-/// FFmpeg takes URLs: `a:b.mp4` would name a protocol, hence the prefix.
+/// Returns the URL of a local file. FFmpeg takes URLs, and would read the start of `a:b.mp4` as a protocol.
 fn file_url(path: &Path) -> Result<String, MediaError> {
     match path.to_str() {
         Some(text) if !text.contains('\0') => Ok(format!("file:{text}")),
@@ -60,13 +65,14 @@ fn file_url(path: &Path) -> Result<String, MediaError> {
     }
 }
 
-/// Opens a local file; what it refers to over a network is not followed.
+/// Opens a local media file for reading. FFmpeg may open other local files that it refers to, but nothing
+/// over a network.
 pub(super) fn open_input(path: &Path) -> Result<context::Input, MediaError> {
     open_with(path, &[("protocol_whitelist", "file")])
 }
 
-/// Opens a segment without analysing its pictures: packets, time base and codec header are exact, the rest of
-/// the parameters may be missing.
+/// Opens a segment without analysing its pictures. Packets, time base, picture size and codec header are
+/// exact; other parameters may be missing.
 pub(super) fn open_segment_quickly(path: &Path) -> Result<context::Input, MediaError> {
     open_with(
         path,
@@ -80,27 +86,28 @@ pub(super) fn open_segment_quickly(path: &Path) -> Result<context::Input, MediaE
 
 fn open_with(path: &Path, options: &[(&str, &str)]) -> Result<context::Input, MediaError> {
     init();
-    // FFmpeg's own words for a missing file are those of any broken one.
+    // FFmpeg reports a missing file like a damaged one.
     File::open(path).map_err(MediaError::io("open", path))?;
     let url = file_url(path)?;
     format::input_with_dictionary(&url, options.iter().collect()).map_err(MediaError::ffmpeg("read", path))
 }
 
+/// Creates a media file, and replaces an existing one.
 pub(super) fn create_output(path: &Path, muxer: &str) -> Result<context::Output, MediaError> {
     init();
     File::create(path).map_err(MediaError::io("create", path))?;
     format::output_as(&file_url(path)?, muxer).map_err(MediaError::ffmpeg("create", path))
 }
 
-/// Options for every muxer: no shifting of timestamps, no random identifiers, so that equal packets give
-/// equal files.
+/// Returns the options for every muxer. They forbid shifted timestamps and random identifiers, so that equal
+/// packets give equal files.
 pub(super) fn muxer_options() -> Dictionary<'static> {
     [("avoid_negative_ts", "disabled"), ("fflags", "+bitexact")]
         .iter()
         .collect()
 }
 
-/// Decoder of an audio track.
+/// Opens the decoder of an audio track.
 pub(super) fn audio_decoder(
     parameters: Parameters,
     time_base: Rational,
@@ -114,7 +121,7 @@ pub(super) fn audio_decoder(
     open().map_err(MediaError::ffmpeg("open the audio decoder of", path))
 }
 
-/// The next packet of one track; `None` at the end.
+/// Reads the next packet of one track; returns `None` at the end of the file.
 pub(super) fn read_packet_of(
     track: usize,
     input: &mut context::Input,
@@ -128,7 +135,7 @@ pub(super) fn read_packet_of(
     }
 }
 
-/// The next packet of any track; `None` at the end.
+/// Reads the next packet of any track; returns `None` at the end of the file.
 pub(super) fn read_packet(input: &mut context::Input, path: &Path) -> Result<Option<Packet>, MediaError> {
     let mut packet = Packet::empty();
     match packet.read(input) {
@@ -138,8 +145,8 @@ pub(super) fn read_packet(input: &mut context::Input, path: &Path) -> Result<Opt
     }
 }
 
-/// Whether the codec only says that it wants to be fed, or has ended.
-pub(super) fn is_dry(error: Error) -> bool {
+/// Whether the error only means that the codec needs more input (EAGAIN) or has ended (EOF).
+pub(super) fn is_again_or_eof(error: Error) -> bool {
     error == Error::Eof
         || error
             == Error::Other {
@@ -147,7 +154,7 @@ pub(super) fn is_dry(error: Error) -> bool {
             }
 }
 
-/// The frame rate as FFmpeg's rational.
+/// Converts a frame rate to FFmpeg's rational; fails if it does not fit.
 pub(super) fn rate_rational(rate: FrameRate, path: &Path) -> Result<Rational, MediaError> {
     match (i32::try_from(rate.num()), i32::try_from(rate.den())) {
         (Ok(num), Ok(den)) => Ok(Rational(num, den)),
@@ -158,7 +165,8 @@ pub(super) fn rate_rational(rate: FrameRate, path: &Path) -> Result<Rational, Me
     }
 }
 
-/// The frame at timestamp `pts`: exact, or `None` where the timestamp is not on the frame grid or negative.
+/// Returns the number of the frame at timestamp `pts`, or `None` if the timestamp is negative or not exactly
+/// on the grid of frames.
 pub(super) fn frame_number(pts: i64, time_base: Rational, rate: Rational) -> Option<u64> {
     let scaled = i128::from(pts) * i128::from(time_base.0) * i128::from(rate.0);
     let unit = i128::from(time_base.1) * i128::from(rate.1);
@@ -168,7 +176,7 @@ pub(super) fn frame_number(pts: i64, time_base: Rational, rate: Rational) -> Opt
     u64::try_from(scaled / unit).ok()
 }
 
-/// Samples that a decoder drops from the start and the end of an audio packet.
+/// Returns the numbers of samples that a decoder drops from the start and from the end of an audio packet.
 pub(super) fn discarded_samples(packet: &Packet) -> (u32, u32) {
     let word = |data: &[u8], at: usize| {
         data.get(at..at + 4)
@@ -181,7 +189,7 @@ pub(super) fn discarded_samples(packet: &Packet) -> (u32, u32) {
         .map_or((0, 0), |side| (word(side.data(), 0), word(side.data(), 4)))
 }
 
-/// Marks samples for the decoder to drop from the end of an audio packet.
+/// Marks the last `samples` samples of an audio packet, so that the decoder drops them.
 pub(super) fn discard_at_end(packet: &mut Packet, samples: i64) {
     const BYTES: usize = 10;
     let Ok(samples) = u32::try_from(samples) else {
@@ -201,13 +209,26 @@ pub(super) fn discard_at_end(packet: &mut Packet, samples: i64) {
     }
 }
 
-/// Samples in an audio packet of `bytes` bytes where the codec's parameters alone tell, else 0.
+/// Returns the number of samples in an audio packet of `bytes` bytes if it follows from the codec's
+/// parameters alone, else 0.
 pub(super) fn audio_duration(parameters: &Parameters, bytes: usize) -> i64 {
     let Ok(bytes) = i32::try_from(bytes) else { return 0 };
     #[expect(unsafe_code, reason = "the binding does not wrap this function")]
     // SAFETY: FFmpeg only reads the parameters, which are valid; its signature lacks a `const`.
     let samples = unsafe { ffi::av_get_audio_frame_duration2(parameters.as_ptr().cast_mut(), bytes) };
     i64::from(samples.max(0))
+}
+
+/// Returns the channel layout of decoded samples. If the track states none, as many WAV files do, it is the
+/// usual layout for the number of channels.
+pub(super) fn channel_layout(samples: &frame::Audio) -> ChannelLayout {
+    let channels = i32::from(samples.channels());
+    let stated = samples.channel_layout();
+    if stated.channels() == channels {
+        stated
+    } else {
+        ChannelLayout::default(channels)
+    }
 }
 
 /// Flushes a finished file to the disk.
@@ -217,21 +238,8 @@ pub(super) fn sync_file(path: &Path) -> Result<(), MediaError> {
         .map_err(MediaError::io("flush to disk", path))
 }
 
-/// Width and height of a video track in pixels.
-pub(super) fn picture_size(parameters: &Parameters) -> (u32, u32) {
-    #[expect(unsafe_code, reason = "the binding has no accessor for the picture size")]
-    // SAFETY: `parameters` owns or keeps alive a valid `AVCodecParameters`.
-    let (width, height) = unsafe {
-        let raw = parameters.as_ptr();
-        ((*raw).width, (*raw).height)
-    };
-    (
-        u32::try_from(width).unwrap_or(0),
-        u32::try_from(height).unwrap_or(0),
-    )
-}
-
-/// A copy of a track's parameters that any muxer takes (a codec tag belongs to the container it came from).
+/// Copies a track's parameters without the codec tag, which belongs to the container that they came from, so
+/// that any muxer takes them. `initial_padding`, in samples, replaces that of the source.
 pub(super) fn portable_parameters(parameters: &Parameters, initial_padding: Option<u32>) -> Parameters {
     let mut copy = codec::Parameters::new();
     copy.clone_from(parameters);

@@ -1,52 +1,22 @@
-//! Second pass over a video file: cuts it at safe keyframes by copying packets; stretches without a safe cut are
-//! encoded anew without loss.
+//! The second pass over a source video, run by the coordinator when a job starts: cuts the file into segments
+//! at safe keyframes by copying packets. Stretches that are too long without a safe cut are re-encoded
+//! without loss.
 
 use std::io;
 use std::ops::Range;
 use std::path::Path;
 
 use super::MediaError;
-use super::index::{Scanner, VideoIndex, index_video};
+use super::index::{Scanned, Scanner, VideoIndex};
 use super::packets::PacketWriter;
 use super::pieces::{self, CutLimits, Piece};
-use super::probe::VideoProbe;
-use super::recode::{Recoder, Stretch};
-use super::segment::{SegmentFile, segment_path};
+use super::reencode::{Reencoder, Stretch};
+use super::segment::{Emit, SegmentFile, segment_path};
 use crate::frame::PictureFormat;
 
-#[derive(Clone, Debug)]
-pub struct CutVideo {
-    /// PTS of every source frame, strictly increasing.
-    pub pts: Vec<i64>,
-    /// In order; together they hold every source frame.
-    pub segments: Vec<SegmentFile>,
-}
-
-/// Cuts the whole video track into segment files in `out_dir`, which must exist. The PTS in them are the source's.
-/// `progress` is told the number of source frames written.
-pub fn cut_video(
-    path: &Path,
-    probe: &VideoProbe,
-    out_dir: &Path,
-    limits: CutLimits,
-    progress: &mut dyn FnMut(u64),
-) -> Result<CutVideo, MediaError> {
-    let index = index_video(path, probe, &mut |_| {})?;
-    let mut segments = Vec::new();
-    let frames = index.pts.len() as u64;
-    cut_segments(&index, &probe.picture, frames, out_dir, limits, &mut |segment| {
-        progress(segment.first + segment.frames);
-        segments.push(segment);
-        Ok(())
-    })?;
-    Ok(CutVideo {
-        pts: index.pts,
-        segments,
-    })
-}
-
-/// As [`cut_video`], from an index that was made before, and only as far as the first `frames` source frames need.
-/// `emit` takes each segment as it is done and may move or delete it.
+/// Cuts the video track that `index` describes into segment files in `out_dir`, which must exist, as far as
+/// the first `frames` source frames need. The PTS in the segments are those of the source. Each segment is
+/// handed to `emit` as soon as it is complete; `emit` may move or delete the file.
 pub fn cut_segments(
     index: &VideoIndex,
     picture: &PictureFormat,
@@ -66,12 +36,11 @@ pub fn cut_segments(
         out_dir,
         part_frames: limits.target_frames.max(1),
         scanner: Scanner::open(&index.path, index.codec)?,
-        next_packet: 0,
     };
     for piece in pieces::split(&index.cuts, index.packets, shown, frames, limits) {
         copy.skip_to(piece.packets.start)?;
-        if piece.recode {
-            copy.recode(&piece, &mut emit)?;
+        if piece.reencode {
+            copy.reencode(&piece, &mut emit)?;
         } else {
             copy.copy(&piece, &mut emit)?;
         }
@@ -79,24 +48,26 @@ pub fn cut_segments(
     Ok(())
 }
 
+/// The state of one pass over the source file.
 struct CopyPass<'a> {
     index: &'a VideoIndex,
     picture: &'a PictureFormat,
     out_dir: &'a Path,
     part_frames: u64,
     scanner: Scanner,
-    next_packet: u64,
 }
-
-type Emit<'a> = &'a mut dyn FnMut(SegmentFile) -> Result<(), MediaError>;
 
 impl CopyPass<'_> {
     fn skip_to(&mut self, packet: u64) -> Result<(), MediaError> {
-        while self.next_packet < packet {
-            self.scanner.next()?.ok_or_else(|| changed(&self.index.path))?;
-            self.next_packet += 1;
+        while self.scanner.number < packet {
+            self.next()?;
         }
         Ok(())
+    }
+
+    /// Reads the next packet of the track. There must be one, because the index counted it.
+    fn next(&mut self) -> Result<Scanned<'_>, MediaError> {
+        self.scanner.next()?.ok_or_else(|| changed(&self.index.path))
     }
 
     fn copy(&mut self, piece: &Piece, emit: Emit) -> Result<(), MediaError> {
@@ -107,8 +78,7 @@ impl CopyPass<'_> {
         let mut cuts = cuts_in(self.index, &piece.packets);
         let mut shown = piece.shown.start;
         for number in piece.packets.clone() {
-            let packet = self.scanner.next()?.ok_or_else(|| changed(&self.index.path))?;
-            self.next_packet += 1;
+            let packet = self.next()?;
             if let Some((_, entry)) = cuts.next_if(|&(at, _)| at == number) {
                 writer.entry(entry);
             }
@@ -127,7 +97,7 @@ impl CopyPass<'_> {
         })
     }
 
-    fn recode(&mut self, piece: &Piece, emit: Emit) -> Result<(), MediaError> {
+    fn reencode(&mut self, piece: &Piece, emit: Emit) -> Result<(), MediaError> {
         let position = |frame: u64| usize::try_from(frame).unwrap_or(usize::MAX);
         let stretch = Stretch {
             source: &self.index.path,
@@ -137,17 +107,16 @@ impl CopyPass<'_> {
             pts: &self.index.pts[position(piece.shown.start)..position(piece.shown.end)],
             part_frames: self.part_frames,
         };
-        let mut recoder = Recoder::start(stretch, &self.index.header_at(piece.packets.start))?;
+        let mut reencoder = Reencoder::start(stretch, &self.index.header_at(piece.packets.start))?;
         for _ in piece.packets.clone() {
-            let packet = self.scanner.next()?.ok_or_else(|| changed(&self.index.path))?;
-            self.next_packet += 1;
-            recoder.push(&packet, emit)?;
+            let packet = self.next()?;
+            reencoder.push(&packet, emit)?;
         }
-        recoder.finish(emit)
+        reencoder.finish(emit)
     }
 }
 
-/// The cuts in a stretch of packets: (packet, earliest PTS shown from there on).
+/// Returns the cuts in a stretch of packets as (packet, earliest PTS that is shown from there on).
 fn cuts_in<'a>(
     index: &'a VideoIndex,
     packets: &Range<u64>,

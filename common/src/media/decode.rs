@@ -1,14 +1,15 @@
-//! The decoder: always one thread and the same settings, so that a picture does not depend on who decodes it.
+//! The decoder of source video, for [`FrameReader`](super::FrameReader) and for re-encoding. It always runs
+//! one thread with the same settings, so that a picture is the same on every machine.
 
 use ffmpeg_next as ffmpeg;
 use ffmpeg_next::codec::{Compliance, Context, threading};
 
-use super::container::is_dry;
+use super::container::is_again_or_eof;
 use super::ffi;
 use super::packets::StreamHeader;
 use crate::frame::{Picture, PictureFormat};
 
-/// Decodes coded packets to pictures in output order.
+/// Decodes packets to pictures in output order.
 pub(super) struct VideoDecoder {
     inner: ffmpeg::decoder::Video,
 }
@@ -19,8 +20,8 @@ impl VideoDecoder {
         let parameters =
             ffi::decoder_parameters(header.codec.id(), &header.extradata, i32::from(header.reorder))?;
         let mut context = Context::from_parameters(parameters)?;
-        // An H.264 stream that does not state its reordering gets the bound of its level, not a guess that drops
-        // the first pictures which prove it wrong.
+        // If an H.264 stream does not state its reordering, the decoder takes the bound of the stream's
+        // level. Without this it would start with a guess and drop the first pictures that contradict it.
         context.compliance(Compliance::Strict);
         context.set_threading(threading::Config::count(1));
         Ok(Self {
@@ -28,7 +29,7 @@ impl VideoDecoder {
         })
     }
 
-    /// Feeds one packet; a packet without PTS yields pictures without PTS.
+    /// Sends one packet to the decoder. The picture of a packet without PTS has no PTS.
     pub(super) fn send(&mut self, pts: Option<i64>, key: bool, data: &[u8]) -> Result<(), ffmpeg::Error> {
         if data.is_empty() {
             return Ok(());
@@ -41,24 +42,24 @@ impl VideoDecoder {
         self.inner.send_packet(&packet)
     }
 
-    /// No more packets: the pictures held back come out.
+    /// Ends the input, so that the decoder returns the pictures that it still holds.
     pub(super) fn send_end(&mut self) -> Result<(), ffmpeg::Error> {
         self.inner.send_eof()
     }
 
-    /// The next picture, or `None` when more packets are needed or all is out.
+    /// Returns the next picture, or `None` if the decoder needs more packets or has returned all pictures.
     pub(super) fn receive(&mut self) -> Result<Option<ffmpeg::frame::Video>, ffmpeg::Error> {
         let mut frame = ffmpeg::frame::Video::empty();
         match self.inner.receive_frame(&mut frame) {
             Ok(()) => Ok(Some(frame)),
-            Err(error) if is_dry(error) => Ok(None),
+            Err(error) if is_again_or_eof(error) => Ok(None),
             Err(error) => Err(error),
         }
     }
 }
 
-/// Why a decoded picture cannot be used, if so.
-pub(super) fn flaw(frame: &ffmpeg::frame::Video, format: &PictureFormat) -> Option<String> {
+/// Returns the reason why a decoded picture cannot be used, or `None` if it can.
+pub(super) fn defect(frame: &ffmpeg::frame::Video, format: &PictureFormat) -> Option<String> {
     use ffmpeg::format::Pixel;
     if frame.is_corrupt() || frame.has_decode_errors() {
         return Some("its data is damaged".into());
@@ -78,7 +79,7 @@ pub(super) fn flaw(frame: &ffmpeg::frame::Video, format: &PictureFormat) -> Opti
     None
 }
 
-/// Copies a picture without [`flaw`] out of FFmpeg's buffers, row by row.
+/// Copies a picture that has no [`defect`] out of FFmpeg's buffers, row by row.
 pub(super) fn to_picture(frame: &ffmpeg::frame::Video, format: &PictureFormat) -> Picture {
     let (width, height) = (format.width as usize, format.height as usize);
     let plane = |index: usize, width: usize, height: usize| {

@@ -1,47 +1,60 @@
-//! Media errors name the file, the frame where known, the cause, and where there is one, the mend.
+//! The error of all media operations. A message names the file, the frame if it is known, the cause, and a
+//! remedy if there is one.
 
 use std::path::{Path, PathBuf};
 
-/// A media operation that did not work.
+/// Why a media operation failed, and on which file.
 #[derive(Debug, thiserror::Error)]
 pub enum MediaError {
-    /// The file itself is at fault: no other worker will fare better.
+    /// The input file cannot be used. It would fail on any other worker too.
     #[error("cannot use `{}`", path.display())]
     BadInput {
+        /// The input file that cannot be used.
         path: PathBuf,
+        /// The defect of the file.
         #[source]
         source: BadMedia,
     },
-    /// A file that this program made is not what it should be: it must be made again.
+    /// A file that this program wrote is not as it should be and must be written again.
     #[error("cannot accept `{}`", path.display())]
     Rejected {
+        /// The file that was rejected.
         path: PathBuf,
+        /// The defect of the file.
         #[source]
         source: BadMedia,
     },
-    /// FFmpeg refused an operation on a file that this program wrote, or for want of resources.
+    /// FFmpeg failed on a file that this program wrote, or for lack of resources.
     #[error("cannot {action} `{}`", path.display())]
     Ffmpeg {
+        /// What was attempted, as a verb.
         action: &'static str,
+        /// The file that was read or written.
         path: PathBuf,
+        /// The error that FFmpeg returned.
         #[source]
         source: ffmpeg_next::Error,
     },
+    /// The operating system failed to read or write a file.
     #[error("cannot {action} `{}`", path.display())]
     Io {
+        /// What was attempted, as a verb.
         action: &'static str,
+        /// The file that was read or written.
         path: PathBuf,
+        /// The error that the operating system returned.
         #[source]
         source: std::io::Error,
     },
 }
 
-/// What is wrong with a media file, in words for its owner.
+/// The defect of a media file, as a text for the user who owns it.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct BadMedia(pub String);
 
 impl MediaError {
+    /// Makes the error for an input file that cannot be used, because of `cause`.
     pub fn bad_input(path: &Path, cause: impl Into<String>) -> Self {
         Self::BadInput {
             path: path.to_owned(),
@@ -49,7 +62,7 @@ impl MediaError {
         }
     }
 
-    /// The file that the error is about.
+    /// Returns the file that the error is about.
     pub fn path(&self) -> &Path {
         match self {
             Self::BadInput { path, .. }
@@ -59,6 +72,7 @@ impl MediaError {
         }
     }
 
+    /// Makes the error for a file of this program that has to be written again, because of `cause`.
     pub fn rejected(path: &Path, cause: impl Into<String>) -> Self {
         Self::Rejected {
             path: path.to_owned(),
@@ -66,11 +80,13 @@ impl MediaError {
         }
     }
 
+    /// Returns the conversion of an FFmpeg error to [`MediaError::Ffmpeg`], for `map_err`.
     pub fn ffmpeg(action: &'static str, path: &Path) -> impl FnOnce(ffmpeg_next::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Ffmpeg { action, path, source }
     }
 
+    /// Returns the conversion of an I/O error to [`MediaError::Io`], for `map_err`.
     pub fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Io { action, path, source }

@@ -1,4 +1,5 @@
-//! The few places that the safe bindings do not reach. Each function is one small unsafe step.
+//! Access to the few fields and functions of FFmpeg that the safe bindings leave out. Each function is one
+//! small unsafe step.
 
 use std::slice;
 
@@ -6,35 +7,43 @@ use ffmpeg_next as ffmpeg;
 use ffmpeg_next::ffi;
 use ffmpeg_next::packet::Ref as _;
 
-/// What the container and the first decoded pictures say about a video track, as plain numbers.
+/// Properties of a video track as plain numbers, from the container and the first decoded pictures.
 pub(super) struct VideoFacts {
+    /// The width of the pictures in pixels, or 0 if unknown.
     pub(super) width: u32,
+    /// The height of the pictures in pixels, or 0 if unknown.
     pub(super) height: u32,
-    /// `AVPixelFormat`; -1 where no picture could be decoded.
+    /// The pixel format as a value of `AVPixelFormat`; -1 if no picture could be decoded.
     pub(super) pixel: i32,
-    /// ITU-T H.273 code points.
+    /// ITU-T H.273 code point of the colour primaries.
     pub(super) primaries: i32,
+    /// ITU-T H.273 code point of the transfer characteristics.
     pub(super) transfer: i32,
+    /// ITU-T H.273 code point of the matrix coefficients.
     pub(super) matrix: i32,
-    /// `AVColorRange`: 0 unspecified, 1 limited, 2 full.
+    /// The colour range as a value of `AVColorRange`: 0 is unspecified, 1 limited, 2 full.
     pub(super) range: i32,
-    /// Numerator 0 where the file states none.
+    /// The sample aspect ratio (numerator, denominator); the numerator is 0 if the file states none.
     pub(super) sample_aspect: (i32, i32),
-    /// `AVFieldOrder`: 0 unknown, 1 progressive, above that interlaced.
+    /// The field order as a value of `AVFieldOrder`: 0 is unknown, 1 progressive, and higher values are
+    /// interlaced.
     pub(super) field_order: i32,
-    /// Pictures that the decoder holds back to bring them into order.
+    /// Number of pictures that the decoder holds to bring them into output order.
     pub(super) reorder: i32,
+    /// Codec header, as [`codec_header`] returns it.
     pub(super) extradata: Vec<u8>,
 }
 
+/// Reads the properties of a video track.
 #[expect(
     unsafe_code,
     reason = "the bindings expose no accessor for these stream parameters"
 )]
 pub(super) fn video_facts(stream: &ffmpeg::Stream) -> VideoFacts {
     let parameters = stream.parameters();
-    // SAFETY: `stream` keeps its format context, which owns both structures, alive for this call. Enumerations
-    // are read as the `i32` that they are in C, so that a value unknown to the bindings is harmless.
+    // SAFETY: `stream` keeps its format context, which owns both structures, alive for this call.
+    // Enumerations are read as `i32`, which they are in C, so that a value that the bindings do not know is
+    // harmless.
     unsafe {
         let stream = stream.as_ptr();
         let p = parameters.as_ptr();
@@ -58,7 +67,7 @@ pub(super) fn video_facts(stream: &ffmpeg::Stream) -> VideoFacts {
     }
 }
 
-/// (sample rate in Hz, channels) of an audio track; 0 where unknown.
+/// Returns the sample rate in Hz and the number of channels of an audio track; each is 0 if unknown.
 #[expect(
     unsafe_code,
     reason = "the bindings expose no accessor for these stream parameters"
@@ -76,7 +85,7 @@ pub(super) fn audio_facts(stream: &ffmpeg::Stream) -> (u32, u32) {
     )
 }
 
-/// Codec-wide header bytes (for H.264 the parameter sets).
+/// Returns the bytes of the codec-wide header (`extradata`); for H.264 these are the parameter sets.
 #[expect(unsafe_code, reason = "the bindings have no accessor for the codec header")]
 pub(super) fn codec_header(parameters: &ffmpeg::codec::Parameters) -> Vec<u8> {
     // SAFETY: `parameters` owns or keeps alive a valid `AVCodecParameters`, whose `extradata` is null or has
@@ -92,14 +101,15 @@ pub(super) fn codec_header(parameters: &ffmpeg::codec::Parameters) -> Vec<u8> {
     }
 }
 
-/// Whether the container says that this packet is decoded but not shown (an edit list cuts it off).
+/// Whether the container marks this packet as decoded but not shown, because an edit list cuts it off.
 #[expect(unsafe_code, reason = "the bindings leave the discard flag out")]
 pub(super) fn is_hidden(packet: &ffmpeg::Packet) -> bool {
     // SAFETY: a `Packet` always holds a valid `AVPacket`.
     unsafe { (*packet.as_ptr()).flags & ffi::AV_PKT_FLAG_DISCARD != 0 }
 }
 
-/// Highest byte position of a packet that the container's index of this track promises, if it has an index.
+/// Returns the highest byte position of a packet in the container's index of this track, or `None` if it has
+/// no index.
 #[expect(unsafe_code, reason = "the bindings do not expose the index")]
 pub(super) fn indexed_end(stream: &ffmpeg::Stream) -> Option<i64> {
     // SAFETY: the entries belong to the stream, which outlives this call; the count bounds the loop.
@@ -113,7 +123,7 @@ pub(super) fn indexed_end(stream: &ffmpeg::Stream) -> Option<i64> {
     }
 }
 
-/// Decoder parameters made from what a segment file states.
+/// Makes decoder parameters from the header of a segment file.
 #[expect(
     unsafe_code,
     reason = "extradata must lie in a padded buffer of FFmpeg's allocator"
@@ -148,7 +158,8 @@ pub(super) fn decoder_parameters(
     Ok(parameters)
 }
 
-/// Feeds `input` (`None`: the end) to the resampler and appends what comes out to `output`.
+/// Sends `input` to the resampler, or the end of the track if `input` is `None`, and appends the resampled
+/// audio to `output`.
 #[expect(
     unsafe_code,
     reason = "the safe call cannot be given an output of the right size"
@@ -160,8 +171,8 @@ pub(super) fn resample(
 ) -> Result<(), ffmpeg::Error> {
     let count = |samples: usize| i32::try_from(samples).map_err(|_| ffmpeg::Error::InvalidData);
     let samples = count(input.map_or(0, ffmpeg::frame::Audio::samples))?;
-    // SAFETY: `input` has the format that the resampler was made for (the caller checks it), so that its plane
-    // pointers are what the call expects; `output` has room for the stated number of mono s16 samples.
+    // SAFETY: `input` has the format that the resampler was made for (the caller checks it), so that its
+    // plane pointers are what the call expects; `output` has room for the stated number of mono s16 samples.
     unsafe {
         let context = resampler.as_mut_ptr();
         let room = match ffi::swr_get_out_samples(context, samples) {
@@ -187,15 +198,15 @@ pub(super) fn resample(
     Ok(())
 }
 
-/// FFmpeg's name of an `AVPixelFormat`.
+/// Returns FFmpeg's name of an `AVPixelFormat`.
 #[expect(
     unsafe_code,
     reason = "the bindings take the enumeration, which a newer library may exceed"
 )]
 pub(super) fn pixel_name(pixel: i32) -> String {
     let mut text = [0_u8; 64];
-    // SAFETY: the function writes at most 64 bytes, with a final zero; a number that names no format is left to
-    // it to describe, which it does by range check. `AVPixelFormat` is a C `int`.
+    // SAFETY: the function writes at most 64 bytes, with a final zero, and checks the range of the number
+    // itself, so that it may name no format. `AVPixelFormat` is a C `int`.
     let known = unsafe {
         let format = std::mem::transmute::<i32, ffi::AVPixelFormat>(pixel);
         !ffi::av_get_pix_fmt_string(text.as_mut_ptr().cast(), 64, format).is_null()

@@ -1,10 +1,13 @@
-//! First pass over a video file: the time stamp of every frame that is shown, and where decoding may start.
+//! The first pass over a source video, run by the coordinator when a job starts: it finds the timestamp of
+//! every frame that is shown, and the packets where decoding may start.
 //!
-//! A *source frame* is a packet of the video track whose picture is shown: not one that an edit list cuts off,
-//! and not a leading picture whose references lie before the track's start. A *safe cut* is a packet that
-//! - is an H.264 IDR, or an HEVC IDR, BLA or CRA, by its NAL units (a container's keyframe flag also marks open
-//!   GOPs, whose leading pictures need the GOP before);
-//! - comes before no packet that is shown earlier than it, and after none that is shown later;
+//! A *source frame* is a packet of the video track whose picture is shown. Packets that an edit list cuts off
+//! are not source frames, nor are leading pictures whose references lie before the track's start. A *safe
+//! cut* is a packet that
+//! - is an H.264 IDR, or an HEVC IDR, BLA or CRA, by its NAL units (a container's keyframe flag also marks
+//!   open GOPs, whose leading pictures need the GOP before);
+//! - divides the video in both orders: all packets before it in the file are shown before it, and all packets
+//!   after it in the file are shown after it;
 //! - needs no parameter set that only an earlier packet carries.
 
 use std::path::{Path, PathBuf};
@@ -18,37 +21,37 @@ use super::nal::{self, Access, Framing, Unit};
 use super::packets::StreamHeader;
 use super::probe::{self, VideoCodec, VideoProbe};
 
-/// A Matroska file that ends so much before its stated duration was cut off.
+/// A Matroska file that ends more than this before its stated duration is truncated.
 const DURATION_TOLERANCE_MS: i64 = 500;
 
-/// What the first pass found. Its size grows with the video only by the time stamps and the cuts.
+/// The result of the first pass. It grows with the length of the video only by the timestamps and the cuts.
 #[derive(Clone, Debug)]
 pub struct VideoIndex {
     pub(super) path: PathBuf,
     pub(super) codec: VideoCodec,
     pub(super) reorder: u8,
-    /// Decoder set-up, and the packet from which it holds.
-    pub(super) set_ups: Vec<(u64, Vec<u8>)>,
-    /// In decode order; the first is packet 0.
+    /// The codec header (`extradata`) and its changes, each with the first packet that it applies to.
+    pub(super) extradata_changes: Vec<(u64, Vec<u8>)>,
+    /// All safe cuts in decode order; the first is packet 0.
     pub(super) cuts: Vec<Cut>,
     /// Number of packets of the track.
     pub(super) packets: u64,
     /// PTS of every source frame, strictly increasing, in the track's time base.
     pub pts: Vec<i64>,
-    /// How long the last source frame is shown, in ticks, where the file says so.
+    /// Duration of the last source frame, in ticks of the track's time base, if the file states it.
     pub last_duration: Option<i64>,
 }
 
-/// A place where the track may be cut.
+/// A packet before which the track may be cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Cut {
-    /// Packet of the track, in decode order.
+    /// Number of the packet in decode order.
     pub(super) packet: u64,
-    /// Source frames before it.
+    /// Number of source frames before the cut.
     pub(super) shown: u64,
-    /// The decoder must be set up anew here.
+    /// Whether the track must be cut here, because the codec header changes.
     pub(super) forced: bool,
-    /// No later packet may be shown before this.
+    /// Earliest PTS that later packets may have; one that is shown earlier makes the cut unsafe.
     bound: i64,
 }
 
@@ -64,46 +67,50 @@ impl Cut {
     }
 }
 
-/// One packet as both passes see it.
+/// One packet of the video track.
 pub(super) struct Scanned<'a> {
+    /// Number of the packet in decode order.
     pub(super) number: u64,
-    /// `None` where it is not shown.
+    /// PTS of the picture, or `None` if it is not shown.
     pub(super) pts: Option<i64>,
     pub(super) key: bool,
     pub(super) duration: i64,
     pub(super) data: &'a [u8],
     unit: Unit,
-    new_set_up: Option<&'a [u8]>,
+    new_extradata: Option<&'a [u8]>,
 }
 
-/// Reads the packets of the video track in decode order and tells which are shown: the same in every pass.
+/// Reads the packets of the video track in decode order and finds which of them are shown. Both passes use
+/// it, so that they agree.
 pub(super) struct Scanner {
     input: ffmpeg::format::context::Input,
     path: PathBuf,
     codec: VideoCodec,
     track: usize,
     framing: Framing,
-    set_up: Vec<u8>,
-    number: u64,
-    leading: Leading,
+    extradata: Vec<u8>,
+    /// Number of the next packet.
+    pub(super) number: u64,
+    leading: LeadingPictures,
     packet: ffmpeg::Packet,
-    /// End of the last packet of any track, in milliseconds.
+    /// The latest end of any packet of any track, in milliseconds.
     end_ms: i64,
 }
 
-/// Which pictures at a track's start, or after a break, lack their references.
+/// Finds the pictures at a track's start, or after a break in it, whose references are missing.
 #[derive(Default)]
-struct Leading {
+struct LeadingPictures {
     started: bool,
-    /// H.264 that begins with an open GOP: nothing before this is shown.
+    /// PTS of the first picture of an H.264 track that begins with an open GOP; earlier pictures are not
+    /// shown.
     floor: Option<i64>,
-    /// HEVC: skippable leading pictures of the present random access point are not decodable.
+    /// Whether the RASL pictures of the present HEVC random access point cannot be decoded.
     skip: bool,
     sequence_ended: bool,
 }
 
-impl Leading {
-    /// Whether the picture lacks references. `key` is the container's flag.
+impl LeadingPictures {
+    /// Whether references of the picture are missing. `key` is the container's keyframe flag.
     fn hides(&mut self, codec: VideoCodec, unit: Unit, key: bool, pts: i64) -> bool {
         let starts = !self.started && (key || unit.access.is_random());
         if codec == VideoCodec::Hevc && unit.access.is_random() {
@@ -124,24 +131,24 @@ impl Leading {
 impl Scanner {
     pub(super) fn open(path: &Path, codec: VideoCodec) -> Result<Self, MediaError> {
         let input = probe::open_input(path)?;
-        let stream = probe::video_stream(&input, path)?;
+        let stream = probe::video_track(&input, path)?;
         let track = stream.index();
-        let set_up = ffi::video_facts(&stream).extradata;
+        let extradata = ffi::video_facts(&stream).extradata;
         Ok(Self {
-            framing: Framing::of(codec, &set_up),
+            framing: Framing::of(codec, &extradata),
             path: path.to_owned(),
             number: 0,
-            leading: Leading::default(),
+            leading: LeadingPictures::default(),
             packet: ffmpeg::Packet::empty(),
             end_ms: 0,
             input,
             codec,
             track,
-            set_up,
+            extradata,
         })
     }
 
-    /// The next packet of the track, or `None` at the end of the file.
+    /// Reads the next packet of the track, or returns `None` at the end of the file.
     pub(super) fn next(&mut self) -> Result<Option<Scanned<'_>>, MediaError> {
         loop {
             self.packet = ffmpeg::Packet::empty();
@@ -172,23 +179,24 @@ impl Scanner {
         let number = self.number;
         self.number += 1;
         let packet = &self.packet;
-        let new_set_up = packet
+        let new_extradata = packet
             .side_data()
             .find(|data| data.kind() == SideDataType::NewExtraData)
             .map(|data| data.data().to_vec())
-            .filter(|set_up| *set_up != self.set_up);
-        let changed = new_set_up.is_some();
-        if let Some(set_up) = new_set_up {
-            self.framing = Framing::of(self.codec, &set_up);
-            self.set_up = set_up;
+            .filter(|extradata| *extradata != self.extradata);
+        let changed = new_extradata.is_some();
+        if let Some(extradata) = new_extradata {
+            self.framing = Framing::of(self.codec, &extradata);
+            self.extradata = extradata;
         }
         let pts = packet.pts().ok_or_else(|| {
-            let cause =
-                format!("frame {number} has no time stamp; rewrite it first: ffmpeg -i IN -c copy OUT.mp4");
+            let cause = format!(
+                "frame {number} has no timestamp; rewrite the file first: ffmpeg -i IN -c copy OUT.mp4"
+            );
             MediaError::bad_input(&self.path, cause)
         })?;
         let data = packet.data().unwrap_or_default();
-        let unit = nal::inspect(self.codec, self.framing, &self.set_up, data);
+        let unit = nal::inspect(self.codec, self.framing, &self.extradata, data);
         let hidden = self.leading.hides(self.codec, unit, packet.is_key(), pts) || ffi::is_hidden(packet);
         Ok(Some(Scanned {
             number,
@@ -197,7 +205,7 @@ impl Scanner {
             duration: packet.duration(),
             data,
             unit,
-            new_set_up: changed.then_some(self.set_up.as_slice()),
+            new_extradata: changed.then_some(self.extradata.as_slice()),
         }))
     }
 
@@ -213,7 +221,7 @@ impl Scanner {
         self.end_ms = self.end_ms.max(i64::try_from(ms).unwrap_or(0));
     }
 
-    /// Matroska has no index of its packets, but states how long it is.
+    /// Refuses a truncated Matroska file. Matroska has no index of its packets, but states its duration.
     fn refuse_early_end(&self) -> Result<(), MediaError> {
         let stated_ms = self.input.duration() / 1000;
         let is_matroska = self.input.format().name().contains("matroska");
@@ -228,7 +236,12 @@ impl Scanner {
     }
 }
 
-/// Reads the whole file once. `progress` is told the number of source frames found so far.
+/// Reads the whole file once and builds its index. `progress` receives the number of source frames found so
+/// far.
+///
+/// # Errors
+/// [`MediaError::BadInput`] if the file is truncated or damaged, or if its timestamps or codec headers cannot
+/// be used.
 pub fn index_video(
     path: &Path,
     video: &VideoProbe,
@@ -236,14 +249,14 @@ pub fn index_video(
 ) -> Result<VideoIndex, MediaError> {
     let mut scanner = Scanner::open(path, video.codec)?;
     let reorder = {
-        let stream = probe::video_stream(&scanner.input, path)?;
+        let stream = probe::video_track(&scanner.input, path)?;
         u8::try_from(ffi::video_facts(&stream).reorder).unwrap_or(0)
     };
     let mut index = VideoIndex {
         path: path.to_owned(),
         codec: video.codec,
         reorder,
-        set_ups: vec![(0, scanner.set_up.clone())],
+        extradata_changes: vec![(0, scanner.extradata.clone())],
         cuts: vec![Cut {
             packet: 0,
             shown: 0,
@@ -255,17 +268,17 @@ pub fn index_video(
         last_duration: None,
     };
     let mut latest: Option<i64> = None;
-    let mut own_sets = false;
+    let mut own_parameter_sets = false;
     while let Some(packet) = scanner.next()? {
         index.packets = packet.number + 1;
-        let forced = packet.new_set_up.is_some() && packet.number > 0;
-        if let Some(set_up) = packet.new_set_up {
-            index.set_ups.push((packet.number, set_up.to_vec()));
+        let forced = packet.new_extradata.is_some() && packet.number > 0;
+        if let Some(extradata) = packet.new_extradata {
+            index.extradata_changes.push((packet.number, extradata.to_vec()));
         }
         let is_random = packet.unit.access.is_random();
-        let carries_sets = packet.unit.own_sets;
-        own_sets |= carries_sets && !is_random;
-        if packet.number > 0 && is_random && (!own_sets || carries_sets || forced) {
+        let carries_sets = packet.unit.own_parameter_sets;
+        own_parameter_sets |= carries_sets && !is_random;
+        if packet.number > 0 && is_random && (!own_parameter_sets || carries_sets || forced) {
             let after = latest.map_or(i64::MIN, |latest| latest.saturating_add(1));
             index.cuts.push(Cut {
                 packet: packet.number,
@@ -276,9 +289,9 @@ pub fn index_video(
         } else if forced {
             return Err(unsafe_change(path, packet.number));
         }
-        own_sets |= carries_sets;
+        own_parameter_sets |= carries_sets;
         let Some(pts) = packet.pts else { continue };
-        // Bounds grow along the list, so that those which this packet breaks are its last ones.
+        // Bounds grow along the list, so that the cuts which this packet makes unsafe are the last ones.
         while let Some(cut) = index.cuts.pop_if(|cut| cut.bound > pts) {
             if cut.forced {
                 return Err(unsafe_change(path, cut.packet));
@@ -298,7 +311,7 @@ pub fn index_video(
     index.pts.sort_unstable();
     if let Some(at) = index.pts.windows(2).position(|pair| pair[0] == pair[1]) {
         let cause = format!(
-            "frames {at} and {} have the same time stamp; convert it first: ffmpeg -i IN -c:v libx264 -crf 14 -c:a \
+            "frames {at} and {} have the same timestamp; convert the file first: ffmpeg -i IN -c:v libx264 -crf 14 -c:a \
              copy OUT.mp4",
             at + 1
         );
@@ -309,20 +322,22 @@ pub fn index_video(
 
 fn unsafe_change(path: &Path, packet: u64) -> MediaError {
     let cause = format!(
-        "its video changes its coding in the middle of a group of pictures (frame {packet}); convert it first: \
+        "the codec header of its video changes in the middle of a group of pictures (frame {packet}); convert the file first: \
          ffmpeg -i IN -c:v libx264 -crf 14 -c:a copy OUT.mp4"
     );
     MediaError::bad_input(path, cause)
 }
 
 impl VideoIndex {
-    /// What a decoder needs to start at `packet`.
+    /// Returns the header that a decoder needs to start at `packet`.
     pub(super) fn header_at(&self, packet: u64) -> StreamHeader {
-        let at = self.set_ups.partition_point(|&(from, _)| from <= packet);
+        let at = self
+            .extradata_changes
+            .partition_point(|&(from, _)| from <= packet);
         StreamHeader {
             codec: self.codec,
             reorder: self.reorder,
-            extradata: self.set_ups[at.saturating_sub(1)].1.clone(),
+            extradata: self.extradata_changes[at.saturating_sub(1)].1.clone(),
         }
     }
 }

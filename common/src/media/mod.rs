@@ -1,5 +1,7 @@
-//! Everything that touches FFmpeg: probing, cutting, decoding by exact PTS, encoding closed-GOP segments,
-//! joining them, and the audio track. Blocking; never called on the async runtime.
+//! Everything that uses FFmpeg. The coordinator probes, indexes and cuts the inputs ([`probe_video`],
+//! [`index_video`], [`cut_segments`], [`decode_speech`]), joins the encoded segments and verifies the result
+//! ([`join`], [`verify_output`]). The worker's media child decodes source frames and encodes segments
+//! ([`FrameReader`], [`SegmentEncoder`]). All functions block and must not be called on the async runtime.
 
 mod container;
 mod cut;
@@ -14,15 +16,15 @@ mod packets;
 mod pieces;
 mod probe;
 mod reader;
-mod recode;
-#[cfg(test)]
-mod samples;
+mod reencode;
 mod segment;
 mod speech;
+#[cfg(test)]
+mod test_clips;
 mod verify;
 
 pub use container::Container;
-pub use cut::{CutVideo, cut_segments, cut_video};
+pub use cut::cut_segments;
 pub use encode::SegmentEncoder;
 pub use error::{BadMedia, MediaError};
 pub use index::{VideoIndex, index_video};

@@ -1,19 +1,19 @@
-//! Just enough of the H.264 and HEVC byte stream to tell where decoding may start: the types of the NAL units
-//! in one packet.
+//! Inspects the types of the NAL units in one packet of H.264 or HEVC, which is enough to find where decoding
+//! may start. The scanner of source videos calls it for each packet.
 
 use super::VideoCodec;
 
-/// How the NAL units of a track are laid out in its packets.
+/// How the NAL units in a track's packets are separated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Framing {
-    /// Each preceded by its length in so many bytes (`avcC`, `hvcC`).
+    /// Each unit follows its length, which takes this number of bytes (`avcC`, `hvcC`).
     Length(usize),
-    /// Each preceded by a start code.
+    /// Each unit follows a start code.
     StartCode,
 }
 
 impl Framing {
-    /// Reads the layout off the track's extradata.
+    /// Reads the framing from the track's extradata.
     pub(super) fn of(codec: VideoCodec, extradata: &[u8]) -> Self {
         let at = match codec {
             VideoCodec::H264 => 4,
@@ -26,23 +26,26 @@ impl Framing {
     }
 }
 
-/// What a packet's picture means for where decoding may start.
+/// What a packet's picture means for random access. The order of the variants matters: a packet has the
+/// highest kind of its units.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Access {
+    /// A picture at which decoding cannot start.
     #[default]
     Other,
-    /// HEVC RASL: needs pictures from before its random access point.
+    /// An HEVC RASL picture, which may need pictures from before its random access point.
     SkippedLeading,
-    /// HEVC CRA: a random access point whose leading pictures may need earlier ones.
+    /// An HEVC CRA picture, which is a random access point whose leading pictures may need earlier ones.
     Clean,
-    /// HEVC BLA: as CRA, but its skippable leading pictures are never decodable.
+    /// An HEVC BLA picture, which is a random access point whose RASL pictures can never be decoded.
     BrokenLink,
-    /// H.264 or HEVC IDR: nothing after it needs anything before it.
+    /// An H.264 or HEVC IDR picture: no later picture needs an earlier one.
     Idr,
 }
 
 impl Access {
-    /// A picture that no earlier one is needed for, nor for any that follows it in output order.
+    /// Whether decoding may start here: neither this picture nor any that follows it in output order needs an
+    /// earlier one.
     pub(super) fn is_random(self) -> bool {
         match self {
             Self::Clean | Self::BrokenLink | Self::Idr => true,
@@ -51,17 +54,17 @@ impl Access {
     }
 }
 
-/// What one packet holds.
+/// The properties of one packet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Unit {
     pub(super) access: Access,
-    /// Carries parameter sets that are not in the extradata.
-    pub(super) own_sets: bool,
-    /// The sequence ends after this packet.
+    /// Whether the packet carries parameter sets that are not in the extradata.
+    pub(super) own_parameter_sets: bool,
+    /// Whether the coded video sequence ends after this packet.
     pub(super) ends_sequence: bool,
 }
 
-/// Looks at the NAL units of one packet.
+/// Inspects the NAL units of one packet.
 pub(super) fn inspect(codec: VideoCodec, framing: Framing, extradata: &[u8], packet: &[u8]) -> Unit {
     let mut unit = Unit::default();
     let mut visit = |nal: &[u8]| {
@@ -90,7 +93,7 @@ pub(super) fn inspect(codec: VideoCodec, framing: Framing, extradata: &[u8], pac
             }
         };
         if is_set && !contains(extradata, nal) {
-            unit.own_sets = true;
+            unit.own_parameter_sets = true;
         }
     };
     match framing {
@@ -133,7 +136,7 @@ fn start_coded(packet: &[u8], visit: &mut impl FnMut(&[u8])) {
     }
 }
 
-/// Zero bytes before a start code belong to it, not to the unit.
+/// Removes zero bytes from the end of a unit; they belong to the next start code.
 fn trim_zeros(nal: &[u8]) -> &[u8] {
     let end = nal.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
     &nal[..end]
@@ -157,7 +160,7 @@ mod tests {
         }
         let expected = Unit {
             access: Access::Idr,
-            own_sets: true,
+            own_parameter_sets: true,
             ..Unit::default()
         };
         let avcc = [1, 100, 0, 31, 0xff, 0xe1];
@@ -172,7 +175,7 @@ mod tests {
             expected
         );
         let known = inspect(VideoCodec::H264, Framing::StartCode, &[5, 0x67, 1, 2, 5], &coded);
-        assert!(!known.own_sets, "the set stands in the extradata");
+        assert!(!known.own_parameter_sets, "the set stands in the extradata");
     }
 
     #[test]

@@ -1,7 +1,9 @@
-//! The segment file: coded packets with their time stamps, exactly as the source has them.
+//! The file format of source segments: coded packets with their timestamps, exactly as the source has them.
+//! The coordinator writes these files and the workers' media children read them.
 //!
-//! Containers round time stamps (Matroska to milliseconds), refuse negative ones (NUT) or shift them (MP4), and
-//! a demuxer may repair what it reads. A segment is only ever decoded by this program, so it is a plain list:
+//! Containers round timestamps (Matroska to milliseconds), refuse negative ones (NUT) or shift them (MP4),
+//! and a demuxer may repair what it reads. Segments are decoded by this program only, so that the format is a
+//! plain list:
 //!
 //! ```text
 //! "LFSEGM01" | u8 codec (1 H.264, 2 HEVC) | u8 reorder | u32 n | n bytes of extradata
@@ -9,7 +11,8 @@
 //! end:         u8 0 | u32 n | n entries: i64 pts, u64 offset | u64 offset of the end | "LFSEGEND"
 //! ```
 //! Integers are little-endian, offsets count from the start of the file. An entry names a packet at which
-//! decoding may start: from there on every shown picture is at or after its `pts`, before it every one is earlier.
+//! decoding may start: every picture that is shown from there on is at or after its `pts`, and every picture
+//! before is earlier.
 
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
@@ -22,26 +25,29 @@ const END_MAGIC: &[u8; 8] = b"LFSEGEND";
 const IS_PACKET: u8 = 1;
 const IS_SHOWN: u8 = 2;
 const IS_KEY: u8 = 4;
-/// Far above any coded picture: a damaged length must not allocate more.
+/// Upper bound of a length field, far above any coded picture, so that a damaged length does not allocate
+/// much memory.
 const MAX_BYTES: u32 = 256 << 20;
 
-/// What a decoder needs before the first packet.
+/// The header that a decoder needs before the first packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct StreamHeader {
     pub(super) codec: VideoCodec,
-    /// Pictures that the decoder holds back to bring them into order, as the container's reader found out.
+    /// Number of pictures that the decoder holds to bring them into output order, as the demuxer found it.
     pub(super) reorder: u8,
     pub(super) extradata: Vec<u8>,
 }
 
+/// One coded packet as it was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct CodedPacket {
-    /// `None` for a packet that is decoded but not shown.
+    /// PTS of the picture, or `None` if the packet is decoded but not shown.
     pub(super) pts: Option<i64>,
     pub(super) key: bool,
     pub(super) data: Vec<u8>,
 }
 
+/// Writes the packets of one segment into a new file.
 pub(super) struct PacketWriter {
     file: BufWriter<File>,
     offset: u64,
@@ -65,7 +71,7 @@ impl PacketWriter {
         Ok(writer)
     }
 
-    /// Decoding may start at the next packet; `pts` is the earliest that is shown from there on.
+    /// Records that decoding may start at the next packet; `pts` is the earliest that is shown from there on.
     pub(super) fn entry(&mut self, pts: i64) {
         self.entries.push((pts, self.offset));
     }
@@ -108,6 +114,7 @@ impl PacketWriter {
     }
 }
 
+/// Reads the packets of one segment file, from any entry on.
 pub(super) struct PacketReader {
     file: BufReader<File>,
     header: StreamHeader,
@@ -116,7 +123,8 @@ pub(super) struct PacketReader {
 }
 
 impl PacketReader {
-    /// Opens a segment file; one that is no complete segment gives `InvalidData`.
+    /// Opens a segment file at its first packet. Fails with `InvalidData` or `UnexpectedEof` if the file is
+    /// not a complete segment.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         let mut file = BufReader::new(File::open(path)?);
         if &array::<8>(&mut file)? != MAGIC {
@@ -134,7 +142,7 @@ impl PacketReader {
         file.seek(SeekFrom::End(-16))?;
         let end = u64::from_le_bytes(array(&mut file)?);
         if &array::<8>(&mut file)? != END_MAGIC {
-            return Err(damaged("segment file is cut off"));
+            return Err(damaged("segment file is truncated"));
         }
         file.seek(SeekFrom::Start(end))?;
         if array::<1>(&mut file)? != [0] {
@@ -164,14 +172,14 @@ impl PacketReader {
         &self.header
     }
 
-    /// Moves to the last packet from which decoding shows the picture at `pts`.
+    /// Moves to the last packet from which decoding yields the picture at `pts`.
     pub(super) fn seek(&mut self, pts: i64) -> io::Result<()> {
         let at = self.entries.partition_point(|&(entry, _)| entry <= pts);
         let offset = at.checked_sub(1).map_or(self.first, |at| self.entries[at].1);
         self.file.seek(SeekFrom::Start(offset)).map(|_| ())
     }
 
-    /// The next packet, or `None` at the end.
+    /// Reads the next packet, or returns `None` at the end.
     pub(super) fn next(&mut self) -> io::Result<Option<CodedPacket>> {
         let [flags] = array(&mut self.file)?;
         if flags & IS_PACKET == 0 {
@@ -206,7 +214,7 @@ fn sized(reader: &mut impl Read) -> io::Result<Vec<u8>> {
     if bytes.len() as u64 == u64::from(length) {
         Ok(bytes)
     } else {
-        Err(damaged("segment file is cut off"))
+        Err(damaged("segment file is truncated"))
     }
 }
 

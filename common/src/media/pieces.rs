@@ -1,31 +1,32 @@
-//! Which stretches of packets become segments: pure.
+//! Divides the packets of a source video into the pieces that become segments. It is a pure function of the
+//! safe cuts.
 
 use std::ops::Range;
 
 use super::index::Cut;
 
-/// How long segments get, in source frames.
+/// Bounds of the length of segments, in source frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CutLimits {
-    /// Whole groups of pictures are gathered up to this; re-encoded parts have this length. At least 1.
+    /// Whole groups of pictures are joined up to this length; re-encoded parts have this length. At least 1.
     pub target_frames: u64,
-    /// A single group of pictures may be so long; a longer one is encoded anew in parts.
+    /// A single group of pictures may have this length; a longer one is re-encoded in parts.
     pub max_frames: u64,
 }
 
 /// A stretch of packets between two safe cuts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Piece {
-    /// Packets of the track, in decode order.
+    /// Numbers of the packets in decode order.
     pub(super) packets: Range<u64>,
-    /// Source frames.
+    /// Numbers of the source frames.
     pub(super) shown: Range<u64>,
-    /// Too long to be one segment: decode it and encode it anew in parts.
-    pub(super) recode: bool,
+    /// Whether the piece is too long to be one segment, and has to be re-encoded in parts.
+    pub(super) reencode: bool,
 }
 
-/// Cuts a track of `packets` packets and `shown` source frames. Pieces join without gap, hold at least one source
-/// frame each, and end before the first piece that holds none of the first `wanted` frames.
+/// Divides a track of `packets` packets and `shown` source frames into pieces. The pieces join without gap
+/// and hold at least one source frame each; those that hold none of the first `wanted` frames are left out.
 pub(super) fn split(cuts: &[Cut], packets: u64, shown: u64, wanted: u64, limits: CutLimits) -> Vec<Piece> {
     let mut pieces = Vec::new();
     let point = |at: usize| {
@@ -36,7 +37,7 @@ pub(super) fn split(cuts: &[Cut], packets: u64, shown: u64, wanted: u64, limits:
     while at < cuts.len() {
         let (first_packet, first_shown) = point(at);
         let mut next = at + 1;
-        // Take in whole stretches while the target allows, up to where the decoder must be set up anew.
+        // Join whole groups of pictures while the target allows it, up to the next forced cut.
         while next < cuts.len()
             && !cuts[next].forced
             && point(next + 1).1 - first_shown <= limits.target_frames
@@ -54,7 +55,7 @@ pub(super) fn split(cuts: &[Cut], packets: u64, shown: u64, wanted: u64, limits:
         pieces.push(Piece {
             packets: first_packet..end_packet,
             shown: first_shown..end_shown,
-            recode: end_shown - first_shown > limits.max_frames,
+            reencode: end_shown - first_shown > limits.max_frames,
         });
     }
     pieces
@@ -80,11 +81,11 @@ mod tests {
         let pieces = split(&cuts, 500, 500, 500, LIMITS);
         let bounds: Vec<u64> = pieces.iter().map(|piece| piece.shown.end).collect();
         assert_eq!(bounds, [100, 200, 300, 400, 500]);
-        assert!(pieces.iter().all(|piece| !piece.recode));
+        assert!(pieces.iter().all(|piece| !piece.reencode));
     }
 
     #[test]
-    fn long_group_is_encoded_anew_and_its_neighbours_are_not() {
+    fn long_group_is_reencoded_and_its_neighbours_are_not() {
         let pieces = split(
             &[cut(0, 0), cut(100, 100), cut(900, 900)],
             1000,
@@ -92,8 +93,8 @@ mod tests {
             1000,
             LIMITS,
         );
-        let recode: Vec<bool> = pieces.iter().map(|piece| piece.recode).collect();
-        assert_eq!(recode, [false, true, false]);
+        let reencode: Vec<bool> = pieces.iter().map(|piece| piece.reencode).collect();
+        assert_eq!(reencode, [false, true, false]);
     }
 
     #[test]
@@ -123,7 +124,7 @@ mod tests {
             for piece in &pieces {
                 prop_assert_eq!(piece.shown.start, next);
                 prop_assert!(piece.shown.end > next);
-                prop_assert_eq!(piece.recode, piece.shown.end - next > limits.max_frames);
+                prop_assert_eq!(piece.reencode, piece.shown.end - next > limits.max_frames);
                 prop_assert!(cuts.iter().any(|cut| cut.packet == piece.packets.start));
                 let inside = cuts.iter().filter(|cut| cut.forced && cut.packet > piece.packets.start);
                 prop_assert!(inside.clone().all(|cut| cut.packet >= piece.packets.end));

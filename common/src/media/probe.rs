@@ -1,5 +1,6 @@
-//! What a file is, and whether it can be used. Everything that is refused is refused here or while indexing,
-//! in words that name the cause and, where there is one, the mend.
+//! Finds out what an input file is and whether it can be used; the coordinator does this before it accepts a
+//! job. Files are refused here or by the index, with a message that names the cause and, if there is one, the
+//! remedy.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read as _};
@@ -13,18 +14,25 @@ use ffmpeg_next::format::stream::Disposition;
 
 use super::MediaError;
 use super::ffi::{self, VideoFacts};
-use crate::frame::{Colour, Matrix, PictureFormat, Range};
+use crate::frame::{Colour, ColourMatrix, ColourRange, PictureFormat};
 use crate::time::{FrameRate, TimeBase};
 
-/// Smallest side of a picture that is taken.
+/// Smallest width and height of a picture that is accepted.
 const MIN_SIDE_PX: u32 = 64;
-/// Lines from which an untagged picture is taken for HD.
+/// An untagged picture of at least this height is taken for HD.
 const HD_LINES: u32 = 720;
+/// The nominal frame rate is taken if the average rate is within this share of it: a quarter of the frames
+/// may be missing, and rounding may add a thousandth.
+const KEPT_SHARE: std::ops::Range<f64> = 0.75..1.001;
+/// The value of `AVColorRange` for full range.
 const FULL_RANGE: i32 = 2;
 
+/// The codecs of source video that are accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum VideoCodec {
+    /// H.264, also called AVC.
     H264,
+    /// H.265, also called HEVC.
     Hevc,
 }
 
@@ -37,26 +45,32 @@ impl VideoCodec {
     }
 }
 
-/// A video track that can be used.
+/// Properties of a video track that can be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VideoProbe {
+    /// The codec of the video track.
     pub codec: VideoCodec,
+    /// The size and colour description of the track's pictures.
     pub picture: PictureFormat,
+    /// The unit of the track's timestamps, in seconds.
     pub time_base: TimeBase,
-    /// The nominal rate where the video nearly keeps it, else the average; `None` where unknown.
+    /// The nominal frame rate if the video nearly keeps it, else the average; `None` if unknown.
     pub average_rate: Option<FrameRate>,
 }
 
-/// An audio track that can be used.
+/// Properties of an audio track that can be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AudioProbe {
+    /// FFmpeg's name of the codec.
     pub codec_name: String,
+    /// The sample rate of the track in Hz.
     pub rate_hz: u32,
+    /// The number of channels of the track.
     pub channels: u32,
 }
 
-/// Prepares FFmpeg and silences all but its fatal messages: errors reach the user once, from here. Safe to call
-/// often.
+/// Initialises FFmpeg and limits its own log to fatal messages, because [`MediaError`] already reports its
+/// errors. May be called any number of times.
 pub fn init() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -67,11 +81,13 @@ pub fn init() {
     });
 }
 
-/// Looks at the video track of `path`: H.264 or HEVC, 8 bit, 4:2:0, in MP4, MOV or Matroska. All else, and
-/// files that are missing, damaged or cut off, is `BadInput`.
+/// Probes the video track of `path`, which must be 8-bit 4:2:0 H.264 or HEVC in MP4, MOV or Matroska.
+///
+/// # Errors
+/// [`MediaError::BadInput`] for any other video, and for files that are missing, damaged or truncated.
 pub fn probe_video(path: &Path) -> Result<VideoProbe, MediaError> {
     let input = open_input(path)?;
-    let stream = video_stream(&input, path)?;
+    let stream = video_track(&input, path)?;
     let refuse = |cause: String| Err(MediaError::bad_input(path, cause));
 
     let codec = match stream.parameters().id() {
@@ -93,7 +109,7 @@ pub fn probe_video(path: &Path) -> Result<VideoProbe, MediaError> {
             "its container is {container}, not MP4, MOV or Matroska; convert it first: ffmpeg -i IN -c copy OUT.mkv"
         ));
     }
-    refuse_cut_off(&input, path)?;
+    refuse_truncated(&input, path)?;
 
     let facts = ffi::video_facts(&stream);
     if facts.width == 0 || facts.pixel < 0 {
@@ -121,11 +137,14 @@ pub fn probe_video(path: &Path) -> Result<VideoProbe, MediaError> {
     })
 }
 
-/// Looks at the audio track of `path`: anything that FFmpeg decodes.
+/// Probes the audio track of `path`, which may have any codec that FFmpeg decodes.
+///
+/// # Errors
+/// [`MediaError::BadInput`] if there is no such track, and for files that are missing, damaged or truncated.
 pub fn probe_audio(path: &Path) -> Result<AudioProbe, MediaError> {
     let input = open_input(path)?;
-    let stream = audio_stream(&input, path)?;
-    refuse_cut_off(&input, path)?;
+    let stream = audio_track(&input, path)?;
+    refuse_truncated(&input, path)?;
     let codec = stream.parameters().id();
     let (rate_hz, channels) = ffi::audio_facts(&stream);
     if ffmpeg::decoder::find(codec).is_none() {
@@ -146,10 +165,12 @@ pub fn probe_audio(path: &Path) -> Result<AudioProbe, MediaError> {
     })
 }
 
+/// The remedy for video that cannot be used as it is.
 const CONVERT: &str =
     "convert it first: ffmpeg -i IN -c:v libx264 -crf 14 -pix_fmt yuv420p -c:a copy OUT.mp4";
 
-/// Opens a local media file, and nothing that it may refer to elsewhere.
+/// Opens the user's media file and checks that it is a file that can be opened. FFmpeg may open other local
+/// files that it refers to, but nothing over a network.
 pub(super) fn open_input(path: &Path) -> Result<Input, MediaError> {
     init();
     let refuse = |cause: &str| MediaError::bad_input(path, cause);
@@ -185,26 +206,27 @@ pub(super) fn open_input(path: &Path) -> Result<Input, MediaError> {
     })
 }
 
-/// The track to lip-sync: the best video track that is not a cover picture.
-pub(super) fn video_stream<'a>(
+/// Returns the track to lip-sync: the best video track, if it is not a cover picture.
+pub(super) fn video_track<'a>(
     input: &'a Input,
     path: &Path,
 ) -> Result<ffmpeg::format::stream::Stream<'a>, MediaError> {
     let best = input.streams().best(ffmpeg::media::Type::Video);
     best.filter(|stream| !stream.disposition().contains(Disposition::ATTACHED_PIC))
-        .ok_or_else(|| MediaError::bad_input(path, "it has no video stream"))
+        .ok_or_else(|| MediaError::bad_input(path, "it has no video track"))
 }
 
-pub(super) fn audio_stream<'a>(
+/// Returns the best audio track.
+pub(super) fn audio_track<'a>(
     input: &'a Input,
     path: &Path,
 ) -> Result<ffmpeg::format::stream::Stream<'a>, MediaError> {
     let best = input.streams().best(ffmpeg::media::Type::Audio);
-    best.ok_or_else(|| MediaError::bad_input(path, "it has no audio stream"))
+    best.ok_or_else(|| MediaError::bad_input(path, "it has no audio track"))
 }
 
-/// An MP4 whose index points past the end of the file was cut off.
-fn refuse_cut_off(input: &Input, path: &Path) -> Result<(), MediaError> {
+/// Refuses a truncated MP4, whose index refers to data past the end of the file.
+fn refuse_truncated(input: &Input, path: &Path) -> Result<(), MediaError> {
     let Some(size) = input.io_size() else {
         return Ok(());
     };
@@ -215,7 +237,7 @@ fn refuse_cut_off(input: &Input, path: &Path) -> Result<(), MediaError> {
     {
         Some(end) if end > size => {
             let cause = format!(
-                "the file is truncated: it has {size} bytes, its index names data up to byte {end}; copy or \
+                "the file is truncated: it has {size} bytes, but its index refers to data up to byte {end}; copy or \
                  download it again"
             );
             Err(MediaError::bad_input(path, cause))
@@ -224,6 +246,7 @@ fn refuse_cut_off(input: &Input, path: &Path) -> Result<(), MediaError> {
     }
 }
 
+/// Refuses pictures whose pixel format, size or field order cannot be used.
 fn refuse_pictures(facts: &VideoFacts, path: &Path) -> Result<(), MediaError> {
     let refuse = |cause: String| Err(MediaError::bad_input(path, cause));
     let planar = [
@@ -239,7 +262,7 @@ fn refuse_pictures(facts: &VideoFacts, path: &Path) -> Result<(), MediaError> {
     let (width, height) = (facts.width, facts.height);
     if !width.is_multiple_of(2) || !height.is_multiple_of(2) {
         return refuse(format!(
-            "its pictures are {width}x{height}; both must be even; crop it first: ffmpeg -i IN -vf \
+            "its pictures are {width}x{height}, but width and height must be even; crop them first: ffmpeg -i IN -vf \
              crop=trunc(iw/2)*2:trunc(ih/2)*2 -c:v libx264 -crf 14 -c:a copy OUT.mp4"
         ));
     }
@@ -258,7 +281,8 @@ fn refuse_pictures(facts: &VideoFacts, path: &Path) -> Result<(), MediaError> {
     Ok(())
 }
 
-/// Players turn or flip the picture as the display matrix says; the model would see it as it is stored.
+/// Refuses video with a display matrix that rotates or flips it. Players apply the matrix, but the model
+/// would get the pictures as they are stored.
 fn refuse_rotation(stream: &ffmpeg::Stream, path: &Path) -> Result<(), MediaError> {
     let entry = |data: &[u8], at: usize| {
         let bytes = data
@@ -274,24 +298,24 @@ fn refuse_rotation(stream: &ffmpeg::Stream, path: &Path) -> Result<(), MediaErro
             at(0) <= 0 || at(4) <= 0 || at(1) != 0 || at(3) != 0
         });
     if turned {
-        let cause = "its pictures are stored turned or flipped (display matrix); turn them first: ffmpeg -i IN \
+        let cause = "its pictures are stored rotated or flipped (display matrix); rotate them first: ffmpeg -i IN \
                      -c:v libx264 -crf 14 -c:a copy OUT.mp4";
         return Err(MediaError::bad_input(path, cause));
     }
     Ok(())
 }
 
-/// BT.709 or BT.601 as tagged; untagged pictures of 720 lines and more are taken for BT.709, smaller ones for
-/// BT.601. The tags themselves are kept as they came.
+/// Returns the colour description of the pictures. Pictures without a tag are taken for BT.709 if they have
+/// at least 720 lines, and for BT.601 otherwise; the tags themselves are kept unchanged.
 fn colour(facts: &VideoFacts, path: &Path) -> Result<Colour, MediaError> {
     let refuse = |what: &str, code: i32| {
         let cause = format!("its {what} (code {code}) is not BT.601 or BT.709; {CONVERT}");
         Err(MediaError::bad_input(path, cause))
     };
     let matrix = match facts.matrix {
-        5 | 6 => Matrix::Bt601,
-        2 if facts.height < HD_LINES => Matrix::Bt601,
-        1 | 2 => Matrix::Bt709,
+        5 | 6 => ColourMatrix::Bt601,
+        2 if facts.height < HD_LINES => ColourMatrix::Bt601,
+        1 | 2 => ColourMatrix::Bt709,
         other => return refuse("colour matrix", other),
     };
     if facts.primaries == 9 {
@@ -304,7 +328,11 @@ fn colour(facts: &VideoFacts, path: &Path) -> Result<Colour, MediaError> {
     let full = facts.range == FULL_RANGE || facts.pixel == AVPixelFormat::AV_PIX_FMT_YUVJ420P as i32;
     Ok(Colour {
         matrix,
-        range: if full { Range::Full } else { Range::Limited },
+        range: if full {
+            ColourRange::Full
+        } else {
+            ColourRange::Limited
+        },
         primaries_tag: tag(facts.primaries),
         transfer_tag: tag(facts.transfer),
         matrix_tag: tag(facts.matrix),
@@ -312,6 +340,7 @@ fn colour(facts: &VideoFacts, path: &Path) -> Result<Colour, MediaError> {
     })
 }
 
+/// Returns the sample aspect ratio, or (1, 1) if the file states none.
 fn sample_aspect((num, den): (i32, i32)) -> (u32, u32) {
     match (u32::try_from(num), u32::try_from(den)) {
         (Ok(num @ 1..), Ok(den @ 1..)) => (num, den),
@@ -319,8 +348,8 @@ fn sample_aspect((num, den): (i32, i32)) -> (u32, u32) {
     }
 }
 
-/// The nominal rate, which the container's reader works out from the spacing of the frames, unless the average says
-/// that it is not nearly kept; then the average.
+/// Returns the nominal rate, which the demuxer derives from the spacing of the frames, if the average is near
+/// it, else the average.
 fn frame_rate(stream: &ffmpeg::Stream) -> Option<FrameRate> {
     let rate = |value: ffmpeg::Rational| {
         let (num, den) = (
@@ -333,7 +362,7 @@ fn frame_rate(stream: &ffmpeg::Stream) -> Option<FrameRate> {
     let nominal = rate(stream.rate());
     match (average, nominal) {
         (Some(average), Some(nominal)) => {
-            let kept = (0.75..1.001).contains(&(average.as_f64() / nominal.as_f64()));
+            let kept = KEPT_SHARE.contains(&(average.as_f64() / nominal.as_f64()));
             Some(if kept { nominal } else { average })
         }
         (average, nominal) => average.or(nominal),

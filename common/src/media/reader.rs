@@ -1,4 +1,4 @@
-//! Pictures by source frame number, out of segment files.
+//! Reads source pictures by frame number from segment files, for the worker's media child.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -6,36 +6,38 @@ use std::path::Path;
 use ffmpeg_next as ffmpeg;
 
 use super::MediaError;
-use super::decode::{VideoDecoder, flaw, to_picture};
+use super::decode::{VideoDecoder, defect, to_picture};
 use super::packets::PacketReader;
 use crate::frame::{Picture, PictureFormat};
 use crate::wire::job::SourceSpec;
 use crate::wire::media::LocalSlice;
 
-/// Pictures kept, so that a window of 16 frames played backwards is decoded once.
+/// Number of decoded pictures that are kept, so that a window of 16 frames is decoded once even if it is read
+/// backwards.
 const KEPT_PICTURES: usize = 16;
 
-/// Random access by source frame number. Reads forward where it can; for an earlier frame it starts again at the
-/// keyframe before it. Pictures are the same in whatever order they are asked for.
+/// Gives random access to source frames by number. It decodes forwards if it can; for an earlier frame it
+/// starts again at the keyframe before that frame. The order of the requests does not change the pictures.
 pub struct FrameReader {
     slices: Vec<LocalSlice>,
     format: PictureFormat,
-    run: Option<Run>,
-    /// The last pictures that were decoded, by PTS.
+    run: Option<DecodeRun>,
+    /// The last pictures that were decoded, each with its PTS.
     kept: VecDeque<(i64, ffmpeg::frame::Video)>,
 }
 
-/// Decoding in progress.
-struct Run {
+/// Decodes one segment from a keyframe on.
+struct DecodeRun {
     path: String,
     packets: PacketReader,
     decoder: VideoDecoder,
     ended: bool,
-    /// PTS of the last picture that came out.
+    /// PTS of the last picture that was decoded.
     last: Option<i64>,
 }
 
 impl FrameReader {
+    /// Makes a reader of the frames that `slices` hold; `source` describes the whole video.
     pub fn new(slices: Vec<LocalSlice>, source: &SourceSpec) -> Self {
         Self {
             slices,
@@ -45,15 +47,18 @@ impl FrameReader {
         }
     }
 
-    /// The picture of source frame `source_frame`. `BadInput` where no slice names it, or its segment does not
-    /// yield it whole.
+    /// Returns the picture of source frame `source_frame`.
+    ///
+    /// # Errors
+    /// [`MediaError::BadInput`] if no slice has the frame, or if its segment does not yield an undamaged
+    /// picture of it.
     pub fn frame(&mut self, source_frame: u64) -> Result<Picture, MediaError> {
         let found = self.slices.iter().find_map(|slice| {
             let at = usize::try_from(source_frame.checked_sub(slice.first)?).ok()?;
             Some((slice.path.clone(), *slice.pts.get(at)?))
         });
         let Some((path, pts)) = found else {
-            let cause = format!("no segment for source frame {source_frame} was given");
+            let cause = format!("the task has no segment with source frame {source_frame}");
             return Err(MediaError::bad_input(Path::new(""), cause));
         };
         let refuse = |cause: &str| {
@@ -64,13 +69,14 @@ impl FrameReader {
             self.decode_to(&path, pts, &refuse)?;
         }
         let frame = self.kept.iter().find(|&&(kept, _)| kept == pts);
-        let (_, frame) = frame.ok_or_else(|| refuse("the segment does not hold it"))?;
-        match flaw(frame, &self.format) {
-            Some(flaw) => Err(refuse(&flaw)),
+        let (_, frame) = frame.ok_or_else(|| refuse("the segment does not contain it"))?;
+        match defect(frame, &self.format) {
+            Some(defect) => Err(refuse(&defect)),
             None => Ok(to_picture(frame, &self.format)),
         }
     }
 
+    /// Decodes forwards until the picture at `pts` is kept.
     fn decode_to(
         &mut self,
         path: &str,
@@ -79,7 +85,7 @@ impl FrameReader {
     ) -> Result<(), MediaError> {
         let mut run = match self.run.take() {
             Some(run) if run.path == path && run.last.is_none_or(|last| last < pts) => run,
-            _ => Run::open(path, pts, refuse)?,
+            _ => DecodeRun::open(path, pts, refuse)?,
         };
         while run.last.is_none_or(|last| last < pts) {
             let Some(frame) = run.next(refuse)? else { break };
@@ -95,7 +101,7 @@ impl FrameReader {
     }
 }
 
-impl Run {
+impl DecodeRun {
     fn open(path: &str, pts: i64, refuse: &dyn Fn(&str) -> MediaError) -> Result<Self, MediaError> {
         let file = Path::new(path);
         let failed = |error: std::io::Error| match error.kind() {
@@ -114,7 +120,7 @@ impl Run {
         })
     }
 
-    /// The next picture in output order, or `None` at the end.
+    /// Returns the next picture in output order, or `None` at the end.
     fn next(
         &mut self,
         refuse: &dyn Fn(&str) -> MediaError,

@@ -1,4 +1,5 @@
-//! Holding a task: the server is told that work goes on while it does, and gets exactly one final answer.
+//! The answers to a task that a worker holds: "in progress" while the work advances, and exactly one final
+//! answer. The worker's task loop begins this for every task that it pulls.
 
 use std::time::Duration;
 
@@ -7,11 +8,11 @@ use async_nats::jetstream::{AckKind, Message};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::backoff::Backoff;
+use crate::backoff::{Backoff, Retry, RetryLimit};
 
-/// A third of the default `ack_wait`.
+/// Time between two "in progress" answers: a third of the default `ack_wait`.
 pub const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
-const TRIES: u32 = 3;
+const TRIES: RetryLimit = RetryLimit::Tries(3);
 const RETRY: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
 
 /// The server did not confirm an answer; the task may be delivered again.
@@ -19,13 +20,12 @@ const RETRY: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_s
 #[error("the server did not confirm `{answer}`")]
 pub struct AckError {
     answer: &'static str,
-    #[source]
     source: async_nats::Error,
 }
 
-/// A task that is being worked on. Its holder counts a watched number up while steps or stages advance; as
-/// long as the number changes, the server is told in intervals that the task is in progress. A holder that
-/// hangs loses the task after `ack_wait`. Dropped without an answer, the task is delivered again.
+/// A task that is being worked on. Its holder increments a watched number whenever a step or stage advances.
+/// As long as the number changes, the server receives "in progress" at each interval. A holder that hangs
+/// loses the task after `ack_wait`. If this is dropped without an answer, the task is delivered again.
 #[must_use = "without an answer the task is delivered again after the acknowledgement wait"]
 pub struct InProgress {
     acker: Acker,
@@ -43,58 +43,56 @@ impl InProgress {
         let ticker_acker = Acker::new(context, message.reply.clone());
         let (message, acker) = message.split();
         let mut ticker = JoinSet::new();
-        ticker.spawn(tell_progress(ticker_acker, progress, interval));
+        ticker.spawn(send_progress(ticker_acker, progress, interval));
         (message, Self { acker, ticker })
     }
 
-    /// The task is done: it goes.
+    /// Answers that the task is done: the server removes it.
     pub async fn ack(self) -> Result<(), AckError> {
         self.answer(AckKind::Ack, "ack").await
     }
 
-    /// The task goes, although it is not done; whoever wants it done publishes it anew.
+    /// Removes the task although it is not done; only the coordinator can publish it again.
     pub async fn term(self) -> Result<(), AckError> {
         self.answer(AckKind::Term, "term").await
     }
 
-    /// The task goes to the next worker, after `delay` if there is one.
+    /// Gives the task back to the server, which delivers it to the next worker, after `delay` if there is
+    /// one.
     pub async fn nak(self, delay: Option<Duration>) -> Result<(), AckError> {
         self.answer(AckKind::Nak(delay), "nak").await
     }
 
-    async fn answer(mut self, kind: AckKind, name: &'static str) -> Result<(), AckError> {
+    async fn answer(mut self, kind: AckKind, answer: &'static str) -> Result<(), AckError> {
         self.ticker.abort_all();
-        let mut backoff = RETRY;
-        let mut tries = 1;
+        let mut retry = Retry::new(RETRY, TRIES);
         loop {
             match self.acker.double_ack_with(kind).await {
                 Ok(()) => return Ok(()),
-                Err(source) if tries == TRIES => return Err(AckError { answer: name, source }),
-                Err(error) => {
-                    tracing::warn!(answer = name, error, "no confirmation of an answer, trying again");
-                    tries += 1;
-                    tokio::time::sleep(backoff.next_delay()).await;
-                }
+                Err(source) => retry.after(AckError { answer, source }).await?,
             }
         }
     }
 }
 
-async fn tell_progress(acker: Acker, mut progress: watch::Receiver<u64>, interval: Duration) {
+async fn send_progress(acker: Acker, mut progress: watch::Receiver<u64>, interval: Duration) {
     let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + interval, interval);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     progress.mark_unchanged();
-    let mut told = *progress.borrow_and_update();
+    let mut last_sent = *progress.borrow_and_update();
     loop {
         ticks.tick().await;
         let now = *progress.borrow_and_update();
-        if now == told {
-            tracing::debug!(progress = now, "no progress to tell");
+        if now == last_sent {
+            tracing::debug!(
+                progress = now,
+                "the task has not advanced since the last interval"
+            );
             continue;
         }
-        told = now;
+        last_sent = now;
         if let Err(error) = acker.ack_with(AckKind::Progress).await {
-            tracing::warn!(error, "cannot tell the server that work goes on");
+            tracing::warn!(error, "cannot send \"in progress\" for a task");
         }
     }
 }

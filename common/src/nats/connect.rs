@@ -1,57 +1,50 @@
-//! A connection to a NATS server, with settings that notice a dead link in seconds and never give up.
+//! A connection to a NATS server. Its settings notice a dead link within seconds, and it reconnects without
+//! end.
 
 use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream;
 use async_nats::jetstream::context::{ContextBuilder, PublishError, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::publish::PublishAck;
-use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event};
+use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, Subscriber};
 use tokio::sync::watch;
-use tokio::time::Instant;
 
 use super::role::Role;
 use super::version::ServerVersion;
-use crate::backoff::Backoff;
+use crate::backoff::{Backoff, Retry, RetryLimit};
 
-/// A link without an answer to two pings is dead: seen after 10 to 15 s.
+/// A link on which two pings are unanswered is dead; this takes 10 to 15 s.
 const PING_INTERVAL: Duration = Duration::from_secs(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// For every request and publish acknowledgement.
+/// Limit of every request and publish acknowledgement.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// Limit of the answer to a request that was buffered while the link was down.
 const AFTER_RECONNECT: Duration = Duration::from_millis(500);
 const RECONNECT: Backoff = Backoff::new(Duration::from_millis(25), Duration::from_millis(500));
 const FIRST_CONNECT: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
 
-/// Holds the nkey seed of whoever connects.
+/// Environment variable with the nkey seed that the process signs in with.
 pub const SEED_VARIABLE: &str = "LATENTFARM_NKEY_SEED";
 
-/// How long to try for the first connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Patience {
-    /// One try.
-    Once,
-    /// Try again for this long.
-    For(Duration),
-    /// Try for ever, saying so in the log.
-    Forever,
-}
+/// Limit of the first connection for a user who waits at a terminal: enough for a server that is just
+/// starting.
+pub const BRIEF: RetryLimit = RetryLimit::For(Duration::from_secs(10));
 
-/// Whom to connect as.
+/// The user that a process connects as.
 #[derive(Clone)]
 pub struct Identity {
-    /// Decides the prefix of reply subjects.
+    /// The role decides the prefix of reply subjects.
     pub role: Role,
-    /// nkey seed (`SU...`), if the server asks for one.
+    /// The nkey seed (`SU...`), if the server requires one.
     pub nkey_seed: Option<String>,
-    /// Shown by the server's monitoring.
+    /// The name is shown by the server's monitoring.
     pub name: String,
 }
 
 impl Identity {
-    /// An identity with the key that the environment holds, if any.
+    /// Takes the nkey seed from [`SEED_VARIABLE`], if that is set.
     pub fn from_environment(role: Role, name: String) -> Self {
         let nkey_seed = std::env::var(SEED_VARIABLE).ok();
         Self {
@@ -72,32 +65,46 @@ impl fmt::Debug for Identity {
     }
 }
 
-/// Why there is no connection.
+/// Why there is no connection. Every variant names the server's address.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
+    /// No server answers, or the link to it cannot be set up.
     #[error("cannot connect to the NATS server at {url}")]
     Connect {
+        /// Address of the server, as the caller gave it.
         url: String,
-        #[source]
+        /// The error that the client library returned.
         source: async_nats::ConnectError,
     },
+    /// The server does not accept the nkey, or requires one and got none.
     #[error("the NATS server at {url} refused these credentials")]
     Refused {
+        /// Address of the server, as the caller gave it.
         url: String,
-        #[source]
+        /// The refusal that the client library returned.
         source: async_nats::ConnectError,
     },
+    /// The server lacks what the farm needs.
     #[error(
         "the NATS server at {url} is version {found}, but the farm needs {} or newer: upgrade nats-server",
         ServerVersion::MINIMUM
     )]
-    TooOld { url: String, found: String },
+    TooOld {
+        /// Address of the server, as the caller gave it.
+        url: String,
+        /// Version that the server reports.
+        found: String,
+    },
+    /// The server was started without JetStream.
     #[error("the NATS server at {url} runs without JetStream: start it with `--jetstream`")]
-    NoJetStream { url: String },
+    NoJetStream {
+        /// Address of the server, as the caller gave it.
+        url: String,
+    },
 }
 
 impl ConnectError {
-    /// Whether trying again may help.
+    /// Whether another try may succeed.
     fn may_pass(&self) -> bool {
         match self {
             Self::Connect { source, .. } => !matches!(
@@ -112,43 +119,38 @@ impl ConnectError {
 /// A connection that reconnects by itself. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Connection {
+    /// The client for plain subjects.
     pub client: Client,
+    /// The JetStream context of the same client.
     pub context: jetstream::Context,
-    epochs: watch::Receiver<u64>,
-    server_errors: watch::Receiver<Option<Arc<str>>>,
+    connects: watch::Receiver<u64>,
 }
 
 impl Connection {
-    /// Counts connections made; a change means that the link was lost and is back, and that outstanding pull
-    /// requests are gone.
-    pub fn epochs(&self) -> watch::Receiver<u64> {
-        self.epochs.clone()
+    /// The number of times that the link was made. A change means that it was lost and is back, and that the
+    /// server has dropped outstanding pull requests.
+    pub fn connects(&self) -> watch::Receiver<u64> {
+        self.connects.clone()
     }
 
-    /// The last error that the server reported. A missing permission shows up here (`Permissions Violation
-    /// for Publish to "..."`), while the call itself merely times out.
-    pub fn server_errors(&self) -> watch::Receiver<Option<Arc<str>>> {
-        self.server_errors.clone()
-    }
-
-    /// Runs a request; `None` if the connection was re-made meanwhile and no answer came right after it: then
-    /// waiting out the request's time limit is in vain. For requests that may be repeated.
+    /// Runs a request that may be repeated. Returns `None` if the link was made again meanwhile and no answer
+    /// followed at once: then it is useless to wait for the request's own time limit.
     pub async fn unless_reconnected<T>(&self, request: impl Future<Output = T>) -> Option<T> {
-        let mut epochs = self.epochs();
-        epochs.mark_unchanged();
+        let mut connects = self.connects();
+        connects.mark_unchanged();
         tokio::pin!(request);
         tokio::select! {
             biased;
             answer = &mut request => return Some(answer),
-            // An error means that the client is gone; the request will say so.
-            Ok(()) = epochs.changed() => {}
+            // An error means that the client has ended; then the request fails by itself.
+            Ok(()) = connects.changed() => {}
         }
         // What was sent during the outage is buffered, and answered now.
         tokio::time::timeout(AFTER_RECONNECT, request).await.ok()
     }
 
     /// Publishes to a stream and waits for the acknowledgement. After an error the message may have been
-    /// stored, or be stored later.
+    /// stored all the same, or may be stored later.
     pub async fn publish(
         &self,
         subject: String,
@@ -159,7 +161,7 @@ impl Connection {
         answer.unwrap_or_else(|| Err(PublishError::new(PublishErrorKind::TimedOut)))
     }
 
-    /// Sends what is buffered and closes the subscriptions; bounded by the request timeout.
+    /// Sends what is buffered and closes the subscriptions. This takes at most the request timeout.
     pub async fn close(&self) {
         let flushed = tokio::time::timeout(REQUEST_TIMEOUT, self.client.flush()).await;
         if !matches!(flushed, Ok(Ok(()))) {
@@ -171,34 +173,33 @@ impl Connection {
     }
 }
 
+/// Sends a request that may have several answers; they arrive on the returned subscription.
+pub(crate) async fn request_many(
+    client: &Client,
+    subject: String,
+    request: String,
+) -> Result<Subscriber, async_nats::Error> {
+    let inbox = client.new_inbox();
+    let answers = client.subscribe(inbox.clone()).await?;
+    client.publish_with_reply(subject, inbox, request.into()).await?;
+    Ok(answers)
+}
+
 /// Connects to `url` (`nats://host:port`, several separated by commas) and checks the server's version.
-pub async fn connect(url: &str, identity: &Identity, patience: Patience) -> Result<Connection, ConnectError> {
-    let started = Instant::now();
-    let mut backoff = FIRST_CONNECT;
+/// `limit` bounds the tries while no server answers; a refusal is final.
+pub async fn connect(url: &str, identity: &Identity, limit: RetryLimit) -> Result<Connection, ConnectError> {
+    let mut retry = Retry::new(FIRST_CONNECT, limit);
     loop {
-        let error = match connect_once(url, identity).await {
+        match connect_once(url, identity).await {
             Ok(connection) => return Ok(connection),
-            Err(error) if error.may_pass() => error,
+            Err(error) if error.may_pass() => retry.after(error).await?,
             Err(error) => return Err(error),
-        };
-        let delay = backoff.next_delay();
-        let go_on = match patience {
-            Patience::Once => false,
-            Patience::For(limit) => started.elapsed() + delay < limit,
-            Patience::Forever => true,
-        };
-        if !go_on {
-            return Err(error);
         }
-        let cause = crate::error::one_line(&error);
-        tracing::warn!(url, cause, ?delay, "waiting for the NATS server");
-        tokio::time::sleep(delay).await;
     }
 }
 
 async fn connect_once(url: &str, identity: &Identity) -> Result<Connection, ConnectError> {
-    let (epoch_sender, epochs) = watch::channel(0_u64);
-    let (error_sender, server_errors) = watch::channel(None);
+    let (counter, connects) = watch::channel(0_u64);
     let mut options = ConnectOptions::new()
         .name(&identity.name)
         .custom_inbox_prefix(identity.role.inbox_prefix())
@@ -209,7 +210,7 @@ async fn connect_once(url: &str, identity: &Identity) -> Result<Connection, Conn
         .reconnect_delay_callback(|tries| RECONNECT.delay_for(tries))
         .subscription_capacity(4096)
         .event_callback(move |event| {
-            note(&event, &epoch_sender, &error_sender);
+            on_event(&event, &counter);
             std::future::ready(())
         });
     if let Some(seed) = &identity.nkey_seed {
@@ -233,32 +234,28 @@ async fn connect_once(url: &str, identity: &Identity) -> Result<Connection, Conn
     Ok(Connection {
         client,
         context,
-        epochs,
-        server_errors,
+        connects,
     })
 }
 
-fn note(event: &Event, epochs: &watch::Sender<u64>, server_errors: &watch::Sender<Option<Arc<str>>>) {
+fn on_event(event: &Event, connects: &watch::Sender<u64>) {
     match event {
         Event::Connected => {
-            epochs.send_modify(|epoch| *epoch += 1);
+            connects.send_modify(|count| *count += 1);
             tracing::debug!("connected to NATS");
         }
         Event::Disconnected => tracing::warn!("lost the NATS connection, reconnecting"),
-        Event::ServerError(error) => {
-            let text = error.to_string();
-            tracing::error!(error = text, "the NATS server reported an error");
-            server_errors.send_replace(Some(text.into()));
-        }
+        // A missing permission is reported here, while the call itself merely times out.
+        Event::ServerError(error) => tracing::error!(%error, "the NATS server reported an error"),
         Event::SlowConsumer(subscription) => {
             tracing::error!(
                 subscription,
-                "messages were dropped: a subscription is read too slowly"
+                "a subscription is read too slowly: messages were dropped"
             );
         }
         Event::LameDuckMode => tracing::warn!("the NATS server is shutting down"),
-        Event::ClientError(error) => tracing::warn!(%error, "NATS client error"),
-        Event::Draining | Event::Closed => tracing::debug!(%event, "NATS connection ends"),
+        Event::ClientError(error) => tracing::warn!(%error, "the NATS client reported an error"),
+        Event::Draining | Event::Closed => tracing::debug!(%event, "the NATS connection ends"),
     }
 }
 

@@ -1,49 +1,25 @@
-//! Reading stored messages in batches with direct gets: no consumer, so no right to create one is needed.
+//! Reads stored messages in batches by direct gets. This takes no consumer, and so no right to create one.
+//! The done log, the followers of streams and the object store read through it.
 //!
-//! The server answers one request with up to `batch` messages, each with its sequence and the number still to
-//! come, and an end marker (204). Messages lost on the way are asked for again.
+//! The server answers one request with up to `batch` messages, each with its sequence, and an end marker
+//! (204). Messages that are lost on the way are requested again.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use async_nats::jetstream::message::StreamMessage;
-use async_nats::{Client, StatusCode, Subscriber};
-use bytes::Bytes;
+use async_nats::{Client, StatusCode};
 use futures::StreamExt as _;
 use tokio::time::timeout;
 
-/// Messages asked for at a time.
+use super::connect::request_many;
+use super::error::StreamError;
+
+/// Number of messages in one request.
 const BATCH: usize = 32;
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 const TRIES: u32 = 4;
 const END_OF_BATCH: u16 = 204;
-
-/// Why stored messages could not be read.
-#[derive(Debug, thiserror::Error)]
-pub enum DirectError {
-    #[error("cannot ask stream {stream} for `{subject}`")]
-    Ask {
-        stream: String,
-        subject: String,
-        #[source]
-        source: async_nats::Error,
-    },
-    #[error("stream {stream} did not answer for `{subject}` in {TRIES} tries")]
-    NoAnswer { stream: String, subject: String },
-    #[error("stream {stream} refused to read `{subject}`: {status} {reason}")]
-    Refused {
-        stream: String,
-        subject: String,
-        status: StatusCode,
-        reason: String,
-    },
-    #[error("stream {stream} sent a message without its sequence")]
-    Malformed {
-        stream: String,
-        #[source]
-        source: async_nats::jetstream::message::StreamMessageError,
-    },
-}
 
 /// Reads the messages under a subject filter, in order of their sequence.
 #[derive(Debug)]
@@ -55,14 +31,14 @@ pub struct DirectReader {
     ready: VecDeque<StreamMessage>,
 }
 
-/// How a batch ended.
+/// The way in which a batch of messages ended.
 enum BatchEnd {
-    /// There may be more.
+    /// The batch is complete, and more messages may be stored.
     Marker,
     /// Nothing is stored past what was read.
     Exhausted,
-    /// No answer in time.
-    Silence,
+    /// The next message did not arrive in time.
+    TimedOut,
 }
 
 impl DirectReader {
@@ -78,94 +54,65 @@ impl DirectReader {
         }
     }
 
-    /// The next message, or `None` where none is stored yet; calling it again looks again.
-    pub async fn next(&mut self) -> Result<Option<StreamMessage>, DirectError> {
+    /// Returns the next message, or `None` if no further one is stored at the moment.
+    pub async fn next(&mut self) -> Result<Option<StreamMessage>, StreamError> {
         for _ in 0..TRIES {
             if let Some(message) = self.ready.pop_front() {
                 return Ok(Some(message));
             }
-            match self.fill().await? {
+            match self.fill().await.map_err(|cause| self.failed(cause))? {
                 BatchEnd::Exhausted => return Ok(self.ready.pop_front()),
-                BatchEnd::Marker | BatchEnd::Silence => {}
+                BatchEnd::Marker | BatchEnd::TimedOut => {}
             }
         }
-        self.ready
-            .pop_front()
-            .map(Some)
-            .ok_or_else(|| DirectError::NoAnswer {
-                stream: self.stream.clone(),
-                subject: self.subject.clone(),
-            })
+        let message = self.ready.pop_front();
+        let unanswered = || self.failed(format!("the server did not answer in {TRIES} tries").into());
+        message.map(Some).ok_or_else(unanswered)
     }
 
-    /// Asks for one batch.
-    async fn fill(&mut self) -> Result<BatchEnd, DirectError> {
-        let mut inbox = self.ask().await?;
+    fn failed(&self, cause: async_nats::Error) -> StreamError {
+        let Self { stream, subject, .. } = self;
+        StreamError::new(format!("read `{subject}` from stream {stream}"), cause)
+    }
+
+    /// Requests one batch and keeps its messages.
+    async fn fill(&mut self) -> Result<BatchEnd, async_nats::Error> {
+        let request = serde_json::json!({
+            "batch": BATCH,
+            "seq": self.next_sequence,
+            "next_by_subj": self.subject,
+        });
+        let subject = format!("$JS.API.DIRECT.GET.{}", self.stream);
+        let mut answers = request_many(&self.client, subject, request.to_string()).await?;
         loop {
-            let Ok(Some(message)) = timeout(ANSWER_LIMIT, inbox.next()).await else {
+            let Ok(Some(message)) = timeout(ANSWER_LIMIT, answers.next()).await else {
                 tracing::warn!(
                     stream = self.stream,
                     subject = self.subject,
                     sequence = self.next_sequence,
-                    "a batch read was cut short, asking again"
+                    "a batch of stored messages is incomplete, the rest is requested again"
                 );
-                return Ok(BatchEnd::Silence);
+                return Ok(BatchEnd::TimedOut);
             };
             match message.status {
                 None => {}
                 Some(StatusCode::NOT_FOUND) => return Ok(BatchEnd::Exhausted),
                 Some(status) if status.as_u16() == END_OF_BATCH => return Ok(BatchEnd::Marker),
                 Some(status) => {
-                    return Err(DirectError::Refused {
-                        stream: self.stream.clone(),
-                        subject: self.subject.clone(),
-                        status,
-                        reason: message.description.unwrap_or_default(),
-                    });
+                    let reason = message.description.unwrap_or_default();
+                    return Err(format!("the server refused with {status}: {reason}").into());
                 }
             }
-            let message = StreamMessage::try_from(message).map_err(|source| DirectError::Malformed {
-                stream: self.stream.clone(),
-                source,
-            })?;
+            let message = StreamMessage::try_from(message)?;
             if message.sequence >= self.next_sequence {
                 self.next_sequence = message.sequence + 1;
                 self.ready.push_back(message);
             }
         }
     }
-
-    async fn ask(&self) -> Result<Subscriber, DirectError> {
-        let failed = |source: async_nats::Error| DirectError::Ask {
-            stream: self.stream.clone(),
-            subject: self.subject.clone(),
-            source,
-        };
-        let inbox = self.client.new_inbox();
-        let subscriber = self
-            .client
-            .subscribe(inbox.clone())
-            .await
-            .map_err(|error| failed(error.into()))?;
-        let request = serde_json::json!({
-            "batch": BATCH,
-            "seq": self.next_sequence,
-            "next_by_subj": self.subject,
-        });
-        let sent = self
-            .client
-            .publish_with_reply(
-                format!("$JS.API.DIRECT.GET.{}", self.stream),
-                inbox,
-                Bytes::from(request.to_string()),
-            )
-            .await;
-        sent.map_err(|error| failed(error.into()))?;
-        Ok(subscriber)
-    }
 }
 
-/// The last message under an exact subject, if any.
+/// Reads the last message under an exact subject, if there is one.
 pub async fn last_of(
     context: &async_nats::jetstream::Context,
     stream: &str,

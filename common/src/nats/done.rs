@@ -1,87 +1,68 @@
-//! The done log: one record a chunk, written by compare-and-set. It is the truth about what is finished.
+//! The done log has one record for each finished chunk, which is written by compare-and-set. It is the truth
+//! about what is finished. Workers commit to it; the coordinator reads it, verifies what it names, and
+//! retracts what does not hold.
 
 use std::time::Duration;
 
 use async_nats::jetstream;
-use async_nats::jetstream::message::PublishMessage;
-use bytes::Bytes;
-use tokio::time::Instant;
+use async_nats::jetstream::message::{PublishMessage, StreamMessage};
 
 use super::connect::Connection;
-use super::direct::{DirectError, DirectReader, last_of};
+use super::direct::{DirectReader, last_of};
+use super::error::StreamError;
 use super::subjects::{self, Subject};
 use super::topology;
-use crate::backoff::Backoff;
+use crate::backoff::{Backoff, Retry, RetryLimit};
 use crate::ids::{ChunkId, JobId};
 use crate::wire::outcome::DoneRecord;
 use crate::wire::{self, WireError};
 
-/// Covers a server restart.
-const COMMIT_LIMIT: Duration = Duration::from_mins(1);
+/// Limit of the tries of a commit. It covers a restart of the server.
+const COMMIT_LIMIT: RetryLimit = RetryLimit::For(Duration::from_mins(1));
 const RETRY: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
 
-/// A stored record.
+/// A record that is stored in the log.
 #[derive(Debug)]
-pub struct Entry {
+pub struct DoneEntry {
+    /// The chunk that the record makes done.
     pub chunk: ChunkId,
-    /// Its place in the log; names it for [`DoneLog::retract`].
+    /// The record's sequence in the log; [`DoneLog::retract`] names it by this.
     pub sequence: u64,
-    /// A record that cannot be read counts as none, and has to be retracted.
+    /// The record, or the error of one that cannot be decoded; that one does not count and has to be
+    /// retracted.
     pub record: Result<DoneRecord, WireError>,
 }
 
-/// Outcome of a commit.
+impl DoneEntry {
+    fn new(chunk: ChunkId, message: &StreamMessage) -> Self {
+        Self {
+            chunk,
+            sequence: message.sequence,
+            record: wire::decode(&message.payload),
+        }
+    }
+}
+
+/// Whether a committed record became its chunk's result.
 #[derive(Debug)]
-pub enum Commit {
-    /// This record is the chunk's result.
-    Won { sequence: u64 },
-    /// Another one came first and stays.
-    Lost(Box<Entry>),
-}
-
-/// Why the log could not be read or written.
-#[derive(Debug, thiserror::Error)]
-pub enum DoneError {
-    #[error("cannot encode the done record of {chunk}")]
-    Encode {
-        chunk: ChunkId,
-        #[source]
-        source: WireError,
-    },
-    #[error("cannot commit {chunk} to the done log")]
-    Commit {
-        chunk: ChunkId,
-        #[source]
-        source: async_nats::Error,
-    },
-    #[error("cannot read the done record of {chunk}")]
-    Read {
-        chunk: ChunkId,
-        #[source]
-        source: async_nats::Error,
-    },
-    #[error("cannot list the done records of job {job}")]
-    List {
-        job: JobId,
-        #[source]
-        source: DirectError,
-    },
-    #[error("cannot retract done record {sequence} of {chunk}")]
-    Retract {
-        chunk: ChunkId,
+pub enum CommitOutcome {
+    /// The committed record is the chunk's result.
+    Won {
+        /// The record's sequence in the log.
         sequence: u64,
-        #[source]
-        source: async_nats::Error,
     },
+    /// Another record was first and stays.
+    Lost(Box<DoneEntry>),
 }
 
-/// Handle to the log. Clones share the connection.
+/// A handle to the done log. Clones share the connection.
 #[derive(Clone, Debug)]
 pub struct DoneLog {
     connection: Connection,
 }
 
 impl DoneLog {
+    /// Uses the log over `connection`.
     pub fn new(connection: &Connection) -> Self {
         Self {
             connection: connection.clone(),
@@ -90,96 +71,70 @@ impl DoneLog {
 
     /// Makes `record` its chunk's result, unless there is one. Tries for up to a minute while the server does
     /// not answer, and finds out whether a try without an answer was stored.
-    pub async fn commit(&self, record: &DoneRecord) -> Result<Commit, DoneError> {
+    pub async fn commit(&self, record: &DoneRecord) -> Result<CommitOutcome, StreamError> {
         let chunk = record.chunk;
-        let payload = wire::encode(record).map_err(|source| DoneError::Encode { chunk, source })?;
-        let payload = Bytes::from(payload);
-        let deadline = Instant::now() + COMMIT_LIMIT;
-        let mut backoff = RETRY;
+        let failed =
+            |cause: async_nats::Error| StreamError::new(format!("commit {chunk} to the done log"), cause);
+        let payload = wire::encode(record).map_err(|error| failed(error.into()))?;
+        let message = PublishMessage::build()
+            .payload(payload.into())
+            .expected_stream(topology::DONE)
+            .expected_last_subject_sequence(0);
+        let mut retry = Retry::new(RETRY, COMMIT_LIMIT);
         loop {
-            let source = match self.try_commit(chunk, payload.clone()).await {
-                Ok(sequence) => return Ok(Commit::Won { sequence }),
-                Err(source) => source,
+            let subject = Subject::Done(chunk).to_string();
+            let error = match self.connection.publish(subject, message.clone()).await {
+                Ok(ack) => {
+                    return Ok(CommitOutcome::Won {
+                        sequence: ack.sequence,
+                    });
+                }
+                Err(error) => error,
             };
-            // Another record, or our own from a try whose answer was lost.
+            // The stored record is another one, or our own from a try whose answer was lost.
             match self.get(chunk).await {
                 Ok(Some(entry)) if entry.record.as_ref().ok() == Some(record) => {
-                    return Ok(Commit::Won {
+                    return Ok(CommitOutcome::Won {
                         sequence: entry.sequence,
                     });
                 }
-                Ok(Some(entry)) => return Ok(Commit::Lost(Box::new(entry))),
-                Ok(None) | Err(_) => {}
+                Ok(Some(entry)) => return Ok(CommitOutcome::Lost(Box::new(entry))),
+                Ok(None) | Err(_) => retry.after(failed(error.into())).await?,
             }
-            let delay = backoff.next_delay();
-            if Instant::now() + delay >= deadline {
-                return Err(DoneError::Commit {
-                    chunk,
-                    source: source.into(),
-                });
-            }
-            tracing::warn!(%chunk, error = %source, ?delay, "cannot commit yet, trying again");
-            tokio::time::sleep(delay).await;
         }
     }
 
-    async fn try_commit(
-        &self,
-        chunk: ChunkId,
-        payload: Bytes,
-    ) -> Result<u64, jetstream::context::PublishError> {
-        let message = PublishMessage::build()
-            .payload(payload)
-            .expected_stream(topology::DONE)
-            .expected_last_subject_sequence(0);
-        let subject = Subject::Done(chunk).to_string();
-        Ok(self.connection.publish(subject, message).await?.sequence)
-    }
-
-    /// The record of one chunk.
-    pub async fn get(&self, chunk: ChunkId) -> Result<Option<Entry>, DoneError> {
+    /// Reads the record of one chunk, if there is one.
+    pub async fn get(&self, chunk: ChunkId) -> Result<Option<DoneEntry>, StreamError> {
         let subject = Subject::Done(chunk).to_string();
         let read = last_of(&self.connection.context, topology::DONE, &subject);
         let found = self.connection.unless_reconnected(read).await;
         let found = found.unwrap_or_else(|| Err("the connection was lost".into()));
-        let found = found.map_err(|source| DoneError::Read { chunk, source })?;
-        Ok(found.map(|message| Entry {
-            chunk,
-            sequence: message.sequence,
-            record: wire::decode(&message.payload),
-        }))
+        let found =
+            found.map_err(|cause| StreamError::new(format!("read the done record of {chunk}"), cause))?;
+        Ok(found.map(|message| DoneEntry::new(chunk, &message)))
     }
 
-    /// All records of a job, oldest first. On a cluster it may miss the newest for a moment.
-    pub async fn list(&self, job: JobId) -> Result<Vec<Entry>, DoneError> {
+    /// Reads all records of a job, oldest first. On a cluster the newest may be missing for a moment.
+    pub async fn list(&self, job: JobId) -> Result<Vec<DoneEntry>, StreamError> {
         let filter = subjects::done_of_job(job);
         let mut reader = DirectReader::new(&self.connection.client, topology::DONE, &filter, 1);
         let mut entries = Vec::new();
-        while let Some(message) = reader
-            .next()
-            .await
-            .map_err(|source| DoneError::List { job, source })?
-        {
+        while let Some(message) = reader.next().await? {
             if let Ok(Subject::Done(chunk)) = message.subject.as_str().parse() {
-                entries.push(Entry {
-                    chunk,
-                    sequence: message.sequence,
-                    record: wire::decode(&message.payload),
-                });
+                entries.push(DoneEntry::new(chunk, &message));
             }
         }
         Ok(entries)
     }
 
-    /// Takes a record back, so that the chunk can be done again. For the coordinator alone. False: that record
-    /// was gone already.
-    pub async fn retract(&self, chunk: ChunkId, sequence: u64) -> Result<bool, DoneError> {
+    /// Removes a record, so that the chunk can be done again. Only the coordinator may do so. Returns false
+    /// if that record was removed before.
+    pub async fn retract(&self, chunk: ChunkId, sequence: u64) -> Result<bool, StreamError> {
         use jetstream::stream::DeleteMessageErrorKind;
 
-        let failed = |source: async_nats::Error| DoneError::Retract {
-            chunk,
-            sequence,
-            source,
+        let failed = |cause: async_nats::Error| {
+            StreamError::new(format!("retract done record {sequence} of {chunk}"), cause)
         };
         let stream = self.connection.context.get_stream_no_info(topology::DONE).await;
         let stream = stream.map_err(|error| failed(error.into()))?;

@@ -1,13 +1,15 @@
-//! The farm over NATS JetStream: subjects, queues, streams, the done log, the coordinator's lease, and a private
-//! server for renders on one machine.
+//! The farm over NATS JetStream: subjects, queues, streams, the done log, the coordinator's lease, and a
+//! private server for renders on one machine. The coordinator and the workers talk to each other through this
+//! module alone.
 //!
-//! Tasks are hints and may be lost or doubled; the done log is the truth. See [`topology`] for what is stored
-//! where, [`subjects`] for how it is named, [`done`] for how a chunk becomes done.
+//! Tasks are hints and may be lost or doubled; the done log is the truth. [`topology`] describes what is
+//! stored, [`subjects`] how it is named, and [`done`] how a chunk becomes done.
 
 pub mod ack;
 pub mod connect;
 pub mod direct;
 pub mod done;
+mod error;
 pub mod events;
 pub mod lease;
 pub mod pull;
@@ -18,6 +20,7 @@ pub mod tasks;
 pub mod topology;
 mod version;
 
-pub use connect::{ConnectError, Connection, Identity, Patience, connect};
+pub use connect::{ConnectError, Connection, Identity, connect};
+pub use error::StreamError;
 pub use role::{Permissions, Role};
 pub use version::ServerVersion;

@@ -1,4 +1,6 @@
-//! The roles of those who connect to the farm's server: which subjects each may use, and where it receives replies.
+//! The roles of the processes that connect to the farm's server. A role decides which subjects its process
+//! may use and where the process receives replies. The server's configuration is generated from the roles,
+//! and each connection uses the reply prefix of its role.
 
 use std::fmt;
 
@@ -6,23 +8,30 @@ use super::subjects::{COORDINATOR_INBOX, OBSERVER_INBOX, worker_inbox};
 use super::topology::{DONE, JOBS_BUCKET, LEASE_BUCKET, MEDIA_BUCKET, NEEDS_BUCKET, TASKS};
 use crate::ids::WorkerId;
 
-/// What a user of the server is there for.
+/// The role of one of the server's users. Its text form names the user in logs and in the server's
+/// configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// Everything but restoring streams and purging the account.
+    /// The coordinator manages all streams, consumers and buckets of the farm. It may not restore a stream
+    /// from a backup or purge the whole account, because it never needs to.
     Coordinator,
-    /// Pulls and answers tasks, writes done records, its own events and heartbeats, and blobs. It cannot
-    /// create consumers: a push consumer would deliver to any subject.
+    /// A worker pulls and acknowledges tasks, writes done records and blobs, publishes events and heartbeats
+    /// under its own name, and receives commands. It may not create consumers, because a push consumer could
+    /// make the server publish to subjects that the worker itself may not publish to.
     Worker(WorkerId),
-    /// Reads states, events and heartbeats.
+    /// An observer reads the state of streams and consumers, stored messages, events, done records and
+    /// heartbeats.
     Observer,
 }
 
-/// Subjects that a role may publish and subscribe to.
+/// The subjects that a role may publish to, and those that it may subscribe to. The server denies all others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Permissions {
+    /// Subjects that the role may publish to.
     pub publish: Vec<String>,
+    /// Subjects that the role may not publish to, although `publish` includes them.
     pub publish_deny: Vec<String>,
+    /// Subjects that the role may subscribe to.
     pub subscribe: Vec<String>,
 }
 
@@ -37,7 +46,8 @@ impl fmt::Display for Role {
 }
 
 impl Role {
-    /// Prefix of the subjects on which this role receives replies; its permissions allow no other.
+    /// Returns the prefix of the subjects on which this role receives replies. The role may subscribe to no
+    /// reply subject with another prefix.
     pub fn inbox_prefix(&self) -> String {
         match self {
             Self::Coordinator => COORDINATOR_INBOX.to_owned(),
@@ -46,6 +56,7 @@ impl Role {
         }
     }
 
+    /// Returns the subjects that this role may use.
     pub fn permissions(&self) -> Permissions {
         let inbox = format!("{}.>", self.inbox_prefix());
         match self {
@@ -74,7 +85,8 @@ impl Role {
             Self::Worker(worker) => Permissions {
                 publish: vec![
                     format!("$JS.API.CONSUMER.MSG.NEXT.{TASKS}.*"),
-                    // Both forms of acknowledgement subjects.
+                    // Servers use two forms of acknowledgement subjects: the second has two more tokens in
+                    // front.
                     format!("$JS.ACK.{TASKS}.>"),
                     format!("$JS.ACK.*.*.{TASKS}.>"),
                     format!("farm.evt.{worker}.>"),

@@ -1,4 +1,5 @@
-//! The only place that spells subjects.
+//! The subjects of the farm. This is the only place that spells them: everything else prints or parses a
+//! [`Subject`].
 //!
 //! | subject | carries |
 //! |---|---|
@@ -6,8 +7,8 @@
 //! | `farm.done.<job>.<chunk>` | done records (stream `FARM_DONE`) |
 //! | `farm.evt.<worker>.<job>.<kind>` | events (stream `FARM_EVT`) |
 //! | `farm.hb.<worker>` | heartbeats, not stored |
-//! | `farm.ctl.<worker>`, `farm.ctl.all` | instructions to workers, not stored |
-//! | `farm.wake.<class>` | "there is a task in this class", not stored; the payload is the queue |
+//! | `farm.ctl.<worker>`, `farm.ctl.all` | commands to workers, not stored |
+//! | `farm.wake.<class>` | a notification that there is a task of this class, not stored; the payload is the queue |
 
 use std::fmt;
 use std::str::FromStr;
@@ -16,38 +17,44 @@ use strum::{Display, EnumString, VariantArray};
 
 use crate::ids::{ChunkId, JobId, WorkerId};
 use crate::queues::{Queue, ResourceClass, parse_priority};
+use crate::text::InvalidText;
 use crate::wire::outcome::{EventKind, Failure};
 
-/// All task subjects, for the stream.
+/// Filter for all tasks, which is the subject of their stream.
 pub const ALL_TASKS: &str = "farm.task.*.*.*.*";
-/// All done records, for the stream.
+/// Filter for all done records, which is the subject of their stream.
 pub const ALL_DONE: &str = "farm.done.*.*";
-/// All events, for the stream.
+/// Filter for all events, which is the subject of their stream.
 pub const ALL_EVENTS: &str = "farm.evt.*.*.*";
-/// All heartbeats, to subscribe.
+/// Filter for the heartbeats of all workers.
 pub const ALL_HEARTBEATS: &str = "farm.hb.*";
-/// All doorbells, to subscribe.
+/// Filter for the notifications of all classes.
 pub const ALL_WAKES: &str = "farm.wake.*";
-/// What the server says when a task was delivered too often or was terminated.
+/// Subjects on which the server reports a task that was delivered too often or was terminated.
 pub const ADVISORIES: [&str; 2] = [
     "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.FARM_TASKS.*",
     "$JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED.FARM_TASKS.*",
 ];
 
-/// What kind of event it is, as a subject token, so that readers can filter.
+/// The kind of an event as a subject token, so that a reader can filter by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Display, EnumString, VariantArray)]
 #[strum(serialize_all = "lowercase")]
 pub enum EventTag {
+    /// A worker started on a task.
     Started,
+    /// A task failed for a reason that has no tag of its own.
     Failed,
+    /// A task ran out of memory.
     #[strum(serialize = "oom")]
     OutOfMemory,
+    /// A worker cannot do the task's work.
     Unfit,
+    /// A worker that drains gave a task back.
     Released,
 }
 
 impl EventTag {
-    /// The tag under which an event is published.
+    /// Returns the tag under which an event is published.
     pub fn of(kind: &EventKind) -> Self {
         match kind {
             EventKind::Started => Self::Started,
@@ -58,33 +65,43 @@ impl EventTag {
                 Failure::BadInput { .. }
                 | Failure::Transient { .. }
                 | Failure::EngineLost { .. }
-                | Failure::NoRoom { .. } => Self::Failed,
+                | Failure::InsufficientMemory { .. } => Self::Failed,
             },
         }
     }
 }
 
-/// One subject, taken apart.
+/// One subject of the farm in its parts. Its text form is the subject.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Subject {
+    /// A task in a queue.
     Task {
+        /// The queue of the task.
         queue: Queue,
+        /// The chunk that the task is for.
         chunk: ChunkId,
     },
+    /// The done record of a chunk.
     Done(ChunkId),
+    /// An event about a job.
     Event {
+        /// The worker that publishes the event.
         worker: WorkerId,
+        /// The job that the event is about.
         job: JobId,
+        /// The kind of the event.
         tag: EventTag,
     },
+    /// The heartbeats of a worker.
     Heartbeat(WorkerId),
-    /// `None`: every worker.
+    /// The commands to one worker, or to every worker if it is `None`.
     Control(Option<WorkerId>),
+    /// The notifications that there is a task of a class.
     Wake(ResourceClass),
 }
 
 impl Subject {
-    /// Subject of the event `kind` of `worker` about `job`.
+    /// Makes the subject of an event of this kind.
     pub fn event(worker: &WorkerId, job: JobId, kind: &EventKind) -> Self {
         Self::Event {
             worker: worker.clone(),
@@ -110,15 +127,10 @@ impl fmt::Display for Subject {
     }
 }
 
-/// A subject that is none of the farm's.
-#[derive(Debug, thiserror::Error)]
-#[error("`{0}` is not a subject of the farm")]
-pub struct InvalidSubject(String);
-
 impl FromStr for Subject {
-    type Err = InvalidSubject;
+    type Err = InvalidText;
 
-    fn from_str(text: &str) -> Result<Self, InvalidSubject> {
+    fn from_str(text: &str) -> Result<Self, InvalidText> {
         let tokens: Vec<&str> = text.split('.').collect();
         let subject = match tokens.as_slice() {
             ["farm", "task", class, priority, job, tail] => task(class, priority, job, tail),
@@ -130,7 +142,7 @@ impl FromStr for Subject {
             ["farm", "wake", class] => class.parse().ok().map(Self::Wake),
             _ => None,
         };
-        subject.ok_or_else(|| InvalidSubject(text.to_owned()))
+        subject.ok_or_else(|| InvalidText::new("subject of the farm", text))
     }
 }
 
@@ -154,46 +166,46 @@ fn event(worker: &str, job: &str, tag: &str) -> Option<Subject> {
     })
 }
 
-/// Tasks of one queue, as a consumer's filter.
-pub fn lane_filter(queue: Queue) -> String {
+/// Filter of a queue's consumer: the tasks in that queue.
+pub fn queue_filter(queue: Queue) -> String {
     format!("farm.task.{}.p{}.>", queue.class, queue.priority)
 }
 
-/// Tasks of one job in every queue.
+/// Filter for the tasks of one job in every queue.
 pub fn tasks_of_job(job: JobId) -> String {
     format!("farm.task.*.*.{job}.*")
 }
 
-/// Tasks for one chunk in every queue.
+/// Filter for the tasks of one chunk in every queue.
 pub fn tasks_of_chunk(chunk: ChunkId) -> String {
     format!("farm.task.*.*.{chunk}")
 }
 
-/// Done records of one job.
+/// Filter for the done records of one job.
 pub fn done_of_job(job: JobId) -> String {
     format!("farm.done.{job}.*")
 }
 
-/// Events about one job from every worker.
+/// Filter for the events about one job from every worker.
 pub fn events_of_job(job: JobId) -> String {
     format!("farm.evt.*.{job}.*")
 }
 
-/// Inbox prefix of a worker; its permissions allow no other.
+/// Inbox prefix of a worker. Its permissions allow no other.
 pub fn worker_inbox(worker: &WorkerId) -> String {
     format!("_INBOX_{worker}")
 }
 
-/// Inbox prefix of the coordinator. Not a worker's: worker names have no underscore.
+/// Inbox prefix of the coordinator. No worker has the same one, as worker names have no underscore.
 pub const COORDINATOR_INBOX: &str = "_INBOX_coord_";
-/// Inbox prefix of an observer.
+/// Inbox prefix of an observer. No worker has the same one either.
 pub const OBSERVER_INBOX: &str = "_INBOX_obs_";
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::digest::Digest;
-    use crate::ids::Work;
+    use crate::ids::WorkKind;
     use crate::queues::{CPU_CLASSES_GIB, GPU_CLASSES_GIB, PRIORITIES};
     use proptest::prelude::*;
 
@@ -211,7 +223,11 @@ mod tests {
 
     fn chunk() -> impl Strategy<Value = ChunkId> {
         (job(), any::<bool>(), any::<u32>()).prop_map(|(job, render, index)| {
-            let work = if render { Work::Render } else { Work::Analyze };
+            let work = if render {
+                WorkKind::Render
+            } else {
+                WorkKind::Analyze
+            };
             ChunkId { job, work, index }
         })
     }

@@ -1,78 +1,77 @@
-//! The queue of tasks, as the coordinator sees it: publish, list, remove.
+//! The stream of tasks as the coordinator uses it: publish, list, remove. Workers pull from it with
+//! [`super::pull`].
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use async_nats::jetstream;
 use async_nats::jetstream::message::PublishMessage;
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _};
 use tokio::sync::Mutex;
 
 use super::connect::Connection;
+use super::error::StreamError;
 use super::subjects::{self, Subject};
-use super::topology::{self, Topology, TopologyError};
-use crate::backoff::Backoff;
+use super::topology::{self, Topology};
+use crate::backoff::{Backoff, Retry, RetryLimit};
 use crate::ids::{Attempt, ChunkId, JobId};
 use crate::queues::Queue;
 use crate::wire::task::Task;
 use crate::wire::{self, MAX_MESSAGE_BYTES, WireError};
 
-/// Publishes on their way at a time.
+/// Number of publishes that wait for their acknowledgement at a time.
 const IN_FLIGHT: usize = 64;
-/// Covers a short restart of the server; a repeat within the duplicate window is recognised by its id.
-const TRIES: u32 = 3;
+/// These tries cover a short restart of the server, which recognises a repeat within the duplicate window by
+/// its id.
+const TRIES: RetryLimit = RetryLimit::Tries(3);
 const RETRY: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(1));
 
 /// Why tasks could not be published, listed or removed.
 #[derive(Debug, thiserror::Error)]
 pub enum TaskError {
+    /// The task has no encoding: no further try can succeed.
     #[error("cannot encode the task of {chunk}")]
     Encode {
+        /// The chunk of the task.
         chunk: ChunkId,
-        #[source]
+        /// The error that the encoder returned.
         source: WireError,
     },
+    /// The task is longer than a message may be: no further try can succeed.
     #[error("the task of {chunk} has {bytes} bytes, but at most {MAX_MESSAGE_BYTES} go into a message")]
-    TooLarge { chunk: ChunkId, bytes: usize },
-    #[error(transparent)]
-    Queue(#[from] TopologyError),
-    #[error("cannot publish the task of {chunk}")]
-    Publish {
+    TooLarge {
+        /// The chunk of the task.
         chunk: ChunkId,
-        #[source]
-        source: jetstream::context::PublishError,
+        /// Length of the encoded task.
+        bytes: usize,
     },
-    #[error("cannot list the queued tasks")]
-    List(#[source] async_nats::Error),
-    #[error("cannot remove the tasks under `{filter}`")]
-    Remove {
-        filter: String,
-        #[source]
-        source: async_nats::Error,
-    },
+    /// A request to the server failed.
+    #[error(transparent)]
+    Stream(#[from] StreamError),
 }
 
-/// What became of a publish.
+/// Whether a published task is new in its queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Published {
+    /// The task is in its queue.
     Queued,
     /// This attempt was published before, within the duplicate window; it is not queued again.
     Duplicate,
 }
 
-/// Id by which the server recognises a repeated publish: `<chunk>.<number of the attempt>`.
+/// Makes the id by which the server recognises a repeated publish: `<chunk>.<number of the attempt>`.
 pub fn message_id(chunk: ChunkId, attempt: Attempt) -> String {
     format!("{chunk}.{}", attempt.number)
 }
 
-/// The attempt in a message id, which does not know the epoch; for a task whose payload cannot be read.
+/// Reads the attempt from a message id, for a task whose payload cannot be decoded. The id has no epoch, so
+/// that is 0.
 pub fn attempt_of(message_id: &str) -> Option<Attempt> {
     let number = message_id.rsplit_once('.')?.1.parse().ok()?;
     Some(Attempt { epoch: 0, number })
 }
 
-/// Handle to the queue. Remembers which queues exist.
+/// Handle to the stream of tasks. It keeps the queues that it has created, so that each is created once.
 #[derive(Debug)]
 pub struct TaskStream {
     connection: Connection,
@@ -81,6 +80,7 @@ pub struct TaskStream {
 }
 
 impl TaskStream {
+    /// Uses the stream over `connection`; queues are created with the settings of `topology`.
     pub fn new(connection: &Connection, topology: Topology) -> Self {
         Self {
             connection: connection.clone(),
@@ -89,15 +89,16 @@ impl TaskStream {
         }
     }
 
-    /// Publishes one task, creating its queue if need be, and rings for idle workers.
+    /// Publishes one task and notifies idle workers. Its queue is created if it does not exist.
     pub async fn publish(&self, queue: Queue, task: &Task) -> Result<Published, TaskError> {
         let published = self.publish_all(queue, std::slice::from_ref(task)).await?;
         Ok(published.first().copied().unwrap_or(Published::Duplicate))
     }
 
-    /// Publishes tasks, in no particular order among themselves. On an error some may have been published.
+    /// Publishes tasks to one queue, in no particular order. After an error some of them may have been
+    /// published.
     pub async fn publish_all(&self, queue: Queue, tasks: &[Task]) -> Result<Vec<Published>, TaskError> {
-        self.ensure_lane(queue).await?;
+        self.ensure_queue(queue).await?;
         // Made outside the stream: a closure over references would not be `Send` for every lifetime.
         let publishes: Vec<_> = tasks.iter().map(|task| self.publish_one(queue, task)).collect();
         let answers = futures::stream::iter(publishes)
@@ -105,21 +106,21 @@ impl TaskStream {
             .try_collect::<Vec<_>>()
             .await?;
         let wake = Subject::Wake(queue.class).to_string();
-        let rung = self
+        let notified = self
             .connection
             .client
             .publish(wake, Bytes::from(queue.to_string()))
             .await;
-        if let Err(error) = rung {
-            tracing::debug!(%error, "the doorbell did not ring; idle workers look every few seconds");
+        if let Err(error) = notified {
+            tracing::debug!(%error, "cannot notify idle workers, which look for tasks every few seconds");
         }
         Ok(answers)
     }
 
-    async fn ensure_lane(&self, queue: Queue) -> Result<(), TopologyError> {
+    async fn ensure_queue(&self, queue: Queue) -> Result<(), StreamError> {
         let mut queues = self.queues.lock().await;
         if !queues.contains(&queue) {
-            topology::ensure_lane(&self.connection.context, &self.topology, queue).await?;
+            topology::ensure_queue(&self.connection.context, &self.topology, queue).await?;
             queues.insert(queue);
         }
         Ok(())
@@ -137,24 +138,21 @@ impl TaskStream {
             .payload(payload.into())
             .message_id(message_id(chunk, task.attempt))
             .expected_stream(topology::TASKS);
-        let mut backoff = RETRY;
-        let mut tries = 1;
+        let mut retry = Retry::new(RETRY, TRIES);
         loop {
             match self.connection.publish(subject.clone(), message.clone()).await {
-                // On a later try the duplicate may be our own.
-                Ok(ack) if ack.duplicate && tries == 1 => return Ok(Published::Duplicate),
+                // After a failed try the duplicate may be our own.
+                Ok(ack) if ack.duplicate && retry.is_first() => return Ok(Published::Duplicate),
                 Ok(_) => return Ok(Published::Queued),
-                Err(source) if tries == TRIES => return Err(TaskError::Publish { chunk, source }),
                 Err(error) => {
-                    tracing::warn!(%chunk, %error, "cannot publish a task yet, trying again");
-                    tries += 1;
-                    tokio::time::sleep(backoff.next_delay()).await;
+                    let action = format!("publish the task of {chunk}");
+                    retry.after(StreamError::new(action, error)).await?;
                 }
             }
         }
     }
 
-    /// Every queued or running task of a job.
+    /// Lists the queued and the running tasks of a job, in the order of their chunks.
     pub async fn queued(&self, job: JobId) -> Result<Vec<(Queue, ChunkId)>, TaskError> {
         let context = &self.connection.context;
         let list = async {
@@ -166,14 +164,16 @@ impl TaskStream {
                     tasks.push((queue, chunk));
                 }
             }
-            Ok(tasks)
+            Ok::<_, async_nats::Error>(tasks)
         };
-        let mut tasks = list.await.map_err(TaskError::List)?;
+        let listed = list.await;
+        let mut tasks =
+            listed.map_err(|cause| StreamError::new(format!("list the tasks of job {job}"), cause))?;
         tasks.sort_by_key(|(_, chunk)| *chunk);
         Ok(tasks)
     }
 
-    /// Removes every task of a job, running ones too. Returns their number.
+    /// Removes every task of a job, running ones included. Returns their number.
     pub async fn remove_job(&self, job: JobId) -> Result<u64, TaskError> {
         self.remove(subjects::tasks_of_job(job)).await
     }
@@ -189,6 +189,7 @@ impl TaskStream {
             let stream = context.get_stream_no_info(topology::TASKS).await?;
             Ok::<_, async_nats::Error>(stream.purge().filter(filter.clone()).await?.purged)
         };
-        purge.await.map_err(|source| TaskError::Remove { filter, source })
+        let purged = purge.await;
+        purged.map_err(|cause| StreamError::new(format!("remove the tasks under `{filter}`"), cause).into())
     }
 }

@@ -1,14 +1,15 @@
-//! Streams, consumers and buckets, as data. [`ensure`] makes the server agree with them.
+//! Streams, consumers and buckets, as data. The coordinator calls [`ensure`] when it starts, to create them
+//! or bring them to this release's settings.
 //!
 //! | stream | holds |
 //! |---|---|
-//! | `FARM_TASKS` | tasks that wait or run; hints, not truth |
-//! | `FARM_DONE` | one done record a chunk: truth |
+//! | `FARM_TASKS` | tasks that wait or run: hints, not truth |
+//! | `FARM_DONE` | one done record for each chunk: the truth |
 //! | `FARM_EVT` | events, for a week |
-//! | `FARM_ADV` | what the server says about tasks delivered too often or terminated |
+//! | `FARM_ADV` | the server's advisories about tasks that were delivered too often or terminated |
 //! | `KV_farm-jobs` | job manifests and states |
 //! | `KV_farm-lease` | the coordinator's lease |
-//! | `KV_farm-needs` | memory needs and rates, as tasks showed them |
+//! | `KV_farm-needs` | memory requirements and frame times that were measured on tasks |
 //! | `OBJ_farm-media` | blobs, on farms without a shared directory |
 
 use std::time::Duration;
@@ -18,39 +19,40 @@ use async_nats::jetstream::context::GetStreamErrorKind;
 use async_nats::jetstream::stream::{Config, ConsumerErrorKind, DiscardPolicy, RetentionPolicy, StorageType};
 use async_nats::jetstream::{self, ErrorCode};
 
+use super::error::StreamError;
 use super::subjects;
 use crate::queues::Queue;
 use crate::wire::MAX_MESSAGE_BYTES;
 
-/// Stream of tasks.
+/// Name of the stream of tasks.
 pub const TASKS: &str = "FARM_TASKS";
-/// Stream of done records.
+/// Name of the stream of done records.
 pub const DONE: &str = "FARM_DONE";
-/// Stream of events.
+/// Name of the stream of events.
 pub const EVENTS: &str = "FARM_EVT";
-/// Stream of the server's advisories about tasks.
+/// Name of the stream of the server's advisories about tasks.
 pub const ADVISORIES: &str = "FARM_ADV";
-/// Key-value bucket of job manifests and states.
+/// Name of the key-value bucket of job manifests and states.
 pub const JOBS_BUCKET: &str = "farm-jobs";
-/// Key-value bucket of the coordinator's lease.
+/// Name of the key-value bucket of the coordinator's lease.
 pub const LEASE_BUCKET: &str = "farm-lease";
-/// Key-value bucket of what tasks showed of memory needs and rates.
+/// Name of the key-value bucket of measured memory requirements and frame times.
 pub const NEEDS_BUCKET: &str = "farm-needs";
-/// Object store bucket of blobs.
+/// Name of the object store bucket of blobs.
 pub const MEDIA_BUCKET: &str = "farm-media";
 
 const MINUTE: Duration = Duration::from_mins(1);
 const DAY: Duration = Duration::from_hours(24);
 const GIB: i64 = 1 << 30;
 
-/// What may differ between farms.
+/// The settings of streams and queues that may differ between farms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Topology {
-    /// A task whose worker shows no progress for this long goes to another one.
+    /// A task goes to another worker if its worker reports no progress for this long.
     pub ack_wait: Duration,
-    /// Copies of every stream: 1, or 3 on a cluster.
+    /// Number of copies of every stream: 1, or 3 on a cluster.
     pub replicas: usize,
-    /// Room for blobs in the object store.
+    /// Limit of all blobs in the object store, in bytes.
     pub media_max_bytes: i64,
 }
 
@@ -64,12 +66,12 @@ impl Default for Topology {
     }
 }
 
-/// Deliveries of one task, after which only the coordinator can free it. Workers give a task back as
-/// terminated before that, so this is met only by a task that kills its workers.
+/// Number of deliveries of one task after which only the coordinator can free it. Workers terminate a task
+/// that fails before that, so only a task that kills its workers is delivered so often.
 pub const MAX_DELIVER: i64 = 8;
 
 impl Topology {
-    /// Every stream, buckets included.
+    /// Returns the configuration of every stream, those of the buckets included.
     pub fn streams(&self) -> Vec<Config> {
         let base = |name: &str, subjects: Vec<String>| Config {
             name: name.to_owned(),
@@ -83,6 +85,16 @@ impl Topology {
             max_messages_per_subject: -1,
             duplicate_window: 2 * MINUTE,
             ..Config::default()
+        };
+        // A key-value bucket; the marker of an expired value stays for `marker_ttl`.
+        let bucket = |name: &str, history: i64, marker_ttl: Duration| Config {
+            discard: DiscardPolicy::New,
+            max_messages_per_subject: history,
+            allow_rollup: true,
+            deny_delete: true,
+            allow_message_ttl: true,
+            subject_delete_marker_ttl: Some(marker_ttl),
+            ..base(&format!("KV_{name}"), vec![format!("$KV.{name}.>")])
         };
         let message_bytes = i32::try_from(MAX_MESSAGE_BYTES + 4096).unwrap_or(i32::MAX);
         let advisories = subjects::ADVISORIES.map(str::to_owned).to_vec();
@@ -117,32 +129,15 @@ impl Topology {
                 max_bytes: GIB / 4,
                 ..base(ADVISORIES, advisories)
             },
-            bucket(
-                base(&format!("KV_{JOBS_BUCKET}"), vec![format!("$KV.{JOBS_BUCKET}.>")]),
-                5,
-                60 * MINUTE,
-            ),
-            bucket(
-                base(
-                    &format!("KV_{LEASE_BUCKET}"),
-                    vec![format!("$KV.{LEASE_BUCKET}.>")],
-                ),
-                1,
-                MINUTE,
-            ),
-            bucket(
-                base(
-                    &format!("KV_{NEEDS_BUCKET}"),
-                    vec![format!("$KV.{NEEDS_BUCKET}.>")],
-                ),
-                1,
-                MINUTE,
-            ),
+            bucket(JOBS_BUCKET, 5, 60 * MINUTE),
+            bucket(LEASE_BUCKET, 1, MINUTE),
+            bucket(NEEDS_BUCKET, 1, MINUTE),
             Config {
                 discard: DiscardPolicy::New,
                 allow_rollup: true,
                 max_bytes: self.media_max_bytes,
-                // Collects orphans; far longer than any job should wait for its blobs.
+                // This removes blobs that no job refers to. It is far longer than a job should wait for its
+                // blobs.
                 max_age: 30 * DAY,
                 ..base(
                     &format!("OBJ_{MEDIA_BUCKET}"),
@@ -152,16 +147,16 @@ impl Topology {
         ]
     }
 
-    /// The durable pull consumer of one queue.
+    /// Returns the configuration of a queue's durable pull consumer.
     pub fn queue(&self, queue: Queue) -> pull::Config {
         pull::Config {
             durable_name: Some(queue.to_string()),
             deliver_policy: DeliverPolicy::All,
             ack_policy: AckPolicy::Explicit,
-            // No `backoff`: it would override `ack_wait`.
+            // There is no `backoff`: it would override `ack_wait`.
             ack_wait: self.ack_wait,
             max_deliver: MAX_DELIVER,
-            filter_subject: subjects::lane_filter(queue),
+            filter_subject: subjects::queue_filter(queue),
             max_ack_pending: -1,
             max_waiting: 8192,
             max_batch: 1,
@@ -171,81 +166,36 @@ impl Topology {
     }
 }
 
-/// A stream that is a key-value bucket; `marker_ttl`: how long the marker of an expired value stays.
-fn bucket(base: Config, history: i64, marker_ttl: Duration) -> Config {
-    Config {
-        discard: DiscardPolicy::New,
-        max_messages_per_subject: history,
-        allow_rollup: true,
-        deny_delete: true,
-        allow_message_ttl: true,
-        subject_delete_marker_ttl: Some(marker_ttl),
-        ..base
-    }
-}
-
-/// Why the server does not agree with the topology.
-#[derive(Debug, thiserror::Error)]
-pub enum TopologyError {
-    #[error("cannot look up the stream {name}")]
-    Look {
-        name: String,
-        #[source]
-        source: jetstream::context::GetStreamError,
-    },
-    #[error("cannot create the stream {name}")]
-    Create {
-        name: String,
-        #[source]
-        source: jetstream::context::CreateStreamError,
-    },
-    #[error("cannot change the stream {name} to this release's settings")]
-    Update {
-        name: String,
-        #[source]
-        source: jetstream::context::UpdateStreamError,
-    },
-    #[error("cannot create the consumer of queue {queue}")]
-    Queue {
-        queue: Queue,
-        #[source]
-        source: jetstream::stream::ConsumerError,
-    },
-    #[error("cannot look up the consumer of queue {queue}")]
-    LaneInfo {
-        queue: Queue,
-        #[source]
-        source: jetstream::stream::ConsumerError,
-    },
-}
-
-/// What [`ensure`] had to do.
+/// What [`ensure`] had to create.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ensured {
-    /// Streams that did not exist. On a farm that already has jobs, an absent stream is lost data.
+    /// Names of the streams that did not exist. On a farm that already has jobs, an absent stream is lost
+    /// data.
     pub created: Vec<String>,
 }
 
 /// Creates missing streams and brings the others to this release's settings. Repeating it changes nothing.
-pub async fn ensure(context: &jetstream::Context, topology: &Topology) -> Result<Ensured, TopologyError> {
+pub async fn ensure(context: &jetstream::Context, topology: &Topology) -> Result<Ensured, StreamError> {
     let mut ensured = Ensured::default();
     for config in topology.streams() {
         let name = config.name.clone();
         match context.get_stream(&name).await {
             Ok(_) => {
                 let updated = context.update_stream(&config).await;
-                updated.map_err(|source| TopologyError::Update { name, source })?;
+                updated.map_err(|error| {
+                    StreamError::new(
+                        format!("change the stream {name} to this release's settings"),
+                        error,
+                    )
+                })?;
             }
             Err(error) if is_not_found(error.kind()) => {
                 let created = context.create_stream(config).await;
-                created.map_err(|source| TopologyError::Create {
-                    name: name.clone(),
-                    source,
-                })?;
-                tracing::debug!(stream = name, "created");
+                created.map_err(|error| StreamError::new(format!("create the stream {name}"), error))?;
+                tracing::debug!(stream = name, "created a stream");
                 ensured.created.push(name);
             }
-            Err(source) => return Err(TopologyError::Look { name, source }),
+            Err(error) => return Err(StreamError::new(format!("look up the stream {name}"), error)),
         }
     }
     Ok(ensured)
@@ -255,36 +205,36 @@ fn is_not_found(kind: GetStreamErrorKind) -> bool {
     matches!(kind, GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND)
 }
 
-/// Creates the consumer of a queue, or brings it to these settings. Queues are made when first used.
-pub async fn ensure_lane(
+/// Creates the consumer of a queue, or brings it to these settings. A queue is created when it is first used.
+pub async fn ensure_queue(
     context: &jetstream::Context,
     topology: &Topology,
     queue: Queue,
-) -> Result<(), TopologyError> {
+) -> Result<(), StreamError> {
     let created = context
         .create_consumer_on_stream(topology.queue(queue), TASKS)
         .await;
     created
         .map(|_| ())
-        .map_err(|source| TopologyError::Queue { queue, source })
+        .map_err(|error| StreamError::new(format!("create the consumer of queue {queue}"), error))
 }
 
 /// How full a queue is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct QueueLoad {
-    /// Tasks that wait for a worker.
+    /// Number of tasks that wait for a worker.
     pub waiting: u64,
-    /// Tasks that a worker holds.
+    /// Number of tasks that a worker holds.
     pub held: u64,
-    /// Workers that wait for a task.
+    /// Number of workers that wait for a task.
     pub pullers: u64,
 }
 
-/// How full a queue is; `None`: it has no consumer yet.
-pub async fn lane_load(
+/// Reads how full a queue is; returns `None` if it has no consumer yet.
+pub async fn queue_load(
     context: &jetstream::Context,
     queue: Queue,
-) -> Result<Option<QueueLoad>, TopologyError> {
+) -> Result<Option<QueueLoad>, StreamError> {
     let consumer = context
         .get_consumer_from_stream::<pull::Config, _, _>(queue.to_string(), TASKS)
         .await;
@@ -301,7 +251,10 @@ pub async fn lane_load(
             ConsumerErrorKind::JetStream(cause) if cause.error_code() == ErrorCode::CONSUMER_NOT_FOUND => {
                 Ok(None)
             }
-            _ => Err(TopologyError::LaneInfo { queue, source: error }),
+            _ => Err(StreamError::new(
+                format!("look up the consumer of queue {queue}"),
+                error,
+            )),
         },
     }
 }

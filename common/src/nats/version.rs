@@ -1,18 +1,23 @@
-//! Versions of nats-server.
+//! Versions of nats-server, which are checked before a server is started and after a connection is made.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// `major.minor.patch`; what follows (`-dev`, `-RC.1`) is left out.
+use crate::text::InvalidText;
+
+/// A version `major.minor.patch`. A suffix such as `-dev` or `-RC.1` is ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ServerVersion {
+    /// First number, raised by incompatible changes.
     pub major: u32,
+    /// Second number, raised by new features.
     pub minor: u32,
+    /// Third number, raised by corrections.
     pub patch: u32,
 }
 
 impl ServerVersion {
-    /// Oldest server that the farm works with: message TTLs and consumer limits are missing before.
+    /// The oldest server that the farm works with; older ones lack message TTLs and consumer limits.
     pub const MINIMUM: Self = Self {
         major: 2,
         minor: 12,
@@ -26,17 +31,12 @@ impl fmt::Display for ServerVersion {
     }
 }
 
-/// Text without a version in it.
-#[derive(Debug, thiserror::Error)]
-#[error("`{0}` holds no server version")]
-pub struct InvalidVersion(String);
-
 impl FromStr for ServerVersion {
-    type Err = InvalidVersion;
+    type Err = InvalidText;
 
     /// Reads `2.15.1`, `v2.15.1` and `nats-server: v2.15.1`.
-    fn from_str(text: &str) -> Result<Self, InvalidVersion> {
-        let invalid = || InvalidVersion(text.trim().to_owned());
+    fn from_str(text: &str) -> Result<Self, InvalidText> {
+        let invalid = || InvalidText::new("version of nats-server", text.trim());
         let word = text.split_whitespace().next_back().ok_or_else(invalid)?;
         let mut numbers = word.trim_start_matches('v').splitn(3, '.').map(|part| {
             let digits: String = part.chars().take_while(char::is_ascii_digit).collect();

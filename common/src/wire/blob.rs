@@ -1,4 +1,4 @@
-//! References to content by digest.
+//! References to content by its digest, as tasks and records hold them.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,6 +7,8 @@ use crate::digest::Digest;
 /// Names one immutable blob in the job's store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct BlobRef {
+    /// Digest of the blob's content.
     pub digest: Digest,
+    /// Length of the content in bytes.
     pub bytes: u64,
 }

@@ -1,4 +1,5 @@
-//! The job manifest: what the output is a function of. Created once, never changed.
+//! The manifest of a job holds everything that a job's output depends on. The coordinator creates it once and
+//! never changes it.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,24 +10,31 @@ use crate::frame::PictureFormat;
 use crate::ids::JobId;
 use crate::time::{FrameRange, FrameRate, TimeBase};
 
-/// The manifest of one job. Small: everything whose size grows with the video is in the `timeline` blob.
+/// The manifest of one job. It is small: everything that grows with the video is in the `timeline` blob.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct JobSpec {
+    /// The job's name, which follows from the rest.
     pub id: JobId,
-    /// Digests of the two input files as they were given.
+    /// Digest of the input video file.
     pub video_digest: Digest,
+    /// Digest of the input audio file.
     pub audio_digest: Digest,
+    /// The source video of the job.
     pub source: SourceSpec,
+    /// The speech track of the job.
     pub audio: AudioSpec,
+    /// The checkpoint and its parameters.
     pub model: ModelSpec,
+    /// The way in which segments are encoded.
     pub encoder: EncoderSpec,
     /// Number of output frames, at least 1.
     pub frames: u64,
-    /// Output frames of one `Render` chunk: a multiple of 16, 16..=480.
+    /// Number of output frames of one `Render` chunk: a multiple of 16 in 16..=480. The last chunk may have
+    /// fewer.
     pub chunk_frames: u32,
-    /// Source frames of one `Analyze` chunk: a multiple of 16.
+    /// Number of source frames of one `Analyze` chunk: a multiple of 16. The last chunk may have fewer.
     pub analyze_frames: u32,
-    /// The [`Timeline`].
+    /// Blob that holds the job's [`Timeline`].
     pub timeline: BlobRef,
 }
 
@@ -34,29 +42,35 @@ impl Message for JobSpec {
     const KIND: u8 = 1;
 }
 
+/// The source video of a job.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SourceSpec {
+    /// Size and colour of the pictures.
     pub picture: PictureFormat,
     /// Time base of [`Timeline::source_pts`] and of the segments' tracks.
     pub time_base: TimeBase,
-    /// Number of source frames.
+    /// Number of frames in the source.
     pub frames: u64,
 }
 
+/// The speech track of a job: 16 kHz, mono.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AudioSpec {
-    /// Digest of the whole 16 kHz mono track as s16le; with an audio window's index it keys encoded features.
+    /// Digest of the whole track as s16le. With the index of an audio window it is the key of encoded
+    /// features.
     pub digest: Digest,
-    /// Length of the track in 16 kHz samples.
+    /// Length of the track in samples.
     pub samples: u64,
     /// Maximum of the whole track's log10 mel power, before the reference's clamp to 8 below it.
     pub log_mel_max: f32,
+    /// How the track is cut for Whisper.
     pub windows: AudioWindows,
+    /// What happens to the mouth while nobody speaks.
     pub silence: SilenceMode,
 }
 
-/// How the track is cut into the 30 s pieces that Whisper encodes. Each variant's comment is its help on the command
-/// line.
+/// How the track is cut into the 30 s pieces that Whisper encodes. Each variant's comment is its help on the
+/// command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
 pub enum AudioWindows {
@@ -66,7 +80,7 @@ pub enum AudioWindows {
     Reference,
 }
 
-/// What becomes of the mouth while nobody speaks. Each variant's comment is its help on the command line.
+/// What happens to the mouth while nobody speaks. Each variant's comment is its help on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
 pub enum SilenceMode {
@@ -78,19 +92,20 @@ pub enum SilenceMode {
     Close,
 }
 
+/// The checkpoint of a job and the parameters that it is run with.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ModelSpec {
-    /// Identity of the checkpoint: digest over the weight files' own digests and the configs.
+    /// The identity of the checkpoint is a digest over the digests of the weight files and the configs.
     pub weights: Digest,
-    /// Random weights for trying the farm: logs, report and metadata say so.
+    /// Whether the weights are random, for trying the farm. Logs, report and metadata then state it.
     pub synthetic: bool,
     /// Side of the face crop in pixels, a multiple of 64.
     pub resolution_px: u32,
-    /// Denoising steps, 1..=1000.
+    /// Number of denoising steps, 1..=1000.
     pub steps: u32,
     /// Scale of classifier-free guidance, see [`is_guided`].
     pub guidance_scale: f32,
-    /// Keys every noise draw.
+    /// Seed of every noise draw.
     pub seed: u64,
 }
 
@@ -101,33 +116,36 @@ impl ModelSpec {
     }
 }
 
-/// Whether a guidance scale turns classifier-free guidance on: at 1 the guided prediction is the conditional one.
+/// Whether a guidance scale turns classifier-free guidance on. At 1 the guided prediction is the conditional
+/// one, so that the unconditional one is not needed.
 pub fn is_guided(guidance_scale: f32) -> bool {
     guidance_scale > 1.0
 }
 
-/// How segments are encoded; equal for all chunks of a job.
+/// Parameters of the video encoder. They are the same for all chunks of a job.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EncoderSpec {
+    /// Frame rate of the output.
     pub rate: FrameRate,
     /// libx264 constant rate factor 0..=51, or `None` for lossless.
     pub crf: Option<u8>,
-    /// libx264 preset name.
+    /// Name of the libx264 preset.
     pub preset: String,
 }
 
-/// The timeline blob: how output frames, source frames, segments and audio windows relate.
+/// The timeline of a job: how output frames, source frames, segments and audio windows relate. It is stored
+/// as a blob.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Timeline {
     /// PTS of every source frame in presentation order, in the source's time base, strictly increasing.
     pub source_pts: Vec<i64>,
-    /// Segments in order; together they cover all source frames.
+    /// The segments in order, which together cover all source frames.
     pub segments: Vec<SegmentEntry>,
-    /// The source frame shown in each output frame.
+    /// The source frame that each output frame shows, in order.
     pub outputs: Vec<OutputFrame>,
-    /// s16le PCM of each audio window with its margins, in order (see `audio::windows`).
+    /// Blobs of the s16le PCM of each audio window with its margins, in order (see `audio::windows`).
     pub audio: Vec<BlobRef>,
-    /// Output frames in which nobody speaks, in order; empty where silence is left to the model.
+    /// Output frames in which nobody speaks, in order; empty with [`SilenceMode::Off`].
     pub silence: Vec<FrameRange>,
 }
 
@@ -138,16 +156,19 @@ impl Message for Timeline {
 /// A piece of the source video that decodes on its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SegmentEntry {
+    /// Blob of the segment file.
     pub blob: BlobRef,
-    /// First source frame in it.
+    /// Number of its first source frame.
     pub first: u64,
     /// Number of source frames in it.
     pub frames: u64,
 }
 
+/// One output frame of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OutputFrame {
+    /// Number of the source frame that it shows.
     pub source: u32,
-    /// False for a kept tail that has no speech: the frame passes through untouched.
+    /// False if the frame is part of a tail without speech, which stays as it is.
     pub synced: bool,
 }

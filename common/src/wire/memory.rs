@@ -1,16 +1,18 @@
-//! Memory as it is planned, measured and reported: plans, needs, samples and peaks.
+//! Memory as it is planned, measured and reported: plans, requirements, samples and peaks. The coordinator
+//! chooses plans, engines measure, workers report.
 
 use serde::{Deserialize, Serialize};
 use strum::{Display, EnumCount, EnumString, IntoStaticStr, VariantArray};
 
 use crate::text::serde_as_text;
 
-/// Use of a device's memory above which a worker and the report of a render warn, in GiB.
+/// A worker and the report of a render warn if the use of a device's memory exceeds these bounds, in GiB.
 pub const WARN_GIB: [u64; 2] = [15, 20];
 
-/// A memory plan, from the fastest and largest to the slowest and leanest. Each one includes what those before it do.
-/// What a plan does on a device, and whether it changes bits there, is in the worker's `memory::plan`. Its text form
-/// is that of the command line and the reports.
+/// A way to run the model in a certain amount of memory. The plans go from the fastest, which uses the most
+/// memory, to the slowest, which uses the least; each includes the measures of those before it. The engine's
+/// `memory::plan` describes what a plan does on each device. The text forms are those of the command line and
+/// the reports.
 #[derive(
     Clone,
     Copy,
@@ -29,7 +31,8 @@ pub const WARN_GIB: [u64; 2] = [15, 20];
 )]
 #[strum(serialize_all = "kebab-case", parse_err_fn = unknown_plan, parse_err_ty = InvalidMemoryPlan)]
 pub enum MemoryPlan {
-    /// Both halves of the guidance run in one pass. On the CPU they always run one after the other.
+    /// The unconditional and the conditional half of the guidance run in one batch. On the CPU they always
+    /// run one after the other.
     #[default]
     #[strum(serialize = "batched")]
     BatchedGuidance,
@@ -40,28 +43,30 @@ pub enum MemoryPlan {
     Sliced,
     /// Group norm runs in two passes over slices.
     TwoPassNorm,
-    /// Networks that are idle in a stage do not lie on the device.
+    /// Networks that are idle in a stage are not kept on the device.
     Offload,
-    /// The UNet's weights are brought to the device layer by layer.
+    /// The UNet's weights are copied to the device layer by layer.
     Streamed,
 }
 serde_as_text!(MemoryPlan);
 
 impl MemoryPlan {
+    /// The number of memory plans.
     pub const COUNT: usize = <Self as EnumCount>::COUNT;
     /// The plans in their order, the fastest first.
     pub const ALL: [Self; Self::COUNT] = *Self::VARIANTS
         .first_chunk()
         .expect("an enum has all its variants");
+    /// The plan that uses the least memory.
     pub const LEANEST: Self = Self::ALL[Self::COUNT - 1];
 
-    /// Place in [`MemoryPlan::ALL`].
+    /// Returns the plan's place in [`MemoryPlan::ALL`].
     pub fn index(self) -> usize {
         self as usize
     }
 }
 
-/// Text that names no memory plan.
+/// A text that names no memory plan.
 #[derive(Debug, thiserror::Error)]
 #[error("`{text}` is not a memory plan: {}", MemoryPlan::ALL.map(<&str>::from).join(", "))]
 pub struct InvalidMemoryPlan {
@@ -73,43 +78,46 @@ fn unknown_plan(text: &str) -> InvalidMemoryPlan {
     InvalidMemoryPlan { text }
 }
 
-/// A kind of device. MemoryRequirements are predicted and learned for each of them apart.
+/// The kind of a device. Memory requirements are predicted and learned for each kind separately.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Display, EnumString, IntoStaticStr, VariantArray,
 )]
 #[strum(serialize_all = "lowercase")]
 pub enum DeviceKind {
+    /// The CPU of the machine, with host memory.
     Cpu,
-    /// A GPU, or what stands in for one in a simulation.
+    /// A CUDA GPU, or a simulated one.
     Cuda,
 }
 serde_as_text!(DeviceKind);
 
-/// What a window needs under each plan, in MiB of the device's memory: on the CPU the engine's resident set
-/// (weights that are mapped from files included), on CUDA the device's (context included).
+/// The memory that a window requires under each plan, in MiB: on the CPU the engine's resident set (weights
+/// that are mapped from files included), on CUDA the device's memory (context included).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemoryRequirements {
-    /// By [`MemoryPlan::index`]; never growing.
+    /// The requirement of each plan, by [`MemoryPlan::index`]. A later plan never requires more than an
+    /// earlier one.
     pub mib: [u64; MemoryPlan::COUNT],
 }
 
 impl MemoryRequirements {
+    /// Returns the requirement of a plan, in MiB.
     pub fn of(&self, plan: MemoryPlan) -> u64 {
         self.mib[plan.index()]
     }
 
-    /// The need of the leanest plan.
+    /// Returns the requirement of the leanest plan, in MiB.
     pub fn leanest(&self) -> u64 {
         self.of(MemoryPlan::LEANEST)
     }
 
-    /// The fastest plan, not before `floor`, that fits in `free_mib`.
+    /// Returns the fastest plan from `floor` on that fits in `free_mib`.
     pub fn fastest_within(&self, floor: MemoryPlan, free_mib: u64) -> Option<MemoryPlan> {
         let allowed = MemoryPlan::ALL.into_iter().filter(|plan| *plan >= floor);
         allowed.into_iter().find(|plan| self.of(*plan) <= free_mib)
     }
 
-    /// The next plan after `plan` that needs less.
+    /// Returns the next plan after `plan` that requires less.
     pub fn next_leaner(&self, plan: MemoryPlan) -> Option<MemoryPlan> {
         MemoryPlan::ALL
             .into_iter()
@@ -117,55 +125,68 @@ impl MemoryRequirements {
     }
 }
 
-/// What the coordinator prescribes for a task's memory.
+/// The memory plans that a task may use, as the coordinator decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemoryConstraints {
-    /// Device that the task's queue is for.
+    /// The kind of device that the task's queue is for.
     pub kind: DeviceKind,
-    /// No plan before this one: they ran out of memory.
+    /// The first plan that is allowed: those before it ran out of memory.
     pub floor: MemoryPlan,
-    /// Predicted, corrected by what tasks really used.
+    /// The predicted requirements, corrected by what tasks really used.
     pub needs: MemoryRequirements,
 }
 
-/// A stage of a task at which memory is measured. Its text form is that of the log and the reports.
+/// A stage of a task in which memory is measured. The text forms are those of the log and the reports.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Display, EnumString, IntoStaticStr, VariantArray,
 )]
 #[strum(serialize_all = "lowercase")]
 pub enum MemoryStage {
+    /// The engine loads the checkpoint.
     Load,
+    /// Whisper encodes an audio window.
     Audio,
+    /// The media process decodes source frames.
     Decode,
+    /// The media process aligns faces and cuts them out.
     Align,
+    /// The VAE encodes crops to latents.
     #[strum(serialize = "VAE encode")]
     VaeEncode,
+    /// The UNet denoises the latents.
     Denoise,
+    /// The VAE decodes latents to crops.
     #[strum(serialize = "VAE decode")]
     VaeDecode,
+    /// The media process pastes rendered crops into the frames.
     Paste,
+    /// The media process encodes the frames.
     Encode,
+    /// No request is worked on.
     Idle,
 }
 serde_as_text!(MemoryStage);
 
-/// Host memory, in MiB, that a worker keeps for its media process (decoding, face analysis, pasting and encoding) before
-/// it offers the rest to tasks. The coordinator counts on it when it predicts what a job needs.
+/// Host memory, in MiB, that a worker keeps for its media process (decoding, face analysis, pasting and
+/// encoding) before it offers the rest to tasks. The coordinator adds it when it predicts the requirements of
+/// a job.
 pub const MEDIA_MIB: u64 = 256;
 
-/// One reading, all in bytes.
+/// One measurement of an engine's memory. All figures are in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemorySample {
-    /// What can still be taken of the device: by the driver, or on the CPU by the kernel and the control groups.
+    /// Free memory of the device according to the driver, or on the CPU according to the kernel and the
+    /// control groups.
     pub free: u64,
+    /// Memory of the device in all.
     pub total: u64,
     /// This engine's share of the device: its pool and context, or its resident set.
     pub own: u64,
-    /// What the allocator holds, in use or not; on the CPU the resident set.
+    /// Memory that the allocator holds, in use or not; on the CPU the resident set.
     pub reserved: u64,
-    /// Highest `reserved` since the last sample. What it exceeds `live_peak` by is fragmentation.
+    /// Highest `reserved` since the last sample. The part above `live_peak` is fragmentation.
     pub reserved_peak: u64,
-    /// Tensors and buffers in use: exact.
+    /// Exact size of the tensors and buffers in use.
     pub live: u64,
     /// Highest `live` since the last sample.
     pub live_peak: u64,
@@ -173,71 +194,76 @@ pub struct MemorySample {
     pub host_rss: u64,
 }
 
-/// Highest use in one stage of a task, in MiB.
+/// The highest use of memory in one stage of a task, in MiB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StagePeak {
+    /// The stage that was measured.
     pub stage: MemoryStage,
-    /// Tensors and buffers in use.
+    /// Size of the tensors and buffers in use.
     pub live_mib: u64,
     /// The process's share of the device.
     pub own_mib: u64,
 }
 
-/// What a task used.
+/// The memory that a task used.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemoryUse {
+    /// The kind of the device.
     pub kind: DeviceKind,
-    /// Text form of the device: `cpu`, `cuda:0 NVIDIA L4`.
+    /// Text form of the device: `cpu` or `cuda:0 NVIDIA L4`.
     pub device: String,
+    /// The plan that the task ran under.
     pub plan: MemoryPlan,
-    /// What was predicted for the plan.
+    /// Requirement that was predicted for the plan.
     pub predicted_mib: u64,
-    /// What it took of the device: comparable with the prediction.
+    /// Highest use of the device, to be compared with the prediction.
     pub peak_mib: u64,
-    /// Smallest free memory seen.
+    /// Smallest free memory during the task.
     pub least_free_mib: u64,
-    /// In order of [`MemoryStage`], each at most once.
+    /// The peaks of the stages, in the order of [`MemoryStage`], each at most once.
     pub stages: Vec<StagePeak>,
 }
 
 /// An attempt at a task that ran out of a device's memory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OutOfMemory {
+    /// The kind of the device.
     pub kind: DeviceKind,
-    /// The device, as in [`MemoryUse::device`].
+    /// Text form of the device, as in [`MemoryUse::device`].
     pub device: String,
-    /// The stage in which it ran out; `None` if a process ended of it and it is not known at what.
+    /// The stage in which memory ran out; `None` if a process was killed and the stage is not known.
     pub stage: Option<MemoryStage>,
-    /// The plan that it ran under.
+    /// The plan that the attempt ran under.
     pub plan: MemoryPlan,
-    /// Lower bound on the need under that plan, if known.
+    /// Lower bound of the requirement under that plan, if it is known.
     pub needed_at_least_mib: Option<u64>,
-    /// What it could have used in all, the share that it held already included.
+    /// Memory that the attempt could have used in all, the share that it held included.
     pub free_before_mib: u64,
-    /// True if it was inferred from a kill or a lost machine, and no allocator reported it. It raises the plan's
-    /// floor like any other, but proves nothing about the need.
+    /// Whether this was inferred from a kill or a lost machine, and reported by no allocator. Then the plan
+    /// counts as too large all the same, but nothing is learned about the requirement.
     pub suspected: bool,
 }
 
 impl OutOfMemory {
-    /// ` during <stage>`, or nothing if the stage is not known.
+    /// Returns ` during <stage>` for messages, or nothing if the stage is not known.
     pub fn during(&self) -> String {
         self.stage
             .map_or_else(String::new, |stage| format!(" during {stage}"))
     }
 }
 
-/// Memory of a worker that render tasks can use, in MiB, with the reserve taken off: what is free at the moment, or
-/// the most that there could be.
+/// Memory of a worker that render tasks can use, in MiB, without the worker's reserve: what is available at
+/// the moment, or the capacity.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RenderMemory {
-    /// Host memory; `None`: the worker does not render on the CPU.
+    /// Host memory, or `None` if the worker does not render on the CPU.
     pub host_mib: Option<u64>,
-    /// Memory of the GPU; `None`: the worker has no usable GPU.
+    /// Memory of the GPU, or `None` if the worker has no usable GPU.
     pub device_mib: Option<u64>,
 }
 
 impl RenderMemory {
+    /// Returns the memory of one kind of device.
     pub fn of(self, kind: DeviceKind) -> Option<u64> {
         match kind {
             DeviceKind::Cpu => self.host_mib,
@@ -246,20 +272,21 @@ impl RenderMemory {
     }
 }
 
-/// A plan's need as one task, or one attempt, showed it.
+/// The requirement of a plan as it was observed on one attempt at a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemoryObservation {
-    /// The plan that it ran under.
+    /// The plan that the attempt ran under.
     pub plan: MemoryPlan,
+    /// The requirement that was observed.
     pub need: ObservedNeed,
 }
 
-/// MiB of the device, in the terms of [`MemoryRequirements`].
+/// An observed requirement in MiB, as in [`MemoryRequirements`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ObservedNeed {
-    /// The task succeeded and took this much.
+    /// The task succeeded and used this much.
     Peak(u64),
-    /// It ran out of memory, and needed more than this.
+    /// The task ran out of memory, so that it requires more than this.
     MoreThan(u64),
 }
 

@@ -1,4 +1,5 @@
-//! What goes over NATS and over the pipes to the children: serde types in a versioned, checksummed envelope.
+//! The messages that go over NATS and over the pipes to child processes: serde types in a versioned,
+//! checksummed envelope.
 //!
 //! ```text
 //! "FARM" | u16 schema | u8 codec | u8 kind | bincode payload | u32 crc32c of all before it
@@ -28,32 +29,59 @@ const MAGIC: &[u8; 4] = b"FARM";
 const CODEC_BINCODE2: u8 = 1;
 const HEADER_BYTES: usize = 8;
 const CHECKSUM_BYTES: usize = 4;
-/// A hostile length inside a payload cannot make the decoder allocate more than this.
+/// The decoder allocates at most this much, whatever length a payload states.
 const MAX_DECODED_BYTES: usize = 512 << 20;
 
-/// A type with its own place in the envelope, so that one kind of message is never read as another.
+/// A type that can be sent in an envelope. The envelope holds its kind, so that no message is decoded as
+/// another type.
 pub trait Message: Serialize + DeserializeOwned {
-    /// Unique over all messages; never re-used.
+    /// The number of this type in the envelope. It is unique over all messages and never used again for
+    /// another one.
     const KIND: u8;
 }
 
-/// Why bytes are not the message they should be.
+/// Why a message cannot be encoded, or bytes cannot be decoded.
 #[derive(Debug, thiserror::Error)]
 pub enum WireError {
+    /// The bytes do not begin and end as an envelope does.
     #[error("not a farm message: {bytes} bytes without the envelope")]
-    NotAnEnvelope { bytes: usize },
+    NotAnEnvelope {
+        /// Number of bytes that were received.
+        bytes: usize,
+    },
+    /// The sender is of another release.
     #[error("schema {found} is not the schema {SCHEMA} of this build: run the same release everywhere")]
-    UnknownSchema { found: u16 },
+    UnknownSchema {
+        /// Schema that the envelope states.
+        found: u16,
+    },
+    /// The sender is of another release, which encodes payloads in another way.
     #[error("unknown payload codec {found}")]
-    UnknownCodec { found: u8 },
-    #[error("message of kind {found} where kind {expected} belongs")]
-    WrongKind { expected: u8, found: u8 },
+    UnknownCodec {
+        /// Number of the codec in the envelope.
+        found: u8,
+    },
+    /// The message is of another type.
+    #[error("a message of kind {found} was received instead of one of kind {expected}")]
+    WrongKind {
+        /// [`Message::KIND`] of the type to decode.
+        expected: u8,
+        /// Kind that the envelope states.
+        found: u8,
+    },
+    /// The bytes changed on their way.
     #[error("checksum mismatch: the payload was damaged on its way")]
     Damaged,
+    /// The payload is not an encoding of the type.
     #[error("cannot decode the payload")]
     Decode(#[source] bincode::error::DecodeError),
+    /// The payload is longer than an encoding of the type.
     #[error("{extra} bytes are left over after the payload")]
-    TrailingBytes { extra: usize },
+    TrailingBytes {
+        /// Number of bytes after the payload.
+        extra: usize,
+    },
+    /// The message cannot be encoded.
     #[error("cannot encode the payload")]
     Encode(#[source] bincode::error::EncodeError),
 }

@@ -1,4 +1,5 @@
-//! What workers report: done records (truth), events and heartbeats (telemetry).
+//! The messages with which workers report: done records, which are the truth, and events and heartbeats,
+//! which are telemetry. It also holds the commands to workers and what the coordinator learns from tasks.
 
 use std::fmt;
 
@@ -12,19 +13,26 @@ use crate::frame::FrameHash;
 use crate::ids::{Attempt, ChunkId, JobId, WorkerId};
 use crate::queues::Queue;
 
-/// The one record that makes a chunk done. Written by compare-and-set on its subject: the first writer wins.
+/// The one record that makes a chunk done. It is written by compare-and-set on its subject, so that the first
+/// writer wins.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DoneRecord {
+    /// The chunk that is done.
     pub chunk: ChunkId,
+    /// The attempt that finished it.
     pub attempt: Attempt,
+    /// The worker that finished it.
     pub worker: WorkerId,
-    /// Build + instruction set + device: results of equal kinds are equal bit for bit.
+    /// Fingerprint of build, instruction set and device: results with equal fingerprints are equal bit for
+    /// bit.
     pub numerics_fingerprint: String,
-    /// [`FaceObservations`] of an `Analyze` chunk, or the encoded segment of a `Render` chunk.
+    /// Blob of the [`FaceObservations`] of an `Analyze` chunk, or of the encoded segment of a `Render` chunk.
     pub artifact: BlobRef,
+    /// Facts about the chunk's result.
     pub body: DoneBody,
+    /// Time spent in each stage.
     pub timings: StageTimings,
-    /// `None` where no model ran.
+    /// Memory that the model used; `None` if no model ran.
     pub memory: Option<MemoryUse>,
 }
 
@@ -32,48 +40,64 @@ impl Message for DoneRecord {
     const KIND: u8 = 6;
 }
 
+/// Facts about the result of a chunk, by its kind of work.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum DoneBody {
+    /// The chunk's faces were found.
     Analyze {
-        /// Source frames looked at.
+        /// Number of source frames in the chunk.
         frames: u32,
-        /// Frames with at least one usable face.
+        /// Number of frames with at least one usable face.
         with_face: u32,
     },
+    /// The chunk's frames were rendered.
     Render {
         /// Hash of every composited frame, before the encoder.
         frame_hashes: Vec<FrameHash>,
-        /// Frames whose mouth was rendered.
+        /// Number of frames whose mouth was rendered.
         synced: u32,
-        /// Frames that passed through untouched.
+        /// Number of frames that stayed as they were.
         passed: u32,
     },
 }
 
-/// Wall milliseconds by stage, summed over the chunk.
+/// Wall time of each stage in milliseconds, summed over the chunk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StageTimings {
+    /// Milliseconds of fetching the inputs from the blob store.
     pub fetch_ms: u64,
+    /// Milliseconds of decoding source frames.
     pub decode_ms: u64,
+    /// Milliseconds of finding or aligning faces.
     pub face_ms: u64,
+    /// Milliseconds of encoding speech with Whisper.
     pub audio_ms: u64,
+    /// Milliseconds of encoding crops with the VAE.
     pub vae_encode_ms: u64,
+    /// Milliseconds of denoising with the UNet.
     pub denoise_ms: u64,
+    /// Milliseconds of decoding latents with the VAE.
     pub vae_decode_ms: u64,
+    /// Milliseconds of pasting rendered crops into the frames.
     pub paste_ms: u64,
+    /// Milliseconds of encoding the segment.
     pub encode_ms: u64,
+    /// Milliseconds of storing the artifact.
     pub commit_ms: u64,
-    /// The engine at work on speech and windows, requests and answers included.
+    /// Milliseconds in which the engine worked on speech and windows, requests and replies included.
     pub engine_ms: u64,
-    /// The engine idle inside the chunk: ready for a window whose crops were not there yet.
+    /// Milliseconds in which the engine was idle within the chunk, as the crops of the next window were not
+    /// there yet.
     pub media_wait_ms: u64,
-    /// The engine idle at the chunk's ends: inputs fetched before, the last window pasted, encoded and checked after.
+    /// Milliseconds in which the engine was idle before the first window, while inputs were fetched, and
+    /// after the last one, while it was pasted, encoded and checked.
     pub edge_ms: u64,
 }
 
-/// Blob of an `Analyze` chunk's result: one entry for each source frame of its range.
+/// The result of an `Analyze` chunk, which is stored as a blob.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FaceObservations {
+    /// One entry for each source frame of the chunk's range.
     pub frames: Vec<FrameObservation>,
 }
 
@@ -81,31 +105,37 @@ impl Message for FaceObservations {
     const KIND: u8 = 7;
 }
 
+/// The faces in one source frame.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FrameObservation {
-    /// The picture differs so much from the one before that a shot begins here.
+    /// Whether a shot begins here, as the picture differs much from the one before.
     pub cut: bool,
-    /// Usable faces, largest first.
+    /// The usable faces, largest first.
     pub faces: Vec<FaceObservation>,
 }
 
-/// One face in one frame. Coordinates are pixels, float, never rounded.
+/// One face in one frame. Coordinates are in pixels and not rounded.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FaceObservation {
-    /// x, y, width, height of the upright box around the face's mesh.
+    /// Upright box around the face's mesh: x, y, width, height.
     pub bbox: [f32; 4],
-    /// Detector confidence, 0..=1.
+    /// Confidence of the face detector, in 0..=1.
     pub score: f32,
-    /// Left brow, right brow, nose (left and right as in the picture): (x, y) each.
+    /// Points (x, y) of the left brow, the right brow and the nose, with left and right as in the picture.
     pub points: [[f32; 2]; 3],
 }
 
-/// Something that happened to a task. Kept for the audit and the coordinator's requeue decisions.
+/// An event in the life of a task. Events are kept for the audit and for the coordinator's decisions to queue
+/// again.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Event {
+    /// The chunk of the task.
     pub chunk: ChunkId,
+    /// The attempt of the task.
     pub attempt: Attempt,
+    /// The worker that reports the event.
     pub worker: WorkerId,
+    /// What happened to the task.
     pub kind: EventKind,
 }
 
@@ -113,61 +143,87 @@ impl Message for Event {
     const KIND: u8 = 8;
 }
 
+/// What happened to a task.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum EventKind {
+    /// A worker started on the task.
     Started,
+    /// The task failed for the reason given.
     Failed(Failure),
-    /// Given back unfinished by a worker that is draining.
+    /// A worker that drains gave the task back unfinished.
     Released,
 }
 
-/// Why a chunk was not finished; the class decides what happens next.
+/// The reason why a task failed. It decides what the coordinator does next.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Failure {
     /// The device ran out of memory.
     OutOfMemory(OutOfMemory),
-    /// Memory that was free when the task was pulled is not any more: nothing was tried, the chunk loses nothing.
-    NoRoom {
+    /// Memory that was free when the task was pulled is no longer free. Nothing was tried, so that this does
+    /// not count against the chunk.
+    InsufficientMemory {
+        /// Text form of the device: `cpu` or `cuda:0 NVIDIA L4`.
         device: String,
-        /// Need of the leanest allowed plan.
+        /// Requirement of the leanest plan, in MiB.
         needed_mib: u64,
+        /// Free memory of the device in MiB.
         free_mib: u64,
     },
-    /// Nothing that any worker can mend: names file, frame and cause.
-    BadInput { message: String },
-    /// The worker cannot do this work (weights missing or other ones, broken driver): the chunk loses nothing.
-    WorkerUnfit { message: String },
-    /// May work next time or elsewhere.
-    Transient { message: String },
-    /// A child process died or hung.
-    EngineLost { message: String },
+    /// The input is at fault, so that no worker can do the task.
+    BadInput {
+        /// The error with its causes; it names file and frame.
+        message: String,
+    },
+    /// The worker cannot do this kind of task (its weights are missing or other ones, or its driver is
+    /// broken). This does not count against the chunk.
+    WorkerUnfit {
+        /// The error with its causes.
+        message: String,
+    },
+    /// Another try may succeed, here or on another worker.
+    Transient {
+        /// The error with its causes.
+        message: String,
+    },
+    /// A child process of the worker ended or hung.
+    EngineLost {
+        /// The error with its causes.
+        message: String,
+    },
 }
 
-/// Telemetry of one worker, published every 2 s on `farm.hb.<worker>`; not stored.
+/// The state of one worker, which it publishes every 2 s on `farm.hb.<worker>`. Heartbeats are not stored.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Heartbeat {
+    /// The worker that publishes the heartbeat.
     pub worker: WorkerId,
+    /// What the worker does at the moment.
     pub state: WorkerState,
-    /// Short text: `cpu` or `cuda:0 NVIDIA L4`.
+    /// Text form of the device: `cpu` or `cuda:0 NVIDIA L4`.
     pub device: String,
+    /// Free memory of the device in MiB.
     pub device_free_mib: u64,
+    /// Memory of the device in all, in MiB.
     pub device_total_mib: u64,
-    /// Of supervisor, engine and media child together.
+    /// Resident set of supervisor, engine and media process together, in MiB.
     pub host_rss_mib: u64,
-    /// What the worker could offer to a task were nothing else at work on the machine.
+    /// Memory that the worker could offer to a task if nothing else ran on the machine.
     pub capacity: RenderMemory,
+    /// The task that the worker holds, if there is one.
     pub task: Option<TaskProgress>,
-    /// The engine's last reading.
+    /// The engine's last measurement, if an engine runs.
     pub memory: Option<MemorySample>,
+    /// Status of the GPU, if the device is one.
     pub gpu: Option<GpuStatus>,
-    /// Frames of this worker's render tasks a second, over the last minute.
+    /// Rate at which this worker rendered frames over the last minute.
     pub frames_per_second: f32,
-    /// Chunks finished since start.
+    /// Number of chunks that the worker finished since it started.
     pub finished: u64,
 }
 
 impl Heartbeat {
-    /// Of a worker that just started: nothing is known of its device, and nothing is done.
+    /// Returns the heartbeat of a worker that just started: its device was not measured yet, and nothing is
+    /// done.
     pub fn starting(worker: WorkerId, device: String) -> Self {
         Self {
             worker,
@@ -190,41 +246,53 @@ impl Message for Heartbeat {
     const KIND: u8 = 9;
 }
 
+/// The state of a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum WorkerState {
+    /// The worker measures its device and does not pull tasks yet.
     Starting,
+    /// The worker waits for a task.
     Idle,
+    /// The worker holds a task.
     Working,
+    /// The worker finishes its task and then ends.
     Draining,
-    /// Cannot work; the reason is in its log.
+    /// The worker cannot work, for a reason that its log has.
     Unfit,
-    /// Its last heartbeat: it is gone now, and holds no task.
+    /// The worker has ended and holds no task. This is in its last heartbeat.
     Left,
 }
 
+/// The progress of a task that a worker holds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TaskProgress {
+    /// The chunk of the task.
     pub chunk: ChunkId,
+    /// The attempt of the task.
     pub attempt: Attempt,
-    /// Frames finished of the chunk, may be fractional work rounded down.
+    /// Number of frames that are finished. Work on unfinished ones is counted in fractions, and the sum is
+    /// rounded down.
     pub frames_done: u32,
+    /// Number of frames of the chunk.
     pub frames_total: u32,
+    /// The stage of the task.
     pub stage: TaskStage,
-    /// The queue that it was pulled from.
+    /// The queue from which the task was pulled.
     pub queue: Option<Queue>,
-    /// Plan that it runs under, once chosen.
+    /// The memory plan of the task; `None` until it is chosen.
     pub plan: Option<MemoryPlan>,
 }
 
-/// What a task is at. Its text form is for heartbeats' readers.
+/// The stage of a task. The text forms are those of the lists of workers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TaskStage {
-    /// Nothing was reported yet.
+    /// No stage was reported yet.
     Starting,
-    /// The media process looks for faces.
+    /// The media process finds faces.
     FaceAnalysis,
+    /// The engine works on a request.
     Engine(EngineStage),
-    /// The media process has encoded more frames.
+    /// The media process encoded frames.
     Encoded,
 }
 
@@ -239,34 +307,37 @@ impl fmt::Display for TaskStage {
     }
 }
 
-/// What NVML tells; each is missing where the driver does not say.
+/// The status of a GPU as NVML reports it. A figure is `None` if the driver does not report it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GpuStatus {
+    /// Temperature of the GPU in degrees Celsius.
     pub temperature_c: Option<u32>,
+    /// Share of the time in which a kernel ran, in percent.
     pub utilization_percent: Option<u32>,
+    /// Power draw of the GPU in watts.
     pub power_w: Option<u32>,
 }
 
-/// Instructions from the coordinator on `farm.ctl.<worker>` and `farm.ctl.all`.
+/// A command of the coordinator to one worker (on `farm.ctl.<worker>`) or to all (on `farm.ctl.all`).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub enum Control {
-    /// Stop work on any chunk of this job.
+pub enum WorkerCommand {
+    /// Stops the work on any chunk of this job.
     Cancel(JobId),
-    /// Finish the current chunk, then leave.
+    /// Makes the worker finish its chunk and then end.
     Drain,
 }
 
-impl Message for Control {
+impl Message for WorkerCommand {
     const KIND: u8 = 10;
 }
 
-/// What tasks showed on one kind of device, for one checkpoint, resolution and guidance. Kept by the coordinator in
-/// a bucket.
+/// What was measured on tasks with one kind of device, checkpoint, resolution and guidance. The coordinator
+/// keeps it in a bucket.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct LearnedNeeds {
-    /// In the order in which they were made.
+    /// Observed memory requirements, in the order in which they were made.
     pub observations: Vec<MemoryObservation>,
-    /// Milliseconds of one worker for a frame; `None`: not observed.
+    /// Milliseconds that one worker needs for a frame; `None` if none was observed.
     pub frame_ms: Option<f64>,
 }
 

@@ -1,25 +1,29 @@
-//! Messages over the pipes between the supervisor and its children: a `u32` length, then the envelope.
+//! Messages over the pipes between the supervisor and its child processes, the engine and the media process.
+//! Each is a little-endian `u32` length, then the envelope.
 
 use std::io::{self, Read, Write};
 
 use super::{Message, WireError};
 
-/// Longest message over a pipe. A window of 16 crops at 512 px is 12 MiB; an audio window 1 MiB.
+/// Longest message over a pipe, in bytes. A window of 16 crops at 512 px has 12 MiB, an audio window 1 MiB.
 pub const MAX_PIPE_BYTES: u32 = 256 << 20;
 
-/// A pipe that broke, or carried something else than a message.
+/// Why a message could not be sent or received over a pipe.
 #[derive(Debug, thiserror::Error)]
 pub enum PipeError {
+    /// The pipe cannot be read or written.
     #[error("the pipe broke")]
     Io(#[from] io::Error),
+    /// The length before a message is above [`MAX_PIPE_BYTES`].
     #[error("a length of {0} bytes is no message: the pipe is out of step")]
     TooLong(u32),
+    /// A message cannot be encoded or decoded.
     #[error("the pipe carried a broken message")]
     Wire(#[source] WireError),
 }
 
-/// The bytes of one message, length first.
-pub fn frame<M: Message>(message: &M) -> Result<Vec<u8>, PipeError> {
+/// Encodes one message with its length before it.
+pub fn encode<M: Message>(message: &M) -> Result<Vec<u8>, PipeError> {
     let body = super::encode(message).map_err(PipeError::Wire)?;
     let len = u32::try_from(body.len()).unwrap_or(u32::MAX);
     check_len(len)?;
@@ -29,24 +33,24 @@ pub fn frame<M: Message>(message: &M) -> Result<Vec<u8>, PipeError> {
     Ok(bytes)
 }
 
-/// The number of bytes that follow a length prefix.
+/// Decodes a length prefix, which is the number of bytes that follow it.
 pub fn body_len(prefix: [u8; 4]) -> Result<usize, PipeError> {
     let len = u32::from_le_bytes(prefix);
     check_len(len)?;
     Ok(len as usize)
 }
 
-/// Writes one message and flushes.
+/// Writes one message and flushes the pipe.
 pub fn write<M: Message>(mut to: impl Write, message: &M) -> Result<(), PipeError> {
-    to.write_all(&frame(message)?)?;
+    to.write_all(&encode(message)?)?;
     to.flush()?;
     Ok(())
 }
 
-/// Reads one message; `None` where the pipe ends between messages.
+/// Reads one message from the pipe. Returns `None` if the pipe ends between two messages.
 pub fn read<M: Message>(mut from: impl Read) -> Result<Option<M>, PipeError> {
     let mut prefix = [0_u8; 4];
-    // One byte first: the end of the pipe here is the other side leaving in good order.
+    // One byte is read first: if the pipe ends here, the other process has ended in good order.
     if from.read(&mut prefix[..1])? == 0 {
         return Ok(None);
     }
@@ -67,29 +71,35 @@ fn check_len(len: u32) -> Result<(), PipeError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::outcome::Control;
+    use crate::wire::outcome::WorkerCommand;
 
     #[test]
     fn messages_follow_each_other_to_the_end() {
         let mut bytes = Vec::new();
-        write(&mut bytes, &Control::Drain).unwrap();
-        write(&mut bytes, &Control::Drain).unwrap();
+        write(&mut bytes, &WorkerCommand::Drain).unwrap();
+        write(&mut bytes, &WorkerCommand::Drain).unwrap();
         let mut pipe = &bytes[..];
-        assert_eq!(read::<Control>(&mut pipe).unwrap(), Some(Control::Drain));
-        assert_eq!(read::<Control>(&mut pipe).unwrap(), Some(Control::Drain));
-        assert_eq!(read::<Control>(&mut pipe).unwrap(), None);
+        assert_eq!(
+            read::<WorkerCommand>(&mut pipe).unwrap(),
+            Some(WorkerCommand::Drain)
+        );
+        assert_eq!(
+            read::<WorkerCommand>(&mut pipe).unwrap(),
+            Some(WorkerCommand::Drain)
+        );
+        assert_eq!(read::<WorkerCommand>(&mut pipe).unwrap(), None);
     }
 
     #[test]
     fn a_cut_message_and_a_wild_length_are_errors() {
         let mut bytes = Vec::new();
-        write(&mut bytes, &Control::Drain).unwrap();
+        write(&mut bytes, &WorkerCommand::Drain).unwrap();
         assert!(matches!(
-            read::<Control>(&bytes[..bytes.len() - 1]),
+            read::<WorkerCommand>(&bytes[..bytes.len() - 1]),
             Err(PipeError::Io(_))
         ));
         assert!(matches!(
-            read::<Control>(&[255_u8; 16][..]),
+            read::<WorkerCommand>(&[255_u8; 16][..]),
             Err(PipeError::TooLong(_))
         ));
     }

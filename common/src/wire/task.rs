@@ -1,4 +1,5 @@
-//! Tasks: what the coordinator publishes and a worker pulls. Hints, not truth: a task may be lost or doubled.
+//! Tasks, which the coordinator publishes and a worker pulls. They are hints, not truth: a task may be lost
+//! or doubled.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,11 +13,13 @@ use crate::time::FrameRange;
 /// One unit of work, at most [`super::MAX_MESSAGE_BYTES`] when encoded.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Task {
+    /// The chunk that the task is for.
     pub chunk: ChunkId,
-    /// Its number is, with the chunk, the `Nats-Msg-Id`.
+    /// The attempt at the chunk. Its number and the chunk make the `Nats-Msg-Id`.
     pub attempt: Attempt,
-    /// URL of the blob store, as workers reach it: `file:///path` or `nats://bucket`.
+    /// URL by which workers reach the blob store: `file:///path` or `nats://bucket`.
     pub store: String,
+    /// The work, with everything that it needs.
     pub body: TaskBody,
 }
 
@@ -24,50 +27,60 @@ impl Message for Task {
     const KIND: u8 = 3;
 }
 
+/// The work of a task, by its kind.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum TaskBody {
+    /// Finds faces in source frames.
     Analyze(AnalyzeTask),
+    /// Renders output frames to a segment.
     Render(RenderTask),
 }
 
-/// Finds faces in a range of source frames.
+/// A task to find faces in a range of source frames.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AnalyzeTask {
+    /// The source video of the job.
     pub source: SourceSpec,
-    /// Source frames; `start` is a multiple of 16.
+    /// The source frames to analyze; `start` is a multiple of 16.
     pub range: FrameRange,
-    /// An [`AnalyzeInput`].
+    /// Blob that holds the [`AnalyzeInput`].
     pub input: BlobRef,
 }
 
-/// Renders a range of output frames to one encoded segment.
+/// A task to render a range of output frames to one encoded segment.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RenderTask {
+    /// The source video of the job.
     pub source: SourceSpec,
+    /// The speech track of the job.
     pub audio: AudioSpec,
+    /// The checkpoint and its parameters.
     pub model: ModelSpec,
+    /// How the segment is encoded.
     pub encoder: EncoderSpec,
-    /// Output frames; `start` is a multiple of 16.
+    /// The output frames to render; `start` is a multiple of 16.
     pub range: FrameRange,
-    /// A [`RenderInput`].
+    /// Blob that holds the [`RenderInput`].
     pub input: BlobRef,
+    /// The memory plans that the worker may choose from.
     pub memory: MemoryConstraints,
 }
 
-/// Where to find the pictures of some source frames.
+/// Some consecutive source frames in one segment.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SegmentSlice {
+    /// Blob of the segment file.
     pub blob: BlobRef,
     /// Number of the first source frame in `pts`.
     pub first: u64,
-    /// PTS of consecutive source frames, first to last, that lie in this segment.
+    /// PTS of the frames, in the source's time base, in order.
     pub pts: Vec<i64>,
 }
 
-/// Blob of an [`AnalyzeTask`].
+/// The input blob of an [`AnalyzeTask`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AnalyzeInput {
-    /// Covers `range`, and the one frame before it where there is one (for cut detection only).
+    /// These cover the task's range, and the frame before it if there is one, for the detection of cuts only.
     pub segments: Vec<SegmentSlice>,
 }
 
@@ -75,14 +88,15 @@ impl Message for AnalyzeInput {
     const KIND: u8 = 4;
 }
 
-/// Blob of a [`RenderTask`].
+/// The input blob of a [`RenderTask`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RenderInput {
-    /// Covers every source frame that `frames` names.
+    /// These cover every source frame in `frames`.
     pub segments: Vec<SegmentSlice>,
-    /// One for each output frame of the range.
+    /// One entry for each output frame of the range.
     pub frames: Vec<RenderFrame>,
-    /// Audio windows that the range needs: (index on the global grid, s16le PCM with margins).
+    /// The audio windows of the range: their index on the global grid, and the blob of their s16le PCM with
+    /// margins.
     pub audio: Vec<(u32, BlobRef)>,
 }
 
@@ -90,31 +104,35 @@ impl Message for RenderInput {
     const KIND: u8 = 5;
 }
 
+/// One output frame of a [`RenderTask`].
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RenderFrame {
-    /// Source frame shown in this output frame.
+    /// Number of the source frame that this output frame shows.
     pub source: u64,
-    /// Frame-to-face matrix (2 x 3, row-major: a b tx, c d ty) in pixels; `None`: the frame passes through.
+    /// Matrix from the frame's to the face's pixels (2 x 3, row-major: a b tx, c d ty); `None` if the frame
+    /// stays as it is.
     pub face: Option<[f32; 6]>,
+    /// The source of the frame's mouth.
     pub mouth: Mouth,
 }
 
 impl RenderFrame {
-    /// Whether the model's mouth is seen in it.
+    /// Whether the frame shows a mouth that the model rendered.
     pub fn is_rendered(&self) -> bool {
         self.face.is_some() && self.mouth != Mouth::Kept
     }
 }
 
-/// Where the mouth of a frame comes from.
+/// The source of a frame's mouth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Mouth {
-    /// Rendered from the speech.
+    /// The mouth is rendered from the speech.
     Speech,
-    /// Rendered from the speech, and faded into the source picture: its share of 255.
+    /// The mouth is rendered from the speech and blended with the source picture; its weight is this share of
+    /// 255.
     Fading(u8),
-    /// The source picture's own.
+    /// The mouth is that of the source picture.
     Kept,
-    /// Rendered from digital silence.
+    /// The mouth is rendered from digital silence.
     Closed,
 }

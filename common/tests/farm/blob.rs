@@ -1,4 +1,4 @@
-//! Blob stores: directories, and the object store of a real server.
+//! Tests of both blob stores: a directory, and the object store of a real server.
 
 use std::path::Path;
 
@@ -7,14 +7,14 @@ use latentfarm_common::blob::{BlobError, Store};
 use latentfarm_common::digest::Digest;
 use latentfarm_common::wire::blob::BlobRef;
 
-/// Two whole chunks of the object store and a bit.
+/// Makes content that takes two whole chunks of the object store and part of a third.
 fn large() -> Vec<u8> {
     (0..(1_usize << 20) + 1234)
         .map(|at| (at * 7 % 251).to_le_bytes()[0])
         .collect()
 }
 
-/// What holds for either kind of store.
+/// Checks what both kinds of store must do.
 async fn behaves(store: &Store, dir: &Path) {
     for content in [large(), Vec::new(), b"small".to_vec()] {
         let path = file_in(dir, "source", &content);
@@ -99,7 +99,7 @@ async fn an_object_store_keeps_blobs() {
     let blob = store.put_bytes(b"small".to_vec()).await.unwrap();
     let copy = store.local_file(&blob, dir.path()).await.unwrap();
     assert_eq!(std::fs::read(&copy).unwrap(), b"small");
-    // A copy of the right size is not fetched again, one of another size is.
+    // A copy of the right size is not fetched again, but a copy of another size is.
     std::fs::write(&copy, b"SMALL").unwrap();
     assert_eq!(store.local_file(&blob, dir.path()).await.unwrap(), copy);
     assert_eq!(std::fs::read(&copy).unwrap(), b"SMALL");

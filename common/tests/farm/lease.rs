@@ -1,8 +1,9 @@
-//! The coordinator's lease, against a real server.
+//! Tests of the coordinator's lease, against a real server.
 
 use crate::support::{Farm, LIMIT, eventually};
-use latentfarm_common::nats::lease::{Contention, Lease, LeaseError, LeaseTime};
-use latentfarm_common::nats::{Patience, connect};
+use latentfarm_common::backoff::RetryLimit;
+use latentfarm_common::nats::connect;
+use latentfarm_common::nats::lease::{Contention, Lease, LeaseError, LeaseTtl};
 use tokio::time::{Instant, timeout};
 
 const SHORT: u64 = 2;
@@ -11,7 +12,7 @@ async fn try_acquire(farm: &Farm, holder: &str) -> Result<Lease, LeaseError> {
     Lease::acquire(
         &farm.coordinator,
         holder,
-        LeaseTime::from_secs(SHORT),
+        LeaseTtl::from_secs(SHORT),
         Contention::Refuse,
     )
     .await
@@ -22,7 +23,7 @@ async fn one_coordinator_at_a_time_holds_the_lease() {
     let farm = Farm::start().await;
     let lease = try_acquire(&farm, "first").await.unwrap();
     let started = Instant::now();
-    // Longer than the lease lives without renewal.
+    // This is longer than the lease lasts without a renewal.
     eventually("renewals", async || {
         (started.elapsed().as_secs() > SHORT * 2).then_some(())
     })
@@ -49,7 +50,7 @@ async fn a_released_lease_is_free_at_once_and_the_epoch_grows() {
 async fn the_lease_of_a_dead_coordinator_expires_and_so_does_its_successors() {
     let farm = Farm::start().await;
     let mut epoch = 0;
-    // Twice: the second holder writes over the marker of the first expiry, and must expire too.
+    // The second holder writes over the marker of the first expiry, and its lease must expire too.
     for holder in ["first", "second", "third"] {
         let lease = eventually(holder, async || try_acquire(&farm, holder).await.ok()).await;
         assert!(lease.epoch() > epoch);
@@ -62,7 +63,7 @@ async fn the_lease_of_a_dead_coordinator_expires_and_so_does_its_successors() {
 async fn a_seized_lease_is_lost_to_its_holder() {
     let farm = Farm::start().await;
     let first = try_acquire(&farm, "first").await.unwrap();
-    let time = LeaseTime::from_secs(SHORT);
+    let time = LeaseTtl::from_secs(SHORT);
     let second = Lease::acquire(&farm.coordinator, "second", time, Contention::Seize)
         .await
         .unwrap();
@@ -75,10 +76,14 @@ async fn a_seized_lease_is_lost_to_its_holder() {
 #[tokio::test]
 async fn a_coordinator_without_a_server_gives_its_lease_up_before_it_expires() {
     let farm = Farm::start().await;
-    let own = connect(&farm.server.url(), &farm.server.coordinator(), Patience::Once)
-        .await
-        .unwrap();
-    let time = LeaseTime::from_secs(6);
+    let own = connect(
+        &farm.server.url(),
+        &farm.server.coordinator(),
+        RetryLimit::Tries(1),
+    )
+    .await
+    .unwrap();
+    let time = LeaseTtl::from_secs(6);
     let lease = Lease::acquire(&own, "cut off", time, Contention::Refuse)
         .await
         .unwrap();

@@ -1,5 +1,5 @@
-//! Stores, streams and servers as a farm uses them, against a real nats-server. One program: each test crate that links the
-//! NATS client anew costs CI half a minute.
+//! Tests of stores, streams and servers as a farm uses them, against a real nats-server. They are one
+//! program, because each program that links the NATS client costs CI half a minute.
 
 #![cfg(feature = "farm")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]

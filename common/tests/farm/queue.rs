@@ -1,18 +1,19 @@
-//! The farm's use of NATS, against a real server.
+//! Tests of the topology, the done log, followers, tasks and pulls, against a real server.
 
 use std::time::Duration;
 
 use crate::support::{Farm, LIMIT, chunk, eventually, job, queue, record, task, worker};
 use async_nats::jetstream;
+use latentfarm_common::backoff::RetryLimit;
 use latentfarm_common::ids::Attempt;
 use latentfarm_common::nats::ack::InProgress;
-use latentfarm_common::nats::done::{Commit, DoneLog};
-use latentfarm_common::nats::events::{self, Follower, Start};
+use latentfarm_common::nats::done::{CommitOutcome, DoneLog};
+use latentfarm_common::nats::events::{self, Follower, StartFrom};
 use latentfarm_common::nats::pull::{Pulled, try_pull, wait_for_task};
 use latentfarm_common::nats::subjects::Subject;
 use latentfarm_common::nats::tasks::{Published, TaskStream};
 use latentfarm_common::nats::topology::{self, QueueLoad, Topology};
-use latentfarm_common::nats::{ConnectError, Connection, Identity, Patience, Role, connect};
+use latentfarm_common::nats::{ConnectError, Connection, Identity, Role, connect};
 use latentfarm_common::queues::{Queue, ResourceClass};
 use latentfarm_common::wire;
 use latentfarm_common::wire::outcome::{DoneRecord, Event, EventKind};
@@ -22,11 +23,11 @@ use tokio::time::timeout;
 async fn pull(connection: &Connection, queue: Queue) -> Option<jetstream::Message> {
     match try_pull(connection, queue).await.unwrap() {
         Pulled::Task(message) => Some(*message),
-        Pulled::Empty | Pulled::NoLane | Pulled::Interrupted => None,
+        Pulled::Empty | Pulled::NoQueue | Pulled::Interrupted => None,
     }
 }
 
-/// A queue with one task in it, whose queue forgets a worker after one second.
+/// Starts a farm with one task, which is delivered again if its worker reports no progress for one second.
 async fn farm_with_a_task() -> Farm {
     let farm = Farm::with(Topology {
         ack_wait: Duration::from_secs(1),
@@ -63,12 +64,12 @@ async fn ensuring_the_topology_twice_changes_nothing() {
         .clone();
     assert_eq!(before, after);
     for _ in 0..2 {
-        topology::ensure_lane(context, &farm.topology, queue())
+        topology::ensure_queue(context, &farm.topology, queue())
             .await
             .unwrap();
     }
     assert_eq!(
-        topology::lane_load(context, queue()).await.unwrap(),
+        topology::queue_load(context, queue()).await.unwrap(),
         Some(QueueLoad::default())
     );
     context.get_key_value(topology::JOBS_BUCKET).await.unwrap();
@@ -83,7 +84,7 @@ async fn a_first_ensure_tells_what_it_created() {
     let server = latentfarm_common::nats::server::EmbeddedServer::start(options)
         .await
         .unwrap();
-    let connection = connect(&server.url(), &server.coordinator(), Patience::Once)
+    let connection = connect(&server.url(), &server.coordinator(), RetryLimit::Tries(1))
         .await
         .unwrap();
     let ensured = topology::ensure(&connection.context, &Topology::default())
@@ -103,17 +104,17 @@ async fn the_first_done_record_wins() {
     let (first, second) = (record(chunk(0), "w1"), record(chunk(0), "w2"));
     let one = DoneLog::new(&farm.worker("w1").await);
     let two = DoneLog::new(&farm.worker("w2").await);
-    let Commit::Won { sequence } = one.commit(&first).await.unwrap() else {
-        panic!("nobody was before it");
+    let CommitOutcome::Won { sequence } = one.commit(&first).await.unwrap() else {
+        panic!("no record was there before it");
     };
-    let Commit::Lost(entry) = two.commit(&second).await.unwrap() else {
+    let CommitOutcome::Lost(entry) = two.commit(&second).await.unwrap() else {
         panic!("the second record replaced the first");
     };
     assert_eq!(entry.record.unwrap(), first);
     assert_eq!(entry.sequence, sequence);
     let repeated = one.commit(&first).await.unwrap();
     assert!(
-        matches!(repeated, Commit::Won { .. }),
+        matches!(repeated, CommitOutcome::Won { .. }),
         "a repeated commit of the winner has won"
     );
 }
@@ -122,17 +123,17 @@ async fn the_first_done_record_wins() {
 async fn a_retracted_record_makes_room_for_another() {
     let farm = Farm::start().await;
     let log = DoneLog::new(&farm.coordinator);
-    let Commit::Won { sequence } = log.commit(&record(chunk(0), "w1")).await.unwrap() else {
-        panic!("nobody was before it");
+    let CommitOutcome::Won { sequence } = log.commit(&record(chunk(0), "w1")).await.unwrap() else {
+        panic!("no record was there before it");
     };
     assert!(log.retract(chunk(0), sequence).await.unwrap());
     assert!(
         !log.retract(chunk(0), sequence).await.unwrap(),
-        "it is gone already"
+        "the record was removed before"
     );
     assert!(log.get(chunk(0)).await.unwrap().is_none());
     let again = log.commit(&record(chunk(0), "w2")).await.unwrap();
-    assert!(matches!(again, Commit::Won { sequence: later } if later > sequence));
+    assert!(matches!(again, CommitOutcome::Won { sequence: later } if later > sequence));
 }
 
 #[tokio::test]
@@ -167,10 +168,12 @@ async fn followers_see_stored_and_new_records_once_each() {
     let farm = Farm::start().await;
     let log = DoneLog::new(&farm.coordinator);
     log.commit(&record(chunk(0), "w1")).await.unwrap();
-    let mut all = Follower::done(&farm.coordinator, Some(job("a job")), Start::Oldest)
+    let mut all = Follower::done(&farm.coordinator, Some(job("a job")), StartFrom::Oldest)
         .await
         .unwrap();
-    let mut new = Follower::done(&farm.coordinator, None, Start::New).await.unwrap();
+    let mut new = Follower::done(&farm.coordinator, None, StartFrom::New)
+        .await
+        .unwrap();
     assert_eq!(
         timeout(LIMIT, all.next()).await.unwrap().subject,
         Some(Subject::Done(chunk(0)))
@@ -190,7 +193,7 @@ async fn followers_see_stored_and_new_records_once_each() {
 async fn events_reach_the_coordinator_across_a_server_restart() {
     let mut farm = Farm::start().await;
     let worker_connection = farm.worker("w1").await;
-    let mut follower = Follower::events(&farm.coordinator, Some(job("a job")), Start::Oldest)
+    let mut follower = Follower::events(&farm.coordinator, Some(job("a job")), StartFrom::Oldest)
         .await
         .unwrap();
     for number in 0..2 {
@@ -244,9 +247,9 @@ async fn a_waiting_worker_gets_a_task_as_it_is_published() {
     let connection = farm.worker("w1").await;
     assert!(matches!(
         try_pull(&connection, queue()).await.unwrap(),
-        Pulled::NoLane
+        Pulled::NoQueue
     ));
-    topology::ensure_lane(&farm.coordinator.context, &farm.topology, queue())
+    topology::ensure_queue(&farm.coordinator.context, &farm.topology, queue())
         .await
         .unwrap();
     assert!(matches!(
@@ -263,7 +266,7 @@ async fn a_waiting_worker_gets_a_task_as_it_is_published() {
         .await
     });
     eventually("the worker waits", async || {
-        let load = topology::lane_load(&farm.coordinator.context, queue())
+        let load = topology::queue_load(&farm.coordinator.context, queue())
             .await
             .unwrap()?;
         (load.pullers == 1).then_some(())
@@ -281,7 +284,7 @@ async fn a_waiting_worker_gets_a_task_as_it_is_published() {
 #[tokio::test]
 async fn a_restart_of_the_server_ends_a_wait_at_once() {
     let mut farm = Farm::start().await;
-    topology::ensure_lane(&farm.coordinator.context, &farm.topology, queue())
+    topology::ensure_queue(&farm.coordinator.context, &farm.topology, queue())
         .await
         .unwrap();
     let connection = farm.worker("w1").await;
@@ -289,7 +292,7 @@ async fn a_restart_of_the_server_ends_a_wait_at_once() {
     let waiting =
         tokio::spawn(async move { wait_for_task(&connection, queue(), wait, std::future::pending()).await });
     eventually("the worker waits", async || {
-        let load = topology::lane_load(&farm.coordinator.context, queue())
+        let load = topology::queue_load(&farm.coordinator.context, queue())
             .await
             .unwrap()?;
         (load.pullers == 1).then_some(())
@@ -312,7 +315,7 @@ async fn work_that_advances_keeps_its_task_and_work_that_hangs_loses_it() {
     let message = pull(&holder, queue()).await.unwrap();
     let (_, held) = InProgress::begin(message, progress, Duration::from_millis(200));
 
-    // Three times `ack_wait`, advancing all the while.
+    // The work advances for three times `ack_wait`.
     let mut ticks = tokio::time::interval(Duration::from_millis(50));
     for _ in 0..60 {
         ticks.tick().await;
@@ -323,7 +326,7 @@ async fn work_that_advances_keeps_its_task_and_work_that_hangs_loses_it() {
         "the task went to another worker"
     );
 
-    // It hangs from here on.
+    // The work hangs from here on.
     let redelivered = eventually("the task goes to another worker", async || {
         pull(&other, queue()).await
     })
@@ -365,14 +368,14 @@ async fn no_server_is_an_error_and_wrong_credentials_are_another() {
         role: Role::Observer,
         name: "stranger".to_owned(),
     };
-    let refused = connect(&farm.server.url(), &stranger, Patience::Forever)
+    let refused = connect(&farm.server.url(), &stranger, RetryLimit::Forever)
         .await
         .unwrap_err();
     assert!(matches!(refused, ConnectError::Refused { .. }), "{refused:?}");
     let url = farm.server.url();
     let identity = farm.server.coordinator();
     farm.server.stop().await;
-    let absent = connect(&url, &identity, Patience::For(Duration::from_millis(200)))
+    let absent = connect(&url, &identity, RetryLimit::For(Duration::from_millis(200)))
         .await
         .unwrap_err();
     assert!(matches!(absent, ConnectError::Connect { .. }), "{absent:?}");

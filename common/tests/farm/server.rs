@@ -1,56 +1,70 @@
-//! The private server: who may do what, and how it ends.
+//! Tests of the private server, of what each role may do and of how the server ends.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::support::{Farm, LIMIT, chunk, eventually, file_in, options, record, worker};
+use latentfarm_common::backoff::RetryLimit;
 use latentfarm_common::nats::done::DoneLog;
 use latentfarm_common::nats::server::{
-    EmbeddedServer, ServerBinary, ServerError, ServerOptions, StandingServer,
+    EmbeddedServer, ServerBinary, ServerError, ServerOptions, StandaloneServer,
 };
-use latentfarm_common::nats::{Connection, Patience, Role, ServerVersion, connect, topology};
+use latentfarm_common::nats::{Identity, Role, ServerVersion, connect, topology};
+use tokio::sync::watch;
 use tokio::time::timeout;
 
-/// Where the test below that re-runs itself finds its directory.
+/// Environment variable with the directory for the test below that runs itself again.
 const DIRECTORY_VARIABLE: &str = "LATENTFARM_TEST_SERVER_DIR";
 
-/// Waits for the server to complain about `subject`.
-async fn is_refused(connection: &Connection, kind: &str, subject: &str) {
-    let mut errors = connection.server_errors();
-    let wanted = format!(
-        "permissions violation for {kind} to \"{}\"",
-        subject.to_lowercase()
-    );
-    let complained = errors.wait_for(|error| {
-        error
-            .as_ref()
-            .is_some_and(|text| text.to_lowercase().contains(&wanted))
-    });
-    let complained = timeout(LIMIT, complained).await;
-    assert!(complained.is_ok(), "no complaint about {kind} to {subject}");
+/// A client, with the errors that the server reports to it.
+struct Client {
+    client: async_nats::Client,
+    last_error: watch::Receiver<String>,
 }
 
-async fn cannot_publish(connection: &Connection, subject: &str) {
-    connection
-        .client
-        .publish(subject.to_owned(), "x".into())
-        .await
-        .unwrap();
-    connection.client.flush().await.unwrap();
-    is_refused(connection, "publish", subject).await;
-}
+impl Client {
+    async fn connect(url: String, identity: Identity) -> Self {
+        let (errors, last_error) = watch::channel(String::new());
+        let client = async_nats::ConnectOptions::with_nkey(identity.nkey_seed.unwrap())
+            .custom_inbox_prefix(identity.role.inbox_prefix())
+            .event_callback(move |event| {
+                if let async_nats::Event::ServerError(error) = event {
+                    errors.send_replace(error.to_string().to_lowercase());
+                }
+                std::future::ready(())
+            });
+        let client = client.connect(url).await.unwrap();
+        Self { client, last_error }
+    }
 
-async fn cannot_subscribe(connection: &Connection, subject: &str) {
-    let _subscriber = connection.client.subscribe(subject.to_owned()).await.unwrap();
-    connection.client.flush().await.unwrap();
-    is_refused(connection, "subscription", subject).await;
+    /// Waits until the server reports a missing permission for `subject`.
+    async fn is_refused(&self, kind: &str, subject: &str) {
+        self.client.flush().await.unwrap();
+        let subject = subject.to_lowercase();
+        let wanted = format!("permissions violation for {kind} to \"{subject}\"");
+        let mut last_error = self.last_error.clone();
+        let reported = last_error.wait_for(|error| error.contains(&wanted));
+        let reported = timeout(LIMIT, reported).await;
+        assert!(reported.is_ok(), "{kind} to {subject} was not refused");
+    }
+
+    async fn cannot_publish(&self, subject: &str) {
+        self.client.publish(subject.to_owned(), "x".into()).await.unwrap();
+        self.is_refused("publish", subject).await;
+    }
+
+    async fn cannot_subscribe(&self, subject: &str) {
+        let _subscriber = self.client.subscribe(subject.to_owned()).await.unwrap();
+        self.is_refused("subscription", subject).await;
+    }
 }
 
 #[tokio::test]
 async fn a_worker_may_not_do_what_is_not_its_work() {
     let farm = Farm::start().await;
-    let connection = farm.worker("w1").await;
+    let identity = farm.server.worker(&worker("w1")).unwrap();
+    let client = Client::connect(farm.server.url(), identity).await;
     for subject in [
         "farm.task.analyze.p1.0123456789abcdef.r00000",
         "farm.evt.w2.0123456789abcdef.started",
@@ -66,7 +80,7 @@ async fn a_worker_may_not_do_what_is_not_its_work() {
         "$KV.farm-jobs.x",
         "$KV.farm-lease.coordinator",
     ] {
-        cannot_publish(&connection, subject).await;
+        client.cannot_publish(subject).await;
     }
     for subject in [
         ">",
@@ -76,7 +90,7 @@ async fn a_worker_may_not_do_what_is_not_its_work() {
         "_INBOX_w2.>",
         "_INBOX_coord_.>",
     ] {
-        cannot_subscribe(&connection, subject).await;
+        client.cannot_subscribe(subject).await;
     }
     farm.coordinator
         .context
@@ -92,17 +106,18 @@ async fn an_observer_reads_but_does_not_write() {
         .commit(&record(chunk(0), "w1"))
         .await
         .unwrap();
-    let observer = connect(&farm.server.url(), &farm.server.observer(), Patience::Once)
+    let observer = connect(&farm.server.url(), &farm.server.observer(), RetryLimit::Tries(1))
         .await
         .unwrap();
     let log = DoneLog::new(&observer);
     assert_eq!(log.list(chunk(0).job).await.unwrap().len(), 1);
+    let client = Client::connect(farm.server.url(), farm.server.observer()).await;
     for subject in [
         "farm.done.0123456789abcdef.r00000",
         "farm.ctl.all",
         "$JS.API.STREAM.DELETE.FARM_TASKS",
     ] {
-        cannot_publish(&observer, subject).await;
+        client.cannot_publish(subject).await;
     }
 }
 
@@ -152,14 +167,14 @@ async fn a_stopped_server_leaves_its_data_and_frees_its_directory() {
     let url = farm.server.url();
     let identity = farm.server.coordinator();
     farm.server.stop().await;
-    connect(&url, &identity, Patience::Once)
+    connect(&url, &identity, RetryLimit::Tries(1))
         .await
         .expect_err("the server is gone");
 
     let again = EmbeddedServer::start(options(farm.dir.path()).await)
         .await
         .unwrap();
-    let connection = connect(&again.url(), &again.coordinator(), Patience::Once)
+    let connection = connect(&again.url(), &again.coordinator(), RetryLimit::Tries(1))
         .await
         .unwrap();
     let entry = DoneLog::new(&connection)
@@ -185,12 +200,12 @@ async fn a_killed_server_comes_back_on_its_port() {
         .unwrap();
     farm.server.restart().await.unwrap();
     assert_eq!(farm.server.url(), url);
-    // The old connection finds it by itself.
+    // The old connection reconnects by itself.
     let found = eventually("the record is read", async || log.get(chunk(0)).await.ok()).await;
     assert_eq!(found.unwrap().record.unwrap(), record(chunk(0), "w1"));
 }
 
-/// The process that the next test kills. Does nothing by itself.
+/// Starts a server in the process that the next test kills. It does nothing if it is run by itself.
 #[tokio::test]
 #[ignore = "run by another test, in a process of its own"]
 async fn holder_of_a_server() {
@@ -270,7 +285,7 @@ fn a_standing_server_keeps_keys_that_exist_and_lets_in_whoever_has_one() {
     let listen = "127.0.0.1:4222".parse().unwrap();
     let configure = |workers: &[&str]| {
         let workers: Vec<_> = workers.iter().map(|name| worker(name)).collect();
-        StandingServer::configure(dir.path(), listen, &workers)
+        StandaloneServer::configure(dir.path(), listen, &workers)
     };
     let public_key = |path: &Path| {
         let seed = std::fs::read_to_string(path).unwrap();

@@ -1,5 +1,5 @@
-//! The reading side of `media` on clips that the `ffmpeg` command makes: every frame once, at the source's PTS,
-//! with the pixels that decoding the file front to back gives.
+//! Tests of reading input media, on clips that the `ffmpeg` command makes: every frame is read once, at the
+//! source's PTS, with the pixels that decoding the whole file gives.
 #![cfg(feature = "media")]
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 

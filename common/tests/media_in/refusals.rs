@@ -1,8 +1,8 @@
-//! Files that cannot be used.
+//! Tests that files which cannot be used are refused with the reason.
 
-use latentfarm_common::media::{cut_video, decode_speech, probe_audio, probe_video};
+use latentfarm_common::media::{decode_speech, probe_audio, probe_video};
 
-use crate::support::{Clips, LIMITS, refusal};
+use crate::support::{Clips, cut_video, refusal};
 
 #[test]
 fn truncated_files_are_called_so() {
@@ -21,7 +21,7 @@ fn truncated_files_are_called_so() {
         std::fs::write(&path, &whole[..whole.len() * 6 / 10]).unwrap();
         let out = clips.path("out");
         std::fs::create_dir_all(&out).unwrap();
-        let result = probe_video(&path).and_then(|probe| cut_video(&path, &probe, &out, LIMITS, &mut |_| {}));
+        let result = probe_video(&path).and_then(|probe| cut_video(&path, &probe, &out));
         let message = refusal(result);
         assert!(message.contains("truncated"), "{name}: {message}");
         assert!(message.contains(name), "{message}");
@@ -68,13 +68,13 @@ fn unusable_videos_are_refused_with_the_reason() {
     );
     clips.video("upright.mp4", 5, "-c:v libx264");
     clips.make("turned.mp4", "-i IN:upright.mp4 -c copy -metadata:s:v rotate=90");
-    for (name, words) in [
+    for (name, cause) in [
         ("missing.mp4", "no such file"),
         ("empty.mp4", "empty"),
         ("folder", "directory"),
         ("text.mp4", "not a media file"),
-        ("sound.wav", "no video stream"),
-        ("song.mp3", "no video stream"),
+        ("sound.wav", "no video track"),
+        ("song.mp3", "no video track"),
         ("cover.png", "png"),
         ("part2.mp4", "mpeg4"),
         ("ts.ts", "container"),
@@ -84,10 +84,10 @@ fn unusable_videos_are_refused_with_the_reason() {
         ("small.mp4", "62x96"),
         ("hdr.mp4", "colour matrix"),
         ("fields.mp4", "interlaced"),
-        ("turned.mp4", "turned"),
+        ("turned.mp4", "rotated"),
     ] {
         let message = refusal(probe_video(&clips.path(name)));
-        assert!(message.contains(words), "{name}: {message}");
+        assert!(message.contains(cause), "{name}: {message}");
         assert!(message.contains(name), "the file is named: {message}");
     }
 }
@@ -104,14 +104,14 @@ fn unusable_sounds_are_refused_with_the_reason() {
     let path = clips.path("long.m4a");
     let whole = std::fs::read(&path).unwrap();
     std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();
-    for (name, words) in [
+    for (name, cause) in [
         ("missing.wav", "no such file"),
-        ("mute.mp4", "no audio stream"),
+        ("mute.mp4", "no audio track"),
         ("none.wav", "zero length"),
         ("long.m4a", "truncated"),
     ] {
         let path = clips.path(name);
         let message = refusal(probe_audio(&path).and_then(|_| decode_speech(&path, &mut |_| Ok(()))));
-        assert!(message.contains(words), "{name}: {message}");
+        assert!(message.contains(cause), "{name}: {message}");
     }
 }

@@ -1,4 +1,4 @@
-//! Decoding speech.
+//! Tests of the decoder of speech.
 
 use std::path::Path;
 
@@ -76,7 +76,8 @@ fn hole_in_the_sound_is_filled_with_silence() {
 /// The tone of the next tests: half of full scale, 440 Hz, from 0.5 s to 1 s of 1.5 s.
 const TONE: &str = "aevalsrc=if(between(t\\,0.5\\,1)\\,0.5*sin(2*PI*440*t)\\,0):d=1.5:s=";
 
-/// How loud the tone is, 1 for its whole amplitude, and the sample where it starts; none where it is absent.
+/// Returns the level of the tone, where 1 is its whole amplitude, and the sample at which it starts; `None`
+/// if it is absent.
 fn tone(path: &Path) -> Option<(f64, usize)> {
     let samples = speech(path);
     // At 11,025 Hz the clip's last sample begins before its end.
@@ -107,12 +108,12 @@ fn each_channel_of_any_layout_is_heard_in_time() {
         for (channel, &share) in shares.iter().enumerate() {
             let name = format!("{layout}-{channel}.wav");
             let args = format!("-f lavfi -i {TONE}48000 -af pan={layout}|c{channel}=c0");
-            let heard = tone(&clips.make(&name, &args));
+            let measured = tone(&clips.make(&name, &args));
             if share == 0.0 {
-                assert_eq!(heard, None, "{name}");
+                assert_eq!(measured, None, "{name}");
                 continue;
             }
-            let (level, onset) = heard.unwrap_or_else(|| panic!("{name} is silent"));
+            let (level, onset) = measured.unwrap_or_else(|| panic!("{name} is silent"));
             println!("{name}: {level:.4} from {onset}");
             assert!((level - share).abs() < 0.002, "{name}: {level}");
             assert!(onset.abs_diff(8000) <= 16, "{name}: {onset}");

@@ -1,9 +1,11 @@
-//! Clips, and what the `ffmpeg` command makes of them.
+//! Makes clips, cuts them, and compares the frames with those that the `ffmpeg` command decodes.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use latentfarm_common::media::{CutLimits, CutVideo, FrameReader, MediaError, cut_video, probe_video};
+use latentfarm_common::media::{
+    CutLimits, FrameReader, MediaError, SegmentFile, VideoProbe, cut_segments, index_video, probe_video,
+};
 use latentfarm_common::wire::job::SourceSpec;
 use latentfarm_common::wire::media::LocalSlice;
 
@@ -25,7 +27,7 @@ impl Clips {
         self.0.path().join(name)
     }
 
-    /// Runs `ffmpeg ARGS NAME`; `IN:x` in the arguments stands for the clip x.
+    /// Runs `ffmpeg ARGS NAME`; in the arguments, `IN:x` stands for the path of clip x.
     pub(crate) fn make(&self, name: &str, args: &str) -> PathBuf {
         let path = self.path(name);
         let mut command = Command::new("ffmpeg");
@@ -45,14 +47,14 @@ impl Clips {
         path
     }
 
-    /// A moving test picture of `frames` frames at 25 fps.
+    /// Makes a moving test picture of `frames` frames at 25 fps.
     pub(crate) fn video(&self, name: &str, frames: u32, coding: &str) -> PathBuf {
         let args = format!("-f lavfi -i testsrc2=s={SIZE}:r=25 -frames:v {frames} -pix_fmt yuv420p {coding}");
         self.make(name, &args)
     }
 }
 
-/// What the `ffmpeg` command shows: PTS and pixels of every frame, front to back.
+/// Returns PTS and pixels of every frame, in order, as the `ffmpeg` command decodes them.
 pub(crate) fn shown(path: &Path) -> Vec<(i64, Vec<u8>)> {
     let probe = Command::new("ffprobe")
         .args([
@@ -88,6 +90,32 @@ pub(crate) fn shown(path: &Path) -> Vec<(i64, Vec<u8>)> {
     pts.into_iter().zip(frames).collect()
 }
 
+/// A video that was cut completely.
+#[derive(Debug)]
+pub(crate) struct CutVideo {
+    /// PTS of every source frame, strictly increasing.
+    pub(crate) pts: Vec<i64>,
+    /// The segments of the video in order.
+    pub(crate) segments: Vec<SegmentFile>,
+}
+
+/// Indexes a video and cuts all of it into segments in `out_dir`, which must exist.
+pub(crate) fn cut_video(path: &Path, probe: &VideoProbe, out_dir: &Path) -> Result<CutVideo, MediaError> {
+    let mut indexed = 0;
+    let index = index_video(path, probe, &mut |frames| indexed = frames)?;
+    assert_eq!(indexed, index.pts.len() as u64, "progress ends at the last frame");
+    let mut segments = Vec::new();
+    let frames = index.pts.len() as u64;
+    cut_segments(&index, &probe.picture, frames, out_dir, LIMITS, &mut |segment| {
+        segments.push(segment);
+        Ok(())
+    })?;
+    Ok(CutVideo {
+        pts: index.pts,
+        segments,
+    })
+}
+
 pub(crate) fn source(path: &Path, cut: &CutVideo) -> SourceSpec {
     let probe = probe_video(path).unwrap();
     SourceSpec {
@@ -114,9 +142,7 @@ pub(crate) fn cut(path: &Path, dir: &Path) -> CutVideo {
     let out = dir.join("segments");
     std::fs::create_dir_all(&out).unwrap();
     let probe = probe_video(path).unwrap();
-    let mut last = 0;
-    let cut = cut_video(path, &probe, &out, LIMITS, &mut |done| last = done).unwrap();
-    assert_eq!(last, cut.pts.len() as u64, "progress ends at the last frame");
+    let cut = cut_video(path, &probe, &out).unwrap();
     let mut next = 0;
     for segment in &cut.segments {
         assert_eq!(segment.first, next, "segments join without gap");

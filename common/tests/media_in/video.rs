@@ -1,6 +1,6 @@
-//! Cutting and reading back.
+//! Tests that cut clips into segments and read the frames back.
 
-use latentfarm_common::frame::{Matrix, Range};
+use latentfarm_common::frame::{ColourMatrix, ColourRange};
 use latentfarm_common::media::{FrameReader, VideoCodec, probe_video};
 use latentfarm_common::time::TimeBase;
 
@@ -72,7 +72,7 @@ fn full_range_and_tags_survive() {
     let colour = probe_video(&path).unwrap().picture.colour;
     assert_eq!(
         (colour.matrix, colour.range, colour.range_tagged),
-        (Matrix::Bt709, Range::Full, true)
+        (ColourMatrix::Bt709, ColourRange::Full, true)
     );
     assert_eq!(
         (colour.primaries_tag, colour.transfer_tag, colour.matrix_tag),
@@ -82,7 +82,7 @@ fn full_range_and_tags_survive() {
     let colour = probe_video(&plain).unwrap().picture.colour;
     assert_eq!(
         (colour.matrix, colour.range, colour.matrix_tag),
-        (Matrix::Bt601, Range::Limited, 2)
+        (ColourMatrix::Bt601, ColourRange::Limited, 2)
     );
 }
 

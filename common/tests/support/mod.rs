@@ -1,25 +1,27 @@
-//! A real server for tests, which dies with its guard.
+//! A real server for the tests, which ends with its guard, and the messages that the tests send over it.
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use latentfarm_common::backoff::RetryLimit;
 use latentfarm_common::digest::Digest;
-use latentfarm_common::ids::{Attempt, ChunkId, JobId, Work, WorkerId};
+use latentfarm_common::ids::{Attempt, ChunkId, JobId, WorkKind, WorkerId};
 use latentfarm_common::nats::server::{EmbeddedServer, ServerBinary, ServerOptions, check, locate};
 use latentfarm_common::nats::topology::{self, Topology};
-use latentfarm_common::nats::{Connection, Patience, connect};
+use latentfarm_common::nats::{Connection, connect};
 use latentfarm_common::queues::{Queue, ResourceClass};
 use latentfarm_common::wire::blob::BlobRef;
 use latentfarm_common::wire::job::SourceSpec;
 use latentfarm_common::wire::outcome::{DoneBody, DoneRecord, StageTimings};
 use latentfarm_common::wire::task::{AnalyzeTask, Task, TaskBody};
 
-/// Nothing in these tests takes nearly this long.
+/// Limit of every wait in these tests; none takes nearly this long.
 pub(crate) const LIMIT: Duration = Duration::from_secs(30);
 
-/// What `LATENTFARM_NATS_SERVER` names, else the workspace's `.cache/bin`, else `PATH`.
+/// Finds the server that `LATENTFARM_NATS_SERVER` names, or else the one in the workspace's `.cache/bin` or
+/// on `PATH`.
 pub(crate) async fn server_binary() -> ServerBinary {
     let cached = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.cache/bin/nats-server");
     let named = std::env::var_os("LATENTFARM_NATS_SERVER").is_some();
@@ -51,7 +53,7 @@ impl Farm {
     pub(crate) async fn with(topology: Topology) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let server = EmbeddedServer::start(options(dir.path()).await).await.unwrap();
-        let coordinator = connect(&server.url(), &server.coordinator(), Patience::Once)
+        let coordinator = connect(&server.url(), &server.coordinator(), RetryLimit::Tries(1))
             .await
             .unwrap();
         topology::ensure(&coordinator.context, &topology).await.unwrap();
@@ -65,7 +67,7 @@ impl Farm {
 
     pub(crate) async fn worker(&self, name: &str) -> Connection {
         let identity = self.server.worker(&worker(name)).unwrap();
-        connect(&self.server.url(), &identity, Patience::Once)
+        connect(&self.server.url(), &identity, RetryLimit::Tries(1))
             .await
             .unwrap()
     }
@@ -83,7 +85,7 @@ pub(crate) fn job(seed: &str) -> JobId {
 pub(crate) fn chunk(index: u32) -> ChunkId {
     ChunkId {
         job: job("a job"),
-        work: Work::Analyze,
+        work: WorkKind::Analyze,
         index,
     }
 }
@@ -119,12 +121,12 @@ pub(crate) fn record(chunk: ChunkId, worker_name: &str) -> DoneRecord {
 }
 
 pub(crate) fn task(chunk: ChunkId, number: u32, store: &str) -> Task {
-    use latentfarm_common::frame::{Colour, Matrix, PictureFormat, Range};
+    use latentfarm_common::frame::{Colour, ColourMatrix, ColourRange, PictureFormat};
     use latentfarm_common::time::{FrameRange, TimeBase};
 
     let colour = Colour {
-        matrix: Matrix::Bt709,
-        range: Range::Limited,
+        matrix: ColourMatrix::Bt709,
+        range: ColourRange::Limited,
         primaries_tag: 2,
         transfer_tag: 2,
         matrix_tag: 2,
@@ -152,14 +154,14 @@ pub(crate) fn task(chunk: ChunkId, number: u32, store: &str) -> Task {
     }
 }
 
-/// Path of a file in a test's directory.
+/// Writes a file in a test's directory and returns its path.
 pub(crate) fn file_in(dir: &Path, name: &str, content: &[u8]) -> PathBuf {
     let path = dir.join(name);
     std::fs::write(&path, content).unwrap();
     path
 }
 
-/// Looks every 20 ms until `look` finds something.
+/// Calls `look` every 20 ms until it returns something.
 pub(crate) async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
     let mut ticks = tokio::time::interval(Duration::from_millis(20));
     let found = async {

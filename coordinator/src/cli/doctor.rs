@@ -1,4 +1,5 @@
-//! `latentfarm doctor`: does this machine have what a render needs?
+//! `latentfarm doctor` checks this machine before a render that starts its own server and workers here:
+//! nats-server, the worker program, the weights, and the number of CPU cores, which is only printed.
 
 use std::error::Error;
 use std::io::Write as _;
@@ -12,11 +13,13 @@ use super::exit::ExitStatus;
 use crate::local::worker_program;
 use crate::render::WeightsInfo;
 
-type Finding = Result<String, Box<dyn Error>>;
+/// The text after `ok`, or why the check failed.
+type CheckResult = Result<String, Box<dyn Error>>;
 
-/// Prints a line for each thing looked at; refused if any is missing.
+/// Runs the checks and prints one line for each. The exit status is [`ExitStatus::Refused`] if any check
+/// failed, or if no weights were given.
 pub(super) fn main(args: &DoctorArgs) -> ExitStatus {
-    let findings = [
+    let checks = [
         ("nats-server", nats_server(args.nats_server.as_deref())),
         ("worker", worker()),
         ("weights", weights(args.weights.as_deref())),
@@ -29,15 +32,12 @@ pub(super) fn main(args: &DoctorArgs) -> ExitStatus {
     ];
     let mut is_ready = true;
     let mut out = std::io::stdout();
-    for (what, finding) in &findings {
-        let (mark, text) = match finding {
-            Ok(text) => ("ok     ", text.clone()),
-            Err(error) => {
-                is_ready = false;
-                ("MISSING", one_line(error.as_ref()))
-            }
+    for (name, result) in &checks {
+        is_ready &= result.is_ok();
+        let _closed = match result {
+            Ok(text) => writeln!(out, "ok      {name}: {text}"),
+            Err(error) => writeln!(out, "MISSING {name}: {}", one_line(error.as_ref())),
         };
-        let _closed = writeln!(out, "{mark} {what}: {text}");
     }
     if is_ready {
         ExitStatus::Complete
@@ -46,7 +46,7 @@ pub(super) fn main(args: &DoctorArgs) -> ExitStatus {
     }
 }
 
-fn nats_server(explicit: Option<&Path>) -> Finding {
+fn nats_server(explicit: Option<&Path>) -> CheckResult {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -54,13 +54,13 @@ fn nats_server(explicit: Option<&Path>) -> Finding {
     Ok(format!("{} ({})", program.version, program.path.display()))
 }
 
-fn worker() -> Finding {
+fn worker() -> CheckResult {
     Ok(worker_program()?.display().to_string())
 }
 
-fn weights(dir: Option<&Path>) -> Finding {
+fn weights(dir: Option<&Path>) -> CheckResult {
     let dir = dir.ok_or(
-        "give --weights DIR; `latentfarm-worker weights synth --size tiny --out DIR` makes random ones for trying",
+        "give --weights DIR; `latentfarm-worker weights synth --size tiny --out DIR` makes random ones for a trial",
     )?;
     let info = WeightsInfo::read(&worker_program()?, dir)?;
     let kind = if info.synthetic { "SYNTHETIC" } else { "real" };

@@ -1,14 +1,15 @@
-//! The events of a render as JSON objects, for `--json`.
+//! The events of a render as JSON objects, which `latentfarm render --json` prints one a line.
 
-use latentfarm_common::ids::{ChunkId, Work};
-use latentfarm_common::time::FrameRange;
+use latentfarm_common::ids::{ChunkId, WorkKind};
+use latentfarm_common::time::{FrameRange, milliseconds};
 use serde_json::{Value, json};
 
 use crate::dispatch::JobEvent;
 use crate::local::LocalNotice;
 use crate::render::RenderEvent;
 
-/// The event for machines, or `None` if they have no use for it.
+/// The JSON object of an event. `None` if programs have no use for the event, or if another event contains
+/// it.
 pub(super) fn to_json(event: &RenderEvent) -> Option<Value> {
     match event {
         RenderEvent::Note(text) => Some(json!({ "event": "note", "text": text })),
@@ -27,7 +28,7 @@ pub(super) fn to_json(event: &RenderEvent) -> Option<Value> {
         RenderEvent::Local(notice) => local_json(notice),
         RenderEvent::Resuming { .. }
         | RenderEvent::IngestBegins { .. }
-        | RenderEvent::Ingest(_)
+        | RenderEvent::IngestProgress { .. }
         | RenderEvent::DispatchBegins { .. }
         | RenderEvent::Draining
         | RenderEvent::StitchBegins { .. }
@@ -38,20 +39,20 @@ pub(super) fn to_json(event: &RenderEvent) -> Option<Value> {
 fn local_json(notice: &LocalNotice) -> Option<Value> {
     Some(match notice {
         LocalNotice::WorkerDied { worker, how, .. } => {
-            json!({ "event": "worker_died", "worker": worker.as_str(), "how": how })
+            json!({ "event": "worker_died", "worker": worker, "how": how })
         }
         LocalNotice::WorkerGivenUp { worker, why } => {
-            json!({ "event": "worker_given_up", "worker": worker.as_str(), "why": why })
+            json!({ "event": "worker_given_up", "worker": worker, "why": why })
         }
         LocalNotice::ServerRestarted { how } => json!({ "event": "server_restarted", "how": how }),
-        // Ends the job with an error that says as much.
+        // The job ends with an error that has the same text.
         LocalNotice::ServerLost { .. } => return None,
     })
 }
 
 fn job_json(event: &JobEvent) -> Option<Value> {
     Some(match event {
-        // They come every two seconds from every worker.
+        // Every worker sends one every two seconds; `latentfarm top --json` prints them.
         JobEvent::Heartbeat(_) => return None,
         JobEvent::Progress(progress) => json!({
             "event": "progress",
@@ -63,62 +64,62 @@ fn job_json(event: &JobEvent) -> Option<Value> {
         }),
         JobEvent::Resumed { records } => json!({ "event": "resumed", "chunks": records }),
         JobEvent::WorkerJoined { worker, device } => {
-            json!({ "event": "worker_joined", "worker": worker.as_str(), "device": device })
+            json!({ "event": "worker_joined", "worker": worker, "device": device })
         }
-        JobEvent::WorkerLeft { worker } => json!({ "event": "worker_left", "worker": worker.as_str() }),
-        JobEvent::WorkerLost { worker } => json!({ "event": "worker_lost", "worker": worker.as_str() }),
+        JobEvent::WorkerLeft { worker } => json!({ "event": "worker_left", "worker": worker }),
+        JobEvent::WorkerLost { worker } => json!({ "event": "worker_lost", "worker": worker }),
         JobEvent::ChunkStarted {
             chunk,
             range,
             worker,
             attempt,
         } => {
-            let mut value = chunk_event("chunk_started", *chunk, *range);
-            value["worker"] = worker.as_str().into();
-            value["attempt"] = attempt.number.into();
-            value
+            let more = json!({ "worker": worker, "attempt": attempt.number });
+            chunk_json("chunk_started", *chunk, *range, &more)
         }
         JobEvent::ChunkDone {
             chunk, range, worker, ..
-        } => {
-            let mut value = chunk_event("chunk_done", *chunk, *range);
-            value["worker"] = worker.as_str().into();
-            value
-        }
+        } => chunk_json("chunk_done", *chunk, *range, &json!({ "worker": worker })),
         JobEvent::ChunkRequeued {
             chunk,
             range,
             reason,
             delay,
         } => {
-            let mut value = chunk_event("chunk_requeued", *chunk, *range);
-            value["reason"] = reason.as_str().into();
-            value["delay_ms"] = latentfarm_common::time::milliseconds(*delay).into();
-            value
+            let more = json!({ "reason": reason, "delay_ms": milliseconds(*delay) });
+            chunk_json("chunk_requeued", *chunk, *range, &more)
         }
-        JobEvent::ChunkUnplaced {
+        JobEvent::ChunkUnschedulable {
             chunk,
             range,
             reason,
             at_most,
         } => {
-            let mut value = chunk_event("chunk_waits_for_memory", *chunk, *range);
-            value["reason"] = reason.as_str().into();
-            value["at_most_seconds"] = at_most.as_secs().into();
-            value
+            let more = json!({ "reason": reason, "at_most_seconds": at_most.as_secs() });
+            chunk_json("chunk_waits_for_memory", *chunk, *range, &more)
         }
         JobEvent::ChunkQuarantined { chunk, range, reason } => {
-            let mut value = chunk_event("chunk_quarantined", *chunk, *range);
-            value["reason"] = reason.as_str().into();
-            value
+            chunk_json("chunk_quarantined", *chunk, *range, &json!({ "reason": reason }))
         }
     })
 }
 
-fn chunk_event(name: &str, chunk: ChunkId, range: FrameRange) -> Value {
+/// The JSON object of an event about one chunk: the fields that all such events have, and those of the object
+/// `more`.
+fn chunk_json(event: &str, chunk: ChunkId, range: FrameRange, more: &Value) -> Value {
     let work = match chunk.work {
-        Work::Analyze => "analyze",
-        Work::Render => "render",
+        WorkKind::Analyze => "analyze",
+        WorkKind::Render => "render",
     };
-    json!({ "event": name, "work": work, "chunk": chunk.to_string(), "start": range.start, "end": range.end })
+    let mut value = json!({
+        "event": event,
+        "work": work,
+        "chunk": chunk,
+        "start": range.start,
+        "end": range.end,
+    });
+    for (key, field) in more.as_object().into_iter().flatten() {
+        value[key] = field.clone();
+    }
+    value
 }

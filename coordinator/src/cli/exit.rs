@@ -1,4 +1,4 @@
-//! How a command ends: its exit status, or an error that has one.
+//! The exit statuses of the subcommands, and errors that carry one.
 
 use std::process::ExitCode;
 
@@ -7,19 +7,19 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::render::RenderError;
 
-/// How a command ended; each has its exit code.
+/// How a command ended. The numbers are the process's exit codes, which `latentfarm --help` lists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum ExitStatus {
-    /// All that was asked for was done.
+    /// The command did everything that it was given to do.
     Complete = 0,
-    /// Something failed that is not the input's fault.
+    /// The machine or the farm failed; other inputs would not have helped.
     Failed = 1,
     /// The usage was wrong or the input unusable; nothing was written.
     Refused = 2,
-    /// The job can be tried again, but frames that should have been rendered were not.
+    /// Some frames that should have been rendered were not; the same command tries them again.
     Incomplete = 3,
-    /// A signal stopped it; the same command resumes.
+    /// A signal stopped the command; the same command resumes the job.
     Interrupted = 130,
 }
 
@@ -29,7 +29,7 @@ impl ExitStatus {
     }
 }
 
-/// An error with the exit status that it means.
+/// An error of a subcommand, with the exit status that the process ends with.
 #[derive(Debug)]
 pub(super) struct CommandError {
     pub(super) status: ExitStatus,
@@ -37,7 +37,7 @@ pub(super) struct CommandError {
 }
 
 impl CommandError {
-    /// The user can mend it: exit code 2.
+    /// An error that the user can fix with other arguments or inputs: exit code 2.
     pub(super) fn refused(source: impl Into<anyhow::Error>) -> Self {
         Self {
             status: ExitStatus::Refused,
@@ -45,7 +45,7 @@ impl CommandError {
         }
     }
 
-    /// The farm or the machine is at fault: exit code 1.
+    /// An error of the farm or the machine: exit code 1.
     pub(super) fn failed(source: impl Into<anyhow::Error>) -> Self {
         Self {
             status: ExitStatus::Failed,
@@ -54,7 +54,7 @@ impl CommandError {
     }
 }
 
-/// Whatever is not said to be the user's to mend is a failure.
+/// An error that is not explicitly refused is a failure, so that `?` is enough for it.
 impl From<anyhow::Error> for CommandError {
     fn from(error: anyhow::Error) -> Self {
         Self::failed(error)
@@ -71,7 +71,7 @@ impl From<RenderError> for CommandError {
     }
 }
 
-/// A runtime with so many threads for tasks.
+/// Builds a tokio runtime with this number of threads for tasks.
 pub(super) fn runtime(threads: usize) -> Result<Runtime, CommandError> {
     let built = Builder::new_multi_thread()
         .worker_threads(threads)

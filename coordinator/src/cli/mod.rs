@@ -1,4 +1,5 @@
-//! The command line of `latentfarm`: arguments and text. Each subcommand has a file of its own.
+//! The command line of `latentfarm`: it parses arguments, runs one subcommand and prints text. Each
+//! subcommand has a file or folder of its own.
 
 mod args;
 mod bench;
@@ -21,9 +22,9 @@ use latentfarm_common::telemetry;
 pub use args::Args;
 use exit::ExitStatus;
 
-/// Runs a command line; prints its error, if any, once and whole.
+/// Runs the subcommand of a parsed command line. An error is printed once, with all its causes.
 pub fn main(args: Args) -> ExitCode {
-    // The operator reads the command's own lines; the log is for what is wrong underneath.
+    // The operator reads the command's own lines; by default the log adds errors only.
     if let Err(error) = telemetry::init("error") {
         eprintln!("error: {}", Chain(&error));
         return ExitStatus::Refused.code();

@@ -1,38 +1,38 @@
-//! What the operator sees while a job runs: a bar and readable lines on standard error, or JSON lines on
-//! standard output.
+//! Shows a running job to the operator: a progress bar and readable lines on standard error, or JSON lines on
+//! standard output. `cli::render` passes every event of the render to it.
 
 use std::fmt::{self, Write as _};
 use std::io::{self, IsTerminal as _, Write as _};
 use std::time::Duration;
 
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
-use latentfarm_common::ids::Work;
+use latentfarm_common::ids::WorkKind;
 use serde_json::Value;
 
 use super::events;
 use crate::dispatch::JobEvent;
-use crate::ingest::IngestStage;
 use crate::local::LocalNotice;
 use crate::render::RenderEvent;
 use crate::stitch::StitchStep;
 
-/// Without a terminal, progress is printed in lines, one for each part of so many.
+/// Without a terminal, each phase prints a line for every tenth of its work.
 const PARTS: u64 = 10;
-/// A phase is printed once it has taken this long.
+/// A phase that is shorter than this prints no progress lines.
 const QUIET_START: Duration = Duration::from_secs(2);
 
-/// The operator's view of one command.
+/// The output of one `latentfarm render`: its bar, its lines and its JSON events.
 #[derive(Debug)]
-pub(super) struct Ui {
+pub(super) struct JobUi {
     json: bool,
     bar: ProgressBar,
     is_terminal: bool,
-    told_parts: u64,
+    /// Parts of the phase for which a line was printed, up to [`PARTS`].
+    printed_parts: u64,
     /// Name and unit of the phase, such as `render` and `frames`.
     phase: (String, String),
 }
 
-impl Ui {
+impl JobUi {
     pub(super) fn new(json: bool) -> Self {
         let is_terminal = io::stderr().is_terminal() && !json;
         let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::hidden());
@@ -40,7 +40,7 @@ impl Ui {
             json,
             bar,
             is_terminal,
-            told_parts: 0,
+            printed_parts: 0,
             phase: (String::new(), String::new()),
         }
     }
@@ -55,11 +55,7 @@ impl Ui {
             RenderEvent::IngestBegins { source_frames } => {
                 self.begin("ingest", *source_frames, "source frames");
             }
-            RenderEvent::Ingest(step) => {
-                if step.stage == IngestStage::Cut {
-                    self.advance(step.done, "cutting");
-                }
-            }
+            RenderEvent::IngestProgress { source_frames } => self.advance(*source_frames, "cutting"),
             RenderEvent::Note(text) => self.line(text),
             RenderEvent::Ingested {
                 source_frames,
@@ -69,14 +65,15 @@ impl Ui {
             } => {
                 self.finish();
                 self.line(&format!(
-                    "ingested {source_frames} source frames in {segments} segments, speech in {audio_windows} windows"
+                    "ingested {source_frames} source frames in {segments} segments, and the speech in {audio_windows} \
+                     audio windows"
                 ));
             }
             RenderEvent::DispatchBegins { frames } => self.begin("render", *frames, "frames"),
             RenderEvent::Job(event) => self.show_job(event),
             RenderEvent::Local(notice) => self.show_local(notice),
             RenderEvent::Draining => {
-                self.warn("draining: the chunks in hand are finished first; Ctrl-C again stops at once");
+                self.warn("draining: the running chunks are finished first; Ctrl-C again stops at once");
             }
             RenderEvent::StitchBegins { frames } => self.begin("stitch", *frames, "frames"),
             RenderEvent::Stitch(step) => match step {
@@ -106,8 +103,8 @@ impl Ui {
                 self.advance(done, &text);
             }
             JobEvent::Heartbeat(_) => {}
-            // Every chunk begins; only what is done, or did not go well, is worth a line.
-            JobEvent::ChunkStarted { chunk, .. } if chunk.work == Work::Analyze => {}
+            // Analysis chunks are short: their ends and their failures are enough.
+            JobEvent::ChunkStarted { chunk, .. } if chunk.work == WorkKind::Analyze => {}
             _ => self.line(&event.to_string()),
         }
     }
@@ -121,26 +118,26 @@ impl Ui {
             } => {
                 let seconds = restarts_in.as_secs_f32();
                 self.line(&format!(
-                    "worker {worker} ended ({how}); started again in {seconds:.1} s"
+                    "worker {worker} ended unexpectedly ({how}); it is started again in {seconds:.1} s"
                 ));
             }
             LocalNotice::WorkerGivenUp { worker, why } => {
-                self.warn(&format!("worker {worker} is given up: {why}"));
+                self.warn(&format!("worker {worker} is not started again: {why}"));
             }
             LocalNotice::ServerRestarted { how } => {
                 self.line(&format!(
-                    "the private nats-server ended ({how}) and was started again"
+                    "the private nats-server ended unexpectedly ({how}) and was started again"
                 ));
             }
-            // Ends the job with an error that says as much.
+            // The job ends with an error that has the same text.
             LocalNotice::ServerLost { .. } => {}
         }
     }
 
-    /// Begins a phase of `total` units, such as `frames`.
+    /// Begins the phase `what` of `total` units, such as `frames`.
     fn begin(&mut self, what: &str, total: u64, unit: &str) {
         self.bar.finish_and_clear();
-        self.told_parts = 0;
+        self.printed_parts = 0;
         self.phase = (what.to_owned(), unit.to_owned());
         let target = if self.is_terminal {
             ProgressDrawTarget::stderr()
@@ -161,7 +158,7 @@ impl Ui {
         }
     }
 
-    /// Sets how far the phase is, with a short text such as the number of workers.
+    /// Sets how many units of the phase are done, with a short text such as the number of workers.
     fn advance(&mut self, done: u64, text: &str) {
         self.bar.set_position(done);
         self.bar.set_message(text.to_owned());
@@ -170,9 +167,8 @@ impl Ui {
             return;
         }
         let parts = done * PARTS / total;
-        // A phase that is over in a moment needs no lines.
-        if parts > self.told_parts && self.bar.elapsed() >= QUIET_START {
-            self.told_parts = parts;
+        if parts > self.printed_parts && self.bar.elapsed() >= QUIET_START {
+            self.printed_parts = parts;
             let (what, unit) = &self.phase;
             let (rate, left) = (self.bar.per_sec(), HumanDuration(self.bar.eta()));
             self.line(&format!(
@@ -185,29 +181,29 @@ impl Ui {
         self.bar.finish_and_clear();
     }
 
-    /// One readable line for one event.
+    /// Prints a readable line above the bar, on standard error; in JSON mode it prints nothing.
     pub(super) fn line(&self, text: &str) {
         if !self.json {
             self.bar.suspend(|| eprintln!("{text}"));
         }
     }
 
-    /// The same event for machines: an object with an `event` field.
+    /// Prints an event as a JSON line on standard output, in JSON mode only.
     pub(super) fn event(&self, event: &Value) {
         if self.json {
-            // Nobody reading any more is no reason to end the job.
+            // The job goes on if the reader has closed the pipe.
             let _closed = writeln!(io::stdout(), "{event}");
         }
     }
 
-    /// Text that is the command's result, on standard output; in JSON mode the events hold it.
+    /// Prints the command's result on standard output; in JSON mode the events contain it.
     pub(super) fn result(&self, text: &str) {
         if !self.json {
             let _closed = writeln!(io::stdout(), "{text}");
         }
     }
 
-    /// Text that the operator must read in either mode, on standard error.
+    /// Prints text that the operator must read in both modes, on standard error.
     pub(super) fn warn(&self, text: &str) {
         self.bar.suspend(|| eprintln!("{text}"));
     }

@@ -1,4 +1,5 @@
-//! `latentfarm render`: from two files to one, with everything started, watched, and put away again.
+//! `latentfarm render`: turns a video and a speech file into one lip-synced video. It checks the inputs,
+//! prints the estimate, runs the job, shows its events, and prints the report.
 
 use anyhow::Context as _;
 use latentfarm_common::nats::server::locate;
@@ -7,21 +8,21 @@ use serde_json::json;
 
 use super::args::RenderArgs;
 use super::exit::{CommandError, ExitStatus, runtime};
-use super::progress::Ui;
+use super::progress::JobUi;
 use super::report;
-use super::settings::Settings;
+use super::settings::RenderCommand;
 use crate::dispatch::Ending;
 use crate::render::{FarmChoice, Observer, RenderEvent, RenderJob};
 
 pub(super) fn main(args: RenderArgs) -> Result<ExitStatus, CommandError> {
-    let settings = Settings::new(args).map_err(CommandError::refused)?;
+    let settings = RenderCommand::new(args).map_err(CommandError::refused)?;
     runtime(2)?.block_on(run(settings))
 }
 
-async fn run(settings: Settings) -> Result<ExitStatus, CommandError> {
+async fn run(settings: RenderCommand) -> Result<ExitStatus, CommandError> {
     let (trigger, shutdown, _drain) = shutdown::channel();
     shutdown::on_signals(trigger).context("cannot listen for signals")?;
-    let mut ui = Ui::new(settings.json);
+    let mut ui = JobUi::new(settings.json);
     let worker_count = settings.workers.len();
     let choice = match settings.nats {
         Some(url) => FarmChoice::Remote { url },
@@ -48,14 +49,14 @@ async fn run(settings: Settings) -> Result<ExitStatus, CommandError> {
             Some(event) = events.recv() => ui.show(&event),
         }
     };
-    // What was sent last is still to be shown.
+    // Events that the render sent just before it ended are shown too.
     while let Ok(event) = events.try_recv() {
         ui.show(&event);
     }
     ui.finish();
     let Some(report) = outcome? else {
         ui.warn(&format!(
-            "stopped; what is finished is kept in `{folder}`: the same command resumes"
+            "stopped; finished chunks are kept in `{folder}`: the same command resumes the job"
         ));
         return Ok(ExitStatus::Interrupted);
     };
@@ -63,15 +64,15 @@ async fn run(settings: Settings) -> Result<ExitStatus, CommandError> {
         Ending::Complete => ExitStatus::Complete,
         Ending::NoFace => {
             ui.warn(
-                "no face was found in the whole video, so nothing was written: --allow-no-face writes the \
-                 untouched picture",
+                "no face was found in the whole video, so nothing was written: with --allow-no-face the unchanged \
+                 video is written",
             );
             ExitStatus::Incomplete
         }
         Ending::Incomplete { quarantined } | Ending::Failed { quarantined } => {
             ui.warn(&format!(
-                "incomplete: {} chunks were given up, so nothing was written; what is finished is kept in \
-                 `{folder}`, and the same command tries the rest again",
+                "incomplete: {} chunks were given up, so nothing was written; finished chunks are kept in `{folder}`, \
+                 and the same command tries the others again",
                 quarantined.len()
             ));
             ExitStatus::Incomplete
@@ -83,12 +84,12 @@ async fn run(settings: Settings) -> Result<ExitStatus, CommandError> {
     Ok(status)
 }
 
-/// What is known before any work starts.
-fn announce(ui: &mut Ui, job: &RenderJob, workers: usize) {
+/// Prints the estimate and the notes about the inputs, before any work starts.
+fn announce(ui: &mut JobUi, job: &RenderJob, workers: usize) {
     let preflight = job.preflight();
     let estimate = &preflight.estimate;
     if preflight.model.synthetic {
-        ui.line("SYNTHETIC WEIGHTS: the mouth will be moved at random");
+        ui.line("SYNTHETIC WEIGHTS: the mouth will move at random");
     }
     for note in job.notes() {
         ui.show(&RenderEvent::Note(note));

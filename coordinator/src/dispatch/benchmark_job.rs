@@ -1,5 +1,5 @@
-//! The job of the queue benchmark (`latentfarm bench`): its blobs do not exist, because the worker that it is measured
-//! with opens none. The dispatcher's tests dispatch it too.
+//! The job of the queue benchmark (`latentfarm bench`). Its blobs do not exist, because the benchmark's
+//! worker opens none. The dispatcher's tests use the job too.
 
 use latentfarm_common::audio::windows;
 use latentfarm_common::digest::Digest;
@@ -19,8 +19,8 @@ fn blob(name: &str) -> BlobRef {
     }
 }
 
-/// A job whose output frames show the source's in turn, again and again, in segments of 32 frames and chunks of one
-/// window.
+/// A job of `outputs` output frames that show the `sources` source frames in a loop, in segments of 32 frames
+/// and chunks of one window.
 pub fn benchmark_job(sources: u32, outputs: u32) -> (JobSpec, Timeline) {
     let samples = u64::from(outputs) * 640;
     let audio_windows = windows::count(samples, AudioWindows::Overlapping);
@@ -74,7 +74,7 @@ pub fn benchmark_job(sources: u32, outputs: u32) -> (JobSpec, Timeline) {
             seed: 1,
         },
         encoder: EncoderSpec {
-            rate: FrameRate::FILM_25,
+            rate: FrameRate::FPS_25,
             crf: None,
             preset: "medium".to_owned(),
         },
@@ -89,13 +89,13 @@ pub fn benchmark_job(sources: u32, outputs: u32) -> (JobSpec, Timeline) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dispatch::inputs;
+    use crate::dispatch::task_inputs;
 
     #[test]
     fn a_job_of_the_longest_benchmark_has_every_audio_window_that_it_needs() {
         for chunks in [2, 200, 10_000] {
             let (spec, timeline) = benchmark_job(32, chunks * 16);
-            inputs::check(&spec, &timeline).unwrap();
+            task_inputs::check(&spec, &timeline).unwrap();
         }
     }
 }

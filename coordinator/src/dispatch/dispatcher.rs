@@ -1,5 +1,5 @@
-//! The one task that owns the farm's state and its jobs. The fields are the farm's; what concerns one job alone is in
-//! its [`Job`]. A render is a farm with one job.
+//! The one task that owns the state of the farm and of its jobs. The fields concern the whole farm; the state
+//! of one job is in its [`Job`]. A render is a farm with one job.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,15 +17,15 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::error::DispatchError;
 use super::farm::Farm;
-use super::inbox::{Inbox, Input};
+use super::inbox::{FarmMessage, Inbox};
 use super::job::Job;
-use super::learned::NeedEstimator;
-use super::notice::JobEvent;
+use super::job_event::JobEvent;
+use super::need_estimator::NeedEstimator;
 use super::placer::Placer;
 use super::publisher::TaskPublisher;
 use super::reconcile::{Repair, compare};
 use super::settings::FarmSettings;
-use super::verify::{Check, Verdict, Verifier};
+use super::verify::{SegmentCheck, Verdict, Verifier};
 use super::workers::Workers;
 use crate::job::chunk::event::ChunkEvent;
 use crate::job::chunk::state::Phase;
@@ -33,14 +33,14 @@ use crate::job::chunks::Ending;
 
 const TICK: Duration = Duration::from_millis(500);
 
-/// The farm's coordinator.
+/// The dispatcher of a farm, run by the process that holds the farm's lease.
 pub(super) struct Dispatcher<'a> {
     connection: &'a Connection,
     lease: &'a Lease,
     settings: FarmSettings,
     inbox: Inbox,
     workers: Workers,
-    learned: NeedEstimator,
+    estimator: NeedEstimator,
     placer: Placer,
     publisher: TaskPublisher,
     verifier: Verifier,
@@ -56,39 +56,40 @@ impl<'a> Dispatcher<'a> {
         farm: &'a Farm,
         lease: &'a Lease,
         settings: FarmSettings,
-        check: Check,
+        check: SegmentCheck,
     ) -> Result<Self, DispatchError> {
-        let pace = &settings.pace;
+        let timeouts = &settings.timeouts;
         let (verifier, verdicts) = Verifier::new(farm.store.clone(), check);
         Ok(Self {
             connection: &farm.connection,
             lease,
             inbox: Inbox::open(&farm.connection).await?,
-            workers: Workers::new(pace.worker_silence, pace.tenant_patience),
-            learned: NeedEstimator::default(),
-            placer: Placer::new(pace.place_every, Instant::now()),
+            workers: Workers::new(timeouts.worker_timeout, timeouts.tenant_grace_period),
+            estimator: NeedEstimator::default(),
+            placer: Placer::new(timeouts.placement_interval, Instant::now()),
             publisher: TaskPublisher::new(farm, lease.epoch()),
             verifier,
             verdicts,
             jobs: BTreeMap::new(),
             finished: Vec::new(),
             draining_since: None,
-            next_reconcile: Instant::now() + pace.reconcile_every,
+            next_reconcile: Instant::now() + timeouts.reconcile_interval,
             settings,
         })
     }
 
-    /// Takes a job on: tasks of an earlier coordinator go, its records are verified, and the analyses may begin.
+    /// Adds a job: removes the tasks of an earlier coordinator, begins to verify its records, and releases
+    /// the analyses.
     pub(super) async fn admit(&mut self, mut job: Job) -> Result<(), DispatchError> {
         let id = job.spec.id;
-        self.learned.read(self.connection, &job.spec.model).await;
+        self.estimator.read(self.connection, &job.spec.model).await;
         job.begin(self.lease.epoch());
         let adopt_at = match self.settings.contention {
-            Contention::Refuse => Some(Instant::now() + self.settings.pace.adopt_wait),
+            Contention::Refuse => Some(Instant::now() + self.settings.timeouts.adopt_timeout),
             Contention::Seize => None,
         };
         self.publisher.take_over(&mut job, adopt_at).await?;
-        let entries = self.publisher.done_log().list(id).await;
+        let entries = self.publisher.done_log.list(id).await;
         let entries = entries.map_err(DispatchError::at("use the done log"))?;
         if !entries.is_empty() {
             job.log.notify(JobEvent::Resumed {
@@ -96,7 +97,7 @@ impl<'a> Dispatcher<'a> {
             });
         }
         self.jobs.insert(id, job);
-        // The first place of the done log that is not read yet.
+        // The first sequence number of the done log that was not read yet.
         let mut next = 1;
         for entry in entries {
             next = next.max(entry.sequence + 1);
@@ -109,23 +110,23 @@ impl<'a> Dispatcher<'a> {
         Ok(())
     }
 
-    /// Runs the farm until a job has ended, and hands that job back.
+    /// Runs the farm until a job has ended, and returns that job.
     pub(super) async fn run(&mut self, mut shutdown: Shutdown) -> Result<(Ending, Job), DispatchError> {
         let mut stop = shutdown.clone();
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             if let Some(finished) = self.finished.pop() {
-                self.keep_learned(true).await;
+                self.write_estimates(true).await;
                 return Ok(finished);
             }
             let draining = self.draining_since.is_some();
             let placing = self.placer.due_at().filter(|_| !draining);
             tokio::select! {
-                Some(input) = self.inbox.inputs.recv() => {
-                    self.on_input(input).await;
-                    while let Ok(input) = self.inbox.inputs.try_recv() {
-                        self.on_input(input).await;
+                Some(message) = self.inbox.messages.recv() => {
+                    self.on_message(message).await;
+                    while let Ok(message) = self.inbox.messages.try_recv() {
+                        self.on_message(message).await;
                     }
                 }
                 Some(verdict) = self.verdicts.recv() => self.on_verdict(verdict).await,
@@ -133,7 +134,7 @@ impl<'a> Dispatcher<'a> {
                 () = sleep_until(placing.unwrap_or_else(Instant::now)), if placing.is_some() => {}
                 () = self.lease.lost() => return Err(DispatchError::LeaseLost),
                 () = stop.reached(Stage::Stopping) => {
-                    self.finish(|job| Some(job.interrupted())).await;
+                    self.finish(|job| Some(job.chunks.interrupted())).await;
                     continue;
                 }
                 () = shutdown.reached(Stage::Draining), if !draining => self.drain().await,
@@ -153,15 +154,15 @@ impl<'a> Dispatcher<'a> {
         }
     }
 
-    async fn on_input(&mut self, input: Input) {
-        match input {
-            Input::Done {
+    async fn on_message(&mut self, message: FarmMessage) {
+        match message {
+            FarmMessage::Done {
                 chunk,
                 sequence,
                 record,
             } => self.on_done(chunk, sequence, record).await,
-            Input::Event(event) => self.on_event(event),
-            Input::Heartbeat(heartbeat) => self.on_heartbeat(heartbeat),
+            FarmMessage::Event(event) => self.on_event(event),
+            FarmMessage::Heartbeat(heartbeat) => self.on_heartbeat(heartbeat),
         }
     }
 
@@ -169,13 +170,13 @@ impl<'a> Dispatcher<'a> {
         let now = Instant::now();
         self.expire_workers(now);
         if now >= self.next_reconcile {
-            self.next_reconcile = now + self.settings.pace.reconcile_every;
+            self.next_reconcile = now + self.settings.timeouts.reconcile_interval;
             self.reconcile().await;
         }
-        self.keep_learned(false).await;
+        self.write_estimates(false).await;
         for job in self.jobs.values_mut() {
             self.publisher.retract_pending(job).await;
-            // A drain leaves what nobody has begun to the next run.
+            // A drain leaves the chunks that no worker has begun to the next run.
             if self.draining_since.is_none() {
                 job.give_up_unplaceable();
             }
@@ -183,28 +184,31 @@ impl<'a> Dispatcher<'a> {
         }
     }
 
-    /// Places the chunks that nobody has begun, if anything has changed and it is time.
+    /// Places the chunks that no worker has begun, if anything has changed and a placement is due.
     async fn place(&mut self) {
         let now = Instant::now();
         let mut is_stale = self.workers.take_changed();
         for job in self.jobs.values_mut() {
             is_stale |= job.take_moved();
-            is_stale |= job.chunks.render.iter().any(|record| record.lacks_placement(now));
+            is_stale |= job.chunks.render.iter().any(|record| record.needs_placement(now));
         }
         if is_stale {
             self.placer.mark_stale();
         }
-        let machines = self.workers.machines();
-        if let Some(moves) = self.placer.place(&mut self.jobs, &machines, &self.learned, now) {
-            self.publisher.take_back(&mut self.jobs, moves).await;
+        let capacities = self.workers.capacities();
+        if let Some(moves) = self
+            .placer
+            .place(&mut self.jobs, &capacities, &self.estimator, now)
+        {
+            self.publisher.reassign(&mut self.jobs, moves).await;
         }
     }
 
-    /// Only the coordinator writes what is learned.
-    async fn keep_learned(&mut self, last: bool) {
+    /// Writes the estimated needs, if this process still holds the lease and is connected.
+    async fn write_estimates(&mut self, last: bool) {
         let is_up = self.connection.client.connection_state() == State::Connected;
         if is_up && self.lease.is_held() {
-            self.learned.write(self.connection, last).await;
+            self.estimator.write(self.connection, last).await;
         }
     }
 
@@ -212,7 +216,7 @@ impl<'a> Dispatcher<'a> {
         let Some(job) = self.jobs.get_mut(&chunk.job) else {
             return;
         };
-        if let Some((record, range)) = job.examine(chunk, sequence, record) {
+        if let Some((record, range)) = job.on_done_record(chunk, sequence, record) {
             self.verifier.start(record, sequence, range);
         } else {
             self.publisher.retract_pending(job).await;
@@ -230,12 +234,12 @@ impl<'a> Dispatcher<'a> {
             return;
         };
         if let Some(known) = job.chunks.get_mut(chunk) {
-            known.in_check = false;
+            known.being_verified = false;
         }
         match result.and_then(|observations| job.count(&record, observations, epoch)) {
             Ok(has_task) => {
                 if record.attempt.epoch == epoch {
-                    self.learned.observe_done(&job.spec.model, &record);
+                    self.estimator.observe_done(&job.spec.model, &record);
                 }
                 if has_task {
                     self.publisher.remove_tasks(chunk).await;
@@ -255,7 +259,7 @@ impl<'a> Dispatcher<'a> {
         let Some(job) = self.jobs.get_mut(&chunk.job) else {
             return;
         };
-        // A worker that could not read the task does not know the epoch.
+        // A worker that could not decode the task reports no epoch.
         let current = job
             .chunks
             .get(chunk)
@@ -266,11 +270,11 @@ impl<'a> Dispatcher<'a> {
         }
         match event.kind {
             EventKind::Started => job.on_started(chunk, attempt, worker),
-            EventKind::Released => job.apply(chunk, ChunkEvent::GivenBack { attempt }),
+            EventKind::Released => job.apply(chunk, ChunkEvent::Returned { attempt }),
             EventKind::Failed(failure) => {
                 if let Some(oom) = job.on_failed(chunk, attempt, &worker, failure) {
                     let predicted = &job.settings.needs;
-                    self.learned.observe_oom(&job.spec.model, predicted, &oom);
+                    self.estimator.observe_oom(&job.spec.model, predicted, &oom);
                 }
             }
         }
@@ -290,20 +294,20 @@ impl<'a> Dispatcher<'a> {
 
     fn expire_workers(&mut self, now: Instant) {
         let listening = self.connection.client.connection_state() == State::Connected;
-        for gone in self.workers.expire(now, listening) {
-            let worker = gone.worker.clone();
-            self.notify_all(&if gone.expected {
+        for departed in self.workers.expire(now, listening) {
+            let worker = departed.worker.clone();
+            self.notify_all(&if departed.announced {
                 JobEvent::WorkerLeft { worker }
             } else {
                 JobEvent::WorkerLost { worker }
             });
             for job in self.jobs.values_mut() {
-                job.on_worker_gone(&gone.worker);
+                job.on_worker_departed(&departed.worker);
             }
         }
     }
 
-    /// Tells the watchers of every job of something that happened to the farm.
+    /// Logs an event that concerns the whole farm, and sends it to the observer of every job.
     fn notify_all(&self, event: &JobEvent) {
         event.log();
         for job in self.jobs.values() {
@@ -311,15 +315,19 @@ impl<'a> Dispatcher<'a> {
         }
     }
 
-    /// Every minute: missing = manifest - done - queued goes back to the backlog. A farm that does not answer
-    /// is asked again in a minute.
+    /// Compares the states with the queue, once a minute: chunks that are neither done nor queued (missing =
+    /// manifest - done - queued) go back to the backlog. If the farm does not answer, the next minute's
+    /// comparison repairs it.
     async fn reconcile(&mut self) {
         for job in self.jobs.values_mut() {
             let view = match self.publisher.view(job, &self.workers).await {
                 Ok(view) => view,
                 Err(error) => {
                     let error = one_line(&error);
-                    tracing::warn!(error, "cannot compare with the queue this time");
+                    tracing::warn!(
+                        error,
+                        "cannot read the queue to compare it with the chunks, trying again in a minute"
+                    );
                     continue;
                 }
             };
@@ -327,8 +335,8 @@ impl<'a> Dispatcher<'a> {
                 match repair {
                     Repair::Remove { chunk } => self.publisher.remove_tasks(chunk).await,
                     Repair::Lost { chunk, attempt } => {
-                        // Done between the two looks: its record is on its way here.
-                        let recorded = self.publisher.done_log().get(chunk).await;
+                        // If the chunk was done after the queue was read, its record is on its way here.
+                        let recorded = self.publisher.done_log.get(chunk).await;
                         if matches!(recorded, Ok(None)) {
                             job.apply(chunk, ChunkEvent::QueueLost { attempt });
                         }
@@ -338,7 +346,7 @@ impl<'a> Dispatcher<'a> {
         }
     }
 
-    /// Takes nothing new: what is queued goes, what is under way finishes.
+    /// Begins a drain: nothing is published any more, queued tasks are removed, and running ones may finish.
     async fn drain(&mut self) {
         self.draining_since = Some(Instant::now());
         for job in self.jobs.values() {
@@ -348,15 +356,15 @@ impl<'a> Dispatcher<'a> {
         }
     }
 
-    /// Whether a drain is over: nothing is under way any more, or it has taken too long.
+    /// Whether a drain is over, because no chunk is running any more or the drain has taken too long.
     fn is_drained(&self) -> bool {
         self.draining_since.is_some_and(|since| {
-            let is_idle = self.jobs.values().all(|job| job.running() == 0);
-            is_idle || since.elapsed() >= self.settings.pace.drain_limit
+            let is_idle = self.jobs.values().all(|job| job.chunks.running() == 0);
+            is_idle || since.elapsed() >= self.settings.timeouts.drain_timeout
         })
     }
 
-    /// Lets go of the jobs that have ended.
+    /// Removes the jobs that have ended from the farm, for [`Dispatcher::run`] to return them.
     async fn finish(&mut self, ending: impl Fn(&Job) -> Option<Ending>) {
         let ended = self.jobs.iter().filter_map(|(id, job)| Some((*id, ending(job)?)));
         for (id, ending) in ended.collect::<Vec<_>>() {

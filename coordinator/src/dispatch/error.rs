@@ -1,4 +1,4 @@
-//! Why a job could not be dispatched.
+//! The errors that end a job's dispatch.
 
 use std::error::Error;
 
@@ -6,13 +6,13 @@ use latentfarm_common::blob::BlobError;
 use latentfarm_common::nats::lease::LeaseError;
 use latentfarm_common::nats::tasks::TaskError;
 
-use super::inputs::BadTimeline;
-use crate::job::store::ManifestError;
+use super::task_inputs::BadTimeline;
+use crate::job::manifest::ManifestError;
 use crate::plan::split::InvalidChunkFrames;
 
-type Source = Box<dyn Error + Send + Sync>;
+type BoxError = Box<dyn Error + Send + Sync>;
 
-/// Why a job could not be dispatched. What was finished stays in the done log.
+/// Why a job could not be dispatched to its end. The records of finished chunks stay in the done log.
 #[derive(Debug, thiserror::Error)]
 pub enum DispatchError {
     #[error(transparent)]
@@ -29,26 +29,27 @@ pub enum DispatchError {
     Tasks(#[source] TaskError),
     #[error("cannot store the input of a chunk")]
     Store(#[source] Box<BlobError>),
-    /// Everything else that ends the job in the same way, whatever it was.
+    /// Any other action that failed and ends the job.
     #[error("cannot {action}")]
     Other {
         action: &'static str,
         #[source]
-        source: Source,
+        source: BoxError,
     },
 }
 
 impl DispatchError {
-    /// Names what was attempted, for `map_err`.
-    pub(super) fn at<E: Into<Source>>(action: &'static str) -> impl FnOnce(E) -> Self {
+    /// Returns a function for `map_err` that names the action which failed.
+    pub(super) fn at<E: Into<BoxError>>(action: &'static str) -> impl FnOnce(E) -> Self {
         move |source| Self::Other {
             action,
             source: source.into(),
         }
     }
 
-    /// Whether publishing again may help: the farm does not take tasks, or the store their inputs, for a moment.
-    pub(super) fn is_passing(&self) -> bool {
+    /// Whether publishing again may help, because the farm does not accept tasks, or the store inputs, for a
+    /// moment.
+    pub(super) fn is_transient(&self) -> bool {
         let is_final =
             |error: &TaskError| matches!(error, TaskError::Encode { .. } | TaskError::TooLarge { .. });
         matches!(self, Self::Store(_)) || matches!(self, Self::Tasks(error) if !is_final(error))

@@ -1,10 +1,10 @@
-//! The farm that jobs run on, as callers hand it in.
+//! The connections to the farm that jobs run on, which the caller of the dispatcher opens.
 
 use latentfarm_common::blob::Store;
 use latentfarm_common::nats::Connection;
 use latentfarm_common::nats::topology::Topology;
 
-/// A connected farm.
+/// A farm to which this process is connected.
 #[derive(Clone, Debug)]
 pub struct Farm {
     pub connection: Connection,

@@ -1,4 +1,5 @@
-//! Everything that reaches the dispatcher from the farm, on one queue.
+//! Merges everything that reaches the dispatcher from the farm into one channel: heartbeats, events and done
+//! records.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +7,7 @@ use futures::StreamExt as _;
 use latentfarm_common::error::one_line;
 use latentfarm_common::ids::{ChunkId, JobId};
 use latentfarm_common::nats::Connection;
-use latentfarm_common::nats::events::{Followed, Follower, Start};
+use latentfarm_common::nats::events::{FollowedMessage, Follower, StartFrom};
 use latentfarm_common::nats::subjects::{ALL_HEARTBEATS, Subject};
 use latentfarm_common::wire::outcome::{DoneRecord, Event, Heartbeat};
 use latentfarm_common::wire::{self, WireError};
@@ -15,12 +16,12 @@ use tokio::task::JoinSet;
 
 use super::error::DispatchError;
 
-/// Messages that may wait for the dispatcher; heartbeats past that are held back in the client.
+/// The number of messages that may wait for the dispatcher; further ones stay in the client's buffers.
 const CAPACITY: usize = 1024;
 
 /// One message from the farm.
 #[derive(Debug)]
-pub(super) enum Input {
+pub(super) enum FarmMessage {
     Done {
         chunk: ChunkId,
         sequence: u64,
@@ -30,10 +31,10 @@ pub(super) enum Input {
     Heartbeat(Heartbeat),
 }
 
-/// Listens until it is dropped.
+/// The tasks that receive messages from the farm. They end when the inbox is dropped.
 pub(super) struct Inbox {
-    pub(super) inputs: mpsc::Receiver<Input>,
-    sender: mpsc::Sender<Input>,
+    pub(super) messages: mpsc::Receiver<FarmMessage>,
+    sender: mpsc::Sender<FarmMessage>,
     /// The heartbeats of all workers.
     _heartbeats: JoinSet<()>,
     /// Each job's events and done records.
@@ -41,9 +42,9 @@ pub(super) struct Inbox {
 }
 
 impl Inbox {
-    /// Listens to heartbeats.
+    /// Subscribes to the heartbeats of all workers.
     pub(super) async fn open(connection: &Connection) -> Result<Self, DispatchError> {
-        let (sender, inputs) = mpsc::channel(CAPACITY);
+        let (sender, messages) = mpsc::channel(CAPACITY);
         let heartbeats = connection.client.subscribe(ALL_HEARTBEATS).await;
         let mut heartbeats = heartbeats.map_err(DispatchError::at("follow the workers' heartbeats"))?;
         let mut listeners = JoinSet::new();
@@ -52,7 +53,7 @@ impl Inbox {
             while let Some(message) = heartbeats.next().await {
                 match wire::decode(&message.payload) {
                     Ok(heartbeat) => {
-                        if beats.send(Input::Heartbeat(heartbeat)).await.is_err() {
+                        if beats.send(FarmMessage::Heartbeat(heartbeat)).await.is_err() {
                             break;
                         }
                     }
@@ -65,23 +66,23 @@ impl Inbox {
             }
         });
         Ok(Self {
-            inputs,
+            messages,
             sender,
             _heartbeats: listeners,
             jobs: BTreeMap::new(),
         })
     }
 
-    /// Listens to a job's done records from `first_done` on, and to its new events.
+    /// Follows a job's done records from the sequence number `first_done` on, and its new events.
     pub(super) async fn follow(
         &mut self,
         connection: &Connection,
         job: JobId,
         first_done: u64,
     ) -> Result<(), DispatchError> {
-        let events = Follower::events(connection, Some(job), Start::New).await;
+        let events = Follower::events(connection, Some(job), StartFrom::New).await;
         let events = events.map_err(DispatchError::at("follow the farm"))?;
-        let done = Follower::done(connection, Some(job), Start::At(first_done)).await;
+        let done = Follower::done(connection, Some(job), StartFrom::Sequence(first_done)).await;
         let done = done.map_err(DispatchError::at("follow the farm"))?;
         let listeners = self.jobs.entry(job).or_default();
         listeners.spawn(forward(events, self.sender.clone(), read_event));
@@ -89,40 +90,44 @@ impl Inbox {
         Ok(())
     }
 
-    /// Listens to a job no more.
+    /// Stops following a job that has ended.
     pub(super) fn unfollow(&mut self, job: JobId) {
         self.jobs.remove(&job);
     }
 }
 
-async fn forward(mut follower: Follower, sender: mpsc::Sender<Input>, read: fn(&Followed) -> Option<Input>) {
+async fn forward(
+    mut follower: Follower,
+    sender: mpsc::Sender<FarmMessage>,
+    read: fn(&FollowedMessage) -> Option<FarmMessage>,
+) {
     loop {
         let message = follower.next().await;
-        if let Some(input) = read(&message)
-            && sender.send(input).await.is_err()
+        if let Some(message) = read(&message)
+            && sender.send(message).await.is_err()
         {
             break;
         }
     }
 }
 
-fn read_done(followed: &Followed) -> Option<Input> {
-    let Some(Subject::Done(chunk)) = followed.subject else {
+fn read_done(message: &FollowedMessage) -> Option<FarmMessage> {
+    let Some(Subject::Done(chunk)) = message.subject else {
         return None;
     };
-    Some(Input::Done {
+    Some(FarmMessage::Done {
         chunk,
-        sequence: followed.sequence,
-        record: wire::decode(&followed.payload),
+        sequence: message.sequence,
+        record: wire::decode(&message.payload),
     })
 }
 
-fn read_event(followed: &Followed) -> Option<Input> {
-    match wire::decode(&followed.payload) {
-        Ok(event) => Some(Input::Event(event)),
+fn read_event(message: &FollowedMessage) -> Option<FarmMessage> {
+    match wire::decode(&message.payload) {
+        Ok(event) => Some(FarmMessage::Event(event)),
         Err(error) => {
             let error = one_line(&error);
-            tracing::warn!(sequence = followed.sequence, error, "an event cannot be read");
+            tracing::warn!(sequence = message.sequence, error, "an event cannot be read");
             None
         }
     }

@@ -1,10 +1,10 @@
-//! One job: its chunks, the track of its video, and what follows from each event. It knows neither the queue nor the
-//! workers; the dispatcher passes on what concerns it.
+//! One job on the farm: its chunks, the speaker track of its video, and what follows from each event. A job
+//! has no access to the queue or the workers; the dispatcher passes on what concerns it.
 
 use std::sync::Arc;
 
 use latentfarm_common::error::one_line;
-use latentfarm_common::ids::{Attempt, ChunkId, ChunkName, Work, WorkerId};
+use latentfarm_common::ids::{Attempt, ChunkId, ChunkName, WorkKind, WorkerId};
 use latentfarm_common::time::FrameRange;
 use latentfarm_common::wire::WireError;
 use latentfarm_common::wire::job::{JobSpec, Timeline};
@@ -15,19 +15,18 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::error::DispatchError;
-use super::inputs;
-use super::log::{JobLog, OomNote};
-use super::notice::{JobEvent, Progress};
+use super::job_event::{JobEvent, Progress};
+use super::log::{JobLog, OomRecord};
 use super::release::ReleaseGate;
-use super::report::JobReport;
-use super::settings::{JobSettings, Pace};
+use super::settings::{JobSettings, Timeouts};
+use super::task_inputs;
 use super::workers::Workers;
 use crate::job::chunk::event::ChunkEvent;
 use crate::job::chunk::state::{Phase, Step};
 use crate::job::chunks::{Chunks, Counts, Ending};
-use crate::job::record::{ChunkRecord, Unplaced};
+use crate::job::record::{ChunkRecord, Scheduled, Unschedulable};
 use crate::job::retry::RetryClass;
-use crate::journal::{self, Entry};
+use crate::journal::{self, JournalEntry};
 use crate::plan::split::{ChunkFrames, split};
 
 pub(super) struct Job {
@@ -37,9 +36,9 @@ pub(super) struct Job {
     pub(super) chunks: Chunks,
     pub(super) gate: ReleaseGate,
     pub(super) log: JobLog,
-    /// A render chunk has moved since [`Job::take_moved`] was asked.
+    /// Whether a render chunk has changed its state since the last call of [`Job::take_moved`].
     moved: bool,
-    pace: Pace,
+    timeouts: Timeouts,
 }
 
 impl Job {
@@ -47,11 +46,11 @@ impl Job {
         spec: JobSpec,
         timeline: Timeline,
         settings: JobSettings,
-        pace: Pace,
+        timeouts: Timeouts,
         observer: mpsc::UnboundedSender<JobEvent>,
     ) -> Result<Self, DispatchError> {
-        inputs::check(&spec, &timeline)?;
-        let analyzed = inputs::analyzed_frames(&timeline);
+        task_inputs::check(&spec, &timeline)?;
+        let analyzed = task_inputs::analyzed_frames(&timeline);
         let analyze = split(analyzed, ChunkFrames::new(spec.analyze_frames)?);
         let render = split(spec.frames, ChunkFrames::new(spec.chunk_frames)?);
         Ok(Self {
@@ -59,39 +58,49 @@ impl Job {
             chunks: Chunks::new(spec.id, analyze, render),
             log: JobLog::open(&settings.job_dir, observer),
             moved: false,
-            pace,
+            timeouts,
             spec,
             timeline,
             settings,
         })
     }
 
-    /// Recalls what an earlier run found out about the chunks, and notes that this one begins.
+    /// Restores from the journal which attempts of earlier runs ran out of memory, and logs that this run
+    /// begins.
     pub(super) fn begin(&mut self, epoch: u64) {
         match journal::read(&self.settings.job_dir) {
-            Ok(lines) => lines.iter().for_each(|line| self.recall(&line.entry)),
+            Ok(lines) => lines.iter().for_each(|line| self.restore(&line.entry)),
             Err(error) => tracing::warn!(%error, "the journal of the earlier run cannot be read"),
         }
-        self.log.begin(&self.spec, &self.settings, &self.chunks, epoch);
+        self.log.append(JournalEntry::RunBegins {
+            job: self.spec.id,
+            epoch,
+            analyze_chunks: self.chunks.analyze.len(),
+            render_chunks: self.chunks.render.len(),
+            frames: self.spec.frames,
+            chunk_frames: self.spec.chunk_frames,
+            cpu_fallback: Some(self.settings.cpu_fallback),
+            unplaceable_wait_seconds: self.settings.unplaceable_wait.as_secs(),
+        });
     }
 
-    fn recall(&mut self, entry: &Entry) {
-        let (Entry::Failed { chunk, queue, .. }, Some(note)) = (entry, OomNote::of(entry)) else {
+    fn restore(&mut self, entry: &JournalEntry) {
+        let (JournalEntry::Failed { chunk, queue, .. }, Some(note)) = (entry, OomRecord::of(entry)) else {
             return;
         };
         let job = self.spec.id;
         let ChunkName { work, index } = *chunk;
-        // Without a queue it was an attempt that did not count.
-        if work == Work::Render
+        // An entry without a queue is about an attempt that no longer counted.
+        if work == WorkKind::Render
             && let Some(queue) = queue
             && let Some(record) = self.chunks.get_mut(ChunkId { job, work, index })
         {
-            record.note_oom(&self.settings.needs, &note.oom, Some(queue.class));
+            record.record_oom(&self.settings.needs, &note.oom, Some(queue.class));
         }
-        self.log.recall(note);
+        self.log.ooms.push(note);
     }
 
-    /// Applies an event to one chunk and does what follows from it.
+    /// Applies an event to one chunk, and does what follows from it.
     pub(super) fn apply(&mut self, chunk: ChunkId, event: ChunkEvent) {
         let Some(record) = self.chunks.get_mut(chunk) else {
             tracing::warn!(%chunk, "the job has no such chunk");
@@ -103,82 +112,79 @@ impl Job {
             Step::Moved(next) => next,
             Step::Ignored => return,
             Step::Denied(denied) => {
-                tracing::warn!(%chunk, %denied, "a report does not fit what is known");
+                tracing::warn!(%chunk, %denied, "a report contradicts the state of its chunk and is ignored");
                 return;
             }
         };
-        self.moved |= chunk.work == Work::Render;
+        self.moved |= chunk.work == WorkKind::Render;
         if let Some(cause) = &cause
             && next.phase != Phase::Waiting
         {
-            let is_loss = cause.class == RetryClass::WorkerLost && chunk.work == Work::Render;
-            let then = is_loss.then(|| record.note_loss(&self.settings.needs)).flatten();
-            self.log.on_end(chunk, attempt, cause, is_reported, then);
+            let is_loss = cause.class == RetryClass::WorkerLost && chunk.work == WorkKind::Render;
+            let consequence = is_loss.then(|| record.record_loss(&self.settings.needs));
+            *self.log.retries.entry(cause.class).or_default() += 1;
+            if !is_reported {
+                self.log.append(JournalEntry::Ended {
+                    chunk: chunk.name(),
+                    attempt,
+                    reason: cause.reason.clone(),
+                    consequence: consequence.flatten(),
+                });
+            }
         }
-        if matches!(next.phase, Phase::Quarantined { .. }) && chunk.work == Work::Analyze {
-            self.gate.track.lose(range);
+        if matches!(next.phase, Phase::Quarantined { .. }) && chunk.work == WorkKind::Analyze {
+            self.gate.track.mark_missing(range);
         }
         let requeued = cause.filter(|_| next.phase == Phase::Backlog).map(|cause| {
-            let delay = self.pace.delay(cause.class.wait(), next.tries.total());
+            let delay = self.timeouts.delay(cause.class.delay(), next.tries.total());
             record.not_before = Some(Instant::now() + delay);
             (cause.reason, delay)
         });
         self.log.on_move(chunk, range, next, requeued);
     }
 
-    /// Whether a render chunk has moved since this was last asked, so that chunks have to be placed anew.
+    /// Whether a render chunk has changed its state since the last call, so that chunks have to be placed
+    /// again.
     pub(super) fn take_moved(&mut self) -> bool {
         std::mem::take(&mut self.moved)
     }
 
-    /// Render chunks whose frames' track is final may go.
+    /// Releases the render chunks for whose frames the speaker track is final.
     pub(super) fn release(&mut self) {
-        let may_be_untouched = self.may_render_untouched();
+        let allow_passthrough = self.may_pass_through();
         let (timeline, render) = (&self.timeline, &self.chunks.render);
-        for (chunk, event) in self.gate.open(timeline, render, may_be_untouched) {
+        for (chunk, event) in self.gate.open(timeline, render, allow_passthrough) {
             self.apply(chunk, event);
         }
     }
 
-    /// Analyses need nothing: they may all go at once.
+    /// Releases all analysis chunks, which depend on nothing.
     pub(super) fn release_analyses(&mut self) {
-        for chunk in self.chunks.ids(|record| record.id.work == Work::Analyze) {
+        for chunk in self.chunks.ids(|record| record.id.work == WorkKind::Analyze) {
             self.apply(chunk, ChunkEvent::Released);
         }
     }
 
-    /// Without any face: allowed by the user, or part of the video could not be looked at.
-    fn may_render_untouched(&self) -> bool {
+    /// Whether a video without a face may be rendered: by the settings, or as some analyses failed.
+    fn may_pass_through(&self) -> bool {
         self.settings.allow_no_face || Counts::of(&self.chunks.analyze).quarantined > 0
     }
 
-    /// How the job ended; `None` while something is being verified, or open unless a drain `is_over`.
+    /// How the job ended; `None` while a record is being verified, or a chunk is open and no drain `is_over`.
     pub(super) fn ending(&self, is_over: bool) -> Option<Ending> {
-        if self.chunks.iter().any(|record| record.in_check) {
+        if self.chunks.iter().any(|record| record.being_verified) {
             return None;
         }
-        if self.gate.is_without_face() && !self.may_render_untouched() {
+        if self.gate.is_without_face() && !self.may_pass_through() {
             return Some(Ending::NoFace);
         }
-        let interrupted = || is_over.then(|| self.interrupted());
+        let interrupted = || is_over.then(|| self.chunks.interrupted());
         self.chunks.ending().or_else(interrupted)
     }
 
-    pub(super) fn interrupted(&self) -> Ending {
-        let counts = Counts::of(&self.chunks.render);
-        Ending::Interrupted {
-            frames_done: counts.frames_done,
-            frames: counts.frames,
-        }
-    }
-
-    /// Chunks that a worker is at work on.
-    pub(super) fn running(&self) -> usize {
-        Counts::of(&self.chunks.analyze).running + Counts::of(&self.chunks.render).running
-    }
-
-    /// A record in the done log: it counts once it is verified. Returns what is to be verified of it, if anything.
-    pub(super) fn examine(
+    /// Takes a record from the done log, which counts once it is verified. Returns the record and the frames
+    /// that it must cover if it has to be verified; `None` if it is of no use.
+    pub(super) fn on_done_record(
         &mut self,
         chunk: ChunkId,
         sequence: u64,
@@ -194,13 +200,13 @@ impl Job {
         let current = known.state().attempt;
         let (attempt, reason) = match record {
             Err(error) => (current, one_line(&error)),
-            Ok(record) if record.chunk != chunk => (current, format!("it names {}", record.chunk)),
+            Ok(record) if record.chunk != chunk => (current, format!("it is a record of {}", record.chunk)),
             Ok(record) if known.retracted.is_some_and(|last| record.attempt <= last) => {
-                let reason = "it is older than a result that was taken back".to_owned();
+                let reason = "it is older than a result that was retracted".to_owned();
                 (record.attempt, reason)
             }
             Ok(record) => {
-                known.in_check = true;
+                known.being_verified = true;
                 return Some((record, known.range));
             }
         };
@@ -208,8 +214,8 @@ impl Job {
         None
     }
 
-    /// Counts a verified record; says what is wrong if it does not fit. Returns whether a newer attempt is queued
-    /// that nobody needs any more.
+    /// Counts a verified record. Returns whether a newer attempt is queued, which is no longer needed, or the
+    /// reason why the record does not fit the job.
     pub(super) fn count(
         &mut self,
         record: &Arc<DoneRecord>,
@@ -221,21 +227,28 @@ impl Job {
             return Ok(false);
         };
         let (range, is_queued) = (known.range, known.state().phase == Phase::Queued);
-        if chunk.work == Work::Analyze {
+        if chunk.work == WorkKind::Analyze {
             let added = self.gate.track.add(range, observations);
             added.map_err(|error| one_line(&error))?;
         }
         if record.attempt.epoch == epoch {
-            self.log.on_done(record, range.len());
+            self.log.append(JournalEntry::Done {
+                chunk: chunk.name(),
+                attempt: record.attempt,
+                worker: record.worker.clone(),
+                frames: range.len(),
+                numerics_fingerprint: record.numerics_fingerprint.clone(),
+                memory: record.memory.clone(),
+            });
         }
         let record = Arc::clone(record);
         self.apply(chunk, ChunkEvent::DoneSeen { record });
         Ok(is_queued)
     }
 
-    /// Gives up on a record, so that the chunk can be done again once the record is out of the done log.
+    /// Rejects a record. Its chunk is rendered again once the record is removed from the done log.
     pub(super) fn retract(&mut self, chunk: ChunkId, sequence: u64, attempt: Attempt, reason: String) {
-        tracing::warn!(%chunk, %attempt, reason, "taking a result back");
+        tracing::warn!(%chunk, %attempt, reason, "retracting a result");
         self.apply(chunk, ChunkEvent::Retracted { attempt, reason });
         if let Some(record) = self.chunks.get_mut(chunk) {
             record.retracted = record.retracted.max(Some(attempt));
@@ -243,13 +256,18 @@ impl Job {
         }
     }
 
-    /// A worker said that it began a chunk.
+    /// Handles the report of a worker that it began a chunk.
     pub(super) fn on_started(&mut self, chunk: ChunkId, attempt: Attempt, worker: WorkerId) {
-        self.log.on_started(chunk, attempt, &worker);
+        self.log.append(JournalEntry::Started {
+            chunk: chunk.name(),
+            attempt,
+            worker: worker.clone(),
+        });
         self.apply(chunk, ChunkEvent::Started { attempt, worker });
     }
 
-    /// A worker reported that an attempt failed. Returns what it ran out of, if that says something of the needs.
+    /// Handles the report of a worker that an attempt failed. Returns the shortage if the attempt counted and
+    /// ran out of memory, because that is an observation of the job's need.
     pub(super) fn on_failed(
         &mut self,
         chunk: ChunkId,
@@ -261,45 +279,27 @@ impl Job {
         let record = self.chunks.get_mut(chunk)?;
         let is_current = record.state().is_current(attempt);
         let published = record.published.filter(|_| is_current);
-        let class = published.map(|fit| fit.class);
-        let oom = match &failure {
-            // An analysis needs no engine: there is no leaner plan for it.
-            Failure::OutOfMemory(oom) if is_current && chunk.work == Work::Render => Some(oom.clone()),
-            Failure::OutOfMemory(_)
-            | Failure::NoRoom { .. }
-            | Failure::BadInput { .. }
-            | Failure::WorkerUnfit { .. }
-            | Failure::Transient { .. }
-            | Failure::EngineLost { .. } => None,
-        };
-        let then = match (&oom, &failure) {
-            _ if !is_current => Some("another attempt counts already".to_owned()),
-            (Some(oom), _) => {
-                let raised = record.note_oom(&self.settings.needs, oom, class);
-                Some(raised.text(oom.kind))
-            }
-            (None, Failure::NoRoom { .. }) => Some("nothing was tried: it is tried again".to_owned()),
-            (None, _) => None,
-        };
-        let entry = Entry::Failed {
+        let (oom, consequence) = record.record_failure(&self.settings.needs, attempt, &failure);
+        let entry = JournalEntry::Failed {
             chunk: chunk.name(),
             attempt,
             worker: worker.clone(),
             failure: failure.clone(),
-            queue: class.map(|class| self.settings.queue(class)),
-            then,
+            queue: published.map(|fit| self.settings.queue(fit.class)),
+            consequence,
         };
         if is_current {
-            self.log.note_failure(entry);
+            self.log.record_failure(entry);
         } else {
-            self.log.note_late_failure(entry);
+            self.log.record_late_failure(entry);
         }
         self.apply(chunk, ChunkEvent::Failed { attempt, failure });
         oom
     }
 
-    /// A worker that is still at work on a task of an earlier coordinator keeps it. One that was started anew under
-    /// its name has forgotten its chunk, which is given to another long before the queue would.
+    /// Handles a heartbeat. A worker that still runs a task of an earlier coordinator keeps it. A worker that
+    /// was restarted under its name no longer runs its chunk, which is then given to another worker long
+    /// before the queue would deliver it again.
     pub(super) fn on_heartbeat(&mut self, heartbeat: &Heartbeat, now: Instant) {
         let worker = &heartbeat.worker;
         let working_on = heartbeat.task.as_ref();
@@ -316,16 +316,16 @@ impl Job {
                 continue;
             };
             if working_on.is_some_and(|task| task.chunk == chunk) {
-                record.silent_since = None;
-            } else if now - *record.silent_since.get_or_insert(now) > self.pace.worker_silence / 2 {
+                record.unreported_since = None;
+            } else if now - *record.unreported_since.get_or_insert(now) > self.timeouts.worker_timeout / 2 {
                 let worker = worker.clone();
                 self.apply(chunk, ChunkEvent::WorkerLost { worker });
             }
         }
     }
 
-    /// A worker is gone, and with it what it was at work on.
-    pub(super) fn on_worker_gone(&mut self, worker: &WorkerId) {
+    /// Handles the loss of a worker, with which the attempts that it was running end.
+    pub(super) fn on_worker_departed(&mut self, worker: &WorkerId) {
         for chunk in self.running_on(worker) {
             let worker = worker.clone();
             self.apply(chunk, ChunkEvent::WorkerLost { worker });
@@ -333,47 +333,65 @@ impl Job {
     }
 
     fn running_on(&self, worker: &WorkerId) -> Vec<ChunkId> {
-        let is_lost = |record: &ChunkRecord| record.state().is_running_on(worker) && !record.in_check;
+        let is_lost = |record: &ChunkRecord| record.state().is_running_on(worker) && !record.being_verified;
         self.chunks.ids(is_lost)
     }
 
-    /// A task is in the queue.
+    /// Records that a task was stored in the queue.
     pub(super) fn on_enqueued(&mut self, task: &Task) {
         let attempt = task.attempt;
         if let Some(record) = self.chunks.get_mut(task.chunk)
-            && let Some(planned) = record.planned
+            && let Some(Scheduled { fit, why }) = record.scheduled
         {
-            record.published = Some(planned.fit);
-            let queue = self.settings.queue(planned.fit.class);
-            self.log.on_placed(task, queue, planned);
+            record.published = Some(fit);
+            self.log.append(JournalEntry::Placed {
+                chunk: task.chunk.name(),
+                attempt,
+                queue: self.settings.queue(fit.class),
+                kind: fit.constraints.kind,
+                floor: fit.constraints.floor,
+                need_mib: fit.need_mib,
+                needs: fit.constraints.needs,
+                why: why.to_owned(),
+            });
         }
         self.apply(task.chunk, ChunkEvent::Enqueued { attempt });
     }
 
-    /// The task of a chunk that nobody has begun was taken out of the queue, to be placed anew.
-    pub(super) fn on_taken_back(&mut self, chunk: ChunkId, why: String) {
+    /// Records that the task of a chunk that no worker has begun was removed from the queue, to be placed
+    /// again.
+    pub(super) fn on_reassigned(&mut self, chunk: ChunkId, why: String) {
         let Some(record) = self.chunks.get_mut(chunk) else {
             return;
         };
         let attempt = record.state().attempt;
-        record.not_before = Some(Instant::now() + self.pace.take_back_wait);
+        record.not_before = Some(Instant::now() + self.timeouts.reassign_delay);
         if let Some(fit) = record.published.take() {
             let queue = self.settings.queue(fit.class);
-            self.log.on_taken_back(chunk, attempt, queue, why);
+            tracing::info!(%chunk, %queue, why, "removed a task from its queue, to be placed again");
+            self.log.append(JournalEntry::Reassigned {
+                chunk: chunk.name(),
+                attempt,
+                queue,
+                why,
+            });
         }
-        self.apply(chunk, ChunkEvent::TakenBack { attempt });
+        self.apply(chunk, ChunkEvent::Reassigned { attempt });
     }
 
-    /// Gives up the chunks that have waited for a bigger worker for too long.
+    /// Gives up the chunks that have waited too long for a bigger worker.
     pub(super) fn give_up_unplaceable(&mut self) {
         let wait = self.settings.unplaceable_wait;
-        let is_over = |unplaced: &&Unplaced| unplaced.since.elapsed() >= wait;
+        let is_over = |unschedulable: &&Unschedulable| unschedulable.since.elapsed() >= wait;
         let over = self.chunks.render.iter().filter_map(|record| {
-            let unplaced = record.unplaced.as_ref().filter(is_over)?;
-            Some((record.id, unplaced.text()))
+            let unschedulable = record.unschedulable.as_ref().filter(is_over)?;
+            Some((record.id, unschedulable.describe()))
         });
         for (chunk, text) in over.collect::<Vec<_>>() {
-            let reason = format!("{text} (waited {:.0} s for a bigger node)", wait.as_secs_f64());
+            let reason = format!(
+                "{text} (waited {:.0} s for a worker with more memory)",
+                wait.as_secs_f64()
+            );
             self.apply(chunk, ChunkEvent::Blocked { reason });
         }
     }
@@ -381,16 +399,5 @@ impl Job {
     pub(super) fn notify_progress(&self, workers: &Workers) {
         let progress = Progress::of(&self.chunks, self.spec.id, workers);
         self.log.notify(JobEvent::Progress(progress));
-    }
-
-    pub(super) fn report(&self) -> JobReport {
-        JobReport::new(
-            &self.chunks,
-            &self.gate.track,
-            &self.timeline,
-            self.spec.audio.silence,
-            self.log.retries().clone(),
-            self.log.ooms().to_vec(),
-        )
     }
 }

@@ -1,54 +1,49 @@
-//! What a job leaves in writing: its journal, the figures of attempts that failed, and notices to whoever watches.
+//! The log of one job: its journal, the figures of attempts that failed, and the events for observers. The
+//! dispatcher's [`Job`](super::job::Job) owns it and writes to it whenever something happens to a chunk.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
 use latentfarm_common::ids::{Attempt, ChunkId, ChunkName, WorkerId};
-use latentfarm_common::queues::Queue;
 use latentfarm_common::time::FrameRange;
-use latentfarm_common::wire::job::JobSpec;
 use latentfarm_common::wire::memory::OutOfMemory;
-use latentfarm_common::wire::outcome::{DoneRecord, Failure};
-use latentfarm_common::wire::task::Task;
+use latentfarm_common::wire::outcome::Failure;
 use tokio::sync::mpsc;
 
-use super::notice::JobEvent;
-use super::settings::JobSettings;
+use super::job_event::JobEvent;
 use crate::job::chunk::state::{ChunkState, Phase};
-use crate::job::chunks::Chunks;
-use crate::job::record::Planned;
-use crate::job::retry::{Cause, RetryClass};
-use crate::journal::{Entry, Journal};
+use crate::job::retry::RetryClass;
+use crate::journal::{Journal, JournalEntry};
 
 /// One attempt that ran out of memory, as the report lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OomNote {
+pub struct OomRecord {
     pub chunk: ChunkName,
     pub attempt: Attempt,
     pub worker: WorkerId,
     pub oom: OutOfMemory,
-    /// What followed for the next attempt.
-    pub then: String,
+    /// What followed for the next attempt, in one clause.
+    pub consequence: String,
 }
 
-impl OomNote {
-    /// The note that a journal's entry holds, if it is about such an attempt.
-    pub fn of(entry: &Entry) -> Option<Self> {
+impl OomRecord {
+    /// The record that a journal entry holds; `None` if the entry is about anything else.
+    pub fn of(entry: &JournalEntry) -> Option<Self> {
         match entry {
-            Entry::Failed {
+            JournalEntry::Failed {
                 chunk,
                 attempt,
                 worker,
                 failure: Failure::OutOfMemory(oom),
-                then,
+                consequence,
                 ..
             } => Some(Self {
                 chunk: *chunk,
                 attempt: *attempt,
                 worker: worker.clone(),
                 oom: oom.clone(),
-                then: then.clone().unwrap_or_default(),
+                consequence: consequence.clone().unwrap_or_default(),
             }),
             _ => None,
         }
@@ -62,10 +57,10 @@ impl OomNote {
 /// The log of one job.
 pub(super) struct JobLog {
     journal: Journal,
-    /// Attempts that ran out of memory, in order, those of earlier runs first.
-    ooms: Vec<OomNote>,
-    /// Attempts of this run that did not end well, by reason.
-    retries: BTreeMap<RetryClass, u64>,
+    /// The attempts that ran out of memory, in order, those of earlier runs first.
+    pub(super) ooms: Vec<OomRecord>,
+    /// The number of attempts of this run that ended without a result, by reason.
+    pub(super) retries: BTreeMap<RetryClass, u64>,
     observer: mpsc::UnboundedSender<JobEvent>,
 }
 
@@ -79,108 +74,12 @@ impl JobLog {
         }
     }
 
-    /// A coordinator takes the job on.
-    pub(super) fn begin(&mut self, spec: &JobSpec, settings: &JobSettings, chunks: &Chunks, epoch: u64) {
-        self.journal.note(Entry::RunBegins {
-            job: spec.id,
-            epoch,
-            analyze_chunks: chunks.analyze.len(),
-            render_chunks: chunks.render.len(),
-            frames: spec.frames,
-            chunk_frames: spec.chunk_frames,
-            cpu_fallback: Some(settings.cpu_fallback),
-            unplaceable_wait_seconds: settings.unplaceable_wait.as_secs(),
-        });
+    pub(super) fn append(&mut self, entry: JournalEntry) {
+        self.journal.append(entry);
     }
 
-    /// A render task was published.
-    pub(super) fn on_placed(&mut self, task: &Task, queue: Queue, planned: Planned) {
-        let fit = planned.fit;
-        self.journal.note(Entry::Placed {
-            chunk: task.chunk.name(),
-            attempt: task.attempt,
-            queue,
-            kind: fit.constraints.kind,
-            floor: fit.constraints.floor,
-            need_mib: fit.need_mib,
-            needs: fit.constraints.needs,
-            why: planned.why.to_owned(),
-        });
-    }
-
-    /// A task was taken out of the queue, to be placed anew.
-    pub(super) fn on_taken_back(&mut self, chunk: ChunkId, attempt: Attempt, queue: Queue, why: String) {
-        tracing::info!(%chunk, %queue, why, "taken out of the queue to be placed anew");
-        self.journal.note(Entry::TakenBack {
-            chunk: chunk.name(),
-            attempt,
-            queue,
-            why,
-        });
-    }
-
-    /// A chunk fits no live worker, and begins to wait for a bigger one.
-    pub(super) fn on_unplaced(
-        &mut self,
-        chunk: ChunkId,
-        range: FrameRange,
-        reason: String,
-        at_most: Duration,
-    ) {
-        self.journal.note(Entry::Waits {
-            chunk: chunk.name(),
-            why: reason.clone(),
-        });
-        self.notify(JobEvent::ChunkUnplaced {
-            chunk,
-            range,
-            reason,
-            at_most,
-        });
-    }
-
-    /// A worker said that it began a task.
-    pub(super) fn on_started(&mut self, chunk: ChunkId, attempt: Attempt, worker: &WorkerId) {
-        self.journal.note(Entry::Started {
-            chunk: chunk.name(),
-            attempt,
-            worker: worker.clone(),
-        });
-    }
-
-    /// A record of this coordinator's time counts.
-    pub(super) fn on_done(&mut self, record: &DoneRecord, frames: u64) {
-        self.journal.note(Entry::Done {
-            chunk: record.chunk.name(),
-            attempt: record.attempt,
-            worker: record.worker.clone(),
-            frames,
-            numerics_fingerprint: record.numerics_fingerprint.clone(),
-            memory: record.memory.clone(),
-        });
-    }
-
-    /// An attempt ended without a result. What a worker reported is in the journal already.
-    pub(super) fn on_end(
-        &mut self,
-        chunk: ChunkId,
-        attempt: Attempt,
-        cause: &Cause,
-        is_reported: bool,
-        then: Option<String>,
-    ) {
-        *self.retries.entry(cause.class).or_default() += 1;
-        if !is_reported {
-            self.journal.note(Entry::Ended {
-                chunk: chunk.name(),
-                attempt,
-                reason: cause.reason.clone(),
-                then,
-            });
-        }
-    }
-
-    /// A chunk is in another state now; `requeued` says why it is back in the backlog, and for how long.
+    /// Logs that a chunk is in another state; `requeued` gives the reason and the delay if it is back in the
+    /// backlog.
     pub(super) fn on_move(
         &mut self,
         chunk: ChunkId,
@@ -202,7 +101,7 @@ impl JobLog {
                 timings: record.timings,
             }),
             Phase::Quarantined { reason } => {
-                self.journal.note(Entry::GivenUp {
+                self.append(JournalEntry::Quarantined {
                     chunk: chunk.name(),
                     reason: reason.clone(),
                 });
@@ -222,43 +121,30 @@ impl JobLog {
         }
     }
 
-    /// Appends the entry of an attempt that failed; if it ran out of memory, the report lists it.
-    pub(super) fn note_failure(&mut self, entry: Entry) {
-        self.ooms.extend(OomNote::of(&entry));
-        self.journal.note(entry);
+    /// Appends the entry of an attempt that failed. If the attempt ran out of memory, the report lists it.
+    pub(super) fn record_failure(&mut self, entry: JournalEntry) {
+        self.ooms.extend(OomRecord::of(&entry));
+        self.append(entry);
     }
 
-    /// The same for an attempt that no longer counted: only running out of memory is worth an entry, and only the
-    /// first report of it.
-    pub(super) fn note_late_failure(&mut self, entry: Entry) {
-        let is_new = |note: &OomNote| !self.ooms.iter().any(|known| known.is_same_attempt(note));
-        if OomNote::of(&entry).as_ref().is_some_and(is_new) {
-            self.note_failure(entry);
+    /// Appends the entry of an attempt that failed after it had stopped to count, if it is the first report
+    /// that this attempt ran out of memory. No other late failure matters.
+    pub(super) fn record_late_failure(&mut self, entry: JournalEntry) {
+        let is_new = |late: &OomRecord| !self.ooms.iter().any(|known| known.is_same_attempt(late));
+        if OomRecord::of(&entry).as_ref().is_some_and(is_new) {
+            self.record_failure(entry);
         }
     }
 
-    /// Lists an attempt of an earlier run that ran out of memory.
-    pub(super) fn recall(&mut self, note: OomNote) {
-        self.ooms.push(note);
-    }
-
-    pub(super) fn ooms(&self) -> &[OomNote] {
-        &self.ooms
-    }
-
-    pub(super) fn retries(&self) -> &BTreeMap<RetryClass, u64> {
-        &self.retries
-    }
-
-    /// Logs an event of the job, and sends it to whoever watches.
+    /// Logs an event of the job, and sends it to the observer.
     pub(super) fn notify(&self, event: JobEvent) {
         event.log();
         self.send(event);
     }
 
-    /// Sends an event that is logged already, because it is about the farm.
+    /// Sends an event to the observer that the dispatcher has logged already, because it concerns every job.
     pub(super) fn send(&self, event: JobEvent) {
-        // Nobody has to watch.
+        // The observer may have been dropped.
         let _ = self.observer.send(event);
     }
 }
@@ -269,18 +155,18 @@ mod tests {
     use crate::journal;
     use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan, MemoryStage};
 
-    fn failed(worker: &str, number: u32, failure: Failure) -> Entry {
-        Entry::Failed {
+    fn failed(worker: &str, number: u32, failure: Failure) -> JournalEntry {
+        JournalEntry::Failed {
             chunk: "r00001".parse().unwrap(),
             attempt: Attempt { epoch: 1, number },
             worker: worker.parse().unwrap(),
             failure,
             queue: None,
-            then: None,
+            consequence: None,
         }
     }
 
-    fn out_of_memory(worker: &str, number: u32) -> Entry {
+    fn out_of_memory(worker: &str, number: u32) -> JournalEntry {
         let oom = OutOfMemory {
             kind: DeviceKind::Cuda,
             device: "cuda:0".to_owned(),
@@ -298,17 +184,17 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (observer, _events) = mpsc::unbounded_channel();
         let mut log = JobLog::open(folder.path(), observer);
-        log.note_failure(out_of_memory("w1", 0));
-        log.note_late_failure(out_of_memory("w1", 0));
-        log.note_late_failure(out_of_memory("w2", 0));
-        log.note_late_failure(out_of_memory("w2", 1));
-        log.note_late_failure(out_of_memory("w2", 1));
+        log.record_failure(out_of_memory("w1", 0));
+        log.record_late_failure(out_of_memory("w1", 0));
+        log.record_late_failure(out_of_memory("w2", 0));
+        log.record_late_failure(out_of_memory("w2", 1));
+        log.record_late_failure(out_of_memory("w2", 1));
         let transient = Failure::Transient {
             message: "the link went down".to_owned(),
         };
-        log.note_late_failure(failed("w3", 0, transient));
+        log.record_late_failure(failed("w3", 0, transient));
         let listed: Vec<_> = log
-            .ooms()
+            .ooms
             .iter()
             .map(|oom| (oom.worker.as_str(), oom.attempt.number))
             .collect();

@@ -1,10 +1,11 @@
-//! Places render chunks: which queue each may go to now, which have to wait, and which are moved because the farm
-//! or what is known of their need has changed.
+//! Places the render chunks of all jobs: decides which queue each may be published to now, which have to
+//! wait, and which queued tasks are moved because the workers or the estimated needs have changed.
 //!
-//! The dispatcher marks the placement stale with each change, and asks for a new one when it is due: at once after a
-//! while of rest, so that a worker that joins is used with its first heartbeat, and a few times a second at most. A
-//! chunk that is queued but not begun is moved when its best queue is another one: a GPU that could take a chunk of the
-//! CPU's queue takes it by that, and the first done record wins if a worker pulled it at that very moment.
+//! The dispatcher marks the placement stale with each change, and runs a new one when it is due: at once
+//! after a pause, so that a worker that joins is used with its first heartbeat, and a few times a second at
+//! most. A chunk that is queued but not begun is moved when another queue is better for it; this is how a GPU
+//! gets a chunk from the CPU's queue. If a worker pulled the task just before, the chunk runs twice and the
+//! first done record counts.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,45 +16,48 @@ use latentfarm_common::wire::memory::DeviceKind;
 use tokio::time::Instant;
 
 use super::job::Job;
-use super::learned::NeedEstimator;
+use super::job_event::JobEvent;
+use super::need_estimator::NeedEstimator;
 use crate::job::chunk::state::Phase;
-use crate::job::record::{ChunkRecord, Planned, Unplaced};
-use crate::placement::{Candidate, ChunkMemory, Load, Machine, Options, Placement, options, solve};
+use crate::job::record::{ChunkRecord, Scheduled, Unschedulable};
+use crate::journal::JournalEntry;
+use crate::placement::{Candidate, ChunkMemory, Load, Options, Placement, WorkerCapacity, options, solve};
 
-/// Says when chunks are to be placed, and places them.
+/// Decides when chunks are placed, and places them.
 #[derive(Debug)]
 pub(super) struct Placer {
-    every: Duration,
+    interval: Duration,
     is_stale: bool,
-    /// No placement before this time.
+    /// Chunks are not placed before this time.
     earliest: Instant,
 }
 
-/// A task to be taken out of the queue, because its chunk belongs elsewhere.
+/// A task to be removed from its queue, because another queue is better for its chunk.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct TakeBack {
+pub(super) struct Reassignment {
     pub(super) chunk: ChunkId,
     pub(super) why: String,
 }
 
-/// What the chunks that are begun or placed already leave to the next job.
+/// The work that is running or placed already, which the chunks of the next job have to share the workers
+/// with.
 #[derive(Clone, Copy, Debug, Default)]
-struct Taken {
+struct CommittedLoad {
     gpu_frames: u64,
     cpu_chunks: usize,
 }
 
 impl Placer {
-    /// Two placements are at least `every` apart.
-    pub(super) fn new(every: Duration, now: Instant) -> Self {
+    /// A placer whose placements are at least `interval` apart.
+    pub(super) fn new(interval: Duration, now: Instant) -> Self {
         Self {
-            every,
+            interval,
             is_stale: true,
             earliest: now,
         }
     }
 
-    /// Something has changed that a placement depends on.
+    /// Records that something has changed on which a placement depends.
     pub(super) fn mark_stale(&mut self) {
         self.is_stale = true;
     }
@@ -63,49 +67,51 @@ impl Placer {
         self.is_stale.then_some(self.earliest)
     }
 
-    /// Places all chunks that nobody has begun, if that is due. Returns the tasks to be taken out of the queue.
+    /// Places all chunks that no worker has begun, if that is due. Returns the tasks to be removed from their
+    /// queues.
     pub(super) fn place(
         &mut self,
         jobs: &mut BTreeMap<JobId, Job>,
-        machines: &[Machine],
-        learned: &NeedEstimator,
+        capacities: &[WorkerCapacity],
+        estimator: &NeedEstimator,
         now: Instant,
-    ) -> Option<Vec<TakeBack>> {
+    ) -> Option<Vec<Reassignment>> {
         self.due_at().filter(|at| *at <= now)?;
         self.is_stale = false;
-        self.earliest = now + self.every;
-        let mut taken = Taken::default();
+        self.earliest = now + self.interval;
+        let mut committed = CommittedLoad::default();
         for job in jobs.values() {
-            taken.add_running(job);
+            committed.add_running(job);
         }
         let mut moves = Vec::new();
         for job in jobs.values_mut() {
-            moves.extend(place_job(job, machines, learned, &mut taken, now));
+            moves.extend(place_job(job, capacities, estimator, &mut committed, now));
         }
         Some(moves)
     }
 }
 
-/// Places the chunks of one job beside what is taken already, and adds them to it.
+/// Places the chunks of one job, and adds them to the committed load.
 fn place_job(
     job: &mut Job,
-    machines: &[Machine],
-    learned: &NeedEstimator,
-    taken: &mut Taken,
+    capacities: &[WorkerCapacity],
+    estimator: &NeedEstimator,
+    committed: &mut CommittedLoad,
     now: Instant,
-) -> Vec<TakeBack> {
+) -> Vec<Reassignment> {
     let unbegun = job.chunks.render.iter().filter(|record| is_unbegun(record, now));
     let unbegun: Vec<usize> = unbegun.map(|record| record.id.index as usize).collect();
-    // Without any worker there is nobody to judge by: nothing is published, nothing is given up.
-    if machines.is_empty() {
+    // Without any worker there is no capacity to compare with, so nothing is published and nothing is given
+    // up.
+    if capacities.is_empty() {
         for record in &mut job.chunks.render {
-            (record.planned, record.unplaced) = (None, None);
+            (record.scheduled, record.unschedulable) = (None, None);
         }
         return Vec::new();
     }
-    let observations = |kind| learned.observations(&job.spec.model, kind);
+    let observations = |kind| estimator.observations(&job.spec.model, kind);
     let needs = job.settings.needs.corrected(observations);
-    let usual = options(&needs, &ChunkMemory::default(), machines);
+    let usual = options(&needs, &ChunkMemory::default(), capacities);
     let candidates = unbegun.iter().map(|index| {
         let record = &job.chunks.render[*index];
         Candidate {
@@ -113,47 +119,52 @@ fn place_job(
             options: if record.memory == ChunkMemory::default() {
                 usual.clone()
             } else {
-                options(&needs, &record.memory, machines)
+                options(&needs, &record.memory, capacities)
             },
-            at: record.class_under_way(),
+            queued_in: record.class_under_way(),
         }
     });
     let candidates: Vec<Candidate> = candidates.collect();
-    let load = load(job, learned, machines, &candidates, taken);
+    let load = load(job, estimator, capacities, &candidates, committed);
     let placements = solve(job.settings.cpu_fallback, &candidates, &load);
     let mut moves = Vec::new();
     for ((index, candidate), placement) in unbegun.into_iter().zip(&candidates).zip(placements) {
-        taken.add(placement.class(), candidate.frames);
+        committed.add(placement.class(), candidate.frames);
         let record = &mut job.chunks.render[index];
-        if candidate.at.is_some() && candidate.at != placement.class() {
+        if candidate.queued_in.is_some() && candidate.queued_in != placement.class() {
             let why = match &placement {
                 Placement::Queue { fit, why } => {
-                    format!("{} is better: {why}", job.settings.queue(fit.class))
+                    format!("queue {} is better: {why}", job.settings.queue(fit.class))
                 }
-                Placement::Wait { .. } => "nobody is left who can take it there".to_owned(),
+                Placement::Wait { .. } => "no live worker serves that queue any more".to_owned(),
             };
-            moves.push(TakeBack {
+            moves.push(Reassignment {
                 chunk: record.id,
                 why,
             });
         }
         match placement {
             Placement::Queue { fit, why } => {
-                record.unplaced = None;
-                record.planned = candidate.at.is_none().then_some(Planned { fit, why });
+                record.unschedulable = None;
+                record.scheduled = candidate.queued_in.is_none().then_some(Scheduled { fit, why });
             }
             Placement::Wait { shortages } => {
-                record.planned = None;
-                let since = record.unplaced.as_ref().map(|unplaced| unplaced.since);
-                let unplaced = Unplaced {
-                    since: since.unwrap_or(now),
-                    shortages,
-                };
-                let (chunk, range, reason) = (record.id, record.range, unplaced.text());
-                record.unplaced = Some(unplaced);
-                if since.is_none() {
-                    let at_most = job.settings.unplaceable_wait;
-                    job.log.on_unplaced(chunk, range, reason, at_most);
+                record.scheduled = None;
+                let earlier = record.unschedulable.take();
+                let since = earlier.as_ref().map_or(now, |earlier| earlier.since);
+                let unschedulable = record.unschedulable.insert(Unschedulable { since, shortages });
+                if earlier.is_none() {
+                    let reason = unschedulable.describe();
+                    job.log.append(JournalEntry::Unschedulable {
+                        chunk: record.id.name(),
+                        why: reason.clone(),
+                    });
+                    job.log.notify(JobEvent::ChunkUnschedulable {
+                        chunk: record.id,
+                        range: record.range,
+                        reason,
+                        at_most: job.settings.unplaceable_wait,
+                    });
                 }
             }
         }
@@ -164,38 +175,38 @@ fn place_job(
 /// Whether a chunk may be published now, or is queued and not begun.
 fn is_unbegun(record: &ChunkRecord, now: Instant) -> bool {
     let is_queued = record.state().phase == Phase::Queued && record.published.is_some();
-    record.may_be_published(now) || is_queued && !record.in_check
+    record.may_be_published(now) || is_queued && !record.being_verified
 }
 
 fn load(
     job: &Job,
-    learned: &NeedEstimator,
-    machines: &[Machine],
+    estimator: &NeedEstimator,
+    capacities: &[WorkerCapacity],
     candidates: &[Candidate],
-    taken: &Taken,
+    committed: &CommittedLoad,
 ) -> Load {
-    let serve = |machine: &&Machine, class: fn(&Options) -> Option<ResourceClass>| {
+    let serve = |worker: &&WorkerCapacity, class: fn(&Options) -> Option<ResourceClass>| {
         let mut classes = candidates
             .iter()
             .filter_map(|candidate| class(&candidate.options));
-        classes.any(|class| machine.serves(class))
+        classes.any(|class| worker.serves(class))
     };
     let gpu = |options: &Options| options.gpu.map(|fit| fit.class);
     let cpu = |options: &Options| options.cpu.map(|fit| fit.class);
     Load {
-        gpu_workers: machines.iter().filter(|machine| serve(machine, gpu)).count(),
-        cpu_workers: machines
+        gpu_workers: capacities.iter().filter(|worker| serve(worker, gpu)).count(),
+        cpu_workers: capacities
             .iter()
-            .filter(|machine| machine.capacity.device_mib.is_none() && serve(machine, cpu))
+            .filter(|worker| worker.capacity.device_mib.is_none() && serve(worker, cpu))
             .count(),
-        gpu_frame_ms: learned.frame_ms(&job.spec.model, DeviceKind::Cuda),
-        cpu_frame_ms: learned.frame_ms(&job.spec.model, DeviceKind::Cpu),
-        gpu_frames: taken.gpu_frames,
-        cpu_chunks: taken.cpu_chunks,
+        gpu_frame_ms: estimator.frame_ms(&job.spec.model, DeviceKind::Cuda),
+        cpu_frame_ms: estimator.frame_ms(&job.spec.model, DeviceKind::Cpu),
+        gpu_frames: committed.gpu_frames,
+        cpu_chunks: committed.cpu_chunks,
     }
 }
 
-impl Taken {
+impl CommittedLoad {
     fn add_running(&mut self, job: &Job) {
         for record in &job.chunks.render {
             if matches!(record.state().phase, Phase::Running { .. }) {

@@ -1,4 +1,5 @@
-//! The dispatcher's side of the queue: from the backlog into the queues, out of them again, and out of the done log.
+//! Publishes the tasks of chunks from the backlogs to the queues, and removes tasks from the queues and
+//! records from the done log. The dispatcher owns the publisher and calls it after each event.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -6,7 +7,7 @@ use std::time::Duration;
 use latentfarm_common::backoff::Backoff;
 use latentfarm_common::blob::Store;
 use latentfarm_common::error::one_line;
-use latentfarm_common::ids::{ChunkId, JobId, Work};
+use latentfarm_common::ids::{ChunkId, JobId, WorkKind};
 use latentfarm_common::nats::direct::DirectReader;
 use latentfarm_common::nats::done::DoneLog;
 use latentfarm_common::nats::tasks::{Published, TaskError, TaskStream};
@@ -19,34 +20,36 @@ use latentfarm_common::wire::task::{AnalyzeTask, RenderTask, Task, TaskBody};
 use tokio::time::Instant;
 
 use super::error::DispatchError;
-use super::fairness::{fair, free_slots};
 use super::farm::Farm;
-use super::inputs::{analyze_input, render_input};
 use super::job::Job;
-use super::placer::TakeBack;
+use super::placer::Reassignment;
+use super::publish_window::{free_slots, round_robin};
 use super::reconcile::QueueView;
+use super::task_inputs::{analyze_input, render_input};
 use super::workers::Workers;
 
-/// How long the farm may refuse tasks, or the store their inputs.
-const PATIENCE: Duration = Duration::from_mins(1);
-const TRY_AGAIN: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(2));
+/// When the farm has refused tasks, or the store their inputs, for this long, the dispatcher gives up.
+const PUBLISH_TIMEOUT: Duration = Duration::from_mins(1);
+const RETRY_BACKOFF: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(2));
 
-/// Publishes tasks, and removes them.
+/// Publishes tasks to the queues, and removes them.
 pub(super) struct TaskPublisher {
     connection: Connection,
     task_stream: TaskStream,
-    done_log: DoneLog,
+    pub(super) done_log: DoneLog,
     store: Store,
-    /// Fencing token of this coordinator.
+    /// The fencing token of this coordinator.
     epoch: u64,
-    /// Set while the farm does not take tasks.
-    trouble: Option<Trouble>,
+    /// The failure that goes on, if the last attempt to publish failed.
+    failure: Option<PublishFailure>,
 }
 
+/// A series of failed attempts to publish.
 #[derive(Debug)]
-struct Trouble {
+struct PublishFailure {
     since: Instant,
-    again_at: Instant,
+    /// The next attempt is made at this time.
+    retry_at: Instant,
     backoff: Backoff,
 }
 
@@ -58,27 +61,20 @@ impl TaskPublisher {
             done_log: DoneLog::new(&farm.connection),
             store: farm.store.clone(),
             epoch,
-            trouble: None,
+            failure: None,
         }
     }
 
-    pub(super) fn done_log(&self) -> &DoneLog {
-        &self.done_log
-    }
-
-    /// Fills the window of each queue from the backlogs. A farm that does not take tasks is left alone for a
-    /// moment; after [`PATIENCE`] that is an error.
+    /// Fills the window of each queue from the backlogs. If the farm does not accept tasks, the next calls do
+    /// nothing until a delay is over; after [`PUBLISH_TIMEOUT`] the failure is returned.
     pub(super) async fn publish(
         &mut self,
         jobs: &mut BTreeMap<JobId, Job>,
         workers: &Workers,
     ) -> Result<(), DispatchError> {
         let now = Instant::now();
-        if self
-            .trouble
-            .as_ref()
-            .is_some_and(|trouble| now < trouble.again_at)
-        {
+        let is_waiting = |failure: &PublishFailure| now < failure.retry_at;
+        if self.failure.as_ref().is_some_and(is_waiting) {
             return Ok(());
         }
         let mut result = Ok(());
@@ -88,20 +84,20 @@ impl TaskPublisher {
             }
         }
         let Err(error) = result else { return Ok(()) };
-        let trouble = self.trouble.get_or_insert(Trouble {
+        let failure = self.failure.get_or_insert(PublishFailure {
             since: now,
-            again_at: now,
-            backoff: TRY_AGAIN,
+            retry_at: now,
+            backoff: RETRY_BACKOFF,
         });
-        if !error.is_passing() || now - trouble.since > PATIENCE {
+        if !error.is_transient() || now - failure.since > PUBLISH_TIMEOUT {
             return Err(error);
         }
         tracing::warn!(error = one_line(&error), "cannot publish tasks, trying again");
-        trouble.again_at = Instant::now() + trouble.backoff.next_delay();
+        failure.retry_at = Instant::now() + failure.backoff.next_delay();
         Ok(())
     }
 
-    /// On an error the chunks stay in the backlog.
+    /// Publishes the tasks of some chunks to one queue. After an error the chunks stay in the backlog.
     async fn publish_to(
         &mut self,
         queue: Queue,
@@ -120,7 +116,7 @@ impl TaskPublisher {
                 .publish_all(queue, &tasks)
                 .await
                 .map_err(|error| {
-                    // Some may have been stored: not twice.
+                    // Some of the tasks may have been stored: they are removed before the next attempt.
                     for task in &tasks {
                         let job = jobs.get_mut(&task.chunk.job);
                         if let Some(record) = job.and_then(|job| job.chunks.get_mut(task.chunk)) {
@@ -137,7 +133,7 @@ impl TaskPublisher {
                             job.on_enqueued(&task);
                         }
                     }
-                    // Its number was used by an earlier run not long ago.
+                    // An earlier run used the attempt's number not long ago.
                     Published::Duplicate => {
                         task.attempt = task.attempt.next();
                         repeated.push(task);
@@ -146,11 +142,12 @@ impl TaskPublisher {
             }
             tasks = repeated;
         }
-        self.trouble = None;
+        self.failure = None;
         Ok(())
     }
 
-    /// The task of a chunk of the backlog, its input stored and no other task of it in the queue.
+    /// Makes the task of a chunk of the backlog: stores its input, and removes other tasks of the chunk.
+    /// `None` if no queue is chosen for the chunk.
     async fn task(&self, chunk: ChunkId, job: &mut Job) -> Result<Option<Task>, DispatchError> {
         let Some(record) = job.chunks.get_mut(chunk) else {
             return Ok(None);
@@ -159,27 +156,27 @@ impl TaskPublisher {
             self.remove_tasks(chunk).await;
         }
         let attempt = record.state().attempt.under(self.epoch);
-        let (range, planned) = (record.range, record.planned);
+        let (range, scheduled) = (record.range, record.scheduled);
         let input = match record.input {
             Some(input) => input,
             None => self.store_input(chunk, range, job).await?,
         };
         let spec = &job.spec;
-        let body = match (chunk.work, planned) {
-            (Work::Render, None) => return Ok(None),
-            (Work::Analyze, _) => TaskBody::Analyze(AnalyzeTask {
+        let body = match (chunk.work, scheduled) {
+            (WorkKind::Render, None) => return Ok(None),
+            (WorkKind::Analyze, _) => TaskBody::Analyze(AnalyzeTask {
                 source: spec.source.clone(),
                 range,
                 input,
             }),
-            (Work::Render, Some(planned)) => TaskBody::Render(RenderTask {
+            (WorkKind::Render, Some(scheduled)) => TaskBody::Render(RenderTask {
                 source: spec.source.clone(),
                 audio: spec.audio.clone(),
                 model: spec.model.clone(),
                 encoder: spec.encoder.clone(),
                 range,
                 input,
-                memory: planned.fit.constraints,
+                memory: scheduled.fit.constraints,
             }),
         };
         Ok(Some(Task {
@@ -190,6 +187,7 @@ impl TaskPublisher {
         }))
     }
 
+    /// Stores the input of a chunk's task as a blob, and keeps its reference in the chunk's record.
     async fn store_input(
         &self,
         chunk: ChunkId,
@@ -198,8 +196,8 @@ impl TaskPublisher {
     ) -> Result<BlobRef, DispatchError> {
         let (spec, timeline, track) = (&job.spec, &job.timeline, &job.gate.track);
         let bytes = match chunk.work {
-            Work::Analyze => wire::encode(&analyze_input(timeline, range)),
-            Work::Render => wire::encode(&render_input(spec, timeline, track, range)),
+            WorkKind::Analyze => wire::encode(&analyze_input(timeline, range)),
+            WorkKind::Render => wire::encode(&render_input(spec, timeline, track, range)),
         };
         let stored = self
             .store
@@ -212,25 +210,26 @@ impl TaskPublisher {
         Ok(input)
     }
 
-    /// Removes the tasks for one chunk, running or not. A task that stays only makes for a double run.
+    /// Removes the tasks of one chunk, whether they are running or not. A task that cannot be removed only
+    /// causes a second run of the chunk.
     pub(super) async fn remove_tasks(&self, chunk: ChunkId) {
         if let Err(error) = self.task_stream.remove_chunk(chunk).await {
             tracing::warn!(%chunk, error = one_line(&error), "cannot remove a task that is not needed");
         }
     }
 
-    /// Removes the tasks of chunks that belong elsewhere.
-    pub(super) async fn take_back(&self, jobs: &mut BTreeMap<JobId, Job>, moves: Vec<TakeBack>) {
-        for TakeBack { chunk, why } in moves {
+    /// Removes the tasks of chunks that are to be published to another queue.
+    pub(super) async fn reassign(&self, jobs: &mut BTreeMap<JobId, Job>, moves: Vec<Reassignment>) {
+        for Reassignment { chunk, why } in moves {
             self.remove_tasks(chunk).await;
             if let Some(job) = jobs.get_mut(&chunk.job) {
-                job.on_taken_back(chunk, why);
+                job.on_reassigned(chunk, why);
             }
         }
     }
 
-    /// Removes records that failed verification from the done log; what the farm does not remove now is tried again
-    /// with the next tick.
+    /// Removes records that failed verification from the done log. A removal that fails is tried again with
+    /// the next tick.
     pub(super) async fn retract_pending(&self, job: &mut Job) {
         for record in job.chunks.analyze.iter_mut().chain(&mut job.chunks.render) {
             let (chunk, Some(sequence)) = (record.id, record.pending_retraction) else {
@@ -239,14 +238,14 @@ impl TaskPublisher {
             match self.done_log.retract(chunk, sequence).await {
                 Ok(_) => record.pending_retraction = None,
                 Err(error) => {
-                    tracing::warn!(%chunk, error = one_line(&error), "cannot take a result back yet");
+                    tracing::warn!(%chunk, error = one_line(&error), "cannot remove a rejected result from the done log, trying again");
                 }
             }
         }
     }
 
-    /// Takes the tasks of an earlier coordinator out of the queue: workers ignore its epoch from now on. Those that a
-    /// worker may still be at work on are left to it until `adopt_at`, if that is given.
+    /// Removes the tasks of an earlier coordinator from the queue, because workers ignore its epoch from now
+    /// on. Chunks that a worker may still be running are not published before `adopt_at`, if that is given.
     pub(super) async fn take_over(
         &self,
         job: &mut Job,
@@ -272,14 +271,14 @@ impl TaskPublisher {
         Ok(())
     }
 
-    /// At a job's end: nobody needs what is left of it in the queue.
+    /// Removes the tasks of a job that has ended.
     pub(super) async fn clear(&self, job: JobId) {
         if let Err(error) = self.task_stream.remove_job(job).await {
             tracing::warn!(error = one_line(&error), "cannot clear the job's tasks");
         }
     }
 
-    /// What the queue holds of a job.
+    /// Reads which chunks of a job have a task in the queue, for the comparison with the chunks' states.
     pub(super) async fn view(&self, job: &Job, workers: &Workers) -> Result<QueueView, TaskError> {
         let tasks = self.task_stream.queued(job.spec.id).await?;
         let classes = job.chunks.render.iter().filter_map(|record| record.published);
@@ -287,7 +286,7 @@ impl TaskPublisher {
         let mut stranded = BTreeSet::new();
         for class in classes.collect::<BTreeSet<ResourceClass>>() {
             let queue = job.settings.queue(class);
-            if self.is_dead(queue).await? {
+            if self.delivers_nothing(queue).await? {
                 let there = tasks.iter().filter(|(at, _)| *at == queue);
                 stranded.extend(there.map(|(_, chunk)| *chunk));
             }
@@ -297,21 +296,23 @@ impl TaskPublisher {
             stranded,
             held: job
                 .chunks
-                .ids(|record| workers.hold(record.id))
+                .ids(|record| workers.any_works_on(record.id))
                 .into_iter()
                 .collect(),
         })
     }
 
-    /// The queue hands out nothing and has nothing in hand, whatever the queue holds under its name.
-    async fn is_dead(&self, queue: Queue) -> Result<bool, TaskError> {
-        let load = topology::lane_load(&self.connection.context, queue).await?;
+    /// Whether the queue's consumer has no task to deliver and none in delivery, whatever the stream holds
+    /// for it.
+    async fn delivers_nothing(&self, queue: Queue) -> Result<bool, TaskError> {
+        let load = topology::queue_load(&self.connection.context, queue).await?;
         Ok(load.is_none_or(|load| load.waiting == 0 && load.held == 0))
     }
 }
 
-/// The chunks that go into each queue now: as many as its window has free slots, the jobs in turn, each job's chunks in
-/// frame order. The window of a queue is by the workers that serve it.
+/// Chooses the chunks that are published to each queue now: as many as its window has free slots, one of each
+/// job in turn, each job's chunks in frame order. The size of a window depends on the number of workers that
+/// serve its queue.
 pub(super) fn choose(
     jobs: &BTreeMap<JobId, Job>,
     workers: &Workers,
@@ -335,15 +336,15 @@ pub(super) fn choose(
             queues.entry(queue).or_default().push(chunks);
         }
     }
-    let machines = workers.machines();
-    // Rendering goes before analysis: a video is finished front to back.
+    let capacities = workers.capacities();
+    // Render queues come before the analysis queue, so that a video is finished from its first frame on.
     let chosen = queues.into_iter().rev().map(|(queue, backlogs)| {
         let serving = match queue.class {
             ResourceClass::Analyze => workers.live(),
-            class => machines.iter().filter(|machine| machine.serves(class)).count(),
+            class => capacities.iter().filter(|worker| worker.serves(class)).count(),
         };
         let slots = free_slots(serving, under_way.get(&queue).copied().unwrap_or(0));
-        (queue, fair(slots, &backlogs))
+        (queue, round_robin(slots, &backlogs))
     });
     chosen.filter(|(_, chunks)| !chunks.is_empty()).collect()
 }

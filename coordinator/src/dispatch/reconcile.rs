@@ -1,5 +1,5 @@
-//! Compares what is believed with what the queue holds. Tasks are hints: they may be lost or doubled, and are
-//! derived anew from the manifest and the done log.
+//! Compares the states of chunks with what the queue holds. The dispatcher does so every minute, because
+//! tasks may be lost or doubled; the manifest and the done log say which chunks are still needed.
 
 use std::collections::BTreeSet;
 
@@ -7,27 +7,28 @@ use latentfarm_common::ids::{Attempt, ChunkId};
 
 use crate::job::chunks::Chunks;
 
-/// What is known about the queue at one moment.
+/// What the queue and the workers held at one moment.
 #[derive(Clone, Debug, Default)]
 pub(super) struct QueueView {
-    /// Chunks with a task in the queue, waiting or running.
+    /// The chunks with a task in the queue, waiting or running.
     pub queued: BTreeSet<ChunkId>,
-    /// Those whose queue says that it has nothing to hand out and nothing in hand: nobody gets them any more.
+    /// Those of them whose consumer has no task to deliver and none in delivery, so that no worker gets them
+    /// any more.
     pub stranded: BTreeSet<ChunkId>,
-    /// Chunks that a live worker says it is at work on.
+    /// The chunks that the heartbeat of a live worker names.
     pub held: BTreeSet<ChunkId>,
 }
 
-/// What to mend.
+/// A difference between the states and the queue that has to be repaired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Repair {
-    /// No one works on it, and no one will.
+    /// No worker runs the chunk, and none will get its task.
     Lost { chunk: ChunkId, attempt: Attempt },
-    /// A task that nobody needs any more.
+    /// The queue holds a task of a chunk that needs none.
     Remove { chunk: ChunkId },
 }
 
-/// The repairs for one job. With the repairs done, there are none.
+/// Finds the repairs for one job. Once they are made, another call finds none.
 pub(super) fn compare(chunks: &Chunks, view: &QueueView) -> Vec<Repair> {
     let repairs = chunks.iter().filter_map(|record| {
         let (chunk, attempt) = (record.id, record.state().attempt);
@@ -36,7 +37,7 @@ pub(super) fn compare(chunks: &Chunks, view: &QueueView) -> Vec<Repair> {
         if !record.state().is_under_way() {
             return (queued && !held).then_some(Repair::Remove { chunk });
         }
-        let is_lost = !reachable && !held && !record.in_check;
+        let is_lost = !reachable && !held && !record.being_verified;
         is_lost.then_some(Repair::Lost { chunk, attempt })
     });
     repairs.collect()
@@ -48,7 +49,7 @@ mod tests {
     use crate::job::chunk::event::ChunkEvent;
     use crate::job::chunk::state::Step;
     use latentfarm_common::digest::Digest;
-    use latentfarm_common::ids::{JobId, Work};
+    use latentfarm_common::ids::{JobId, WorkKind};
     use latentfarm_common::time::FrameRange;
     use proptest::prelude::*;
 
@@ -59,7 +60,7 @@ mod tests {
     fn chunk(index: u32) -> ChunkId {
         ChunkId {
             job: job(),
-            work: Work::Render,
+            work: WorkKind::Render,
             index,
         }
     }
@@ -128,7 +129,7 @@ mod tests {
     #[test]
     fn a_task_that_vanished_or_stranded_is_lost_unless_a_worker_has_it() {
         let mut chunks = chunks(&[2, 2, 3, 3, 2]);
-        chunks.get_mut(chunk(4)).unwrap().in_check = true;
+        chunks.get_mut(chunk(4)).unwrap().being_verified = true;
         let view = QueueView {
             queued: [chunk(0), chunk(1)].into(),
             stranded: [chunk(1)].into(),

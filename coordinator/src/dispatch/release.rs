@@ -1,20 +1,21 @@
-//! Decides when render chunks may go: as soon as the faces in the frames that they show are final.
+//! Decides when render chunks may be published: as soon as the speaker track is final for the frames that
+//! they show.
 
 use latentfarm_common::ids::ChunkId;
 use latentfarm_common::time::FrameRange;
 use latentfarm_common::wire::job::{JobSpec, Timeline};
 
-use super::inputs::{self, Readiness};
+use super::task_inputs::{self, Readiness};
 use crate::job::chunk::event::ChunkEvent;
 use crate::job::chunk::state::Phase;
 use crate::job::record::ChunkRecord;
-use crate::track::{Track, lookahead_frames};
+use crate::track::{SpeakerTrack, lookahead_frames};
 
-/// The track of a job's video, and how far chunks were released along it.
+/// The speaker track of a job's video, and the length of it for which chunks were released.
 pub(super) struct ReleaseGate {
-    pub(super) track: Track,
-    /// The analysed prefix of the source that each render chunk needs.
-    fronts: Vec<u64>,
+    pub(super) track: SpeakerTrack,
+    /// The number of source frames, from the first on, that must be analysed for each render chunk.
+    required_prefixes: Vec<u64>,
     /// The length of the final track for which chunks were last released.
     released_to: Option<u64>,
 }
@@ -23,28 +24,31 @@ impl ReleaseGate {
     /// A gate over the first `analyzed` source frames, for chunks of these ranges of output frames.
     pub(super) fn new(spec: &JobSpec, timeline: &Timeline, analyzed: u64, render: &[FrameRange]) -> Self {
         let lookahead = lookahead_frames(&timeline.source_pts, spec.source.time_base);
-        let fronts = render.iter().map(|range| inputs::front_of(timeline, *range));
+        let required_prefixes = render
+            .iter()
+            .map(|range| task_inputs::required_prefix(timeline, *range));
         Self {
-            track: Track::new(analyzed, lookahead, spec.model.resolution_px),
-            fronts: fronts.collect(),
+            track: SpeakerTrack::new(analyzed, lookahead, spec.model.resolution_px),
+            required_prefixes: required_prefixes.collect(),
             released_to: None,
         }
     }
 
-    /// Whether the whole video was looked at, and no frame of it has a usable face.
+    /// Whether the whole video was analysed, and no frame of it has a usable face.
     pub(super) fn is_without_face(&self) -> bool {
         self.track.is_complete() && !self.track.has_face()
     }
 
-    /// The events of waiting chunks whose frames are final since this was last asked. There are none before it is
-    /// known that the video has a face, or that it has none and `may_be_untouched`.
+    /// Returns the events of the waiting chunks whose frames have become final since the last call. There are
+    /// none before a face was found in the video, unless the whole video has none and `allow_passthrough` is
+    /// set.
     pub(super) fn open(
         &mut self,
         timeline: &Timeline,
         render: &[ChunkRecord],
-        may_be_untouched: bool,
+        allow_passthrough: bool,
     ) -> Vec<(ChunkId, ChunkEvent)> {
-        let is_known = self.track.has_face() || self.is_without_face() && may_be_untouched;
+        let is_known = self.track.has_face() || self.is_without_face() && allow_passthrough;
         if !is_known {
             return Vec::new();
         }
@@ -54,11 +58,13 @@ impl ReleaseGate {
         }
         let in_reach = render
             .iter()
-            .zip(&self.fronts)
-            .filter(|(record, front)| record.state().phase == Phase::Waiting && **front <= ready);
+            .zip(&self.required_prefixes)
+            .filter(|(record, required_prefix)| {
+                record.state().phase == Phase::Waiting && **required_prefix <= ready
+            });
         let events = in_reach.filter_map(|(record, _)| {
-            let event = match inputs::readiness(timeline, &self.track, record.range) {
-                Readiness::Open => return None,
+            let event = match task_inputs::readiness(timeline, &self.track, record.range) {
+                Readiness::Pending => return None,
                 Readiness::Ready => ChunkEvent::Released,
                 Readiness::Blocked(frame) => ChunkEvent::Blocked {
                     reason: format!(

@@ -1,60 +1,74 @@
-//! What a job came to.
+//! The figures of a job, gathered once when it has ended.
 
 use std::collections::BTreeMap;
 
-use latentfarm_common::ids::{Work, WorkerId};
+use latentfarm_common::ids::{WorkKind, WorkerId};
 use latentfarm_common::time::FrameRange;
 use latentfarm_common::wire::job::{SilenceMode, Timeline};
 use latentfarm_common::wire::outcome::{DoneBody, StageTimings};
 use latentfarm_common::wire::task::Mouth;
 
-use super::inputs;
-use super::log::OomNote;
+use super::job::Job;
+use super::log::OomRecord;
+use super::task_inputs;
 use super::usage::MemoryUsage;
-use crate::job::chunk::state::Phase;
 use crate::job::chunks::Chunks;
 use crate::job::retry::RetryClass;
-use crate::track::{FrameFace, Track};
+use crate::track::{FrameFace, SpeakerTrack};
 
-/// The figures of a job's end.
+/// The figures of a job.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct JobReport {
     /// Output frames whose mouth was rendered.
     pub synced: u64,
-    /// Output frames that passed through untouched, the next two included.
+    /// Output frames that passed through unchanged; those of `without_face` and `tail` are included.
     pub passed: u64,
-    /// Output frames in which no face was found though speech was due, in order.
+    /// Output frames with speech in which no face was found, in order.
     pub without_face: Vec<FrameRange>,
-    /// Output frames of a kept tail.
+    /// The number of output frames of a kept tail.
     pub tail: u64,
-    /// Output frames in which nobody speaks, in order; empty where silence is left to the model.
+    /// Output frames without speech, in order; empty if silence is left to the model.
     pub silent: Vec<FrameRange>,
-    /// Those of them that keep the whole source picture.
+    /// The number of silent frames that keep the whole source picture.
     pub kept: u64,
-    /// Attempts of this run that did not end well, by reason.
+    /// The number of attempts of this run that ended without a result, by reason.
     pub retries: BTreeMap<RetryClass, u64>,
-    /// Over all chunks that are done.
+    /// The time of each stage of the analysis, summed over all chunks that are done.
     pub analyze: StageTimings,
+    /// The time of each stage of the rendering, summed over all chunks that are done.
     pub render: StageTimings,
-    /// Chunks finished by each worker.
+    /// The number of chunks that each worker finished.
     pub workers: BTreeMap<WorkerId, u64>,
-    /// Results of equal kinds are equal bit for bit; more than one is worth a word.
+    /// The number of chunks by numerics fingerprint. Results of equal fingerprints are equal bit for bit, so
+    /// that more than one fingerprint is worth a warning.
     pub numerics_fingerprints: BTreeMap<String, u64>,
-    /// Attempts that ran out of memory, in order, those of earlier runs included.
-    pub ooms: Vec<OomNote>,
-    /// What the render chunks that are done took.
+    /// The attempts that ran out of memory, in order, those of earlier runs included.
+    pub ooms: Vec<OomRecord>,
+    /// The memory that the finished render chunks used.
     pub memory: MemoryUsage,
 }
 
 impl JobReport {
-    /// Gathers the figures; `retries` are counted by the dispatcher.
+    /// The figures of a job on the farm.
+    pub(super) fn of(job: &Job) -> Self {
+        Self::new(
+            &job.chunks,
+            &job.gate.track,
+            &job.timeline,
+            job.spec.audio.silence,
+            job.log.retries.clone(),
+            job.log.ooms.clone(),
+        )
+    }
+
+    /// Gathers the figures from the states of the chunks; `retries` and `ooms` come from the job's log.
     pub fn new(
         chunks: &Chunks,
-        track: &Track,
+        track: &SpeakerTrack,
         timeline: &Timeline,
         silence: SilenceMode,
         retries: BTreeMap<RetryClass, u64>,
-        ooms: Vec<OomNote>,
+        ooms: Vec<OomRecord>,
     ) -> Self {
         let mut report = Self {
             retries,
@@ -63,7 +77,7 @@ impl JobReport {
             ..Self::default()
         };
         for chunk in chunks.iter() {
-            let Phase::Done { record } = &chunk.state().phase else {
+            let Some(record) = chunk.state().record() else {
                 continue;
             };
             *report.workers.entry(record.worker.clone()).or_default() += 1;
@@ -72,11 +86,11 @@ impl JobReport {
                 .entry(record.numerics_fingerprint.clone())
                 .or_default() += 1;
             let total = match chunk.id.work {
-                Work::Analyze => &mut report.analyze,
-                Work::Render => &mut report.render,
+                WorkKind::Analyze => &mut report.analyze,
+                WorkKind::Render => &mut report.render,
             };
             add(total, &record.timings);
-            if let (Work::Render, Some(used)) = (chunk.id.work, &record.memory) {
+            if let (WorkKind::Render, Some(used)) = (chunk.id.work, &record.memory) {
                 report.memory.add(&record.worker, chunk.range.len(), used);
             }
             if let DoneBody::Render { synced, passed, .. } = &record.body {
@@ -84,14 +98,14 @@ impl JobReport {
                 report.passed += u64::from(*passed);
             }
         }
-        report.memory.judge();
+        report.memory.compute_warnings();
         for (frame, output) in (0_u64..).zip(&timeline.outputs) {
             if !output.synced {
                 report.tail += 1;
             } else if track.face(u64::from(output.source)) == Some(FrameFace::Absent) {
                 extend(&mut report.without_face, frame);
             }
-            if inputs::mouth(silence, timeline, frame) == Mouth::Kept {
+            if task_inputs::mouth(silence, timeline, frame) == Mouth::Kept {
                 report.kept += 1;
             }
         }
@@ -99,7 +113,7 @@ impl JobReport {
     }
 }
 
-/// Adds a frame that is past every range.
+/// Adds a frame that comes after all ranges.
 fn extend(ranges: &mut Vec<FrameRange>, frame: u64) {
     match ranges.last_mut() {
         Some(last) if last.end == frame => last.end += 1,
@@ -107,35 +121,18 @@ fn extend(ranges: &mut Vec<FrameRange>, frame: u64) {
     }
 }
 
+/// Adds up the listed fields of [`StageTimings`]. The list must be complete, or the pattern does not compile.
+macro_rules! add_fields {
+    ($total:ident, $part:ident: $($field:ident)*) => {{
+        let StageTimings { $($field),* } = $part;
+        $($total.$field += $field;)*
+    }};
+}
+
 fn add(total: &mut StageTimings, part: &StageTimings) {
-    let StageTimings {
-        fetch_ms,
-        decode_ms,
-        face_ms,
-        audio_ms,
-        vae_encode_ms,
-        denoise_ms,
-        vae_decode_ms,
-        paste_ms,
-        encode_ms,
-        commit_ms,
-        engine_ms,
-        media_wait_ms,
-        edge_ms,
-    } = part;
-    total.fetch_ms += fetch_ms;
-    total.decode_ms += decode_ms;
-    total.face_ms += face_ms;
-    total.audio_ms += audio_ms;
-    total.vae_encode_ms += vae_encode_ms;
-    total.denoise_ms += denoise_ms;
-    total.vae_decode_ms += vae_decode_ms;
-    total.paste_ms += paste_ms;
-    total.encode_ms += encode_ms;
-    total.commit_ms += commit_ms;
-    total.engine_ms += engine_ms;
-    total.media_wait_ms += media_wait_ms;
-    total.edge_ms += edge_ms;
+    add_fields!(total, part:
+        fetch_ms decode_ms face_ms audio_ms vae_encode_ms denoise_ms vae_decode_ms paste_ms encode_ms commit_ms
+        engine_ms media_wait_ms edge_ms);
 }
 
 #[cfg(test)]
@@ -148,7 +145,7 @@ mod tests {
 
     #[test]
     fn frames_without_a_face_are_listed_as_ranges_and_the_tail_is_not() {
-        let mut track = Track::new(16, 32, 256);
+        let mut track = SpeakerTrack::new(16, 32, 256);
         let empty = FrameObservation {
             cut: false,
             faces: Vec::new(),

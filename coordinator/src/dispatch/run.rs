@@ -1,4 +1,4 @@
-//! A farm with one job, from its manifest to its end: what `render` runs.
+//! Runs a farm with one job, from its manifest to its end. `render` calls it once ingest is done.
 
 use std::sync::Arc;
 
@@ -13,47 +13,48 @@ use super::dispatcher::Dispatcher;
 use super::error::DispatchError;
 use super::farm::Farm;
 use super::job::Job;
-use super::notice::JobEvent;
+use super::job_event::JobEvent;
 use super::report::JobReport;
 use super::settings::DispatchSettings;
-use super::verify::Check;
+use super::verify::SegmentCheck;
 use crate::job::chunks::Ending;
-use crate::job::store;
+use crate::job::manifest;
 
-/// A job's end and what there is of its output.
+/// How a job ended, and the records of its output.
 #[derive(Debug)]
 pub struct JobResult {
     pub ending: Ending,
     /// Verified records of the render chunks that are done, in frame order.
     pub records: Vec<Arc<DoneRecord>>,
     pub report: JobReport,
-    /// Still held: check it before the output gets its name, then release it.
+    /// The lease, which is still held: the caller checks it before it renames the output, and then releases
+    /// it.
     pub lease: Lease,
 }
 
-/// Runs a job to its end, or until `shutdown`. Becomes the farm's coordinator; stops at once when another one
-/// takes over. `check` verifies the segment of each render record before it counts.
+/// Runs a job to its end, or until `shutdown`. This process becomes the farm's coordinator, and stops at once
+/// if another one takes over. `check` verifies the segment of each render record before it counts.
 pub async fn run_job(
     farm: &Farm,
     spec: JobSpec,
     timeline: Timeline,
     settings: DispatchSettings,
-    check: Check,
+    check: SegmentCheck,
     observer: mpsc::UnboundedSender<JobEvent>,
     shutdown: Shutdown,
 ) -> Result<JobResult, DispatchError> {
     let DispatchSettings { farm: of_farm, job } = settings;
     let ensured = topology::ensure(&farm.connection.context, &farm.topology).await;
     ensured.map_err(DispatchError::at("prepare the farm's streams"))?;
-    let known = store::agree(&farm.connection, &job.job_dir, &spec).await?;
+    let known = manifest::ensure(&farm.connection, &job.job_dir, &spec).await?;
     let (holder, time) = (of_farm.holder.clone(), of_farm.lease_time);
     let lease = Lease::acquire(&farm.connection, &holder, time, of_farm.contention).await;
     let lease = lease.map_err(DispatchError::Lease)?;
     tracing::debug!(job = %spec.id, ?known, epoch = lease.epoch(), "dispatching");
 
-    // Too large for the futures of those who await this one.
+    // The future is boxed because it is too large to be part of the callers' futures.
     let driven = Box::pin(async {
-        let job = Job::new(spec, timeline, job, of_farm.pace.clone(), observer)?;
+        let job = Job::new(spec, timeline, job, of_farm.timeouts.clone(), observer)?;
         let mut dispatcher = Dispatcher::open(farm, &lease, of_farm, check).await?;
         dispatcher.admit(job).await?;
         dispatcher.run(shutdown).await
@@ -62,11 +63,11 @@ pub async fn run_job(
         Ok((ending, job)) => Ok(JobResult {
             ending,
             records: job.chunks.records(),
-            report: job.report(),
+            report: JobReport::of(&job),
             lease,
         }),
         Err(error) => {
-            // A lost lease is another's.
+            // A lost lease belongs to another coordinator.
             if lease.is_held() {
                 lease.release().await;
             }

@@ -1,19 +1,19 @@
-//! How a farm is coordinated, and how a job on it is dispatched.
+//! The settings of a coordinator and of a job, which the command line makes and the dispatcher reads.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use latentfarm_common::backoff::Backoff;
-use latentfarm_common::nats::lease::{Contention, LeaseTime};
+use latentfarm_common::nats::lease::{Contention, LeaseTtl};
 use latentfarm_common::queues::{DEFAULT_PRIORITY, Queue, ResourceClass};
 
-use crate::job::retry::Wait;
+use crate::job::retry::RetryDelay;
 use crate::placement::{CpuFallback, JobNeeds};
 
-/// How long a chunk that fits no live worker waits for a bigger one, if nothing else is said.
+/// How long a chunk that fits no live worker waits for a bigger one by default.
 pub const DEFAULT_UNPLACEABLE_WAIT: Duration = Duration::from_mins(10);
 
-/// Everything that a render on its own farm is dispatched with.
+/// The settings of a render, which has a farm to itself.
 #[derive(Clone, Debug)]
 pub struct DispatchSettings {
     pub farm: FarmSettings,
@@ -23,13 +23,13 @@ pub struct DispatchSettings {
 /// How one coordinator runs a farm, whatever the number of its jobs.
 #[derive(Clone, Debug)]
 pub struct FarmSettings {
-    /// The name that another coordinator is shown which wants the lease.
+    /// The name of this coordinator, which another one that cannot get the lease reports.
     pub holder: String,
-    /// What happens if another coordinator holds the lease. It may be seized only if a lock proves that no other
-    /// coordinator, nor a worker of one, is alive.
+    /// What happens if another coordinator holds the lease. It may be seized only if a lock proves that no
+    /// other coordinator, nor a worker of one, is alive.
     pub contention: Contention,
-    pub lease_time: LeaseTime,
-    pub pace: Pace,
+    pub lease_time: LeaseTtl,
+    pub timeouts: Timeouts,
 }
 
 /// How one job is dispatched.
@@ -37,61 +37,62 @@ pub struct FarmSettings {
 pub struct JobSettings {
     /// The folder that holds the job's manifest and its journal.
     pub job_dir: PathBuf,
-    /// The job's priority in `0..PRIORITIES`; 0 goes first. A render has the farm for itself and names none; a farm of many jobs has an urgent
-    /// one take queues of its own, which workers ask first.
+    /// The job's priority in `0..PRIORITIES`; 0 goes first. Each priority has queues of its own, and workers
+    /// pull from the more urgent ones first. A render has the farm to itself and uses the default.
     pub priority: u8,
-    /// The predicted needs by kind of device.
+    /// The predicted memory needs by kind of device.
     pub needs: JobNeeds,
     pub cpu_fallback: CpuFallback,
     /// How long a chunk that fits no live worker waits for a bigger one.
     pub unplaceable_wait: Duration,
-    /// Whether the job is rendered even if no frame has a face: everything passes through untouched then.
+    /// Whether the job is rendered even if no frame has a face; every frame passes through unchanged then.
     pub allow_no_face: bool,
 }
 
 /// The dispatcher's delays and periods.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pace {
+pub struct Timeouts {
     /// The time between two comparisons with the queue.
-    pub reconcile_every: Duration,
-    /// The time between two placements at least; a change within it waits for its end.
-    pub place_every: Duration,
-    /// A worker without a heartbeat for this long is lost.
-    pub worker_silence: Duration,
+    pub reconcile_interval: Duration,
+    /// The least time between two placements; changes within it take effect at its end.
+    pub placement_interval: Duration,
+    /// A worker that has sent no heartbeat for this long is lost.
+    pub worker_timeout: Duration,
     /// The delay before each attempt at a chunk that failed.
     pub retry: Backoff,
-    /// How long a chunk of an earlier coordinator is left to the worker that may still hold it.
-    pub adopt_wait: Duration,
-    /// How long a drain waits for the chunks under way.
-    pub drain_limit: Duration,
-    /// How long a task that was taken out of the queue is left to a worker that may have pulled it just then.
-    pub take_back_wait: Duration,
-    /// How long other processes must have held a GPU's memory before it no longer counts as room for tasks.
-    pub tenant_patience: Duration,
+    /// How long a chunk of an earlier coordinator is left to the worker that may still run it.
+    pub adopt_timeout: Duration,
+    /// How long a drain waits for the chunks that are running.
+    pub drain_timeout: Duration,
+    /// How long after its task was removed a chunk is published again, because a worker may have pulled the
+    /// task just before.
+    pub reassign_delay: Duration,
+    /// How long other processes must have held a GPU's memory before it no longer counts as available.
+    pub tenant_grace_period: Duration,
 }
 
-impl Default for Pace {
+impl Default for Timeouts {
     fn default() -> Self {
         Self {
-            reconcile_every: Duration::from_mins(1),
-            place_every: Duration::from_millis(250),
-            worker_silence: Duration::from_secs(10),
+            reconcile_interval: Duration::from_mins(1),
+            placement_interval: Duration::from_millis(250),
+            worker_timeout: Duration::from_secs(10),
             retry: Backoff::new(Duration::from_secs(1), Duration::from_secs(30)),
-            adopt_wait: Duration::from_secs(5),
-            drain_limit: Duration::from_mins(10),
-            take_back_wait: Duration::from_millis(250),
-            tenant_patience: Duration::from_secs(30),
+            adopt_timeout: Duration::from_secs(5),
+            drain_timeout: Duration::from_mins(10),
+            reassign_delay: Duration::from_millis(250),
+            tenant_grace_period: Duration::from_secs(30),
         }
     }
 }
 
-impl Pace {
-    /// The delay before a chunk is published again that ended so many attempts without a result.
-    pub(super) fn delay(&self, wait: Wait, tries: u32) -> Duration {
-        match wait {
-            Wait::None => Duration::ZERO,
-            Wait::Short => self.retry.delay_for(0),
-            Wait::Growing => self.retry.delay_for(tries.saturating_sub(1) as usize),
+impl Timeouts {
+    /// The delay before a chunk is published again after `tries` attempts that ended without a result.
+    pub(super) fn delay(&self, delay: RetryDelay, tries: u32) -> Duration {
+        match delay {
+            RetryDelay::Immediate => Duration::ZERO,
+            RetryDelay::Shortest => self.retry.delay_for(0),
+            RetryDelay::Exponential => self.retry.delay_for(tries.saturating_sub(1) as usize),
         }
     }
 }
@@ -103,8 +104,8 @@ impl DispatchSettings {
             farm: FarmSettings {
                 holder: format!("latentfarm, process {}", std::process::id()),
                 contention: Contention::Refuse,
-                lease_time: LeaseTime::default(),
-                pace: Pace::default(),
+                lease_time: LeaseTtl::default(),
+                timeouts: Timeouts::default(),
             },
             job: JobSettings {
                 job_dir,

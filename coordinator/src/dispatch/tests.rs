@@ -1,9 +1,9 @@
-//! The owners of the dispatcher's state together, without a farm.
+//! Tests the parts of the dispatcher together, without a farm.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use latentfarm_common::ids::{Attempt, ChunkId, JobId, Work};
+use latentfarm_common::ids::{Attempt, ChunkId, JobId, WorkKind};
 use latentfarm_common::queues::ResourceClass;
 use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan, MemoryStage, OutOfMemory, RenderMemory};
 use latentfarm_common::wire::outcome::{Failure, Heartbeat, WorkerState};
@@ -12,27 +12,27 @@ use tokio::time::Instant;
 
 use super::benchmark_job::benchmark_job;
 use super::job::Job;
-use super::learned::NeedEstimator;
+use super::need_estimator::NeedEstimator;
 use super::placer::Placer;
 use super::publisher::choose;
-use super::settings::{DispatchSettings, Pace};
+use super::settings::{DispatchSettings, Timeouts};
 use super::workers::Workers;
 use crate::job::chunk::event::ChunkEvent;
 use crate::job::chunk::state::Phase;
 use crate::job::chunks::Ending;
-use crate::job::fixture::done_record;
+use crate::job::test_support::done_record;
 use crate::placement::JobNeeds;
 
 const EVERY: Duration = Duration::from_millis(250);
 
-/// A job of so many render chunks, all of them released. Its folder lives as long as the guard.
+/// A job of `chunks` render chunks, all of them released. Its folder exists as long as the guard.
 fn job(chunks: u32) -> (Job, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let (spec, timeline) = benchmark_job(chunks * 16, chunks * 16);
     let settings = DispatchSettings::new(folder.path().to_owned(), JobNeeds::flat_cpu(3000)).job;
     let (observer, _events) = mpsc::unbounded_channel();
-    let mut job = Job::new(spec, timeline, settings, Pace::default(), observer).unwrap();
-    for chunk in job.chunks.ids(|record| record.id.work == Work::Render) {
+    let mut job = Job::new(spec, timeline, settings, Timeouts::default(), observer).unwrap();
+    for chunk in job.chunks.ids(|record| record.id.work == WorkKind::Render) {
         job.apply(chunk, ChunkEvent::Released);
     }
     (job, folder)
@@ -57,15 +57,15 @@ fn heartbeat(name: &str, host_mib: u64) -> Heartbeat {
     }
 }
 
-fn planned(jobs: &BTreeMap<JobId, Job>) -> usize {
+fn scheduled(jobs: &BTreeMap<JobId, Job>) -> usize {
     let records = jobs.values().flat_map(|job| &job.chunks.render);
-    records.filter(|record| record.planned.is_some()).count()
+    records.filter(|record| record.scheduled.is_some()).count()
 }
 
 #[test]
 fn a_flood_of_heartbeats_places_a_few_times_a_second_and_an_unchanged_farm_never_again() {
     let (job, _folder) = job(20);
-    let (mut jobs, mut workers, learned) = (farm([job]), workers(), NeedEstimator::default());
+    let (mut jobs, mut workers, estimator) = (farm([job]), workers(), NeedEstimator::default());
     let start = Instant::now();
     let mut placer = Placer::new(EVERY, start);
     let mut beat = |number: u64, host_mib: u64| {
@@ -76,7 +76,7 @@ fn a_flood_of_heartbeats_places_a_few_times_a_second_and_an_unchanged_farm_never
         let now = start + Duration::from_millis(number);
         usize::from(
             placer
-                .place(&mut jobs, &workers.machines(), &learned, now)
+                .place(&mut jobs, &workers.capacities(), &estimator, now)
                 .is_some(),
         )
     };
@@ -87,37 +87,37 @@ fn a_flood_of_heartbeats_places_a_few_times_a_second_and_an_unchanged_farm_never
     );
     let unchanged: usize = (10_000..20_000).map(|number| beat(number, 30_000)).sum();
     assert!(unchanged <= 1, "{unchanged} placements of an unchanged farm");
-    assert_eq!(planned(&jobs), 20);
+    assert_eq!(scheduled(&jobs), 20);
 }
 
 #[test]
 fn a_worker_that_joins_is_placed_for_with_its_first_heartbeat() {
     let (job, _folder) = job(20);
-    let (mut jobs, mut workers, learned) = (farm([job]), workers(), NeedEstimator::default());
+    let (mut jobs, mut workers, estimator) = (farm([job]), workers(), NeedEstimator::default());
     let start = Instant::now();
     let mut placer = Placer::new(EVERY, start);
     assert!(
         placer
-            .place(&mut jobs, &workers.machines(), &learned, start)
+            .place(&mut jobs, &workers.capacities(), &estimator, start)
             .is_some()
     );
-    assert_eq!(planned(&jobs), 0, "nobody is there to judge by");
+    assert_eq!(scheduled(&jobs), 0, "there is no capacity to compare with");
     assert_eq!(placer.due_at(), None);
 
-    // It joins a moment after the last placement: that is the longest wait.
+    // The worker joins just after the last placement, which makes for the longest wait.
     workers.record_heartbeat(heartbeat("w1", 16_384), start);
     assert!(workers.take_changed());
     placer.mark_stale();
     assert_eq!(placer.due_at(), Some(start + EVERY));
-    let machines = workers.machines();
+    let capacities = workers.capacities();
     let early = start + Duration::from_millis(249);
-    assert!(placer.place(&mut jobs, &machines, &learned, early).is_none());
+    assert!(placer.place(&mut jobs, &capacities, &estimator, early).is_none());
     assert!(
         placer
-            .place(&mut jobs, &machines, &learned, start + EVERY)
+            .place(&mut jobs, &capacities, &estimator, start + EVERY)
             .is_some()
     );
-    assert_eq!(planned(&jobs), 20);
+    assert_eq!(scheduled(&jobs), 20);
 }
 
 #[test]
@@ -127,9 +127,9 @@ fn two_jobs_take_turns_in_the_window_of_a_lane() {
     let (mut jobs, mut workers) = (farm([first, second]), workers());
     workers.record_heartbeat(heartbeat("w1", 16_384), Instant::now());
     let now = Instant::now();
-    let machines = workers.machines();
+    let capacities = workers.capacities();
     let mut placer = Placer::new(EVERY, now);
-    placer.place(&mut jobs, &machines, &NeedEstimator::default(), now);
+    placer.place(&mut jobs, &capacities, &NeedEstimator::default(), now);
     let queues = choose(&jobs, &workers, now);
     let [(queue, chosen)] = queues.as_slice() else {
         panic!("{queues:?}")
@@ -145,7 +145,7 @@ fn two_jobs_take_turns_in_the_window_of_a_lane() {
     let expected = (0..9_u32).flat_map(|index| {
         turns.iter().map(move |job| ChunkId {
             job: *job,
-            work: Work::Render,
+            work: WorkKind::Render,
             index,
         })
     });
@@ -172,9 +172,9 @@ fn a_failure_whose_publish_was_never_acknowledged_counts() {
     let oom = job.on_failed(chunk, attempt, &"w1".parse().unwrap(), out_of_memory());
     assert_eq!(oom.unwrap().needed_at_least_mib, Some(5000));
     assert!(
-        job.log.ooms()[0].then.contains("it asks for 4.9 GiB"),
+        job.log.ooms[0].consequence.contains("it requires 4.9 GiB"),
         "{:?}",
-        job.log.ooms()
+        job.log.ooms
     );
     assert_eq!(job.chunks.render[0].state().tries.out_of_memory, 1);
 }
@@ -191,24 +191,24 @@ fn a_failure_that_no_longer_counts_is_listed_once_and_changes_nothing() {
         let oom = job.on_failed(chunk, attempt, &"w1".parse().unwrap(), out_of_memory());
         assert_eq!(oom, None, "nothing is learned from it");
     }
-    let [noted] = job.log.ooms() else {
-        panic!("{:?}", job.log.ooms())
+    let [noted] = job.log.ooms.as_slice() else {
+        panic!("{:?}", job.log.ooms)
     };
     assert_eq!(
-        (noted.worker.as_str(), noted.then.as_str()),
+        (noted.worker.as_str(), noted.consequence.as_str()),
         ("w1", "another attempt counts already")
     );
     assert!(matches!(job.chunks.render[0].state().phase, Phase::Done { .. }));
-    assert!(job.log.retries().is_empty());
+    assert!(job.log.retries.is_empty());
 }
 
 #[test]
 fn a_drained_job_ends_once_its_last_record_is_verified() {
     let (mut job, _folder) = job(2);
     assert_eq!(job.ending(false), None);
-    job.chunks.render[1].in_check = true;
+    job.chunks.render[1].being_verified = true;
     assert_eq!(job.ending(true), None);
-    job.chunks.render[1].in_check = false;
+    job.chunks.render[1].being_verified = false;
     let (frames_done, frames) = (0, 32);
     assert_eq!(
         job.ending(true),

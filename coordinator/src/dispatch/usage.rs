@@ -1,82 +1,81 @@
-//! What a job took of the devices that it ran on, for its report.
+//! The device memory that a job used, for its report.
 
 use std::collections::BTreeMap;
 
 use latentfarm_common::ids::WorkerId;
-use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan, MemoryStage, MemoryUse, StagePeak, WARN_GIB};
+use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan, MemoryUse, StagePeak, WARN_GIB};
 
-/// A peak so far from its prediction is worth a word.
-const FAR_OFF: f64 = 0.15;
-/// Less than this is what an allocator keeps or does not keep of what was freed, by how fast the machine is.
-const OF_NOTE_MIB: u64 = 128;
+/// A peak that deviates from its prediction by more than this share causes a warning.
+const WARN_DEVIATION: f64 = 0.15;
+/// A smaller difference causes no warning, because an allocator may keep that much freed memory, depending on
+/// timing.
+const WARN_DIFFERENCE_MIB: u64 = 128;
 
-/// Memory over all chunks of a job that are done.
+/// The memory use over all chunks of a job that are done.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MemoryUsage {
-    /// Highest use by stage, in order of the stages.
+    /// The highest use of each stage, in the order of the stages.
     pub stages: BTreeMap<DeviceKind, Vec<StagePeak>>,
     pub plans: BTreeMap<(DeviceKind, MemoryPlan), PlanUse>,
-    /// Where chunks were rendered.
-    pub places: BTreeMap<(WorkerId, String), Place>,
+    /// The devices that rendered chunks, by worker and device name.
+    pub devices: BTreeMap<(WorkerId, String), DeviceUse>,
     pub warnings: Vec<String>,
 }
 
-/// One plan on one kind of device.
+/// The memory use under one plan on one kind of device.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PlanUse {
     pub chunks: u64,
-    /// The highest prediction: they are corrected while a job runs.
+    /// The highest prediction; predictions are corrected while a job runs.
     pub predicted_mib: u64,
+    /// The lowest peak of a chunk.
     pub least_mib: u64,
+    /// The highest peak of a chunk.
     pub most_mib: u64,
 }
 
-/// One device of one worker.
+/// The memory use of one device of one worker.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Place {
+pub struct DeviceUse {
     pub chunks: u64,
     pub frames: u64,
     pub peak_mib: u64,
-    /// Smallest free memory seen.
+    /// The least free memory that was measured while a chunk ran.
     pub least_free_mib: u64,
 }
 
 impl MemoryUsage {
-    /// Adds a finished chunk.
+    /// Adds the memory use of a finished chunk.
     pub fn add(&mut self, worker: &WorkerId, frames: u64, used: &MemoryUse) {
         let peaks = self.stages.entry(used.kind).or_default();
         for stage in &used.stages {
-            raise(peaks, *stage);
+            merge_peak(peaks, *stage);
         }
-        let taken = self.plans.entry((used.kind, used.plan)).or_default();
-        taken.least_mib = match taken.chunks {
-            0 => used.peak_mib,
-            _ => taken.least_mib.min(used.peak_mib),
-        };
-        taken.chunks += 1;
-        taken.predicted_mib = taken.predicted_mib.max(used.predicted_mib);
-        taken.most_mib = taken.most_mib.max(used.peak_mib);
-        let place = self
-            .places
-            .entry((worker.clone(), used.device.clone()))
-            .or_default();
-        place.least_free_mib = match place.chunks {
-            0 => used.least_free_mib,
-            _ => place.least_free_mib.min(used.least_free_mib),
-        };
-        place.chunks += 1;
-        place.frames += frames;
-        place.peak_mib = place.peak_mib.max(used.peak_mib);
+        let plan = self.plans.entry((used.kind, used.plan)).or_insert(PlanUse {
+            least_mib: u64::MAX,
+            ..PlanUse::default()
+        });
+        plan.chunks += 1;
+        plan.predicted_mib = plan.predicted_mib.max(used.predicted_mib);
+        plan.least_mib = plan.least_mib.min(used.peak_mib);
+        plan.most_mib = plan.most_mib.max(used.peak_mib);
+        let device = (worker.clone(), used.device.clone());
+        let device = self.devices.entry(device).or_insert(DeviceUse {
+            least_free_mib: u64::MAX,
+            ..DeviceUse::default()
+        });
+        device.chunks += 1;
+        device.frames += frames;
+        device.peak_mib = device.peak_mib.max(used.peak_mib);
+        device.least_free_mib = device.least_free_mib.min(used.least_free_mib);
     }
 
-    /// Says what is out of the ordinary, once all chunks are added.
-    pub fn judge(&mut self) {
+    /// Finds what people should be warned of, once all chunks are added.
+    pub fn compute_warnings(&mut self) {
         let mut warnings = Vec::new();
-        for ((worker, device), place) in &self.places {
-            let crossed = WARN_GIB
-                .into_iter()
-                .filter(|limit| place.peak_mib > limit << 10)
-                .max();
+        for ((worker, device), used) in &self.devices {
+            let is_crossed = |limit: &u64| used.peak_mib > limit << 10;
+            let crossed = WARN_GIB.into_iter().filter(is_crossed).max();
             if let Some(limit) = crossed {
                 warnings.push(format!("{worker} took more than {limit} GiB of {device}"));
             }
@@ -85,7 +84,8 @@ impl MemoryUsage {
             let Some(deviation) = deviation(taken.most_mib, taken.predicted_mib) else {
                 continue;
             };
-            if taken.most_mib.abs_diff(taken.predicted_mib) >= OF_NOTE_MIB && deviation.abs() > FAR_OFF {
+            let difference_mib = taken.most_mib.abs_diff(taken.predicted_mib);
+            if difference_mib >= WARN_DIFFERENCE_MIB && deviation.abs() > WARN_DEVIATION {
                 warnings.push(format!(
                     "plan {plan} on {kind} took {:.0} % {} than predicted",
                     100.0 * deviation.abs(),
@@ -97,13 +97,14 @@ impl MemoryUsage {
     }
 }
 
-/// What was taken against what was predicted, as a share of the prediction, where there was one.
+/// The difference between use and prediction as a share of the prediction; `None` if nothing was predicted.
 pub fn deviation(taken_mib: u64, predicted_mib: u64) -> Option<f64> {
     (predicted_mib > 0).then(|| taken_mib as f64 / predicted_mib as f64 - 1.0)
 }
 
-fn raise(peaks: &mut Vec<StagePeak>, new: StagePeak) {
-    match peaks.binary_search_by_key(&new.stage, stage_of) {
+/// Adds the peak of a stage to the list, which is sorted by stage and holds the highest peak of each.
+fn merge_peak(peaks: &mut Vec<StagePeak>, new: StagePeak) {
+    match peaks.binary_search_by_key(&new.stage, |peak| peak.stage) {
         Ok(index) => {
             peaks[index].live_mib = peaks[index].live_mib.max(new.live_mib);
             peaks[index].own_mib = peaks[index].own_mib.max(new.own_mib);
@@ -112,13 +113,10 @@ fn raise(peaks: &mut Vec<StagePeak>, new: StagePeak) {
     }
 }
 
-fn stage_of(peak: &StagePeak) -> MemoryStage {
-    peak.stage
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use latentfarm_common::wire::memory::MemoryStage;
 
     fn used(plan: MemoryPlan, predicted_mib: u64, peak_mib: u64) -> MemoryUse {
         let peak = |stage, live_mib| StagePeak {
@@ -143,7 +141,7 @@ mod tests {
             let mut usage = MemoryUsage::default();
             let worker = "w1".parse().unwrap();
             usage.add(&worker, 16, &used(MemoryPlan::default(), peak_mib, peak_mib));
-            usage.judge();
+            usage.compute_warnings();
             usage.warnings
         };
         assert_eq!(warnings(15 * 1024), Vec::<String>::new());
@@ -167,7 +165,7 @@ mod tests {
         usage.add(&worker, 16, &used(MemoryPlan::Sliced, 9000, 9100));
         usage.add(&worker, 16, &used(MemoryPlan::Offload, 80, 35));
         usage.add(&worker, 16, &used(MemoryPlan::Streamed, 400, 200));
-        usage.judge();
+        usage.compute_warnings();
         let stages = &usage.stages[&DeviceKind::Cuda];
         let found: Vec<(MemoryStage, u64)> = stages.iter().map(|peak| (peak.stage, peak.live_mib)).collect();
         assert_eq!(found, [(MemoryStage::Load, 50), (MemoryStage::Denoise, 20_000)]);
@@ -176,8 +174,11 @@ mod tests {
             (taken.chunks, taken.least_mib, taken.most_mib),
             (2, 15_000, 20_000)
         );
-        let place = usage.places.values().next().unwrap();
-        assert_eq!((place.chunks, place.frames, place.least_free_mib), (5, 80, 4000));
+        let device = usage.devices.values().next().unwrap();
+        assert_eq!(
+            (device.chunks, device.frames, device.least_free_mib),
+            (5, 80, 4000)
+        );
         assert_eq!(
             usage.warnings,
             [

@@ -1,4 +1,4 @@
-//! Verifies done records before they count, off the dispatcher's task.
+//! Verifies done records before they count, in tasks beside the dispatcher's.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,39 +6,39 @@ use std::time::Duration;
 use latentfarm_common::backoff::Backoff;
 use latentfarm_common::blob::{BlobError, Store};
 use latentfarm_common::error::one_line;
-use latentfarm_common::ids::Work;
+use latentfarm_common::ids::WorkKind;
 use latentfarm_common::time::FrameRange;
 use latentfarm_common::wire;
 use latentfarm_common::wire::outcome::{DoneBody, DoneRecord, FaceObservations, FrameObservation};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
-/// Verifies the segment of a render record against the output frames that it should hold, on a thread of its
-/// own; says in one sentence what is wrong.
-pub type Check = Arc<dyn Fn(&DoneRecord, FrameRange) -> Result<(), String> + Send + Sync>;
+/// Verifies the segment of a render record against the output frames that it should hold. It runs on a
+/// blocking thread, and returns one clause that describes what is wrong.
+pub type SegmentCheck = Arc<dyn Fn(&DoneRecord, FrameRange) -> Result<(), String> + Send + Sync>;
 
-/// Segments verified at a time: decoding takes a core.
+/// The number of segments that are verified at a time; each is decoded, which takes a core.
 const SEGMENTS_AT_ONCE: usize = 2;
-/// Analyses verified at a time: reading takes none, and every render chunk waits for them.
+/// The number of analyses that are verified at a time; they are only read, and render chunks wait for them.
 const ANALYSES_AT_ONCE: usize = 4;
-/// Tries to read a blob while the store does not answer.
-const READ_TRIES: u32 = 5;
-const READ_AGAIN: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(4));
+/// The number of attempts to read a blob while the store does not answer.
+const READ_ATTEMPTS: u32 = 5;
+const READ_BACKOFF: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(4));
 
-/// A record's verdict.
+/// The result of verifying one record.
 #[derive(Debug)]
 pub(super) struct Verdict {
     pub record: Arc<DoneRecord>,
-    /// Its place in the done log.
+    /// The record's sequence number in the done log.
     pub sequence: u64,
-    /// The observations of an analysis (empty for a render chunk), or what is wrong.
+    /// The observations of an analysis (empty for a render chunk), or a description of what is wrong.
     pub result: Result<Vec<FrameObservation>, String>,
 }
 
-/// Runs verifications and sends the verdicts. Dropping it abandons them.
+/// Runs verifications, and sends their verdicts. Dropping the verifier aborts those that are running.
 pub(super) struct Verifier {
     store: Store,
-    check: Check,
+    check: SegmentCheck,
     segments: Arc<Semaphore>,
     analyses: Arc<Semaphore>,
     verdicts: mpsc::UnboundedSender<Verdict>,
@@ -46,8 +46,8 @@ pub(super) struct Verifier {
 }
 
 impl Verifier {
-    /// Verdicts go to the receiver.
-    pub(super) fn new(store: Store, check: Check) -> (Self, mpsc::UnboundedReceiver<Verdict>) {
+    /// Makes a verifier, and the receiver of its verdicts.
+    pub(super) fn new(store: Store, check: SegmentCheck) -> (Self, mpsc::UnboundedReceiver<Verdict>) {
         let (verdicts, receiver) = mpsc::unbounded_channel();
         let verifier = Self {
             store,
@@ -60,21 +60,21 @@ impl Verifier {
         (verifier, receiver)
     }
 
-    /// Begins with one record of the chunk that covers `range`.
+    /// Begins to verify a record, whose chunk covers `range`.
     pub(super) fn start(&mut self, record: DoneRecord, sequence: u64, range: FrameRange) {
         while self.running.try_join_next().is_some() {}
         let record = Arc::new(record);
         let (store, check) = (self.store.clone(), Arc::clone(&self.check));
         let verdicts = self.verdicts.clone();
         let permits = Arc::clone(match record.chunk.work {
-            Work::Analyze => &self.analyses,
-            Work::Render => &self.segments,
+            WorkKind::Analyze => &self.analyses,
+            WorkKind::Render => &self.segments,
         });
         self.running.spawn(async move {
             // The semaphore is never closed.
             let _permit = permits.acquire_owned().await.ok();
             let result = verify(&store, check, &record, range).await;
-            // The dispatcher may be gone, which ends this task too.
+            // The dispatcher may have been dropped, which ends this task too.
             let _ = verdicts.send(Verdict {
                 record,
                 sequence,
@@ -86,14 +86,14 @@ impl Verifier {
 
 async fn verify(
     store: &Store,
-    check: Check,
+    check: SegmentCheck,
     record: &Arc<DoneRecord>,
     range: FrameRange,
 ) -> Result<Vec<FrameObservation>, String> {
-    plausible(record, range)?;
+    check_counts(record, range)?;
     match record.chunk.work {
-        Work::Analyze => observations(store, record, range).await,
-        Work::Render => {
+        WorkKind::Analyze => observations(store, record, range).await,
+        WorkKind::Render => {
             let checked = Arc::clone(record);
             let done = tokio::task::spawn_blocking(move || check(&checked, range)).await;
             done.unwrap_or_else(|error| Err(format!("the verification was cut short: {error}")))?;
@@ -102,11 +102,11 @@ async fn verify(
     }
 }
 
-/// Whether the record's own figures fit its chunk.
-fn plausible(record: &DoneRecord, range: FrameRange) -> Result<(), String> {
+/// Checks the record's own figures against the length of its chunk.
+fn check_counts(record: &DoneRecord, range: FrameRange) -> Result<(), String> {
     let frames = range.len();
     match (&record.body, record.chunk.work) {
-        (DoneBody::Analyze { frames: found, .. }, Work::Analyze) => {
+        (DoneBody::Analyze { frames: found, .. }, WorkKind::Analyze) => {
             let found = u64::from(*found);
             (found == frames)
                 .then_some(())
@@ -118,14 +118,14 @@ fn plausible(record: &DoneRecord, range: FrameRange) -> Result<(), String> {
                 synced,
                 passed,
             },
-            Work::Render,
+            WorkKind::Render,
         ) => {
             let (hashes, counted) = (frame_hashes.len() as u64, u64::from(*synced) + u64::from(*passed));
             let fits = hashes == frames && counted == frames;
             fits.then_some(())
                 .ok_or_else(|| format!("it has {hashes} hashes and counts {counted} frames of {frames}"))
         }
-        (DoneBody::Analyze { .. }, Work::Render) | (DoneBody::Render { .. }, Work::Analyze) => {
+        (DoneBody::Analyze { .. }, WorkKind::Render) | (DoneBody::Render { .. }, WorkKind::Analyze) => {
             Err("it is about another kind of work".to_owned())
         }
     }
@@ -149,9 +149,10 @@ async fn observations(
     }
 }
 
-/// Waits out a store that does not answer; a blob that is missing or damaged is so at once.
+/// Reads the artifact of a record. A store that does not answer is tried again; a blob that is missing or
+/// damaged is an error at once.
 async fn read(store: &Store, record: &DoneRecord) -> Result<Vec<u8>, BlobError> {
-    let mut backoff = READ_AGAIN;
+    let mut backoff = READ_BACKOFF;
     let mut tries = 1;
     loop {
         match store.get_bytes(&record.artifact).await {
@@ -159,7 +160,7 @@ async fn read(store: &Store, record: &DoneRecord) -> Result<Vec<u8>, BlobError> 
             Err(
                 error @ (BlobError::Missing { .. } | BlobError::Damaged { .. } | BlobError::WrongSize { .. }),
             ) => return Err(error),
-            Err(error) if tries == READ_TRIES => return Err(error),
+            Err(error) if tries == READ_ATTEMPTS => return Err(error),
             Err(error) => {
                 tracing::warn!(chunk = %record.chunk, error = one_line(&error), "cannot read a result yet");
                 tokio::time::sleep(backoff.next_delay()).await;

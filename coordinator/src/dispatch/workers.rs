@@ -1,32 +1,32 @@
-//! The workers that are known by their heartbeats and reports.
+//! The workers of the farm, which the dispatcher knows from their heartbeats and reports.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use latentfarm_common::ids::{ChunkId, JobId, Work, WorkerId};
+use latentfarm_common::ids::{ChunkId, JobId, WorkKind, WorkerId};
 use latentfarm_common::wire::memory::RenderMemory;
 use latentfarm_common::wire::outcome::{Heartbeat, TaskProgress, WorkerState};
 use tokio::time::Instant;
 
-use crate::placement::Machine;
+use crate::placement::WorkerCapacity;
 
-/// The workers that are known, and when each was last seen.
+/// The known workers, with the last heartbeat of each.
 #[derive(Debug)]
 pub(super) struct Workers {
-    silence: Duration,
-    /// Memory that other processes held for this long is not counted on.
-    tenant_patience: Duration,
+    timeout: Duration,
+    /// Device memory that other processes have held for this long no longer counts as available.
+    tenant_grace_period: Duration,
     known: BTreeMap<WorkerId, WorkerRecord>,
-    /// When [`Workers::expire`] was last called.
+    /// The time of the last call of [`Workers::expire`].
     last_expiry: Option<Instant>,
-    /// What the workers offer has changed since [`Workers::take_changed`] was last called.
+    /// Whether the offered memory has changed since the last call of [`Workers::take_changed`].
     changed: bool,
 }
 
 #[derive(Debug)]
 struct WorkerRecord {
     last_seen: Instant,
-    /// The last heartbeat; `None` if only a report of the worker has come so far.
+    /// The last heartbeat; `None` if the worker has only reported an event so far.
     heartbeat: Option<Heartbeat>,
     device: DeviceMemory,
 }
@@ -36,12 +36,12 @@ impl WorkerRecord {
         self.heartbeat.as_ref().map(|heartbeat| heartbeat.state)
     }
 
-    /// What it offers to render tasks, if anything.
-    fn machine(&self) -> Option<Machine> {
+    /// The memory that the worker offers to render tasks; `None` if it accepts none.
+    fn machine(&self) -> Option<WorkerCapacity> {
         let heartbeat = self.heartbeat.as_ref()?;
         let RenderMemory { host_mib, device_mib } = heartbeat.capacity;
         let renders = heartbeat.capacity != RenderMemory::default();
-        (renders && takes_tasks(heartbeat.state)).then(|| Machine {
+        (renders && takes_tasks(heartbeat.state)).then(|| WorkerCapacity {
             worker: heartbeat.worker.clone(),
             capacity: RenderMemory {
                 host_mib,
@@ -51,39 +51,40 @@ impl WorkerRecord {
     }
 }
 
-/// A worker that fell silent or has left.
+/// A worker that was removed, because its heartbeats stopped or because it has left.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Gone {
+pub(super) struct DepartedWorker {
     pub worker: WorkerId,
     /// The worker had announced that it leaves, and held no task.
-    pub expected: bool,
+    pub announced: bool,
 }
 
 impl Workers {
-    /// A worker counts as gone after `silence`.
-    pub(super) fn new(silence: Duration, tenant_patience: Duration) -> Self {
+    /// A worker counts as lost when it has sent nothing for `timeout`.
+    pub(super) fn new(timeout: Duration, tenant_grace_period: Duration) -> Self {
         Self {
-            silence,
-            tenant_patience,
+            timeout,
+            tenant_grace_period,
             known: BTreeMap::new(),
             last_expiry: None,
             changed: false,
         }
     }
 
-    /// Records a heartbeat; true for a worker that had sent none.
+    /// Records a heartbeat, and returns whether it is the worker's first.
     pub(super) fn record_heartbeat(&mut self, heartbeat: Heartbeat, now: Instant) -> bool {
-        let patience = self.tenant_patience;
+        let grace_period = self.tenant_grace_period;
         let known = self.mark_seen(&heartbeat.worker, now);
         let offered = known.machine();
-        known.device.note(available_mib(&heartbeat), patience, now);
+        known.device.note(available_mib(&heartbeat), grace_period, now);
         let is_new = known.heartbeat.replace(heartbeat).is_none();
         let has_changed = known.machine() != offered;
         self.changed |= has_changed;
         is_new
     }
 
-    /// Records that a worker reported an event, so that one that dies before its first heartbeat is missed too.
+    /// Records that a worker reported an event, so that a worker that dies before its first heartbeat is
+    /// noticed too.
     pub(super) fn record_report(&mut self, worker: &WorkerId, now: Instant) {
         self.mark_seen(worker, now);
     }
@@ -98,24 +99,25 @@ impl Workers {
         known
     }
 
-    /// Whether what the workers offer has changed since this was last called.
+    /// Whether the memory that the workers offer has changed since the last call.
     pub(super) fn take_changed(&mut self) -> bool {
         std::mem::take(&mut self.changed)
     }
 
-    /// Removes and returns the workers that fell silent or have left. `listening` is false while the link is down;
-    /// that time, and time in which this process did not run, is not counted against anyone.
-    pub(super) fn expire(&mut self, now: Instant, listening: bool) -> Vec<Gone> {
-        let silence = self.silence;
+    /// Removes and returns the workers that are lost or have left. `listening` is false while there is no
+    /// connection to the farm; that time, and time in which this process did not run, counts against no
+    /// worker.
+    pub(super) fn expire(&mut self, now: Instant, listening: bool) -> Vec<DepartedWorker> {
+        let timeout = self.timeout;
         let last = self.last_expiry.replace(now);
-        if !listening || last.is_some_and(|last| now - last > silence / 2) {
+        if !listening || last.is_some_and(|last| now - last > timeout / 2) {
             for known in self.known.values_mut() {
                 known.last_seen = now;
             }
             return Vec::new();
         }
         let is_gone = |_: &WorkerId, known: &mut WorkerRecord| {
-            now - known.last_seen >= silence || known.state() == Some(WorkerState::Left)
+            now - known.last_seen >= timeout || known.state() == Some(WorkerState::Left)
         };
         let is_leaving = |heartbeat: Heartbeat| match heartbeat.state {
             WorkerState::Draining => heartbeat.task.is_none(),
@@ -123,36 +125,37 @@ impl Workers {
             WorkerState::Starting | WorkerState::Idle | WorkerState::Working | WorkerState::Unfit => false,
         };
         let removed = self.known.extract_if(.., is_gone);
-        let gone = removed.map(|(worker, known)| Gone {
+        let departed = removed.map(|(worker, known)| DepartedWorker {
             worker,
-            expected: known.heartbeat.is_some_and(is_leaving),
+            announced: known.heartbeat.is_some_and(is_leaving),
         });
-        let gone: Vec<Gone> = gone.collect();
-        self.changed |= !gone.is_empty();
-        gone
+        let departed: Vec<DepartedWorker> = departed.collect();
+        self.changed |= !departed.is_empty();
+        departed
     }
 
-    /// The number of workers that take tasks or soon will.
+    /// The number of workers that accept tasks or soon will.
     pub(super) fn live(&self) -> usize {
         let states = self.known.values().map(WorkerRecord::state);
         states.filter(|state| state.is_none_or(takes_tasks)).count()
     }
 
-    /// What the workers that take tasks can offer; those that can offer nothing to a render task, or have not
-    /// looked yet, are left out.
-    pub(super) fn machines(&self) -> Vec<Machine> {
+    /// The memory that each worker offers. Workers that accept no tasks, offer nothing to a render task, or
+    /// have not measured their memory yet are left out.
+    pub(super) fn capacities(&self) -> Vec<WorkerCapacity> {
         self.known.values().filter_map(WorkerRecord::machine).collect()
     }
 
     /// Whether a worker's last heartbeat names the chunk as its task.
-    pub(super) fn hold(&self, chunk: ChunkId) -> bool {
+    pub(super) fn any_works_on(&self, chunk: ChunkId) -> bool {
         self.tasks().any(|task| task.chunk == chunk)
     }
 
-    /// Frames finished in render chunks of `job` that are still under way. A heartbeat may be older than the done
-    /// record of its chunk, so chunks that `is_done` accepts are left out.
+    /// The number of frames that are finished inside render chunks of `job` that are still running. A
+    /// heartbeat may be older than the done record of its chunk, so chunks that `is_done` accepts are left
+    /// out.
     pub(super) fn frames_under_way(&self, job: JobId, is_done: impl Fn(ChunkId) -> bool) -> u64 {
-        let rendering = |task: &&TaskProgress| task.chunk.job == job && task.chunk.work == Work::Render;
+        let rendering = |task: &&TaskProgress| task.chunk.job == job && task.chunk.work == WorkKind::Render;
         self.tasks()
             .filter(rendering)
             .filter(|task| !is_done(task.chunk))
@@ -173,8 +176,9 @@ fn takes_tasks(state: WorkerState) -> bool {
     }
 }
 
-/// What a worker's GPU offers once other processes' shares are taken off, in MiB: the best of the last one to two
-/// spans of patience, so that a tenant who comes and goes is waited out and one who stays is not.
+/// The memory that a worker's GPU offers less the memory that other processes hold, in MiB. It is the highest
+/// value of the last one to two grace periods: a process that comes and goes does not lower it, a process
+/// that stays does.
 #[derive(Clone, Copy, Debug, Default)]
 struct DeviceMemory {
     since: Option<Instant>,
@@ -183,14 +187,14 @@ struct DeviceMemory {
 }
 
 impl DeviceMemory {
-    fn note(&mut self, available_mib: u64, patience: Duration, now: Instant) {
+    fn note(&mut self, available_mib: u64, grace_period: Duration, now: Instant) {
         let is_within = |span: Duration| self.since.is_some_and(|since| now - since < span);
-        if is_within(patience) {
+        if is_within(grace_period) {
             self.best = self.best.max(available_mib);
             return;
         }
-        // After a long silence the span before means nothing any more.
-        self.best_before = if is_within(patience * 2) {
+        // If no heartbeat came for a whole period, the value of the period before is out of date.
+        self.best_before = if is_within(grace_period * 2) {
             self.best
         } else {
             available_mib
@@ -204,7 +208,7 @@ impl DeviceMemory {
     }
 }
 
-/// The worker's capacity less what other processes hold of the device now.
+/// The worker's capacity less the device memory that other processes hold now, in MiB.
 fn available_mib(heartbeat: &Heartbeat) -> u64 {
     let Some(capacity) = heartbeat.capacity.device_mib else {
         return 0;
@@ -229,8 +233,13 @@ mod tests {
     const SILENCE: Duration = Duration::from_secs(10);
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// Asks every second, as the dispatcher does.
-    fn expire_until(workers: &mut Workers, from: Instant, seconds: u32, listening: bool) -> Vec<Gone> {
+    /// Calls `expire` once a second, as the dispatcher does on its ticks.
+    fn expire_until(
+        workers: &mut Workers,
+        from: Instant,
+        seconds: u32,
+        listening: bool,
+    ) -> Vec<DepartedWorker> {
         (1..=seconds)
             .flat_map(|second| workers.expire(from + SECOND * second, listening))
             .collect()
@@ -243,9 +252,9 @@ mod tests {
         assert!(workers.record_heartbeat(heartbeat("w1", WorkerState::Working), start));
         assert!(!workers.record_heartbeat(heartbeat("w1", WorkerState::Working), start));
         assert_eq!(expire_until(&mut workers, start, 9, true), []);
-        let gone = expire_until(&mut workers, start, 10, true);
-        assert_eq!(gone.len(), 1);
-        assert!(!gone[0].expected);
+        let departed = expire_until(&mut workers, start, 10, true);
+        assert_eq!(departed.len(), 1);
+        assert!(!departed[0].announced);
         assert_eq!(workers.live(), 0);
         assert!(workers.record_heartbeat(heartbeat("w1", WorkerState::Idle), start));
     }
@@ -257,10 +266,10 @@ mod tests {
         let mut workers = Workers::new(SILENCE, SILENCE);
         workers.record_report(&worker, start);
         assert_eq!(workers.live(), 1);
-        let expected = false;
+        let announced = false;
         assert_eq!(
             expire_until(&mut workers, start, 10, true),
-            [Gone { worker, expected }]
+            [DepartedWorker { worker, announced }]
         );
         workers.record_report(&"w2".parse().unwrap(), start);
         assert!(
@@ -275,7 +284,7 @@ mod tests {
         let mut workers = Workers::new(SILENCE, SILENCE);
         workers.record_heartbeat(heartbeat("w1", WorkerState::Draining), start);
         assert_eq!(workers.live(), 0);
-        assert!(expire_until(&mut workers, start, 10, true)[0].expected);
+        assert!(expire_until(&mut workers, start, 10, true)[0].announced);
     }
 
     #[test]
@@ -286,8 +295,11 @@ mod tests {
         assert_eq!(workers.expire(start, true), []);
         workers.record_heartbeat(heartbeat("w1", WorkerState::Left), start);
         let worker: WorkerId = "w1".parse().unwrap();
-        let expected = true;
-        assert_eq!(workers.expire(start, true), [Gone { worker, expected }]);
+        let announced = true;
+        assert_eq!(
+            workers.expire(start, true),
+            [DepartedWorker { worker, announced }]
+        );
     }
 
     fn with_gpu(free_mib: u64, own_mib: u64) -> Heartbeat {
@@ -310,9 +322,9 @@ mod tests {
     fn memory_that_others_hold_for_long_is_not_counted_on() {
         let start = Instant::now();
         let mut workers = Workers::new(SILENCE, SILENCE);
-        let offered = |workers: &Workers| workers.machines()[0].capacity.device_mib;
+        let offered = |workers: &Workers| workers.capacities()[0].capacity.device_mib;
         workers.record_heartbeat(with_gpu(8192, 0), start);
-        // Its own engine is no tenant.
+        // The memory of the worker's own engine counts as available.
         workers.record_heartbeat(with_gpu(2192, 6000), start + SECOND);
         assert_eq!(offered(&workers), Some(7680));
         for second in 2..=9 {
@@ -336,7 +348,7 @@ mod tests {
         leaving.worker = "w2".parse().unwrap();
         leaving.state = WorkerState::Draining;
         workers.record_heartbeat(leaving, start);
-        assert_eq!(workers.machines(), []);
+        assert_eq!(workers.capacities(), []);
     }
 
     #[test]

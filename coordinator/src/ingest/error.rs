@@ -1,4 +1,4 @@
-//! Why the input files cannot be made into a job.
+//! The error of input files that cannot be turned into a job.
 
 use std::path::PathBuf;
 
@@ -11,20 +11,20 @@ use super::timeline::TableError;
 pub enum IngestError {
     #[error(transparent)]
     Media(#[from] MediaError),
-    #[error("cannot lay out the frames of `{}`", path.display())]
+    #[error("cannot compute the frame table of `{}`", path.display())]
     Table {
         path: PathBuf,
         #[source]
         source: TableError,
     },
-    #[error("`{}` states no usable frame rate: give one with --fps", path.display())]
+    #[error("`{}` states no usable frame rate: give one with --fps N", path.display())]
     NoRate { path: PathBuf },
     #[error(transparent)]
     File(#[from] FileError),
 }
 
 impl IngestError {
-    /// Whether the user's files or options are at fault, rather than this machine.
+    /// Returns whether the cause is in the user's files or options, and not in this machine.
     pub fn is_bad_input(&self) -> bool {
         match self {
             Self::Media(error) => matches!(error, MediaError::BadInput { .. }),

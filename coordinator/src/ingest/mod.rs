@@ -1,11 +1,14 @@
-//! Turns the two input files into what a job is planned from: source segments, frame table, audio windows.
+//! Turns the two input files into the data that a job is planned from: source segments, frame table, audio
+//! windows.
 //!
-//! [`examine`] looks at everything and stores nothing but a scratch copy of the speech: enough for an estimate.
-//! [`Examined::store`] then cuts the video and puts all into the blob store. Memory is constant in the length of the
-//! input but for the frame table, and the scratch disk holds one segment at a time. Blocking.
+//! [`examine`] reads both files and stores nothing but a scratch copy of the speech. That is enough for an
+//! estimate: `render` calls it in its checks, before any work starts. [`ExaminedInputs::store`] then cuts the
+//! video and puts segments and speech into the blob store: `render` calls it when the farm is connected,
+//! unless an earlier run has done so. Memory use does not grow with the length of the input except for the
+//! frame table, and the scratch disk holds one segment at a time. All functions block.
 
 mod error;
-mod examined;
+mod inputs;
 mod request;
 mod sink;
 mod speech;
@@ -14,7 +17,7 @@ mod tests;
 pub mod timeline;
 
 pub use error::IngestError;
-pub use examined::{Examined, Ingested, examine};
-pub use request::{IngestProgress, IngestRequest, IngestStage, RateChoice, SEGMENT_LIMITS};
+pub use inputs::{ExaminedInputs, Ingested, examine};
+pub use request::{IngestRequest, RateChoice, SEGMENT_LIMITS};
 pub use sink::BlobSink;
 pub use timeline::OnShort;

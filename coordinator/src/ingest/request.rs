@@ -1,4 +1,4 @@
-//! What ingest is asked for, and how it reports its progress.
+//! The request that ingest is given: the two files, and the choices that determine the frame table.
 
 use std::path::PathBuf;
 
@@ -8,48 +8,34 @@ use latentfarm_common::wire::job::{AudioWindows, SilenceMode};
 
 use super::timeline::OnShort;
 
-/// Segments of about 5 s; a group of pictures of up to 13 s is still one segment (both at 25 per second).
+/// Source segments have about 5 s; a group of pictures of up to 13 s is still one segment (at 25 frames per
+/// second).
 pub const SEGMENT_LIMITS: CutLimits = CutLimits {
     target_frames: 128,
     max_frames: 320,
 };
 
-/// Where the constant output rate comes from.
+/// The source of the constant output frame rate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RateChoice {
     Fixed(FrameRate),
-    /// The video's own nominal or average rate.
+    /// The rate is the video's own nominal or average rate.
     Source,
 }
 
+/// The two input files, and how they are laid over each other in time.
 #[derive(Clone, Debug)]
 pub struct IngestRequest {
     pub video: PathBuf,
     /// A sound file, or any file with an audio track.
     pub audio: PathBuf,
-    /// An existing directory for temporary files, which are gone afterwards.
+    /// An existing directory for temporary files, which ingest removes when it is done.
     pub scratch: PathBuf,
     pub rate: RateChoice,
     pub on_short: OnShort,
+    /// Whether the part of the video after the end of the speech is kept, unchanged.
     pub keep_tail: bool,
     pub windows: AudioWindows,
     pub silence: SilenceMode,
     pub limits: CutLimits,
-}
-
-/// How far a stage of ingest is: source frames or 16 kHz samples done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct IngestProgress {
-    pub stage: IngestStage,
-    pub done: u64,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum IngestStage {
-    /// Decoding the speech; in samples.
-    Speech,
-    /// Reading the video's time stamps; in source frames.
-    Index,
-    /// Cutting the video; in source frames.
-    Cut,
 }

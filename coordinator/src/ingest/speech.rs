@@ -1,4 +1,4 @@
-//! The speech, decoded once into a scratch file, from which its windows are then cut.
+//! The speech track. It is decoded once into a scratch file, from which the audio windows are then cut.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Read as _, Seek as _, SeekFrom, Write as _};
@@ -19,43 +19,38 @@ use super::sink::BlobSink;
 
 const SAMPLE_BYTES: u64 = 2;
 
-pub(super) struct Speech {
-    /// s16le, 16 kHz, mono; has no name and goes with the handle.
+/// A decoded speech track: 16 kHz, mono.
+pub(super) struct SpeechTrack {
+    /// The samples as s16le. The file has no name and disappears when it is closed.
     pcm: File,
-    /// The file that it came from.
+    /// The audio file of the user.
     path: PathBuf,
     /// Digest of the whole track as s16le.
     pub(super) digest: Digest,
-    /// At least 1.
+    /// Number of samples, at least 1.
     pub(super) samples: u64,
-    /// Maximum of the track's log10 mel power.
+    /// Maximum of the track's log10 mel power, by which Whisper normalises every window.
     pub(super) log_mel_max: f32,
+    /// Loudness over time, from which silent frames are found.
     pub(super) levels: Levels,
 }
 
-impl Speech {
-    /// Decodes the audio track of `path`; `progress` is told the samples done.
-    pub(super) fn decode(
-        path: &Path,
-        scratch: &Path,
-        progress: &mut dyn FnMut(u64),
-    ) -> Result<Self, IngestError> {
+impl SpeechTrack {
+    /// Decodes the audio track of `path` into a file in the folder `scratch`.
+    pub(super) fn decode(path: &Path, scratch: &Path) -> Result<Self, IngestError> {
         let file =
             tempfile::tempfile_in(scratch).map_err(FileError::at("make a scratch file in", scratch))?;
         let mut pcm = BufWriter::new(file);
         let mut digest = DigestWriter::new();
-        let mut mel_max = MelMax::new();
-        let mut levels = LevelMeter::new();
+        let mut mel_max = MelMax::default();
+        let mut levels = LevelMeter::default();
         let mut bytes = Vec::new();
-        let mut done = 0;
         let samples = media::decode_speech(path, &mut |samples| {
             bytes.clear();
             bytes.extend(samples.iter().flat_map(|sample| sample.to_le_bytes()));
             digest.update(&bytes);
             mel_max.push(samples);
             levels.push(samples);
-            done += samples.len() as u64;
-            progress(done);
             pcm.write_all(&bytes)
         })?;
         let pcm = pcm.into_inner().map_err(io::IntoInnerError::into_error);
@@ -69,7 +64,7 @@ impl Speech {
         })
     }
 
-    /// Stores the PCM of each audio window with its margins, in order.
+    /// Stores the PCM of each audio window with its margins, and returns the blobs in order.
     pub(super) fn store_windows(
         &mut self,
         layout: AudioWindows,

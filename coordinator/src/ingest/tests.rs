@@ -13,11 +13,11 @@ use latentfarm_common::wire::blob::BlobRef;
 use latentfarm_common::wire::job::{AudioWindows, SilenceMode};
 use latentfarm_common::wire::media::LocalSlice;
 
-/// Keeps blobs in memory.
+/// A blob store in memory.
 #[derive(Default)]
-struct Shelf(BTreeMap<Digest, Vec<u8>>);
+struct MemoryStore(BTreeMap<Digest, Vec<u8>>);
 
-impl BlobSink for Shelf {
+impl BlobSink for MemoryStore {
     fn put_file(&mut self, path: &Path) -> io::Result<BlobRef> {
         self.put_bytes(&std::fs::read(path)?)
     }
@@ -30,10 +30,10 @@ impl BlobSink for Shelf {
     }
 }
 
-/// Has no room.
-struct Full;
+/// A blob store on a full disk.
+struct FullDisk;
 
-impl BlobSink for Full {
+impl BlobSink for FullDisk {
     fn put_file(&mut self, _path: &Path) -> io::Result<BlobRef> {
         Err(io::ErrorKind::StorageFull.into())
     }
@@ -45,9 +45,9 @@ impl BlobSink for Full {
 fn ingest(
     request: &IngestRequest,
     sink: &mut dyn BlobSink,
-    progress: &mut dyn FnMut(IngestProgress),
+    progress: &mut dyn FnMut(u64),
 ) -> Result<Ingested, IngestError> {
-    examine(request, progress)?.store(sink, progress)
+    examine(request)?.store(sink, progress)
 }
 
 fn make(path: &Path, args: &str) {
@@ -59,7 +59,8 @@ fn make(path: &Path, args: &str) {
     assert!(command.status().unwrap().success(), "ffmpeg {args}");
 }
 
-/// A clip of `frames` frames at 30 per second and `seconds` of sound.
+/// Makes a clip of `frames` frames at 30 per second and `seconds` of sound, and returns the request to ingest
+/// them.
 fn request(dir: &Path, frames: u32, seconds: f32) -> IngestRequest {
     let (video, audio) = (dir.join("v.mp4"), dir.join("a.m4a"));
     let picture = "-f lavfi -i testsrc2=s=128x96:r=30 -pix_fmt yuv420p -c:v libx264";
@@ -74,7 +75,7 @@ fn request(dir: &Path, frames: u32, seconds: f32) -> IngestRequest {
         video,
         audio,
         scratch,
-        rate: RateChoice::Fixed(FrameRate::FILM_25),
+        rate: RateChoice::Fixed(FrameRate::FPS_25),
         on_short: OnShort::Bounce,
         keep_tail: false,
         windows: AudioWindows::Overlapping,
@@ -90,14 +91,10 @@ fn request(dir: &Path, frames: u32, seconds: f32) -> IngestRequest {
 fn all_that_the_timeline_names_is_stored_and_the_scratch_is_empty() {
     let dir = tempfile::tempdir().unwrap();
     let request = request(dir.path(), 90, 41.3);
-    let mut shelf = Shelf::default();
-    let mut stages = Vec::new();
-    let done = ingest(&request, &mut shelf, &mut |progress| stages.push(progress.stage)).unwrap();
-    stages.dedup();
-    assert_eq!(
-        stages,
-        [IngestStage::Speech, IngestStage::Index, IngestStage::Cut]
-    );
+    let mut store = MemoryStore::default();
+    let mut cut = Vec::new();
+    let done = ingest(&request, &mut store, &mut |frames| cut.push(frames)).unwrap();
+    assert!(cut.is_sorted() && cut.last() == Some(&90), "{cut:?}");
     assert_eq!(std::fs::read_dir(&request.scratch).unwrap().count(), 0);
 
     // 41.3 s at 25 per second; the video's 3 s bounce.
@@ -113,7 +110,7 @@ fn all_that_the_timeline_names_is_stored_and_the_scratch_is_empty() {
     let mut whole = Vec::new();
     for (index, blob) in (0..).zip(&done.timeline.audio) {
         let range = windows::pcm_range(index, done.audio.samples, AudioWindows::Overlapping);
-        let bytes = &shelf.0[&blob.digest];
+        let bytes = &store.0[&blob.digest];
         assert_eq!(bytes.len() as u64, (range.end - range.start) * 2);
         let known = usize::try_from(whole.len() as u64 / 2 - range.start).unwrap();
         whole.extend_from_slice(&bytes[known * 2..]);
@@ -130,7 +127,7 @@ fn all_that_the_timeline_names_is_stored_and_the_scratch_is_empty() {
         assert_eq!(segment.first, next);
         next += segment.frames;
         let path = dir.path().join(segment.blob.digest.to_string());
-        std::fs::write(&path, &shelf.0[&segment.blob.digest]).unwrap();
+        std::fs::write(&path, &store.0[&segment.blob.digest]).unwrap();
         let range = usize::try_from(segment.first).unwrap()..usize::try_from(next).unwrap();
         slices.push(LocalSlice {
             path: path.to_str().unwrap().to_owned(),
@@ -149,7 +146,7 @@ fn all_that_the_timeline_names_is_stored_and_the_scratch_is_empty() {
 fn only_what_is_shown_of_a_long_video_is_stored() {
     let dir = tempfile::tempdir().unwrap();
     let request = request(dir.path(), 300, 1.0);
-    let done = ingest(&request, &mut Shelf::default(), &mut |_| {}).unwrap();
+    let done = ingest(&request, &mut MemoryStore::default(), &mut |_| {}).unwrap();
     assert_eq!((done.frames, done.source.frames), (25, 30));
     assert_eq!(done.timeline.source_pts.len(), 30);
     let stored: u64 = done.timeline.segments.iter().map(|segment| segment.frames).sum();
@@ -167,11 +164,11 @@ fn same_input_gives_the_same_blobs() {
     let mut request = request(dir.path(), 90, 2.0);
     request.limits.max_frames = 1;
     request.limits.target_frames = 1;
-    let first = ingest(&request, &mut Shelf::default(), &mut |_| {}).unwrap();
-    let again = ingest(&request, &mut Shelf::default(), &mut |_| {}).unwrap();
+    let first = ingest(&request, &mut MemoryStore::default(), &mut |_| {}).unwrap();
+    let again = ingest(&request, &mut MemoryStore::default(), &mut |_| {}).unwrap();
     assert_eq!(first.timeline, again.timeline);
     assert!(
-        first.notes.iter().any(|note| note.contains("encoded anew")),
+        first.notes.iter().any(|note| note.contains("re-encoded")),
         "{:?}",
         first.notes
     );
@@ -182,7 +179,7 @@ fn own_rate_of_the_source_maps_frame_to_frame() {
     let dir = tempfile::tempdir().unwrap();
     let mut request = request(dir.path(), 90, 2.0);
     request.rate = RateChoice::Source;
-    let examined = examine(&request, &mut |_| {}).unwrap();
+    let examined = examine(&request).unwrap();
     assert_eq!(examined.rate.to_string(), "30");
     let sources: Vec<u32> = examined
         .table
@@ -199,20 +196,20 @@ fn own_rate_of_the_source_maps_frame_to_frame() {
 }
 
 #[test]
-fn bad_input_is_told_from_a_full_disk() {
+fn bad_input_is_distinguished_from_a_full_disk() {
     let dir = tempfile::tempdir().unwrap();
     let good = request(dir.path(), 30, 1.0);
     let swapped = IngestRequest {
         video: good.audio.clone(),
         ..good.clone()
     };
-    let error = ingest(&swapped, &mut Shelf::default(), &mut |_| {}).unwrap_err();
+    let error = ingest(&swapped, &mut MemoryStore::default(), &mut |_| {}).unwrap_err();
     assert!(
-        error.is_bad_input() && one_line(&error).contains("no video stream"),
+        error.is_bad_input() && one_line(&error).contains("no video track"),
         "{}",
         one_line(&error)
     );
 
-    let error = ingest(&good, &mut Full, &mut |_| {}).unwrap_err();
+    let error = ingest(&good, &mut FullDisk, &mut |_| {}).unwrap_err();
     assert!(!error.is_bad_input(), "{}", one_line(&error));
 }

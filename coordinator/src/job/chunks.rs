@@ -1,8 +1,8 @@
-//! All chunks of one job, and what their states add up to.
+//! All chunks of one job, with the counts and the ending that follow from their states.
 
 use std::sync::Arc;
 
-use latentfarm_common::ids::{ChunkId, JobId, Work};
+use latentfarm_common::ids::{ChunkId, JobId, WorkKind};
 use latentfarm_common::time::FrameRange;
 use latentfarm_common::wire::outcome::DoneRecord;
 
@@ -13,13 +13,13 @@ use super::record::ChunkRecord;
 #[derive(Clone, Debug)]
 pub struct Chunks {
     job: JobId,
-    /// Over source frames.
+    /// The analysis chunks, which are ranges of source frames.
     pub analyze: Vec<ChunkRecord>,
-    /// Over output frames.
+    /// The render chunks, which are ranges of output frames.
     pub render: Vec<ChunkRecord>,
 }
 
-/// How many chunks are in which state.
+/// The number of chunks in each phase, and their frames.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     pub waiting: usize,
@@ -33,27 +33,27 @@ pub struct Counts {
     pub frames: u64,
 }
 
-/// A chunk that was given up.
+/// A chunk that was quarantined, which means given up for this run.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct GivenUp {
-    pub work: Work,
+pub struct QuarantinedChunk {
+    pub work: WorkKind,
     pub index: u32,
     pub range: FrameRange,
     pub reason: String,
 }
 
-/// How a job ended.
+/// The way in which a job ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ending {
-    /// Every output frame is there.
+    /// Every output frame was rendered.
     Complete,
-    /// Some are there; the list holds the chunks that are not, and the analyses that they needed.
-    Incomplete { quarantined: Vec<GivenUp> },
-    /// No output frame could be made.
-    Failed { quarantined: Vec<GivenUp> },
-    /// No frame of the video has a usable face, and that was not allowed.
+    /// Some frames were rendered; the list holds the chunks that were not, and the analyses that they needed.
+    Incomplete { quarantined: Vec<QuarantinedChunk> },
+    /// No output frame could be rendered.
+    Failed { quarantined: Vec<QuarantinedChunk> },
+    /// No frame of the video has a usable face, and the settings do not allow that.
     NoFace,
-    /// The coordinator was asked to end; the same job goes on from here.
+    /// The coordinator was asked to end before the job was complete; the same job can be resumed from here.
     Interrupted { frames_done: u64, frames: u64 },
 }
 
@@ -87,32 +87,32 @@ impl Chunks {
         };
         Self {
             job,
-            analyze: records(Work::Analyze, analyze),
-            render: records(Work::Render, render),
+            analyze: records(WorkKind::Analyze, analyze),
+            render: records(WorkKind::Render, render),
         }
     }
 
-    /// `None` for a chunk that the job does not have.
+    /// Returns the record of a chunk; `None` if the job has no such chunk.
     pub fn get(&self, chunk: ChunkId) -> Option<&ChunkRecord> {
         let chunks = match chunk.work {
-            Work::Analyze => &self.analyze,
-            Work::Render => &self.render,
+            WorkKind::Analyze => &self.analyze,
+            WorkKind::Render => &self.render,
         };
         let found = chunks.get(chunk.index as usize);
         found.filter(|_| chunk.job == self.job)
     }
 
-    /// `None` for a chunk that the job does not have.
+    /// Returns the record of a chunk for changes; `None` if the job has no such chunk.
     pub fn get_mut(&mut self, chunk: ChunkId) -> Option<&mut ChunkRecord> {
         let chunks = match chunk.work {
-            Work::Analyze => &mut self.analyze,
-            Work::Render => &mut self.render,
+            WorkKind::Analyze => &mut self.analyze,
+            WorkKind::Render => &mut self.render,
         };
         let found = chunks.get_mut(chunk.index as usize);
         found.filter(|_| chunk.job == self.job)
     }
 
-    /// The chunks of both kinds of work.
+    /// Iterates over the chunks of both kinds of work, the analyses first.
     pub fn iter(&self) -> impl Iterator<Item = &ChunkRecord> {
         self.analyze.iter().chain(&self.render)
     }
@@ -125,18 +125,25 @@ impl Chunks {
 
     /// Verified records of the render chunks that are done, in frame order.
     pub fn records(&self) -> Vec<Arc<DoneRecord>> {
-        let record = |chunk: &ChunkRecord| match &chunk.state().phase {
-            Phase::Done { record } => Some(Arc::clone(record)),
-            Phase::Waiting
-            | Phase::Backlog
-            | Phase::Queued
-            | Phase::Running { .. }
-            | Phase::Quarantined { .. } => None,
-        };
-        self.render.iter().filter_map(record).collect()
+        let records = self.render.iter().filter_map(|chunk| chunk.state().record());
+        records.cloned().collect()
     }
 
-    /// How the job ended; `None` while a chunk is open.
+    /// The number of chunks that a worker is running.
+    pub fn running(&self) -> usize {
+        Counts::of(&self.analyze).running + Counts::of(&self.render).running
+    }
+
+    /// The ending of a job that is stopped now.
+    pub fn interrupted(&self) -> Ending {
+        let counts = Counts::of(&self.render);
+        Ending::Interrupted {
+            frames_done: counts.frames_done,
+            frames: counts.frames,
+        }
+    }
+
+    /// The ending that follows from the states; `None` while a chunk is neither done nor quarantined.
     pub fn ending(&self) -> Option<Ending> {
         if !self.iter().all(|chunk| chunk.state().is_settled()) {
             return None;
@@ -146,7 +153,7 @@ impl Chunks {
             return Some(Ending::Complete);
         }
         let given_up = |chunk: &ChunkRecord| match &chunk.state().phase {
-            Phase::Quarantined { reason } => Some(GivenUp {
+            Phase::Quarantined { reason } => Some(QuarantinedChunk {
                 work: chunk.id.work,
                 index: chunk.id.index,
                 range: chunk.range,
@@ -170,6 +177,7 @@ mod tests {
     use super::*;
     use crate::job::chunk::event::ChunkEvent;
     use crate::job::chunk::state::Step;
+    use crate::job::test_support::done_record;
     use latentfarm_common::digest::Digest;
     use latentfarm_common::ids::Attempt;
     use latentfarm_common::wire::outcome::Failure;
@@ -186,7 +194,7 @@ mod tests {
         )
     }
 
-    fn apply(job: &mut Chunks, work: Work, index: u32, event: ChunkEvent) -> Option<Step> {
+    fn apply(job: &mut Chunks, work: WorkKind, index: u32, event: ChunkEvent) -> Option<Step> {
         let job_id = job.job;
         let chunk = job.get_mut(ChunkId {
             job: job_id,
@@ -196,7 +204,7 @@ mod tests {
         Some(chunk.apply(event))
     }
 
-    fn spoil(job: &mut Chunks, work: Work, index: u32) {
+    fn spoil(job: &mut Chunks, work: WorkKind, index: u32) {
         let attempt = Attempt::default();
         apply(job, work, index, ChunkEvent::Enqueued { attempt });
         let failure = Failure::BadInput {
@@ -209,10 +217,10 @@ mod tests {
     fn a_job_without_open_chunks_has_ended() {
         let mut job = chunks(1, 2);
         assert_eq!(job.ending(), None);
-        spoil(&mut job, Work::Analyze, 0);
-        spoil(&mut job, Work::Render, 0);
+        spoil(&mut job, WorkKind::Analyze, 0);
+        spoil(&mut job, WorkKind::Render, 0);
         assert_eq!(job.ending(), None);
-        spoil(&mut job, Work::Render, 1);
+        spoil(&mut job, WorkKind::Render, 1);
         let Some(Ending::Failed { quarantined }) = job.ending() else {
             panic!("{job:?}")
         };
@@ -224,31 +232,90 @@ mod tests {
         assert_eq!(
             reasons,
             [
-                (Work::Analyze, 0, reason),
-                (Work::Render, 0, reason),
-                (Work::Render, 1, reason)
+                (WorkKind::Analyze, 0, reason),
+                (WorkKind::Render, 0, reason),
+                (WorkKind::Render, 1, reason)
             ]
         );
     }
 
+    fn done(chunk: ChunkId, worker: &str) -> ChunkEvent {
+        let record = done_record(chunk, Attempt::default(), worker.parse().unwrap());
+        ChunkEvent::DoneSeen {
+            record: Arc::new(record),
+        }
+    }
+
     #[test]
     fn counts_cover_every_chunk() {
-        let mut job = chunks(1, 3);
-        apply(&mut job, Work::Render, 0, ChunkEvent::Released);
-        spoil(&mut job, Work::Render, 2);
+        let attempt = Attempt::default();
+        let lengths = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024];
+        let ranges = lengths.map(|length| FrameRange::new(0, length));
+        let mut job = Chunks::new(JobId::from_digest(&Digest::of(b"job")), vec![], ranges.to_vec());
+        let ids = job.ids(|_| true);
+        // Two of each state but for a single waiting chunk.
+        for index in 1..=10 {
+            apply(&mut job, WorkKind::Render, index, ChunkEvent::Released);
+        }
+        for index in 3..=6 {
+            apply(
+                &mut job,
+                WorkKind::Render,
+                index,
+                ChunkEvent::Enqueued { attempt },
+            );
+        }
+        for index in [5, 6] {
+            let worker = "w1".parse().unwrap();
+            apply(
+                &mut job,
+                WorkKind::Render,
+                index,
+                ChunkEvent::Started { attempt, worker },
+            );
+        }
+        for index in [7, 8] {
+            let event = done(ids[index as usize], "w1");
+            apply(&mut job, WorkKind::Render, index, event);
+        }
+        for index in [9, 10] {
+            spoil(&mut job, WorkKind::Render, index);
+        }
         let expected = Counts {
             waiting: 1,
-            backlog: 1,
-            quarantined: 1,
-            frames: 48,
-            ..Counts::default()
+            backlog: 2,
+            queued: 2,
+            running: 2,
+            done: 2,
+            quarantined: 2,
+            frames_done: 128 + 256,
+            frames: 2047,
         };
         assert_eq!(Counts::of(&job.render), expected);
     }
 
     #[test]
+    fn records_are_those_of_finished_render_chunks_in_frame_order() {
+        let mut job = chunks(1, 3);
+        for (chunk, worker) in job
+            .ids(|chunk| chunk.id.index != 1)
+            .into_iter()
+            .rev()
+            .zip(["c", "b", "a"])
+        {
+            apply(&mut job, chunk.work, chunk.index, done(chunk, worker));
+        }
+        let workers: Vec<String> = job
+            .records()
+            .iter()
+            .map(|record| record.worker.to_string())
+            .collect();
+        assert_eq!(workers, ["b", "c"]);
+    }
+
+    #[test]
     fn a_job_does_not_have_the_chunks_past_its_end() {
         let mut job = chunks(1, 1);
-        assert_eq!(apply(&mut job, Work::Render, 1, ChunkEvent::Released), None);
+        assert_eq!(apply(&mut job, WorkKind::Render, 1, ChunkEvent::Released), None);
     }
 }

@@ -1,11 +1,12 @@
-//! The job folder, `OUT.latentfarm/`: everything that a job needs to go on after a crash.
+//! The job folder, `OUT.latentfarm/`, which holds everything that a job needs to go on after a crash.
+//! `render` opens it before it starts anything, and removes it when the job is complete.
 //!
 //! ```text
 //! lock          held while a coordinator works here
 //! job           id of the job that the folder belongs to
 //! manifest.farm the JobSpec, once ingest is done
 //! blobs/        content-addressed: segments, speech, track slices, results
-//! scratch/      of the running processes; emptied at every start
+//! scratch/      temporary files of the running processes; emptied at every start
 //! nats/         the private server's state
 //! watch.json    how `latentfarm top` reaches the private server
 //! ```
@@ -19,7 +20,7 @@ use latentfarm_common::ids::JobId;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
-/// A job folder that this process alone works in.
+/// A job folder that is locked for this process.
 #[derive(Debug)]
 pub struct JobFolder {
     path: PathBuf,
@@ -27,6 +28,7 @@ pub struct JobFolder {
     _lock: Flock<File>,
 }
 
+/// Why a job folder cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum FolderError {
     #[error(transparent)]
@@ -43,8 +45,8 @@ pub enum FolderError {
 }
 
 impl JobFolder {
-    /// Opens the folder for `job`, or makes it. One that holds the same unfinished job is resumed; one that
-    /// holds another job is refused, or with `force` emptied first.
+    /// Opens the folder for `job`, or creates it. A folder with the same unfinished job is resumed. A folder
+    /// with another job is refused, unless `force` allows to empty it.
     pub fn open(path: &Path, job: JobId, force: bool) -> Result<Self, FolderError> {
         let marker = path.join("job");
         let is_new = !path.exists();
@@ -100,7 +102,7 @@ impl JobFolder {
         Ok(folder)
     }
 
-    /// Whether the folder held this very job already.
+    /// Whether the folder already held the same job.
     pub fn resumed(&self) -> bool {
         self.resumed
     }
@@ -121,14 +123,15 @@ impl JobFolder {
         self.path.join("nats")
     }
 
-    /// Removes the folder and all in it: the job is done.
+    /// Removes the folder with its contents, once the job is complete.
     pub fn remove(self) -> Result<(), FolderError> {
         fs::remove_dir_all(&self.path).map_err(FileError::at("remove", &self.path))?;
         Ok(())
     }
 }
 
-/// The job folder that `given` means: itself, or the one beside an output of that name. One of `files` tells it.
+/// Finds the job folder that `given` names: the path itself, or the folder beside an output file of that
+/// name. A folder is a job folder if it has one of `files`.
 pub fn job_folder_of(given: &Path, files: &[&str]) -> Option<PathBuf> {
     let mut beside = given.as_os_str().to_owned();
     beside.push(".latentfarm");
@@ -137,7 +140,7 @@ pub fn job_folder_of(given: &Path, files: &[&str]) -> Option<PathBuf> {
         .find(|path| files.iter().any(|file| path.join(file).is_file()))
 }
 
-/// Writes a small file so that it is there whole, or not at all, after a crash. Its folder exists.
+/// Writes a small file so that it is complete or absent after a crash. The folder of `path` must exist.
 pub(super) fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let parent = path.parent().unwrap_or(Path::new("."));
     let mut file = tempfile::NamedTempFile::new_in(parent)?;
@@ -149,11 +152,11 @@ pub(super) fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 fn is_empty(path: &Path) -> Result<bool, FileError> {
     let mut entries = fs::read_dir(path).map_err(FileError::at("read", path))?;
-    // A lock file alone is what a crash between two steps of `open` leaves.
+    // A crash between two steps of `open` leaves a lock file alone.
     Ok(entries.all(|entry| entry.is_ok_and(|entry| entry.file_name() == "lock")))
 }
 
-/// Removes everything but the lock that is being held.
+/// Removes everything except the lock file, which is being held.
 fn empty(path: &Path) -> Result<(), FileError> {
     for entry in fs::read_dir(path).map_err(FileError::at("read", path))? {
         let entry = entry.map_err(FileError::at("read", path))?;
@@ -216,6 +219,35 @@ mod tests {
             Err(FolderError::Foreign { .. })
         ));
         assert!(root.path().join("thesis.tex").exists());
+    }
+
+    #[test]
+    fn a_folder_with_nothing_but_a_lock_is_used() {
+        let root = tempfile::tempdir().unwrap();
+        fs::write(root.path().join("lock"), b"").unwrap();
+        let folder = JobFolder::open(root.path(), job("a"), false).unwrap();
+        assert!(!folder.resumed());
+        let named = [folder.blobs(), folder.nats(), folder.scratch()];
+        assert_eq!(
+            named,
+            ["blobs", "nats", "scratch"].map(|name| root.path().join(name))
+        );
+        assert!(named.iter().all(|path| path.is_dir()));
+    }
+
+    #[test]
+    fn what_cannot_be_emptied_is_named() {
+        let root = tempfile::tempdir().unwrap();
+        drop(JobFolder::open(root.path(), job("a"), false).unwrap());
+        fs::remove_dir(root.path().join("scratch")).unwrap();
+        fs::write(root.path().join("scratch"), b"a file").unwrap();
+        let error = JobFolder::open(root.path(), job("a"), false)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("cannot empty") && error.contains("scratch"),
+            "{error}"
+        );
     }
 
     #[test]

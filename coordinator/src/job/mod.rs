@@ -4,7 +4,7 @@
 //!            Released        Enqueued           Started
 //!  Waiting ───────────▶ Backlog ──────▶ Queued ─────────▶ Running
 //!     │                    ▲               │  ◀─────────     │
-//!     │ Blocked            │   TakenBack   │   GivenBack     │
+//!     │ Blocked            │   Reassigned  │   Returned      │
 //!     ▼                    │   Failed, WorkerLost, QueueLost │
 //!  Quarantined ◀───────────┴── (budget used up) ─────────────┤
 //!     │                    ▲                                 │ DoneSeen (from any state)
@@ -12,18 +12,18 @@
 //!     └────────────────────┼──────────────────────────────▶ Done
 //!                          └─────────────────────────────────┘
 //! ```
-//! [`chunk::state::ChunkState::on`] is pure and total: it has no clock and no socket, late and repeated events are
-//! ignored and impossible ones denied. `TakenBack` moves a queued chunk back, uncounted; `Blocked` gives a chunk of
-//! the backlog up too. The dispatcher is the one task that owns the states, each in its
-//! [`record::ChunkRecord`]. Truth is the manifest ([`store`]) and the done log; everything here can be rebuilt from
-//! them.
+//! [`chunk::state::ChunkState::on`] is pure and total: it has no clock and no socket. It ignores late and
+//! repeated events, and denies impossible ones. `Reassigned` moves a queued chunk back to the backlog, which
+//! counts as no attempt; `Blocked` quarantines a chunk of the backlog too. The dispatcher is the one task
+//! that owns the states, each in its [`record::ChunkRecord`]. The manifest ([`manifest`]) and the done log
+//! are the truth; everything else here can be rebuilt from them.
 
-pub mod attempt;
 pub mod chunk;
 pub mod chunks;
-#[cfg(test)]
-pub(crate) mod fixture;
 pub mod folder;
+pub mod manifest;
 pub mod record;
 pub mod retry;
-pub mod store;
+#[cfg(test)]
+pub(crate) mod test_support;
+pub mod tries;

@@ -1,12 +1,13 @@
-//! Why an attempt ended without a result, and what each reason costs the chunk.
+//! Why an attempt ended without a result, which budget of the chunk that uses, and how long the next attempt
+//! waits.
 
 use latentfarm_common::wire::outcome::Failure;
 
-/// The reasons for which an attempt was not the last.
+/// The reasons for which an attempt may end without a result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RetryClass {
     OutOfMemory,
-    NoRoom,
+    InsufficientMemory,
     WorkerUnfit,
     Transient,
     EngineLost,
@@ -16,49 +17,53 @@ pub enum RetryClass {
     BadResult,
 }
 
-/// What an attempt that ended for some reason counts against.
+/// The budget of the chunk that an attempt without a result uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Budget {
-    /// It was the chunk's own failure: [`super::attempt::MAX_FAILURES`].
+    /// The attempt failed by the chunk's own fault; the limit is [`super::tries::MAX_FAILURES`].
     Failures,
-    /// It was not the chunk's fault: [`super::attempt::MAX_EXCUSED`].
+    /// The attempt ended by no fault of the chunk; the limit is [`super::tries::MAX_EXCUSED`].
     Excused,
-    /// It ran out of memory: without limit, since each time is a step along a finite list of plans and classes.
+    /// The attempt ran out of memory. There is no limit, because each time raises the chunk's memory plan or
+    /// class.
     OutOfMemory,
-    /// The memory was gone before anything was tried: without limit.
-    NoRoom,
+    /// Too little memory was free to begin. There is no limit.
+    InsufficientMemory,
     /// No further attempt can help.
     Final,
 }
 
-/// How long the next attempt waits.
+/// The kind of delay before the next attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wait {
-    /// Not at all: the chunk did nothing wrong.
-    None,
-    /// The shortest delay: the next attempt runs under another plan, or elsewhere.
-    Short,
-    /// A delay that doubles with each attempt.
-    Growing,
+pub enum RetryDelay {
+    /// The next attempt does not wait, because the chunk is not at fault.
+    Immediate,
+    /// The next attempt waits for the shortest delay, because it runs under another plan or on another
+    /// worker.
+    Shortest,
+    /// The delay doubles with each attempt.
+    Exponential,
 }
 
 impl RetryClass {
-    /// The table of reasons: how each reads in the report, what it counts against, how long the next attempt waits.
-    fn row(self) -> (&'static str, Budget, Wait) {
+    /// The table of reasons: the label of each in the report, the budget that it uses, and the delay that
+    /// follows.
+    fn row(self) -> (&'static str, Budget, RetryDelay) {
+        use RetryDelay::{Exponential, Immediate, Shortest};
         match self {
-            Self::OutOfMemory => ("out of memory", Budget::OutOfMemory, Wait::Short),
-            Self::NoRoom => ("no room any more", Budget::NoRoom, Wait::Growing),
-            Self::WorkerUnfit => ("unfit worker", Budget::Excused, Wait::Growing),
-            Self::Transient => ("transient failure", Budget::Failures, Wait::Growing),
-            Self::EngineLost => ("lost engine or media process", Budget::Failures, Wait::Growing),
-            Self::BadInput => ("bad input", Budget::Final, Wait::Growing),
-            Self::WorkerLost => ("lost worker", Budget::Excused, Wait::None),
-            Self::QueueLost => ("lost task", Budget::Excused, Wait::None),
-            Self::BadResult => ("result that failed verification", Budget::Failures, Wait::Growing),
+            Self::OutOfMemory => ("out of memory", Budget::OutOfMemory, Shortest),
+            Self::InsufficientMemory => ("insufficient memory", Budget::InsufficientMemory, Exponential),
+            Self::WorkerUnfit => ("unfit worker", Budget::Excused, Exponential),
+            Self::Transient => ("transient failure", Budget::Failures, Exponential),
+            Self::EngineLost => ("lost engine or media process", Budget::Failures, Exponential),
+            Self::BadInput => ("bad input", Budget::Final, Exponential),
+            Self::WorkerLost => ("lost worker", Budget::Excused, Immediate),
+            Self::QueueLost => ("lost task", Budget::Excused, Immediate),
+            Self::BadResult => ("result that failed verification", Budget::Failures, Exponential),
         }
     }
 
-    /// The class in words, for the report.
+    /// The reason as a noun phrase, for the report.
     pub fn label(self) -> &'static str {
         self.row().0
     }
@@ -67,12 +72,12 @@ impl RetryClass {
         self.row().1
     }
 
-    pub fn wait(self) -> Wait {
+    pub fn delay(self) -> RetryDelay {
         self.row().2
     }
 }
 
-/// The class of one attempt's end, and the end in one sentence.
+/// Why one attempt ended: its class, and one clause with the details.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cause {
     pub class: RetryClass,
@@ -101,13 +106,13 @@ impl Cause {
                 );
                 (RetryClass::OutOfMemory, reason)
             }
-            Failure::NoRoom {
+            Failure::InsufficientMemory {
                 device,
                 needed_mib,
                 free_mib,
             } => (
-                RetryClass::NoRoom,
-                format!("{device} had {free_mib} MiB free where {needed_mib} MiB are needed"),
+                RetryClass::InsufficientMemory,
+                format!("{device} had {free_mib} MiB free, but {needed_mib} MiB are needed"),
             ),
             Failure::BadInput { message } => (RetryClass::BadInput, format!("bad input: {message}")),
             Failure::WorkerUnfit { message } => {
@@ -120,5 +125,53 @@ impl Cause {
             ),
         };
         Self { class, reason }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan, OutOfMemory};
+
+    #[test]
+    fn the_report_tells_the_reasons_apart() {
+        let all = [
+            RetryClass::OutOfMemory,
+            RetryClass::InsufficientMemory,
+            RetryClass::WorkerUnfit,
+            RetryClass::Transient,
+            RetryClass::EngineLost,
+            RetryClass::BadInput,
+            RetryClass::WorkerLost,
+            RetryClass::QueueLost,
+            RetryClass::BadResult,
+        ];
+        let labels: BTreeSet<&str> = all.into_iter().map(RetryClass::label).collect();
+        assert_eq!(labels.len(), all.len());
+    }
+
+    #[test]
+    fn a_suspected_shortage_is_not_called_a_fact() {
+        let mut oom = OutOfMemory {
+            kind: DeviceKind::Cuda,
+            device: "cuda:0".to_owned(),
+            stage: None,
+            plan: MemoryPlan::Sliced,
+            needed_at_least_mib: Some(900),
+            free_before_mib: 800,
+            suspected: false,
+        };
+        let reason = |oom: &OutOfMemory| Cause::of(&Failure::OutOfMemory(oom.clone())).reason;
+        assert_eq!(
+            reason(&oom),
+            "out of memory on cuda:0 under plan sliced (800 MiB were free, needs at least 900 MiB)"
+        );
+        (oom.suspected, oom.needed_at_least_mib) = (true, None);
+        assert_eq!(
+            reason(&oom),
+            "it seems that it ran out of memory on cuda:0 under plan sliced (800 MiB were free)"
+        );
     }
 }

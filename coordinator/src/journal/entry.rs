@@ -1,4 +1,5 @@
-//! What a journal holds.
+//! The entries of a job's journal. The dispatcher writes one for each decision and each event as it happens;
+//! `explain` reads them, and so does a coordinator that resumes a job, for the memory history of its chunks.
 
 use latentfarm_common::ids::{Attempt, ChunkName, JobId, WorkerId};
 use latentfarm_common::queues::Queue;
@@ -8,77 +9,90 @@ use serde::{Deserialize, Serialize};
 
 use crate::placement::CpuFallback;
 
-/// One line.
+/// One line of a journal: a flat JSON object.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Line {
-    /// Milliseconds since 1970.
+pub struct JournalLine {
+    /// The time in milliseconds since the Unix epoch; 0 if it is not known.
     pub at_ms: u64,
     #[serde(flatten)]
-    pub entry: Entry,
+    pub entry: JournalEntry,
 }
 
-/// Something that was decided or that happened. Each value is in its text form.
+/// What was decided about one chunk or happened to it, or that a run of the job began.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "entry", rename_all = "snake_case")]
-pub enum Entry {
-    /// A coordinator took the job on.
+pub enum JournalEntry {
+    /// A coordinator began to dispatch the job, or took it over from an earlier coordinator.
     RunBegins {
         job: JobId,
+        /// The revision of the coordinator's lease.
         epoch: u64,
         analyze_chunks: usize,
         render_chunks: usize,
+        /// The frames of the output.
         frames: u64,
+        /// The frames of a render chunk; the last one may have fewer.
         chunk_frames: u32,
-        /// `None` if it is not known: the farm's own records do not say it.
+        /// `None` if the setting is not known, because `explain --nats` built this line from the farm's
+        /// records in place of a journal.
         cpu_fallback: Option<CpuFallback>,
         unplaceable_wait_seconds: u64,
     },
-    /// Published.
+    /// A task of the chunk was published to a queue.
     Placed {
         chunk: ChunkName,
         attempt: Attempt,
         queue: Queue,
+        /// The kind of device of the queue's workers.
         kind: DeviceKind,
+        /// The first memory plan that the attempt may use.
         floor: MemoryPlan,
-        /// Of the leanest plan, all in all.
+        /// The memory that the leanest plan needs, and on the CPU the media process beside it.
         need_mib: u64,
+        /// The memory that the engine needs under each plan.
         needs: MemoryRequirements,
+        /// Why this queue was chosen.
         why: String,
     },
-    /// Taken out of the queue to be placed anew.
-    TakenBack {
+    /// A task that no worker had begun was removed from its queue, because another queue is better now. The
+    /// chunk is placed again.
+    Reassigned {
         chunk: ChunkName,
         attempt: Attempt,
         queue: Queue,
         why: String,
     },
-    /// Fits no live worker.
-    Waits {
-        chunk: ChunkName,
-        why: String,
-    },
+    /// The chunk fits no worker that is alive now. It waits for one, until `unplaceable_wait_seconds` have
+    /// passed.
+    Unschedulable { chunk: ChunkName, why: String },
+    /// A worker began the task.
     Started {
         chunk: ChunkName,
         attempt: Attempt,
         worker: WorkerId,
     },
+    /// A worker reported that the attempt failed.
     Failed {
         chunk: ChunkName,
         attempt: Attempt,
         worker: WorkerId,
         failure: Failure,
-        /// The queue that it was placed in; `None` if another attempt counted already.
+        /// The queue that the chunk was placed in; `None` if a later attempt was under way or the chunk was
+        /// done, so that the failure had no consequence.
         queue: Option<Queue>,
-        /// What followed for the next attempt.
-        then: Option<String>,
+        /// What follows for the next attempt, in one clause; `None` if nothing changes.
+        consequence: Option<String>,
     },
-    /// The attempt ended without a word of its worker: lost worker, lost task, bad result.
+    /// The coordinator ended the attempt: its worker was lost, its task vanished from the queue, or its
+    /// result did not pass verification.
     Ended {
         chunk: ChunkName,
         attempt: Attempt,
         reason: String,
-        then: Option<String>,
+        /// What follows for the next attempt, in one clause; `None` if nothing changes.
+        consequence: Option<String>,
     },
+    /// The attempt's done record passed verification, and the chunk is finished.
     Done {
         chunk: ChunkName,
         attempt: Attempt,
@@ -87,25 +101,23 @@ pub enum Entry {
         numerics_fingerprint: String,
         memory: Option<MemoryUse>,
     },
-    GivenUp {
-        chunk: ChunkName,
-        reason: String,
-    },
+    /// The chunk has used up its attempts, or no attempt can help. The next run of the job tries it again.
+    Quarantined { chunk: ChunkName, reason: String },
 }
 
-impl Entry {
-    /// The chunk that it is about.
+impl JournalEntry {
+    /// The chunk that the entry is about; `None` if it is about the whole job.
     pub fn chunk(&self) -> Option<ChunkName> {
         match self {
             Self::RunBegins { .. } => None,
             Self::Placed { chunk, .. }
-            | Self::TakenBack { chunk, .. }
-            | Self::Waits { chunk, .. }
+            | Self::Reassigned { chunk, .. }
+            | Self::Unschedulable { chunk, .. }
             | Self::Started { chunk, .. }
             | Self::Failed { chunk, .. }
             | Self::Ended { chunk, .. }
             | Self::Done { chunk, .. }
-            | Self::GivenUp { chunk, .. } => Some(*chunk),
+            | Self::Quarantined { chunk, .. } => Some(*chunk),
         }
     }
 }

@@ -1,19 +1,20 @@
-//! The journal's file: appended without waiting for the disk, and bounded.
+//! The file of a journal. Lines are appended without waiting for the disk, and the size is bounded.
 
 use std::fs::{self, File};
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::{Entry, Line};
+use super::{JournalEntry, JournalLine};
 
 const NAME: &str = "journal.jsonl";
-/// What was written before, once the journal has grown past its bound.
+/// The file that holds the older lines once the journal was rotated.
 const OLDER: &str = "journal.1.jsonl";
-/// At about 300 bytes a line, half a million lines in the two files.
+/// A file is rotated at this size. With about 300 bytes a line, the two files hold half a million lines.
 const MAX_BYTES: u64 = 64 << 20;
 
-/// Appends to the journal of a job folder. A journal that cannot be written costs no more than the story.
+/// Appends to the journal of a job folder. A journal that cannot be written is logged, and the job goes on
+/// without it.
 #[derive(Debug)]
 pub struct Journal {
     folder: PathBuf,
@@ -33,7 +34,7 @@ impl Journal {
         let (file, bytes) = match opened {
             Ok((file, bytes)) => (Some(file), bytes),
             Err(error) => {
-                tracing::warn!(path = %path.display(), %error, "no journal is kept");
+                tracing::warn!(path = %path.display(), %error, "cannot open the job's journal: none is written");
                 (None, 0)
             }
         };
@@ -45,40 +46,41 @@ impl Journal {
         }
     }
 
-    pub fn note(&mut self, entry: Entry) {
+    /// Appends an entry with the current time.
+    pub fn append(&mut self, entry: JournalEntry) {
         let Some(file) = &mut self.file else { return };
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let at_ms = latentfarm_common::time::milliseconds(since);
-        let Ok(mut text) = serde_json::to_string(&Line { at_ms, entry }) else {
+        let Ok(mut text) = serde_json::to_string(&JournalLine { at_ms, entry }) else {
             return;
         };
         text.push('\n');
         if let Err(error) = file.write_all(text.as_bytes()) {
-            tracing::warn!(%error, "the journal ends here");
+            tracing::warn!(%error, "cannot append to the job's journal: it is not continued");
             self.file = None;
             return;
         }
         self.bytes += text.len() as u64;
         if self.bytes > self.max_bytes {
-            self.turn();
+            self.rotate();
         }
     }
 
-    /// Begins a new file; the last one is kept, the one before it goes.
-    fn turn(&mut self) {
+    /// Begins a new file. The current file becomes the older one, which is deleted.
+    fn rotate(&mut self) {
         let path = self.folder.join(NAME);
-        let turned = fs::rename(&path, self.folder.join(OLDER)).and_then(|()| append_to(&path));
-        match turned {
+        let rotated = fs::rename(&path, self.folder.join(OLDER)).and_then(|()| append_to(&path));
+        match rotated {
             Ok((file, bytes)) => (self.file, self.bytes) = (Some(file), bytes),
             Err(error) => {
-                tracing::warn!(%error, "the journal ends here");
+                tracing::warn!(%error, "cannot rotate the job's journal: it is not continued");
                 self.file = None;
             }
         }
     }
 }
 
-/// A line that a crash cut short is ended first.
+/// Opens a file for appending, and returns its size. A line that a crash cut short is ended first.
 fn append_to(path: &Path) -> io::Result<(File, u64)> {
     let mut file = File::options().create(true).append(true).open(path)?;
     let bytes = file.metadata()?.len();
@@ -88,9 +90,10 @@ fn append_to(path: &Path) -> io::Result<(File, u64)> {
     Ok((file, bytes))
 }
 
-/// All lines of the journal in a job folder, oldest first; those that cannot be read (cut short by a crash, of
-/// another release) are passed over. No journal is an empty one.
-pub fn read(folder: &Path) -> io::Result<Vec<Line>> {
+/// Reads all lines of the journal in a job folder, oldest first. Lines that cannot be decoded (because a
+/// crash cut them short, or another release wrote them) are skipped. A missing journal counts as an empty
+/// one.
+pub fn read(folder: &Path) -> io::Result<Vec<JournalLine>> {
     let mut lines = Vec::new();
     for name in [OLDER, NAME] {
         let file = match File::open(folder.join(name)) {
@@ -99,7 +102,7 @@ pub fn read(folder: &Path) -> io::Result<Vec<Line>> {
             Err(error) => return Err(error),
         };
         for text in BufReader::new(file).lines() {
-            lines.extend(serde_json::from_str::<Line>(&text?));
+            lines.extend(serde_json::from_str::<JournalLine>(&text?));
         }
     }
     Ok(lines)
@@ -108,12 +111,12 @@ pub fn read(folder: &Path) -> io::Result<Vec<Line>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use latentfarm_common::ids::{Attempt, ChunkName, Work};
+    use latentfarm_common::ids::{Attempt, ChunkName, WorkKind};
 
-    fn entry(number: u32) -> Entry {
-        Entry::Started {
+    fn entry(number: u32) -> JournalEntry {
+        JournalEntry::Started {
             chunk: ChunkName {
-                work: Work::Render,
+                work: WorkKind::Render,
                 index: number,
             },
             attempt: Attempt::default(),
@@ -125,14 +128,14 @@ mod tests {
     fn what_was_noted_is_read_across_restarts_and_a_broken_line_is_passed_over() {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(read(folder.path()).unwrap(), []);
-        Journal::open(folder.path()).note(entry(1));
+        Journal::open(folder.path()).append(entry(1));
         let mut file = File::options()
             .append(true)
             .open(folder.path().join(NAME))
             .unwrap();
         file.write_all(b"{\"at_ms\":1,\"entry\":\"star").unwrap();
-        Journal::open(folder.path()).note(entry(2));
-        let entries: Vec<Entry> = read(folder.path())
+        Journal::open(folder.path()).append(entry(2));
+        let entries: Vec<JournalEntry> = read(folder.path())
             .unwrap()
             .into_iter()
             .map(|l| l.entry)
@@ -144,7 +147,7 @@ mod tests {
     fn it_is_bounded_and_keeps_the_newest() {
         let folder = tempfile::tempdir().unwrap();
         let mut journal = Journal::bounded(folder.path(), 1000);
-        (0..200).for_each(|number| journal.note(entry(number)));
+        (0..200).for_each(|number| journal.append(entry(number)));
         let lines = read(folder.path()).unwrap();
         assert!(lines.len() < 50, "{}", lines.len());
         assert_eq!(lines.last().unwrap().entry, entry(199));

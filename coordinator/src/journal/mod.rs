@@ -1,9 +1,10 @@
-//! The journal of a job: what was decided about each chunk, with the figures, and what came of it. One JSON object
-//! a line in the job folder, appended as things happen; for `latentfarm explain` and for the report. It is told
-//! from, never decided from, but for the memory history of chunks that an earlier run had begun.
+//! The journal of a job: what was decided about each chunk, with the figures, and how each attempt ended. The
+//! dispatcher appends one JSON object a line to a file in the job folder; `latentfarm explain` and the report
+//! read it. No decision depends on it, with one exception: a new run restores from it which attempts of
+//! earlier runs ran out of memory.
 
 mod entry;
 mod file;
 
-pub use entry::{Entry, Line};
+pub use entry::{JournalEntry, JournalLine};
 pub use file::{Journal, read};

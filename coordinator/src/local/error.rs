@@ -1,12 +1,12 @@
-//! Why a farm cannot be used.
+//! The error of a farm that cannot be reached, started or kept running.
 
 use latentfarm_common::blob::BlobError;
 use latentfarm_common::error::FileError;
+use latentfarm_common::nats::StreamError;
 use latentfarm_common::nats::connect::ConnectError;
 use latentfarm_common::nats::server::ServerError;
-use latentfarm_common::nats::topology::TopologyError;
 
-/// Why a farm cannot be used, or cannot be used any longer.
+/// The reason for which a render cannot use its farm, or can no longer use it.
 #[derive(Debug, thiserror::Error)]
 pub enum FarmError {
     #[error("cannot start the private nats-server")]
@@ -18,9 +18,11 @@ pub enum FarmError {
     #[error(transparent)]
     File(#[from] FileError),
     #[error("cannot prepare the farm's streams")]
-    Streams(#[source] TopologyError),
+    Streams(#[source] StreamError),
     #[error("the private nats-server is lost: {why}")]
     ServerLost { why: String },
-    #[error("no worker is left to render the job")]
+    #[error(
+        "no worker is left to render the job: every worker of this machine ended too often or cannot render"
+    )]
     NoWorkers,
 }

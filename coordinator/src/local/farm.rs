@@ -1,43 +1,41 @@
-//! The private farm of one render: a server in its job folder, and workers on this machine. `render` starts it, runs
-//! its job beside it, and closes it.
+//! The private farm of one render: a server in its job folder, and workers on this machine. `render` starts
+//! it before ingest, starts the workers before it dispatches the job, and closes it when the job has ended.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use latentfarm_common::blob::Store;
 use latentfarm_common::error::FileError;
-use latentfarm_common::nats::connect::{self, Patience};
+use latentfarm_common::nats::connect;
 use latentfarm_common::nats::server::{EmbeddedServer, ServerBinary, ServerOptions};
 use latentfarm_common::nats::topology::Topology;
 use tokio::sync::mpsc;
 
 use super::error::FarmError;
 use super::notice::LocalNotice;
-use super::server::KeptServer;
+use super::server::SupervisedServer;
 use super::watch_file::WatchFile;
-use super::workers::{LocalWorkers, WorkerOptions, WorkerPlan, WorkerSeat};
+use super::workers::{LaunchPlan, LocalWorkers, WorkerOptions, WorkerSpec};
 use crate::dispatch::Farm;
 use crate::job::folder::JobFolder;
 
-pub const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
-
-/// A running private server, and this machine's workers from their start to their stop.
+/// A running private server, and this machine's workers while they are started.
 pub struct LocalFarm {
-    server: KeptServer,
+    server: SupervisedServer,
     url: String,
-    seats: Vec<WorkerSeat>,
+    specs: Vec<WorkerSpec>,
     /// Threads of each worker's engine.
     threads: usize,
     /// `None` before the workers are started and after they are stopped.
     workers: Option<LocalWorkers>,
-    /// Workers that have not been given up.
+    /// Number of workers that are running or are started again.
     working: usize,
     notify: mpsc::UnboundedSender<LocalNotice>,
     notices: mpsc::UnboundedReceiver<LocalNotice>,
 }
 
 impl LocalFarm {
-    /// Starts a server in the job folder and connects to it. The workers are started later: ingest needs none.
+    /// Starts a server in the job folder and connects to it. The workers are started later: ingest needs
+    /// none.
     pub async fn start(
         binary: ServerBinary,
         folder: &JobFolder,
@@ -47,14 +45,13 @@ impl LocalFarm {
         let ids = workers.iter().map(|worker| worker.id.clone()).collect();
         let options = ServerOptions::new(binary, absolute(&folder.nats())?, ids);
         let server = EmbeddedServer::start(options).await.map_err(FarmError::Server)?;
-        let patience = Patience::For(CONNECT_PATIENCE);
-        let connection = connect::connect(&server.url(), &server.coordinator(), patience).await?;
+        let connection = connect::connect(&server.url(), &server.coordinator(), connect::BRIEF).await?;
         let store = Store::open(&Store::file_url(&absolute(&folder.blobs())?)?, None)?;
-        let seat = |options: WorkerOptions| WorkerSeat {
+        let spec = |options: WorkerOptions| WorkerSpec {
             nkey_seed: server.worker(&options.id).and_then(|identity| identity.nkey_seed),
             options,
         };
-        let seats: Vec<WorkerSeat> = workers.into_iter().map(seat).collect();
+        let specs: Vec<WorkerSpec> = workers.into_iter().map(spec).collect();
         let url = server.url();
         if let Some(watch) = WatchFile::new(url.clone(), &server.observer()) {
             watch.write(folder.path())?;
@@ -66,10 +63,10 @@ impl LocalFarm {
             store,
         };
         let local = Self {
-            server: KeptServer::new(server, notify.clone()),
+            server: SupervisedServer::new(server, notify.clone()),
             url,
-            working: seats.len(),
-            seats,
+            working: specs.len(),
+            specs,
             threads,
             workers: None,
             notify,
@@ -78,12 +75,13 @@ impl LocalFarm {
         Ok((farm, local))
     }
 
-    /// Starts the workers with a worker program and weights; `scratch` takes their temporary files and logs.
+    /// Starts the workers with a worker program and a folder of weights. Their temporary files and logs go to
+    /// `scratch`.
     pub fn start_workers(&mut self, program: &Path, weights: &Path, scratch: &Path) -> Result<(), FarmError> {
-        let plan = WorkerPlan {
+        let plan = LaunchPlan {
             program: program.to_owned(),
             nats_url: self.url.clone(),
-            workers: self.seats.clone(),
+            workers: self.specs.clone(),
             weights: absolute(weights)?,
             threads: self.threads,
             folder: absolute(scratch)?,
@@ -92,27 +90,27 @@ impl LocalFarm {
         Ok(())
     }
 
-    /// Asks the workers to finish their chunks and leave; returns at once.
+    /// Makes the workers finish their chunks and end; returns at once.
     pub fn drain_workers(&self) {
         if let Some(workers) = &self.workers {
             workers.drain();
         }
     }
 
-    /// Makes the workers leave now, and waits until they are gone.
+    /// Makes the workers return their chunks and end, and waits until they have ended.
     pub async fn stop_workers(&mut self) {
         if let Some(workers) = self.workers.take() {
             workers.stop().await;
         }
     }
 
-    /// What happens to the processes.
+    /// Waits for the next event of the processes.
     pub async fn next_notice(&mut self) -> Option<LocalNotice> {
         self.notices.recv().await
     }
 
-    /// Takes note of what happened to a process; an error if the farm cannot go on without it.
-    pub fn take(&mut self, notice: &LocalNotice) -> Result<(), FarmError> {
+    /// Counts the workers that are left. Returns an error if the farm cannot go on after the event.
+    pub fn handle_notice(&mut self, notice: &LocalNotice) -> Result<(), FarmError> {
         match notice {
             LocalNotice::ServerLost { why } => return Err(FarmError::ServerLost { why: why.clone() }),
             LocalNotice::WorkerGivenUp { .. } => self.working = self.working.saturating_sub(1),
@@ -124,7 +122,7 @@ impl LocalFarm {
         Ok(())
     }
 
-    /// Ends the server and waits until it is gone.
+    /// Shuts the server down and waits until its process has ended.
     pub async fn close(self) {
         self.server.stop().await;
     }

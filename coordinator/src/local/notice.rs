@@ -1,10 +1,11 @@
-//! What happens to the processes of a local farm.
+//! Events of the processes of a local farm: unexpected ends and restarts.
 
 use std::time::Duration;
 
 use latentfarm_common::ids::WorkerId;
 
-/// Something that the operator should read.
+/// An event of a worker or of the private server that the operator should read. `how` is the exit status as
+/// text.
 #[derive(Clone, Debug)]
 pub enum LocalNotice {
     WorkerDied {
@@ -12,7 +13,7 @@ pub enum LocalNotice {
         how: String,
         restarts_in: Duration,
     },
-    /// Not started again; `why` ends in the last line of its log.
+    /// The worker is not started again. `why` ends with the last line of its log.
     WorkerGivenUp {
         worker: WorkerId,
         why: String,
@@ -20,7 +21,7 @@ pub enum LocalNotice {
     ServerRestarted {
         how: String,
     },
-    /// The private server is gone for good: the job cannot go on.
+    /// The private server ended and cannot be started again, so the job cannot go on.
     ServerLost {
         why: String,
     },

@@ -7,32 +7,34 @@ use tokio::task::JoinHandle;
 
 use super::notice::LocalNotice;
 
-/// A server that ends more often than this has a reason that another start does not mend.
+/// If the server ends more often than this, another start will not help.
 const MAX_RESTARTS: u32 = 5;
 
-/// The private server. [`KeptServer::stop`] ends it in order; dropping this kills it with the runtime.
+/// The private server and the task that supervises it. [`SupervisedServer::stop`] shuts the server down in
+/// order; if this is dropped instead, the server is killed with the runtime.
 #[derive(Debug)]
-pub(super) struct KeptServer {
-    keeper: JoinHandle<()>,
+pub(super) struct SupervisedServer {
+    supervisor: JoinHandle<()>,
     stop: oneshot::Sender<()>,
 }
 
-impl KeptServer {
-    /// Starts the server again, on its port and its store, whenever it ends without having been asked to.
+impl SupervisedServer {
+    /// Supervises a running server: whenever it ends unexpectedly, it is started again on the same port and
+    /// store.
     pub(super) fn new(server: EmbeddedServer, notices: mpsc::UnboundedSender<LocalNotice>) -> Self {
         let (stop, stopping) = oneshot::channel();
-        let keeper = tokio::spawn(keep(server, stopping, notices));
-        Self { keeper, stop }
+        let supervisor = tokio::spawn(supervise(server, stopping, notices));
+        Self { supervisor, stop }
     }
 
-    /// Ends the server and waits until it is gone.
+    /// Shuts the server down and waits until its process has ended.
     pub(super) async fn stop(self) {
-        let _keeper_gone = self.stop.send(());
-        let _broken_off = self.keeper.await;
+        let _already_ended = self.stop.send(());
+        let _panicked = self.supervisor.await;
     }
 }
 
-async fn keep(
+async fn supervise(
     mut server: EmbeddedServer,
     mut stopping: oneshot::Receiver<()>,
     notices: mpsc::UnboundedSender<LocalNotice>,
@@ -56,13 +58,13 @@ async fn keep(
             server.restart().await.err().map(|error| one_line(&error))
         };
         let is_lost = lost.is_some();
-        let _nobody_listens = notices.send(lost.map_or(LocalNotice::ServerRestarted { how }, |why| {
+        let _no_receiver = notices.send(lost.map_or(LocalNotice::ServerRestarted { how }, |why| {
             LocalNotice::ServerLost { why }
         }));
         if is_lost {
             break;
         }
     }
-    // The lock on the store stays until the job is put away.
-    let _asked_or_dropped = stopping.await;
+    // `server` holds the lock on the store, which must stay until the job folder is closed.
+    let _stopped_or_dropped = stopping.await;
 }

@@ -2,19 +2,20 @@
 
 use std::path::{Path, PathBuf};
 
-/// A program of the release is not where it belongs.
+/// A program of the release cannot be found.
 #[derive(Debug, thiserror::Error)]
 pub enum ToolError {
-    #[error("cannot find out where this program lies")]
+    #[error("cannot find the folder of this program")]
     OwnPath(#[source] std::io::Error),
     #[error(
-        "`{}` is missing: latentfarm, latentfarm-worker and latentfarm-engine must lie in one folder \
-         (build them with `cargo build --release`)", path.display()
+        "`{}` is missing: latentfarm, latentfarm-worker and latentfarm-engine must be in the same folder \
+         (`cargo build --release` builds all three)", path.display()
     )]
     Missing { path: PathBuf },
 }
 
-/// Path of `latentfarm-worker`, which lies beside this program with `latentfarm-engine`.
+/// Returns the path of `latentfarm-worker`, which is in the folder of this program together with
+/// `latentfarm-engine`.
 pub fn worker_program() -> Result<PathBuf, ToolError> {
     let own = std::env::current_exe().map_err(ToolError::OwnPath)?;
     let folder = own.parent().unwrap_or(Path::new("/"));

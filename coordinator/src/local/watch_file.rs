@@ -1,5 +1,6 @@
-//! How others on this machine may watch a render: the private server's address and the observer's key, readable by
-//! the user who runs the render alone.
+//! The file `watch.json` in a job folder, by which `latentfarm top` finds the private server of a render on
+//! this machine: the server's address and an observer's key. Only the user who runs the render can read the
+//! file.
 
 use std::fs;
 use std::io::Write as _;
@@ -12,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 const FILE_NAME: &str = "watch.json";
 
-/// Address and key of an observer, who may read and change nothing.
+/// The server's URL, and the seed of an nkey that permits reading only.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WatchFile {
     pub url: String,
@@ -23,8 +24,8 @@ pub struct WatchFile {
 pub enum WatchFileError {
     #[error(transparent)]
     File(#[from] FileError),
-    #[error("`{}` is not what a render writes", path.display())]
-    Garbled {
+    #[error("cannot parse `{}`: it was not written by a render", path.display())]
+    Parse {
         path: PathBuf,
         #[source]
         source: serde_json::Error,
@@ -32,7 +33,7 @@ pub enum WatchFileError {
 }
 
 impl WatchFile {
-    /// `None` for an observer without a key: its server lets everybody watch.
+    /// Returns `None` if the observer has no key: then the server admits everybody.
     pub fn new(url: String, observer: &Identity) -> Option<Self> {
         let nkey_seed = observer.nkey_seed.clone()?;
         Some(Self { url, nkey_seed })
@@ -42,7 +43,7 @@ impl WatchFile {
         let path = folder.join(FILE_NAME);
         let text = serde_json::json!(self).to_string();
         // An older file may have other permissions.
-        let _none = fs::remove_file(&path);
+        let _absent = fs::remove_file(&path);
         fs::OpenOptions::new()
             .write(true)
             .create_new(true)
@@ -55,7 +56,7 @@ impl WatchFile {
     pub fn read(folder: &Path) -> Result<Self, WatchFileError> {
         let path = folder.join(FILE_NAME);
         let text = fs::read_to_string(&path).map_err(FileError::at("read", &path))?;
-        serde_json::from_str(&text).map_err(|source| WatchFileError::Garbled { path, source })
+        serde_json::from_str(&text).map_err(|source| WatchFileError::Parse { path, source })
     }
 }
 

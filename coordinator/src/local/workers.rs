@@ -1,36 +1,37 @@
-//! Worker processes of a local farm: started with the job, restarted when one dies, gone with the coordinator.
+//! Worker processes of a local farm. One task supervises each: it starts the worker with the job, starts it
+//! again if it dies, and ends it with the job.
 
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
+use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use latentfarm_common::ids::WorkerId;
-use latentfarm_common::nats::connect::SEED_VARIABLE;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use tokio::process::{Child, Command};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::notice::LocalNotice;
+use super::process::{signal_child, spawn_worker};
 
-/// Exit code of a worker that cannot do this work: starting it again would not help.
+/// Exit code of a worker that cannot render this job, for example because it has no weights. It is not
+/// started again.
 const EXIT_UNFIT: i32 = 3;
-/// A worker that lived so long was healthy; its next death counts as the first.
+/// A worker that ran longer than this was healthy: its next death counts as the first.
 const HEALTHY_AFTER: Duration = Duration::from_mins(1);
-/// Deaths in quick succession after which a worker is given up.
+/// After more deaths in quick succession than this a worker is not started again.
 const MAX_QUICK_DEATHS: u32 = 8;
-/// Workers told to go at once are killed after this.
+/// A worker that has not ended so long after it was signalled to stop is killed.
 const STOP_GRACE: Duration = Duration::from_secs(10);
 
-/// What the workers are started with.
+/// The options that all workers are started with, and those of each.
 #[derive(Clone, Debug)]
-pub(super) struct WorkerPlan {
+pub(super) struct LaunchPlan {
     pub(super) program: PathBuf,
     pub(super) nats_url: String,
-    pub(super) workers: Vec<WorkerSeat>,
+    pub(super) workers: Vec<WorkerSpec>,
     pub(super) weights: PathBuf,
     /// Threads of each worker's engine.
     pub(super) threads: usize,
@@ -38,7 +39,7 @@ pub(super) struct WorkerPlan {
     pub(super) folder: PathBuf,
 }
 
-/// What one worker is asked to be.
+/// Name and options of one worker, as the command line gives them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WorkerOptions {
     pub id: WorkerId,
@@ -46,86 +47,83 @@ pub struct WorkerOptions {
     pub args: Vec<String>,
 }
 
-/// One worker to start.
+/// One worker to start, with the key that it connects with.
 #[derive(Clone, Debug)]
-pub(super) struct WorkerSeat {
+pub(super) struct WorkerSpec {
     pub(super) options: WorkerOptions,
-    /// Seed of its nkey, passed by environment, never on the command line or on disk.
+    /// Seed of the worker's nkey. It is passed in the environment, never on the command line or on disk.
     pub(super) nkey_seed: Option<String>,
 }
 
+/// The state that the supervisors bring all workers to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Wanted {
+enum DesiredState {
     Running,
-    /// Finish the chunk in hand, then leave.
+    /// The worker finishes its chunk, then ends.
     Drained,
-    /// Give the chunk back and leave now.
+    /// The worker returns its chunk and ends now.
     Stopped,
 }
 
 /// The running workers. Dropping this kills them.
 #[derive(Debug)]
 pub(super) struct LocalWorkers {
-    keepers: JoinSet<()>,
-    wanted: watch::Sender<Wanted>,
+    supervisors: JoinSet<()>,
+    desired: watch::Sender<DesiredState>,
 }
 
 impl LocalWorkers {
-    /// Starts the workers and keeps them running.
-    pub(super) fn start(plan: &WorkerPlan, notices: &mpsc::UnboundedSender<LocalNotice>) -> Self {
-        let (wanted, _) = watch::channel(Wanted::Running);
-        let mut keepers = JoinSet::new();
-        for seat in &plan.workers {
-            keepers.spawn(keep(
+    /// Starts the workers and supervises them.
+    pub(super) fn start(plan: &LaunchPlan, notices: &mpsc::UnboundedSender<LocalNotice>) -> Self {
+        let (desired, _) = watch::channel(DesiredState::Running);
+        let mut supervisors = JoinSet::new();
+        for spec in &plan.workers {
+            supervisors.spawn(supervise(
                 plan.clone(),
-                seat.clone(),
-                wanted.subscribe(),
+                spec.clone(),
+                desired.subscribe(),
                 notices.clone(),
             ));
         }
-        Self { keepers, wanted }
+        Self { supervisors, desired }
     }
 
-    /// Asks every worker to finish its chunk and leave; returns at once.
+    /// Makes every worker finish its chunk and end; returns at once.
     pub(super) fn drain(&self) {
-        self.wanted.send_if_modified(|wanted| {
-            let is_running = *wanted == Wanted::Running;
-            if is_running {
-                *wanted = Wanted::Drained;
-            }
-            is_running
-        });
+        if *self.desired.borrow() == DesiredState::Running {
+            self.desired.send_replace(DesiredState::Drained);
+        }
     }
 
-    /// Makes every worker leave now, and waits until all are gone.
+    /// Makes every worker return its chunk and end, and waits until all have ended.
     pub(super) async fn stop(mut self) {
-        self.wanted.send_replace(Wanted::Stopped);
-        while self.keepers.join_next().await.is_some() {}
+        self.desired.send_replace(DesiredState::Stopped);
+        while self.supervisors.join_next().await.is_some() {}
     }
 }
 
-/// Runs one worker until it is not wanted any more or not worth starting again.
-async fn keep(
-    plan: WorkerPlan,
-    seat: WorkerSeat,
-    mut wanted: watch::Receiver<Wanted>,
+/// Runs one worker, and starts it again when it dies, until it is to end or has died too often.
+async fn supervise(
+    plan: LaunchPlan,
+    spec: WorkerSpec,
+    mut desired: watch::Receiver<DesiredState>,
     notices: mpsc::UnboundedSender<LocalNotice>,
 ) {
-    let worker = seat.options.id.clone();
+    let worker = spec.options.id.clone();
     let log = plan.folder.join(format!("{worker}.log"));
     let mut quick_deaths = 0;
-    while *wanted.borrow_and_update() == Wanted::Running {
+    while *desired.borrow_and_update() == DesiredState::Running {
         let started = Instant::now();
-        let mut child = match start(&plan, &seat, &log) {
+        let mut child = match start(&plan, &spec, &log) {
             Ok(child) => child,
             Err(error) => {
                 let why = format!("cannot start `{}`: {error}", plan.program.display());
-                let _nobody_listens = notices.send(LocalNotice::WorkerGivenUp { worker, why });
+                let _no_receiver = notices.send(LocalNotice::WorkerGivenUp { worker, why });
                 return;
             }
         };
-        let status = until_gone(&mut child, &mut wanted).await;
-        if *wanted.borrow() != Wanted::Running {
+        let status = wait_for_exit(&mut child, &mut desired).await;
+        if *desired.borrow() != DesiredState::Running {
             return;
         }
         quick_deaths = if started.elapsed() > HEALTHY_AFTER {
@@ -142,7 +140,7 @@ async fn keep(
                 "{how}: {}",
                 last_line(&log).unwrap_or_else(|| log.display().to_string())
             );
-            let _nobody_listens = notices.send(LocalNotice::WorkerGivenUp { worker, why });
+            let _no_receiver = notices.send(LocalNotice::WorkerGivenUp { worker, why });
             return;
         }
         let restarts_in = Duration::from_millis(100 << quick_deaths.min(6));
@@ -151,22 +149,25 @@ async fn keep(
             how,
             restarts_in,
         };
-        let _nobody_listens = notices.send(notice);
-        let _changed = tokio::time::timeout(restarts_in, wanted.changed()).await;
+        let _no_receiver = notices.send(notice);
+        let _changed = tokio::time::timeout(restarts_in, desired.changed()).await;
     }
 }
 
-/// Waits for the child's end, passing on wishes as signals.
-async fn until_gone(child: &mut Child, wanted: &mut watch::Receiver<Wanted>) -> io::Result<ExitStatus> {
+/// Waits until the child has ended. If the desired state changes meanwhile, the child is signalled.
+async fn wait_for_exit(
+    child: &mut Child,
+    desired: &mut watch::Receiver<DesiredState>,
+) -> io::Result<ExitStatus> {
     loop {
         tokio::select! {
             status = child.wait() => return status,
-            changed = wanted.changed() => {
-                let wish = if changed.is_ok() { *wanted.borrow_and_update() } else { Wanted::Stopped };
-                signal(child, Signal::SIGTERM);
-                if wish == Wanted::Stopped {
-                    // The second signal means "now".
-                    signal(child, Signal::SIGTERM);
+            changed = desired.changed() => {
+                let state = if changed.is_ok() { *desired.borrow_and_update() } else { DesiredState::Stopped };
+                // A worker drains on the first signal and stops at once on the second.
+                signal_child(child, Signal::SIGTERM);
+                if state == DesiredState::Stopped {
+                    signal_child(child, Signal::SIGTERM);
                     if let Ok(status) = tokio::time::timeout(STOP_GRACE, child.wait()).await {
                         return status;
                     }
@@ -178,16 +179,9 @@ async fn until_gone(child: &mut Child, wanted: &mut watch::Receiver<Wanted>) -> 
     }
 }
 
-fn signal(child: &Child, signal: Signal) {
-    if let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()) {
-        // A child that is gone already needs no signal.
-        let _gone = kill(Pid::from_raw(pid), signal);
-    }
-}
-
-fn start(plan: &WorkerPlan, seat: &WorkerSeat, log: &Path) -> io::Result<Child> {
+fn start(plan: &LaunchPlan, spec: &WorkerSpec, log: &Path) -> io::Result<Child> {
     let log = File::options().create(true).append(true).open(log)?;
-    let (name, args) = (seat.options.id.as_str(), &seat.options.args);
+    let (name, args) = (spec.options.id.as_str(), &spec.options.args);
     let mut command = Command::new(&plan.program);
     command
         .args(["run", "--nats", &plan.nats_url, "--name", name])
@@ -196,21 +190,12 @@ fn start(plan: &WorkerPlan, seat: &WorkerSeat, log: &Path) -> io::Result<Child> 
         .arg("--scratch")
         .arg(plan.folder.join(name))
         .args(args)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(log)
-        // Ctrl-C is for the coordinator, which drains its workers itself.
-        .process_group(0)
-        .kill_on_drop(true);
+        .stderr(log);
     let names_threads = |arg: &String| arg.split('=').next() == Some("--threads");
     if !args.iter().any(names_threads) {
         command.args(["--threads", &plan.threads.to_string()]);
     }
-    if let Some(seed) = &seat.nkey_seed {
-        command.env(SEED_VARIABLE, seed);
-    }
-    latentfarm_common::child::die_with_parent(command.as_std_mut());
-    command.spawn()
+    spawn_worker(&mut command, spec.nkey_seed.as_deref())
 }
 
 fn last_line(log: &Path) -> Option<String> {
@@ -226,15 +211,15 @@ mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt as _;
 
-    fn plan(folder: &Path, script: &str, count: usize) -> WorkerPlan {
+    fn plan(folder: &Path, script: &str, count: usize) -> LaunchPlan {
         let program = folder.join("worker");
         std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
-        WorkerPlan {
+        LaunchPlan {
             program,
             nats_url: "nats://localhost:1".into(),
             workers: (1..=count)
-                .map(|number| WorkerSeat {
+                .map(|number| WorkerSpec {
                     options: WorkerOptions {
                         id: format!("w{number}").parse().unwrap(),
                         args: Vec::new(),
@@ -263,11 +248,11 @@ mod tests {
             panic!("no second notice")
         };
         assert!(why.contains("no weights"), "{why}");
-        while workers.keepers.join_next().await.is_some() {}
+        while workers.supervisors.join_next().await.is_some() {}
     }
 
     #[tokio::test]
-    async fn stop_waits_until_every_worker_is_gone() {
+    async fn stop_waits_until_every_worker_has_ended() {
         let folder = tempfile::tempdir().unwrap();
         let script = format!("cd {}; touch up-$$; exec sleep 1000", folder.path().display());
         let (sender, _notices) = mpsc::unbounded_channel();

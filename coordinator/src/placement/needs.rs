@@ -1,21 +1,22 @@
-//! What a job's windows need by kind of device.
+//! The memory that a job's windows need on each kind of device. The preflight predicts it before a job
+//! begins, and the placer corrects it by what finished tasks used.
 
-use latentfarm_common::needs::corrected;
+use latentfarm_common::memory_estimate::corrected;
 use latentfarm_common::wire::memory::{DeviceKind, MemoryObservation, MemoryPlan, MemoryRequirements};
 
-/// Predicted or corrected needs of one job.
+/// The predicted or corrected memory needs of one job.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct JobNeeds {
-    /// Of the engine on the CPU; `None`: not known to run there.
+    /// What the engine needs on the CPU; `None` if the job is not known to run there.
     pub cpu: Option<MemoryRequirements>,
-    /// Of a GPU; `None`: not known to run there.
+    /// What the engine needs on a GPU; `None` if the job is not known to run there.
     pub cuda: Option<MemoryRequirements>,
-    /// Host memory of the media child, which a CPU queue has to offer too.
+    /// The host memory of the media child, which a CPU queue has to offer besides the engine's need.
     pub media_mib: u64,
 }
 
 impl JobNeeds {
-    /// For the CPU alone, the same under every plan, the media child included.
+    /// Needs on the CPU alone, equal under every plan and with the media child included.
     pub fn flat_cpu(mib: u64) -> Self {
         Self {
             cpu: Some(MemoryRequirements {
@@ -33,18 +34,18 @@ impl JobNeeds {
         }
     }
 
-    /// What has to be free in the same memory besides the engine's need.
-    pub fn beside(&self, kind: DeviceKind) -> u64 {
+    /// What has to be free in the same memory besides the engine's need, in MiB.
+    pub fn overhead_mib(&self, kind: DeviceKind) -> u64 {
         match kind {
             DeviceKind::Cpu => self.media_mib,
             DeviceKind::Cuda => 0,
         }
     }
 
-    /// The same, corrected by what tasks showed on each kind of device.
+    /// These needs, corrected by what finished tasks used on each kind of device.
     #[must_use]
-    pub fn corrected<'a>(&self, learned: impl Fn(DeviceKind) -> &'a [MemoryObservation]) -> Self {
-        let correct = |kind| self.of(kind).map(|needs| corrected(needs, learned(kind)));
+    pub fn corrected<'a>(&self, observed: impl Fn(DeviceKind) -> &'a [MemoryObservation]) -> Self {
+        let correct = |kind| self.of(kind).map(|needs| corrected(needs, observed(kind)));
         Self {
             cpu: correct(DeviceKind::Cpu),
             cuda: correct(DeviceKind::Cuda),
@@ -53,7 +54,7 @@ impl JobNeeds {
     }
 }
 
-/// MiB as people read it: `3.9 GiB`, or `640 MiB` below one.
+/// Formats an amount of memory for people: `3.9 GiB`, or `640 MiB` below one GiB.
 pub fn gib(mib: u64) -> String {
     if mib < 1024 {
         return format!("{mib} MiB");

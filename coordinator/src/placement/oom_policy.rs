@@ -1,6 +1,8 @@
-//! What one chunk ran out of, and where that leaves it.
+//! The out-of-memory policy decides what follows for one chunk when an attempt at it runs out of device or
+//! host memory. The dispatcher calls it for each such report, and for chunks over which several workers were
+//! lost.
 
-use latentfarm_common::needs::same_need;
+use latentfarm_common::memory_estimate::same_need;
 use latentfarm_common::queues::ResourceClass;
 use latentfarm_common::wire::memory::{
     DeviceKind, MemoryConstraints, MemoryPlan, MemoryRequirements, OutOfMemory,
@@ -8,36 +10,39 @@ use latentfarm_common::wire::memory::{
 
 use super::needs::gib;
 
-/// Times that a chunk runs out under its leanest plan, without its need being disproved, before it asks for
-/// more room all the same: once may be another tenant's doing.
-const SQUEEZES: u32 = 2;
+/// A chunk that ran out of memory this often under its leanest plan, each time although its queue offers what
+/// it is known to need, requires more memory. Once may be another process on the same device.
+const UNEXPLAINED_OOM_LIMIT: u32 = 2;
 
-/// What followed from an attempt that ran out.
+/// What the out-of-memory policy decided about a chunk's next attempt on the same kind of device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Raised {
-    /// Plans before this one are not tried again on such a device.
-    Floor(MemoryPlan),
-    /// The leanest plan is not enough there: so much has to be free from now on, in MiB.
-    ResourceClass(u64),
-    /// The device had less than was promised: the same place may be tried once more.
-    Nothing,
+pub enum OomDecision {
+    /// The memory plans before this one are no longer used.
+    RaiseFloor(MemoryPlan),
+    /// Even the leanest plan was not enough: the chunk requires this much free memory from now on, in MiB.
+    RequireMemory(u64),
+    /// The device had less free memory than its worker offered, so the same queue is tried once more.
+    RetryUnchanged,
 }
 
-impl Raised {
-    /// What followed, in words.
-    pub fn text(self, kind: DeviceKind) -> String {
+impl OomDecision {
+    /// The decision in one clause, for the journal and the report.
+    pub fn describe(self, kind: DeviceKind) -> String {
         match self {
-            Self::Floor(plan) => format!("its plan floor on {kind} rises to {plan}"),
-            Self::ResourceClass(mib) => format!(
-                "the leanest plan is not enough: on {kind} it asks for {} from now on",
+            Self::RaiseFloor(plan) => format!("its plan floor on {kind} rises to {plan}"),
+            Self::RequireMemory(mib) => format!(
+                "the leanest plan is not enough: on {kind} it requires {} from now on",
                 gib(mib)
             ),
-            Self::Nothing => "the device had less than it offered: the same place once more".to_owned(),
+            Self::RetryUnchanged => {
+                "the device had less free memory than it offered: the same queue is tried once more"
+                    .to_owned()
+            }
         }
     }
 }
 
-/// The memory history of one chunk on each kind of device. It only ever rises.
+/// What one chunk's attempts showed of its memory need on each kind of device. The values only ever rise.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ChunkMemory {
     cpu: KindMemory,
@@ -47,11 +52,12 @@ pub struct ChunkMemory {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct KindMemory {
     floor: MemoryPlan,
-    /// Lower bounds of the need by plan, in MiB; 0: none.
+    /// A lower bound of the need under each plan, in MiB; 0 if none is known.
     bounds: [u64; MemoryPlan::COUNT],
-    /// What a queue has to offer at least.
-    least_mib: u64,
-    squeezes: u32,
+    /// What a queue has to offer at least, whatever the needs are.
+    min_queue_mib: u64,
+    /// How often the chunk ran out although its queue offered enough; see [`UNEXPLAINED_OOM_LIMIT`].
+    unexplained_ooms: u32,
 }
 
 impl ChunkMemory {
@@ -74,12 +80,7 @@ impl ChunkMemory {
         self.of(kind).floor
     }
 
-    /// The highest lower bound that is known for the leanest plan, in MiB; 0: none.
-    pub fn bound(&self, kind: DeviceKind) -> u64 {
-        self.of(kind).bounds[MemoryPlan::LEANEST.index()]
-    }
-
-    /// `needs` with this chunk's own lower bounds in them.
+    /// `needs`, raised where this chunk's own lower bounds are higher.
     pub fn needs(&self, kind: DeviceKind, needs: &MemoryRequirements) -> MemoryRequirements {
         let mut raised = *needs;
         let mut least = 0;
@@ -90,6 +91,8 @@ impl ChunkMemory {
         raised
     }
 
+    /// The memory constraints of a task of the chunk: the plans that its worker may use and what each of them
+    /// needs.
     pub fn constraints(&self, kind: DeviceKind, needs: &MemoryRequirements) -> MemoryConstraints {
         MemoryConstraints {
             kind,
@@ -98,23 +101,26 @@ impl ChunkMemory {
         }
     }
 
-    /// What a queue has to offer for the leanest plan; `beside_mib` is needed in the same memory besides.
-    pub fn lane_need(&self, kind: DeviceKind, needs: &MemoryRequirements, beside_mib: u64) -> u64 {
+    /// What a queue has to offer for the leanest plan, in MiB. `overhead_mib` is needed in the same memory
+    /// besides.
+    pub fn queue_need_mib(&self, kind: DeviceKind, needs: &MemoryRequirements, overhead_mib: u64) -> u64 {
         let leanest = self.needs(kind, needs).leanest();
-        leanest.saturating_add(beside_mib).max(self.of(kind).least_mib)
+        leanest
+            .saturating_add(overhead_mib)
+            .max(self.of(kind).min_queue_mib)
     }
 
-    /// Notes an attempt that ran out. `class` is that of the queue from which it was pulled, if that is known.
-    /// `predicted` are the uncorrected needs on that kind of device: they say
-    /// which plans really need less.
-    pub fn note(
+    /// Records an attempt that ran out of memory, and decides what follows. `class` is that of the queue from
+    /// which the task was pulled, if that is known. `predicted` are the uncorrected needs on that kind of
+    /// device, because they show which of the next plans need less.
+    pub fn record_oom(
         &mut self,
         oom: &OutOfMemory,
         class: Option<ResourceClass>,
         predicted: &MemoryRequirements,
-        beside_mib: u64,
-    ) -> Raised {
-        let need_before = self.lane_need(oom.kind, predicted, beside_mib);
+        overhead_mib: u64,
+    ) -> OomDecision {
+        let need_before = self.queue_need_mib(oom.kind, predicted, overhead_mib);
         let class_before = class.or_else(|| class_for(oom.kind, need_before));
         let memory = self.of_mut(oom.kind);
         if let Some(mib) = oom.needed_at_least_mib.filter(|_| !oom.suspected) {
@@ -125,27 +131,27 @@ impl ChunkMemory {
             && next > memory.floor
         {
             memory.floor = next;
-            return Raised::Floor(next);
+            return OomDecision::RaiseFloor(next);
         }
         memory.floor = memory.floor.max(oom.plan);
-        // Without any class nothing offers it, nor more.
+        // If no class holds the need, no queue offers that much or more.
         let offered_mib = class_before.map_or(need_before, offered);
-        let need = self.lane_need(oom.kind, predicted, beside_mib);
+        let need = self.queue_need_mib(oom.kind, predicted, overhead_mib);
         let memory = self.of_mut(oom.kind);
         if need > offered_mib {
-            return Raised::ResourceClass(need);
+            return OomDecision::RequireMemory(need);
         }
-        memory.squeezes += 1;
-        if memory.squeezes < SQUEEZES {
-            return Raised::Nothing;
+        memory.unexplained_ooms += 1;
+        if memory.unexplained_ooms < UNEXPLAINED_OOM_LIMIT {
+            return OomDecision::RetryUnchanged;
         }
-        memory.squeezes = 0;
-        memory.least_mib = offered_mib + 1;
-        Raised::ResourceClass(memory.least_mib)
+        memory.unexplained_ooms = 0;
+        memory.min_queue_mib = offered_mib + 1;
+        OomDecision::RequireMemory(memory.min_queue_mib)
     }
 }
 
-/// The smallest class that holds a need on a kind of device.
+/// The smallest class that holds a need on a kind of device; `None` if it exceeds the largest class.
 pub(super) fn class_for(kind: DeviceKind, need_mib: u64) -> Option<ResourceClass> {
     match kind {
         DeviceKind::Cpu => ResourceClass::cpu_for(need_mib),
@@ -153,7 +159,7 @@ pub(super) fn class_for(kind: DeviceKind, need_mib: u64) -> Option<ResourceClass
     }
 }
 
-/// What a worker that pulls from the class has free at least, in MiB.
+/// What a worker that pulls from the class's queue has free at least, in MiB.
 pub(super) fn offered(class: ResourceClass) -> u64 {
     match class {
         ResourceClass::Analyze => 0,

@@ -1,4 +1,5 @@
-//! The queues that one chunk fits into, given the machines that are there.
+//! The queues that one chunk fits into, given the workers that are alive. The dispatcher's placer calls
+//! [`options`] for each waiting chunk before it solves the placement.
 
 use std::fmt;
 
@@ -9,15 +10,16 @@ use latentfarm_common::wire::memory::{DeviceKind, MemoryConstraints, RenderMemor
 use super::needs::{JobNeeds, gib};
 use super::oom_policy::{ChunkMemory, class_for, offered};
 
-/// A live worker, as far as memory is concerned.
+/// The memory that a live worker can offer to a task if none runs: what is free now, and what its own
+/// processes hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Machine {
+pub struct WorkerCapacity {
     pub worker: WorkerId,
-    /// What it can offer to a task.
     pub capacity: RenderMemory,
 }
 
-impl Machine {
+impl WorkerCapacity {
+    /// Whether the worker pulls tasks from the queue of `class`.
     pub fn serves(&self, class: ResourceClass) -> bool {
         let capacity = match class {
             ResourceClass::Analyze => return true,
@@ -28,24 +30,28 @@ impl Machine {
     }
 }
 
-/// A queue that some live worker serves.
+/// A queue that is large enough for a chunk and that some live worker serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fit {
     pub class: ResourceClass,
     pub constraints: MemoryConstraints,
-    /// What the leanest plan needs, all in all.
+    /// The memory that the engine needs under the leanest memory plan, and on the CPU the media process
+    /// beside it.
     pub need_mib: u64,
 }
 
-/// A kind of device on which nobody has enough.
+/// A kind of device of which no live worker has enough memory for a chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shortage {
     pub kind: DeviceKind,
-    /// What the leanest plan needs.
+    /// The memory that the engine needs under the leanest memory plan, and on the CPU the media process
+    /// beside it.
     pub need_mib: u64,
-    /// What has to be free for its queue; `None`: past the largest class.
-    pub lane_mib: Option<u64>,
-    /// What the largest live worker can offer; `None`: there is no such device.
+    /// The memory that a worker must have free to serve the smallest queue for that need; `None` if the need
+    /// exceeds the largest class.
+    pub queue_mib: Option<u64>,
+    /// The largest memory of this kind of device that a live worker can offer; `None` if no live worker has
+    /// such a device.
     pub largest_mib: Option<u64>,
 }
 
@@ -56,9 +62,9 @@ impl fmt::Display for Shortage {
             DeviceKind::Cuda => write!(f, "needs {need}")?,
             DeviceKind::Cpu => write!(f, "needs {need} on the CPU")?,
         }
-        match (self.largest_mib, self.kind, self.lane_mib) {
+        match (self.largest_mib, self.kind, self.queue_mib) {
             (None, DeviceKind::Cuda, _) => f.write_str(", there is no GPU"),
-            (None, DeviceKind::Cpu, _) => f.write_str(", nobody renders on the CPU"),
+            (None, DeviceKind::Cpu, _) => f.write_str(", no worker renders on the CPU"),
             (Some(largest), _, Some(queue)) if largest >= self.need_mib => write!(
                 f,
                 " (a queue of {}), the largest free is {}",
@@ -70,31 +76,32 @@ impl fmt::Display for Shortage {
     }
 }
 
-/// Where a chunk may go.
+/// The queues that a chunk may be published to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
     pub gpu: Option<Fit>,
     pub cpu: Option<Fit>,
-    /// Of the kinds on which it fits nowhere: the GPU first.
+    /// The kinds of device on which the chunk fits no live worker, the GPU first.
     pub shortages: Vec<Shortage>,
 }
 
-/// The smallest queue on each kind of device that holds the chunk's leanest plan and that a live worker serves.
-pub fn options(needs: &JobNeeds, memory: &ChunkMemory, machines: &[Machine]) -> Options {
+/// Finds the smallest queue on each kind of device that holds the chunk's leanest plan, if a live worker
+/// serves it.
+pub fn options(needs: &JobNeeds, memory: &ChunkMemory, capacities: &[WorkerCapacity]) -> Options {
     let mut options = Options::default();
     for kind in [DeviceKind::Cuda, DeviceKind::Cpu] {
         let Some(predicted) = needs.of(kind) else { continue };
-        let need_mib = memory.lane_need(kind, predicted, needs.beside(kind));
+        let need_mib = memory.queue_need_mib(kind, predicted, needs.overhead_mib(kind));
         let class = class_for(kind, need_mib);
-        let served = class.filter(|class| machines.iter().any(|machine| machine.serves(*class)));
+        let served = class.filter(|class| capacities.iter().any(|worker| worker.serves(*class)));
         let Some(class) = served else {
             options.shortages.push(Shortage {
                 kind,
                 need_mib,
-                lane_mib: class.map(offered),
-                largest_mib: machines
+                queue_mib: class.map(offered),
+                largest_mib: capacities
                     .iter()
-                    .filter_map(|machine| machine.capacity.of(kind))
+                    .filter_map(|worker| worker.capacity.of(kind))
                     .max(),
             });
             continue;

@@ -1,4 +1,5 @@
-//! Who takes which chunk: the GPUs all that fits them, the CPU what is left to it by `--cpu-fallback`.
+//! Distributes chunks over GPU and CPU queues: every chunk that fits a GPU is placed there, and
+//! `--cpu-fallback` decides which chunks the CPU workers take.
 
 use clap::ValueEnum;
 use latentfarm_common::queues::ResourceClass;
@@ -7,63 +8,62 @@ use serde::{Deserialize, Serialize};
 
 use super::options::{Fit, Options, Shortage};
 
-/// How much earlier the CPU has to be done for a chunk to be moved there: predictions are not exact, and moving
-/// costs something.
+/// A chunk is moved to the CPU only if the CPU would be done this many times earlier, because predictions are
+/// not exact and moving a task has a cost.
 const CPU_LEAD: f64 = 1.25;
 
-/// When the CPU renders a chunk on a farm that has GPUs. Without a GPU worker it always does, unless `Never`. Each
-/// variant's comment is its help on the command line.
+/// When the CPU renders a chunk on a farm that has GPUs. Without a GPU worker it always does, unless `Never`.
+/// Each variant's comment is its help on the command line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CpuFallback {
-    /// Never: chunks wait for a GPU that they fit into
+    /// The CPU renders nothing: chunks wait for a GPU that they fit into
     Never,
-    /// Where no live GPU can ever fit the chunk, or the CPU is predicted to be done earlier
+    /// The CPU renders a chunk if no live GPU can ever fit it, or if the CPU is predicted to finish it
+    /// earlier
     #[default]
     Last,
-    /// Always: workers without a GPU are kept busy too
+    /// The CPU renders too: workers without a GPU are always kept busy
     Always,
 }
 
-/// A chunk that nobody has begun.
+/// A chunk that no worker has begun.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Candidate {
     pub frames: u64,
     pub options: Options,
-    /// ResourceClass of the queue in which it is queued, if it is.
-    pub at: Option<ResourceClass>,
+    /// The class of the queue that holds the chunk's task, if it was published.
+    pub queued_in: Option<ResourceClass>,
 }
 
-/// What the farm is doing, and how fast it has been.
+/// The workers, the work in hand and the observed speed of the farm.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Load {
     /// Live workers with a GPU that some chunk fits into.
     pub gpu_workers: usize,
     /// Live workers that render on the CPU and have no GPU.
     pub cpu_workers: usize,
-    /// Frames of chunks that GPUs are at.
+    /// Frames of the chunks that GPU workers are rendering.
     pub gpu_frames: u64,
-    /// Chunks that CPUs are at.
+    /// The number of chunks that CPU workers are rendering.
     pub cpu_chunks: usize,
-    /// Milliseconds of one worker for a frame; `None`: not observed yet.
+    /// The milliseconds that one GPU worker takes for a frame; `None` before the first result.
     pub gpu_frame_ms: Option<f64>,
+    /// The same for one CPU worker.
     pub cpu_frame_ms: Option<f64>,
 }
 
-/// Where a chunk is to go.
+/// The decision about one chunk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Placement {
-    Queue {
-        fit: Fit,
-        why: &'static str,
-    },
-    /// Fits no live worker that may take it.
-    Wait {
-        shortages: Vec<Shortage>,
-    },
+    /// The chunk belongs into the queue of `fit`; `why` gives the reason in one clause.
+    Queue { fit: Fit, why: &'static str },
+    /// The chunk fits no live worker that may take it.
+    Wait { shortages: Vec<Shortage> },
 }
 
 impl Placement {
+    /// The class of the chosen queue; `None` if the chunk waits.
     pub fn class(&self) -> Option<ResourceClass> {
         match self {
             Self::Queue { fit, .. } => Some(fit.class),
@@ -77,17 +77,17 @@ const NO_GPU_FITS: &str = "no live GPU can fit it";
 const CPU_EARLIER: &str = "the CPU is predicted to be done with it earlier";
 const CPU_ALWAYS: &str = "the CPU always helps";
 
-/// Places every candidate, in frame order. Solving again, with the chunks where they were placed, changes
-/// nothing.
+/// Places every candidate; they come in frame order. Solving again changes nothing once the chunks are queued
+/// where they were placed.
 pub fn solve(fallback: CpuFallback, candidates: &[Candidate], load: &Load) -> Vec<Placement> {
     let mut placements: Vec<Placement> = candidates
         .iter()
-        .map(|candidate| first(fallback, candidate))
+        .map(|candidate| prefer_gpu(fallback, candidate))
         .collect();
     if fallback == CpuFallback::Never {
         return placements;
     }
-    // Chunks that either may take: the GPUs have them all now.
+    // These fit both kinds of device; at this point they are all placed on the GPUs.
     let shared: Vec<usize> = (0..candidates.len())
         .filter(|index| {
             let options = &candidates[*index].options;
@@ -95,50 +95,48 @@ pub fn solve(fallback: CpuFallback, candidates: &[Candidate], load: &Load) -> Ve
         })
         .collect();
     let forced = placements.iter().filter(|placement| is_cpu(placement)).count();
-    let mut room = load.cpu_workers.saturating_sub(load.cpu_chunks + forced);
-    let fits_gpu = |index: &usize| candidates[*index].options.gpu.is_some();
-    let queued: u64 = (0..candidates.len())
-        .filter(fits_gpu)
-        .map(|index| candidates[index].frames)
-        .sum();
-    let mut gpu_frames = load.gpu_frames + queued;
-    let all_gpu_frames = gpu_frames;
-    let is_earlier = |frames: u64, gpu_frames: u64, lead: f64| match fallback {
+    let mut idle_cpu_workers = load.cpu_workers.saturating_sub(load.cpu_chunks + forced);
+    let fits_gpu = |candidate: &&Candidate| candidate.options.gpu.is_some();
+    let queued = candidates.iter().filter(fits_gpu);
+    let all_gpu_frames = load.gpu_frames + queued.map(|candidate| candidate.frames).sum::<u64>();
+    let mut gpu_frames = all_gpu_frames;
+    let cpu_is_earlier = |frames: u64, gpu_frames: u64, lead: f64| match fallback {
         CpuFallback::Always => true,
         CpuFallback::Never => false,
-        CpuFallback::Last => ends_earlier(load, frames, gpu_frames, lead),
+        CpuFallback::Last => cpu_finishes_earlier(load, frames, gpu_frames, lead),
     };
     let why = if fallback == CpuFallback::Always {
         CPU_ALWAYS
     } else {
         CPU_EARLIER
     };
-    let mut give = |index: usize, room: &mut usize, gpu_frames: &mut u64| {
+    let mut assign_cpu = |index: usize, idle_cpu_workers: &mut usize, gpu_frames: &mut u64| {
         if let Some(fit) = candidates[index].options.cpu {
             placements[index] = Placement::Queue { fit, why };
-            *room -= 1;
+            *idle_cpu_workers -= 1;
             *gpu_frames -= candidates[index].frames;
         }
     };
     let (kept, others): (Vec<usize>, Vec<usize>) = shared
         .into_iter()
-        .partition(|index| matches!(candidates[*index].at, Some(ResourceClass::Cpu(_))));
+        .partition(|index| matches!(candidates[*index].queued_in, Some(ResourceClass::Cpu(_))));
     for index in kept {
-        if room > 0 && is_earlier(candidates[index].frames, all_gpu_frames, 1.0) {
-            give(index, &mut room, &mut gpu_frames);
+        if idle_cpu_workers > 0 && cpu_is_earlier(candidates[index].frames, all_gpu_frames, 1.0) {
+            assign_cpu(index, &mut idle_cpu_workers, &mut gpu_frames);
         }
     }
-    // The last in line gain most.
+    // The last chunks gain most, because the GPUs would reach them last.
     for index in others.into_iter().rev() {
-        if room == 0 || !is_earlier(candidates[index].frames, gpu_frames, CPU_LEAD) {
+        if idle_cpu_workers == 0 || !cpu_is_earlier(candidates[index].frames, gpu_frames, CPU_LEAD) {
             break;
         }
-        give(index, &mut room, &mut gpu_frames);
+        assign_cpu(index, &mut idle_cpu_workers, &mut gpu_frames);
     }
     placements
 }
 
-fn first(fallback: CpuFallback, candidate: &Candidate) -> Placement {
+/// The GPU queue that the chunk fits into, else its CPU queue unless that is forbidden.
+fn prefer_gpu(fallback: CpuFallback, candidate: &Candidate) -> Placement {
     let options = &candidate.options;
     if let Some(fit) = options.gpu {
         return Placement::Queue { fit, why: ONLY_GPU };
@@ -163,8 +161,9 @@ fn is_cpu(placement: &Placement) -> bool {
     matches!(placement.class(), Some(ResourceClass::Cpu(_)))
 }
 
-/// Whether an idle CPU worker is done with a chunk before the GPUs are with all that lies before them.
-fn ends_earlier(load: &Load, frames: u64, gpu_frames: u64, margin: f64) -> bool {
+/// Whether an idle CPU worker would finish a chunk of `frames` at least `margin` times earlier than the GPUs
+/// would finish the `gpu_frames` that are placed on them.
+fn cpu_finishes_earlier(load: &Load, frames: u64, gpu_frames: u64, margin: f64) -> bool {
     let (Some(gpu_ms), Some(cpu_ms)) = (load.gpu_frame_ms, load.cpu_frame_ms) else {
         return false;
     };

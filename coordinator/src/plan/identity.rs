@@ -1,6 +1,6 @@
-//! Which job this is: a digest of everything that its output is a function of. The same request is the same
-//! job, so that it resumes; anything that changes a frame, an encoded byte or the meaning of a chunk's index
-//! makes another.
+//! The identity of a job: a digest of everything that its output is a function of. `render` computes it
+//! before it opens the job folder. An equal request has the same id and is resumed; anything that changes a
+//! frame, an encoded byte or the meaning of a chunk's index makes another job.
 
 use latentfarm_common::digest::Digest;
 use latentfarm_common::ids::JobId;
@@ -11,8 +11,8 @@ use serde::Serialize;
 use super::split::ChunkFrames;
 use crate::ingest::timeline::OnShort;
 
-/// Everything that the output is a function of. Its JSON is digested, because that text is fixed by the order of the
-/// fields and by nothing else. A new setting of the model or the encoder thereby makes another job.
+/// Everything that the output is a function of. Its JSON is digested, because that text is fixed by the order
+/// of the fields and by nothing else. A new setting of the model or the encoder thereby makes another job.
 #[derive(Clone, Debug, Serialize)]
 pub struct Identity<'a> {
     /// Digests of the two files as given.
@@ -25,16 +25,18 @@ pub struct Identity<'a> {
     pub audio_windows: AudioWindows,
     pub silence: SilenceMode,
     pub model: &'a ModelSpec,
-    /// Includes the output rate.
+    /// The encoder settings, the output frame rate included.
     pub encoder: &'a EncoderSpec,
-    /// Composited frames do not depend on it; encoded ones, and what a done record means, do.
+    /// Composited frames do not depend on the chunk length; encoded frames do, and so does what a done record
+    /// means.
     pub chunk_frames: ChunkFrames,
-    /// Decides which source frames an analysis record is about.
+    /// The length of an analysis chunk decides which source frames a record of an analysis covers.
     pub analyze_frames: ChunkFrames,
 }
 
 impl Identity<'_> {
-    /// The id of the job, which another version of the product or of the wire format does not resume.
+    /// The id of the job. It includes the versions of the product and of the wire format, so that another
+    /// version does not resume the job.
     pub fn job_id(&self) -> Result<JobId, serde_json::Error> {
         let text = serde_json::to_vec(&("latentfarm", env!("CARGO_PKG_VERSION"), SCHEMA, self))?;
         Ok(JobId::from_digest(&Digest::of(&text)))
@@ -60,7 +62,7 @@ mod tests {
 
     fn encoder() -> EncoderSpec {
         EncoderSpec {
-            rate: FrameRate::FILM_25,
+            rate: FrameRate::FPS_25,
             crf: Some(18),
             preset: "medium".to_owned(),
         }

@@ -1,4 +1,4 @@
-//! What a job consists of, worked out from its settings alone: no clock, no network, no files.
+//! Plans a job from its settings alone, without clock, network or files: its identity and its chunks.
 
 pub mod identity;
 pub mod split;

@@ -1,4 +1,4 @@
-//! Cuts a timeline into chunks on the window grid.
+//! Cuts a timeline into chunks on the grid of 16-frame windows. The dispatcher calls it once a job.
 //!
 //! ```text
 //! 0        48        96       144   150 = total
@@ -8,14 +8,14 @@
 use latentfarm_common::time::{FrameRange, WINDOW_FRAMES};
 use serde::Serialize;
 
-/// Largest chunk, in frames.
+/// The length of the largest chunk in frames.
 pub const MAX_CHUNK_FRAMES: u32 = 480;
 
-/// Length of a chunk in frames: a multiple of 16 in 16..=480.
+/// The length of a chunk in frames, a multiple of 16 in `16..=480`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct ChunkFrames(u32);
 
-/// A chunk length off the grid or out of bounds.
+/// The error for a chunk length that is off the grid or out of bounds.
 #[derive(Debug, thiserror::Error)]
 #[error("`{0}` is not a chunk length: give a multiple of 16 from 16 to 480 frames")]
 pub struct InvalidChunkFrames(u32);
@@ -35,8 +35,8 @@ impl ChunkFrames {
     }
 }
 
-/// Half-open ranges that tile `0..total` in order: every bound is a multiple of `unit` but the last, which is
-/// `total`. Empty for a total of 0.
+/// Splits `0..total` into half-open ranges in order. Every bound is a multiple of `unit` except the last,
+/// which is `total`. The list is empty for a total of 0.
 pub fn split(total: u64, unit: ChunkFrames) -> Vec<FrameRange> {
     let unit = u64::from(unit.get());
     (0..total.div_ceil(unit))

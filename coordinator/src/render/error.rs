@@ -1,4 +1,5 @@
-//! Why a render came to no end.
+//! Why a render fails. The phases of [`super::run`] return these errors, and the command line chooses the
+//! exit code by [`RenderError::is_refusal`].
 
 use std::path::PathBuf;
 
@@ -7,42 +8,44 @@ use latentfarm_common::error::FileError;
 use latentfarm_common::wire::WireError;
 use tokio::task::JoinError;
 
-use super::weights::WeightsProblem;
+use super::weights::WeightsError;
 use crate::dispatch::DispatchError;
 use crate::ingest::IngestError;
 use crate::job::folder::FolderError;
-use crate::job::store::ManifestError;
+use crate::job::manifest::ManifestError;
 use crate::local::{FarmError, ToolError};
 use crate::stitch::StitchError;
 
+/// An error of a render, by the phase that it arose in.
 #[derive(Debug, thiserror::Error)]
 pub enum RenderError {
+    /// A program that the render starts is missing or too old.
     #[error(transparent)]
     Tools(#[from] ToolError),
     #[error(transparent)]
-    Weights(#[from] WeightsProblem),
+    Weights(#[from] WeightsError),
+    /// VIDEO or AUDIO cannot be decoded, cut or stored.
     #[error(transparent)]
     Ingest(#[from] IngestError),
-    /// An input file cannot be looked at.
+    /// An input file cannot be opened.
     #[error(transparent)]
     Input(#[from] FileError),
-    #[error("cannot describe the job")]
+    #[error("cannot compute the id of the job")]
     Identity(#[from] serde_json::Error),
     #[error(
-        "the job needs {} MiB on disk and `{}` has {} free: free some, or choose another --work-dir",
-        need_bytes >> 20, path.display(), free_bytes >> 20
+        "the job needs {} MiB on disk, but `{}` has {} MiB free: remove something there, or choose another --work-dir",
+        need_bytes.div_ceil(1 << 20), path.display(), free_bytes >> 20
     )]
     Disk {
         path: PathBuf,
         need_bytes: u64,
         free_bytes: u64,
     },
-    /// The job folder cannot be used for this job.
     #[error(transparent)]
     Folder(#[from] FolderError),
-    /// The job folder cannot be removed after the job.
-    #[error(transparent)]
-    PutAway(FolderError),
+    /// The output is complete and in its place; only the job folder is left over.
+    #[error("the output is complete, but its job folder cannot be removed")]
+    RemoveFolder(#[source] FolderError),
     #[error(transparent)]
     Farm(#[from] FarmError),
     #[error(transparent)]
@@ -53,18 +56,22 @@ pub enum RenderError {
     Timeline(#[from] WireError),
     #[error("cannot dispatch the job")]
     Dispatch(#[from] DispatchError),
+    /// The segments could not be joined, or the joined file did not pass verification.
     #[error("cannot stitch the result")]
     Stitch(#[source] StitchError),
-    #[error("another coordinator took over: it finishes the job")]
+    /// The lease on the farm expired or was seized, so that another coordinator may be at work on the job.
+    #[error("another coordinator has taken over the job and will finish it")]
     LeaseLost,
-    #[error("cannot give the result its name")]
-    Name(#[source] StitchError),
-    #[error("a task broke off")]
+    /// The verified file could not be moved to the output's name.
+    #[error("cannot write the output")]
+    Commit(#[source] StitchError),
+    #[error("a task of the coordinator panicked")]
     Task(#[from] JoinError),
 }
 
 impl RenderError {
-    /// Whether the user can mend it, by other inputs or options.
+    /// Returns whether the inputs, the options or this machine's set-up were refused before any chunk was
+    /// rendered.
     pub fn is_refusal(&self) -> bool {
         match self {
             Self::Ingest(error) => error.is_bad_input(),

@@ -1,4 +1,4 @@
-//! What a job will take in time, disk and memory, worked out before any work starts.
+//! Estimates the time, disk and memory that a job needs, before any work starts.
 
 use std::fmt;
 use std::path::Path;
@@ -8,28 +8,29 @@ use latentfarm_common::wire::memory::{DeviceKind, MEDIA_MIB};
 
 use super::settings::RenderSettings;
 use super::weights::WeightsInfo;
-use crate::ingest::Examined;
+use crate::ingest::ExaminedInputs;
 use crate::placement::{JobNeeds, gib};
 
-/// f32 operations a second of one core in the model's matrix work, as measured on a current server CPU.
+/// f32 operations per second of one core in the model's matrix products, as measured on a current server CPU.
 const FLOPS_PER_THREAD: f64 = 5e10;
-/// Ingest, start of the processes, loading of a small model, stitching.
+/// Time for ingest, for the start of the processes, for loading a small model, and for stitching.
 const START_SECONDS: f64 = 3.0;
 /// UNet operations for one frame, one step and one parameter at 256 px (0.253 TFLOP over 1.267e9 parameters).
 const UNET_FLOP_PER_PARAMETER: f64 = 200.0;
 /// VAE operations for one frame and one parameter at 256 px, two encodes and one decode.
 const VAE_FLOP_PER_PARAMETER: f64 = 8_600.0;
 
-/// A forecast for one job. Frames, chunks and disk are close; the time is right within a factor of three or so.
+/// An estimate for one job. Frames, chunks and disk are close; the time is right within a factor of about
+/// three.
 #[derive(Clone, Debug)]
 pub struct Estimate {
     pub frames: u64,
     pub chunks: u64,
     pub disk_bytes: u64,
     pub free_bytes: Option<u64>,
-    /// Host memory of a worker on the CPU, under the leanest plan.
+    /// Host memory that a worker on the CPU needs under the leanest plan.
     pub worker_mib: u64,
-    /// Memory of a GPU under the leanest plan, where that is known.
+    /// Device memory that a worker on a GPU needs under the leanest plan, if that is known.
     pub gpu_mib: Option<u64>,
     pub seconds: f64,
 }
@@ -37,15 +38,15 @@ pub struct Estimate {
 impl Estimate {
     pub(super) fn of(
         settings: &RenderSettings,
-        examined: &Examined,
+        examined: &ExaminedInputs,
         video_bytes: u64,
         model: &ModelSpec,
         weights: &WeightsInfo,
         needs: &JobNeeds,
     ) -> Self {
         let (frames, picture_bytes) = (examined.frames(), picture_bytes(examined));
-        // 16 kHz mono 16-bit speech is kept twice; a lossless frame takes about half its raw size, at CRF 18
-        // about a thirtieth; the result stands once as segments and once as the final file.
+        // 16 kHz mono 16-bit speech is stored twice. A lossless frame has about half its raw size, and one at
+        // CRF 18 about a thirtieth. The result is stored once as segments and once as the final file.
         let speech_bytes = examined.speech_ms() * 32 * 2;
         let frame_bytes = picture_bytes / if settings.crf.is_none() { 2 } else { 30 };
         let disk_bytes = video_bytes + speech_bytes + 2 * frames * frame_bytes + (64 << 20);
@@ -56,10 +57,11 @@ impl Estimate {
         let model_flop = (unet + vae) * side * side * frames as f64;
         let leanest = |kind| {
             let needs_of_kind = needs.of(kind);
-            needs_of_kind.map(|found| found.leanest() + needs.beside(kind))
+            needs_of_kind.map(|found| found.leanest() + needs.overhead_mib(kind))
         };
         let threads = settings.threads as f64;
-        // On one thread: faces take about 15 ms a frame; decode, paste and encode 60 ns a byte of the picture.
+        // On one thread, face analysis takes about 15 ms per frame; decoding, pasting and encoding take 60 ns
+        // per byte of the picture.
         let media_seconds = frames as f64 * (0.015 + picture_bytes as f64 * 60e-9);
         Self {
             frames,
@@ -72,7 +74,7 @@ impl Estimate {
         }
     }
 
-    /// Whether the disk has room for what the job writes.
+    /// Returns whether the disk has enough free space for the job. Unknown free space counts as enough.
     pub fn fits_disk(&self) -> bool {
         self.free_bytes.is_none_or(|free| free >= self.disk_bytes)
     }
@@ -91,17 +93,18 @@ impl fmt::Display for Estimate {
         if let Some(free) = self.free_bytes {
             write!(f, " of {} free", free >> 20)?;
         }
-        write!(f, "; memory {} a worker on the CPU", gib(self.worker_mib))?;
+        write!(f, "; memory {} per worker on the CPU", gib(self.worker_mib))?;
         match self.gpu_mib {
-            Some(mib) => write!(f, ", {} of a GPU", gib(mib)),
+            Some(mib) => write!(f, ", {} on a GPU", gib(mib)),
             None => Ok(()),
         }
     }
 }
 
-/// What a window needs by kind of device, as the worker program predicts it, and the media child beside it.
+/// Returns the memory that a window needs on each kind of device, as the worker program predicts it, and that
+/// of the media child beside it.
 pub(super) fn job_needs(weights: &WeightsInfo, guided: bool, picture_bytes: u64) -> JobNeeds {
-    // The media child holds two windows of pictures and one as RGB; workers keep room for a small one anyway.
+    // The media child holds two windows of pictures and one as RGB. Workers always reserve MEDIA_MIB for it.
     let media_mib = ((64 * picture_bytes + (300 << 20)) >> 20).saturating_sub(MEDIA_MIB);
     JobNeeds {
         cpu: weights.needs(DeviceKind::Cpu, guided),
@@ -110,13 +113,13 @@ pub(super) fn job_needs(weights: &WeightsInfo, guided: bool, picture_bytes: u64)
     }
 }
 
-/// Bytes of one decoded frame.
-pub(super) fn picture_bytes(examined: &Examined) -> u64 {
+/// Returns the size of one decoded frame in bytes.
+pub(super) fn picture_bytes(examined: &ExaminedInputs) -> u64 {
     let picture = &examined.video.picture;
     u64::from(picture.width) * u64::from(picture.height) * 3 / 2
 }
 
-/// `40 s`, `12 min`, `3.5 h`.
+/// Formats a time as `40 s`, `12 min` or `3.5 h`.
 fn rough_time(seconds: f64) -> String {
     match seconds {
         s if s < 90.0 => format!("{s:.0} s"),
@@ -125,7 +128,7 @@ fn rough_time(seconds: f64) -> String {
     }
 }
 
-/// Free bytes of the file system that holds `path` or its nearest existing parent.
+/// Returns the free bytes of the file system that holds `path` or its nearest existing parent.
 fn free_bytes(path: &Path) -> Option<u64> {
     let existing = path.ancestors().find(|dir| dir.exists())?;
     let existing = if existing.as_os_str().is_empty() {
@@ -142,7 +145,8 @@ mod tests {
     use super::*;
 
     const DESCRIBED: &str = r#"{
-        "identity": "00", "synthetic": true, "resolution_px": 256, "unet_parameters": 1000, "vae_parameters": 10,
+        "identity": "00000000000000000000000000000000000000000000000000000000000000ff",
+        "synthetic": true, "resolution_px": 256, "unet_parameters": 1000, "vae_parameters": 10,
         "needs": [
             {"kind": "cpu", "dtype": "f32", "guided": false, "mib": [70, 60, 50, 40, 20, 10], "confirmed": true},
             {"kind": "cuda", "dtype": "f16", "guided": true, "mib": [7, 6, 5, 4, 2, 1], "confirmed": false}
@@ -155,7 +159,10 @@ mod tests {
         assert_eq!(plain.of(DeviceKind::Cpu).unwrap().leanest(), 10);
         assert_eq!(plain.of(DeviceKind::Cuda), None);
         assert_eq!(
-            (plain.beside(DeviceKind::Cpu), plain.beside(DeviceKind::Cuda)),
+            (
+                plain.overhead_mib(DeviceKind::Cpu),
+                plain.overhead_mib(DeviceKind::Cuda)
+            ),
             (108, 0)
         );
         assert_eq!(

@@ -1,43 +1,45 @@
-//! What a render sends to whoever watches it: the progress of its own phases, and what the dispatcher and the
-//! processes of a private farm report.
+//! The events of a render, which it sends to an observer: the progress of its own phases, and the reports of
+//! the dispatcher and of the processes of a private farm.
 
 use std::path::PathBuf;
 
 use tokio::sync::mpsc;
 
 use crate::dispatch::JobEvent;
-use crate::ingest::IngestProgress;
 use crate::local::LocalNotice;
 use crate::stitch::StitchStep;
 
 /// Something that happened to a render.
 #[derive(Clone, Debug)]
 pub enum RenderEvent {
-    /// The job folder holds this very job, which goes on from there.
+    /// The job folder holds the same job, which is resumed.
     Resuming {
         folder: PathBuf,
     },
     IngestBegins {
         source_frames: u64,
     },
-    Ingest(IngestProgress),
+    /// The first `source_frames` source frames have been cut and stored.
+    IngestProgress {
+        source_frames: u64,
+    },
     /// A sentence that the user should read about the inputs.
     Note(String),
     Ingested {
         source_frames: u64,
         segments: usize,
-        /// Pieces of the speech that Whisper encodes.
+        /// Number of windows of the speech that Whisper encodes.
         audio_windows: usize,
-        /// Output frames.
+        /// Number of output frames of the job.
         frames: u64,
     },
-    /// The dispatcher begins with a job of so many output frames.
+    /// The dispatcher starts with a job of so many output frames.
     DispatchBegins {
         frames: u64,
     },
     Job(Box<JobEvent>),
     Local(LocalNotice),
-    /// A signal was taken; the chunks in hand are finished first.
+    /// The process received a signal. The running chunks are finished before the render ends.
     Draining,
     StitchBegins {
         frames: u64,
@@ -45,7 +47,7 @@ pub enum RenderEvent {
     Stitch(StitchStep),
 }
 
-/// The sending half of a render's events. A receiver that is gone changes nothing for the render.
+/// The sending half of the channel of a render's events. The render goes on if the receiver is dropped.
 #[derive(Clone, Debug)]
 pub struct Observer {
     events: mpsc::UnboundedSender<RenderEvent>,
@@ -58,6 +60,6 @@ impl Observer {
     }
 
     pub(super) fn send(&self, event: RenderEvent) {
-        let _nobody_watches = self.events.send(event);
+        let _no_receiver = self.events.send(event);
     }
 }

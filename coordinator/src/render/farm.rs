@@ -1,24 +1,24 @@
-//! Which farm a render uses, and the way to it.
+//! The farm of a render: an existing one, or a private one that is started with the render.
 
 use latentfarm_common::blob::Store;
 use latentfarm_common::nats::Role;
-use latentfarm_common::nats::connect::{self, Identity, Patience};
+use latentfarm_common::nats::connect::{self, Identity};
 use latentfarm_common::nats::server::ServerBinary;
 use latentfarm_common::nats::topology::{self, Topology};
 
 use crate::dispatch::Farm;
 use crate::job::folder::JobFolder;
-use crate::local::{CONNECT_PATIENCE, FarmError, LocalFarm, WorkerOptions};
+use crate::local::{FarmError, LocalFarm, WorkerOptions};
 
-/// Object store of a farm without a shared mount.
+/// URL of the object store that holds the media of a farm of several machines.
 const FARM_STORE: &str = "nats://farm-media";
 
-/// Which farm a render uses.
+/// The farm that a render is given.
 #[derive(Clone, Debug)]
 pub enum FarmChoice {
-    /// A farm that has its own workers.
+    /// An existing farm with its own workers.
     Remote { url: String },
-    /// A server in the job folder, and workers on this machine.
+    /// A farm of this render: a server in the job folder, and workers on this machine.
     Private {
         server: ServerBinary,
         workers: Vec<WorkerOptions>,
@@ -28,7 +28,7 @@ pub enum FarmChoice {
 }
 
 impl FarmChoice {
-    /// Connects to the farm, after starting it if it is a private one.
+    /// Starts the farm if it is private, connects to it, and prepares its streams.
     pub(super) async fn open(self, folder: &JobFolder) -> Result<(Farm, Option<LocalFarm>), FarmError> {
         let (farm, local) = match self {
             Self::Remote { url } => (remote(&url).await?, None),
@@ -41,7 +41,8 @@ impl FarmChoice {
                 (farm, Some(local))
             }
         };
-        // Ingest stores blobs before there is a job to dispatch.
+        // The dispatcher would prepare the streams too, but ingest stores blobs before there is a job to
+        // dispatch.
         topology::ensure(&farm.connection.context, &farm.topology)
             .await
             .map_err(FarmError::Streams)?;
@@ -51,7 +52,7 @@ impl FarmChoice {
 
 async fn remote(url: &str) -> Result<Farm, FarmError> {
     let identity = Identity::from_environment(Role::Coordinator, "latentfarm render".to_owned());
-    let connection = connect::connect(url, &identity, Patience::For(CONNECT_PATIENCE)).await?;
+    let connection = connect::connect(url, &identity, connect::BRIEF).await?;
     let store = Store::open(FARM_STORE, Some(&connection.client))?;
     Ok(Farm {
         connection,

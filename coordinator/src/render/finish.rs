@@ -1,4 +1,4 @@
-//! What the output file is made of, from the done records of a complete job. Pure.
+//! Computes the contents of the output file from the done records of a complete job. All functions are pure.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,14 +14,15 @@ use latentfarm_common::wire::outcome::{DoneBody, DoneRecord};
 use super::settings::RenderSettings;
 use crate::stitch::StitchRequest;
 
-/// The output frames that a render record is about.
+/// Returns the output frames of a render chunk's record.
 pub(super) fn range_of(spec: &JobSpec, record: &DoneRecord) -> FrameRange {
     let size = u64::from(spec.chunk_frames);
     let start = u64::from(record.chunk.index) * size;
     FrameRange::new(start, (start + size).min(spec.frames))
 }
 
-/// What is to be joined, and how. `segments` are the records' artifacts as files on this machine, in frame order.
+/// Returns the request to join `segments`, which are the records' artifacts as files on this machine, in
+/// frame order.
 pub(super) fn stitch_request(
     spec: &JobSpec,
     records: &[Arc<DoneRecord>],
@@ -36,7 +37,7 @@ pub(super) fn stitch_request(
         frames: spec.frames,
         audio: settings.ingest.audio.clone(),
         exact_audio: settings.exact_audio,
-        // A kept tail has no speech; everywhere else sound and picture end together.
+        // A kept tail has no speech. Without one, audio and video end together.
         audio_length: if settings.ingest.keep_tail {
             AudioLength::MayEndEarly
         } else {
@@ -65,7 +66,7 @@ fn metadata(spec: &JobSpec) -> Vec<(String, String)> {
     vec![("comment".to_owned(), comment)]
 }
 
-/// Hashes of all composited frames, in frame order.
+/// Returns the hashes of all rendered frames, in frame order.
 fn frame_hashes(records: &[Arc<DoneRecord>]) -> impl Iterator<Item = FrameHash> {
     records
         .iter()
@@ -76,7 +77,7 @@ fn frame_hashes(records: &[Arc<DoneRecord>]) -> impl Iterator<Item = FrameHash> 
         .copied()
 }
 
-/// SHA-256 over the hashes of all composited frames, in frame order.
+/// Returns the SHA-256 over the hashes of all rendered frames, in frame order.
 pub(super) fn frames_digest(records: &[Arc<DoneRecord>]) -> String {
     let mut digest = DigestWriter::new();
     frame_hashes(records).for_each(|hash| digest.update(&hash.0));

@@ -1,4 +1,4 @@
-//! A render that has been checked and may run.
+//! A render whose inputs have been checked, ready to run.
 
 use latentfarm_common::shutdown::Shutdown;
 use tokio::task::spawn_blocking;
@@ -11,18 +11,18 @@ use super::report::RenderReport;
 use super::run::Run;
 use super::settings::RenderSettings;
 use crate::dispatch::{Ending, Farm};
-use crate::ingest::Examined;
+use crate::ingest::ExaminedInputs;
 use crate::job::folder::JobFolder;
 use crate::local::LocalFarm;
 
-/// One render, from two files to one. [`RenderJob::check`] makes it.
+/// One render, made by [`RenderJob::check`].
 pub struct RenderJob {
     preflight: Preflight,
-    examined: Examined,
+    examined: ExaminedInputs,
 }
 
 impl RenderJob {
-    /// Finds out what can be known before any work starts; nothing is written.
+    /// Checks inputs, weights and disk, and estimates the job. Nothing is written.
     pub async fn check(settings: RenderSettings) -> Result<Self, RenderError> {
         let (preflight, examined) = spawn_blocking(move || Preflight::check(settings)).await??;
         Ok(Self { preflight, examined })
@@ -32,13 +32,13 @@ impl RenderJob {
         &self.preflight
     }
 
-    /// What the user should know of the inputs, a sentence each.
+    /// Returns sentences about the inputs that the user should read.
     pub fn notes(&self) -> Vec<String> {
         self.examined.notes()
     }
 
-    /// Opens the job folder and the farm, runs the render, leaves the farm, and removes the folder if nothing in it
-    /// is needed any more. `None` if the render was interrupted: the same settings resume it.
+    /// Opens the job folder and the farm, runs the render, closes the farm, and removes the folder if nothing
+    /// in it is needed any more. Returns `None` if the render was interrupted: the same settings resume it.
     pub async fn run_alone(
         self,
         choice: FarmChoice,
@@ -49,7 +49,7 @@ impl RenderJob {
         let keep = settings.keep;
         let folder = JobFolder::open(&settings.work_dir, self.preflight.job, settings.discard_other)?;
         let (farm, mut local) = choice.open(&folder).await?;
-        // Too large for this future's own frame.
+        // The inner future is large: without the box it would be part of this one.
         let outcome = Box::pin(self.run(&folder, &farm, local.as_mut(), observer, shutdown)).await;
         farm.connection.close().await;
         if let Some(local) = local {
@@ -62,17 +62,17 @@ impl RenderJob {
                         .as_ref()
                         .is_some_and(|report| report.ending == Ending::Complete)
             }
-            // Refused after all, and nothing of an earlier run is in it.
+            // A refused job leaves no folder, unless the folder holds the work of an earlier run.
             Err(error) => error.is_refusal() && !folder.resumed(),
         };
         if is_over {
-            folder.remove().map_err(RenderError::PutAway)?;
+            folder.remove().map_err(RenderError::RemoveFolder)?;
         }
         outcome
     }
 
-    /// Runs the render on a connected farm, which other renders may use at the same time unless it is this one's own
-    /// `local` farm. `None` if it was interrupted.
+    /// Runs the render on a connected farm. Other renders may use the farm at the same time, unless it is
+    /// this render's private `local` farm. Returns `None` if the render was interrupted.
     pub async fn run(
         self,
         folder: &JobFolder,

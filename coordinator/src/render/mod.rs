@@ -1,17 +1,18 @@
-//! One render, from two input files to one verified output file. `latentfarm render` runs one on a farm of its own
-//! with [`RenderJob::run_alone`]; a server of many jobs runs each with [`RenderJob::run`] on the farm that it has.
+//! One render, from two input files to one verified output file. `latentfarm render` runs one with
+//! [`RenderJob::run_alone`], on a private farm or an existing one; a server of many jobs would run each with
+//! [`RenderJob::run`] on its connected farm.
 //!
 //! ```text
-//! RenderJob::check   inputs, weights and disk are looked at; nothing is written; there is an id and an estimate
+//! RenderJob::check   checks inputs, weights and disk; writes nothing; computes the job's id and an estimate
 //!   │ run
-//!   ├─ prepare       ingest: segments, speech and timeline become blobs; or the manifest of an earlier run is read
-//!   ├─ dispatch      the dispatcher runs the job over the farm, beside this machine's workers if there are any
-//!   └─ finish        segments become the output under a temporary name, the lease is checked, the file is named
+//!   ├─ prepare       ingests segments, speech and timeline into blobs, or reads the manifest of an earlier run
+//!   ├─ dispatch      runs the dispatcher on the farm, with this machine's workers if there are any
+//!   └─ finish        joins the segments under a temporary name, checks the lease, renames the file
 //!         ▼
 //!   RenderReport     how the job ended, with its figures; `None` if it was interrupted
 //! ```
-//! On the way everything that happens is sent to an [`Observer`] as a [`RenderEvent`]. Nothing in here prints, reads
-//! arguments or ends the process: that is `cli`'s part.
+//! Everything that happens is sent to an [`Observer`] as a [`RenderEvent`]. This module does not print, read
+//! arguments or end the process; `cli` does.
 
 mod error;
 mod estimate;
@@ -33,4 +34,4 @@ pub use job::RenderJob;
 pub use preflight::Preflight;
 pub use report::{RenderReport, Written};
 pub use settings::RenderSettings;
-pub use weights::{WeightsInfo, WeightsProblem};
+pub use weights::{WeightsError, WeightsInfo};

@@ -1,4 +1,4 @@
-//! Everything that can be known to be wrong before any work starts, and what the job will be.
+//! The checks before any work starts: they refuse bad inputs, weights and a full disk, and describe the job.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -14,15 +14,15 @@ use super::estimate::{Estimate, job_needs, picture_bytes};
 use super::settings::RenderSettings;
 use super::weights::WeightsInfo;
 use crate::dispatch::JobNeeds;
-use crate::ingest::{self, Examined, Ingested};
+use crate::ingest::{self, ExaminedInputs, Ingested};
 use crate::local::worker_program;
 use crate::plan::identity::Identity;
 
-/// What is known of a job before any work starts.
+/// The description of a job before any work starts.
 #[derive(Clone, Debug)]
 pub struct Preflight {
     pub settings: RenderSettings,
-    /// When the check began.
+    /// The time at which the check began, from which the report counts.
     pub(super) started: Instant,
     pub job: JobId,
     pub model: ModelSpec,
@@ -30,20 +30,20 @@ pub struct Preflight {
     pub estimate: Estimate,
     /// Memory that a chunk needs, by kind of device.
     pub needs: JobNeeds,
-    /// Path of `latentfarm-worker`.
+    /// Path of the program `latentfarm-worker`.
     pub(super) worker: PathBuf,
 }
 
 impl Preflight {
-    /// Looks at both inputs, the weights and the disk. Blocking: it reads both files through once.
-    pub(super) fn check(settings: RenderSettings) -> Result<(Self, Examined), RenderError> {
+    /// Checks both inputs, the weights and the disk. The function blocks while it reads both files once.
+    pub(super) fn check(settings: RenderSettings) -> Result<(Self, ExaminedInputs), RenderError> {
         let started = Instant::now();
         media::init();
-        let examined = ingest::examine(&settings.ingest, &mut |_| {})?;
+        let examined = ingest::examine(&settings.ingest)?;
         let worker = worker_program()?;
         let weights = WeightsInfo::read(&worker, &settings.weights)?;
         let model = ModelSpec {
-            weights: weights.identity()?,
+            weights: weights.identity,
             synthetic: weights.synthetic,
             resolution_px: weights.resolution_px,
             steps: settings.steps,
@@ -92,7 +92,7 @@ impl Preflight {
         Ok((preflight, examined))
     }
 
-    /// The manifest of the job, once its blobs are stored.
+    /// Returns the manifest of the job, whose blobs have been stored.
     pub(super) fn manifest(&self, ingested: &Ingested, timeline: BlobRef) -> JobSpec {
         JobSpec {
             id: self.job,

@@ -1,4 +1,4 @@
-//! What a render came to.
+//! The result of a render.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,10 +13,10 @@ pub struct RenderReport {
     pub ending: Ending,
     pub spec: JobSpec,
     pub job: JobReport,
-    /// The output; `None` if none was written.
+    /// The output file, or `None` if none was written.
     pub written: Option<Written>,
     pub elapsed: Duration,
-    /// Chunks that an earlier run had finished.
+    /// Number of chunks that an earlier run had finished.
     pub resumed_chunks: usize,
 }
 
@@ -24,8 +24,8 @@ pub struct RenderReport {
 #[derive(Clone, Debug)]
 pub struct Written {
     pub path: PathBuf,
-    /// SHA-256 over the hashes of all composited frames in order.
+    /// SHA-256 over the hashes of all rendered frames, in order.
     pub frames_digest: String,
-    /// What was done with the sound, as a phrase for people.
+    /// How the sound was treated, as a phrase for people.
     pub sound: String,
 }

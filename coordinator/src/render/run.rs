@@ -1,4 +1,5 @@
-//! The phases of a render on a connected farm, each called once and in this order by `RenderJob::run`.
+//! The phases of a render on a connected farm: prepare, dispatch, finish. `RenderJob::run` calls them in this
+//! order and stops at the first that a signal or an error ends.
 
 use std::io;
 use std::path::Path;
@@ -21,14 +22,14 @@ use super::event::{Observer, RenderEvent};
 use super::finish;
 use super::preflight::Preflight;
 use super::report::{RenderReport, Written};
-use crate::dispatch::{self, Check, DispatchSettings, Ending, Farm, JobEvent, JobResult};
-use crate::ingest::{BlobSink, Examined};
+use crate::dispatch::{self, DispatchSettings, Ending, Farm, JobEvent, JobResult, SegmentCheck};
+use crate::ingest::{BlobSink, ExaminedInputs};
 use crate::job::folder::JobFolder;
-use crate::job::store;
+use crate::job::manifest;
 use crate::local::LocalFarm;
 use crate::stitch;
 
-/// What all phases of one run look at.
+/// The inputs that all phases of one run share.
 pub(super) struct Run<'a> {
     pub(super) preflight: &'a Preflight,
     pub(super) folder: &'a JobFolder,
@@ -36,22 +37,23 @@ pub(super) struct Run<'a> {
     pub(super) observer: &'a Observer,
 }
 
-/// A job that the dispatcher is through with.
+/// A job that the dispatcher has ended.
 pub(super) struct Dispatched {
     result: JobResult,
-    /// Chunks that an earlier run had finished.
+    /// Number of chunks that an earlier run had finished.
     resumed_chunks: usize,
 }
 
 impl Run<'_> {
-    /// The manifest and timeline of the job: those of an earlier run, or new ones. `None` if a signal came first:
-    /// nothing is lost with an ingest that is broken off, as the next run does it again.
+    /// Returns the manifest and the timeline of the job: those of an earlier run if the job folder has them,
+    /// else new ones. Returns `None` if a signal came first. An ingest that a signal ends is repeated by the
+    /// next run.
     pub(super) async fn prepare(
         &self,
-        examined: Examined,
+        examined: ExaminedInputs,
         shutdown: &mut Shutdown,
     ) -> Result<Option<(JobSpec, Timeline)>, RenderError> {
-        let Some(spec) = store::read(self.folder.path())? else {
+        let Some(spec) = manifest::read(self.folder.path())? else {
             return tokio::select! {
                 () = shutdown.reached(Phase::Draining) => Ok(None),
                 ingested = self.ingest(examined) => ingested.map(Some),
@@ -65,17 +67,17 @@ impl Run<'_> {
     }
 
     /// Cuts the video and stores segments, speech and timeline.
-    async fn ingest(&self, examined: Examined) -> Result<(JobSpec, Timeline), RenderError> {
+    async fn ingest(&self, examined: ExaminedInputs) -> Result<(JobSpec, Timeline), RenderError> {
         self.observer.send(RenderEvent::IngestBegins {
             source_frames: examined.table.sources,
         });
-        let known = examined.notes();
+        let announced = examined.notes();
         let mut sink = StoreSink(self.farm.store.clone());
         let observer = self.observer.clone();
-        let work = move || examined.store(&mut sink, &mut |step| observer.send(RenderEvent::Ingest(step)));
+        let mut progress = move |source_frames| observer.send(RenderEvent::IngestProgress { source_frames });
+        let work = move || examined.store(&mut sink, &mut progress);
         let ingested = spawn_blocking(work).await??;
-        // The caller was given the others before the work began.
-        for note in ingested.notes.iter().filter(|note| !known.contains(note)) {
+        for note in ingested.notes.iter().filter(|note| !announced.contains(note)) {
             self.observer.send(RenderEvent::Note(note.clone()));
         }
         let timeline = self
@@ -93,8 +95,8 @@ impl Run<'_> {
         Ok((spec, ingested.timeline))
     }
 
-    /// Runs the dispatcher beside this machine's workers, which are gone when this returns. `None` if a signal ended
-    /// it.
+    /// Starts this machine's workers, runs the dispatcher, and stops the workers. Returns `None` if a second
+    /// signal ended the dispatcher.
     pub(super) async fn dispatch(
         &self,
         spec: &JobSpec,
@@ -109,7 +111,9 @@ impl Run<'_> {
                 &self.folder.scratch(),
             )?;
         }
-        let dispatched = self.watch(spec, timeline, local.as_deref_mut(), shutdown).await;
+        let dispatched = self
+            .run_dispatcher(spec, timeline, local.as_deref_mut(), shutdown)
+            .await;
         if let Some(local) = local {
             local.stop_workers().await;
         }
@@ -122,7 +126,9 @@ impl Run<'_> {
         }
     }
 
-    async fn watch(
+    /// Runs the dispatcher until the job has ended, forwards its events and those of this machine's
+    /// processes, and drains the workers on the first signal. Returns `None` on the second signal.
+    async fn run_dispatcher(
         &self,
         spec: &JobSpec,
         timeline: Timeline,
@@ -134,7 +140,8 @@ impl Run<'_> {
         dispatch.job.cpu_fallback = self.preflight.settings.cpu_fallback;
         dispatch.job.unplaceable_wait = self.preflight.settings.unplaceable_wait;
         if local.is_some() {
-            // The job folder's lock covers the private server: no other coordinator can be alive.
+            // A private server belongs to the job folder, which this process has locked, so no other
+            // coordinator can be alive and the lease may be taken at once.
             dispatch.farm.contention = Contention::Seize;
         }
         let (job_observer, mut job_events) = mpsc::unbounded_channel();
@@ -153,7 +160,7 @@ impl Run<'_> {
         self.observer
             .send(RenderEvent::DispatchBegins { frames: spec.frames });
         let mut resumed_chunks = 0;
-        let mut pass_on = |event: JobEvent| {
+        let mut forward = |event: JobEvent| {
             if let JobEvent::Resumed { records } = &event {
                 resumed_chunks = *records;
             }
@@ -164,11 +171,11 @@ impl Run<'_> {
         let result = loop {
             tokio::select! {
                 result = &mut job => break result,
-                Some(event) = job_events.recv() => pass_on(event),
+                Some(event) = job_events.recv() => forward(event),
                 Some(notice) = async { local.as_mut()?.next_notice().await } => {
                     self.observer.send(RenderEvent::Local(notice.clone()));
                     if let Some(local) = &mut local {
-                        local.take(&notice)?;
+                        local.handle_notice(&notice)?;
                     }
                 }
                 () = shutdown.reached(Phase::Draining), if !draining => {
@@ -181,9 +188,9 @@ impl Run<'_> {
                 () = stopping.reached(Phase::Stopping), if draining => return Ok(None),
             }
         };
-        // What the dispatcher sent last is passed on too.
+        // Events that the dispatcher sent just before it ended are forwarded too.
         while let Ok(event) = job_events.try_recv() {
-            pass_on(event);
+            forward(event);
         }
         Ok(Some(Dispatched {
             result: result?,
@@ -191,7 +198,8 @@ impl Run<'_> {
         }))
     }
 
-    /// Stitches a complete job. Nothing appears under the output's name but a whole, verified file.
+    /// Writes the output of a complete job, and releases the lease. Only a whole, verified file appears under
+    /// the output's name.
     pub(super) async fn finish(
         &self,
         spec: JobSpec,
@@ -218,7 +226,7 @@ impl Run<'_> {
         })
     }
 
-    /// Joins and verifies the segments and gives the file its name, if the lease is still held.
+    /// Joins and verifies the segments, and renames the file if the lease is still held.
     async fn write(&self, spec: &JobSpec, result: &JobResult) -> Result<Written, RenderError> {
         let records = &result.records;
         let mut segments = Vec::with_capacity(records.len());
@@ -240,20 +248,21 @@ impl Run<'_> {
         if !result.lease.is_held() {
             return Err(RenderError::LeaseLost);
         }
-        let named = spawn_blocking(move || assembled.commit()).await?;
+        let stitched = spawn_blocking(move || assembled.commit()).await?;
         Ok(Written {
             path: self.preflight.settings.target.path().to_owned(),
             frames_digest: finish::frames_digest(records),
-            sound: named.map_err(RenderError::Name)?.sound.to_string(),
+            sound: stitched.map_err(RenderError::Commit)?.sound.to_string(),
         })
     }
 }
 
-/// Verifies a render record's segment before it counts: its digest, and every decoded frame.
-fn segment_check(store: &Store, folder: &JobFolder) -> Check {
+/// Returns the check that a render chunk's done record must pass before the chunk counts as done. The check
+/// compares the segment's digest and decodes every frame of the segment.
+fn segment_check(store: &Store, folder: &JobFolder) -> SegmentCheck {
     let (store, scratch) = (store.clone(), folder.scratch());
     let runtime = Handle::current();
-    // Called on a thread of its own, where waiting for the store blocks nobody.
+    // The dispatcher calls the check on a thread for blocking work, where waiting for the store is allowed.
     Arc::new(move |record: &DoneRecord, range| {
         let path = runtime
             .block_on(store.local_file(&record.artifact, &scratch))
@@ -264,7 +273,7 @@ fn segment_check(store: &Store, folder: &JobFolder) -> Check {
     })
 }
 
-/// Lets ingest put blobs into the store. It is used on a thread of the runtime for blocking work.
+/// The store of a farm as ingest uses it, from a thread for blocking work.
 struct StoreSink(Store);
 
 impl BlobSink for StoreSink {

@@ -1,4 +1,4 @@
-//! What one render is to do. `cli::settings` makes it from validated arguments.
+//! The settings of one render. `cli::settings` makes them from validated arguments.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use crate::ingest::IngestRequest;
 use crate::plan::split::ChunkFrames;
 use crate::stitch::OutputTarget;
 
-/// Everything that one render is asked for, but for the farm that it runs on.
+/// The settings of one render, without the farm that it runs on.
 #[derive(Clone, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a choice of its own")]
 pub struct RenderSettings {
@@ -17,31 +17,31 @@ pub struct RenderSettings {
     pub target: OutputTarget,
     /// Folder with the model weights.
     pub weights: PathBuf,
-    /// Denoising steps, 1..=1000.
+    /// Number of denoising steps, 1 to 1000.
     pub steps: u32,
     pub guidance_scale: f32,
-    /// Keys every noise draw.
+    /// The seed that all noise is derived from.
     pub seed: u64,
     /// libx264 constant rate factor 0..=51, or `None` for lossless.
     pub crf: Option<u8>,
     pub x264_preset: String,
-    /// The sound is transcoded so that it ends with the picture, instead of being copied.
+    /// Whether the sound is transcoded so that it ends with the video, instead of being copied.
     pub exact_audio: bool,
-    /// The untouched picture is written if no frame of the video has a face.
+    /// Whether the unchanged video is written if no frame has a face.
     pub allow_no_face: bool,
     pub cpu_fallback: CpuFallback,
-    /// How long a chunk that fits no live worker waits for a bigger one.
+    /// How long a chunk that fits no live worker waits for one with more memory.
     pub unplaceable_wait: Duration,
     /// Output frames of one render chunk.
     pub chunk_frames: ChunkFrames,
     /// Source frames of one analysis chunk.
     pub analyze_frames: ChunkFrames,
-    /// Worker threads that the estimate counts on, over all workers.
+    /// Number of engine threads over all workers, for the estimate.
     pub threads: usize,
-    /// Job folder.
+    /// The job folder, which is created if it does not exist.
     pub work_dir: PathBuf,
-    /// Another unfinished job in the job folder is discarded.
+    /// Whether another unfinished job in the job folder is discarded.
     pub discard_other: bool,
-    /// The job folder stays when the job is complete.
+    /// Whether the job folder is kept when the job is complete.
     pub keep: bool,
 }

@@ -1,30 +1,37 @@
-//! What the weights in a folder are, as `latentfarm-worker weights describe` answers: the coordinator itself links no
-//! model code. Read once, before a render begins, and by `latentfarm doctor`.
+//! The description of the weights in a folder, as `latentfarm-worker weights describe` prints it: the
+//! coordinator itself links no model code. `render` reads it once in its checks, and so does `latentfarm
+//! doctor`.
 
 use std::path::Path;
 use std::process::Command;
 
 use latentfarm_common::digest::Digest;
 use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan, MemoryRequirements};
-use serde::Deserialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 
-/// Description of a checkpoint.
+/// The description of a checkpoint.
 #[derive(Clone, Debug, Deserialize)]
 pub struct WeightsInfo {
-    /// Digest of the checkpoint, 64 hexadecimal digits.
-    identity: String,
-    /// Random weights, made by `weights synth`.
+    /// Digest that identifies the checkpoint.
+    #[serde(deserialize_with = "digest_from_text")]
+    pub identity: Digest,
+    /// Whether the weights are random, made by `weights synth`.
     pub synthetic: bool,
     /// Side of the face crop.
     pub resolution_px: u32,
-    /// Values in the UNet.
     pub unet_parameters: u64,
-    /// Values in the VAE.
     pub vae_parameters: u64,
     needs: Vec<PredictedNeeds>,
 }
 
-/// MemoryRequirements on one kind of device, with or without guidance.
+/// Parses a digest of 64 hexadecimal digits.
+fn digest_from_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Digest, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    text.parse().map_err(D::Error::custom)
+}
+
+/// Memory requirements on one kind of device, with or without guidance.
 #[derive(Clone, Debug, Deserialize)]
 struct PredictedNeeds {
     kind: DeviceKind,
@@ -32,8 +39,9 @@ struct PredictedNeeds {
     mib: [u64; MemoryPlan::COUNT],
 }
 
+/// The reason for which the weights cannot be described.
 #[derive(Debug, thiserror::Error)]
-pub enum WeightsProblem {
+pub enum WeightsError {
     #[error("cannot run `{program} weights describe`")]
     Run {
         program: String,
@@ -43,38 +51,31 @@ pub enum WeightsProblem {
     /// The worker program's own message.
     #[error("{0}")]
     Refused(String),
-    #[error("`weights describe` answered something else than a description: is another release installed?")]
-    Answer(#[source] serde_json::Error),
-    #[error("`weights describe` answered without an identity")]
-    Identity(#[from] latentfarm_common::digest::InvalidDigest),
+    #[error("cannot parse the output of `weights describe`: is latentfarm-worker of another release?")]
+    NotADescription(#[source] serde_json::Error),
 }
 
 impl WeightsInfo {
-    /// Asks the worker program about `dir`.
-    pub fn read(worker: &Path, dir: &Path) -> Result<Self, WeightsProblem> {
+    /// Runs `WORKER weights describe` on the folder `dir`.
+    pub fn read(worker: &Path, dir: &Path) -> Result<Self, WeightsError> {
         let output = Command::new(worker)
             .args(["weights", "describe", "--json"])
             .arg(dir)
             .output()
-            .map_err(|source| WeightsProblem::Run {
+            .map_err(|source| WeightsError::Run {
                 program: worker.display().to_string(),
                 source,
             })?;
         if !output.status.success() {
-            let words = String::from_utf8_lossy(&output.stderr);
-            let words = words.trim().trim_start_matches("error: ").to_owned();
-            return Err(WeightsProblem::Refused(words));
+            let message = String::from_utf8_lossy(&output.stderr);
+            let message = message.trim().trim_start_matches("error: ").to_owned();
+            return Err(WeightsError::Refused(message));
         }
-        let info: Self = serde_json::from_slice(&output.stdout).map_err(WeightsProblem::Answer)?;
-        info.identity()?;
-        Ok(info)
+        serde_json::from_slice(&output.stdout).map_err(WeightsError::NotADescription)
     }
 
-    pub fn identity(&self) -> Result<Digest, WeightsProblem> {
-        Ok(self.identity.parse()?)
-    }
-
-    /// What a window needs on a kind of device, as the worker program predicts it; `None` if it does not.
+    /// Returns the memory that a window needs on a kind of device, or `None` if the worker program does not
+    /// predict it.
     pub fn needs(&self, kind: DeviceKind, guided: bool) -> Option<MemoryRequirements> {
         let mut predicted = self.needs.iter();
         let found = predicted.find(|entry| entry.kind == kind && entry.guided == guided);

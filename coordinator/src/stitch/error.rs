@@ -1,4 +1,5 @@
-//! Why no final file came about.
+//! The error of a stitch: either a segment is at fault, which can be rendered again, or the output cannot be
+//! written.
 
 use std::path::PathBuf;
 
@@ -13,16 +14,16 @@ use super::verify::SegmentError;
 pub enum StitchError {
     #[error("cannot join the segments")]
     Tiling(#[from] TilingError),
-    /// One segment is at fault: its chunk is to be rendered again.
+    /// One segment is unusable, so its chunk has to be rendered again.
     #[error("cannot use the segment of frames {range}")]
     Segment {
-        /// Place in the request.
+        /// Index of the segment in the request.
         index: usize,
         range: FrameRange,
         #[source]
         source: Box<SegmentError>,
     },
-    #[error("cannot make `{}`", path.display())]
+    #[error("cannot write `{}`", path.display())]
     Output {
         path: PathBuf,
         #[source]

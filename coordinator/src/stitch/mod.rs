@@ -1,12 +1,14 @@
-//! From rendered segments to the file that the user asked for.
+//! Joins the rendered segments to the output file and verifies it. `render` calls [`assemble`] when all
+//! chunks are done and [`Assembled::commit`] after it has checked its lease; the dispatcher calls
+//! [`check_segment`] for each result.
 //!
 //! ```text
 //! ranges tile 0..frames ─▶ every segment: digest, decoded frames ─▶ join into a temporary name beside the output
 //!     ─▶ decode the result from end to end ─▶ `Assembled` ─▶ `commit`: rename into place, fsync the folder
 //! ```
 //!
-//! Nothing ever appears under the final name but a whole, verified file; on every other path the temporary
-//! file goes with its guard. Blocking: to be run on a thread of its own.
+//! Only a whole, verified file ever appears under the final name; on every error path the guard removes the
+//! temporary file. The functions block, so they run on a thread of their own.
 
 mod error;
 mod output;
@@ -29,7 +31,7 @@ use self::partial::PartialFile;
 pub use self::tiling::{TilingError, check_tiling};
 pub use self::verify::{SegmentError, check_segment};
 
-/// Everything that the final file is made of.
+/// Everything that determines the final file.
 #[derive(Clone, Debug)]
 pub struct StitchRequest {
     /// Each chunk's frames, the local copy of its segment, and the blob that its done record names; in the
@@ -38,30 +40,31 @@ pub struct StitchRequest {
     pub picture: PictureFormat,
     pub rate: FrameRate,
     pub frames: u64,
-    /// The audio file as the user gave it.
+    /// The audio file that the user gave.
     pub audio: PathBuf,
+    /// Whether the audio is transcoded so that it ends exactly with the video, instead of being copied.
     pub exact_audio: bool,
-    /// How long the audio is to be beside the video.
+    /// The length that the audio must have compared to the video.
     pub audio_length: AudioLength,
     /// In a lossless job the hashes of all composited frames, in order: the segments must decode to them.
     pub lossless: Option<Vec<FrameHash>>,
-    /// Keys and values for the container; `comment` is seen everywhere.
+    /// Keys and values of the container's metadata; players show `comment`.
     pub metadata: Vec<(String, String)>,
     pub output: OutputTarget,
 }
 
-/// How far the work has come.
+/// A step of [`assemble`], which reports each to its caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StitchStep {
-    /// Segments checked up to this frame.
+    /// The segments of the first `frames` frames have been checked.
     Checked { frames: u64 },
-    /// Frames written to the new file.
+    /// The first `frames` frames have been written to the new file.
     Joined { frames: u64 },
-    /// The new file is being decoded.
+    /// The new file is now decoded from end to end.
     Verifying,
 }
 
-/// What was made.
+/// A description of the file that was made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stitched {
     pub sound: AudioTreatment,
@@ -135,14 +138,14 @@ pub fn assemble(
     })
 }
 
-/// Lays a failed join at the door of the segment that it names, where it names one.
+/// Attributes a failed join to the segment whose path the error names, or else to the output.
 fn join_error(request: &StitchRequest, source: media::MediaError) -> StitchError {
     let mut places = request.segments.iter().enumerate();
     match places.find(|(_, (_, path, _))| source.path() == path) {
         Some((index, (range, ..))) => StitchError::Segment {
             index,
             range: *range,
-            source: Box::new(SegmentError::Media { source }),
+            source: Box::new(SegmentError::Media(source)),
         },
         None => StitchError::Output {
             path: request.output.path().to_owned(),

@@ -1,14 +1,15 @@
-//! Where the final file goes, checked before any work starts: hours later is too late.
+//! The path of the final file. `cli` checks it before any work starts, because a render may take hours.
 
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use latentfarm_common::error::FileError;
 use latentfarm_common::media::Container;
 
 use super::partial::{PartialFile, folder_of};
 
-/// Why nothing can be written there, and what to do about it.
+/// The reason for which the output cannot be written, with what the user can do about it.
 #[derive(Debug, thiserror::Error)]
 pub enum OutputError {
     #[error("cannot write `{}`: the name must end in .mp4 or .mkv", path.display())]
@@ -29,15 +30,11 @@ pub enum OutputError {
         #[source]
         source: io::Error,
     },
-    #[error("cannot look at `{}`", path.display())]
-    Look {
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Metadata(#[from] FileError),
 }
 
-/// A place that the final file can be written to.
+/// A path to which the final file can be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OutputTarget {
     path: PathBuf,
@@ -65,7 +62,7 @@ impl OutputTarget {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(OutputError::NoFolder { path: here(), folder });
             }
-            Err(source) => return Err(OutputError::Look { path: folder, source }),
+            Err(error) => return Err(FileError::at("read the metadata of", &folder)(error).into()),
         }
         let target = Self {
             path: here(),
@@ -73,7 +70,8 @@ impl OutputTarget {
             force,
         };
         target.check_free()?;
-        // The very name that will be used: it may be too long.
+        // The trial file has the same name as the later temporary file, which may be too long for the file
+        // system.
         let trial = PartialFile::beside(path);
         match File::create(trial.path()) {
             Ok(_) => Ok(target),
@@ -89,7 +87,7 @@ impl OutputTarget {
         self.container
     }
 
-    /// Looked at again before the rename: hours have passed.
+    /// Checks that the file may be created or replaced. It is called again before the rename, hours later.
     pub(super) fn check_free(&self) -> Result<(), OutputError> {
         let path = self.path.clone();
         match fs::symlink_metadata(&self.path) {
@@ -97,7 +95,7 @@ impl OutputTarget {
             Ok(_) if !self.force => Err(OutputError::Exists { path }),
             Ok(_) => Ok(()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(source) => Err(OutputError::Look { path, source }),
+            Err(error) => Err(FileError::at("read the metadata of", &path)(error).into()),
         }
     }
 }

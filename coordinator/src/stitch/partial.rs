@@ -1,11 +1,12 @@
-//! The temporary file beside the output: on the same file system, so that a rename is enough.
+//! The temporary file that becomes the output. It is in the output's folder, and so on the same file system,
+//! so that a rename is enough.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Removes the file when dropped, unless it was renamed.
+/// A guard that removes the temporary file when dropped, unless it was renamed.
 #[must_use = "dropping the guard removes the file"]
 #[derive(Debug)]
 pub(super) struct PartialFile {
@@ -13,7 +14,7 @@ pub(super) struct PartialFile {
 }
 
 impl PartialFile {
-    /// `.NAME.partial-PID` in the folder of `output`; nothing is created yet.
+    /// Names the file `.NAME.partial-PID` in the folder of `output`, and creates nothing yet.
     pub(super) fn beside(output: &Path) -> Self {
         let mut name = OsString::from(".");
         name.push(output.file_name().unwrap_or_default());
@@ -27,7 +28,7 @@ impl PartialFile {
         &self.path
     }
 
-    /// Gives the file its name, for good once this returns.
+    /// Renames the file to `output`. The new name survives a power cut once this returns.
     pub(super) fn rename_to(self, output: &Path) -> io::Result<()> {
         fs::rename(&self.path, output)?;
         File::open(folder_of(output))?.sync_all()
@@ -38,16 +39,16 @@ impl Drop for PartialFile {
     fn drop(&mut self) {
         match fs::remove_file(&self.path) {
             Ok(()) => {}
-            // Renamed, or never created.
+            // The file was renamed or never created.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => {
-                tracing::warn!(path = %self.path.display(), %error, "cannot remove a temporary file");
+                tracing::warn!(path = %self.path.display(), %error, "cannot remove the temporary output file");
             }
         }
     }
 }
 
-/// The folder that holds `path`; the current one for a bare name.
+/// Returns the folder of `path`, which is the current folder for a bare name.
 pub(super) fn folder_of(path: &Path) -> &Path {
     match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,

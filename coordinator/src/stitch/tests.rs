@@ -3,7 +3,7 @@ use std::path::Path;
 
 use latentfarm_common::digest::Digest;
 use latentfarm_common::error::one_line;
-use latentfarm_common::frame::{Colour, Matrix, Picture, Range};
+use latentfarm_common::frame::{Colour, ColourMatrix, ColourRange, Picture};
 use latentfarm_common::media::{SegmentEncoder, verify_output};
 use latentfarm_common::wire::job::EncoderSpec;
 
@@ -13,8 +13,8 @@ const FORMAT: PictureFormat = PictureFormat {
     width: 80,
     height: 64,
     colour: Colour {
-        matrix: Matrix::Bt601,
-        range: Range::Limited,
+        matrix: ColourMatrix::Bt601,
+        range: ColourRange::Limited,
         primaries_tag: 2,
         transfer_tag: 2,
         matrix_tag: 2,
@@ -41,7 +41,7 @@ fn blob_of(path: &Path) -> BlobRef {
 fn render(dir: &Path, range: FrameRange, crf: Option<u8>) -> Segment {
     let path = dir.join(format!("{:05}.nut", range.start));
     let spec = EncoderSpec {
-        rate: FrameRate::FILM_25,
+        rate: FrameRate::FPS_25,
         crf,
         preset: "ultrafast".to_owned(),
     };
@@ -54,7 +54,7 @@ fn render(dir: &Path, range: FrameRange, crf: Option<u8>) -> Segment {
     (range, path, blob)
 }
 
-/// Mono 16-bit noise at 16 kHz.
+/// Writes a WAV file of mono 16-bit noise at 16 kHz.
 fn wav(path: &Path, samples: u32) {
     let mut bytes = Vec::new();
     bytes.extend_from_slice(b"RIFF");
@@ -72,7 +72,7 @@ fn wav(path: &Path, samples: u32) {
     fs::write(path, bytes).unwrap();
 }
 
-/// 40 frames in three segments, the last of one frame, with sound for 39.5.
+/// Makes 40 frames in three segments, the last of one frame, with sound for 39.5 frames.
 fn job(dir: &Path, output: &str, crf: Option<u8>) -> StitchRequest {
     let audio = dir.join("speech.wav");
     wav(&audio, 25_280);
@@ -82,7 +82,7 @@ fn job(dir: &Path, output: &str, crf: Option<u8>) -> StitchRequest {
             .map(|(start, end)| render(dir, FrameRange::new(start, end), crf))
             .to_vec(),
         picture: FORMAT,
-        rate: FrameRate::FILM_25,
+        rate: FrameRate::FPS_25,
         frames: 40,
         audio,
         exact_audio: false,
@@ -108,7 +108,7 @@ fn stitch(request: &StitchRequest, progress: &mut dyn FnMut(StitchStep)) -> Resu
     assemble(request, progress)?.commit()
 }
 
-/// Place in the request of the segment that is at fault.
+/// Returns the index of the segment that the error names.
 fn faulty_segment(error: &StitchError) -> Option<usize> {
     match error {
         StitchError::Segment { index, .. } => Some(*index),
@@ -116,12 +116,12 @@ fn faulty_segment(error: &StitchError) -> Option<usize> {
     }
 }
 
-/// The stitch fails, and the folder holds what it held before.
-fn refuse(request: &StitchRequest, words: &str) -> StitchError {
+/// Asserts that the stitch fails and leaves the folder as it was.
+fn refuse(request: &StitchRequest, expected: &str) -> StitchError {
     let folder = request.output.path().parent().unwrap();
     let before = names(folder);
     let error = stitch(request, &mut |_| {}).unwrap_err();
-    assert!(one_line(&error).contains(words), "{}", one_line(&error));
+    assert!(one_line(&error).contains(expected), "{}", one_line(&error));
     assert_eq!(names(folder), before, "after: {error}");
     error
 }
@@ -151,7 +151,7 @@ fn segments_become_the_final_file() {
         );
         verify_output(
             &dir.path().join(output),
-            FrameRate::FILM_25,
+            FrameRate::FPS_25,
             40,
             AudioLength::LikeVideo,
         )
@@ -172,7 +172,7 @@ fn gap_overlap_and_disorder_are_refused() {
     refuse(&request, "frames 0..16 are missing");
     request.segments = whole.segments.clone();
     request.segments.push(whole.segments[2].clone());
-    refuse(&request, "come again");
+    refuse(&request, "are repeated or out of order");
     request.segments = whole.segments;
     request.frames = 39;
     refuse(&request, "frames 39..40 are past the end");
@@ -184,7 +184,7 @@ fn segment_that_is_not_what_its_record_says_is_named() {
     let elsewhere = tempfile::tempdir().unwrap();
     let request = job(dir.path(), "out.mp4", None);
 
-    // One bit of the picture data.
+    // This changes one bit of the picture data.
     let path = &request.segments[1].1;
     let whole = fs::read(path).unwrap();
     let mut damaged = whole.clone();
@@ -196,7 +196,7 @@ fn segment_that_is_not_what_its_record_says_is_named() {
     assert_eq!(faulty_segment(&refuse(&request, "cannot read")), Some(1));
     fs::write(path, whole).unwrap();
 
-    // Its record fits the file, but the file holds another frame.
+    // The record fits the file, but the file contains another frame.
     let mut other = request.clone();
     other.lossless = None;
     let (_, path, blob) = render(elsewhere.path(), FrameRange::new(20, 21), None);
@@ -225,7 +225,7 @@ fn new_record_is_checked_by_decoding() {
     assert_eq!(info.frames, 32);
     assert!(matches!(
         check_segment(&path, &blob, FrameRange::new(16, 47)),
-        Err(SegmentError::Media { .. })
+        Err(SegmentError::Media(_))
     ));
     blob.bytes += 1;
     assert!(matches!(
@@ -281,9 +281,9 @@ fn unusable_outputs_are_refused_before_work_starts() {
         ("there.mp4", "--force"),
         (&long, "cannot create a file"),
     ];
-    for (name, words) in cases {
+    for (name, expected) in cases {
         let error = OutputTarget::check(&at(name), false).unwrap_err();
-        assert!(error.to_string().contains(words), "{name}: {error}");
+        assert!(error.to_string().contains(expected), "{name}: {error}");
     }
     for (name, force) in [("there.mp4", true), ("OUT.MKV", false), ("a:b.mp4", false)] {
         OutputTarget::check(&at(name), force).unwrap();

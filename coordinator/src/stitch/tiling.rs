@@ -1,20 +1,21 @@
-//! Whether ranges, in the order given, cover every output frame exactly once. Pure.
+//! Checks that ranges, in the given order, cover every output frame exactly once. The check is pure.
 
 use latentfarm_common::time::FrameRange;
 
+/// The first range that is missing, repeated, empty or out of bounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TilingError {
     #[error("frames {missing} are missing")]
     Gap { missing: FrameRange },
-    #[error("frames {again} come again or out of order")]
+    #[error("frames {again} are repeated or out of order")]
     Overlap { again: FrameRange },
-    #[error("an empty range stands at frame {at}")]
+    #[error("the range at frame {at} is empty")]
     Empty { at: u64 },
     #[error("frames {extra} are past the end")]
     PastEnd { extra: FrameRange },
 }
 
-/// Ok where `ranges` one after another are exactly `0..frames`.
+/// Returns an error unless `ranges`, one after another, are exactly `0..frames`.
 pub fn check_tiling(ranges: &[FrameRange], frames: u64) -> Result<(), TilingError> {
     let mut next = 0;
     for range in ranges {
@@ -106,17 +107,14 @@ mod tests {
             (vec![range(0, 16), range(32, 48)], "frames 16..32 are missing"),
             (
                 vec![range(0, 16), range(8, 48)],
-                "frames 8..16 come again or out of order",
+                "frames 8..16 are repeated or out of order",
             ),
             (vec![range(0, 16), range(16, 40)], "frames 40..48 are missing"),
             (vec![range(0, 64)], "frames 48..64 are past the end"),
-            (
-                vec![range(0, 0), range(0, 48)],
-                "an empty range stands at frame 0",
-            ),
+            (vec![range(0, 0), range(0, 48)], "the range at frame 0 is empty"),
         ];
-        for (ranges, words) in cases {
-            assert_eq!(check_tiling(&ranges, 48).unwrap_err().to_string(), words);
+        for (ranges, expected) in cases {
+            assert_eq!(check_tiling(&ranges, 48).unwrap_err().to_string(), expected);
         }
     }
 }

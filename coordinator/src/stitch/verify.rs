@@ -1,4 +1,5 @@
-//! Whether a segment is what its done record says.
+//! Verifies a rendered segment against its done record: its digest, its frames and, in a lossless job, every
+//! pixel.
 
 use std::path::{Path, PathBuf};
 
@@ -9,43 +10,45 @@ use latentfarm_common::media::{self, MediaError, SegmentInfo};
 use latentfarm_common::time::FrameRange;
 use latentfarm_common::wire::blob::BlobRef;
 
+/// The reason for which a segment is unusable.
 #[derive(Debug, thiserror::Error)]
 pub enum SegmentError {
     #[error(transparent)]
     File(#[from] FileError),
-    #[error("`{}` is {found_bytes} bytes with digest {found}, the record says {} and {}", path.display(), expected.bytes, expected.digest)]
+    #[error(
+        "`{}` has {found_bytes} bytes and digest {found} instead of {} bytes and digest {}",
+        path.display(), expected.bytes, expected.digest
+    )]
     Content {
         path: PathBuf,
         expected: BlobRef,
         found: Digest,
         found_bytes: u64,
     },
-    #[error("its video is not as it should be")]
-    Media {
-        #[source]
-        source: MediaError,
-    },
-    #[error("frame {frame} does not decode to the composited picture")]
+    #[error("its video is damaged or has the wrong frames")]
+    Media(#[source] MediaError),
+    #[error("frame {frame} does not decode to the picture that was rendered")]
     Picture { frame: u64 },
     #[error("there are {found} frame hashes for frames {range}")]
     HashCount { range: FrameRange, found: usize },
 }
 
-/// For a done record that just came in: the digest is the record's, and decoding gives exactly the frames of
-/// `range`.
+/// Checks the segment of a done record that has just arrived: its digest must be the record's, and decoding
+/// must give exactly the frames of `range`.
 pub fn check_segment(path: &Path, blob: &BlobRef, range: FrameRange) -> Result<SegmentInfo, SegmentError> {
     check_content(path, blob)?;
-    media::verify_segment(path, range).map_err(|source| SegmentError::Media { source })
+    media::verify_segment(path, range).map_err(SegmentError::Media)
 }
 
-/// The part of a job's frame hashes that belongs to `range`; shorter where the job has too few.
+/// Returns the part of a job's frame hashes that belongs to `range`. It is shorter than `range` if the job
+/// has too few.
 pub(super) fn hashes_of(hashes: &[FrameHash], range: FrameRange) -> &[FrameHash] {
     let place = |frame: u64| usize::try_from(frame).unwrap_or(usize::MAX).min(hashes.len());
     &hashes[place(range.start)..place(range.end)]
 }
 
-/// Before joining: the digest again (a disk may have failed since), and in a lossless job every picture. The
-/// final file is decoded as a whole afterwards.
+/// Checks a segment again before it is joined: its digest, because the disk may have failed meanwhile, and in
+/// a lossless job every picture. The final file is decoded as a whole afterwards.
 pub(super) fn check_rendered(
     path: &Path,
     blob: &BlobRef,
@@ -84,7 +87,7 @@ fn check_pictures(path: &Path, range: FrameRange, hashes: &[FrameHash]) -> Resul
             wrong = Some(number);
         }
     })
-    .map_err(|source| SegmentError::Media { source })?;
+    .map_err(SegmentError::Media)?;
     match wrong {
         Some(frame) => Err(SegmentError::Picture { frame }),
         None if frames != range.len() => Err(SegmentError::Picture {

@@ -1,12 +1,12 @@
-//! The answer of the track for one frame.
+//! The result of face tracking for one source frame.
 
-/// Where the speaker's face is in one source frame.
+/// The speaker's face in one source frame.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum FrameFace {
-    /// Frame-to-face matrix, 2 x 3, row-major, in pixels.
+    /// The affine matrix, 2 x 3 and row-major, that maps pixels of the frame to pixels of the aligned face.
     Matrix([f32; 6]),
-    /// No usable face: the frame passes through untouched.
+    /// The frame has no usable face and passes through unchanged.
     Absent,
-    /// A needed analysis failed for good.
+    /// The face is not known, because an analysis chunk that the answer depends on has failed for good.
     Unknown,
 }

@@ -1,17 +1,19 @@
-//! Follows the speaker over the whole source video and says where the face is in each frame.
+//! Follows the speaker over the whole source video and computes the alignment of the face in each frame. The
+//! dispatcher owns one [`SpeakerTrack`] per job: it adds the results of analysis chunks as they are verified,
+//! and publishes a render chunk when the answers for all its frames are final.
 //!
-//! Analysis results arrive in any order; they are used in frame order, as the prefix without gaps grows:
+//! Results arrive in any order; they are used in frame order, as the prefix without gaps grows:
 //!
 //! ```text
-//! observations ─▶ shots ─▶ Follower: who speaks ─▶ Aligner: bridge, smooth ─▶ FrameFace per source frame
-//!                (cuts)     one per shot            one per shot
+//! observations ─▶ shots ─▶ SpeakerSelector: who speaks ─▶ FaceAligner: bridge, smooth ─▶ FrameFace per source frame
+//!                (cuts)    one per shot                   one per shot
 //! ```
-//! A frame's answer is final once its shot is complete or the analysed front is [`lookahead_frames`] past it,
-//! and often sooner; [`Track::ready`] tells how far that is. It depends on the observations alone, never on
-//! the order in which they came or on when it was asked.
+//! The answer for a frame is final once its shot is complete or the analysed prefix is [`lookahead_frames`]
+//! past it, and often sooner; [`SpeakerTrack::ready`] returns the number of final answers. An answer depends
+//! on the observations alone, never on the order of their arrival or on the time of the query.
 //!
-//! Where a range could not be analysed, the answers that depend on it are [`FrameFace::Unknown`], up to the
-//! next cut: everything from there on is as it would have been.
+//! If a range could not be analysed, the answers that depend on it are [`FrameFace::Unknown`] up to the next
+//! cut. The answers from that cut on are the same as if nothing were missing.
 
 mod face;
 pub mod smooth;
@@ -23,49 +25,52 @@ use latentfarm_common::time::{FrameRange, TimeBase};
 use latentfarm_common::wire::outcome::FrameObservation;
 
 pub use face::FrameFace;
-use smooth::{Aligner, MAX_GAP};
-use speaker::Follower;
+use smooth::{FaceAligner, MAX_GAP};
+use speaker::SpeakerSelector;
 
-/// How far past a frame the analysis has to be for a final answer, in seconds of the source.
+/// The answer for a frame is final when the analysis is this far past it, in seconds of the source.
 const LOOKAHEAD_SECONDS: f64 = 10.0;
 
-/// Observations that do not fit the range that they are said to be of.
+/// The error of a result whose number of observations is not the length of its range.
 #[derive(Debug, thiserror::Error)]
-#[error("analysis of source frames {range} brought {found} frames")]
+#[error("the analysis of source frames {range} has observations of {found} frames")]
 pub struct WrongLength {
     range: FrameRange,
     found: usize,
 }
 
-/// The track of one job's source video.
+/// The speaker's face over the whole source video of one job.
 #[derive(Debug)]
-pub struct Track {
+pub struct SpeakerTrack {
     frames: u64,
     lookahead: usize,
     resolution_px: u32,
-    /// Results past the front, by first frame.
-    early: BTreeMap<u64, Arrival>,
-    /// Every frame before it has been taken in.
+    /// Results that arrived before those of earlier frames, by their first frame.
+    pending: BTreeMap<u64, RangeResult>,
+    /// All frames before this one have been processed.
     front: u64,
-    /// `None` from a range that is missing to the next cut.
+    /// The current shot; `None` after a missing range, until the next cut.
     shot: Option<Shot>,
+    /// The final answers, from frame 0 on.
     faces: Vec<FrameFace>,
     has_face: bool,
 }
 
+/// The outcome of one analysis chunk.
 #[derive(Debug)]
-enum Arrival {
+enum RangeResult {
     Observed(Vec<FrameObservation>),
     Missing(FrameRange),
 }
 
+/// The frames between two cuts.
 #[derive(Debug)]
 struct Shot {
-    follower: Follower,
-    aligner: Aligner,
+    selector: SpeakerSelector,
+    aligner: FaceAligner,
 }
 
-/// Source frames in 10 seconds at the source's mean rate, 32..=2400.
+/// Returns the number of source frames in 10 seconds at the source's mean rate, 32 to 2400.
 pub fn lookahead_frames(source_pts: &[i64], time_base: TimeBase) -> usize {
     const BOUNDS: (usize, usize) = (32, 2400);
     let (Some(first), Some(last)) = (source_pts.first(), source_pts.last()) else {
@@ -81,15 +86,16 @@ pub fn lookahead_frames(source_pts: &[i64], time_base: TimeBase) -> usize {
     whole
 }
 
-impl Track {
-    /// A track over the first `frames` source frames; `lookahead` in frames, more than [`MAX_GAP`].
+impl SpeakerTrack {
+    /// Makes the track of the first `frames` source frames. `lookahead` is in frames, and is raised to more
+    /// than [`MAX_GAP`].
     pub fn new(frames: u64, lookahead: usize, resolution_px: u32) -> Self {
         let lookahead = lookahead.max(MAX_GAP + 1);
         Self {
             frames,
             lookahead,
             resolution_px,
-            early: BTreeMap::new(),
+            pending: BTreeMap::new(),
             front: 0,
             shot: Some(Shot::new(lookahead, resolution_px)),
             faces: Vec::new(),
@@ -97,7 +103,7 @@ impl Track {
         }
     }
 
-    /// Takes the observations of one range. A range that is already known is ignored.
+    /// Adds the observations of one range. A range that was added before is ignored.
     pub fn add(&mut self, range: FrameRange, observations: Vec<FrameObservation>) -> Result<(), WrongLength> {
         if observations.len() as u64 != range.len() {
             return Err(WrongLength {
@@ -105,16 +111,16 @@ impl Track {
                 found: observations.len(),
             });
         }
-        self.arrive(range, Arrival::Observed(observations));
+        self.insert(range, RangeResult::Observed(observations));
         Ok(())
     }
 
-    /// Notes that a range will not be analysed.
-    pub fn lose(&mut self, range: FrameRange) {
-        self.arrive(range, Arrival::Missing(range));
+    /// Records that a range will never be analysed.
+    pub fn mark_missing(&mut self, range: FrameRange) {
+        self.insert(range, RangeResult::Missing(range));
     }
 
-    /// Number of leading frames whose answer is final.
+    /// Returns the number of leading frames whose answer is final.
     pub fn ready(&self) -> u64 {
         self.faces.len() as u64
     }
@@ -123,8 +129,8 @@ impl Track {
         self.ready() == self.frames
     }
 
-    /// The final answer for one frame; `None` while it is open. Frames past the track's end are not analysed
-    /// and have no face.
+    /// Returns the final answer for one frame, or `None` if it is not final yet. Frames past the track's end
+    /// are not analysed and have no face.
     pub fn face(&self, frame: u64) -> Option<FrameFace> {
         if frame >= self.frames {
             return Some(FrameFace::Absent);
@@ -132,26 +138,26 @@ impl Track {
         self.faces.get(usize::try_from(frame).ok()?).copied()
     }
 
-    /// Whether the speaker was found in any frame so far.
+    /// Returns whether the speaker was found in any frame so far.
     pub fn has_face(&self) -> bool {
         self.has_face
     }
 
-    fn arrive(&mut self, range: FrameRange, arrival: Arrival) {
+    fn insert(&mut self, range: FrameRange, result: RangeResult) {
         if range.start < self.front || range.is_empty() {
             return;
         }
-        let known = self.faces.len();
-        self.early.entry(range.start).or_insert(arrival);
-        while let Some(arrival) = self.early.remove(&self.front) {
-            match arrival {
-                Arrival::Observed(observations) => {
+        let final_before = self.faces.len();
+        self.pending.entry(range.start).or_insert(result);
+        while let Some(result) = self.pending.remove(&self.front) {
+            match result {
+                RangeResult::Observed(observations) => {
                     self.front += observations.len() as u64;
                     for observation in &observations {
-                        self.take(observation);
+                        self.process(observation);
                     }
                 }
-                Arrival::Missing(missing) => {
+                RangeResult::Missing(missing) => {
                     self.front = missing.end;
                     self.shot = None;
                     self.mark_unknown();
@@ -162,10 +168,10 @@ impl Track {
             }
         }
         let is_face = |face: &FrameFace| matches!(face, FrameFace::Matrix(_));
-        self.has_face = self.has_face || self.faces[known..].iter().any(is_face);
+        self.has_face = self.has_face || self.faces[final_before..].iter().any(is_face);
     }
 
-    fn take(&mut self, observation: &FrameObservation) {
+    fn process(&mut self, observation: &FrameObservation) {
         if observation.cut {
             self.end_shot();
             self.shot = Some(Shot::new(self.lookahead, self.resolution_px));
@@ -191,19 +197,19 @@ impl Track {
 impl Shot {
     fn new(lookahead: usize, resolution_px: u32) -> Self {
         Self {
-            follower: Follower::new(lookahead),
-            aligner: Aligner::new(resolution_px),
+            selector: SpeakerSelector::new(lookahead),
+            aligner: FaceAligner::new(resolution_px),
         }
     }
 
     fn push(&mut self, observation: &FrameObservation, out: &mut Vec<FrameFace>) {
-        for answer in self.follower.push(&observation.faces) {
+        for answer in self.selector.push(&observation.faces) {
             self.aligner.push(answer.as_ref(), out);
         }
     }
 
     fn finish(mut self, out: &mut Vec<FrameFace>) {
-        for answer in self.follower.finish() {
+        for answer in self.selector.finish() {
             self.aligner.push(answer.as_ref(), out);
         }
         self.aligner.finish(out);

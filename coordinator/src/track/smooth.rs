@@ -1,88 +1,94 @@
-//! From the speaker's sightings to one alignment matrix per frame: bridges short gaps, smooths, resets.
+//! Turns the tracked faces of one shot's speaker into one alignment matrix per frame, or into "no face". The
+//! coordinator's tracking makes an aligner for each shot and pushes the shot's frames in order.
 //!
-//! A gap of up to [`MAX_GAP`] frames between two sightings of the same person is filled by moving the three
-//! points in a straight line. Smoothing starts afresh at a shot's first face, after a longer gap, and when
-//! another person becomes the speaker.
+//! A gap of up to [`MAX_GAP`] frames between two faces of one tracklet is filled: the three landmarks move in
+//! a straight line from the face before the gap to the face after it. The matrices are smoothed over time.
+//! Smoothing restarts at the first face of a shot, after a gap of more than [`MAX_GAP`] frames, and if
+//! another tracklet becomes the speaker.
 
 use latentfarm_common::align::Smoother;
 
 use super::face::FrameFace;
-use super::speaker::{Sighting, TraceId};
+use super::speaker::{TrackedFace, TrackletId};
 
-/// Longest gap that is bridged, in source frames.
+/// The length of the longest gap that is filled, in source frames.
 pub const MAX_GAP: usize = 8;
 
+/// Three landmarks in pixels of the frame: the centres of both brows, and the nose.
 type Points = [[f32; 2]; 3];
 
-/// Turns the answers of one shot, in frame order, into matrices.
+/// Aligns the faces of one shot, in frame order. Results come up to [`MAX_GAP`] frames late.
 #[derive(Debug)]
-pub struct Aligner {
+pub struct FaceAligner {
     resolution_px: u32,
     smoother: Smoother,
-    last: Option<(TraceId, Points)>,
-    /// Frames since `last` whose answer depends on whether the face comes back.
-    open: usize,
+    /// The latest face; `None` if more than [`MAX_GAP`] frames without a face followed it.
+    last: Option<(TrackletId, Points)>,
+    /// The number of frames since `last`, at most [`MAX_GAP`]. Whether they get matrices depends on whether
+    /// the same tracklet has a face again before the gap is too long.
+    undecided: usize,
 }
 
-impl Aligner {
+impl FaceAligner {
     pub fn new(resolution_px: u32) -> Self {
         Self {
             resolution_px,
-            smoother: Smoother::new(),
+            smoother: Smoother::default(),
             last: None,
-            open: 0,
+            undecided: 0,
         }
     }
 
-    /// Takes the next frame's answer and appends what became certain.
-    pub fn push(&mut self, answer: Option<&Sighting>, out: &mut Vec<FrameFace>) {
-        match (answer, self.last) {
-            (Some(sighting), Some((trace, from))) if trace == sighting.trace => {
-                let to = sighting.face.points;
-                let steps = self.open + 1;
-                for step in 1..=self.open {
+    /// Processes the next frame, with its face if it has one, and appends the results that became final to
+    /// `out`.
+    pub fn push(&mut self, face: Option<&TrackedFace>, out: &mut Vec<FrameFace>) {
+        match (face, self.last) {
+            (Some(tracked), Some((tracklet, from))) if tracklet == tracked.tracklet => {
+                let to = tracked.face.points;
+                let steps = self.undecided + 1;
+                for step in 1..=self.undecided {
                     let points = between(&from, &to, step as f64 / steps as f64);
                     self.emit(&points, out);
                 }
-                self.open = 0;
-                self.see(sighting, out);
+                self.undecided = 0;
+                self.append(tracked, out);
             }
-            (Some(sighting), _) => {
-                self.forget(out);
-                self.see(sighting, out);
+            (Some(tracked), _) => {
+                self.reset(out);
+                self.append(tracked, out);
             }
-            (None, Some(_)) if self.open < MAX_GAP => self.open += 1,
+            (None, Some(_)) if self.undecided < MAX_GAP => self.undecided += 1,
             (None, _) => {
-                self.forget(out);
+                self.reset(out);
                 out.push(FrameFace::Absent);
             }
         }
     }
 
-    /// Closes the shot.
+    /// Ends the shot and appends the results of the undecided frames to `out`: they have no face.
     pub fn finish(mut self, out: &mut Vec<FrameFace>) {
-        self.forget(out);
+        self.reset(out);
     }
 
-    fn see(&mut self, sighting: &Sighting, out: &mut Vec<FrameFace>) {
-        self.last = Some((sighting.trace, sighting.face.points));
-        self.emit(&sighting.face.points, out);
+    fn append(&mut self, tracked: &TrackedFace, out: &mut Vec<FrameFace>) {
+        self.last = Some((tracked.tracklet, tracked.face.points));
+        self.emit(&tracked.face.points, out);
     }
 
     fn emit(&mut self, points: &Points, out: &mut Vec<FrameFace>) {
         out.push(FrameFace::Matrix(self.smoother.next(points, self.resolution_px)));
     }
 
-    /// The face does not come back: the open gap has none.
-    fn forget(&mut self, out: &mut Vec<FrameFace>) {
-        out.extend(std::iter::repeat_n(FrameFace::Absent, self.open));
-        self.open = 0;
+    /// Ends the gap without a face, and starts smoothing afresh.
+    fn reset(&mut self, out: &mut Vec<FrameFace>) {
+        out.extend(std::iter::repeat_n(FrameFace::Absent, self.undecided));
+        self.undecided = 0;
         self.last = None;
-        self.smoother = Smoother::new();
+        self.smoother = Smoother::default();
     }
 }
 
-/// The points at `share` of the way, in f64 so that the end points are met exactly.
+/// Returns the points at `share` (0 to 1) of the way, computed in f64 so that the end points are met exactly.
 fn between(from: &Points, to: &Points, share: f64) -> Points {
     let mut points = *from;
     for (point, end) in points.iter_mut().zip(to) {
@@ -99,7 +105,7 @@ fn between(from: &Points, to: &Points, share: f64) -> Points {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::track::speaker::Follower;
+    use crate::track::speaker::SpeakerSelector;
     use latentfarm_common::wire::outcome::FaceObservation;
 
     fn face(x: f32) -> FaceObservation {
@@ -110,16 +116,16 @@ mod tests {
         }
     }
 
-    /// One shot in which a face stands at the given x, or nowhere.
+    /// Aligns one shot in which the face is at the given x in each frame, or absent.
     fn align(xs: &[Option<f32>]) -> Vec<FrameFace> {
-        let mut follower = Follower::new(40);
+        let mut selector = SpeakerSelector::new(40);
         let mut answers = Vec::new();
         for x in xs {
             let faces: Vec<_> = x.iter().map(|&x| face(x)).collect();
-            answers.extend(follower.push(&faces));
+            answers.extend(selector.push(&faces));
         }
-        answers.extend(follower.finish());
-        let mut aligner = Aligner::new(256);
+        answers.extend(selector.finish());
+        let mut aligner = FaceAligner::new(256);
         let mut out = Vec::new();
         for answer in &answers {
             aligner.push(answer.as_ref(), &mut out);
@@ -131,8 +137,8 @@ mod tests {
     #[test]
     fn a_short_gap_is_bridged_by_a_straight_line() {
         let bridged = align(&[Some(0.0), None, None, None, Some(8.0)]);
-        let seen = align(&[Some(0.0), Some(2.0), Some(4.0), Some(6.0), Some(8.0)]);
-        assert_eq!(bridged, seen);
+        let observed = align(&[Some(0.0), Some(2.0), Some(4.0), Some(6.0), Some(8.0)]);
+        assert_eq!(bridged, observed);
     }
 
     #[test]
@@ -156,15 +162,15 @@ mod tests {
     fn smoothing_runs_through_a_bridged_gap() {
         let mut tilted = face(0.0);
         tilted.points[2] = [40.0, 135.0];
-        let sighting = |face| {
-            let mut follower = Follower::new(1);
-            follower.push(&[face])[0].unwrap()
+        let tracked = |face| {
+            let mut selector = SpeakerSelector::new(1);
+            selector.push(&[face])[0].unwrap()
         };
-        let mut aligner = Aligner::new(256);
+        let mut aligner = FaceAligner::new(256);
         let mut out = Vec::new();
-        aligner.push(Some(&sighting(tilted)), &mut out);
+        aligner.push(Some(&tracked(tilted)), &mut out);
         aligner.push(None, &mut out);
-        aligner.push(Some(&sighting(face(0.0))), &mut out);
+        aligner.push(Some(&tracked(face(0.0))), &mut out);
         assert_eq!(out.len(), 3);
         assert_ne!(out[2], align(&[Some(0.0)])[0], "the earlier pose still weighs in");
     }

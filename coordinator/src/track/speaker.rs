@@ -1,50 +1,52 @@
 //! Chooses the speaker of a shot and stays with that person.
 //!
-//! Faces are linked from frame to frame by place and size into *traces*, all of them at once, so that one
-//! person's face is never taken for another's while both are in the picture. The speaker is the trace with
-//! the largest area summed over the first [`Follower`] `lookahead` frames from the first frame that shows a
-//! face. That person stays the speaker to the end of the shot, through absences of up to `lookahead` frames;
-//! after a longer one the choice is made anew. A frame's answer depends on earlier frames of its shot and on
-//! at most `lookahead` frames from it on, never on when it is asked.
+//! Faces are linked from frame to frame by position and size into *tracklets*, all of them at once, so that
+//! one person's face is never taken for another's while both are in the picture. The speaker is the tracklet
+//! with the largest area summed over `lookahead` frames from the first frame that shows a face. That person
+//! stays the speaker to the end of the shot, through absences of up to `lookahead` frames; after a longer
+//! absence the speaker is chosen again. The answer for a frame depends on earlier frames of its shot and on
+//! at most `lookahead` frames from it on, never on the time of the query.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use latentfarm_common::wire::outcome::FaceObservation;
 
-/// Farthest that a face's centre moves in one frame, in sides of its box.
-const REACH: f64 = 0.75;
-/// How much farther it may have moved for each frame that it was not seen.
-const REACH_PER_MISSED_FRAME: f64 = 0.1;
-/// Largest ratio of the sides of one face's boxes in two sightings.
-const SIDE_RATIO: f64 = 1.6;
+/// Largest distance that a face's centre moves in one frame, in sides of its box.
+const MAX_MOVE: f64 = 0.75;
+/// The distance by which [`MAX_MOVE`] grows for each frame in which the face was missing.
+const MAX_MOVE_PER_MISSED_FRAME: f64 = 0.1;
+/// Largest ratio of the sides of one face's boxes in two consecutive observations.
+const MAX_SIDE_RATIO: f64 = 1.6;
 
-/// Names one person within one shot.
+/// Identifies one person within one shot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct TraceId(u32);
+pub struct TrackletId(u32);
 
 /// The speaker's face in one frame.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Sighting {
-    pub trace: TraceId,
+pub struct TrackedFace {
+    pub tracklet: TrackletId,
     pub face: FaceObservation,
 }
 
-/// Follows the faces of one shot, frame by frame.
+/// Links the faces of one shot, frame by frame, and selects the speaker's.
 #[derive(Debug)]
-pub struct Follower {
+pub struct SpeakerSelector {
     lookahead: usize,
-    /// Frames pushed.
-    seen: u64,
-    traces: Vec<Trace>,
+    /// Number of frames pushed so far.
+    pushed: u64,
+    tracklets: Vec<Tracklet>,
+    /// The id of the next tracklet.
     next: u32,
-    /// Frames without an answer yet, oldest first.
-    undecided: VecDeque<Vec<Sighting>>,
+    /// The tracked faces of each frame that has no answer yet, oldest first.
+    undecided: VecDeque<Vec<TrackedFace>>,
     speaker: Option<Speaker>,
 }
 
+/// One person's face, as it was last observed.
 #[derive(Debug)]
-struct Trace {
-    id: TraceId,
+struct Tracklet {
+    id: TrackletId,
     centre: (f64, f64),
     side: f64,
     last_frame: u64,
@@ -52,38 +54,38 @@ struct Trace {
 
 #[derive(Clone, Copy, Debug)]
 struct Speaker {
-    id: TraceId,
-    /// Frames decided since the speaker was last in the picture.
+    id: TrackletId,
+    /// Number of answered frames since the speaker was last in the picture.
     missed: usize,
 }
 
-impl Follower {
-    /// `lookahead` in frames, at least 1.
+impl SpeakerSelector {
+    /// Makes the selector of a new shot. `lookahead` is in frames, at least 1.
     pub fn new(lookahead: usize) -> Self {
-        debug_assert!(lookahead > 0, "a choice needs a frame to look at");
+        debug_assert!(lookahead > 0, "the speaker is chosen from at least one frame");
         Self {
             lookahead: lookahead.max(1),
-            seen: 0,
-            traces: Vec::new(),
+            pushed: 0,
+            tracklets: Vec::new(),
             next: 0,
             undecided: VecDeque::new(),
             speaker: None,
         }
     }
 
-    /// Takes the next frame's faces and returns the answers that became certain, in frame order.
-    pub fn push(&mut self, faces: &[FaceObservation]) -> Vec<Option<Sighting>> {
-        let sightings = self.link(faces);
-        self.undecided.push_back(sightings);
+    /// Processes the next frame's faces and returns the answers that became final, in frame order.
+    pub fn push(&mut self, faces: &[FaceObservation]) -> Vec<Option<TrackedFace>> {
+        let tracked_faces = self.link(faces);
+        self.undecided.push_back(tracked_faces);
         self.decide(false)
     }
 
-    /// The answers for all frames that are left: the shot is over.
-    pub fn finish(mut self) -> Vec<Option<Sighting>> {
+    /// Ends the shot and returns the answers for all remaining frames.
+    pub fn finish(mut self) -> Vec<Option<TrackedFace>> {
         self.decide(true)
     }
 
-    fn decide(&mut self, over: bool) -> Vec<Option<Sighting>> {
+    fn decide(&mut self, over: bool) -> Vec<Option<TrackedFace>> {
         let mut answers = Vec::new();
         while let Some(frame) = self.undecided.front() {
             let Some(speaker) = &mut self.speaker else {
@@ -98,11 +100,11 @@ impl Follower {
                 self.speaker = self.largest().map(|id| Speaker { id, missed: 0 });
                 continue;
             };
-            let sighting = frame
+            let tracked = frame
                 .iter()
-                .find(|sighting| sighting.trace == speaker.id)
+                .find(|tracked| tracked.tracklet == speaker.id)
                 .copied();
-            if sighting.is_some() {
+            if tracked.is_some() {
                 speaker.missed = 0;
             } else {
                 speaker.missed += 1;
@@ -111,69 +113,73 @@ impl Follower {
                     continue;
                 }
             }
-            answers.push(sighting);
+            answers.push(tracked);
             self.undecided.pop_front();
         }
         answers
     }
 
-    /// The trace with the largest summed area in the next `lookahead` frames; the oldest of equals.
-    fn largest(&self) -> Option<TraceId> {
-        let mut areas: BTreeMap<TraceId, f64> = BTreeMap::new();
-        for sighting in self.undecided.iter().take(self.lookahead).flatten() {
-            *areas.entry(sighting.trace).or_default() += side(&sighting.face).powi(2);
+    /// Returns the tracklet with the largest summed area in the next `lookahead` frames, and the oldest of
+    /// equal ones.
+    fn largest(&self) -> Option<TrackletId> {
+        let mut areas: BTreeMap<TrackletId, f64> = BTreeMap::new();
+        for tracked in self.undecided.iter().take(self.lookahead).flatten() {
+            *areas.entry(tracked.tracklet).or_default() += side(&tracked.face).powi(2);
         }
-        let better = |best: &(TraceId, f64), next: &(TraceId, f64)| next.1 > best.1;
-        areas
+        let largest = areas
             .into_iter()
-            .reduce(|best, next| if better(&best, &next) { next } else { best })
-            .map(|(id, _area)| id)
+            .max_by(|a, b| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0)));
+        largest.map(|(id, _area)| id)
     }
 
-    /// Gives every usable face of the next frame to the nearest trace that it fits, else to a new one.
-    fn link(&mut self, faces: &[FaceObservation]) -> Vec<Sighting> {
-        let now = self.seen;
-        self.seen += 1;
+    /// Links every usable face of the next frame to the nearest tracklet that it fits, or else to a new one.
+    fn link(&mut self, faces: &[FaceObservation]) -> Vec<TrackedFace> {
+        let now = self.pushed;
+        self.pushed += 1;
         let memory = self.lookahead as u64;
-        self.traces.retain(|trace| now - trace.last_frame <= memory + 1);
+        self.tracklets
+            .retain(|tracklet| now - tracklet.last_frame <= memory + 1);
 
         let faces: Vec<&FaceObservation> = faces.iter().filter(|face| is_usable(face)).collect();
         let mut pairs: Vec<(f64, usize, usize)> = Vec::new();
-        for (trace_index, trace) in self.traces.iter().enumerate() {
+        for (tracklet_index, tracklet) in self.tracklets.iter().enumerate() {
             for (face_index, face) in faces.iter().enumerate() {
-                if let Some(distance) = trace.distance_to(face, now) {
-                    pairs.push((distance, trace_index, face_index));
+                if let Some(distance) = tracklet.distance_to(face, now) {
+                    pairs.push((distance, tracklet_index, face_index));
                 }
             }
         }
         pairs.sort_by(|a, b| a.0.total_cmp(&b.0).then((a.1, a.2).cmp(&(b.1, b.2))));
 
-        let mut trace_of = BTreeMap::new();
+        let mut tracklet_of = BTreeMap::new();
         let mut taken = BTreeSet::new();
-        for (_distance, trace_index, face_index) in pairs {
-            if !trace_of.contains_key(&face_index) && taken.insert(trace_index) {
-                trace_of.insert(face_index, trace_index);
+        for (_distance, tracklet_index, face_index) in pairs {
+            if !tracklet_of.contains_key(&face_index) && taken.insert(tracklet_index) {
+                tracklet_of.insert(face_index, tracklet_index);
             }
         }
-        let mut sightings = Vec::with_capacity(faces.len());
+        let mut tracked_faces = Vec::with_capacity(faces.len());
         for (face_index, face) in faces.into_iter().enumerate() {
-            let trace = match trace_of.get(&face_index) {
+            let tracklet = match tracklet_of.get(&face_index) {
                 Some(&index) => {
-                    let trace = &mut self.traces[index];
-                    trace.sight(face, now);
-                    trace.id
+                    let tracklet = &mut self.tracklets[index];
+                    tracklet.update(face, now);
+                    tracklet.id
                 }
                 None => self.start(face, now),
             };
-            sightings.push(Sighting { trace, face: *face });
+            tracked_faces.push(TrackedFace {
+                tracklet,
+                face: *face,
+            });
         }
-        sightings
+        tracked_faces
     }
 
-    fn start(&mut self, face: &FaceObservation, now: u64) -> TraceId {
-        let id = TraceId(self.next);
+    fn start(&mut self, face: &FaceObservation, now: u64) -> TrackletId {
+        let id = TrackletId(self.next);
         self.next += 1;
-        self.traces.push(Trace {
+        self.tracklets.push(Tracklet {
             id,
             centre: centre(face),
             side: side(face),
@@ -183,18 +189,18 @@ impl Follower {
     }
 }
 
-impl Trace {
-    /// Distance in sides of the box, where the face can be this person's.
+impl Tracklet {
+    /// Returns the distance in sides of the box, or `None` if the face cannot be this person's.
     fn distance_to(&self, face: &FaceObservation, now: u64) -> Option<f64> {
         let missed = (now - self.last_frame).saturating_sub(1);
-        let reach = REACH + REACH_PER_MISSED_FRAME * missed as f64;
+        let max_move = MAX_MOVE + MAX_MOVE_PER_MISSED_FRAME * missed as f64;
         let (x, y) = centre(face);
         let distance = (x - self.centre.0).hypot(y - self.centre.1) / self.side;
         let ratio = (side(face) / self.side).max(self.side / side(face));
-        (distance <= reach && ratio <= SIDE_RATIO).then_some(distance)
+        (distance <= max_move && ratio <= MAX_SIDE_RATIO).then_some(distance)
     }
 
-    fn sight(&mut self, face: &FaceObservation, now: u64) {
+    fn update(&mut self, face: &FaceObservation, now: u64) {
         self.centre = centre(face);
         self.side = side(face);
         self.last_frame = now;
@@ -215,7 +221,7 @@ fn centre(face: &FaceObservation) -> (f64, f64) {
     (x + width / 2.0, y + height / 2.0)
 }
 
-/// Side of the square of the box's area.
+/// Returns the side of a square that has the area of the box.
 fn side(face: &FaceObservation) -> f64 {
     (f64::from(face.bbox[2]) * f64::from(face.bbox[3])).sqrt()
 }
@@ -232,14 +238,14 @@ mod tests {
         }
     }
 
-    /// x of the speaker's box in each frame, -1 where there is none.
+    /// Returns the x of the speaker's box in each frame, or -1 if the speaker is absent.
     fn follow(lookahead: usize, frames: &[Vec<FaceObservation>]) -> Vec<f32> {
-        let mut follower = Follower::new(lookahead);
+        let mut selector = SpeakerSelector::new(lookahead);
         let mut answers = Vec::new();
         for frame in frames {
-            answers.extend(follower.push(frame));
+            answers.extend(selector.push(frame));
         }
-        answers.extend(follower.finish());
+        answers.extend(selector.finish());
         answers
             .iter()
             .map(|a| a.map_or(-1.0, |s| s.face.bbox[0]))
@@ -288,14 +294,14 @@ mod tests {
 
     #[test]
     fn answers_come_at_the_end_of_the_lookahead_and_then_at_once() {
-        let mut follower = Follower::new(3);
+        let mut selector = SpeakerSelector::new(3);
         let frame = [face(0.0, 60.0)];
-        assert_eq!(follower.push(&[]).len(), 1, "an empty frame needs no choice");
-        assert_eq!(follower.push(&frame).len(), 0);
-        assert_eq!(follower.push(&frame).len(), 0);
-        assert_eq!(follower.push(&frame).len(), 3);
-        assert_eq!(follower.push(&frame).len(), 1);
-        assert!(follower.finish().is_empty());
+        assert_eq!(selector.push(&[]).len(), 1, "an empty frame needs no choice");
+        assert_eq!(selector.push(&frame).len(), 0);
+        assert_eq!(selector.push(&frame).len(), 0);
+        assert_eq!(selector.push(&frame).len(), 3);
+        assert_eq!(selector.push(&frame).len(), 1);
+        assert!(selector.finish().is_empty());
     }
 
     #[test]

@@ -27,7 +27,7 @@ fn any_frame() -> impl Strategy<Value = FrameObservation> {
     (prop::bool::weighted(0.05), faces).prop_map(|(cut, faces)| frame(cut, faces))
 }
 
-/// Chunks of 16 frames, the way that they are analysed.
+/// Splits the frames into analysis chunks of 16.
 fn pieces(frames: &[FrameObservation]) -> Vec<(FrameRange, Vec<FrameObservation>)> {
     let ranges = (0_u64..).step_by(16);
     let chunks = frames.chunks(16);
@@ -37,12 +37,12 @@ fn pieces(frames: &[FrameObservation]) -> Vec<(FrameRange, Vec<FrameObservation>
         .collect()
 }
 
-fn faces_of(track: &Track) -> Vec<Option<FrameFace>> {
+fn faces_of(track: &SpeakerTrack) -> Vec<Option<FrameFace>> {
     (0..track.frames).map(|n| track.face(n)).collect()
 }
 
 fn in_order(frames: &[FrameObservation]) -> Vec<Option<FrameFace>> {
-    let mut track = Track::new(frames.len() as u64, LOOKAHEAD, 256);
+    let mut track = SpeakerTrack::new(frames.len() as u64, LOOKAHEAD, 256);
     for (range, observations) in pieces(frames) {
         track.add(range, observations).unwrap();
     }
@@ -59,7 +59,7 @@ proptest! {
         let expected = in_order(&frames);
         let mut waiting = pieces(&frames);
         let mut picks = order.iter().cycle();
-        let mut track = Track::new(frames.len() as u64, LOOKAHEAD, 256);
+        let mut track = SpeakerTrack::new(frames.len() as u64, LOOKAHEAD, 256);
         while !waiting.is_empty() {
             let pick = picks.next().unwrap().index(waiting.len());
             let (range, observations) = waiting.remove(pick);
@@ -74,7 +74,7 @@ proptest! {
 
     #[test]
     fn answers_are_final_ten_seconds_behind_the_front(frames in prop::collection::vec(any_frame(), 1..200)) {
-        let mut track = Track::new(frames.len() as u64, LOOKAHEAD, 256);
+        let mut track = SpeakerTrack::new(frames.len() as u64, LOOKAHEAD, 256);
         for (range, observations) in pieces(&frames) {
             track.add(range, observations).unwrap();
             prop_assert!(track.ready() <= range.end);
@@ -91,10 +91,10 @@ proptest! {
         let expected = in_order(&frames);
         let all = pieces(&frames);
         let lost = lost.index(all.len());
-        let mut track = Track::new(frames.len() as u64, LOOKAHEAD, 256);
+        let mut track = SpeakerTrack::new(frames.len() as u64, LOOKAHEAD, 256);
         for (n, (range, observations)) in all.iter().enumerate() {
             if n == lost {
-                track.lose(*range);
+                track.mark_missing(*range);
             } else {
                 track.add(*range, observations.clone()).unwrap();
             }
@@ -125,7 +125,7 @@ fn a_cut_starts_a_new_speaker_and_fresh_smoothing() {
 
 #[test]
 fn a_video_without_faces_is_known_at_once() {
-    let mut track = Track::new(32, LOOKAHEAD, 256);
+    let mut track = SpeakerTrack::new(32, LOOKAHEAD, 256);
     let empty = vec![frame(false, Vec::new()); 16];
     track.add(FrameRange::new(0, 16), empty).unwrap();
     assert_eq!(track.ready(), 16);
@@ -140,13 +140,13 @@ fn a_video_without_faces_is_known_at_once() {
 
 #[test]
 fn a_result_of_the_wrong_length_is_refused() {
-    let mut track = Track::new(32, LOOKAHEAD, 256);
+    let mut track = SpeakerTrack::new(32, LOOKAHEAD, 256);
     let error = track
         .add(FrameRange::new(0, 16), vec![frame(false, Vec::new()); 15])
         .unwrap_err();
     assert_eq!(
         error.to_string(),
-        "analysis of source frames 0..16 brought 15 frames"
+        "the analysis of source frames 0..16 has observations of 15 frames"
     );
 }
 

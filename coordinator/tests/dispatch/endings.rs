@@ -1,10 +1,10 @@
-//! How a job ends.
+//! The ways in which a job ends.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use latentfarm_common::ids::Work;
+use latentfarm_common::ids::WorkKind;
 use latentfarm_common::nats::done::DoneLog;
 use latentfarm_common::nats::tasks::TaskStream;
 use latentfarm_common::nats::topology::Topology;
@@ -12,20 +12,20 @@ use latentfarm_common::time::FrameRange;
 use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan, MemoryStage, OutOfMemory};
 use latentfarm_common::wire::outcome::Failure;
 use latentfarm_coordinator::dispatch::{Ending, JobEvent, RetryClass};
-use latentfarm_coordinator::job::store;
+use latentfarm_coordinator::job::manifest;
 use tokio::sync::watch;
 
-use crate::support::{Act, Ledger, Script, Stage, always, first_time, is_render, transient};
+use crate::support::{Act, AttemptCounter, Script, Stage, always, first_time, is_render, transient};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_completes_and_each_chunk_counts_once() {
     let stage = Stage::open(200).await;
-    let ledger = Ledger::default();
+    let counter = AttemptCounter::default();
     let _w1 = stage
-        .worker("w1", &ledger, first_time(3, Act::SucceedTwice))
+        .worker("w1", &counter, first_time(3, Act::SucceedTwice))
         .await;
     let _w2 = stage
-        .worker("w2", &ledger, first_time(3, Act::SucceedTwice))
+        .worker("w2", &counter, first_time(3, Act::SucceedTwice))
         .await;
     let result = stage.dispatch().await.end().await.unwrap();
 
@@ -52,7 +52,7 @@ async fn a_job_completes_and_each_chunk_counts_once() {
         "nothing is left in the queue"
     );
     assert_eq!(
-        store::read(&stage.settings.job.job_dir).unwrap(),
+        manifest::read(&stage.settings.job.job_dir).unwrap(),
         Some(stage.spec.clone())
     );
 }
@@ -60,7 +60,7 @@ async fn a_job_completes_and_each_chunk_counts_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failed_chunk_is_tried_again_and_a_hopeless_one_does_not_end_the_job() {
     let stage = Stage::open(96).await;
-    let ledger = Ledger::default();
+    let counter = AttemptCounter::default();
     let script: Script = Arc::new(|task, before| {
         if is_render(task, 1) && before == 0 {
             Act::Fail(transient())
@@ -84,7 +84,7 @@ async fn a_failed_chunk_is_tried_again_and_a_hopeless_one_does_not_end_the_job()
             Act::Succeed
         }
     });
-    let _w1 = stage.worker("w1", &ledger, script).await;
+    let _w1 = stage.worker("w1", &counter, script).await;
     let result = stage.dispatch().await.end().await.unwrap();
 
     let Ending::Incomplete { quarantined } = result.ending else {
@@ -116,10 +116,10 @@ async fn a_failed_chunk_is_tried_again_and_a_hopeless_one_does_not_end_the_job()
         (RetryClass::BadInput, 1),
     ];
     assert_eq!(result.report.retries, BTreeMap::from(expected));
-    let begun: Vec<usize> = ledger
+    let begun: Vec<usize> = counter
         .begun()
         .into_iter()
-        .filter(|(chunk, _)| chunk.work == Work::Render)
+        .filter(|(chunk, _)| chunk.work == WorkKind::Render)
         .map(|(_, times)| times)
         .collect();
     assert_eq!(begun, [1, 2, 2, 4, 1, 1]);
@@ -128,8 +128,8 @@ async fn a_failed_chunk_is_tried_again_and_a_hopeless_one_does_not_end_the_job()
 #[tokio::test(flavor = "multi_thread")]
 async fn a_video_without_any_face_is_rendered_only_if_allowed() {
     let stage = Stage::open(64).await;
-    let ledger = Ledger::default();
-    let _w1 = stage.worker("w1", &ledger, always(Act::SeeNobody)).await;
+    let counter = AttemptCounter::default();
+    let _w1 = stage.worker("w1", &counter, always(Act::FindNoFace)).await;
     let result = stage.dispatch().await.end().await.unwrap();
     assert_eq!(result.ending, Ending::NoFace);
     assert!(result.records.is_empty());
@@ -146,24 +146,24 @@ async fn a_video_without_any_face_is_rendered_only_if_allowed() {
         .unwrap();
     assert_eq!(result.ending, Ending::Complete);
     assert_eq!((result.report.synced, result.report.passed), (0, 64));
-    let analysed_twice = ledger.begun().into_values().any(|times| times > 1);
+    let analysed_twice = counter.begun().into_values().any(|times| times > 1);
     assert!(!analysed_twice, "the analysis of the first run is used");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drain_finishes_what_is_under_way_and_takes_nothing_new() {
     let stage = Stage::open(160).await;
-    let ledger = Ledger::default();
+    let counter = AttemptCounter::default();
     let (gate, closed) = watch::channel(false);
     let script: Script = Arc::new(move |task, _| match task.chunk.work {
-        Work::Render => Act::Wait(closed.clone()),
-        Work::Analyze => Act::Succeed,
+        WorkKind::Render => Act::Wait(closed.clone()),
+        WorkKind::Analyze => Act::Succeed,
     });
-    let _w1 = stage.worker("w1", &ledger, script).await;
+    let _w1 = stage.worker("w1", &counter, script).await;
     let mut run = stage.dispatch().await;
     run.wait_for(
         "a render chunk is begun",
-        |event| matches!(event, JobEvent::ChunkStarted { chunk, .. } if chunk.work == Work::Render),
+        |event| matches!(event, JobEvent::ChunkStarted { chunk, .. } if chunk.work == WorkKind::Render),
     )
     .await;
     run.trigger.drain();
@@ -173,7 +173,7 @@ async fn a_drain_finishes_what_is_under_way_and_takes_nothing_new() {
         .await
         .unwrap()
         .iter()
-        .filter(|(_, chunk)| chunk.work == Work::Render)
+        .filter(|(_, chunk)| chunk.work == WorkKind::Render)
         .count()
         > 1
     {

@@ -1,4 +1,4 @@
-//! Whatever goes wrong is found and mended.
+//! Lost tasks, lost workers, bad results and other faults are found and repaired.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,20 +8,20 @@ use std::time::Duration;
 use latentfarm_common::nats::tasks::TaskStream;
 use latentfarm_common::nats::topology::Topology;
 use latentfarm_common::wire::task::Task;
-use latentfarm_coordinator::dispatch::{Check, Ending, JobEvent, RetryClass};
+use latentfarm_coordinator::dispatch::{Ending, JobEvent, RetryClass, SegmentCheck};
 use tokio::sync::watch;
 
-use crate::support::{Act, Ledger, Script, Stage, always, begins, first_time, is_render};
+use crate::support::{Act, AttemptCounter, Script, Stage, always, begins, first_time, is_render};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_chunk_of_a_worker_that_dies_goes_to_another() {
     let stage = Stage::open(64).await;
-    let ledger = Ledger::default();
-    let _w1 = stage.worker("w1", &ledger, first_time(0, Act::Die)).await;
+    let counter = AttemptCounter::default();
+    let _w1 = stage.worker("w1", &counter, first_time(0, Act::Die)).await;
     let mut run = stage.dispatch().await;
     run.wait_for("w1 is lost", |event| matches!(event, JobEvent::WorkerLost { .. }))
         .await;
-    let _w2 = stage.worker("w2", &ledger, always(Act::Succeed)).await;
+    let _w2 = stage.worker("w2", &counter, always(Act::Succeed)).await;
     let result = run.end().await.unwrap();
     assert_eq!(result.ending, Ending::Complete);
     assert_eq!(
@@ -34,13 +34,13 @@ async fn the_chunk_of_a_worker_that_dies_goes_to_another() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_forgot_its_chunk_loses_it() {
     let stage = Stage::open(64).await;
-    let ledger = Ledger::default();
+    let counter = AttemptCounter::default();
     let script = first_time(1, Act::Die);
-    let first_life = stage.worker("w1", &ledger, Arc::clone(&script)).await;
+    let first_life = stage.worker("w1", &counter, Arc::clone(&script)).await;
     let mut run = stage.dispatch().await;
     run.wait_for("chunk 1 is begun", begins(1)).await;
     drop(first_life);
-    let _second_life = stage.worker("w1", &ledger, script).await;
+    let _second_life = stage.worker("w1", &counter, script).await;
     let result = run.end().await.unwrap();
     assert_eq!(result.ending, Ending::Complete);
     assert_eq!(
@@ -52,11 +52,11 @@ async fn a_worker_that_forgot_its_chunk_loses_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_server_costs_nothing_but_time() {
     let mut stage = Stage::open(160).await;
-    let ledger = Ledger::default();
+    let counter = AttemptCounter::default();
     let (gate, closed) = watch::channel(false);
     let late = move |task: &Task| is_render(task, 4).then(|| closed.clone());
     let script: Script = Arc::new(move |task, _| late(task).map_or(Act::Succeed, Act::Wait));
-    let _w1 = stage.worker("w1", &ledger, script).await;
+    let _w1 = stage.worker("w1", &counter, script).await;
     let mut run = stage.dispatch().await;
     run.wait_for("chunk 4 is begun", begins(4)).await;
     stage.server.restart().await.unwrap();
@@ -69,7 +69,7 @@ async fn a_killed_server_costs_nothing_but_time() {
 #[tokio::test(flavor = "multi_thread")]
 async fn tasks_that_vanish_from_the_queue_are_published_again() {
     let mut stage = Stage::open(64).await;
-    stage.settings.farm.pace.reconcile_every = Duration::from_millis(500);
+    stage.settings.farm.timeouts.reconcile_interval = Duration::from_millis(500);
     let mut run = stage.dispatch().await;
     run.wait_for(
         "tasks are queued",
@@ -83,8 +83,8 @@ async fn tasks_that_vanish_from_the_queue_are_published_again() {
     })
     .await;
 
-    let ledger = Ledger::default();
-    let _w1 = stage.worker("w1", &ledger, always(Act::Succeed)).await;
+    let counter = AttemptCounter::default();
+    let _w1 = stage.worker("w1", &counter, always(Act::Succeed)).await;
     let result = run.end().await.unwrap();
     assert_eq!(result.ending, Ending::Complete);
     assert_eq!(
@@ -96,10 +96,10 @@ async fn tasks_that_vanish_from_the_queue_are_published_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_result_that_fails_verification_is_taken_back_and_done_again() {
     let stage = Stage::open(64).await;
-    let ledger = Ledger::default();
-    let _w1 = stage.worker("w1", &ledger, always(Act::Succeed)).await;
+    let counter = AttemptCounter::default();
+    let _w1 = stage.worker("w1", &counter, always(Act::Succeed)).await;
     let refused = AtomicBool::new(false);
-    let check: Check = Arc::new(move |record, range| {
+    let check: SegmentCheck = Arc::new(move |record, range| {
         assert_eq!(range.len(), 16);
         let first = record.chunk.index == 2 && !refused.swap(true, Ordering::SeqCst);
         if first {
@@ -124,7 +124,7 @@ async fn a_result_that_fails_verification_is_taken_back_and_done_again() {
     assert_eq!(result.ending, Ending::Complete);
     assert_eq!(result.records.len(), 4);
     assert_eq!(result.report.retries.values().sum::<u64>(), 1);
-    let again = ledger.begun().into_values().filter(|times| *times == 2).count();
+    let again = counter.begun().into_values().filter(|times| *times == 2).count();
     assert!(again <= 1, "only the refused chunk was done again");
     let attempts: Vec<u32> = result
         .records
@@ -137,8 +137,8 @@ async fn a_result_that_fails_verification_is_taken_back_and_done_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_task_that_a_worker_cannot_read_is_published_again() {
     let stage = Stage::open(64).await;
-    let ledger = Ledger::default();
-    let _w1 = stage.worker("w1", &ledger, first_time(2, Act::Refuse)).await;
+    let counter = AttemptCounter::default();
+    let _w1 = stage.worker("w1", &counter, first_time(2, Act::Refuse)).await;
     let result = stage.dispatch().await.end().await.unwrap();
     assert_eq!(result.ending, Ending::Complete);
     assert_eq!(

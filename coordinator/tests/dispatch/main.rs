@@ -1,4 +1,4 @@
-//! The dispatcher on a real server, with workers that do as they are told.
+//! Tests the dispatcher on a real server, with fake workers that follow a script.
 
 #![allow(clippy::unwrap_used, reason = "a failed set-up is a failed test")]
 #![allow(unreachable_pub, reason = "the modules are private to this test")]

@@ -1,4 +1,4 @@
-//! Running out of memory is routine: another plan, another worker, the CPU, and only then the end.
+//! A chunk that runs out of memory gets another plan, another worker or the CPU, and is only then given up.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -7,9 +7,11 @@ use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan, MemoryRequirements
 use latentfarm_common::wire::outcome::Failure;
 use latentfarm_common::wire::task::TaskBody;
 use latentfarm_coordinator::dispatch::{CpuFallback, Ending, JobEvent, JobNeeds, RetryClass};
-use latentfarm_coordinator::journal::{self, Entry};
+use latentfarm_coordinator::journal::{self, JournalEntry};
 
-use crate::support::{Act, Ledger, Rig, Script, Stage, always, begins, first_time, is_render};
+use crate::support::{
+    Act, AttemptCounter, FakeMachine, Script, Stage, always, begins, first_time, is_render,
+};
 
 const GPU: MemoryRequirements = MemoryRequirements {
     mib: [6000, 5000, 4000, 4000, 3000, 2500],
@@ -25,7 +27,7 @@ pub fn mixed() -> JobNeeds {
     }
 }
 
-/// Worker and kind of device of each render chunk.
+/// The worker and the kind of device that rendered each chunk.
 pub fn places(result: &latentfarm_coordinator::dispatch::JobResult) -> Vec<(&str, DeviceKind)> {
     let place =
         |record: &Arc<latentfarm_common::wire::outcome::DoneRecord>| record.memory.as_ref().unwrap().kind;
@@ -40,25 +42,25 @@ pub fn places(result: &latentfarm_coordinator::dispatch::JobResult) -> Vec<(&str
 async fn a_mispredicted_chunk_climbs_the_ladder_and_ends_on_a_bigger_worker() {
     let mut stage = Stage::open(64).await;
     stage.settings.job.needs = mixed();
-    let ledger = Ledger::default();
+    let counter = AttemptCounter::default();
     let truth = Some(MemoryRequirements {
         mib: [9000, 8000, 7000, 7000, 6000, 5500],
     });
-    let small = Rig {
+    let small = FakeMachine {
         truth,
-        ..Rig::gpu(4096)
+        ..FakeMachine::gpu(4096)
     };
-    let large = Rig {
+    let large = FakeMachine {
         truth,
-        ..Rig::gpu(8192)
+        ..FakeMachine::gpu(8192)
     };
-    let _w1 = stage.worker_on("w1", &ledger, small, always(Act::Succeed)).await;
+    let _w1 = stage.worker_on("w1", &counter, small, always(Act::Succeed)).await;
     let mut run = stage.dispatch().await;
     run.wait_for("the leanest plan is not enough", |event| {
-        matches!(event, JobEvent::ChunkUnplaced { .. })
+        matches!(event, JobEvent::ChunkUnschedulable { .. })
     })
     .await;
-    let _w2 = stage.worker_on("w2", &ledger, large, always(Act::Succeed)).await;
+    let _w2 = stage.worker_on("w2", &counter, large, always(Act::Succeed)).await;
     let result = run.end().await.unwrap();
     assert_eq!(result.ending, Ending::Complete);
     assert!(
@@ -67,7 +69,7 @@ async fn a_mispredicted_chunk_climbs_the_ladder_and_ends_on_a_bigger_worker() {
             .all(|place| *place == ("w2", DeviceKind::Cuda))
     );
     let ooms = &result.report.ooms;
-    let begun: usize = ledger
+    let begun: usize = counter
         .begun()
         .into_iter()
         .filter(|(chunk, _)| is_r(chunk))
@@ -76,7 +78,7 @@ async fn a_mispredicted_chunk_climbs_the_ladder_and_ends_on_a_bigger_worker() {
     assert_eq!(
         ooms.len(),
         begun - 4,
-        "every attempt that was not the last one ran out, and is told"
+        "every attempt that was not the last one ran out, and is recorded"
     );
     assert!(ooms.iter().any(|oom| oom.oom.plan == MemoryPlan::Streamed));
     for index in 0..4 {
@@ -84,17 +86,17 @@ async fn a_mispredicted_chunk_climbs_the_ladder_and_ends_on_a_bigger_worker() {
         let plans: Vec<MemoryPlan> = of_chunk.map(|oom| oom.oom.plan).collect();
         assert!(plans.is_sorted_by(|before, after| before < after), "{plans:?}");
     }
-    let told = journal::read(&stage.settings.job.job_dir).unwrap();
-    let failed = told
+    let lines = journal::read(&stage.settings.job.job_dir).unwrap();
+    let failed = lines
         .iter()
-        .filter(|line| matches!(line.entry, Entry::Failed { .. }));
+        .filter(|line| matches!(line.entry, JournalEntry::Failed { .. }));
     assert_eq!(failed.count(), ooms.len());
     let taken = &result.report.memory.plans[&(DeviceKind::Cuda, MemoryPlan::Streamed)];
     assert_eq!((taken.chunks, taken.most_mib), (4, 5500));
 }
 
 fn is_r(chunk: &latentfarm_common::ids::ChunkId) -> bool {
-    chunk.work == latentfarm_common::ids::Work::Render
+    chunk.work == latentfarm_common::ids::WorkKind::Render
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -102,9 +104,9 @@ async fn what_fits_nowhere_waits_and_then_ends_with_the_figures() {
     let mut stage = Stage::open(32).await;
     stage.settings.job.needs = mixed();
     stage.settings.job.unplaceable_wait = Duration::from_secs(1);
-    let ledger = Ledger::default();
+    let counter = AttemptCounter::default();
     let _w1 = stage
-        .worker_on("w1", &ledger, Rig::gpu(2400), always(Act::Succeed))
+        .worker_on("w1", &counter, FakeMachine::gpu(2400), always(Act::Succeed))
         .await;
     let mut run = stage.dispatch().await;
     let shown = run
@@ -130,15 +132,15 @@ async fn what_fits_nowhere_waits_and_then_ends_with_the_figures() {
     );
 }
 
-async fn with_fallback(fallback: CpuFallback, gpu: Rig) -> Vec<(String, DeviceKind)> {
+async fn with_fallback(fallback: CpuFallback, gpu: FakeMachine) -> Vec<(String, DeviceKind)> {
     let mut stage = Stage::open(128).await;
     stage.settings.job.needs = mixed();
     stage.settings.job.cpu_fallback = fallback;
     if fallback == CpuFallback::Never {
         stage.settings.job.unplaceable_wait = Duration::from_millis(500);
     }
-    let ledger = Ledger::default();
-    let _w1 = stage.worker_on("w1", &ledger, gpu, always(Act::Succeed)).await;
+    let counter = AttemptCounter::default();
+    let _w1 = stage.worker_on("w1", &counter, gpu, always(Act::Succeed)).await;
     let mut run = stage.dispatch().await;
     // Both are known before the first chunk is placed, since analysis takes longer than a heartbeat.
     run.wait_for("w1 is known", |event| {
@@ -146,7 +148,7 @@ async fn with_fallback(fallback: CpuFallback, gpu: Rig) -> Vec<(String, DeviceKi
     })
     .await;
     let _w2 = stage
-        .worker_on("w2", &ledger, Rig::cpu(16_384), always(Act::Succeed))
+        .worker_on("w2", &counter, FakeMachine::cpu(16_384), always(Act::Succeed))
         .await;
     let result = run.end().await.unwrap();
     places(&result)
@@ -157,7 +159,7 @@ async fn with_fallback(fallback: CpuFallback, gpu: Rig) -> Vec<(String, DeviceKi
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_cpu_falls_in_by_the_policy() {
-    let slow = Rig::gpu(2400);
+    let slow = FakeMachine::gpu(2400);
     let all_cpu = with_fallback(CpuFallback::Last, slow).await;
     assert_eq!(all_cpu.len(), 8);
     assert!(
@@ -167,7 +169,7 @@ async fn the_cpu_falls_in_by_the_policy() {
     );
     let nothing = with_fallback(CpuFallback::Never, slow).await;
     assert_eq!(nothing, [], "no GPU fits, and the CPU is not allowed");
-    let unobserved = with_fallback(CpuFallback::Last, Rig::gpu(8192)).await;
+    let unobserved = with_fallback(CpuFallback::Last, FakeMachine::gpu(8192)).await;
     assert!(unobserved.iter().all(|(_, kind)| *kind == DeviceKind::Cuda));
 }
 
@@ -176,16 +178,18 @@ async fn the_cpu_always_helps_where_that_is_asked_for() {
     let mut stage = Stage::open(64).await;
     stage.settings.job.needs = mixed();
     stage.settings.job.cpu_fallback = CpuFallback::Always;
-    let ledger = Ledger::default();
-    // The GPU does not finish before the CPU has had its share.
+    let counter = AttemptCounter::default();
+    // The GPU does not finish before the CPU has rendered its share.
     let (gate, closed) = tokio::sync::watch::channel(false);
     let held: Script = Arc::new(move |task, _| match &task.body {
         TaskBody::Render(_) => Act::Wait(closed.clone()),
         TaskBody::Analyze(_) => Act::Succeed,
     });
-    let _w1 = stage.worker_on("w1", &ledger, Rig::gpu(8192), held).await;
+    let _w1 = stage
+        .worker_on("w1", &counter, FakeMachine::gpu(8192), held)
+        .await;
     let _w2 = stage
-        .worker_on("w2", &ledger, Rig::cpu(16_384), always(Act::Succeed))
+        .worker_on("w2", &counter, FakeMachine::cpu(16_384), always(Act::Succeed))
         .await;
     let mut run = stage.dispatch().await;
     run.wait_for("the CPU finishes a chunk", |event| {
@@ -202,15 +206,15 @@ async fn what_was_learned_survives_the_coordinator() {
     stage.settings.job.needs = mixed();
     // The first run ends in the middle.
     let script = first_time(3, Act::Die);
-    let ledger = Ledger::default();
+    let counter = AttemptCounter::default();
     let truth = Some(MemoryRequirements {
         mib: GPU.mib.map(|mib| mib * 3 / 2),
     });
-    let rig = Rig {
+    let machine = FakeMachine {
         truth,
-        ..Rig::gpu(10_240)
+        ..FakeMachine::gpu(10_240)
     };
-    let first_worker = stage.worker_on("w1", &ledger, rig, script).await;
+    let first_worker = stage.worker_on("w1", &counter, machine, script).await;
     let mut first = stage.dispatch().await;
     first.wait_for("chunk 3 is begun", begins(3)).await;
     first
@@ -224,15 +228,17 @@ async fn what_was_learned_survives_the_coordinator() {
     drop(first_worker);
     let ended = first.end().await.unwrap();
     ended.lease.release().await;
-    // Nothing but the farm's bucket can tell.
+    // Only the farm's bucket holds the observations of the first run.
     stage.settings.job.job_dir = stage.settings.job.job_dir.with_file_name("elsewhere");
-    let _w2 = stage.worker_on("w2", &ledger, rig, always(Act::Succeed)).await;
+    let _w2 = stage
+        .worker_on("w2", &counter, machine, always(Act::Succeed))
+        .await;
     let mut second = stage.dispatch().await;
     second.wait_for("chunk 3 is begun again", begins(3)).await;
     assert_eq!(second.end().await.unwrap().ending, Ending::Complete);
     let placed = journal::read(&stage.settings.job.job_dir).unwrap();
     let need = placed.iter().find_map(|line| match &line.entry {
-        Entry::Placed { chunk, needs, .. } if chunk.to_string() == "r00003" => Some(needs.leanest()),
+        JournalEntry::Placed { chunk, needs, .. } if chunk.to_string() == "r00003" => Some(needs.leanest()),
         _ => None,
     });
     assert_eq!(need, Some(3750), "half as much again as predicted");
@@ -241,10 +247,10 @@ async fn what_was_learned_survives_the_coordinator() {
 #[tokio::test(flavor = "multi_thread")]
 async fn memory_that_was_gone_again_costs_the_chunk_nothing() {
     let stage = Stage::open(32).await;
-    let ledger = Ledger::default();
+    let counter = AttemptCounter::default();
     let script: Script = Arc::new(|task, before| {
         if is_render(task, 0) && before < 12 {
-            Act::Fail(Failure::NoRoom {
+            Act::Fail(Failure::InsufficientMemory {
                 device: "cpu".to_owned(),
                 needed_mib: 3000,
                 free_mib: 2000,
@@ -253,10 +259,10 @@ async fn memory_that_was_gone_again_costs_the_chunk_nothing() {
             Act::Succeed
         }
     });
-    let _w1 = stage.worker("w1", &ledger, script).await;
+    let _w1 = stage.worker("w1", &counter, script).await;
     let result = stage.dispatch().await.end().await.unwrap();
     assert_eq!(result.ending, Ending::Complete);
-    assert_eq!(result.report.retries[&RetryClass::NoRoom], 12);
+    assert_eq!(result.report.retries[&RetryClass::InsufficientMemory], 12);
     assert_eq!(result.report.ooms, []);
 }
 
@@ -264,7 +270,7 @@ async fn memory_that_was_gone_again_costs_the_chunk_nothing() {
 async fn two_workers_lost_over_a_chunk_raise_its_plan_floor() {
     let mut stage = Stage::open(16).await;
     stage.settings.job.needs = mixed();
-    let ledger = Ledger::default();
+    let counter = AttemptCounter::default();
     let floors: Arc<Mutex<Vec<MemoryPlan>>> = Arc::default();
     let noting = Arc::clone(&floors);
     let script: Script = Arc::new(move |task, before| match &task.body {
@@ -278,7 +284,7 @@ async fn two_workers_lost_over_a_chunk_raise_its_plan_floor() {
     for name in ["w1", "w2", "w3"] {
         workers.push(
             stage
-                .worker_on(name, &ledger, Rig::gpu(8192), Arc::clone(&script))
+                .worker_on(name, &counter, FakeMachine::gpu(8192), Arc::clone(&script))
                 .await,
         );
     }

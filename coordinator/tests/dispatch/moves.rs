@@ -1,16 +1,16 @@
-//! Workers that come and go: what is queued where nobody takes it any more goes to where somebody does.
+//! Workers join and leave: chunks in a queue that no worker serves any more move to a queue that one serves.
 
 use std::sync::Arc;
 
-use latentfarm_common::ids::Work;
+use latentfarm_common::ids::WorkKind;
 use latentfarm_common::wire::memory::DeviceKind;
 use latentfarm_common::wire::task::TaskBody;
 use latentfarm_coordinator::dispatch::{Ending, JobEvent};
-use latentfarm_coordinator::journal::{self, Entry};
+use latentfarm_coordinator::journal::{self, JournalEntry};
 use tokio::sync::watch;
 
 use crate::memory::{mixed, places};
-use crate::support::{Act, Ledger, Rig, Script, Stage, always, begins};
+use crate::support::{Act, AttemptCounter, FakeMachine, Script, Stage, always, begins};
 
 fn gated(closed: watch::Receiver<bool>) -> Script {
     Arc::new(move |task, _| match &task.body {
@@ -23,10 +23,10 @@ fn gated(closed: watch::Receiver<bool>) -> Script {
 async fn a_gpu_that_joins_half_way_takes_what_the_cpu_has_not_begun() {
     let mut stage = Stage::open(128).await;
     stage.settings.job.needs = mixed();
-    let ledger = Ledger::default();
+    let counter = AttemptCounter::default();
     let (gate, closed) = watch::channel(false);
     let _w1 = stage
-        .worker_on("w1", &ledger, Rig::cpu(16_384), gated(closed))
+        .worker_on("w1", &counter, FakeMachine::cpu(16_384), gated(closed))
         .await;
     let mut run = stage.dispatch().await;
     run.wait_for("the CPU has begun", begins(0)).await;
@@ -36,7 +36,7 @@ async fn a_gpu_that_joins_half_way_takes_what_the_cpu_has_not_begun() {
     )
     .await;
     let _w2 = stage
-        .worker_on("w2", &ledger, Rig::gpu(8192), always(Act::Succeed))
+        .worker_on("w2", &counter, FakeMachine::gpu(8192), always(Act::Succeed))
         .await;
     run.wait_for(
         "the GPU has done the rest",
@@ -55,7 +55,7 @@ async fn a_gpu_that_joins_half_way_takes_what_the_cpu_has_not_begun() {
         rest.iter().all(|place| *place == ("w2", DeviceKind::Cuda)),
         "{rest:?}"
     );
-    let begun = ledger.begun();
+    let begun = counter.begun();
     assert!(
         begun.values().all(|times| *times == 1),
         "no chunk is run twice: {begun:?}"
@@ -66,15 +66,15 @@ async fn a_gpu_that_joins_half_way_takes_what_the_cpu_has_not_begun() {
 async fn what_a_worker_that_left_was_to_do_goes_to_those_that_stay() {
     let mut stage = Stage::open(128).await;
     stage.settings.job.needs = mixed();
-    let ledger = Ledger::default();
+    let counter = AttemptCounter::default();
     let (gate, closed) = watch::channel(false);
     let leaving = stage
-        .worker_on("w1", &ledger, Rig::gpu(8192), gated(closed))
+        .worker_on("w1", &counter, FakeMachine::gpu(8192), gated(closed))
         .await;
     let mut run = stage.dispatch().await;
     run.wait_for("the GPU has begun", begins(0)).await;
     let _w2 = stage
-        .worker_on("w2", &ledger, Rig::cpu(16_384), always(Act::Succeed))
+        .worker_on("w2", &counter, FakeMachine::cpu(16_384), always(Act::Succeed))
         .await;
     drop(leaving);
     let result = run.end().await.unwrap();
@@ -85,15 +85,15 @@ async fn what_a_worker_that_left_was_to_do_goes_to_those_that_stay() {
             .iter()
             .all(|place| *place == ("w2", DeviceKind::Cpu))
     );
-    let told = journal::read(&stage.settings.job.job_dir).unwrap();
-    let moved = told
+    let lines = journal::read(&stage.settings.job.job_dir).unwrap();
+    let moved = lines
         .iter()
-        .filter(|line| matches!(line.entry, Entry::TakenBack { .. }));
+        .filter(|line| matches!(line.entry, JournalEntry::Reassigned { .. }));
     assert!(moved.count() > 0);
-    let renders = ledger
+    let renders = counter
         .begun()
         .into_iter()
-        .filter(|(chunk, _)| chunk.work == Work::Render);
+        .filter(|(chunk, _)| chunk.work == WorkKind::Render);
     assert_eq!(
         renders.map(|(_, times)| times).sum::<usize>(),
         9,

@@ -1,4 +1,4 @@
-//! Encoded audio windows, kept so that neighbouring chunks of a job do not encode them again.
+//! A cache of encoded audio windows, so that neighbouring chunks of a job do not encode them again.
 
 use candle_core::Tensor;
 use latentfarm_common::digest::Digest;
@@ -6,54 +6,54 @@ use latentfarm_common::time::WINDOW_FRAMES;
 use latentfarm_common::wire::engine::{AudioRequest, WindowRequest};
 use latentfarm_common::wire::job::AudioWindows;
 
-use super::silence::hear_silence;
+use super::silence::replace_silent_rows;
 use latentsync::{AudioFeatures, ModelError, gather_rows};
 
-/// A chunk of 480 frames at 25 fps spans at most three windows, and may need one of silence; a few more serve a
-/// worker that alternates between jobs. A window of Whisper tiny is about 8 MiB.
+/// Number of windows that the cache holds. A chunk of 480 frames at 25 fps spans at most three windows and
+/// may need one of silence; the other two are for a worker that alternates between jobs. A window of Whisper
+/// tiny takes about 8 MiB.
 const KEPT_WINDOWS: usize = 6;
 
+/// Encoded audio windows by track, layout and number; the least recently used one is evicted first.
 #[derive(Default)]
 pub(super) struct AudioCache {
-    /// The one that was asked for longest ago first.
-    entries: Vec<Entry>,
+    /// The least recently used window comes first.
+    windows: Vec<(WindowKey, AudioFeatures)>,
 }
 
-struct Entry {
-    key: Key,
-    features: AudioFeatures,
-}
-
-type Key = (Digest, AudioWindows, u32);
+/// Track, layout of the track's windows, and number of a window.
+type WindowKey = (Digest, AudioWindows, u32);
 
 impl AudioCache {
     pub(super) fn clear(&mut self) {
-        self.entries.clear();
+        self.windows.clear();
     }
 
-    /// Whether the window is here. It then outlives the others: a chunk asks for all that it needs before it
-    /// begins, and none of those may go for another.
+    /// Marks a window as the most recently used and returns true if it is cached. A chunk requests all
+    /// windows that it needs before it begins, and none of them may be evicted for another.
     pub(super) fn touch(&mut self, track: Digest, layout: AudioWindows, window: u32) -> bool {
         let key = (track, layout, window);
-        let Some(place) = self.entries.iter().position(|entry| entry.key == key) else {
+        let Some(place) = self.windows.iter().position(|(cached, _)| *cached == key) else {
             return false;
         };
-        self.entries[place..].rotate_left(1);
+        self.windows[place..].rotate_left(1);
         true
     }
 
+    /// Adds the window that `request` encoded; a full cache evicts its least recently used window.
     pub(super) fn insert(&mut self, request: &AudioRequest, features: AudioFeatures) {
-        if self.entries.len() == KEPT_WINDOWS {
-            self.entries.remove(0);
+        if self.windows.len() == KEPT_WINDOWS {
+            self.windows.remove(0);
         }
-        self.entries.push(Entry {
-            key: (request.track, request.layout, request.window),
-            features,
-        });
+        let key = (request.track, request.layout, request.window);
+        self.windows.push((key, features));
     }
 
-    /// Audio context of a window's 16 frames: `(16, tokens, width)`. Frames past the track's end repeat its
-    /// last rows, as the reference clamps.
+    /// Returns the audio rows of a window's 16 frames, `(16, tokens, width)`. Frames past the track's end
+    /// repeat its last rows, as LatentSync's own pipeline clamps.
+    ///
+    /// # Errors
+    /// Fails with [`ModelError::AudioMissing`] if a window that the frames need is not cached.
     pub(super) fn rows(&self, request: &WindowRequest) -> Result<Tensor, ModelError> {
         let find = |window| self.find((request.track, request.layout, window));
         let rows = gather_rows(request, WINDOW_FRAMES, find)?;
@@ -63,14 +63,12 @@ impl AudioCache {
         let features = self
             .find((silent.track, request.layout, 0))
             .ok_or(ModelError::AudioMissing { window: 0 })?;
-        hear_silence(request, silent, &rows, features)
+        replace_silent_rows(request, silent, &rows, features)
     }
 
-    fn find(&self, key: Key) -> Option<&AudioFeatures> {
-        self.entries
-            .iter()
-            .find(|entry| entry.key == key)
-            .map(|entry| &entry.features)
+    fn find(&self, key: WindowKey) -> Option<&AudioFeatures> {
+        let window = self.windows.iter().find(|(cached, _)| *cached == key);
+        window.map(|(_, features)| features)
     }
 }
 
@@ -80,7 +78,7 @@ mod tests {
     use candle_core::{DType, Device};
 
     #[test]
-    fn a_window_that_was_asked_for_is_not_the_next_to_go() {
+    fn a_window_that_was_just_used_is_not_evicted_next() {
         let request = |window| AudioRequest {
             track: Digest::of(b"track"),
             track_samples: 1,

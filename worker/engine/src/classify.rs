@@ -1,19 +1,22 @@
-//! Tells what an error means for the device, by its text.
+//! Classifies an error by its text: what it means for the device. The engine does so for each request that
+//! fails, the supervisor for the last lines of an engine that died.
 //!
-//! candle wraps driver errors in several ways, some of which keep only the text (`Error::Wrapped`), and the text of
-//! every one of them names the driver's or the library's own constant: the text is the one thing that every path has.
+//! candle wraps driver errors in several ways, some of which keep only the text (`Error::Wrapped`). The text
+//! of each of them contains the driver's or the library's own constant, so that the text is what all of them
+//! have in common.
 
 /// What an error means for the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fault {
-    /// Memory ran out: an allocation was refused, all else is sound.
+pub(super) enum ErrorClass {
+    /// Memory ran out: an allocation was refused, and the device can still be used.
     OutOfMemory,
-    /// The process's context on the device is past use, whatever is called next.
+    /// The process's context on the device is broken: every further call fails.
     Poisoned,
-    /// Nothing.
+    /// The error has nothing to do with the state of the device.
     Other,
 }
 
+/// Texts of an allocation that was refused: by the driver, by its libraries, by Rust's allocator.
 const OUT_OF_MEMORY: [&str; 5] = [
     "CUDA_ERROR_OUT_OF_MEMORY",
     "CUBLAS_STATUS_ALLOC_FAILED",
@@ -22,7 +25,7 @@ const OUT_OF_MEMORY: [&str; 5] = [
     "memory allocation of",
 ];
 
-/// Errors after which every further call fails with the same, until the process ends.
+/// Driver and library errors after which every further call fails with the same error until the process ends.
 const POISONED: [&str; 15] = [
     "CUDA_ERROR_ILLEGAL_ADDRESS",
     "CUDA_ERROR_LAUNCH_FAILED",
@@ -41,22 +44,23 @@ const POISONED: [&str; 15] = [
     "CUDNN_STATUS_EXECUTION_FAILED",
 ];
 
-/// What `text`, an error with all its causes, means. A text that names both kinds is of a device past use: the refused
-/// allocation followed from it.
-pub(super) fn classify(text: &str) -> Fault {
+/// Classifies `text`, an error with all its causes. If the text contains constants of both kinds, the device
+/// is poisoned: the refused allocation followed from that.
+pub(super) fn classify(text: &str) -> ErrorClass {
     let names = |constants: &[&str]| constants.iter().any(|constant| text.contains(constant));
     if names(&POISONED) {
-        Fault::Poisoned
+        ErrorClass::Poisoned
     } else if names(&OUT_OF_MEMORY) {
-        Fault::OutOfMemory
+        ErrorClass::OutOfMemory
     } else {
-        Fault::Other
+        ErrorClass::Other
     }
 }
 
-/// Whether `text`, an error with all its causes or a dead process's last words, says that memory ran out.
+/// Returns whether `text`, an error with all its causes or the last lines of a dead process, means that
+/// memory ran out.
 pub fn is_out_of_memory(text: &str) -> bool {
-    classify(text) == Fault::OutOfMemory
+    classify(text) == ErrorClass::OutOfMemory
 }
 
 #[cfg(test)]
@@ -77,19 +81,22 @@ mod tests {
             assert!(is_out_of_memory(text), "{text}");
         }
         for (text, expected) in [
-            ("DriverError(CUDA_ERROR_ILLEGAL_ADDRESS, \"..\")", Fault::Poisoned),
+            (
+                "DriverError(CUDA_ERROR_ILLEGAL_ADDRESS, \"..\")",
+                ErrorClass::Poisoned,
+            ),
             (
                 "CUDA_ERROR_OUT_OF_MEMORY after CUDA_ERROR_LAUNCH_FAILED",
-                Fault::Poisoned,
+                ErrorClass::Poisoned,
             ),
-            ("DriverError(CUDA_ERROR_INVALID_VALUE, \"..\")", Fault::Other),
-            ("cannot denoise: out of step", Fault::Other),
+            ("DriverError(CUDA_ERROR_INVALID_VALUE, \"..\")", ErrorClass::Other),
+            ("cannot denoise: out of step", ErrorClass::Other),
         ] {
             assert_eq!(classify(text), expected, "{text}");
         }
     }
 
-    /// What a driver's error looks like, without a driver.
+    /// An error that reads like a driver's.
     #[derive(Debug, thiserror::Error)]
     #[error("DriverError({0}, \"...\")")]
     struct Driver(&'static str);
@@ -97,8 +104,8 @@ mod tests {
     #[test]
     fn the_text_survives_every_way_in_which_errors_are_wrapped() {
         for (constant, expected) in [
-            ("CUDA_ERROR_OUT_OF_MEMORY", Fault::OutOfMemory),
-            ("CUDA_ERROR_MISALIGNED_ADDRESS", Fault::Poisoned),
+            ("CUDA_ERROR_OUT_OF_MEMORY", ErrorClass::OutOfMemory),
+            ("CUDA_ERROR_MISALIGNED_ADDRESS", ErrorClass::Poisoned),
         ] {
             let cuda = || Error::Cuda(Box::new(Driver(constant)));
             let wrapped_context = Err::<(), _>(Driver(constant)).context("unet").unwrap_err();

@@ -1,24 +1,26 @@
-//! The engine process: loads a checkpoint once, keeps encoded audio, and renders one window at a time.
+//! The engine process: it loads a checkpoint once, caches encoded audio, and renders one window at a time.
 //!
-//! It reads [`EngineRequest`]s from standard input and answers on standard output; its log goes to standard
-//! error. It ends when its input ends. Everything that it computes is a function of the request alone, so that
-//! a window comes out the same whatever was rendered before it.
+//! A worker's supervisor starts one engine for each device and keeps it between tasks. The engine reads
+//! [`EngineRequest`]s from standard input and writes [`EngineReply`]s to standard output; its log goes to
+//! standard error. It ends when its input ends. Everything that it computes is a function of the request
+//! alone, so that a window comes out the same whatever was rendered before it.
 //!
-//! Memory: a request that fails, is stopped or panics leaves nothing behind, see [`guard`](crate::memory::guard), and
-//! the engine goes on. Only a device that is past use ends it, with [`EXIT_POISONED`].
+//! A request that fails, is stopped or panics leaves no memory allocated, see
+//! [`cleanup`](crate::memory::cleanup), and the engine serves the next one. Only a device that can no longer
+//! be used ends it, with [`EXIT_POISONED`].
 
 mod audio_cache;
 pub mod bench;
 pub mod check;
 mod classify;
-pub mod made_up;
+pub mod dummy_requests;
+mod engine;
 pub mod memory;
-mod numeric;
-mod requests;
+mod memory_monitor;
+mod numerics;
 mod settings;
 mod silence;
-mod steps;
-mod watch;
+mod window_stages;
 
 use std::io::{Read, Write};
 use std::mem::ManuallyDrop;
@@ -29,21 +31,23 @@ use latentfarm_common::wire::pipe::{self, PipeError};
 use latentsync::Stopped;
 
 pub use classify::is_out_of_memory;
-pub use numeric::numerics_fingerprint;
-pub use requests::Engine;
+pub use engine::Engine;
+pub use numerics::numerics_fingerprint;
 pub use settings::{EngineSettings, Precision};
-pub use steps::Tell;
+pub use window_stages::ProgressFn;
 
-/// Exit code of an engine whose device is past use in this process: a fresh engine may find it sound.
+/// Exit code of an engine whose device can no longer be used from this process. A new engine process can
+/// often use it.
 pub const EXIT_POISONED: u8 = 4;
 
-/// Environment of an engine that computes with `threads` threads.
+/// Returns the environment variables that an engine with `threads` computing threads is started with.
 ///
-/// Its allocator keeps freed memory for a second before the kernel gets it back: one step frees and asks for the same
-/// large tensors again and again, and faulting them anew costs about a seventh of its time.
+/// The allocator keeps freed memory for a second before it returns it to the kernel: one step frees and
+/// allocates the same large tensors again and again, and page faults for new ones cost about a seventh of its
+/// time.
 ///
-/// Errors carry no backtrace whatever the user's `RUST_BACKTRACE` is: printing the first one loads the program's debug
-/// information, some 65 MiB that a process never gives back.
+/// Errors carry no backtrace, whatever the user's `RUST_BACKTRACE` is: printing the first one loads the
+/// program's debug information, some 65 MiB that the process keeps for good.
 pub fn environment(threads: usize) -> [(&'static str, String); 4] {
     [
         ("RAYON_NUM_THREADS", threads.to_string()),
@@ -53,19 +57,22 @@ pub fn environment(threads: usize) -> [(&'static str, String); 4] {
     ]
 }
 
-/// Why an engine ends before its input does.
+/// Why an engine ends before its input ends.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    #[error("cannot talk to the supervisor")]
+    /// The supervisor closed the pipe, or a message on it is invalid.
+    #[error("cannot exchange messages with the supervisor")]
     Pipe(#[from] PipeError),
-    #[error("the device is past use in this process; a fresh engine may find it sound")]
+    /// The device's context is broken until the process ends.
+    #[error("the device can no longer be used from this process; a new engine process may be able to")]
     Poisoned,
 }
 
-/// Serves requests until the input ends.
+/// Serves requests from `input`, with the replies on `output`, until the input ends.
 ///
 /// # Errors
-/// Where the pipe breaks, or the device is past use. Its tensors are not dropped then: freeing them would fail.
+/// Fails if the pipe breaks or the device can no longer be used. The tensors are not dropped then: freeing
+/// them would fail.
 pub fn serve(
     settings: EngineSettings,
     mut input: impl Read,
@@ -82,7 +89,7 @@ pub fn serve(
             })
         });
         if let Some(error) = broken {
-            // Nobody is listening any more.
+            // Nobody reads the replies any more.
             return Err(error.into());
         }
         pipe::write(&mut output, &reply)?;

@@ -1,4 +1,5 @@
-//! `latentfarm-engine`: the model behind a pipe. Started by `latentfarm-worker`, not by hand.
+//! `latentfarm-engine`: the model behind a pipe. `latentfarm-worker` starts it; operators run only its
+//! subcommands.
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -9,17 +10,17 @@ use latentfarm_common::error::Chain;
 use latentfarm_common::telemetry;
 use latentfarm_engine::bench::{self, Part, Sizes};
 use latentfarm_engine::check::{Check, check};
-use latentfarm_engine::memory::counting::Counting;
+use latentfarm_engine::memory::cleanup::CleanupPolicy;
+use latentfarm_engine::memory::counting::CountingAllocator;
 use latentfarm_engine::memory::device;
-use latentfarm_engine::memory::fault::{Fault, Faults};
-use latentfarm_engine::memory::guard::Cleanup;
+use latentfarm_engine::memory::fault_injection::{FaultInjector, InjectedFault};
 use latentfarm_engine::{EXIT_POISONED, EngineSettings, Precision, ServeError};
 use mimalloc::MiMalloc;
 
-/// Large tensors come and go at every step; the system allocator maps and faults each of them anew. Counted, so that
-/// what a window leaves behind is known to the byte.
+/// mimalloc, because large tensors are allocated and freed at every step and the system allocator maps and
+/// faults each of them anew. It is counted, so that what a window leaves behind is known to the byte.
 #[global_allocator]
-static ALLOCATOR: Counting<MiMalloc> = Counting(MiMalloc);
+static ALLOCATOR: CountingAllocator<MiMalloc> = CountingAllocator(MiMalloc);
 
 /// Runs LatentSync for one latentfarm-worker: requests on standard input, answers on standard output.
 #[derive(Parser)]
@@ -28,19 +29,19 @@ struct Args {
     /// Where to compute: `cpu`, or `cuda:N` in a CUDA build.
     #[arg(long, default_value = "cpu", global = true)]
     device: String,
-    /// What the networks compute in (default: f32 on the CPU, f16 on CUDA).
+    /// Number type that the networks compute in (default: f32 on the CPU, f16 on CUDA)
     #[arg(long, value_enum, value_name = "TYPE", global = true)]
     dtype: Option<Precision>,
-    /// Most host memory in use, in MiB, that a window may come to (default: no bound)
+    /// Most host memory, in MiB, that a window may use (default: no limit)
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..1 << 40))]
     budget: Option<u64>,
-    /// When memory that is not in use goes back to the system
+    /// When memory that is not in use is returned to the system
     #[arg(long, value_enum, value_name = "WHEN", default_value_t)]
-    cleanup: Cleanup,
-    /// Fail on purpose, for tests: KIND@STAGE, KIND@STAGE#N or leak=BYTES
+    cleanup: CleanupPolicy,
+    /// Inject a fault, for tests: KIND@STAGE, KIND@STAGE#N or leak=BYTES
     #[arg(long, hide = true, value_name = "SPEC")]
-    fault: Vec<Fault>,
-    /// A fault comes only where this file is not there yet, and makes it
+    fault: Vec<InjectedFault>,
+    /// Inject a fault only if this file does not exist yet, and create it then
     #[arg(long, hide = true, value_name = "FILE", requires = "fault")]
     fault_once: Option<PathBuf>,
     #[command(subcommand)]
@@ -49,7 +50,7 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Check that a device is right and what it needs, without a worker; prints JSON lines
+    /// Check, without a worker, that a device computes correctly and what memory it needs; prints JSON lines
     Check {
         #[command(subcommand)]
         check: Check,
@@ -63,7 +64,7 @@ enum Command {
         part: Part,
         #[command(flatten)]
         sizes: Sizes,
-        /// Existing folder for the inputs and the output as PART.safetensors
+        /// Existing folder to write the inputs and the output to, as PART.safetensors
         #[arg(long, value_name = "DIR")]
         save: Option<PathBuf>,
     },
@@ -80,7 +81,7 @@ fn main() -> ExitCode {
         .use_current_thread()
         .build_global()
     {
-        tracing::error!("the threads to compute with cannot be started: {error}");
+        tracing::error!("cannot start the computing threads: {error}");
         return ExitCode::from(3);
     }
     let device = match device::open(&args.device, args.budget.map(|mib| mib << 20)) {
@@ -90,12 +91,14 @@ fn main() -> ExitCode {
             return ExitCode::from(3);
         }
     };
-    let precision = args.dtype.unwrap_or_else(|| Precision::usual_for(&device.device));
+    let precision = args
+        .dtype
+        .unwrap_or_else(|| Precision::default_for(&device.device));
     let settings = |device| EngineSettings {
         device,
         dtype: precision.dtype(),
         cleanup: args.cleanup,
-        faults: Faults::new(args.fault, args.fault_once),
+        faults: FaultInjector::new(args.fault, args.fault_once),
     };
     let outcome = match args.command {
         None => return serve(settings(device)),
@@ -105,7 +108,7 @@ fn main() -> ExitCode {
             part,
             sizes,
             save,
-        }) => measure(&bench::Settings {
+        }) => measure(&bench::BenchSettings {
             weights,
             part,
             sizes,
@@ -124,7 +127,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn measure(settings: &bench::Settings) -> anyhow::Result<()> {
+fn measure(settings: &bench::BenchSettings) -> anyhow::Result<()> {
     let report = bench::measure(settings)?;
     writeln!(std::io::stdout(), "{}", serde_json::to_string(&report)?)?;
     Ok(())

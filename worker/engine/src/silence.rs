@@ -1,4 +1,5 @@
-//! Frames that hear digital silence: their rows come from one encoded window of zeros.
+//! Audio rows of frames over digital silence: they come from one encoded window of zeros, which the audio
+//! cache keeps.
 
 use candle_core::Tensor;
 use latentfarm_common::audio::windows::rows_of_frame;
@@ -6,12 +7,13 @@ use latentfarm_common::wire::engine::{SilentFrames, WindowRequest};
 
 use latentsync::{AudioFeatures, ModelError, row_of_track};
 
-/// Replaces the rows of a window's silent frames by those that a silent track as long as the speech would give
-/// them: the same places of the same windows, heard in `features`, a window of zeros.
+/// Replaces the rows of a window's silent frames by those that a silent track of the speech's length would
+/// give them: the rows at the same places of the same audio windows, taken from `features`, an encoded window
+/// of zeros.
 ///
 /// # Shapes
 /// `rows` and the result are `(16, tokens, width)`.
-pub(super) fn hear_silence(
+pub(super) fn replace_silent_rows(
     request: &WindowRequest,
     silent: SilentFrames,
     rows: &Tensor,
@@ -53,7 +55,7 @@ mod tests {
 
     #[test]
     fn silent_frames_get_the_rows_of_their_place_and_others_keep_theirs() {
-        // Row r of the window of silence holds r; the speech holds -1 everywhere.
+        // Row r of the window of silence contains r; the speech is -1 everywhere.
         let states = Tensor::arange(0_f32, 1500.0, &Device::Cpu)
             .and_then(|rows| rows.reshape((1500, 1, 1)))
             .unwrap();
@@ -73,22 +75,23 @@ mod tests {
                 seed: 1,
             },
             track: Digest::of(b"track"),
-            // 100 s: frame 1009 lies at row 2018, which is row 1018 of the window that begins at row 1000.
+            // The track is 100 s long: frame 1009 is at row 2018, which is row 1018 of the window that begins
+            // at row 1000.
             track_samples: 1_600_000,
             layout: AudioWindows::Overlapping,
             first_frame: 1008,
-            rate: FrameRate::FILM_25,
+            rate: FrameRate::FPS_25,
             faces: Vec::new(),
             silence: Some(silent),
             plan: MemoryPlan::default(),
         };
-        let heard = hear_silence(&request, silent, &rows, &silence).unwrap();
-        assert_eq!(heard.dims(), [16, 10, 1]);
-        let heard: Vec<Vec<f32>> = heard.squeeze(2).unwrap().to_vec2().unwrap();
-        assert_eq!(heard[0], [-1.0; 10]);
+        let replaced = replace_silent_rows(&request, silent, &rows, &silence).unwrap();
+        assert_eq!(replaced.dims(), [16, 10, 1]);
+        let replaced: Vec<Vec<f32>> = replaced.squeeze(2).unwrap().to_vec2().unwrap();
+        assert_eq!(replaced[0], [-1.0; 10]);
         let expected: Vec<f32> = (1014..1024_u16).map(f32::from).collect();
-        assert_eq!(heard[1], expected);
-        assert_eq!(heard[2], [-1.0; 10]);
+        assert_eq!(replaced[1], expected);
+        assert_eq!(replaced[2], [-1.0; 10]);
         assert_eq!(SILENT_TRACK_SAMPLES, 480_000);
     }
 }

@@ -1,4 +1,4 @@
-//! `latentfarm-engine check`, on the CPU: its lines, and that a check which fails says so.
+//! Tests `latentfarm-engine check` on the CPU: its output, and its exit code if a check fails.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
@@ -102,7 +102,7 @@ fn what_only_a_gpu_has_is_not_checked_on_the_cpu() {
         let output = check(args);
         assert_eq!(output.status.code(), Some(1));
         assert!(
-            String::from_utf8_lossy(&output.stderr).contains("for GPUs alone"),
+            String::from_utf8_lossy(&output.stderr).contains("for GPUs only"),
             "{output:?}"
         );
     }

@@ -1,13 +1,13 @@
-//! The counting allocator, installed: a binary of its own with one test, so that nobody else allocates meanwhile.
+//! Tests the counting allocator. The binary has a single test, so that nothing else allocates while it runs.
 
-use latentfarm_engine::memory::counting::{Counting, live_bytes, take_peak};
+use latentfarm_engine::memory::counting::{CountingAllocator, live_bytes, take_peak};
 use mimalloc::MiMalloc;
 
 #[global_allocator]
-static ALLOCATOR: Counting<MiMalloc> = Counting(MiMalloc);
+static ALLOCATOR: CountingAllocator<MiMalloc> = CountingAllocator(MiMalloc);
 
 #[test]
-fn every_byte_is_counted_and_a_peak_is_told_once() {
+fn every_byte_is_counted_and_a_peak_is_returned_once() {
     const MANY: usize = 3 << 20;
     let before = live_bytes();
     let zeroed = std::hint::black_box(vec![0_u8; MANY]);

@@ -1,5 +1,5 @@
-//! The engine's memory, to the byte: in a binary of its own with the allocator that counts, each test in a process of
-//! its own with an engine's environment.
+//! Tests of the engine's memory, to the byte. This binary installs the counting allocator, and each test runs
+//! in a process of its own with the environment of an engine.
 
 #![allow(
     clippy::unwrap_used,
@@ -8,24 +8,27 @@
     reason = "helpers of tests are tests too"
 )]
 
-mod rig;
+mod harness;
 
 use std::cell::Cell;
 use std::rc::Rc;
 
 use candle_core::DType;
+use harness::stage_budget::StageBudget;
+use harness::{
+    Weights, answer, as_an_engine, engine, engine_in, failed, live, ready, render_with_samples, rendered,
+    stopped,
+};
 use latentfarm_common::wire::engine::{EngineFailure, EngineReply, EngineStage};
 use latentfarm_common::wire::memory::{MemoryPlan, MemorySample, MemoryStage};
 use latentfarm_engine::Engine;
-use latentfarm_engine::memory::counting::{Counting, take_peak};
+use latentfarm_engine::memory::counting::{CountingAllocator, take_peak};
 use latentfarm_engine::memory::device::HostMemory;
 use latentsync::cost::prediction::CUDA_CONTEXT;
 use mimalloc::MiMalloc;
-use rig::tight::TightStage;
-use rig::{Weights, as_an_engine, ask, engine, engine_in, failed, live, ready, rendered, stopped, watched};
 
 #[global_allocator]
-static ALLOCATOR: Counting<MiMalloc> = Counting(MiMalloc);
+static ALLOCATOR: CountingAllocator<MiMalloc> = CountingAllocator(MiMalloc);
 
 const STAGES: [(&str, MemoryStage); 3] = [
     ("vae-encode", MemoryStage::VaeEncode),
@@ -33,7 +36,8 @@ const STAGES: [(&str, MemoryStage); 3] = [
     ("vae-decode", MemoryStage::VaeDecode),
 ];
 
-/// The first requests of a process fill what is kept for good: thread pools, plans of transforms.
+/// Renders two windows, which allocate what a process keeps for good, such as thread pools and plans of
+/// transforms. Returns the faces of the first.
 fn warmed(engine: &mut Engine, weights: &Weights) -> Vec<u8> {
     ready(engine, weights);
     let faces = rendered(engine, weights.window(2, 1.5, MemoryPlan::default()));
@@ -56,7 +60,7 @@ fn a_thousand_windows_leave_not_a_byte_behind() {
         let request = weights.window(1, 1.0, MemoryPlan::default());
         let (mut first, mut held) = (0, Vec::with_capacity(1000));
         for window in 1..=1000 {
-            let reply = ask(&mut engine, request.clone());
+            let reply = answer(&mut engine, request.clone());
             assert!(matches!(reply, EngineReply::Window { .. }), "{reply:?}");
             held.push(resident_kib());
             drop(reply);
@@ -65,7 +69,7 @@ fn a_thousand_windows_leave_not_a_byte_behind() {
             }
         }
         assert_eq!(live(), first, "live bytes after window 1000 and after window 1");
-        // What an allocator keeps settles within seconds, and wanders from window to window ever after.
+        // What the allocator keeps settles within seconds, and varies from window to window afterwards.
         let median = |held: &[u64]| {
             let mut sorted = held.to_vec();
             sorted.sort_unstable();
@@ -85,13 +89,13 @@ fn a_plan_that_keeps_weights_off_the_device_never_loads_them_onto_it() {
     as_an_engine(
         "a_plan_that_keeps_weights_off_the_device_never_loads_them_onto_it",
         || {
-            // As a half type the CPU computes on copies of the mapped weights, so that the counting allocator sees them.
+            // In a half type the CPU computes with copies of the mapped weights, which are counted.
             let weights = Weights::tiny(6);
             let loaded = |plan| {
                 let mut engine = engine_in(DType::BF16, None, "cpu", &[]);
                 let before = live();
                 take_peak();
-                let reply = ask(&mut engine, weights.load_under(plan));
+                let reply = answer(&mut engine, weights.load_under(plan));
                 assert!(matches!(reply, EngineReply::Loaded { .. }), "{reply:?}");
                 drop(reply);
                 (live() - before, take_peak() - before)
@@ -117,7 +121,8 @@ fn errors_panics_and_shortages_at_every_stage_of_a_window_leave_not_a_byte_behin
             let mut faults = Vec::new();
             for (stage, _) in STAGES {
                 for kind in kinds {
-                    // Windows 1 and 2 warm up; each fault comes twice, so that what its first time keeps for good is there.
+                    // Windows 1 and 2 warm up; each fault comes twice, so that what its first time keeps for
+                    // good is there.
                     let nth = 3 + 3 * (faults.len() / 2);
                     faults.push(format!("{kind}@{stage}#{nth}"));
                     faults.push(format!("{kind}@{stage}#{}", nth + 1));
@@ -145,7 +150,7 @@ fn errors_panics_and_shortages_at_every_stage_of_a_window_leave_not_a_byte_behin
                         }
                         ("error" | "panic", EngineFailure::Other { message }) => {
                             assert!(
-                                message.contains("on demand") && message.contains(kind),
+                                message.contains("injected") && message.contains(kind),
                                 "{message}"
                             );
                         }
@@ -206,8 +211,8 @@ fn failed_speech_and_failed_loading_leave_not_a_byte_behind() {
         let mut engine = engine(None, "cpu", &faults);
         let expected = warmed(&mut engine, &weights);
         // Audio 1 was the track's; the second warms up what another track keeps for good.
-        drop(ask(&mut engine, Weights::audio("another")));
-        // The first failure of each kind keeps what telling of it takes.
+        drop(answer(&mut engine, Weights::audio("another")));
+        // The first failure of each kind allocates what its report keeps.
         for _ in 0..3 {
             drop(failed(&mut engine, Weights::audio("a third")));
         }
@@ -223,7 +228,7 @@ fn failed_speech_and_failed_loading_leave_not_a_byte_behind() {
         // With nothing loaded the engine holds the same whatever took the model away.
         let mut empty = Vec::new();
         for kind in ["error", "error", "panic", "oom"] {
-            drop(ask(&mut engine, others.load()));
+            drop(answer(&mut engine, others.load()));
             let failure = failed(&mut engine, weights.load());
             assert_eq!(
                 matches!(failure, EngineFailure::OutOfMemory { .. }),
@@ -244,9 +249,9 @@ fn failed_speech_and_failed_loading_leave_not_a_byte_behind() {
 }
 
 #[test]
-fn a_budget_is_told_by_stage_and_need_and_the_engine_goes_on_under_a_larger_one() {
+fn a_shortage_names_stage_and_need_and_the_engine_goes_on_under_a_larger_budget() {
     as_an_engine(
-        "a_budget_is_told_by_stage_and_need_and_the_engine_goes_on_under_a_larger_one",
+        "a_shortage_names_stage_and_need_and_the_engine_goes_on_under_a_larger_budget",
         || {
             let weights = Weights::tiny(6);
             let mut plain = engine(None, "cpu", &["oom@denoise#3"]);
@@ -258,21 +263,21 @@ fn a_budget_is_told_by_stage_and_need_and_the_engine_goes_on_under_a_larger_one(
                 .chain(STAGES.map(|(_, stage)| stage))
             {
                 let armed = Rc::new(Cell::new(false));
-                // Less than is alive in any stage.
+                // This is less than is in use in any stage.
                 let budget = live() + (1 << 16);
-                let memory = TightStage {
-                    free: HostMemory::new(None),
-                    tight: HostMemory::new(Some(budget)),
+                let memory = StageBudget {
+                    unbounded: HostMemory::new(None),
+                    budgeted: HostMemory::new(Some(budget)),
                     stage,
-                    now: MemoryStage::Idle,
+                    current: MemoryStage::Idle,
                     armed: Rc::clone(&armed),
                 };
                 let mut engine = engine(Some(Box::new(memory)), "cpu", &[]);
                 if stage != MemoryStage::Load {
-                    drop(ask(&mut engine, weights.load()));
+                    drop(answer(&mut engine, weights.load()));
                 }
                 if stage != MemoryStage::Load && stage != MemoryStage::Audio {
-                    drop(ask(&mut engine, Weights::audio("track")));
+                    drop(answer(&mut engine, Weights::audio("track")));
                 }
                 armed.set(true);
                 let request = match stage {
@@ -283,7 +288,7 @@ fn a_budget_is_told_by_stage_and_need_and_the_engine_goes_on_under_a_larger_one(
                 let before = live();
                 let failure = failed(&mut engine, request);
                 let EngineFailure::OutOfMemory {
-                    stage: told,
+                    stage: reported,
                     needed_at_least_mib,
                     free_before_mib,
                 } = failure
@@ -291,7 +296,7 @@ fn a_budget_is_told_by_stage_and_need_and_the_engine_goes_on_under_a_larger_one(
                     panic!("{stage}: {failure:?}")
                 };
                 println!("{stage}: {needed_at_least_mib:?} MiB needed, {free_before_mib} free before");
-                assert_eq!(told, stage);
+                assert_eq!(reported, stage);
                 assert!(needed_at_least_mib.unwrap() > budget >> 20 && free_before_mib > 0);
                 assert!(
                     live() <= before + (64 << 10),
@@ -316,14 +321,15 @@ fn a_budget_is_told_by_stage_and_need_and_the_engine_goes_on_under_a_larger_one(
 }
 
 #[test]
-fn guidance_is_switched_from_window_to_window_and_its_peaks_are_told() {
+fn guidance_is_switched_from_window_to_window_and_its_peaks_are_reported() {
     as_an_engine(
-        "guidance_is_switched_from_window_to_window_and_its_peaks_are_told",
+        "guidance_is_switched_from_window_to_window_and_its_peaks_are_reported",
         || {
             let weights = Weights::tiny(7);
             let mut engine = engine(None, "cpu", &[]);
             ready(&mut engine, &weights);
-            let mut render = |scale| watched(&mut engine, weights.window(2, scale, MemoryPlan::default()));
+            let mut render =
+                |scale| render_with_samples(&mut engine, weights.window(2, scale, MemoryPlan::default()));
             let (off, off_samples) = render(1.0);
             let (on, on_samples) = render(1.5);
             let (again, _) = render(1.0);
@@ -344,7 +350,7 @@ fn guidance_is_switched_from_window_to_window_and_its_peaks_are_told() {
                 peak(&on_samples)
             );
             assert!(peak(&off_samples) > 0);
-            // The silent half's result waits for the other.
+            // The prediction without audio is kept while that with audio is computed.
             assert!(peak(&on_samples) > peak(&off_samples));
             let stages = |stage| {
                 off_samples
@@ -385,7 +391,7 @@ fn another_tenant_in_the_middle_of_a_window_is_a_typed_shortage_and_gone_when_it
             let mut engine = engine(None, &format!("sim:{}", card.display()), &[]);
             ready(&mut engine, &weights);
             let window = || weights.window(2, 1.5, MemoryPlan::default());
-            let (faces, samples) = watched(&mut engine, window());
+            let (faces, samples) = render_with_samples(&mut engine, window());
             assert_eq!(faces, expected);
             let peaks = |stage| {
                 let of = samples.iter().filter(|(at, _)| at.memory_stage() == stage);
@@ -414,9 +420,9 @@ fn another_tenant_in_the_middle_of_a_window_is_a_typed_shortage_and_gone_when_it
             assert!(free_before_mib > 8000, "{free_before_mib}");
             write("total_mib = 8192\n");
             assert_eq!(rendered(&mut engine, window()), expected);
-            // Half as much again as the walk says.
+            // On this device everything costs half as much again as predicted.
             write("total_mib = 8192\ncost_percent = 150\n");
-            let (_, dear) = watched(&mut engine, window());
+            let (_, dear) = render_with_samples(&mut engine, window());
             let dear = dear.iter().map(|(_, sample)| sample.live_peak).max().unwrap();
             let usual = samples.iter().map(|(_, sample)| sample.live_peak).max().unwrap();
             assert!(dear.abs_diff(usual * 3 / 2) <= 2, "{dear} of {usual}");

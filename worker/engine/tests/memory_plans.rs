@@ -1,7 +1,8 @@
-//! Every memory plan against the fastest: what it computes, and what memory it takes.
+//! Compares every memory plan with the fastest: what it computes, and what memory it takes.
 //!
-//! Synthetic weights and small limits, so that everything is sliced that can be. `reference_kernels` let the CPU work as
-//! a GPU would, out of tensor operations, with weights that come and go.
+//! The tests use synthetic weights and small limits, so that everything that can be sliced is. With
+//! `reference_kernels` the CPU works as a GPU does, by tensor operations, with weights that are brought in
+//! and evicted.
 
 #![allow(
     clippy::unwrap_used,
@@ -16,7 +17,7 @@ use std::sync::Mutex;
 
 use candle_core::{DType, Device, Tensor};
 use latentfarm_common::wire::memory::MemoryPlan;
-use latentfarm_engine::memory::counting::{Counting, live_bytes, take_peak};
+use latentfarm_engine::memory::counting::{CountingAllocator, live_bytes, take_peak};
 use latentsync::cost::plan::TOLERANCE;
 use latentsync::denoise::SamplingParams;
 use latentsync::noise::Noise;
@@ -25,12 +26,12 @@ use latentsync::{Checkpoint, ExecutionOptions, Faces, LatentSync, Run};
 use latentsync::{Hooks, Op};
 
 #[global_allocator]
-static ALLOCATOR: Counting<System> = Counting(System);
+static ALLOCATOR: CountingAllocator<System> = CountingAllocator(System);
 
-/// One test at a time: all count in the same numbers where a runner keeps them in one process.
-static ALONE: Mutex<()> = Mutex::new(());
+/// Lets one test run at a time: they share the allocator's counters if a runner runs them in one process.
+static SERIAL: Mutex<()> = Mutex::new(());
 
-/// The options of a plan, with limits that make slices of a tiny model's layers.
+/// Returns the options of a plan, with limits that slice a tiny model's layers.
 fn options(plan: MemoryPlan, reference_kernels: bool) -> ExecutionOptions {
     let mut options = ExecutionOptions {
         reference_kernels,
@@ -47,12 +48,12 @@ fn options(plan: MemoryPlan, reference_kernels: bool) -> ExecutionOptions {
     options
 }
 
-struct Farm {
+struct TinyModel {
     checkpoint: Checkpoint,
     dir: tempfile::TempDir,
 }
 
-impl Farm {
+impl TinyModel {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         synthesize(dir.path(), Size::Tiny, 3).unwrap();
@@ -66,7 +67,7 @@ impl Farm {
     }
 }
 
-/// What a window gives, as numbers: the latents, then the faces.
+/// The values of a rendered window.
 struct Rendered {
     latents: Vec<f32>,
     faces: Vec<f32>,
@@ -82,7 +83,7 @@ impl Rendered {
     }
 }
 
-/// One step of `frames` frames.
+/// Renders `frames` frames in one denoising step.
 fn render(
     model: &LatentSync,
     side: usize,
@@ -125,11 +126,11 @@ fn render(
     }
 }
 
-fn side(farm: &Farm) -> usize {
-    usize::try_from(farm.checkpoint.resolution_px()).unwrap()
+fn side(tiny: &TinyModel) -> usize {
+    usize::try_from(tiny.checkpoint.resolution_px()).unwrap()
 }
 
-/// Largest difference against the largest value.
+/// Returns the largest difference divided by the largest value of `b`.
 fn distance(a: &[f32], b: &[f32]) -> f64 {
     assert_eq!(a.len(), b.len());
     let largest = b.iter().fold(0.0_f32, |most, v| most.max(v.abs()));
@@ -142,38 +143,39 @@ fn distance(a: &[f32], b: &[f32]) -> f64 {
 
 #[test]
 fn on_the_cpu_every_plan_gives_the_same_bits() {
-    let _alone = ALONE.lock();
-    let farm = Farm::new();
-    let model = farm.load(DType::F32, ExecutionOptions::default());
+    let _serial = SERIAL.lock();
+    let tiny = TinyModel::new();
+    let model = tiny.load(DType::F32, ExecutionOptions::default());
     let fastest = render(
         &model,
-        side(&farm),
+        side(&tiny),
         16,
         2.0,
         options(MemoryPlan::default(), false),
     )
     .bits();
     for plan in MemoryPlan::ALL {
-        let other = render(&model, side(&farm), 16, 2.0, options(plan, false)).bits();
+        let other = render(&model, side(&tiny), 16, 2.0, options(plan, false)).bits();
         assert!(other == fastest, "{plan}");
     }
 }
 
 #[test]
 fn reference_plans_give_the_same_within_their_tolerance() {
-    let _alone = ALONE.lock();
-    let farm = Farm::new();
-    // A half type rounds what the slices change by a few units, now and then to another neighbour.
+    let _serial = SERIAL.lock();
+    let tiny = TinyModel::new();
+    // Slices change values by a few units in the last place of `f32`, which a half type now and then rounds
+    // to another number.
     for (dtype, allowed) in [(DType::F32, TOLERANCE), (DType::F16, 5e-3), (DType::BF16, 4e-2)] {
-        let model = farm.load(dtype, options(MemoryPlan::default(), true));
-        let all = MemoryPlan::ALL.map(|plan| render(&model, side(&farm), 2, 2.0, options(plan, true)));
+        let model = tiny.load(dtype, options(MemoryPlan::default(), true));
+        let all = MemoryPlan::ALL.map(|plan| render(&model, side(&tiny), 2, 2.0, options(plan, true)));
         for (plan, other) in MemoryPlan::ALL.iter().zip(&all) {
             let latents = distance(&other.latents, &all[0].latents);
             let faces = distance(&other.faces, &all[0].faces);
             println!("{dtype:?} {plan}: latents {latents:.1e}, faces {faces:.1e}");
             assert!(latents <= allowed && faces <= allowed, "{plan} as {dtype:?}");
         }
-        // The ladder calls these exact.
+        // These plans must not change a bit.
         for plan in [MemoryPlan::TwoPassNorm, MemoryPlan::Offload, MemoryPlan::Streamed] {
             let before = &all[plan.index() - 1];
             assert!(all[plan.index()].bits() == before.bits(), "{plan} as {dtype:?}");
@@ -181,7 +183,7 @@ fn reference_plans_give_the_same_within_their_tolerance() {
     }
 }
 
-/// Peak of live bytes while `work` runs, above those before it.
+/// Returns the peak of bytes in use while `work` runs, on top of those before it.
 fn peak(work: impl FnOnce()) -> u64 {
     let before = live_bytes();
     take_peak();
@@ -191,23 +193,25 @@ fn peak(work: impl FnOnce()) -> u64 {
 
 #[test]
 fn no_plan_takes_more_memory_than_the_one_before_it() {
-    let _alone = ALONE.lock();
-    // One thread: how many work at the same moment, each with buffers of its own, is chance.
+    let _serial = SERIAL.lock();
+    // With one thread, because how many threads work at the same moment, each with buffers of its own, is
+    // random.
     let one = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
     one.install(compare_peaks);
 }
 
 fn compare_peaks() {
-    let farm = Farm::new();
+    let tiny = TinyModel::new();
     for (dtype, reference_kernels, frames) in [
         (DType::F32, false, 16),
         (DType::F32, true, 2),
         (DType::F16, true, 2),
     ] {
-        // Loading included, as the plan decides what is loaded; once before, so that nothing is made for the first time.
+        // Loading is included, because the plan decides what is loaded. One run before the measurement
+        // allocates what is kept for good.
         let take = |plan| {
             let options = options(plan, reference_kernels);
-            render(&farm.load(dtype, options), side(&farm), frames, 2.0, options);
+            render(&tiny.load(dtype, options), side(&tiny), frames, 2.0, options);
         };
         take(MemoryPlan::default());
         let peaks = MemoryPlan::ALL.map(|plan| peak(|| take(plan)));
@@ -236,17 +240,17 @@ fn compare_peaks() {
 
 #[test]
 fn plan_changes_between_windows_without_a_reload() {
-    let _alone = ALONE.lock();
-    let farm = Farm::new();
-    // What the matrix kernels keep for themselves is there from the first window on.
-    let first = farm.load(DType::F16, options(MemoryPlan::default(), true));
-    render(&first, side(&farm), 2, 1.0, options(MemoryPlan::default(), true));
+    let _serial = SERIAL.lock();
+    let tiny = TinyModel::new();
+    // The first window allocates the buffers that the matrix kernels keep.
+    let first = tiny.load(DType::F16, options(MemoryPlan::default(), true));
+    render(&first, side(&tiny), 2, 1.0, options(MemoryPlan::default(), true));
     drop(first);
     let nothing = live_bytes();
-    let model = farm.load(DType::F16, options(MemoryPlan::default(), true));
+    let model = tiny.load(DType::F16, options(MemoryPlan::default(), true));
     let resident = live_bytes() - nothing;
     let run = |plan| {
-        let rendered = render(&model, side(&farm), 2, 1.0, options(plan, true)).bits();
+        let rendered = render(&model, side(&tiny), 2, 1.0, options(plan, true)).bits();
         drop(rendered);
         live_bytes() - nothing
     };
@@ -267,11 +271,11 @@ fn plan_changes_between_windows_without_a_reload() {
         close(after[1], after[2]) && close(after[1], after[4]),
         "{after:?}"
     );
-    // Whisper comes back only when speech is next encoded.
+    // Whisper is loaded again only when speech is encoded again.
     assert!(after[3] > after[1] && after[3] <= after[0], "{after:?}");
 }
 
-/// Bytes of the files in `dir` that this process holds in memory as mapped pages.
+/// Returns the resident bytes of this process's mappings of files in `dir`.
 fn mapped_resident(dir: &Path) -> u64 {
     let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
     let dir = dir.to_str().unwrap();
@@ -290,12 +294,12 @@ fn mapped_resident(dir: &Path) -> u64 {
 
 #[test]
 fn idle_mapped_weights_are_no_longer_in_memory_on_the_cpu() {
-    let _alone = ALONE.lock();
-    let farm = Farm::new();
-    let model = farm.load(DType::F32, ExecutionOptions::default());
+    let _serial = SERIAL.lock();
+    let tiny = TinyModel::new();
+    let model = tiny.load(DType::F32, ExecutionOptions::default());
     let run = |plan| {
-        render(&model, side(&farm), 2, 1.0, options(plan, false));
-        mapped_resident(farm.dir.path())
+        render(&model, side(&tiny), 2, 1.0, options(plan, false));
+        mapped_resident(tiny.dir.path())
     };
     let fastest = run(MemoryPlan::default());
     assert!(fastest > 500_000, "{fastest} bytes of weights are mapped");
@@ -304,15 +308,16 @@ fn idle_mapped_weights_are_no_longer_in_memory_on_the_cpu() {
     assert_eq!(run(MemoryPlan::Streamed), 0);
 }
 
-/// Keeps what it hears, and the most bytes of the UNet's and the autoencoder's files that were in memory then.
+/// Records the operations that the hooks are called with, and the most bytes of the checkpoint's files that
+/// were resident then.
 #[derive(Default)]
-struct Heard {
+struct RecordedOps {
     ops: Vec<Op>,
     dir: Option<std::path::PathBuf>,
     most_mapped: u64,
 }
 
-impl Hooks for Heard {
+impl Hooks for RecordedOps {
     fn before(&mut self, op: Op, _x: &Tensor) -> candle_core::Result<()> {
         self.ops.push(op);
         if let Some(dir) = &self.dir {
@@ -322,28 +327,28 @@ impl Hooks for Heard {
     }
 }
 
-fn heard(farm: &Farm, model: &LatentSync, options: ExecutionOptions, watch: bool) -> Heard {
-    let heard = RefCell::new(Heard {
-        dir: watch.then(|| farm.dir.path().to_owned()),
-        ..Heard::default()
+fn recorded_ops(tiny: &TinyModel, model: &LatentSync, options: ExecutionOptions, watch: bool) -> RecordedOps {
+    let recorded_ops = RefCell::new(RecordedOps {
+        dir: watch.then(|| tiny.dir.path().to_owned()),
+        ..RecordedOps::default()
     });
-    let run = &Run::new(options).with_hooks(&heard);
-    let latent_side = side(farm) / 8;
+    let run = &Run::new(options).with_hooks(&recorded_ops);
+    let latent_side = side(tiny) / 8;
     let (tokens, width) = model.audio_shape();
     let latents = Tensor::ones((1, 13, 16, latent_side, latent_side), DType::F32, &Device::Cpu).unwrap();
     let audio = Tensor::ones((1, 16, tokens, width), DType::F32, &Device::Cpu).unwrap();
     model.unet().forward(run, &latents, 501, &audio).unwrap();
-    heard.into_inner()
+    recorded_ops.into_inner()
 }
 
 #[test]
 fn hooks_are_called_with_the_same_under_every_plan() {
-    let _alone = ALONE.lock();
-    let farm = Farm::new();
+    let _serial = SERIAL.lock();
+    let tiny = TinyModel::new();
     for reference_kernels in [false, true] {
-        let model = farm.load(DType::F32, options(MemoryPlan::default(), reference_kernels));
-        let fastest = heard(
-            &farm,
+        let model = tiny.load(DType::F32, options(MemoryPlan::default(), reference_kernels));
+        let fastest = recorded_ops(
+            &tiny,
             &model,
             options(MemoryPlan::default(), reference_kernels),
             false,
@@ -352,7 +357,7 @@ fn hooks_are_called_with_the_same_under_every_plan() {
         assert!(fastest.len() > 100);
         for plan in MemoryPlan::ALL {
             assert_eq!(
-                heard(&farm, &model, options(plan, reference_kernels), false).ops,
+                recorded_ops(&tiny, &model, options(plan, reference_kernels), false).ops,
                 fastest
             );
         }
@@ -361,21 +366,22 @@ fn hooks_are_called_with_the_same_under_every_plan() {
 
 #[test]
 fn streamed_weights_are_in_memory_a_layer_at_a_time() {
-    let _alone = ALONE.lock();
-    let farm = Farm::new();
-    let model = farm.load(DType::F32, ExecutionOptions::default());
-    let fastest = heard(&farm, &model, options(MemoryPlan::default(), false), true).most_mapped;
-    let _leave = render(&model, side(&farm), 1, 1.0, options(MemoryPlan::Streamed, false));
-    let streamed = heard(&farm, &model, options(MemoryPlan::Streamed, false), true).most_mapped;
+    let _serial = SERIAL.lock();
+    let tiny = TinyModel::new();
+    let model = tiny.load(DType::F32, ExecutionOptions::default());
+    let fastest = recorded_ops(&tiny, &model, options(MemoryPlan::default(), false), true).most_mapped;
+    let _leave = render(&model, side(&tiny), 1, 1.0, options(MemoryPlan::Streamed, false));
+    let streamed = recorded_ops(&tiny, &model, options(MemoryPlan::Streamed, false), true).most_mapped;
     println!("{fastest} bytes mapped at most, streamed {streamed}");
     assert!(streamed < fastest / 2, "{streamed} of {fastest}");
 }
 
-/// With the real limits, in `f32`: about twice what a GPU takes in `f16` besides its weights.
+/// Prints the peaks with the limits of the product in `f32`, about twice what a GPU takes in `f16` besides
+/// its weights.
 #[test]
 #[ignore = "prints a table: needs weights in LATENTFARM_WEIGHTS, and with the published sizes minutes a plan"]
 fn peaks_of_a_reference_pass() {
-    let _alone = ALONE.lock();
+    let _serial = SERIAL.lock();
     let dir = std::env::var_os("LATENTFARM_WEIGHTS").unwrap();
     let checkpoint = Checkpoint::open(Path::new(&dir)).unwrap();
     let latent_side = usize::try_from(checkpoint.resolution_px()).unwrap() / 8;
@@ -385,7 +391,7 @@ fn peaks_of_a_reference_pass() {
         (MemoryPlan::TwoPassNorm, 1),
         (MemoryPlan::BatchedGuidance, 2),
     ] {
-        // Streamed, so that the peak is the activations' and not the weights'.
+        // The weights are streamed, so that the peak consists of activations.
         let options = ExecutionOptions {
             reference_kernels: true,
             offload: true,

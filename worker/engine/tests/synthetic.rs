@@ -1,5 +1,6 @@
-//! What must hold with any weights, shown on synthetic ones: same window, same bits, whatever ran before and
-//! however many threads there are; and clear words about weights that do not fit.
+//! Tests, with synthetic weights, what must hold with any weights: the same window has the same bits,
+//! whatever was rendered before and however many threads there are, and weights that do not fit are refused
+//! with a clear error.
 
 #![allow(
     clippy::unwrap_used,
@@ -66,7 +67,7 @@ fn window_request(checkpoint: &Checkpoint, first_frame: u64, guidance_scale: f32
         track_samples: speech().len() as u64,
         layout: AudioWindows::Overlapping,
         first_frame,
-        rate: FrameRate::FILM_25,
+        rate: FrameRate::FPS_25,
         faces,
         silence: None,
         plan: MemoryPlan::default(),
@@ -75,7 +76,7 @@ fn window_request(checkpoint: &Checkpoint, first_frame: u64, guidance_scale: f32
 
 fn features(model: &LatentSync) -> AudioFeatures {
     let pcm = speech();
-    let mut max = MelMax::new();
+    let mut max = MelMax::default();
     max.push(&pcm);
     model
         .encode_audio(
@@ -147,7 +148,7 @@ fn mouth_is_rendered_and_the_rest_stays() {
     );
 }
 
-/// Run by the next test in child processes: how many threads there are is fixed once in a process.
+/// The next test runs this one in child processes, because the number of threads is fixed once in a process.
 #[test]
 #[ignore = "a part of `thread_count_does_not_change_a_bit`"]
 fn child_prints_the_digest_of_a_window() {
@@ -205,7 +206,7 @@ fn window_timings() {
 }
 
 #[test]
-fn stage_callback_hears_of_everything_and_can_stop() {
+fn stage_callback_is_called_for_every_stage_and_can_stop() {
     let (_dir, checkpoint) = synthetic(Size::Tiny);
     let model = load(&checkpoint);
     let request = window_request(&checkpoint, 0, 1.0);
@@ -224,13 +225,13 @@ fn stage_callback_hears_of_everything_and_can_stop() {
         [1, 2, 3].map(|step| EngineStage::Denoise { step, of: 3 })
     );
 
-    let mut heard = 0;
+    let mut calls = 0;
     let stopped = model.render_window(&Run::default(), &request, &rows, &mut |_| {
-        heard += 1;
-        if heard == 18 { Err(Stopped) } else { Ok(()) }
+        calls += 1;
+        if calls == 18 { Err(Stopped) } else { Ok(()) }
     });
     assert!(matches!(stopped, Err(ModelError::Stopped)));
-    assert_eq!(heard, 18);
+    assert_eq!(calls, 18);
 }
 
 #[test]
@@ -298,7 +299,7 @@ fn empty_folder_is_answered_with_what_to_do() {
     assert!(text.contains("weights synth"), "{text}");
 }
 
-/// Rewrites the UNet's file.
+/// Changes the tensors in the UNet's file.
 fn edit(dir: &Path, change: impl FnOnce(&mut std::collections::HashMap<String, Tensor>)) {
     let path = dir.join("latentsync_unet.safetensors");
     let mut tensors = candle_core::safetensors::load(&path, &Device::Cpu).unwrap();

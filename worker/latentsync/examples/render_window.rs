@@ -2,10 +2,11 @@
 //!
 //! `cargo run --release -p latentsync --example render_window -- [--weights DIR] [--ppm FILE]`
 //!
-//! Without `--weights`, tiny random weights are made in a temporary folder: the faces come out as noise then, but every
-//! step is the real one. With `--ppm`, the first rendered face is written to that file as a PPM picture.
+//! Without `--weights`, tiny random weights are made in a temporary folder: the rendered mouths are noise
+//! then, but every step is the real one. With `--ppm`, the first rendered face is written to that file as a
+//! PPM picture.
 
-#![expect(clippy::print_stdout, reason = "an example says what it does")]
+#![expect(clippy::print_stdout, reason = "an example prints what it does")]
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -36,12 +37,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     let model = LatentSync::load(&checkpoint, &Device::Cpu, DType::F32, options)?;
     println!("loaded {} from `{}`", checkpoint.identity(), weights.display());
 
-    // The context of a run: hooks that are asked before each operation could be added here.
+    // This is the context of a run; hooks that the layers call before each operation could be added here.
     let run = Run::new(options);
 
     // Whisper turns speech, 16 kHz mono, into features; here they are those of two seconds of a gliding tone.
     let speech = tone(32_000);
-    let mut log_mel = MelMax::new();
+    let mut log_mel = MelMax::default();
     log_mel.push(&speech);
     let audio = AudioRequest {
         track: Digest::of(b"tone"),
@@ -54,7 +55,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let features = model.encode_audio(&run, &audio)?;
     println!("encoded {} samples of audio", audio.pcm.len());
 
-    // 16 aligned face crops, planar RGB; here they are grey.
+    // A request has 16 aligned face crops as planar RGB; here they are grey.
     let side = usize::try_from(checkpoint.resolution_px())?;
     let request = WindowRequest {
         model: ModelSpec {
@@ -69,7 +70,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         track_samples: audio.track_samples,
         layout: audio.layout,
         first_frame: 0,
-        rate: FrameRate::FILM_25,
+        rate: FrameRate::FPS_25,
         faces: vec![128; FRAMES * 3 * side * side],
         silence: None,
         plan: MemoryPlan::default(),
@@ -120,7 +121,7 @@ fn tone(samples: u32) -> Vec<i16> {
         .collect()
 }
 
-/// Writes planar RGB as a binary PPM.
+/// Writes planar RGB as a binary PPM file.
 fn write_ppm(path: &Path, planes: &[u8], side: usize) -> std::io::Result<()> {
     let mut file = format!("P6\n{side} {side}\n255\n").into_bytes();
     let area = side * side;

@@ -1,19 +1,28 @@
-//! The sampler: DDIM without noise of its own (eta 0), as the reference sets it up. 1000 training timesteps,
-//! scaled-linear betas from 0.00085 to 0.012, leading spacing plus one, noise prediction, no clipping; the
-//! step before the first uses the first cumulative product, not 1.
+//! The sampler, DDIM (Song et al., 2020) with the settings of the reference: 1000 training timesteps,
+//! scaled-linear betas from 0.00085 to 0.012, leading timestep spacing with an offset of 1, noise prediction,
+//! no added noise (eta 0) and no clipping. The last step ends at the first cumulative product, not at 1.
+//! [`denoise`](super::denoise::denoise) calls it once for each timestep.
 
 use candle_core::{DType, Result, Tensor, bail};
 
-/// Timesteps of the training noise schedule.
+/// The number of timesteps of the training noise schedule.
 pub const TRAIN_TIMESTEPS: u32 = 1000;
 
 const BETA_START: f64 = 0.000_85;
 const BETA_END: f64 = 0.012;
 
-/// The noise schedule.
+/// The noise schedule and its step, as `DDIMScheduler` of diffusers.
 pub struct DdimScheduler {
     betas: Vec<f32>,
     alphas_cumprod: Vec<f32>,
+}
+
+/// The result of [`DdimScheduler::step`]; both tensors have the shape of the latents, in `f32`.
+pub struct DdimSchedulerOutput {
+    /// The latents at the previous timestep, which are less noisy: the input of the next step.
+    pub prev_sample: Tensor,
+    /// The estimate of the latents without any noise.
+    pub pred_original_sample: Tensor,
 }
 
 impl Default for DdimScheduler {
@@ -23,6 +32,7 @@ impl Default for DdimScheduler {
 }
 
 impl DdimScheduler {
+    /// Computes the tables of the noise schedule.
     #[expect(
         clippy::cast_possible_truncation,
         reason = "the reference keeps the tables in f32"
@@ -49,17 +59,19 @@ impl DdimScheduler {
         }
     }
 
-    /// Noise added at each training timestep.
+    /// The variance of the noise that each training timestep adds.
     pub fn betas(&self) -> &[f32] {
         &self.betas
     }
 
-    /// Share of the signal left at each training timestep.
+    /// The cumulative product of `1 - beta` up to each training timestep: the share of the signal's variance
+    /// that is left.
     pub fn alphas_cumprod(&self) -> &[f32] {
         &self.alphas_cumprod
     }
 
-    /// The timesteps of a run of `steps` (1..=1000), in order of use. With 1000 steps the first is cut to 999.
+    /// Returns the timesteps of a run of `steps` (1..=1000) in order of use, from noisy to clean. With 1000
+    /// steps the first would be 1000 and is cut to 999.
     pub fn timesteps(steps: u32) -> Vec<u32> {
         let ratio = TRAIN_TIMESTEPS / steps.clamp(1, TRAIN_TIMESTEPS);
         (0..steps)
@@ -68,15 +80,19 @@ impl DdimScheduler {
             .collect()
     }
 
-    /// One step of a run of `steps`: the less noisy latents, and the clean ones as they look from here. All in
-    /// `f32`, whatever the UNet computes in: a half type would round the factors too.
+    /// Takes one step of a run of `steps` from `timestep` to the previous one, given the predicted `noise` in
+    /// `latents`. All tensors are `f32`, whatever the UNet computes in: a half type would round the factors
+    /// too.
+    ///
+    /// # Errors
+    /// Fails if `noise` or `latents` is not `f32`, or if their shapes differ.
     pub fn step(
         &self,
         noise: &Tensor,
         timestep: u32,
         latents: &Tensor,
         steps: u32,
-    ) -> Result<(Tensor, Tensor)> {
+    ) -> Result<DdimSchedulerOutput> {
         if (noise.dtype(), latents.dtype()) != (DType::F32, DType::F32) {
             bail!(
                 "the sampler works in f32, not in {:?} and {:?}",
@@ -88,9 +104,12 @@ impl DdimScheduler {
         let previous = timestep.saturating_sub(ratio);
         let at = |timestep: u32| f64::from(self.alphas_cumprod[timestep as usize]);
         let (alpha, alpha_previous) = (at(timestep), at(previous));
-        let clean = ((latents - (noise * (1.0 - alpha).sqrt())?)? / alpha.sqrt())?;
+        let pred_original_sample = ((latents - (noise * (1.0 - alpha).sqrt())?)? / alpha.sqrt())?;
         let direction = (noise * (1.0 - alpha_previous).sqrt())?;
-        let next = ((&clean * alpha_previous.sqrt())? + direction)?;
-        Ok((next, clean))
+        let prev_sample = ((&pred_original_sample * alpha_previous.sqrt())? + direction)?;
+        Ok(DdimSchedulerOutput {
+            prev_sample,
+            pred_original_sample,
+        })
     }
 }

@@ -1,4 +1,5 @@
-//! The timestep loop of one window. Latents and the sampler stay in `f32`; only the UNet's input is converted.
+//! The denoising loop of one window, which the pipeline runs between the encoding and the decoding of the
+//! VAE. Latents and the sampler stay in `f32`; only the UNet's input is converted to its type.
 
 use candle_core::{DType, Result, Tensor};
 use latentfarm_common::wire::engine::EngineStage;
@@ -10,31 +11,35 @@ use super::finite::is_finite;
 use super::run::Run;
 use super::unet::UNet3DConditionModel;
 
-/// The parts of the UNet's input that stay the same over all steps; all `f32`, `(1, channels, frames, h, w)`.
+/// The inputs of the UNet that stay the same over all steps. The first three are `f32`, `(1, channels,
+/// frames, h/8, w/8)`.
 pub struct Conditioning {
-    /// 1 channel.
-    pub mask: Tensor,
-    /// 4 channels.
-    pub masked: Tensor,
-    /// 4 channels.
-    pub reference: Tensor,
-    /// `(1, frames, tokens, width)`, in the UNet's type.
-    pub audio: Tensor,
+    /// The mask in the size of the latents: 1 channel, 1 = keep, 0 = replace.
+    pub mask_latents: Tensor,
+    /// The latents of the faces without the part to be replaced: 4 channels.
+    pub masked_image_latents: Tensor,
+    /// The latents of the whole reference faces: 4 channels.
+    pub ref_latents: Tensor,
+    /// The audio features of every frame for cross-attention: `(1, frames, tokens, width)`, in the UNet's
+    /// type.
+    pub encoder_hidden_states: Tensor,
 }
 
-/// How to denoise.
+/// The parameters of the sampling that a job chooses.
 #[derive(Clone, Copy, Debug)]
 pub struct SamplingParams {
-    /// 1..=1000.
+    /// The number of denoising steps, 1..=1000.
     pub steps: u32,
-    /// Classifier-free guidance is on where this is above 1.
+    /// The scale of classifier-free guidance, which is on if this is above 1.
     pub guidance_scale: f32,
 }
 
-/// Denoises `latents`, `(1, 4, frames, h, w)` in `f32`, in all steps of the schedule; `stage` hears of every step.
+/// Denoises `latents`, `(1, 4, frames, h/8, w/8)` in `f32`, in all steps of `sampling`, and calls `stage`
+/// after every step.
 ///
 /// # Errors
-/// [`ModelError::NotFinite`] as soon as a step gives values that are not.
+/// [`ModelError::NotFinite`] as soon as a step gives values that are infinite or NaN; [`ModelError::Stopped`]
+/// if `stage` returns [`Stopped`].
 pub fn denoise(
     run: &Run,
     unet: &UNet3DConditionModel,
@@ -47,9 +52,9 @@ pub fn denoise(
     let scheduler = DdimScheduler::new();
     let mut latents = latents;
     for (timestep, step) in DdimScheduler::timesteps(sampling.steps).into_iter().zip(1..) {
-        // A function of the latents and nothing else: tried again, it gives the same.
+        // A step depends on the latents alone, so that a retry gives the same result.
         let advance = || {
-            predict(
+            predict_noise(
                 run,
                 unet,
                 &latents,
@@ -58,14 +63,14 @@ pub fn denoise(
                 sampling.guidance_scale,
             )
             .and_then(|noise| scheduler.step(&noise, timestep, &latents, sampling.steps))
-            .map(|(next, _clean)| next)
+            .map(|output| output.prev_sample)
         };
         latents = run.retried(advance).map_err(failed)?;
         if !is_finite(&latents).map_err(failed)? {
             return Err(ModelError::NotFinite {
                 stage: "denoising",
                 place: format!("step {step} of {}", sampling.steps),
-                dtype: conditioning.audio.dtype(),
+                dtype: conditioning.encoder_hidden_states.dtype(),
             });
         }
         stage(EngineStage::Denoise {
@@ -76,9 +81,13 @@ pub fn denoise(
     Ok(latents)
 }
 
-/// The noise in `latents`, guided where guidance is on: by two halves, silence first, one after the other or, where
-/// the options allow it and the device is not the CPU, in one pass.
-pub fn predict(
+/// Predicts the noise in `latents`. If `guidance_scale` is above 1, the prediction is guided: the UNet runs
+/// with silence (`uncond`) and with the speech (`cond`), in one batch if the options allow it and the device
+/// is not the CPU, else one after the other.
+///
+/// # Shapes
+/// `latents` and the result are `(1, 4, frames, h/8, w/8)` in `f32`.
+pub fn predict_noise(
     run: &Run,
     unet: &UNet3DConditionModel,
     latents: &Tensor,
@@ -87,41 +96,32 @@ pub fn predict(
     guidance_scale: f32,
 ) -> Result<Tensor> {
     let Conditioning {
-        mask,
-        masked,
-        reference,
-        audio,
+        mask_latents,
+        masked_image_latents,
+        ref_latents,
+        encoder_hidden_states,
     } = conditioning;
-    let input = Tensor::cat(&[latents, mask, masked, reference], 1)?.to_dtype(audio.dtype())?;
+    let input = Tensor::cat(&[latents, mask_latents, masked_image_latents, ref_latents], 1)?
+        .to_dtype(encoder_hidden_states.dtype())?;
+    let pass = |input: &Tensor, encoder_hidden_states: &Tensor| {
+        unet.forward(run, input, timestep, encoder_hidden_states)?
+            .to_dtype(DType::F32)
+    };
     if !is_guided(guidance_scale) {
-        return unet.forward(run, &input, timestep, audio)?.to_dtype(DType::F32);
+        return pass(&input, encoder_hidden_states);
     }
     let options = run.options;
-    let together = options.batched_guidance && (options.reference_kernels || !input.device().is_cpu());
-    let (silent, speaking) = halves(run, unet, &input, timestep, audio, together)?;
-    &silent + ((speaking - &silent)? * f64::from(guidance_scale))?
-}
-
-/// What the UNet says in silence and to the speech, in `f32`: in one pass if `together`.
-fn halves(
-    run: &Run,
-    unet: &UNet3DConditionModel,
-    input: &Tensor,
-    timestep: u32,
-    audio: &Tensor,
-    together: bool,
-) -> Result<(Tensor, Tensor)> {
-    let pass =
-        |input: &Tensor, audio: &Tensor| unet.forward(run, input, timestep, audio)?.to_dtype(DType::F32);
-    let silence = audio.zeros_like()?;
-    if together {
-        let (input, audio) = (
-            Tensor::cat(&[input, input], 0)?,
-            Tensor::cat(&[&silence, audio], 0)?,
-        );
-        let both = pass(&input, &audio)?;
-        let batch = both.dim(0)? / 2;
-        return Ok((both.narrow(0, 0, batch)?, both.narrow(0, batch, batch)?));
-    }
-    Ok((pass(input, &silence)?, pass(input, audio)?))
+    let batched = options.batched_guidance && (options.reference_kernels || !input.device().is_cpu());
+    let (uncond, cond) = {
+        let silence = encoder_hidden_states.zeros_like()?;
+        if batched {
+            let both_inputs = Tensor::cat(&[&input, &input], 0)?;
+            let both = pass(&both_inputs, &Tensor::cat(&[&silence, encoder_hidden_states], 0)?)?;
+            let batch = both.dim(0)? / 2;
+            (both.narrow(0, 0, batch)?, both.narrow(0, batch, batch)?)
+        } else {
+            (pass(&input, &silence)?, pass(&input, encoder_hidden_states)?)
+        }
+    };
+    &uncond + ((cond - &uncond)? * f64::from(guidance_scale))?
 }

@@ -1,9 +1,10 @@
-//! Whether a tensor holds numbers that a picture can be made of.
+//! A check for infinities and NaN, which the pipeline runs on latents and pictures before they are used
+//! further.
 
 use candle_core::{DType, Result, Tensor};
 
-/// Whether no value is infinite or NaN. Zero times each value is added up: the largest magnitude would not do,
-/// because comparisons pass over NaN.
+/// Returns whether no value is infinite or NaN. The sum of zero times each value shows both; the largest
+/// magnitude would not, because comparisons pass over NaN.
 pub(super) fn is_finite(x: &Tensor) -> Result<bool> {
     let sum = (x.to_dtype(DType::F32)? * 0.0)?.sum_all()?;
     Ok(sum.to_scalar::<f32>()? == 0.0)

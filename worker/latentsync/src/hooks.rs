@@ -1,41 +1,72 @@
-//! What is called before each operation of a network, for example to keep account of memory or to end a pass.
+//! Hooks that the layers call before each operation of a network. The engine uses them to charge a simulated
+//! GPU, to check a memory budget and to stop a pass.
 
 use candle_core::{Error, Result, Tensor};
 
-use super::slices::{Attention, Convolution};
+use super::slices::{AttentionShape, ConvolutionShape};
 
-/// One operation of a network with the sizes that decide what memory it takes; batch and frames are in `images`,
-/// `rows` or `outer`.
+/// One operation of a network with the sizes that its memory depends on. The batch and the frames are counted
+/// in `images` or `rows`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Op {
-    /// `(rows, input)` to `(rows, output)`.
+    /// A linear layer maps `(rows, input)` to `(rows, output)`.
     Linear {
+        /// The number of rows in the batch.
         rows: usize,
+        /// The values of a row of the input.
         input: usize,
+        /// The values of a row of the result.
         output: usize,
     },
-    /// `(images, input, h x stride, w x stride)` to `(images, output, h, w)`.
-    Conv2d { sizes: Convolution, stride: usize },
-    /// `rows` independent attentions over all heads side by side in `width`.
-    Attention { sizes: Attention, width: usize },
-    /// `(images, channels, area)`, statistics over `together` images.
+    /// A convolution maps `(images, input, h x stride, w x stride)` to `(images, output, h, w)`.
+    Conv2d {
+        /// The sizes of the result and of the kernel.
+        sizes: ConvolutionShape,
+        /// The stride in both directions.
+        stride: usize,
+    },
+    /// `sizes.rows` independent attentions, whose heads lie side by side in `width`.
+    Attention {
+        /// The numbers of rows, heads, queries and keys.
+        sizes: AttentionShape,
+        /// The values of a query over all heads.
+        width: usize,
+    },
+    /// A group norm of `(images, channels, area)`.
     GroupNorm {
+        /// The number of images in the batch.
         images: usize,
+        /// The number of consecutive images that share their statistics.
         together: usize,
+        /// The channels of an image.
         channels: usize,
+        /// The pixels of a channel.
         area: usize,
     },
-    /// `(rows, width)`.
-    LayerNorm { rows: usize, width: usize },
-    /// `(rows, 2 x width)` to `(rows, width)`.
-    Geglu { rows: usize, width: usize },
-    /// Anything that gives `elements` values and takes nothing else: a transposition, an upsampling, a join, a padding, a
-    /// sum that no layer includes.
-    Copy { elements: usize },
+    /// A layer norm of `(rows, width)` over the last dimension.
+    LayerNorm {
+        /// The number of rows in the batch.
+        rows: usize,
+        /// The values of a row.
+        width: usize,
+    },
+    /// A GEGLU maps `(rows, 2 x width)` to `(rows, width)`.
+    Geglu {
+        /// The number of rows in the batch.
+        rows: usize,
+        /// The values of a row of the result.
+        width: usize,
+    },
+    /// Any operation that allocates its result alone: a transposition, an upsampling, a concatenation, a
+    /// padding, or a sum that is not a part of a layer.
+    Copy {
+        /// The values of the result.
+        elements: usize,
+    },
 }
 
 impl Op {
-    /// Values of the result.
+    /// Returns the number of values in the result.
     pub fn output_elements(self) -> usize {
         match self {
             Self::Linear { rows, output, .. } => rows * output,
@@ -53,15 +84,17 @@ impl Op {
     }
 }
 
-/// Called on the thread that runs the networks; given to a run by [`Run::with_hooks`](super::Run::with_hooks).
+/// The methods that layers call on the thread that runs the networks; see
+/// [`Run::with_hooks`](super::Run::with_hooks).
 pub trait Hooks {
-    /// The operation `op` is about to run; `x` is its main operand.
+    /// This is called before the operation `op` runs; `x` is its main operand.
     ///
     /// # Errors
-    /// Any error keeps the operation from running: the network's pass ends with it.
+    /// An error ends the network's pass before the operation runs.
     fn before(&mut self, op: Op, x: &Tensor) -> Result<()>;
 
-    /// A pass failed; its tensors are dropped and its inputs unchanged. Says whether the pass is run again.
+    /// This is called after a pass failed, when its tensors are dropped and its inputs are unchanged. It
+    /// returns whether the pass is run again.
     fn retry(&mut self, _error: &Error) -> bool {
         false
     }

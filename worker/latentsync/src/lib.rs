@@ -1,4 +1,5 @@
-//! LatentSync: the diffusion model that renders mouths to speech, in candle.
+//! LatentSync, the diffusion model that renders mouths to fit speech, in candle. The engine calls it for each
+//! window of a chunk; `latentfarm-worker weights` calls [`checkpoint`] and [`cost`] alone.
 //!
 //! ```text
 //! 16 kHz PCM ─ log-mel ─ Whisper ─ 10 rows a frame ──────────────┐
@@ -7,13 +8,13 @@
 //!            keyed noise, one frame's for all ─────────┘
 //! ```
 //!
-//! Nothing here knows NATS or FFmpeg. A window of 16 frames on the global output grid is a function of its
-//! crops, its audio rows, the weights, the steps, the guidance and the seed, and of nothing else: not of what
-//! ran before, nor of the number of threads.
+//! This crate uses neither NATS nor FFmpeg. The faces of a window of 16 frames on the global output grid are
+//! a function of the crops, the audio rows, the weights, the steps, the guidance scale and the seed, and of
+//! nothing else: neither of what ran before nor of the number of threads.
 //!
 //! # One window, from Rust
 //!
-//! This is `examples/render_window.rs` in short; that example also runs with tiny random weights.
+//! This is a short form of `examples/render_window.rs`, which also runs with tiny random weights.
 //!
 //! ```no_run
 //! use candle_core::{DType, Device};
@@ -32,6 +33,8 @@
 //!     Ok(faces)
 //! }
 //! ```
+
+#![warn(missing_docs)]
 
 pub mod checkpoint;
 pub mod config;
@@ -61,7 +64,7 @@ pub use checkpoint::{Checkpoint, synth};
 pub use error::{ModelError, Stopped};
 pub use faces::Faces;
 pub use hooks::{Hooks, Op};
-pub use kernels::cuda::{KernelCheck, check_kernels, kernels_serve, relative_distance};
+pub use kernels::cuda::{KernelCheck, check_kernels, cuda_kernels_enabled, relative_distance};
 pub use options::ExecutionOptions;
 pub use pipeline::{LatentSync, RenderedWindow};
 pub use run::Run;

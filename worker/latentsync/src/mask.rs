@@ -1,30 +1,32 @@
-//! Which part of the face crop is rendered anew: the fixed mask of the reference, 1 = keep, 0 = replace.
+//! The fixed mask of the reference, which marks the part of the face crop that is rendered anew: 255 = keep,
+//! 0 = replace. [`FaceMask`](super::preprocess::FaceMask) makes tensors of it.
 //!
-//! The mask is drawn at 256 px from run lengths and resized to other resolutions as the reference does, by
-//! eight-tap Lanczos in fixed point without antialiasing, which rings at the edges.
+//! The mask is drawn at 256 px from run lengths and resized to other resolutions as the reference does: with
+//! an eight-tap Lanczos filter in fixed point without antialiasing, which rings at the edges.
 
 use serde::Deserialize;
 
-/// The mask's own side in pixels.
+/// The side in pixels at which the mask is drawn.
 const NATIVE: usize = 256;
 
+/// The shape of the mask, as `published/mask_geometry.json` holds it.
 #[derive(Deserialize)]
 struct Geometry {
     background_value: u8,
     zero_runs: Vec<ZeroRun>,
 }
 
-/// Columns `[first, past last]` that are 0 in the rows `[first, past last]`.
+/// The columns that are 0 in a range of rows; all ranges are `[first, past last]`.
 #[derive(Deserialize)]
 struct ZeroRun {
     rows: [usize; 2],
     columns: Vec<[usize; 2]>,
 }
 
-/// The mask at its own resolution, `256 x 256`.
+/// Draws the mask at its own resolution: `256 x 256` bytes, row by row.
 ///
 /// # Panics
-/// Never: the geometry is part of the program.
+/// It cannot panic, because the geometry is a part of the program.
 pub fn native() -> Vec<u8> {
     let geometry: Geometry =
         serde_json::from_str(include_str!("published/mask_geometry.json")).expect("the geometry is valid");
@@ -39,7 +41,7 @@ pub fn native() -> Vec<u8> {
     mask
 }
 
-/// The mask at `side x side`, 0..=255.
+/// Returns the mask at `side x side` pixels, 0..=255, row by row.
 pub fn resized(side: usize) -> Vec<u8> {
     if side == NATIVE {
         return native();
@@ -47,12 +49,12 @@ pub fn resized(side: usize) -> Vec<u8> {
     lanczos(&native(), NATIVE, side)
 }
 
-/// Taps of the filter, around the two in the middle.
+/// The number of source pixels that each output pixel is computed from.
 const TAPS: usize = 8;
-/// Weights are fixed-point numbers with this many bits behind the point.
+/// The number of fractional bits of the fixed-point weights.
 const WEIGHT_BITS: i32 = 11;
 
-/// For one output position: the first source position and the weights from there.
+/// The first source position of one output position, and the weights from there on.
 struct Taps {
     first: isize,
     weights: [i32; TAPS],
@@ -78,7 +80,7 @@ fn taps(source: usize, target: usize) -> Vec<Taps> {
         .collect()
 }
 
-/// `sinc(t) sinc(t / 4)` at the eight positions around `fraction`, scaled to the sum 1.
+/// Computes `sinc(t) sinc(t / 4)` at the eight positions around `fraction`, scaled to the sum 1.
 #[expect(
     clippy::cast_possible_truncation,
     reason = "the reference's library keeps the weights in f32"
@@ -98,7 +100,7 @@ fn lanczos_weights(fraction: f32) -> [f32; TAPS] {
     weights.map(|weight| weight / sum)
 }
 
-/// Resizes a square one-channel picture; rows first, then columns, rounded once at the end.
+/// Resizes a square picture with one channel: first the rows, then the columns, rounded once at the end.
 fn lanczos(picture: &[u8], source: usize, target: usize) -> Vec<u8> {
     let taps = taps(source, target);
     let at = |first: isize, tap: usize| {

@@ -1,42 +1,49 @@
-//! Random draws that depend on nothing but what they are for: the seed, the purpose, and the output frame.
-//! Drawn on the host in `f32`, so every device gets the same.
+//! Random draws that depend on the seed, the purpose and the output frame alone. The host draws them in
+//! `f32`, so that every worker and every device gets the same ones.
 //!
-//! The generator is Philox4x32-10 (Salmon et al., 2011). Key: the seed's low and high word. Counter: block
-//! number, frame (low, high), purpose. Each block of four words gives four normals by Box-Muller in `f64`:
-//! for words `(a, b)`, `r = sqrt(-2 ln((a + 1) / 2^32))` and `t = 2 pi b / 2^32` give `r cos t, r sin t`.
+//! The generator is Philox4x32-10 (Salmon et al., 2011). Its key is the low and the high word of the seed.
+//! Its counter is the block number, the frame (low, high) and the purpose. Each block of four words gives
+//! four normals by Box-Muller in `f64`: for words `(a, b)`, `r = sqrt(-2 ln((a + 1) / 2^32))` and `t = 2 pi b
+//! / 2^32` give `r cos t, r sin t`.
 
 use candle_core::{Device, Result, Tensor};
 
-/// What a draw is for.
+/// The purpose of a draw; the number of a variant is a word of the generator's counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Purpose {
-    /// Starting latents; one frame's, the same for all frames of the job.
-    Init = 0,
-    /// Sampling the latents of the picture without its mouth.
-    Masked = 1,
-    /// Sampling the latents of the reference picture.
-    Reference = 2,
-    /// Synthetic weights; the frame is a hash of the tensor's name.
-    Weights = 3,
+pub enum DrawPurpose {
+    /// The starting latents, which are drawn for one frame and are the same for all frames of the job.
+    InitLatents = 0,
+    /// The sampling of the latents of the masked picture.
+    MaskedImageLatents = 1,
+    /// The sampling of the latents of the reference picture.
+    RefLatents = 2,
+    /// Synthetic weights, for which the frame is a hash of the tensor's name.
+    SyntheticWeights = 3,
 }
 
-/// Where the draws of a window come from.
+/// The source of the draws of a window.
 pub enum Noise<'a> {
-    /// From the generator, keyed by this seed.
-    Keyed { seed: u64 },
-    /// Given tensors: `init` is `(4, h/8, w/8)`, the others `(frames, 4, h/8, w/8)`.
+    /// The generator draws them with a seed.
+    Keyed {
+        /// The seed of the job.
+        seed: u64,
+    },
+    /// The caller gives them, as tests do with the draws of the reference.
     Given {
-        init: &'a Tensor,
-        masked: &'a Tensor,
-        reference: &'a Tensor,
+        /// `(4, h/8, w/8)`, the starting latents of every frame.
+        init_latents: &'a Tensor,
+        /// `(frames, 4, h/8, w/8)`, for sampling the latents of the masked pictures.
+        masked_image_latents: &'a Tensor,
+        /// `(frames, 4, h/8, w/8)`, for sampling the latents of the reference pictures.
+        ref_latents: &'a Tensor,
     },
 }
 
 impl Noise<'_> {
-    /// The draw for one output frame, `(1, 4, h, w)`; `index` counts within the window.
+    /// Returns the draw for one output frame, `(1, 4, side, side)`; `index` counts within the window.
     pub(super) fn draw(
         &self,
-        purpose: Purpose,
+        purpose: DrawPurpose,
         first_frame: u64,
         index: usize,
         side: usize,
@@ -44,34 +51,34 @@ impl Noise<'_> {
         match self {
             Self::Keyed { seed } => {
                 let frame = match purpose {
-                    Purpose::Init | Purpose::Weights => 0,
-                    Purpose::Masked | Purpose::Reference => first_frame + index as u64,
+                    DrawPurpose::InitLatents | DrawPurpose::SyntheticWeights => 0,
+                    DrawPurpose::MaskedImageLatents | DrawPurpose::RefLatents => first_frame + index as u64,
                 };
                 let values = normals(*seed, purpose, frame, 4 * side * side);
                 Tensor::from_vec(values, (1, 4, side, side), &Device::Cpu)
             }
             Self::Given {
-                init,
-                masked,
-                reference,
+                init_latents,
+                masked_image_latents,
+                ref_latents,
             } => match purpose {
-                Purpose::Init | Purpose::Weights => init.unsqueeze(0),
-                Purpose::Masked => masked.narrow(0, index, 1),
-                Purpose::Reference => reference.narrow(0, index, 1),
+                DrawPurpose::InitLatents | DrawPurpose::SyntheticWeights => init_latents.unsqueeze(0),
+                DrawPurpose::MaskedImageLatents => masked_image_latents.narrow(0, index, 1),
+                DrawPurpose::RefLatents => ref_latents.narrow(0, index, 1),
             },
         }
     }
 }
 
-/// The first `count` standard normals of a key.
-pub fn normals(seed: u64, purpose: Purpose, frame: u64, count: usize) -> Vec<f32> {
+/// Returns the first `count` standard normal values of a seed, a purpose and a frame.
+pub fn normals(seed: u64, purpose: DrawPurpose, frame: u64, count: usize) -> Vec<f32> {
     normals_from(seed, purpose, frame, 0, count)
 }
 
-/// As [`normals`], but the first of them is number `4 * first_block` of the key.
+/// Returns the values of [`normals`] from number `4 * first_block` on, so that threads can share the work.
 pub(super) fn normals_from(
     seed: u64,
-    purpose: Purpose,
+    purpose: DrawPurpose,
     frame: u64,
     first_block: u32,
     count: usize,
@@ -107,7 +114,7 @@ fn box_muller(a: u32, b: u32) -> [f32; 2] {
     [(radius * cosine) as f32, (radius * sine) as f32]
 }
 
-/// Philox4x32 with ten rounds.
+/// Computes one block of Philox4x32 with ten rounds.
 fn philox(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
     let [mut c0, mut c1, mut c2, mut c3] = counter;
     let [mut k0, mut k1] = key;
@@ -146,16 +153,19 @@ mod tests {
 
     #[test]
     fn every_part_of_the_key_matters() {
-        let base = normals(1, Purpose::Masked, 7, 64);
-        assert_eq!(base, normals(1, Purpose::Masked, 7, 64));
-        assert_eq!(base[..10], normals(1, Purpose::Masked, 7, 10));
-        assert_eq!(base[8..18], normals_from(1, Purpose::Masked, 7, 2, 10));
+        let base = normals(1, DrawPurpose::MaskedImageLatents, 7, 64);
+        assert_eq!(base, normals(1, DrawPurpose::MaskedImageLatents, 7, 64));
+        assert_eq!(base[..10], normals(1, DrawPurpose::MaskedImageLatents, 7, 10));
+        assert_eq!(
+            base[8..18],
+            normals_from(1, DrawPurpose::MaskedImageLatents, 7, 2, 10)
+        );
         for other in [
-            normals(2, Purpose::Masked, 7, 64),
-            normals(1 + (1 << 40), Purpose::Masked, 7, 64),
-            normals(1, Purpose::Reference, 7, 64),
-            normals(1, Purpose::Masked, 8, 64),
-            normals(1, Purpose::Masked, 7 + (1 << 40), 64),
+            normals(2, DrawPurpose::MaskedImageLatents, 7, 64),
+            normals(1 + (1 << 40), DrawPurpose::MaskedImageLatents, 7, 64),
+            normals(1, DrawPurpose::RefLatents, 7, 64),
+            normals(1, DrawPurpose::MaskedImageLatents, 8, 64),
+            normals(1, DrawPurpose::MaskedImageLatents, 7 + (1 << 40), 64),
         ] {
             assert_ne!(base, other);
         }
@@ -163,7 +173,7 @@ mod tests {
 
     #[test]
     fn draws_are_standard_normal() {
-        let values = normals(1247, Purpose::Reference, 3, 100_000);
+        let values = normals(1247, DrawPurpose::RefLatents, 3, 100_000);
         let moment = |power: i32| values.iter().map(|v| f64::from(*v).powi(power)).sum::<f64>() / 1e5;
         assert!(moment(1).abs() < 0.02, "{}", moment(1));
         assert!((moment(2) - 1.0).abs() < 0.03, "{}", moment(2));

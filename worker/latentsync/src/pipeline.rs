@@ -1,19 +1,19 @@
-//! One window of faces, from bytes to bytes.
+//! The pipeline of one window: faces in, faces out. The engine calls it for each request of the supervisor.
 //!
-//! Pictures go through the autoencoder one at a time, so that memory does not grow with the window; what a
-//! frame or a step needed is dropped before the next begins.
+//! Pictures go through the autoencoder one at a time, so that memory does not grow with the window. The
+//! tensors of a frame or a step are dropped before the next one begins.
 
 use std::time::Instant;
 
 use candle_core::{DType, Device, Result, Tensor};
 use latentfarm_common::wire::engine::{AudioRequest, EngineStage, EngineTimings, WindowRequest};
 
-use super::checkpoint::Checkpoint;
+use super::checkpoint::{Checkpoint, load_unet, load_vae, load_whisper};
 use super::config::WhisperDims;
 use super::denoise::{Conditioning, SamplingParams, denoise};
 use super::error::{ModelError, Stopped};
 use super::faces::Faces;
-use super::noise::{Noise, Purpose};
+use super::noise::{DrawPurpose, Noise};
 use super::options::ExecutionOptions;
 use super::preprocess::{self, FaceMask, LATENT_FACTOR};
 use super::run::Run;
@@ -22,9 +22,10 @@ use super::unet::UNet3DConditionModel;
 use super::vae::{AutoencoderKl, SCALING_FACTOR};
 use super::whisper::{AudioFeatures, WhisperEncoder, mel_tensor};
 
+/// The callback that is called after every frame and step; the run ends if it returns [`Stopped`].
 type Stage<'a> = &'a mut dyn FnMut(EngineStage) -> std::result::Result<(), Stopped>;
 
-/// The three networks, loaded.
+/// The model with its three networks, which are loaded for one device.
 pub struct LatentSync {
     unet: UNet3DConditionModel,
     vae: AutoencoderKl,
@@ -34,38 +35,41 @@ pub struct LatentSync {
     dtype: DType,
 }
 
-/// What a window gives before it is cut down to bytes.
+/// The result of a window before its faces are rounded to bytes.
 pub struct RenderedWindow {
-    /// `(1, 4, frames, h/8, w/8)`, after the last step.
+    /// The latents after the last step, `(1, 4, frames, h/8, w/8)` in `f32`.
     pub latents: Tensor,
-    /// One `(1, 3, R, R)` picture a frame: the rendered mouth in the original face, about -1..1, not clamped.
+    /// The rendered mouths in the original faces: for each frame `(1, 3, R, R)`, about -1..1 and not clamped.
     pub faces: Vec<Tensor>,
+    /// The time that each stage took.
     pub timings: EngineTimings,
 }
 
 impl LatentSync {
-    /// Loads the three networks for runs on `device` as `dtype`. Options that keep idle networks off the device hold from
-    /// here on: no network is brought there before it is used.
+    /// Loads the three networks for runs on `device` as `dtype`. If `options` keep idle networks off the
+    /// device, no network is copied there before it is used.
     ///
     /// # Errors
-    /// Every missing, unexpected and misshaped tensor of a file is named in one error.
+    /// Fails if a file cannot be read; one error names every missing, unexpected and misshaped tensor of a
+    /// file.
     pub fn load(
         checkpoint: &Checkpoint,
         device: &Device,
         dtype: DType,
         options: ExecutionOptions,
     ) -> std::result::Result<Self, WeightsError> {
+        let files = checkpoint.files();
         Ok(Self::new(
-            checkpoint.unet(device, dtype, options)?,
-            checkpoint.vae(device, dtype, options)?,
-            checkpoint.whisper(device, dtype, options)?,
-            checkpoint.whisper_dims(),
+            load_unet(&files.unet, &files.unet_config, device, dtype, options)?,
+            load_vae(&files.vae, &files.vae_config, device, dtype, options)?,
+            load_whisper(&files.whisper, &files.dims, device, dtype, options)?,
+            files.dims,
             device,
             dtype,
         ))
     }
 
-    /// Puts loaded networks together; all must be on `device`, as `dtype`.
+    /// Builds the model from networks that were loaded one by one, all on `device` as `dtype`.
     pub fn new(
         unet: UNet3DConditionModel,
         vae: AutoencoderKl,
@@ -84,50 +88,56 @@ impl LatentSync {
         }
     }
 
+    /// Returns the UNet, for tests and benchmarks of it alone.
     pub fn unet(&self) -> &UNet3DConditionModel {
         &self.unet
     }
 
+    /// Returns the image autoencoder, for tests and benchmarks of it alone.
     pub fn vae(&self) -> &AutoencoderKl {
         &self.vae
     }
 
+    /// Returns the audio encoder, for tests and benchmarks of it alone.
     pub fn whisper(&self) -> &WhisperEncoder {
         &self.whisper
     }
 
-    /// Under a plan that keeps idle networks off the device, none but the one at `work` is there until the guard is
-    /// dropped, and then it is not either.
-    fn alone<'a>(&'a self, run: &Run, work: &'a NetworkWeights) -> Alone<'a> {
+    /// Evicts all networks but `used` from the device, if the options of the run offload idle networks. The
+    /// guard evicts `used` when it is dropped.
+    fn offload_others<'a>(&'a self, run: &Run, used: &'a NetworkWeights) -> OffloadGuard<'a> {
         if !run.options.offload {
-            return Alone(None);
+            return OffloadGuard(None);
         }
         for network in [
             self.unet.network_weights(),
             self.vae.network_weights(),
             self.whisper.network_weights(),
         ] {
-            if !std::ptr::eq(network, work) {
+            if !std::ptr::eq(network, used) {
                 network.evict();
             }
         }
-        Alone(Some(work))
+        OffloadGuard(Some(used))
     }
 
-    /// Tokens that an output frame gets, and their width.
+    /// Returns the number of audio tokens of an output frame, and their width.
     pub fn audio_shape(&self) -> (usize, usize) {
         let rows = latentfarm_common::audio::windows::ROWS_PER_FRAME;
         (rows * self.dims.tokens_per_row(), self.dims.n_audio_state)
     }
 
-    /// Encodes one audio window and keeps the rows that serve output frames.
+    /// Encodes one audio window and keeps the feature rows that output frames use.
+    ///
+    /// # Errors
+    /// [`ModelError::BadRequest`] if the track has no such window or if the number of samples is wrong.
     pub fn encode_audio(
         &self,
         run: &Run,
         request: &AudioRequest,
     ) -> std::result::Result<AudioFeatures, ModelError> {
         let mel = mel_tensor(request)?;
-        let _alone = self.alone(run, self.whisper.network_weights());
+        let _offload_guard = self.offload_others(run, self.whisper.network_weights());
         mel.to_dtype(self.dtype)
             .and_then(|mel| mel.to_device(&self.device))
             .and_then(|mel| self.whisper.forward(run, &mel))
@@ -135,14 +145,15 @@ impl LatentSync {
             .map_err(|source| ModelError::compute("encode audio", source))
     }
 
-    /// Renders the 16 faces of a window under its memory plan, which may differ from window to window; the result is laid
-    /// out like `request.faces`. The hooks of `run` are called before every operation.
+    /// Renders the 16 faces of a window under the memory plan of the request, which may differ from window to
+    /// window. The result is laid out like `request.faces`. `stage` is called after every frame and step.
     ///
     /// # Shapes
-    /// `rows` is `(16, tokens, width)`, see [`gather_rows`](super::gather_rows).
+    /// `rows` is `(16, tokens, width)`; [`gather_rows`](super::gather_rows) makes it.
     ///
     /// # Errors
-    /// [`ModelError::Stopped`] as soon as `stage`, which hears of every frame and step, says so.
+    /// [`ModelError::Stopped`] as soon as `stage` returns [`Stopped`]; [`ModelError::NotFinite`] if a step or
+    /// a frame gives infinities or NaN; [`ModelError::BadRequest`] if the shapes do not fit the model.
     pub fn render_window(
         &self,
         run: &Run,
@@ -173,7 +184,8 @@ impl LatentSync {
         Ok((bytes, window.timings))
     }
 
-    /// Renders a window of any number of frames with any noise, under the options of `run`.
+    /// Renders a window of any number of frames with any noise under the options of `run`; see
+    /// [`render_window`](Self::render_window) for `rows`, `stage` and the errors.
     pub fn render(
         &self,
         run: &Run,
@@ -189,19 +201,19 @@ impl LatentSync {
         let mut timings = EngineTimings::default();
 
         let started = Instant::now();
-        let alone = self.alone(run, self.vae.network_weights());
+        let offload_guard = self.offload_others(run, self.vae.network_weights());
         let (latents, conditioning) = self.encode_with(run, &mask, faces, rows, noise, stage)?;
-        drop(alone);
+        drop(offload_guard);
         timings.vae_encode_ms = elapsed_ms(started);
 
         let started = Instant::now();
-        let alone = self.alone(run, self.unet.network_weights());
+        let offload_guard = self.offload_others(run, self.unet.network_weights());
         let latents = denoise(run, &self.unet, latents, &conditioning, sampling, stage)?;
-        drop((conditioning, alone));
+        drop((conditioning, offload_guard));
         timings.denoise_ms = elapsed_ms(started);
 
         let started = Instant::now();
-        let _alone = self.alone(run, self.vae.network_weights());
+        let _offload_guard = self.offload_others(run, self.vae.network_weights());
         let mut pasted = Vec::with_capacity(frames);
         for index in 0..frames {
             let decoded = self.decode(run, faces, &latents, index)?;
@@ -222,6 +234,7 @@ impl LatentSync {
         })
     }
 
+    /// Checks the sizes of a request and returns its number of frames.
     fn check(
         &self,
         faces: Faces,
@@ -244,7 +257,8 @@ impl LatentSync {
         Ok(frames)
     }
 
-    /// Starting latents of a window, `(1, 4, frames, h/8, w/8)`, and what the UNet is told besides.
+    /// Returns the starting latents of a window, `(1, 4, frames, h/8, w/8)` in `f32`, and the other inputs of
+    /// the UNet.
     pub fn encode(
         &self,
         run: &Run,
@@ -258,6 +272,7 @@ impl LatentSync {
         self.encode_with(run, &mask, faces, rows, noise, stage)
     }
 
+    /// Does the work of [`encode`](Self::encode) with a mask that is already drawn.
     fn encode_with(
         &self,
         run: &Run,
@@ -269,11 +284,11 @@ impl LatentSync {
     ) -> std::result::Result<(Tensor, Conditioning), ModelError> {
         let failed = |source| ModelError::compute("encode a face", source);
         let frames = faces.count()?;
-        let (mut masked, mut reference) = (Vec::new(), Vec::new());
+        let (mut masked_image_latents, mut ref_latents) = (Vec::new(), Vec::new());
         for index in 0..frames {
             let (without_mouth, whole) = self.encode_frame(run, faces, mask, noise, index)?;
-            masked.push(without_mouth);
-            reference.push(whole);
+            masked_image_latents.push(without_mouth);
+            ref_latents.push(whole);
             stage(EngineStage::VaeEncode {
                 frame: u32::try_from(index).unwrap_or(u32::MAX),
             })?;
@@ -281,22 +296,23 @@ impl LatentSync {
         let build = || -> Result<(Tensor, Conditioning)> {
             let side = faces.resolution / LATENT_FACTOR;
             let init = noise
-                .draw(Purpose::Init, faces.first_frame, 0, side)?
+                .draw(DrawPurpose::InitLatents, faces.first_frame, 0, side)?
                 .to_device(&self.device)?
                 .unsqueeze(2)?
                 .broadcast_as((1, 4, frames, side, side))?
                 .force_contiguous()?;
             let conditioning = Conditioning {
-                mask: mask
+                mask_latents: mask
                     .latents
                     .to_device(&self.device)?
                     .unsqueeze(2)?
                     .broadcast_as((1, 1, frames, side, side))?
                     .force_contiguous()?,
-                masked: Tensor::stack(&masked, 2)?,
-                reference: Tensor::stack(&reference, 2)?,
-                // Forced, as above: of one frame a view would do, and keep alive all that it is a view of.
-                audio: rows
+                masked_image_latents: Tensor::stack(&masked_image_latents, 2)?,
+                ref_latents: Tensor::stack(&ref_latents, 2)?,
+                // The copy is forced, as above: for a single frame, `contiguous` would return a view, which
+                // would keep the whole tensor alive.
+                encoder_hidden_states: rows
                     .to_dtype(self.dtype)?
                     .to_device(&self.device)?
                     .unsqueeze(0)?
@@ -307,7 +323,8 @@ impl LatentSync {
         build().map_err(failed)
     }
 
-    /// Scaled `f32` latents, `(1, 4, h/8, w/8)`, of one frame without its mouth and of the whole frame.
+    /// Returns the scaled `f32` latents of one frame, `(1, 4, h/8, w/8)`: those of the masked and of the
+    /// whole picture.
     fn encode_frame(
         &self,
         run: &Run,
@@ -329,12 +346,12 @@ impl LatentSync {
                 .map_err(failed)
         };
         let without_mouth = preprocess::without_mouth(&pixels, &mask.pixels).map_err(failed)?;
-        let masked = latents(&without_mouth, Purpose::Masked)?;
-        let reference = latents(&pixels, Purpose::Reference)?;
-        Ok((masked, reference))
+        let masked_image_latents = latents(&without_mouth, DrawPurpose::MaskedImageLatents)?;
+        let ref_latents = latents(&pixels, DrawPurpose::RefLatents)?;
+        Ok((masked_image_latents, ref_latents))
     }
 
-    /// One frame's new face, `(1, 3, R, R)` in `f32` on the host.
+    /// Returns the decoded face of one frame, `(1, 3, R, R)` in `f32` on the host.
     fn decode(
         &self,
         run: &Run,
@@ -352,10 +369,10 @@ impl LatentSync {
     }
 }
 
-/// A network at work that leaves the device with this guard; see [`LatentSync::alone`].
-struct Alone<'a>(Option<&'a NetworkWeights>);
+/// Evicts a network from the device when it is dropped; see [`LatentSync::offload_others`].
+struct OffloadGuard<'a>(Option<&'a NetworkWeights>);
 
-impl Drop for Alone<'_> {
+impl Drop for OffloadGuard<'_> {
     fn drop(&mut self) {
         if let Some(network) = self.0 {
             network.evict();

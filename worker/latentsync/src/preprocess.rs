@@ -1,28 +1,29 @@
-//! Pictures to tensors and back. Conversions to `u8` drop the fraction, as the reference does.
+//! The conversion of pictures to tensors and back, and the masking and pasting of faces, for the pipeline.
+//! Conversions to `u8` drop the fraction, as the reference does.
 //!
 //! | tensor   | shape              | meaning                                                  |
 //! |----------|--------------------|----------------------------------------------------------|
 //! | pixels   | `(images, 3, R, R)`| RGB, -1..1                                               |
 //! | mask     | `(1, 1, R, R)`     | 1 = keep, 0 = replace                                    |
-//! | latent mask | `(1, 1, R/8, R/8)` | the mask at `(8i, 8j)`                                |
+//! | latent mask | `(1, 1, R/8, R/8)` | the mask at the pixels `(8i, 8j)`                        |
 
 use candle_core::{DType, Device, Result, Tensor};
 
 use super::mask;
 
-/// Pixels per latent value, on each side.
+/// The pixels along a side for each latent value.
 pub const LATENT_FACTOR: usize = 8;
 
 /// The fixed mask at one resolution, on the host.
 pub struct FaceMask {
-    /// `(1, 1, R, R)`.
+    /// `(1, 1, R, R)`, 1 = keep, 0 = replace.
     pub pixels: Tensor,
-    /// `(1, 1, R/8, R/8)`.
+    /// `(1, 1, R/8, R/8)`, the same for the latents.
     pub latents: Tensor,
 }
 
 impl FaceMask {
-    /// For crops of `resolution x resolution` pixels, a multiple of 8.
+    /// Creates the mask for crops of `resolution x resolution` pixels; `resolution` is a multiple of 8.
     pub fn new(resolution: usize) -> Result<Self> {
         let values: Vec<f32> = mask::resized(resolution)
             .iter()
@@ -39,7 +40,7 @@ impl FaceMask {
     }
 }
 
-/// Planar RGB bytes, `images x 3 x R x R`, as pixels.
+/// Converts planar RGB bytes, `images x 3 x R x R`, to pixels, `(images, 3, R, R)` in -1..1 on the host.
 pub fn pixels(faces: &[u8], resolution: usize) -> Result<Tensor> {
     let values: Vec<f32> = faces
         .iter()
@@ -49,17 +50,18 @@ pub fn pixels(faces: &[u8], resolution: usize) -> Result<Tensor> {
     Tensor::from_vec(values, (images, 3, resolution, resolution), &Device::Cpu)
 }
 
-/// The pixels without the part to be replaced, which becomes mid grey.
+/// Returns the pixels without the part to be replaced, which becomes mid grey (0).
 pub fn without_mouth(pixels: &Tensor, mask: &Tensor) -> Result<Tensor> {
     pixels.broadcast_mul(mask)
 }
 
-/// Puts the rendered mouth into the original pixels.
+/// Puts the rendered mouth of `decoded` into the original `pixels`; all are `(1, 3, R, R)`, the mask `(1, 1,
+/// R, R)`.
 pub fn paste(decoded: &Tensor, pixels: &Tensor, mask: &Tensor) -> Result<Tensor> {
     decoded.broadcast_mul(&(1.0 - mask)?)? + without_mouth(pixels, mask)?
 }
 
-/// Pixels as planar bytes.
+/// Converts pixels to planar bytes. Values outside -1..1 are clamped.
 pub fn bytes(pixels: &Tensor) -> Result<Vec<u8>> {
     let values = pixels.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
     Ok(values.into_iter().map(to_byte).collect())

@@ -1,5 +1,5 @@
-//! What holds for one run of the networks. It is the first argument of every layer; the threads that share the work inside
-//! an operation do not need it.
+//! The context of one run of the networks, which every layer takes as its first argument. The threads that
+//! share the work inside an operation do not need it.
 
 use std::cell::RefCell;
 
@@ -10,8 +10,8 @@ use super::kernels::cuda;
 use super::options::ExecutionOptions;
 use super::trace::Trace;
 
-/// The context of a run: its options, the hooks that are called before each operation, and a recorder of modules'
-/// outputs. The default is the fastest plan without hooks and without a recorder.
+/// The context of a run: its options, the hooks that the layers call before each operation, and a recorder of
+/// the outputs of modules. The default is the fastest memory plan without hooks and without a recorder.
 #[derive(Clone, Copy, Default)]
 pub struct Run<'a> {
     pub(crate) options: ExecutionOptions,
@@ -20,7 +20,7 @@ pub struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    /// A run under `options`, which should be those that the networks were loaded for.
+    /// Creates a run under `options`, which should be those that the networks were loaded with.
     pub fn new(options: ExecutionOptions) -> Self {
         Self {
             options,
@@ -28,7 +28,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// The same run, in which `hooks` are called.
+    /// Returns the same run, in which the layers call `hooks`.
     #[must_use]
     pub fn with_hooks(self, hooks: &'a RefCell<dyn Hooks + 'a>) -> Self {
         Self {
@@ -37,7 +37,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// The same run, in which `trace` records the outputs of modules.
+    /// Returns the same run, in which `trace` records the outputs of modules.
     #[must_use]
     pub fn with_trace(self, trace: &'a Trace) -> Self {
         Self {
@@ -46,12 +46,12 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// The same run under other options.
+    /// Returns the same run under other options.
     pub(crate) fn with_options(self, options: ExecutionOptions) -> Self {
         Self { options, ..self }
     }
 
-    /// Calls [`Hooks::before`], if there are hooks. `x` is the main operand of `op`.
+    /// Calls [`Hooks::before`] if the run has hooks. `x` is the main operand of `op`.
     pub(crate) fn before(&self, op: Op, x: &Tensor) -> Result<()> {
         match self.hooks {
             Some(hooks) => hooks.borrow_mut().before(op, x),
@@ -59,12 +59,12 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Calls [`Hooks::before`] for a copy of `x` into `elements` values.
+    /// Calls [`Hooks::before`] for an [`Op::Copy`] of `x` into `elements` values.
     pub(crate) fn before_copy(&self, elements: usize, x: &Tensor) -> Result<()> {
         self.before(Op::Copy { elements }, x)
     }
 
-    /// Runs a pass, and again for as long as it fails and [`Hooks::retry`] says so.
+    /// Runs a pass, and repeats it while it fails and [`Hooks::retry`] returns `true`.
     pub fn retried<T>(&self, pass: impl Fn() -> Result<T>) -> Result<T> {
         loop {
             match pass() {
@@ -74,15 +74,15 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Records the output of the module `path.name`; see [`Trace`].
+    /// Records the output of the module `path.name` if the run has a [`Trace`].
     pub(crate) fn put(&self, path: &str, name: &str, output: &Tensor) {
         if let Some(trace) = self.trace {
             trace.put(path, name, output);
         }
     }
 
-    /// Records what `output` computes from the result of a fused operation, for example the result without the residual
-    /// that the operation added. Without a recorder nothing is computed.
+    /// Records what `output` computes from the result of a fused operation, for example the result without
+    /// the residual that the operation added. `output` is not called if there is no recorder.
     pub(crate) fn put_derived(
         &self,
         path: &str,
@@ -95,13 +95,15 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Whether `kernels/cpu` works on `x`: it is `f32` on the CPU, and the options do not force the reference kernels.
+    /// Returns whether `kernels/cpu` computes on `x`: it is `f32` on the CPU, and the options do not force
+    /// the reference kernels.
     pub(crate) fn on_cpu(&self, x: &Tensor) -> bool {
         x.device().is_cpu() && x.dtype() == DType::F32 && !self.options.reference_kernels
     }
 
-    /// Whether `kernels/cuda` works on `x`: it is on a GPU, and the options do not force the reference kernels.
+    /// Returns whether `kernels/cuda` computes on `x`: it is on a GPU, and the options do not force the
+    /// reference kernels.
     pub(crate) fn on_cuda(&self, x: &Tensor) -> bool {
-        !self.options.reference_kernels && cuda::serves(x)
+        !self.options.reference_kernels && cuda::supports(x)
     }
 }

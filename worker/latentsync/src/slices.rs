@@ -1,37 +1,41 @@
-//! How work is split so that no launch is larger than a device's kernels can index, and none takes more memory
-//! than it should. Pure functions of the shapes.
+//! The slicing of large operations, so that no kernel launch is larger than the kernel can index and none
+//! takes more memory than the memory plan allows. The kernels and the memory prediction call the same
+//! functions, which depend on the shapes alone.
 
-/// Most elements of one launch.
+/// The largest numbers of elements that one slice of an operation may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Attention scores.
+pub struct SliceLimits {
+    /// The attention scores of a slice.
     pub scores: usize,
-    /// Input values laid out under the weights of a convolution ("im2col"), or values of its result.
+    /// The values that a convolution's im2col gives for a slice, or the values of its result if they are
+    /// more.
     pub columns: usize,
-    /// Values that the first layer of a feed-forward gives.
+    /// The values that the first layer of a feed-forward gives for a slice.
     pub hidden: usize,
-    /// Values that a group norm has in `f32` at once; with no limit it takes all of them.
+    /// The values that a group norm converts to `f32` at once. `usize::MAX` means all of them.
     pub normed: usize,
 }
 
-impl Limits {
-    /// What the kernels can index. Past that they do not fail, they give wrong results: the softmax kernel
-    /// counts with 32-bit signed numbers, the kernel that lays out patches is launched with a 32-bit count.
-    pub const INDEXABLE: Self = Self {
+impl SliceLimits {
+    /// The limits of what candle's kernels can index. Beyond them the kernels do not fail but give wrong
+    /// results: the softmax kernel counts with signed 32-bit numbers, and the im2col kernel is launched with
+    /// a 32-bit count.
+    pub(crate) const INDEXABLE: Self = Self {
         scores: 1 << 31,
         columns: (1 << 32) - 1,
         hidden: usize::MAX,
         normed: usize::MAX,
     };
-    /// What is taken at once where memory is not short: 512 MiB of scores and of patches in a 16-bit type.
-    pub const USUAL: Self = Self {
+    /// The limits for when memory is not short: 512 MiB of scores and of im2col columns in a 16-bit type.
+    pub const DEFAULT: Self = Self {
         scores: 1 << 28,
         columns: 1 << 28,
         ..Self::INDEXABLE
     };
-    /// Where memory is short: 32 MiB of scores, 128 of patches and 16 of a feed-forward in a 16-bit type, 16 MiB of a
-    /// norm's input in `f32`. Still enough to keep a device busy.
-    pub const LEAN: Self = Self {
+    /// The limits for when memory is short: 32 MiB of scores, 128 MiB of im2col columns and 16 MiB of a
+    /// feed-forward in a 16-bit type, and 16 MiB of a norm's input in `f32`. They are still large enough to
+    /// keep a device busy.
+    pub(crate) const LOW_MEMORY: Self = Self {
         scores: 1 << 24,
         columns: 1 << 26,
         hidden: 1 << 23,
@@ -39,33 +43,40 @@ impl Limits {
     };
 }
 
-// A larger limit than the kernels can index would be a silent mistake.
-const _: () = assert!(Limits::USUAL.scores <= Limits::INDEXABLE.scores);
-const _: () = assert!(Limits::USUAL.columns <= Limits::INDEXABLE.columns);
-const _: () = assert!(Limits::LEAN.scores <= Limits::USUAL.scores);
-const _: () = assert!(Limits::LEAN.columns <= Limits::USUAL.columns);
+// A limit beyond what the kernels can index would give wrong results without an error.
+const _: () = assert!(SliceLimits::DEFAULT.scores <= SliceLimits::INDEXABLE.scores);
+const _: () = assert!(SliceLimits::DEFAULT.columns <= SliceLimits::INDEXABLE.columns);
+const _: () = assert!(SliceLimits::LOW_MEMORY.scores <= SliceLimits::DEFAULT.scores);
+const _: () = assert!(SliceLimits::LOW_MEMORY.columns <= SliceLimits::DEFAULT.columns);
 
-/// The sizes of one attention.
+/// The sizes of one attention operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Attention {
+pub struct AttentionShape {
+    /// The number of independent attentions: batch times frames, or batch times positions.
     pub rows: usize,
+    /// The heads of each row.
     pub heads: usize,
+    /// The queries of each row.
     pub queries: usize,
+    /// The keys of each row.
     pub keys: usize,
 }
 
-/// So many rows, heads and queries at once. Fewer than all heads are taken only of a single row, fewer than all
-/// queries only of a single head.
+/// The numbers of rows, heads and queries that are computed at once. A slice has fewer than all heads only if
+/// it has a single row, and fewer than all queries only if it has a single head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AttentionStep {
-    pub rows: usize,
-    pub heads: usize,
-    pub queries: usize,
+pub(crate) struct AttentionSlice {
+    /// The rows of the slice.
+    pub(crate) rows: usize,
+    /// The heads of the slice.
+    pub(crate) heads: usize,
+    /// The queries of the slice.
+    pub(crate) queries: usize,
 }
 
-impl Attention {
-    /// The largest step within `limits`; none where not even the scores of one query are.
-    pub fn step(self, limits: Limits) -> Option<AttentionStep> {
+impl AttentionShape {
+    /// Returns the largest slice within `limits`, or `None` if the scores of one query exceed them.
+    pub(crate) fn slice_within(self, limits: SliceLimits) -> Option<AttentionSlice> {
         let one_query = self.keys.max(1);
         if one_query > limits.scores {
             return None;
@@ -75,33 +86,40 @@ impl Attention {
         let heads = (limits.scores / one_head).clamp(1, self.heads.max(1));
         let one_row = one_head * self.heads.max(1);
         let rows = (limits.scores / one_row).clamp(1, self.rows.max(1));
-        Some(AttentionStep { rows, heads, queries })
+        Some(AttentionSlice { rows, heads, queries })
     }
 }
 
-/// The sizes of one convolution.
+/// The sizes of one convolution with a square kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Convolution {
+pub struct ConvolutionShape {
+    /// The number of images in the batch.
     pub images: usize,
+    /// The channels of the input.
     pub input: usize,
+    /// The channels of the result.
     pub output: usize,
-    /// Of the result.
+    /// The height of the result in pixels.
     pub height: usize,
-    /// Of the result.
+    /// The width of the result in pixels.
     pub width: usize,
+    /// The side of the kernel.
     pub kernel: usize,
 }
 
-/// So many images and rows of the result at once. Fewer than all rows are taken only of a single image.
+/// The numbers of images and of rows of the result that are computed at once. A slice has fewer than all rows
+/// only if it has a single image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ConvolutionStep {
-    pub images: usize,
-    pub rows: usize,
+pub(crate) struct ConvolutionSlice {
+    /// The images of the slice.
+    pub(crate) images: usize,
+    /// The rows of the result in the slice.
+    pub(crate) rows: usize,
 }
 
-impl Convolution {
-    /// The largest step within `limits`; none where not even one row of the result is.
-    pub fn step(self, limits: Limits) -> Option<ConvolutionStep> {
+impl ConvolutionShape {
+    /// Returns the largest slice within `limits`, or `None` if one row of the result exceeds them.
+    pub(crate) fn slice_within(self, limits: SliceLimits) -> Option<ConvolutionSlice> {
         let depth = (self.input * self.kernel * self.kernel).max(self.output).max(1);
         let one_row = depth * self.width.max(1);
         if one_row > limits.columns {
@@ -110,45 +128,52 @@ impl Convolution {
         let rows = (limits.columns / one_row).min(self.height).max(1);
         let one_image = one_row * self.height.max(1);
         let images = (limits.columns / one_image).clamp(1, self.images.max(1));
-        Some(ConvolutionStep { images, rows })
+        Some(ConvolutionSlice { images, rows })
     }
 }
 
 /// The sizes of one group norm.
 #[derive(Clone, Copy, Debug)]
-pub struct Norm {
-    pub images: usize,
-    pub groups: usize,
-    /// Values of one group of one image.
-    pub per_group: usize,
+pub(crate) struct GroupNormShape {
+    /// The number of images in the batch.
+    pub(crate) images: usize,
+    /// The groups of channels in an image.
+    pub(crate) groups: usize,
+    /// The number of values in one group of one image.
+    pub(crate) per_group: usize,
 }
 
-/// So many images and groups at once. Fewer than all groups are taken only of a single image.
+/// The numbers of images and groups that are computed at once. A slice has fewer than all groups only if it
+/// has a single image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NormStep {
-    pub images: usize,
-    pub groups: usize,
+pub(crate) struct GroupNormSlice {
+    /// The images of the slice.
+    pub(crate) images: usize,
+    /// The groups of the slice.
+    pub(crate) groups: usize,
 }
 
-impl Norm {
-    /// The largest step within `limits`, but a group of an image at least.
-    pub fn step(self, limits: Limits) -> NormStep {
+impl GroupNormShape {
+    /// Returns the largest slice within `limits`, but at least one group of one image.
+    pub(crate) fn slice_within(self, limits: SliceLimits) -> GroupNormSlice {
         let one_group = self.per_group.max(1);
         let one_image = one_group * self.groups.max(1);
-        NormStep {
+        GroupNormSlice {
             images: (limits.normed / one_image).clamp(1, self.images.max(1)),
             groups: (limits.normed / one_group).clamp(1, self.groups.max(1)),
         }
     }
 }
 
-/// Rows of a feed-forward whose first layer gives `width` values a row that are taken at once.
-pub fn feed_forward_rows(rows: usize, width: usize, limits: Limits) -> usize {
+/// Returns how many of the `rows` of a feed-forward are computed at once if its first layer gives `width`
+/// values a row.
+pub(crate) fn feed_forward_rows(rows: usize, width: usize, limits: SliceLimits) -> usize {
     (limits.hidden / width.max(1)).clamp(1, rows.max(1))
 }
 
-/// `(start, count)` of the pieces of `total`, `at_once` each.
-pub fn pieces(total: usize, at_once: usize) -> impl Iterator<Item = (usize, usize)> {
+/// Returns `(start, count)` for each of the pieces of `total` that have `at_once` elements; the last may have
+/// fewer.
+pub(crate) fn pieces(total: usize, at_once: usize) -> impl Iterator<Item = (usize, usize)> {
     (0..total)
         .step_by(at_once.max(1))
         .map(move |start| (start, at_once.min(total - start)))
@@ -160,12 +185,13 @@ mod tests {
 
     const FRAMES: usize = 16;
 
-    fn scores(attention: Attention, step: AttentionStep) -> usize {
+    fn scores(attention: AttentionShape, step: AttentionSlice) -> usize {
         step.rows * step.heads * step.queries * attention.keys
     }
 
-    /// Every attention of the published UNet and autoencoder at `side` pixels, guidance in one batch.
-    fn attentions(side: usize) -> Vec<Attention> {
+    /// Returns every attention of the published UNet and autoencoder at `side` pixels, with and without
+    /// guidance in one batch.
+    fn attentions(side: usize) -> Vec<AttentionShape> {
         let mut all = Vec::new();
         for batch in [1, 2] {
             for level in 0..4 {
@@ -177,7 +203,7 @@ mod tests {
                     (batch * tokens, 8, FRAMES, FRAMES),
                     (images, 1, tokens, tokens),
                 ] {
-                    all.push(Attention {
+                    all.push(AttentionShape {
                         rows,
                         heads,
                         queries,
@@ -191,9 +217,13 @@ mod tests {
 
     #[test]
     fn no_attention_at_512_px_is_larger_than_its_kernel_can_index() {
-        for limits in [Limits::INDEXABLE, Limits::USUAL, Limits::LEAN] {
+        for limits in [
+            SliceLimits::INDEXABLE,
+            SliceLimits::DEFAULT,
+            SliceLimits::LOW_MEMORY,
+        ] {
             for attention in attentions(512) {
-                let step = attention.step(limits).unwrap();
+                let step = attention.slice_within(limits).unwrap();
                 assert!(
                     scores(attention, step) <= limits.scores,
                     "{attention:?} as {step:?}"
@@ -204,58 +234,58 @@ mod tests {
 
     #[test]
     fn two_to_the_31_scores_are_one_launch_and_twice_as_many_are_two() {
-        let frames = |rows| Attention {
+        let frames = |rows| AttentionShape {
             rows,
             heads: 8,
             queries: 4096,
             keys: 4096,
         };
-        let last_legal = frames(16).step(Limits::INDEXABLE).unwrap();
+        let last_legal = frames(16).slice_within(SliceLimits::INDEXABLE).unwrap();
         assert_eq!(scores(frames(16), last_legal), 1 << 31);
         assert_eq!(last_legal.rows, 16);
-        let with_guidance = frames(32).step(Limits::INDEXABLE).unwrap();
+        let with_guidance = frames(32).slice_within(SliceLimits::INDEXABLE).unwrap();
         assert_eq!(pieces(32, with_guidance.rows).count(), 2);
     }
 
     #[test]
     fn one_huge_row_is_split_by_heads_and_then_by_queries() {
-        let attention = Attention {
+        let attention = AttentionShape {
             rows: 2,
             heads: 8,
             queries: 1 << 15,
             keys: 1 << 15,
         };
-        let step = attention.step(Limits::INDEXABLE).unwrap();
+        let step = attention.slice_within(SliceLimits::INDEXABLE).unwrap();
         assert_eq!(
             step,
-            AttentionStep {
+            AttentionSlice {
                 rows: 1,
                 heads: 2,
                 queries: 1 << 15
             }
         );
-        let tight = Limits {
+        let tight = SliceLimits {
             scores: 1 << 20,
-            ..Limits::USUAL
+            ..SliceLimits::DEFAULT
         };
-        let step = attention.step(tight).unwrap();
+        let step = attention.slice_within(tight).unwrap();
         assert_eq!(
             step,
-            AttentionStep {
+            AttentionSlice {
                 rows: 1,
                 heads: 1,
                 queries: 32
             }
         );
-        let impossible = Limits {
+        let impossible = SliceLimits {
             scores: 1000,
-            ..Limits::USUAL
+            ..SliceLimits::DEFAULT
         };
-        assert_eq!(attention.step(impossible), None);
+        assert_eq!(attention.slice_within(impossible), None);
     }
 
-    fn columns(convolution: Convolution, step: ConvolutionStep) -> usize {
-        let Convolution {
+    fn columns(convolution: ConvolutionShape, step: ConvolutionSlice) -> usize {
+        let ConvolutionShape {
             input, kernel, width, ..
         } = convolution;
         step.images * step.rows * width * input * kernel * kernel
@@ -263,7 +293,7 @@ mod tests {
 
     #[test]
     fn no_convolution_at_512_px_is_larger_than_its_kernel_can_index() {
-        // The autoencoder's at full size, and the UNet's widest with guidance in one batch.
+        // These are the autoencoder's at full size, and the UNet's widest with guidance in one batch.
         let mut all = Vec::new();
         for (level, channels) in [128, 256, 512, 512].into_iter().enumerate() {
             for (input, kernel) in [(channels, 3), (2 * channels, 3), (channels, 1), (4, 3)] {
@@ -273,10 +303,14 @@ mod tests {
         for (level, channels) in [960, 1920, 2560, 2560].into_iter().enumerate() {
             all.push((2 * FRAMES, channels, 64 >> level, 3));
         }
-        for limits in [Limits::INDEXABLE, Limits::USUAL, Limits::LEAN] {
+        for limits in [
+            SliceLimits::INDEXABLE,
+            SliceLimits::DEFAULT,
+            SliceLimits::LOW_MEMORY,
+        ] {
             for (images, input, side, kernel) in all.iter().copied() {
                 let (height, width, output) = (side, side, 1280);
-                let convolution = Convolution {
+                let convolution = ConvolutionShape {
                     images,
                     input,
                     output,
@@ -284,7 +318,7 @@ mod tests {
                     width,
                     kernel,
                 };
-                let step = convolution.step(limits).unwrap();
+                let step = convolution.slice_within(limits).unwrap();
                 assert!(
                     columns(convolution, step) <= limits.columns,
                     "{convolution:?} as {step:?}"
@@ -296,8 +330,8 @@ mod tests {
 
     #[test]
     fn two_to_the_32_columns_are_never_one_launch() {
-        // 16 x 512 x 512 x 1024 = 2^32: as a 32-bit count, nothing at all.
-        let sizes = |images| Convolution {
+        // 16 x 512 x 512 x 1024 = 2^32, which is 0 as a 32-bit count.
+        let sizes = |images| ConvolutionShape {
             images,
             input: 1024,
             output: 8,
@@ -305,17 +339,17 @@ mod tests {
             width: 512,
             kernel: 1,
         };
-        let step = sizes(16).step(Limits::INDEXABLE).unwrap();
+        let step = sizes(16).slice_within(SliceLimits::INDEXABLE).unwrap();
         assert_eq!((step.images, step.rows), (15, 512));
         // A whole window of the decoder at 512 px would be 9.7e9.
-        let decoder = Convolution {
+        let decoder = ConvolutionShape {
             images: 16,
             input: 256,
             output: 256,
             kernel: 3,
             ..sizes(16)
         };
-        assert_eq!(decoder.step(Limits::INDEXABLE).unwrap().images, 7);
+        assert_eq!(decoder.slice_within(SliceLimits::INDEXABLE).unwrap().images, 7);
     }
 
     #[test]

@@ -1,12 +1,13 @@
-//! The CUDA kernels without a GPU: their source is compiled for the host, see `cuda_source/emulate.h`, and every kernel is run
-//! under sanitizers on small and awkward shapes, in every type, against its formula in double precision.
+//! Tests the CUDA kernels without a GPU. Their source is compiled for the host (see `cuda_source/emulate.h`),
+//! and every kernel is run under sanitizers on small and awkward shapes, in every type, and compared with its
+//! formula in double precision.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 use std::path::Path;
 use std::process::Command;
 
-/// Compiles with `sanitizers`, runs, and gives the lines about each case.
+/// Compiles the kernels with `sanitizers`, runs them, and returns the line that is printed for each case.
 fn run(sanitizers: &str) -> Vec<String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let source = root.join("tests/cuda_source");

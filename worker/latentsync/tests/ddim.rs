@@ -1,4 +1,4 @@
-//! The sampler against the reference: tables, timesteps, and runs with given noise.
+//! Compares the sampler with the reference: its tables, its timesteps, and runs with given noise.
 
 #![allow(
     clippy::unwrap_used,
@@ -8,7 +8,7 @@
 
 mod support;
 
-use latentsync::ddim::DdimScheduler;
+use latentsync::ddim::{DdimScheduler, DdimSchedulerOutput};
 use support::{Compared, Golden, Tolerance, assert_close, assert_values_close, files, number_after};
 
 const TABLES: Tolerance = Tolerance {
@@ -30,7 +30,7 @@ fn tables_match_golden() {
             ("betas", scheduler.betas()),
             ("alphas_cumprod", scheduler.alphas_cumprod()),
             ("final_alpha_cumprod", &scheduler.alphas_cumprod()[..1]),
-            // The starting noise is used as it is drawn.
+            // The starting noise is not scaled.
             ("init_noise_sigma", &[1.0]),
         ] {
             if golden.find(name).is_some() {
@@ -85,19 +85,27 @@ fn runs_match_golden_step_by_step() {
                 .take(given)
             {
                 let eps = get("eps").get(i).unwrap();
-                let (next, clean) = scheduler.step(&eps, timestep, &x, steps).unwrap();
+                let DdimSchedulerOutput {
+                    prev_sample,
+                    pred_original_sample,
+                } = scheduler.step(&eps, timestep, &x, steps).unwrap();
                 let part = |name: &str, at: usize| {
                     let whole = golden.find(&format!("{run}.{name}"))?;
                     Some(whole.get(at).unwrap())
                 };
                 if let Some(expected) = part("pred_x0", i) {
-                    assert_close(&format!("{run} x0 {i}"), &clean, &expected, tolerance);
+                    assert_close(
+                        &format!("{run} x0 {i}"),
+                        &pred_original_sample,
+                        &expected,
+                        tolerance,
+                    );
                     compared.add("clean estimates");
                 }
                 let expected = part("x", i + 1).unwrap();
-                assert_close(&format!("{run} x {i}"), &next, &expected, tolerance);
+                assert_close(&format!("{run} x {i}"), &prev_sample, &expected, tolerance);
                 compared.add("steps");
-                x = next;
+                x = prev_sample;
             }
         }
     }

@@ -1,7 +1,8 @@
-//! Half types against the reference's `f32`, and what must stay `f32` whatever the networks compute in.
+//! Compares half types with the `f32` of the reference, and checks what must stay `f32` whatever the networks
+//! compute in.
 //!
-//! The limits are about twice what was measured, as relative distance from the golden tensors; they say how far
-//! each type is from `f32` on networks with random weights.
+//! The limits are about twice what was measured, as relative distances from the golden tensors. They hold for
+//! networks with random weights.
 
 #![allow(
     clippy::unwrap_used,
@@ -21,7 +22,7 @@ use latentfarm_common::digest::Digest;
 use latentsync::checkpoint::{load_unet, load_whisper, whisper_dims};
 use latentsync::config::UNetConfig;
 use latentsync::ddim::DdimScheduler;
-use latentsync::denoise::{Conditioning, SamplingParams, denoise, predict};
+use latentsync::denoise::{Conditioning, SamplingParams, denoise, predict_noise};
 use latentsync::noise::Noise;
 use latentsync::preprocess::{self, FaceMask};
 use latentsync::synth::{Size, synthesize};
@@ -31,7 +32,7 @@ use support::{Golden, Tolerance, assert_close, files, goldens_dir, text};
 
 const HALF_TYPES: [DType; 2] = [DType::F16, DType::BF16];
 
-/// Relative distance from `f32` that a part may have as `f16` and as `bf16`.
+/// The largest relative distances from `f32` that a result may have in `f16` and in `bf16`.
 #[derive(Clone, Copy)]
 struct Limits {
     f16: f64,
@@ -124,7 +125,8 @@ fn vae_in_half_types_is_near_golden() {
                 let get = |part: &str| golden.get(&format!("{case}.{part}"));
                 let near = |limits: Limits, part: &str, result: &Tensor| {
                     let measured = limits.check(&format!("{name} {case} {part}"), dtype, result, get(part));
-                    // The autoencoder gives f32 whatever it computes in; as near as this it would compute in f32.
+                    // The autoencoder returns `f32` whatever it computes in. A smaller distance would mean
+                    // that it computed in `f32`.
                     assert!(
                         measured > 1e-4,
                         "{case} {part} as {dtype:?} is {measured:.1e} from f32"
@@ -179,7 +181,8 @@ fn windows_in_bf16_are_near_golden() {
     check_windows(DType::BF16);
 }
 
-/// Half types are slow on the CPU: of the longer windows only the runs whose pictures are there are compared.
+/// Compares windows in a half type with the golden ones. Half types are slow on the CPU, so that longer
+/// windows are compared only if the golden file has their pictures.
 fn check_windows(dtype: DType) {
     let chain = Chain::open();
     let model = chain.model(dtype);
@@ -223,7 +226,7 @@ fn check_windows(dtype: DType) {
     assert!(compared > 0, "no final latents to compare");
 }
 
-/// Values that a type cannot hold, of all.
+/// Returns the share of the values that a type cannot represent.
 fn share_not_in(dtype: DType, x: &Tensor) -> f64 {
     assert_eq!(x.dtype(), DType::F32);
     let values = bits(x);
@@ -254,11 +257,12 @@ fn golden_latents_stay_f32_between_steps() {
             let (latents, conditioning) = model
                 .encode(&Run::default(), faces, &window.rows, &noise, &mut |_| Ok(()))
                 .unwrap();
-            // The sampler's own steps, by hand and in f32; one rounding on the way would change the end.
+            // These are the steps of the sampler, written out in `f32`. A single rounding to a half type
+            // would change the end.
             let scheduler = DdimScheduler::new();
             let mut expected = latents.clone();
             for timestep in DdimScheduler::timesteps(sampling.steps) {
-                let noise = predict(
+                let noise = predict_noise(
                     &Run::default(),
                     model.unet(),
                     &expected,
@@ -271,7 +275,7 @@ fn golden_latents_stay_f32_between_steps() {
                 expected = scheduler
                     .step(&noise, timestep, &expected, sampling.steps)
                     .unwrap()
-                    .0;
+                    .prev_sample;
                 let share = share_not_in(dtype, &expected);
                 assert!(
                     share > 0.5,
@@ -314,7 +318,9 @@ fn golden_draws_and_scaling_are_f32() {
             let (
                 init,
                 Conditioning {
-                    masked, reference, ..
+                    masked_image_latents,
+                    ref_latents,
+                    ..
                 },
             ) = model
                 .encode(&Run::default(), faces, &window.rows, &noise, &mut |_| Ok(()))
@@ -323,11 +329,14 @@ fn golden_draws_and_scaling_are_f32() {
             let first = init.narrow(2, 0, 1).unwrap().squeeze(2).unwrap();
             assert!(bits(&first) == bits(&given), "the starting noise, as {dtype:?}");
 
-            // What the networks give, then drawn and scaled by hand in f32.
+            // The results of the networks are sampled and scaled here in `f32`.
             let pixels = preprocess::pixels(faces.bytes, faces.resolution).unwrap();
             let mask = FaceMask::new(faces.resolution).unwrap().pixels;
             let without_mouth = preprocess::without_mouth(&pixels, &mask).unwrap();
-            for (what, pixels, ours) in [("masked", &without_mouth, &masked), ("ref", &pixels, &reference)] {
+            for (what, pixels, ours) in [
+                ("masked", &without_mouth, &masked_image_latents),
+                ("ref", &pixels, &ref_latents),
+            ] {
                 let noise = chain.golden.get(&format!("noise.{}.{what}", window.name));
                 for index in 0..window.frames {
                     let moments = vae
@@ -344,7 +353,7 @@ fn golden_draws_and_scaling_are_f32() {
     }
 }
 
-/// Run by the next test in child processes: how many threads there are is fixed once in a process.
+/// The next test runs this in child processes, because the number of threads is fixed once in a process.
 #[test]
 #[ignore = "a part of `thread_count_does_not_change_a_bit_of_a_window_in_any_type`"]
 fn child_prints_the_digest_of_a_window_in_every_type() {

@@ -1,4 +1,4 @@
-//! Masks and pixels against the reference.
+//! Compares masks and pixels with the reference.
 
 #![allow(
     clippy::unwrap_used,
@@ -49,7 +49,7 @@ fn masks_match_golden() {
     compared.require(&["native", "resized", "latent size"]);
 }
 
-/// `mask_geometry.json` says in words of rows and columns what the mask is.
+/// `mask_geometry.json` describes the mask by its rows and columns.
 #[test]
 fn mask_is_drawn_as_golden_geometry_says() {
     for path in support::optional_files("mask_geometry", ".json") {

@@ -1,4 +1,4 @@
-//! The UNet against the reference, block by block.
+//! Compares the UNet with the reference, block by block.
 
 #![allow(
     clippy::unwrap_used,
@@ -27,7 +27,8 @@ const TOLERANCE: Tolerance = Tolerance {
     relative: 1e-5,
 };
 
-/// Ends of the names of modules that are parts of one operation here and have no output of their own.
+/// The ends of the names of modules whose output does not exist here, because they are parts of a larger
+/// operation.
 const INNER: [&str; 13] = [
     ".to_q",
     ".to_k",
@@ -40,7 +41,7 @@ const INNER: [&str; 13] = [
     ".act",
     ".conv_act",
     ".dropout",
-    // The feed-forward runs in slices: no tensor ever holds the values between its two layers.
+    // The feed-forward runs in slices, so that no tensor holds the values between its two layers.
     ".net.0",
     ".net.1",
 ];
@@ -57,8 +58,9 @@ fn load(name: &str, weights: &Path) -> UNet3DConditionModel {
     .unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// Ours has frames in the batch, `(batch x frames, c, h, w)`, and one row for a timestep that the whole batch
-/// shares; the golden tensors are `(batch, c, frames, h, w)`, and a row a sample.
+/// Brings one of our tensors into the shape of the golden one. Ours are `(batch x frames, c, h, w)`, with one
+/// row for a timestep that the whole batch shares; golden tensors are `(batch, c, frames, h, w)`, with one
+/// row for each sample.
 fn like(ours: &Tensor, golden: &Tensor) -> Tensor {
     match golden.dims() {
         [batch, _, frames, _, _] => {
@@ -73,8 +75,8 @@ fn like(ours: &Tensor, golden: &Tensor) -> Tensor {
     }
 }
 
-/// The output, and with `traced` those of the modules. Our batch has one timestep: with several, its samples
-/// run one by one.
+/// Returns the output, and those of the modules if `traced`. Our batch has one timestep; if the golden one
+/// has several, its samples run one by one.
 fn run(
     unet: &UNet3DConditionModel,
     golden: &Golden,
@@ -129,14 +131,14 @@ fn check_case(unet: &UNet3DConditionModel, golden: &Golden, case: &str, compared
     let mut worst = 0.0_f64;
     for name in &wanted {
         let expected = golden.get(&format!("{case}.trace.{name}"));
-        // Modules whose output is another's: an upsampler its convolution's, dropout its input.
+        // The output of an upsampler is that of its convolution.
         let same = name.strip_suffix(".conv").unwrap_or(name);
-        // The last layer of a feed-forward gives the output of the feed-forward.
+        // The output of a feed-forward is that of its last layer.
         let same = same.strip_suffix(".net.2").unwrap_or(same);
         let ours = if name == "conv_out" {
             out.clone()
         } else if let Some(ours) = records.get(&format!("{name}.silu")) {
-            // The norm and the activation after it are one operation.
+            // The norm includes the activation after it.
             let (ours, expected) = (like(ours, expected), expected.silu().unwrap());
             let what = format!("{case} {name} with SiLU");
             worst = worst.max(assert_close(&what, &ours, &expected, TOLERANCE));
@@ -180,7 +182,8 @@ fn unet_matches_golden_blocks_and_outputs() {
     compared.require(&["outputs", "inner modules"]);
 }
 
-/// `NAME.pt` is a whole checkpoint; `NAME_head.pt` has its table of contents, but few of its tensors' data.
+/// `NAME.pt` is a whole checkpoint; `NAME_head.pt` is its first part, with the table of contents and the data
+/// of a few tensors.
 #[test]
 fn torch_checkpoint_reads_like_golden_safetensors() {
     for path in optional_files("unet_", ".pt") {

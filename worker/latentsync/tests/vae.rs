@@ -1,4 +1,5 @@
-//! The image autoencoder against the reference, block by block, with either set of names.
+//! Compares the image autoencoder with the reference, block by block, with the names of older and of newer
+//! diffusers.
 
 #![allow(
     clippy::unwrap_used,
@@ -23,7 +24,8 @@ const TOLERANCE: Tolerance = Tolerance {
     relative: 1e-5,
 };
 
-/// Ends of the names of modules that are parts of one operation here and have no output of their own.
+/// The ends of the names of modules whose output does not exist here, because they are parts of a larger
+/// operation.
 const INNER: [&str; 7] = [
     ".to_q",
     ".to_k",
@@ -46,7 +48,7 @@ fn load(name: &str, path: &Path) -> AutoencoderKl {
     .unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// Traces are of the first images only.
+/// Compares the outputs of the modules, which the golden file has for the first images only.
 fn check_trace(vae: &AutoencoderKl, golden: &Golden, case: &str, compared: &mut Compared) {
     for name in golden.under(&format!("{case}.trace.")) {
         let expected = golden.get(&format!("{case}.trace.{name}"));
@@ -75,14 +77,14 @@ fn check_trace(vae: &AutoencoderKl, golden: &Golden, case: &str, compared: &mut 
             let mut found = records.iter().filter(|(recorded, _)| recorded == name);
             found.next().map(|(_, output)| output.clone())
         };
-        // A module whose output is its only child's.
+        // The output of a module with a single child is that of the child.
         let same = name.strip_suffix(".conv").unwrap_or(&name);
         let ours = match name.as_str() {
             "decoder" | "decoder.conv_out" => Some(last),
             "encoder.conv_out" => find("encoder"),
             name => find(name).or_else(|| find(same)),
         };
-        // A norm and the activation after it are one operation.
+        // A norm includes the activation after it.
         let with_silu = find(&format!("{name}.silu"));
         let expected = &match with_silu {
             Some(_) => expected.silu().unwrap(),
@@ -96,7 +98,7 @@ fn check_trace(vae: &AutoencoderKl, golden: &Golden, case: &str, compared: &mut 
             println!("{case} {name}: part of one operation here");
             continue;
         };
-        // The norm in an attention sees a picture's positions in a row.
+        // The norm in an attention has the positions of a picture in one dimension.
         let ours = ours.reshape(expected.shape()).unwrap();
         assert_close(&format!("{case} trace.{name}"), &ours, expected, TOLERANCE);
         compared.add("inner modules");
@@ -116,8 +118,8 @@ fn check_case(vae: &AutoencoderKl, golden: &Golden, case: &str, compared: &mut C
         let moments = vae.encode(&Run::default(), image).unwrap();
         close("moments", &|| vae.raw_moments(&Run::default(), image).unwrap());
         close("mean", &|| moments.mean.clone());
-        close("logvar", &|| moments.log_variance.clone());
-        close("std", &|| moments.deviation().unwrap());
+        close("logvar", &|| moments.logvar.clone());
+        close("std", &|| moments.std().unwrap());
         if let Some(noise) = find("noise") {
             let latents = moments.sample(noise).unwrap();
             close("sample", &|| latents.clone());
@@ -135,12 +137,12 @@ fn check_case(vae: &AutoencoderKl, golden: &Golden, case: &str, compared: &mut C
     }
 }
 
-/// Names of the networks; one has cases under `NAME_io.safetensors`.
+/// Returns the names of the autoencoders, each of which has cases in `NAME_io.safetensors`.
 fn vaes() -> Vec<String> {
     names("vae", "_io.safetensors")
 }
 
-/// All cases of a file, by number.
+/// Returns all cases of a file, in the order of their numbers.
 fn cases(golden: &Golden) -> Vec<String> {
     let cases = golden.prefixes("case");
     assert!(!cases.is_empty(), "no cases in {}", golden.file);
@@ -171,7 +173,7 @@ fn vae_matches_golden_blocks_and_pictures() {
     ]);
 }
 
-/// Published names of the attention's parts, and the newer ones.
+/// The names of the attention's layers in older diffusers, which published files have, and in newer ones.
 const RENAMED: [[&str; 2]; 4] = [
     [".query.", ".to_q."],
     [".key.", ".to_k."],

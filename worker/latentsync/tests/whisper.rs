@@ -1,4 +1,4 @@
-//! Spectrogram, encoder and rows per frame against the reference.
+//! Compares the spectrogram, the encoder and the rows of each frame with the reference.
 
 #![allow(
     clippy::unwrap_used,
@@ -19,12 +19,12 @@ use serde_json::Value;
 use support::speech::{Track, Whisper, rate_of_tag, whispers};
 use support::{Compared, Golden, Tolerance, assert_close, assert_values_close, files, text};
 
-/// From the given spectrogram.
+/// The tolerance of states that are computed from the golden spectrogram.
 const STATES: Tolerance = Tolerance {
     max_abs: 2e-4,
     relative: 1e-5,
 };
-/// From our own spectrogram.
+/// The tolerance of rows that are computed from our own spectrogram.
 const ROWS: Tolerance = Tolerance {
     max_abs: 1e-3,
     relative: 1e-4,
@@ -34,19 +34,19 @@ const LOG_MEL: Tolerance = Tolerance {
     relative: 2e-5,
 };
 
-/// Feature rows of one of the reference's 30 s segments.
+/// The number of feature rows of a 30 s segment of the reference.
 const SEGMENT: u64 = windows::WINDOW_MEL_FRAMES / 2;
 
 fn index(n: impl TryInto<usize, Error: std::fmt::Debug>) -> usize {
     n.try_into().unwrap()
 }
 
-/// The normalised log-mel spectrogram of a track, `(80, frames)`.
+/// Returns the normalised log-mel spectrogram of a track, `(80, frames)`.
 fn log_mel(pcm: &[i16]) -> Tensor {
     let total = pcm.len() as u64;
     let frames = mel::frame_count(total);
-    let log10 = LogMel::new().log10_frames(pcm, 0, 0..frames, total);
-    let mut max = MelMax::new();
+    let log10 = LogMel::default().log10_frames(pcm, 0, 0..frames, total);
+    let mut max = MelMax::default();
     max.push(pcm);
     let max = max.finish();
     let normalised: Vec<f32> = log10
@@ -58,7 +58,7 @@ fn log_mel(pcm: &[i16]) -> Tensor {
         .unwrap()
 }
 
-/// The two numbers of the tensor names `startA_B`.
+/// Returns the tensor names `startA_B` with their two numbers.
 fn ranges(golden: &Golden, start: &str) -> Vec<(String, usize, usize)> {
     let found = golden.under(start).into_iter().filter_map(|rest| {
         let (from, to) = rest.split_once('_')?;
@@ -67,13 +67,14 @@ fn ranges(golden: &Golden, start: &str) -> Vec<(String, usize, usize)> {
     found.collect()
 }
 
-/// Root mean square along an axis.
+/// Returns the root mean square along an axis.
 fn rms(tensor: &Tensor, axis: usize) -> Tensor {
     let square = tensor.sqr().unwrap();
     square.mean(axis).unwrap().sqrt().unwrap()
 }
 
-/// Output frames of the reference: up to the first whose own row lies past the last one, and one more.
+/// Returns the number of output frames of the reference: all up to the first whose own row is past the last
+/// one, and one more.
 fn reference_frames(rows: u64, rate: FrameRate) -> u64 {
     let far = u64::from(u32::MAX);
     let own_row = |frame: u64| windows::rows_of_frame(frame, rate, far)[4];
@@ -216,7 +217,7 @@ fn features_across_the_join_of_a_long_clip_match_golden() {
             if golden.find(&name("num_chunks_fps25")).is_some() {
                 assert_eq!(
                     golden.integers(&name("num_chunks_fps25"))[0].unsigned_abs(),
-                    reference_frames(count as u64, FrameRate::FILM_25)
+                    reference_frames(count as u64, FrameRate::FPS_25)
                 );
             }
             for (name, from, to) in ranges(golden, &name("feat_rows_")) {
@@ -246,9 +247,9 @@ fn features_across_the_join_of_a_long_clip_match_golden() {
     compared.require(&["rows across a join", "tokens across a join", "last rows"]);
 }
 
-/// The tokens of those frames at 25 a second whose rows all lie within the given ones.
+/// Compares the tokens of those frames, at 25 a second, whose rows are all within the given ones.
 fn check_tokens_within(track: &Track, rows: &Tensor, from: usize, to: usize, compared: &mut Compared) {
-    let rate = FrameRate::FILM_25;
+    let rate = FrameRate::FPS_25;
     for frame in (from / 2) as u64..=(to / 2) as u64 {
         let wanted = windows::rows_of_frame(frame, rate, track.samples);
         let places = wanted.map(|row| index(row).checked_sub(from).filter(|at| *at < to - from));
@@ -313,7 +314,7 @@ fn tokens_of_frames_match_golden_at_every_rate() {
     compared.require(&["rates", "tokens"]);
 }
 
-/// A job ends with its speech; the reference goes one or two frames further.
+/// A job ends with its speech, while the reference renders one or two more frames.
 #[test]
 fn frame_counts_are_those_of_golden_without_the_overhang() {
     let mut compared = Compared::default();
@@ -323,10 +324,10 @@ fn frame_counts_are_those_of_golden_without_the_overhang() {
         }
         for pair in golden.integers("chunk_lengths_probe").chunks_exact(2) {
             let (rows, frames) = (pair[0].unsigned_abs(), pair[1].unsigned_abs());
-            assert_eq!(reference_frames(rows, FrameRate::FILM_25), frames, "{rows} rows");
+            assert_eq!(reference_frames(rows, FrameRate::FPS_25), frames, "{rows} rows");
             for samples in rows * 320..(rows + 1) * 320 {
                 assert_eq!(windows::row_count(samples), rows);
-                let ours = FrameRate::FILM_25.frames_covering(samples, 16_000);
+                let ours = FrameRate::FPS_25.frames_covering(samples, 16_000);
                 assert!((1..=2).contains(&(frames - ours)), "{samples} samples");
             }
             compared.add("lengths");
@@ -335,7 +336,7 @@ fn frame_counts_are_those_of_golden_without_the_overhang() {
     compared.require(&["lengths"]);
 }
 
-/// The audio of the whole-chain data is that of the speech here.
+/// The golden data of the whole pipeline have the same speech as the golden data here.
 #[test]
 fn tokens_of_the_whole_chain_match_golden() {
     const KEY: &str = "audio_chunks_are_rows_of_whisper_chunks_fps";
@@ -350,7 +351,7 @@ fn tokens_of_the_whole_chain_match_golden() {
         for (tag, range) in keys.filter_map(|(key, range)| Some((key.strip_prefix(KEY)?, range))) {
             stated += 1;
             let count = tokens.dim(0).unwrap() as u64;
-            // A shortened file holds the last ones.
+            // A shortened file holds the last frames.
             let first = range[1].as_u64().unwrap() - count;
             let candidates = whispers().into_iter().filter_map(|whisper| {
                 let track = Track::encode(&whisper.encoder(), &whisper.pcm(), AudioWindows::Reference);

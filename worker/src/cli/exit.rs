@@ -1,17 +1,18 @@
-//! How a command ends: what it prints last, and its exit code.
+//! The ways in which a subcommand ends, with its exit codes and its last output, and the runtime of the
+//! asynchronous ones.
 
 use std::io::Write as _;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use latentfarm_common::error::Chain;
+use latentfarm_common::error::{Chain, one_line};
 
 /// Exit code of a machine that cannot do the work: starting the worker again would not help.
-pub(super) const EXIT_UNFIT: u8 = 3;
+pub(super) const EXIT_CANNOT_WORK: u8 = 3;
 
-/// Runs `work` on a runtime of this one thread, which lives as long as the process: the kernel kills the children that it
-/// has started when it ends.
-pub(super) fn run_here<E: From<anyhow::Error>>(work: impl Future<Output = Result<(), E>>) -> Result<(), E> {
+/// Runs `work` on a runtime of this one thread, which lives as long as the process. The kernel kills a child
+/// process when the thread that started it ends.
+pub(super) fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -19,15 +20,21 @@ pub(super) fn run_here<E: From<anyhow::Error>>(work: impl Future<Output = Result
     runtime.block_on(work)
 }
 
-/// Prints an error with its causes; exit code 2 is for what the user can mend.
-pub(super) fn refuse(error: &(dyn std::error::Error + 'static)) -> ExitCode {
+/// Logs an error with its causes on one line and ends with `code`.
+pub(super) fn failed(error: &(dyn std::error::Error + 'static), code: u8) -> ExitCode {
+    tracing::error!("{}", one_line(error));
+    ExitCode::from(code)
+}
+
+/// Prints an error with its causes and ends with code 2, which means that the user can put it right.
+pub(super) fn usage_error(error: &(dyn std::error::Error + 'static)) -> ExitCode {
     eprintln!("error: {}", Chain(error));
     ExitCode::from(2)
 }
 
-/// Prints the result; a reader that is gone makes it a failure.
-pub(super) fn say(text: &str, code: ExitCode) -> ExitCode {
-    match writeln!(std::io::stdout(), "{text}") {
+/// Prints the result and ends with `code`, or with failure if nobody reads standard output any more.
+pub(super) fn print(text: &str, code: ExitCode) -> ExitCode {
+    match writeln!(std::io::stdout(), "{}", text.trim_end()) {
         Ok(()) => code,
         Err(_closed) => ExitCode::FAILURE,
     }

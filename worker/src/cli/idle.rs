@@ -1,15 +1,16 @@
-//! `latentfarm-worker idle`: takes tasks as `run` does and does nothing for them, so that a bench sees what the
-//! farm itself costs.
+//! `latentfarm-worker idle` pulls tasks as `run` does and finishes each at once with made-up results.
+//! `latentfarm bench` starts it, to measure what the farm costs without the model.
 
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use latentfarm_common::backoff::RetryLimit;
 use latentfarm_common::error::one_line;
 use latentfarm_common::frame::FrameHash;
 use latentfarm_common::ids::WorkerId;
 use latentfarm_common::nats::Role;
-use latentfarm_common::nats::connect::{self, Identity, Patience};
+use latentfarm_common::nats::connect::{self, Identity};
 use latentfarm_common::queues::Available;
 use latentfarm_common::shutdown;
 use latentfarm_common::wire;
@@ -19,26 +20,23 @@ use latentfarm_common::wire::outcome::{
 };
 use latentfarm_common::wire::task::TaskBody;
 
-use super::exit::run_here;
-use crate::consume::{self, Artifact, Assignment, Finished, TaskRunner, Vitals};
+use super::exit::{block_on, failed};
+use crate::consume::{self, Artifact, Assignment, HeartbeatState, TaskOutput, TaskRunner};
 
 #[derive(clap::Args, Debug)]
 pub(super) struct IdleArgs {
     /// URL of the farm's NATS server
     #[arg(long, value_name = "URL")]
     nats: String,
-    /// Name of this worker
+    /// Name of this worker on the farm
     #[arg(long, value_name = "NAME")]
     name: WorkerId,
 }
 
 pub(super) fn main(args: IdleArgs) -> ExitCode {
-    match run_here(run(args)) {
+    match block_on(run(args)) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!("{}", one_line(error.as_ref()));
-            ExitCode::FAILURE
-        }
+        Err(error) => failed(error.as_ref(), 1),
     }
 }
 
@@ -46,20 +44,20 @@ async fn run(args: IdleArgs) -> anyhow::Result<()> {
     let (trigger, shutdown, drain) = shutdown::channel();
     shutdown::on_signals(trigger).context("cannot listen for signals")?;
     let identity = Identity::from_environment(Role::Worker(args.name.clone()), args.name.to_string());
-    let connection = connect::connect(&args.nats, &identity, Patience::Once).await?;
-    let vitals = Vitals::new(args.name.clone(), "none".to_owned());
-    vitals.update(|heartbeat| heartbeat.capacity.host_mib = Some(ROOM_MIB));
+    let connection = connect::connect(&args.nats, &identity, RetryLimit::Tries(1)).await?;
+    let heartbeat_state = HeartbeatState::new(args.name.clone(), "none".to_owned());
+    heartbeat_state.update(|heartbeat| heartbeat.capacity.host_mib = Some(AVAILABLE_MIB));
     let settings = consume::Settings::new(args.name);
-    consume::serve(&connection, &settings, &mut Idle, &vitals, shutdown).await?;
+    consume::serve(&connection, &settings, &mut Idle, &heartbeat_state, shutdown).await?;
     connection.close().await;
     let _in_time = drain.finished(Duration::from_secs(5)).await;
     Ok(())
 }
 
-/// More than any task needs.
-const ROOM_MIB: u64 = 1 << 20;
+/// The memory that this worker reports as available, which is more than any task needs.
+const AVAILABLE_MIB: u64 = 1 << 20;
 
-/// Has room for everything and does nothing.
+/// Accepts every task and returns a made-up result at once.
 struct Idle;
 
 impl TaskRunner for Idle {
@@ -67,13 +65,13 @@ impl TaskRunner for Idle {
         Available {
             analyze: true,
             memory: RenderMemory {
-                host_mib: Some(ROOM_MIB),
+                host_mib: Some(AVAILABLE_MIB),
                 device_mib: None,
             },
         }
     }
 
-    async fn run(&mut self, assignment: Assignment<'_>) -> Result<Finished, Failure> {
+    async fn run(&mut self, assignment: Assignment<'_>) -> Result<TaskOutput, Failure> {
         let (artifact, body) = match &assignment.task.body {
             TaskBody::Analyze(task) => {
                 let frames = usize::try_from(task.range.len()).unwrap_or(0);
@@ -100,7 +98,7 @@ impl TaskRunner for Idle {
                 (assignment.task.chunk.to_string().into_bytes(), body)
             }
         };
-        Ok(Finished {
+        Ok(TaskOutput {
             artifact: Artifact::Bytes(artifact),
             body,
             timings: StageTimings::default(),
@@ -110,7 +108,7 @@ impl TaskRunner for Idle {
     }
 }
 
-/// The same face in the same place.
+/// Returns the observation of every frame: one face, always in the same place.
 fn face() -> FrameObservation {
     FrameObservation {
         cut: false,

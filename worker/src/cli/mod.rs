@@ -1,8 +1,8 @@
-//! The command line of `latentfarm-worker`.
+//! The command line of `latentfarm-worker`: `main.rs` parses it, and one module here runs each subcommand.
 
 mod bench;
-mod devices;
-mod engine;
+mod device_args;
+mod engine_program;
 mod exit;
 mod idle;
 mod memtest;
@@ -13,10 +13,9 @@ mod weights;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use latentfarm_common::error::Chain;
 use latentfarm_common::telemetry;
 
-use exit::refuse;
+use exit::{failed, usage_error};
 
 /// Renders chunks of latentfarm jobs on this machine.
 #[derive(Parser, Debug)]
@@ -32,9 +31,10 @@ pub struct Args {
 
 #[derive(Subcommand, Debug)]
 enum Command {
-    /// Pull chunks from a farm and render them until told to stop
+    /// Pull chunks from a farm and render them until a signal ends the worker
     ///
-    /// Ctrl-C finishes the current chunk and leaves; a second one gives the chunk back at once.
+    /// The first Ctrl-C finishes the current chunk and then ends the worker; the second one ends it at once,
+    /// and the farm renders the chunk elsewhere.
     #[command(
         after_help = "Example:\n  latentfarm-worker run --nats nats://farm.example:4222 --weights /srv/latentsync"
     )]
@@ -42,7 +42,7 @@ enum Command {
     /// Fetch, make, convert, check or describe model weights
     #[command(subcommand)]
     Weights(weights::WeightsCommand),
-    /// Say what this machine has, what is free of it, and which tasks a worker would ask for
+    /// Print what this machine has, how much of it is free, and which tasks a worker on it would pull
     #[command(after_help = "Example:\n  latentfarm-worker probe --device auto,cpu --json")]
     Probe(probe::ProbeArgs),
     /// Measure the model's speed and memory on this machine, part by part
@@ -50,42 +50,35 @@ enum Command {
         after_help = "Example:\n  latentfarm-worker bench --weights /srv/latentsync --threads 2 --parts unet,vae-decode"
     )]
     Bench(bench::BenchArgs),
-    /// Test how the engine governs its memory on this machine; prints a table and a verdict
+    /// Check how the engine manages its memory on this machine, and print a table with a verdict
     ///
-    /// Samples are told and possible, guidance can be switched, memory is clean after frames, steps, windows and
-    /// errors, and nothing leaks.
+    /// The checks: every stage reports plausible memory samples; guidance can be switched on and off between
+    /// windows; frames, steps, windows and errors leave no memory behind; many windows do not leak.
     #[command(after_help = "Example:\n  latentfarm-worker memtest --weights /srv/latentsync --windows 200")]
     Memtest(memtest::MemtestArgs),
-    /// Decode, crop, paste and encode for a worker (started by `run`)
+    /// Decode, crop, paste and encode for a worker; `run` starts this process
     #[command(hide = true)]
     Media,
-    /// Take tasks and do nothing for them (started by `latentfarm bench`)
+    /// Take tasks and finish them without any work; `latentfarm bench` starts this process
     #[command(hide = true)]
     Idle(idle::IdleArgs),
 }
 
-/// Runs the command; its result is the process's exit code.
+/// Runs the subcommand and returns the exit code of the process.
 pub fn main(args: Args) -> ExitCode {
     if let Err(error) = telemetry::init("info") {
-        return refuse(&error);
+        return usage_error(&error);
     }
     match args.command {
-        Command::Media => media(),
+        Command::Media => match crate::media::serve(std::io::stdin().lock(), std::io::stdout().lock()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => failed(&error, 1),
+        },
         Command::Bench(args) => bench::main(&args),
         Command::Idle(args) => idle::main(args),
         Command::Memtest(args) => memtest::main(args),
         Command::Run(args) => run::main(args),
         Command::Probe(args) => probe::main(&args),
         Command::Weights(command) => weights::main(command),
-    }
-}
-
-fn media() -> ExitCode {
-    match crate::media::serve(std::io::stdin().lock(), std::io::stdout().lock()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!("{}", Chain(&error));
-            ExitCode::FAILURE
-        }
     }
 }

@@ -1,7 +1,7 @@
-//! `latentfarm-worker probe`: what this machine has, what is free of it, and which queues a worker would ask for.
+//! `latentfarm-worker probe` prints what this machine has, how much of it is free, and which classes of tasks
+//! a worker on each device would pull now.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::process::ExitCode;
 
 use latentfarm_common::error::one_line;
@@ -9,34 +9,36 @@ use latentfarm_common::queues::{ResourceClass, fitting};
 use latentfarm_common::wire::memory::DeviceKind;
 use serde::Serialize;
 
-use super::devices::{DeviceArgs, Engines};
-use super::exit::{EXIT_UNFIT, refuse};
-use crate::machine::choice::{self, GpuState, HostState, Limits, Snapshot, Target};
-use crate::machine::claims::Claims;
+use super::device_args::{DeviceArgs, Engines};
+use super::exit::{EXIT_CANNOT_WORK, print, usage_error};
+use crate::machine::admission::{self, DeviceState, GpuState, HostState, MemoryLimits, Snapshot};
 use crate::machine::probe::{Device, Probe};
+use crate::machine::reservations::Reservations;
 use latentfarm_common::host;
 
 #[derive(clap::Args, Debug)]
 pub(super) struct ProbeArgs {
     #[command(flatten)]
     devices: DeviceArgs,
-    /// One JSON object in place of the text
+    /// Print one JSON object instead of the text
     #[arg(long)]
     json: bool,
 }
 
-/// What was found.
+/// Everything that `probe` found out; `--json` prints it as it is.
 #[derive(Clone, Debug, Serialize)]
-struct Report {
+struct ProbeReport {
     host: HostReport,
-    /// Every usable GPU, or why there is none.
+    /// The GPUs that this process may use.
     gpus: Vec<GpuReport>,
+    /// Why there is no usable GPU.
     gpus_missing: Option<String>,
-    /// The CUDA engine's program if it is there.
+    /// Path of the CUDA engine, if it is installed.
     cuda_engine: Option<String>,
     workers: Vec<WorkerReport>,
-    /// Why no worker would start.
+    /// Why `run` with these options would not start.
     refused: Option<String>,
+    /// Why `--device auto` chose the CPU.
     note: Option<String>,
 }
 
@@ -56,61 +58,58 @@ struct GpuReport {
     problem: Option<String>,
 }
 
-/// What a worker on one device would do.
+/// The memory and the tasks of a worker on one device.
 #[derive(Clone, Debug, Serialize)]
 struct WorkerReport {
     device: String,
     engine: String,
     free_mib: u64,
-    claimed_by_others_mib: u64,
+    reserved_by_others_mib: u64,
     reserve_mib: u64,
-    /// For one task now, and were nothing else at work.
-    room_mib: Option<u64>,
-    reach_mib: Option<u64>,
-    /// Classes of tasks, largest first.
-    asks_for: Vec<String>,
+    /// Memory for one task now; `None` if a task would not fit at all.
+    available_mib: Option<u64>,
+    /// Memory for one task if nothing else used the device; `None` if it is not known.
+    capacity_mib: Option<u64>,
+    /// Classes of the tasks that the worker would pull now, the largest first.
+    resource_classes: Vec<String>,
     problem: Option<String>,
 }
 
 pub(super) fn main(args: &ProbeArgs) -> ExitCode {
     let engines = match args.devices.engines() {
         Ok(engines) => engines,
-        Err(error) => return refuse(error.as_ref()),
+        Err(error) => return usage_error(error.as_ref()),
     };
-    let report = look(&args.devices, &engines);
+    let report = gather(&args.devices, &engines);
     let text = if args.json {
         serde_json::to_string_pretty(&report).unwrap_or_default()
     } else {
-        readable(&report)
+        text(&report)
     };
-    let written = writeln!(std::io::stdout(), "{}", text.trim_end());
-    if written.is_ok() && report.can_render() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::from(EXIT_UNFIT)
-    }
+    let code = if report.can_render() { 0 } else { EXIT_CANNOT_WORK };
+    print(&text, ExitCode::from(code))
 }
 
-impl Report {
+impl ProbeReport {
     fn can_render(&self) -> bool {
         let renders = |class: &String| !matches!(class.parse(), Ok(ResourceClass::Analyze));
         self.workers
             .iter()
-            .any(|worker| worker.asks_for.iter().any(renders))
+            .any(|worker| worker.resource_classes.iter().any(renders))
     }
 }
 
-fn look(args: &DeviceArgs, engines: &Engines) -> Report {
+fn gather(args: &DeviceArgs, engines: &Engines) -> ProbeReport {
     let probe = args.probe();
-    let (chosen, inventory) = args.choose(&probe, engines);
+    let (selected, inventory) = args.select(&probe, engines);
     let limits = args.limits();
-    let (workers, refused, note) = match chosen {
-        Ok(chosen) => {
-            let workers = chosen
+    let (workers, refused, note) = match selected {
+        Ok(selected) => {
+            let workers = selected
                 .devices
                 .iter()
                 .map(|device| worker(device, &probe, engines, &limits));
-            (workers.collect(), None, chosen.note)
+            (workers.collect(), None, selected.note)
         }
         Err(error) => (Vec::new(), Some(one_line(error.as_ref())), None),
     };
@@ -128,7 +127,7 @@ fn look(args: &DeviceArgs, engines: &Engines) -> Report {
             problem: reading.err(),
         }
     });
-    Report {
+    ProbeReport {
         host: HostReport {
             free_mib: host::available_mib(),
             total_mib: host::total_mib(),
@@ -143,8 +142,9 @@ fn look(args: &DeviceArgs, engines: &Engines) -> Report {
     }
 }
 
-fn worker(device: &Device, probe: &Probe, engines: &Engines, limits: &Limits) -> WorkerReport {
-    let claimed_mib = Claims::new(&Claims::usual_root(), &device.key(), "probe").others_mib();
+fn worker(device: &Device, probe: &Probe, engines: &Engines, limits: &MemoryLimits) -> WorkerReport {
+    let reserved_by_others_mib =
+        Reservations::new(&Reservations::usual_root(), &device.key(), "probe").others_mib();
     let reading = probe.read(device);
     let mut host_state = HostState {
         free_mib: host::available_mib(),
@@ -152,13 +152,13 @@ fn worker(device: &Device, probe: &Probe, engines: &Engines, limits: &Limits) ->
         ..HostState::default()
     };
     let target = if device.kind() == DeviceKind::Cpu {
-        host_state.claimed_mib = claimed_mib;
-        Target::Cpu
+        host_state.reserved_by_others_mib = reserved_by_others_mib;
+        DeviceState::Cpu
     } else {
-        Target::Gpu(reading.as_ref().ok().map(|reading| GpuState {
+        DeviceState::Gpu(reading.as_ref().ok().map(|reading| GpuState {
             free_mib: reading.free_mib,
             total_mib: reading.total_mib,
-            claimed_mib,
+            reserved_by_others_mib,
             engine_mib: 0,
         }))
     };
@@ -166,7 +166,7 @@ fn worker(device: &Device, probe: &Probe, engines: &Engines, limits: &Limits) ->
         host: host_state,
         device: target,
     };
-    let available = choice::available(&snapshot, limits);
+    let available = admission::available(&snapshot, limits);
     let queues = fitting(&available)
         .into_iter()
         .filter(|queue| queue.priority == 0);
@@ -176,28 +176,27 @@ fn worker(device: &Device, probe: &Probe, engines: &Engines, limits: &Limits) ->
         device: device.to_string(),
         engine: program.display().to_string(),
         free_mib: reading.as_ref().map_or(0, |reading| reading.free_mib),
-        claimed_by_others_mib: claimed_mib,
+        reserved_by_others_mib,
         reserve_mib: match device.kind() {
             DeviceKind::Cpu => limits.reserve_mib,
             DeviceKind::Cuda => limits.reserve_device_mib,
         },
-        room_mib: available.memory.of(device.kind()),
-        reach_mib: choice::capacity(&snapshot, limits).of(device.kind()),
-        asks_for: queues.map(|queue| queue.class.to_string()).collect(),
+        available_mib: available.memory.of(device.kind()),
+        capacity_mib: admission::capacity(&snapshot, limits).of(device.kind()),
+        resource_classes: queues.map(|queue| queue.class.to_string()).collect(),
         problem: reading.err().or(missing),
     }
 }
 
-fn readable(report: &Report) -> String {
+fn text(report: &ProbeReport) -> String {
     let mut text = String::new();
     let gib = |mib: u64| format!("{:.1}", mib as f64 / 1024.0);
-    let mut line = |words: String| {
-        // Writing to a string does not fail.
-        let _always = writeln!(text, "{words}");
+    let mut line = |line: String| {
+        let _infallible = writeln!(text, "{line}");
     };
     let host = &report.host;
     let pressure = host.pressure_percent.map_or_else(String::new, |percent| {
-        format!("; tasks wait for memory {percent} % of the time")
+        format!("; processes wait for memory {percent} % of the time")
     });
     line(format!(
         "host: {} GiB free of {}{pressure}",
@@ -218,28 +217,30 @@ fn readable(report: &Report) -> String {
     }
     line(String::new());
     for worker in &report.workers {
-        let asks = if worker.asks_for.is_empty() {
-            "nothing".to_owned()
+        let tasks = if worker.resource_classes.is_empty() {
+            "no tasks".to_owned()
         } else {
-            worker.asks_for.join(", ")
+            format!("tasks of the classes {}", worker.resource_classes.join(", "))
         };
-        line(format!("a worker on {} asks for: {asks}", worker.device));
-        let room = worker.room_mib.map_or("no".to_owned(), |mib| gib(mib) + " GiB");
-        let reach = worker
-            .reach_mib
+        line(format!("a worker on {} would pull {tasks}", worker.device));
+        let available = worker
+            .available_mib
+            .map_or("nothing".to_owned(), |mib| gib(mib) + " GiB");
+        let capacity = worker
+            .capacity_mib
             .map_or("unknown".to_owned(), |mib| gib(mib) + " GiB");
         line(format!(
-            "  {room} for one task: {} GiB are free, {} MiB are reserved, {} MiB are about to be used by others; {reach} \
-             at the most",
+            "  available for one task: {available} ({} GiB are free, {} MiB stay in reserve, {} MiB are reserved by other \
+             workers); at most: {capacity}",
             gib(worker.free_mib),
             worker.reserve_mib,
-            worker.claimed_by_others_mib
+            worker.reserved_by_others_mib
         ));
         if let Some(problem) = &worker.problem {
             line(format!("  {problem}"));
         }
     }
-    // A note repeats why there are no GPUs.
+    // If there are no GPUs, the note repeats why.
     let note = report.note.iter().filter(|_| report.gpus_missing.is_none());
     for reason in report.refused.iter().chain(note) {
         line(reason.clone());

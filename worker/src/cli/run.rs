@@ -1,23 +1,24 @@
-//! `latentfarm-worker run`: the supervisor.
+//! `latentfarm-worker run` is the supervisor: for each device it joins the farm as a worker, and it renders
+//! until a signal ends it.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use latentfarm_common::error::one_line;
+use latentfarm_common::backoff::RetryLimit;
 use latentfarm_common::ids::WorkerId;
 use latentfarm_common::nats::Role;
-use latentfarm_common::nats::connect::{self, Identity, Patience, SEED_VARIABLE};
+use latentfarm_common::nats::connect::{self, Identity, SEED_VARIABLE};
 use latentfarm_common::shutdown::{self, Shutdown};
 use latentfarm_common::wire::memory::WARN_GIB;
 
-use super::devices::{DeviceArgs, worker_names};
-use super::engine;
-use super::exit::{EXIT_UNFIT, run_here};
-use crate::consume::{self, Vitals};
-use crate::machine::claims::Claims;
+use super::device_args::{DeviceArgs, worker_names};
+use super::engine_program::{ensure_installed, thread_count};
+use super::exit::{EXIT_CANNOT_WORK, block_on, failed};
+use crate::consume::{self, HeartbeatState};
 use crate::machine::probe::{Device, Probe};
+use crate::machine::reservations::Reservations;
 use crate::supervise::{ChildCommand, Runner, RunnerSettings};
 use latentfarm_engine::Precision;
 use latentsync::Checkpoint;
@@ -35,79 +36,66 @@ pub(super) struct RunArgs {
     weights: PathBuf,
     #[command(flatten)]
     devices: DeviceArgs,
-    /// What the engine computes in (default: f32 on the CPU, f16 on CUDA)
+    /// Number type that the engine computes in (default: f32 on the CPU, f16 on CUDA)
     #[arg(long, value_enum, value_name = "TYPE")]
     precision: Option<Precision>,
     /// Threads of the engine and of the media process (default: all cores)
     #[arg(long, value_name = "N")]
     threads: Option<u32>,
-    /// Folder for temporary files (default: a new one, removed at the end)
+    /// Folder for temporary files (default: a new one that is removed at the end)
     #[arg(long, value_name = "DIR")]
     scratch: Option<PathBuf>,
-    /// A process that says nothing for so many seconds is taken for hung and killed; known work for five times as
-    /// long as it was ever silent on this device, and a minute at least
+    /// Seconds without a message after which an engine or media process counts as hung and is killed; for
+    /// work that this device has done before, the limit is five times its longest silence so far, and at
+    /// least one minute
     #[arg(long, value_name = "SECONDS", default_value_t = 900)]
     silence_limit: u64,
-    /// Uses of memory, in GiB, that are warned of when they are crossed; 90 % of a device always is
+    /// Amounts of used memory, in GiB, whose crossing is logged as a warning; 90 % of a device always is
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_values_t = WARN_GIB)]
     warn_gib: Vec<u64>,
-    /// How often the engine gives memory back to the device: the more often, the more other programs find free
+    /// When the engine gives unused memory back to the device; the more often it does, the more other
+    /// programs find free
     #[arg(long, value_name = "WHEN", value_parser = ["strict", "step", "window", "task"])]
     cleanup: Option<String>,
-    /// Passed on to the engine
+    /// Argument to pass on to the engine
     #[arg(long, value_name = "ARG", hide = true, allow_hyphen_values = true)]
     engine_arg: Vec<String>,
 }
 
 pub(super) fn main(args: RunArgs) -> ExitCode {
-    match run_here(run(args)) {
+    match block_on(run(args)) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(Unfit(error)) => {
-            tracing::error!("{}", one_line(error.as_ref()));
-            ExitCode::from(EXIT_UNFIT)
-        }
+        Err(error) => failed(error.as_ref(), EXIT_CANNOT_WORK),
     }
 }
 
-/// This machine cannot work, and would not after a restart.
-struct Unfit(anyhow::Error);
-
-impl<E: Into<anyhow::Error>> From<E> for Unfit {
-    fn from(error: E) -> Self {
-        Self(error.into())
-    }
-}
-
-async fn run(args: RunArgs) -> Result<(), Unfit> {
+async fn run(args: RunArgs) -> anyhow::Result<()> {
     let worker = worker_id(args.name.as_deref())?;
-    let own_scratch = match &args.scratch {
-        Some(_) => None,
-        None => Some(tempfile::tempdir().context("cannot make a scratch folder")?),
+    let (scratch, _removed_at_the_end) = if let Some(dir) = args.scratch {
+        (dir, None)
+    } else {
+        let dir = tempfile::tempdir().context("cannot make a scratch folder")?;
+        (dir.path().to_owned(), Some(dir))
     };
-    let scratch = own_scratch
-        .as_ref()
-        .map(|dir| dir.path().to_owned())
-        .or(args.scratch)
-        .unwrap_or_default();
-    // Weights that cannot be used are better found now than with the first task.
+    // Unusable weights are reported now rather than with the first task.
     let checkpoint = Checkpoint::open(&args.weights)?;
     checkpoint.check_tensors()?;
     let engines = args.devices.engines()?;
-    engine::check_program(&engines.host)?;
+    ensure_installed(&engines.host)?;
     let probe = args.devices.probe();
-    let (chosen, _) = args.devices.choose(&probe, &engines);
-    let mut chosen = chosen?;
-    if let Some(note) = chosen.note {
+    let (selected, _) = args.devices.select(&probe, &engines);
+    let mut selected = selected?;
+    if let Some(note) = selected.note {
         tracing::info!("{note}");
     }
     let nkey_seed = std::env::var(SEED_VARIABLE).ok();
     if nkey_seed.is_some() && args.devices.is_auto() {
-        keep_emptiest(&mut chosen.devices, &probe);
+        keep_emptiest(&mut selected.devices, &probe);
     }
-    let names = worker_names(&worker, &chosen.devices)?;
+    let names = worker_names(&worker, &selected.devices)?;
     ensure_one_key_each(nkey_seed.is_some(), &names)?;
     let own = std::env::current_exe().context("cannot find out where this program lies")?;
-    let threads = engine::threads(args.threads).max(1);
+    let threads = thread_count(args.threads).max(1);
     let weights_dir = std::path::absolute(&args.weights).context("cannot resolve the weights folder")?;
     let settings = |device: &Device, name: &WorkerId| {
         let (program, text, envs) = engines.command(device);
@@ -138,11 +126,11 @@ async fn run(args: RunArgs) -> Result<(), Unfit> {
             scratch: scratch.join(name.as_str()),
             limits: args.devices.limits(),
             warn_gib: args.warn_gib.clone(),
-            claims: Claims::usual_root(),
+            reservations_dir: Reservations::usual_root(),
             silence_limit: Duration::from_secs(args.silence_limit),
         }
     };
-    let workers = names.iter().zip(&chosen.devices);
+    let workers = names.iter().zip(&selected.devices);
     let workers: Vec<_> = workers
         .map(|(name, device)| (name.clone(), settings(device, name)))
         .collect();
@@ -171,7 +159,7 @@ async fn run(args: RunArgs) -> Result<(), Unfit> {
     Ok(())
 }
 
-/// Takes tasks for one device until told to stop.
+/// Pulls and renders tasks on one device, as one worker, until the shutdown begins.
 async fn serve(
     name: WorkerId,
     settings: RunnerSettings,
@@ -179,39 +167,46 @@ async fn serve(
     nats: &str,
     identity: Identity,
     shutdown: Shutdown,
-) -> Result<(), Unfit> {
+) -> anyhow::Result<()> {
     let mut leaving = shutdown.clone();
     let connection = tokio::select! {
-        connection = connect::connect(nats, &identity, Patience::Forever) => connection?,
+        connection = connect::connect(nats, &identity, RetryLimit::Forever) => connection?,
         () = leaving.reached(shutdown::Phase::Draining) => return Ok(()),
     };
     drop(leaving);
-    let vitals = Vitals::new(name.clone(), settings.device.to_string());
-    tracing::info!(worker = %name, device = %settings.device, "computes");
-    let mut runner = Runner::new(settings, probe, vitals.clone());
+    let heartbeat_state = HeartbeatState::new(name.clone(), settings.device.to_string());
+    tracing::info!(worker = %name, device = %settings.device, "the worker has joined the farm");
+    let mut runner = Runner::new(settings, probe, heartbeat_state.clone());
     let loop_settings = consume::Settings::new(name);
-    consume::serve(&connection, &loop_settings, &mut runner, &vitals, shutdown).await?;
+    consume::serve(
+        &connection,
+        &loop_settings,
+        &mut runner,
+        &heartbeat_state,
+        shutdown,
+    )
+    .await?;
     runner.close().await;
     connection.close().await;
     Ok(())
 }
 
-/// One key is one worker, so that `auto` takes one GPU: the one with the most free memory.
+/// Reduces `auto` to the GPU with the most free memory, since one key admits only one worker.
 fn keep_emptiest(devices: &mut Vec<Device>, probe: &Probe) {
     if devices.len() > 1 {
         let free = |device: &Device| probe.read(device).map_or(0, |reading| reading.free_mib);
         devices.sort_by_key(|device| std::cmp::Reverse(free(device)));
         devices.truncate(1);
-        tracing::warn!(device = %devices[0], "LATENTFARM_NKEY_SEED is the key of one worker: uses one of several GPUs");
+        tracing::warn!(device = %devices[0], "LATENTFARM_NKEY_SEED is the key of one worker: only one of several GPUs is used");
     }
 }
 
-/// A key lets one worker in, by its name.
+/// Refuses several devices with one key, which admits only the worker that it names.
 fn ensure_one_key_each(has_key: bool, names: &[WorkerId]) -> anyhow::Result<()> {
     anyhow::ensure!(
         !has_key || names.len() == 1,
         "LATENTFARM_NKEY_SEED is the key of one worker, and {} devices would be {} workers: start one worker for each \
-         device, with --device and a key of its own",
+         device, with --device and its own key",
         names.len(),
         names.len()
     );
@@ -232,7 +227,7 @@ fn worker_id(name: Option<&str>) -> anyhow::Result<WorkerId> {
     text.truncate(40);
     text.parse().with_context(|| {
         format!(
-            "the host's name `{}` gives no worker name; give --name",
+            "the host's name `{}` cannot be made a worker name; give --name",
             host.display()
         )
     })

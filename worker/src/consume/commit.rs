@@ -1,11 +1,12 @@
-//! Making a result count: blob, check, done record.
+//! Commits a result in this order: store the blob, check it, write the done record. `handle.rs` calls it for
+//! each task that was run.
 
 use std::time::Duration;
 
 use latentfarm_common::blob::{BlobError, Store};
 use latentfarm_common::ids::WorkerId;
-use latentfarm_common::nats::Connection;
-use latentfarm_common::nats::done::{Commit, DoneError, DoneLog};
+use latentfarm_common::nats::done::{CommitOutcome, DoneLog};
+use latentfarm_common::nats::{Connection, StreamError};
 use latentfarm_common::time::milliseconds;
 use latentfarm_common::wire::blob::BlobRef;
 use latentfarm_common::wire::outcome::DoneRecord;
@@ -13,33 +14,34 @@ use latentfarm_common::wire::task::Task;
 use tokio::time::Instant;
 
 use super::progress::Progress;
-use super::runner::{Artifact, Finished};
+use super::runner::{Artifact, TaskOutput};
 
-/// An upload that takes longer is given up; a chunk has at most 480 frames.
+/// An upload that takes longer is abandoned; a chunk has at most 480 frames.
 const UPLOAD_LIMIT: Duration = Duration::from_mins(15);
-/// The store's own time limits say whether an upload is alive, so its waiting counts as progress.
+/// How often a wait for the store counts as progress. The store's own time limits end an upload that hangs.
 const UPLOAD_STEP: Duration = Duration::from_secs(2);
 
-/// Why a result does not count.
+/// Why a result could not be committed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CommitError {
     #[error("cannot store the result")]
     Store(#[source] BlobError),
     #[error("the result was not stored within {} s", UPLOAD_LIMIT.as_secs())]
     TooSlow,
-    #[error("the stored result is not what was sent")]
+    #[error("the stored result is not the one that was sent")]
     Check(#[source] BlobError),
     #[error("cannot record the result")]
-    Record(#[source] DoneError),
+    Record(#[source] StreamError),
 }
 
-/// Stores the artifact and writes the done record. True: this result is the chunk's; false: another was first.
+/// Stores the artifact and writes the done record. Returns true if this result is the chunk's, false if
+/// another one was recorded first.
 pub(super) async fn commit(
     connection: &Connection,
     worker: &WorkerId,
     task: &Task,
     store: &Store,
-    finished: Finished,
+    finished: TaskOutput,
     progress: &Progress,
 ) -> Result<bool, CommitError> {
     let started = Instant::now();
@@ -63,10 +65,10 @@ pub(super) async fn commit(
         .await
         .map_err(CommitError::Record)?
     {
-        Commit::Won { .. } => Ok(true),
-        Commit::Lost(entry) => {
+        CommitOutcome::Won { .. } => Ok(true),
+        CommitOutcome::Lost(entry) => {
             let by = entry.record.ok().map(|other| other.worker.to_string());
-            tracing::info!(chunk = %task.chunk, by, "another result was first, this one is dropped");
+            tracing::info!(chunk = %task.chunk, by, "another result was recorded first, this one is dropped");
             Ok(false)
         }
     }
@@ -80,14 +82,8 @@ async fn upload(store: &Store, artifact: Artifact, progress: &Progress) -> Resul
         }
     };
     let put = tokio::time::timeout(UPLOAD_LIMIT, put);
-    tokio::pin!(put);
-    let mut ticks = tokio::time::interval(UPLOAD_STEP);
-    loop {
-        tokio::select! {
-            stored = &mut put => {
-                return stored.map_err(|_| CommitError::TooSlow)?.map_err(CommitError::Store);
-            }
-            _ = ticks.tick() => progress.step(),
-        }
-    }
+    let stored = progress.step_while(UPLOAD_STEP, put).await;
+    stored
+        .map_err(|_elapsed| CommitError::TooSlow)?
+        .map_err(CommitError::Store)
 }

@@ -1,6 +1,6 @@
-//! Why a worker cannot take tasks.
+//! The error with which the worker's loop fails to start.
 
-/// Why the loop could not start. Once it runs it overcomes errors of the link and says so in the log.
+/// Why the loop could not start. Once it runs, it logs errors of the connection and retries.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot subscribe to `{subject}`")]
 pub struct ServeError {

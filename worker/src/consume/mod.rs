@@ -1,27 +1,31 @@
-//! The worker's loop: pull a task that fits, run it, commit its result, answer the broker.
+//! The worker's loop: pulls a task that fits, has the runner run it, commits its result and answers the
+//! broker. Each device of `latentfarm-worker run` has its own loop.
 //!
 //! ```text
-//!        room ─▶ queues that fit ─▶ pull ─▶ done already? ──yes──▶ ack
+//! free memory ─▶ queues that fit ─▶ pull ─▶ done already? ──yes──▶ ack
 //!                                             │ no
 //!                                      event: started
 //!                                             │
 //!                                        run the task ──failure──▶ event: failed ─▶ term
-//!                                             │                     (unfit: nak, step back)
+//!                                             │                     (unfit: nak, then wait)
 //!                  blob ─▶ check ─▶ done record by compare-and-set ─▶ ack
 //! ```
 //! The order of the last line is what makes repeats harmless: a task is acknowledged only after its chunk's
-//! record exists, and the first record stays. What fails is published as an event before the task goes, so the
-//! coordinator decides about the next attempt and the broker's delivery count is never the retry budget.
+//! record exists, and the first record stays. A failure is published as an event before the task is
+//! terminated, so that the coordinator decides about the next attempt and the broker's delivery count is
+//! never the retry budget.
 
 mod commit;
-mod control;
+mod control_inbox;
+mod delivery;
 mod error;
-mod find;
 mod handle;
+mod heartbeat_state;
 mod progress;
+mod puller;
 mod runner;
 mod settings;
-mod vitals;
+mod task_message;
 
 use latentfarm_common::nats::Connection;
 use latentfarm_common::queues::fitting;
@@ -29,85 +33,85 @@ use latentfarm_common::shutdown::{Phase, Shutdown};
 use latentfarm_common::wire::outcome::WorkerState;
 
 pub use error::ServeError;
+pub use heartbeat_state::HeartbeatState;
 pub use progress::Progress;
-pub use runner::{Artifact, Assignment, Finished, TaskRunner};
+pub use runner::{Artifact, Assignment, TaskOutput, TaskRunner};
 pub use settings::Settings;
-pub use vitals::Vitals;
 
-use control::Control;
-use find::Finder;
-use handle::Handled;
-use vitals::Heartbeats;
+use control_inbox::ControlInbox;
+use delivery::DeliveryOutcome;
+use puller::TaskPuller;
 
-/// What a worker did until it left.
+/// How many tasks a worker ran until it left.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
-    /// Chunks whose record this worker wrote.
+    /// The number of chunks whose done record this worker wrote.
     pub finished: u64,
-    /// Tasks that failed, or came to nothing because another worker was first.
+    /// The number of tasks that failed, or whose result came after that of another worker.
     pub unfinished: u64,
 }
 
-/// Works until `shutdown` asks for a drain (or the coordinator does): the task at hand is finished, or given
-/// back where the shutdown goes on to stopping.
+/// Runs tasks until `shutdown` or the coordinator requests a drain. The current task is then finished, or
+/// given back to the broker if the shutdown goes on to stopping.
 pub async fn serve<R: TaskRunner>(
     connection: &Connection,
     settings: &Settings,
     runner: &mut R,
-    vitals: &Vitals,
+    heartbeat_state: &HeartbeatState,
     mut shutdown: Shutdown,
 ) -> Result<Summary, ServeError> {
     let _permit = shutdown.permit();
-    let mut control = Control::subscribe(connection, &settings.worker).await?;
-    let mut finder = Finder::subscribe(connection, settings.poll).await?;
-    let mut unfit = settings.unfit_waits.clone();
-    let heartbeats = Heartbeats::start(connection, vitals, settings.heartbeat);
+    let mut control = ControlInbox::subscribe(connection, &settings.worker).await?;
+    let mut puller = TaskPuller::subscribe(connection, settings.poll_interval).await?;
+    let mut unfit = settings.unfit_backoff.clone();
+    let heartbeats = heartbeat_state.start_publisher(connection, settings.heartbeat_interval);
     let mut summary = Summary::default();
     tracing::info!(worker = %settings.worker, "ready for tasks");
     loop {
-        control.forget_cancels();
+        control.drop_cancels();
         if !shutdown.is_running() || control.draining() {
             break;
         }
-        vitals.set_state(WorkerState::Idle);
+        heartbeat_state.set_state(WorkerState::Idle);
         let queues = fitting(&runner.available().await);
-        let Some(message) = finder.find(&queues, &mut shutdown, &mut control).await else {
+        let Some(message) = puller.pull(&queues, &mut shutdown, &mut control).await else {
             continue;
         };
-        vitals.set_state(WorkerState::Working);
+        heartbeat_state.set_state(WorkerState::Working);
         let handled = handle::handle(
             connection,
             settings,
             runner,
-            vitals,
+            heartbeat_state,
             message,
             &mut shutdown,
             &mut control,
         )
         .await;
-        vitals.clear_task();
+        heartbeat_state.update(|heartbeat| heartbeat.task = None);
         match handled {
-            Handled::Finished => {
+            DeliveryOutcome::Finished => {
                 summary.finished += 1;
-                vitals.update(|heartbeat| heartbeat.finished += 1);
+                heartbeat_state.update(|heartbeat| heartbeat.finished += 1);
                 unfit.reset();
             }
-            Handled::Unfinished => summary.unfinished += 1,
-            Handled::Nothing => {}
-            Handled::Unfit => {
+            DeliveryOutcome::Unfinished => summary.unfinished += 1,
+            DeliveryOutcome::Skipped => {}
+            DeliveryOutcome::Unfit => {
                 summary.unfinished += 1;
-                vitals.set_state(WorkerState::Unfit);
+                heartbeat_state.set_state(WorkerState::Unfit);
                 let delay = unfit.next_delay();
                 tracing::warn!(
                     ?delay,
-                    "this worker is unfit and steps back before it tries again"
+                    "this worker is unfit for its tasks and waits before it tries again"
                 );
                 let _ = tokio::time::timeout(delay, shutdown.reached(Phase::Draining)).await;
             }
         }
     }
-    vitals.set_state(WorkerState::Left);
-    heartbeats.last(connection, vitals).await;
-    tracing::info!(worker = %settings.worker, finished = summary.finished, "leaves");
+    heartbeat_state.set_state(WorkerState::Left);
+    drop(heartbeats);
+    heartbeat_state.publish(connection).await;
+    tracing::info!(worker = %settings.worker, finished = summary.finished, "leaving the farm");
     Ok(summary)
 }

@@ -1,37 +1,52 @@
-//! How a running task says that it advances.
+//! The progress of a running task: the loop makes one for each task, and whoever runs the task reports to it.
+
+use std::time::Duration;
 
 use latentfarm_common::wire::outcome::TaskStage;
 use tokio::sync::watch;
 
-use super::vitals::Vitals;
+use super::heartbeat_state::HeartbeatState;
 
-/// Counts steps for the broker and shows frames and stage in the heartbeats.
+/// Counts steps, by which the broker learns that the task is alive, and updates frames and stage in the
+/// heartbeats.
 #[derive(Debug)]
 pub struct Progress {
     steps: watch::Sender<u64>,
-    vitals: Vitals,
+    heartbeat_state: HeartbeatState,
 }
 
 impl Progress {
-    pub(crate) fn new(vitals: &Vitals) -> (Self, watch::Receiver<u64>) {
+    pub(crate) fn new(heartbeat_state: &HeartbeatState) -> (Self, watch::Receiver<u64>) {
         let (steps, receiver) = watch::channel(0);
         let progress = Self {
             steps,
-            vitals: vitals.clone(),
+            heartbeat_state: heartbeat_state.clone(),
         };
         (progress, receiver)
     }
 
-    /// Something advanced: a denoising step, a frame, a part of a download. Also for a long stage that is still
-    /// within the time predicted for it. Not for the mere passing of time: a hung task must lose its lease.
+    /// Counts a step: a denoising step, a frame, a part of a download, or a stretch of a long stage that is
+    /// still within its time limit. The mere passing of time is no step, as a hung task must lose its lease.
     pub fn step(&self) {
         self.steps.send_modify(|steps| *steps += 1);
     }
 
-    /// Frames finished of the chunk, and the stage that runs now. A step only if either changed.
+    /// Counts steps at this interval until `work` is done. It must be bounded by a time limit of its own.
+    pub async fn step_while<T>(&self, interval: Duration, work: impl Future<Output = T>) -> T {
+        tokio::pin!(work);
+        loop {
+            tokio::select! {
+                result = &mut work => return result,
+                () = tokio::time::sleep(interval) => self.step(),
+            }
+        }
+    }
+
+    /// Reports the number of the chunk's frames that are done, and the stage that runs now. It is a step only
+    /// if either has changed.
     pub fn report(&self, frames_done: u32, stage: TaskStage) {
         let mut changed = false;
-        self.vitals.update(|heartbeat| {
+        self.heartbeat_state.update(|heartbeat| {
             if let Some(task) = &mut heartbeat.task {
                 changed = task.frames_done != frames_done || task.stage != stage;
                 if changed {
@@ -45,7 +60,7 @@ impl Progress {
         }
     }
 
-    /// Steps so far.
+    /// The number of steps so far.
     pub fn steps(&self) -> u64 {
         *self.steps.borrow()
     }
@@ -54,22 +69,22 @@ impl Progress {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use latentfarm_common::ids::{Attempt, ChunkId, JobId, Work};
+    use latentfarm_common::ids::{Attempt, ChunkId, JobId, WorkKind};
 
     #[test]
     fn the_same_report_twice_is_one_step() {
-        let vitals = Vitals::new("w1".parse().unwrap(), "cpu".to_owned());
+        let heartbeat_state = HeartbeatState::new("w1".parse().unwrap(), "cpu".to_owned());
         let job: JobId = "0123456789abcdef".parse().unwrap();
-        let work = Work::Render;
-        vitals.set_task(ChunkId { job, work, index: 0 }, Attempt::default(), 16, None);
-        let (progress, _) = Progress::new(&vitals);
+        let work = WorkKind::Render;
+        heartbeat_state.set_task(ChunkId { job, work, index: 0 }, Attempt::default(), 16, None);
+        let (progress, _) = Progress::new(&heartbeat_state);
         progress.report(1, TaskStage::FaceAnalysis);
         progress.report(1, TaskStage::FaceAnalysis);
         assert_eq!(progress.steps(), 1);
         progress.report(1, TaskStage::Encoded);
         progress.report(2, TaskStage::Encoded);
         assert_eq!(progress.steps(), 3);
-        let task = vitals.snapshot().task.unwrap();
+        let task = heartbeat_state.snapshot().task.unwrap();
         assert_eq!((task.frames_done, task.stage), (2, TaskStage::Encoded));
     }
 }

@@ -1,4 +1,5 @@
-//! What the worker's loop asks of whoever runs its tasks.
+//! The interface between the worker's loop and whoever runs its tasks: the supervisor's `Runner`, or a
+//! stand-in.
 
 use std::path::PathBuf;
 
@@ -11,43 +12,46 @@ use tokio::sync::watch;
 
 use super::progress::Progress;
 
-/// What a chunk's result is made of.
+/// The result of a chunk, before it is stored as a blob.
 #[derive(Clone, Debug)]
 pub enum Artifact {
-    /// A file; it may be removed once `run`'s caller is done, at the next call of the runner.
+    /// A file, which the runner may remove at its next task.
     File(PathBuf),
     Bytes(Vec<u8>),
 }
 
-/// A task that was run to its end.
+/// The output of a task that was run to its end.
 #[derive(Clone, Debug)]
-pub struct Finished {
+pub struct TaskOutput {
     pub artifact: Artifact,
     pub body: DoneBody,
     pub timings: StageTimings,
-    /// Build + instruction set + device: results of equal kinds are equal bit for bit.
+    /// Names the build, the instruction set and the device: results of equal fingerprints are equal bit for
+    /// bit.
     pub numerics_fingerprint: String,
-    /// `None` where no model ran.
+    /// The memory that the task used; `None` if no model ran.
     pub memory: Option<MemoryUse>,
 }
 
-/// A task to run, and what it takes.
+/// A task to run, with what the runner needs for it.
 #[derive(Debug)]
 pub struct Assignment<'a> {
     pub task: &'a Task,
-    /// Where the task's blobs are.
+    /// The store that holds the task's blobs.
     pub store: &'a Store,
-    /// To be told of every step; without steps the broker gives the task to another worker.
+    /// Every step is reported to it; without steps the broker gives the task to another worker.
     pub progress: &'a Progress,
-    /// Becomes true when the task is cancelled or the worker must leave: return soon, with any failure.
+    /// Becomes true when the task is cancelled or the worker must leave: the runner then returns soon, with
+    /// any failure.
     pub stop: watch::Receiver<bool>,
 }
 
-/// Runs tasks: the supervisor with its children, or a stand-in in tests.
+/// Runs tasks for the worker's loop.
 pub trait TaskRunner: Send {
-    /// What fits at this moment; asked before every pull.
+    /// Returns the memory that a task could use at this moment. The loop calls it before every pull.
     fn available(&mut self) -> impl Future<Output = Available> + Send;
 
-    /// Runs one task. The future may be dropped where it does not return in time after `stop`.
-    fn run(&mut self, assignment: Assignment<'_>) -> impl Future<Output = Result<Finished, Failure>> + Send;
+    /// Runs one task. The future is dropped if it does not return in time after `stop`.
+    fn run(&mut self, assignment: Assignment<'_>)
+    -> impl Future<Output = Result<TaskOutput, Failure>> + Send;
 }

@@ -1,4 +1,4 @@
-//! How often the worker's loop does what.
+//! The intervals and time limits of the worker's loop.
 
 use std::time::Duration;
 
@@ -6,30 +6,32 @@ use latentfarm_common::backoff::Backoff;
 use latentfarm_common::ids::WorkerId;
 use latentfarm_common::nats::ack::PROGRESS_INTERVAL;
 
-/// The loop's intervals; the defaults are right outside tests.
+/// The settings of the worker's loop. Tests shorten the intervals; all else uses the defaults.
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub worker: WorkerId,
-    /// How long one queue is waited on before all are looked at again.
-    pub poll: Duration,
-    pub heartbeat: Duration,
-    /// How often the broker is told that work advances; a third of the queues' `ack_wait`.
-    pub tell_progress: Duration,
-    /// How long a runner that was told to stop may take before it is dropped.
+    /// How long the loop waits for a task on one queue before it checks all queues again.
+    pub poll_interval: Duration,
+    /// How often a heartbeat is published.
+    pub heartbeat_interval: Duration,
+    /// How often an in-progress acknowledgement is sent while work advances; a third of the queues'
+    /// `ack_wait`.
+    pub progress_interval: Duration,
+    /// How long a runner may take to stop on request before its task is dropped.
     pub stop_grace: Duration,
-    /// How long a worker that is unfit waits before it tries again.
-    pub unfit_waits: Backoff,
+    /// How long an unfit worker waits before it tries again.
+    pub unfit_backoff: Backoff,
 }
 
 impl Settings {
     pub fn new(worker: WorkerId) -> Self {
         Self {
             worker,
-            poll: Duration::from_secs(5),
-            heartbeat: Duration::from_secs(2),
-            tell_progress: PROGRESS_INTERVAL,
+            poll_interval: Duration::from_secs(5),
+            heartbeat_interval: Duration::from_secs(2),
+            progress_interval: PROGRESS_INTERVAL,
             stop_grace: Duration::from_secs(10),
-            unfit_waits: Backoff::new(Duration::from_secs(2), Duration::from_mins(2)),
+            unfit_backoff: Backoff::new(Duration::from_secs(2), Duration::from_mins(2)),
         }
     }
 }

@@ -1,44 +1,50 @@
-//! Looks at one unit of the source timeline, frame by frame.
+//! Finds and tracks the faces of one unit of source frames. The media child calls it for analysis tasks.
 
 use latentfarm_common::frame::Rgb;
 use latentfarm_common::wire::outcome::{FaceObservation, FrameObservation};
 
 use super::blazeface::Detector;
-use super::cut::Look;
 use super::error::FaceError;
 use super::geometry::Rect;
 use super::mesh::{Landmarker, Mesh, Region};
+use super::shot_boundary::Thumbnail;
 
-/// Frames of one unit; nothing but [`FaceAnalyzer::analyze_unit`]'s arguments enters into its result.
+/// Largest number of frames in one unit. Its result depends only on the arguments of
+/// [`FaceAnalyzer::analyze_unit`].
 pub const UNIT_FRAMES: usize = 16;
-/// Faces observed in one frame, largest first.
+/// Largest number of faces observed in one frame; the largest faces come first.
 const MAX_FACES: usize = 4;
-/// A detection counts from here on; below lie most false ones.
+/// Smallest score of a detection that counts; most false detections score less.
 const MIN_SCORE: f32 = 0.65;
-/// The mesh network agrees that it sees a face, or a tracked one is lost.
-const MIN_FLAG: f32 = 0.5;
-/// Two finds that overlap by more than this are one face.
-const SAME_FACE: f32 = 0.3;
-/// Smallest usable face in pixels (width, height), and the range of width over height.
+/// Smallest presence, as the mesh network gives it, of a face that counts; below it a tracked face is lost.
+const MIN_PRESENCE: f32 = 0.5;
+/// Two faces whose boxes have a larger intersection over union than this are the same.
+const SAME_FACE_IOU: f32 = 0.3;
+/// Smallest width and height of a usable face, in pixels.
 const MIN_SIZE: [f32; 2] = [50.0, 80.0];
+/// Range of the width of a usable face over its height.
 const ASPECT: std::ops::RangeInclusive<f32> = 0.2..=1.5;
 
-/// Finds and follows faces. Holds the two networks and no state: shared freely, single-threaded within a call.
+/// Finds and tracks faces with the two networks. It keeps no state between calls, and each call runs on one
+/// thread.
 #[derive(Debug)]
 pub struct FaceAnalyzer {
     detector: Detector,
     landmarker: Landmarker,
 }
 
-/// A face in the frame at hand.
-struct Found {
+/// A usable face in the current frame.
+struct TrackedFace {
     mesh: Mesh,
     area: Rect,
     score: f32,
 }
 
 impl FaceAnalyzer {
-    /// Unfolds the embedded weights.
+    /// Loads the embedded weights of both networks.
+    ///
+    /// # Errors
+    /// If the weights cannot be read, which no build should allow.
     pub fn new() -> Result<Self, FaceError> {
         Ok(Self {
             detector: Detector::new()?,
@@ -46,48 +52,51 @@ impl FaceAnalyzer {
         })
     }
 
-    /// Observes one unit of 1 to [`UNIT_FRAMES`] consecutive frames of one size. `previous` is the picture
-    /// before the first, for cut detection only; without it the first frame is no cut.
+    /// Observes one unit of 1 to [`UNIT_FRAMES`] consecutive frames of one size. `previous` is the frame
+    /// before the first and serves cut detection only; without it the first frame is not a cut.
     ///
-    /// The first frame and every cut begin with a detection. A face is then followed from frame to frame
-    /// by the square around its last points; while a face that was seen since is missing, each frame is
-    /// searched again. A new face beside others is seen from the next unit on.
+    /// The detector runs on the first frame and on every cut. From there a face is tracked from frame to
+    /// frame by the square around its last points. The detector runs again on each frame in which fewer faces
+    /// are left than were found since. A new face beside others is therefore found only in the next unit.
+    ///
+    /// # Errors
+    /// If the unit has no frame or too many, a frame has the wrong size, or a network cannot be run.
     pub fn analyze_unit(
         &self,
         previous: Option<&Rgb>,
         frames: &[Rgb],
     ) -> Result<Vec<FrameObservation>, FaceError> {
         check(previous, frames)?;
-        let mut last = previous.map(Look::new);
+        let mut last = previous.map(Thumbnail::new);
         let mut tracks: Vec<(Region, f32)> = Vec::new();
-        let mut most_seen = 0;
+        let mut most_faces = 0;
         let mut observations = Vec::with_capacity(frames.len());
         for (index, frame) in frames.iter().enumerate() {
-            let look = Look::new(frame);
-            let cut = last.is_some_and(|last| look.begins_a_shot_after(&last));
-            last = Some(look);
+            let thumbnail = Thumbnail::new(frame);
+            let cut = last.is_some_and(|last| thumbnail.starts_shot_after(&last));
+            last = Some(thumbnail);
             if cut {
                 tracks.clear();
-                most_seen = 0;
+                most_faces = 0;
             }
-            let mut found = self.follow(frame, &tracks)?;
-            if index == 0 || cut || found.is_empty() || found.len() < most_seen {
-                self.search(frame, &mut found)?;
+            let mut found = self.track(frame, &tracks)?;
+            if index == 0 || cut || found.is_empty() || found.len() < most_faces {
+                self.detect(frame, &mut found)?;
             }
-            most_seen = most_seen.max(found.len());
+            most_faces = most_faces.max(found.len());
             tracks = found
                 .iter()
                 .map(|face| (face.mesh.region(), face.score))
                 .collect();
             found.sort_by(|a, b| b.area.area().total_cmp(&a.area.area()));
-            let faces = found.iter().map(Found::observation).collect();
+            let faces = found.iter().map(TrackedFace::observation).collect();
             observations.push(FrameObservation { cut, faces });
         }
         Ok(observations)
     }
 
-    /// The faces of the last frame, where they are now.
-    fn follow(&self, frame: &Rgb, tracks: &[(Region, f32)]) -> Result<Vec<Found>, FaceError> {
+    /// Returns the faces of the last frame that are still there, at their new places.
+    fn track(&self, frame: &Rgb, tracks: &[(Region, f32)]) -> Result<Vec<TrackedFace>, FaceError> {
         let mut found = Vec::with_capacity(MAX_FACES);
         for (region, score) in tracks {
             let mesh = self.landmarker.mesh(frame, region)?;
@@ -96,9 +105,9 @@ impl FaceAnalyzer {
         Ok(found)
     }
 
-    /// Adds faces that are not among `found` yet, largest first. The detector's box is rough, so the mesh
-    /// runs twice: the second time around the points of the first.
-    fn search(&self, frame: &Rgb, found: &mut Vec<Found>) -> Result<(), FaceError> {
+    /// Adds the detected faces that are not in `found` yet, the largest first. The box of the detector is
+    /// rough, so the mesh network runs twice, the second time on the square around the points of the first.
+    fn detect(&self, frame: &Rgb, found: &mut Vec<TrackedFace>) -> Result<(), FaceError> {
         let mut detections = self.detector.detect(frame, MIN_SCORE)?;
         detections.sort_by(|a, b| b.area.area().total_cmp(&a.area.area()));
         for detection in detections {
@@ -109,7 +118,7 @@ impl FaceAnalyzer {
                 continue;
             }
             let rough = self.landmarker.mesh(frame, &Region::of_detection(&detection))?;
-            if rough.flag < MIN_FLAG {
+            if rough.presence < MIN_PRESENCE {
                 continue;
             }
             let mesh = self.landmarker.mesh(frame, &rough.region())?;
@@ -119,7 +128,7 @@ impl FaceAnalyzer {
     }
 }
 
-impl Found {
+impl TrackedFace {
     fn observation(&self) -> FaceObservation {
         let area = &self.area;
         FaceObservation {
@@ -130,11 +139,11 @@ impl Found {
     }
 }
 
-fn is_known(found: &[Found], area: &Rect) -> bool {
-    found.iter().any(|face| face.area.overlap(area) > SAME_FACE)
+fn is_known(found: &[TrackedFace], area: &Rect) -> bool {
+    found.iter().any(|face| face.area.iou(area) > SAME_FACE_IOU)
 }
 
-fn keep_if_usable(found: &mut Vec<Found>, mesh: Mesh, score: f32, frame: &Rgb) {
+fn keep_if_usable(found: &mut Vec<TrackedFace>, mesh: Mesh, score: f32, frame: &Rgb) {
     let area = mesh.area();
     let [x, y] = area.centre();
     let inside = x >= 0.0 && y >= 0.0 && x < frame.width as f32 && y < frame.height as f32;
@@ -142,36 +151,25 @@ fn keep_if_usable(found: &mut Vec<Found>, mesh: Mesh, score: f32, frame: &Rgb) {
         && area.height() >= MIN_SIZE[1]
         && ASPECT.contains(&(area.width() / area.height()));
     // `sized` is false for points that are not finite.
-    if mesh.flag >= MIN_FLAG && inside && sized && !is_known(found, &area) {
-        found.push(Found { mesh, area, score });
+    if mesh.presence >= MIN_PRESENCE && inside && sized && !is_known(found, &area) {
+        found.push(TrackedFace { mesh, area, score });
     }
 }
 
 fn check(previous: Option<&Rgb>, frames: &[Rgb]) -> Result<(), FaceError> {
-    let [first, ..] = frames else {
-        return Err(FaceError::UnitLength {
-            limit: UNIT_FRAMES,
-            found: 0,
-        });
+    let limit = UNIT_FRAMES;
+    let Some(first) = frames.first().filter(|_| frames.len() <= limit) else {
+        let found = frames.len();
+        return Err(FaceError::UnitLength { limit, found });
     };
-    if frames.len() > UNIT_FRAMES {
-        return Err(FaceError::UnitLength {
-            limit: UNIT_FRAMES,
-            found: frames.len(),
-        });
-    }
     for (index, frame) in frames.iter().chain(previous).enumerate() {
-        let Rgb {
-            width,
-            height,
-            ref data,
-        } = *frame;
-        if width == 0 || height == 0 || data.len() != width * height * 3 {
+        let (width, height, bytes) = (frame.width, frame.height, frame.data.len());
+        if width == 0 || height == 0 || bytes != width * height * 3 {
             return Err(FaceError::Frame {
                 index,
                 width,
                 height,
-                bytes: data.len(),
+                bytes,
             });
         }
         if (width, height) != (first.width, first.height) {

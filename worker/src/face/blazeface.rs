@@ -1,12 +1,13 @@
-//! BlazeFace, full range: faces anywhere in a frame, roughly placed.
+//! BlazeFace, the full-range model: detects faces anywhere in a frame and gives their rough boxes.
 //!
 //! | tensor | shape | meaning |
 //! |---|---|---|
 //! | input | `(1, 192, 192, 3)` | frame letterboxed to a square, black border, `colour / 127.5 - 1` |
-//! | regressors | `(1, 2304, 16)` | box centre and size, six key points, in 192nds relative to the anchor |
+//! | regressors | `(1, 2304, 16)` | box centre and size, then six key points, in input pixels relative to the anchor |
 //! | classifiers | `(1, 2304, 1)` | logit of the score |
 //!
-//! Anchors are the centres of a 48 x 48 grid.
+//! The anchors are the centres of a grid of 48 x 48 cells. The weights come from MediaPipe, see
+//! `weights/PROVENANCE.md`.
 
 use latentfarm_common::frame::Rgb;
 
@@ -15,25 +16,29 @@ use super::geometry::Rect;
 use super::network::{self, Network};
 use super::sample::{Border, SIDE, Square};
 
+/// The `.tflite` file of the network.
 pub(super) const WEIGHTS: &[u8] = include_bytes!("weights/face_detection_full_range.tflite");
 
 const NAME: &str = "face detector";
+/// Cells along each side of the grid of anchors.
 const GRID: usize = 48;
+/// Regressed values of one anchor.
 const VALUES: usize = 16;
-/// Candidates below this take no part; the caller's bar is higher.
+/// Candidates with a lower score are dropped before non-maximum suppression; the caller's limit is higher.
 const MIN_SCORE: f32 = 0.5;
-/// Candidates that overlap the best one by more than this are merged into it.
-const MERGE_OVERLAP: f32 = 0.3;
+/// Candidates whose intersection over union with the best one is larger are merged into it.
+const NMS_IOU: f32 = 0.3;
 
-/// A face as the detector sees it, in frame pixels.
+/// A detected face, in frame pixels.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Detection {
     pub(super) score: f32,
     pub(super) area: Rect,
-    /// Left and right as in the picture.
+    /// Centres of the eyes: the left one in the picture, then the right one.
     pub(super) eyes: [[f32; 2]; 2],
 }
 
+/// The network, ready to run.
 #[derive(Debug)]
 pub(super) struct Detector {
     network: Network,
@@ -45,22 +50,22 @@ impl Detector {
         Ok(Self { network })
     }
 
-    /// Raw outputs for a prepared input.
+    /// Runs the network on a prepared input and returns its raw outputs.
     pub(super) fn infer(&self, input: Vec<f32>) -> Result<Vec<Vec<f32>>, FaceError> {
         self.network.run(input)
     }
 
-    /// Faces that score at least `min_score`, best first.
+    /// Returns the faces that score at least `min_score`, the best first.
     pub(super) fn detect(&self, frame: &Rgb, min_score: f32) -> Result<Vec<Detection>, FaceError> {
         let square = letterbox(frame);
-        let outputs = self.infer(square.cut(frame, Border::Black, 1.0 / 127.5, -1.0))?;
-        let mut merged = merge(decode(&outputs[0], &outputs[1]));
+        let outputs = self.infer(square.sample(frame, Border::Black, 1.0 / 127.5, -1.0))?;
+        let mut merged = weighted_nms(decode(&outputs[0], &outputs[1]));
         merged.retain(|candidate| candidate.score >= min_score);
         Ok(merged.iter().map(|candidate| candidate.place(square)).collect())
     }
 }
 
-/// The smallest square around the frame, centred.
+/// Returns the smallest centred square around the frame.
 fn letterbox(frame: &Rgb) -> Square {
     let (width, height) = (frame.width as f32, frame.height as f32);
     let side = width.max(height);
@@ -72,7 +77,7 @@ fn letterbox(frame: &Rgb) -> Square {
     }
 }
 
-/// Corners (left, top, right, bottom) and the two eyes, in network pixels.
+/// A face before non-maximum suppression: left, top, right, bottom and the two eyes, in input pixels.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Candidate {
     score: f32,
@@ -90,6 +95,7 @@ impl Candidate {
         }
     }
 
+    /// Converts the places from input pixels to frame pixels.
     fn place(&self, square: Square) -> Detection {
         let v = &self.values;
         let [left, top] = square.to_frame([v[0], v[1]]);
@@ -107,6 +113,7 @@ impl Candidate {
     }
 }
 
+/// Decodes the outputs of all anchors and drops those with a low score.
 fn decode(regressors: &[f32], logits: &[f32]) -> Vec<Candidate> {
     let cell = SIDE as f32 / GRID as f32;
     let decode = |(index, (raw, logit)): (usize, (&[f32], &f32))| {
@@ -135,12 +142,13 @@ fn decode(regressors: &[f32], logits: &[f32]) -> Vec<Candidate> {
     all.filter(|candidate| candidate.score >= MIN_SCORE).collect()
 }
 
-/// Merges overlapping candidates: the best one's score, the mean of the group's places weighted by score.
-fn merge(mut candidates: Vec<Candidate>) -> Vec<Candidate> {
+/// Weighted non-maximum suppression: each group of overlapping candidates becomes one, with the best score
+/// and the mean of the places weighted by score.
+fn weighted_nms(mut candidates: Vec<Candidate>) -> Vec<Candidate> {
     candidates.sort_by(|a, b| b.score.total_cmp(&a.score));
     let mut merged = Vec::new();
     while let Some(&best) = candidates.first() {
-        let near = |other: &Candidate| best.area().overlap(&other.area()) > MERGE_OVERLAP;
+        let near = |other: &Candidate| best.area().iou(&other.area()) > NMS_IOU;
         let (group, rest): (Vec<_>, Vec<_>) = candidates.into_iter().partition(near);
         candidates = rest;
         let total: f32 = group.iter().map(|one| one.score).sum();
@@ -168,7 +176,7 @@ mod tests {
             score,
             values: [x, 0.0, x + 10.0, 10.0, x + 3.0, 3.0, x + 7.0, 3.0],
         };
-        let merged = merge(vec![at(0.6, 2.0), at(0.9, 0.0), at(0.7, 50.0)]);
+        let merged = weighted_nms(vec![at(0.6, 2.0), at(0.9, 0.0), at(0.7, 50.0)]);
         assert_eq!(merged.len(), 2);
         assert_eq!(merged[0].score.to_bits(), 0.9_f32.to_bits());
         assert!((merged[0].values[0] - 0.8).abs() < 1e-5, "{:?}", merged[0]);
@@ -178,7 +186,7 @@ mod tests {
     #[test]
     fn a_candidate_without_area_is_dropped() {
         assert!(
-            merge(vec![Candidate {
+            weighted_nms(vec![Candidate {
                 score: 0.9,
                 values: [5.0; 8]
             }])

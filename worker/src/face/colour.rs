@@ -1,33 +1,34 @@
-//! 4:2:0 pictures to RGB and back.
+//! Converts 4:2:0 pictures to RGB and back.
 //!
-//! Chroma is repeated over its block of 2 x 2 pixels and averaged over it on the way back, so that a picture
-//! that goes both ways comes back within rounding; interpolating would blur its colours a little each time.
+//! A chroma sample is repeated over its block of 2 x 2 pixels, and the way back takes the mean of the block.
+//! So a picture that goes both ways changes only by rounding; interpolation would blur its colours a little
+//! each time.
 
-use latentfarm_common::frame::{Colour, Matrix, Picture, Range, Rgb};
+use latentfarm_common::frame::{Colour, ColourMatrix, ColourRange, Picture, Rgb};
 
-/// Fraction bits of the integer arithmetic.
+/// Fraction bits of the fixed-point arithmetic.
 const BITS: u32 = 16;
 
-/// Luma coefficients of red and blue.
-fn luma_shares(matrix: Matrix) -> [f32; 2] {
+/// Returns the luma coefficients of red and blue.
+fn luma_coefficients(matrix: ColourMatrix) -> [f32; 2] {
     match matrix {
-        Matrix::Bt601 => [0.299, 0.114],
-        Matrix::Bt709 => [0.2126, 0.0722],
+        ColourMatrix::Bt601 => [0.299, 0.114],
+        ColourMatrix::Bt709 => [0.2126, 0.0722],
     }
 }
 
-/// Black level, and the sizes of the luma and chroma ranges.
-fn levels(range: Range) -> [f32; 3] {
+/// Returns the black level, and the sizes of the luma and chroma ranges.
+fn levels(range: ColourRange) -> [f32; 3] {
     match range {
-        Range::Limited => [16.0, 219.0, 224.0],
-        Range::Full => [0.0, 255.0, 255.0],
+        ColourRange::Limited => [16.0, 219.0, 224.0],
+        ColourRange::Full => [0.0, 255.0, 255.0],
     }
 }
 
-/// The whole picture, in one thread. Values outside 0..=255 are clipped.
+/// Converts a whole picture, on one thread. Values outside 0..=255 are clipped.
 pub fn to_rgb(picture: &Picture) -> Rgb {
     let (width, height) = (picture.format.width as usize, picture.format.height as usize);
-    let factors = Factors::new(picture.format.colour);
+    let factors = YuvToRgb::new(picture.format.colour);
     let mut data = vec![0_u8; width * height * 3];
     let rows = data
         .chunks_exact_mut(width * 3)
@@ -49,7 +50,8 @@ pub fn to_rgb(picture: &Picture) -> Rgb {
     Rgb { width, height, data }
 }
 
-struct Factors {
+/// Factors from YUV to RGB in fixed-point numbers.
+struct YuvToRgb {
     black: i32,
     luma: i32,
     red_v: i32,
@@ -58,9 +60,9 @@ struct Factors {
     blue_u: i32,
 }
 
-impl Factors {
+impl YuvToRgb {
     fn new(colour: Colour) -> Self {
-        let [red, blue] = luma_shares(colour.matrix);
+        let [red, blue] = luma_coefficients(colour.matrix);
         let green = 1.0 - red - blue;
         let [black, luma_span, chroma_span] = levels(colour.range);
         #[expect(
@@ -78,7 +80,7 @@ impl Factors {
         }
     }
 
-    /// What chroma adds to red, green and blue, with half a level for rounding.
+    /// Returns what the chroma adds to red, green and blue, with half a level for rounding.
     fn chroma(&self, u: u8, v: u8) -> [i32; 3] {
         let (u, v) = (i32::from(u) - 128, i32::from(v) - 128);
         let half = 1 << (BITS - 1);
@@ -96,22 +98,23 @@ impl Factors {
     }
 }
 
-/// From RGB (0..=255, fractions allowed) to Y, U, V of one colour description, fractions kept.
+/// Converts RGB to the Y, U and V of one colour description, all in 0..=255 and with fractions.
 #[derive(Clone, Copy, Debug)]
-pub struct FromRgb {
-    shares: [f32; 3],
+pub struct RgbToYuv {
+    coefficients: [f32; 3],
     black: f32,
     luma: f32,
     blue: f32,
     red: f32,
 }
 
-impl FromRgb {
+impl RgbToYuv {
+    /// Computes the factors of a colour description.
     pub fn new(colour: Colour) -> Self {
-        let [red, blue] = luma_shares(colour.matrix);
+        let [red, blue] = luma_coefficients(colour.matrix);
         let [black, luma_span, chroma_span] = levels(colour.range);
         Self {
-            shares: [red, 1.0 - red - blue, blue],
+            coefficients: [red, 1.0 - red - blue, blue],
             black,
             luma: luma_span / 255.0,
             blue: chroma_span / 255.0 / (2.0 * (1.0 - blue)),
@@ -119,11 +122,12 @@ impl FromRgb {
         }
     }
 
+    /// Returns Y, with its fraction.
     pub fn luma(&self, rgb: [f32; 3]) -> f32 {
         self.black + self.luma * self.grey(rgb)
     }
 
-    /// U and V.
+    /// Returns U and V, with their fractions.
     pub fn chroma(&self, rgb: [f32; 3]) -> [f32; 2] {
         let grey = self.grey(rgb);
         [
@@ -133,12 +137,12 @@ impl FromRgb {
     }
 
     fn grey(&self, rgb: [f32; 3]) -> f32 {
-        self.shares[0] * rgb[0] + self.shares[1] * rgb[1] + self.shares[2] * rgb[2]
+        self.coefficients[0] * rgb[0] + self.coefficients[1] * rgb[1] + self.coefficients[2] * rgb[2]
     }
 }
 
-/// Rounds to the nearest level.
-pub(super) fn level(value: f32) -> u8 {
+/// Rounds to the nearest level in 0..=255.
+pub(super) fn quantize(value: f32) -> u8 {
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
@@ -156,16 +160,18 @@ mod tests {
     use super::*;
 
     fn colours() -> impl Iterator<Item = Colour> {
-        [Matrix::Bt601, Matrix::Bt709].into_iter().flat_map(|matrix| {
-            [Range::Limited, Range::Full].map(|range| Colour {
-                matrix,
-                range,
-                primaries_tag: 2,
-                transfer_tag: 2,
-                matrix_tag: 2,
-                range_tagged: false,
+        [ColourMatrix::Bt601, ColourMatrix::Bt709]
+            .into_iter()
+            .flat_map(|matrix| {
+                [ColourRange::Limited, ColourRange::Full].map(|range| Colour {
+                    matrix,
+                    range,
+                    primaries_tag: 2,
+                    transfer_tag: 2,
+                    matrix_tag: 2,
+                    range_tagged: false,
+                })
             })
-        })
     }
 
     fn one_colour(colour: Colour, [y, u, v]: [u8; 3]) -> [u8; 3] {
@@ -186,42 +192,45 @@ mod tests {
     fn black_white_and_primaries_are_where_the_standards_put_them() {
         for colour in colours() {
             let (black, white) = match colour.range {
-                Range::Limited => (16, 235),
-                Range::Full => (0, 255),
+                ColourRange::Limited => (16, 235),
+                ColourRange::Full => (0, 255),
             };
             assert_eq!(one_colour(colour, [black, 128, 128]), [0, 0, 0]);
             assert_eq!(one_colour(colour, [white, 128, 128]), [255, 255, 255]);
         }
         let limited = |matrix| {
             colours()
-                .find(|c| c.matrix == matrix && c.range == Range::Limited)
+                .find(|c| c.matrix == matrix && c.range == ColourRange::Limited)
                 .unwrap()
         };
         // Published code values of pure red at 8 bits.
-        for (matrix, red) in [(Matrix::Bt601, [81, 90, 240]), (Matrix::Bt709, [63, 102, 240])] {
-            let from = FromRgb::new(limited(matrix));
+        for (matrix, red) in [
+            (ColourMatrix::Bt601, [81, 90, 240]),
+            (ColourMatrix::Bt709, [63, 102, 240]),
+        ] {
+            let from = RgbToYuv::new(limited(matrix));
             let rgb = [255.0, 0.0, 0.0];
             let [u, v] = from.chroma(rgb);
-            assert_eq!([from.luma(rgb), u, v].map(level), red);
+            assert_eq!([from.luma(rgb), u, v].map(quantize), red);
         }
     }
 
     #[test]
-    fn every_grid_colour_comes_back_within_one_level() {
+    fn every_grid_colour_comes_back_within_two_levels() {
         for colour in colours() {
-            let from = FromRgb::new(colour);
+            let from = RgbToYuv::new(colour);
             let mut worst = 0;
             for (r, g, b) in (0..=5).flat_map(|r| (0..=5).flat_map(move |g| (0..=5).map(move |b| (r, g, b))))
             {
                 let rgb = [r, g, b].map(|step: u8| f32::from(step * 51));
                 let [u, v] = from.chroma(rgb);
-                let stored = [from.luma(rgb), u, v].map(level);
+                let stored = [from.luma(rgb), u, v].map(quantize);
                 let back = one_colour(colour, stored);
                 for (back, rgb) in back.iter().zip(rgb) {
-                    worst = worst.max(back.abs_diff(level(rgb)));
+                    worst = worst.max(back.abs_diff(quantize(rgb)));
                 }
                 let [u, v] = from.chroma(back.map(f32::from));
-                let again = [from.luma(back.map(f32::from)), u, v].map(level);
+                let again = [from.luma(back.map(f32::from)), u, v].map(quantize);
                 for (again, stored) in again.iter().zip(stored) {
                     assert!(
                         again.abs_diff(stored) <= 1,

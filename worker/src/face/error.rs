@@ -1,4 +1,4 @@
-//! What can go wrong while looking at faces.
+//! The errors of the face networks and of face analysis.
 
 use super::tflite::TfliteError;
 
@@ -10,7 +10,7 @@ pub enum FaceError {
         #[source]
         source: TfliteError,
     },
-    #[error("the {network} network gives outputs of {found:?} values where {expected:?} are meant")]
+    #[error("the {network} network has outputs of {found:?} values, expected {expected:?}")]
     Outputs {
         network: &'static str,
         expected: Vec<usize>,
@@ -24,14 +24,16 @@ pub enum FaceError {
     },
     #[error("a unit of analysis has 1 to {limit} frames, not {found}")]
     UnitLength { limit: usize, found: usize },
-    #[error("frame {index} of the unit holds {bytes} bytes, which is no picture of {width} x {height}")]
+    #[error("frame {index} of the unit holds {bytes} bytes, which is not a picture of {width} x {height}")]
     Frame {
         index: usize,
         width: usize,
         height: usize,
         bytes: usize,
     },
-    #[error("frame {index} of the unit is {width} x {height}, the first is {first_width} x {first_height}")]
+    #[error(
+        "frame {index} of the unit is {width} x {height}, but the first is {first_width} x {first_height}"
+    )]
     FrameSize {
         index: usize,
         width: usize,

@@ -1,5 +1,6 @@
-//! Upright rectangles in frame pixels.
+//! Axis-aligned rectangles in frame pixels.
 
+/// An axis-aligned rectangle; one whose right or bottom lies before its left or top is empty.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Rect {
     pub(super) left: f32,
@@ -9,7 +10,7 @@ pub(super) struct Rect {
 }
 
 impl Rect {
-    /// The smallest rectangle around some points.
+    /// Returns the smallest rectangle around some points.
     pub(super) fn around(points: &[[f32; 2]]) -> Self {
         let empty = Self {
             left: f32::INFINITY,
@@ -44,8 +45,8 @@ impl Rect {
         ]
     }
 
-    /// Intersection over union; 0 for rectangles without area.
-    pub(super) fn overlap(&self, other: &Self) -> f32 {
+    /// Returns the intersection over union, or 0 for rectangles without area.
+    pub(super) fn iou(&self, other: &Self) -> f32 {
         let common = Self {
             left: self.left.max(other.left),
             top: self.top.max(other.top),
@@ -63,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn overlap_is_intersection_over_union() {
+    fn iou_is_intersection_over_union() {
         let a = Rect {
             left: 0.0,
             top: 0.0,
@@ -76,12 +77,12 @@ mod tests {
             right: 3.0,
             bottom: 2.0,
         };
-        assert!((a.overlap(&b) - 1.0 / 3.0).abs() < 1e-6);
+        assert!((a.iou(&b) - 1.0 / 3.0).abs() < 1e-6);
         let apart = Rect {
             left: 5.0,
             right: 6.0,
             ..a
         };
-        assert!(a.overlap(&apart) <= 0.0);
+        assert!(a.iou(&apart) <= 0.0);
     }
 }

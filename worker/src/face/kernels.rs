@@ -1,13 +1,34 @@
-//! The networks' operations on f32 in the order (height, width, channel), one thread, fixed order of sums:
-//! equal inputs give equal bits on one instruction set, whatever the number of threads.
+//! The operations of the face networks on f32 values in the order (height, width, channel); `network` calls
+//! them.
+//!
+//! Each runs on one thread and adds in a fixed order: equal inputs give equal bits on one instruction set,
+//! whatever the number of threads.
 
-use super::tflite::{Padding, Slide};
+use super::tflite::{Padding, Striding};
 
-/// Height, width, channels.
-pub(super) type Shape = [usize; 3];
+/// Height, width and number of channels of an image.
+pub(super) type ImageShape = [usize; 3];
 
-/// Output size and leading padding along one axis. With `Same`, TensorFlow's odd pixel of padding comes last.
-pub(super) fn slide_axis(size: usize, kernel: usize, stride: usize, padding: Padding) -> (usize, usize) {
+/// A convolution with its weights and a fused bias.
+#[derive(Debug)]
+pub(super) struct ConvLayer {
+    /// Shape of the input image.
+    pub(super) shape: ImageShape,
+    /// Weights, `(kernel height x kernel width x channels) x out channels`, without the last axis if
+    /// depthwise.
+    pub(super) weight: Vec<f32>,
+    /// One value for each output channel.
+    pub(super) bias: Vec<f32>,
+    /// Height and width of the kernel.
+    pub(super) kernel: [usize; 2],
+    pub(super) striding: Striding,
+    /// Whether `relu` is applied to its output.
+    pub(super) relu: bool,
+}
+
+/// Returns the output size and the leading padding along one axis. With `Same`, an odd pixel of padding comes
+/// last, as in TensorFlow.
+pub(super) fn output_axis(size: usize, kernel: usize, stride: usize, padding: Padding) -> (usize, usize) {
     match padding {
         Padding::Valid => ((size + stride).saturating_sub(kernel) / stride, 0),
         Padding::Same => {
@@ -18,7 +39,7 @@ pub(super) fn slide_axis(size: usize, kernel: usize, stride: usize, padding: Pad
     }
 }
 
-/// Taps of one output position that lie inside: (first tap, past the last tap).
+/// Returns the taps of one output position that lie inside the image: the first, and the one past the last.
 fn taps(position: usize, stride: usize, pad: usize, kernel: usize, size: usize) -> (usize, usize) {
     let start = position * stride;
     (
@@ -27,7 +48,7 @@ fn taps(position: usize, stride: usize, pad: usize, kernel: usize, size: usize) 
     )
 }
 
-/// `out[m][n] += sum over k of a[m][k] * b[k][n]`, all row-major.
+/// Computes `out[m][n] += sum over k of a[m][k] * b[k][n]`; all matrices are row-major.
 fn multiply_add(a: &[f32], b: &[f32], out: &mut [f32], [m, n, k]: [usize; 3]) {
     assert!(
         a.len() == m * k && b.len() == k * n && out.len() == m * n,
@@ -62,33 +83,33 @@ fn multiply_add(a: &[f32], b: &[f32], out: &mut [f32], [m, n, k]: [usize; 3]) {
     }
 }
 
-/// Convolution. `weight` is `(kernel height x kernel width x channels) x out channels`.
-pub(super) fn conv2d(
-    input: &[f32],
-    [h, w, c]: Shape,
-    weight: &[f32],
-    bias: &[f32],
-    [kernel_h, kernel_w]: [usize; 2],
-    slide: Slide,
-) -> Vec<f32> {
-    let (out_h, pad_h) = slide_axis(h, kernel_h, slide.stride[0], slide.padding);
-    let (out_w, pad_w) = slide_axis(w, kernel_w, slide.stride[1], slide.padding);
+/// Convolves an image, without the activation.
+pub(super) fn conv2d(input: &[f32], layer: &ConvLayer) -> Vec<f32> {
+    let ([h, w, c], [kernel_h, kernel_w]) = (layer.shape, layer.kernel);
+    let ConvLayer {
+        weight,
+        bias,
+        striding,
+        ..
+    } = layer;
+    let (out_h, pad_h) = output_axis(h, kernel_h, striding.stride[0], striding.padding);
+    let (out_w, pad_w) = output_axis(w, kernel_w, striding.stride[1], striding.padding);
     let (pixels, depth, channels) = (out_h * out_w, kernel_h * kernel_w * c, bias.len());
     let mut out = bias.repeat(pixels);
     let sizes = [pixels, channels, depth];
-    if (kernel_h, kernel_w) == (1, 1) && slide.stride == [1, 1] {
+    if (kernel_h, kernel_w) == (1, 1) && striding.stride == [1, 1] {
         multiply_add(input, weight, &mut out, sizes);
         return out;
     }
     let mut columns = vec![0.0_f32; pixels * depth];
     for (position, column) in columns.chunks_exact_mut(depth).enumerate() {
         let (y, x) = (position / out_w, position % out_w);
-        let (first_y, past_y) = taps(y, slide.stride[0], pad_h, kernel_h, h);
-        let (first_x, past_x) = taps(x, slide.stride[1], pad_w, kernel_w, w);
+        let (first_y, past_y) = taps(y, striding.stride[0], pad_h, kernel_h, h);
+        let (first_x, past_x) = taps(x, striding.stride[1], pad_w, kernel_w, w);
         let run = (past_x - first_x) * c;
         for tap_y in first_y..past_y {
-            let row = y * slide.stride[0] + tap_y - pad_h;
-            let from = (row * w + x * slide.stride[1] + first_x - pad_w) * c;
+            let row = y * striding.stride[0] + tap_y - pad_h;
+            let from = (row * w + x * striding.stride[1] + first_x - pad_w) * c;
             let to = (tap_y * kernel_w + first_x) * c;
             column[to..to + run].copy_from_slice(&input[from..from + run]);
         }
@@ -97,26 +118,26 @@ pub(super) fn conv2d(
     out
 }
 
-/// Depthwise convolution with one filter a channel. `weight` is `kernel height x kernel width x channels`.
-pub(super) fn depthwise(
-    input: &[f32],
-    [h, w, c]: Shape,
-    weight: &[f32],
-    bias: &[f32],
-    [kernel_h, kernel_w]: [usize; 2],
-    slide: Slide,
-) -> Vec<f32> {
+/// Convolves each channel of an image with its own kernel, without the activation.
+pub(super) fn depthwise(input: &[f32], layer: &ConvLayer) -> Vec<f32> {
     const LANES: usize = 8;
-    let (out_h, pad_h) = slide_axis(h, kernel_h, slide.stride[0], slide.padding);
-    let (out_w, pad_w) = slide_axis(w, kernel_w, slide.stride[1], slide.padding);
+    let ([h, w, c], [kernel_h, kernel_w]) = (layer.shape, layer.kernel);
+    let ConvLayer {
+        weight,
+        bias,
+        striding,
+        ..
+    } = layer;
+    let (out_h, pad_h) = output_axis(h, kernel_h, striding.stride[0], striding.padding);
+    let (out_w, pad_w) = output_axis(w, kernel_w, striding.stride[1], striding.padding);
     let mut out = bias.repeat(out_h * out_w);
     for (position, pixel) in out.chunks_exact_mut(c).enumerate() {
         let (y, x) = (position / out_w, position % out_w);
-        let (first_y, past_y) = taps(y, slide.stride[0], pad_h, kernel_h, h);
-        let (first_x, past_x) = taps(x, slide.stride[1], pad_w, kernel_w, w);
+        let (first_y, past_y) = taps(y, striding.stride[0], pad_h, kernel_h, h);
+        let (first_x, past_x) = taps(x, striding.stride[1], pad_w, kernel_w, w);
         let from = |tap_y: usize, tap_x: usize| {
-            let row = y * slide.stride[0] + tap_y - pad_h;
-            (row * w + x * slide.stride[1] + tap_x - pad_w) * c
+            let row = y * striding.stride[0] + tap_y - pad_h;
+            (row * w + x * striding.stride[1] + tap_x - pad_w) * c
         };
         let whole = c - c % LANES;
         for lane in (0..whole).step_by(LANES) {
@@ -146,19 +167,24 @@ pub(super) fn depthwise(
     out
 }
 
-/// Largest value under the window; pixels outside are left out.
-pub(super) fn max_pool(input: &[f32], [h, w, c]: Shape, filter: [usize; 2], slide: Slide) -> Vec<f32> {
-    let (out_h, pad_h) = slide_axis(h, filter[0], slide.stride[0], slide.padding);
-    let (out_w, pad_w) = slide_axis(w, filter[1], slide.stride[1], slide.padding);
+/// Takes the largest value under the kernel in each channel; pixels outside the image do not count.
+pub(super) fn max_pool(
+    input: &[f32],
+    [h, w, c]: ImageShape,
+    kernel: [usize; 2],
+    striding: Striding,
+) -> Vec<f32> {
+    let (out_h, pad_h) = output_axis(h, kernel[0], striding.stride[0], striding.padding);
+    let (out_w, pad_w) = output_axis(w, kernel[1], striding.stride[1], striding.padding);
     let mut out = vec![f32::NEG_INFINITY; out_h * out_w * c];
     for (position, pixel) in out.chunks_exact_mut(c).enumerate() {
         let (y, x) = (position / out_w, position % out_w);
-        let (first_y, past_y) = taps(y, slide.stride[0], pad_h, filter[0], h);
-        let (first_x, past_x) = taps(x, slide.stride[1], pad_w, filter[1], w);
+        let (first_y, past_y) = taps(y, striding.stride[0], pad_h, kernel[0], h);
+        let (first_x, past_x) = taps(x, striding.stride[1], pad_w, kernel[1], w);
         for tap_y in first_y..past_y {
             for tap_x in first_x..past_x {
-                let row = y * slide.stride[0] + tap_y - pad_h;
-                let from = (row * w + x * slide.stride[1] + tap_x - pad_w) * c;
+                let row = y * striding.stride[0] + tap_y - pad_h;
+                let from = (row * w + x * striding.stride[1] + tap_x - pad_w) * c;
                 for (best, value) in pixel.iter_mut().zip(&input[from..from + c]) {
                     *best = best.max(*value);
                 }
@@ -168,22 +194,25 @@ pub(super) fn max_pool(input: &[f32], [h, w, c]: Shape, filter: [usize; 2], slid
     out
 }
 
-/// `x` where it is positive, else `slope[channel] * x`.
-pub(super) fn prelu(values: &mut [f32], slope: &[f32]) {
+/// Multiplies negative values by the slope of their channel.
+pub(super) fn prelu(mut values: Vec<f32>, slope: &[f32]) -> Vec<f32> {
     for pixel in values.chunks_exact_mut(slope.len()) {
         for (value, slope) in pixel.iter_mut().zip(slope) {
             *value = if *value < 0.0 { *value * slope } else { *value };
         }
     }
+    values
 }
 
-pub(super) fn relu(values: &mut [f32]) {
-    for value in values {
+/// Replaces negative values by 0.
+pub(super) fn relu(mut values: Vec<f32>) -> Vec<f32> {
+    for value in &mut values {
         *value = value.max(0.0);
     }
+    values
 }
 
-/// Appends zero channels.
+/// Appends zero channels: `from` channels become `to`.
 pub(super) fn pad_channels(input: &[f32], from: usize, to: usize) -> Vec<f32> {
     let mut out = vec![0.0; input.len() / from * to];
     for (wide, narrow) in out.chunks_exact_mut(to).zip(input.chunks_exact(from)) {
@@ -192,8 +221,9 @@ pub(super) fn pad_channels(input: &[f32], from: usize, to: usize) -> Vec<f32> {
     out
 }
 
-/// Bilinear resize, pixel centres at halves, edge pixels repeated.
-pub(super) fn resize_bilinear(input: &[f32], [h, w, c]: Shape, [out_h, out_w]: [usize; 2]) -> Vec<f32> {
+/// Resizes an image bilinearly to a height and width. Pixel centres are at halves, and edge pixels are
+/// repeated.
+pub(super) fn resize_bilinear(input: &[f32], [h, w, c]: ImageShape, [out_h, out_w]: [usize; 2]) -> Vec<f32> {
     let axis = |size: usize, out: usize| -> Vec<(usize, usize, f32)> {
         let scale = size as f32 / out as f32;
         let place = |i: usize| {
@@ -230,9 +260,9 @@ mod tests {
 
     #[test]
     fn the_odd_pixel_of_padding_comes_last() {
-        assert_eq!(slide_axis(192, 3, 2, Padding::Same), (96, 0));
-        assert_eq!(slide_axis(96, 3, 1, Padding::Same), (96, 1));
-        assert_eq!(slide_axis(3, 3, 1, Padding::Valid), (1, 0));
+        assert_eq!(output_axis(192, 3, 2, Padding::Same), (96, 0));
+        assert_eq!(output_axis(96, 3, 1, Padding::Same), (96, 1));
+        assert_eq!(output_axis(3, 3, 1, Padding::Valid), (1, 0));
     }
 
     #[test]
@@ -242,11 +272,19 @@ mod tests {
         let input: Vec<f32> = (0..h * w * c).map(value).collect();
         let weight: Vec<f32> = (0..9 * c * n).map(|i| value(i + 5)).collect();
         let bias: Vec<f32> = (0..n).map(value).collect();
-        let slide = Slide {
-            padding: Padding::Same,
-            stride: [2, 2],
+        let layer = ConvLayer {
+            shape: [h, w, c],
+            weight,
+            bias,
+            kernel: [3, 3],
+            striding: Striding {
+                padding: Padding::Same,
+                stride: [2, 2],
+            },
+            relu: false,
         };
-        let out = conv2d(&input, [h, w, c], &weight, &bias, [3, 3], slide);
+        let out = conv2d(&input, &layer);
+        let (weight, bias) = (&layer.weight, &layer.bias);
         // 5 rows: (3 - 1) * 2 + 3 = 7, pads 1 and 1; 6 columns: (3 - 1) * 2 + 3 = 7, pads 0 and 1.
         for (y, x, o) in [(0_usize, 0_usize, 1_usize), (1, 2, 3), (2, 2, 0)] {
             let mut want = bias[o];

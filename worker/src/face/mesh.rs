@@ -1,10 +1,12 @@
-//! FaceMesh: 468 points of one face, given roughly where it is.
+//! FaceMesh: finds 468 points of one face, given roughly where the face is.
 //!
 //! | tensor | shape | meaning |
 //! |---|---|---|
 //! | input | `(1, 192, 192, 3)` | square around the face, eyes level, edge repeated, `colour / 255` |
 //! | points | `(1, 1, 1, 1404)` | 468 times x, y, z in pixels of the input |
-//! | flag | `(1, 1, 1, 1)` | logit of "this is a face" |
+//! | presence | `(1, 1, 1, 1)` | logit of the probability that the square shows a face |
+//!
+//! The weights come from MediaPipe, see `weights/PROVENANCE.md`.
 
 use latentfarm_common::frame::Rgb;
 
@@ -14,19 +16,20 @@ use super::geometry::Rect;
 use super::network::{self, Network};
 use super::sample::{Border, SIDE, Square};
 
+/// The `.tflite` file of the network.
 pub(super) const WEIGHTS: &[u8] = include_bytes!("weights/face_landmark.tflite");
 
 const NAME: &str = "face mesh";
 const POINTS: usize = 468;
-/// Side of the square over the longer side of the face's box.
+/// Side of the square around a face, over the longer side of its box.
 const MARGIN: f32 = 1.5;
 
-/// Where to look for a face: a square, turned.
+/// A rotated square in which the network looks for a face.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Region {
     centre: [f32; 2],
     side: f32,
-    /// Radians, positive from x towards y.
+    /// Rotation in radians, positive from x towards y.
     angle: f32,
 }
 
@@ -39,6 +42,7 @@ impl Region {
         }
     }
 
+    /// Returns the square around a detected face, level with its eyes.
     pub(super) fn of_detection(detection: &Detection) -> Self {
         Self::new(&detection.area, detection.eyes)
     }
@@ -53,28 +57,32 @@ impl Region {
     }
 }
 
-/// A face found, in frame pixels.
+/// The points of a face, in frame pixels.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Mesh {
     pub(super) points: Vec<[f32; 2]>,
-    /// How sure the network is that this is a face, 0..=1.
-    pub(super) flag: f32,
+    /// Probability that this is a face, in 0..=1.
+    pub(super) presence: f32,
 }
 
 impl Mesh {
+    /// Returns the box around the points.
     pub(super) fn area(&self) -> Rect {
         Rect::around(&self.points)
     }
 
-    /// Where the face will be in the next frame, near enough: around the points, outer eye corners level.
+    /// Returns the square in which the face is expected in the next frame: around the points, level with the
+    /// outer corners of the eyes.
     pub(super) fn region(&self) -> Region {
         Region::new(&self.area(), [self.points[33], self.points[263]])
     }
 
-    /// Left brow, right brow and nose centre as the alignment template means them.
+    /// Returns the centres of the left brow, the right brow and the nose, as the alignment template defines
+    /// them.
     ///
-    /// The template was made for the 106-point layout, where a brow's points run along its middle; the mesh
-    /// has an upper and a lower row, mixed here so that the centre agrees with the 68-point layout's.
+    /// The template was made for the 106-point layout, in which the points of a brow run along its middle.
+    /// The mesh has an upper and a lower row, which are mixed here so that the centre agrees with that of the
+    /// 68-point layout.
     pub(super) fn alignment_points(&self) -> [[f32; 2]; 3] {
         let at = |i: usize| self.points[i];
         let mix = |a: [f32; 2], b: [f32; 2], share: f32| -> [f32; 2] {
@@ -95,6 +103,7 @@ fn mean(points: &[[f32; 2]]) -> [f32; 2] {
     std::array::from_fn(|i| points.iter().map(|p| p[i]).sum::<f32>() / points.len() as f32)
 }
 
+/// The network, ready to run.
 #[derive(Debug)]
 pub(super) struct Landmarker {
     network: Network,
@@ -106,21 +115,22 @@ impl Landmarker {
         Ok(Self { network })
     }
 
-    /// Raw outputs for a prepared input.
+    /// Runs the network on a prepared input and returns its raw outputs.
     pub(super) fn infer(&self, input: Vec<f32>) -> Result<Vec<Vec<f32>>, FaceError> {
         self.network.run(input)
     }
 
+    /// Finds the points of the face in a square of the frame.
     pub(super) fn mesh(&self, frame: &Rgb, region: &Region) -> Result<Mesh, FaceError> {
         let square = region.square();
-        let outputs = self.infer(square.cut(frame, Border::Repeat, 1.0 / 255.0, 0.0))?;
+        let outputs = self.infer(square.sample(frame, Border::Repeat, 1.0 / 255.0, 0.0))?;
         let points = outputs[0]
             .chunks_exact(3)
             .map(|p| square.to_frame([p[0], p[1]]))
             .collect();
         Ok(Mesh {
             points,
-            flag: 1.0 / (1.0 + (-outputs[1][0]).exp()),
+            presence: 1.0 / (1.0 + (-outputs[1][0]).exp()),
         })
     }
 }

@@ -1,37 +1,38 @@
-//! Faces: found and followed in frames, cut out for the model, and pasted back.
+//! Finds and tracks faces in frames, crops them for the model, and pastes rendered faces back. The media
+//! child calls it.
 //!
 //! | module | what it does |
 //! |---|---|
-//! | `tflite`, `network`, `kernels` | the two networks' original weight files, run on one CPU thread |
-//! | `blazeface`, `mesh` | detection, then 468 points of each face |
-//! | `analyze`, `cut` | one unit of the source timeline to observations |
-//! | `colour` | 4:2:0 pictures to RGB and back |
-//! | `warp`, `resize` | the aligned crop that the model sees |
-//! | `mask`, `restore` | the crop's way back into the frame |
+//! | `tflite`, `network`, `kernels` | read the original weight files of the two networks and run them on one CPU thread |
+//! | `blazeface`, `mesh` | detect faces, then find 468 points of each |
+//! | `analyze`, `shot_boundary` | turn one unit of 16 source frames into observations |
+//! | `colour` | converts 4:2:0 pictures to RGB and back |
+//! | `warp`, `resize` | make the aligned crop that the model is given |
+//! | `mask`, `paste` | put a rendered crop back into its frame |
 //!
 //! Everything here gives the same bits for any number of threads.
 
 mod analyze;
 mod blazeface;
 pub mod colour;
-mod cut;
 mod error;
 mod geometry;
 mod kernels;
 pub mod mask;
 mod mesh;
 mod network;
+mod paste;
 pub mod resize;
-pub mod restore;
 mod sample;
+mod shot_boundary;
 mod tflite;
 pub mod warp;
 
 pub use analyze::{FaceAnalyzer, UNIT_FRAMES};
 pub use error::FaceError;
 pub use latentfarm_common::align;
-pub use mask::Area;
-pub use restore::paste;
+pub use mask::PixelRect;
+pub use paste::paste;
 pub use tflite::TfliteError;
 pub use warp::crop;
 

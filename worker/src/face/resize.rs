@@ -1,14 +1,14 @@
-//! The two resizes of the reference: 8-tap Lanczos on bytes without smoothing (into the model's square), and
-//! smoothed bicubic on floats (out of it).
+//! The two resizes of the reference: 8-tap Lanczos on bytes without antialiasing makes the square input of
+//! the model, and bicubic on floats with antialiasing resizes its output.
 
 use std::f64::consts::{FRAC_1_SQRT_2, FRAC_PI_4};
 
-/// Fraction bits of the Lanczos weights.
+/// Fraction bits of the Lanczos weights, as in `OpenCV`.
 const BITS: u32 = 11;
 const LANCZOS_TAPS: usize = 8;
 
-/// Weights of the 8 taps at offsets -3..=4 for a position `fraction` past the tap at 0, as `OpenCV` makes them:
-/// f32 weights, normalised, then rounded to 11 bits.
+/// Returns the weights of the 8 taps at offsets -3..=4, for a position `fraction` past the tap at 0. As in
+/// `OpenCV`, they are f32 weights, normalised and then rounded to 11 bits.
 fn lanczos_weights(fraction: f32) -> [i32; LANCZOS_TAPS] {
     const S: f64 = FRAC_1_SQRT_2;
     const TURNS: [[f64; 2]; LANCZOS_TAPS] = [
@@ -31,7 +31,7 @@ fn lanczos_weights(fraction: f32) -> [i32; LANCZOS_TAPS] {
             reason = "the weights are f32 by definition"
         )]
         let value = ((turn[0] * sin + turn[1] * cos) / (angle * angle)) as f32;
-        // On a tap, that tap alone counts.
+        // At a tap, the huge weight makes that tap alone count.
         *weight = if distance.abs() < 1e-6 { 1e30 } else { value };
     }
     let sum: f32 = weights.iter().sum();
@@ -40,7 +40,7 @@ fn lanczos_weights(fraction: f32) -> [i32; LANCZOS_TAPS] {
     weights.map(|weight| (weight * scale).round_ties_even() as i32)
 }
 
-/// For each output position: the 8 source positions, edges repeated, and their weights.
+/// Returns for each output position the 8 source positions, with repeated edges, and their weights.
 fn lanczos_axis(from: usize, to: usize) -> Vec<([usize; LANCZOS_TAPS], [i32; LANCZOS_TAPS])> {
     let scale = from as f64 / to as f64;
     let last = i64::try_from(from).unwrap_or(i64::MAX) - 1;
@@ -62,8 +62,8 @@ fn lanczos_axis(from: usize, to: usize) -> Vec<([usize; LANCZOS_TAPS], [i32; LAN
 
 /// Resizes a picture of `height x width x 3` bytes; sizes are (width, height).
 ///
-/// Sums are whole numbers, so their order does not matter. They count from the middle level: then 32 bits
-/// hold every one, as the weights' sizes add up to less than 1.75 along each axis.
+/// Sums are integers, so their order does not matter. Values count from the middle level, so that every sum
+/// fits into 32 bits: the absolute weights add up to less than 1.75 along each axis.
 pub fn lanczos4(picture: &[u8], [width, height]: [usize; 2], [to_width, to_height]: [usize; 2]) -> Vec<u8> {
     const MIDDLE: i32 = 128;
     let columns = lanczos_axis(width, to_width);
@@ -108,7 +108,7 @@ pub fn lanczos4(picture: &[u8], [width, height]: [usize; 2], [to_width, to_heigh
     out
 }
 
-/// The cubic kernel with a = -0.5.
+/// Returns the cubic kernel with a = -0.5.
 fn cubic(distance: f64) -> f64 {
     let d = distance.abs();
     if d < 1.0 {
@@ -120,7 +120,7 @@ fn cubic(distance: f64) -> f64 {
     }
 }
 
-/// For each output position: the first source position and the weights from there on.
+/// Returns for each output position the first source position and the weights from there on.
 fn cubic_axis(from: usize, to: usize) -> Vec<(usize, Vec<f32>)> {
     let scale = from as f64 / to as f64;
     let widen = scale.max(1.0);
@@ -145,8 +145,8 @@ fn cubic_axis(from: usize, to: usize) -> Vec<(usize, Vec<f32>)> {
         .collect()
 }
 
-/// Resizes planes of `height x width` floats, smoothed where they shrink, not clamped; sizes are
-/// (width, height).
+/// Resizes planes of `height x width` floats, with antialiasing if they shrink and without clamping; sizes
+/// are (width, height).
 pub fn bicubic(planes: &[f32], [width, height]: [usize; 2], [to_width, to_height]: [usize; 2]) -> Vec<f32> {
     let (columns, lines) = (cubic_axis(width, to_width), cubic_axis(height, to_height));
     let mut out = Vec::with_capacity(planes.len() / (width * height) * to_width * to_height);
@@ -199,7 +199,7 @@ mod tests {
 
     #[test]
     fn the_sharpest_picture_is_clipped_and_not_wrapped() {
-        // Columns and rows in the weights' own signs, the worst that there is.
+        // The columns and rows have the signs of the weights, which gives the largest sums.
         let picture: Vec<u8> = (0..64 * 64)
             .flat_map(|i| {
                 [if (i % 64 / 2 + i / 64 / 2) % 2 == 0 {
@@ -214,7 +214,7 @@ mod tests {
         assert!((0..128 * 128).all(close));
     }
 
-    /// One value of [`lanczos4`] from 64 x 64 to 128 x 128 in 64-bit numbers.
+    /// Computes one value of [`lanczos4`] from 64 x 64 to 128 x 128 in 64-bit numbers.
     fn lanczos_reference(picture: &[u8], x: usize, y: usize) -> u8 {
         let ((columns, across), (rows, down)) = (lanczos_axis(64, 128)[x], lanczos_axis(64, 128)[y]);
         let mut sum = 1_i64 << 21;

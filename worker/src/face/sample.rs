@@ -1,19 +1,20 @@
-//! Cuts a square out of a frame for a network: any position, size and turn, with smoothing where it shrinks.
+//! Samples a square of a frame, at any position, size and rotation, as the input of a face network.
 
 use latentfarm_common::frame::Rgb;
 
 /// Side of both networks' input in pixels.
 pub(super) const SIDE: usize = 192;
 
-/// What lies outside the frame.
+/// The colour of samples outside the frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Border {
     Black,
+    /// The nearest pixel of the frame.
     Repeat,
 }
 
-/// A square in a frame. Network pixel (i, j) lies at `origin + i * across + j * down`, in frame pixels with
-/// whole numbers at pixel centres.
+/// A square in a frame. Input pixel (i, j) of the network lies at `origin + i * across + j * down`, in frame
+/// pixels whose centres are at whole numbers.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Square {
     pub(super) origin: [f32; 2],
@@ -22,19 +23,20 @@ pub(super) struct Square {
 }
 
 impl Square {
-    /// From network pixels to frame pixels.
+    /// Converts a position from input pixels to frame pixels.
     pub(super) fn to_frame(self, [x, y]: [f32; 2]) -> [f32; 2] {
         std::array::from_fn(|i| self.origin[i] + x * self.across[i] + y * self.down[i])
     }
 
-    /// Frame pixels for each network pixel.
+    /// Returns the number of frame pixels along one input pixel.
     fn scale(self) -> f32 {
         self.across[0].hypot(self.across[1])
     }
 
-    /// `SIDE x SIDE x 3` values, each `colour * gain + offset`. A pixel that covers more than one and a
-    /// half frame pixels is the mean of 2 x 2 bilinear samples: it steadies grain and fine patterns.
-    pub(super) fn cut(self, frame: &Rgb, border: Border, gain: f32, offset: f32) -> Vec<f32> {
+    /// Samples `SIDE x SIDE x 3` values, each `colour * gain + offset`. If an input pixel covers more than
+    /// one and a half frame pixels, it is the mean of 2 x 2 bilinear samples, which reduces the noise of
+    /// grain and fine patterns.
+    pub(super) fn sample(self, frame: &Rgb, border: Border, gain: f32, offset: f32) -> Vec<f32> {
         let taps: u8 = if self.scale() > 1.5 { 2 } else { 1 };
         let share = 1.0 / (f32::from(taps) * f32::from(taps));
         let shift = |tap: u8| (f32::from(tap) + 0.5) / f32::from(taps) - 0.5;
@@ -58,7 +60,7 @@ impl Square {
     }
 }
 
-/// Bilinear sample, edge pixels repeated, or black past half a pixel outside.
+/// Returns a bilinear sample; more than half a pixel outside the frame it has the colour of the border.
 fn pixel(frame: &Rgb, [x, y]: [f32; 2], border: Border) -> [f32; 3] {
     let (right, bottom) = ((frame.width - 1) as f32, (frame.height - 1) as f32);
     let outside = x < -0.5 || y < -0.5 || x > right + 0.5 || y > bottom + 0.5;
@@ -112,17 +114,17 @@ mod tests {
     }
 
     #[test]
-    fn network_pixels_hold_the_colours_of_their_places() {
+    fn input_pixels_hold_the_colours_of_their_places() {
         let frame = gradient(200, 100);
         let square = Square {
             origin: [20.0, 10.0],
             across: [0.5, 0.1],
             down: [-0.1, 0.4],
         };
-        let cut = square.cut(&frame, Border::Repeat, 1.0, 0.0);
+        let input = square.sample(&frame, Border::Repeat, 1.0, 0.0);
         let (i, j) = (50, 60);
         let [x, y] = square.to_frame([50.0, 60.0]);
-        let pixel = &cut[(j * SIDE + i) * 3..][..3];
+        let pixel = &input[(j * SIDE + i) * 3..][..3];
         assert!(
             (pixel[0] - x).abs() < 1e-3 && (pixel[1] - y).abs() < 1e-3 && (pixel[2] - 7.0).abs() < 1e-3,
             "{pixel:?}"
@@ -138,11 +140,11 @@ mod tests {
             down: [0.0, 1.0],
         };
         assert_eq!(
-            square.cut(&frame, Border::Black, 1.0, -1.0)[..3],
+            square.sample(&frame, Border::Black, 1.0, -1.0)[..3],
             [-1.0, -1.0, -1.0]
         );
         assert_eq!(
-            square.cut(&frame, Border::Repeat, 1.0, 0.0)[..3],
+            square.sample(&frame, Border::Repeat, 1.0, 0.0)[..3],
             [0.0, 30.0, 7.0]
         );
     }

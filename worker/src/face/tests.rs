@@ -1,4 +1,4 @@
-//! Checks of the networks against outputs of the original runtime, and of the analysis on a photo.
+//! Compares the networks with outputs of the original runtime, and tests the analysis on a photo.
 
 use latentfarm_common::frame::Rgb;
 use safetensors::SafeTensors;
@@ -19,7 +19,7 @@ fn the_weight_files_are_the_published_ones() {
     assert_eq!(hex::encode(Sha256::digest(mesh::WEIGHTS)), MESH_SHA256);
 }
 
-/// A picture by formula, in 0..=1: `tests/faces/faces.md` says the same.
+/// Makes a picture by the formula in `tests/faces/faces.md`, with values in 0..=1.
 fn pattern() -> Vec<f32> {
     let value = |i: usize| ((i * 7919 / 64 + i / 576 * 31 + i % 3 * 57) % 256) as f32 / 255.0;
     (0..SIDE * SIDE * 3).map(value).collect()
@@ -51,11 +51,11 @@ fn largest_difference(got: &[f32], want: &[f32]) -> f32 {
 fn golden_mesh_network_agrees_with_the_original_runtime() {
     let outputs = Landmarker::new().unwrap().infer(pattern()).unwrap();
     let points = largest_difference(&outputs[0], &golden("mesh.points"));
-    let flag = largest_difference(&outputs[1], &golden("mesh.flag"));
-    println!("points {points:e} px, flag {flag:e}");
+    let presence = largest_difference(&outputs[1], &golden("mesh.flag"));
+    println!("points {points:e} px, presence {presence:e}");
     assert!(
-        points < 1e-3 && flag < 1e-3,
-        "points {points:e} px, flag {flag:e}"
+        points < 1e-3 && presence < 1e-3,
+        "points {points:e} px, presence {presence:e}"
     );
 }
 
@@ -103,7 +103,7 @@ fn photo() -> Rgb {
     }
 }
 
-/// A grey frame with the photo at some places.
+/// Makes a grey frame that shows the photo at some places.
 fn scene(width: usize, height: usize, places: &[[usize; 2]]) -> Rgb {
     let photo = photo();
     let mut frame = Rgb {
@@ -132,7 +132,7 @@ fn golden_points_on_a_photo_agree_with_an_independent_implementation() {
         .mesh(&frame, &Region::of_detection(&detection))
         .unwrap();
     let mesh = landmarker.mesh(&frame, &rough.region()).unwrap();
-    // The expected points stand for upper brow rows, and a plain mean for the nose.
+    // The expected points are those of the upper rows of the brows, and the plain mean of the nose.
     let mean = |points: &[usize]| -> [f32; 2] {
         std::array::from_fn(|i| points.iter().map(|&p| mesh.points[p][i]).sum::<f32>() / points.len() as f32)
     };
@@ -149,7 +149,7 @@ fn golden_points_on_a_photo_agree_with_an_independent_implementation() {
 }
 
 #[test]
-fn a_moving_face_is_followed_through_the_unit() {
+fn a_moving_face_is_tracked_through_the_unit() {
     let frames: Vec<Rgb> = (0..16)
         .map(|i| scene(480, 320, &[[40 + 5 * i, 20 + 2 * i]]))
         .collect();
@@ -171,8 +171,8 @@ fn a_moving_face_is_followed_through_the_unit() {
 }
 
 #[test]
-fn two_faces_are_both_seen_and_the_larger_comes_first() {
-    // The second photo at one and a half times its size, by repeating pixels.
+fn two_faces_are_both_found_and_the_larger_comes_first() {
+    // The second photo is enlarged one and a half times by repeating pixels.
     let (width, height) = (650, 384);
     let mut frame = scene(width, height, &[[0, 0]]);
     let photo = photo();
@@ -210,13 +210,13 @@ fn a_cut_is_marked_and_the_face_found_anew() {
         [false, false, true, false]
     );
     assert!(observations[1].faces[0].bbox[0] > 250.0 && observations[2].faces[0].bbox[0] < 150.0);
-    // What comes after a cut does not depend on what was before it.
+    // The observations after a cut do not depend on the frames before it.
     let alone = analyzer.analyze_unit(Some(&with_face), &frames[2..]).unwrap();
     assert_eq!(alone, observations[2..]);
 }
 
 #[test]
-fn only_cut_detection_looks_at_the_frame_before_the_unit() {
+fn only_cut_detection_uses_the_frame_before_the_unit() {
     let frames = vec![scene(480, 320, &[[100, 30]]); 2];
     let analyzer = FaceAnalyzer::new().unwrap();
     let without = analyzer.analyze_unit(None, &frames).unwrap();

@@ -1,26 +1,27 @@
-//! Sampling through a 2 x 3 matrix: the aligned face out of a frame.
+//! Warps the aligned face out of a frame, and makes the crop of it that the model is given.
 //!
-//! Pixels have their centres at whole numbers. A sample is bilinear; each of its four taps that lies outside
-//! counts as `BORDER`.
+//! A matrix has the shape `2 x 3`, row by row, and maps frame pixels to face pixels, whose centres are at
+//! whole numbers. A sample is bilinear; each of its four taps that lies outside the frame counts as
+//! [`BORDER`].
 
 use latentfarm_common::align::face_size;
 use latentfarm_common::frame::Rgb;
 
 use super::resize;
 
-/// What the reference puts outside of a picture.
-pub(super) const BORDER: f32 = 127.0;
+/// The colour outside a picture, as the reference has it.
+pub const BORDER: f32 = 127.0;
 
 /// Applies a matrix to a point.
 #[inline]
-pub(super) fn apply(matrix: &[f64; 6], x: f64, y: f64) -> [f64; 2] {
+pub fn transform(matrix: &[f64; 6], x: f64, y: f64) -> [f64; 2] {
     [
         matrix[0] * x + matrix[1] * y + matrix[2],
         matrix[3] * x + matrix[4] * y + matrix[5],
     ]
 }
 
-/// The matrix that goes back; `None` where there is no way back.
+/// Returns the inverse of a matrix, or `None` if it has none or is not finite.
 pub(super) fn invert(matrix: &[f32; 6]) -> Option<[f64; 6]> {
     let [a, b, tx, c, d, ty] = matrix.map(f64::from);
     let determinant = a * d - b * c;
@@ -36,10 +37,10 @@ pub(super) fn invert(matrix: &[f32; 6]) -> Option<[f64; 6]> {
     Some([a, b, -(a * tx + b * ty), c, d, -(c * tx + d * ty)])
 }
 
-/// The four pixels of a bilinear sample, by row, `None` outside; and how far it lies right and down of the
-/// first, 0..1.
+/// Returns how far right and down of its first tap a bilinear sample lies, both in 0..1, and the indices of
+/// its four taps by row, `None` for those outside.
 #[inline]
-pub(super) fn corners([x, y]: [f64; 2], width: usize, height: usize) -> ([f32; 2], [Option<usize>; 4]) {
+pub fn bilinear_taps([x, y]: [f64; 2], width: usize, height: usize) -> ([f32; 2], [Option<usize>; 4]) {
     let ((column, dx), (row, dy)) = (floor(x), floor(y));
     let pixel = |column: i64, row: i64| {
         let column = usize::try_from(column).ok().filter(|&column| column < width)?;
@@ -58,7 +59,7 @@ pub(super) fn corners([x, y]: [f64; 2], width: usize, height: usize) -> ([f32; 2
     )
 }
 
-/// The whole number below, and how far above it.
+/// Returns the whole number below a value, and how far the value is above it.
 #[inline]
 fn floor(value: f64) -> (i64, f32) {
     #[expect(clippy::cast_possible_truncation, reason = "far positions saturate")]
@@ -69,21 +70,21 @@ fn floor(value: f64) -> (i64, f32) {
         towards_zero
     };
     #[expect(clippy::cast_possible_truncation, reason = "0..1")]
-    let past = (value - low as f64) as f32;
-    (low, past)
+    let fraction = (value - low as f64) as f32;
+    (low, fraction)
 }
 
-/// Bilinear mix of the four pixels.
+/// Returns the bilinear mix of four taps.
 #[inline]
-pub(super) fn mix([dx, dy]: [f32; 2], [a, b, c, d]: [f32; 4]) -> f32 {
-    // In this form flat colours stay what they are, to the last bit.
+pub fn bilinear([dx, dy]: [f32; 2], [a, b, c, d]: [f32; 4]) -> f32 {
+    // In this form four equal values give exactly that value.
     let (upper, lower) = (a + (b - a) * dx, c + (d - c) * dx);
     upper + (lower - upper) * dy
 }
 
-/// The aligned face, `face height x face width x 3` in 0..=255, fractions kept.
+/// Returns the aligned face, `face height x face width x 3` with fractions in 0..=255.
 ///
-/// A matrix that cannot be inverted gives the border's grey.
+/// A matrix without an inverse gives the grey of the border.
 pub fn warp_face(frame: &Rgb, matrix: &[f32; 6], resolution: usize) -> Vec<f32> {
     let (width, height) = aligned_size(resolution);
     let Some(to_frame) = invert(matrix) else {
@@ -92,12 +93,12 @@ pub fn warp_face(frame: &Rgb, matrix: &[f32; 6], resolution: usize) -> Vec<f32> 
     let mut face = Vec::with_capacity(width * height * 3);
     for y in 0..height {
         for x in 0..width {
-            let at = apply(&to_frame, x as f64, y as f64);
-            let (past, corners) = corners(at, frame.width, frame.height);
+            let at = transform(&to_frame, x as f64, y as f64);
+            let (fraction, taps) = bilinear_taps(at, frame.width, frame.height);
             face.extend((0..3).map(|channel| {
-                mix(
-                    past,
-                    corners.map(|at| at.map_or(BORDER, |at| f32::from(frame.data[at * 3 + channel]))),
+                bilinear(
+                    fraction,
+                    taps.map(|at| at.map_or(BORDER, |at| f32::from(frame.data[at * 3 + channel]))),
                 )
             }));
         }
@@ -105,12 +106,13 @@ pub fn warp_face(frame: &Rgb, matrix: &[f32; 6], resolution: usize) -> Vec<f32> 
     face
 }
 
-/// The model's input: the aligned face squeezed to a square, `3 x resolution x resolution`.
+/// Returns the input of the model: the aligned face resized to a square, planar RGB
+/// `3 x resolution x resolution`.
 pub fn crop(frame: &Rgb, matrix: &[f32; 6], resolution: usize) -> Vec<u8> {
     let (width, height) = aligned_size(resolution);
     let face: Vec<u8> = warp_face(frame, matrix, resolution)
         .into_iter()
-        .map(whole)
+        .map(truncate)
         .collect();
     let square = resize::lanczos4(&face, [width, height], [resolution, resolution]);
     (0..3)
@@ -118,8 +120,8 @@ pub fn crop(frame: &Rgb, matrix: &[f32; 6], resolution: usize) -> Vec<u8> {
         .collect()
 }
 
-/// Drops the fraction.
-pub(super) fn whole(value: f32) -> u8 {
+/// Drops the fraction; values outside 0..=255 are clipped.
+pub fn truncate(value: f32) -> u8 {
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
@@ -130,8 +132,8 @@ pub(super) fn whole(value: f32) -> u8 {
     }
 }
 
-/// Width and height of the aligned face.
-pub(super) fn aligned_size(resolution: usize) -> (usize, usize) {
+/// Returns the width and height of the aligned face for crops of `resolution`.
+pub fn aligned_size(resolution: usize) -> (usize, usize) {
     face_size(u32::try_from(resolution).unwrap_or(u32::MAX))
 }
 
@@ -143,8 +145,8 @@ mod tests {
     fn inverting_twice_gives_the_matrix_back() {
         let matrix = [1.5_f32, -0.3, 12.0, 0.3, 1.5, -7.0];
         let back = invert(&matrix).unwrap();
-        let [x, y] = apply(&back, 20.0, 30.0);
-        let [x, y] = apply(&matrix.map(f64::from), x, y);
+        let [x, y] = transform(&back, 20.0, 30.0);
+        let [x, y] = transform(&matrix.map(f64::from), x, y);
         assert!((x - 20.0).abs() < 1e-9 && (y - 30.0).abs() < 1e-9);
         assert!(invert(&[0.0; 6]).is_none());
         assert!(invert(&[f32::NAN, 0.0, 0.0, 0.0, 1.0, 0.0]).is_none());

@@ -1,7 +1,7 @@
-//! Facts about this machine that the supervisor decides by: which devices there are, what is free on them now, what
-//! other workers of this machine have reserved, and which memory plan fits.
+//! Facts about this machine by which the supervisor admits tasks: its devices, their free memory, the memory
+//! that other workers of this machine have reserved, and the memory plans that fit.
 
-pub mod choice;
-pub mod claims;
+pub mod admission;
 pub mod probe;
-pub mod warn;
+pub mod reservations;
+pub mod usage_thresholds;

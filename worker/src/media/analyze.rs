@@ -1,4 +1,4 @@
-//! Faces in a range of source frames, one 16-frame unit at a time.
+//! Finds the faces in a range of source frames, one 16-frame unit at a time.
 
 use std::io::{Read, Write};
 
@@ -9,18 +9,20 @@ use latentfarm_common::wire::job::SourceSpec;
 use latentfarm_common::wire::media::{LocalSlice, MediaReply, MediaTimings};
 use latentfarm_common::wire::outcome::FaceObservations;
 
-use super::error::JobError;
+use super::error::RequestError;
 use super::pipes::Pipes;
 use super::timed::timed;
 use crate::face::{FaceAnalyzer, colour};
 
+/// Answers an analysis request, with a `Progress` after each unit. The first request loads the networks into
+/// `analyzer`.
 pub(super) fn run<R: Read, W: Write>(
     analyzer: &mut Option<FaceAnalyzer>,
     source: &SourceSpec,
     range: FrameRange,
     segments: Vec<LocalSlice>,
     pipes: &mut Pipes<R, W>,
-) -> Result<MediaReply, JobError> {
+) -> Result<MediaReply, RequestError> {
     let analyzer = match analyzer {
         Some(analyzer) => analyzer,
         None => analyzer.insert(FaceAnalyzer::new()?),
@@ -28,10 +30,11 @@ pub(super) fn run<R: Read, W: Write>(
     let mut decode_us = 0;
     let mut face_us = 0;
     let mut reader = FrameReader::new(segments, source);
-    let mut read = |frame: u64| -> Result<Rgb, JobError> {
+    let mut read = |frame: u64| -> Result<Rgb, RequestError> {
         timed(&mut decode_us, || Ok(colour::to_rgb(&reader.frame(frame)?)))
     };
-    // The lead-in frame serves cut detection only; the first frame of the track begins a shot anyway.
+    // The frame before the range serves cut detection only; the first frame of the track begins a shot
+    // anyway.
     let mut previous = match range.start.checked_sub(1) {
         Some(lead_in) if !range.is_empty() => Some(read(lead_in)?),
         _ => None,

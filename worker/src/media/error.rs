@@ -1,20 +1,20 @@
-//! What ends a request of the media child early.
+//! The errors that end a request of the media child early.
 
 use latentfarm_common::media::MediaError;
 use latentfarm_common::wire::pipe::PipeError;
 
 use crate::face::FaceError;
 
-/// Why a request was not carried out.
+/// Why a request of the supervisor failed.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum JobError {
+pub(super) enum RequestError {
     #[error(transparent)]
     Media(#[from] MediaError),
     #[error("cannot find faces")]
     Face(#[from] FaceError),
-    #[error("the request does not fit together: {0}")]
+    #[error("the request contradicts itself: {0}")]
     Inconsistent(String),
-    /// The supervisor is gone or out of step: nothing can be answered.
+    /// The supervisor is gone, or its messages cannot be read: no reply is possible.
     #[error("the pipe to the supervisor failed")]
     Pipe(#[from] PipeError),
 }

@@ -1,7 +1,8 @@
-//! The media child: decodes, finds faces, crops, pastes back, encodes. A file that crashes a decoder ends here.
+//! The media child: a process that decodes, finds faces, crops, pastes back and encodes for the supervisor,
+//! so that a file which crashes a decoder ends only this process.
 //!
-//! It reads [`MediaRequest`]s from standard input and answers on standard output; its log goes to standard
-//! error. It ends when its input ends.
+//! It reads [`MediaRequest`]s from standard input and writes [`MediaReply`]s to standard output; its log goes
+//! to standard error. It ends when its input ends.
 
 mod analyze;
 mod error;
@@ -18,10 +19,13 @@ use latentfarm_common::wire::media::{MediaFailure, MediaReply, MediaRequest};
 use latentfarm_common::wire::pipe::PipeError;
 
 use crate::face::FaceAnalyzer;
-use error::JobError;
+use error::RequestError;
 use pipes::Pipes;
 
 /// Serves requests until the input ends.
+///
+/// # Errors
+/// If a message cannot be read or written. Any other error is a reply, [`MediaReply::Failed`].
 pub fn serve(input: impl Read, output: impl Write) -> Result<(), PipeError> {
     latentfarm_common::media::init();
     let mut pipes = Pipes { input, output };
@@ -34,13 +38,13 @@ pub fn serve(input: impl Read, output: impl Write) -> Result<(), PipeError> {
                 segments,
             } => analyze::run(&mut analyzer, &source, range, segments, &mut pipes),
             MediaRequest::Render(request) => render::run(&request, &mut pipes),
-            MediaRequest::Synced { window, .. } => Err(JobError::Inconsistent(format!(
-                "rendered crops for {window} without a render"
+            MediaRequest::Synced { window, .. } => Err(RequestError::Inconsistent(format!(
+                "rendered crops for {window} came without a render request"
             ))),
         };
         let reply = match outcome {
             Ok(reply) => reply,
-            Err(JobError::Pipe(error)) => return Err(error),
+            Err(RequestError::Pipe(error)) => return Err(error),
             Err(error) => MediaReply::Failed(failure(&error)),
         };
         pipes.send(&reply)?;
@@ -48,10 +52,10 @@ pub fn serve(input: impl Read, output: impl Write) -> Result<(), PipeError> {
     Ok(())
 }
 
-fn failure(error: &JobError) -> MediaFailure {
+fn failure(error: &RequestError) -> MediaFailure {
     let message = one_line(error);
     match error {
-        JobError::Media(MediaError::BadInput { .. }) => MediaFailure::BadInput { message },
+        RequestError::Media(MediaError::BadInput { .. }) => MediaFailure::BadInput { message },
         _ => MediaFailure::Other { message },
     }
 }

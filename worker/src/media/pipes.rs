@@ -1,4 +1,4 @@
-//! The conversation with the supervisor.
+//! The pipes between the media child and the supervisor.
 
 use std::io::{Read, Write};
 
@@ -6,13 +6,14 @@ use latentfarm_common::wire::Message;
 use latentfarm_common::wire::media::MediaRequest;
 use latentfarm_common::wire::pipe::{self, PipeError};
 
-/// The two ends of the conversation.
+/// Requests come in on `input`, replies go out on `output`.
 pub(super) struct Pipes<R, W> {
     pub(super) input: R,
     pub(super) output: W,
 }
 
 impl<R: Read, W: Write> Pipes<R, W> {
+    /// Waits for the next request; `None` if the supervisor has closed the pipe.
     pub(super) fn receive(&mut self) -> Result<Option<MediaRequest>, PipeError> {
         pipe::read(&mut self.input)
     }

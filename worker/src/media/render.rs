@@ -1,8 +1,10 @@
-//! Output frames of one chunk: decode, crop, wait for the rendered crops, paste back, encode.
+//! Renders the output frames of one chunk: decodes, crops, waits for the rendered crops, pastes them back,
+//! encodes.
 //!
-//! A window's crops are made and sent while the engine renders the window before it: the supervisor holds them
-//! ready for the moment that the engine is done. So the engine waits for no picture as long as a window is
-//! decoded, pasted and encoded faster than it is rendered, and never is more than one window ahead of it.
+//! The crops of a window are made and sent while the engine renders the window before it, and the supervisor
+//! holds them until the engine is ready. So the engine waits for no pictures as long as a window is decoded,
+//! pasted and encoded faster than it is rendered, and this process is never more than one window ahead of the
+//! engine.
 
 use std::io::{Read, Write};
 use std::path::Path;
@@ -13,91 +15,94 @@ use latentfarm_common::time::FrameRange;
 use latentfarm_common::wire::media::{MediaReply, MediaRequest, MediaTimings, RenderRequest};
 use latentfarm_common::wire::pipe::PipeError;
 
-use super::error::JobError;
+use super::error::RequestError;
 use super::pipes::Pipes;
 use super::timed::timed;
 use super::window::Window;
 
+/// Microseconds spent on each kind of work.
 #[derive(Default)]
-struct Micros {
+struct StageMicros {
     decode: u64,
     crop: u64,
     paste: u64,
     encode: u64,
 }
 
+/// One render request in progress.
+struct ChunkRender<'a, R, W> {
+    request: &'a RenderRequest,
+    /// Side of a crop in pixels.
+    resolution: usize,
+    pipes: &'a mut Pipes<R, W>,
+    reader: FrameReader,
+    encoder: SegmentEncoder,
+    /// Hashes of the pictures that were encoded so far.
+    frame_hashes: Vec<FrameHash>,
+    /// Number of those pictures that show a rendered mouth.
+    synced: u32,
+    micros: StageMicros,
+}
+
+/// Answers a render request; between its windows it sends `Crops` and `Progress` and receives `Synced`.
 pub(super) fn run<R: Read, W: Write>(
     request: &RenderRequest,
     pipes: &mut Pipes<R, W>,
-) -> Result<MediaReply, JobError> {
+) -> Result<MediaReply, RequestError> {
     if request.frames.len() as u64 != request.range.len() || request.range.is_empty() {
         let text = format!(
             "{} frames are described for {}",
             request.frames.len(),
             request.range
         );
-        return Err(JobError::Inconsistent(text));
+        return Err(RequestError::Inconsistent(text));
     }
-    let resolution = request.resolution_px as usize;
     let output = Path::new(&request.output);
-    let mut micros = Micros::default();
-    let mut reader = FrameReader::new(request.segments.clone(), &request.source);
-    let mut encoder = SegmentEncoder::create(
+    let encoder = SegmentEncoder::create(
         output,
         &request.source.picture,
         &request.encoder,
         request.range.start,
     )?;
-    let mut done = Done {
-        hashes: Vec::with_capacity(request.frames.len()),
+    let mut render = ChunkRender {
+        request,
+        resolution: request.resolution_px as usize,
+        pipes,
+        reader: FrameReader::new(request.segments.clone(), &request.source),
+        encoder,
+        frame_hashes: Vec::with_capacity(request.frames.len()),
         synced: 0,
+        micros: StageMicros::default(),
     };
     let mut waiting: Option<Window> = None;
     for range in request.range.windows() {
-        let (window, crops) = open(&mut reader, request, range, &mut micros)?;
-        // The supervisor reads at all times, so that this waits for nobody.
-        if let Some(faces) = crops {
-            pipes.send(&MediaReply::Crops { window: range, faces })?;
-        }
-        let rendered = waiting
-            .as_ref()
-            .map(|window| synced_crops(window, resolution, pipes))
-            .transpose()?;
-        if let Some((previous, faces)) = waiting.replace(window).zip(rendered) {
-            finish(
-                previous,
-                faces.as_deref(),
-                resolution,
-                &mut encoder,
-                &mut done,
-                &mut micros,
-            )?;
-            pipes.send(&MediaReply::Progress {
-                frames_done: u32::try_from(done.hashes.len()).unwrap_or(0),
-            })?;
+        let window = render.decode_and_crop(range)?;
+        if let Some(previous) = waiting.replace(window) {
+            render.paste_and_encode(previous)?;
+            let frames_done = u32::try_from(render.frame_hashes.len()).unwrap_or(0);
+            render.pipes.send(&MediaReply::Progress { frames_done })?;
         }
     }
     if let Some(last) = waiting {
-        let faces = synced_crops(&last, resolution, pipes)?;
-        finish(
-            last,
-            faces.as_deref(),
-            resolution,
-            &mut encoder,
-            &mut done,
-            &mut micros,
-        )?;
+        render.paste_and_encode(last)?;
     }
-    timed(&mut micros.encode, || -> Result<(), JobError> {
+    let ChunkRender {
+        encoder,
+        frame_hashes,
+        synced,
+        mut micros,
+        ..
+    } = render;
+    timed(&mut micros.encode, || -> Result<(), RequestError> {
         encoder.finish()?;
         verify_segment(output, request.range)?;
         Ok(())
     })?;
-    let frames = u32::try_from(done.hashes.len()).unwrap_or(u32::MAX);
+    let frames = u32::try_from(frame_hashes.len()).unwrap_or(u32::MAX);
     Ok(MediaReply::Rendered {
-        frame_hashes: done.hashes,
-        synced: done.synced,
-        passed: frames - done.synced,
+        frame_hashes,
+        synced,
+        passed: frames - synced,
         timings: MediaTimings {
             decode_ms: micros.decode / 1000,
             face_ms: micros.crop / 1000,
@@ -107,82 +112,56 @@ pub(super) fn run<R: Read, W: Write>(
     })
 }
 
-struct Done {
-    hashes: Vec<FrameHash>,
-    synced: u32,
-}
-
-/// Decodes a window and makes its crops, if any of it is to be rendered.
-fn open(
-    reader: &mut FrameReader,
-    request: &RenderRequest,
-    range: FrameRange,
-    micros: &mut Micros,
-) -> Result<(Window, Option<Vec<u8>>), JobError> {
-    let mut frames = Vec::new();
-    for output_frame in range.frames() {
-        let index = usize::try_from(output_frame - request.range.start).unwrap_or(usize::MAX);
-        let frame = request.frames[index];
-        let picture = timed(&mut micros.decode, || reader.frame(frame.source))?;
-        frames.push((frame, picture));
-    }
-    let window = Window { range, frames };
-    let crops = window
-        .is_rendered()
-        .then(|| timed(&mut micros.crop, || window.crops(request.resolution_px as usize)));
-    Ok((window, crops))
-}
-
-/// Pastes a window's rendered crops, if it has any, hashes and encodes its pictures.
-fn finish(
-    mut window: Window,
-    faces: Option<&[u8]>,
-    resolution: usize,
-    encoder: &mut SegmentEncoder,
-    done: &mut Done,
-    micros: &mut Micros,
-) -> Result<(), JobError> {
-    if let Some(faces) = faces {
-        done.synced += timed(&mut micros.paste, || window.paste(faces, resolution));
-    }
-    for (_, picture) in &window.frames {
-        done.hashes.push(picture.hash());
-        timed(&mut micros.encode, || encoder.push(picture))?;
-    }
-    Ok(())
-}
-
-/// Waits for a window's rendered crops; `None` at once for a window that is not rendered.
-fn synced_crops<R: Read, W: Write>(
-    window: &Window,
-    resolution: usize,
-    pipes: &mut Pipes<R, W>,
-) -> Result<Option<Vec<u8>>, JobError> {
-    if !window.is_rendered() {
-        return Ok(None);
-    }
-    match pipes.receive()? {
-        Some(MediaRequest::Synced {
-            window: answered,
-            faces,
-        }) => {
-            let expected = 16 * 3 * resolution * resolution;
-            if answered == window.range && faces.len() == expected {
-                Ok(Some(faces))
-            } else {
-                let got = faces.len();
-                let text = format!(
-                    "{got} bytes for {answered} where {expected} for {} were due",
-                    window.range
-                );
-                Err(JobError::Inconsistent(text))
-            }
+impl<R: Read, W: Write> ChunkRender<'_, R, W> {
+    /// Decodes a window, and makes and sends its crops if any of its frames is to be rendered.
+    fn decode_and_crop(&mut self, range: FrameRange) -> Result<Window, RequestError> {
+        let mut frames = Vec::new();
+        for output_frame in range.frames() {
+            let index = usize::try_from(output_frame - self.request.range.start).unwrap_or(usize::MAX);
+            let frame = self.request.frames[index];
+            let picture = timed(&mut self.micros.decode, || self.reader.frame(frame.source))?;
+            frames.push((frame, picture));
         }
-        Some(_) => Err(JobError::Inconsistent(
-            "another request came in the middle of a render".to_owned(),
-        )),
-        None => Err(JobError::Pipe(PipeError::Io(
-            std::io::ErrorKind::UnexpectedEof.into(),
-        ))),
+        let window = Window { range, frames };
+        if window.is_rendered() {
+            let faces = timed(&mut self.micros.crop, || window.crops(self.resolution));
+            // The supervisor reads at all times, so this does not block.
+            self.pipes.send(&MediaReply::Crops { window: range, faces })?;
+        }
+        Ok(window)
+    }
+
+    /// Waits for the rendered crops of a window, if it has any, pastes them, and hashes and encodes the
+    /// pictures.
+    fn paste_and_encode(&mut self, mut window: Window) -> Result<(), RequestError> {
+        if window.is_rendered() {
+            let faces = self.receive_synced(window.range)?;
+            self.synced += timed(&mut self.micros.paste, || window.paste(&faces, self.resolution));
+        }
+        for (_, picture) in &window.frames {
+            self.frame_hashes.push(picture.hash());
+            timed(&mut self.micros.encode, || self.encoder.push(picture))?;
+        }
+        Ok(())
+    }
+
+    /// Receives the rendered crops of the window `due`.
+    fn receive_synced(&mut self, due: FrameRange) -> Result<Vec<u8>, RequestError> {
+        let expected = 16 * 3 * self.resolution * self.resolution;
+        match self.pipes.receive()? {
+            Some(MediaRequest::Synced { window, faces }) if window == due && faces.len() == expected => {
+                Ok(faces)
+            }
+            Some(MediaRequest::Synced { window, faces }) => Err(RequestError::Inconsistent(format!(
+                "expected {expected} bytes for {due}, got {} for {window}",
+                faces.len()
+            ))),
+            Some(_) => Err(RequestError::Inconsistent(
+                "another request came in the middle of a render".to_owned(),
+            )),
+            None => Err(RequestError::Pipe(PipeError::Io(
+                std::io::ErrorKind::UnexpectedEof.into(),
+            ))),
+        }
     }
 }

@@ -1,28 +1,29 @@
-//! One window of output frames on its way from pictures to crops and back.
+//! One window of output frames: from pictures to crops for the model, and from rendered crops back to
+//! pictures.
 
 use latentfarm_common::frame::Picture;
 use latentfarm_common::time::{FrameRange, WINDOW_FRAMES};
 use latentfarm_common::wire::task::{Mouth, RenderFrame};
 
-use crate::face::{self, Area};
+use crate::face::{self, PixelRect};
 
-/// The decoded pictures of a window and what is to be done with each.
+/// The decoded pictures of a window, each with its source frame, its face and what its mouth shows.
 pub(super) struct Window {
     pub(super) range: FrameRange,
     pub(super) frames: Vec<(RenderFrame, Picture)>,
 }
 
 impl Window {
-    /// Whether any frame of it shows what the model renders; if none does, the model need not run.
+    /// Whether any frame shows a rendered mouth; if none does, the model need not run.
     pub(super) fn is_rendered(&self) -> bool {
         self.frames.iter().any(|(frame, _)| frame.is_rendered())
     }
 
-    /// 16 crops, `16 x 3 x resolution x resolution`.
+    /// Returns 16 planar RGB crops, `16 x 3 x resolution x resolution`.
     ///
-    /// A frame without a face holds the crop of the nearest frame of this window that has one (the earlier of
-    /// two as near), so that the statistics which the model takes over all 16 frames are those of real faces. A
-    /// short window is padded with its last crop. Both depend on this window alone.
+    /// A frame without a face gets the crop of the nearest frame of this window that has one (the earlier of
+    /// two equally near frames), so that the statistics which the model takes over all 16 frames are those of
+    /// real faces. A short window is padded with its last crop. Both depend on this window alone.
     pub(super) fn crops(&self, resolution: usize) -> Vec<u8> {
         let own: Vec<Option<Vec<u8>>> = self
             .frames
@@ -46,7 +47,8 @@ impl Window {
         crops
     }
 
-    /// Pastes rendered crops into the pictures; returns how many frames changed hands.
+    /// Pastes rendered crops into the pictures and returns the number of frames that now show a rendered
+    /// mouth.
     pub(super) fn paste(&mut self, crops: &[u8], resolution: usize) -> u32 {
         let mut synced = 0;
         let crop_bytes = 3 * resolution * resolution;
@@ -69,9 +71,9 @@ impl Window {
     }
 }
 
-/// Takes `picture` back towards `source` inside `area`, outside of which they are equal: `share` of 255 of the
+/// Blends `picture` with `source` inside `area`, outside of which they are equal: `share / 255` of the
 /// difference stays.
-fn fade(picture: &mut Picture, source: &Picture, area: Area, share: u8) {
+fn fade(picture: &mut Picture, source: &Picture, area: PixelRect, share: u8) {
     let (width, half) = (picture.format.width as usize, picture.format.width as usize / 2);
     let (right, bottom) = (area.left + area.width, area.top + area.height);
     let chroma = (area.top / 2..bottom.div_ceil(2), area.left / 2..right.div_ceil(2));
@@ -85,14 +87,14 @@ fn fade(picture: &mut Picture, source: &Picture, area: Area, share: u8) {
         for row in rows.clone() {
             let span = row * stride + columns.start..row * stride + columns.end;
             for (new, old) in plane[span.clone()].iter_mut().zip(&source[span]) {
-                *new = mix(*old, *new, share);
+                *new = interpolate(*old, *new, share);
             }
         }
     }
 }
 
-/// `old` and `share` of 255 of the way to `new`, rounded.
-fn mix(old: u8, new: u8, share: u8) -> u8 {
+/// Returns the value `share / 255` of the way from `old` to `new`, rounded.
+fn interpolate(old: u8, new: u8, share: u8) -> u8 {
     let (share, whole) = (u16::from(share), u16::from(u8::MAX));
     let mixed = u16::from(old) * (whole - share) + u16::from(new) * share;
     u8::try_from((mixed + whole / 2) / whole).unwrap_or(u8::MAX)
@@ -105,7 +107,7 @@ mod tests {
 
     const SIDE: usize = 64;
 
-    /// A grey picture of 128 x 128 with its frame's description; the face's matrix puts its crop in the middle.
+    /// Makes a window of grey 128 x 128 pictures whose faces lie in the middle.
     fn window(mouths: &[Mouth]) -> Window {
         let format = PictureFormat {
             width: 128,

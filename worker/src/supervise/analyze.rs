@@ -1,4 +1,4 @@
-//! An `Analyze` task: the media child does it all.
+//! Runs an `Analyze` task: the media child finds the faces in a chunk of source frames. The runner calls it.
 
 use std::time::Instant;
 
@@ -9,27 +9,27 @@ use latentfarm_common::wire::media::{MediaFailure, MediaReply, MediaRequest};
 use latentfarm_common::wire::outcome::{DoneBody, Failure, StageTimings, TaskStage};
 use latentfarm_common::wire::task::{AnalyzeInput, AnalyzeTask};
 
+use super::failure_class::media_lost;
 use super::fetch::Fetcher;
-use super::loss::media_lost;
-use super::teller::Teller;
+use super::progress_reporter::ProgressReporter;
 use super::warm_engine::WarmEngine;
 use super::warm_media::WarmMedia;
-use crate::consume::{Artifact, Finished};
+use crate::consume::{Artifact, TaskOutput};
 use latentfarm_engine::numerics_fingerprint;
 
-/// Has the media child find the faces of a chunk of source frames.
+/// Has the media child find the faces, and returns them with the timings.
 pub(super) async fn analyze(
     media: &mut WarmMedia,
     engine: &mut WarmEngine,
     body: &AnalyzeTask,
     fetcher: &Fetcher<'_>,
-    teller: &Teller<'_>,
-) -> Result<Finished, Failure> {
+    reporter: &ProgressReporter<'_>,
+) -> Result<TaskOutput, Failure> {
     let started = Instant::now();
     let input: AnalyzeInput = fetcher.message(&body.input).await?;
     let segments = fetcher.slices(&input.segments).await?;
     let fetch_ms = milliseconds(started.elapsed());
-    engine.make_room_for_media().await;
+    engine.free_memory_for_media().await;
     let mut child = media.take()?;
     let lost = |error| media_lost(&error, "face analysis", None);
     let request = MediaRequest::Analyze {
@@ -39,13 +39,13 @@ pub(super) async fn analyze(
     };
     child.send(&request).await.map_err(lost)?;
     let (observations, timings) = loop {
-        match teller
+        match reporter
             .receive(&mut child, media.settings.silence_limit)
             .await
             .map_err(lost)?
         {
             MediaReply::Progress { frames_done } => {
-                teller.frames(frames_done, TaskStage::FaceAnalysis);
+                reporter.report_frames(frames_done, TaskStage::FaceAnalysis);
             }
             MediaReply::Analyzed {
                 observations,
@@ -55,7 +55,7 @@ pub(super) async fn analyze(
                 media.keep(child);
                 return Err(media_failure(failure));
             }
-            other => return Err(out_of_step(&other)),
+            other => return Err(unexpected_reply(&other)),
         }
     };
     media.keep(child);
@@ -70,9 +70,9 @@ pub(super) async fn analyze(
         with_face: count(with_face),
     };
     let bytes = wire::encode(&observations).map_err(|error| Failure::Transient {
-        message: format!("cannot encode the faces: {error}"),
+        message: format!("cannot encode the face observations: {error}"),
     })?;
-    Ok(Finished {
+    Ok(TaskOutput {
         artifact: Artifact::Bytes(bytes),
         body,
         timings: StageTimings {
@@ -93,11 +93,11 @@ pub(super) fn media_failure(failure: MediaFailure) -> Failure {
     }
 }
 
-/// The children speak in turns; anything else is a bug in one of them.
-pub(super) fn out_of_step(reply: &impl std::fmt::Debug) -> Failure {
+/// Returns the failure for a reply that does not belong to the request: a bug in the child.
+pub(super) fn unexpected_reply(reply: &impl std::fmt::Debug) -> Failure {
     let text: String = format!("{reply:?}").chars().take(80).collect();
     Failure::EngineLost {
-        message: format!("a child spoke out of turn: {text}"),
+        message: format!("a child sent an unexpected reply: {text}"),
     }
 }
 
@@ -107,7 +107,7 @@ mod tests {
 
     #[test]
     fn a_long_reply_is_cut_between_characters() {
-        let Failure::EngineLost { message } = out_of_step(&"aé".repeat(100)) else {
+        let Failure::EngineLost { message } = unexpected_reply(&"aé".repeat(100)) else {
             panic!("another failure");
         };
         assert!(message.ends_with('é') || message.ends_with('a'), "{message}");

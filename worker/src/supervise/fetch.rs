@@ -1,4 +1,5 @@
-//! Brings a task's blobs to this machine.
+//! Fetches a task's blobs from the blob store to this machine, before the media child and the engine read
+//! them.
 
 use std::path::Path;
 
@@ -13,12 +14,12 @@ use latentfarm_common::wire::{self, Message};
 /// Reads a task's blobs from the store that the task names.
 pub(super) struct Fetcher<'a> {
     pub(super) store: &'a Store,
-    /// Copies of remote blobs, one file a digest.
+    /// The folder for copies of remote blobs; each file is named by its digest.
     pub(super) scratch: &'a Path,
 }
 
 impl Fetcher<'_> {
-    /// A blob's content as the message it holds.
+    /// Returns the message that a blob holds.
     pub(super) async fn message<M: Message>(&self, blob: &BlobRef) -> Result<M, Failure> {
         let bytes = self.bytes(blob).await?;
         wire::decode(&bytes).map_err(|error| Failure::BadInput {
@@ -33,7 +34,7 @@ impl Fetcher<'_> {
             .map_err(|error| unreachable_blob(&error))
     }
 
-    /// Segment slices as files on this machine.
+    /// Fetches segment slices and returns them as files of this machine.
     pub(super) async fn slices(&self, slices: &[SegmentSlice]) -> Result<Vec<LocalSlice>, Failure> {
         let mut local = Vec::with_capacity(slices.len());
         for slice in slices {
@@ -55,7 +56,7 @@ impl Fetcher<'_> {
     }
 }
 
-/// A blob that cannot be had now may be had later, or by another worker.
+/// A blob that cannot be read now may be readable later, or by another worker: the failure is transient.
 fn unreachable_blob(error: &(dyn std::error::Error + 'static)) -> Failure {
     Failure::Transient {
         message: one_line(error),

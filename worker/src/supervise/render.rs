@@ -1,15 +1,15 @@
-//! A `Render` task: crops from the media child to the engine, rendered crops back, both at work at once.
+//! Runs a `Render` task: carries crops from the media child to the engine and rendered crops back, while both
+//! children compute. The runner calls it.
 //!
 //! ```text
 //! media    crops 0 │ crops 1 │ paste 0, crops 2 │ paste 1, crops 3 ...
 //! engine           │ window 0         │ window 1        │ window 2 ...
 //! ```
-//! The crops of one window lie ready here while the engine is at work on the one before it.
+//! The crops of one window lie ready here while the engine renders the window before it.
 
 use std::time::{Duration, Instant};
 
 use candle_core::DType;
-use latentfarm_common::frame::FrameHash;
 use latentfarm_common::time::{FrameRange, milliseconds};
 use latentfarm_common::wire::engine::EngineTimings;
 use latentfarm_common::wire::media::{MediaReply, MediaRequest, MediaTimings, RenderRequest};
@@ -18,63 +18,56 @@ use latentfarm_common::wire::outcome::{DoneBody, Failure, StageTimings, TaskStag
 use latentfarm_common::wire::task::{RenderFrame, RenderInput, RenderTask, Task};
 use tokio::sync::mpsc;
 
-use super::analyze::{media_failure, out_of_step};
+use super::activity::{EngineTime, RenderActivity, timed};
+use super::analyze::{media_failure, unexpected_reply};
 use super::child::{ChildError, ChildReceiver, ChildSender};
+use super::device_monitor::DeviceMonitor;
+use super::engine_client::{EngineClient, silent_frames};
+use super::failure_class::media_lost;
 use super::fetch::Fetcher;
-use super::loss::media_lost;
-use super::overlap::{EngineTime, Turn, timed};
+use super::progress_reporter::{ALIVE_INTERVAL, ProgressReporter};
 use super::settings::RunnerSettings;
-use super::sight::Sight;
-use super::talk::{EngineTalk, silent_frames};
-use super::teller::{ALIVE_INTERVAL, Teller};
-use super::warm_engine::{Run, WarmEngine};
+use super::warm_engine::{AdmittedTask, WarmEngine};
 use super::warm_media::WarmMedia;
-use crate::consume::{Artifact, Finished};
+use crate::consume::{Artifact, TaskOutput};
 use latentfarm_common::host;
 use latentfarm_engine::numerics_fingerprint;
 
-/// Crops that lie ready for the engine: one window's.
+/// The number of windows whose crops lie ready for the engine.
 const READY_WINDOWS: usize = 1;
 
-/// A window of crops on its way to the engine.
+/// The crops of a window, on their way to the engine.
 type Crops = (FrameRange, Vec<u8>);
 
-/// What the media child made of a chunk.
-struct Composited {
-    frame_hashes: Vec<FrameHash>,
-    synced: u32,
-    passed: u32,
-    timings: MediaTimings,
-}
-
-/// What the engine made of it.
+/// The engine's result of a chunk; the default if no model ran.
 #[derive(Default)]
 struct Computed {
     numerics_fingerprint: Option<String>,
     timings: EngineTimings,
+    /// Time to encode audio, which is part of the busy time too.
     audio: Duration,
     time: EngineTime,
 }
 
-/// Renders a chunk with both children.
+/// Renders a chunk with both children; the result is a segment file in the scratch folder.
 pub(super) async fn render(
     media: &mut WarmMedia,
     engine: &mut WarmEngine,
     task: &Task,
     body: &RenderTask,
     fetcher: &Fetcher<'_>,
-    teller: &Teller<'_>,
-) -> Result<Finished, Failure> {
+    reporter: &ProgressReporter<'_>,
+) -> Result<TaskOutput, Failure> {
     let started = Instant::now();
     let mut input: RenderInput = fetcher.message(&body.input).await?;
     let segments = fetcher.slices(&input.segments).await?;
     let fetch_ms = milliseconds(started.elapsed());
 
-    // A chunk that shows no rendered mouth needs no model.
+    // A chunk without a frame to render needs no model.
     let is_rendered = input.frames.iter().any(RenderFrame::is_rendered);
-    let (mut warm, run) = if is_rendered {
-        let (warm, run) = engine.begin(body).await?;
-        (Some(warm), Some(run))
+    let (mut process, admitted) = if is_rendered {
+        let (process, admitted) = engine.begin(body).await?;
+        (Some(process), Some(admitted))
     } else {
         (None, None)
     };
@@ -98,49 +91,45 @@ pub(super) async fn render(
         .await
         .map_err(|error| media_lost(&error, "media", None))?;
 
-    let turn = Turn::new();
+    let activity = RenderActivity::new();
     let (crops_sender, crops) = mpsc::channel(READY_WINDOWS);
     let (media_sender, media_receiver) = child.split();
-    let conversation = Conversation {
+    let session = RenderSession {
         settings: &media.settings,
-        sight: &media.sight,
-        teller,
-        turn: &turn,
-        run: run.as_ref(),
+        monitor: &media.monitor,
+        reporter,
+        activity: &activity,
+        admitted: admitted.as_ref(),
     };
     let computing = async {
-        let (Some(warm), Some(run)) = (&mut warm, &run) else {
+        let (Some(process), Some(admitted)) = (&mut process, &admitted) else {
             return Ok(Computed::default());
         };
-        let asking = EngineTalk {
-            engine: warm,
-            keeper: &mut *engine,
-            run,
+        let client = EngineClient {
+            process,
+            warm_engine: &mut *engine,
+            admitted,
             body,
             silent,
-            teller,
-            turn: &turn,
+            reporter,
+            activity: &activity,
         };
-        conversation
-            .compute(asking, &input, fetcher, crops, media_sender)
+        session
+            .compute(client, &input, fetcher, crops, media_sender)
             .await
     };
-    let compositing = conversation.composite(media_receiver, crops_sender);
+    let compositing = session.composite(media_receiver, crops_sender);
     let outcome = tokio::try_join!(compositing, computing);
-    let memory = run.map(Run::finish);
-    if let Some(warm) = warm {
-        engine.keep(warm, &turn).await;
+    let memory = admitted.map(AdmittedTask::finish);
+    if let Some(process) = process {
+        engine.keep(process, &activity).await;
     }
-    let (composited, computed) = outcome?;
+    let ((body, media_timings), computed) = outcome?;
     media.keep(child);
-    let timings = stage_timings(started, fetch_ms, &composited, &computed);
-    Ok(Finished {
+    let timings = stage_timings(started, fetch_ms, media_timings, &computed);
+    Ok(TaskOutput {
         artifact: Artifact::File(output),
-        body: DoneBody::Render {
-            frame_hashes: composited.frame_hashes,
-            synced: composited.synced,
-            passed: composited.passed,
-        },
+        body,
         timings,
         memory,
         numerics_fingerprint: computed
@@ -149,24 +138,19 @@ pub(super) async fn render(
     })
 }
 
-fn stage_timings(
-    started: Instant,
-    fetch_ms: u64,
-    composited: &Composited,
-    computed: &Computed,
-) -> StageTimings {
+fn stage_timings(started: Instant, fetch_ms: u64, media: MediaTimings, computed: &Computed) -> StageTimings {
     let EngineTime { load, busy, waiting } = computed.time;
     let edge = started.elapsed().saturating_sub(load + busy + waiting);
     StageTimings {
         fetch_ms,
-        decode_ms: composited.timings.decode_ms,
-        face_ms: composited.timings.face_ms,
+        decode_ms: media.decode_ms,
+        face_ms: media.face_ms,
         audio_ms: milliseconds(computed.audio),
         vae_encode_ms: computed.timings.vae_encode_ms,
         denoise_ms: computed.timings.denoise_ms,
         vae_decode_ms: computed.timings.vae_decode_ms,
-        paste_ms: composited.timings.paste_ms,
-        encode_ms: composited.timings.encode_ms,
+        paste_ms: media.paste_ms,
+        encode_ms: media.encode_ms,
         commit_ms: 0,
         engine_ms: milliseconds(busy),
         media_wait_ms: milliseconds(waiting),
@@ -177,39 +161,39 @@ fn stage_timings(
     }
 }
 
-/// One chunk's talk with both children.
-struct Conversation<'a> {
+/// The exchange of one chunk's crops with both children.
+struct RenderSession<'a> {
     settings: &'a RunnerSettings,
-    teller: &'a Teller<'a>,
-    turn: &'a Turn,
-    sight: &'a Sight,
-    /// `None` where no model runs.
-    run: Option<&'a Run>,
+    reporter: &'a ProgressReporter<'a>,
+    activity: &'a RenderActivity,
+    monitor: &'a DeviceMonitor,
+    /// `None` if no model runs.
+    admitted: Option<&'a AdmittedTask>,
 }
 
-impl Conversation<'_> {
-    /// Hears the media child to its end; its crops go to `crops`, which never is full, as the child sends one
-    /// window ahead at most.
+impl RenderSession<'_> {
+    /// Reads the media child's replies up to its result and passes its crops on to `crops`. That channel is
+    /// never full, as the child sends one window ahead at most.
     async fn composite(
         &self,
-        mut media: ChildReceiver<'_>,
+        media: &mut ChildReceiver,
         crops: mpsc::Sender<Crops>,
-    ) -> Result<Composited, Failure> {
+    ) -> Result<(DoneBody, MediaTimings), Failure> {
         loop {
-            let reply = self.next_reply(&mut media).await;
-            self.turn.media_spoke();
+            let reply = self.next_reply(media).await;
+            self.activity.media_replied();
             match reply.map_err(|error| self.media_lost(&error))? {
                 MediaReply::Progress { frames_done } => {
-                    self.book_media([MemoryStage::Paste, MemoryStage::Encode]);
-                    self.sight
-                        .rendered(self.teller.frames(frames_done, TaskStage::Encoded));
+                    self.record_media_memory([MemoryStage::Paste, MemoryStage::Encode]);
+                    let new_frames = self.reporter.report_frames(frames_done, TaskStage::Encoded);
+                    self.monitor.add_rendered_frames(new_frames);
                 }
                 MediaReply::Crops { window, faces } => {
-                    self.book_media([MemoryStage::Decode, MemoryStage::Align]);
+                    self.record_media_memory([MemoryStage::Decode, MemoryStage::Align]);
                     if crops.send((window, faces)).await.is_err() {
                         return Err(Failure::Transient {
                             message: format!(
-                                "the media child sent crops for {window}, which is not rendered"
+                                "the media child sent crops of frames {window}, which are not to be rendered"
                             ),
                         });
                     }
@@ -220,90 +204,92 @@ impl Conversation<'_> {
                     passed,
                     timings,
                 } => {
-                    return Ok(Composited {
+                    let body = DoneBody::Render {
                         frame_hashes,
                         synced,
                         passed,
-                        timings,
-                    });
+                    };
+                    return Ok((body, timings));
                 }
                 MediaReply::Failed(failure) => return Err(media_failure(failure)),
-                other @ MediaReply::Analyzed { .. } => return Err(out_of_step(&other)),
+                other @ MediaReply::Analyzed { .. } => return Err(unexpected_reply(&other)),
             }
         }
     }
 
-    /// The media child's next word. It is taken for hung if it owes one for too long; while the engine computes
-    /// it owes none.
-    async fn next_reply(&self, media: &mut ChildReceiver<'_>) -> Result<MediaReply, ChildError> {
+    /// Returns the media child's next reply. The child is killed as hung if it has owed one for too long;
+    /// while the engine computes it owes none.
+    async fn next_reply(&self, media: &mut ChildReceiver) -> Result<MediaReply, ChildError> {
         let limit = self.settings.silence_limit;
-        let heard = {
+        let received = {
             let reply = media.receive();
             tokio::pin!(reply);
             loop {
                 tokio::select! {
                     reply = &mut reply => break Some(reply),
                     () = tokio::time::sleep(ALIVE_INTERVAL.min(limit)) => {
-                        if self.turn.media_silent_for() >= limit {
+                        if self.activity.media_silence() >= limit {
                             break None;
                         }
-                        if !self.turn.engine_busy() {
-                            self.teller.progress.step();
+                        if !self.activity.engine_busy() {
+                            self.reporter.progress.step();
                         }
                     }
                 }
             }
         };
-        heard.unwrap_or_else(|| Err(media.silent(limit)))
+        received.unwrap_or_else(|| Err(media.kill_silent(limit)))
     }
 
-    fn book_media(&self, stages: [MemoryStage; 2]) {
-        if let (Some(run), Some(pid)) = (self.run, self.sight.media_pid()) {
-            run.meter(|meter| meter.media(stages, host::held_mib(pid), host::rss_mib(pid)));
+    fn record_media_memory(&self, stages: [MemoryStage; 2]) {
+        if let (Some(admitted), Some(pid)) = (self.admitted, self.monitor.media_pid()) {
+            admitted
+                .recorder(|recorder| recorder.record_media(stages, host::held_mib(pid), host::rss_mib(pid)));
         }
     }
 
     fn media_lost(&self, error: &ChildError) -> Failure {
         let on_host = self.settings.device.kind() == DeviceKind::Cpu;
-        let beside = self.run.filter(|_| on_host);
-        media_lost(error, "media", beside.map(|run| &run.admission))
+        let rendering = self.admitted.filter(|_| on_host);
+        media_lost(error, "media", rendering.map(|admitted| &admitted.admission))
     }
 
-    /// Prepares the engine while the media child decodes, then renders windows as their crops come.
+    /// Loads the model and encodes the audio while the media child decodes, then renders windows as their
+    /// crops come and sends the rendered crops to the media child.
     async fn compute(
         &self,
-        mut talk: EngineTalk<'_>,
+        mut client: EngineClient<'_>,
         input: &RenderInput,
         fetcher: &Fetcher<'_>,
         mut crops: mpsc::Receiver<Crops>,
-        mut media: ChildSender<'_>,
+        media: &mut ChildSender,
     ) -> Result<Computed, Failure> {
-        let turn = self.turn;
+        let activity = self.activity;
         let mut computed = Computed::default();
-        turn.engine(true);
-        computed.numerics_fingerprint = Some(timed(&mut computed.time.load, talk.load()).await?);
-        timed(&mut computed.audio, talk.hear(input, fetcher)).await?;
+        activity.set_engine_busy(true);
+        computed.numerics_fingerprint = Some(timed(&mut computed.time.load, client.load()).await?);
+        timed(&mut computed.audio, client.encode_audio(input, fetcher)).await?;
         computed.time.busy += computed.audio;
-        turn.engine(false);
+        activity.set_engine_busy(false);
         loop {
             let waiting_since = Instant::now();
             let Some((window, faces)) = crops.recv().await else {
                 return Ok(computed);
             };
             computed.time.waiting += waiting_since.elapsed();
-            turn.engine(true);
-            let rendering = talk.render(window, faces);
+            activity.set_engine_busy(true);
+            let rendering = client.render(window, faces);
             let (faces, took) = timed(&mut computed.time.busy, rendering).await?;
-            turn.engine(false);
+            activity.set_engine_busy(false);
             computed.timings.vae_encode_ms += took.vae_encode_ms;
             computed.timings.denoise_ms += took.denoise_ms;
             computed.timings.vae_decode_ms += took.vae_decode_ms;
-            let is_heard = media
+            let was_read = media
                 .send(&MediaRequest::Synced { window, faces })
                 .await
                 .map_err(|error| self.media_lost(&error))?;
-            if !is_heard {
-                // The other side of the conversation says how the media child ended.
+            if !was_read {
+                // The loop that reads the media child returns how it ended.
                 std::future::pending::<()>().await;
             }
         }

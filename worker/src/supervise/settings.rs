@@ -1,27 +1,29 @@
-//! What the command line decides about a runner and its children.
+//! How the runner starts and limits its children, as the command line sets it.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::child::ChildCommand;
-use crate::machine::choice::Limits;
+use crate::machine::admission::MemoryLimits;
 use crate::machine::probe::Device;
 
-/// How a worker runs its children.
+/// The settings of one runner, that is, of one device.
 #[derive(Clone, Debug)]
 pub struct RunnerSettings {
     pub weights_dir: PathBuf,
-    /// Where the engine computes: tasks for devices of another kind are not for this runner.
+    /// The device that the engine computes on. The runner refuses tasks for devices of another kind.
     pub device: Device,
     pub media: ChildCommand,
     pub engine: ChildCommand,
-    /// Where segments are encoded and fetched blobs are kept while a task runs.
+    /// The folder that holds encoded segments and fetched blobs while a task runs. It is emptied before each
+    /// task.
     pub scratch: PathBuf,
-    pub limits: Limits,
-    /// Uses of memory, in GiB, that are warned of.
+    pub limits: MemoryLimits,
+    /// The thresholds of memory use, in GiB, above which a warning is logged.
     pub warn_gib: Vec<u64>,
-    /// Folder of the promises between this host's workers.
-    pub claims: PathBuf,
-    /// A child that says nothing for so long is taken for hung, unless it is known how long its work takes.
+    /// The folder in which this host's workers record their memory reservations.
+    pub reservations_dir: PathBuf,
+    /// A child that sends nothing for so long is killed as hung, until it is known how long its requests
+    /// take.
     pub silence_limit: Duration,
 }

@@ -1,130 +1,161 @@
-//! The engine process that a runner keeps warm, and its admission to a task: which plan, with which budget, and what
-//! other workers of this host have to leave to it. The runner in `mod.rs` owns it; a task in `render.rs` borrows it.
+//! The engine process that a runner keeps running between tasks, and the admission of a task to it: its
+//! memory plan, its budget, and the memory that it reserves against other workers of this host. The runner in
+//! `mod.rs` owns it; a render task in `render.rs` borrows it.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use latentfarm_common::error::one_line;
 use latentfarm_common::host;
 use latentfarm_common::queues::Available;
-use latentfarm_common::wire::memory::{DeviceKind, MemoryConstraints, MemoryPlan, MemoryUse, OutOfMemory};
+use latentfarm_common::wire::memory::{DeviceKind, MemoryConstraints, MemorySample, MemoryUse, OutOfMemory};
 use latentfarm_common::wire::outcome::Failure;
 use latentfarm_common::wire::task::RenderTask;
 
+use super::activity::RenderActivity;
 use super::child::Child;
-use super::leak::Growth;
-use super::lessons::Lessons;
-use super::loss::Admission;
-use super::meter::Meter;
-use super::overlap::Turn;
-use super::pace::Pace;
+use super::device_monitor::DeviceMonitor;
+use super::failure_class::Admission;
+use super::hang_detector::HangDetector;
+use super::leak_detector::{Leak, LeakDetector};
+use super::memory_recorder::MemoryRecorder;
+use super::oom_bounds::LocalOomBounds;
 use super::settings::RunnerSettings;
-use super::sight::Sight;
-use crate::consume::{Finished, Vitals};
-use crate::machine::choice;
-use crate::machine::claims::Claims;
+use crate::consume::{HeartbeatState, TaskOutput};
+use crate::machine::admission;
 use crate::machine::probe::Device;
+use crate::machine::reservations::Reservations;
 
-/// An engine process that stays running between tasks.
+/// A running engine process, with what the runner keeps about it.
 #[derive(Debug)]
-pub(super) struct Engine {
+pub(super) struct EngineProcess {
     pub(super) child: Child,
-    pub(super) growth: Growth,
-    /// MiB of host memory that the engine limits itself to; `None` on a GPU.
+    leak_detector: LeakDetector,
+    /// The leak that was detected, if any: the engine is replaced after the task.
+    leak: Option<Leak>,
+    /// The host memory, in MiB, that the engine limits itself to; `None` on a GPU.
     budget_mib: Option<u64>,
+}
+
+impl EngineProcess {
+    /// Checks the memory sample that follows the cleanup after a window for a leak, and logs the first one.
+    pub(super) fn check_for_leak(&mut self, baseline: &MemorySample) {
+        if let (Some(leak), None) = (self.leak_detector.push(baseline), self.leak) {
+            tracing::warn!(%leak, "the engine leaks memory and is restarted after this task");
+            self.leak = Some(leak);
+        }
+    }
 }
 
 /// A task that was admitted under a memory plan, with the memory that it uses.
 #[derive(Debug)]
-pub(super) struct Run {
+pub(super) struct AdmittedTask {
     pub(super) admission: Admission,
+    /// The memory that the plan needs, in MiB.
     pub(super) need_mib: u64,
-    meter: Mutex<Meter>,
-    /// The process whose peak resident set the kernel has counted since the task began.
-    counted: Option<u32>,
+    recorder: Mutex<MemoryRecorder>,
+    /// The process whose peak resident set the kernel counts anew since the task began; `None` if it does
+    /// not.
+    peak_rss_pid: Option<u32>,
 }
 
-impl Run {
-    pub(super) fn meter<T>(&self, change: impl FnOnce(&mut Meter) -> T) -> T {
-        change(&mut self.meter.lock().unwrap_or_else(PoisonError::into_inner))
+impl AdmittedTask {
+    pub(super) fn recorder<T>(&self, change: impl FnOnce(&mut MemoryRecorder) -> T) -> T {
+        change(&mut self.recorder.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Ends the measurement and returns the memory that the task used.
+    /// Ends the record and returns the memory that the task used.
     pub(super) fn finish(self) -> MemoryUse {
-        let peak_mib = self.counted.map(host::peak_rss_mib);
-        let meter = self.meter.into_inner().unwrap_or_else(PoisonError::into_inner);
-        meter.finish(peak_mib)
+        let peak_mib = self.peak_rss_pid.map(host::peak_rss_mib);
+        let recorder = self.recorder.into_inner().unwrap_or_else(PoisonError::into_inner);
+        recorder.finish(peak_mib)
     }
 }
 
-/// The device's engine, if one runs, and all that decides whether a task may use it.
+/// The device's engine, if one runs, and what decides whether a task may use it.
 pub(super) struct WarmEngine {
     pub(super) settings: Arc<RunnerSettings>,
-    pub(super) sight: Sight,
-    pub(super) vitals: Vitals,
-    pub(super) claims: Claims,
-    pub(super) pace: Pace,
-    pub(super) idle: Option<Engine>,
-    lessons: Lessons,
-    /// Engines that were replaced because their memory grew.
+    pub(super) monitor: DeviceMonitor,
+    pub(super) heartbeat_state: HeartbeatState,
+    pub(super) reservations: Reservations,
+    pub(super) hang_detector: HangDetector,
+    /// The engine while no task uses it.
+    pub(super) idle: Option<EngineProcess>,
+    oom_bounds: LocalOomBounds,
+    /// The number of engines that were replaced because they leaked memory.
     pub(super) restarts: u32,
 }
 
 impl WarmEngine {
-    /// An engine that is started by the first task that needs one.
-    pub(super) fn new(settings: Arc<RunnerSettings>, sight: Sight, vitals: Vitals) -> Self {
-        let worker = vitals.snapshot().worker;
+    /// No engine is started before the first task that needs one.
+    pub(super) fn new(
+        settings: Arc<RunnerSettings>,
+        monitor: DeviceMonitor,
+        heartbeat_state: HeartbeatState,
+    ) -> Self {
+        let worker = heartbeat_state.snapshot().worker;
         Self {
-            claims: Claims::new(&settings.claims, &settings.device.key(), worker.as_str()),
-            pace: Pace::new(settings.silence_limit),
+            reservations: Reservations::new(
+                &settings.reservations_dir,
+                &settings.device.key(),
+                worker.as_str(),
+            ),
+            hang_detector: HangDetector::new(settings.silence_limit),
             settings,
-            sight,
-            vitals,
+            monitor,
+            heartbeat_state,
             idle: None,
-            lessons: Lessons::default(),
+            oom_bounds: LocalOomBounds::default(),
             restarts: 0,
         }
     }
 
-    /// What a task could use at this moment; shows it in the heartbeats.
+    /// Returns the memory that a task could use at this moment, and updates the heartbeats. Called before
+    /// each pull.
     pub(super) async fn available(&mut self) -> Available {
-        // A task that was dropped in its middle has left its claim.
-        self.claims.release();
-        let look = self.sight.look(self.claims.others_mib()).await;
-        self.sight.show(&look, &self.vitals);
-        choice::available(&look.snapshot, &self.settings.limits)
+        // A task that was dropped before its end has left its reservation.
+        self.reservations.release();
+        let status = self.monitor.read(self.reservations.others_mib()).await;
+        self.monitor.update_heartbeat(&status, &self.heartbeat_state);
+        admission::available(&status.snapshot, &self.settings.limits)
     }
 
-    /// Finds room for a task and an engine to render it.
-    pub(super) async fn begin(&mut self, body: &RenderTask) -> Result<(Engine, Run), Failure> {
-        let constraints = self.lessons.applied_to(&body.model, &body.memory);
-        let mut run = self.admit(&constraints).await?;
-        let engine = self.take(&run).await?;
-        // On a GPU the resident set says nothing of the device.
+    /// Admits a task and returns it with an engine to render it; a failure if no plan fits or no engine
+    /// starts.
+    pub(super) async fn begin(
+        &mut self,
+        body: &RenderTask,
+    ) -> Result<(EngineProcess, AdmittedTask), Failure> {
+        let constraints = self.oom_bounds.apply(&body.model, &body.memory);
+        let mut admitted = self.admit(&constraints).await?;
+        let engine = self.take(&admitted).await?;
+        // On a GPU the resident set is not the memory that counts.
         let pid = engine.child.pid().filter(|_| body.memory.kind == DeviceKind::Cpu);
-        run.counted = pid.filter(|pid| host::forget_peak(*pid));
-        Ok((engine, run))
+        admitted.peak_rss_pid = pid.filter(|pid| host::reset_peak_rss(*pid));
+        Ok((engine, admitted))
     }
 
-    /// Keeps an engine warm, unless it was left in mid-computation, or its memory grows.
-    pub(super) async fn keep(&mut self, engine: Engine, turn: &Turn) {
-        if !turn.engine_answered() {
-            self.sight.engine_is(None);
+    /// Keeps an engine for the next task, unless it was left in the middle of a request or leaks memory.
+    pub(super) async fn keep(&mut self, engine: EngineProcess, activity: &RenderActivity) {
+        if activity.request_pending() {
+            self.monitor.set_engine_pid(None);
             return;
         }
-        let grown = engine.growth.found().map(str::to_owned);
+        let leak = engine.leak;
         self.idle = Some(engine);
-        if let Some(grown) = grown {
+        if let Some(leak) = leak {
             self.restarts += 1;
-            tracing::warn!(
-                restarts = self.restarts,
-                "restarts the engine, which leaks: {grown}"
-            );
+            tracing::warn!(%leak, restarts = self.restarts, "restarting the engine because it leaks memory");
             self.close().await;
         }
     }
 
-    /// Notes what a task showed of its need. A kill shows nothing: its cause is a guess.
-    pub(super) fn learn(&mut self, constraints: &MemoryConstraints, outcome: &Result<Finished, Failure>) {
+    /// Records the lower bound of a plan's need that a task showed by running out of memory. A kill by the
+    /// kernel shows none, as its cause is inferred.
+    pub(super) fn record_out_of_memory(
+        &mut self,
+        constraints: &MemoryConstraints,
+        outcome: &Result<TaskOutput, Failure>,
+    ) {
         if let Err(Failure::OutOfMemory(OutOfMemory {
             plan,
             needed_at_least_mib: Some(mib),
@@ -132,53 +163,59 @@ impl WarmEngine {
             ..
         })) = outcome
         {
-            self.lessons.ran_out(constraints, *plan, *mib);
+            self.oom_bounds.record(constraints, *plan, *mib);
         }
     }
 
-    /// Ends an idle engine where the host has no room for face analysis beside it.
-    pub(super) async fn make_room_for_media(&mut self) {
-        let look = self.sight.look(0).await;
-        if self.idle.is_some() && !choice::media_fits(&look.snapshot, &self.settings.limits) {
-            tracing::info!("ends the idle engine: the host's memory is needed for face analysis");
+    /// Ends an idle engine if the host has too little memory for face analysis beside it.
+    pub(super) async fn free_memory_for_media(&mut self) {
+        let status = self.monitor.read(0).await;
+        if self.idle.is_some() && !admission::media_fits(&status.snapshot, &self.settings.limits) {
+            tracing::info!("ending the idle engine because face analysis needs the host's memory");
             self.close().await;
         }
     }
 
-    /// Ends the warm engine: its memory is needed elsewhere, or it keeps too much of it.
+    /// Ends the idle engine, if there is one, so that it gives its memory back.
     pub(super) async fn close(&mut self) {
         if let Some(engine) = self.idle.take() {
-            self.sight.engine_is(None);
+            self.monitor.set_engine_pid(None);
             engine.child.close().await;
         }
     }
 
-    /// Looks again at what is free, chooses the task's plan, and promises it the memory.
-    async fn admit(&mut self, constraints: &MemoryConstraints) -> Result<Run, Failure> {
+    /// Chooses the task's memory plan by what is free now, and reserves the memory. Other workers of this
+    /// host admit no task meanwhile.
+    async fn admit(&mut self, constraints: &MemoryConstraints) -> Result<AdmittedTask, Failure> {
         let kind = constraints.kind;
         let device = self.settings.device.to_string();
         if kind != self.settings.device.kind() {
             return Err(Failure::WorkerUnfit {
-                message: format!("{device} is no device of kind {kind}"),
+                message: format!("the task is for a device of kind {kind}, and this worker's is {device}"),
             });
         }
-        let gate = self.claims.gate().await;
-        let look = self.sight.look(self.claims.others_mib()).await;
-        let available = choice::available(&look.snapshot, &self.settings.limits);
-        let (plan, need_mib) =
-            choice::choose(constraints, available.memory).map_err(|too_small| Failure::NoRoom {
+        let lock = self.reservations.lock_admission().await;
+        let status = self.monitor.read(self.reservations.others_mib()).await;
+        let available = admission::available(&status.snapshot, &self.settings.limits);
+        let (plan, need_mib) = admission::choose_plan(constraints, available.memory).map_err(|error| {
+            Failure::InsufficientMemory {
                 device: device.clone(),
-                needed_mib: too_small.needed_mib,
-                free_mib: too_small.free_mib,
-            })?;
-        self.claims
-            .write(need_mib.saturating_sub(self.sight.engine_own_mib()));
-        drop(gate);
+                needed_mib: error.needed_mib,
+                free_mib: error.free_mib,
+            }
+        })?;
+        self.reservations
+            .write(need_mib.saturating_sub(self.monitor.engine_own_mib()));
+        drop(lock);
         let free_mib = available.memory.of(kind).unwrap_or(0);
-        tracing::info!(%device, %plan, need_mib, free_mib, "memory plan");
-        self.show_plan(plan);
-        Ok(Run {
-            meter: Mutex::new(Meter::new(kind, device.clone(), plan, need_mib)),
+        tracing::info!(%device, %plan, need_mib, free_mib, "memory plan chosen");
+        self.heartbeat_state.update(|heartbeat| {
+            if let Some(task) = &mut heartbeat.task {
+                task.plan = Some(plan);
+            }
+        });
+        Ok(AdmittedTask {
+            recorder: Mutex::new(MemoryRecorder::new(kind, device.clone(), plan, need_mib)),
             admission: Admission {
                 kind,
                 device,
@@ -186,38 +223,30 @@ impl WarmEngine {
                 free_mib,
             },
             need_mib,
-            counted: None,
+            peak_rss_pid: None,
         })
     }
 
-    fn show_plan(&self, plan: MemoryPlan) {
-        self.vitals.update(|heartbeat| {
-            if let Some(task) = &mut heartbeat.task {
-                task.plan = Some(plan);
-            }
-        });
-    }
-
-    /// The warm engine, or a fresh one if there is none, or if the warm one allows itself less than the task needs. The
-    /// caller gives it to [`WarmEngine::keep`] once the conversation has ended.
-    async fn take(&mut self, run: &Run) -> Result<Engine, Failure> {
+    /// Returns the idle engine, or a new one if there is none or if the idle one's budget is less than the
+    /// task needs. The caller returns it with [`WarmEngine::keep`] at the end of the task.
+    async fn take(&mut self, admitted: &AdmittedTask) -> Result<EngineProcess, Failure> {
         if let Some(mut engine) = self.idle.take() {
             let is_alive = engine.child.is_alive();
-            if is_alive && engine.budget_mib.is_none_or(|budget| budget >= run.need_mib) {
-                engine.child.forget_words();
+            if is_alive && engine.budget_mib.is_none_or(|budget| budget >= admitted.need_mib) {
+                engine.child.clear_log();
                 return Ok(engine);
             }
             if is_alive {
-                tracing::info!("restarts the engine with a larger budget");
+                tracing::info!("restarting the engine with a larger memory budget");
             }
-            self.sight.engine_is(None);
+            self.monitor.set_engine_pid(None);
             engine.child.close().await;
         }
         let mut command = self.settings.engine.clone();
-        // An engine on the host is told what it may take, so that it ends a window in order before the kernel ends the
-        // engine.
+        // An engine on the host gets a budget, so that it ends a window in order before the kernel kills it
+        // for want of memory.
         let is_on_host = self.settings.device == Device::Cpu;
-        let budget_mib = is_on_host.then_some(run.admission.free_mib.max(1));
+        let budget_mib = is_on_host.then_some(admitted.admission.free_mib.max(1));
         if let Some(budget_mib) = budget_mib {
             command
                 .args
@@ -226,10 +255,11 @@ impl WarmEngine {
         let child = Child::spawn(&command).map_err(|error| Failure::WorkerUnfit {
             message: one_line(&error),
         })?;
-        self.sight.engine_is(child.pid());
-        Ok(Engine {
+        self.monitor.set_engine_pid(child.pid());
+        Ok(EngineProcess {
             child,
-            growth: Growth::default(),
+            leak_detector: LeakDetector::default(),
+            leak: None,
             budget_mib,
         })
     }

@@ -1,4 +1,5 @@
-//! The media child that a runner keeps warm between tasks, whatever they are.
+//! The media child that a runner keeps running between tasks. Analyze and render tasks borrow it from the
+//! runner.
 
 use std::sync::Arc;
 
@@ -6,39 +7,40 @@ use latentfarm_common::error::one_line;
 use latentfarm_common::wire::outcome::Failure;
 
 use super::child::Child;
+use super::device_monitor::DeviceMonitor;
 use super::settings::RunnerSettings;
-use super::sight::Sight;
 
 /// The media child, if one runs.
 pub(super) struct WarmMedia {
     pub(super) settings: Arc<RunnerSettings>,
-    pub(super) sight: Sight,
+    pub(super) monitor: DeviceMonitor,
     idle: Option<Child>,
 }
 
 impl WarmMedia {
-    /// A media child that is started by the first task.
-    pub(super) fn new(settings: Arc<RunnerSettings>, sight: Sight) -> Self {
+    /// No child is started before the first task needs one.
+    pub(super) fn new(settings: Arc<RunnerSettings>, monitor: DeviceMonitor) -> Self {
         Self {
             settings,
-            sight,
+            monitor,
             idle: None,
         }
     }
 
-    /// The warm media child, or a fresh one. The caller gives it to [`WarmMedia::keep`] if the conversation has ended
-    /// well.
+    /// Returns the idle media child, or a new one if there is none. The caller returns it with
+    /// [`WarmMedia::keep`] if it has sent its final reply; a child in the middle of a request is dropped and
+    /// thereby killed.
     pub(super) fn take(&mut self) -> Result<Child, Failure> {
         if let Some(mut child) = self.idle.take()
             && child.is_alive()
         {
-            child.forget_words();
+            child.clear_log();
             return Ok(child);
         }
         let child = Child::spawn(&self.settings.media).map_err(|error| Failure::WorkerUnfit {
             message: one_line(&error),
         })?;
-        self.sight.media_is(child.pid());
+        self.monitor.set_media_pid(child.pid());
         Ok(child)
     }
 
@@ -47,7 +49,7 @@ impl WarmMedia {
         self.idle = Some(child);
     }
 
-    /// Ends the warm media child.
+    /// Ends the idle media child.
     pub(super) async fn close(self) {
         if let Some(child) = self.idle {
             child.close().await;

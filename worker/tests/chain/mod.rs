@@ -1,14 +1,14 @@
 //! The whole-chain data of the golden folder: every `e2e*_config.json` and the tensors beside it.
 //!
-//! Output frames count from 0. A shortened file holds the last ones of the clip, so positions in its tensors
-//! are counted from their ends.
+//! Output frames count from 0. A shortened file holds the last frames of the clip, so positions in its
+//! tensors count from their ends.
 
 use candle_core::Tensor;
 use serde_json::Value;
 
 use crate::support::{Golden, file_name, files, text};
 
-/// One set of whole-chain data.
+/// One set of whole-chain data: its configuration and its tensors.
 pub(crate) struct Chain {
     pub(crate) config: Value,
     pub(crate) golden: Golden,
@@ -35,7 +35,8 @@ impl Chain {
         self.number("resolution")
     }
 
-    /// The part of a tensor with one entry an output frame that holds those frames.
+    /// Returns the entries for `count` output frames from `first` on, of a tensor with one entry for each
+    /// output frame.
     pub(crate) fn part(&self, name: &str, first: usize, count: usize) -> Tensor {
         let whole = self.golden.get(name);
         let missing = self.number("num_chunks") - whole.dim(0).unwrap();
@@ -43,7 +44,8 @@ impl Chain {
     }
 }
 
-/// The output frames that a tensor holds: those of its index where the counts agree, else the clip's last.
+/// Returns the output frames that a tensor holds: those in `index` if their number agrees, or else the last
+/// of the clip.
 pub(crate) fn held(chain: &Chain, tensor: &Tensor, index: &str) -> Vec<i64> {
     let count = tensor.dim(0).unwrap();
     if chain.golden.find(index).is_some() {

@@ -1,4 +1,5 @@
-//! A small server that answers as the Hugging Face hub does, on this machine, with faults to order.
+//! A small local server that answers as the Hugging Face hub does and injects the faults that a test requests.
+
 #![allow(
     dead_code,
     unreachable_pub,
@@ -15,29 +16,29 @@ use latentfarm_common::digest::Digest;
 
 pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
-/// What goes wrong with the next answer that carries a file's content.
+/// A fault of the next response that carries the content of a file.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// The connection is closed after so many bytes.
+    /// The server closes the connection after this many bytes.
     CutAfter(usize),
-    /// Nothing comes after so many bytes, but the connection stays.
+    /// The server sends nothing more after this many bytes, but keeps the connection open.
     StallAfter(usize),
-    /// The range is ignored: the whole file comes.
+    /// The server ignores the requested range and sends the whole file.
     IgnoresRange,
 }
 
-/// An answer that carried content.
+/// A response that carried the content of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Served {
     pub path: String,
-    /// First byte that was asked for.
+    /// First byte of the requested range.
     pub from: usize,
     pub bytes: usize,
 }
 
 #[derive(Default)]
-struct Shared {
-    /// By path: what is sent, and the digest that is claimed.
+struct ServerState {
+    /// The content and the claimed digest of each file, by path.
     files: HashMap<String, (Vec<u8>, String)>,
     faults: HashMap<String, Vec<Fault>>,
     served: Vec<Served>,
@@ -46,7 +47,7 @@ struct Shared {
 
 pub struct HubServer {
     pub endpoint: String,
-    shared: Arc<Mutex<Shared>>,
+    shared: Arc<Mutex<ServerState>>,
     stalled: Mutex<Receiver<()>>,
 }
 
@@ -54,16 +55,16 @@ impl HubServer {
     pub fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
-        let shared = Arc::new(Mutex::new(Shared::default()));
+        let shared = Arc::new(Mutex::new(ServerState::default()));
         let (stall, stalled) = channel();
         let (own_endpoint, own_shared) = (endpoint.clone(), Arc::clone(&shared));
-        // Ends with the test's process.
+        // The thread ends with the test process.
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let (endpoint, shared, stall) =
                     (own_endpoint.clone(), Arc::clone(&own_shared), stall.clone());
                 std::thread::spawn(move || {
-                    let _client_left = answer(stream, &endpoint, &shared, &stall);
+                    let _client_left = respond(stream, &endpoint, &shared, &stall);
                 });
             }
         });
@@ -74,26 +75,26 @@ impl HubServer {
         }
     }
 
-    /// A file kept in large-file storage: the hub names its SHA-256.
+    /// Adds a file of the large-file storage, for which the hub gives the SHA-256.
     pub fn put(&self, repo: &str, name: &str, content: Vec<u8>) {
         let digest = Digest::of(&content).to_string();
         self.put_as(repo, name, content, &digest);
     }
 
-    /// A file with this `ETag`.
+    /// Adds a file with this `ETag`.
     pub fn put_as(&self, repo: &str, name: &str, content: Vec<u8>, etag: &str) {
         let path = format!("/{repo}/resolve/main/{name}");
         let mut shared = self.shared.lock().unwrap();
         shared.files.insert(path, (content, etag.to_owned()));
     }
 
-    /// Orders a fault for the next answer with content of more than one byte, after those ordered before.
-    pub fn order(&self, name: &str, fault: Fault) {
+    /// Queues a fault for a later response with more than one byte of the file's content.
+    pub fn inject(&self, name: &str, fault: Fault) {
         let mut shared = self.shared.lock().unwrap();
         shared.faults.entry(name.to_owned()).or_default().push(fault);
     }
 
-    /// Blocks until an answer has stalled.
+    /// Blocks until a response has stalled.
     pub fn wait_for_stall(&self) {
         self.stalled
             .lock()
@@ -102,7 +103,7 @@ impl HubServer {
             .unwrap();
     }
 
-    /// The answers that carried a file's content.
+    /// Returns the responses that carried the content of a file.
     pub fn served(&self, name: &str) -> Vec<Served> {
         let shared = self.shared.lock().unwrap();
         let of_file = shared.served.iter().filter(|served| served.path.ends_with(name));
@@ -114,10 +115,10 @@ impl HubServer {
     }
 }
 
-fn answer(
+fn respond(
     mut stream: TcpStream,
     endpoint: &str,
-    shared: &Mutex<Shared>,
+    shared: &Mutex<ServerState>,
     stall: &Sender<()>,
 ) -> std::io::Result<()> {
     let mut reader = BufReader::new(stream.try_clone()?);
@@ -132,8 +133,8 @@ fn answer(
         if header.is_empty() {
             break;
         }
-        if let Some(asked) = header.strip_prefix("range: bytes=") {
-            let (first, last) = asked.split_once('-').unwrap();
+        if let Some(requested) = header.strip_prefix("range: bytes=") {
+            let (first, last) = requested.split_once('-').unwrap();
             range = Some((first.parse::<usize>().unwrap(), last.parse::<usize>().ok()));
         }
     }
@@ -144,7 +145,7 @@ fn answer(
         drop(locked);
         return stream.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
     };
-    // Large files are elsewhere: the hub tells what they are and where.
+    // For a large file the hub sends its digest, its size and a redirect to the storage.
     if etag.len() == 64 && !path.starts_with("/storage") {
         drop(locked);
         let size = content.len();
@@ -163,13 +164,13 @@ fn answer(
             b"HTTP/1.1 416 Range Not Satisfiable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
         );
     }
-    let is_question = end - first == 1 && content.len() > 1;
+    let is_metadata_request = end - first == 1 && content.len() > 1;
     let faults = locked
         .faults
         .iter_mut()
         .find(|(name, _)| key.ends_with(name.as_str()));
     let fault = match faults {
-        Some((_, ordered)) if !is_question && !ordered.is_empty() => Some(ordered.remove(0)),
+        Some((_, queued)) if !is_metadata_request && !queued.is_empty() => Some(queued.remove(0)),
         _ => None,
     };
     let (body, status) = match fault {
@@ -180,7 +181,7 @@ fn answer(
         Some(Fault::CutAfter(bytes) | Fault::StallAfter(bytes)) => bytes.min(body.len()),
         _ => body.len(),
     };
-    if !is_question {
+    if !is_metadata_request {
         locked.served.push(Served {
             path: key,
             from: first,
@@ -200,7 +201,7 @@ fn answer(
     stream.flush()?;
     if let Some(Fault::StallAfter(_)) = fault {
         let _test_over = stall.send(());
-        // Until the client is gone.
+        // This reads until the client closes the connection.
         let mut rest = String::new();
         reader.read_line(&mut rest)?;
     }

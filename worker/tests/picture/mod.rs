@@ -1,4 +1,4 @@
-//! Frames, points and matrices in golden files.
+//! Reads frames, points and matrices from golden files and compares them.
 
 #![allow(
     dead_code,
@@ -6,12 +6,14 @@
     reason = "every test file uses another part of this"
 )]
 
+pub mod restore;
+
 use latentfarm_common::frame::Rgb;
 use latentfarm_worker::face::mask::SoftMask;
 
 use crate::support::{Golden, Tolerance, assert_values_close};
 
-/// Frame `index` of a `(frames, height, width, RGB)` tensor.
+/// Returns frame `index` of a `(frames, height, width, RGB)` tensor.
 pub fn frame(golden: &Golden, name: &str, index: usize) -> Rgb {
     let (_, height, width, _) = golden.get(name).dims4().unwrap();
     let frame = golden.get(name).get(index).unwrap();
@@ -22,7 +24,7 @@ pub fn frame(golden: &Golden, name: &str, index: usize) -> Rgb {
     }
 }
 
-/// A `(frames, point, xy)` tensor.
+/// Returns the three points of every frame from a `(frames, 3, 2)` tensor.
 pub fn points(golden: &Golden, name: &str) -> Vec<[[f32; 2]; 3]> {
     let values = golden.floats(name);
     let frames = values.chunks_exact(6);
@@ -31,14 +33,19 @@ pub fn points(golden: &Golden, name: &str) -> Vec<[[f32; 2]; 3]> {
         .collect()
 }
 
-/// A `(frames, 2, 3)` tensor.
+/// Rounds landmarks to whole pixels, as the reference does before it aligns a face.
+pub fn whole_pixels(points: &[[f32; 2]; 3]) -> [[f32; 2]; 3] {
+    points.map(|point| point.map(f32::round_ties_even))
+}
+
+/// Returns the matrix of every frame from a `(frames, 2, 3)` tensor.
 pub fn matrices(golden: &Golden, name: &str) -> Vec<[f32; 6]> {
     let values = golden.floats(name);
     let frames = values.chunks_exact(6);
     frames.map(|m| m.try_into().unwrap()).collect()
 }
 
-/// Within 1e-3 in the last column and 1e-5 elsewhere.
+/// Asserts that matrices agree within 1e-3 in the last column and 1e-5 elsewhere.
 pub fn assert_matrices_close(what: &str, got: &[[f32; 6]], want: &[[f32; 6]]) {
     assert_eq!(got.len(), want.len(), "number of {what}");
     for (index, (got, want)) in got.iter().zip(want).enumerate() {
@@ -57,7 +64,8 @@ pub fn assert_matrices_close(what: &str, got: &[[f32; 6]], want: &[[f32; 6]]) {
     assert_values_close(what, &got.concat(), &want.concat(), tolerance);
 }
 
-/// How far one 2 x 3 matrix after the other is from changing nothing.
+/// Returns how far the product of two 2 x 3 matrices is from the identity: the largest difference of an
+/// element.
 pub fn composed_error(first: &[f32; 6], second: &[f32; 6]) -> f64 {
     let [a, b, tx, c, d, ty] = first.map(f64::from);
     let [e, f, sx, g, h, sy] = second.map(f64::from);
@@ -74,8 +82,8 @@ pub fn composed_error(first: &[f32; 6], second: &[f32; 6]) -> f64 {
         .fold(0.0, |worst, value| worst.max(value.abs()))
 }
 
-/// The pixels of the frame on the face's sharp border, one to each side: there the fill colour saturates, and
-/// the least difference of a position shows.
+/// Marks the pixels of the frame on the sharp border of the face, and one to each side. There the fill colour
+/// saturates, and the smallest difference of a position shows.
 pub fn fringe(mask: &SoftMask, frame: &Rgb) -> Vec<bool> {
     let area = mask.area;
     let mut fringe = vec![false; frame.width * frame.height];

@@ -1,56 +1,65 @@
-//! Where nobody speaks: the stretches of a track that are silent, on the grid of the output's frames.
+//! Detects silence: it finds the stretches of a track in which nobody speaks, as ranges of output frames.
+//! [`SilenceMode`](crate::wire::job::SilenceMode) chooses what such frames show: the source's own mouth, or a
+//! mouth that the model renders from digital silence.
 //!
-//! A pure function of the whole track and the output rate. Levels are taken once, 100 a second and a byte each,
-//! while the track is decoded; how it came in pieces, and how the job is cut into chunks, does not show.
+//! The result is a pure function of the whole track and the output rate. The coordinator measures the levels
+//! once, 100 a second and a byte each, while it decodes the track; neither the size of the pieces in which
+//! the samples come nor the job's division into chunks changes the result.
 //!
 //! ```text
 //! level  ▁▁▁▂▆█▇▅▂▁▁▁▁▁▁▁▁▁▁▁▂▇█▅▁▁
 //! speech     ├────┤           ├──┤      opens at one threshold, closes below a lower one
-//! kept     ├─────────┤     ├────────┤   with its lead-in and hang-over
-//! silent ──┤         ├─────┤        ├   where at least MIN_SILENCE long
+//! kept     ├─────────┤     ├────────┤   speech with its lead-in and hang-over
+//! silent ──┤         ├─────┤        ├   if at least MIN_SILENCE_BLOCKS long
 //! ```
-//! A mouth that stands still while someone speaks is worse than one that moves in noise: wherever the level
-//! leaves room for doubt, it counts as speech.
+//! A mouth that stands still while someone speaks is worse than one that moves in noise: a doubtful level
+//! counts as speech.
 
 use crate::audio::windows::WINDOW_MEL_FRAMES;
 use crate::audio::{SAMPLE_RATE_HZ, mel};
 use crate::digest::Digest;
 use crate::time::{FrameRange, FrameRate};
 
-/// Samples of one level: 10 ms.
+/// Number of samples that one level is measured over: 10 ms.
 const BLOCK_SAMPLES: usize = 160;
 const BLOCKS_PER_SECOND: u64 = SAMPLE_RATE_HZ as u64 / BLOCK_SAMPLES as u64;
 
-/// Half decibels below full scale that a level is stored in; digital silence is the last one.
+/// A level in half decibels below full scale, so that a larger number is quieter; the last value is digital
+/// silence.
 type Level = u8;
 const DIGITAL_SILENCE: Level = Level::MAX;
 const STEPS_PER_DB: u8 = 2;
 
-/// Speech is not quieter than this below full scale, whatever the rest of the track is: a track of room noise
-/// alone is silent. Speech recorded so low would be inaudible beside any other sound.
+/// Anything quieter than this below full scale is silence, whatever the rest of the track is: a track of room
+/// noise alone is silent. Speech recorded so quietly would be inaudible beside any other sound.
 const FLOOR_DB: u8 = 60;
 /// The track's level is that of its loud vowels: the level that one in twenty of the blocks above the floor
-/// exceeds. Single knocks do not move it, long pauses neither.
+/// exceeds. Neither single knocks nor long pauses change it.
 const LOUD_SHARE: usize = 20;
-/// Speech begins less than this below the track's level. Unstressed vowels lie 10 to 20 dB below stressed ones.
+/// Speech begins if the level rises to less than this below the track's level. Unstressed vowels lie 10 to 20
+/// dB below stressed ones.
 const OPEN_BELOW_DB: u8 = 24;
-/// Speech ends this far below the track's level, so that weak consonants between vowels do not end it.
+/// Speech ends if the level falls this far below the track's level, so that weak consonants between vowels do
+/// not end it.
 const CLOSE_BELOW_DB: u8 = 30;
-/// What opens and closes within less is a click.
+/// Speech that ends within fewer blocks is a click and does not count.
 const MIN_SPEECH_BLOCKS: usize = 3;
-/// Kept before speech: lips part before a word is heard, and a weak first consonant lies below the threshold.
+/// These blocks before speech are kept: lips part before a word begins, and a weak first consonant lies below
+/// the threshold.
 const LEAD_IN_BLOCKS: usize = 12;
-/// Kept after speech: a word's last consonant lies below the threshold, and lips close after it.
+/// These blocks after speech are kept: a word's last consonant lies below the threshold, and lips close after
+/// it.
 const HANG_OVER_BLOCKS: usize = 15;
 /// A shorter pause is part of speaking: closing the mouth for it would look like a twitch.
 const MIN_SILENCE_BLOCKS: usize = 30;
 
-/// Frames over which the rendered mouth gives way to the source picture at either end of a silent stretch.
+/// Number of frames over which the rendered mouth is faded into the source picture at either end of a silent
+/// stretch.
 pub const FADE_FRAMES: u64 = 3;
-/// Share of a mouth that is wholly the rendered one.
+/// The share of a mouth that is wholly rendered.
 pub const FULL_SHARE: u8 = u8::MAX;
 
-/// Takes the levels of a track that comes in pieces.
+/// Measures the levels of a track that comes in pieces.
 #[derive(Debug, Default)]
 pub struct LevelMeter {
     levels: Vec<Level>,
@@ -59,15 +68,11 @@ pub struct LevelMeter {
     samples: usize,
 }
 
-/// The levels of a whole track: 100 bytes for each second.
+/// The levels of a whole track; a second takes 100 bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Levels(Vec<Level>);
 
 impl LevelMeter {
-    pub fn new() -> Self {
-        Self::default()
-    }
-
     /// Takes the next samples, at 16 kHz.
     pub fn push(&mut self, samples: &[i16]) {
         for &sample in samples {
@@ -80,7 +85,7 @@ impl LevelMeter {
         }
     }
 
-    /// The levels of all that was pushed.
+    /// Returns the levels of all samples that were pushed.
     pub fn finish(mut self) -> Levels {
         if self.samples > 0 {
             self.end_block();
@@ -95,7 +100,7 @@ impl LevelMeter {
     }
 }
 
-/// Level of a mean square, in steps below that of a full-scale square wave.
+/// Converts a mean square to a level, in steps below that of a full-scale square wave.
 fn level(mean_square: f64) -> Level {
     let full_scale = f64::from(i16::MIN) * f64::from(i16::MIN);
     let decibels_below = -10.0 * (mean_square / full_scale).log10();
@@ -110,8 +115,8 @@ fn level(mean_square: f64) -> Level {
 }
 
 impl Levels {
-    /// The silent stretches of the first `frames` output frames, in order. A frame is silent if all of its time
-    /// is; time past the track's end is as its last part.
+    /// Returns the silent stretches of the first `frames` output frames, in order. A frame is silent if all
+    /// of its time is silent; time past the track's end counts as the track's last part does.
     pub fn silent_frames(&self, rate: FrameRate, frames: u64) -> Vec<FrameRange> {
         let (num, per_block) = (
             u128::from(rate.num()),
@@ -134,7 +139,7 @@ impl Levels {
             .collect()
     }
 
-    /// Silent stretches as (first block, end block).
+    /// Returns the silent stretches as (first block, end block).
     fn silent_blocks(&self) -> Vec<(usize, usize)> {
         let mut silent = Vec::new();
         let mut spoken_to = 0;
@@ -151,7 +156,7 @@ impl Levels {
         silent
     }
 
-    /// Stretches of speech as (first block, end block), without lead-in and hang-over.
+    /// Returns the stretches of speech as (first block, end block), without lead-in and hang-over.
     fn speech_blocks(&self) -> Vec<(usize, usize)> {
         let Some(loud) = self.loud() else {
             return Vec::new();
@@ -177,7 +182,7 @@ impl Levels {
         speech
     }
 
-    /// The track's level; `None` where all of it lies below the floor.
+    /// Returns the track's level, or `None` if all of the track lies below the floor.
     fn loud(&self) -> Option<Level> {
         let mut counts = [0_usize; 256];
         let above_floor = self.0.iter().filter(|&&level| level < FLOOR_DB * STEPS_PER_DB);
@@ -194,8 +199,9 @@ impl Levels {
     }
 }
 
-/// Share of the rendered mouth in frame `frame` of a silent stretch, of [`FULL_SHARE`]; 0 is the source
-/// picture. The mouth fades inside the stretch, at those ends that have speech next to them.
+/// Returns the share of the rendered mouth in frame `frame` of a silent stretch, within `0..=FULL_SHARE`; at
+/// 0 the frame shows the source picture. The mouth fades inside the stretch, at those ends that have speech
+/// next to them.
 pub fn mouth_share(frame: u64, stretch: FrameRange, speech_before: bool, speech_after: bool) -> u8 {
     debug_assert!(stretch.contains(frame), "frame {frame} is not in {stretch}");
     let from_start = (frame - stretch.start + 1) + if speech_before { 0 } else { FADE_FRAMES };
@@ -204,11 +210,12 @@ pub fn mouth_share(frame: u64, stretch: FrameRange, speech_before: bool, speech_
     u8::try_from(u64::from(FULL_SHARE) * left / (FADE_FRAMES + 1)).unwrap_or(FULL_SHARE)
 }
 
-/// Samples of the track of digital silence: one window of the audio encoder, so that it has a feature row for
-/// every place that a row can have in a window.
+/// Number of samples in the track of digital silence. It fills one window of the audio encoder, so that it
+/// has a feature row for every place that a row can have in a window.
 pub const SILENT_TRACK_SAMPLES: u64 = WINDOW_MEL_FRAMES * mel::HOP;
 
-/// Names the track of digital silence that is normalised like a track with this maximum.
+/// Returns a digest that names the track of digital silence, normalised like a track with this maximum. Such
+/// a track has no file; the digest is its key in the engine's cache of audio features.
 pub fn silent_track(log_mel_max: f32) -> Digest {
     let mut name = b"digital silence, normalised by ".to_vec();
     name.extend_from_slice(&log_mel_max.to_bits().to_le_bytes());

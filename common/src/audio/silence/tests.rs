@@ -1,16 +1,16 @@
 use super::*;
 use proptest::prelude::*;
 
-const RATE: FrameRate = FrameRate::FILM_25;
+const RATE: FrameRate = FrameRate::FPS_25;
 
-/// Seconds of a 200 Hz tone at an amplitude.
+/// Makes `seconds` of a 200 Hz tone with an amplitude.
 fn tone(seconds: f64, amplitude: f64) -> Vec<i16> {
     sound(seconds, |n| {
         amplitude * (std::f64::consts::TAU * 200.0 * n as f64 / 16_000.0).sin()
     })
 }
 
-/// Seconds of noise at an amplitude.
+/// Makes `seconds` of noise with an amplitude.
 fn noise(seconds: f64, amplitude: f64) -> Vec<i16> {
     let mut state = 1_u32;
     sound(seconds, move |_| {
@@ -37,7 +37,7 @@ fn silent(track: &[Vec<i16>]) -> Vec<FrameRange> {
 }
 
 fn levels(pcm: &[i16]) -> Levels {
-    let mut meter = LevelMeter::new();
+    let mut meter = LevelMeter::default();
     meter.push(pcm);
     meter.finish()
 }
@@ -51,7 +51,7 @@ fn ranges(bounds: &[(u64, u64)]) -> Vec<FrameRange> {
 
 #[test]
 fn a_pause_is_silent_but_for_lead_in_and_hang_over() {
-    // Speech to 1.0 s, with 0.15 s of hang-over; from 3.0 s, with 0.12 s of lead-in.
+    // Speech lasts to 1.0 s, with 0.15 s of hang-over, and begins again at 3.0 s, with 0.12 s of lead-in.
     let track = [tone(1.0, 8000.0), tone(2.0, 0.0), tone(1.0, 8000.0)];
     assert_eq!(silent(&track), ranges(&[(29, 72)]));
 }
@@ -66,9 +66,9 @@ fn silence_at_both_ends_reaches_the_ends() {
 fn quiet_room_noise_in_a_pause_is_silent_and_noise_alone_is_not() {
     let track = [tone(1.0, 8000.0), noise(2.0, 60.0), tone(1.0, 8000.0)];
     assert_eq!(silent(&track), ranges(&[(29, 72)]));
-    // Nothing to tell it from: it may be whispered.
+    // Noise alone may be whispered speech: there is nothing louder to compare it with.
     assert_eq!(silent(&[noise(3.0, 300.0)]), []);
-    // As near to speech as unstressed syllables are.
+    // This noise is as near to speech as unstressed syllables are.
     let near = [tone(1.0, 8000.0), noise(2.0, 1000.0), tone(1.0, 8000.0)];
     assert_eq!(silent(&near), []);
 }
@@ -89,7 +89,7 @@ fn a_short_pause_belongs_to_the_speech() {
 #[test]
 fn a_level_between_the_thresholds_keeps_what_was_before() {
     let loud = || tone(1.0, 8000.0);
-    // 27 dB below the loud parts: between 24 and 30.
+    // This is 27 dB below the loud parts, between the thresholds of 24 and 30.
     let middle = || tone(1.0, 8000.0 * 10.0_f64.powf(-27.0 / 20.0));
     assert_eq!(silent(&[loud(), middle(), loud()]), [], "it goes on");
     let after_silence = silent(&[loud(), tone(1.0, 0.0), middle(), tone(1.0, 0.0), loud()]);
@@ -132,7 +132,7 @@ fn the_mouth_fades_inside_the_stretch_and_only_beside_speech() {
     assert_eq!(shares(false, false), [0; 10]);
 }
 
-/// Loud and quiet parts of some blocks each, in decibels below full scale.
+/// Generates loud and quiet parts of some blocks each, in decibels below full scale.
 fn parts() -> impl Strategy<Value = Vec<(usize, u8)>> {
     prop::collection::vec(
         (1_usize..120, prop_oneof![20_u8..30, 40_u8..70, Just(127)]),
@@ -149,7 +149,7 @@ proptest! {
                 noise(blocks as f64 / 100.0, 32_000.0 * 10.0_f64.powf(-f64::from(below) / 20.0))
             })
             .collect();
-        let mut meter = LevelMeter::new();
+        let mut meter = LevelMeter::default();
         let mut rest = &pcm[..];
         for cut in cuts.iter().cycle() {
             let (piece, left) = rest.split_at((*cut).min(rest.len()));

@@ -1,15 +1,15 @@
-//! Encodes one closed-GOP segment with libx264, so that segments made on different machines join by copying
-//! packets and equal pictures give equal bytes.
+//! Encodes one closed-GOP segment with libx264. The worker's media child uses it for the frames of a chunk.
+//! Segments from different machines can be joined by copying packets, and equal pictures give equal bytes.
 //!
-//! Pinned, whatever the preset says:
+//! These settings are fixed, whatever the preset sets:
 //! - two frame threads, one lookahead thread, no slice threads (a thread count changes x264's decisions);
 //! - keyframes on a fixed grid, every 2 x ceil(rate) frames from the segment's first; none at scene cuts.
 //!   The interval is even, so a segment of 16 k frames never ends in a keyframe, and two keyframes with the
 //!   same `idr_pic_id` never meet at a seam;
-//! - three B-frames at most, none of which is a reference; GOPs closed;
-//! - no AVX-512: with it x264's macroblock tree reads memory that it never wrote, for most picture widths, and
-//!   equal pictures give other bytes from one run to the next;
-//! - `stitchable`: parameter sets do not depend on the content, the length or the rate factor.
+//! - at most three B-frames, none of which is a reference; GOPs are closed;
+//! - no AVX-512: with it, x264's macroblock tree reads memory that it never wrote, for most picture widths,
+//!   and equal pictures give different bytes from one run to the next;
+//! - `stitchable`, so that parameter sets do not depend on the content, the length or the rate factor.
 
 use std::path::{Path, PathBuf};
 
@@ -18,7 +18,7 @@ use ffmpeg_next::{Dictionary, Packet, Rational, codec, encoder, frame};
 
 use super::MediaError;
 use super::container::{self, SEGMENT_MUXER};
-use crate::frame::{Picture, PictureFormat, Range};
+use crate::frame::{ColourRange, Picture, PictureFormat};
 use crate::wire::job::EncoderSpec;
 
 #[cfg(test)]
@@ -27,23 +27,25 @@ mod tests;
 const THREADS: usize = 2;
 const B_FRAMES: usize = 3;
 
-/// Writes one segment. A segment that was not finished is not a segment: its file is to be thrown away.
+/// Encodes the pictures of one segment into a file. If [`finish`](Self::finish) was not called or failed, the
+/// file is incomplete and the caller must delete it.
 pub struct SegmentEncoder {
     path: PathBuf,
     picture: PictureFormat,
     first_frame: i64,
     encoder: encoder::video::Encoder,
     output: context::Output,
-    /// Seconds per frame.
+    /// Duration of a frame in seconds.
     frame_base: Rational,
-    /// Time base that the muxer chose for the track.
+    /// Time base of the track, which the muxer chose.
     track_base: Rational,
     pushed: u64,
     written: u64,
 }
 
 impl SegmentEncoder {
-    /// The picture pushed first becomes output frame `first_frame`; PTS count output frames.
+    /// Creates the file and opens the encoder. The first picture becomes output frame `first_frame`; PTS are
+    /// the numbers of output frames.
     pub fn create(
         path: &Path,
         picture: &PictureFormat,
@@ -73,7 +75,7 @@ impl SegmentEncoder {
             path: path.to_owned(),
             picture: *picture,
             first_frame: i64::try_from(first_frame)
-                .map_err(|_| MediaError::rejected(path, "frame numbers end at 2^63"))?,
+                .map_err(|_| MediaError::rejected(path, "the frame number exceeds 2^63"))?,
             encoder,
             output,
             frame_base,
@@ -86,7 +88,7 @@ impl SegmentEncoder {
     /// Encodes the next picture, which must have the segment's size.
     pub fn push(&mut self, picture: &Picture) -> Result<(), MediaError> {
         let mut frame = self.frame_of(picture)?;
-        // Numbered from 0 for the encoder, so that its decisions do not depend on the segment's place.
+        // The encoder counts from 0, so that its decisions do not depend on the segment's place in the video.
         frame.set_pts(i64::try_from(self.pushed).ok());
         self.pushed += 1;
         self.encoder
@@ -95,7 +97,7 @@ impl SegmentEncoder {
         self.drain()
     }
 
-    /// Ends the file and flushes it to the disk; returns the number of frames in it, at least 1.
+    /// Completes the file and flushes it to the disk; returns the number of frames in it, at least 1.
     pub fn finish(mut self) -> Result<u64, MediaError> {
         if self.pushed == 0 {
             return Err(MediaError::rejected(
@@ -109,7 +111,7 @@ impl SegmentEncoder {
         self.drain()?;
         if self.written != self.pushed {
             let cause = format!(
-                "the encoder took {} frames and gave {}",
+                "the encoder received {} frames and returned {}",
                 self.pushed, self.written
             );
             return Err(MediaError::rejected(&self.path, cause));
@@ -127,7 +129,7 @@ impl SegmentEncoder {
             let mut packet = Packet::empty();
             match self.encoder.receive_packet(&mut packet) {
                 Ok(()) => {}
-                Err(error) if container::is_dry(error) => return Ok(()),
+                Err(error) if container::is_again_or_eof(error) => return Ok(()),
                 Err(error) => return Err(MediaError::ffmpeg("encode", &self.path)(error)),
             }
             packet.set_stream(0);
@@ -219,7 +221,7 @@ fn encoder_options(
     );
     options.set("x264-params", &(pinned + instruction_set()));
     let colour = picture.colour;
-    // FFmpeg takes the H.273 code points as numbers. 0 is reserved, or RGB, which 4:2:0 is not.
+    // FFmpeg takes the H.273 code points as numbers. 0 is reserved, or means RGB, which 4:2:0 is not.
     for (name, tag) in [
         ("color_primaries", colour.primaries_tag),
         ("color_trc", colour.transfer_tag),
@@ -230,14 +232,15 @@ fn encoder_options(
         }
     }
     match (colour.range, colour.range_tagged) {
-        (Range::Full, _) => options.set("color_range", "pc"),
-        (Range::Limited, true) => options.set("color_range", "tv"),
-        (Range::Limited, false) => {}
+        (ColourRange::Full, _) => options.set("color_range", "pc"),
+        (ColourRange::Limited, true) => options.set("color_range", "tv"),
+        (ColourRange::Limited, false) => {}
     }
     options
 }
 
-/// x264 takes the given instruction sets as they are, so they are named only where they are there.
+/// Returns the x264 parameter that excludes AVX-512. x264 uses the listed instruction sets without a check,
+/// so they are listed only on a processor that has AVX-512 and therefore all of them.
 fn instruction_set() -> &'static str {
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx512f") {

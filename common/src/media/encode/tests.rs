@@ -1,5 +1,5 @@
 use super::*;
-use crate::media::samples::{encode, format, picture, probe, spec};
+use crate::media::test_clips::{encode, format, picture, probe, spec};
 use crate::media::{decode_hashes, verify_segment};
 use crate::time::FrameRange;
 
@@ -57,29 +57,29 @@ fn colour_tags_and_aspect_are_carried() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("segment.nut");
     let mut full = format();
-    full.colour.range = Range::Full;
+    full.colour.range = ColourRange::Full;
     full.colour.primaries_tag = 5;
     full.colour.transfer_tag = 6;
     full.colour.matrix_tag = 6;
     full.sample_aspect = (4, 3);
     encode(&path, &full, &spec("25", Some(20)), FrameRange::new(0, 4));
-    let told = probe(
+    let tags = probe(
         &path,
         "-select_streams v -show_entries stream=sample_aspect_ratio,color_range,color_space,color_transfer,color_primaries",
     );
-    let told: Vec<&str> = told.lines().collect();
-    assert_eq!(told, ["4:3", "pc", "smpte170m", "smpte170m", "bt470bg"]);
+    let tags: Vec<&str> = tags.lines().collect();
+    assert_eq!(tags, ["4:3", "pc", "smpte170m", "smpte170m", "bt470bg"]);
 
     let mut unspecified = format();
     unspecified.colour.primaries_tag = 2;
     unspecified.colour.transfer_tag = 2;
     unspecified.colour.matrix_tag = 2;
     encode(&path, &unspecified, &spec("25", Some(20)), FrameRange::new(0, 4));
-    let told = probe(
+    let tags = probe(
         &path,
         "-select_streams v -show_entries stream=color_space,color_transfer,color_primaries",
     );
-    assert!(told.lines().all(|tag| tag == "unknown"), "{told}");
+    assert!(tags.lines().all(|tag| tag == "unknown"), "{tags}");
 }
 
 #[test]

@@ -1,14 +1,16 @@
-//! Joins encoded segments and the original audio into the final file.
+//! Joins encoded segments and the user's audio into the final file. The coordinator calls it when all chunks
+//! of a job are rendered.
 //!
-//! Video packets are copied. A packet's PTS is its output frame; the DTS of the i-th packet in decode order is
-//! `i - D` with one `D` for the whole file, the largest reorder delay of any segment. So DTS never collide at a
-//! seam, and a last segment of a single frame (no reordering of its own) needs no special case.
+//! Video packets are copied. A packet's PTS is its output frame; the DTS of the i-th packet in decode order
+//! is `i - D` with one `D` for the whole file, the largest reorder delay of any segment. DTS therefore never
+//! collide at a seam, and a last segment of a single frame (without reordering of its own) needs no special
+//! case.
 //!
-//! Audio is copied where the container can carry the codec and can mark the samples that the decoder has to
-//! throw away at the start, so that the first presented sample is at time 0; else it is transcoded: to AAC in
-//! MP4, to FLAC in Matroska (which has no such mark for AAC or MP3).
+//! Audio is copied if the container can carry the codec and can mark the samples that the decoder has to drop
+//! at the start, so that the first presented sample is at time 0. Otherwise it is transcoded: to AAC in MP4,
+//! to FLAC in Matroska (which has no such mark for AAC or MP3).
 //!
-//! Memory is constant in the length but for the muxer's own index.
+//! Memory use does not depend on the length of the video, except for the muxer's own index.
 
 mod audio;
 mod copy;
@@ -26,19 +28,23 @@ use ffmpeg_next::{Dictionary, Packet, Rational, codec, encoder};
 
 pub use self::request::{AudioTreatment, JoinRequest};
 
-use self::audio::AudioFeed;
+use self::audio::open_audio;
 use self::video::VideoFeed;
 use super::MediaError;
 use super::container::{self, Container};
 
-/// Writes the final file and flushes it to the disk; `progress` is told the number of frames written so far.
-/// An existing file is replaced. After an error the file is unusable and is left for the caller to remove.
+/// Writes the final file and flushes it to the disk. An existing file is replaced. `progress` receives the
+/// number of frames written so far.
+///
+/// # Errors
+/// [`MediaError::BadInput`] if the user's audio cannot be used, [`MediaError::Rejected`] if the segments do
+/// not fit together. After an error the output is incomplete, and the caller must delete it.
 pub fn join(request: &JoinRequest<'_>, progress: &mut dyn FnMut(u64)) -> Result<AudioTreatment, MediaError> {
     let path = request.output;
     super::init();
     let frame_rate = container::rate_rational(request.rate, path)?;
     let mut video = VideoFeed::open(request, frame_rate)?;
-    let mut audio = AudioFeed::open(request)?;
+    let (mut audio, treatment) = open_audio(request)?;
 
     let mut output = container::create_output(path, request.container.muxer())?;
     add_track(
@@ -54,9 +60,10 @@ pub fn join(request: &JoinRequest<'_>, progress: &mut dyn FnMut(u64)) -> Result<
     let mut options = container::muxer_options();
     if request.container == Container::Mp4 {
         options.set("movflags", "+faststart");
-        // Edit lists count in this: with the default of a millisecond the audio would not end on its sample.
+        // Edit lists are in these units; with the default of a millisecond the audio would not end on its
+        // exact sample.
         options.set("movie_timescale", &sample_base.denominator().to_string());
-        // FLAC in MP4 is settled, but this FFmpeg still calls it experimental.
+        // FLAC in MP4 is standardised, but this FFmpeg still treats it as experimental.
         options.set("strict", "experimental");
     }
     output
@@ -67,7 +74,7 @@ pub fn join(request: &JoinRequest<'_>, progress: &mut dyn FnMut(u64)) -> Result<
     let mut next_video = video.next()?;
     let mut next_audio = audio.next()?;
     loop {
-        // Both in hand, so that the muxer never has to hold back more than a packet or two.
+        // Packets of both tracks are written in order of time, so that the muxer has to buffer only a few.
         let video_first = match (&next_video, &next_audio) {
             (None, None) => break,
             (Some(_), None) => true,
@@ -93,7 +100,7 @@ pub fn join(request: &JoinRequest<'_>, progress: &mut dyn FnMut(u64)) -> Result<
         .map_err(MediaError::ffmpeg("write", path))?;
     drop(output);
     container::sync_file(path)?;
-    Ok(audio.into_treatment())
+    Ok(treatment)
 }
 
 fn add_track(
@@ -115,6 +122,7 @@ fn add_track(
     Ok(())
 }
 
+/// Whether `left` is decoded no later than `right`.
 fn starts_before(left: &Packet, left_base: Rational, right: &Packet, right_base: Rational) -> bool {
     let seconds_over = |packet: &Packet, base: Rational, other: Rational| {
         i128::from(packet.dts().unwrap_or(0)) * i128::from(base.0) * i128::from(other.1)
@@ -140,9 +148,10 @@ fn write(
         .map_err(MediaError::ffmpeg("write", path))
 }
 
-/// Keys that every container has a place for.
+/// Metadata keys that every container supports.
 const COMMON_KEYS: [&str; 6] = ["title", "artist", "comment", "copyright", "date", "description"];
 
+/// Returns the metadata in the form that the container supports.
 fn container_metadata(request: &JoinRequest<'_>) -> Dictionary<'static> {
     let mut tags = Dictionary::new();
     let mut comment = Vec::new();

@@ -1,4 +1,4 @@
-//! What the caller of [`join`](super::join) gives and gets.
+//! The request and the result of [`join`](super::join).
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -7,31 +7,41 @@ use crate::frame::PictureFormat;
 use crate::media::container::Container;
 use crate::time::FrameRate;
 
-/// What to join, and into what.
+/// The inputs of the final file, and how it is to be written.
 #[derive(Clone, Copy, Debug)]
 pub struct JoinRequest<'a> {
-    /// In order; together they hold the frames `0..frames`.
+    /// Paths of the encoded segments in order; together the segments hold the frames `0..frames`.
     pub segments: &'a [PathBuf],
-    /// Every segment must have this size.
+    /// Picture format of the video; every segment must have this size.
     pub picture: &'a PictureFormat,
+    /// Frame rate of the video.
     pub rate: FrameRate,
+    /// Number of frames of the video.
     pub frames: u64,
-    /// The audio file as the user gave it.
+    /// The audio file that the user gave.
     pub audio: &'a Path,
-    /// Cut the audio at the exact sample, which means transcoding, instead of within its last packet.
+    /// Whether the audio is cut at the exact sample, which requires transcoding, instead of within its last
+    /// packet.
     pub exact_audio: bool,
-    /// MP4 has no free keys: there all but the usual ones go into the comment, as `key=value`.
+    /// Pairs of key and value to write into the file as metadata. MP4 has no free keys: there all but the
+    /// usual ones go into the comment, as `key=value`.
     pub metadata: &'a [(String, String)],
+    /// The path of the final file.
     pub output: &'a Path,
-    /// Given explicitly, because `output` may be a temporary name.
+    /// Container of the output, whatever the extension of `output` is, which may be a temporary name.
     pub container: Container,
 }
 
-/// What became of the audio track.
+/// What was done to the audio track.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AudioTreatment {
+    /// The packets of the track were copied.
     Copied,
-    Transcoded { reason: String },
+    /// The track was decoded and encoded again.
+    Transcoded {
+        /// The reason why its packets could not be copied.
+        reason: String,
+    },
 }
 
 impl fmt::Display for AudioTreatment {

@@ -1,15 +1,28 @@
-//! The audio track as the user gave it, read packet by packet.
+//! The user's audio track, read packet by packet, and the interface of what is made of it.
 
 use std::path::Path;
 
 use ffmpeg_next::codec::Parameters;
 use ffmpeg_next::format::context;
-use ffmpeg_next::{Error, Packet, Rational, Rescale, decoder, frame, media};
+use ffmpeg_next::{Error, Packet, Rational, Rescale, decoder, frame};
 
 use crate::media::MediaError;
 use crate::media::container;
+use crate::media::probe::audio_track;
 
-/// The best audio track of a file, from its first packet.
+/// The audio packets of the final file in presentation order. Timestamps and durations are in samples.
+pub(super) trait AudioFeed {
+    /// Returns the codec parameters for the muxer.
+    fn parameters(&self) -> Parameters;
+
+    /// Returns the duration of a sample in seconds.
+    fn time_base(&self) -> Rational;
+
+    /// Returns the next packet, or `None` at the end.
+    fn next(&mut self) -> Result<Option<Packet>, MediaError>;
+}
+
+/// The best audio track of a file, read from its first packet.
 pub(super) struct AudioSource {
     pub(super) path: std::path::PathBuf,
     input: context::Input,
@@ -19,23 +32,34 @@ pub(super) struct AudioSource {
     pub(super) rate_hz: u32,
 }
 
-/// Where the presented samples of a track begin.
+/// The place in a track where its presented samples begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Head {
-    /// Timestamp of the first packet, in ticks of the source.
+pub(super) struct TrackStart {
+    /// Timestamp of the first packet, in ticks of the track's time base.
     pub(super) first_pts: i64,
-    /// Samples between the first packet's start and the first presented sample.
+    /// Number of samples from the first packet's start to the first presented sample.
     pub(super) skip: i64,
+}
+
+/// The first decoded samples of a track, and the packets that they took.
+pub(super) struct FirstSamples {
+    pub(super) samples: frame::Audio,
+    /// Timestamp of the first packet, in ticks of the track's time base.
+    pub(super) packet_pts: Option<i64>,
+    /// Total duration of the packets, in ticks of the track's time base.
+    pub(super) consumed: i64,
+}
+
+/// Returns the duration of a sample in seconds.
+pub(super) fn sample_base(rate_hz: u32) -> Rational {
+    Rational(1, i32::try_from(rate_hz).unwrap_or(i32::MAX))
 }
 
 impl AudioSource {
     pub(super) fn open(path: &Path) -> Result<Self, MediaError> {
         let input = container::open_input(path)?;
         let (track, time_base, parameters) = {
-            let stream = input
-                .streams()
-                .best(media::Type::Audio)
-                .ok_or_else(|| MediaError::bad_input(path, "it has no audio track"))?;
+            let stream = audio_track(&input, path)?;
             let parameters = container::portable_parameters(&stream.parameters(), None);
             (stream.index(), stream.time_base(), parameters)
         };
@@ -61,12 +85,12 @@ impl AudioSource {
         container::audio_decoder(self.parameters.clone(), self.time_base, &self.path)
     }
 
-    /// Seconds per sample.
+    /// Returns the duration of a sample in seconds.
     pub(super) fn sample_base(&self) -> Rational {
-        Rational(1, i32::try_from(self.rate_hz).unwrap_or(i32::MAX))
+        sample_base(self.rate_hz)
     }
 
-    /// The next packet of the track that holds anything.
+    /// Reads the next packet of the track that is not empty.
     pub(super) fn next_packet(&mut self) -> Result<Option<Packet>, MediaError> {
         loop {
             match container::read_packet_of(self.track, &mut self.input, &self.path)? {
@@ -76,34 +100,44 @@ impl AudioSource {
         }
     }
 
-    /// Decodes up to the first presented sample: only the decoder knows all that is thrown away before it.
-    pub(super) fn measure_head(mut self) -> Result<Head, MediaError> {
-        let mut decoder = self.decoder()?;
-        let mut samples = frame::Audio::empty();
-        let mut first_pts = None;
-        let mut consumed = 0_i64;
-        loop {
-            let Some(packet) = self.next_packet()? else {
-                return Err(MediaError::bad_input(
-                    &self.path,
-                    "no sound could be decoded from its audio track",
-                ));
-            };
-            first_pts = first_pts.or(packet.pts());
-            consumed += packet.duration();
+    /// Decodes packets until the decoder returns samples.
+    pub(super) fn decode_first(&mut self, decoder: &mut decoder::Audio) -> Result<FirstSamples, MediaError> {
+        let mut first = FirstSamples {
+            samples: frame::Audio::empty(),
+            packet_pts: None,
+            consumed: 0,
+        };
+        while let Some(packet) = self.next_packet()? {
+            first.packet_pts = first.packet_pts.or(packet.pts());
+            first.consumed += packet.duration();
             match decoder.send_packet(&packet) {
                 Ok(()) | Err(Error::InvalidData) => {}
                 Err(error) => return Err(MediaError::ffmpeg("decode the audio of", &self.path)(error)),
             }
-            if decoder.receive_frame(&mut samples).is_ok() {
-                break;
+            if decoder.receive_frame(&mut first.samples).is_ok() {
+                return Ok(first);
             }
         }
-        let first_pts = first_pts.unwrap_or(0);
+        Err(MediaError::bad_input(
+            &self.path,
+            "no sound could be decoded from its audio track",
+        ))
+    }
+
+    /// Decodes up to the first presented sample. This is necessary because only the decoder finds all the
+    /// samples that are dropped before it.
+    pub(super) fn measure_start(mut self) -> Result<TrackStart, MediaError> {
+        let mut decoder = self.decoder()?;
+        let FirstSamples {
+            samples,
+            packet_pts,
+            consumed,
+        } = self.decode_first(&mut decoder)?;
+        let first_pts = packet_pts.unwrap_or(0);
         let by_clock = samples.pts().map_or(0, |pts| {
             (pts - first_pts).rescale(self.time_base, self.sample_base())
         });
-        // Where the clock is coarse, what went in less what came out is exact.
+        // If the clock is coarse, the samples that went in less those that came out are exact.
         let by_count = consumed.rescale(self.time_base, self.sample_base())
             - i64::try_from(samples.samples()).unwrap_or(i64::MAX);
         let tick = 1 + 1_i64.rescale(self.time_base, self.sample_base());
@@ -112,7 +146,7 @@ impl AudioSource {
         } else {
             by_clock
         };
-        Ok(Head {
+        Ok(TrackStart {
             first_pts,
             skip: skip.max(0),
         })

@@ -1,4 +1,4 @@
-//! Decodes the audio track, cuts it at the exact sample and encodes it anew: AAC for MP4, FLAC for Matroska.
+//! Transcodes the audio track, cut at the exact sample: to AAC for MP4, to FLAC for Matroska.
 
 use std::collections::VecDeque;
 
@@ -6,55 +6,57 @@ use ffmpeg_next::codec::{self, Id, Parameters, context::Context};
 use ffmpeg_next::format::{Sample, sample};
 use ffmpeg_next::{ChannelLayout, Error, Packet, Rational, Rescale, decoder, encoder, filter, frame};
 
-use super::source::AudioSource;
+use super::source::{AudioFeed, AudioSource, sample_base};
 use crate::media::MediaError;
 use crate::media::container::{self, Container};
 
-/// AAC bit rate for one or two channels, and for each channel beyond.
+/// Least AAC bit rate, in bits per second.
 const AAC_BITS: usize = 192_000;
+/// AAC bit rate for each channel, in bits per second, if that is more.
 const AAC_BITS_PER_CHANNEL: usize = 96_000;
-/// Sample rates that AAC knows.
+/// Sample rates that AAC defines.
 const AAC_RATES_HZ: [u32; 12] = [
     96_000, 88_200, 64_000, 48_000, 44_100, 32_000, 24_000, 22_050, 16_000, 12_000, 11_025, 8_000,
 ];
 
+/// Decodes, filters and encodes the user's audio track.
 pub(super) struct TranscodeFeed {
     source: AudioSource,
     decoder: decoder::Audio,
     graph: filter::Graph,
     encoder: encoder::audio::Encoder,
-    /// Channel layout of the decoded samples, stated or assumed.
+    /// Channel layout of the decoded samples, as the track states it or as their number suggests.
     layout: ChannelLayout,
-    /// Rate of the decoded samples.
+    /// Sample rate of the decoded samples.
     decoded_hz: u32,
-    /// Timestamp of the first decoded samples, in ticks of the source.
+    /// Timestamp of the first decoded samples, in ticks of the track's time base.
     first_pts: Option<i64>,
-    /// Where the samples decoded so far end.
+    /// End of the samples decoded so far, counted in samples from the first.
     expected: i64,
     ready: VecDeque<Packet>,
-    state: State,
+    state: TranscodeState,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum State {
+enum TranscodeState {
     Decoding,
-    /// The source has ended, or the video has; the filters still hold samples.
+    /// The track or the video has ended; the filters still hold samples.
     Ending,
     Done,
 }
 
 impl TranscodeFeed {
-    /// `end` gives the end of the video in samples at a rate.
+    /// Opens decoder, filters and encoder. `end` returns the end of the video in samples at a sample rate.
     pub(super) fn open(
         mut source: AudioSource,
         container: Container,
         end: &dyn Fn(u32) -> i64,
     ) -> Result<Self, MediaError> {
         let mut decoder = source.decoder()?;
-        let mut first = decode_first(&mut source, &mut decoder)?;
-        // Only decoded samples tell the true rate and layout (SBR doubles the rate).
+        let mut first = source.decode_first(&mut decoder)?.samples;
+        // Only decoded samples have the true rate and layout (SBR doubles the rate).
         let decoded_hz = first.rate();
-        let layout = layout_of(&first);
+        let layout = container::channel_layout(&first);
         let opening = |error| MediaError::ffmpeg("transcode the audio of", &source.path)(error);
         let encoder = open_encoder(container, &first, layout).map_err(opening)?;
         let graph = build_graph(&first, layout, &encoder, end(encoder.rate())).map_err(opening)?;
@@ -68,49 +70,28 @@ impl TranscodeFeed {
             decoded_hz,
             expected: 0,
             ready: VecDeque::new(),
-            state: State::Decoding,
+            state: TranscodeState::Decoding,
         };
         feed.filter(&mut first)?;
         Ok(feed)
-    }
-
-    pub(super) fn parameters(&self) -> Parameters {
-        container::portable_parameters(&Parameters::from(&self.encoder), None)
-    }
-
-    pub(super) fn time_base(&self) -> Rational {
-        sample_base(self.encoder.rate())
-    }
-
-    pub(super) fn next(&mut self) -> Result<Option<Packet>, MediaError> {
-        loop {
-            if let Some(packet) = self.ready.pop_front() {
-                return Ok(Some(packet));
-            }
-            match self.state {
-                State::Done => return Ok(None),
-                State::Decoding => self.decode()?,
-                State::Ending => self.end()?,
-            }
-        }
     }
 
     fn failed(&self, error: Error) -> MediaError {
         MediaError::ffmpeg("transcode the audio of", &self.source.path)(error)
     }
 
-    /// Passes on the next decoded samples, or feeds the decoder where it has none.
+    /// Passes the next decoded samples to the filters, or sends a packet to the decoder if it has no samples.
     fn decode(&mut self) -> Result<(), MediaError> {
         let mut samples = frame::Audio::empty();
         match self.decoder.receive_frame(&mut samples) {
             Ok(()) => self.filter(&mut samples),
-            // A hole shows in the timestamps and is filled with silence.
+            // The timestamps show the gap, and the filters fill it with silence.
             Err(Error::InvalidData) => Ok(()),
             Err(Error::Eof) => {
-                self.state = State::Ending;
+                self.state = TranscodeState::Ending;
                 Ok(())
             }
-            Err(error) if container::is_dry(error) => self.feed(),
+            Err(error) if container::is_again_or_eof(error) => self.feed(),
             Err(error) => Err(self.failed(error)),
         }
     }
@@ -144,9 +125,9 @@ impl TranscodeFeed {
         };
         match added {
             Ok(()) => self.drain_filter(),
-            // The trim has all that it wants.
+            // The trim filter takes no samples after its end.
             Err(Error::Eof) => {
-                self.state = State::Ending;
+                self.state = TranscodeState::Ending;
                 Ok(())
             }
             Err(error) => Err(self.failed(error)),
@@ -166,10 +147,10 @@ impl TranscodeFeed {
                     .send_frame(&samples)
                     .map_err(|error| self.failed(error))?,
                 Err(Error::Eof) => {
-                    self.state = State::Ending;
+                    self.state = TranscodeState::Ending;
                     break;
                 }
-                Err(error) if container::is_dry(error) => break,
+                Err(error) if container::is_again_or_eof(error) => break,
                 Err(error) => return Err(self.failed(error)),
             }
         }
@@ -181,7 +162,7 @@ impl TranscodeFeed {
             let mut packet = Packet::empty();
             match self.encoder.receive_packet(&mut packet) {
                 Ok(()) => self.ready.push_back(packet),
-                Err(error) if container::is_dry(error) => return Ok(()),
+                Err(error) if container::is_again_or_eof(error) => return Ok(()),
                 Err(error) => return Err(self.failed(error)),
             }
         }
@@ -197,39 +178,31 @@ impl TranscodeFeed {
         self.drain_filter()?;
         self.encoder.send_eof().map_err(|error| self.failed(error))?;
         self.drain_encoder()?;
-        self.state = State::Done;
+        self.state = TranscodeState::Done;
         Ok(())
     }
 }
 
-fn sample_base(rate_hz: u32) -> Rational {
-    Rational(1, i32::try_from(rate_hz).unwrap_or(i32::MAX))
-}
-
-fn decode_first(source: &mut AudioSource, decoder: &mut decoder::Audio) -> Result<frame::Audio, MediaError> {
-    let mut samples = frame::Audio::empty();
-    while let Some(packet) = source.next_packet()? {
-        match decoder.send_packet(&packet) {
-            Ok(()) | Err(Error::InvalidData) => {}
-            Err(error) => return Err(MediaError::ffmpeg("decode the audio of", &source.path)(error)),
-        }
-        if decoder.receive_frame(&mut samples).is_ok() {
-            return Ok(samples);
-        }
+impl AudioFeed for TranscodeFeed {
+    fn parameters(&self) -> Parameters {
+        container::portable_parameters(&Parameters::from(&self.encoder), None)
     }
-    Err(MediaError::bad_input(
-        &source.path,
-        "no sound could be decoded from its audio track",
-    ))
-}
 
-/// WAV files often name no layout.
-fn layout_of(samples: &frame::Audio) -> ChannelLayout {
-    let stated = samples.channel_layout();
-    if stated.is_empty() {
-        ChannelLayout::default(i32::from(samples.channels()))
-    } else {
-        stated
+    fn time_base(&self) -> Rational {
+        sample_base(self.encoder.rate())
+    }
+
+    fn next(&mut self) -> Result<Option<Packet>, MediaError> {
+        loop {
+            if let Some(packet) = self.ready.pop_front() {
+                return Ok(Some(packet));
+            }
+            match self.state {
+                TranscodeState::Done => return Ok(None),
+                TranscodeState::Decoding => self.decode()?,
+                TranscodeState::Ending => self.end()?,
+            }
+        }
     }
 }
 
@@ -246,7 +219,7 @@ fn open_encoder(
         }
         Container::Matroska => {
             let format = match first.format() {
-                // 24 bits are coded as the upper part of 32.
+                // FFmpeg encodes 24-bit samples from the upper bits of 32-bit ones.
                 Sample::I32(_) | Sample::I64(_) => Sample::I32(sample::Type::Packed),
                 _ => Sample::I16(sample::Type::Packed),
             };

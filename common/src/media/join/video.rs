@@ -1,4 +1,4 @@
-//! Video packets of all segments in one sequence, timed in output frames.
+//! Reads the video packets of all segments as one sequence whose timestamps are output frames.
 
 use std::path::Path;
 
@@ -9,27 +9,31 @@ use ffmpeg_next::{Packet, Rational, codec, media};
 use super::request::JoinRequest;
 use crate::media::{MediaError, container, ffi};
 
+/// The video packets of the final file.
 pub(super) struct VideoFeed<'a> {
     request: &'a JoinRequest<'a>,
     rate: Rational,
     parameters: Parameters,
     /// Reorder delay of the whole file, in frames.
     delay: i64,
-    /// Packets given so far, which is the decode index of the next.
-    given: i64,
-    /// Segment being read, and the number of those opened.
+    /// Decode index of the next packet.
+    decode_index: i64,
+    /// Segment that is being read.
     open: Option<OpenSegment<'a>>,
+    /// Number of segments that were opened.
     opened: usize,
 }
 
+/// A segment that is being read.
 struct OpenSegment<'a> {
     path: &'a Path,
     input: context::Input,
     time_base: Rational,
+    codec_header: Vec<u8>,
 }
 
 impl<'a> VideoFeed<'a> {
-    /// Reads through all segments once (without decoding) to see that they fit together.
+    /// Reads all segments once, without decoding, and checks that they can be joined.
     pub(super) fn open(request: &'a JoinRequest<'a>, rate: Rational) -> Result<Self, MediaError> {
         let Some(first) = request.segments.first() else {
             return Err(MediaError::rejected(
@@ -42,7 +46,7 @@ impl<'a> VideoFeed<'a> {
         let mut delay = 0_i64;
         for path in request.segments {
             let mut segment = OpenSegment::open(path, request)?;
-            if segment.codec_header() != header {
+            if segment.codec_header != header {
                 let cause = format!("its codec header differs from that of `{}`", first.display());
                 return Err(MediaError::rejected(path, cause));
             }
@@ -57,12 +61,13 @@ impl<'a> VideoFeed<'a> {
             }
             numbers.sort_unstable();
             let end = next + numbers.len() as u64;
-            if numbers.is_empty() || !numbers.iter().copied().eq(next..end) {
+            let Some((lowest, highest)) = numbers.first().zip(numbers.last()) else {
+                return Err(MediaError::rejected(path, "it has no frames"));
+            };
+            if !numbers.iter().copied().eq(next..end) {
                 let cause = format!(
-                    "its frames ({} from {:?} to {:?}) do not continue at {next}",
-                    numbers.len(),
-                    numbers.first(),
-                    numbers.last()
+                    "its {} frames from {lowest} to {highest} do not continue at {next}",
+                    numbers.len()
                 );
                 return Err(MediaError::rejected(path, cause));
             }
@@ -77,7 +82,7 @@ impl<'a> VideoFeed<'a> {
             rate,
             parameters,
             delay,
-            given: 0,
+            decode_index: 0,
             open: None,
             opened: 0,
         })
@@ -87,7 +92,7 @@ impl<'a> VideoFeed<'a> {
         container::portable_parameters(&self.parameters, None)
     }
 
-    /// The next packet in decode order; PTS, DTS and duration in frames.
+    /// Returns the next packet in decode order, with PTS, DTS and duration in frames, or `None` at the end.
     pub(super) fn next(&mut self) -> Result<Option<Packet>, MediaError> {
         loop {
             if self.open.is_none() {
@@ -103,9 +108,9 @@ impl<'a> VideoFeed<'a> {
                 continue;
             };
             packet.set_pts(i64::try_from(number).ok());
-            packet.set_dts(Some(self.given - self.delay));
+            packet.set_dts(Some(self.decode_index - self.delay));
             packet.set_duration(1);
-            self.given += 1;
+            self.decode_index += 1;
             return Ok(Some(packet));
         }
     }
@@ -114,19 +119,19 @@ impl<'a> VideoFeed<'a> {
 impl<'a> OpenSegment<'a> {
     fn open(path: &'a Path, request: &JoinRequest<'_>) -> Result<Self, MediaError> {
         let input = container::open_segment_quickly(path)?;
-        let (time_base, size) = {
+        let (time_base, facts) = {
             let track = input
                 .streams()
                 .best(media::Type::Video)
                 .filter(|track| input.nb_streams() == 1 && track.parameters().id() == codec::Id::H264)
                 .ok_or_else(|| MediaError::rejected(path, "it is not a single H.264 track"))?;
-            (track.time_base(), container::picture_size(&track.parameters()))
+            (track.time_base(), ffi::video_facts(&track))
         };
-        let wanted = (request.picture.width, request.picture.height);
-        if size != wanted {
+        let (width, height) = (request.picture.width, request.picture.height);
+        if (facts.width, facts.height) != (width, height) {
             let cause = format!(
-                "its pictures are {}x{}, not {}x{}",
-                size.0, size.1, wanted.0, wanted.1
+                "its pictures are {}x{}, not {width}x{height}",
+                facts.width, facts.height
             );
             return Err(MediaError::rejected(path, cause));
         }
@@ -134,35 +139,30 @@ impl<'a> OpenSegment<'a> {
             path,
             input,
             time_base,
+            codec_header: facts.extradata,
         })
     }
 
-    fn codec_header(&self) -> Vec<u8> {
-        self.input
-            .stream(0)
-            .map_or_else(Vec::new, |track| ffi::codec_header(&track.parameters()))
-    }
-
-    /// The next packet and the output frame that it holds.
+    /// Reads the next packet and the number of its output frame; returns `None` at the end of the segment.
     fn next(&mut self, rate: Rational) -> Result<Option<(Packet, u64)>, MediaError> {
         let Some(packet) = container::read_packet(&mut self.input, self.path)? else {
             return Ok(None);
         };
-        let number = packet
+        let rejected = |cause: String| MediaError::rejected(self.path, cause);
+        let pts = packet
             .pts()
-            .and_then(|pts| container::frame_number(pts, self.time_base, rate))
-            .ok_or_else(|| {
-                let cause = format!(
-                    "timestamp {:?} is not on the grid of {rate} frames per second",
-                    packet.pts()
-                );
-                MediaError::rejected(self.path, cause)
-            })?;
+            .ok_or_else(|| rejected("a packet has no timestamp".to_owned()))?;
+        let number = container::frame_number(pts, self.time_base, rate).ok_or_else(|| {
+            rejected(format!(
+                "timestamp {pts} is not on the grid of {rate} frames per second"
+            ))
+        })?;
         Ok(Some((packet, number)))
     }
 }
 
-/// Parameters with colour and aspect, which only a look into the pictures gives, and the codec header.
+/// Reads the parameters of the first segment and its codec header. The pictures are analysed, because only
+/// they have the colour tags and the aspect ratio.
 fn first_parameters(path: &Path) -> Result<(Parameters, Vec<u8>), MediaError> {
     let input = container::open_input(path)?;
     let track = input

@@ -1,5 +1,6 @@
-//! Proof by decoding: that a segment holds exactly the frames it should, and that the final file plays from
-//! the first frame to the last with the audio beside it. Decoding errors are never concealed here.
+//! Verifies files by decoding them. The coordinator checks each result of a worker, which must hold exactly
+//! the expected frames, and the final file, which must play from the first frame to the last together with
+//! the audio. Decoding errors are never concealed here.
 
 mod output;
 mod pictures;
@@ -8,6 +9,8 @@ mod tests;
 
 use std::path::Path;
 
+use ffmpeg_next::frame;
+
 pub use self::output::{AudioLength, FinalReport, verify_output};
 use self::pictures::PictureReader;
 use super::MediaError;
@@ -15,21 +18,25 @@ use super::container;
 use crate::frame::FrameHash;
 use crate::time::FrameRange;
 
-/// What is known of a segment once all of it was decoded.
+/// Properties of a segment that was decoded completely.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SegmentInfo {
+    /// The number of frames in the segment.
     pub frames: u64,
-    /// H.264 parameter sets; segments join only where these are equal.
+    /// The H.264 parameter sets of the segment; segments can be joined only if these are equal.
     pub codec_header: Vec<u8>,
 }
 
 /// Decodes a whole segment and checks that it holds exactly the frames `expected`, in order, without a gap.
+///
+/// # Errors
+/// [`MediaError::Rejected`] if it does not.
 pub fn verify_segment(path: &Path, expected: FrameRange) -> Result<SegmentInfo, MediaError> {
-    let mut reader = SegmentReader::open(path)?;
+    let mut pictures = PictureReader::open(path)?;
     let mut next = expected.start;
-    while let Some((number, _picture)) = reader.next()? {
+    while let Some((number, _picture)) = next_frame(&mut pictures)? {
         if number != next {
-            let cause = format!("frame {number} stands where frame {next} should");
+            let cause = format!("it has frame {number} in place of frame {next}");
             return Err(MediaError::rejected(path, cause));
         }
         next += 1;
@@ -44,46 +51,37 @@ pub fn verify_segment(path: &Path, expected: FrameRange) -> Result<SegmentInfo, 
     }
     Ok(SegmentInfo {
         frames: expected.len(),
-        codec_header: reader.pictures.codec_header(),
+        codec_header: pictures.codec_header(),
     })
 }
 
-/// Decodes a whole segment, giving each output frame's number and hash in order; returns the count.
+/// Decodes a whole segment and hands the number and hash of each output frame to `sink`, in order. Returns
+/// the number of frames.
 pub fn decode_hashes(path: &Path, sink: &mut dyn FnMut(u64, FrameHash)) -> Result<u64, MediaError> {
-    let mut reader = SegmentReader::open(path)?;
+    let mut pictures = PictureReader::open(path)?;
     let mut frames = 0;
-    while let Some((number, picture)) = reader.next()? {
+    while let Some((number, picture)) = next_frame(&mut pictures)? {
         sink(number, pictures::hash(&picture));
         frames += 1;
     }
     Ok(frames)
 }
 
-/// Pictures of a segment with their output frame numbers.
-struct SegmentReader {
-    pictures: PictureReader,
-}
-
-impl SegmentReader {
-    fn open(path: &Path) -> Result<Self, MediaError> {
-        PictureReader::open(path).map(|pictures| Self { pictures })
-    }
-
-    fn next(&mut self) -> Result<Option<(u64, ffmpeg_next::frame::Video)>, MediaError> {
-        let Some((pts, picture)) = self.pictures.next()? else {
-            return Ok(None);
-        };
-        let rejected = |cause| MediaError::rejected(self.pictures.path(), cause);
-        // The parameter sets state the rate exactly; the container's may be a guess.
-        let rate = self
-            .pictures
-            .frame_rate()
-            .ok_or_else(|| rejected("it states no frame rate".to_owned()))?;
-        let number = container::frame_number(pts, self.pictures.time_base(), rate).ok_or_else(|| {
-            rejected(format!(
-                "timestamp {pts} is not on the grid of {rate} frames per second"
-            ))
-        })?;
-        Ok(Some((number, picture)))
-    }
+/// Decodes the next picture of a segment and returns it with its output frame number; returns `None` at the
+/// end.
+fn next_frame(pictures: &mut PictureReader) -> Result<Option<(u64, frame::Video)>, MediaError> {
+    let Some((pts, picture)) = pictures.next()? else {
+        return Ok(None);
+    };
+    let rejected = |cause| MediaError::rejected(pictures.path(), cause);
+    // The parameter sets state the rate exactly; the container's rate may be a guess.
+    let rate = pictures
+        .frame_rate()
+        .ok_or_else(|| rejected("it states no frame rate".to_owned()))?;
+    let number = container::frame_number(pts, pictures.time_base(), rate).ok_or_else(|| {
+        rejected(format!(
+            "timestamp {pts} is not on the grid of {rate} frames per second"
+        ))
+    })?;
+    Ok(Some((number, picture)))
 }

@@ -1,4 +1,4 @@
-//! The final file, decoded from end to end.
+//! Verifies the final file by decoding it from beginning to end.
 
 use std::path::Path;
 
@@ -8,33 +8,39 @@ use super::pictures::PictureReader;
 use crate::media::{MediaError, container};
 use crate::time::FrameRate;
 
-/// How long the audio of the final file has to be.
+/// The required length of the final file's audio.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AudioLength {
-    /// As long as the video, to within one frame.
+    /// The audio is as long as the video, to within one frame.
     LikeVideo,
-    /// At most one frame longer than the video; it may end early (the video decides the length).
+    /// The audio is at most one frame longer than the video and may end earlier, because the video decides
+    /// the length.
     MayEndEarly,
 }
 
-/// What was measured on the final file.
+/// Measurements of the final file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FinalReport {
+    /// The number of frames in the video.
     pub frames: u64,
-    /// Presented durations in milliseconds, rounded down.
+    /// Duration of the video in milliseconds, rounded down.
     pub video_ms: u64,
+    /// Presented duration of the audio in milliseconds, rounded down.
     pub audio_ms: u64,
 }
 
-/// Matroska's timestamps are whole milliseconds, so that a presentation may be off by this.
+/// The unit of Matroska's timestamps, a millisecond; presentation times may be off by as much.
 const ROUNDING: Rational = Rational(1, 1000);
-/// The audio may be this far from 0 where it starts: two roundings.
+/// The audio may start this far from time 0, because two timestamps were rounded.
 const START_SLACK_US: i64 = 2_000;
 const MICROSECONDS: Rational = Rational(1, 1_000_000);
 
-/// Decodes everything: exactly `frames` pictures at `0/rate, 1/rate, ..` (to within a millisecond where the
-/// container counts in milliseconds), and one audio track that starts with them and is as long as `audio`
-/// says.
+/// Decodes the whole file. It must have exactly `frames` pictures at `0/rate, 1/rate, ..` (to within a
+/// millisecond if the container counts in milliseconds), and an audio track that starts with them and has the
+/// length that `audio` requires.
+///
+/// # Errors
+/// [`MediaError::Rejected`] if it does not.
 pub fn verify_output(
     path: &Path,
     rate: FrameRate,
@@ -43,10 +49,10 @@ pub fn verify_output(
 ) -> Result<FinalReport, MediaError> {
     let frame_rate = container::rate_rational(rate, path)?;
     check_pictures(path, frame_rate, frames)?;
-    let presented = AudioMeter::measure(path)?;
+    let presented = AudioInterval::measure(path)?;
     let frame_us = 1_i64.rescale(frame_rate.invert(), MICROSECONDS);
     let video_us = i64::try_from(frames)
-        .map_err(|_| MediaError::rejected(path, "frame numbers end at 2^63"))?
+        .map_err(|_| MediaError::rejected(path, "the number of frames exceeds 2^63"))?
         .rescale(frame_rate.invert(), MICROSECONDS);
     if presented.start_us.abs() > START_SLACK_US {
         let cause = format!("the audio starts {} us after the first frame", presented.start_us);
@@ -70,6 +76,7 @@ pub fn verify_output(
     })
 }
 
+/// Checks the number of pictures and their timestamps.
 fn check_pictures(path: &Path, rate: Rational, frames: u64) -> Result<(), MediaError> {
     let mut pictures = PictureReader::open(path)?;
     let time_base = pictures.time_base();
@@ -98,13 +105,13 @@ fn check_pictures(path: &Path, rate: Rational, frames: u64) -> Result<(), MediaE
     }
 }
 
-/// Presented interval of an audio track.
-struct AudioMeter {
+/// The interval in which an audio track is presented, in microseconds.
+struct AudioInterval {
     start_us: i64,
     end_us: i64,
 }
 
-impl AudioMeter {
+impl AudioInterval {
     fn measure(path: &Path) -> Result<Self, MediaError> {
         let mut input = container::open_input(path)?;
         let (track, time_base, parameters) = {
@@ -125,7 +132,7 @@ impl AudioMeter {
                 Some(packet) => {
                     end = presented_end(packet, time_base, decoder.rate()).max(end);
                     match decoder.send_packet(packet) {
-                        // The track is the user's own: a packet that was damaged before is damaged still.
+                        // The track may be a copy of the user's, with packets that were damaged already.
                         Err(ffmpeg_next::Error::InvalidData) => damaged += 1,
                         fed => fed.map_err(decoding)?,
                     }
@@ -135,7 +142,7 @@ impl AudioMeter {
             loop {
                 match decoder.receive_frame(&mut samples) {
                     Ok(()) => start = start.or(samples.pts()),
-                    Err(error) if container::is_dry(error) => break,
+                    Err(error) if container::is_again_or_eof(error) => break,
                     Err(ffmpeg_next::Error::InvalidData) => damaged += 1,
                     Err(error) => return Err(decoding(error)),
                 }
@@ -157,7 +164,7 @@ impl AudioMeter {
     }
 }
 
-/// Where a packet's last presented sample ends, in microseconds.
+/// Returns the end of a packet's last presented sample, in microseconds.
 fn presented_end(packet: &Packet, time_base: Rational, rate_hz: u32) -> Option<i64> {
     let end = packet.pts()? + packet.duration();
     let discarded = container::discarded_samples(packet).1;

@@ -1,4 +1,4 @@
-//! Decodes a video track picture by picture, with every error fatal.
+//! Decodes a video track picture by picture; every decoding error is fatal.
 
 use std::path::{Path, PathBuf};
 
@@ -11,6 +11,7 @@ use crate::frame::FrameHash;
 use crate::media::MediaError;
 use crate::media::{container, ffi};
 
+/// Decodes the best video track of a file.
 pub(super) struct PictureReader {
     path: PathBuf,
     input: context::Input,
@@ -22,10 +23,7 @@ pub(super) struct PictureReader {
 
 impl PictureReader {
     pub(super) fn open(path: &Path) -> Result<Self, MediaError> {
-        Self::of_input(path, container::open_input(path)?)
-    }
-
-    pub(super) fn of_input(path: &Path, input: context::Input) -> Result<Self, MediaError> {
+        let input = container::open_input(path)?;
         let (track, time_base, parameters) = {
             let stream = input
                 .streams()
@@ -59,12 +57,12 @@ impl PictureReader {
         &self.path
     }
 
-    /// Seconds per tick of the timestamps.
+    /// Returns the duration of a tick of the timestamps, in seconds.
     pub(super) fn time_base(&self) -> Rational {
         self.time_base
     }
 
-    /// Frame rate as the codec header states it; known once a picture was decoded.
+    /// Returns the frame rate that the codec header states. It is known only after a picture was decoded.
     pub(super) fn frame_rate(&self) -> Option<Rational> {
         self.decoder.frame_rate().filter(|rate| rate.0 > 0 && rate.1 > 0)
     }
@@ -75,14 +73,14 @@ impl PictureReader {
             .map_or_else(Vec::new, |stream| ffi::codec_header(&stream.parameters()))
     }
 
-    /// The next picture in presentation order with its timestamp.
+    /// Returns the next picture in presentation order with its timestamp, or `None` at the end.
     pub(super) fn next(&mut self) -> Result<Option<(i64, frame::Video)>, MediaError> {
         let mut picture = frame::Video::empty();
         loop {
             match self.decoder.receive_frame(&mut picture) {
                 Ok(()) => return self.checked(picture).map(Some),
                 Err(ffmpeg_next::Error::Eof) => return Ok(None),
-                Err(error) if container::is_dry(error) => self.feed()?,
+                Err(error) if container::is_again_or_eof(error) => self.feed()?,
                 Err(error) => return Err(MediaError::ffmpeg("decode", &self.path)(error)),
             }
         }
@@ -92,7 +90,7 @@ impl PictureReader {
         if self.draining {
             return Err(MediaError::rejected(
                 &self.path,
-                "the decoder wants more at the end of the track",
+                "the decoder requests data past the end of the track",
             ));
         }
         let packet = container::read_packet_of(self.track, &mut self.input, &self.path)?;
@@ -117,7 +115,8 @@ impl PictureReader {
     }
 }
 
-/// Hash of the planes without the decoder's row padding: that of the equal [`crate::frame::Picture`].
+/// Hashes the planes without the decoder's row padding; an equal [`Picture`](crate::frame::Picture) has the
+/// same hash.
 pub(super) fn hash(picture: &frame::Video) -> FrameHash {
     debug_assert!(matches!(picture.format(), Pixel::YUV420P | Pixel::YUVJ420P));
     FrameHash::of((0..3).flat_map(|plane| {

@@ -1,5 +1,5 @@
 use super::*;
-use crate::media::samples::{encode, format, spec};
+use crate::media::test_clips::{encode, format, spec};
 
 fn segment(dir: &Path, range: FrameRange) -> std::path::PathBuf {
     let path = dir.join("segment.nut");

@@ -1,29 +1,30 @@
-//! The configuration file of a nats-server that serves one farm: its accounts, and who may do what. It holds public keys
-//! alone.
+//! The configuration file of a nats-server that serves one farm: its users, and what each may do. It holds
+//! public keys only.
 
 use std::fmt::Write as _;
 use std::path::Path;
 
-use super::accounts::Account;
+use super::users::User;
 
-/// Streams reserve their limits against this; nothing is allocated ahead.
+/// Limit of all stored data, from which streams reserve their own limits. Nothing is allocated ahead.
 pub(super) const DEFAULT_MAX_FILE_BYTES: u64 = 64 << 30;
 
-/// What differs between the servers of two farms.
+/// The settings that differ between the servers of two farms.
 pub(super) struct ServerConfig<'a> {
     /// Folder for the streams (`js/`) and the process id (`run/nats.pid`).
     pub(super) dir: &'a Path,
+    /// Address at which the server listens.
     pub(super) host: &'a str,
-    /// -1 for a free one.
+    /// Port at which the server listens; -1 for a free one.
     pub(super) port: i32,
-    /// Limit of all stored data.
+    /// Limit of all stored data in bytes.
     pub(super) max_file_bytes: u64,
     /// Whether another program starts the server and reads its log file and its port from `dir`.
     pub(super) is_embedded: bool,
 }
 
-/// The configuration file's text.
-pub(super) fn render(config: &ServerConfig<'_>, accounts: &[&Account]) -> String {
+/// Writes the text of the configuration file.
+pub(super) fn render(config: &ServerConfig<'_>, users: &[&User]) -> String {
     let at = |name: &str| quote(&config.dir.join(name).to_string_lossy());
     // Writing to a string cannot fail.
     let mut text = String::new();
@@ -34,7 +35,7 @@ pub(super) fn render(config: &ServerConfig<'_>, accounts: &[&Account]) -> String
     }
     let (host, port) = (quote(config.host), config.port);
     let (pid_file, store_dir, max_file) = (at("run/nats.pid"), at("js"), config.max_file_bytes);
-    // The default syncs every two minutes: a power loss would take acknowledged records.
+    // By default the server syncs every two minutes, so that a power loss could lose acknowledged records.
     let _ = write!(
         text,
         "\
@@ -62,9 +63,9 @@ accounts {{
     users: [
 "
     );
-    for account in accounts {
-        let permissions = account.role.permissions();
-        let _ = writeln!(text, "      {{ nkey: {}, permissions: {{", account.public_key);
+    for user in users {
+        let permissions = user.role.permissions();
+        let _ = writeln!(text, "      {{ nkey: {}, permissions: {{", user.public_key);
         let _ = writeln!(
             text,
             "          publish: {{ allow: {}, deny: {} }}",

@@ -1,11 +1,13 @@
-//! A private nats-server for a render on one machine: loopback, a free port, keys that exist only in memory.
+//! A private nats-server for a render on one machine. It listens on loopback at a free port, and its keys
+//! exist only in memory. The coordinator starts it before anything else, and stops it at the end of the
+//! render.
 //!
 //! ```text
-//! <dir>/lock       held by the server as long as it lives: nats-server itself takes no lock
-//! <dir>/nats.conf  only public keys
-//! <dir>/nats.log   the server's log; nats.err: what it printed
+//! <dir>/lock       locked while the server runs: nats-server itself takes no lock
+//! <dir>/nats.conf  configuration, with public keys only
+//! <dir>/nats.log   the server's log; nats.err has what it printed
 //! <dir>/js         streams
-//! <dir>/run        ports and pid file
+//! <dir>/run        files with the port and the process id
 //! ```
 
 use std::fs::{self, File, OpenOptions};
@@ -20,12 +22,12 @@ use nix::sys::signal::Signal;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
-use super::accounts::{Account, Accounts};
 use super::config::{self, DEFAULT_MAX_FILE_BYTES, ServerConfig};
 use super::error::ServerError;
 use super::files::{create_file, create_folder};
 use super::locate::ServerBinary;
 use super::process::ServerProcess;
+use super::users::{User, Users};
 use crate::ids::WorkerId;
 use crate::nats::connect::Identity;
 
@@ -34,19 +36,22 @@ const READY_LOOK: Duration = Duration::from_millis(5);
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 const KILL_LIMIT: Duration = Duration::from_secs(5);
 
-/// What to start.
+/// The settings of an embedded server.
 #[derive(Clone, Debug)]
 pub struct ServerOptions {
+    /// The nats-server executable to start.
     pub binary: ServerBinary,
-    /// Created if absent; a server on the same directory is refused.
+    /// The folder of the server's files. It is created if it does not exist; only one server at a time may
+    /// use it.
     pub dir: PathBuf,
-    /// Each gets a key of its own.
+    /// The workers that may connect, each with a key of its own.
     pub workers: Vec<WorkerId>,
-    /// Limit of all stored data.
+    /// Limit of all stored data in bytes.
     pub max_file_bytes: u64,
 }
 
 impl ServerOptions {
+    /// Takes the default limit of stored data.
     pub fn new(binary: ServerBinary, dir: PathBuf, workers: Vec<WorkerId>) -> Self {
         Self {
             binary,
@@ -57,13 +62,13 @@ impl ServerOptions {
     }
 }
 
-/// A running server. Dropping it kills the server; [`EmbeddedServer::stop`] ends it in order.
+/// A server that was started. Dropping this kills the server; [`EmbeddedServer::stop`] ends it in order.
 pub struct EmbeddedServer {
     options: ServerOptions,
-    accounts: Accounts,
+    users: Users,
     port: u16,
     process: ServerProcess,
-    /// Held here too, so that it stays locked across a restart.
+    /// The lock is held here too, so that the folder stays locked across a restart.
     lock: Flock<File>,
 }
 
@@ -74,63 +79,63 @@ impl EmbeddedServer {
             create_folder(&options.dir.join(name))?;
         }
         let lock = lock(&options.dir)?;
-        let accounts = Accounts::make(&options.workers)?;
-        let (process, port) = launch(&options, &accounts, None, &lock).await?;
+        let users = Users::make(&options.workers)?;
+        let (process, port) = launch(&options, &users, None, &lock).await?;
         tracing::debug!(port, version = %options.binary.version, "nats-server is ready");
         Ok(Self {
             options,
-            accounts,
+            users,
             port,
             process,
             lock,
         })
     }
 
-    /// `nats://127.0.0.1:<port>`.
+    /// Returns the address, `nats://127.0.0.1:<port>`.
     pub fn url(&self) -> String {
         format!("nats://127.0.0.1:{}", self.port)
     }
 
-    /// Process id of the server.
+    /// Returns the process id of the server.
     pub fn id(&self) -> i32 {
         self.process.id()
     }
 
-    /// How to connect as the coordinator.
+    /// Returns the user that the coordinator connects as.
     pub fn coordinator(&self) -> Identity {
-        self.accounts.coordinator.identity()
+        self.users.coordinator.identity()
     }
 
-    /// How to connect as an observer.
+    /// Returns the user that observers connect as.
     pub fn observer(&self) -> Identity {
-        self.accounts.observer.identity()
+        self.users.observer.identity()
     }
 
-    /// How to connect as a worker; `None` for one that the server was not started with.
+    /// Returns the user that a worker connects as, or `None` if the server was started without this worker.
     pub fn worker(&self, worker: &WorkerId) -> Option<Identity> {
-        self.accounts.worker(worker).map(Account::identity)
+        self.users.worker(worker).map(User::identity)
     }
 
-    /// Filled when the process has ended, wanted or not.
+    /// The exit status of the process, once it has ended for whatever reason.
     pub fn exit(&self) -> watch::Receiver<Option<ExitStatus>> {
         self.process.exit()
     }
 
-    /// Starts the server again after it ended, on the same port and with the same keys, so that clients find
-    /// it by themselves. A server that still runs is killed first.
+    /// Starts the server again after it ended, on the same port and with the same keys, so that clients
+    /// reconnect by themselves. A server that still runs is killed first.
     pub async fn restart(&mut self) -> Result<(), ServerError> {
         self.process.signal(Signal::SIGKILL);
         self.ended(KILL_LIMIT).await;
-        let (process, _) = launch(&self.options, &self.accounts, Some(self.port), &self.lock).await?;
+        let (process, _) = launch(&self.options, &self.users, Some(self.port), &self.lock).await?;
         self.process = process;
         Ok(())
     }
 
-    /// Ends the server: SIGTERM, ten seconds, SIGKILL. Returns when it is gone.
+    /// Ends the server with SIGTERM, and after ten seconds with SIGKILL. Returns when the process has ended.
     pub async fn stop(self) {
         self.process.signal(Signal::SIGTERM);
         if !self.ended(STOP_LIMIT).await {
-            tracing::warn!("nats-server does not end, killing it");
+            tracing::warn!("nats-server did not end in time and is killed");
             self.process.signal(Signal::SIGKILL);
             self.ended(KILL_LIMIT).await;
         }
@@ -162,7 +167,7 @@ fn lock(dir: &Path) -> Result<Flock<File>, ServerError> {
 
 async fn launch(
     options: &ServerOptions,
-    accounts: &Accounts,
+    users: &Users,
     port: Option<u16>,
     lock: &Flock<File>,
 ) -> Result<(ServerProcess, u16), ServerError> {
@@ -178,7 +183,7 @@ async fn launch(
     };
     let config = dir.join("nats.conf");
     let mut file = create_file(&config)?;
-    let text = config::render(&settings, &accounts.all());
+    let text = config::render(&settings, &users.all());
     io::Write::write_all(&mut file, text.as_bytes()).map_err(ServerError::files("write", &config))?;
     let stderr_path = dir.join("nats.err");
     let stderr = create_file(&stderr_path)?;
@@ -218,8 +223,8 @@ fn remove_ports_files(run: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Reads `<program>_<pid>.ports`: `{"nats":["nats://127.0.0.1:35409"], ...}`. A file that is still being
-/// written does not parse.
+/// Reads the port from `<program>_<pid>.ports`: `{"nats":["nats://127.0.0.1:35409"], ...}`. Returns `None` if
+/// the file does not exist or is not complete yet.
 fn read_port(run: &Path, id: i32) -> Option<u16> {
     #[derive(serde::Deserialize)]
     struct Ports {
@@ -234,7 +239,8 @@ fn read_port(run: &Path, id: i32) -> Option<u16> {
     ports.nats.first()?.rsplit_once(':')?.1.parse().ok()
 }
 
-/// Configuration errors go to stderr, later ones to the log: the end of both.
+/// Returns the last lines of the server's stderr, which has errors of the configuration, and of its log,
+/// which has later ones.
 fn output_of(dir: &Path) -> String {
     let tail = |name: &str| {
         let text = fs::read(dir.join(name)).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! What goes wrong with a server and its files.
+//! Errors of a server and its files.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,32 +10,54 @@ use crate::error::FileError;
 /// Why a server did not start, or its configuration was not written.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
+    /// An operation on a file or folder failed.
     #[error(transparent)]
     Files(#[from] FileError),
+    /// Another server holds the lock of the folder.
     #[error("another farm is running in `{}`", dir.display())]
-    Locked { dir: PathBuf },
+    Locked {
+        /// The folder of the server's files.
+        dir: PathBuf,
+    },
+    /// A new key cannot be made.
     #[error("cannot make a key")]
     Key(#[source] nkeys::error::Error),
+    /// A key file has another content.
     #[error("`{}` does not hold the nkey seed of a user", path.display())]
     BadKey {
+        /// Path of the key file.
         path: PathBuf,
-        #[source]
+        /// The error of the operating system or the key library.
         source: nkeys::error::Error,
     },
+    /// The process cannot be started.
     #[error("cannot start `{}`", path.display())]
     Spawn {
+        /// Path of the nats-server executable.
         path: PathBuf,
-        #[source]
+        /// The error of the operating system or the key library.
         source: io::Error,
     },
+    /// The process ended before it was ready.
     #[error("nats-server ended at once ({status}): {output}")]
-    Ended { status: ExitStatus, output: String },
+    Ended {
+        /// Exit status of the process.
+        status: ExitStatus,
+        /// The last lines of its output and its log.
+        output: String,
+    },
+    /// The process did not listen in time.
     #[error("nats-server was not ready after {} s: {output}", limit.as_secs())]
-    NotReady { limit: Duration, output: String },
+    NotReady {
+        /// The time limit that has passed.
+        limit: Duration,
+        /// The last lines of its output and its log.
+        output: String,
+    },
 }
 
 impl ServerError {
-    /// Names what was done to which file.
+    /// Returns a function for `map_err` that adds the operation and the path to an I/O error.
     pub(super) fn files<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> Self + 'a {
         move |source| FileError::at(action, path)(source).into()
     }

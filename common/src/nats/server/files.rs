@@ -1,4 +1,4 @@
-//! Folders and files that nobody but their owner may read.
+//! Folders and files that only their owner may read.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
@@ -12,7 +12,7 @@ pub(super) fn create_folder(path: &Path) -> Result<(), ServerError> {
     created.map_err(ServerError::files("create directory", path))
 }
 
-/// Creates a file, or empties the one that is there.
+/// Creates a file, or empties it if it exists.
 pub(super) fn create_file(path: &Path) -> Result<File, ServerError> {
     let file = OpenOptions::new()
         .create(true)

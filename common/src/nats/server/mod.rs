@@ -1,16 +1,17 @@
-//! nats-server for a farm: a private one for a render on one machine, and the configuration of one that an operator runs
-//! for a farm of several machines.
+//! This starts and configures nats-server for a farm: a private one, which the coordinator starts for a
+//! render on one machine, and the configuration of a standalone one, which an operator runs for a farm of
+//! several machines.
 
-mod accounts;
 mod config;
 mod embedded;
 mod error;
 mod files;
 mod locate;
 mod process;
-mod standing;
+mod standalone;
+mod users;
 
 pub use embedded::{EmbeddedServer, ServerOptions};
 pub use error::ServerError;
 pub use locate::{BINARY_VARIABLE, LocateError, ServerBinary, check, locate};
-pub use standing::StandingServer;
+pub use standalone::StandaloneServer;

@@ -1,4 +1,5 @@
-//! The server's process: a child that dies with us and holds the directory's lock as long as it lives.
+//! The process of an embedded server: a child that ends with this process, and holds the folder's lock until
+//! then.
 
 use std::fs::File;
 use std::io;
@@ -18,19 +19,19 @@ use tokio::sync::{oneshot, watch};
 
 use crate::child::die_with_parent_by;
 
-/// A running (or ended) server process.
+/// A server process, which may have ended.
 #[derive(Debug)]
 pub(super) struct ServerProcess {
     pid: Pid,
-    /// True until the process is reaped: a process id must not be signalled after that.
+    /// True until the process is reaped, as its process id must not be signalled after that.
     alive: Arc<Mutex<bool>>,
     exit: watch::Receiver<Option<ExitStatus>>,
     watcher: Option<thread::JoinHandle<()>>,
 }
 
 impl ServerProcess {
-    /// Starts `binary -c config`. The parent-death signal fires when the *thread* that spawned the child ends,
-    /// so a thread of its own spawns it and waits for it.
+    /// Starts `binary -c config` as a child process. The parent-death signal is sent when the *thread* that
+    /// spawned the child ends, so a thread of its own spawns the child and waits for it.
     pub(super) async fn spawn(binary: &Path, config: &Path, stderr: File, lock: &File) -> io::Result<Self> {
         let mut command = Command::new(binary);
         command
@@ -50,7 +51,7 @@ impl ServerProcess {
             .spawn(move || match command.spawn() {
                 Ok(child) => {
                     let pid = pid_of(&child);
-                    // The receiver may have given up; the child is watched all the same.
+                    // The receiver may have been dropped; the child is waited for all the same.
                     let _ = started.send(Ok(pid));
                     let status = reap(child, pid, &guard);
                     exited.send_replace(Some(status));
@@ -72,12 +73,12 @@ impl ServerProcess {
         self.pid.as_raw()
     }
 
-    /// Filled when the process has ended.
+    /// The exit status of the process, once it has ended.
     pub(super) fn exit(&self) -> watch::Receiver<Option<ExitStatus>> {
         self.exit.clone()
     }
 
-    /// Sends a signal; does nothing after the process has ended.
+    /// Sends a signal, unless the process has ended.
     pub(super) fn signal(&self, signal: Signal) {
         let alive = self.alive.lock().unwrap_or_else(PoisonError::into_inner);
         if *alive && let Err(error) = kill(self.pid, signal) {
@@ -89,7 +90,7 @@ impl ServerProcess {
 impl Drop for ServerProcess {
     fn drop(&mut self) {
         self.signal(Signal::SIGKILL);
-        // Milliseconds: after this the directory is free for another server.
+        // This takes milliseconds. After it the folder is free for another server.
         if let Some(watcher) = self.watcher.take() {
             let _ = watcher.join();
         }
@@ -109,8 +110,8 @@ fn reap(mut child: Child, pid: Pid, alive: &Mutex<bool>) -> ExitStatus {
     child.wait().unwrap_or_default()
 }
 
-/// Lets the server end with this process, in a process group of its own (Ctrl-C goes to the coordinator, which drains
-/// before it stops the server), with the lock in its hands.
+/// Makes the server end with this process, gives it a process group of its own (Ctrl-C is for the coordinator
+/// alone, which drains before it stops the server), and passes the lock on to it.
 fn bind_to_parent(command: &mut Command, lock: RawFd) {
     die_with_parent_by(command, Signal::SIGTERM);
     command.process_group(0);
@@ -121,7 +122,7 @@ fn bind_to_parent(command: &mut Command, lock: RawFd) {
         fcntl(lock, FcntlArg::F_SETFD(FdFlag::empty()))?;
         Ok(())
     };
-    #[expect(unsafe_code, reason = "only the child may let its copy of the lock pass on")]
+    #[expect(unsafe_code, reason = "only the child can keep its copy of the lock open")]
     // SAFETY: between fork and exec the closure makes only a system call, and allocates nothing.
     unsafe {
         command.pre_exec(keep_lock);

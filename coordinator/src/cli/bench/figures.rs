@@ -1,4 +1,5 @@
-//! The figures of a bench: for people a table, for machines one JSON object.
+//! The figures of `latentfarm bench`, which prints them as a table for people or as one JSON object for
+//! programs.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -6,16 +7,16 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-/// What was measured on.
+/// The machine that was measured.
 #[derive(Clone, Debug)]
-pub(super) struct Machine {
+pub(super) struct BenchHost {
     cores: usize,
     processor: String,
-    /// The files of the bench lay here: its disk is what the queue and the copy were measured on.
+    /// Folder of the scratch files: the queue and the copy were measured on its disk.
     folder: PathBuf,
 }
 
-impl Machine {
+impl BenchHost {
     pub(super) fn here(folder: &Path) -> Self {
         let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let model = cpuinfo.lines().find(|line| line.starts_with("model name"));
@@ -28,14 +29,14 @@ impl Machine {
     }
 }
 
-/// Frames that went through something.
+/// A number of frames, and the time that one operation took for all of them.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Rate {
+pub(super) struct Throughput {
     pub(super) frames: u64,
     pub(super) took: Duration,
 }
 
-impl Rate {
+impl Throughput {
     fn per_second(self) -> f64 {
         self.frames as f64 / self.took.as_secs_f64().max(1e-9)
     }
@@ -43,12 +44,12 @@ impl Rate {
 
 #[derive(Clone, Debug)]
 pub(super) struct MediaFigures {
-    /// What the pictures are: a file's name, or that they were made up.
+    /// Where the pictures come from: a file's name, or `test pattern`.
     pub(super) source: String,
     pub(super) width: u32,
     pub(super) height: u32,
-    pub(super) decode: Rate,
-    pub(super) encode: Rate,
+    pub(super) decode: Throughput,
+    pub(super) encode: Throughput,
     pub(super) stitch: StitchFigures,
 }
 
@@ -57,36 +58,36 @@ pub(super) struct StitchFigures {
     pub(super) segments: usize,
     /// Size of the stitched file.
     pub(super) bytes: u64,
-    /// Joining, and giving the file its name.
+    /// Time to join the segments and to rename the file.
     pub(super) join: Duration,
-    /// Checking every segment before, and the whole file after.
+    /// Time to check every segment before joining and the whole file afterwards.
     pub(super) check: Duration,
-    /// A plain copy of the stitched file, synced like it.
+    /// Time to copy the stitched file and to sync the copy to disk.
     pub(super) copy: Duration,
 }
 
 impl StitchFigures {
-    /// How many times as long as a plain copy.
+    /// Returns how many times as long as a plain copy the join took.
     fn ratio(&self) -> f64 {
         self.join.as_secs_f64() / self.copy.as_secs_f64().max(1e-9)
     }
 }
 
-/// Times between the ends of consecutive chunks.
+/// The time that the queue adds to a chunk.
 #[derive(Clone, Debug)]
 pub(super) struct QueueFigures {
-    /// Ascending, not empty.
+    /// Times between the ends of consecutive chunks, in ascending order, at least one.
     per_chunk: Vec<Duration>,
     pub(super) chunks: usize,
-    /// A small write, synced, on the disk that the queue was on.
+    /// Time of a small synced write to the disk that holds the queue.
     pub(super) synced_write: Duration,
 }
 
-/// Figure that the queue is to stay under.
+/// The median should be below this time.
 const QUEUE_TARGET_MS: f64 = 20.0;
 
 impl QueueFigures {
-    /// `None` without a single time.
+    /// Returns `None` if `per_chunk` is empty.
     pub(super) fn new(chunks: usize, mut per_chunk: Vec<Duration>, synced_write: Duration) -> Option<Self> {
         per_chunk.sort_unstable();
         (!per_chunk.is_empty()).then_some(Self {
@@ -96,13 +97,14 @@ impl QueueFigures {
         })
     }
 
-    /// Smallest time that `percent` of a hundred do not exceed.
+    /// Returns the smallest measured time in milliseconds that `percent` of the times do not exceed;
+    /// `percent` is 1 to 100.
     fn percentile(&self, percent: usize) -> f64 {
         let rank = (self.per_chunk.len() * percent).div_ceil(100).max(1);
         milliseconds(self.per_chunk[rank - 1])
     }
 
-    /// How many times as long as one synced write.
+    /// Returns how many times as long as one synced write the median chunk takes.
     fn ratio(&self) -> f64 {
         self.percentile(50) / milliseconds(self.synced_write).max(1e-6)
     }
@@ -113,20 +115,16 @@ impl QueueFigures {
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct Bench {
-    pub(super) machine: Machine,
+pub(super) struct BenchReport {
+    pub(super) host: BenchHost,
     pub(super) media: MediaFigures,
     pub(super) queue: QueueFigures,
 }
 
-impl Bench {
+impl BenchReport {
     pub(super) fn to_json(&self) -> Value {
-        let Self {
-            machine,
-            media,
-            queue,
-        } = self;
-        let rate = |rate: Rate| {
+        let Self { host, media, queue } = self;
+        let rate = |rate: Throughput| {
             json!({
                 "frames": rate.frames,
                 "seconds": rate.took.as_secs_f64(),
@@ -136,9 +134,9 @@ impl Bench {
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "machine": {
-                "cores": machine.cores,
-                "processor": machine.processor,
-                "folder": machine.folder.display().to_string(),
+                "cores": host.cores,
+                "processor": host.processor,
+                "folder": host.folder.display().to_string(),
             },
             "video": { "source": media.source, "width": media.width, "height": media.height },
             "decode": rate(media.decode),
@@ -166,18 +164,14 @@ impl Bench {
     }
 }
 
-impl fmt::Display for Bench {
+impl fmt::Display for BenchReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            machine,
-            media,
-            queue,
-        } = self;
-        let folder = machine.folder.display();
+        let Self { host, media, queue } = self;
+        let folder = host.folder.display();
         writeln!(
             f,
             "machine  {} cores, {}; files in {folder}",
-            machine.cores, machine.processor
+            host.cores, host.processor
         )?;
         writeln!(f, "video    {}, {} x {}", media.source, media.width, media.height)?;
         for (name, rate) in [("decode", media.decode), ("encode", media.encode)] {
@@ -190,19 +184,19 @@ impl fmt::Display for Bench {
         let stitch = &media.stitch;
         writeln!(
             f,
-            "stitch   {:.1} ms to join {} segments of {:.1} MiB, a plain copy {:.1} ms: {:.1} times as long; {:.1} ms \
-             to check every frame",
+            "stitch   {:.1} ms to join {} segments to {:.1} MiB, {5:.1} times a plain copy of {3:.1} ms; {4:.1} ms to \
+             check every frame",
             milliseconds(stitch.join),
             stitch.segments,
             stitch.bytes as f64 / f64::from(1 << 20),
             milliseconds(stitch.copy),
-            stitch.ratio(),
-            milliseconds(stitch.check)
+            milliseconds(stitch.check),
+            stitch.ratio()
         )?;
         write!(
             f,
-            "queue    {:.1} ms a chunk (median; p95 {:.1}, mean {:.1}, longest {:.1}) over {} chunks at sync always, \
-             target under {QUEUE_TARGET_MS:.0}; a synced write here takes {:.2} ms: {:.1} times as long",
+            "queue    {:.1} ms per chunk (median; p95 {:.1}, mean {:.1}, longest {:.1}) over {} chunks with every write \
+             synced, target under {QUEUE_TARGET_MS:.0} ms; {6:.1} times a synced write of {5:.2} ms",
             queue.percentile(50),
             queue.percentile(95),
             queue.mean(),

@@ -1,72 +1,62 @@
-//! Decoding, encoding and stitching, as a worker and the coordinator do it. Blocking.
+//! Measures decoding, encoding and stitching with the code that workers and the coordinator use. The
+//! functions block.
 
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use anyhow::{Context as _, ensure};
 use latentfarm_common::digest::Digest;
 use latentfarm_common::error::FileError;
 use latentfarm_common::frame::{Colour, Picture, PictureFormat};
-use latentfarm_common::media::{self, AudioLength, FrameReader, MediaError, SegmentEncoder};
+use latentfarm_common::media::{self, AudioLength, FrameReader, SegmentEncoder};
 use latentfarm_common::shutdown::Shutdown;
 use latentfarm_common::time::{FrameRange, FrameRate};
 use latentfarm_common::wire::blob::BlobRef;
 use latentfarm_common::wire::job::{EncoderSpec, SourceSpec};
 use latentfarm_common::wire::media::LocalSlice;
 
-use super::figures::{MediaFigures, Rate, StitchFigures};
+use super::figures::{MediaFigures, StitchFigures, Throughput};
 use crate::ingest::SEGMENT_LIMITS;
-use crate::stitch::{self, OutputError, OutputTarget, StitchError, StitchRequest, StitchStep};
+use crate::stitch::{self, OutputTarget, StitchRequest, StitchStep};
 
-/// Frames of a segment: a chunk of the default length.
+/// Frames of a segment, as many as a chunk has by default.
 const SEGMENT_FRAMES: u64 = 48;
 const SOUND_RATE_HZ: u32 = 16_000;
 
-#[derive(Debug, thiserror::Error)]
-pub(super) enum BenchError {
-    #[error(transparent)]
-    Media(#[from] MediaError),
-    #[error("cannot stitch the segments")]
-    Stitch(#[from] StitchError),
-    #[error("cannot write the stitched file")]
-    Output(#[from] OutputError),
-    #[error(transparent)]
-    File(#[from] FileError),
-    #[error("stopped on request")]
-    Stopped,
-}
-
-impl BenchError {
-    pub(super) fn is_bad_input(&self) -> bool {
-        matches!(self, Self::Media(MediaError::BadInput { .. }))
-    }
-}
-
-/// The pictures that are encoded.
+/// The source of the pictures that are encoded.
 enum Pictures {
-    /// Decoded from a file, as they are asked for.
+    /// Frames of a file, each decoded when it is needed.
     Clip(Box<FrameReader>),
-    MadeUp,
+    TestPattern,
 }
 
+/// Measures at most `seconds` of `video`, or of a test pattern. An error that wraps
+/// [`media::MediaError::BadInput`] means that the video is unusable.
 pub(super) fn measure(
     video: Option<&Path>,
     seconds: u32,
     folder: &Path,
     shutdown: &Shutdown,
-) -> Result<MediaFigures, BenchError> {
+) -> anyhow::Result<MediaFigures> {
     media::init();
     let wanted = |rate: FrameRate| rate.frames_covering(u64::from(seconds), 1);
     let (mut pictures, source, format, rate, frames) = if let Some(path) = video {
         let probe = media::probe_video(path)?;
-        let rate = probe.average_rate.unwrap_or(FrameRate::FILM_25);
+        let rate = probe.average_rate.unwrap_or(FrameRate::FPS_25);
         let (reader, frames) = open_clip(path, wanted(rate), folder)?;
         let source = path.display().to_string();
         (Pictures::Clip(reader), source, probe.picture, rate, frames)
     } else {
-        let (source, rate) = ("made up".to_owned(), FrameRate::FILM_25);
-        (Pictures::MadeUp, source, made_up_format(), rate, wanted(rate))
+        let (source, rate) = ("test pattern".to_owned(), FrameRate::FPS_25);
+        (
+            Pictures::TestPattern,
+            source,
+            test_pattern_format(),
+            rate,
+            wanted(rate),
+        )
     };
     let spec = EncoderSpec {
         rate,
@@ -83,12 +73,10 @@ pub(super) fn measure(
             SegmentEncoder::create(&path, &format, &spec, start)
         })?;
         for frame in range.frames() {
-            if !shutdown.is_running() {
-                return Err(BenchError::Stopped);
-            }
+            ensure!(shutdown.is_running(), "stopped on request");
             let picture = match &mut pictures {
                 Pictures::Clip(reader) => timed(&mut decode, || reader.frame(frame))?,
-                Pictures::MadeUp => made_up(format, frame),
+                Pictures::TestPattern => test_pattern(format, frame),
             };
             timed(&mut encode, || encoder.push(&picture))?;
         }
@@ -98,16 +86,14 @@ pub(super) fn measure(
     }
     let output = folder.join("stitched.mkv");
     let stitch = stitch(folder, &format, rate, frames, segments, &output)?;
-    if matches!(pictures, Pictures::MadeUp) {
+    if matches!(pictures, Pictures::TestPattern) {
         let (mut reader, _) = open_clip(&output, frames, folder)?;
         for frame in 0..frames {
-            if !shutdown.is_running() {
-                return Err(BenchError::Stopped);
-            }
+            ensure!(shutdown.is_running(), "stopped on request");
             timed(&mut decode, || reader.frame(frame))?;
         }
     }
-    let rate_of = |took| Rate { frames, took };
+    let rate_of = |took| Throughput { frames, took };
     Ok(MediaFigures {
         source,
         width: format.width,
@@ -118,8 +104,9 @@ pub(super) fn measure(
     })
 }
 
-/// A reader of the first `wanted` frames of a file, cut as at ingest, and how many there are.
-fn open_clip(path: &Path, wanted: u64, folder: &Path) -> Result<(Box<FrameReader>, u64), BenchError> {
+/// Cuts the first `wanted` frames of a file into segments as ingest does. Returns their reader and the number
+/// of frames.
+fn open_clip(path: &Path, wanted: u64, folder: &Path) -> anyhow::Result<(Box<FrameReader>, u64)> {
     let probe = media::probe_video(path)?;
     let index = media::index_video(path, &probe, &mut |_| {})?;
     let frames = wanted.min(index.pts.len() as u64);
@@ -158,7 +145,7 @@ fn stitch(
     frames: u64,
     segments: Vec<(FrameRange, PathBuf, BlobRef)>,
     output: &Path,
-) -> Result<StitchFigures, BenchError> {
+) -> anyhow::Result<StitchFigures> {
     let audio = folder.join("silence.wav");
     let samples = frames * u64::from(SOUND_RATE_HZ) * u64::from(rate.den()) / u64::from(rate.num());
     write_silence(&audio, samples).map_err(FileError::at("write", &audio))?;
@@ -173,7 +160,7 @@ fn stitch(
         audio_length: AudioLength::LikeVideo,
         lossless: None,
         metadata: Vec::new(),
-        output: OutputTarget::check(output, true)?,
+        output: OutputTarget::check(output, true).context("cannot write the stitched file")?,
     };
     let started = Instant::now();
     let (mut checked, mut joined) = (started, started);
@@ -181,9 +168,10 @@ fn stitch(
         StitchStep::Checked { .. } => checked = Instant::now(),
         StitchStep::Joined { .. } => {}
         StitchStep::Verifying => joined = Instant::now(),
-    })?;
+    });
+    let assembled = assembled.context("cannot stitch the segments")?;
     let verified = Instant::now();
-    assembled.commit()?;
+    assembled.commit().context("cannot stitch the segments")?;
     let named = verified.elapsed();
 
     let copied = output.with_extension("copy");
@@ -200,7 +188,7 @@ fn stitch(
     })
 }
 
-/// Adds the time that `work` takes to `total`.
+/// Runs `work` and adds the time that it takes to `total`.
 fn timed<T>(total: &mut Duration, work: impl FnOnce() -> T) -> T {
     let started = Instant::now();
     let result = work();
@@ -208,7 +196,7 @@ fn timed<T>(total: &mut Duration, work: impl FnOnce() -> T) -> T {
     result
 }
 
-fn made_up_format() -> PictureFormat {
+fn test_pattern_format() -> PictureFormat {
     PictureFormat {
         width: 1280,
         height: 720,
@@ -217,9 +205,9 @@ fn made_up_format() -> PictureFormat {
     }
 }
 
-/// A still, rough texture with a smooth disc that moves over it: some work for motion search and some detail to
-/// code, as in a talking head.
-fn made_up(format: PictureFormat, frame: u64) -> Picture {
+/// Draws a still, rough texture with a smooth disc that moves over it: some work for motion search and some
+/// detail to encode, as in a talking head.
+fn test_pattern(format: PictureFormat, frame: u64) -> Picture {
     let mut picture = Picture::black(format);
     let (width, height) = (format.width as usize, format.height as usize);
     let shift = usize::try_from(frame % 200).unwrap_or(0);
@@ -242,7 +230,7 @@ fn made_up(format: PictureFormat, frame: u64) -> Picture {
     picture
 }
 
-/// A WAV file of 16-bit mono silence.
+/// Writes a WAV file of 16-bit mono silence.
 fn write_silence(path: &Path, samples: u64) -> io::Result<()> {
     let data = u32::try_from(samples * 2).map_err(io::Error::other)?;
     let mut bytes = Vec::with_capacity(44 + data as usize);
@@ -250,7 +238,7 @@ fn write_silence(path: &Path, samples: u64) -> io::Result<()> {
     bytes.extend_from_slice(&(36 + data).to_le_bytes());
     bytes.extend_from_slice(b"WAVEfmt ");
     bytes.extend_from_slice(&16_u32.to_le_bytes());
-    // PCM, one channel.
+    // Format 1 (PCM) and one channel; below, two bytes a frame and 16 bits a sample.
     bytes.extend_from_slice(&[1, 0, 1, 0]);
     bytes.extend_from_slice(&SOUND_RATE_HZ.to_le_bytes());
     bytes.extend_from_slice(&(SOUND_RATE_HZ * 2).to_le_bytes());

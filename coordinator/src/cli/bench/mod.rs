@@ -1,4 +1,5 @@
-//! `latentfarm bench`: how fast this machine does all that is not the model.
+//! `latentfarm bench`: measures how fast this machine does everything but the model: decoding, encoding,
+//! stitching, and passing chunks through the queue.
 
 mod figures;
 mod media;
@@ -8,6 +9,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use latentfarm_common::media::MediaError;
 use latentfarm_common::nats::server::{ServerBinary, locate};
 use latentfarm_common::shutdown::{self, Phase, Shutdown};
 use tokio::task::spawn_blocking;
@@ -15,22 +17,9 @@ use tokio::task::spawn_blocking;
 use super::args::BenchArgs;
 use super::exit::{CommandError, ExitStatus, runtime};
 use crate::local::worker_program;
-use figures::{Bench, Machine};
-
-const MAX_SECONDS: u32 = 600;
-const MAX_CHUNKS: u32 = 10_000;
-
-/// A value that is out of its bounds.
-#[derive(Debug, thiserror::Error)]
-enum SettingsError {
-    #[error("--seconds {0} is out of 1 to {MAX_SECONDS}")]
-    Seconds(u32),
-    #[error("--chunks {0} is out of 2 to {MAX_CHUNKS}")]
-    Chunks(u32),
-}
+use figures::{BenchHost, BenchReport};
 
 pub(super) fn main(args: BenchArgs) -> Result<ExitStatus, CommandError> {
-    check_bounds(&args).map_err(CommandError::refused)?;
     let scratch = match &args.work_dir {
         Some(folder) => tempfile::tempdir_in(folder),
         None => tempfile::tempdir(),
@@ -40,7 +29,7 @@ pub(super) fn main(args: BenchArgs) -> Result<ExitStatus, CommandError> {
         .map_err(CommandError::refused)?;
     let runtime = runtime(2)?;
     let outcome = runtime.block_on(run(args, scratch.path()));
-    // Threads that still write into the scratch folder end first.
+    // Threads that still write into the scratch folder must end before it is removed.
     drop(runtime);
     outcome
 }
@@ -53,7 +42,7 @@ async fn run(args: BenchArgs, scratch: &Path) -> Result<ExitStatus, CommandError
         .map_err(CommandError::refused)?;
     let worker = worker_program().map_err(CommandError::refused)?;
     let folder = std::path::absolute(scratch).context("cannot resolve the scratch folder")?;
-    // On every way out the children go with what holds them here.
+    // The server and the worker are killed when `measured` is dropped, on every way out.
     let watched = shutdown.clone();
     let measured = measure(&args, &folder, server, worker, &watched);
     let bench = tokio::select! {
@@ -75,34 +64,20 @@ async fn measure(
     server: ServerBinary,
     worker: PathBuf,
     shutdown: &Shutdown,
-) -> Result<Bench, CommandError> {
-    let machine = Machine::here(folder);
+) -> Result<BenchReport, CommandError> {
+    let host = BenchHost::here(folder);
     let (video, seconds) = (args.video.clone(), args.seconds);
     let (scratch, watch) = (folder.to_owned(), shutdown.clone());
     let media = spawn_blocking(move || media::measure(video.as_deref(), seconds, &scratch, &watch))
         .await
-        .context("a task broke off")?;
+        .context("the media measurement panicked")?;
     let media = media.map_err(|error| {
-        if error.is_bad_input() {
+        if matches!(error.downcast_ref(), Some(MediaError::BadInput { .. })) {
             CommandError::refused(error)
         } else {
             CommandError::failed(error)
         }
     })?;
     let queue = queue::measure(args.chunks, folder, server, &worker).await?;
-    Ok(Bench {
-        machine,
-        media,
-        queue,
-    })
-}
-
-fn check_bounds(args: &BenchArgs) -> Result<(), SettingsError> {
-    if !(1..=MAX_SECONDS).contains(&args.seconds) {
-        return Err(SettingsError::Seconds(args.seconds));
-    }
-    if !(2..=MAX_CHUNKS).contains(&args.chunks) {
-        return Err(SettingsError::Chunks(args.chunks));
-    }
-    Ok(())
+    Ok(BenchReport { host, media, queue })
 }

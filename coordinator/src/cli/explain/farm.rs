@@ -1,11 +1,10 @@
-//! What a farm recorded of a job, in the form of a journal: its events and done records. Where chunks were placed,
-//! and why, is only in the coordinator's job folder.
-
-use std::time::Duration;
+//! Reads what a farm's server recorded of a job, its events and done records, as lines of a journal. `explain
+//! --nats` uses them if there is no job folder. Where chunks were placed, and why, is only in the
+//! coordinator's job folder.
 
 use anyhow::Context as _;
 use latentfarm_common::ids::JobId;
-use latentfarm_common::nats::connect::{self, Identity, Patience};
+use latentfarm_common::nats::connect::{self, Identity};
 use latentfarm_common::nats::direct::DirectReader;
 use latentfarm_common::nats::done::DoneLog;
 use latentfarm_common::nats::{Role, subjects, topology};
@@ -13,13 +12,13 @@ use latentfarm_common::wire;
 use latentfarm_common::wire::job::JobSpec;
 use latentfarm_common::wire::outcome::{DoneBody, DoneRecord, Event, EventKind};
 
-use crate::journal::{Entry, Line};
+use crate::journal::{JournalEntry, JournalLine};
 
-const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
-
-pub(super) async fn recorded(url: &str, job: JobId) -> anyhow::Result<Vec<Line>> {
+/// Returns the job's events in the order of the stream, with their times, and then its done records, whose
+/// time is 0. The first line is the job's manifest, if the farm has it.
+pub(super) async fn recorded(url: &str, job: JobId) -> anyhow::Result<Vec<JournalLine>> {
     let identity = Identity::from_environment(Role::Observer, "latentfarm explain".to_owned());
-    let connection = connect::connect(url, &identity, Patience::For(CONNECT_PATIENCE)).await?;
+    let connection = connect::connect(url, &identity, connect::BRIEF).await?;
     let mut lines = Vec::new();
     let mut reader = DirectReader::new(
         &connection.client,
@@ -30,11 +29,11 @@ pub(super) async fn recorded(url: &str, job: JobId) -> anyhow::Result<Vec<Line>>
     while let Some(message) = reader.next().await.context("cannot read the farm's events")? {
         let nanoseconds = message.time.unix_timestamp_nanos();
         let at_ms = u64::try_from(nanoseconds / 1_000_000).unwrap_or(0);
-        // Of another release.
+        // An event of another release cannot be decoded.
         let Ok(event) = wire::decode::<Event>(&message.payload) else {
             continue;
         };
-        lines.push(Line {
+        lines.push(JournalLine {
             at_ms,
             entry: of_event(event),
         });
@@ -42,7 +41,7 @@ pub(super) async fn recorded(url: &str, job: JobId) -> anyhow::Result<Vec<Line>>
     let log = DoneLog::new(&connection);
     for stored in log.list(job).await.context("cannot read the done log")? {
         if let Ok(record) = stored.record {
-            lines.push(Line {
+            lines.push(JournalLine {
                 at_ms: 0,
                 entry: of_record(record),
             });
@@ -56,13 +55,14 @@ pub(super) async fn recorded(url: &str, job: JobId) -> anyhow::Result<Vec<Line>>
             .map(|line| line.at_ms)
             .find(|at| *at > 0)
             .unwrap_or(0);
-        lines.insert(0, Line { at_ms, entry });
+        lines.insert(0, JournalLine { at_ms, entry });
     }
     connection.close().await;
     Ok(lines)
 }
 
-async fn manifest(connection: &connect::Connection, job: JobId) -> anyhow::Result<Option<Entry>> {
+/// Returns the job's figures from its manifest; `None` if the farm has none or if it is of another release.
+async fn manifest(connection: &connect::Connection, job: JobId) -> anyhow::Result<Option<JournalEntry>> {
     let bucket = connection.context.get_key_value(topology::JOBS_BUCKET).await;
     let bucket = bucket.context("cannot reach the farm's job bucket")?;
     let found = bucket.get(format!("{job}.manifest")).await;
@@ -74,7 +74,7 @@ async fn manifest(connection: &connect::Connection, job: JobId) -> anyhow::Resul
     };
     let chunks =
         |frames: u64, size: u32| usize::try_from(frames.div_ceil(u64::from(size.max(1)))).unwrap_or(0);
-    Ok(Some(Entry::RunBegins {
+    Ok(Some(JournalEntry::RunBegins {
         job,
         epoch: 0,
         analyze_chunks: chunks(spec.source.frames, spec.analyze_frames),
@@ -86,38 +86,38 @@ async fn manifest(connection: &connect::Connection, job: JobId) -> anyhow::Resul
     }))
 }
 
-fn of_event(event: Event) -> Entry {
+fn of_event(event: Event) -> JournalEntry {
     let chunk = event.chunk.name();
     let (attempt, worker) = (event.attempt, event.worker);
     match event.kind {
-        EventKind::Started => Entry::Started {
+        EventKind::Started => JournalEntry::Started {
             chunk,
             attempt,
             worker,
         },
-        EventKind::Failed(failure) => Entry::Failed {
+        EventKind::Failed(failure) => JournalEntry::Failed {
             chunk,
             attempt,
             worker,
             failure,
             queue: None,
-            then: None,
+            consequence: None,
         },
-        EventKind::Released => Entry::Ended {
+        EventKind::Released => JournalEntry::Ended {
             chunk,
             attempt,
-            reason: format!("{worker} gave it back while draining"),
-            then: None,
+            reason: format!("{worker} returned the chunk while draining"),
+            consequence: None,
         },
     }
 }
 
-fn of_record(record: DoneRecord) -> Entry {
+fn of_record(record: DoneRecord) -> JournalEntry {
     let frames = match &record.body {
         DoneBody::Analyze { frames, .. } => u64::from(*frames),
         DoneBody::Render { frame_hashes, .. } => frame_hashes.len() as u64,
     };
-    Entry::Done {
+    JournalEntry::Done {
         chunk: record.chunk.name(),
         attempt: record.attempt,
         worker: record.worker,

@@ -1,88 +1,91 @@
-//! `latentfarm explain`: why each chunk of a job is where it is, from the job's journal, or from what the farm
-//! recorded.
+//! `latentfarm explain`: explains where each chunk of a job is and why. It reads the journal in the job
+//! folder or, with `--nats`, what the farm's server recorded.
 
+mod describe;
 mod farm;
-mod story;
+mod history;
 
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use latentfarm_common::ids::{ChunkName, JobId};
 
 use super::args::ExplainArgs;
 use super::exit::{CommandError, ExitStatus, runtime};
 use crate::job::folder::job_folder_of;
-use crate::journal::{self, Line};
-use story::Story;
+use crate::journal::{self, JournalLine};
+use history::JobHistory;
 
-/// Which chunk is asked for: `r00003`, `a00000`, or a render chunk's number.
-fn chunk_name(text: &str) -> Option<ChunkName> {
+/// Parses a chunk's name on the command line: `r00003`, `a00000`, or the number of a render chunk.
+fn chunk_name(text: &str) -> anyhow::Result<ChunkName> {
     let name = text.parse().or_else(|_| format!("r{text}").parse());
-    name.ok()
+    name.map_err(|_| {
+        anyhow!("`{text}` is not a chunk: give its number, or r00003 for rendering, a00003 for face analysis")
+    })
 }
 
 pub(super) fn main(args: &ExplainArgs) -> Result<ExitStatus, CommandError> {
-    let chunk = match &args.chunk {
-        None => None,
-        Some(text) => Some(chunk_name(text).ok_or_else(|| {
-            CommandError::refused(anyhow::anyhow!(
-                "`{text}` is not a chunk: give its number, or r00003 for rendering, a00003 for face analysis"
-            ))
-        })?),
-    };
+    let chunk = args.chunk.as_deref().map(chunk_name).transpose();
+    let chunk = chunk.map_err(CommandError::refused)?;
     let lines = match (&args.nats, folder_of(&args.job)) {
         (_, Some(folder)) => read(&folder)?,
         (Some(url), None) => recorded(url, &args.job)?,
         (None, None) => {
-            let error = anyhow::anyhow!(
-                "`{0}` is neither a job folder nor an output with `{0}.latentfarm` beside it: the folder goes when \
-                 a job is complete, unless --keep was given",
+            return Err(CommandError::refused(anyhow!(
+                "`{0}` is neither a job folder nor an output with `{0}.latentfarm` beside it: the folder is removed when \
+                 the job is complete, unless --keep was given",
                 args.job.display()
-            );
-            return Err(CommandError::refused(error));
+            )));
         }
     };
-    let story = Story::of(&lines);
+    let history = JobHistory::from_lines(&lines);
     let text = match &chunk {
-        Some(name) if !story.has(*name) => {
-            let error = anyhow::anyhow!("the job has no chunk {name}, or nothing has happened to it yet");
-            return Err(CommandError::refused(error));
+        Some(name) if !history.chunks.contains_key(name) => {
+            return Err(CommandError::refused(anyhow!(
+                "the job has no chunk {name}, or nothing has happened to it yet"
+            )));
         }
-        _ if args.json => story.to_json(chunk).to_string(),
-        Some(name) => story.of_chunk(*name),
-        None => story.table(),
+        _ if args.json => history.to_json(chunk).to_string(),
+        Some(name) => describe::chunk(&history, *name),
+        None => describe::table(&history),
     };
-    // Nobody reading any more is no error.
+    // A reader that has closed the pipe is no error.
     let _closed = writeln!(io::stdout(), "{text}");
     Ok(ExitStatus::Complete)
 }
 
-/// The job folder that a path means.
+/// Returns the job folder that a path names: the path itself, or the folder beside an output file.
 fn folder_of(job: &Path) -> Option<PathBuf> {
     job_folder_of(job, &["job", "journal.jsonl"])
 }
 
-fn read(folder: &Path) -> Result<Vec<Line>, CommandError> {
+fn read(folder: &Path) -> Result<Vec<JournalLine>, CommandError> {
     let lines = journal::read(folder)
         .with_context(|| format!("cannot read the journal in `{}`", folder.display()))?;
-    if lines.is_empty() {
-        let error = anyhow::anyhow!("nothing has been dispatched in `{}` yet", folder.display());
-        return Err(CommandError::refused(error));
-    }
-    Ok(lines)
+    require_lines(lines, || {
+        format!("nothing has been dispatched in `{}` yet", folder.display())
+    })
 }
 
-fn recorded(url: &str, job: &Path) -> Result<Vec<Line>, CommandError> {
+fn recorded(url: &str, job: &Path) -> Result<Vec<JournalLine>, CommandError> {
     let text = job.to_string_lossy();
     let id: JobId = text
         .parse()
         .with_context(|| format!("`{text}` is no job folder, no output, and no job id"))
         .map_err(CommandError::refused)?;
     let lines = runtime(1)?.block_on(farm::recorded(url, id))?;
+    require_lines(lines, || {
+        format!("the farm at {url} has recorded nothing of job {id}")
+    })
+}
+
+fn require_lines(
+    lines: Vec<JournalLine>,
+    otherwise: impl FnOnce() -> String,
+) -> Result<Vec<JournalLine>, CommandError> {
     if lines.is_empty() {
-        let error = anyhow::anyhow!("the farm at {url} has recorded nothing of job {id}");
-        return Err(CommandError::refused(error));
+        return Err(CommandError::refused(anyhow::Error::msg(otherwise())));
     }
     Ok(lines)
 }
@@ -97,7 +100,7 @@ mod tests {
         assert_eq!(chunk_name("r00003").unwrap().to_string(), "r00003");
         assert_eq!(chunk_name("a12").unwrap().to_string(), "a00012");
         for text in ["", "r", "x3", "-1", "3.5"] {
-            assert_eq!(chunk_name(text), None, "{text}");
+            assert!(chunk_name(text).is_err(), "{text}");
         }
     }
 

@@ -1,35 +1,25 @@
-//! The memory part of a job's report: where chunks ran and under which plans, what they took at each stage, and
-//! every attempt that ran out.
+//! The memory part of a job's report: on which devices and under which plans chunks ran, the peak of each
+//! stage, and every attempt that ran out of memory.
 
 use std::fmt::Write as _;
 
-use latentfarm_common::wire::memory::StagePeak;
 use serde_json::{Value, json};
 
-use crate::dispatch::{JobReport, MemoryUsage, OomNote};
+use crate::dispatch::{JobReport, MemoryUsage, OomRecord};
 use crate::placement::gib;
 
+/// Length of the longest bar in characters.
 const BAR_CELLS: u64 = 30;
 
-/// For machines.
+/// Returns the memory part of the report as a JSON object.
 pub(super) fn to_json(job: &JobReport) -> Value {
     let usage = &job.memory;
-    let stages: serde_json::Map<String, Value> = usage
-        .stages
-        .iter()
-        .map(|(kind, peaks)| {
-            let peak = |peak: &StagePeak| {
-                json!({ "stage": peak.stage, "live_mib": peak.live_mib, "own_mib": peak.own_mib })
-            };
-            (kind.to_string(), peaks.iter().map(peak).collect())
-        })
-        .collect();
     let plans: Vec<Value> = usage
         .plans
         .iter()
         .map(|((kind, plan), taken)| {
             json!({
-                "kind": kind.to_string(),
+                "kind": kind,
                 "plan": plan,
                 "chunks": taken.chunks,
                 "predicted_mib": taken.predicted_mib,
@@ -38,11 +28,11 @@ pub(super) fn to_json(job: &JobReport) -> Value {
         })
         .collect();
     let places: Vec<Value> = usage
-        .places
+        .devices
         .iter()
         .map(|((worker, device), place)| {
             json!({
-                "worker": worker.as_str(),
+                "worker": worker,
                 "device": device,
                 "chunks": place.chunks,
                 "frames": place.frames,
@@ -53,14 +43,14 @@ pub(super) fn to_json(job: &JobReport) -> Value {
         .collect();
     json!({
         "out_of_memory": job.ooms.iter().map(oom_json).collect::<Vec<_>>(),
-        "peaks": stages,
+        "peaks": usage.stages,
         "plans": plans,
         "places": places,
         "warnings": usage.warnings,
     })
 }
 
-fn oom_json(note: &OomNote) -> Value {
+fn oom_json(note: &OomRecord) -> Value {
     let oom = &note.oom;
     json!({
         "chunk": note.chunk,
@@ -72,11 +62,12 @@ fn oom_json(note: &OomNote) -> Value {
         "needed_at_least_mib": oom.needed_at_least_mib,
         "free_before_mib": oom.free_before_mib,
         "suspected": oom.suspected,
-        "then": note.then,
+        "then": note.consequence,
     })
 }
 
-/// For people: lines that each begin with a line break and two blanks; empty where no model ran.
+/// Returns the memory part of the report as lines that each begin with a line break and two blanks. The text
+/// is empty if no model ran.
 pub(super) fn to_text(job: &JobReport) -> String {
     let mut text = String::new();
     places(&job.memory, &mut text);
@@ -91,22 +82,23 @@ pub(super) fn to_text(job: &JobReport) -> String {
     text
 }
 
+/// Returns one line about an attempt that ran out of memory:
 /// `out of memory: r00003 on w1 (cuda:0 …) during denoise under plan batched: …`
-pub(crate) fn oom_text(note: &OomNote) -> String {
-    let OomNote {
+pub(crate) fn oom_text(note: &OomRecord) -> String {
+    let OomRecord {
         chunk,
         worker,
         oom,
-        then,
+        consequence,
         ..
     } = note;
-    let seems = if oom.suspected { ", it seems" } else { "" };
+    let suspected = if oom.suspected { " (suspected)" } else { "" };
     let needed = oom
         .needed_at_least_mib
         .map_or_else(String::new, |mib| format!("{} at least were needed, ", gib(mib)));
-    let separator = if then.is_empty() { "" } else { "; " };
+    let separator = if consequence.is_empty() { "" } else { "; " };
     format!(
-        "out of memory{seems}: {chunk} on {worker} ({}){} under plan {}: {needed}{} were free{separator}{then}",
+        "out of memory{suspected}: {chunk} on {worker} ({}){} under plan {}: {needed}{} were free{separator}{consequence}",
         oom.device,
         oom.during(),
         oom.plan,
@@ -116,7 +108,7 @@ pub(crate) fn oom_text(note: &OomNote) -> String {
 
 fn places(usage: &MemoryUsage, text: &mut String) {
     let parts: Vec<String> = usage
-        .places
+        .devices
         .iter()
         .map(|((worker, device), place)| {
             let (chunks, peak) = (place.chunks, gib(place.peak_mib));
@@ -144,7 +136,7 @@ fn plans(usage: &MemoryUsage, text: &mut String) {
     }
 }
 
-/// A bar for the tensors and buffers in use at each stage.
+/// Appends a bar for each stage, as long as the tensors and buffers that were in use at its peak.
 fn stages(usage: &MemoryUsage, text: &mut String) {
     for (kind, peaks) in &usage.stages {
         let Some(most) = peaks
@@ -161,7 +153,7 @@ fn stages(usage: &MemoryUsage, text: &mut String) {
             let (label, bar) = (peak.stage, "#".repeat(cells));
             let _ = write!(
                 text,
-                "\n    {label:<10} {bar:<30} {} in use, {} held",
+                "\n    {label:<10} {bar:<30} {} in use, {} held by the process",
                 gib(peak.live_mib),
                 gib(peak.own_mib)
             );
@@ -174,10 +166,10 @@ mod tests {
     use super::*;
     use latentfarm_common::ids::Attempt;
     use latentfarm_common::wire::memory::OutOfMemory;
-    use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan, MemoryStage, MemoryUse};
+    use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan, MemoryStage, MemoryUse, StagePeak};
 
     #[test]
-    fn the_report_tells_places_plans_peaks_and_every_shortage() {
+    fn the_report_lists_devices_plans_peaks_and_every_shortage() {
         let mut job = JobReport::default();
         let used = MemoryUse {
             kind: DeviceKind::Cuda,
@@ -200,8 +192,8 @@ mod tests {
             ],
         };
         job.memory.add(&"w1".parse().unwrap(), 16, &used);
-        job.memory.judge();
-        job.ooms.push(OomNote {
+        job.memory.compute_warnings();
+        job.ooms.push(OomRecord {
             chunk: "r00003".parse().unwrap(),
             attempt: Attempt::default(),
             worker: "w1".parse().unwrap(),
@@ -214,15 +206,15 @@ mod tests {
                 free_before_mib: 3994,
                 suspected: false,
             },
-            then: "its plan floor on cuda rises to sliced".to_owned(),
+            consequence: "its plan floor on cuda rises to sliced".to_owned(),
         });
         assert_eq!(
             to_text(&job),
             "\n  rendered: 1 chunks on w1 (cuda:0 NVIDIA L4, at most 4.0 GiB)\
              \n  memory plan sliced on cuda: 1 chunks, predicted 3.9 GiB, took 4.0 GiB\
              \n  highest use by stage on cuda:\
-             \n    load       ##########                     1.0 GiB in use, 1.1 GiB held\
-             \n    denoise    ############################## 3.0 GiB in use, 4.0 GiB held\
+             \n    load       ##########                     1.0 GiB in use, 1.1 GiB held by the process\
+             \n    denoise    ############################## 3.0 GiB in use, 4.0 GiB held by the process\
              \n  out of memory: r00003 on w1 (cuda:0 NVIDIA L4) during denoise under plan batched: 5.2 GiB at least \
              were needed, 3.9 GiB were free; its plan floor on cuda rises to sliced"
         );

@@ -1,10 +1,12 @@
-//! The report of a render that has ended: for people a short text, for machines one JSON object.
+//! The report of a render that has ended, as a short text for people and as one JSON object for programs.
+//! `cli::render` prints one of them last.
 
 pub(super) mod memory;
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use latentfarm_common::ids::Work;
+use latentfarm_common::ids::WorkKind;
 use latentfarm_common::time::FrameRange;
 use latentfarm_common::wire::job::SilenceMode;
 use latentfarm_common::wire::outcome::StageTimings;
@@ -13,14 +15,10 @@ use serde_json::{Value, json};
 use crate::dispatch::Ending;
 use crate::render::RenderReport;
 
-/// The report for machines.
+/// Returns the report as a JSON object.
 pub(super) fn to_json(report: &RenderReport) -> Value {
-    let retries: serde_json::Map<String, Value> = report
-        .job
-        .retries
-        .iter()
-        .map(|(class, count)| (class.label().to_owned(), (*count).into()))
-        .collect();
+    let retries = report.job.retries.iter();
+    let retries: BTreeMap<&str, &u64> = retries.map(|(class, count)| (class.label(), count)).collect();
     let given_up: Vec<Value> = given_up(report)
         .map(|(range, reason)| json!({ "start": range.start, "end": range.end, "reason": reason }))
         .collect();
@@ -44,14 +42,15 @@ pub(super) fn to_json(report: &RenderReport) -> Value {
         "workers": report.job.workers,
         "numerics_fingerprints": report.job.numerics_fingerprints.keys().collect::<Vec<_>>(),
         "given_up": given_up,
-        "analyze_ms": stages(&report.job.analyze).into_iter().collect::<serde_json::Map<_, _>>(),
-        "render_ms": stages(&report.job.render).into_iter().collect::<serde_json::Map<_, _>>(),
+        "analyze_ms": BTreeMap::from(stages(&report.job.analyze)),
+        "render_ms": BTreeMap::from(stages(&report.job.render)),
         "engine_ms": EngineTime::of(&report.job.render).to_json(),
         "memory": memory::to_json(&report.job),
     })
 }
 
-/// Every stretch is listed: a machine may want to look at them all.
+/// The silent frame ranges, all of them: a program may process the whole list, while the text names the first
+/// few.
 fn silence_json(report: &RenderReport) -> Value {
     let mode = match report.spec.audio.silence {
         SilenceMode::Off => return Value::Null,
@@ -66,7 +65,7 @@ fn silence_json(report: &RenderReport) -> Value {
     })
 }
 
-/// The report for people.
+/// Returns the report as text, several lines without a line break at the end.
 pub(super) fn to_text(report: &RenderReport) -> String {
     let mut text = String::new();
     let seconds = report.elapsed.as_secs_f64();
@@ -74,7 +73,7 @@ pub(super) fn to_text(report: &RenderReport) -> String {
     let _ = if report.written.is_some() {
         writeln!(
             text,
-            "{} frames in {seconds:.1} s ({rate:.1} a second)",
+            "{} frames in {seconds:.1} s ({rate:.1} frames/s)",
             report.spec.frames
         )
     } else {
@@ -82,31 +81,29 @@ pub(super) fn to_text(report: &RenderReport) -> String {
     };
     let _ = write!(
         text,
-        "  {} synced, {} passed through",
+        "  {} frames lip-synced, {} passed through unchanged",
         report.job.synced, report.job.passed
     );
     if !report.job.without_face.is_empty() {
         let _ = write!(text, "; no face in {}", ranges(&report.job.without_face));
     }
     if report.job.tail > 0 {
-        let _ = write!(text, "; {} are the kept tail", report.job.tail);
+        let _ = write!(text, "; {} of them after the end of the speech", report.job.tail);
     }
     let silent: u64 = report.job.silent.iter().map(|range| range.len()).sum();
     if silent > 0 {
         let _ = write!(text, "\n  {silent} frames without speech");
         if report.spec.audio.silence == SilenceMode::Keep {
-            let _ = write!(text, ", {} of them the source picture", report.job.kept);
+            let _ = write!(text, ", {} of them kept from the source", report.job.kept);
         }
         let _ = write!(text, ": {}", ranges(&report.job.silent));
     }
     let mut times = stages(&report.job.render);
-    times[2].1 = (report.job.analyze.face_ms + report.job.render.face_ms).into();
+    times[2].1 += report.job.analyze.face_ms;
     let parts: Vec<String> = times
         .iter()
-        .filter_map(|(name, ms)| {
-            let seconds = ms.as_u64()? as f64 / 1000.0;
-            (seconds >= 0.05).then(|| format!("{} {seconds:.1} s", name.replace('_', " ")))
-        })
+        .filter(|(_, ms)| *ms >= 50)
+        .map(|(name, ms)| format!("{} {:.1} s", name.replace('_', " "), *ms as f64 / 1000.0))
         .collect();
     let _ = write!(text, "\n  time by stage, over all workers: {}", parts.join(", "));
     if let Some(line) = EngineTime::of(&report.job.render).to_text() {
@@ -132,16 +129,12 @@ pub(super) fn to_text(report: &RenderReport) -> String {
         );
     }
     if report.job.numerics_fingerprints.len() > 1 {
-        let kinds: Vec<&str> = report
-            .job
-            .numerics_fingerprints
-            .keys()
-            .map(String::as_str)
-            .collect();
+        let fingerprints = report.job.numerics_fingerprints.keys();
+        let fingerprints: Vec<&str> = fingerprints.map(String::as_str).collect();
         let _ = write!(
             text,
-            "\n  rendered by machines of several numeric kinds: {}",
-            kinds.join(", ")
+            "\n  rendered by machines that round differently; numerics fingerprints: {}",
+            fingerprints.join(", ")
         );
     }
     text.push_str(&memory::to_text(&report.job));
@@ -153,14 +146,14 @@ pub(super) fn to_text(report: &RenderReport) -> String {
     }
     if let Some(written) = &report.written {
         if report.spec.model.synthetic {
-            text.push_str("\n  SYNTHETIC WEIGHTS: the mouth is moved at random");
+            text.push_str("\n  SYNTHETIC WEIGHTS: the mouth moves at random");
         }
         let _ = write!(text, "\nwrote {}", written.path.display());
     }
     text
 }
 
-/// The chunks that were given up: their frames and the reason.
+/// Returns the frames of each chunk that was given up, and the reason.
 fn given_up(report: &RenderReport) -> impl Iterator<Item = (FrameRange, String)> {
     let quarantined = match &report.ending {
         Ending::Incomplete { quarantined } | Ending::Failed { quarantined } => quarantined.as_slice(),
@@ -168,21 +161,21 @@ fn given_up(report: &RenderReport) -> impl Iterator<Item = (FrameRange, String)>
     };
     quarantined.iter().map(|chunk| {
         let reason = match chunk.work {
-            Work::Analyze => format!("face analysis: {}", chunk.reason),
-            Work::Render => chunk.reason.clone(),
+            WorkKind::Analyze => format!("face analysis: {}", chunk.reason),
+            WorkKind::Render => chunk.reason.clone(),
         };
         (chunk.range, reason)
     })
 }
 
-/// Where the engines' time went in the chunks that needed one, over all workers.
+/// How the engines spent their time in the chunks that needed one, summed over all workers.
 #[derive(Clone, Copy, Debug)]
 #[expect(clippy::struct_field_names, reason = "units belong in names")]
 struct EngineTime {
     busy_ms: u64,
-    /// Idle inside chunks, for want of pictures.
+    /// Time in which the engine was idle inside chunks because the next pictures were not ready.
     media_wait_ms: u64,
-    /// Idle at the ends of chunks.
+    /// Time in which the engine was idle before the first and after the last window of a chunk.
     edge_ms: u64,
 }
 
@@ -200,7 +193,7 @@ impl EngineTime {
         json!({ "busy": self.busy_ms, "media_wait": self.media_wait_ms, "chunk_ends": self.edge_ms })
     }
 
-    /// `None` where no engine was used.
+    /// Returns a line for the report, or `None` if no engine was used.
     fn to_text(self) -> Option<String> {
         let total_ms = self.busy_ms + self.media_wait_ms + self.edge_ms;
         let seconds = |ms: u64| ms as f64 / 1000.0;
@@ -216,7 +209,8 @@ impl EngineTime {
     }
 }
 
-fn stages(timings: &StageTimings) -> Vec<(String, Value)> {
+/// Returns the stages of a chunk's work by name, in order, with their wall time in milliseconds.
+fn stages(timings: &StageTimings) -> [(&'static str, u64); 10] {
     [
         ("fetch", timings.fetch_ms),
         ("decode", timings.decode_ms),
@@ -229,12 +223,9 @@ fn stages(timings: &StageTimings) -> Vec<(String, Value)> {
         ("encode", timings.encode_ms),
         ("commit", timings.commit_ms),
     ]
-    .into_iter()
-    .map(|(name, ms)| (name.to_owned(), ms.into()))
-    .collect()
 }
 
-/// `0..3, 17..20`, cut after a few.
+/// Returns the first eight ranges as text and the number of the others: `0..3, 17..20 and 5 more`.
 fn ranges(ranges: &[FrameRange]) -> String {
     const SHOWN: usize = 8;
     let mut text = ranges
@@ -254,7 +245,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_engines_line_says_what_it_waited_for() {
+    fn the_engine_line_names_its_idle_times() {
         let render = StageTimings {
             engine_ms: 97_000,
             media_wait_ms: 300,

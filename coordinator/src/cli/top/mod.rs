@@ -1,6 +1,6 @@
-//! `latentfarm top`: all workers of a farm, live.
+//! `latentfarm top`: shows all workers of a farm, live or once, from the heartbeats that they publish.
 
-mod source;
+mod server;
 mod table;
 
 use std::collections::BTreeMap;
@@ -10,8 +10,9 @@ use std::time::Duration;
 use anyhow::Context as _;
 use console::Term;
 use futures::StreamExt as _;
+use latentfarm_common::backoff::RetryLimit;
 use latentfarm_common::ids::WorkerId;
-use latentfarm_common::nats::connect::{self, Patience};
+use latentfarm_common::nats::connect;
 use latentfarm_common::nats::subjects::ALL_HEARTBEATS;
 use latentfarm_common::wire::{self, outcome::Heartbeat};
 use tokio::time::{Instant, MissedTickBehavior};
@@ -21,33 +22,33 @@ use super::exit::{CommandError, ExitStatus, runtime};
 use table::Row;
 
 const REDRAW: Duration = Duration::from_secs(1);
-/// Every worker tells of itself every 2 s: this is long enough to hear all of them.
-const LISTEN: Duration = Duration::from_millis(4500);
-/// A worker that said nothing for so long is taken off the table.
-const FORGET: Duration = Duration::from_mins(2);
-const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
+/// How long `--once` and `--json` collect heartbeats. Every worker sends one every 2 s, so this is enough for
+/// all.
+const COLLECT: Duration = Duration::from_millis(4500);
+/// A worker whose last heartbeat is older than this is no longer shown.
+const FORGET_AFTER: Duration = Duration::from_mins(2);
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
-/// Shows the table until Ctrl-C, or once.
 pub(super) fn main(args: &TopArgs) -> Result<ExitStatus, CommandError> {
     runtime(1)?.block_on(watch(args))
 }
 
-/// The workers that were heard of, and when.
+/// The last heartbeat of each worker, with the time of its arrival.
 #[derive(Default)]
-struct Board {
-    seen: BTreeMap<WorkerId, (Heartbeat, Instant)>,
+struct FarmView {
+    heartbeats: BTreeMap<WorkerId, (Heartbeat, Instant)>,
 }
 
-impl Board {
-    fn hear(&mut self, payload: &[u8], now: Instant) -> Result<(), wire::WireError> {
+impl FarmView {
+    fn record_heartbeat(&mut self, payload: &[u8], now: Instant) -> Result<(), wire::WireError> {
         let heartbeat: Heartbeat = wire::decode(payload)?;
-        self.seen.insert(heartbeat.worker.clone(), (heartbeat, now));
+        self.heartbeats.insert(heartbeat.worker.clone(), (heartbeat, now));
         Ok(())
     }
 
     fn rows(&mut self, now: Instant) -> Vec<Row<'_>> {
-        self.seen.retain(|_, (_, at)| now - *at < FORGET);
-        let rows = self.seen.values().map(|(heartbeat, at)| Row {
+        self.heartbeats.retain(|_, (_, at)| now - *at < FORGET_AFTER);
+        let rows = self.heartbeats.values().map(|(heartbeat, at)| Row {
             heartbeat,
             silent: now - *at,
         });
@@ -56,23 +57,23 @@ impl Board {
 }
 
 async fn watch(args: &TopArgs) -> Result<ExitStatus, CommandError> {
-    let source = source::find(args).map_err(CommandError::refused)?;
-    let patience = Patience::For(CONNECT_PATIENCE);
-    let connection = connect::connect(&source.url, &source.identity, patience)
+    let server = server::find(args).map_err(CommandError::refused)?;
+    let retry = RetryLimit::For(CONNECT_LIMIT);
+    let connection = connect::connect(&server.url, &server.identity, retry)
         .await
-        .with_context(|| source.if_absent.clone())
+        .context(server.no_answer)
         .map_err(CommandError::refused)?;
     let mut heartbeats = connection
         .client
         .subscribe(ALL_HEARTBEATS)
         .await
-        .context("cannot hear the workers' heartbeats")?;
-    let mut board = Board::default();
+        .context("cannot subscribe to the workers' heartbeats")?;
+    let mut view = FarmView::default();
     let term = Term::buffered_stdout();
     let is_live = term.is_term() && !args.once && !args.json;
     let mut screen = Screen { term, lines: 0 };
-    let until = tokio::time::sleep(LISTEN);
-    tokio::pin!(until);
+    let collected = tokio::time::sleep(COLLECT);
+    tokio::pin!(collected);
     let mut redraw = tokio::time::interval(REDRAW);
     redraw.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -81,19 +82,19 @@ async fn watch(args: &TopArgs) -> Result<ExitStatus, CommandError> {
                 let Some(message) = message else {
                     return Err(CommandError::failed(anyhow::anyhow!("the server closed the connection")));
                 };
-                if let Err(error) = board.hear(&message.payload, Instant::now()) {
-                    tracing::warn!(subject = %message.subject, %error, "a heartbeat cannot be read");
+                if let Err(error) = view.record_heartbeat(&message.payload, Instant::now()) {
+                    tracing::warn!(subject = %message.subject, %error, "cannot decode a heartbeat");
                 }
             }
-            () = &mut until, if !is_live => break,
+            () = &mut collected, if !is_live => break,
             _ = redraw.tick(), if is_live => {
-                let text = table::text(&board.rows(Instant::now()));
+                let text = table::text(&view.rows(Instant::now()));
                 screen.show(&text).context("cannot write to the terminal")?;
             }
             _ = tokio::signal::ctrl_c() => return Ok(ExitStatus::Complete),
         }
     }
-    let rows = board.rows(Instant::now());
+    let rows = view.rows(Instant::now());
     let text = if args.json {
         table::json_lines(&rows)
     } else {
@@ -104,9 +105,10 @@ async fn watch(args: &TopArgs) -> Result<ExitStatus, CommandError> {
     Ok(ExitStatus::Complete)
 }
 
-/// Draws each table over the one before.
+/// The terminal, on which each table replaces the previous one.
 struct Screen {
     term: Term,
+    /// Lines of the table that is shown now.
     lines: usize,
 }
 
@@ -114,7 +116,7 @@ impl Screen {
     fn show(&mut self, text: &str) -> std::io::Result<()> {
         let (height, width) = self.term.size();
         self.term.clear_last_lines(self.lines)?;
-        // A line that wraps, or one past the last, could not be cleared again.
+        // A line that wraps or scrolls off the screen could not be cleared again.
         let shown = text.lines().take(usize::from(height).saturating_sub(1));
         self.lines = 0;
         for line in shown {

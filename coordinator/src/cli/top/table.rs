@@ -1,4 +1,4 @@
-//! The table of workers.
+//! Formats the workers of a farm as a table, or as one JSON object a line.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -6,24 +6,24 @@ use std::time::Duration;
 use latentfarm_common::wire::outcome::{Heartbeat, WorkerState};
 use serde_json::json;
 
-/// A worker that is silent for this long is marked.
+/// A worker whose last heartbeat is older than this is marked as silent.
 const LATE: Duration = Duration::from_secs(6);
 const HEADINGS: [&str; 13] = [
-    "WORKER", "STATE", "DEVICE", "FREE", "OF", "OWN", "RSS", "LANE", "PLAN", "CHUNK", "STAGE", "F/S", "TEMP",
+    "WORKER", "STATE", "DEVICE", "FREE", "OF", "OWN", "RSS", "QUEUE", "PLAN", "CHUNK", "STAGE", "F/S", "TEMP",
 ];
 
-/// One worker.
+/// One worker, as a row of the table.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Row<'a> {
     pub(super) heartbeat: &'a Heartbeat,
-    /// Since its last heartbeat.
+    /// The time that has passed since that heartbeat.
     pub(super) silent: Duration,
 }
 
-/// The table with its headings and a line that sums it up.
+/// Returns the table with its headings and a line of totals.
 pub(super) fn text(rows: &[Row<'_>]) -> String {
     if rows.is_empty() {
-        return "no worker has been heard of yet\n".to_owned();
+        return "no heartbeat of a worker has arrived yet\n".to_owned();
     }
     let cells: Vec<[String; HEADINGS.len()]> = rows.iter().map(cells).collect();
     let width = |column: usize| {
@@ -51,10 +51,10 @@ pub(super) fn text(rows: &[Row<'_>]) -> String {
         .count();
     let rate: f32 = rows.iter().map(|row| row.heartbeat.frames_per_second).sum();
     let finished: u64 = rows.iter().map(|row| row.heartbeat.finished).sum();
-    // Writing to a text cannot fail.
+    // Writing to a string cannot fail.
     let _written = writeln!(
         text,
-        "{} workers, {working} at work, {rate:.2} frames/s, {finished} chunks finished",
+        "{} workers, {working} working, {rate:.2} frames/s, {finished} chunks finished",
         rows.len()
     );
     text
@@ -93,12 +93,13 @@ fn cells(row: &Row<'_>) -> [String; HEADINGS.len()] {
     ]
 }
 
-/// One JSON object a line.
+/// Returns one JSON object for each worker, one a line.
 pub(super) fn json_lines(rows: &[Row<'_>]) -> String {
     rows.iter().fold(String::new(), |mut text, row| {
         let heartbeat = row.heartbeat;
+        let task = heartbeat.task.as_ref();
         let object = json!({
-            "worker": heartbeat.worker.to_string(),
+            "worker": heartbeat.worker,
             "state": format!("{:?}", heartbeat.state).to_ascii_lowercase(),
             "silent_s": row.silent.as_secs_f32(),
             "device": heartbeat.device,
@@ -106,12 +107,12 @@ pub(super) fn json_lines(rows: &[Row<'_>]) -> String {
             "device_total_mib": heartbeat.device_total_mib,
             "own_mib": heartbeat.memory.map(|memory| memory.own >> 20),
             "host_rss_mib": heartbeat.host_rss_mib,
-            "queue": heartbeat.task.as_ref().and_then(|task| task.queue),
-            "plan": heartbeat.task.as_ref().and_then(|task| task.plan),
-            "chunk": heartbeat.task.as_ref().map(|task| task.chunk.to_string()),
-            "stage": heartbeat.task.as_ref().map(|task| task.stage.to_string()),
-            "frames_done": heartbeat.task.as_ref().map(|task| task.frames_done),
-            "frames_total": heartbeat.task.as_ref().map(|task| task.frames_total),
+            "queue": task.and_then(|task| task.queue),
+            "plan": task.and_then(|task| task.plan),
+            "chunk": task.map(|task| task.chunk),
+            "stage": task.map(|task| task.stage.to_string()),
+            "frames_done": task.map(|task| task.frames_done),
+            "frames_total": task.map(|task| task.frames_total),
             "frames_per_second": heartbeat.frames_per_second,
             "finished": heartbeat.finished,
             "temperature_c": heartbeat.gpu.and_then(|gpu| gpu.temperature_c),
@@ -129,7 +130,7 @@ fn gib(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use latentfarm_common::ids::{Attempt, ChunkId, Work};
+    use latentfarm_common::ids::{Attempt, ChunkId, WorkKind};
     use latentfarm_common::wire::engine::EngineStage;
     use latentfarm_common::wire::memory::{MemoryPlan, MemorySample};
     use latentfarm_common::wire::outcome::{GpuStatus, TaskProgress, TaskStage};
@@ -149,7 +150,7 @@ mod tests {
     fn busy() -> Heartbeat {
         let chunk = ChunkId {
             job: "0123456789abcdef".parse().unwrap(),
-            work: Work::Render,
+            work: WorkKind::Render,
             index: 7,
         };
         Heartbeat {
@@ -199,17 +200,17 @@ mod tests {
         let column = |line: &str, word: &str| line.find(word).unwrap();
         assert_eq!(column(lines[0], "DEVICE"), column(lines[1], "cuda:0"));
         assert_eq!(column(lines[0], "DEVICE"), column(lines[2], "cuda:0"));
-        assert_eq!(lines[3], "2 workers, 1 at work, 3.00 frames/s, 6 chunks finished");
+        assert_eq!(lines[3], "2 workers, 1 working, 3.00 frames/s, 6 chunks finished");
     }
 
     #[test]
-    fn a_worker_that_stopped_telling_is_marked() {
+    fn a_worker_without_recent_heartbeats_is_marked() {
         let heartbeat = heartbeat("w1", WorkerState::Working);
         let silent = Duration::from_secs(9);
         let heartbeat = &heartbeat;
         let late = text(&[Row { heartbeat, silent }]);
         assert!(late.contains("silent 9 s"), "{late}");
-        assert!(text(&[]).contains("no worker"));
+        assert!(text(&[]).contains("no heartbeat of a worker"));
     }
 
     #[test]

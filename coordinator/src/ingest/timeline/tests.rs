@@ -10,7 +10,7 @@ fn request(source_pts: &[i64], seconds: u64) -> TableRequest<'_> {
             last_duration: None,
             time_base: MS,
         },
-        rate: FrameRate::FILM_25,
+        rate: FrameRate::FPS_25,
         speech_samples: seconds * 16_000,
         on_short: OnShort::Bounce,
         keep_tail: false,
@@ -22,7 +22,7 @@ fn sources(request: &TableRequest) -> Vec<u32> {
     table.outputs.iter().map(|output| output.source).collect()
 }
 
-/// 25 per second in milliseconds.
+/// Returns PTS of 25 frames per second in milliseconds.
 fn steady(frames: i64) -> Vec<i64> {
     (0..frames).map(|n| n * 40).collect()
 }

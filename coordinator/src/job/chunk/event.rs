@@ -1,4 +1,5 @@
-//! What happens to chunks.
+//! The events that change the state of a chunk. The dispatcher makes them from what workers report, from the
+//! done log and from the queue.
 
 use std::sync::Arc;
 
@@ -7,36 +8,36 @@ use latentfarm_common::wire::outcome::{DoneRecord, Failure};
 
 use crate::job::retry::{Cause, RetryClass};
 
-/// What can happen to a chunk.
+/// Something that happened to one chunk.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ChunkEvent {
-    /// Everything that it needs is known.
+    /// Everything that the chunk's task needs is known.
     Released,
-    /// It can never be released, or nobody can ever run it.
+    /// The chunk can never be released, or no worker can ever run it.
     Blocked { reason: String },
-    /// A task for it is in the queue.
+    /// A task for the chunk was stored in the queue.
     Enqueued { attempt: Attempt },
-    /// A worker said that it began the task.
+    /// A worker reported that it began the task.
     Started { attempt: Attempt, worker: WorkerId },
-    /// A done record of it was verified.
+    /// A done record of the chunk was verified.
     DoneSeen { record: Arc<DoneRecord> },
     /// A worker reported that the attempt failed.
     Failed { attempt: Attempt, failure: Failure },
-    /// Its task was taken out of the queue, to be published elsewhere. Whoever pulled it at that very moment may
-    /// still begin it.
-    TakenBack { attempt: Attempt },
-    /// A draining worker handed it back to the queue.
-    GivenBack { attempt: Attempt },
-    /// The worker's heartbeat stopped, or names another chunk.
+    /// The chunk's task was removed from its queue, to be published to another one. A worker that pulled the
+    /// task just before may still begin it.
+    Reassigned { attempt: Attempt },
+    /// A draining worker returned the task to the queue.
+    Returned { attempt: Attempt },
+    /// The worker's heartbeats stopped, or they name another chunk.
     WorkerLost { worker: WorkerId },
     /// The record of this attempt failed verification and is being removed from the done log.
     Retracted { attempt: Attempt, reason: String },
-    /// The queue holds no task for it any more, or holds it where nobody gets it.
+    /// The queue holds no task for the chunk any more, or no worker can get the task.
     QueueLost { attempt: Attempt },
 }
 
 impl ChunkEvent {
-    /// Why the event ends an attempt without a result; `None` if it does not.
+    /// Why the event ends an attempt without a result; `None` if it does not end one.
     pub fn cause(&self) -> Option<Cause> {
         let cause = |class, reason| Some(Cause { class, reason });
         match self {
@@ -58,13 +59,8 @@ impl ChunkEvent {
             | Self::Enqueued { .. }
             | Self::Started { .. }
             | Self::DoneSeen { .. }
-            | Self::TakenBack { .. }
-            | Self::GivenBack { .. } => None,
+            | Self::Reassigned { .. }
+            | Self::Returned { .. } => None,
         }
-    }
-
-    /// The class of the failure that the event is; `None` if it is none.
-    pub fn class(&self) -> Option<RetryClass> {
-        self.cause().map(|cause| cause.class)
     }
 }

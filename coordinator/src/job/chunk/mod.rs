@@ -1,5 +1,5 @@
-//! The lifecycle of one chunk: what happens to it ([`event`]), and the pure machine that answers ([`state`]). The
-//! diagram is in the [parent module](super).
+//! The lifecycle of one chunk: the events ([`event`]) and the pure state machine ([`state`]). The diagram is
+//! in the [parent module](super).
 
 pub mod event;
 pub mod state;

@@ -1,4 +1,4 @@
-//! Where a chunk stands, and how it answers events.
+//! The state of a chunk, and the transitions that events cause.
 
 use std::sync::Arc;
 
@@ -6,15 +6,16 @@ use latentfarm_common::ids::{Attempt, WorkerId};
 use latentfarm_common::wire::outcome::DoneRecord;
 
 use super::event::ChunkEvent;
-use crate::job::attempt::{MAX_EXCUSED, MAX_FAILURES, Tries};
 use crate::job::retry::{Budget, Cause};
+use crate::job::tries::{MAX_EXCUSED, MAX_FAILURES, Tries};
 
 use Phase::{Backlog, Done, Quarantined, Queued, Running, Waiting};
 
-/// Where a chunk stands.
+/// The state of one chunk.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ChunkState {
-    /// The current enqueue, or in `Waiting` and `Backlog` the lowest that the next one may have.
+    /// The attempt that is queued, running or over; in `Waiting` and `Backlog` the lowest that may be
+    /// enqueued next.
     pub attempt: Attempt,
     /// The attempts that ended without a result.
     pub tries: Tries,
@@ -24,31 +25,33 @@ pub struct ChunkState {
 /// The phases of a chunk's life.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub enum Phase {
-    /// Its frames' track is not final yet.
+    /// The chunk waits until the speaker track of its frames is final.
     #[default]
     Waiting,
-    /// It may be published.
+    /// The chunk may be published.
     Backlog,
-    /// It is published.
+    /// A task of the chunk is in the queue.
     Queued,
-    /// A worker said that it began.
+    /// A worker reported that it began the task.
     Running { worker: WorkerId },
-    /// Its record counts.
+    /// The record was verified, and counts.
     Done { record: Arc<DoneRecord> },
-    /// It is given up for this run.
+    /// The chunk is given up for this run.
     Quarantined { reason: String },
 }
 
-/// Answer to an event.
+/// The answer of a state to an event.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Step {
+    /// The event changes the state to this one.
     Moved(ChunkState),
     /// The event is late or repeated.
     Ignored,
+    /// The event contradicts the state.
     Denied(DenyReason),
 }
 
-/// Why an event cannot be.
+/// Why an event contradicts the state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DenyReason {
     #[error("attempt {0} was never enqueued")]
@@ -58,12 +61,20 @@ pub enum DenyReason {
 }
 
 impl ChunkState {
-    /// Whether the chunk is done or given up.
+    /// Whether the chunk is done or quarantined.
     pub fn is_settled(&self) -> bool {
         matches!(self.phase, Done { .. } | Quarantined { .. })
     }
 
-    /// Whether a task of it is queued or running.
+    /// The verified record; `None` unless the chunk is done.
+    pub fn record(&self) -> Option<&Arc<DoneRecord>> {
+        match &self.phase {
+            Done { record } => Some(record),
+            Waiting | Backlog | Queued | Running { .. } | Quarantined { .. } => None,
+        }
+    }
+
+    /// Whether a task of the chunk is queued or running.
     pub fn is_under_way(&self) -> bool {
         matches!(self.phase, Queued | Running { .. })
     }
@@ -72,18 +83,18 @@ impl ChunkState {
     pub fn is_current(&self, attempt: Attempt) -> bool {
         match self.phase {
             Queued | Running { .. } => attempt == self.attempt,
-            // It was enqueued, but the acknowledgement of the publish was lost.
+            // The attempt was enqueued, but the acknowledgement of its publish was lost.
             Backlog => attempt >= self.attempt,
             Waiting | Done { .. } | Quarantined { .. } => false,
         }
     }
 
-    /// Whether the worker said last that it began the chunk.
+    /// Whether the worker is the last that reported to have begun the chunk.
     pub fn is_running_on(&self, name: &WorkerId) -> bool {
         matches!(&self.phase, Running { worker } if worker == name)
     }
 
-    /// The state after `event`.
+    /// Returns the state that follows from `event`. The function is pure, and total over states and events.
     pub fn on(&self, event: ChunkEvent) -> Step {
         let cause = event.cause();
         let ended = match event {
@@ -104,18 +115,19 @@ impl ChunkState {
             ChunkEvent::Started { attempt, worker } => return self.on_started(attempt, worker),
             ChunkEvent::DoneSeen { record } => {
                 return match self.phase {
-                    // The done log is the truth, whatever was believed: even a chunk that was given up is done.
+                    // The done log is the truth, whatever the state is: even a quarantined chunk is done by
+                    // it.
                     Waiting | Backlog | Queued | Running { .. } | Quarantined { .. } => {
                         self.moved(self.attempt.max(record.attempt), Done { record })
                     }
                     Done { .. } => Step::Ignored,
                 };
             }
-            ChunkEvent::TakenBack { attempt } if self.phase == Queued && attempt == self.attempt => {
+            ChunkEvent::Reassigned { attempt } if self.phase == Queued && attempt == self.attempt => {
                 return self.moved(attempt, Backlog);
             }
-            ChunkEvent::TakenBack { .. } => return Step::Ignored,
-            ChunkEvent::GivenBack { attempt } => {
+            ChunkEvent::Reassigned { .. } => return Step::Ignored,
+            ChunkEvent::Returned { attempt } => {
                 return match self.phase {
                     Running { .. } if attempt == self.attempt => self.moved(attempt, Queued),
                     Waiting | Backlog | Queued | Running { .. } | Done { .. } | Quarantined { .. } => {
@@ -123,7 +135,7 @@ impl ChunkState {
                     }
                 };
             }
-            // A record of a chunk that was not enqueued yet: the next enqueue must be newer than it.
+            // The chunk was not enqueued yet, and its next attempt must be newer than the record.
             ChunkEvent::Retracted { attempt, .. } if self.phase == Waiting && attempt >= self.attempt => {
                 return self.moved(attempt.next(), Waiting);
             }
@@ -154,7 +166,7 @@ impl ChunkState {
 
     fn on_enqueued(&self, enqueued: Attempt) -> Step {
         match self.phase {
-            // From `Waiting`: a task that an earlier coordinator left in the queue.
+            // A chunk that waits gets here by a task that an earlier coordinator left in the queue.
             Waiting | Backlog if enqueued >= self.attempt => self.moved(enqueued, Queued),
             Queued | Running { .. } if enqueued > self.attempt => {
                 Step::Denied(DenyReason::AlreadyUnderWay(enqueued))
@@ -165,10 +177,11 @@ impl ChunkState {
 
     fn on_started(&self, started: Attempt, worker: WorkerId) -> Step {
         match &self.phase {
-            // Before its publish was acknowledged, or a task of an earlier coordinator.
+            // The report came before the publish was acknowledged, or it is about a task of an earlier
+            // coordinator.
             Waiting | Backlog if started >= self.attempt => self.moved(started, Running { worker }),
             Queued if started == self.attempt => self.moved(started, Running { worker }),
-            // Delivered again, to another worker.
+            // The queue delivered the task again, to another worker.
             Running { worker: before } if started == self.attempt && worker != *before => {
                 self.moved(started, Running { worker })
             }
@@ -178,7 +191,7 @@ impl ChunkState {
         }
     }
 
-    /// The answer to a report that moves nothing: it is late, unless no such attempt was ever enqueued.
+    /// The answer to a report that changes nothing: it is late, unless no such attempt was ever enqueued.
     fn unless_early(&self, reported: Attempt) -> Step {
         if self.is_under_way() && reported > self.attempt {
             Step::Denied(DenyReason::NeverEnqueued(reported))
@@ -187,14 +200,14 @@ impl ChunkState {
         }
     }
 
-    /// The attempt ended without a result: the chunk is tried again within its budget.
+    /// Ends an attempt without a result: the chunk is tried again if its budget allows that.
     fn end(&self, attempt: Attempt, cause: &Cause) -> Step {
         let (mut tries, reason) = (self.tries, &cause.reason);
         match cause.class.budget() {
             Budget::Failures => tries.failed += 1,
             Budget::Excused => tries.excused += 1,
             Budget::OutOfMemory => tries.out_of_memory += 1,
-            Budget::NoRoom => tries.no_room += 1,
+            Budget::InsufficientMemory => tries.insufficient_memory += 1,
             Budget::Final => {
                 let reason = reason.clone();
                 return self.moved(attempt, Quarantined { reason });

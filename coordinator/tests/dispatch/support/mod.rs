@@ -1,41 +1,43 @@
-//! A real server, a made-up job and workers inside the test's process that do as they are told.
+//! A real server, a made-up job, and fake workers inside the test's process that follow a script.
 
-mod rig;
+mod machine;
 mod scripts;
 mod worker;
 
-#[path = "../../../src/dispatch/fixture.rs"]
-mod fixture;
+#[path = "../../../src/dispatch/test_support.rs"]
+mod test_support;
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use latentfarm_common::backoff::Backoff;
+use latentfarm_common::backoff::{Backoff, RetryLimit};
 use latentfarm_common::blob::Store;
 use latentfarm_common::ids::WorkerId;
-use latentfarm_common::nats::lease::{Contention, LeaseTime};
+use latentfarm_common::nats::lease::{Contention, LeaseTtl};
 use latentfarm_common::nats::server::{EmbeddedServer, ServerBinary, ServerOptions, check, locate};
 use latentfarm_common::nats::topology::Topology;
-use latentfarm_common::nats::{Connection, Patience, connect};
+use latentfarm_common::nats::{Connection, connect};
 use latentfarm_common::shutdown::{self, Trigger};
 use latentfarm_common::wire::job::{JobSpec, Timeline};
 use latentfarm_coordinator::dispatch::benchmark_job::benchmark_job;
 use latentfarm_coordinator::dispatch::{
-    Check, DispatchError, DispatchSettings, Farm, FarmSettings, JobEvent, JobNeeds, JobResult, Pace, run_job,
+    DispatchError, DispatchSettings, Farm, FarmSettings, JobEvent, JobNeeds, JobResult, SegmentCheck,
+    Timeouts, run_job,
 };
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-pub use fixture::observations;
-pub use rig::Rig;
+pub use machine::FakeMachine;
 pub use scripts::{always, begins, first_time, is_render, transient};
-pub use worker::{Act, FakeWorker, Ledger, Script};
+pub use test_support::observations;
+pub use worker::{Act, AttemptCounter, FakeWorker, Script};
 
-/// Nothing in these tests takes nearly this long.
+/// A test fails if one of its steps takes this long, which is far more than any needs.
 pub const LIMIT: Duration = Duration::from_mins(1);
 
-/// What `LATENTFARM_NATS_SERVER` names, else the workspace's `.cache/bin`, else `PATH`.
+/// Finds the nats-server that `LATENTFARM_NATS_SERVER` names, or else one in the workspace's `.cache/bin` or
+/// on `PATH`.
 async fn server_binary() -> ServerBinary {
     let cached = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.cache/bin/nats-server");
     let named = std::env::var_os("LATENTFARM_NATS_SERVER").is_some();
@@ -70,16 +72,16 @@ impl Stage {
         let store = Store::open(&url, None).unwrap();
         let (spec, timeline) = benchmark_job(frames, frames);
         let mut settings = DispatchSettings::new(dir.path().join("job"), JobNeeds::flat_cpu(3000));
-        settings.farm.lease_time = LeaseTime::from_secs(30);
-        settings.farm.pace = Pace {
-            reconcile_every: Duration::from_mins(1),
-            worker_silence: Duration::from_secs(3),
-            place_every: Duration::from_millis(250),
+        settings.farm.lease_time = LeaseTtl::from_secs(30);
+        settings.farm.timeouts = Timeouts {
+            reconcile_interval: Duration::from_mins(1),
+            worker_timeout: Duration::from_secs(3),
+            placement_interval: Duration::from_millis(250),
             retry: Backoff::new(Duration::from_millis(50), Duration::from_millis(200)),
-            adopt_wait: Duration::from_secs(10),
-            drain_limit: Duration::from_secs(10),
-            take_back_wait: Duration::from_millis(100),
-            tenant_patience: Duration::from_mins(1),
+            adopt_timeout: Duration::from_secs(10),
+            drain_timeout: Duration::from_secs(10),
+            reassign_delay: Duration::from_millis(100),
+            tenant_grace_period: Duration::from_mins(1),
         };
         let topology = Topology::default();
         Self {
@@ -96,32 +98,35 @@ impl Stage {
         }
     }
 
-    /// A worker that takes tasks from now on.
-    pub async fn worker(&self, name: &str, ledger: &Ledger, script: Script) -> FakeWorker {
-        let identity = self.server.worker(&name.parse().unwrap()).unwrap();
-        let connection = connect(&self.server.url(), &identity, Patience::Once)
+    /// Starts a worker on a CPU machine.
+    pub async fn worker(&self, name: &str, counter: &AttemptCounter, script: Script) -> FakeWorker {
+        self.worker_on(name, counter, FakeMachine::default(), script)
             .await
-            .unwrap();
-        FakeWorker::start(name, connection, ledger.clone(), script, Rig::default())
     }
 
-    /// The same, on a machine of its own kind.
-    pub async fn worker_on(&self, name: &str, ledger: &Ledger, rig: Rig, script: Script) -> FakeWorker {
+    /// Starts a worker on the given machine.
+    pub async fn worker_on(
+        &self,
+        name: &str,
+        counter: &AttemptCounter,
+        machine: FakeMachine,
+        script: Script,
+    ) -> FakeWorker {
         let identity = self.server.worker(&name.parse().unwrap()).unwrap();
-        let connection = connect(&self.server.url(), &identity, Patience::Once)
+        let connection = connect(&self.server.url(), &identity, RetryLimit::Tries(1))
             .await
             .unwrap();
-        FakeWorker::start(name, connection, ledger.clone(), script, rig)
+        FakeWorker::start(name, connection, counter.clone(), script, machine)
     }
 
-    /// Dispatches the job with segments that are always right.
+    /// Dispatches the job with a check that accepts every segment.
     pub async fn dispatch(&self) -> Run {
         self.dispatch_with(self.settings.clone(), Arc::new(|_, _| Ok(())))
             .await
     }
 
-    /// Dispatches the job over a connection of its own, as another process would.
-    pub async fn dispatch_with(&self, settings: DispatchSettings, check: Check) -> Run {
+    /// Dispatches the job over a connection of its own, like another process.
+    pub async fn dispatch_with(&self, settings: DispatchSettings, check: SegmentCheck) -> Run {
         let connection = coordinator(&self.server).await;
         let farm = Farm {
             connection,
@@ -137,7 +142,7 @@ impl Stage {
         Run { job, events, trigger }
     }
 
-    /// The same settings for a coordinator that takes the lease from whoever has it.
+    /// The settings of a coordinator that takes the lease from the one that holds it.
     pub fn seizing(&self) -> DispatchSettings {
         DispatchSettings {
             farm: FarmSettings {
@@ -151,7 +156,7 @@ impl Stage {
 }
 
 async fn coordinator(server: &EmbeddedServer) -> Connection {
-    connect(&server.url(), &server.coordinator(), Patience::Once)
+    connect(&server.url(), &server.coordinator(), RetryLimit::Tries(1))
         .await
         .unwrap()
 }

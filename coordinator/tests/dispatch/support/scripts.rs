@@ -1,8 +1,8 @@
-//! What the workers of these tests are told.
+//! Scripts for the fake workers, and conditions on events.
 
 use std::sync::Arc;
 
-use latentfarm_common::ids::Work;
+use latentfarm_common::ids::WorkKind;
 use latentfarm_common::wire::outcome::Failure;
 use latentfarm_common::wire::task::Task;
 use latentfarm_coordinator::dispatch::JobEvent;
@@ -13,7 +13,7 @@ pub fn always(act: Act) -> Script {
     Arc::new(move |_, _| act.clone())
 }
 
-/// `act` the first time that render chunk `index` is begun, else success.
+/// A script that does `act` the first time that render chunk `index` is begun, and succeeds otherwise.
 pub fn first_time(index: u32, act: Act) -> Script {
     Arc::new(move |task, before| {
         let meant = is_render(task, index) && before == 0;
@@ -22,7 +22,7 @@ pub fn first_time(index: u32, act: Act) -> Script {
 }
 
 pub fn is_render(task: &Task, index: u32) -> bool {
-    task.chunk.work == Work::Render && task.chunk.index == index
+    task.chunk.work == WorkKind::Render && task.chunk.index == index
 }
 
 pub fn transient() -> Failure {
@@ -31,10 +31,10 @@ pub fn transient() -> Failure {
     }
 }
 
-/// The beginning of render chunk `index`.
+/// A condition that accepts the event that render chunk `index` was begun.
 pub fn begins(index: u32) -> impl FnMut(&JobEvent) -> bool {
     move |event| match event {
-        JobEvent::ChunkStarted { chunk, .. } => chunk.work == Work::Render && chunk.index == index,
+        JobEvent::ChunkStarted { chunk, .. } => chunk.work == WorkKind::Render && chunk.index == index,
         _ => false,
     }
 }

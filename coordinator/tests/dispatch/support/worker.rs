@@ -6,7 +6,7 @@ use async_nats::jetstream::AckKind;
 use latentfarm_common::blob::Store;
 use latentfarm_common::frame::FrameHash;
 use latentfarm_common::ids::{ChunkId, WorkerId};
-use latentfarm_common::nats::done::{Commit, DoneLog};
+use latentfarm_common::nats::done::{CommitOutcome, DoneLog};
 use latentfarm_common::nats::pull::{Pulled, try_pull, wait_for_task};
 use latentfarm_common::nats::subjects::Subject;
 use latentfarm_common::nats::{Connection, events};
@@ -22,38 +22,38 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::LIMIT;
-use super::rig::Rig;
+use super::machine::FakeMachine;
 
-/// What a worker does with a task.
+/// What a fake worker does with a task.
 #[derive(Clone, Debug)]
 pub enum Act {
     Succeed,
-    /// Commits, and then once more as if its first answer was lost, and never acknowledges.
+    /// Commits a record, commits another one as if the first answer was lost, and acknowledges neither.
     SucceedTwice,
-    /// Succeeds, but nothing has a face.
-    SeeNobody,
+    /// Succeeds, but finds no face in any frame.
+    FindNoFace,
     Fail(Failure),
-    /// Says, as one that cannot read the task, that it cannot.
+    /// Reports, like a worker that cannot decode the task, a failure without an epoch.
     Refuse,
-    /// Begins and is never heard again.
+    /// Begins the task and ends without a report.
     Die,
-    /// Begins and waits until the gate opens, then succeeds.
+    /// Begins the task, waits until the gate opens, and succeeds.
     Wait(watch::Receiver<bool>),
 }
 
-/// Chooses by task and by how often this chunk was begun before.
+/// Chooses what to do with a task; the number says how often its chunk was begun before.
 pub type Script = Arc<dyn Fn(&Task, usize) -> Act + Send + Sync>;
 
-/// How often each chunk was begun, over all workers.
+/// Counts how often each chunk was begun, over all workers.
 #[derive(Clone, Debug, Default)]
-pub struct Ledger(Arc<Mutex<BTreeMap<ChunkId, usize>>>);
+pub struct AttemptCounter(Arc<Mutex<BTreeMap<ChunkId, usize>>>);
 
-impl Ledger {
+impl AttemptCounter {
     pub fn begun(&self) -> BTreeMap<ChunkId, usize> {
         self.0.lock().unwrap().clone()
     }
 
-    /// Counts one more beginning and returns the earlier ones.
+    /// Counts one more attempt, and returns the number of earlier ones.
     fn begin(&self, chunk: ChunkId) -> usize {
         let mut begun = self.0.lock().unwrap();
         let count = begun.entry(chunk).or_default();
@@ -62,7 +62,7 @@ impl Ledger {
     }
 }
 
-/// A worker; dropping it kills it.
+/// A worker inside the test's process. Dropping it kills it.
 pub struct FakeWorker {
     tasks: Vec<JoinHandle<()>>,
 }
@@ -76,32 +76,39 @@ impl Drop for FakeWorker {
 }
 
 impl FakeWorker {
-    pub fn start(name: &str, connection: Connection, ledger: Ledger, script: Script, rig: Rig) -> Self {
+    pub fn start(
+        name: &str,
+        connection: Connection,
+        counter: AttemptCounter,
+        script: Script,
+        machine: FakeMachine,
+    ) -> Self {
         let (at_work, task_on) = watch::channel(None);
         let worker = Worker {
             id: name.parse().unwrap(),
             connection,
-            ledger,
+            counter,
             script,
-            rig,
+            machine,
             at_work,
         };
-        let heart = tokio::spawn(beat(worker.id.clone(), worker.connection.clone(), rig, task_on));
-        let heart_ends = heart.abort_handle();
-        let hands = tokio::spawn(async move {
+        let heartbeats = send_heartbeats(worker.id.clone(), worker.connection.clone(), machine, task_on);
+        let heartbeats = tokio::spawn(heartbeats);
+        let abort_heartbeats = heartbeats.abort_handle();
+        let work = tokio::spawn(async move {
             worker.work().await;
-            heart_ends.abort();
+            abort_heartbeats.abort();
         });
         Self {
-            tasks: vec![heart, hands],
+            tasks: vec![heartbeats, work],
         }
     }
 }
 
-async fn beat(
+async fn send_heartbeats(
     worker: WorkerId,
     connection: Connection,
-    rig: Rig,
+    machine: FakeMachine,
     task: watch::Receiver<Option<TaskProgress>>,
 ) {
     let mut ticks = tokio::time::interval(Duration::from_millis(200));
@@ -118,13 +125,13 @@ async fn beat(
             device_free_mib: 8000,
             device_total_mib: 8000,
             host_rss_mib: 10,
-            capacity: rig.capacity,
+            capacity: machine.capacity,
             task,
-            ..Heartbeat::starting(worker.clone(), rig.device().to_owned())
+            ..Heartbeat::starting(worker.clone(), machine.device().to_owned())
         };
         let subject = Subject::Heartbeat(worker.clone()).to_string();
         let payload = wire::encode(&heartbeat).unwrap();
-        // Lost while the server is away.
+        // A heartbeat is lost while the server is being restarted.
         let _ = connection.client.publish(subject, payload.into()).await;
     }
 }
@@ -132,18 +139,18 @@ async fn beat(
 struct Worker {
     id: WorkerId,
     connection: Connection,
-    ledger: Ledger,
+    counter: AttemptCounter,
     script: Script,
-    rig: Rig,
+    machine: FakeMachine,
     at_work: watch::Sender<Option<TaskProgress>>,
 }
 
 impl Worker {
-    /// Until it dies.
+    /// Runs tasks until one of them kills the worker.
     async fn work(&self) {
         let available = Available {
             analyze: false,
-            memory: self.rig.capacity,
+            memory: self.machine.capacity,
         };
         let queues: Vec<Queue> = fitting(&available)
             .into_iter()
@@ -154,7 +161,7 @@ impl Worker {
             priority: 1,
         };
         loop {
-            let mut pulled = Ok(Pulled::NoLane);
+            let mut pulled = Ok(Pulled::NoQueue);
             for queue in &queues {
                 pulled = try_pull(&self.connection, *queue).await;
                 if matches!(pulled, Ok(Pulled::Task(_))) {
@@ -173,15 +180,15 @@ impl Worker {
                     }
                 }
                 Ok(Pulled::Empty | Pulled::Interrupted) => {}
-                // No queue yet, or the server is being restarted.
-                Ok(Pulled::NoLane) | Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+                // There is no queue yet, or the server is being restarted.
+                Ok(Pulled::NoQueue) | Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
             }
         }
     }
 
-    /// False: it died of it.
+    /// Runs one task; false if the worker died of it.
     async fn run(&self, task: &Task, message: &async_nats::jetstream::Message) -> bool {
-        let before = self.ledger.begin(task.chunk);
+        let before = self.counter.begin(task.chunk);
         self.at_work.send_replace(Some(TaskProgress {
             chunk: task.chunk,
             attempt: task.attempt,
@@ -191,10 +198,10 @@ impl Worker {
             queue: None,
             plan: None,
         }));
-        self.say(task, EventKind::Started).await;
+        self.report(task, EventKind::Started).await;
         let mut act = (self.script)(task, before);
         if let (Act::Succeed, TaskBody::Render(render)) = (&act, &task.body)
-            && let Err(failure) = self.rig.run(&render.memory)
+            && let Err(failure) = self.machine.run(&render.memory)
         {
             act = Act::Fail(failure);
         }
@@ -203,42 +210,48 @@ impl Worker {
             Act::Refuse => {
                 let mut unread = task.clone();
                 unread.attempt.epoch = 0;
-                self.say(&unread, EventKind::Failed(super::transient())).await;
+                self.report(&unread, EventKind::Failed(super::transient())).await;
                 let _ = message.ack_with(AckKind::Term).await;
             }
             Act::Fail(failure) => {
-                self.say(task, EventKind::Failed(failure)).await;
-                // Gone already where the coordinator removed it.
+                self.report(task, EventKind::Failed(failure)).await;
+                // The coordinator may have removed the message already.
                 let _ = message.ack_with(AckKind::Term).await;
             }
             Act::SucceedTwice => {
                 let record = self.render(task, false).await;
                 let log = DoneLog::new(&self.connection);
-                assert!(matches!(log.commit(&record).await.unwrap(), Commit::Won { .. }));
+                assert!(matches!(
+                    log.commit(&record).await.unwrap(),
+                    CommitOutcome::Won { .. }
+                ));
                 let again = DoneRecord {
                     attempt: record.attempt.next(),
                     ..record
                 };
-                assert!(matches!(log.commit(&again).await.unwrap(), Commit::Lost(_)));
+                assert!(matches!(
+                    log.commit(&again).await.unwrap(),
+                    CommitOutcome::Lost(_)
+                ));
             }
             Act::Wait(mut gate) => {
                 gate.wait_for(|open| *open).await.unwrap();
                 self.commit(task, false, message).await;
             }
             Act::Succeed => self.commit(task, false, message).await,
-            Act::SeeNobody => self.commit(task, true, message).await,
+            Act::FindNoFace => self.commit(task, true, message).await,
         }
         self.at_work.send_replace(None);
         true
     }
 
-    async fn commit(&self, task: &Task, nobody: bool, message: &async_nats::jetstream::Message) {
-        let record = self.render(task, nobody).await;
+    async fn commit(&self, task: &Task, without_face: bool, message: &async_nats::jetstream::Message) {
+        let record = self.render(task, without_face).await;
         DoneLog::new(&self.connection).commit(&record).await.unwrap();
         let _ = message.ack().await;
     }
 
-    async fn say(&self, task: &Task, kind: EventKind) {
+    async fn report(&self, task: &Task, kind: EventKind) {
         let event = Event {
             chunk: task.chunk,
             attempt: task.attempt,
@@ -248,10 +261,10 @@ impl Worker {
         events::publish(&self.connection, &event, LIMIT).await.unwrap();
     }
 
-    async fn render(&self, task: &Task, nobody: bool) -> DoneRecord {
+    async fn render(&self, task: &Task, without_face: bool) -> DoneRecord {
         let store = Store::open(&task.store, None).unwrap();
         let (artifact, body) = match &task.body {
-            TaskBody::Analyze(analyze) => observe(&store, analyze.range.len(), nobody).await,
+            TaskBody::Analyze(analyze) => observe(&store, analyze.range.len(), without_face).await,
             TaskBody::Render(render) => {
                 let input: RenderInput =
                     wire::decode(&store.get_bytes(&render.input).await.unwrap()).unwrap();
@@ -275,20 +288,20 @@ impl Worker {
             body,
             timings: StageTimings {
                 denoise_ms: 10,
-                engine_ms: self.rig.frame_ms * 16,
+                engine_ms: self.machine.frame_ms * 16,
                 ..StageTimings::default()
             },
             memory: match &task.body {
                 TaskBody::Analyze(_) => None,
-                TaskBody::Render(render) => self.rig.run(&render.memory).ok(),
+                TaskBody::Render(render) => self.machine.run(&render.memory).ok(),
             },
         }
     }
 }
 
-async fn observe(store: &Store, frames: u64, nobody: bool) -> (BlobRef, DoneBody) {
+async fn observe(store: &Store, frames: u64, without_face: bool) -> (BlobRef, DoneBody) {
     let mut seen = super::observations(frames, 20.0);
-    if nobody {
+    if without_face {
         let empty = FrameObservation {
             cut: false,
             faces: Vec::new(),
@@ -297,7 +310,11 @@ async fn observe(store: &Store, frames: u64, nobody: bool) -> (BlobRef, DoneBody
     }
     let body = DoneBody::Analyze {
         frames: u32::try_from(frames).unwrap(),
-        with_face: if nobody { 0 } else { u32::try_from(frames).unwrap() },
+        with_face: if without_face {
+            0
+        } else {
+            u32::try_from(frames).unwrap()
+        },
     };
     let bytes = wire::encode(&FaceObservations { frames: seen }).unwrap();
     (store.put_bytes(bytes).await.unwrap(), body)

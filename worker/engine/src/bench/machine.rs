@@ -1,26 +1,28 @@
-//! What machine a measurement was made on.
+//! The machine that a measurement was made on.
 
-use std::fs;
-
+use procfs::{CpuInfo, Current as _};
 use serde::{Deserialize, Serialize};
 
-/// Names and numbers that speed depends on.
+/// What the speed of a machine depends on, as the report of a bench shows it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Machine {
+pub struct BenchMachine {
+    /// Model of the CPU, or its architecture if the kernel names no model.
     pub cpu: String,
+    /// Cores that this process may use.
     pub cores: usize,
-    /// Of the last minute when the measurement began: what else the machine had to do.
+    /// Load average of the last minute before the measurement: what else the machine was doing.
     pub load_average: f64,
 }
 
-impl Machine {
-    /// This machine, now.
+impl BenchMachine {
+    /// Describes this machine as it is now.
     pub fn here() -> Self {
-        let cpus = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+        let cpus = CpuInfo::current().ok();
+        let model = cpus.as_ref().and_then(|cpus| cpus.model_name(0));
+        let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
         Self {
-            cpu: model_name(&cpus).unwrap_or(std::env::consts::ARCH).to_owned(),
+            cpu: model.unwrap_or(std::env::consts::ARCH).to_owned(),
             cores: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             load_average: load
                 .split_whitespace()
@@ -28,22 +30,5 @@ impl Machine {
                 .and_then(|number| number.parse().ok())
                 .unwrap_or_default(),
         }
-    }
-}
-
-fn model_name(cpuinfo: &str) -> Option<&str> {
-    let line = cpuinfo.lines().find(|line| line.starts_with("model name"))?;
-    Some(line.split_once(':')?.1.trim())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_first_model_name_is_taken() {
-        let text = "processor\t: 0\nmodel name\t: Some CPU @ 2 GHz\nprocessor\t: 1\nmodel name\t: Other\n";
-        assert_eq!(model_name(text), Some("Some CPU @ 2 GHz"));
-        assert_eq!(model_name("processor: 0\n"), None);
     }
 }

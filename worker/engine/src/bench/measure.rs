@@ -1,25 +1,28 @@
-//! Runs one part over and over, with a clock and a memory gauge beside it.
+//! Measures one part: runs it repeatedly and takes its time and memory.
 
 use std::collections::HashMap;
 use std::time::Instant;
 
 use candle_core::Tensor;
 
-use super::memory::{Gauge, Memory, cpu_seconds};
-use super::parts::{Task, task};
-use super::{BenchError, EngineReport, PartReport, Settings, WeightsReport};
+use super::parts::{Workload, workload};
+use super::usage::{MemoryGauge, cpu_seconds};
+use super::{BenchError, BenchSettings, EngineReport, PartReport, WeightsReport};
 use crate::numerics_fingerprint;
 use latentsync::Checkpoint;
 
-/// Measures one part. Says on the log what it is doing.
-pub fn measure(settings: &Settings) -> Result<EngineReport, BenchError> {
+/// Measures one part of the model, and logs what it is doing.
+///
+/// # Errors
+/// Fails if the weights cannot be loaded, the part cannot run, or its tensors cannot be saved.
+pub fn measure(settings: &BenchSettings) -> Result<EngineReport, BenchError> {
     let checkpoint = Checkpoint::open(&settings.weights).map_err(BenchError::Weights)?;
     let made_for = usize::try_from(checkpoint.resolution_px()).unwrap_or_default();
     let side = settings.sizes.resolution.unwrap_or(made_for);
-    tracing::info!("{}: preparing", settings.part.name());
-    let mut task = task(settings, &checkpoint, side)?;
-    let timed = timed(settings, &mut task)?;
-    save(settings, task.inputs, timed.output)?;
+    tracing::info!(part = settings.part.name(), "preparing");
+    let mut workload = workload(settings, &checkpoint, side)?;
+    let (part, output) = run(settings, &mut workload)?;
+    save(settings, workload.inputs, output)?;
     Ok(EngineReport {
         weights: WeightsReport {
             identity: checkpoint.identity().to_string(),
@@ -28,35 +31,21 @@ pub fn measure(settings: &Settings) -> Result<EngineReport, BenchError> {
         resolution_px: side,
         plan: settings.sizes.plan.to_string(),
         numerics_fingerprint: numerics_fingerprint(&settings.device_name, settings.dtype),
-        part: PartReport {
-            part: settings.part,
-            seconds: timed.seconds,
-            cpu_seconds: Some(timed.cpu_seconds),
-            baseline_bytes: timed.memory.baseline_bytes,
-            peak_bytes: timed.memory.peak_bytes,
-            peak_was_reset: timed.memory.peak_was_reset,
-            gflop: task.gflop,
-        },
+        part,
     })
 }
 
-struct Timed {
-    /// Of every repetition after the warm-up.
-    seconds: Vec<f64>,
-    cpu_seconds: f64,
-    /// Of the warm-up and all repetitions.
-    memory: Memory,
-    /// The last.
-    output: Option<Tensor>,
-}
-
-fn timed(settings: &Settings, task: &mut Task) -> Result<Timed, BenchError> {
+/// Runs the warm-up and all repetitions. Returns the measurements, and the output of the last repetition.
+fn run(
+    settings: &BenchSettings,
+    workload: &mut Workload,
+) -> Result<(PartReport, Option<Tensor>), BenchError> {
     let (part, repeat) = (settings.part.name(), settings.sizes.repeat);
-    let gauge = Gauge::start();
-    tracing::info!("{part}: warming up");
-    match &mut task.warm_up {
+    let gauge = MemoryGauge::start();
+    tracing::info!(part, "warming up");
+    match &mut workload.warm_up {
         Some(warm_up) => warm_up()?,
-        None => (task.run)().map(drop)?,
+        None => (workload.run)().map(drop)?,
     }
     let computed_before = cpu_seconds();
     let mut seconds = Vec::new();
@@ -64,25 +53,37 @@ fn timed(settings: &Settings, task: &mut Task) -> Result<Timed, BenchError> {
     for repetition in 1..=repeat {
         drop(output.take());
         let started = Instant::now();
-        output = (task.run)()?;
+        output = (workload.run)()?;
         settings
             .device
             .synchronize()
             .map_err(|source| BenchError::compute(settings.part, source))?;
         let elapsed = started.elapsed().as_secs_f64();
-        tracing::info!("{part}: {repetition} of {repeat} took {elapsed:.3} s");
+        tracing::info!(
+            part,
+            repetition,
+            of = repeat,
+            seconds = elapsed,
+            "repetition finished"
+        );
         seconds.push(elapsed);
     }
-    Ok(Timed {
+    let memory = gauge.finish();
+    let report = PartReport {
+        part: settings.part,
         seconds,
-        cpu_seconds: (cpu_seconds() - computed_before) / f64::from(repeat),
-        memory: gauge.finish(),
-        output,
-    })
+        cpu_seconds: Some((cpu_seconds() - computed_before) / f64::from(repeat)),
+        baseline_bytes: memory.baseline_bytes,
+        peak_bytes: memory.peak_bytes,
+        peak_was_reset: memory.peak_was_reset,
+        gflop: workload.gflop,
+    };
+    Ok((report, output))
 }
 
+/// Saves the inputs and the output, if the settings name a folder and the part has an output.
 fn save(
-    settings: &Settings,
+    settings: &BenchSettings,
     inputs: Vec<(&'static str, Tensor)>,
     output: Option<Tensor>,
 ) -> Result<(), BenchError> {

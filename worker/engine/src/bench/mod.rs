@@ -1,4 +1,5 @@
-//! Measures one part of the model at a time, in the process and with the allocator that the engine has.
+//! Measures one part of the model at a time, in a process and with the allocator of an engine.
+//! `latentfarm-worker bench` starts `latentfarm-engine bench` once for each part.
 //!
 //! | part         | what is timed                                                                            |
 //! |--------------|------------------------------------------------------------------------------------------|
@@ -15,26 +16,40 @@
 
 mod machine;
 mod measure;
-mod memory;
 mod parts;
 mod report;
+mod usage;
 
 use std::path::PathBuf;
 
 use candle_core::{DType, Device};
 use clap::ValueEnum;
+use clap::builder::RangedU64ValueParser;
 use latentfarm_common::wire::memory::MemoryPlan;
 use serde::{Deserialize, Serialize};
 
-pub use machine::Machine;
+pub use machine::BenchMachine;
 pub use measure::measure;
-pub use report::{EngineReport, PartReport, Report, WeightsReport};
+pub use report::{BenchReport, EngineReport, PartReport, WeightsReport};
 
 use latentsync::{ModelError, WeightsError};
 
-/// What can be measured, in the order of a report.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
+/// A part of the model that can be measured, see the table in the module's docs; in the order of a report.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    ValueEnum,
+    Serialize,
+    Deserialize,
+    strum::IntoStaticStr,
+)]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
 pub enum Part {
     Load,
     Mel,
@@ -46,28 +61,21 @@ pub enum Part {
 }
 
 impl Part {
-    /// As on the command line and in JSON.
+    /// Returns the part's name on the command line and in JSON.
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Load => "load",
-            Self::Mel => "mel",
-            Self::Whisper => "whisper",
-            Self::VaeEncode => "vae-encode",
-            Self::VaeDecode => "vae-decode",
-            Self::Unet => "unet",
-            Self::Window => "window",
-        }
+        self.into()
     }
 }
 
-/// How much work a part is given.
+/// How much work a part is measured with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::Args)]
 pub struct Sizes {
-    /// Side of the face crop in pixels, a multiple of 64 (default: what the weights were made for)
+    /// Side of the face crop in pixels, a multiple of 64 (default: what the weights were trained for)
     #[arg(long, value_name = "PX", value_parser = parse_resolution)]
     pub resolution: Option<usize>,
-    /// Frames of a window
-    #[arg(long, value_name = "N", default_value_t = 16, value_parser = parse_frames)]
+    /// Number of frames of a window
+    #[arg(long, value_name = "N", default_value_t = 16,
+          value_parser = RangedU64ValueParser::<usize>::new().range(1..=24))]
     pub frames: usize,
     /// Denoising steps of a window
     #[arg(long, value_name = "N", default_value_t = 1,
@@ -77,34 +85,45 @@ pub struct Sizes {
     #[arg(long, value_name = "N", default_value_t = 3,
           value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub repeat: u32,
-    /// Memory plan: batched, sequential, sliced, two-pass-norm, offload or streamed
+    /// Memory plan that the part runs under: batched, sequential, sliced, two-pass-norm, offload or streamed
     #[arg(long, value_name = "PLAN", default_value_t = MemoryPlan::default())]
     pub plan: MemoryPlan,
 }
 
-/// One measurement.
+/// What one measurement runs, on what and with what.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct BenchSettings {
+    /// The folder that contains the checkpoint.
     pub weights: PathBuf,
+    /// The part that is measured.
     pub part: Part,
+    /// How much work the part is measured with.
     pub sizes: Sizes,
-    /// Folder for inputs and outputs as `PART.safetensors`, to be checked by another implementation.
+    /// Folder for inputs and outputs as `PART.safetensors`, with which another implementation can be
+    /// compared.
     pub save: Option<PathBuf>,
+    /// The device that the networks run on.
     pub device: Device,
+    /// The device's part of the numerics fingerprint: `cpu`, or a GPU's model.
     pub device_name: String,
+    /// The number type of the networks.
     pub dtype: DType,
 }
 
+/// Why a part cannot be measured.
 #[derive(Debug, thiserror::Error)]
 pub enum BenchError {
+    /// The weights are missing or do not fit the model.
     #[error("cannot load the weights to measure")]
     Weights(#[source] WeightsError),
+    /// The part fails while it runs.
     #[error("cannot run `{}`", part.name())]
     Run {
         part: Part,
         #[source]
         source: ModelError,
     },
+    /// The inputs and the output cannot be saved.
     #[error("cannot write tensors to `{}`", path.display())]
     Save {
         path: PathBuf,
@@ -114,6 +133,7 @@ pub enum BenchError {
 }
 
 impl BenchError {
+    /// Returns the error for a tensor operation of `part` that failed.
     fn compute(part: Part, source: candle_core::Error) -> Self {
         let what = "compute";
         Self::Run {
@@ -129,14 +149,5 @@ fn parse_resolution(text: &str) -> Result<usize, String> {
         Ok(side)
     } else {
         Err("not a multiple of 64 within 64..=1024".to_owned())
-    }
-}
-
-fn parse_frames(text: &str) -> Result<usize, String> {
-    let frames: usize = text.parse().map_err(|_| "not a whole number".to_owned())?;
-    if (1..=24).contains(&frames) {
-        Ok(frames)
-    } else {
-        Err("not within 1..=24".to_owned())
     }
 }

@@ -1,4 +1,4 @@
-//! The parts, each with made-up inputs.
+//! The parts that can be measured, each with made-up inputs.
 
 use std::rc::Rc;
 
@@ -9,29 +9,31 @@ use latentfarm_common::digest::Digest;
 use latentfarm_common::wire::engine::AudioRequest;
 use latentfarm_common::wire::job::AudioWindows;
 
-use super::{BenchError, Part, Settings};
+use super::{BenchError, BenchSettings, Part};
 use latentsync::cost::flops::unet_gflop;
 use latentsync::denoise::SamplingParams;
-use latentsync::noise::{Noise, Purpose, normals};
+use latentsync::noise::{DrawPurpose, Noise, normals};
 use latentsync::preprocess::LATENT_FACTOR;
 use latentsync::whisper::mel_tensor;
 use latentsync::{Checkpoint, ExecutionOptions, Faces, LatentSync, ModelError, Run};
 
-/// In the middle of the noise schedule; the arithmetic is the same at every one.
+/// A timestep in the middle of the noise schedule; the arithmetic is the same at every timestep.
 const TIMESTEP: u32 = 501;
 const SEED: u64 = 1247;
 
-/// A part ready to run, with the networks that it needs.
-pub(super) struct Task {
+/// A part that is ready to run, with the networks that it needs.
+pub(super) struct Workload {
+    /// The inputs by name, which are saved with the output.
     pub(super) inputs: Vec<(&'static str, Tensor)>,
-    /// Where it is something else than one more run.
+    /// The warm-up; `None` if it is a run like any other.
     pub(super) warm_up: Option<Box<dyn FnMut() -> Result<(), BenchError>>>,
-    /// Gives the output, if there is one to compare.
+    /// Runs the part and returns its output, if it has one that can be compared.
     pub(super) run: Box<dyn FnMut() -> Result<Option<Tensor>, BenchError>>,
+    /// Multiplications and additions of one run, in units of 10^9, if they are counted.
     pub(super) gflop: Option<f64>,
 }
 
-impl Task {
+impl Workload {
     fn new(
         part: Part,
         inputs: Vec<(&'static str, Tensor)>,
@@ -51,7 +53,14 @@ impl Task {
 }
 
 /// Makes the inputs of a part, for faces of `side` pixels, and loads the networks if the part needs them.
-pub(super) fn task(settings: &Settings, checkpoint: &Checkpoint, side: usize) -> Result<Task, BenchError> {
+///
+/// # Errors
+/// Fails if the weights cannot be loaded or an input cannot be made.
+pub(super) fn workload(
+    settings: &BenchSettings,
+    checkpoint: &Checkpoint,
+    side: usize,
+) -> Result<Workload, BenchError> {
     let part = settings.part;
     match part {
         Part::Load => return Ok(load(settings)),
@@ -71,24 +80,24 @@ pub(super) fn task(settings: &Settings, checkpoint: &Checkpoint, side: usize) ->
     built.map_err(|source| BenchError::compute(part, source))
 }
 
-fn options(settings: &Settings) -> ExecutionOptions {
+fn options(settings: &BenchSettings) -> ExecutionOptions {
     ExecutionOptions::of(settings.sizes.plan)
 }
 
-/// The context of every run of a part.
-fn context(settings: &Settings) -> Run<'static> {
+/// Returns the context in which a part runs.
+fn context(settings: &BenchSettings) -> Run<'static> {
     Run::new(options(settings))
 }
 
-fn load(settings: &Settings) -> Task {
-    let Settings {
+fn load(settings: &BenchSettings) -> Workload {
+    let BenchSettings {
         weights,
         device,
         dtype,
         ..
     } = settings.clone();
     let options = options(settings);
-    Task {
+    Workload {
         inputs: Vec::new(),
         warm_up: None,
         run: Box::new(move || {
@@ -100,13 +109,14 @@ fn load(settings: &Settings) -> Task {
     }
 }
 
-/// What the farm does to 30 s of speech before Whisper: the coordinator finds the maximum, a worker the bands.
-fn spectrogram() -> TensorResult<Task> {
+/// What the farm does to 30 s of speech before Whisper: the coordinator finds the track's maximum, a worker
+/// computes the log-mel spectrogram.
+fn spectrogram() -> TensorResult<Workload> {
     let pcm = tone();
     let samples: Vec<f32> = pcm.iter().map(|&sample| f32::from(sample) / 32768.0).collect();
     let inputs = vec![("samples", Tensor::new(samples, &Device::Cpu)?)];
-    Ok(Task::new(Part::Mel, inputs, move || {
-        let mut max = MelMax::new();
+    Ok(Workload::new(Part::Mel, inputs, move || {
+        let mut max = MelMax::default();
         max.push(&pcm);
         let request = AudioRequest {
             track: Digest::of(b"bench"),
@@ -120,44 +130,48 @@ fn spectrogram() -> TensorResult<Task> {
     }))
 }
 
-fn whisper(settings: &Settings, model: &Rc<LatentSync>) -> TensorResult<Task> {
-    let run = context(settings);
-    let model = Rc::clone(model);
-    let mel_frames = usize::try_from(WINDOW_MEL_FRAMES)?;
-    let mel = normal(settings, (1, 80, mel_frames), 1)?;
-    Ok(Task::new(settings.part, vec![("mel", mel.clone())], move || {
-        model.whisper().forward(&run, &mel)
+/// A part that is one pass of a network over one input.
+fn pass(
+    settings: &BenchSettings,
+    model: &Rc<LatentSync>,
+    (name, input): (&'static str, Tensor),
+    forward: impl Fn(&LatentSync, &Run, &Tensor) -> TensorResult<Tensor> + 'static,
+) -> Workload {
+    let (run, model) = (context(settings), Rc::clone(model));
+    let inputs = vec![(name, input.clone())];
+    Workload::new(settings.part, inputs, move || forward(&model, &run, &input))
+}
+
+fn whisper(settings: &BenchSettings, model: &Rc<LatentSync>) -> TensorResult<Workload> {
+    let mel = normal(settings, (1, 80, usize::try_from(WINDOW_MEL_FRAMES)?), 1)?;
+    Ok(pass(settings, model, ("mel", mel), |model, run, mel| {
+        model.whisper().forward(run, mel)
     }))
 }
 
-fn vae_encode(settings: &Settings, model: &Rc<LatentSync>, side: usize) -> TensorResult<Task> {
-    let run = context(settings);
-    let model = Rc::clone(model);
+fn vae_encode(settings: &BenchSettings, model: &Rc<LatentSync>, side: usize) -> TensorResult<Workload> {
     let pixels = normal(settings, (1, 3, side, side), 2)?.clamp(-1.0, 1.0)?;
-    Ok(Task::new(
-        settings.part,
-        vec![("pixels", pixels.clone())],
-        move || model.vae().raw_moments(&run, &pixels),
-    ))
+    Ok(pass(settings, model, ("pixels", pixels), |model, run, pixels| {
+        model.vae().raw_moments(run, pixels)
+    }))
 }
 
-fn vae_decode(settings: &Settings, model: &Rc<LatentSync>, side: usize) -> TensorResult<Task> {
-    let run = context(settings);
-    let model = Rc::clone(model);
+fn vae_decode(settings: &BenchSettings, model: &Rc<LatentSync>, side: usize) -> TensorResult<Workload> {
     let latents = normal(settings, (1, 4, side / LATENT_FACTOR, side / LATENT_FACTOR), 3)?;
-    Ok(Task::new(
-        settings.part,
-        vec![("latents", latents.clone())],
-        move || model.vae().decode(&run, &latents),
+    Ok(pass(
+        settings,
+        model,
+        ("latents", latents),
+        |model, run, latents| model.vae().decode(run, latents),
     ))
 }
 
 fn unet(
-    settings: &Settings,
+    settings: &BenchSettings,
     checkpoint: &Checkpoint,
     model: &Rc<LatentSync>,
     side: usize,
-) -> TensorResult<Task> {
+) -> TensorResult<Workload> {
     let run = context(settings);
     let model = Rc::clone(model);
     let frames = settings.sizes.frames;
@@ -170,21 +184,21 @@ fn unet(
         ("audio", audio.clone()),
         ("timestep", Tensor::new(&[i64::from(TIMESTEP)], &Device::Cpu)?),
     ];
-    let task = Task::new(settings.part, inputs, move || {
+    let workload = Workload::new(settings.part, inputs, move || {
         model.unet().forward(&run, &latents, TIMESTEP, &audio)
     });
-    Ok(Task {
+    Ok(Workload {
         gflop: Some(unet_gflop(checkpoint.unet_config(), frames, latent_side, tokens)),
-        ..task
+        ..workload
     })
 }
 
-fn window(settings: &Settings, model: &Rc<LatentSync>, side: usize) -> TensorResult<Task> {
+fn window(settings: &BenchSettings, model: &Rc<LatentSync>, side: usize) -> TensorResult<Workload> {
     let run = context(settings);
     let model = Rc::clone(model);
     let (frames, steps) = (settings.sizes.frames, settings.sizes.steps);
     let (tokens, width) = model.audio_shape();
-    let values = normals(SEED, Purpose::Init, 6, frames * tokens * width);
+    let values = normals(SEED, DrawPurpose::InitLatents, 6, frames * tokens * width);
     let rows = Tensor::from_vec(values, (frames, tokens, width), &Device::Cpu)?;
     let bytes = pictures(frames, side);
     let face_bytes = 3 * side * side;
@@ -199,9 +213,11 @@ fn window(settings: &Settings, model: &Rc<LatentSync>, side: usize) -> TensorRes
             guidance_scale: 1.0,
         };
         let noise = Noise::Keyed { seed: SEED };
-        let rows = rows.narrow(0, 0, frames).map_err(computing)?;
+        let what = "take the audio rows";
+        let rows = rows.narrow(0, 0, frames);
+        let rows = rows.map_err(|source| ModelError::Compute { what, source })?;
         let mut stage = |stage| {
-            tracing::debug!("window: {stage:?}");
+            tracing::debug!(?stage, "window");
             Ok(())
         };
         model
@@ -213,7 +229,7 @@ fn window(settings: &Settings, model: &Rc<LatentSync>, side: usize) -> TensorRes
         source,
     };
     let short = Rc::clone(&render);
-    Ok(Task {
+    Ok(Workload {
         inputs: Vec::new(),
         warm_up: Some(Box::new(move || short(frames.min(2), 1).map_err(failed))),
         run: Box::new(move || render(frames, steps).map(|()| None).map_err(failed)),
@@ -221,7 +237,7 @@ fn window(settings: &Settings, model: &Rc<LatentSync>, side: usize) -> TensorRes
     })
 }
 
-/// Planar faces of slanting stripes, `frames x 3 x side x side` bytes.
+/// Returns faces of slanting stripes, `frames x 3 x side x side` bytes.
 fn pictures(frames: usize, side: usize) -> Vec<u8> {
     (0..frames * 3 * side * side)
         .map(|i| (i % side * 3 + i / side % side * 2 + i / (side * side)) % 251)
@@ -229,7 +245,7 @@ fn pictures(frames: usize, side: usize) -> Vec<u8> {
         .collect()
 }
 
-/// 30 s of a gliding tone at 16 kHz.
+/// Returns 30 s of a gliding tone at 16 kHz.
 fn tone() -> Vec<i16> {
     (0..480_000)
         .map(|n| {
@@ -241,18 +257,16 @@ fn tone() -> Vec<i16> {
         .collect()
 }
 
-/// Standard normals as the networks take them; equal `stream` and shape give equal values.
-fn normal(settings: &Settings, shape: impl Into<candle_core::Shape>, stream: u64) -> TensorResult<Tensor> {
+/// Draws standard normals on the device and in the type of the networks; equal `stream` and shape give equal
+/// values.
+fn normal(
+    settings: &BenchSettings,
+    shape: impl Into<candle_core::Shape>,
+    stream: u64,
+) -> TensorResult<Tensor> {
     let shape = shape.into();
-    let values = normals(SEED, Purpose::Init, stream, shape.elem_count());
+    let values = normals(SEED, DrawPurpose::InitLatents, stream, shape.elem_count());
     Tensor::from_vec(values, shape, &Device::Cpu)?
         .to_dtype(settings.dtype)?
         .to_device(&settings.device)
-}
-
-fn computing(source: candle_core::Error) -> ModelError {
-    ModelError::Compute {
-        what: "compute",
-        source,
-    }
 }

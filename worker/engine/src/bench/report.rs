@@ -1,35 +1,38 @@
-//! What a measurement says, as the engine prints it and as `bench --json` does.
+//! The results of measurements: of one part as the engine prints them, and of all parts as `latentfarm-worker
+//! bench --json` does.
 
 use serde::{Deserialize, Serialize};
 
 use super::Part;
-use super::machine::Machine;
+use super::machine::BenchMachine;
 
-/// One part's figures.
+/// The results of one part.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PartReport {
+    /// The part that was measured.
     pub part: Part,
-    /// Wall time of every repetition.
+    /// Wall time of every repetition, in seconds.
     pub seconds: Vec<f64>,
-    /// Mean processor time of a repetition over all threads.
+    /// Mean processor time of a repetition over all threads, in seconds.
     #[serde(default)]
     pub cpu_seconds: Option<f64>,
-    /// Resident with the networks loaded, before the part ran.
+    /// Resident bytes with the networks loaded, before the part ran.
     #[serde(default)]
     pub baseline_bytes: u64,
-    /// Largest resident size over warm-up and repetitions.
+    /// Highest resident bytes during warm-up and repetitions.
     #[serde(default)]
     pub peak_bytes: u64,
-    /// Whether the peak is of this part alone; else it is of its process from the start, loading included.
+    /// True if the peak is that of this part alone, false if it is that of its process since it began,
+    /// loading included.
     #[serde(default)]
     pub peak_was_reset: bool,
-    /// Multiplications and additions of one repetition, in units of 10^9, where they are counted.
+    /// Multiplications and additions of one repetition, in units of 10^9, if they are counted.
     #[serde(default)]
     pub gflop: Option<f64>,
 }
 
 impl PartReport {
-    /// The middle repetition's time, or the mean of the two in the middle; 0 if there is none.
+    /// Returns the median time of a repetition in seconds; 0 if there is none.
     pub fn median(&self) -> f64 {
         let mut sorted = self.seconds.clone();
         sorted.sort_by(f64::total_cmp);
@@ -40,60 +43,76 @@ impl PartReport {
         }
     }
 
+    /// Returns the shortest time of a repetition in seconds; 0 if there is none.
     pub fn min(&self) -> f64 {
         self.seconds.iter().copied().reduce(f64::min).unwrap_or_default()
     }
 
+    /// Returns the longest time of a repetition in seconds; 0 if there is none.
     pub fn max(&self) -> f64 {
         self.seconds.iter().copied().reduce(f64::max).unwrap_or_default()
     }
 
-    /// Peak bytes on top of what was there before the part ran.
+    /// Returns the peak bytes on top of those before the part ran.
     pub fn extra_bytes(&self) -> u64 {
         self.peak_bytes.saturating_sub(self.baseline_bytes)
     }
 }
 
-/// Which weights.
+/// The weights that a measurement used.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct WeightsReport {
+    /// The digest that identifies the checkpoint.
     pub identity: String,
+    /// Whether the weights are random ones, for tests.
     pub synthetic: bool,
 }
 
-/// What the engine prints for one part.
+/// The results of one part as the engine prints them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EngineReport {
+    /// The weights that were used.
     pub weights: WeightsReport,
+    /// Side of the face crop in pixels.
     pub resolution_px: usize,
-    /// Memory plan.
+    /// Name of the memory plan.
     pub plan: String,
-    /// Build, instruction set and device.
+    /// Build, instruction set, device and number type.
     pub numerics_fingerprint: String,
+    /// The results of the part.
     pub part: PartReport,
 }
 
-/// All parts. The reports of other implementations have this form, too; what they leave out is unknown.
+/// The results of all parts. The reports of other implementations have this form, too; what they leave out is
+/// unknown.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Report {
+pub struct BenchReport {
     /// Program, version, instruction set and device.
     pub software: String,
+    /// Number of threads that computed.
     pub threads: usize,
+    /// Side of the face crop in pixels.
     pub resolution_px: usize,
+    /// Number of frames of a window.
     pub frames: usize,
+    /// Number of denoising steps of a window.
     pub steps: u32,
-    /// Memory plan; the other implementation has none.
+    /// Name of the memory plan; empty for another implementation, which has none.
     #[serde(default)]
     pub plan: String,
+    /// The machine that was measured.
     #[serde(default)]
-    pub machine: Machine,
+    pub machine: BenchMachine,
+    /// The weights that were used.
     #[serde(default)]
     pub weights: WeightsReport,
+    /// The results of each part.
     pub parts: Vec<PartReport>,
 }
 
-impl Report {
+impl BenchReport {
+    /// Returns the results of `part`, if it was measured.
     pub fn part(&self, part: Part) -> Option<&PartReport> {
         self.parts.iter().find(|report| report.part == part)
     }

@@ -1,7 +1,7 @@
-//! `latentfarm-engine check`: is this device right, and how much memory does it need?
+//! `latentfarm-engine check`: checks that a device computes correctly, and measures the memory that it needs.
 //!
-//! A worker needs FFmpeg's libraries, these checks need the engine alone: they are what runs on a machine that is being
-//! tried, see `deploy/gpu-check`. Every result is one JSON object on a line of its own.
+//! These checks need the engine alone, while a worker needs FFmpeg's libraries too. `deploy/gpu-check` runs
+//! them on a machine that is to join a farm. Every result is one JSON object on a line of its own.
 
 mod parts;
 mod print;
@@ -21,46 +21,46 @@ use crate::EngineSettings;
 
 pub use self::windows::WindowsArgs;
 
-/// What to check.
+/// The checks, each with its arguments.
 #[derive(Clone, Debug, clap::Subcommand)]
 pub enum Check {
     /// Compare every kernel of a CUDA build with the reference on the device
     Kernels,
-    /// Write random weights to check with
+    /// Write random weights for the other checks
     Synth {
-        /// Published sizes (2.5 GiB) instead of tiny ones
+        /// Write weights of the published sizes (2.5 GiB) instead of tiny ones
         #[arg(long)]
         full: bool,
-        /// Folder to write, which is made
+        /// Folder to create and write the weights to
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
     },
     /// Compare every network on the device with the CPU
     Parts {
-        /// Folder with the model weights, small ones since the CPU computes them too
+        /// Folder with the model weights; small ones, since the CPU computes with them too
         #[arg(long, value_name = "DIR")]
         weights: PathBuf,
     },
     /// Render windows through the whole engine and print the memory after each request
     Windows(WindowsArgs),
-    /// Take all memory of the device but for some, and hold it until the input ends
+    /// Take the device's memory except for a rest, and hold it until the input ends
     Hold {
-        /// MiB to leave free
+        /// Amount of memory to leave free, in MiB
         #[arg(long, value_name = "MIB")]
         leave: u64,
     },
 }
 
-/// Runs one check.
+/// Runs one check and writes its results to `output`.
 ///
 /// # Errors
-/// If it cannot be run or does not pass.
+/// Fails if the check cannot run or does not pass.
 pub fn check(check: Check, mut settings: EngineSettings, output: &mut impl Write) -> anyhow::Result<()> {
     let started = Instant::now();
     let on_cpu = settings.device.device.is_cpu();
     match check {
         Check::Kernels | Check::Hold { .. } if on_cpu => {
-            bail!("this check is for GPUs alone: name one with `--device cuda:N`")
+            bail!("this check is for GPUs only: name one with `--device cuda:N`")
         }
         Check::Kernels => {
             let checks = check_kernels(&settings.device.device)?;

@@ -9,24 +9,27 @@ use latentfarm_common::wire::memory::MemoryPlan;
 use serde_json::json;
 
 use super::print::{all_passed, print};
-use crate::bench::{Part, Settings, Sizes, measure};
+use crate::bench::{BenchSettings, Part, Sizes, measure};
 use latentsync::relative_distance;
 
-/// Largest distance from the CPU's `f32` that counts as right, in units of the output's norm. The half types' limits are
-/// those of the CPU's own tests.
+/// The number types, each with the largest distance from the CPU's `f32` that passes, in units of the
+/// output's norm. The limits of the half types are those of the CPU's own tests.
 const TYPES: [(DType, f64); 3] = [(DType::F32, 1e-4), (DType::F16, 8e-3), (DType::BF16, 8e-2)];
 
-/// One line for each network and type.
+/// Prints one line for each network and number type.
+///
+/// # Errors
+/// Fails if a network cannot run, or any result is too far off.
 pub(super) fn parts(
     weights: &Path,
     (device, device_name): (&Device, &str),
     output: &mut impl Write,
 ) -> anyhow::Result<()> {
-    let (mut failed, mut asked) = (0, 0);
+    let (mut failed, mut total) = (0, 0);
     for part in [Part::Whisper, Part::VaeEncode, Part::VaeDecode, Part::Unet] {
         let run = |device: &Device, name: &str, dtype: DType| -> anyhow::Result<Tensor> {
             let saved = tempfile::tempdir()?;
-            measure(&Settings {
+            measure(&BenchSettings {
                 weights: weights.to_owned(),
                 part,
                 sizes: Sizes {
@@ -51,8 +54,8 @@ pub(super) fn parts(
         for (dtype, limit) in TYPES {
             let started = Instant::now();
             let distance = relative_distance(&run(device, device_name, dtype)?, &expected)?;
-            asked += 1;
-            // Written so that a distance that is no number fails.
+            total += 1;
+            // The comparison is written so that NaN fails.
             let passed = distance <= limit;
             failed += usize::from(!passed);
             let result = json!({
@@ -61,5 +64,5 @@ pub(super) fn parts(
             print(output, "part", &result, started.elapsed().as_secs_f64())?;
         }
     }
-    all_passed(failed, asked)
+    all_passed(failed, total)
 }

@@ -1,4 +1,4 @@
-//! The form of the results: a JSON object on a line of its own for each.
+//! Prints the results of the checks: each is a JSON object on a line of its own.
 
 use std::io::{self, Write};
 
@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 const MIB: u64 = 1 << 20;
 
+/// Prints the result of a check or of one of its steps, which took `seconds`.
 pub(super) fn print(output: &mut impl Write, check: &str, result: &Value, seconds: f64) -> io::Result<()> {
     let seconds = (seconds * 1000.0).round() / 1000.0;
     let line = json!({ "check": check, "seconds": seconds, "result": result });
@@ -14,7 +15,7 @@ pub(super) fn print(output: &mut impl Write, check: &str, result: &Value, second
     output.flush()
 }
 
-/// A reading with every figure in MiB, to one decimal place.
+/// Returns a reading as JSON, with every figure in MiB to one decimal place.
 pub(super) fn memory(sample: &MemorySample) -> Value {
     let mut figures = json!(sample);
     for figure in figures
@@ -28,11 +29,11 @@ pub(super) fn memory(sample: &MemorySample) -> Value {
     figures
 }
 
-/// An error if any of the checks failed.
-pub(super) fn all_passed(failed: usize, asked: usize) -> anyhow::Result<()> {
+/// Fails if any of the checks failed.
+pub(super) fn all_passed(failed: usize, total: usize) -> anyhow::Result<()> {
     anyhow::ensure!(
         failed == 0,
-        "{failed} of {asked} checks failed: the lines above say which and why"
+        "{failed} of {total} checks failed: see their lines above"
     );
     Ok(())
 }

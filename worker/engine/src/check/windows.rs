@@ -1,4 +1,4 @@
-//! Renders windows through the whole engine, as a worker would ask for them.
+//! Renders windows with a whole engine, by the requests that a worker would send.
 
 use std::io::Write;
 use std::mem::ManuallyDrop;
@@ -6,24 +6,24 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use latentfarm_common::digest::Digest;
-use latentfarm_common::wire::engine::{EngineReply, EngineRequest, EngineTimings};
+use latentfarm_common::wire::engine::{EngineReply, EngineRequest};
 use latentfarm_common::wire::job::ModelSpec;
 use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan};
 use serde_json::{Value, json};
 
 use super::print::{all_passed, memory, print};
-use crate::{Engine, EngineSettings, made_up};
+use crate::{Engine, EngineSettings, dummy_requests};
 use latentsync::Checkpoint;
 use latentsync::cost::prediction::MemoryPredictor;
 use latentsync::cost::shape::ModelShape;
 
-/// What is rendered.
+/// Which windows the check renders, and under which memory plan.
 #[derive(Clone, Debug, clap::Args)]
 pub struct WindowsArgs {
     /// Folder with the model weights
     #[arg(long, value_name = "DIR")]
     pub weights: PathBuf,
-    /// Side of the face crop in pixels, a multiple of 64 (default: what the weights were made for)
+    /// Side of the face crop in pixels, a multiple of 64 (default: what the weights were trained for)
     #[arg(long, value_name = "PX")]
     pub resolution: Option<u32>,
     /// Denoising steps of each window
@@ -32,7 +32,7 @@ pub struct WindowsArgs {
     /// Scale of classifier-free guidance; 1 is off
     #[arg(long, value_name = "SCALE", default_value_t = 1.0)]
     pub guidance: f32,
-    /// Windows to render
+    /// Number of windows to render
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub windows: u32,
     /// Memory plan: batched, sequential, sliced, two-pass-norm, offload or streamed
@@ -40,10 +40,11 @@ pub struct WindowsArgs {
     pub plan: MemoryPlan,
 }
 
-/// Runs the requests and prints one line for each; the first line is the prediction for the plan.
+/// Runs the requests and prints one line for each; the first line is the memory that is predicted for the
+/// plan.
 ///
 /// # Errors
-/// Where the weights cannot be read, or at the end where any request failed.
+/// Fails if the weights cannot be read, or, after all requests, if any of them failed.
 pub(super) fn windows(
     args: &WindowsArgs,
     settings: EngineSettings,
@@ -70,11 +71,11 @@ pub(super) fn windows(
     )?;
     print(output, "open", &memory(&settings.device.memory.reading()), 0.0)?;
 
-    // Not dropped if the device is past use: freeing its tensors would fail.
+    // The engine is not dropped if the device can no longer be used: freeing its tensors would fail.
     let mut engine = ManuallyDrop::new(Engine::new(settings));
     let mut failed = 0;
     let requests = requests(args, &checkpoint, resolution_px);
-    let asked = requests.len();
+    let total = requests.len();
     for (name, request) in requests {
         let started = Instant::now();
         let mut highest = (0, 0);
@@ -90,15 +91,16 @@ pub(super) fn windows(
             memory.reserved_peak = memory.reserved_peak.max(highest.1);
         }
         failed += usize::from(matches!(reply, EngineReply::Failed(_)));
-        print(output, name, &told(&reply), started.elapsed().as_secs_f64())?;
+        print(output, name, &reply_json(&reply), started.elapsed().as_secs_f64())?;
         if engine.is_poisoned() {
-            return all_passed(failed, asked);
+            return all_passed(failed, total);
         }
     }
     drop(ManuallyDrop::into_inner(engine));
-    all_passed(failed, asked)
+    all_passed(failed, total)
 }
 
+/// Returns the requests, each with its name in the output.
 fn requests(
     args: &WindowsArgs,
     checkpoint: &Checkpoint,
@@ -107,18 +109,19 @@ fn requests(
     let track = Digest::of(b"check");
     let model = ModelSpec {
         resolution_px,
-        ..made_up::model(checkpoint, args.steps, args.guidance)
+        ..dummy_requests::model(checkpoint, args.steps, args.guidance)
     };
-    let window = made_up::window(model, track, args.plan);
+    let window = dummy_requests::window(model, track, args.plan);
     let mut requests = vec![
-        ("load", made_up::load(&args.weights, checkpoint, args.plan)),
-        ("audio", made_up::audio(track)),
+        ("load", dummy_requests::load(&args.weights, checkpoint, args.plan)),
+        ("audio", dummy_requests::audio(track)),
     ];
     requests.extend((0..args.windows).map(|_| ("window", window.clone())));
     requests
 }
 
-fn told(reply: &EngineReply) -> Value {
+/// Returns what is printed of a reply.
+fn reply_json(reply: &EngineReply) -> Value {
     match reply {
         EngineReply::Loaded {
             numerics_fingerprint,
@@ -135,18 +138,10 @@ fn told(reply: &EngineReply) -> Value {
             timings,
             memory: sample,
         } => {
-            let EngineTimings {
-                vae_encode_ms,
-                denoise_ms,
-                vae_decode_ms,
-            } = timings;
-            json!({
-                "vae_encode_ms": vae_encode_ms,
-                "denoise_ms": denoise_ms,
-                "vae_decode_ms": vae_decode_ms,
-                "faces": Digest::of(faces).to_string(),
-                "memory": memory(sample),
-            })
+            let mut result = json!(timings);
+            result["faces"] = json!(Digest::of(faces).to_string());
+            result["memory"] = memory(sample);
+            result
         }
         EngineReply::Failed(failure) => json!({ "failed": failure }),
     }

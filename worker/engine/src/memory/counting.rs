@@ -1,26 +1,28 @@
-//! An allocator that counts: exact bytes in use, and their peak.
+//! An allocator that counts the bytes in use, exactly, and their peak.
 //!
-//! The counters are the process's, not an allocator's, and stay 0 where [`Counting`] is not installed. They count
-//! what was asked for, not what the allocator below rounds it up to; the stacks of threads and mapped files are
-//! not in them.
+//! There is one pair of counters in a process; it stays 0 if no [`CountingAllocator`] is installed. The
+//! counters contain the sizes that were requested, not what the allocator below rounds them up to. Thread
+//! stacks and mapped files are not counted.
 
 use std::alloc::{GlobalAlloc, Layout};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Relaxed throughout: a counter orders nothing, and every single addition counts whatever its order.
+/// Bytes in use. All accesses are relaxed: a counter orders nothing, and every addition counts whatever its
+/// order.
 static LIVE: AtomicUsize = AtomicUsize::new(0);
+/// Highest value of [`LIVE`] since the last [`take_peak`].
 static PEAK: AtomicUsize = AtomicUsize::new(0);
 
-/// Counts what goes through `A`. Installed by
-/// `#[global_allocator] static ALLOCATOR: Counting<MiMalloc> = Counting(MiMalloc);`.
-pub struct Counting<A>(pub A);
+/// Counts the allocations of `A`. It is installed with
+/// `#[global_allocator] static ALLOCATOR: CountingAllocator<MiMalloc> = CountingAllocator(MiMalloc);`.
+pub struct CountingAllocator<A>(pub A);
 
-/// Bytes in use now.
+/// Returns the bytes in use now.
 pub fn live_bytes() -> u64 {
     LIVE.load(Ordering::Relaxed) as u64
 }
 
-/// Highest [`live_bytes`] since the last call, or since the process began.
+/// Returns the highest [`live_bytes`] since the last call, or since the process began.
 pub fn take_peak() -> u64 {
     let live = LIVE.load(Ordering::Relaxed);
     PEAK.swap(live, Ordering::Relaxed).max(live) as u64
@@ -28,7 +30,7 @@ pub fn take_peak() -> u64 {
 
 fn grow(bytes: usize) {
     let live = LIVE.fetch_add(bytes, Ordering::Relaxed) + bytes;
-    // Mostly false: the write, which every thread would wait for, is saved.
+    // The condition is mostly false, which saves the write that all threads would contend for.
     if live > PEAK.load(Ordering::Relaxed) {
         PEAK.fetch_max(live, Ordering::Relaxed);
     }
@@ -42,8 +44,9 @@ fn shrink(bytes: usize) {
     unsafe_code,
     reason = "an allocator's methods are unsafe to call and to define"
 )]
-// SAFETY: every method is `A`'s, with the same arguments and the same result; counting neither allocates nor fails.
-unsafe impl<A: GlobalAlloc> GlobalAlloc for Counting<A> {
+// SAFETY: every method calls that of `A` with the same arguments and returns its result; counting neither
+// allocates nor fails.
+unsafe impl<A: GlobalAlloc> GlobalAlloc for CountingAllocator<A> {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the caller keeps the promises of `A::alloc`.
@@ -76,7 +79,8 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for Counting<A> {
         // SAFETY: the caller keeps the promises of `A::realloc`.
         let moved = unsafe { self.0.realloc(place, layout, new_size) };
         if !moved.is_null() {
-            // Growing first: the old block may still lie there while the new one is filled.
+            // Only the difference is counted, although old and new block may exist together while one is
+            // copied.
             if new_size >= layout.size() {
                 grow(new_size - layout.size());
             } else {

@@ -1,43 +1,42 @@
-//! A checkpoint: three weight files that belong together, identified by their content.
+//! A checkpoint is three weight files that belong together. It is identified by their content, which jobs
+//! refer to.
 
 use std::fs;
 use std::path::Path;
 
-use candle_core::{DType, Device};
+use candle_core::DType;
 use latentfarm_common::digest::{Digest, DigestWriter};
 
-use super::digests::Digests;
-use super::find::{Found, Part};
-use super::load::{load_unet, load_vae, load_whisper};
-use super::note::AccountAs;
+use super::digest_cache::DigestCache;
+use super::files::{CheckpointFiles, Network};
+use super::metadata::PublishedModel;
 use crate::config::{UNetConfig, VaeConfig, WhisperDims};
-use crate::options::ExecutionOptions;
 use crate::tensors::{TensorFile, WeightsError};
-use crate::unet::UNet3DConditionModel;
-use crate::vae::AutoencoderKl;
-use crate::whisper::WhisperEncoder;
 
-/// Side of the face crop where the folder does not say.
+/// The side of the face crop if the folder's metadata does not give one.
 const DEFAULT_RESOLUTION_PX: u32 = 256;
 
-/// The weights found in a folder.
+/// The checkpoint in a folder; see [`LatentSync::load`](crate::LatentSync::load).
 #[derive(Clone, Debug)]
 pub struct Checkpoint {
-    found: Found,
+    files: CheckpointFiles,
     identity: Digest,
 }
 
-/// Bytes that a weight of each network takes of the host where the CPU computes: of a mapped file those that it has
-/// there, of any other those of an `f32`.
+/// The bytes that a weight of each network takes of the host's memory if the CPU computes: those in the file
+/// if it is mapped, else those of an `f32`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HostBytes {
+pub struct BytesPerWeight {
+    /// The bytes of a weight of the UNet.
     pub unet: usize,
+    /// The bytes of a weight of the image autoencoder.
     pub vae: usize,
+    /// The bytes of a weight of the audio encoder.
     pub whisper: usize,
 }
 
-impl HostBytes {
-    /// As `weights convert` writes them, and as synthetic ones are.
+impl BytesPerWeight {
+    /// Mapped files in a half type, as `weights convert` and `weights synth` write them.
     pub const HALF: Self = Self {
         unet: 2,
         vae: 2,
@@ -45,62 +44,78 @@ impl HostBytes {
     };
 }
 
-/// Numbers of values in a checkpoint's networks, position tables included.
+/// The numbers of values in a checkpoint's networks, position tables included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Parameters {
+pub struct ParameterCounts {
+    /// The values of the UNet.
     pub unet: u64,
+    /// The values of the image autoencoder.
     pub vae: u64,
 }
 
 impl Checkpoint {
-    /// Finds the files and reads the configurations. The first time in a folder it reads every file for its
-    /// digest; digests are kept beside the weights where the folder can be written.
+    /// Finds the files of a folder and reads their configurations. The first call for a folder reads every
+    /// file to compute its digest; the digests are cached beside the weights if the folder is writable.
+    ///
+    /// # Errors
+    /// Fails if a file is missing or unreadable, or if a configuration is not supported.
     pub fn open(dir: &Path) -> Result<Self, WeightsError> {
-        let found = Found::in_dir(dir)?;
-        // Parsed configurations count, not their text: the published one in a file is the same as none.
-        let configs = format!("{:?} {:?} {:?}", found.unet_config, found.vae_config, found.dims);
+        let files = CheckpointFiles::in_dir(dir)?;
+        // The parsed configurations are hashed, so that the published one in a file gives the same identity
+        // as no file.
+        let configs = format!("{:?} {:?} {:?}", files.unet_config, files.vae_config, files.dims);
         let mut hasher = DigestWriter::new();
-        let mut digests = Digests::read(dir);
-        for (_, path) in found.files() {
+        let mut digests = DigestCache::read(dir);
+        for (_, path) in files.weight_files() {
             hasher.update(digests.of_file(path)?.as_bytes());
         }
-        digests.keep();
+        digests.save();
         hasher.update(configs.as_bytes());
         Ok(Self {
-            found,
+            files,
             identity: hasher.finish().0,
         })
     }
 
-    /// Digest over the weight files' own digests and the configurations.
+    /// Returns the checkpoint's identity, which is the digest of the weight files' digests and of the
+    /// configurations.
     pub fn identity(&self) -> Digest {
         self.identity
     }
 
-    /// Whether these are random weights, for trying the farm.
+    /// Returns the weight files and their configurations.
+    pub(crate) fn files(&self) -> &CheckpointFiles {
+        &self.files
+    }
+
+    /// Returns whether the weights are random ones, which are made for trying the farm.
     pub fn synthetic(&self) -> bool {
-        self.found.note.synthetic
+        self.files.metadata.synthetic
     }
 
+    /// Returns the configuration of the UNet.
     pub fn unet_config(&self) -> &UNetConfig {
-        &self.found.unet_config
+        &self.files.unet_config
     }
 
+    /// Returns the configuration of the image autoencoder.
     pub fn vae_config(&self) -> &VaeConfig {
-        &self.found.vae_config
+        &self.files.vae_config
     }
 
+    /// Returns the dimensions of the audio encoder.
     pub fn whisper_dims(&self) -> WhisperDims {
-        self.found.dims
+        self.files.dims
     }
 
-    /// The model as whose memory that of simulated GPUs is counted.
-    pub fn account_as(&self) -> Option<AccountAs> {
-        self.found.note.account_as
+    /// Returns the published model whose memory a simulated GPU charges instead of that of these weights, if
+    /// the folder's metadata names one.
+    pub fn account_as(&self) -> Option<PublishedModel> {
+        self.files.metadata.account_as
     }
 
-    /// Bytes that a weight takes of the host where the CPU computes.
-    pub fn host_bytes(&self) -> HostBytes {
+    /// Returns the bytes that a weight takes of the host's memory if the CPU computes.
+    pub(crate) fn host_bytes_per_weight(&self) -> BytesPerWeight {
         let of = |path: &Path| match TensorFile::open(path)
             .ok()
             .and_then(|file| file.bytes_per_value())
@@ -108,22 +123,22 @@ impl Checkpoint {
             Some(bytes) => bytes,
             None => DType::F32.size_in_bytes(),
         };
-        HostBytes {
-            unet: of(&self.found.unet),
-            vae: of(&self.found.vae),
-            whisper: of(&self.found.whisper),
+        BytesPerWeight {
+            unet: of(&self.files.unet),
+            vae: of(&self.files.vae),
+            whisper: of(&self.files.whisper),
         }
     }
 
-    /// Side of the face crop that the model was made for.
+    /// Returns the side in pixels of the face crop that the model was trained with.
     pub fn resolution_px(&self) -> u32 {
-        self.found.note.resolution_px.unwrap_or(DEFAULT_RESOLUTION_PX)
+        self.files.metadata.resolution_px.unwrap_or(DEFAULT_RESOLUTION_PX)
     }
 
-    /// Size of the three weight files.
+    /// Returns the size of the three weight files together.
     pub fn bytes(&self) -> u64 {
-        self.found
-            .files()
+        self.files
+            .weight_files()
             .iter()
             .filter_map(|(_, path)| fs::metadata(path).ok())
             .map(|metadata| metadata.len())
@@ -133,41 +148,11 @@ impl Checkpoint {
     /// Compares the names and shapes of all tensors with the configurations, without reading any.
     ///
     /// # Errors
-    /// The missing, unexpected and misshaped tensors of a file are named in one error.
-    pub fn check_tensors(&self) -> Result<Parameters, WeightsError> {
-        let unet = self.found.check(Part::Unet)?;
-        let vae = self.found.check(Part::Vae)?;
-        self.found.check(Part::Whisper)?;
-        Ok(Parameters { unet, vae })
-    }
-
-    /// Loads the UNet.
-    pub(crate) fn unet(
-        &self,
-        device: &Device,
-        dtype: DType,
-        options: ExecutionOptions,
-    ) -> Result<UNet3DConditionModel, WeightsError> {
-        load_unet(&self.found.unet, &self.found.unet_config, device, dtype, options)
-    }
-
-    /// Loads the image autoencoder.
-    pub(crate) fn vae(
-        &self,
-        device: &Device,
-        dtype: DType,
-        options: ExecutionOptions,
-    ) -> Result<AutoencoderKl, WeightsError> {
-        load_vae(&self.found.vae, &self.found.vae_config, device, dtype, options)
-    }
-
-    /// Loads the audio encoder.
-    pub(crate) fn whisper(
-        &self,
-        device: &Device,
-        dtype: DType,
-        options: ExecutionOptions,
-    ) -> Result<WhisperEncoder, WeightsError> {
-        load_whisper(&self.found.whisper, &self.found.dims, device, dtype, options)
+    /// [`WeightsError::Mismatch`] names the missing, unexpected and misshaped tensors of a file.
+    pub fn check_tensors(&self) -> Result<ParameterCounts, WeightsError> {
+        let unet = self.files.check(Network::Unet)?;
+        let vae = self.files.check(Network::Vae)?;
+        self.files.check(Network::Whisper)?;
+        Ok(ParameterCounts { unet, vae })
     }
 }

@@ -1,4 +1,4 @@
-//! Each network from its weight file.
+//! Loads each network from its weight file.
 
 use std::path::Path;
 
@@ -11,7 +11,11 @@ use crate::unet::UNet3DConditionModel;
 use crate::vae::AutoencoderKl;
 use crate::whisper::WhisperEncoder;
 
-/// Loads the UNet from one file.
+/// Loads the UNet from one file, onto `device` as `dtype`.
+///
+/// # Errors
+/// [`WeightsError::Read`] if the file cannot be read, [`WeightsError::Mismatch`] if its tensors do not fit
+/// `config`.
 pub fn load_unet(
     path: &Path,
     config: &UNetConfig,
@@ -24,8 +28,13 @@ pub fn load_unet(
     })
 }
 
-/// Loads the image autoencoder from one file, whichever of the two sets of names it has. As a half type it keeps
-/// the file open, to redo in `f32` what overflows.
+/// Loads the image autoencoder from one file, onto `device` as `dtype`; its attention may have the names of
+/// older or of newer diffusers. In a half type the autoencoder keeps the file open, so that it can compute
+/// again in `f32` what overflows.
+///
+/// # Errors
+/// [`WeightsError::Read`] if the file cannot be read, [`WeightsError::Mismatch`] if its tensors do not fit
+/// `config`.
 pub fn load_vae(
     path: &Path,
     config: &VaeConfig,
@@ -37,12 +46,16 @@ pub fn load_vae(
         AutoencoderKl::load(vb, config)
     })?;
     if matches!(dtype, DType::F16 | DType::BF16) {
-        return Ok(vae.with_original(TensorFile::open(path)?, device));
+        return Ok(vae.with_f32_fallback(TensorFile::open(path)?, device));
     }
     Ok(vae)
 }
 
-/// Loads Whisper's encoder from one file; the decoder in it is left alone.
+/// Loads Whisper's encoder from one file, onto `device` as `dtype`; a decoder in the file is ignored.
+///
+/// # Errors
+/// [`WeightsError::Read`] if the file cannot be read, [`WeightsError::Mismatch`] if its tensors do not fit
+/// `dims`.
 pub fn load_whisper(
     path: &Path,
     dims: &WhisperDims,
@@ -55,20 +68,7 @@ pub fn load_whisper(
     })
 }
 
-pub(super) fn settle<T>(built: candle_core::Result<T>, path: &Path) -> Result<T, WeightsError> {
-    built.map_err(|source| WeightsError::Read {
-        path: path.to_owned(),
-        source,
-    })
-}
-
-pub(super) fn mismatch(path: &Path, report: String) -> WeightsError {
-    WeightsError::Mismatch {
-        path: path.to_owned(),
-        report,
-    }
-}
-
+/// Builds a network from the tensors of a file and checks that all of those under `prefix` are used.
 fn load<T>(
     path: &Path,
     prefix: &str,
@@ -78,12 +78,8 @@ fn load<T>(
 ) -> Result<T, WeightsError> {
     let file = TensorFile::open(path)?;
     let report = LoadReport::default();
-    let model = settle(
-        build(&VarBuilder::root(&file, &report, device, dtype).with_options(options)),
-        path,
-    )?;
-    match report.finish(&file, prefix) {
-        None => Ok(model),
-        Some(report) => Err(mismatch(path, report)),
-    }
+    let vb = VarBuilder::root(&file, &report, device, dtype).with_options(options);
+    let model = build(&vb).map_err(WeightsError::read(path))?;
+    report.finish(&file, prefix, path)?;
+    Ok(model)
 }

@@ -1,4 +1,5 @@
-//! A folder of weights as they are published, found, identified, checked and loaded.
+//! This module finds, identifies, verifies, converts and loads checkpoints, which are folders of weights as
+//! they are published. The engine loads them; the `weights` commands of the worker call the rest.
 //!
 //! | part    | file, the first that exists                                                                   |
 //! |---------|-----------------------------------------------------------------------------------------------|
@@ -6,24 +7,24 @@
 //! | VAE     | `{vae,sd-vae-ft-mse,.}/diffusion_pytorch_model.{safetensors,bin}`, `config.json` beside it    |
 //! | Whisper | `{whisper,.}/{tiny,small}.{pt,safetensors}`, as wide as the UNet's `cross_attention_dim`;     |
 //! |         | its `dims` in `tiny.json` or `small.json` beside it, or inside the file                       |
-//! | note    | `latentfarm.json`, optional: see [`Note`]                                                     |
+//! | metadata | `latentfarm.json`, optional: see [`FolderMetadata`]                                         |
 
 mod convert;
-mod digests;
-mod find;
+mod digest_cache;
+mod files;
 mod folder;
 mod load;
-mod note;
+mod metadata;
 mod pickle_dims;
+mod shapes;
 pub mod synth;
 mod text;
 mod verify;
-mod wanted;
 
 pub use convert::{StoredAs, convert, converted_bytes};
-pub use find::whisper_dims;
-pub use folder::{Checkpoint, HostBytes, Parameters};
+pub use files::whisper_dims;
+pub use folder::{BytesPerWeight, Checkpoint, ParameterCounts};
 pub use load::{load_unet, load_vae, load_whisper};
-pub use note::{AccountAs, Maker, NOTE_FILE, Note};
-pub use verify::{DigestVerdict, FileVerdict, verify};
-pub use wanted::{TensorShapes, unet_tensors, vae_tensors, whisper_tensors};
+pub use metadata::{FolderMetadata, METADATA_FILE, MadeBy, PublishedModel};
+pub use shapes::{TensorShapes, unet_tensors, vae_tensors, whisper_tensors};
+pub use verify::{DigestCheck, FileCheck, verify};

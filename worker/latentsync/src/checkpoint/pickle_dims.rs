@@ -1,4 +1,5 @@
-//! Reads a plain number out of a torch checkpoint, which candle's reader gives tensors of only.
+//! Reads a plain number from a torch checkpoint, because candle's reader returns tensors only. Whisper's
+//! files need it: their number of heads does not follow from the tensors' shapes.
 
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
@@ -6,8 +7,8 @@ use std::path::Path;
 
 use candle_core::pickle::{Object, Stack};
 
-/// The integer `dictionary[key]` of the dictionary at the top of a torch checkpoint (a zip archive whose
-/// entries are stored as they are); `None` where there is no such thing.
+/// Returns the integer `dictionary[key]` of the dictionary at the top of a torch checkpoint, which is a zip
+/// archive without compression. Returns `None` if the file or the entry does not exist or has another form.
 pub(super) fn read_int(path: &Path, dictionary: &str, key: &str) -> Option<i64> {
     let mut file = File::open(path).ok()?;
     let start = pickle_start(&mut file)?;
@@ -19,6 +20,7 @@ pub(super) fn read_int(path: &Path, dictionary: &str, key: &str) -> Option<i64> 
     entry(inner, key)?.int_or_long().ok()
 }
 
+/// Returns the value of `key` in a pickled dictionary.
 fn entry(object: Object, key: &str) -> Option<Object> {
     let pairs = object.dict().ok()?;
     pairs
@@ -31,7 +33,8 @@ const END_OF_DIRECTORY: [u8; 4] = *b"PK\x05\x06";
 const DIRECTORY_ENTRY: [u8; 4] = *b"PK\x01\x02";
 const LOCAL_HEADER: [u8; 4] = *b"PK\x03\x04";
 
-/// Where in the file the archive's `data.pkl` begins.
+/// Returns the offset in the file at which the archive's `data.pkl` begins, read from the archive's central
+/// directory.
 fn pickle_start(file: &mut File) -> Option<u64> {
     let length = file.metadata().ok()?.len();
     let tail_start = length.saturating_sub(1 << 16);
@@ -66,7 +69,7 @@ fn read_at(file: &mut File, start: u64, count: usize) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// A little-endian number of up to 8 bytes.
+/// Reads a little-endian number of up to 8 bytes.
 fn number(bytes: &[u8], at: usize, count: usize) -> Option<u64> {
     let digits = bytes.get(at..at + count)?;
     Some(

@@ -1,7 +1,8 @@
-//! Small random weights in the published layout, for trying a farm with no download. They render noise where
-//! the mouth was; whatever is made with them says so.
+//! Small random weights in the published layout, for trying a farm without a download. They render noise in
+//! place of the mouth, and every output that is made with them is marked as synthetic. `latentfarm-worker
+//! weights synth` and the tests make them.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use candle_core::{DType, Result};
 use half::f16;
@@ -9,25 +10,26 @@ use latentfarm_common::digest::Digest;
 use rayon::prelude::*;
 use serde_json::{Value, json};
 
-use super::note::{Maker, Note, claim};
+use super::metadata::{FolderMetadata, MadeBy, prepare_folder};
+use super::shapes::{TensorShapes, unet_tensors, vae_tensors, whisper_tensors};
 use super::text::{dims_json, write_json};
-use super::wanted::{TensorShapes, unet_tensors, vae_tensors, whisper_tensors};
-use crate::config::{ConfigError, UNetConfig, VaeConfig, WhisperDims};
-use crate::noise::{Purpose, normals_from};
-use crate::tensors::{Planned, WeightsError, write_safetensors};
+use crate::config::{UNetConfig, VaeConfig, WhisperDims};
+use crate::noise::{DrawPurpose, normals_from};
+use crate::tensors::{TensorSpec, WeightsError, write_safetensors};
 
-/// How large the synthetic networks are.
+/// The size of the synthetic networks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Size {
-    /// For tests: a window takes a fraction of a second.
+    /// The size for tests, with which a window takes a fraction of a second.
     Tiny,
-    /// For trying a farm: seconds a window.
+    /// The size for trying a farm, with which a window takes some seconds.
     Small,
-    /// The published sizes, 256 px: for measuring.
+    /// The sizes of the published model at 256 px, for measurements.
     Full,
 }
 
-struct Plan {
+/// The numbers that the configurations of the synthetic networks are made from.
+struct SynthSizes {
     resolution_px: u32,
     layers_per_block: usize,
     unet_channels: [usize; 4],
@@ -39,7 +41,7 @@ struct Plan {
 }
 
 impl Size {
-    fn plan(self) -> Plan {
+    fn sizes(self) -> SynthSizes {
         let whisper = |width, heads, layers| WhisperDims {
             n_mels: 80,
             n_audio_ctx: 1500,
@@ -48,7 +50,7 @@ impl Size {
             n_audio_layer: layers,
         };
         match self {
-            Self::Full => Plan {
+            Self::Full => SynthSizes {
                 resolution_px: 256,
                 layers_per_block: 2,
                 unet_channels: [320, 640, 1280, 1280],
@@ -58,7 +60,7 @@ impl Size {
                 vae_groups: 32,
                 whisper: whisper(384, 6, 4),
             },
-            Self::Tiny => Plan {
+            Self::Tiny => SynthSizes {
                 resolution_px: 64,
                 layers_per_block: 1,
                 unet_channels: [32; 4],
@@ -68,7 +70,7 @@ impl Size {
                 vae_groups: 8,
                 whisper: whisper(64, 2, 2),
             },
-            Self::Small => Plan {
+            Self::Small => SynthSizes {
                 resolution_px: 256,
                 layers_per_block: 1,
                 unet_channels: [32, 64, 128, 128],
@@ -85,39 +87,43 @@ impl Size {
 /// Writes a random checkpoint into `dir`, which is made if it is missing. Equal seeds give equal files.
 ///
 /// # Errors
-/// Where the folder holds something that was not made so, or cannot be written.
+/// [`WeightsError::Foreign`] if the folder holds anything but an earlier synthetic checkpoint; another error
+/// if it cannot be written.
 pub fn synthesize(dir: &Path, size: Size, seed: u64) -> std::result::Result<(), WeightsError> {
     synthesize_watched(dir, size, seed, &mut |_| ())
 }
 
-/// As [`synthesize`]; `progress` hears of the bytes written, [`bytes_of`] in all. No more than one tensor is in
-/// memory.
+/// Does the same as [`synthesize`] and calls `progress` with the numbers of bytes that were written, in all
+/// [`bytes_of`]. No more than one tensor is in memory.
+///
+/// # Errors
+/// See [`synthesize`].
 pub fn synthesize_watched(
     dir: &Path,
     size: Size,
     seed: u64,
     progress: &mut dyn FnMut(u64),
 ) -> std::result::Result<(), WeightsError> {
-    let plan = size.plan();
-    let layout = Layout::of(&plan)?;
-    claim(dir, Maker::Synth)?;
-    let mut note = Note {
+    let sizes = size.sizes();
+    let files = SynthFiles::of(&sizes)?;
+    prepare_folder(dir, MadeBy::Synth)?;
+    let mut metadata = FolderMetadata {
         synthetic: true,
-        resolution_px: Some(plan.resolution_px),
+        resolution_px: Some(sizes.resolution_px),
         note: format!("random weights, {size:?}, seed {seed}: not a trained model"),
-        made_by: Some(Maker::Synth),
-        ..Note::default()
+        made_by: Some(MadeBy::Synth),
+        ..FolderMetadata::default()
     };
-    // First of all: whatever of the folder is ever found is marked.
-    note.write(dir)?;
+    // The metadata are written first, so that even an unfinished folder is marked as synthetic.
+    metadata.write(dir)?;
     for sub_folder in ["vae", "whisper"] {
         let path = dir.join(sub_folder);
-        std::fs::create_dir_all(&path).map_err(|source| WeightsError::Folder { path, source })?;
+        std::fs::create_dir_all(&path).map_err(WeightsError::folder(&path))?;
     }
-    write_json(&dir.join("unet_config.json"), &layout.unet_config)?;
-    write_json(&dir.join("vae/config.json"), &layout.vae_config)?;
-    write_json(&dir.join("whisper/tiny.json"), &dims_json(plan.whisper))?;
-    for (name, tensors) in layout.files {
+    write_json(&dir.join("unet_config.json"), &files.unet_config)?;
+    write_json(&dir.join("vae/config.json"), &files.vae_config)?;
+    write_json(&dir.join("whisper/tiny.json"), &dims_json(sizes.whisper))?;
+    for (name, tensors) in files.files {
         let mut record = write_safetensors(
             &dir.join(name),
             tensors,
@@ -128,36 +134,38 @@ pub fn synthesize_watched(
             progress,
         )?;
         record.source.push_str("random");
-        note.files.insert(name.to_owned(), record);
+        metadata.files.insert(name.to_owned(), record);
     }
-    note.write(dir)
+    metadata.write(dir)
 }
 
-/// Bytes of all tensors of a size.
+/// Returns the bytes of all tensors of a synthetic checkpoint, for a progress bar.
+///
+/// # Errors
+/// Fails only if this module's own sizes are not supported.
 pub fn bytes_of(size: Size) -> std::result::Result<u64, WeightsError> {
-    let layout = Layout::of(&size.plan())?;
-    let tensors = layout.files.iter().flat_map(|(_, tensors)| tensors);
+    let files = SynthFiles::of(&size.sizes())?;
+    let tensors = files.files.iter().flat_map(|(_, tensors)| tensors);
     Ok(tensors.map(|tensor| tensor.bytes() as u64).sum())
 }
 
-/// What the files hold.
-struct Layout {
+/// The configurations and the tensors of a synthetic checkpoint, by file.
+struct SynthFiles {
     unet_config: Value,
     vae_config: Value,
-    files: [(&'static str, Vec<Planned>); 3],
+    files: [(&'static str, Vec<TensorSpec>); 3],
 }
 
-impl Layout {
-    fn of(plan: &Plan) -> std::result::Result<Self, WeightsError> {
-        let (unet_json, vae_json) = (unet_config(plan), vae_config(plan));
-        let unet = parsed("unet_config.json", UNetConfig::from_json(&unet_json.to_string()))?;
-        let vae = parsed("vae/config.json", VaeConfig::from_json(&vae_json.to_string()))?;
-        let planned = |name: &'static str, shapes: Result<TensorShapes>| {
-            let shapes = shapes.map_err(|source| WeightsError::Write {
-                path: PathBuf::from(name),
-                source,
-            })?;
-            let tensors = shapes.into_iter().map(|(name, shape)| Planned {
+impl SynthFiles {
+    fn of(sizes: &SynthSizes) -> std::result::Result<Self, WeightsError> {
+        let (unet_json, vae_json) = (unet_config(sizes), vae_config(sizes));
+        let unet = UNetConfig::from_json(&unet_json.to_string())
+            .map_err(WeightsError::config(Path::new("unet_config.json")))?;
+        let vae = VaeConfig::from_json(&vae_json.to_string())
+            .map_err(WeightsError::config(Path::new("vae/config.json")))?;
+        let specs = |name: &'static str, shapes: Result<TensorShapes>| {
+            let shapes = shapes.map_err(WeightsError::write(Path::new(name)))?;
+            let tensors = shapes.into_iter().map(|(name, shape)| TensorSpec {
                 dtype: if is_table(&name) { DType::F32 } else { DType::F16 },
                 name: published_name(&name),
                 shape,
@@ -168,44 +176,36 @@ impl Layout {
             unet_config: unet_json,
             vae_config: vae_json,
             files: [
-                planned("latentsync_unet.safetensors", unet_tensors(&unet))?,
-                planned("vae/diffusion_pytorch_model.safetensors", vae_tensors(&vae))?,
-                planned("whisper/tiny.safetensors", whisper_tensors(&plan.whisper))?,
+                specs("latentsync_unet.safetensors", unet_tensors(&unet))?,
+                specs("vae/diffusion_pytorch_model.safetensors", vae_tensors(&vae))?,
+                specs("whisper/tiny.safetensors", whisper_tensors(&sizes.whisper))?,
             ],
         })
     }
 }
 
-fn parsed<T>(
-    name: &str,
-    result: std::result::Result<T, ConfigError>,
-) -> std::result::Result<T, WeightsError> {
-    result.map_err(|source| WeightsError::Config {
-        path: PathBuf::from(name),
-        source,
-    })
-}
-
-/// The published configuration with other sizes.
-fn unet_config(plan: &Plan) -> Value {
+/// Returns the published configuration of the UNet with other sizes.
+fn unet_config(sizes: &SynthSizes) -> Value {
     let mut config: Value = serde_json::from_str(UNetConfig::PUBLISHED).unwrap_or_default();
-    config["block_out_channels"] = json!(plan.unet_channels);
-    config["layers_per_block"] = json!(plan.layers_per_block);
-    config["norm_num_groups"] = json!(plan.unet_groups);
-    config["attention_head_dim"] = json!(plan.unet_heads);
-    config["cross_attention_dim"] = json!(plan.whisper.n_audio_state);
+    config["block_out_channels"] = json!(sizes.unet_channels);
+    config["layers_per_block"] = json!(sizes.layers_per_block);
+    config["norm_num_groups"] = json!(sizes.unet_groups);
+    config["attention_head_dim"] = json!(sizes.unet_heads);
+    config["cross_attention_dim"] = json!(sizes.whisper.n_audio_state);
     config
 }
 
-fn vae_config(plan: &Plan) -> Value {
+/// Returns the published configuration of the image autoencoder with other sizes.
+fn vae_config(sizes: &SynthSizes) -> Value {
     let mut config: Value = serde_json::from_str(VaeConfig::PUBLISHED).unwrap_or_default();
-    config["block_out_channels"] = json!(plan.vae_channels);
-    config["layers_per_block"] = json!(plan.layers_per_block);
-    config["norm_num_groups"] = json!(plan.vae_groups);
+    config["block_out_channels"] = json!(sizes.vae_channels);
+    config["layers_per_block"] = json!(sizes.layers_per_block);
+    config["norm_num_groups"] = json!(sizes.vae_groups);
     config
 }
 
-/// Published autoencoders have older names for their attention than newer software uses.
+/// Returns the name that published autoencoders have for a tensor: that of older diffusers for the attention,
+/// which [`AutoencoderKl`](crate::vae::AutoencoderKl) reads as well as the newer one.
 fn published_name(name: &str) -> String {
     if !name.contains("mid_block.attentions.0.") || name.contains("transformer_blocks") {
         return name.to_owned();
@@ -216,16 +216,18 @@ fn published_name(name: &str) -> String {
         .replace(".to_out.0.", ".proj_attn.")
 }
 
-/// Position tables are the real sinusoids, not random, and stay in `f32`.
+/// Returns whether a tensor is a position table. Position tables are not random but the real sinusoids, and
+/// are `f32`.
 fn is_table(name: &str) -> bool {
     name.ends_with("pos_encoder.pe") || name.ends_with("positional_embedding")
 }
 
-/// Values that one thread makes at a time; a multiple of the generator's four.
+/// The number of values that one thread draws at a time. It is a multiple of the four that the generator
+/// draws at once.
 const BLOCK: usize = 1 << 16;
 
-/// Appends a tensor's values, scaled so that signals keep about their size through a network.
-fn random_tensor(seed: u64, tensor: &Planned, bytes: &mut Vec<u8>) {
+/// Appends the values of a tensor, scaled so that signals keep about their size through a network.
+fn random_tensor(seed: u64, tensor: &TensorSpec, bytes: &mut Vec<u8>) {
     let (name, shape) = (tensor.name.as_str(), tensor.shape.as_slice());
     let width = shape.last().copied().unwrap_or(1);
     if is_table(name) {
@@ -245,14 +247,20 @@ fn random_tensor(seed: u64, tensor: &Planned, bytes: &mut Vec<u8>) {
     let blocks = bytes.par_chunks_mut(BLOCK * size_of::<f16>()).enumerate();
     blocks.for_each(|(index, block)| {
         let first = u32::try_from(index * BLOCK / 4).unwrap_or(u32::MAX);
-        let draws = normals_from(seed, Purpose::Weights, stream, first, block.len() / 2);
+        let draws = normals_from(
+            seed,
+            DrawPurpose::SyntheticWeights,
+            stream,
+            first,
+            block.len() / 2,
+        );
         for (value, draw) in block.chunks_exact_mut(2).zip(draws) {
             value.copy_from_slice(&f16::from_f32(draw * spread + centre).to_le_bytes());
         }
     });
 }
 
-/// Mean and standard deviation of a tensor's values.
+/// Returns the mean and the standard deviation of a tensor's values.
 fn scale(name: &str, shape: &[usize]) -> (f32, f32) {
     let is_weight = name.ends_with("weight");
     match shape {
@@ -280,7 +288,7 @@ fn scale(name: &str, shape: &[usize]) -> (f32, f32) {
     }
 }
 
-/// Sines in even columns, cosines in odd ones, as in the published motion modules.
+/// Returns the position table of the published motion modules: sines in even columns, cosines in odd ones.
 fn interleaved_sinusoid(positions: usize, width: usize) -> Vec<f32> {
     sinusoid(positions, width, |column| {
         let frequency = (-(10_000.0_f64.ln()) * (column - column % 2) as f64 / width as f64).exp();
@@ -288,7 +296,7 @@ fn interleaved_sinusoid(positions: usize, width: usize) -> Vec<f32> {
     })
 }
 
-/// Sines in the first half of the columns, cosines in the second, as in Whisper.
+/// Returns the position table of Whisper: sines in the first half of the columns, cosines in the second.
 fn split_sinusoid(positions: usize, width: usize) -> Vec<f32> {
     let half = width / 2;
     sinusoid(positions, width, |column| {
@@ -297,6 +305,7 @@ fn split_sinusoid(positions: usize, width: usize) -> Vec<f32> {
     })
 }
 
+/// Returns a table of sinusoids; `column` gives the frequency of a column and whether it is a cosine.
 fn sinusoid(positions: usize, width: usize, column: impl Fn(usize) -> (f64, bool)) -> Vec<f32> {
     (0..positions * width)
         .map(|i| {

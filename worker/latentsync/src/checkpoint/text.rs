@@ -1,4 +1,4 @@
-//! Small text files of a checkpoint folder.
+//! Reads and writes the small text files of a checkpoint folder.
 
 use std::fs;
 use std::io::Write as _;
@@ -7,36 +7,28 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::config::{ConfigError, WhisperDims};
+use crate::config::WhisperDims;
 use crate::tensors::WeightsError;
 
-pub(super) fn parse<T>(path: &Path, parsed: Result<T, ConfigError>) -> Result<T, WeightsError> {
-    parsed.map_err(|source| WeightsError::Config {
-        path: path.to_owned(),
-        source,
-    })
-}
-
-/// The text of a file, `None` where there is none.
+/// Reads the text of a file; `None` if there is no such file.
 pub(super) fn read_text(path: &Path) -> Result<Option<String>, WeightsError> {
     match std::fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(WeightsError::Io {
-            path: path.to_owned(),
-            source,
-        }),
+        Err(error) => Err(WeightsError::io(path)(error)),
     }
 }
 
+/// Writes a JSON value with line breaks and indentation.
 pub(super) fn write_json(path: &Path, value: &Value) -> Result<(), WeightsError> {
     write_text(path, &format!("{value:#}\n"))
 }
 
-/// Writes under another name first: whoever reads finds the old text or the new.
+/// Writes a text under a temporary name and then renames it, so that a reader finds either the old text or
+/// the new one.
 pub(super) fn write_text(path: &Path, text: &str) -> Result<(), WeightsError> {
     let dir = path.parent().unwrap_or(Path::new("."));
-    // Several workers may write the same file at once, so the name is a new one for each.
+    // Several workers may write the same file at once, so that each needs a temporary name of its own.
     tempfile::Builder::new()
         .permissions(fs::Permissions::from_mode(0o644))
         .tempfile_in(dir)
@@ -45,13 +37,10 @@ pub(super) fn write_text(path: &Path, text: &str) -> Result<(), WeightsError> {
             file.persist(path).map_err(std::io::Error::from)
         })
         .map(drop)
-        .map_err(|source| WeightsError::Write {
-            path: path.to_owned(),
-            source: source.into(),
-        })
+        .map_err(|error| WeightsError::write(path)(error.into()))
 }
 
-/// The sizes of a Whisper encoder as they stand beside its weights.
+/// Returns the dimensions of a Whisper encoder in the form of the file beside its weights.
 pub(super) fn dims_json(dims: WhisperDims) -> Value {
     json!({
         "n_mels": dims.n_mels,

@@ -1,17 +1,19 @@
-//! The arithmetic of the networks, read off the walk over their operations: two floating-point operations for every
-//! multiplication that is added to a sum, in convolutions, linear layers and attention. Norms, activations and sums are
-//! left out, as PyTorch's own counter does.
+//! The arithmetic of the UNet, computed from the walk over its operations, for benchmarks. Every multiply-add
+//! in convolutions, linear layers and attention counts as two floating-point operations. Norms, activations
+//! and sums are left out, as by PyTorch's own counter.
 
 use super::walk::unet_operations;
 use crate::config::UNetConfig;
 use crate::hooks::Op;
 
-/// Units of 10^9 floating-point operations of one pass of the UNet; arguments as for [`unet_operations`].
+/// Returns the arithmetic of one pass of the UNet in units of 10^9 floating-point operations. The pass is
+/// over `frames` latents of `side` x `side` with `audio_tokens` tokens for each frame.
 pub fn unet_gflop(config: &UNetConfig, frames: usize, side: usize, audio_tokens: usize) -> f64 {
     let ops = unet_operations(config, frames, side, audio_tokens);
     ops.into_iter().map(multiplications).sum::<f64>() * 2.0 / 1e9
 }
 
+/// Returns the number of multiply-adds of an operation.
 fn multiplications(op: Op) -> f64 {
     match op {
         Op::Linear { rows, input, output } => product(&[rows, input, output]),
@@ -26,7 +28,7 @@ fn multiplications(op: Op) -> f64 {
                 kernel,
             ])
         }
-        // Scores, then the mixture.
+        // The scores take one product, and their mixture of the values takes another one.
         Op::Attention { sizes, width } => product(&[2, sizes.rows, sizes.queries, sizes.keys, width]),
         Op::GroupNorm { .. } | Op::LayerNorm { .. } | Op::Geglu { .. } | Op::Copy { .. } => 0.0,
     }
@@ -42,7 +44,7 @@ mod tests {
 
     const PYTORCH_GFLOP: f64 = 4_050.481_971_2;
 
-    /// PyTorch's own counter gives this number for the same pass.
+    /// PyTorch's counter gives the expected number for the same pass.
     #[test]
     fn published_model_has_the_arithmetic_that_pytorch_counts() {
         let config = UNetConfig::from_json(UNetConfig::PUBLISHED).unwrap();

@@ -1,25 +1,27 @@
-//! What the need for memory follows from: the networks' configurations and the side of the pictures.
+//! The sizes that the memory of a model follows from: the networks' configurations and the side of the faces.
 
 use candle_core::Result;
 
 use crate::Checkpoint;
-use crate::checkpoint::{HostBytes, TensorShapes, unet_tensors, vae_tensors, whisper_tensors};
+use crate::checkpoint::{BytesPerWeight, TensorShapes, unet_tensors, vae_tensors, whisper_tensors};
 use crate::config::{ConfigError, UNetConfig, VaeConfig, WhisperDims};
 
-/// The networks and the pictures that they work on.
+/// The configurations of the networks, and the size of the faces that they run on.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelShape {
+    /// The configuration of the UNet.
     pub unet: UNetConfig,
+    /// The configuration of the image autoencoder.
     pub vae: VaeConfig,
+    /// The dimensions of the audio encoder.
     pub whisper: WhisperDims,
-    /// Side of a face in pixels, a multiple of 64.
+    /// The side of a face in pixels, a multiple of 64.
     pub resolution_px: usize,
-    /// Bytes that a weight of each network takes of the host where the CPU computes: of a mapped file those that it
-    /// has there, else 4.
-    pub host_bytes: HostBytes,
+    /// The bytes that a weight of each network takes of the host's memory if the CPU computes.
+    pub host_bytes_per_weight: BytesPerWeight,
 }
 
-/// Dimensions of Whisper tiny, whose states are as wide as the published UNet wants them.
+/// The dimensions of Whisper tiny, whose states are as wide as the published UNet's cross-attention.
 const WHISPER_TINY: WhisperDims = WhisperDims {
     n_mels: 80,
     n_audio_ctx: 1500,
@@ -29,38 +31,40 @@ const WHISPER_TINY: WhisperDims = WhisperDims {
 };
 
 impl ModelShape {
-    /// Frames of a window.
+    /// The number of frames of a window.
     pub const FRAMES: usize = 16;
 
-    /// The published model at `resolution_px`: 256 is `LatentSync` 1.5, 512 is 1.6. Weights in a half type.
+    /// Returns the published model at `resolution_px`, with weights in a half type: 256 px is `LatentSync`
+    /// 1.5, 512 px is 1.6.
     ///
     /// # Errors
-    /// None: the published configurations are part of the program.
+    /// It cannot fail, because the published configurations are a part of the program.
     pub fn published(resolution_px: usize) -> std::result::Result<Self, ConfigError> {
         Ok(Self {
             unet: UNetConfig::from_json(UNetConfig::PUBLISHED)?,
             vae: VaeConfig::from_json(VaeConfig::PUBLISHED)?,
             whisper: WHISPER_TINY,
             resolution_px,
-            host_bytes: HostBytes::HALF,
+            host_bytes_per_weight: BytesPerWeight::HALF,
         })
     }
 
-    /// The networks of a checkpoint, at the resolution that it was made for.
+    /// Returns the networks of a checkpoint at the resolution that it was trained with.
     pub fn of(checkpoint: &Checkpoint) -> Self {
         Self {
             unet: checkpoint.unet_config().clone(),
             vae: checkpoint.vae_config().clone(),
             whisper: checkpoint.whisper_dims(),
             resolution_px: usize::try_from(checkpoint.resolution_px()).unwrap_or(0),
-            host_bytes: checkpoint.host_bytes(),
+            host_bytes_per_weight: checkpoint.host_bytes_per_weight(),
         }
     }
 
-    /// What a simulated GPU counts for a checkpoint: the published model that its note names, or else its own shape.
+    /// Returns the model whose memory a simulated GPU charges for a checkpoint: the published model that its
+    /// metadata name, or else its own.
     ///
     /// # Errors
-    /// As [`ModelShape::published`].
+    /// See [`ModelShape::published`].
     pub fn accounted(checkpoint: &Checkpoint) -> std::result::Result<Self, ConfigError> {
         match checkpoint.account_as() {
             Some(model) => Self::published(model.resolution_px()),
@@ -68,7 +72,7 @@ impl ModelShape {
         }
     }
 
-    /// The same networks on pictures of another size.
+    /// Returns the same networks for faces of another size.
     #[must_use]
     pub fn at(self, resolution_px: usize) -> Self {
         Self {
@@ -77,17 +81,20 @@ impl ModelShape {
         }
     }
 
-    /// Side of the latents.
+    /// Returns the side of the latents.
     pub fn latent_side(&self) -> usize {
         self.resolution_px / crate::preprocess::LATENT_FACTOR
     }
 
-    /// Tokens of speech that a frame gets.
-    pub fn audio_tokens(&self) -> usize {
+    /// Returns the number of audio tokens of a frame.
+    pub(crate) fn audio_tokens(&self) -> usize {
         latentfarm_common::audio::windows::ROWS_PER_FRAME * self.whisper.tokens_per_row()
     }
 
-    /// The values in the networks' weights.
+    /// Counts the values in the networks' weights.
+    ///
+    /// # Errors
+    /// Fails if a network cannot be built from its configuration.
     pub fn weights(&self) -> Result<WeightCounts> {
         Ok(WeightCounts {
             unet: WeightCount::of(&unet_tensors(&self.unet)?),
@@ -100,13 +107,16 @@ impl ModelShape {
 /// The numbers of values in the three networks' weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WeightCounts {
+    /// The weights of the UNet.
     pub unet: WeightCount,
+    /// The weights of the image autoencoder.
     pub vae: WeightCount,
+    /// The weights of the audio encoder.
     pub whisper: WeightCount,
 }
 
 impl WeightCounts {
-    /// Norms, biases and tables of all three.
+    /// Returns the number of values in the norms, biases and tables of all three networks.
     pub fn rest(&self) -> usize {
         self.unet.rest + self.vae.rest + self.whisper.rest
     }
@@ -115,9 +125,9 @@ impl WeightCounts {
 /// The numbers of values in one network's weights.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WeightCount {
-    /// Of linear layers and convolutions: mapped on the CPU, and what leaves a device.
+    /// The values of linear layers and convolutions, which are mapped on the CPU and offloaded elsewhere.
     pub layers: usize,
-    /// Norms, biases and tables, which stay.
+    /// The values of norms, biases and tables, which always stay on the device.
     pub rest: usize,
 }
 

@@ -1,21 +1,22 @@
-//! The operations that layers are made of, by backend.
+//! The operations that the layers are made of, in three backends.
 //!
-//! | module      | runs on                    | what it is                                                          |
-//! |-------------|----------------------------|---------------------------------------------------------------------|
-//! | `cpu`       | the CPU in `f32`           | operations of our own, whose bits do not depend on the threads      |
-//! | `cuda`      | CUDA, in `f32`, `f16` and `bf16` | kernels of our own for what moves and combines values, cuBLAS for products |
-//! | `reference` | every device, every type   | candle's tensor operations; what the other backends are tested against |
+//! | module      | runs on                          | what it is                                                             |
+//! |-------------|----------------------------------|------------------------------------------------------------------------|
+//! | `cpu`       | the CPU in `f32`                 | our own operations, whose bits do not depend on the number of threads  |
+//! | `cuda`      | CUDA in `f32`, `f16` and `bf16`  | our own kernels that move and combine values; cuBLAS for products      |
+//! | `reference` | every device and type            | candle's tensor operations; the other backends are tested against them |
 //!
-//! A layer chooses among them by `Run::on_cpu` and `Run::on_cuda`. A kernel knows neither networks nor options.
+//! A layer chooses its backend with `Run::on_cpu` and `Run::on_cuda`. The kernels depend neither on the
+//! networks nor on a run's options.
 
 #![expect(
     clippy::inline_always,
-    reason = "what is not inlined into a loop for wide vectors is not compiled for them"
+    reason = "only what is inlined into a SIMD loop is compiled for its vector instructions"
 )]
 
 pub(crate) mod cpu;
 pub(crate) mod cuda;
+mod piecewise;
 pub(crate) mod reference;
-mod whole;
 
-pub(crate) use whole::Whole;
+pub(crate) use piecewise::PiecewiseTensor;

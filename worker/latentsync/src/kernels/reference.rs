@@ -1,22 +1,25 @@
-//! The reference backend: the building blocks out of candle's tensor operations, for other devices than the CPU and other types than
-//! `f32`; also what the CPU's own operations are tested against.
+//! The reference backend: the operations as candle's tensor operations. It serves every device and type that
+//! the other backends do not, and they are tested against it.
 //!
-//! Half types on the CPU are computed in `f32` and rounded once at the end, because candle's own way is not
-//! fit for it: its `f16` product rounds the sums so far to `f16` every few hundred terms, and its softmax adds
-//! up in the type itself, where a sum of `f16` ones stands still at 2048 and of `bf16` ones at 256. On CUDA the
-//! products accumulate in `f32` as they are; that holds for convolutions too as long as candle is built without
-//! its `cudnn` feature, whose `f16` convolution asks for `f16` sums.
+//! On the CPU half types are computed in `f32` and rounded once at the end, because candle's own operations
+//! lose precision: its `f16` product rounds the partial sums to `f16` every few hundred terms, and its
+//! softmax adds up in the type itself, where a sum of ones stops growing at 2048 in `f16` and at 256 in
+//! `bf16`. On CUDA the products accumulate in `f32` anyway. That holds for convolutions too as long as candle
+//! is built without its `cudnn` feature, whose `f16` convolution requests `f16` sums.
 
 use candle_core::{D, DType, Result, Tensor, bail};
 
-use super::whole::Whole;
-use crate::slices::{Attention, Convolution, Limits, Norm, NormStep, pieces};
+use super::piecewise::PiecewiseTensor;
+use crate::slices::{
+    AttentionShape, ConvolutionShape, ConvolutionSlice, GroupNormShape, GroupNormSlice, SliceLimits, pieces,
+};
 
-/// First and number of images, first and number of groups.
+/// A slice of a group norm: first image and number of images, first group and number of groups.
 type Slice = ((usize, usize), (usize, usize));
 
-/// The type to compute in.
-pub(crate) fn wide(x: &Tensor) -> DType {
+/// Returns the type that operations on `x` compute in: `f32` for half types on the CPU, otherwise the type of
+/// `x`.
+pub(crate) fn compute_dtype(x: &Tensor) -> DType {
     if x.device().is_cpu() && matches!(x.dtype(), DType::F16 | DType::BF16) {
         DType::F32
     } else {
@@ -24,9 +27,9 @@ pub(crate) fn wide(x: &Tensor) -> DType {
     }
 }
 
-/// A square convolution of `(images, input, h, w)` with bias.
+/// A square convolution of `(images, input, h, w)` with a bias, in pieces within `limits`.
 pub(crate) fn conv2d(
-    limits: Limits,
+    limits: SliceLimits,
     x: &Tensor,
     weight: &Tensor,
     bias: &Tensor,
@@ -37,34 +40,56 @@ pub(crate) fn conv2d(
     conv2d_within(limits, launch, x, (weight, bias), stride, padding)
 }
 
-/// `launch` convolves a piece with the weights and some padding.
+/// Returns the sizes of the convolution of `x`, `(images, input, h, w)`, with square `weight`, and its
+/// largest slice within `limits`.
+///
+/// # Errors
+/// Fails if not even one row of the result is within the limits.
+pub(crate) fn conv2d_slice(
+    limits: SliceLimits,
+    x: &Tensor,
+    weight: &Tensor,
+    stride: usize,
+    padding: usize,
+) -> Result<(ConvolutionShape, ConvolutionSlice)> {
+    let (images, input, h, w) = x.dims4()?;
+    let (output, _, kernel, _) = weight.dims4()?;
+    let result_side = |side: usize| (side + 2 * padding - kernel) / stride + 1;
+    let sizes = ConvolutionShape {
+        images,
+        input,
+        output,
+        height: result_side(h),
+        width: result_side(w),
+        kernel,
+    };
+    match sizes.slice_within(limits) {
+        Some(slice) => Ok((sizes, slice)),
+        None => bail!("one row of a convolution is more than a launch can hold: {sizes:?}"),
+    }
+}
+
+/// [`conv2d`], in which `launch` convolves a piece with the weights and some padding.
 pub(crate) fn conv2d_within(
-    limits: Limits,
+    limits: SliceLimits,
     launch: impl Fn(&Tensor, &Tensor, usize) -> Result<Tensor>,
     x: &Tensor,
     (weight, bias): (&Tensor, &Tensor),
     stride: usize,
     padding: usize,
 ) -> Result<Tensor> {
-    let (images, input, h, w) = x.dims4()?;
-    let (output, _, kernel, _) = weight.dims4()?;
-    let reach = |side: usize| (side + 2 * padding - kernel) / stride + 1;
-    let sizes = Convolution {
+    let (sizes, step) = conv2d_slice(limits, x, weight, stride, padding)?;
+    let ConvolutionShape {
         images,
-        input,
         output,
-        height: reach(h),
-        width: reach(w),
         kernel,
-    };
-    let Some(step) = sizes.step(limits) else {
-        bail!("one row of a convolution is more than a launch can hold: {sizes:?}");
-    };
-    let weight = weight.to_dtype(wide(x))?;
-    let bias = bias.to_dtype(wide(x))?.reshape((1, output, 1, 1))?;
-    let mut whole = Whole::new((images, output, sizes.height, sizes.width));
+        ..
+    } = sizes;
+    let weight = weight.to_dtype(compute_dtype(x))?;
+    let bias = bias.to_dtype(compute_dtype(x))?.reshape((1, output, 1, 1))?;
+    let mut whole = PiecewiseTensor::new((images, output, sizes.height, sizes.width));
     for (first, count) in pieces(images, step.images) {
-        let some = x.narrow(0, first, count)?.to_dtype(wide(x))?;
+        let some = x.narrow(0, first, count)?.to_dtype(compute_dtype(x))?;
         for (row, rows) in pieces(sizes.height, step.rows) {
             let y = if rows == sizes.height {
                 launch(&some, &weight, padding)?
@@ -73,13 +98,14 @@ pub(crate) fn conv2d_within(
                 launch(&strip, &weight, 0)?
             };
             let y = y.broadcast_add(&bias)?.to_dtype(x.dtype())?;
-            whole.put(y, |whole| whole.narrow(0, first, count), (2, row))?;
+            whole.write(y, |whole| whole.narrow(0, first, count), (2, row))?;
         }
     }
     whole.finish(x)
 }
 
-/// Rows `first .. first + count` of `x` as they would be with a zero border of `padding` on every side.
+/// Returns rows `first..first + count` of `x` with a border of `padding` zeros on every side; row 0 is in the
+/// border.
 fn padded_rows(x: &Tensor, first: usize, count: usize, padding: usize) -> Result<Tensor> {
     let h = x.dim(2)?;
     let (start, end) = (first.max(padding), (first + count).min(h + padding));
@@ -88,41 +114,48 @@ fn padded_rows(x: &Tensor, first: usize, count: usize, padding: usize) -> Result
         .pad_with_zeros(3, padding, padding)
 }
 
-/// `x W^T` of `(rows, input)` and `(output, input)`.
+/// `x W^T` of `x`, `(rows, input)`, and `weight`, `(output, input)`.
 pub(crate) fn linear(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
-    x.to_dtype(wide(x))?
-        .matmul(&weight.to_dtype(wide(x))?.t()?)?
+    x.to_dtype(compute_dtype(x))?
+        .matmul(&weight.to_dtype(compute_dtype(x))?.t()?)?
         .to_dtype(x.dtype())
 }
 
-/// The exact GELU: candle's plain `gelu` is the tanh form.
+/// The exact (erf) GELU; candle's plain `gelu` is the tanh approximation.
 pub(crate) fn gelu(x: &Tensor) -> Result<Tensor> {
     x.gelu_erf()
 }
 
-/// `value x gelu(gate)`, as in a GEGLU.
+/// `value x gelu(gate)` of `(.., 2 x width)`, with the value in the first half of the last dimension.
 pub(crate) fn geglu(x: &Tensor) -> Result<Tensor> {
     let half = x.dim(D::Minus1)? / 2;
     let gate = x.narrow(D::Minus1, half, half)?.gelu_erf()?;
     x.narrow(D::Minus1, 0, half)? * gate
 }
 
-/// Attention on `(rows, tokens, width)`, see `attend`.
-pub(crate) fn attention(limits: Limits, q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<Tensor> {
-    attention_within(limits, scaled_dot_product, COPIES, [q, k, v], heads)
+/// Scaled dot-product attention on `(rows, tokens, width)`, with the heads side by side in `width`, in pieces
+/// within `limits`.
+pub(crate) fn attention(
+    limits: SliceLimits,
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    heads: usize,
+) -> Result<Tensor> {
+    attention_within(limits, scaled_dot_product, COPY_OPS, [q, k, v], heads)
 }
 
-/// How a backend copies what has gaps.
+/// How a backend copies tensors that are not contiguous.
 #[derive(Clone, Copy)]
-pub(crate) struct Copies {
-    /// `(rows, tokens, heads x width)` to `(rows, heads, tokens, width)` without gaps.
+pub(crate) struct CopyOps {
+    /// Splits `(rows, tokens, heads x width)` into contiguous `(rows, heads, tokens, width)`.
     pub(crate) split: fn(&Tensor, usize) -> Result<Tensor>,
-    /// The same values in the same order without gaps.
+    /// Copies a tensor into contiguous memory, unless it is contiguous.
     pub(crate) dense: fn(&Tensor) -> Result<Tensor>,
 }
 
-/// Copies by candle's own operations.
-pub(crate) const COPIES: Copies = Copies {
+/// Copies that use candle's own operations.
+pub(crate) const COPY_OPS: CopyOps = CopyOps {
     split: |x, heads| {
         let (rows, tokens, width) = x.dims3()?;
         x.reshape((rows, tokens, heads, width / heads))?
@@ -132,26 +165,26 @@ pub(crate) const COPIES: Copies = Copies {
     dense: Tensor::contiguous,
 };
 
-/// `launch` is attention on a piece, `(rows, heads, tokens, head width)`.
+/// [`attention`], in which `launch` computes a piece, `(rows, heads, tokens, head width)`.
 pub(crate) fn attention_within(
-    limits: Limits,
+    limits: SliceLimits,
     launch: impl Fn(&Tensor, &Tensor, &Tensor) -> Result<Tensor>,
-    copies: Copies,
+    copies: CopyOps,
     [q, k, v]: [&Tensor; 3],
     heads: usize,
 ) -> Result<Tensor> {
     let (rows, queries, width) = q.dims3()?;
-    let sizes = Attention {
+    let sizes = AttentionShape {
         rows,
         heads,
         queries,
         keys: k.dim(1)?,
     };
-    let Some(step) = sizes.step(limits) else {
+    let Some(step) = sizes.slice_within(limits) else {
         bail!("the scores of one query are more than a launch can hold: {sizes:?}");
     };
     let head_width = width / heads;
-    let mut whole = Whole::new((rows, queries, width));
+    let mut whole = PiecewiseTensor::new((rows, queries, width));
     for (row, row_count) in pieces(rows, step.rows) {
         for (head, head_count) in pieces(heads, step.heads) {
             let split = |x: &Tensor, (start, count): (usize, usize)| {
@@ -168,20 +201,20 @@ pub(crate) fn attention_within(
                 let mixed = launch(&split(q, (query, query_count))?, &k, &v)?;
                 let together = (row_count, query_count, head_count * head_width);
                 let mixed = (copies.dense)(&mixed.transpose(1, 2)?)?.reshape(together)?;
-                // Fewer than all queries are taken of a single row alone, so that this part of it is contiguous.
+                // Fewer than all queries are taken only of a single row, so that this view is contiguous.
                 let part = |whole: &Tensor| whole.narrow(0, row, row_count)?.narrow(1, query, query_count);
-                whole.put(mixed, part, (2, head * head_width))?;
+                whole.write(mixed, part, (2, head * head_width))?;
             }
         }
     }
     whole.finish(q)
 }
 
-/// Attention of `(rows, heads, tokens, head width)`.
+/// Scaled dot-product attention of `(rows, heads, tokens, head width)`, which materialises the scores.
 pub(crate) fn scaled_dot_product(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
-    let computed = wide(q);
-    // Scaling the queries, not the scores, keeps half-precision scores in range; the factor itself is not a
-    // half-precision number.
+    let computed = compute_dtype(q);
+    // The queries are scaled instead of the scores, which keeps half-precision scores in range. They are
+    // scaled in `f32`, because the factor is not a half-precision number.
     let scale = 1.0 / (q.dim(D::Minus1)? as f64).sqrt();
     let q_scaled = (q.to_dtype(DType::F32)? * scale)?.to_dtype(computed)?;
     let scores = q_scaled.matmul(&k.to_dtype(computed)?.t()?)?;
@@ -190,28 +223,31 @@ pub(crate) fn scaled_dot_product(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<T
     weights.matmul(&v.to_dtype(computed)?)?.to_dtype(q.dtype())
 }
 
-/// What a group norm is told.
+/// The parameters of a group norm.
 #[derive(Clone, Copy)]
 pub(crate) struct NormSpec<'a> {
-    /// Consecutive images whose statistics are taken together.
+    /// Number of consecutive images whose statistics are taken together.
     pub(crate) images: usize,
+    /// Number of groups that the channels are divided into.
     pub(crate) groups: usize,
+    /// Term that is added to the variance.
     pub(crate) eps: f64,
-    /// Weight and bias of every channel.
+    /// Weight and bias of every channel, `(channels)` each.
     pub(crate) affine: (&'a Tensor, &'a Tensor),
-    /// Whether `SiLU` follows.
+    /// Whether `SiLU` is applied to the result.
     pub(crate) silu: bool,
 }
 
-/// Group norm over `(images, channels, h, w)` with `f32` statistics. The norm is rounded once, then the activation.
-pub(crate) fn group_norm(limits: Limits, x: &Tensor, spec: NormSpec) -> Result<Tensor> {
+/// Group norm over `(images, channels, h, w)` with `f32` statistics, in slices within `limits`. The norm is
+/// rounded once, then the activation.
+pub(crate) fn group_norm(limits: SliceLimits, x: &Tensor, spec: NormSpec) -> Result<Tensor> {
     let (total, channels, h, w) = x.dims4()?;
-    let sizes = Norm {
+    let sizes = GroupNormShape {
         images: total,
         groups: spec.groups,
         per_group: channels / spec.groups * h * w,
     };
-    let step = sizes.step(limits);
+    let step = sizes.slice_within(limits);
     if (step.images, step.groups) == (total, spec.groups) {
         group_norm_at_once(x, spec)
     } else {
@@ -237,11 +273,17 @@ fn group_norm_at_once(x: &Tensor, spec: NormSpec) -> Result<Tensor> {
     if spec.silu { y.silu() } else { Ok(y) }
 }
 
-/// The same operations on the same rows of numbers as [`group_norm_at_once`], a slice at a time: once for the means, once
-/// for the variances, once for the result.
-fn group_norm_in_slices(x: &Tensor, spec: NormSpec, sizes: Norm, step: NormStep) -> Result<Tensor> {
+/// [`group_norm_at_once`] a slice at a time, by the same operations on the same rows of numbers, so that the
+/// bits are equal. It passes over the slices three times: for the means, for the variances, and for the
+/// result.
+fn group_norm_in_slices(
+    x: &Tensor,
+    spec: NormSpec,
+    sizes: GroupNormShape,
+    step: GroupNormSlice,
+) -> Result<Tensor> {
     let (total, channels, h, w) = x.dims4()?;
-    let Norm {
+    let GroupNormShape {
         groups, per_group, ..
     } = sizes;
     let group_channels = channels / groups;
@@ -249,7 +291,7 @@ fn group_norm_in_slices(x: &Tensor, spec: NormSpec, sizes: Norm, step: NormStep)
         .flat_map(|images| pieces(groups, step.groups).map(move |groups| (images, groups)))
         .collect();
     let grouped = x.reshape((total, groups, per_group))?;
-    let slice = |(images, groups): ((usize, usize), (usize, usize))| {
+    let slice = |(images, groups): Slice| {
         grouped
             .narrow(0, images.0, images.1)?
             .narrow(1, groups.0, groups.1)?
@@ -260,7 +302,7 @@ fn group_norm_in_slices(x: &Tensor, spec: NormSpec, sizes: Norm, step: NormStep)
             .narrow(0, images.0, images.1)?
             .narrow(1, groups.0, groups.1)
     };
-    // One number an image and group, the same for all images of a sample.
+    // Means of a term for each image and group, equal for all images of a sample.
     let means = |term: &dyn Fn(Tensor, Slice) -> Result<Tensor>| {
         let each = Tensor::zeros((total, groups, 1), DType::F32, x.device())?;
         for &at in &slices {
@@ -281,7 +323,7 @@ fn group_norm_in_slices(x: &Tensor, spec: NormSpec, sizes: Norm, step: NormStep)
     let per_channel = |values: &Tensor| values.to_dtype(DType::F32)?.reshape((1, channels, 1));
     let (weight, bias) = (per_channel(spec.affine.0)?, per_channel(spec.affine.1)?);
 
-    let mut whole = Whole::new((total, channels, h * w));
+    let mut whole = PiecewiseTensor::new((total, channels, h * w));
     for &at in &slices {
         let mut y = slice(at)?;
         y = y.broadcast_sub(&part(&mean, at)?)?;
@@ -295,7 +337,7 @@ fn group_norm_in_slices(x: &Tensor, spec: NormSpec, sizes: Norm, step: NormStep)
         if spec.silu {
             y = y.silu()?;
         }
-        whole.put(y, |whole| whole.narrow(0, images.0, images.1), (1, first))?;
+        whole.write(y, |whole| whole.narrow(0, images.0, images.1), (1, first))?;
     }
     whole.finish(x)?.reshape((total, channels, h, w))
 }

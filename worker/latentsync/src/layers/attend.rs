@@ -2,40 +2,40 @@
 
 use candle_core::{Result, Tensor};
 
-use super::widened::widened;
+use super::upcast::upcast;
 use crate::hooks::Op;
 use crate::kernels::cpu::CpuAttention;
 use crate::kernels::{cuda, reference};
 use crate::run::Run;
-use crate::slices::Attention;
+use crate::slices::AttentionShape;
 
-/// Attention with `heads` heads side by side in the last dimension; scores are scaled by the root of a head's
-/// width.
+/// Attention with `heads` heads side by side in the last dimension. Scores are divided by the root of a
+/// head's width.
 ///
 /// # Shapes
-/// `q` is `(outer, rows, queries, width)`, `k` and `v` are `(outer, rows, keys, width)`; the result is like
-/// `q` and contiguous. Each of the `outer x rows` rows attends for itself. Operands may be transposed in all
-/// but the last dimension.
+/// `q` is `(outer, rows, queries, width)`, `k` and `v` are `(outer, rows, keys, width)`; the result has the
+/// shape of `q` and is contiguous. Each of the `outer x rows` rows attends to itself alone. Operands may be
+/// transposed in all but the last dimension.
 pub(crate) fn attend(run: &Run, q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<Tensor> {
     let (outer, rows, queries, width) = q.dims4()?;
-    let sizes = Attention {
+    let sizes = AttentionShape {
         rows: outer * rows,
         heads,
         queries,
         keys: k.dim(2)?,
     };
     run.before(Op::Attention { sizes, width }, q)?;
-    attended(run, q, k, v, heads)
+    attend_unhooked(run, q, k, v, heads)
 }
 
-/// [`attend`] to what was told already.
-fn attended(run: &Run, q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<Tensor> {
+/// [`attend`] without a call of the hooks.
+fn attend_unhooked(run: &Run, q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<Tensor> {
     let (outer, rows, queries, width) = q.dims4()?;
     if run.on_cpu(q) {
         return q.apply_op3_no_bwd(k, v, &CpuAttention { heads });
     }
-    if let (Some(wide_q), Some(wide_k), Some(wide_v)) = (widened(q)?, widened(k)?, widened(v)?) {
-        return attended(run, &wide_q, &wide_k, &wide_v, heads)?.to_dtype(q.dtype());
+    if let (Some(wide_q), Some(wide_k), Some(wide_v)) = (upcast(q)?, upcast(k)?, upcast(v)?) {
+        return attend_unhooked(run, &wide_q, &wide_k, &wide_v, heads)?.to_dtype(q.dtype());
     }
     if run.on_cuda(q) {
         return cuda::attention(run.options.limits, [q, k, v], heads);
@@ -48,7 +48,7 @@ fn attended(run: &Run, q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Resu
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::slices::Limits;
+    use crate::slices::SliceLimits;
     use candle_core::Device;
 
     fn ramp(shape: (usize, usize, usize, usize), step: usize) -> Tensor {
@@ -75,7 +75,7 @@ mod tests {
                 .unwrap();
             let flat = |x: &Tensor| x.squeeze(0).unwrap();
             let expected =
-                reference::attention(Limits::USUAL, &flat(&q), &flat(&k), &flat(&v), heads).unwrap();
+                reference::attention(SliceLimits::DEFAULT, &flat(&q), &flat(&k), &flat(&v), heads).unwrap();
             let difference = (ours - expected).unwrap().abs().unwrap().max_all().unwrap();
             assert!(
                 difference.to_scalar::<f32>().unwrap() < 1e-5,

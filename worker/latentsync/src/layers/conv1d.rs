@@ -1,4 +1,5 @@
-//! Convolution over time, three taps wide: a linear layer over neighbouring tokens.
+//! Convolution over time with a kernel of three: a linear layer over neighbouring tokens. Whisper's encoder
+//! begins with two.
 
 use candle_core::{Result, Tensor};
 
@@ -7,13 +8,14 @@ use crate::kernels::cpu::{CpuNeighbours, TAPS};
 use crate::run::Run;
 use crate::tensors::VarBuilder;
 
-/// A convolution with three taps and one token of padding at both ends.
+/// A convolution over time with a kernel of three and a padding of one token at both ends.
 pub(crate) struct Conv1d {
     linear: Linear,
     stride: usize,
 }
 
 impl Conv1d {
+    /// Loads `weight`, `(output, input, 3)`, and `bias`, `(output)`.
     pub(crate) fn load(vb: &VarBuilder, input: usize, output: usize, stride: usize) -> Result<Self> {
         Ok(Self {
             linear: Linear::load_taps(vb, input, output, TAPS)?,
@@ -21,6 +23,8 @@ impl Conv1d {
         })
     }
 
+    /// Runs the convolution.
+    ///
     /// # Shapes
     /// `(tokens, input)` to `(tokens / stride, output)`, rounded up.
     pub(crate) fn forward(&self, run: &Run, x: &Tensor) -> Result<Tensor> {
@@ -28,7 +32,8 @@ impl Conv1d {
     }
 }
 
-/// Every `stride`th token with its neighbours: `(tokens / stride, input x 3)`, the taps of a channel side by side.
+/// Returns every `stride`th token with its neighbours, `(tokens / stride, input x 3)`; the three values of a
+/// channel are side by side.
 fn neighbours(run: &Run, x: &Tensor, stride: usize) -> Result<Tensor> {
     run.before_copy(x.dim(0)?.div_ceil(stride) * x.dim(1)? * TAPS, x)?;
     if run.on_cpu(x) {
@@ -71,7 +76,7 @@ mod tests {
                 .conv1d(&weight.reshape((output, input, TAPS)).unwrap(), 1, stride, 1, 1)
                 .unwrap();
             let expected = expected.squeeze(0).unwrap().t().unwrap();
-            // Multiples of 1/64 below 1, which f16 has as they are.
+            // The values are multiples of 1/64 below 1, which f16 represents exactly.
             for dtype in [DType::F32, DType::F16] {
                 let near = neighbours(&Run::default(), &x.to_dtype(dtype).unwrap(), stride).unwrap();
                 let near = near.to_dtype(DType::F32).unwrap();

@@ -1,16 +1,16 @@
-//! Convolutions over pictures.
+//! Convolution layers over images `(images, channels, h, w)`.
 
 use candle_core::{Result, Tensor};
 
 use crate::hooks::Op;
 use crate::kernels::cpu::CpuConv2d;
-use crate::kernels::cuda::{self, Finish};
+use crate::kernels::cuda::{self, Epilogue};
 use crate::kernels::reference;
 use crate::run::Run;
-use crate::slices::Convolution;
+use crate::slices::ConvolutionShape;
 use crate::tensors::{VarBuilder, Weight};
 
-/// A square convolution.
+/// A convolution layer with a square kernel and a bias.
 pub(crate) struct Conv2d {
     weight: Weight,
     bias: Tensor,
@@ -19,11 +19,12 @@ pub(crate) struct Conv2d {
 }
 
 impl Conv2d {
-    /// A 3x3 convolution with stride 1 that keeps the size.
+    /// Loads a 3x3 convolution with stride 1 that keeps the size.
     pub(crate) fn load_3x3(vb: &VarBuilder, input: usize, output: usize) -> Result<Self> {
         Self::load(vb, input, output, 3, 1, 1)
     }
 
+    /// Loads `weight`, `(output, input, kernel, kernel)`, and `bias`, `(output)`.
     pub(crate) fn load(
         vb: &VarBuilder,
         input: usize,
@@ -40,18 +41,21 @@ impl Conv2d {
         })
     }
 
+    /// Runs the convolution.
+    ///
     /// # Shapes
     /// `(images, input, h, w)` to `(images, output, h', w')`.
     pub(crate) fn forward(&self, run: &Run, x: &Tensor) -> Result<Tensor> {
         self.apply(run, x, None, None)
     }
 
-    /// [`Conv2d::forward`], and `residual`, which is shaped like the result, added.
+    /// Runs the convolution and adds `residual`, which has the shape of the result.
     pub(crate) fn forward_add(&self, run: &Run, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
         self.apply(run, x, None, Some(residual))
     }
 
-    /// [`Conv2d::forward`] with one more addend a channel, `(samples, output)`, for each sample's images.
+    /// Runs the convolution and adds `shift`, `(samples, output)`: one value to each channel of each sample's
+    /// images.
     pub(crate) fn forward_shifted(&self, run: &Run, x: &Tensor, shift: &Tensor) -> Result<Tensor> {
         self.apply(run, x, Some(shift), None)
     }
@@ -65,7 +69,7 @@ impl Conv2d {
     ) -> Result<Tensor> {
         let (images, input, height, width) = x.dims4()?;
         let op = Op::Conv2d {
-            sizes: Convolution {
+            sizes: ConvolutionShape {
                 images,
                 input,
                 output: self.weight.shape()[0],
@@ -76,7 +80,7 @@ impl Conv2d {
             stride: self.stride,
         };
         run.before(op, x)?;
-        let _at_work = self.weight.at_work(run);
+        let _evict = self.weight.evict_after_use(run);
         if run.on_cpu(x) {
             let residual = residual.map(Tensor::contiguous).transpose()?;
             let bias = match shift {
@@ -94,7 +98,7 @@ impl Conv2d {
         }
         let limits = run.options.limits;
         if run.on_cuda(x) {
-            let finish = Finish {
+            let epilogue = Epilogue {
                 bias: Some(&self.bias),
                 shift,
                 residual,
@@ -103,7 +107,7 @@ impl Conv2d {
                 limits,
                 x,
                 &self.weight.tensor()?,
-                finish,
+                epilogue,
                 self.stride,
                 self.padding,
             );

@@ -1,19 +1,20 @@
-//! The gated feed-forward of transformers.
+//! The gated feed-forward (GEGLU) of transformer blocks.
 
 use std::ops::Range;
 
 use candle_core::{Result, Tensor};
 
-use super::gelu::gated;
+use super::gelu::geglu;
 use super::linear::Linear;
 use crate::hooks::Op;
-use crate::kernels::Whole;
+use crate::kernels::PiecewiseTensor;
 use crate::kernels::cpu::{bands, whole_tiles};
 use crate::run::Run;
 use crate::slices::{feed_forward_rows, pieces};
 use crate::tensors::VarBuilder;
 
-/// GEGLU feed-forward: `net.0.proj` gives value and gate, `net.2` goes back. The exact (erf) GELU.
+/// A GEGLU feed-forward with the exact (erf) GELU: `net.0.proj` computes value and gate, `net.2` projects
+/// back.
 pub(crate) struct FeedForward {
     path: String,
     proj: Linear,
@@ -21,6 +22,7 @@ pub(crate) struct FeedForward {
 }
 
 impl FeedForward {
+    /// Loads the two linear layers for tokens of `width` values.
     pub(crate) fn load(vb: &VarBuilder, width: usize) -> Result<Self> {
         let net = vb.pp("net");
         Ok(Self {
@@ -30,22 +32,25 @@ impl FeedForward {
         })
     }
 
-    /// The feed-forward of `x`, and `residual` added.
+    /// Runs the feed-forward on `x`, `(.., width)`, and adds `residual`, which has the same shape.
     pub(crate) fn forward_add(&self, run: &Run, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
         let y = self.sliced(run, x, residual)?;
         run.put_derived(&self.path, "", || &y - residual)?;
         Ok(y)
     }
 
-    /// As many rows are worked on at a time as the options allow. On the CPU in `f32` a slice is a whole number of the tiles that both
-    /// products would have anyway, so that it changes no bit.
+    /// Works on as many rows at a time as the options allow. On the CPU in `f32` a slice consists of whole
+    /// tiles of both products, so that slicing changes no bit.
     fn sliced(&self, run: &Run, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
         let (input, hidden, output) = (self.proj.input(), self.proj.output(), self.out.output());
-        let rows = self.proj.announce(run, x, input)?;
+        let rows = self.proj.call_hooks(run, x, input)?;
         let width = hidden / 2;
         run.before(Op::Geglu { rows, width }, x)?;
-        self.out.announce(run, x, input)?;
-        let _at_work = (self.proj.weight.at_work(run), self.out.weight.at_work(run));
+        self.out.call_hooks(run, x, input)?;
+        let _evict = (
+            self.proj.weight.evict_after_use(run),
+            self.out.weight.evict_after_use(run),
+        );
 
         let (inner, outer) = (bands(rows, hidden), bands(rows, output));
         let slices = if run.on_cpu(x) {
@@ -57,13 +62,13 @@ impl FeedForward {
                 .collect()
         };
         let (x_rows, residual_rows) = (x.reshape((rows, input))?, residual.reshape((rows, output))?);
-        let mut whole = Whole::new((rows, output));
+        let mut whole = PiecewiseTensor::new((rows, output));
         for slice in slices {
             let some = |x: &Tensor| x.narrow(0, slice.start, slice.len());
             let mut hidden = self
                 .proj
                 .compute(run, &some(&x_rows)?, None, &within(&inner, &slice))?;
-            hidden = gated(run, &hidden)?;
+            hidden = geglu(run, &hidden)?;
             let y = self.out.compute(
                 run,
                 &hidden,
@@ -71,13 +76,13 @@ impl FeedForward {
                 &within(&outer, &slice),
             )?;
             drop(hidden);
-            whole.put(y, |whole| Ok(whole.clone()), (0, slice.start))?;
+            whole.write(y, |whole| Ok(whole.clone()), (0, slice.start))?;
         }
         whole.finish(x)?.reshape(residual.shape())
     }
 }
 
-/// The bands inside `slice`, counted from its start.
+/// Returns the bands inside `slice`, relative to its start.
 fn within(bands: &[Range<usize>], slice: &Range<usize>) -> Vec<Range<usize>> {
     let inside = bands
         .iter()

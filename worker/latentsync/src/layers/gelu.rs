@@ -1,44 +1,41 @@
 //! The exact (erf) GELU, alone and as the gate of a GEGLU.
 
-use candle_core::{Result, Tensor};
+use candle_core::{CustomOp1, Result, Tensor};
 
-use super::widened::widened;
+use super::upcast::upcast;
 use crate::kernels::cpu::{CpuGeglu, CpuGelu};
 use crate::kernels::{cuda, reference};
 use crate::run::Run;
 
-/// GELU of every element.
+/// Applies the exact (erf) GELU to every element.
 pub(crate) fn gelu(run: &Run, x: &Tensor) -> Result<Tensor> {
     run.before_copy(x.elem_count(), x)?;
-    activated(run, x)
+    activation(run, x, &CpuGelu, cuda::gelu, reference::gelu)
 }
 
-/// [`gelu`] without a call of the hooks.
-fn activated(run: &Run, x: &Tensor) -> Result<Tensor> {
-    if run.on_cpu(x) {
-        return x.contiguous()?.apply_op1_no_bwd(&CpuGelu);
-    }
-    if run.on_cuda(x) {
-        return cuda::gelu(x);
-    }
-    match widened(x)? {
-        Some(wide) => activated(run, &wide)?.to_dtype(x.dtype()),
-        None => reference::gelu(x),
-    }
+/// `value x gelu(gate)`, with the value in the first half of the last dimension and the gate in the second.
+/// It does not call the hooks: the feed-forward, of which it is a part, has called them.
+pub(super) fn geglu(run: &Run, x: &Tensor) -> Result<Tensor> {
+    activation(run, x, &CpuGeglu, cuda::geglu, reference::geglu)
 }
 
-/// `value x gelu(gate)`, with the value in the first half of the last dimension and the gate in the second. It is a part
-/// of the feed-forward, which has called the hooks for it.
-pub(super) fn gated(run: &Run, x: &Tensor) -> Result<Tensor> {
+/// Computes an activation with the kernel of the backend that works on `x`.
+fn activation(
+    run: &Run,
+    x: &Tensor,
+    on_cpu: &impl CustomOp1,
+    on_cuda: fn(&Tensor) -> Result<Tensor>,
+    reference: fn(&Tensor) -> Result<Tensor>,
+) -> Result<Tensor> {
     if run.on_cpu(x) {
-        return x.contiguous()?.apply_op1_no_bwd(&CpuGeglu);
+        return x.contiguous()?.apply_op1_no_bwd(on_cpu);
     }
     if run.on_cuda(x) {
-        return cuda::geglu(x);
+        return on_cuda(x);
     }
-    match widened(x)? {
-        Some(wide) => gated(run, &wide)?.to_dtype(x.dtype()),
-        None => reference::geglu(x),
+    match upcast(x)? {
+        Some(wide) => activation(run, &wide, on_cpu, on_cuda, reference)?.to_dtype(x.dtype()),
+        None => reference(x),
     }
 }
 
@@ -57,7 +54,7 @@ mod tests {
         };
         assert!(largest((gelu(&Run::default(), &x).unwrap() - x.gelu_erf().unwrap()).unwrap()) < 2e-6);
         assert!(
-            largest((gated(&Run::default(), &x).unwrap() - reference::geglu(&x).unwrap()).unwrap()) < 1e-5
+            largest((geglu(&Run::default(), &x).unwrap() - reference::geglu(&x).unwrap()).unwrap()) < 1e-5
         );
     }
 }

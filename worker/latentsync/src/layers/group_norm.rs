@@ -1,4 +1,4 @@
-//! Group norm whose statistics may span several images: the frames of one video sample.
+//! Group norm, whose statistics may span several images, such as the frames of one video sample.
 
 use candle_core::{Result, Tensor, bail};
 
@@ -11,6 +11,7 @@ use crate::tensors::VarBuilder;
 
 /// Group norm over `(images, channels, h, w)`.
 pub(crate) struct GroupNorm {
+    /// Path of the module in the checkpoint, under which a trace records its output.
     path: String,
     weight: Tensor,
     bias: Tensor,
@@ -19,6 +20,7 @@ pub(crate) struct GroupNorm {
 }
 
 impl GroupNorm {
+    /// Loads `weight` and `bias`, `(channels)` each.
     pub(crate) fn load(vb: &VarBuilder, groups: usize, channels: usize, eps: f64) -> Result<Self> {
         Ok(Self {
             path: vb.path().to_owned(),
@@ -29,14 +31,15 @@ impl GroupNorm {
         })
     }
 
-    /// Statistics of every `images` consecutive images are taken together.
+    /// Runs the norm; the statistics of every `images` consecutive images are taken together.
     pub(crate) fn forward(&self, run: &Run, x: &Tensor, images: usize) -> Result<Tensor> {
         let y = self.apply(run, x, images, false)?;
         run.put(&self.path, "", &y);
         Ok(y)
     }
 
-    /// The norm followed by `SiLU` in one operation; it is recorded as the part `silu` of the norm.
+    /// Runs the norm followed by `SiLU` in one operation. A trace records the result as the part `silu` of
+    /// the norm.
     pub(crate) fn forward_silu(&self, run: &Run, x: &Tensor, images: usize) -> Result<Tensor> {
         let y = self.apply(run, x, images, true)?;
         run.put(&self.path, "silu", &y);
@@ -85,7 +88,7 @@ impl GroupNorm {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::slices::Limits;
+    use crate::slices::SliceLimits;
     use candle_core::Device;
 
     #[test]
@@ -117,7 +120,7 @@ mod tests {
                     affine: (&norm.weight, &norm.bias),
                     silu,
                 };
-                reference::group_norm(Limits::USUAL, &x, spec).unwrap()
+                reference::group_norm(SliceLimits::DEFAULT, &x, spec).unwrap()
             };
             for (ours, expected) in [
                 (norm.forward(&Run::default(), &x, images).unwrap(), plain(false)),

@@ -1,4 +1,4 @@
-//! Norm over the last dimension.
+//! The layer norm of the transformer blocks.
 
 use candle_core::{Result, Tensor};
 
@@ -8,13 +8,14 @@ use crate::kernels::cuda;
 use crate::run::Run;
 use crate::tensors::VarBuilder;
 
-/// Norm over the last dimension, eps 1e-5.
+/// Layer norm over the last dimension, with an epsilon of 1e-5.
 pub(crate) struct LayerNorm {
     weight: Tensor,
     bias: Tensor,
 }
 
 impl LayerNorm {
+    /// Loads `weight` and `bias`, `(width)` each.
     pub(crate) fn load(vb: &VarBuilder, width: usize) -> Result<Self> {
         Ok(Self {
             weight: vb.get(&[width], "weight")?,
@@ -22,6 +23,7 @@ impl LayerNorm {
         })
     }
 
+    /// Runs the norm on `(.., width)`.
     pub(crate) fn forward(&self, run: &Run, x: &Tensor) -> Result<Tensor> {
         let width = self.weight.elem_count();
         let rows = x.elem_count() / width.max(1);

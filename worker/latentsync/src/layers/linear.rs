@@ -1,4 +1,4 @@
-//! Linear layers.
+//! Linear layers, and the convolutions that are computed as linear layers.
 
 use std::ops::Range;
 
@@ -6,7 +6,7 @@ use candle_core::{Result, Tensor};
 
 use crate::hooks::Op;
 use crate::kernels::cpu::{CpuLinear, bands};
-use crate::kernels::cuda::{self, Finish};
+use crate::kernels::cuda::{self, Epilogue};
 use crate::kernels::reference;
 use crate::run::Run;
 use crate::tensors::{VarBuilder, Weight};
@@ -18,10 +18,12 @@ pub(crate) struct Linear {
 }
 
 impl Linear {
+    /// Loads `weight`, `(output, input)`, and `bias`, `(output)`.
     pub(crate) fn load(vb: &VarBuilder, input: usize, output: usize) -> Result<Self> {
         Self::shaped(vb, &[output, input])
     }
 
+    /// Loads `weight`, `(output, input)`, of a layer without a bias.
     pub(crate) fn load_no_bias(vb: &VarBuilder, input: usize, output: usize) -> Result<Self> {
         Ok(Self {
             weight: Weight::load(vb, &[output, input], "weight")?,
@@ -29,17 +31,17 @@ impl Linear {
         })
     }
 
-    /// A 1x1 convolution, used on `(.., channels)` instead of `(channels, h, w)`.
+    /// Loads a 1x1 convolution, which is applied to `(.., channels)` instead of `(channels, h, w)`.
     pub(crate) fn load_1x1(vb: &VarBuilder, input: usize, output: usize) -> Result<Self> {
         Self::shaped(vb, &[output, input, 1, 1])
     }
 
-    /// A convolution over time, used on the `taps` neighbours of a token side by side.
+    /// Loads a convolution over time, which is applied to the `taps` neighbours of a token side by side.
     pub(super) fn load_taps(vb: &VarBuilder, input: usize, output: usize, taps: usize) -> Result<Self> {
         Self::shaped(vb, &[output, input, taps])
     }
 
-    /// With weights of a shape whose first dimension is the output's.
+    /// Loads weights of a shape whose first dimension is the output's, and a bias.
     fn shaped(vb: &VarBuilder, shape: &[usize]) -> Result<Self> {
         Ok(Self {
             weight: Weight::load(vb, shape, "weight")?,
@@ -47,20 +49,22 @@ impl Linear {
         })
     }
 
+    /// Runs the layer.
+    ///
     /// # Shapes
     /// `(.., input)` to `(.., output)`.
     pub(crate) fn forward(&self, run: &Run, x: &Tensor) -> Result<Tensor> {
         self.apply(run, x, None)
     }
 
-    /// [`Linear::forward`], and `residual`, which is shaped like the result, added.
+    /// Runs the layer and adds `residual`, which has the shape of the result.
     pub(crate) fn forward_add(&self, run: &Run, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
         self.apply(run, x, Some(residual))
     }
 
     fn apply(&self, run: &Run, x: &Tensor, residual: Option<&Tensor>) -> Result<Tensor> {
-        let rows = self.announce(run, x, self.input())?;
-        let _at_work = self.weight.at_work(run);
+        let rows = self.call_hooks(run, x, self.input())?;
+        let _evict = self.weight.evict_after_use(run);
         self.compute(run, x, residual, &bands(rows, self.output()))
     }
 
@@ -72,8 +76,9 @@ impl Linear {
         self.weight.shape()[0]
     }
 
-    /// Tells of the layer for all rows of `x`, which is `width` wide, and gives their number.
-    pub(super) fn announce(&self, run: &Run, x: &Tensor, width: usize) -> Result<usize> {
+    /// Calls the hooks for the layer on all rows of `x`, which are `width` wide, and returns the number of
+    /// rows.
+    pub(super) fn call_hooks(&self, run: &Run, x: &Tensor, width: usize) -> Result<usize> {
         let op = Op::Linear {
             rows: x.elem_count() / width.max(1),
             input: self.input(),
@@ -83,7 +88,7 @@ impl Linear {
         Ok(x.elem_count() / width.max(1))
     }
 
-    /// The layer without a call of the hooks; `bands` cover the rows.
+    /// Runs the layer without a call of the hooks. `bands` are the rows of the CPU kernel's tiles.
     pub(super) fn compute(
         &self,
         run: &Run,
@@ -112,12 +117,12 @@ impl Linear {
         let mut y = reference::linear(&rows, &weight)?;
         if run.on_cuda(&y) {
             let residual = residual.map(|residual| residual.reshape(y.shape())).transpose()?;
-            let finish = Finish {
+            let epilogue = Epilogue {
                 bias: self.bias.as_ref(),
                 shift: None,
                 residual: residual.as_ref(),
             };
-            cuda::finish_rows(&y, finish)?;
+            cuda::add_epilogue_to_rows(&y, epilogue)?;
             return y.reshape(shape);
         }
         if let Some(bias) = &self.bias {

@@ -1,4 +1,5 @@
-//! Between pictures `(images, channels, h, w)` and tokens `(images, h x w, channels)`.
+//! Conversions between images `(images, channels, h, w)` and tokens `(images, h x w, channels)`, and
+//! operations on tokens.
 
 use candle_core::{Result, Tensor};
 
@@ -6,7 +7,7 @@ use crate::kernels::cpu::CpuTranspose;
 use crate::kernels::cuda;
 use crate::run::Run;
 
-/// Tokens of a picture: `(images, h x w, channels)`.
+/// Turns images into tokens, `(images, h x w, channels)`.
 pub(crate) fn to_tokens(run: &Run, picture: &Tensor) -> Result<Tensor> {
     run.before_copy(picture.elem_count(), picture)?;
     let flat = picture.flatten_from(2)?;
@@ -19,8 +20,8 @@ pub(crate) fn to_tokens(run: &Run, picture: &Tensor) -> Result<Tensor> {
     flat.transpose(1, 2)?.contiguous()
 }
 
-/// The picture of `tokens`, shaped like `residual` and added to it.
-pub(crate) fn to_picture(run: &Run, tokens: &Tensor, residual: &Tensor) -> Result<Tensor> {
+/// Turns `tokens` into images of the shape of `residual`, and adds `residual`.
+pub(crate) fn to_image(run: &Run, tokens: &Tensor, residual: &Tensor) -> Result<Tensor> {
     run.before_copy(tokens.elem_count(), tokens)?;
     if run.on_cpu(tokens) {
         let add = residual.contiguous()?;
@@ -36,7 +37,8 @@ pub(crate) fn to_picture(run: &Run, tokens: &Tensor, residual: &Tensor) -> Resul
     tokens.transpose(1, 2)?.reshape(residual.dims())? + residual
 }
 
-/// `x`, `(samples, frames, rows, width)`, with `positions`, `(frames, width)`, added to every row of its frame.
+/// Adds `positions`, `(frames, width)`, to `x`, `(samples, frames, rows, width)`: to every row the values of
+/// its frame.
 pub(crate) fn add_positions(run: &Run, x: &Tensor, positions: &Tensor) -> Result<Tensor> {
     run.before_copy(x.elem_count(), x)?;
     if run.on_cuda(x) {
@@ -46,7 +48,7 @@ pub(crate) fn add_positions(run: &Run, x: &Tensor, positions: &Tensor) -> Result
     x.broadcast_add(&positions.reshape((1, frames, 1, width))?)
 }
 
-/// `(samples, rows, frames, width)` to `(samples, frames, rows, width)` without gaps.
+/// Turns `(samples, rows, frames, width)` into contiguous `(samples, frames, rows, width)`.
 pub(crate) fn frames_first(run: &Run, x: &Tensor) -> Result<Tensor> {
     run.before_copy(x.elem_count(), x)?;
     let swapped = x.transpose(1, 2)?;
@@ -62,7 +64,7 @@ mod tests {
     use candle_core::Device;
 
     #[test]
-    fn tokens_and_pictures_are_transposes() {
+    fn tokens_and_images_are_transposes() {
         for (images, channels, h, w) in [(1, 1, 1, 1), (2, 5, 7, 3), (3, 64, 9, 11), (1, 33, 1, 100)] {
             let count = images * channels * h * w;
             let values = |step: usize| (0..count).map(|i| (i * step % 1009) as f32).collect();
@@ -75,7 +77,7 @@ mod tests {
             assert_eq!(tokens.dims(), [images, h * w, channels]);
             let plain = picture.flatten_from(2).unwrap().transpose(1, 2).unwrap();
             assert_eq!(list(&tokens), list(&plain.contiguous().unwrap()));
-            let back = to_picture(&Run::default(), &tokens, &residual).unwrap();
+            let back = to_image(&Run::default(), &tokens, &residual).unwrap();
             assert_eq!(back.dims(), picture.dims());
             assert_eq!(list(&back), list(&(picture + residual).unwrap()));
         }

@@ -1,4 +1,5 @@
-//! One file of named tensors: safetensors, or a torch pickle as published.
+//! A file of named tensors, in either of the formats in which models are published: safetensors, or a torch
+//! pickle.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -10,31 +11,31 @@ use memmap2::Mmap;
 use super::error::WeightsError;
 use super::mapped::{MappedFile, MappedTensor};
 
+/// A weight file that is open for reading.
 pub(crate) struct TensorFile {
-    kind: Kind,
+    format: FileFormat,
 }
 
-enum Kind {
+enum FileFormat {
     Safetensors(MappedFile),
     Pickle(PthTensors),
-    /// No file at all: see [`TensorFile::nothing`].
-    Nothing,
+    /// There is no file, as [`TensorFile::empty`] explains.
+    Empty,
 }
 
-/// Dictionaries that published torch files keep their tensors in; a bare one has none.
+/// The keys of the dictionaries in which published torch files keep their tensors. `None` is for a file that
+/// has the tensors at its top.
 const STATE_KEYS: [Option<&str>; 3] = [Some("state_dict"), Some("model_state_dict"), None];
 
 impl TensorFile {
+    /// Opens a file; the extension `safetensors` selects that format, any other the torch pickle.
     pub(crate) fn open(path: &Path) -> Result<Self, WeightsError> {
-        let unreadable = |source| WeightsError::Read {
-            path: path.to_owned(),
-            source,
-        };
+        let unreadable = WeightsError::read(path);
         let is_safetensors = path
             .extension()
             .is_some_and(|extension| extension == "safetensors");
-        let kind = if is_safetensors {
-            Kind::Safetensors(MappedFile::open(path).map_err(unreadable)?)
+        let format = if is_safetensors {
+            FileFormat::Safetensors(MappedFile::open(path).map_err(unreadable)?)
         } else {
             let mut opened = PthTensors::new(path, STATE_KEYS[0]);
             for key in &STATE_KEYS[1..] {
@@ -45,82 +46,91 @@ impl TensorFile {
                     opened = PthTensors::new(path, *key);
                 }
             }
-            Kind::Pickle(opened.map_err(unreadable)?)
+            FileFormat::Pickle(opened.map_err(unreadable)?)
         };
-        Ok(Self { kind })
+        Ok(Self { format })
     }
 
-    /// A file without tensors. What a model asks it for is the list of tensors that the model has.
-    pub(crate) fn nothing() -> Self {
-        Self { kind: Kind::Nothing }
+    /// Returns a file without tensors. A network that is built from it requests all of its tensors, which
+    /// gives their list.
+    pub(crate) fn empty() -> Self {
+        Self {
+            format: FileFormat::Empty,
+        }
     }
 
-    /// Names of all tensors, sorted.
+    /// Returns the names of all tensors, sorted.
     pub(crate) fn names(&self) -> Vec<String> {
-        let mut names: Vec<String> = match &self.kind {
-            Kind::Safetensors(file) => file.names().cloned().collect(),
-            Kind::Pickle(file) => file.tensor_infos().keys().cloned().collect(),
-            Kind::Nothing => Vec::new(),
+        let mut names: Vec<String> = match &self.format {
+            FileFormat::Safetensors(file) => file.names().cloned().collect(),
+            FileFormat::Pickle(file) => file.tensor_infos().keys().cloned().collect(),
+            FileFormat::Empty => Vec::new(),
         };
         names.sort_unstable();
         names
     }
 
+    /// Returns whether the file has a tensor of this name.
     pub(crate) fn contains(&self, name: &str) -> bool {
-        match &self.kind {
-            Kind::Safetensors(file) => file.shape(name).is_some(),
-            Kind::Pickle(file) => file.tensor_infos().contains_key(name),
-            Kind::Nothing => false,
+        match &self.format {
+            FileFormat::Safetensors(file) => file.shape(name).is_some(),
+            FileFormat::Pickle(file) => file.tensor_infos().contains_key(name),
+            FileFormat::Empty => false,
         }
     }
 
-    /// Shape of a tensor, without reading it.
+    /// Returns the shape of a tensor without reading it.
     pub(crate) fn shape(&self, name: &str) -> Option<Vec<usize>> {
-        match &self.kind {
-            Kind::Safetensors(file) => file.shape(name).map(<[usize]>::to_vec),
-            Kind::Pickle(file) => {
+        match &self.format {
+            FileFormat::Safetensors(file) => file.shape(name).map(<[usize]>::to_vec),
+            FileFormat::Pickle(file) => {
                 let info = file.tensor_infos().get(name)?;
                 Some(info.layout.shape().dims().to_vec())
             }
-            Kind::Nothing => None,
+            FileFormat::Empty => None,
         }
     }
 
-    /// A tensor as stored, on the host.
+    /// Reads a tensor in its stored type, onto the host.
     pub(crate) fn load(&self, name: &str) -> candle_core::Result<Option<Tensor>> {
-        match &self.kind {
-            Kind::Safetensors(file) => file.copy(name),
-            Kind::Pickle(file) => file.get(name),
-            Kind::Nothing => Ok(None),
+        match &self.format {
+            FileFormat::Safetensors(file) => file.copy(name),
+            FileFormat::Pickle(file) => file.get(name),
+            FileFormat::Empty => Ok(None),
         }
     }
 
-    /// The whole file, where it is mapped.
+    /// Returns the memory map of the whole file, or `None` if the format does not allow mapping.
     pub(crate) fn map(&self) -> Option<Arc<Mmap>> {
-        match &self.kind {
-            Kind::Safetensors(file) => Some(file.map()),
-            Kind::Pickle(_) | Kind::Nothing => None,
+        match &self.format {
+            FileFormat::Safetensors(file) => Some(file.map()),
+            FileFormat::Pickle(_) | FileFormat::Empty => None,
         }
     }
 
-    /// Bytes that a value takes in the file, where it is mapped: of its largest tensor, which speaks for all.
+    /// Returns the bytes of a value in a mapped file. Its largest tensor stands for all; a file that is not
+    /// mapped gives `None`.
     pub(crate) fn bytes_per_value(&self) -> Option<usize> {
-        match &self.kind {
-            Kind::Safetensors(file) => file.bytes_per_value(),
-            Kind::Pickle(_) | Kind::Nothing => None,
+        match &self.format {
+            FileFormat::Safetensors(file) => file.bytes_per_value(),
+            FileFormat::Pickle(_) | FileFormat::Empty => None,
         }
     }
 
-    /// A tensor in its place in the file, where that can be.
+    /// Returns a tensor that is used where it lies in the file, or `None` if its format or alignment does not
+    /// allow that.
     pub(crate) fn mapped(&self, name: &str) -> Option<MappedTensor> {
-        match &self.kind {
-            Kind::Safetensors(file) => file.tensor(name),
-            Kind::Pickle(_) | Kind::Nothing => None,
+        match &self.format {
+            FileFormat::Safetensors(file) => file.tensor(name),
+            FileFormat::Pickle(_) | FileFormat::Empty => None,
         }
     }
 }
 
-/// Names and shapes of the tensors in a weight file, sorted.
+/// Returns the names and shapes of the tensors in a weight file, sorted by name.
+///
+/// # Errors
+/// [`WeightsError::Read`] if the file cannot be read.
 pub fn list_tensors(path: &Path) -> Result<Vec<(String, Vec<usize>)>, WeightsError> {
     let file = TensorFile::open(path)?;
     let shaped = file.names().into_iter().map(|name| {
@@ -130,16 +140,13 @@ pub fn list_tensors(path: &Path) -> Result<Vec<(String, Vec<usize>)>, WeightsErr
     Ok(shaped.collect())
 }
 
-/// One tensor of a weight file, as stored.
+/// Reads one tensor of a weight file in its stored type, onto the host.
+///
+/// # Errors
+/// [`WeightsError::Read`] if the file cannot be read, [`WeightsError::Mismatch`] if it has no such tensor.
 pub fn read_tensor(path: &Path, name: &str) -> Result<Tensor, WeightsError> {
     let loaded = TensorFile::open(path)?
         .load(name)
-        .map_err(|source| WeightsError::Read {
-            path: path.to_owned(),
-            source,
-        })?;
-    loaded.ok_or_else(|| WeightsError::Mismatch {
-        path: path.to_owned(),
-        report: format!("1 missing: {name}"),
-    })
+        .map_err(WeightsError::read(path))?;
+    loaded.ok_or_else(|| WeightsError::mismatch(path, format!("1 missing: {name}")))
 }

@@ -1,5 +1,5 @@
-//! A safetensors file mapped into memory: weights are used where they lie in the page cache, which engines on one
-//! machine share and the kernel can take back.
+//! A safetensors file that is mapped into memory. Weights are used where they lie in the page cache, which
+//! all engines of a machine share and which the kernel can reclaim.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -13,19 +13,20 @@ use half::{bf16, f16};
 use memmap2::{Mmap, UncheckedAdvice};
 use safetensors::{Dtype, SafeTensors};
 
-/// A mapped file and what lies where in it.
+/// A mapped file and the places of its tensors.
 pub(crate) struct MappedFile {
     map: Arc<Mmap>,
-    entries: HashMap<String, Entry>,
+    entries: HashMap<String, TensorEntry>,
 }
 
-struct Entry {
+/// The place of one tensor in the file.
+struct TensorEntry {
     dtype: Dtype,
     shape: Vec<usize>,
     bytes: Range<usize>,
 }
 
-/// One tensor of a mapped file; keeps the map alive.
+/// One tensor of a mapped file; it keeps the map alive.
 #[derive(Clone)]
 pub(crate) struct MappedTensor {
     map: Arc<Mmap>,
@@ -34,7 +35,7 @@ pub(crate) struct MappedTensor {
     shape: Vec<usize>,
 }
 
-/// Stored values, in their own type.
+/// The values of a tensor in their stored type.
 #[derive(Clone, Copy)]
 pub(crate) enum Values<'a> {
     F32(&'a [f32]),
@@ -43,17 +44,18 @@ pub(crate) enum Values<'a> {
 }
 
 impl MappedFile {
+    /// Maps a file and reads its header.
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let map = map_file(&File::open(path)?)?;
         let (header, metadata) = SafeTensors::read_metadata(&map)?;
-        // The data begin behind the header and its eight bytes of length.
+        // The data begin after the header, which is preceded by its length in eight bytes.
         let start = header + size_of::<u64>();
-        let entries: HashMap<String, Entry> = metadata
+        let entries: HashMap<String, TensorEntry> = metadata
             .tensors()
             .into_iter()
             .map(|(name, info)| {
                 let (from, to) = info.data_offsets;
-                let entry = Entry {
+                let entry = TensorEntry {
                     dtype: info.dtype,
                     shape: info.shape.clone(),
                     bytes: start + from..start + to,
@@ -75,7 +77,7 @@ impl MappedFile {
         })
     }
 
-    /// Bytes that a value of the largest tensor takes.
+    /// Returns the bytes of a value of the largest tensor, or `None` if the file has no tensors.
     pub(crate) fn bytes_per_value(&self) -> Option<usize> {
         let largest = self.entries.values().max_by_key(|entry| entry.bytes.len())?;
         Some(largest.bytes.len() / largest.shape.iter().product::<usize>().max(1))
@@ -93,7 +95,7 @@ impl MappedFile {
         Arc::clone(&self.map)
     }
 
-    /// A copy of a tensor in its stored type, on the host.
+    /// Copies a tensor in its stored type, onto the host.
     pub(crate) fn copy(&self, name: &str) -> Result<Option<Tensor>> {
         let Some(entry) = self.entries.get(name) else {
             return Ok(None);
@@ -102,7 +104,8 @@ impl MappedFile {
         Tensor::from_raw_buffer(&self.map[entry.bytes.clone()], dtype, &entry.shape, &Device::Cpu).map(Some)
     }
 
-    /// A tensor in its place; `None` where its type or its place in the file do not allow that.
+    /// Returns a tensor in its place in the map, or `None` if its type is not supported or its place is not
+    /// aligned.
     pub(crate) fn tensor(&self, name: &str) -> Option<MappedTensor> {
         let entry = self.entries.get(name)?;
         let dtype = match entry.dtype {
@@ -126,24 +129,24 @@ impl MappedTensor {
         &self.shape
     }
 
-    /// A copy on `device` as `dtype`; the pages that it was read from go back to the kernel.
+    /// Copies the tensor to `device` as `dtype`, and then releases the pages that it was read from.
     pub(crate) fn copy(&self, dtype: DType, device: &Device) -> Result<Tensor> {
         let bytes = &self.map[self.bytes.clone()];
         let tensor = if self.dtype == dtype {
             Tensor::from_raw_buffer(bytes, dtype, &self.shape, device)?
         } else {
-            // Converted on the host: the device never holds it in a wider type.
+            // The conversion runs on the host, so that the device never holds the tensor in a wider type.
             Tensor::from_raw_buffer(bytes, self.dtype, &self.shape, &Device::Cpu)?
                 .to_dtype(dtype)?
                 .to_device(device)?
         };
-        self.give_back();
+        self.release_pages();
         Ok(tensor)
     }
 
-    /// The pages of this tensor go back to the kernel until it is used again.
-    pub(crate) fn give_back(&self) {
-        give_back(&self.map, self.bytes.clone());
+    /// Releases the pages of this tensor to the kernel until it is used again.
+    pub(crate) fn release_pages(&self) {
+        release_pages(&self.map, self.bytes.clone());
     }
 
     fn try_values(&self) -> Option<Values<'_>> {
@@ -156,6 +159,7 @@ impl MappedTensor {
         })
     }
 
+    /// Returns the values where they lie in the map.
     pub(crate) fn values(&self) -> Result<Values<'_>> {
         match self.try_values() {
             Some(values) => Ok(values),
@@ -165,7 +169,7 @@ impl MappedTensor {
 }
 
 impl<'a> Values<'a> {
-    /// Some of the values as `f32`: where they lie, or converted in `buffer`.
+    /// Returns some of the values as `f32`: where they lie if they are `f32`, else converted in `buffer`.
     pub(crate) fn read<'b>(&self, range: Range<usize>, buffer: &'b mut Vec<f32>) -> &'b [f32]
     where
         'a: 'b,
@@ -186,15 +190,15 @@ impl<'a> Values<'a> {
     }
 }
 
-/// Gives the pages of some bytes of a map back to the kernel: they no longer count as this process's. What is read of
-/// them later comes from the page cache again, or from the disk.
-#[expect(unsafe_code, reason = "the kernel is told that pages are not needed for now")]
-pub(super) fn give_back(map: &Mmap, bytes: Range<usize>) {
-    // SAFETY: the map is shared and only read. Whoever reads one of its pages, even at this moment, finds the bytes of
-    // the file in it, before as after.
-    let told = unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, bytes.start, bytes.len()) };
-    if let Err(error) = told {
-        tracing::debug!(%error, "the kernel keeps the pages of idle weights");
+/// Releases the pages of some bytes of a map to the kernel, so that they no longer count as this process's
+/// memory. A later read takes them from the page cache again, or from the disk.
+#[expect(unsafe_code, reason = "`madvise` is needed to release pages of a map")]
+pub(super) fn release_pages(map: &Mmap, bytes: Range<usize>) {
+    // SAFETY: the map is shared and only read. A thread that reads one of its pages, even at this moment,
+    // reads the bytes of the file, before and after the call.
+    let advised = unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, bytes.start, bytes.len()) };
+    if let Err(error) = advised {
+        tracing::debug!(%error, "cannot release the pages of idle weights");
     }
 }
 
@@ -203,7 +207,8 @@ pub(super) fn give_back(map: &Mmap, bytes: Range<usize>) {
     reason = "gigabytes of weights are mapped, not read into a second copy"
 )]
 fn map_file(file: &File) -> Result<Mmap> {
-    // SAFETY: weight files are replaced by renaming, not by writing into them, so that the mapped bytes stay as
-    // they are; a file truncated under the map would end this process, which its parent survives.
+    // SAFETY: weight files are replaced by renaming and never written in place, so that the mapped bytes do
+    // not change. If a file were truncated under the map, this process would end, which the supervisor
+    // survives.
     Ok(unsafe { Mmap::map(file)? })
 }

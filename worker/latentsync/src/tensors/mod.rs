@@ -1,5 +1,5 @@
-//! The store of tensors below the layers: files of named tensors, where their values lie while a network works and
-//! while it is idle, and the writer of such files. Nothing here knows a network.
+//! Tensor storage, which the layers are built on: files of named tensors, the copying of weights to the
+//! device and back, and the writer of such files. Nothing here depends on a particular network.
 
 mod error;
 mod file;
@@ -17,4 +17,4 @@ pub(crate) use network_weights::NetworkWeights;
 pub(crate) use var_builder::{LoadReport, VarBuilder};
 pub(crate) use weight::Weight;
 pub use writer::FileRecord;
-pub(crate) use writer::{Planned, write_safetensors};
+pub(crate) use writer::{TensorSpec, write_safetensors};

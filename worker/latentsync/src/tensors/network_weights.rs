@@ -1,90 +1,86 @@
-//! Where the weights of a network lie while it works and while it is idle.
+//! CPU offload of the weights of a network, which are copied to the device when it runs and evicted when it
+//! is idle.
 //!
-//! Only the large tensors move, those of linear layers and convolutions; norms, biases and tables, a few MiB in
-//! all, stay on the device.
+//! Only the large tensors are evicted, those of linear layers and convolutions. Norms, biases and tables, a
+//! few MiB in all, stay on the device.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 use memmap2::Mmap;
 
-use super::mapped::{MappedTensor, give_back};
+use super::mapped::{MappedTensor, release_pages};
 
-/// The weights of one layer, which come to the device and leave it.
-pub(crate) struct OffloadableTensor {
-    source: Source,
+/// The weights of one layer, which can be copied to the device and evicted from it.
+pub(crate) struct OffloadedParam {
+    host_copy: HostCopy,
     shape: Vec<usize>,
     dtype: DType,
     device: Device,
-    /// On the device, where they are there.
+    /// The copy on the device, while there is one.
     on_device: Mutex<Option<Tensor>>,
 }
 
-/// Where the weights come from.
-enum Source {
-    /// A mapped file. Its pages are given back to the kernel as soon as the device has its copy.
+/// The copy on the host that the device's copy is made from.
+pub(super) enum HostCopy {
+    /// The weights lie in a mapped file, whose pages are released as soon as the device has its copy.
     Mapped(MappedTensor),
-    /// A file that cannot be mapped: the host keeps a copy, from the first time that they leave the device on.
-    Host(Mutex<Option<Tensor>>),
+    /// The file cannot be mapped. The host keeps a copy until the weights are pinned to the device, and again
+    /// from the next eviction on.
+    InMemory(Mutex<Option<Tensor>>),
 }
 
-impl OffloadableTensor {
-    /// Weights that lie in a mapped file.
-    pub(super) fn mapped(tensor: MappedTensor, dtype: DType, device: &Device) -> Self {
+impl OffloadedParam {
+    /// Creates a parameter that is not on the device yet.
+    pub(super) fn new(host_copy: HostCopy, shape: &[usize], dtype: DType, device: &Device) -> Self {
         Self {
-            shape: tensor.shape().to_vec(),
-            source: Source::Mapped(tensor),
+            host_copy,
+            shape: shape.to_vec(),
             dtype,
             device: device.clone(),
             on_device: Mutex::default(),
         }
-    }
-
-    /// Weights that were read, as they lie on the host.
-    pub(super) fn read(tensor: &Tensor, dtype: DType, device: &Device) -> Result<Self> {
-        Ok(Self {
-            shape: tensor.dims().to_vec(),
-            source: Source::Host(Mutex::new(Some(tensor.to_dtype(dtype)?))),
-            dtype,
-            device: device.clone(),
-            on_device: Mutex::default(),
-        })
     }
 
     pub(crate) fn shape(&self) -> &[usize] {
         &self.shape
     }
 
-    /// The weights on the device. They stay there.
+    /// Returns the weights on the device and copies them there first if they are not. They stay there until
+    /// [`evict`](Self::evict).
     pub(crate) fn tensor(&self) -> Result<Tensor> {
         let mut on_device = lock(&self.on_device);
         if let Some(tensor) = &*on_device {
             return Ok(tensor.clone());
         }
-        let tensor = match &self.source {
-            Source::Mapped(mapped) => mapped.copy(self.dtype, &self.device)?,
-            Source::Host(host) => match &*lock(host) {
+        let tensor = match &self.host_copy {
+            HostCopy::Mapped(mapped) => mapped.copy(self.dtype, &self.device)?,
+            HostCopy::InMemory(host) => match &*lock(host) {
                 Some(tensor) => tensor.to_device(&self.device)?,
-                None => bail!("weights of shape {:?} are nowhere", self.shape),
+                None => bail!(
+                    "weights of shape {:?} are neither on the host nor on the device",
+                    self.shape
+                ),
             },
         };
         *on_device = Some(tensor.clone());
         Ok(tensor)
     }
 
-    /// Brings the weights to the device for good, as far as is known: the host keeps no copy of its own.
+    /// Copies the weights to the device and drops the copy in the host's memory. A later eviction makes that
+    /// copy again.
     pub(super) fn pin(&self) -> Result<()> {
         self.tensor()?;
-        if let Source::Host(host) = &self.source {
+        if let HostCopy::InMemory(host) = &self.host_copy {
             *lock(host) = None;
         }
         Ok(())
     }
 
-    /// Takes the weights off the device.
+    /// Removes the weights from the device. They stay there if the host cannot take them.
     pub(crate) fn evict(&self) {
         let mut on_device = lock(&self.on_device);
-        let (Some(tensor), Source::Host(host)) = (&*on_device, &self.source) else {
+        let (Some(tensor), HostCopy::InMemory(host)) = (&*on_device, &self.host_copy) else {
             *on_device = None;
             return;
         };
@@ -93,7 +89,7 @@ impl OffloadableTensor {
             match tensor.to_device(&Device::Cpu) {
                 Ok(copy) => *host = Some(copy),
                 Err(error) => {
-                    tracing::warn!(%error, "idle weights stay on the device: the host cannot take them");
+                    tracing::warn!(%error, "cannot copy idle weights to the host, they stay on the device");
                     return;
                 }
             }
@@ -102,7 +98,7 @@ impl OffloadableTensor {
     }
 }
 
-/// A panic elsewhere does not harm what is locked here: it is replaced whole.
+/// Locks a mutex even if a thread panicked while it held the lock: the value is always replaced as a whole.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -110,19 +106,19 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// The weights of one network.
 #[derive(Clone, Default)]
 pub(crate) struct NetworkWeights {
-    pub(super) offloadables: Vec<Arc<OffloadableTensor>>,
+    pub(super) offloaded_params: Vec<Arc<OffloadedParam>>,
     pub(super) map: Option<Arc<Mmap>>,
 }
 
 impl NetworkWeights {
-    /// The network is idle: its weights leave the device, and the pages of its mapped file go back to the kernel. Each
-    /// comes back when it is next used.
+    /// Evicts the weights of an idle network from the device, and releases the pages of its mapped file to
+    /// the kernel. Each weight is copied again when a layer uses it.
     pub(crate) fn evict(&self) {
-        for offloadable in &self.offloadables {
-            offloadable.evict();
+        for offloaded_param in &self.offloaded_params {
+            offloaded_param.evict();
         }
         if let Some(map) = &self.map {
-            give_back(map, 0..map.len());
+            release_pages(map, 0..map.len());
         }
     }
 }

@@ -1,90 +1,97 @@
-//! The weights of a layer, and where they are.
+//! The weight tensor of one layer, and the places where it can be stored.
 
 use std::sync::Arc;
 
 use candle_core::{CpuStorage, Result, Storage, Tensor, bail};
 
 use super::mapped::{MappedTensor, Values};
-use super::network_weights::OffloadableTensor;
+use super::network_weights::OffloadedParam;
 use super::var_builder::VarBuilder;
 use crate::run::Run;
 
+/// The weight tensor of a linear layer or a convolution.
 pub(crate) struct Weight {
-    place: Place,
-    /// Brought to the device for each use if the options of the run say so.
+    storage: WeightStorage,
+    /// Whether the weights are copied to the device for each use if the options of the run stream them.
     streamed: bool,
 }
 
-enum Place {
-    /// Always where the network computes.
-    Held(Tensor),
-    /// Used in their place in a mapped file: only on the CPU, where the networks compute in `f32`.
+enum WeightStorage {
+    /// The weights are always on the device.
+    Resident(Tensor),
+    /// The weights are used where they lie in a mapped file. Only networks that compute in `f32` on the CPU
+    /// do so.
     Mapped(MappedTensor),
-    /// Brought to where the network computes, and taken away when it is idle.
-    Moving(Arc<OffloadableTensor>),
+    /// The weights are copied to the device when they are used, and evicted when the network is idle.
+    Offloaded(Arc<OffloadedParam>),
 }
 
-/// A layer at work. Streamed weights go when this is dropped.
-pub(crate) struct AtWork<'a>(Option<&'a Weight>);
+/// Evicts streamed weights when it is dropped.
+pub(crate) struct EvictOnDrop<'a>(Option<&'a Weight>);
 
-impl Drop for AtWork<'_> {
+impl Drop for EvictOnDrop<'_> {
     fn drop(&mut self) {
-        match self.0.map(|weight| &weight.place) {
-            Some(Place::Mapped(mapped)) => mapped.give_back(),
-            Some(Place::Moving(offloadable)) => offloadable.evict(),
-            Some(Place::Held(_)) | None => {}
+        match self.0.map(|weight| &weight.storage) {
+            Some(WeightStorage::Mapped(mapped)) => mapped.release_pages(),
+            Some(WeightStorage::Offloaded(offloaded_param)) => offloaded_param.evict(),
+            Some(WeightStorage::Resident(_)) | None => {}
         }
     }
 }
 
 impl Weight {
+    /// Loads the tensor `name` in the way that the device, the type and the options of `vb` call for.
     pub(crate) fn load(vb: &VarBuilder, shape: &[usize], name: &str) -> Result<Self> {
-        let place = if let Some(mapped) = vb.mapped(shape, name) {
-            Place::Mapped(mapped)
-        } else if let Some(offloadable) = vb.offloadable(shape, name)? {
-            Place::Moving(offloadable)
+        let storage = if let Some(mapped) = vb.mapped(shape, name) {
+            WeightStorage::Mapped(mapped)
+        } else if let Some(offloaded_param) = vb.offloaded_param(shape, name)? {
+            WeightStorage::Offloaded(offloaded_param)
         } else {
-            Place::Held(vb.get(shape, name)?)
+            WeightStorage::Resident(vb.get(shape, name)?)
         };
         Ok(Self {
-            place,
+            storage,
             streamed: vb.is_streamed(),
         })
     }
 
     #[cfg(test)]
-    pub(crate) fn held(tensor: Tensor) -> Self {
+    pub(crate) fn resident(tensor: Tensor) -> Self {
         Self {
-            place: Place::Held(tensor),
+            storage: WeightStorage::Resident(tensor),
             streamed: false,
         }
     }
 
     pub(crate) fn shape(&self) -> &[usize] {
-        match &self.place {
-            Place::Held(tensor) => tensor.dims(),
-            Place::Mapped(mapped) => mapped.shape(),
-            Place::Moving(offloadable) => offloadable.shape(),
+        match &self.storage {
+            WeightStorage::Resident(tensor) => tensor.dims(),
+            WeightStorage::Mapped(mapped) => mapped.shape(),
+            WeightStorage::Offloaded(offloaded_param) => offloaded_param.shape(),
         }
     }
 
-    /// To be kept for as long as a layer needs its weights, once or many times.
-    pub(crate) fn at_work(&self, run: &Run) -> AtWork<'_> {
-        AtWork((self.streamed && run.options.streamed).then_some(self))
+    /// Returns a guard that evicts the weights when it is dropped, if the run streams them. A layer keeps it
+    /// while it uses its weights.
+    pub(crate) fn evict_after_use(&self, run: &Run) -> EvictOnDrop<'_> {
+        EvictOnDrop((self.streamed && run.options.streamed).then_some(self))
     }
 
-    /// The weights as a tensor of their own.
+    /// Returns the weights as a tensor on the device.
+    ///
+    /// # Errors
+    /// Fails for mapped weights, which [`with`](Self::with) lends instead.
     pub(crate) fn tensor(&self) -> Result<Tensor> {
-        match &self.place {
-            Place::Held(tensor) => Ok(tensor.clone()),
-            Place::Moving(offloadable) => offloadable.tensor(),
-            Place::Mapped(_) => bail!("mapped weights are used on the CPU in f32 alone"),
+        match &self.storage {
+            WeightStorage::Resident(tensor) => Ok(tensor.clone()),
+            WeightStorage::Offloaded(offloaded_param) => offloaded_param.tensor(),
+            WeightStorage::Mapped(_) => bail!("mapped weights are used on the CPU in f32 alone"),
         }
     }
 
-    /// Lends the values in the order of the shape.
+    /// Calls `work` with the values on the CPU, in the order of the shape.
     pub(crate) fn with<R>(&self, work: impl FnOnce(Values) -> Result<R>) -> Result<R> {
-        if let Place::Mapped(mapped) = &self.place {
+        if let WeightStorage::Mapped(mapped) = &self.storage {
             return work(mapped.values()?);
         }
         let tensor = self.tensor()?;

@@ -1,8 +1,9 @@
-//! Writes safetensors files one tensor at a time, so that no more than one is in memory.
+//! Writes safetensors files one tensor at a time, so that no more than one is in memory. `weights convert`
+//! and `weights synth` use it.
 //!
 //! A file is a little-endian `u64` with the length of the header, the header in JSON, padded with blanks, and
-//! the tensors without gaps. Here the first begins on a multiple of 64 bytes and the wider types come first, so
-//! that every tensor of a mapped file lies where its type may be read.
+//! the tensors without gaps. Here the first tensor begins at a multiple of 64 bytes and the wider types come
+//! first, so that every tensor of a mapped file is aligned for its type.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -15,67 +16,67 @@ use serde_json::{Map, Value, json};
 
 use super::error::WeightsError;
 
+/// The data of the first tensor begin at a multiple of this many bytes.
 const ALIGNMENT: usize = 64;
 
-/// What a file was when it was made.
+/// The size and the digest of a weight file at the time when it was made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileRecord {
+    /// The size of the file in bytes.
     pub bytes: u64,
-    /// 64 hexadecimal digits.
+    /// The SHA-256 digest of the file as 64 hexadecimal digits.
     pub sha256: String,
-    /// Where it comes from, in words.
+    /// The origin of the file: a path, an address or "random".
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub source: String,
 }
 
-/// A tensor that is to be written.
+/// The name, the shape and the type of a tensor that is to be written.
 #[derive(Clone, Debug)]
-pub(crate) struct Planned {
+pub(crate) struct TensorSpec {
     pub name: String,
     pub shape: Vec<usize>,
-    /// `F32`, `F16` or `BF16`.
+    /// The stored type, which is `F32`, `F16` or `BF16`.
     pub dtype: DType,
 }
 
-impl Planned {
+impl TensorSpec {
+    /// Returns the size of the tensor's data in bytes.
     pub(crate) fn bytes(&self) -> usize {
-        self.values() * self.dtype.size_in_bytes()
-    }
-
-    pub(crate) fn values(&self) -> usize {
-        self.shape.iter().product()
+        self.shape.iter().product::<usize>() * self.dtype.size_in_bytes()
     }
 }
 
-/// Writes the file under a temporary name, then renames it. `produce` appends a tensor's little-endian values
-/// to the empty buffer that it is given; `progress` hears of every tensor's bytes.
+/// Writes a file under a temporary name and then renames it. `produce` appends the little-endian values of a
+/// tensor to the empty buffer that it is given. `progress` is called with the bytes of every tensor that is
+/// written.
+///
+/// # Errors
+/// [`WeightsError::Write`] if `produce` fails or the file cannot be written; no file is left then.
 pub(crate) fn write_safetensors(
     path: &Path,
-    mut tensors: Vec<Planned>,
-    produce: &mut dyn FnMut(&Planned, &mut Vec<u8>) -> candle_core::Result<()>,
+    mut tensors: Vec<TensorSpec>,
+    produce: &mut dyn FnMut(&TensorSpec, &mut Vec<u8>) -> candle_core::Result<()>,
     progress: &mut dyn FnMut(u64),
 ) -> Result<FileRecord, WeightsError> {
     tensors.sort_by(|a, b| {
-        let width = |tensor: &Planned| std::cmp::Reverse(tensor.dtype.size_in_bytes());
+        let width = |tensor: &TensorSpec| std::cmp::Reverse(tensor.dtype.size_in_bytes());
         (width(a), &a.name).cmp(&(width(b), &b.name))
     });
     let partial = partial_path(path);
     let written = write_to(&partial, &tensors, produce, progress)
         .and_then(|record| fs::rename(&partial, path).map(|()| record).map_err(Into::into));
-    written.map_err(|source| {
-        // A partial file is of no use here: it would be written anew.
-        let _gone = fs::remove_file(&partial);
-        WeightsError::Write {
-            path: path.to_owned(),
-            source,
-        }
-    })
+    if written.is_err() {
+        // The next attempt begins anew, so that a partial file has no use.
+        let _removed = fs::remove_file(&partial);
+    }
+    written.map_err(WeightsError::write(path))
 }
 
 fn write_to(
     path: &Path,
-    tensors: &[Planned],
-    produce: &mut dyn FnMut(&Planned, &mut Vec<u8>) -> candle_core::Result<()>,
+    tensors: &[TensorSpec],
+    produce: &mut dyn FnMut(&TensorSpec, &mut Vec<u8>) -> candle_core::Result<()>,
     progress: &mut dyn FnMut(u64),
 ) -> candle_core::Result<FileRecord> {
     let mut file = File::create(path)?;
@@ -108,8 +109,8 @@ fn write_to(
     })
 }
 
-/// The length and the padded header.
-fn header(tensors: &[Planned]) -> candle_core::Result<Vec<u8>> {
+/// Returns the length and the padded header.
+fn header(tensors: &[TensorSpec]) -> candle_core::Result<Vec<u8>> {
     let mut entries = Map::new();
     let mut start = 0;
     for tensor in tensors {
@@ -134,7 +135,7 @@ fn header(tensors: &[Planned]) -> candle_core::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The name that a file has until it is whole.
+/// Returns the name that a file has until it is complete.
 fn partial_path(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".partial");
@@ -145,8 +146,8 @@ fn partial_path(path: &Path) -> PathBuf {
 mod tests {
     use super::*;
 
-    fn planned(name: &str, dtype: DType, count: usize) -> Planned {
-        Planned {
+    fn planned(name: &str, dtype: DType, count: usize) -> TensorSpec {
+        TensorSpec {
             name: name.to_owned(),
             shape: vec![count],
             dtype,
@@ -156,7 +157,7 @@ mod tests {
     #[test]
     fn tensors_begin_on_64_bytes_and_wider_types_come_first() {
         let dir = tempfile::tempdir().unwrap();
-        // Names of all lengths, so that the header has every length modulo 64.
+        // Names of many lengths give a header of every length modulo 64.
         for length in 1..70 {
             let path = dir.path().join("x.safetensors");
             let plan = vec![
@@ -181,7 +182,7 @@ mod tests {
             assert_eq!(
                 bytes.len() % 64,
                 26,
-                "only the 26 bytes of data lie past a multiple"
+                "only the 26 bytes of data follow a multiple of 64"
             );
             let read = safetensors::SafeTensors::deserialize(&bytes).unwrap();
             assert_eq!(read.tensor("a").unwrap().data(), [7; 6]);

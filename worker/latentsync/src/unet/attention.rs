@@ -1,17 +1,19 @@
-//! Spatial transformer: self-attention within a frame, attention to that frame's audio, feed-forward.
+//! The spatial transformer of the UNet: self-attention within a frame, cross-attention to the audio of that
+//! frame, and a feed-forward. [`blocks`](super::blocks) calls it after the `ResNet` block of a layer.
 
 use candle_core::{Result, Tensor};
 
-use super::context::Context;
+use super::context::ForwardContext;
 use crate::config::UNetConfig;
-use crate::layers::{FeedForward, GroupNorm, LayerNorm, Linear, attend, frames_first, to_picture, to_tokens};
+use crate::layers::{FeedForward, GroupNorm, LayerNorm, Linear, attend, frames_first, to_image, to_tokens};
 use crate::run::Run;
 use crate::tensors::VarBuilder;
 
-/// The norms of transformers use this, whatever the configuration says for `ResNet` blocks.
+/// The epsilon of the group norms of transformers; the configuration's `norm_eps` is for `ResNet` blocks
+/// alone.
 pub(super) const NORM_EPS: f64 = 1e-6;
 
-/// Multi-head attention with projections; no bias but in the last.
+/// Multi-head attention with its projections, of which only the last has a bias.
 pub(super) struct Attention {
     to_q: Linear,
     to_k: Linear,
@@ -21,6 +23,7 @@ pub(super) struct Attention {
 }
 
 impl Attention {
+    /// Loads the projections; `context_width` is the width of what keys and values are made from.
     pub(super) fn load(vb: &VarBuilder, width: usize, context_width: usize, heads: usize) -> Result<Self> {
         Ok(Self {
             to_q: Linear::load_no_bias(&vb.pp("to_q"), width, width)?,
@@ -31,9 +34,17 @@ impl Attention {
         })
     }
 
-    /// `x` is `(rows, queries, width)`, `audio` `(rows, vb, context width)`; without it `x` is its own.
-    pub(super) fn forward(&self, run: &Run, x: Tensor, audio: Option<&Tensor>) -> Result<Mixed<'_>> {
-        let (q, k, v) = self.project(run, &x, audio.unwrap_or(&x))?;
+    /// Attends from `x` to `encoder_hidden_states`, or to `x` itself if there are none.
+    ///
+    /// # Shapes
+    /// `x` is `(rows, queries, width)`, `encoder_hidden_states` is `(rows, keys, context width)`.
+    pub(super) fn forward(
+        &self,
+        run: &Run,
+        x: Tensor,
+        encoder_hidden_states: Option<&Tensor>,
+    ) -> Result<UnprojectedAttention<'_>> {
+        let (q, k, v) = self.project(run, &x, encoder_hidden_states.unwrap_or(&x))?;
         drop(x);
         let mixed = attend(
             run,
@@ -42,14 +53,14 @@ impl Attention {
             &v.unsqueeze(0)?,
             self.heads,
         )?;
-        Ok(Mixed {
+        Ok(UnprojectedAttention {
             values: mixed.squeeze(0)?,
             to_out: &self.to_out,
         })
     }
 
-    /// Self-attention over the second of the four dimensions of `(samples, frames, positions, width)`.
-    pub(super) fn forward_temporal(&self, run: &Run, x: Tensor) -> Result<Mixed<'_>> {
+    /// Attends over the frames of `x`, `(samples, frames, positions, width)`, for each position by itself.
+    pub(super) fn forward_temporal(&self, run: &Run, x: Tensor) -> Result<UnprojectedAttention<'_>> {
         let (q, k, v) = self.project(run, &x, &x)?;
         drop(x);
         let mixed = attend(
@@ -61,12 +72,13 @@ impl Attention {
         )?;
         drop((q, k, v));
         let (samples, area, frames, width) = mixed.dims4()?;
-        Ok(Mixed {
+        Ok(UnprojectedAttention {
             values: frames_first(run, &mixed)?.reshape((samples * frames, area, width))?,
             to_out: &self.to_out,
         })
     }
 
+    /// Returns the queries of `x` and the keys and values of `context`.
     fn project(&self, run: &Run, x: &Tensor, context: &Tensor) -> Result<(Tensor, Tensor, Tensor)> {
         Ok((
             self.to_q.forward(run, x)?,
@@ -76,18 +88,19 @@ impl Attention {
     }
 }
 
-/// What attention gives before its last projection.
-pub(super) struct Mixed<'a> {
+/// The result of attention before its last projection.
+pub(super) struct UnprojectedAttention<'a> {
     values: Tensor,
     to_out: &'a Linear,
 }
 
-impl Mixed<'_> {
-    /// The last projection, and `residual` added. The projection without the residual is recorded as `name`.
+impl UnprojectedAttention<'_> {
+    /// Applies the last projection and adds `residual`. The projection without the residual is recorded as
+    /// `path.name`.
     pub(super) fn add_to(
         self,
         residual: &Tensor,
-        context: &Context,
+        context: &ForwardContext,
         path: &str,
         name: &str,
     ) -> Result<Tensor> {
@@ -97,26 +110,29 @@ impl Mixed<'_> {
     }
 }
 
-pub(super) struct SpatialTransformer {
+/// The spatial transformer, which consists of a norm, a projection to tokens, one block, and a projection
+/// back, with a residual.
+pub(super) struct Transformer3DModel {
     path: String,
     norm: GroupNorm,
     proj_in: Linear,
-    block: TransformerBlock,
+    block: BasicTransformerBlock,
     proj_out: Linear,
 }
 
-impl SpatialTransformer {
+impl Transformer3DModel {
     pub(super) fn load(vb: &VarBuilder, config: &UNetConfig, channels: usize) -> Result<Self> {
         Ok(Self {
             path: vb.path().to_owned(),
             norm: GroupNorm::load(&vb.pp("norm"), config.norm_num_groups, channels, NORM_EPS)?,
             proj_in: Linear::load_1x1(&vb.pp("proj_in"), channels, channels)?,
-            block: TransformerBlock::load(&vb.pp("transformer_blocks").pp(0), config, channels)?,
+            block: BasicTransformerBlock::load(&vb.pp("transformer_blocks").pp(0), config, channels)?,
             proj_out: Linear::load_1x1(&vb.pp("proj_out"), channels, channels)?,
         })
     }
 
-    pub(super) fn forward(&self, x: &Tensor, context: &Context) -> Result<Tensor> {
+    /// Transforms `x`, `(batch x frames, channels, h, w)`, frame by frame.
+    pub(super) fn forward(&self, x: &Tensor, context: &ForwardContext) -> Result<Tensor> {
         let (images, channels, h, w) = x.dims4()?;
         let put = |name, tokens: &Tensor| {
             let picture = || tokens.transpose(1, 2)?.reshape((images, channels, h, w));
@@ -130,13 +146,14 @@ impl SpatialTransformer {
         tokens = self.block.forward(tokens, context)?;
         tokens = self.proj_out.forward(context.run, &tokens)?;
         put("proj_out", &tokens)?;
-        let y = to_picture(context.run, &tokens, x)?;
+        let y = to_image(context.run, &tokens, x)?;
         context.run.put(&self.path, "", &y);
         Ok(y)
     }
 }
 
-struct TransformerBlock {
+/// Self-attention, cross-attention and a feed-forward, each with a norm before it and a residual.
+struct BasicTransformerBlock {
     path: String,
     norm1: LayerNorm,
     attn1: Attention,
@@ -146,7 +163,7 @@ struct TransformerBlock {
     ff: FeedForward,
 }
 
-impl TransformerBlock {
+impl BasicTransformerBlock {
     fn load(vb: &VarBuilder, config: &UNetConfig, width: usize) -> Result<Self> {
         let heads = config.attention_heads;
         Ok(Self {
@@ -160,7 +177,7 @@ impl TransformerBlock {
         })
     }
 
-    fn forward(&self, x: Tensor, context: &Context) -> Result<Tensor> {
+    fn forward(&self, x: Tensor, context: &ForwardContext) -> Result<Tensor> {
         let put = |name, output: &Tensor| context.run.put(&self.path, name, output);
         let mut x = x;
         let normed = self.norm1.forward(context.run, &x)?;
@@ -170,7 +187,9 @@ impl TransformerBlock {
 
         let normed = self.norm2.forward(context.run, &x)?;
         put("norm2", &normed);
-        let mixed = self.attn2.forward(context.run, normed, Some(&context.audio))?;
+        let mixed = self
+            .attn2
+            .forward(context.run, normed, Some(&context.encoder_hidden_states))?;
         x = mixed.add_to(&x, context, &self.path, "attn2")?;
 
         let normed = self.norm3.forward(context.run, &x)?;

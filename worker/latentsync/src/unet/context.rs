@@ -1,16 +1,17 @@
-//! What the modules of the UNet are given besides their input.
+//! The inputs that all modules of the UNet share, besides the tensor that each one transforms.
 
 use candle_core::Tensor;
 
 use crate::run::Run;
 
-/// What every module of one forward pass needs to know.
-pub(super) struct Context<'a, 'r> {
-    /// Frames of one sample.
+/// The shared inputs of one forward pass.
+pub(super) struct ForwardContext<'a, 'r> {
+    /// The number of frames of one sample.
     pub(super) frames: usize,
-    /// `(batch, width)`, after its MLP.
-    pub(super) time: Tensor,
-    /// `(batch x frames, tokens, width)`.
-    pub(super) audio: Tensor,
+    /// The timestep embedding after its MLP, `(batch, 4 x first block's channels)`.
+    pub(super) temb: Tensor,
+    /// The audio features of each frame, `(batch x frames, tokens, width)`.
+    pub(super) encoder_hidden_states: Tensor,
+    /// The options, hooks and recorder of the run.
     pub(super) run: &'a Run<'r>,
 }

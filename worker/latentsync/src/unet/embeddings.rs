@@ -1,4 +1,5 @@
-//! The timestep as the network sees it: a sinusoid (cosines first) and a two-layer MLP.
+//! The timestep embedding of the UNet: a sinusoid, cosines first in the published model, and an MLP of two
+//! layers.
 
 use candle_core::{Result, Tensor};
 
@@ -7,7 +8,8 @@ use crate::layers::Linear;
 use crate::run::Run;
 use crate::tensors::VarBuilder;
 
-pub(super) struct TimeEmbedding {
+/// The timestep embedding; its sinusoid has no weights.
+pub(super) struct TimestepEmbedding {
     linear_1: Linear,
     linear_2: Linear,
     width: usize,
@@ -15,7 +17,7 @@ pub(super) struct TimeEmbedding {
     freq_shift: f64,
 }
 
-impl TimeEmbedding {
+impl TimestepEmbedding {
     pub(super) fn load(vb: &VarBuilder, config: &UNetConfig) -> Result<Self> {
         let width = config.block_out_channels[0];
         Ok(Self {
@@ -27,7 +29,7 @@ impl TimeEmbedding {
         })
     }
 
-    /// `(batch, 4 x width)`, on the device and in the type of `like`.
+    /// Returns the embedding of `timestep`, `(batch, 4 x width)`, on the device and in the type of `like`.
     pub(super) fn forward(&self, run: &Run, timestep: u32, batch: usize, like: &Tensor) -> Result<Tensor> {
         let values = self.sinusoid(timestep);
         let sinusoid = Tensor::from_vec(values, (1, self.width), &candle_core::Device::Cpu)?
@@ -40,7 +42,7 @@ impl TimeEmbedding {
         embedding.broadcast_as((batch, 4 * self.width))?.contiguous()
     }
 
-    /// In `f32` throughout, as the reference computes it.
+    /// Returns the sinusoid of `timestep`, computed in `f32` throughout as the reference does.
     #[expect(clippy::cast_possible_truncation, reason = "the reference rounds here too")]
     fn sinusoid(&self, timestep: u32) -> Vec<f32> {
         let half = self.width / 2;

@@ -1,14 +1,16 @@
-//! Denoising UNet over one window of video latents.
+//! The denoising UNet over one window of video latents. [`denoise`](super::denoise) runs it once or twice for
+//! each step.
 //!
-//! | tensor     | shape                            | meaning                                                |
-//! |------------|----------------------------------|--------------------------------------------------------|
-//! | `latents`  | `(batch, 13, frames, h/8, w/8)`  | noisy 4, mask 1, masked 4, reference 4, in that order  |
-//! | `audio`    | `(batch, frames, tokens, width)` | Whisper states for each frame                          |
-//! | `timestep` | scalar in `0..1000`              | index into the training noise schedule                 |
-//! | result     | `(batch, 4, frames, h/8, w/8)`   | predicted noise                                        |
+//! | tensor                  | shape                            | meaning                                                |
+//! |-------------------------|----------------------------------|--------------------------------------------------------|
+//! | `latents`               | `(batch, 13, frames, h/8, w/8)`  | noisy 4, mask 1, masked 4, reference 4, in that order  |
+//! | `encoder_hidden_states` | `(batch, frames, tokens, width)` | Whisper states of each frame                           |
+//! | `timestep`              | scalar in `0..1000`              | index into the training noise schedule                 |
+//! | result                  | `(batch, 4, frames, h/8, w/8)`   | predicted noise                                        |
 //!
-//! Inside, frames stand in the first dimension: `(batch x frames, channels, h, w)`. The statistics of the
-//! `ResNet` norms span all frames of a sample, temporal attention mixes them, and nothing else does.
+//! Inside the network, the frames are a part of the first dimension: `(batch x frames, channels, h, w)`. The
+//! norms of the `ResNet` blocks take their statistics over all frames of a sample, and temporal attention
+//! mixes the frames. All other operations treat each frame by itself.
 
 mod attention;
 mod blocks;
@@ -19,44 +21,45 @@ mod resnet;
 
 use candle_core::{Result, Tensor, bail};
 
-use self::blocks::{DownBlock, MidBlock, UpBlock};
-use self::context::Context;
-use self::embeddings::TimeEmbedding;
+use self::blocks::{DownBlock3D, UNetMidBlock3DCrossAttn, UpBlock3D};
+use self::context::ForwardContext;
+use self::embeddings::TimestepEmbedding;
 use super::config::UNetConfig;
 use super::layers::{Conv2d, GroupNorm};
 use super::run::Run;
 use super::tensors::{NetworkWeights, VarBuilder};
 
-/// The denoising UNet.
+/// The denoising UNet with its weights.
 pub struct UNet3DConditionModel {
     conv_in: Conv2d,
-    time: TimeEmbedding,
-    down: Vec<DownBlock>,
-    mid: MidBlock,
-    up: Vec<UpBlock>,
+    time_embedding: TimestepEmbedding,
+    down: Vec<DownBlock3D>,
+    mid: UNetMidBlock3DCrossAttn,
+    up: Vec<UpBlock3D>,
     norm_out: GroupNorm,
     conv_out: Conv2d,
     network_weights: NetworkWeights,
 }
 
 impl UNet3DConditionModel {
+    /// Builds the network from the tensors under `vb`.
     pub(super) fn load(vb: &VarBuilder, config: &UNetConfig) -> Result<Self> {
         let vb = &vb.streamed();
         let channels = &config.block_out_channels;
         let (first, last) = (channels[0], channels[channels.len() - 1]);
         let down_keys = vb.pp("down_blocks");
         let down = (0..channels.len())
-            .map(|i| DownBlock::load(&down_keys.pp(i), config, i))
+            .map(|i| DownBlock3D::load(&down_keys.pp(i), config, i))
             .collect::<Result<_>>()?;
         let up_keys = vb.pp("up_blocks");
         let up = (0..channels.len())
-            .map(|i| UpBlock::load(&up_keys.pp(i), config, i))
+            .map(|i| UpBlock3D::load(&up_keys.pp(i), config, i))
             .collect::<Result<_>>()?;
         Ok(Self {
             conv_in: Conv2d::load_3x3(&vb.pp("conv_in"), config.in_channels, first)?,
-            time: TimeEmbedding::load(&vb.pp("time_embedding"), config)?,
+            time_embedding: TimestepEmbedding::load(&vb.pp("time_embedding"), config)?,
             down,
-            mid: MidBlock::load(&vb.pp("mid_block"), config, last)?,
+            mid: UNetMidBlock3DCrossAttn::load(&vb.pp("mid_block"), config, last)?,
             up,
             norm_out: GroupNorm::load(
                 &vb.pp("conv_norm_out"),
@@ -65,27 +68,39 @@ impl UNet3DConditionModel {
                 config.norm_eps,
             )?,
             conv_out: Conv2d::load_3x3(&vb.pp("conv_out"), first, config.out_channels)?,
-            // Last, when all weights were asked for.
+            // This comes last, because it returns the weights that were loaded so far.
             network_weights: vb.network_weights(),
         })
     }
 
-    /// Brings this network's weights to the device and takes them off.
+    /// Returns the weights, to evict them from the device while the network is idle.
     pub(super) fn network_weights(&self) -> &NetworkWeights {
         &self.network_weights
     }
 
-    /// Predicts the noise in `latents` (see the module's table for the shapes).
-    pub fn forward(&self, run: &Run, latents: &Tensor, timestep: u32, audio: &Tensor) -> Result<Tensor> {
+    /// Predicts the noise in `latents`; the module's documentation gives the shapes.
+    ///
+    /// # Errors
+    /// Fails if the shapes do not fit each other or the configuration, if memory is short, or if a hook
+    /// returns an error.
+    pub fn forward(
+        &self,
+        run: &Run,
+        latents: &Tensor,
+        timestep: u32,
+        encoder_hidden_states: &Tensor,
+    ) -> Result<Tensor> {
         let (batch, channels, frames, h, w) = latents.dims5()?;
-        let (audio_batch, audio_frames, tokens, width) = audio.dims4()?;
+        let (audio_batch, audio_frames, tokens, width) = encoder_hidden_states.dims4()?;
         if (audio_batch, audio_frames) != (batch, frames) {
-            bail!("audio of {audio_batch} x {audio_frames} frames, latents of {batch} x {frames}");
+            bail!(
+                "audio features are for {audio_batch} x {audio_frames} frames, latents for {batch} x {frames}"
+            );
         }
-        let context = Context {
+        let context = ForwardContext {
             frames,
-            time: self.time.forward(run, timestep, batch, latents)?,
-            audio: audio.reshape((batch * frames, tokens, width))?,
+            temb: self.time_embedding.forward(run, timestep, batch, latents)?,
+            encoder_hidden_states: encoder_hidden_states.reshape((batch * frames, tokens, width))?,
             run,
         };
 

@@ -1,23 +1,27 @@
-//! Motion module: every position attends over the frames of its sample, twice, then a feed-forward.
+//! The motion module (`AnimateDiff`): every position attends over the frames of its sample, twice, and a
+//! feed-forward follows. [`blocks`](super::blocks) calls it at the end of a layer.
 
 use candle_core::{Result, Tensor, bail};
 
-use super::attention::{Attention, Mixed, NORM_EPS};
-use super::context::Context;
+use super::attention::{Attention, NORM_EPS, UnprojectedAttention};
+use super::context::ForwardContext;
 use crate::config::MotionConfig;
-use crate::layers::{FeedForward, GroupNorm, LayerNorm, Linear, add_positions, to_picture, to_tokens};
+use crate::layers::{FeedForward, GroupNorm, LayerNorm, Linear, add_positions, to_image, to_tokens};
 use crate::run::Run;
 use crate::tensors::VarBuilder;
 
-/// Group norm groups of motion modules, whatever the configuration says for the rest.
+/// The groups of the group norms of motion modules; the configuration's `norm_num_groups` is for the other
+/// norms.
 const GROUPS: usize = 32;
 
+/// A motion module, which consists of a norm, a projection to tokens, the blocks, and a projection back, with
+/// a residual.
 pub(super) struct MotionModule {
     module_path: String,
     path: String,
     norm: GroupNorm,
     proj_in: Linear,
-    blocks: Vec<TemporalBlock>,
+    blocks: Vec<TemporalTransformerBlock>,
     proj_out: Linear,
 }
 
@@ -26,7 +30,7 @@ impl MotionModule {
         let transformer = vb.pp("temporal_transformer");
         let block_keys = transformer.pp("transformer_blocks");
         let blocks = (0..config.num_transformer_block)
-            .map(|i| TemporalBlock::load(&block_keys.pp(i), config, channels))
+            .map(|i| TemporalTransformerBlock::load(&block_keys.pp(i), config, channels))
             .collect::<Result<_>>()?;
         Ok(Self {
             module_path: vb.path().to_owned(),
@@ -38,7 +42,8 @@ impl MotionModule {
         })
     }
 
-    pub(super) fn forward(&self, x: &Tensor, context: &Context) -> Result<Tensor> {
+    /// Transforms `x`, `(samples x frames, channels, h, w)`.
+    pub(super) fn forward(&self, x: &Tensor, context: &ForwardContext) -> Result<Tensor> {
         let normed = self.norm.forward(context.run, x, 1)?;
         let mut tokens = to_tokens(context.run, &normed)?;
         drop(normed);
@@ -49,27 +54,29 @@ impl MotionModule {
         }
         tokens = self.proj_out.forward(context.run, &tokens)?;
         context.run.put(&self.path, "proj_out", &tokens);
-        let y = to_picture(context.run, &tokens, x)?;
+        let y = to_image(context.run, &tokens, x)?;
         context.run.put(&self.path, "", &y);
         context.run.put(&self.module_path, "", &y);
         Ok(y)
     }
 }
 
-struct TemporalBlock {
+/// Temporal attentions and a feed-forward, each with a norm before it and a residual.
+struct TemporalTransformerBlock {
     path: String,
     attention: Vec<(LayerNorm, TemporalAttention)>,
     ff_norm: LayerNorm,
     ff: FeedForward,
 }
 
+/// Attention over the frames, with its position table.
 struct TemporalAttention {
-    /// `(1, longest, 1, width)`: added to the normed input before the projections.
+    /// The sinusoids that are added to the normed input before the projections, `(longest, width)`.
     positions: Option<Tensor>,
     attention: Attention,
 }
 
-impl TemporalBlock {
+impl TemporalTransformerBlock {
     fn load(vb: &VarBuilder, config: &MotionConfig, width: usize) -> Result<Self> {
         let (norms, blocks) = (vb.pp("norms"), vb.pp("attention_blocks"));
         let attention = (0..config.attention_block_types.len())
@@ -88,8 +95,8 @@ impl TemporalBlock {
         })
     }
 
-    /// `x` is `(samples x frames, positions, width)`.
-    fn forward(&self, x: Tensor, context: &Context) -> Result<Tensor> {
+    /// Transforms `x`, `(samples x frames, positions, width)`.
+    fn forward(&self, x: Tensor, context: &ForwardContext) -> Result<Tensor> {
         let put = |name: &str, output: &Tensor| context.run.put(&self.path, name, output);
         let mut x = x;
         for (i, (norm, attention)) in self.attention.iter().enumerate() {
@@ -123,7 +130,7 @@ impl TemporalAttention {
         })
     }
 
-    fn forward(&self, run: &Run, x: Tensor, frames: usize) -> Result<Mixed<'_>> {
+    fn forward(&self, run: &Run, x: Tensor, frames: usize) -> Result<UnprojectedAttention<'_>> {
         let (images, area, width) = x.dims3()?;
         let mut frames_apart = x.reshape((images / frames, frames, area, width))?;
         drop(x);

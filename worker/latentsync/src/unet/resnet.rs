@@ -1,13 +1,15 @@
-//! The residual block, whose norms take their statistics over all frames, and the two samplers.
+//! The `ResNet` block of the UNet, whose norms take their statistics over all frames of a sample, and the
+//! downsampling and upsampling at the end of a block. [`blocks`](super::blocks) calls them.
 
 use candle_core::{Result, Tensor};
 
-use super::context::Context;
+use super::context::ForwardContext;
 use crate::config::UNetConfig;
 use crate::layers::{Conv2d, GroupNorm, Linear, upsample};
 use crate::tensors::VarBuilder;
 
-pub(super) struct ResnetBlock {
+/// Two convolutions with norms, shifted by the timestep embedding, and a residual.
+pub(super) struct ResnetBlock3D {
     path: String,
     norm1: GroupNorm,
     conv1: Conv2d,
@@ -17,7 +19,7 @@ pub(super) struct ResnetBlock {
     shortcut: Option<Conv2d>,
 }
 
-impl ResnetBlock {
+impl ResnetBlock3D {
     pub(super) fn load(vb: &VarBuilder, config: &UNetConfig, input: usize, output: usize) -> Result<Self> {
         let norm = |name: &str, channels| {
             GroupNorm::load(&vb.pp(name), config.norm_num_groups, channels, config.norm_eps)
@@ -36,12 +38,14 @@ impl ResnetBlock {
         })
     }
 
-    pub(super) fn forward(&self, x: Tensor, context: &Context) -> Result<Tensor> {
+    /// Runs the block on `x`, `(batch x frames, channels, h, w)`.
+    pub(super) fn forward(&self, x: Tensor, context: &ForwardContext) -> Result<Tensor> {
         let frames = context.frames;
-        let time = self.time_emb_proj.forward(context.run, &context.time.silu()?)?;
-        context.run.put(&self.path, "time_emb_proj", &time);
+        let shift = self.time_emb_proj.forward(context.run, &context.temb.silu()?)?;
+        context.run.put(&self.path, "time_emb_proj", &shift);
         let mut hidden = self.norm1.forward_silu(context.run, &x, frames)?;
-        // Now, because it lets go of the input, which with its skip is the largest tensor of all.
+        // The shortcut runs before the convolutions, so that the input can be dropped: with its skip
+        // connection it is the largest tensor of all.
         let residual = match &self.shortcut {
             Some(shortcut) => {
                 let residual = shortcut.forward(context.run, &x)?;
@@ -51,11 +55,11 @@ impl ResnetBlock {
             }
             None => x,
         };
-        // One value a channel, the same in all frames of a sample.
-        hidden = self.conv1.forward_shifted(context.run, &hidden, &time)?;
+        // The shift has one value for each channel, which is the same in all frames of a sample.
+        hidden = self.conv1.forward_shifted(context.run, &hidden, &shift)?;
         context
             .run
-            .put_derived(&self.path, "conv1", || without_shift(&hidden, &time))?;
+            .put_derived(&self.path, "conv1", || without_shift(&hidden, &shift))?;
         hidden = self.norm2.forward_silu(context.run, &hidden, frames)?;
         let y = self.conv2.forward_add(context.run, &hidden, &residual)?;
         context.run.put_derived(&self.path, "conv2", || &y - &residual)?;
@@ -64,7 +68,7 @@ impl ResnetBlock {
     }
 }
 
-/// `x`, `(images, channels, h, w)`, without the addend of every channel, `(samples, channels)`.
+/// Subtracts from `x`, `(images, channels, h, w)`, the addend of every channel, `(samples, channels)`.
 fn without_shift(x: &Tensor, shift: &Tensor) -> Result<Tensor> {
     let (images, channels, h, w) = x.dims4()?;
     let samples = shift.dim(0)?;
@@ -73,13 +77,13 @@ fn without_shift(x: &Tensor, shift: &Tensor) -> Result<Tensor> {
         .reshape((images, channels, h, w))
 }
 
-/// Halves the size with a strided convolution.
-pub(super) struct Downsampler {
+/// Halves the height and the width with a strided convolution.
+pub(super) struct Downsample3D {
     path: String,
     conv: Conv2d,
 }
 
-impl Downsampler {
+impl Downsample3D {
     pub(super) fn load(vb: &VarBuilder, channels: usize) -> Result<Self> {
         Ok(Self {
             path: vb.path().to_owned(),
@@ -87,7 +91,7 @@ impl Downsampler {
         })
     }
 
-    pub(super) fn forward(&self, x: &Tensor, context: &Context) -> Result<Tensor> {
+    pub(super) fn forward(&self, x: &Tensor, context: &ForwardContext) -> Result<Tensor> {
         let y = self.conv.forward(context.run, x)?;
         context.run.put(&self.path, "conv", &y);
         context.run.put(&self.path, "", &y);
@@ -95,13 +99,13 @@ impl Downsampler {
     }
 }
 
-/// Nearest-neighbour upsampling and a convolution.
-pub(super) struct Upsampler {
+/// Enlarges images by nearest-neighbour upsampling, followed by a convolution.
+pub(super) struct Upsample3D {
     path: String,
     conv: Conv2d,
 }
 
-impl Upsampler {
+impl Upsample3D {
     pub(super) fn load(vb: &VarBuilder, channels: usize) -> Result<Self> {
         Ok(Self {
             path: vb.path().to_owned(),
@@ -109,8 +113,13 @@ impl Upsampler {
         })
     }
 
-    /// Upsamples to `(h, w)`, the size of the skip that is joined next.
-    pub(super) fn forward(&self, x: Tensor, (h, w): (usize, usize), context: &Context) -> Result<Tensor> {
+    /// Upsamples to `(h, w)`, the size of the skip connection that the next block concatenates.
+    pub(super) fn forward(
+        &self,
+        x: Tensor,
+        (h, w): (usize, usize),
+        context: &ForwardContext,
+    ) -> Result<Tensor> {
         let upsampled = upsample(context.run, &x, (h, w))?;
         drop(x);
         let y = self.conv.forward(context.run, &upsampled)?;

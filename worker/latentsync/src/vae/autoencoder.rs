@@ -1,4 +1,5 @@
-//! The image autoencoder. Pictures of which a half type made infinities are made again in `f32`, one at a time.
+//! The image autoencoder with its two halves. If a half type overflows in a picture, that picture is computed
+//! again in `f32`.
 
 use candle_core::{DType, Device, Result, Tensor};
 
@@ -11,70 +12,73 @@ use crate::layers::Conv2d;
 use crate::run::Run;
 use crate::tensors::{LoadReport, NetworkWeights, TensorFile, VarBuilder};
 
-/// Latents are stored times this; set by the pipeline, not in the published configuration.
+/// The factor by which latents are multiplied after encoding. The reference's pipeline sets it; it is not in
+/// the published configuration.
 pub const SCALING_FACTOR: f64 = 0.182_15;
 
-/// The image autoencoder.
+/// The image autoencoder of Stable Diffusion with its weights.
 pub struct AutoencoderKl {
-    to_moments: ToMoments,
-    to_pixels: ToPixels,
+    encoder_half: EncoderHalf,
+    decoder_half: DecoderHalf,
     config: VaeConfig,
     network_weights: NetworkWeights,
-    /// The weights as stored, where the networks compute in a half type.
-    original: Option<Original>,
+    /// The weights for computing in `f32` what overflows, if the network computes in a half type.
+    f32_fallback: Option<F32Fallback>,
 }
 
-/// The encoding half.
-struct ToMoments {
+/// The encoder and the convolution after it: pixels to moments.
+struct EncoderHalf {
     encoder: Encoder,
     quant_conv: Conv2d,
     dtype: DType,
 }
 
-/// The decoding half.
-struct ToPixels {
+/// The decoder and the convolution before it: latents to pixels.
+struct DecoderHalf {
     post_quant_conv: Conv2d,
     decoder: Decoder,
     dtype: DType,
 }
 
-/// The Gaussian that the encoder gives for every latent value, in `f32`.
+/// The normal distribution that the encoder gives for every latent value, in `f32`.
 pub struct DiagonalGaussianDistribution {
-    /// `(images, 4, h/8, w/8)`.
+    /// The mean of every latent value, `(images, 4, h/8, w/8)`.
     pub mean: Tensor,
-    /// Like `mean`, within -30..=20.
-    pub log_variance: Tensor,
+    /// The logarithm of the variance, of the shape of `mean` and clamped to -30..=20.
+    pub logvar: Tensor,
 }
 
 impl DiagonalGaussianDistribution {
     fn from_tensor(moments: &Tensor) -> Result<Self> {
         let halves = moments.chunk(2, 1)?;
         Ok(Self {
-            // Of a single image the first half is contiguous as it is, and would keep the second alive.
+            // The copy is forced: for a single image, the first half is contiguous as a view, which would
+            // keep the second half alive.
             mean: halves[0].force_contiguous()?,
-            log_variance: halves[1].clamp(-30.0, 20.0)?,
+            logvar: halves[1].clamp(-30.0, 20.0)?,
         })
     }
 
-    /// Standard deviation of every value.
-    pub fn deviation(&self) -> Result<Tensor> {
-        (&self.log_variance * 0.5)?.exp()
+    /// Returns the standard deviation of every value.
+    pub fn std(&self) -> Result<Tensor> {
+        (&self.logvar * 0.5)?.exp()
     }
 
-    /// The draw that standard normal `f32` `noise` of the same shape gives, not yet scaled.
+    /// Returns a sample from `noise`, which is standard normal `f32` of the shape of `mean`. The sample is
+    /// not yet multiplied by [`SCALING_FACTOR`].
     pub fn sample(&self, noise: &Tensor) -> Result<Tensor> {
-        &self.mean + (self.deviation()? * noise)?
+        &self.mean + (self.std()? * noise)?
     }
 }
 
-/// The weight file that the networks were loaded from. It is mapped, so it costs no memory until it is read,
-/// and stays what it was if another is put in its place.
-struct Original {
+/// The weight file that the network was loaded from. It is mapped, so that it takes no memory until it is
+/// read, and its contents stay the same if another file replaces it.
+struct F32Fallback {
     file: TensorFile,
     device: Device,
 }
 
-impl ToMoments {
+impl EncoderHalf {
     fn load(vb: &VarBuilder, config: &VaeConfig) -> Result<Self> {
         let both = 2 * config.latent_channels;
         Ok(Self {
@@ -92,7 +96,7 @@ impl ToMoments {
     }
 }
 
-impl ToPixels {
+impl DecoderHalf {
     fn load(vb: &VarBuilder, config: &VaeConfig) -> Result<Self> {
         let latent = config.latent_channels;
         Ok(Self {
@@ -112,48 +116,54 @@ impl ToPixels {
 }
 
 impl AutoencoderKl {
+    /// Builds the network from the tensors under `vb`.
     pub(crate) fn load(vb: &VarBuilder, config: &VaeConfig) -> Result<Self> {
         Ok(Self {
-            to_moments: ToMoments::load(vb, config)?,
-            to_pixels: ToPixels::load(vb, config)?,
+            encoder_half: EncoderHalf::load(vb, config)?,
+            decoder_half: DecoderHalf::load(vb, config)?,
             config: config.clone(),
             network_weights: vb.network_weights(),
-            original: None,
+            f32_fallback: None,
         })
     }
 
-    /// Brings this network's weights to the device and takes them off.
+    /// Returns the weights, to evict them from the device while the network is idle.
     pub(crate) fn network_weights(&self) -> &NetworkWeights {
         &self.network_weights
     }
 
-    /// The encoder's raw output: `(images, 8, h/8, w/8)`, the log-variance not clamped.
+    /// Returns the encoder's output, `(images, 8, h/8, w/8)` in `f32`: mean 4, log-variance 4, which is not
+    /// clamped.
     pub fn raw_moments(&self, run: &Run, pixels: &Tensor) -> Result<Tensor> {
-        self.to_moments.forward(run, pixels)
+        self.encoder_half.forward(run, pixels)
     }
 
+    /// Encodes pixels, `(images, 3, h, w)`, to the distribution of their latents.
     pub fn encode(&self, run: &Run, pixels: &Tensor) -> Result<DiagonalGaussianDistribution> {
         DiagonalGaussianDistribution::from_tensor(&self.raw_moments(run, pixels)?)
     }
 
-    /// Pixels for latents that are already divided by [`SCALING_FACTOR`]; not clamped.
+    /// Decodes latents that are already divided by [`SCALING_FACTOR`] to pixels in `f32`, which are not
+    /// clamped.
     pub fn decode(&self, run: &Run, latents: &Tensor) -> Result<Tensor> {
-        self.to_pixels.forward(run, latents)
+        self.decoder_half.forward(run, latents)
     }
 
-    /// Lets `encode_frame` and `decode_frame` redo in `f32` what overflows.
-    pub(crate) fn with_original(self, file: TensorFile, device: &Device) -> Self {
-        let original = Some(Original {
+    /// Returns the autoencoder with the file from which `encode_frame` and `decode_frame` compute again in
+    /// `f32` what overflows.
+    pub(crate) fn with_f32_fallback(self, file: TensorFile, device: &Device) -> Self {
+        let f32_fallback = Some(F32Fallback {
             file,
             device: device.clone(),
         });
-        Self { original, ..self }
+        Self { f32_fallback, ..self }
     }
 
-    /// As [`AutoencoderKl::encode`], for the picture of output frame `frame`; the moments are finite.
+    /// Encodes the picture of output frame `frame` as [`AutoencoderKl::encode`] does, and checks that the
+    /// result is finite.
     ///
     /// # Errors
-    /// [`ModelError::NotFinite`] where even `f32` gives values that are not.
+    /// [`ModelError::NotFinite`] if even `f32` gives infinities or NaN.
     pub fn encode_frame(
         &self,
         run: &Run,
@@ -162,16 +172,17 @@ impl AutoencoderKl {
     ) -> std::result::Result<DiagonalGaussianDistribution, ModelError> {
         let failed = |source| ModelError::compute("encode a face", source);
         let moments = self.raw_moments(run, pixels).map_err(failed)?;
-        let moments = self.finite_or_redone(moments, "encoding", frame, |vb, config| {
-            ToMoments::load(vb, config)?.forward(run, pixels)
+        let moments = self.finite_or_f32(moments, "encoding", frame, |vb, config| {
+            EncoderHalf::load(vb, config)?.forward(run, pixels)
         })?;
         DiagonalGaussianDistribution::from_tensor(&moments).map_err(failed)
     }
 
-    /// As [`AutoencoderKl::decode`], for the latents of output frame `frame`; the pixels are finite.
+    /// Decodes the latents of output frame `frame` as [`AutoencoderKl::decode`] does, and checks that the
+    /// result is finite.
     ///
     /// # Errors
-    /// [`ModelError::NotFinite`] where even `f32` gives values that are not.
+    /// [`ModelError::NotFinite`] if even `f32` gives infinities or NaN.
     pub fn decode_frame(
         &self,
         run: &Run,
@@ -181,13 +192,14 @@ impl AutoencoderKl {
         let pixels = self
             .decode(run, latents)
             .map_err(|source| ModelError::compute("decode a face", source))?;
-        self.finite_or_redone(pixels, "decoding", frame, |vb, config| {
-            ToPixels::load(vb, config)?.forward(run, latents)
+        self.finite_or_f32(pixels, "decoding", frame, |vb, config| {
+            DecoderHalf::load(vb, config)?.forward(run, latents)
         })
     }
 
-    /// The weights that `redo` loads are gone when it returns: they take twice the memory of the half type's.
-    fn finite_or_redone(
+    /// Returns `first` if it is finite, else the result of `redo`, which loads the weights in `f32` and drops
+    /// them when it returns, because they take twice the memory of those in the half type.
+    fn finite_or_f32(
         &self,
         first: Tensor,
         stage: &'static str,
@@ -199,15 +211,15 @@ impl AutoencoderKl {
             return Ok(first);
         }
         drop(first);
-        if let Some(original) = &self.original {
+        if let Some(f32_fallback) = &self.f32_fallback {
             tracing::warn!(
                 frame,
                 stage,
-                dtype = self.to_pixels.dtype.as_str(),
+                dtype = self.decoder_half.dtype.as_str(),
                 "values left the type's range; the frame is done again in f32"
             );
             let report = LoadReport::default();
-            let vb = VarBuilder::root(&original.file, &report, &original.device, DType::F32);
+            let vb = VarBuilder::root(&f32_fallback.file, &report, &f32_fallback.device, DType::F32);
             let second = redo(&vb, &self.config)
                 .map_err(|source| ModelError::compute("do a face again in f32", source))?;
             if is_finite(&second).map_err(failed)? {

@@ -1,15 +1,17 @@
-//! What encoder and decoder share. All norms have eps 1e-6.
+//! The blocks that the encoder and the decoder of the image autoencoder share.
 
 use candle_core::{Result, Tensor};
 
 use crate::config::VaeConfig;
-use crate::layers::{Conv2d, GroupNorm, Linear, attend, to_picture, to_tokens};
+use crate::layers::{Conv2d, GroupNorm, Linear, attend, to_image, to_tokens};
 use crate::run::Run;
 use crate::tensors::VarBuilder;
 
+/// The epsilon of all group norms of the autoencoder.
 pub(super) const NORM_EPS: f64 = 1e-6;
 
-pub(super) struct ResnetBlock {
+/// Two convolutions with norms, and a residual.
+pub(super) struct ResnetBlock2D {
     path: String,
     norm1: GroupNorm,
     conv1: Conv2d,
@@ -18,7 +20,7 @@ pub(super) struct ResnetBlock {
     shortcut: Option<Conv2d>,
 }
 
-impl ResnetBlock {
+impl ResnetBlock2D {
     pub(super) fn load(vb: &VarBuilder, config: &VaeConfig, input: usize, output: usize) -> Result<Self> {
         let norm =
             |name: &str, channels| GroupNorm::load(&vb.pp(name), config.norm_num_groups, channels, NORM_EPS);
@@ -35,9 +37,10 @@ impl ResnetBlock {
         })
     }
 
+    /// Runs the block on `x`, `(images, channels, h, w)`.
     pub(super) fn forward(&self, run: &Run, x: Tensor) -> Result<Tensor> {
         let mut hidden = self.norm1.forward_silu(run, &x, 1)?;
-        // Now, because it lets go of the input.
+        // The shortcut runs before the convolutions, so that the input can be dropped.
         let residual = match &self.shortcut {
             Some(shortcut) => {
                 let residual = shortcut.forward(run, &x)?;
@@ -57,7 +60,7 @@ impl ResnetBlock {
     }
 }
 
-/// One head over all positions of the picture.
+/// Self-attention over all positions of a picture, with one head.
 struct SelfAttention {
     path: String,
     norm: GroupNorm,
@@ -69,7 +72,7 @@ struct SelfAttention {
 
 impl SelfAttention {
     fn load(vb: &VarBuilder, config: &VaeConfig, channels: usize) -> Result<Self> {
-        // Published files have the older of the two sets of names.
+        // Published files have the names of older diffusers.
         let legacy = vb.contains("query.weight");
         let linear =
             |old: &str, new: &str| Linear::load(&vb.pp(if legacy { old } else { new }), channels, channels);
@@ -94,30 +97,32 @@ impl SelfAttention {
         let mut mixed = attend(run, &q.unsqueeze(0)?, &k.unsqueeze(0)?, &v.unsqueeze(0)?, 1)?.squeeze(0)?;
         drop((q, k, v));
         mixed = self.to_out.forward(run, &mixed)?;
-        let y = to_picture(run, &mixed, x)?;
+        let y = to_image(run, &mixed, x)?;
         run.put(&self.path, "", &y);
         Ok(y)
     }
 }
 
-pub(super) struct MidBlock {
+/// The block at the lowest resolution: attention between two `ResNet` blocks.
+pub(super) struct UNetMidBlock2D {
     path: String,
-    first: ResnetBlock,
+    first: ResnetBlock2D,
     attention: SelfAttention,
-    second: ResnetBlock,
+    second: ResnetBlock2D,
 }
 
-impl MidBlock {
+impl UNetMidBlock2D {
     pub(super) fn load(vb: &VarBuilder, config: &VaeConfig, channels: usize) -> Result<Self> {
         let resnets = vb.pp("resnets");
         Ok(Self {
             path: vb.path().to_owned(),
-            first: ResnetBlock::load(&resnets.pp(0), config, channels, channels)?,
+            first: ResnetBlock2D::load(&resnets.pp(0), config, channels, channels)?,
             attention: SelfAttention::load(&vb.pp("attentions").pp(0), config, channels)?,
-            second: ResnetBlock::load(&resnets.pp(1), config, channels, channels)?,
+            second: ResnetBlock2D::load(&resnets.pp(1), config, channels, channels)?,
         })
     }
 
+    /// Runs the block on `x`, `(images, channels, h, w)`.
     pub(super) fn forward(&self, run: &Run, x: Tensor) -> Result<Tensor> {
         let mut x = self.first.forward(run, x)?;
         x = self.attention.forward(run, &x)?;

@@ -1,24 +1,26 @@
-//! Pixels to moments.
+//! The encoder of the image autoencoder, which maps pixels to moments of an eighth of the height and width.
 
 use candle_core::{Result, Tensor};
 
-use super::blocks::{MidBlock, NORM_EPS, ResnetBlock};
+use super::blocks::{NORM_EPS, ResnetBlock2D, UNetMidBlock2D};
 use crate::config::VaeConfig;
 use crate::layers::{Conv2d, GroupNorm, pad_right_and_below};
 use crate::run::Run;
 use crate::tensors::VarBuilder;
 
+/// The encoder, which runs the blocks that halve the size and then the block at the lowest resolution.
 pub(super) struct Encoder {
     conv_in: Conv2d,
-    blocks: Vec<DownBlock>,
-    mid: MidBlock,
+    blocks: Vec<DownEncoderBlock2D>,
+    mid: UNetMidBlock2D,
     norm_out: GroupNorm,
     conv_out: Conv2d,
 }
 
-struct DownBlock {
+/// A block that halves the height and the width, except the last one.
+struct DownEncoderBlock2D {
     path: String,
-    resnets: Vec<ResnetBlock>,
+    resnets: Vec<ResnetBlock2D>,
     downsampler: Option<Conv2d>,
 }
 
@@ -28,17 +30,18 @@ impl Encoder {
         let last = channels[channels.len() - 1];
         let block_keys = vb.pp("down_blocks");
         let blocks = (0..channels.len())
-            .map(|i| DownBlock::load(&block_keys.pp(i), config, i))
+            .map(|i| DownEncoderBlock2D::load(&block_keys.pp(i), config, i))
             .collect::<Result<_>>()?;
         Ok(Self {
             conv_in: Conv2d::load_3x3(&vb.pp("conv_in"), config.in_channels, channels[0])?,
             blocks,
-            mid: MidBlock::load(&vb.pp("mid_block"), config, last)?,
+            mid: UNetMidBlock2D::load(&vb.pp("mid_block"), config, last)?,
             norm_out: GroupNorm::load(&vb.pp("conv_norm_out"), config.norm_num_groups, last, NORM_EPS)?,
             conv_out: Conv2d::load_3x3(&vb.pp("conv_out"), last, 2 * config.latent_channels)?,
         })
     }
 
+    /// Encodes `pixels`, `(images, 3, 8h, 8w)`, to `(images, 8, h, w)`.
     pub(super) fn forward(&self, run: &Run, pixels: &Tensor) -> Result<Tensor> {
         let mut x = self.conv_in.forward(run, pixels)?;
         run.put("encoder", "conv_in", &x);
@@ -53,7 +56,7 @@ impl Encoder {
     }
 }
 
-impl DownBlock {
+impl DownEncoderBlock2D {
     fn load(vb: &VarBuilder, config: &VaeConfig, index: usize) -> Result<Self> {
         let channels = &config.block_out_channels;
         let output = channels[index];
@@ -62,7 +65,7 @@ impl DownBlock {
         let resnets = (0..config.layers_per_block)
             .map(|i| {
                 let input = if i == 0 { block_input } else { output };
-                ResnetBlock::load(&resnet_keys.pp(i), config, input, output)
+                ResnetBlock2D::load(&resnet_keys.pp(i), config, input, output)
             })
             .collect::<Result<_>>()?;
         let downsampler = (index + 1 < channels.len())
@@ -81,7 +84,7 @@ impl DownBlock {
             x = resnet.forward(run, x)?;
         }
         if let Some(downsampler) = &self.downsampler {
-            // The encoder pads on the right and at the bottom only.
+            // As in the reference, the encoder pads only on the right and at the bottom.
             x = pad_right_and_below(run, &x)?;
             x = downsampler.forward(run, &x)?;
             run.put(&self.path, "downsamplers.0", &x);

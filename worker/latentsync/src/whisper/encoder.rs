@@ -1,4 +1,5 @@
-//! Whisper's audio encoder, which keeps the states of all its layers.
+//! Whisper's audio encoder, which returns the states of all its layers. The pipeline runs it once for each
+//! audio window.
 
 use candle_core::{Result, Tensor};
 
@@ -7,18 +8,19 @@ use crate::layers::{Conv1d, LayerNorm, Linear, attend, gelu, to_tokens};
 use crate::run::Run;
 use crate::tensors::{NetworkWeights, VarBuilder};
 
-/// The encoder; its final norm is loaded for completeness and used by [`WhisperEncoder::finish`] alone.
+/// The audio encoder with its weights. Only [`WhisperEncoder::finish`] uses its final norm.
 pub struct WhisperEncoder {
     conv1: Conv1d,
     conv2: Conv1d,
-    /// `(positions, width)`.
+    /// The position table, `(positions, width)`.
     positions: Tensor,
-    blocks: Vec<Block>,
+    blocks: Vec<ResidualAttentionBlock>,
     ln_post: LayerNorm,
     network_weights: NetworkWeights,
 }
 
-struct Block {
+/// Self-attention and an MLP, each with a norm before it and a residual.
+struct ResidualAttentionBlock {
     attn_ln: LayerNorm,
     query: Linear,
     key: Linear,
@@ -30,7 +32,7 @@ struct Block {
     heads: usize,
 }
 
-impl Block {
+impl ResidualAttentionBlock {
     fn load(vb: &VarBuilder, dims: &WhisperDims) -> Result<Self> {
         let width = dims.n_audio_state;
         let (attn, mlp) = (vb.pp("attn"), vb.pp("mlp"));
@@ -68,7 +70,7 @@ impl Block {
 }
 
 impl WhisperEncoder {
-    /// `vb` stands at `encoder`.
+    /// Builds the network from the tensors under `vb`, which has the prefix `encoder`.
     pub(crate) fn load(vb: &VarBuilder, dims: &WhisperDims) -> Result<Self> {
         let width = dims.n_audio_state;
         let block_keys = vb.pp("blocks");
@@ -77,19 +79,19 @@ impl WhisperEncoder {
             conv2: Conv1d::load(&vb.pp("conv2"), width, width, 2)?,
             positions: vb.get(&[dims.n_audio_ctx, width], "positional_embedding")?,
             blocks: (0..dims.n_audio_layer)
-                .map(|i| Block::load(&block_keys.pp(i), dims))
+                .map(|i| ResidualAttentionBlock::load(&block_keys.pp(i), dims))
                 .collect::<Result<_>>()?,
             ln_post: LayerNorm::load(&vb.pp("ln_post"), width)?,
             network_weights: vb.network_weights(),
         })
     }
 
-    /// Brings this network's weights to the device and takes them off.
+    /// Returns the weights, to evict them from the device while the network is idle.
     pub(crate) fn network_weights(&self) -> &NetworkWeights {
         &self.network_weights
     }
 
-    /// States of the embedding and of every block, without the final norm.
+    /// Returns the states of the embedding and of every block, without the final norm.
     ///
     /// # Shapes
     /// `mel` is `(1, 80, 3000)`; the result `(1500, layers + 1, width)`.
@@ -108,7 +110,8 @@ impl WhisperEncoder {
         Tensor::stack(&states, 1)
     }
 
-    /// The usual encoder output: the final norm over the last layer's state. The lip-sync model does not use it.
+    /// Applies the final norm to the last layer's states, which gives the usual output of Whisper's encoder.
+    /// The lip-sync model does not use it; tests compare it with the reference.
     pub fn finish(&self, run: &Run, states: &Tensor) -> Result<Tensor> {
         let layers = states.dim(1)?;
         self.ln_post

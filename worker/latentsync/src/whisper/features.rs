@@ -1,23 +1,28 @@
-//! From a window's PCM to the rows that the output frames take.
+//! The steps around the encoder: the spectrogram of an audio window, the feature rows that are kept of it,
+//! and the rows that each output frame attends to.
 
 use candle_core::{Device, Result, Tensor};
 use latentfarm_common::audio::mel::{self, LogMel};
-use latentfarm_common::audio::windows::{self, RowPlace, WINDOW_MEL_FRAMES};
+use latentfarm_common::audio::windows::{self, WINDOW_MEL_FRAMES, WindowRow};
 use latentfarm_common::wire::engine::{AudioRequest, WindowRequest};
 use latentfarm_common::wire::job::AudioWindows;
 
 use crate::error::ModelError;
 
-/// The features of one audio window that serve output frames.
+/// The feature rows of one audio window that output frames use.
 #[derive(Clone, Debug)]
 pub struct AudioFeatures {
-    /// The track's row that stands first.
+    /// The number in the track of the first row.
     pub first_row: u64,
-    /// `(rows, layers + 1, width)`, `f32` on the host.
+    /// The states of each row, `(rows, layers + 1, width)` in `f32` on the host.
     pub states: Tensor,
 }
 
-/// The normalised log-mel spectrogram of an audio window, `(1, 80, 3000)`, with zeros past the track's end.
+/// Returns the normalised log-mel spectrogram of an audio window, `(1, 80, 3000)`, with zeros past the end of
+/// the track.
+///
+/// # Errors
+/// [`ModelError::BadRequest`] if the track has no such window or if the number of samples is wrong.
 pub fn mel_tensor(request: &AudioRequest) -> std::result::Result<Tensor, ModelError> {
     let frames = windows::mel_range(request.window, request.track_samples, request.layout);
     let pcm = windows::pcm_range(request.window, request.track_samples, request.layout);
@@ -30,12 +35,12 @@ pub fn mel_tensor(request: &AudioRequest) -> std::result::Result<Tensor, ModelEr
     }
     if request.pcm.len() as u64 != expected {
         return Err(ModelError::BadRequest(format!(
-            "audio window {} needs {expected} samples, given {}",
+            "audio window {} needs {expected} samples, but the request has {}",
             request.window,
             request.pcm.len()
         )));
     }
-    let log10 = LogMel::new().log10_frames(&request.pcm, pcm.start, frames, request.track_samples);
+    let log10 = LogMel::default().log10_frames(&request.pcm, pcm.start, frames, request.track_samples);
     let columns = usize::try_from(WINDOW_MEL_FRAMES).unwrap_or(usize::MAX);
     let mut bands = vec![0.0_f32; mel::BANDS * columns];
     for (frame, values) in log10.chunks(mel::BANDS).enumerate() {
@@ -48,11 +53,11 @@ pub fn mel_tensor(request: &AudioRequest) -> std::result::Result<Tensor, ModelEr
 }
 
 impl AudioFeatures {
-    /// Keeps those of a window's `(1500, layers + 1, width)` states that serve output frames.
+    /// Keeps the rows that output frames use of a window's states, `(1500, layers + 1, width)`.
     pub fn crop(states: &Tensor, request: &AudioRequest) -> Result<Self> {
-        let heard = windows::mel_range(request.window, request.track_samples, request.layout);
+        let mel_frames = windows::mel_range(request.window, request.track_samples, request.layout);
         let kept = windows::rows_kept(request.window, request.track_samples, request.layout);
-        let start = usize::try_from(kept.start - heard.start / 2).unwrap_or(usize::MAX);
+        let start = usize::try_from(kept.start - mel_frames.start / 2).unwrap_or(usize::MAX);
         let count = usize::try_from(kept.end - kept.start).unwrap_or(usize::MAX);
         Ok(Self {
             first_row: kept.start,
@@ -65,12 +70,16 @@ impl AudioFeatures {
     }
 }
 
-/// Feature row `row` of a track, `(layers + 1, width)`: as `state` finds it in a window, or faded over a seam.
+/// Returns feature row `row` of a track, `(layers + 1, width)`. `state` returns a row of one audio window; if
+/// two overlapping windows have the row, theirs are faded into each other.
+///
+/// # Errors
+/// The errors of `state`.
 pub fn row_of_track(
     row: u64,
     track_samples: u64,
     layout: AudioWindows,
-    mut state: impl FnMut(RowPlace) -> std::result::Result<Tensor, ModelError>,
+    mut state: impl FnMut(WindowRow) -> std::result::Result<Tensor, ModelError>,
 ) -> std::result::Result<Tensor, ModelError> {
     let blend = windows::blend_of_row(row, track_samples, layout);
     let earlier = state(blend.earlier)?;
@@ -82,15 +91,14 @@ pub fn row_of_track(
     fade().map_err(|source| ModelError::compute("fade audio rows", source))
 }
 
-/// The tokens of the output frames `first_frame .. first_frame + frames` of a request.
-///
-/// `features` finds the encoded features of an audio window.
+/// Returns the audio tokens of the output frames `first_frame .. first_frame + frames` of a request.
+/// `features` returns the encoded features of an audio window.
 ///
 /// # Shapes
 /// The result is `(frames, 10 x (layers + 1), width)`, `f32` on the host.
 ///
 /// # Errors
-/// [`ModelError::AudioMissing`] where `features` has no such window.
+/// [`ModelError::AudioMissing`] if `features` has no window that a frame needs.
 pub fn gather_rows<'a>(
     request: &WindowRequest,
     frames: u64,
@@ -101,7 +109,7 @@ pub fn gather_rows<'a>(
     for frame in request.first_frame..request.first_frame + frames {
         let mut rows = Vec::with_capacity(windows::ROWS_PER_FRAME);
         for row in windows::rows_of_frame(frame, request.rate, request.track_samples) {
-            let state = |RowPlace { window, .. }| {
+            let state = |WindowRow { window, .. }| {
                 let found = features(window).ok_or(ModelError::AudioMissing { window })?;
                 let index = row
                     .checked_sub(found.first_row)

@@ -26,7 +26,7 @@ inline __half __float2half_rn(float x) {
         return {sign};
     int exponent = 0;
     std::frexp(size, &exponent);
-    // Eleven binary digits, or fewer where the type has no more.
+    // The value is rounded to eleven binary digits, or fewer if it is subnormal in this type.
     const int last = exponent - 11 < -24 ? -24 : exponent - 11;
     const float digits = std::nearbyint(std::ldexp(size, -last));
     const int count = static_cast<int>(digits);

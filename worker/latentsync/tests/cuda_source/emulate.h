@@ -1,5 +1,5 @@
-// Enough of CUDA C++ to compile `kernels.cu` for the host and run it: a thread for each CUDA thread of a block, one block
-// after another. Sanitizers then see what a kernel reads, writes and races for.
+// Enough of CUDA C++ to compile `kernels.cu` for the host and run it, with a host thread for each CUDA thread of a block, one
+// block after another. Sanitizers then check what a kernel reads and writes, and whether its threads race.
 #pragma once
 
 #include <barrier>
@@ -14,7 +14,7 @@
 #define __global__
 #define __device__
 #define __forceinline__ inline
-// Blocks run one after another, so that one copy serves all.
+// Blocks run one after another, so that they can share one copy.
 #define __shared__ static
 
 struct dim3 {
@@ -33,7 +33,7 @@ inline thread_local dim3 threadIdx, blockIdx;
 namespace emulated {
 inline std::unique_ptr<std::barrier<>> block;
 inline std::vector<std::unique_ptr<std::barrier<>>> warps;
-// What the lanes of each warp hand each other.
+// The values that the lanes of each warp exchange.
 inline std::vector<std::vector<double>> handed;
 inline unsigned thread() { return (threadIdx.z * blockDim.y + threadIdx.y) * blockDim.x + threadIdx.x; }
 } // namespace emulated
@@ -50,8 +50,8 @@ template <typename T> T __shfl_xor_sync(unsigned, T value, int mask) {
     return other;
 }
 
-// Runs `kernel` once for every thread of every block. The number of threads of a block is a multiple of 32 wherever lanes
-// hand each other values.
+// Runs `kernel` once for every thread of every block. The number of threads of a block must be a multiple of 32 if lanes
+// exchange values.
 inline void launch(dim3 grid, dim3 threads, const std::function<void()> &kernel) {
     const unsigned count = threads.x * threads.y * threads.z;
     gridDim = grid;

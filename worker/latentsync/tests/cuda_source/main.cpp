@@ -1,5 +1,5 @@
-// Runs every kernel of `kernels.cu` on the host and compares it with the same formula in double. Prints one line for each
-// case; exit code 1 if any is wrong.
+// Runs every kernel of `kernels.cu` on the host and compares it with the same formula in double. It prints one line for each
+// case, and exits with code 1 if any is wrong.
 
 #include "emulate.h"
 
@@ -41,7 +41,8 @@ template <typename T> std::vector<T> values(std::size_t count, double mean = 0) 
     return out;
 }
 
-// `terms` bounds what cancels in a value: distances are counted in its units, and `slack` roundings of them are right.
+// Compares a kernel's values with those of its formula. `terms` is the size of what cancels in a value; a distance passes if it
+// is at most one rounding and `slack` float roundings of the value plus `terms`.
 template <typename T>
 void compare(const std::string &what, const std::vector<T> &ours, const std::vector<double> &expected, double terms,
              double slack = 4) {

@@ -1,4 +1,4 @@
-//! The golden whole-chain data with the networks in any type.
+//! The golden data of the whole pipeline, with the networks in any type.
 
 use candle_core::{DType, Device, Tensor};
 use latentsync::checkpoint::{load_unet, load_vae, load_whisper, whisper_dims};
@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::support::{Golden, goldens_dir, text};
 
-/// The weights and the configuration of the images' data.
+/// Loads a golden image autoencoder.
 pub(crate) fn golden_vae(name: &str, dtype: DType) -> AutoencoderKl {
     let config = VaeConfig::from_json(&text(&format!("{name}_config.json"))).unwrap();
     let files = [
@@ -23,7 +23,7 @@ pub(crate) fn golden_vae(name: &str, dtype: DType) -> AutoencoderKl {
     load_vae(weights, &config, &Device::Cpu, dtype, ExecutionOptions::default()).unwrap()
 }
 
-/// The whole-chain data: the networks as some type, and the windows with their given noise.
+/// The golden data of the whole pipeline: configurations, faces, noise and results.
 pub(crate) struct Chain {
     pub(crate) config: Value,
     pub(crate) golden: Golden,
@@ -75,7 +75,7 @@ impl Chain {
         )
     }
 
-    /// The windows that the file has; they end where its faces end.
+    /// Returns the windows of the file, the last of which ends with its last face.
     pub(crate) fn windows(&self) -> Vec<Window> {
         let mut end = self.golden.get("faces_u8").dim(0).unwrap();
         let mut windows = Vec::new();
@@ -106,9 +106,9 @@ impl Chain {
 
     pub(crate) fn noise(&self, window: &Window) -> Noise<'_> {
         Noise::Given {
-            init: &self.init,
-            masked: self.golden.get(&format!("noise.{}.masked", window.name)),
-            reference: self.golden.get(&format!("noise.{}.ref", window.name)),
+            init_latents: &self.init,
+            masked_image_latents: self.golden.get(&format!("noise.{}.masked", window.name)),
+            ref_latents: self.golden.get(&format!("noise.{}.ref", window.name)),
         }
     }
 

@@ -1,7 +1,8 @@
-//! Golden tensors: outputs of the reference for small random weights. See `goldens/README.md`.
+//! Reads golden tensors, which are outputs of the reference for small random weights; see
+//! `goldens/README.md`.
 //!
-//! Tests find cases by file name, and take sizes, lengths, steps and guidance from what they find, so that
-//! they run on any folder of the same kind.
+//! Tests find cases by file name, and take sizes, lengths, steps and guidance from the files, so that they
+//! run on any folder of the same kind.
 #![allow(
     dead_code,
     unreachable_pub,
@@ -15,12 +16,13 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 
-/// Where the golden files are: `LATENTFARM_GOLDENS`, or the project's own copy.
+/// Returns the folder of the golden files: `LATENTFARM_GOLDENS`, or the project's own copy.
 pub fn goldens_dir() -> PathBuf {
     std::env::var_os("LATENTFARM_GOLDENS").map_or_else(own_copy, PathBuf::from)
 }
 
-/// The project's copy lies with the model; tests of the crates above it read it too.
+/// Returns the project's copy, which is in the folder of this crate; tests of the crates that depend on it
+/// read it too.
 fn own_copy() -> PathBuf {
     let crates = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors();
     let mut copies = crates.map(|dir| dir.join("latentsync/tests/goldens"));
@@ -29,7 +31,8 @@ fn own_copy() -> PathBuf {
         .expect("the golden files lie in latentsync/tests/goldens")
 }
 
-/// The files in the folder whose names start and end so, sorted; there may be none.
+/// Returns the files in the folder whose names begin with `start` and end with `end`, sorted; there may be
+/// none.
 pub fn any_files(start: &str, end: &str) -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = std::fs::read_dir(goldens_dir())
         .unwrap_or_else(|error| panic!("{}: {error}", goldens_dir().display()))
@@ -43,7 +46,7 @@ pub fn any_files(start: &str, end: &str) -> Vec<PathBuf> {
     found
 }
 
-/// The same, at least one.
+/// Returns the same files as [`any_files`], and panics if there are none.
 pub fn files(start: &str, end: &str) -> Vec<PathBuf> {
     let found = any_files(start, end);
     assert!(
@@ -54,7 +57,8 @@ pub fn files(start: &str, end: &str) -> Vec<PathBuf> {
     found
 }
 
-/// The same for parts that a folder may leave out; the project's own copy has them.
+/// Returns the same files as [`any_files`], and panics if the project's own copy has none; another folder may
+/// leave them out.
 pub fn optional_files(start: &str, end: &str) -> Vec<PathBuf> {
     if goldens_dir() == own_copy() {
         files(start, end)
@@ -63,7 +67,7 @@ pub fn optional_files(start: &str, end: &str) -> Vec<PathBuf> {
     }
 }
 
-/// What stands before `end` in the names of [`files`].
+/// Returns the names of [`files`] without `end`.
 pub fn names(start: &str, end: &str) -> Vec<String> {
     files(start, end)
         .iter()
@@ -75,7 +79,7 @@ pub fn file_name(path: &Path) -> &str {
     path.file_name().unwrap().to_str().unwrap()
 }
 
-/// The first of the files `NAME` + ending that exists.
+/// Returns the first of the files `NAME` + ending that exists.
 pub fn beside(name: &str, endings: &[&str]) -> PathBuf {
     endings
         .iter()
@@ -84,7 +88,7 @@ pub fn beside(name: &str, endings: &[&str]) -> PathBuf {
         .unwrap_or_else(|| panic!("no {name}{endings:?} in {}", goldens_dir().display()))
 }
 
-/// The text of a file in the folder.
+/// Returns the text of a file in the folder.
 pub fn text(name: &str) -> String {
     let path = goldens_dir().join(name);
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
@@ -99,7 +103,7 @@ impl Compared {
         *self.0.entry(kind).or_default() += 1;
     }
 
-    /// Panics where one of the kinds was never compared.
+    /// Panics if one of the kinds was never compared.
     pub fn require(&self, kinds: &[&'static str]) {
         println!("compared {:?}", self.0);
         let missing: Vec<_> = kinds.iter().filter(|&kind| !self.0.contains_key(kind)).collect();
@@ -139,7 +143,8 @@ impl Golden {
         self.tensors.get(name)
     }
 
-    /// The parts before `.` of the names that start with `start`, each once, numbers in order.
+    /// Returns the parts before the first `.` of the names that begin with `start`, each once, in the order
+    /// of their numbers.
     pub fn prefixes(&self, start: &str) -> Vec<String> {
         let found: BTreeSet<(usize, String)> = self
             .tensors
@@ -151,7 +156,7 @@ impl Golden {
         found.into_iter().map(|(_, prefix)| prefix).collect()
     }
 
-    /// What stands before `end` in the names that end so.
+    /// Returns the names that end with `end`, without it.
     pub fn before(&self, end: &str) -> BTreeSet<String> {
         self.tensors
             .keys()
@@ -160,7 +165,7 @@ impl Golden {
             .collect()
     }
 
-    /// Names with the given start, without it.
+    /// Returns the names that begin with `start`, without it.
     pub fn under(&self, start: &str) -> BTreeSet<String> {
         self.tensors
             .keys()
@@ -183,19 +188,19 @@ impl Golden {
     }
 }
 
-/// The number that follows `start`; 0 where none does.
+/// Returns the number that follows `start` in a name, or 0 if none does.
 pub fn number_after(start: &str, name: &str) -> usize {
     let rest = name.strip_prefix(start).unwrap_or_default();
     let digits = rest.split(|c: char| !c.is_ascii_digit()).next();
     digits.and_then(|digits| digits.parse().ok()).unwrap_or(0)
 }
 
-/// How far a result may be from its golden tensor.
+/// The largest distance that a result may have from its golden tensor.
 #[derive(Clone, Copy)]
 pub struct Tolerance {
-    /// Largest absolute difference.
+    /// The largest absolute difference of a value.
     pub max_abs: f64,
-    /// `norm(result - golden) / norm(golden)`.
+    /// The largest `norm(result - golden) / norm(golden)`.
     pub relative: f64,
 }
 
@@ -209,13 +214,13 @@ pub fn values(tensor: &Tensor) -> Vec<f32> {
         .unwrap()
 }
 
-/// Panics where `result` is too far from `golden`, else gives the relative distance.
+/// Panics if `result` is too far from `golden`, else returns the relative distance.
 pub fn assert_close(what: &str, result: &Tensor, golden: &Tensor, tolerance: Tolerance) -> f64 {
     assert_eq!(result.dims(), golden.dims(), "shape of {what}");
     assert_values_close(what, &values(result), &values(golden), tolerance)
 }
 
-/// The same for plain numbers.
+/// Does the same as [`assert_close`] for plain numbers.
 pub fn assert_values_close(what: &str, result: &[f32], golden: &[f32], tolerance: Tolerance) -> f64 {
     assert_eq!(result.len(), golden.len(), "length of {what}");
     assert!(!golden.is_empty(), "{what} is empty");
@@ -242,12 +247,12 @@ pub fn assert_values_close(what: &str, result: &[f32], golden: &[f32], tolerance
     relative
 }
 
-/// Panics where more than `share` of the bytes differ, or any by more than one level.
+/// Panics if more than `share` of the bytes differ, or if one differs by more than one level.
 pub fn assert_bytes_close(what: &str, result: &[u8], golden: &[u8], share: f64) {
     assert_bytes_close_but(what, result, golden, share, |_| false);
 }
 
-/// The same, of the bytes whose positions are not left out.
+/// Does the same as [`assert_bytes_close`] without the bytes whose positions are left out.
 pub fn assert_bytes_close_but(
     what: &str,
     result: &[u8],
@@ -278,7 +283,7 @@ pub fn assert_bytes_close_but(
     );
 }
 
-/// `(images, 3, h, w)` bytes as the golden pictures have them: `(images, h, w, 3)`.
+/// Transposes `(images, 3, h, w)` bytes to `(images, h, w, 3)`, as golden pictures have them.
 pub fn interleaved(planar: &[u8], side: usize) -> Vec<u8> {
     let area = side * side;
     planar

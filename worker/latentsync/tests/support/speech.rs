@@ -1,11 +1,11 @@
-//! Speech to features, window by window, as the engine does it.
+//! Encodes speech to features, window by window, as the engine does.
 
 use std::ops::Range;
 use std::path::PathBuf;
 
 use candle_core::{DType, Device, Tensor};
 use latentfarm_common::audio::mel::MelMax;
-use latentfarm_common::audio::windows::{self, RowPlace};
+use latentfarm_common::audio::windows::{self, WindowRow};
 use latentfarm_common::digest::Digest;
 use latentfarm_common::time::FrameRate;
 use latentfarm_common::wire::engine::{AudioRequest, WindowRequest};
@@ -18,17 +18,17 @@ use latentsync::{AudioFeatures, ExecutionOptions, Run, gather_rows, row_of_track
 
 use super::{Golden, any_files, file_name, goldens_dir, names, text, values};
 
-/// An audio encoder and what the reference made of some speech with it.
+/// An audio encoder, and the reference's results with it for some speech.
 pub struct Whisper {
     pub golden: Golden,
     pub weights: PathBuf,
     pub dims: WhisperDims,
-    /// What `NAME_dims.json` says, where it exists.
+    /// The dimensions in `NAME_dims.json`, if it exists.
     pub stated: Option<WhisperDims>,
 }
 
-/// All of the folder. The weights of `NAME_io.safetensors` are the file whose layers and width fit its
-/// tensors, and among several the one with the most similar name.
+/// Returns all encoders of the folder. The weights of `NAME_io.safetensors` are in the file whose layers and
+/// width fit its tensors; if several do, the one with the most similar name is taken.
 pub fn whispers() -> Vec<Whisper> {
     let found = names("whisper", "_io.safetensors").into_iter();
     found.map(|name| Whisper::find(&name)).collect()
@@ -76,7 +76,7 @@ impl Whisper {
         .unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// The speech.
+    /// Returns the speech as 16-bit samples at 16 kHz.
     #[expect(
         clippy::cast_possible_truncation,
         reason = "the golden samples are 16-bit values over 32768"
@@ -88,7 +88,7 @@ impl Whisper {
             .collect()
     }
 
-    /// The speech repeated end to end and cut to so many samples.
+    /// Returns the speech repeated and cut to `samples` samples.
     pub fn repeated(&self, samples: usize) -> Vec<i16> {
         self.pcm().into_iter().cycle().take(samples).collect()
     }
@@ -104,7 +104,7 @@ pub struct Track {
 impl Track {
     pub fn encode(encoder: &WhisperEncoder, pcm: &[i16], layout: AudioWindows) -> Self {
         let samples = pcm.len() as u64;
-        let mut max = MelMax::new();
+        let mut max = MelMax::default();
         max.push(pcm);
         let log_mel_max = max.finish();
         let encode = |window: u32| {
@@ -128,10 +128,10 @@ impl Track {
         }
     }
 
-    /// All feature rows, `(rows, layers + 1, width)`.
+    /// Returns all feature rows, `(rows, layers + 1, width)`.
     pub fn rows(&self) -> Tensor {
         let row = |row: u64| {
-            let state = |place: RowPlace| {
+            let state = |place: WindowRow| {
                 let window = &self.windows[place.window as usize];
                 Ok(window.states.get(within(window.first_row..row).len()).unwrap())
             };
@@ -141,7 +141,7 @@ impl Track {
         Tensor::stack(&rows, 0).unwrap()
     }
 
-    /// Tokens of the output frames `first .. first + count`, `(count, 10 x (layers + 1), width)`.
+    /// Returns the tokens of the output frames `first .. first + count`, `(count, 10 x (layers + 1), width)`.
     pub fn tokens(&self, rate: FrameRate, first: u64, count: u64) -> Tensor {
         let request = WindowRequest {
             model: ModelSpec {
@@ -169,7 +169,7 @@ fn within(range: Range<u64>) -> Range<usize> {
     usize::try_from(range.start).unwrap()..usize::try_from(range.end).unwrap()
 }
 
-/// The frame rate of a tag: `25`, or `23p976` with p for the point.
+/// Returns the frame rate of a tag, for example `25`, or `23p976` with `p` for the decimal point.
 pub fn rate_of_tag(tag: &str) -> FrameRate {
     let (whole, fraction) = tag.split_once('p').unwrap_or((tag, ""));
     let scale = 10_u32.pow(u32::try_from(fraction.len()).unwrap());

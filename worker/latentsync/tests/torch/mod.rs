@@ -1,4 +1,5 @@
-//! Writes files as `torch.save` does: a zip archive of a pickle and of the tensors' bytes, stored as they are.
+//! Writes files as `torch.save` does: a zip archive without compression, which holds a pickle and the
+//! tensors' bytes.
 #![allow(
     dead_code,
     unreachable_pub,
@@ -13,18 +14,18 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 use zip::write::SimpleFileOptions;
 
-/// What is saved around the tensors.
+/// The dictionaries around the tensors.
 #[derive(Clone, Copy)]
 pub enum Around {
-    /// The tensors' dictionary itself.
+    /// The file holds the dictionary of the tensors alone.
     Nothing,
-    /// `{"global_step": 7, "state_dict": {...}}`, as the lip-sync model is published.
+    /// The file holds `{"global_step": 7, "state_dict": {...}}`, as the lip-sync model is published.
     Training,
-    /// `{"dims": {...}, "model_state_dict": {...}}`, as Whisper is.
+    /// The file holds `{"dims": {...}, "model_state_dict": {...}}`, as Whisper is published.
     Whisper { dims: &'static [(&'static str, u32)] },
 }
 
-/// The tensors of a safetensors file.
+/// Reads the tensors of a safetensors file.
 pub fn tensors_of(path: &Path) -> BTreeMap<String, Tensor> {
     candle_core::safetensors::load(path, &Device::Cpu)
         .unwrap()
@@ -66,7 +67,7 @@ fn bytes_of(tensor: &Tensor) -> Vec<u8> {
     }
 }
 
-/// Protocol 2, with the operations that `torch.save` uses.
+/// Pickles the dictionaries in protocol 2, with the operations that `torch.save` uses.
 fn pickle(tensors: &BTreeMap<String, Tensor>, around: Around) -> Vec<u8> {
     let mut out = vec![0x80, 2];
     match around {
@@ -116,7 +117,7 @@ fn tuple(out: &mut Vec<u8>, values: &[usize]) {
     out.push(b't');
 }
 
-/// `OrderedDict()` filled with one `_rebuild_tensor_v2` for each tensor.
+/// Pickles an `OrderedDict()` with one `_rebuild_tensor_v2` for each tensor.
 fn dictionary(out: &mut Vec<u8>, tensors: &BTreeMap<String, Tensor>) {
     out.extend(b"ccollections\nOrderedDict\n)R(");
     for (index, (name, tensor)) in tensors.iter().enumerate() {

@@ -1,11 +1,10 @@
-//! `latentfarm-worker bench`: how fast the model is on this machine, and what memory it takes.
+//! `latentfarm-worker bench` measures how fast the model is on this machine and how much memory it takes.
 //!
-//! Each part is measured in an engine process of its own, started as `run` starts it, so that what one part
+//! Each part is measured in its own engine process, which is started as `run` starts engines: what one part
 //! leaves behind neither helps nor hurts the next.
 
 mod table;
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
@@ -13,39 +12,39 @@ use anyhow::Context as _;
 use clap::ValueEnum as _;
 use latentfarm_common::child::die_with_parent;
 
-use super::engine;
-use super::exit::refuse;
-use latentfarm_engine::bench::{EngineReport, Machine, Part, Report, Sizes};
+use super::engine_program::{ensure_installed, program_path, thread_count};
+use super::exit::{failed, print, usage_error};
+use latentfarm_engine::bench::{BenchMachine, BenchReport, EngineReport, Part, Sizes};
 use latentfarm_engine::environment;
 use latentsync::Checkpoint;
 use latentsync::synth::{self, Size};
 
 #[derive(clap::Args, Debug)]
 pub(super) struct BenchArgs {
-    /// Folder with the model weights (default: small synthetic ones, made for this run)
+    /// Folder with the model weights (default: small synthetic weights that are made for this run)
     #[arg(long, value_name = "DIR", env = "LATENTFARM_WEIGHTS")]
     weights: Option<PathBuf>,
-    /// Threads to compute with (default: all cores)
+    /// Number of threads to compute with (default: all cores)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     threads: Option<u32>,
-    /// What to measure (default: everything)
+    /// Parts to measure (default: all of them)
     #[arg(long, value_delimiter = ',', value_name = "PART,...")]
     parts: Vec<Part>,
     #[command(flatten)]
     sizes: Sizes,
-    /// Where to compute: `cpu`, or `cuda:N` with a CUDA engine
+    /// Device to compute on: `cpu`, or `cuda:N` with a CUDA engine
     #[arg(long, default_value = "cpu")]
     device: String,
     /// Engine program (default: latentfarm-engine beside this program)
     #[arg(long, value_name = "PATH")]
     engine: Option<PathBuf>,
-    /// Earlier report in JSON, of this program or of bench-pytorch, to set beside this run
+    /// Earlier JSON report of this program or of bench-pytorch, to compare this run with
     #[arg(long, value_name = "FILE")]
     compare: Option<PathBuf>,
-    /// Existing folder for the inputs and outputs of each part, to be checked by another implementation
+    /// Existing folder to save the inputs and outputs of each part in, for checking another implementation
     #[arg(long, value_name = "DIR")]
     save: Option<PathBuf>,
-    /// One JSON object in place of the table
+    /// Print one JSON object instead of the table
     #[arg(long)]
     json: bool,
 }
@@ -53,49 +52,48 @@ pub(super) struct BenchArgs {
 pub(super) fn main(args: &BenchArgs) -> ExitCode {
     let prepared = match Prepared::new(args) {
         Ok(prepared) => prepared,
-        Err(error) => return refuse(error.as_ref()),
+        Err(error) => return usage_error(error.as_ref()),
     };
-    let printed = prepared.run(args).and_then(|report| {
-        let text = if args.json {
-            serde_json::to_string_pretty(&report)?
-        } else {
-            table::render(&report, prepared.compare.as_ref())
-        };
-        Ok(writeln!(std::io::stdout(), "{}", text.trim_end())?)
-    });
-    match printed {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!("{}", latentfarm_common::error::Chain(error.as_ref()));
-            ExitCode::FAILURE
+    let text = prepared.run(args).and_then(|report| {
+        if args.json {
+            return Ok(serde_json::to_string_pretty(&report)?);
         }
+        Ok(table::render(&report, prepared.compare.as_ref()))
+    });
+    match text {
+        Ok(text) => print(&text, ExitCode::SUCCESS),
+        Err(error) => failed(error.as_ref(), 1),
     }
 }
 
-/// Everything that the user can get wrong, found out before the first measurement.
+/// The checked arguments: whatever the user can get wrong is refused before the first measurement.
 struct Prepared {
     weights: PathBuf,
-    /// Where the weights are made for this run: removed with it.
+    /// The folder of synthetic weights that were made for this run; dropping it removes them.
     _made: Option<tempfile::TempDir>,
     engine: PathBuf,
     threads: usize,
     parts: Vec<Part>,
-    compare: Option<Report>,
+    compare: Option<BenchReport>,
 }
 
 impl Prepared {
     fn new(args: &BenchArgs) -> anyhow::Result<Self> {
-        let engine = engine::beside(args.engine.as_deref(), "latentfarm-engine")?;
-        engine::check_program(&engine)?;
+        let engine = program_path(args.engine.as_deref(), "latentfarm-engine")?;
+        ensure_installed(&engine)?;
         if let Some(dir) = &args.save {
-            anyhow::ensure!(dir.is_dir(), "`{}` is no folder: make it first", dir.display());
+            anyhow::ensure!(
+                dir.is_dir(),
+                "`{}` is not a folder: create it first",
+                dir.display()
+            );
         }
         let compare = args.compare.as_deref().map(read_report).transpose()?;
         let (weights, made) = if let Some(dir) = &args.weights {
             (dir.clone(), None)
         } else {
             let dir = tempfile::tempdir().context("cannot make a folder for synthetic weights")?;
-            tracing::info!("no weights given: making small synthetic ones");
+            tracing::info!("no --weights given: making small synthetic weights");
             synth::synthesize(dir.path(), Size::Small, 0)?;
             (dir.path().to_owned(), Some(dir))
         };
@@ -110,19 +108,19 @@ impl Prepared {
             weights,
             _made: made,
             engine,
-            threads: engine::threads(args.threads),
+            threads: thread_count(args.threads),
             parts,
             compare,
         })
     }
 
-    fn run(&self, args: &BenchArgs) -> anyhow::Result<Report> {
-        let mut report = Report {
+    fn run(&self, args: &BenchArgs) -> anyhow::Result<BenchReport> {
+        let mut report = BenchReport {
             threads: self.threads,
             frames: args.sizes.frames,
             steps: args.sizes.steps,
-            machine: Machine::here(),
-            ..Report::default()
+            machine: BenchMachine::here(),
+            ..BenchReport::default()
         };
         for &part in &self.parts {
             let measured = self.measure(part, args)?;
@@ -135,7 +133,7 @@ impl Prepared {
         Ok(report)
     }
 
-    /// Its log goes to where ours goes.
+    /// Measures one part in its own engine process, whose log goes to this process's standard error.
     fn measure(&self, part: Part, args: &BenchArgs) -> anyhow::Result<EngineReport> {
         let Sizes {
             resolution,
@@ -174,17 +172,17 @@ impl Prepared {
             .with_context(|| format!("cannot start the engine `{}`", self.engine.display()))?;
         anyhow::ensure!(
             output.status.success(),
-            "the engine could not measure `{}` ({}): its log above says why",
+            "the engine could not measure `{}` ({}); its log is above",
             part.name(),
             output.status
         );
         serde_json::from_slice(&output.stdout)
-            .with_context(|| format!("`{}` printed something else than a report", self.engine.display()))
+            .with_context(|| format!("`{}` did not print a report", self.engine.display()))
     }
 }
 
-fn read_report(path: &Path) -> anyhow::Result<Report> {
+fn read_report(path: &Path) -> anyhow::Result<BenchReport> {
     let text = std::fs::read_to_string(path)
         .with_context(|| format!("cannot read the report `{}`", path.display()))?;
-    serde_json::from_str(&text).with_context(|| format!("`{}` is not a report in JSON", path.display()))
+    serde_json::from_str(&text).with_context(|| format!("`{}` is not a JSON report", path.display()))
 }

@@ -1,13 +1,13 @@
-//! A report as text.
+//! Prints a measurement of `bench` as a table, beside an earlier one if the user gave it.
 
 use std::fmt::Write as _;
 
-use latentfarm_engine::bench::{PartReport, Report};
+use latentfarm_engine::bench::{BenchReport, PartReport};
 
 const MIB: f64 = 1_048_576.0;
 
-/// The report, beside another one if there is any.
-pub(super) fn render(report: &Report, other: Option<&Report>) -> String {
+/// Renders the report as text; `other` fills the columns that compare.
+pub(super) fn render(report: &BenchReport, other: Option<&BenchReport>) -> String {
     let machine = &report.machine;
     let mut lines = vec![
         format!(
@@ -33,15 +33,18 @@ pub(super) fn render(report: &Report, other: Option<&Report>) -> String {
     lines.push(header(other.is_some()));
     lines.extend(report.parts.iter().map(|part| row(part, other)));
     lines.push(String::new());
-    lines.push("MiB: resident before the part ran (with the networks loaded, but for load and mel), and the peak on top.".to_owned());
+    lines.push("MiB: resident before the part ran (networks loaded, except for load and mel), and the peak on top of that.".to_owned());
     if report.parts.iter().any(|part| !part.peak_was_reset) {
         lines.push(
-            "The kernel does not reset peaks here: they are of the whole process, loading included."
+            "This kernel does not reset peaks: they are those of the whole process, loading included."
                 .to_owned(),
         );
     }
     if other.is_some() {
-        lines.push("Ratio: the other's median time divided by ours; above 1 ours is faster.".to_owned());
+        lines.push(
+            "Ratio: the other report's median time divided by this one's; above 1, this run is faster."
+                .to_owned(),
+        );
     }
     lines.iter().fold(String::new(), |mut text, line| {
         let _infallible = writeln!(text, "{}", line.trim_end());
@@ -49,7 +52,7 @@ pub(super) fn render(report: &Report, other: Option<&Report>) -> String {
     })
 }
 
-fn about(report: &Report) -> String {
+fn about(report: &BenchReport) -> String {
     let plan = match report.plan.as_str() {
         "" => String::new(),
         plan => format!(", memory plan {plan}"),
@@ -60,8 +63,8 @@ fn about(report: &Report) -> String {
     )
 }
 
-/// What must be equal for a comparison to mean anything.
-fn differences(report: &Report, other: &Report) -> impl Iterator<Item = String> {
+/// Lists the settings that differ although a fair comparison needs them equal.
+fn differences(report: &BenchReport, other: &BenchReport) -> impl Iterator<Item = String> {
     [
         ("threads", report.threads, other.threads),
         ("px", report.resolution_px, other.resolution_px),
@@ -84,7 +87,7 @@ fn header(compared: bool) -> String {
     text
 }
 
-fn row(part: &PartReport, other: Option<&Report>) -> String {
+fn row(part: &PartReport, other: Option<&BenchReport>) -> String {
     let mut text = format!(
         "{:<11}{:>10}{:>10}{:>10}{:>10}{:>9.0}{:>9.0}{:>10}",
         part.part.name(),
@@ -111,7 +114,7 @@ fn row(part: &PartReport, other: Option<&Report>) -> String {
     text
 }
 
-/// Four figures, more or less.
+/// Formats seconds with about four significant digits.
 fn seconds(value: f64) -> String {
     let decimals = if value < 1.0 { 4 } else { 2 };
     format!("{value:.decimals$}")
@@ -122,8 +125,8 @@ mod tests {
     use super::*;
     use latentfarm_engine::bench::Part;
 
-    fn report(seconds: f64) -> Report {
-        Report {
+    fn report(seconds: f64) -> BenchReport {
+        BenchReport {
             software: "software".to_owned(),
             threads: 2,
             parts: vec![PartReport {
@@ -135,7 +138,7 @@ mod tests {
                 peak_was_reset: true,
                 gflop: Some(10.0),
             }],
-            ..Report::default()
+            ..BenchReport::default()
         }
     }
 
@@ -162,8 +165,8 @@ mod tests {
     }
 
     #[test]
-    fn reports_of_other_sizes_are_told_apart() {
-        let other = Report {
+    fn reports_of_other_sizes_are_marked() {
+        let other = BenchReport {
             threads: 4,
             parts: Vec::new(),
             ..report(3.0)
@@ -174,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn synthetic_weights_and_unreset_peaks_are_told() {
+    fn synthetic_weights_and_unreset_peaks_are_marked() {
         let mut report = report(2.0);
         report.weights.synthetic = true;
         report.parts[0].peak_was_reset = false;

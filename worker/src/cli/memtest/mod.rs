@@ -1,38 +1,34 @@
-//! `latentfarm-worker memtest`: does the engine govern its memory on this machine?
+//! `latentfarm-worker memtest` checks how the engine manages its memory on this machine.
 //!
-//! It starts engines as `run` does, renders windows of made-up faces and sound, and looks at what they tell.
+//! It starts engines as `run` does, renders windows of made-up faces and sound, and checks the memory samples
+//! that the engines report on the way.
 
-mod inputs;
-mod plan;
-mod process;
+mod engine_under_test;
 mod report;
+mod requests;
+mod setup;
 mod suite;
 
 use std::process::ExitCode;
 
-use latentfarm_common::error::Chain;
+use super::exit::{EXIT_CANNOT_WORK, block_on, failed, print, usage_error};
+use setup::Setup;
 
-use super::exit::{EXIT_UNFIT, refuse, say};
-use plan::Plan;
-
-pub(super) use plan::MemtestArgs;
+pub(super) use setup::MemtestArgs;
 
 pub(super) fn main(args: MemtestArgs) -> ExitCode {
-    let plan = match Plan::new(args) {
-        Ok(plan) => plan,
-        Err(error) => return refuse(error.as_ref()),
+    let setup = match Setup::new(args) {
+        Ok(setup) => setup,
+        Err(error) => return usage_error(error.as_ref()),
     };
-    let report = match suite::run(&plan) {
+    let report = match block_on(suite::run(&setup)) {
         Ok(report) => report,
-        Err(error) => {
-            tracing::error!("{}", Chain(error.as_ref()));
-            return ExitCode::from(EXIT_UNFIT);
-        }
+        Err(error) => return failed(error.as_ref(), EXIT_CANNOT_WORK),
     };
-    let text = if plan.args.json {
-        report.json()
+    let text = if setup.args.json {
+        serde_json::to_string_pretty(&report).unwrap_or_default()
     } else {
         report.table()
     };
-    say(text.trim_end(), ExitCode::from(u8::from(!report.passed())))
+    print(&text, ExitCode::from(u8::from(!report.passed)))
 }

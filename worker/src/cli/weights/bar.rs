@@ -1,8 +1,8 @@
-//! How far a long command is, on a terminal; nothing if standard error is no terminal.
+//! Progress bars of long `weights` commands; without a terminal on standard error they print nothing.
 
 use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
 
-/// A bar that counts to `bytes` and goes away when it is dropped.
+/// Makes a bar that counts to `bytes` and vanishes when it is dropped.
 pub(super) fn bar(what: &str, bytes: u64) -> ProgressBar {
     let template =
         "{msg:>30} [{bar:30}] {binary_bytes}/{binary_total_bytes}, {binary_bytes_per_sec}, {eta} left";
@@ -12,7 +12,7 @@ pub(super) fn bar(what: &str, bytes: u64) -> ProgressBar {
     styled(ProgressBar::new(bytes), style, what)
 }
 
-/// As [`bar`], for bytes without a known end.
+/// Makes a counter like [`bar`] for a number of bytes that is not known beforehand.
 pub(super) fn spinner(what: &str) -> ProgressBar {
     let style = ProgressStyle::with_template("{msg} {binary_bytes}, {binary_bytes_per_sec}")
         .unwrap_or_else(|_| ProgressStyle::default_spinner());

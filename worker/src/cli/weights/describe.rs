@@ -1,4 +1,4 @@
-//! What a checkpoint is, and what it needs.
+//! `weights describe` prints what a checkpoint is and how much memory it needs under each memory plan.
 
 use std::path::Path;
 
@@ -6,11 +6,11 @@ use candle_core::DType;
 use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan};
 use serde::Serialize;
 
-use latentsync::cost::prediction::{MemoryPredictor, Prediction, is_confirmed};
+use latentsync::cost::prediction::{MemoryPrediction, MemoryPredictor, is_validated};
 use latentsync::cost::shape::ModelShape;
 use latentsync::{Checkpoint, WeightsError};
 
-/// What `describe` tells.
+/// What `describe` prints; `--json` prints it as it is.
 #[derive(Serialize)]
 struct Description {
     identity: String,
@@ -18,25 +18,25 @@ struct Description {
     resolution_px: u32,
     unet_parameters: u64,
     vae_parameters: u64,
-    needs: Vec<Need>,
+    needs: Vec<TaskMemory>,
 }
 
-/// What a task needs of one kind of device.
+/// The memory that one task needs on one kind of device.
 #[derive(Serialize)]
-struct Need {
+struct TaskMemory {
     kind: DeviceKind,
     dtype: &'static str,
     guided: bool,
-    /// By plan, from the fastest to the leanest.
+    /// The need under each plan, from the fastest plan to the leanest.
     mib: [u64; MemoryPlan::COUNT],
-    /// Whether such figures were compared with measured ones.
+    /// Whether predictions for this kind of device were compared with measurements.
     confirmed: bool,
-    /// What decides, by plan.
+    /// The prediction for each plan, which names the layer at the peak.
     #[serde(skip)]
-    predicted: Vec<Prediction>,
+    predicted: Vec<MemoryPrediction>,
 }
 
-/// The text for a person, or one JSON object.
+/// Returns the description as text, or as one JSON object.
 pub(super) fn describe(dir: &Path, json: bool) -> Result<String, WeightsError> {
     let checkpoint = Checkpoint::open(dir)?;
     let parameters = checkpoint.check_tensors()?;
@@ -57,7 +57,7 @@ pub(super) fn describe(dir: &Path, json: bool) -> Result<String, WeightsError> {
     Ok(text(&description, &checkpoint))
 }
 
-fn needs(checkpoint: &Checkpoint) -> candle_core::Result<Vec<Need>> {
+fn needs(checkpoint: &Checkpoint) -> candle_core::Result<Vec<TaskMemory>> {
     let accounted = ModelShape::accounted(checkpoint).map_err(candle_core::Error::wrap)?;
     let devices = [
         (DeviceKind::Cpu, DType::F32, ModelShape::of(checkpoint)),
@@ -67,12 +67,12 @@ fn needs(checkpoint: &Checkpoint) -> candle_core::Result<Vec<Need>> {
     for (kind, dtype, shape) in devices {
         let mut predictor = MemoryPredictor::with_dtype(shape, kind, dtype)?;
         for guided in [false, true] {
-            needs.push(Need {
+            needs.push(TaskMemory {
                 kind,
                 dtype: dtype.as_str(),
                 guided,
                 mib: predictor.needs(guided).mib,
-                confirmed: is_confirmed(kind),
+                confirmed: is_validated(kind),
                 predicted: MemoryPlan::ALL
                     .map(|plan| predictor.predict(plan, guided))
                     .to_vec(),
@@ -89,7 +89,7 @@ fn text(description: &Description, checkpoint: &Checkpoint) -> String {
         "real weights"
     };
     let mut lines = vec![format!(
-        "{kind}, {} px, UNet {:.1} M values, VAE {:.1} M values, identity {}",
+        "{kind}, {} px, UNet {:.1} M parameters, VAE {:.1} M parameters, identity {}",
         description.resolution_px,
         description.unet_parameters as f64 / 1e6,
         description.vae_parameters as f64 / 1e6,
@@ -97,7 +97,7 @@ fn text(description: &Description, checkpoint: &Checkpoint) -> String {
     )];
     if let Some(model) = checkpoint.account_as() {
         lines.push(format!(
-            "on simulated GPUs counted as the published model of {} px",
+            "simulated GPUs count its memory as that of the published {} px model",
             model.resolution_px()
         ));
     }
@@ -107,14 +107,14 @@ fn text(description: &Description, checkpoint: &Checkpoint) -> String {
         } else {
             "no guidance"
         };
-        let standing = match (need.kind, need.confirmed) {
+        let basis = match (need.kind, need.confirmed) {
             (DeviceKind::Cpu, true) => {
-                "the engine's resident set, weights included; compared with measurements"
+                "resident set of the engine, weights included; compared with measurements"
             }
             (_, true) => "compared with measurements",
-            (_, false) => "context included; not confirmed on a GPU",
+            (_, false) => "CUDA context included; not compared with measurements",
         };
-        lines.push(format!("{} {}, {guidance} ({standing}):", need.kind, need.dtype));
+        lines.push(format!("{} {}, {guidance} ({basis}):", need.kind, need.dtype));
         for (predicted, mib) in need.predicted.iter().zip(need.mib) {
             let (plan, tightest) = (predicted.plan, predicted.tightest);
             lines.push(format!("  {plan:<14} {mib:>6} MiB  {tightest}"));

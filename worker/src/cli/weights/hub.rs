@@ -1,8 +1,8 @@
-//! One file from the Hugging Face hub, or from a mirror of it, into a folder.
+//! Downloads single files from the Hugging Face hub, or from a mirror of it, for `weights pull`.
 //!
-//! `hf-hub` talks to the hub, keeps what it has fetched in `CACHE/models--…/blobs/ETAG.part`, and goes on there.
-//! It does not compare digests, does not notice a server that ignores the range it was asked for, and waits for
-//! ever on a silent connection: that is done here.
+//! The `hf-hub` crate does the transfer: it keeps what it has fetched in `CACHE/models--…/blobs/ETAG.part`
+//! and resumes from there. It does not compare digests, does not notice a server that ignores the requested
+//! range, and waits for ever on a stalled connection; this module adds those checks.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,17 +16,17 @@ use hf_hub::{Cache, Repo, RepoType};
 use indicatif::{BinaryBytes, ProgressBar};
 use latentfarm_common::backoff::Backoff;
 use latentfarm_common::digest::Digest;
-use latentfarm_common::error::{FileError, one_line, unless_absent};
+use latentfarm_common::error::{FileError, ignore_not_found, one_line};
 
 use super::bar::bar;
-use super::watch::{Pulse, Silent, watched};
+use super::stall::{Activity, Stalled, with_stall_limit};
 
 pub(super) const PUBLIC_ENDPOINT: &str = "https://huggingface.co";
 
-/// A connection that brings nothing for so long is given up.
-const PATIENCE: Duration = Duration::from_mins(1);
+/// A connection that brings no data for this long is given up.
+const STALL_LIMIT: Duration = Duration::from_mins(1);
 
-/// Connections in a row that may break without having brought anything.
+/// Number of connections in a row that may break without having brought any data.
 const ATTEMPTS: u32 = 4;
 const RETRY: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(8));
 
@@ -45,7 +45,7 @@ pub(super) enum HubError {
         hint: &'static str,
     },
     #[error("{url} does not answer as a hub does: is HF_ENDPOINT a mirror of the Hugging Face hub?")]
-    Strange {
+    NotAHub {
         url: String,
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
@@ -57,27 +57,27 @@ pub(super) enum HubError {
         digest: Digest,
         expected: Digest,
     },
-    #[error("{url} sent more than the {expected} bytes it named: nothing of it was kept")]
+    #[error("{url} sent more than the {expected} bytes that it had announced: nothing of it was kept")]
     TooLong { url: String, expected: u64 },
     #[error(transparent)]
     Write(#[from] FileError),
 }
 
-/// What the hub says about a file.
+/// A file on the hub, with the metadata that the hub gives for it.
 #[derive(Clone, Debug)]
-pub(super) struct Remote {
+pub(super) struct RemoteFile {
     pub(super) url: String,
     repo: String,
     name: String,
     etag: String,
-    /// The repository's state, a Git commit.
+    /// The Git commit of the repository.
     pub(super) commit: String,
     pub(super) bytes: u64,
-    /// Of its content; the hub names none for small text files.
+    /// Digest of the content; the hub gives none for small text files.
     pub(super) sha256: Option<Digest>,
 }
 
-/// A connection to the hub and a folder for what is not whole yet.
+/// A client of the hub, and the folder in which it keeps unfinished downloads.
 pub(super) struct Hub {
     api: Api,
     cache_dir: PathBuf,
@@ -91,11 +91,11 @@ impl Hub {
             .with_endpoint(endpoint.clone())
             .with_token(token)
             .with_progress(false)
-            // Its own would append to a file that it did not read the length of.
+            // Its own retries would append to the file without reading its length first.
             .with_retries(0)
             .with_user_agent("latentfarm", env!("CARGO_PKG_VERSION"))
             .build()
-            .map_err(|source| classified(&endpoint, &endpoint, source))?;
+            .map_err(|source| classify(&endpoint, &endpoint, source))?;
         Ok(Self {
             api,
             cache_dir: cache_dir.to_owned(),
@@ -103,14 +103,14 @@ impl Hub {
         })
     }
 
-    /// Asks about a file.
-    pub(super) fn look_up(&self, repo: &str, name: &str) -> Result<Remote, HubError> {
+    /// Requests the metadata of a file.
+    pub(super) fn metadata(&self, repo: &str, name: &str) -> Result<RemoteFile, HubError> {
         let url = self.api.model(repo.to_owned()).url(name);
-        let (api, asked) = (self.api.clone(), url.clone());
-        let answer = watched(PATIENCE, &Arc::default(), move || api.metadata(&asked));
-        let metadata = self.settle(&url, answer)?;
+        let (api, requested) = (self.api.clone(), url.clone());
+        let answer = with_stall_limit(STALL_LIMIT, &Arc::default(), move || api.metadata(&requested));
+        let metadata = self.outcome(&url, answer)?;
         let etag = metadata.etag().to_owned();
-        // Both become names of files in the cache.
+        // Both become file names in the cache.
         let is_name = |text: &str| {
             !text.is_empty()
                 && text
@@ -118,12 +118,12 @@ impl Hub {
                     .all(|c| c.is_ascii_alphanumeric() || "-_".contains(c))
         };
         if !is_name(&etag) || !is_name(metadata.commit_hash()) {
-            return Err(HubError::Strange {
+            return Err(HubError::NotAHub {
                 url,
                 source: format!("its ETag is `{etag}` and its commit `{}`", metadata.commit_hash()).into(),
             });
         }
-        Ok(Remote {
+        Ok(RemoteFile {
             url,
             repo: repo.to_owned(),
             name: name.to_owned(),
@@ -134,9 +134,9 @@ impl Hub {
         })
     }
 
-    /// Fetches a file under the name `to`, in the folder of the cache's file system, going on where an earlier
-    /// call was cut off. What has another digest than the hub names is deleted.
-    pub(super) fn fetch(&self, remote: &Remote, to: &Path) -> Result<Digest, HubError> {
+    /// Downloads a file to `to`, which must be on the file system of the cache, and resumes where an earlier
+    /// call was cut off. A file whose digest is not the one that the hub gives is deleted.
+    pub(super) fn fetch(&self, remote: &RemoteFile, to: &Path) -> Result<Digest, HubError> {
         let blob = self.blob(remote);
         let part = blob.with_extension("part");
         let mut failures = 0;
@@ -155,7 +155,7 @@ impl Hub {
                     });
                 }
                 eprintln!(
-                    "{}: the server cannot go on in the middle, from the start again",
+                    "{}: the server cannot resume a download, starting again",
                     remote.name
                 );
                 continue;
@@ -167,12 +167,12 @@ impl Hub {
                 if length(&blob) == remote.bytes {
                     break;
                 }
-                // A connection that ended early without an error.
+                // The connection ended early without an error.
                 rename(&blob, &part)?;
             }
             let had = length(&part);
             if had > 0 {
-                eprintln!("{}: going on at {}", remote.name, BinaryBytes(had));
+                eprintln!("{}: resuming at {}", remote.name, BinaryBytes(had));
             }
             let Err(error) = self.download(remote, had) else {
                 continue;
@@ -182,64 +182,66 @@ impl Hub {
                 backoff.reset();
             }
             failures += 1;
-            if failures >= ATTEMPTS || !error.may_pass() {
+            if failures >= ATTEMPTS || !error.is_retryable() {
                 return Err(error);
             }
-            eprintln!("{}: {}; trying again", remote.name, one_line(&error));
+            eprintln!("{}: {}; retrying", remote.name, one_line(&error));
             std::thread::park_timeout(backoff.next_delay());
         }
-        accept(remote, &blob, to)
+        move_into_place(remote, &blob, to)
     }
 
-    /// One connection's worth.
-    fn download(&self, remote: &Remote, had: u64) -> Result<(), HubError> {
-        // Links to blobs of earlier calls stand in the library's way.
+    /// Downloads over one connection, as far as it lasts; `had` bytes are there already.
+    fn download(&self, remote: &RemoteFile, had: u64) -> Result<(), HubError> {
+        // The library fails if links to the blobs of earlier calls exist.
         let repo_dir = self.repo_dir(remote);
         for links in ["snapshots", "refs"] {
-            unless_absent(fs::remove_dir_all(repo_dir.join(links)))
+            ignore_not_found(fs::remove_dir_all(repo_dir.join(links)))
                 .map_err(FileError::at("write to", &repo_dir))?;
         }
         let bar = bar(&remote.name, remote.bytes);
         bar.set_position(had);
-        let pulse = Pulse::default();
+        let activity = Activity::default();
         let (repo, name) = (self.api.model(remote.repo.clone()), remote.name.clone());
-        let meter = Meter {
+        let progress = DownloadProgress {
             bar: bar.clone(),
-            pulse: Arc::clone(&pulse),
+            activity: Arc::clone(&activity),
             to_skip: had,
         };
-        let answer = watched(PATIENCE, &pulse, move || {
-            repo.download_with_progress(&name, meter)
+        let answer = with_stall_limit(STALL_LIMIT, &activity, move || {
+            repo.download_with_progress(&name, progress)
         });
-        // A silent connection keeps its thread, and that a clone of the bar.
+        // The thread of a stalled connection stays, with a clone of the bar.
         bar.finish_and_clear();
-        self.settle(&remote.url, answer).map(drop)
+        self.outcome(&remote.url, answer).map(drop)
     }
 
-    fn settle<T>(&self, url: &str, answer: Result<Result<T, ApiError>, Silent>) -> Result<T, HubError> {
+    /// Turns the outcome of a call of the library into an error of this module.
+    fn outcome<T>(&self, url: &str, answer: Result<Result<T, ApiError>, Stalled>) -> Result<T, HubError> {
         match answer {
             Ok(Ok(value)) => Ok(value),
-            Ok(Err(error)) => Err(classified(&self.endpoint, url, error)),
-            Err(silent) => Err(HubError::Unreachable {
+            Ok(Err(error)) => Err(classify(&self.endpoint, url, error)),
+            Err(stalled) => Err(HubError::Unreachable {
                 endpoint: self.endpoint.clone(),
-                source: silent.into(),
+                source: stalled.into(),
             }),
         }
     }
 
-    fn repo_dir(&self, remote: &Remote) -> PathBuf {
+    fn repo_dir(&self, remote: &RemoteFile) -> PathBuf {
         let repo = Repo::new(remote.repo.clone(), RepoType::Model);
         self.cache_dir.join(repo.folder_name())
     }
 
-    /// Where the library keeps the file's content; while it is not whole, with the extension `part`.
-    fn blob(&self, remote: &Remote) -> PathBuf {
+    /// Returns the path at which the library keeps the content; while unfinished, it has the extension
+    /// `part`.
+    fn blob(&self, remote: &RemoteFile) -> PathBuf {
         self.repo_dir(remote).join("blobs").join(&remote.etag)
     }
 }
 
-/// Gives a whole file its name.
-fn accept(remote: &Remote, blob: &Path, to: &Path) -> Result<Digest, HubError> {
+/// Checks the digest of a complete file and renames it to `to`.
+fn move_into_place(remote: &RemoteFile, blob: &Path, to: &Path) -> Result<Digest, HubError> {
     let written = |source| FileError::at("write to", to)(source);
     let (digest, bytes) = Digest::of_file(blob).map_err(written)?;
     if let Some(expected) = remote.sha256.filter(|expected| *expected != digest) {
@@ -262,18 +264,18 @@ fn accept(remote: &Remote, blob: &Path, to: &Path) -> Result<Digest, HubError> {
 }
 
 impl HubError {
-    /// Whether it may work in a moment.
-    fn may_pass(&self) -> bool {
+    /// Whether the same request may succeed a moment later.
+    fn is_retryable(&self) -> bool {
         match self {
-            // After a silence the connection, and the file it writes to, are still held.
-            Self::Unreachable { source, .. } => !source.is::<Silent>(),
+            // The thread of a stalled connection still holds the file that it writes to.
+            Self::Unreachable { source, .. } => !source.is::<Stalled>(),
             Self::Refused { code, .. } => *code >= 500 || *code == 429,
-            Self::Strange { .. } | Self::WrongDigest { .. } | Self::TooLong { .. } | Self::Write(_) => false,
+            Self::NotAHub { .. } | Self::WrongDigest { .. } | Self::TooLong { .. } | Self::Write(_) => false,
         }
     }
 }
 
-fn classified(endpoint: &str, url: &str, error: ApiError) -> HubError {
+fn classify(endpoint: &str, url: &str, error: ApiError) -> HubError {
     let unreachable = |source| HubError::Unreachable {
         endpoint: endpoint.to_owned(),
         source,
@@ -292,23 +294,23 @@ fn classified(endpoint: &str, url: &str, error: ApiError) -> HubError {
                 },
             },
             ureq::Error::BadUri(_) | ureq::Error::Http(_) | ureq::Error::TooManyRedirects => {
-                HubError::Strange { url, source: error }
+                HubError::NotAHub { url, source: error }
             }
             other => unreachable(Box::new(other)),
         },
-        ApiError::IoError(source) if local(&source) => {
+        ApiError::IoError(source) if is_local(&source) => {
             FileError::at("write to", Path::new("the folder for weights"))(source).into()
         }
         ApiError::IoError(source) => unreachable(Box::new(source)),
-        other => HubError::Strange {
+        other => HubError::NotAHub {
             url,
             source: Box::new(other),
         },
     }
 }
 
-/// Whether an error is the file system's, not the network's.
-fn local(error: &std::io::Error) -> bool {
+/// Whether an error comes from the file system and not from the network.
+fn is_local(error: &std::io::Error) -> bool {
     use std::io::ErrorKind;
     matches!(
         error.kind(),
@@ -321,18 +323,19 @@ fn local(error: &std::io::Error) -> bool {
     )
 }
 
-struct Meter {
+/// Shows the progress of a download and counts its activity.
+struct DownloadProgress {
     bar: ProgressBar,
-    pulse: Pulse,
-    /// The library counts what was there before as if it came now.
+    activity: Activity,
+    /// Bytes that were there before, which the library reports first, as if they came now.
     to_skip: u64,
 }
 
-impl Progress for Meter {
+impl Progress for DownloadProgress {
     fn init(&mut self, _size: usize, _name: &str) {}
 
     fn update(&mut self, size: usize) {
-        self.pulse.fetch_add(1, Ordering::Relaxed);
+        self.activity.fetch_add(1, Ordering::Relaxed);
         let size = size as u64;
         let skipped = size.min(std::mem::take(&mut self.to_skip));
         self.bar.inc(size - skipped);
@@ -346,7 +349,7 @@ fn length(path: &Path) -> u64 {
 }
 
 fn remove(path: &Path) -> Result<(), HubError> {
-    Ok(unless_absent(fs::remove_file(path)).map_err(FileError::at("write to", path))?)
+    Ok(ignore_not_found(fs::remove_file(path)).map_err(FileError::at("write to", path))?)
 }
 
 fn rename(from: &Path, to: &Path) -> Result<(), HubError> {

@@ -1,10 +1,10 @@
-//! `latentfarm-worker weights`: pull, make, convert, check and describe checkpoints.
+//! `latentfarm-worker weights` fetches, makes, converts, verifies and describes checkpoints.
 
 mod bar;
 mod describe;
 mod hub;
 mod pull;
-mod watch;
+mod stall;
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -13,9 +13,9 @@ use std::process::ExitCode;
 use clap::{Subcommand, ValueEnum};
 use indicatif::BinaryBytes;
 
-use super::exit::{refuse, say};
+use super::exit::{print, usage_error};
 use bar::{bar, spinner};
-use latentsync::checkpoint::{self as weights, DigestVerdict, FileVerdict, Note, StoredAs};
+use latentsync::checkpoint::{self as weights, DigestCheck, FileCheck, FolderMetadata, StoredAs};
 use latentsync::{Checkpoint, WeightsError, synth};
 use pull::Model;
 
@@ -23,62 +23,62 @@ use pull::Model;
 pub(super) enum WeightsCommand {
     /// Fetch the published weights from the Hugging Face hub or a mirror of it
     ///
-    /// What was fetched before an interruption is kept, and the same command goes on from there. Every file is
-    /// checked against the digest that the hub names before it gets its name in the folder.
+    /// What was fetched before an interruption is kept, and the same command resumes from there. Every file
+    /// is checked against the digest that the hub gives before it gets its name in the folder.
     #[command(after_help = pull::HELP)]
     Pull(pull::PullArgs),
-    /// Write a checkpoint anew as safetensors in one type: half the size, and quick to load
+    /// Write a copy of a checkpoint as safetensors in one number type; f16 halves the size
     ///
-    /// One tensor is in memory at a time. Position tables stay in f32.
+    /// Only one tensor is in memory at a time. Position tables stay in f32.
     #[command(
         after_help = "Examples:\n  latentfarm-worker weights convert ~/latentsync --out ~/latentsync-f16\n  \
                       latentfarm-worker weights convert ~/latentsync --out ~/latentsync-f32 --dtype f32"
     )]
     Convert {
-        /// Folder with the checkpoint
+        /// Folder that holds the checkpoint
         dir: PathBuf,
-        /// Folder to write to: new, empty, or made by this command
+        /// Folder to write to; it must be new, empty, or made by this command
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
-        /// Type of the values
+        /// Number type of the values
         #[arg(long, value_enum, default_value = "f16")]
         dtype: ConvertTo,
     },
     /// Make random weights in the published layout, for trying the farm without a download
     ///
-    /// They move the mouth region at random. Whatever is made with them says so.
+    /// They render random mouths. Everything that is made with them is marked SYNTHETIC WEIGHTS.
     #[command(after_help = "Example:\n  latentfarm-worker weights synth --size tiny --out weights-tiny")]
     Synth {
-        /// How large a model to make
+        /// Size of the model to make
         #[arg(long, value_enum)]
         size: SynthSize,
-        /// Folder to write to: new, empty, or made by this command
+        /// Folder to write to; it must be new, empty, or made by this command
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
-        /// Equal seeds give equal weights
+        /// Seed of the random values; equal seeds give equal weights
         #[arg(long, default_value_t = 0)]
         seed: u64,
-        /// Simulated GPUs count the memory that this published model would take
+        /// Published model whose memory simulated GPUs count in place of these weights
         ///
-        /// A laptop then plays a farm whose decisions are about GiB. On the CPU the weights count as what they are.
+        /// A laptop can then simulate a farm that places tasks of many GiB. On the CPU the real size counts.
         #[arg(long, value_enum, value_name = "VERSION")]
         account_as: Option<Model>,
     },
-    /// Read a checkpoint whole and say of each file whether it is what it should be
+    /// Read a whole checkpoint and report for each file whether it is good
     ///
-    /// Compares digests with those noted when the files were made or first used, names and shapes with the
-    /// configurations, and reads every value.
+    /// The digests must be those recorded when the files were made or first used, the names and shapes of
+    /// tensors those of the configurations, and every value a finite number.
     #[command(after_help = "Example:\n  latentfarm-worker weights verify ~/latentsync")]
     Verify {
-        /// Folder with the checkpoint
+        /// Folder that holds the checkpoint
         dir: PathBuf,
     },
-    /// Say what a checkpoint is, after checking the names and shapes of its tensors
+    /// Print what a checkpoint is and what memory it needs, after checking its tensors
     #[command(after_help = "Example:\n  latentfarm-worker weights describe --json ~/latentsync")]
     Describe {
-        /// Folder with the checkpoint
+        /// Folder that holds the checkpoint
         dir: PathBuf,
-        /// One JSON object, for programs
+        /// Print one JSON object instead of the text
         #[arg(long)]
         json: bool,
     },
@@ -86,19 +86,19 @@ pub(super) enum WeightsCommand {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(super) enum SynthSize {
-    /// A few MiB: a window takes well under a second
+    /// A few MiB; a window takes well under a second
     Tiny,
-    /// Some hundred MiB, 256 px: the memory and speed of a real shape, in small
+    /// Some hundred MiB at 256 px, with layers of realistic proportions
     Small,
-    /// 2.5 GiB: the published sizes, 256 px, for measuring; a window takes minutes on a CPU
+    /// 2.5 GiB at 256 px, the published sizes, for measurements; a window takes minutes on a CPU
     Full,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(super) enum ConvertTo {
-    /// Half the size
+    /// 16-bit floats, half the size of f32
     F16,
-    /// Twice the size, but a CPU computes in it, so that nothing is converted at the start
+    /// 32-bit floats, in which a CPU computes, so that nothing is converted while it renders
     F32,
 }
 
@@ -116,8 +116,8 @@ pub(super) fn main(command: WeightsCommand) -> ExitCode {
         WeightsCommand::Describe { dir, json } => describe::describe(&dir, json),
     };
     match outcome {
-        Ok(text) => say(&text, ExitCode::SUCCESS),
-        Err(error) => refuse(&error),
+        Ok(text) => print(&text, ExitCode::SUCCESS),
+        Err(error) => usage_error(&error),
     }
 }
 
@@ -131,9 +131,9 @@ fn make(size: SynthSize, out: &Path, seed: u64, account_as: Option<Model>) -> Re
     eprintln!("writing {} to {}", BinaryBytes(bytes), out.display());
     let bar = bar("random weights", bytes);
     synth::synthesize_watched(out, size, seed, &mut |more| bar.inc(more))?;
-    if let (Some(version), Some(mut note)) = (account_as, Note::read(out)?) {
-        note.account_as = Some(version.account_as());
-        note.write(out)?;
+    if let (Some(version), Some(mut metadata)) = (account_as, FolderMetadata::read(out)?) {
+        metadata.account_as = Some(version.account_as());
+        metadata.write(out)?;
     }
     Ok(format!("SYNTHETIC WEIGHTS in {}", out.display()))
 }
@@ -159,46 +159,36 @@ fn verify(dir: &Path) -> ExitCode {
     let bar = spinner("verifying");
     let verdicts = match weights::verify(dir, &mut |more| bar.inc(more)) {
         Ok(verdicts) => verdicts,
-        Err(error) => return refuse(&error),
+        Err(error) => return usage_error(&error),
     };
     drop(bar);
     let lines: Vec<String> = verdicts.iter().map(verdict_line).collect();
-    let text = lines.join("\n");
-    if verdicts.iter().all(FileVerdict::is_good) {
-        return match Checkpoint::open(dir) {
-            Ok(checkpoint) => say(
-                &format!(
-                    "{text}\n{}: complete, identity {}",
-                    dir.display(),
-                    checkpoint.identity()
-                ),
-                ExitCode::SUCCESS,
-            ),
-            Err(error) => refuse(&error),
-        };
+    let (text, folder) = (lines.join("\n"), dir.display());
+    if !verdicts.iter().all(FileCheck::is_good) {
+        let text = format!("{text}\n{folder}: cannot be used; replace the files marked BAD");
+        return print(&text, ExitCode::from(2));
     }
-    say(
-        &format!(
-            "{text}\n{}: cannot be used; replace the files that are BAD",
-            dir.display()
-        ),
-        ExitCode::from(2),
-    )
+    match Checkpoint::open(dir) {
+        Ok(checkpoint) => {
+            let text = format!("{text}\n{folder}: complete, identity {}", checkpoint.identity());
+            print(&text, ExitCode::SUCCESS)
+        }
+        Err(error) => usage_error(&error),
+    }
 }
 
-fn verdict_line(verdict: &FileVerdict) -> String {
+fn verdict_line(verdict: &FileCheck) -> String {
     let mut line = format!("{} ({}): ", verdict.name, BinaryBytes(verdict.bytes));
     line.push_str(if verdict.is_good() { "good" } else { "BAD" });
     let digest = match verdict.digest {
-        DigestVerdict::AsMade => "digest as noted when it was made".to_owned(),
-        DigestVerdict::AsFirstUsed => "digest as when it was first used here".to_owned(),
-        DigestVerdict::Unknown => "nothing to compare its digest with".to_owned(),
-        DigestVerdict::Wrong { expected, found } => {
-            format!("SHA-256 is {found}, not {expected}: the file is damaged, or another one")
+        DigestCheck::MatchesRecord => "digest as recorded when it was made".to_owned(),
+        DigestCheck::MatchesFirstUse => "digest as when it was first used here".to_owned(),
+        DigestCheck::NotRecorded => "no earlier digest to compare with".to_owned(),
+        DigestCheck::Mismatch { expected, found } => {
+            format!("SHA-256 is {found}, not {expected}: the file is damaged or was replaced")
         }
     };
-    // Writing to a text cannot fail.
-    let _written = match &verdict.problem {
+    let _infallible = match &verdict.problem {
         None => write!(
             line,
             ", {digest}, all {} tensors fit and are finite",

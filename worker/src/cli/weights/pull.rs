@@ -1,4 +1,4 @@
-//! `weights pull`: the published files, from the hub into a folder.
+//! `weights pull` downloads the published files of a model from the hub into a folder.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -6,11 +6,11 @@ use std::process::ExitCode;
 use clap::ValueEnum;
 use indicatif::BinaryBytes;
 use latentfarm_common::digest::Digest;
-use latentfarm_common::error::{Chain, FileError, unless_absent};
+use latentfarm_common::error::{Chain, FileError, ignore_not_found};
 
-use super::hub::{Hub, HubError, PUBLIC_ENDPOINT, Remote};
-use crate::cli::exit::{refuse, say};
-use latentsync::checkpoint::{AccountAs, Maker, NOTE_FILE, Note};
+use super::hub::{Hub, HubError, PUBLIC_ENDPOINT, RemoteFile};
+use crate::cli::exit::{print, usage_error};
+use latentsync::checkpoint::{FolderMetadata, METADATA_FILE, MadeBy, PublishedModel};
 use latentsync::tensors::FileRecord;
 use latentsync::{Checkpoint, WeightsError};
 
@@ -22,16 +22,17 @@ Examples:
 
 Environment:
   HF_ENDPOINT     a mirror to use in place of https://huggingface.co
-  HF_TOKEN        a token for a mirror that asks for one
-  HF_HUB_OFFLINE  1: do not use the network, only say what would be fetched
+  HF_TOKEN        a token for a mirror that requires one
+  HF_HUB_OFFLINE  1: do not use the network, only print what would be fetched
   HTTPS_PROXY     a proxy to go through";
 
 #[derive(clap::Args, Debug)]
 pub(in crate::cli) struct PullArgs {
-    /// LatentSync 1.5 renders faces at 256 px; 1.6 at 512 px, with about four times the work and memory
+    /// Model to fetch: LatentSync 1.5 renders faces at 256 px; 1.6 at 512 px, with about four times the work
+    /// and memory
     #[arg(long, value_enum, default_value = "1.5")]
     model: Model,
-    /// Folder to write to; files that are there already are kept
+    /// Folder to write to; files that are already there are kept
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     #[arg(long, hide = true, env = "HF_ENDPOINT", default_value = PUBLIC_ENDPOINT)]
@@ -42,19 +43,19 @@ pub(in crate::cli) struct PullArgs {
     offline: String,
 }
 
-/// A published model.
+/// The published versions of LatentSync.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(in crate::cli) enum Model {
-    /// LatentSync 1.5: 256 px
+    /// LatentSync 1.5, which renders faces at 256 px
     #[value(name = "1.5")]
     V1_5,
-    /// LatentSync 1.6: 512 px
+    /// LatentSync 1.6, which renders faces at 512 px
     #[value(name = "1.6")]
     V1_6,
 }
 
-/// A published file and its place.
-struct Item {
+/// A file on the hub (`repo`, `remote`) and its path in the folder (`local`).
+struct PublishedFile {
     repo: &'static str,
     remote: &'static str,
     local: &'static str,
@@ -70,11 +71,11 @@ impl Model {
         }
     }
 
-    /// The same model as a checkpoint's note names it.
-    pub(super) fn account_as(self) -> AccountAs {
+    /// Returns the name of the same model in the metadata of a checkpoint.
+    pub(super) fn account_as(self) -> PublishedModel {
         match self {
-            Self::V1_5 => AccountAs::V15,
-            Self::V1_6 => AccountAs::V16,
+            Self::V1_5 => PublishedModel::V15,
+            Self::V1_6 => PublishedModel::V16,
         }
     }
 
@@ -85,15 +86,16 @@ impl Model {
         }
     }
 
-    /// The smallest first: what is wrong with a mirror shows before gigabytes.
-    fn items(self) -> [Item; 4] {
-        let item = |repo, remote, local| Item { repo, remote, local };
+    /// Returns the files of the model, the smallest first, so that a faulty mirror shows before gigabytes are
+    /// fetched.
+    fn files(self) -> [PublishedFile; 4] {
+        let file = |repo, remote, local| PublishedFile { repo, remote, local };
         let vae = "diffusion_pytorch_model.safetensors";
         [
-            item(VAE_REPO, "config.json", "vae/config.json"),
-            item(self.repo(), "whisper/tiny.pt", "whisper/tiny.pt"),
-            item(VAE_REPO, vae, "vae/diffusion_pytorch_model.safetensors"),
-            item(self.repo(), "latentsync_unet.pt", "latentsync_unet.pt"),
+            file(VAE_REPO, "config.json", "vae/config.json"),
+            file(self.repo(), "whisper/tiny.pt", "whisper/tiny.pt"),
+            file(VAE_REPO, vae, "vae/diffusion_pytorch_model.safetensors"),
+            file(self.repo(), "latentsync_unet.pt", "latentsync_unet.pt"),
         ]
     }
 }
@@ -105,7 +107,7 @@ enum PullError {
     #[error("HF_HUB_OFFLINE is set, so nothing is fetched")]
     Offline,
     #[error("`{}` is not the file that the hub has: move it away, or name another folder", path.display())]
-    Other { path: PathBuf },
+    DifferentFile { path: PathBuf },
     #[error(transparent)]
     Weights(#[from] WeightsError),
     #[error(transparent)]
@@ -114,9 +116,9 @@ enum PullError {
 
 pub(super) fn main(args: &PullArgs) -> ExitCode {
     match pull(args) {
-        Ok(text) => say(&text, ExitCode::SUCCESS),
-        Err(error @ (PullError::Other { .. } | PullError::Weights(WeightsError::Foreign { .. }))) => {
-            refuse(&error)
+        Ok(text) => print(&text, ExitCode::SUCCESS),
+        Err(error @ (PullError::DifferentFile { .. } | PullError::Weights(WeightsError::Foreign { .. }))) => {
+            usage_error(&error)
         }
         Err(error) => {
             eprintln!("error: {}", Chain(&error));
@@ -124,38 +126,37 @@ pub(super) fn main(args: &PullArgs) -> ExitCode {
                 error,
                 PullError::Offline | PullError::Hub(HubError::Unreachable { .. })
             ) {
-                eprintln!("{}", by_hand(args));
+                eprintln!("{}", manual_steps(args));
             }
             ExitCode::FAILURE
         }
     }
 }
 
-/// What to do where the hub cannot be reached.
-fn by_hand(args: &PullArgs) -> String {
+/// Describes what the user can do if the hub cannot be reached.
+fn manual_steps(args: &PullArgs) -> String {
     use std::fmt::Write as _;
     let endpoint = args.endpoint.trim_end_matches('/');
     let out = args.out.display();
     let mut text = String::from(
-        "\nWhat was fetched so far is kept: the same command goes on from there.\n\
+        "\nWhat was fetched so far is kept: the same command resumes from there.\n\
          - behind a proxy: set HTTPS_PROXY\n\
          - with a mirror of the hub: set HF_ENDPOINT\n\
-         - without a connection, fetch these files on another machine and put them so:\n",
+         - without a connection, fetch these files on another machine and copy them here:\n",
     );
-    for item in args.model.items() {
-        // Writing to a text cannot fail.
-        let _written = writeln!(
+    for file in args.model.files() {
+        let _infallible = writeln!(
             text,
             "    {endpoint}/{}/resolve/main/{}\n      as {}",
-            item.repo,
-            item.remote,
-            args.out.join(item.local).display()
+            file.repo,
+            file.remote,
+            args.out.join(file.local).display()
         );
     }
-    let _written = write!(
+    let _infallible = write!(
         text,
         "    and a file {} with: {{\"resolution_px\": {}}}\n  then: latentfarm-worker weights verify {out}",
-        args.out.join(NOTE_FILE).display(),
+        args.out.join(METADATA_FILE).display(),
         args.model.resolution_px()
     );
     text
@@ -166,7 +167,7 @@ fn pull(args: &PullArgs) -> Result<String, PullError> {
         return Err(PullError::Offline);
     }
     let (out, model) = (args.out.as_path(), args.model);
-    let mut note = begin(out, model)?;
+    let mut metadata = open_metadata(out, model)?;
     let cache_dir = out.join(".pull");
     let token = args.token.clone().filter(|token| !token.is_empty());
     let endpoint = if args.endpoint.is_empty() {
@@ -175,28 +176,28 @@ fn pull(args: &PullArgs) -> Result<String, PullError> {
         &args.endpoint
     };
     let hub = Hub::new(endpoint, token, &cache_dir)?;
-    for item in model.items() {
-        let remote = hub.look_up(item.repo, item.remote)?;
-        let path = out.join(item.local);
-        let digest = match kept(&path, &remote)? {
+    for file in model.files() {
+        let remote = hub.metadata(file.repo, file.remote)?;
+        let path = out.join(file.local);
+        let digest = match existing_digest(&path, &remote)? {
             Some(digest) => {
-                eprintln!("{}: is there already", item.local);
+                eprintln!("{}: already there", file.local);
                 digest
             }
-            None => fetch(&hub, &item, &remote, &path)?,
+            None => fetch(&hub, &file, &remote, &path)?,
         };
-        note.files.insert(
-            item.local.to_owned(),
+        metadata.files.insert(
+            file.local.to_owned(),
             FileRecord {
                 bytes: remote.bytes,
                 sha256: digest.to_string(),
-                source: format!("{}/{} at {}", item.repo, item.remote, remote.commit),
+                source: format!("{}/{} at {}", file.repo, file.remote, remote.commit),
             },
         );
-        note.write(out)?;
+        metadata.write(out)?;
     }
-    unless_absent(std::fs::remove_dir_all(&cache_dir)).map_err(FileError::at("use", &cache_dir))?;
-    // The digests say that the files are the published ones; this, that they are what this program expects.
+    ignore_not_found(std::fs::remove_dir_all(&cache_dir)).map_err(FileError::at("use", &cache_dir))?;
+    // The digests prove that the files are the published ones; this check, that this program can read them.
     let checkpoint = Checkpoint::open(out)?;
     checkpoint.check_tensors()?;
     Ok(format!(
@@ -208,29 +209,31 @@ fn pull(args: &PullArgs) -> Result<String, PullError> {
     ))
 }
 
-/// The folder's note, after a look at what the folder is.
-fn begin(out: &Path, model: Model) -> Result<Note, PullError> {
+/// Reads the metadata of the folder, or begins it; refuses a folder that holds another model.
+fn open_metadata(out: &Path, model: Model) -> Result<FolderMetadata, PullError> {
     std::fs::create_dir_all(out).map_err(FileError::at("use", out))?;
     let description = format!("{}, as published", model.repo());
-    let mut note = Note::read(out)?.unwrap_or_default();
-    let pulled_before = note.made_by == Some(Maker::Pull) && note.note == description;
-    // A folder that someone began by hand may be completed, if it is for the same model.
-    let by_hand = note.made_by.is_none()
-        && !note.synthetic
-        && note.resolution_px.is_none_or(|px| px == model.resolution_px());
-    if !pulled_before && !by_hand {
+    let mut metadata = FolderMetadata::read(out)?.unwrap_or_default();
+    let pulled_before = metadata.made_by == Some(MadeBy::Pull) && metadata.note == description;
+    // A folder that the user began by hand may be completed if it is for the same model.
+    let begun_by_hand = metadata.made_by.is_none()
+        && !metadata.synthetic
+        && metadata
+            .resolution_px
+            .is_none_or(|px| px == model.resolution_px());
+    if !pulled_before && !begun_by_hand {
         return Err(WeightsError::Foreign { dir: out.to_owned() }.into());
     }
-    note.resolution_px = Some(model.resolution_px());
-    note.made_by = Some(Maker::Pull);
-    note.note = description;
-    // First of all: whatever of the folder is ever found says its resolution.
-    note.write(out)?;
-    Ok(note)
+    metadata.resolution_px = Some(model.resolution_px());
+    metadata.made_by = Some(MadeBy::Pull);
+    metadata.note = description;
+    // The metadata comes first, so that even an unfinished folder states its resolution.
+    metadata.write(out)?;
+    Ok(metadata)
 }
 
-/// The digest of a file that is there already, if it is the published one.
-fn kept(path: &Path, remote: &Remote) -> Result<Option<Digest>, PullError> {
+/// Returns the digest of a file that exists already, and refuses one that is not the published file.
+fn existing_digest(path: &Path, remote: &RemoteFile) -> Result<Option<Digest>, PullError> {
     if !path.exists() {
         return Ok(None);
     }
@@ -238,30 +241,27 @@ fn kept(path: &Path, remote: &Remote) -> Result<Option<Digest>, PullError> {
     if bytes == remote.bytes && remote.sha256.is_none_or(|expected| expected == digest) {
         Ok(Some(digest))
     } else {
-        Err(PullError::Other {
+        Err(PullError::DifferentFile {
             path: path.to_owned(),
         })
     }
 }
 
-fn fetch(hub: &Hub, item: &Item, remote: &Remote, path: &Path) -> Result<Digest, PullError> {
+fn fetch(hub: &Hub, file: &PublishedFile, remote: &RemoteFile, path: &Path) -> Result<Digest, PullError> {
     eprintln!(
         "{}: {} from {}/{}",
-        item.local,
+        file.local,
         BinaryBytes(remote.bytes),
         hub.endpoint,
-        item.repo
+        file.repo
     );
     let digest = hub.fetch(remote, path)?;
     if remote.sha256.is_some() {
-        eprintln!(
-            "{}: complete, its SHA-256 is the one that the hub names",
-            item.local
-        );
+        eprintln!("{}: complete, with the SHA-256 that the hub gives", file.local);
     } else {
         eprintln!(
-            "{}: complete; the hub names no SHA-256 for it, so only its size was compared",
-            item.local
+            "{}: complete; the hub gives no SHA-256 for it, so only its size was checked",
+            file.local
         );
     }
     Ok(digest)

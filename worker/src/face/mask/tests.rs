@@ -1,9 +1,18 @@
+//! Tests of the soft mask.
+
 use super::*;
 
 const FRAME: [usize; 2] = [260, 180];
 const FACE: [usize; 2] = [52, 70];
+const WHOLE_FRAME: PixelRect = PixelRect {
+    left: 0,
+    top: 0,
+    width: FRAME[0],
+    height: FRAME[1],
+};
 
-/// Turned and scaled by `scale` (frame to face) so that the face's centre falls on `centre`.
+/// Returns a matrix that rotates by `angle`, scales by `scale` from frame to face, and puts the face on
+/// `centre`.
 fn matrix(centre: [f32; 2], scale: f32, angle: f32) -> [f32; 6] {
     let (sin, cos) = (scale * angle.sin(), scale * angle.cos());
     let [x, y] = centre;
@@ -22,14 +31,14 @@ fn places() -> Vec<[f32; 6]> {
     vec![
         matrix([130.0, 90.0], 0.7, 0.2),
         matrix([130.0, 90.0], 0.3, -0.4),
-        // Over each border, over a corner, and larger than the frame.
+        // These lie over each border and over a corner; the last is larger than the frame.
         matrix([10.0, 90.0], 0.6, 0.1),
         matrix([250.0, 90.0], 0.6, 0.1),
         matrix([130.0, 5.0], 0.5, -0.1),
         matrix([130.0, 175.0], 0.5, 0.3),
         matrix([255.0, 178.0], 0.4, 0.3),
         matrix([130.0, 90.0], 0.15, 0.0),
-        // Tiny, and almost off the frame.
+        // These are tiny, and almost off the frame.
         matrix([130.0, 90.0], 5.0, 0.3),
         matrix([-30.0, 90.0], 0.8, 0.0),
     ]
@@ -38,9 +47,9 @@ fn places() -> Vec<[f32; 6]> {
 #[test]
 fn masks_of_the_rectangle_are_those_of_the_whole_frame() {
     for matrix in places() {
-        let area = Area::of_face(FRAME, &matrix, FACE);
+        let area = PixelRect::of_face(FRAME, &matrix, FACE);
         let part = SoftMask::new(FRAME, area, &matrix, FACE);
-        let full = SoftMask::new(FRAME, Area::whole(FRAME), &matrix, FACE);
+        let full = SoftMask::new(FRAME, WHOLE_FRAME, &matrix, FACE);
         assert_eq!(
             (part.edge, part.face_area.to_bits()),
             (full.edge, full.face_area.to_bits()),
@@ -70,7 +79,7 @@ fn masks_of_the_rectangle_are_those_of_the_whole_frame() {
 #[test]
 fn soft_masks_are_one_inside_and_faint_at_the_face_s_border() {
     let matrix = matrix([130.0, 90.0], 0.5, 0.0);
-    let area = Area::of_face(FRAME, &matrix, FACE);
+    let area = PixelRect::of_face(FRAME, &matrix, FACE);
     let mask = SoftMask::new(FRAME, area, &matrix, FACE);
     let at = |x: usize, y: usize| mask.soft[(y - area.top) * area.width + x - area.left];
     assert!((at(130, 90) - 1.0).abs() < 1e-5);
@@ -84,13 +93,13 @@ fn soft_masks_are_one_inside_and_faint_at_the_face_s_border() {
 
 #[test]
 fn a_face_off_the_frame_has_an_empty_rectangle() {
-    assert!(Area::of_face(FRAME, &matrix([-500.0, 90.0], 0.7, 0.0), FACE).is_empty());
-    assert!(Area::of_face(FRAME, &[0.0; 6], FACE).is_empty());
+    assert!(PixelRect::of_face(FRAME, &matrix([-500.0, 90.0], 0.7, 0.0), FACE).is_empty());
+    assert!(PixelRect::of_face(FRAME, &[0.0; 6], FACE).is_empty());
 }
 
 #[test]
-fn minima_are_those_of_the_window() {
-    let area = Area {
+fn minima_are_those_of_their_definition() {
+    let area = PixelRect {
         left: 0,
         top: 0,
         width: 23,

@@ -1,11 +1,12 @@
-//! From the file's graph to steps.
+//! Turns the graph of a `.tflite` file into a network of steps, and checks every shape on the way.
 
-use super::run::{Action, Filter, Network, Step};
+use super::run::{Network, Operation, Step};
 use crate::face::error::FaceError;
-use crate::face::kernels::{Shape, slide_axis};
-use crate::face::tflite::{self, ElementType, Graph, Operator, OperatorKind, Slide, TfliteError};
+use crate::face::kernels::{ConvLayer, ImageShape, output_axis};
+use crate::face::tflite::{self, ElementType, Graph, Operator, OperatorKind, Striding, TfliteError};
 
-/// The network `name` in a `.tflite` file whose graph has one input, of batch 1, and outputs of `expected` values each.
+/// Reads the network `name` from a `.tflite` file. The graph must have one input of batch 1 and outputs of
+/// `expected` values each.
 pub(in crate::face) fn network(
     name: &'static str,
     file: &[u8],
@@ -35,7 +36,7 @@ fn read(name: &'static str, file: &[u8]) -> Result<Network, TfliteError> {
     };
     let mut builder = Builder {
         file,
-        unfolded: vec![None; graph.tensors.len()],
+        dequantized: vec![None; graph.tensors.len()],
         graph: &graph,
     };
     let mut steps = Vec::new();
@@ -48,48 +49,50 @@ fn read(name: &'static str, file: &[u8]) -> Result<Network, TfliteError> {
         })?);
     }
     mark_last_uses(&mut steps, &graph);
-    let len = |&slot: &usize| graph.tensors[slot].shape.iter().product();
+    let len = |&tensor: &usize| graph.tensors[tensor].shape.iter().product();
     Ok(Network {
         name,
         input,
         input_len: len(&input),
         output_lens: graph.outputs.iter().map(len).collect(),
         outputs: graph.outputs.clone(),
-        slots: graph.tensors.len(),
+        tensors: graph.tensors.len(),
         steps,
     })
 }
 
+/// Fills in `last_uses`, from the last step to the first.
 fn mark_last_uses(steps: &mut [Step], graph: &Graph) {
     let mut read_later = vec![false; graph.tensors.len()];
     for &output in &graph.outputs {
         read_later[output] = true;
     }
     for step in steps.iter_mut().rev() {
-        let other = match step.action {
-            Action::Add { other, .. } => Some(other),
+        let other = match step.operation {
+            Operation::Add { other, .. } => Some(other),
             _ => None,
         };
-        for slot in [Some(step.input), other].into_iter().flatten() {
-            if !std::mem::replace(&mut read_later[slot], true) {
-                step.last_uses.push(slot);
+        for tensor in [Some(step.input), other].into_iter().flatten() {
+            if !std::mem::replace(&mut read_later[tensor], true) {
+                step.last_uses.push(tensor);
             }
         }
     }
 }
 
+/// The file and its graph while the steps are made.
 struct Builder<'a> {
     file: &'a [u8],
     graph: &'a Graph,
-    /// Constants that a `DEQUANTIZE` unfolds.
-    unfolded: Vec<Option<Vec<f32>>>,
+    /// The f32 values of the constants that a `DEQUANTIZE` converts from f16, by the number of its output.
+    dequantized: Vec<Option<Vec<f32>>>,
 }
 
 impl Builder<'_> {
-    /// The step that an operator becomes; none where it only unfolds a constant.
+    /// Turns an operator into a step, or into none if it only converts a constant.
     fn step(&mut self, operator: &Operator) -> Result<Option<Step>, String> {
         let &[output] = operator.outputs.as_slice() else {
-            return Err("has not exactly one output".to_owned());
+            return Err("does not have exactly one output".to_owned());
         };
         let input = |at: usize| {
             operator
@@ -98,10 +101,10 @@ impl Builder<'_> {
                 .copied()
                 .ok_or_else(|| format!("has no input {at}"))
         };
-        let action = match &operator.kind {
+        let operation = match &operator.kind {
             OperatorKind::Dequantize => {
                 let values = self.constant(input(0)?)?;
-                self.unfolded[output] = Some(values);
+                self.dequantized[output] = Some(values);
                 return Ok(None);
             }
             OperatorKind::Add { relu } => {
@@ -109,97 +112,100 @@ impl Builder<'_> {
                 if input(0)? == input(1)? {
                     return Err("adds a tensor to itself".to_owned());
                 }
-                Action::Add {
+                Operation::Add {
                     other: input(1)?,
                     relu: *relu,
                 }
             }
-            OperatorKind::Conv2d { slide, relu } => {
-                let shape = self.picture(input(0)?)?;
+            OperatorKind::Conv2d { striding, relu } => {
+                let shape = self.image(input(0)?)?;
                 let [channels, kernel_h, kernel_w, depth] = self.shape4(input(1)?)?;
                 if depth != shape[2] {
-                    return Err("weights and input disagree".to_owned());
+                    return Err("has weights for another number of channels than its input".to_owned());
                 }
                 let weight = transpose(&self.constant(input(1)?)?, channels);
                 let bias = self.constant(input(2)?)?;
-                let sliding = (*slide, *relu);
-                let filter = self.filter(shape, output, [kernel_h, kernel_w], sliding, (weight, bias))?;
-                Action::Conv2d(filter)
+                let sliding = (*striding, *relu);
+                let layer = self.layer(shape, output, [kernel_h, kernel_w], sliding, (weight, bias))?;
+                Operation::Conv2d(layer)
             }
-            OperatorKind::DepthwiseConv2d { slide, relu } => {
-                let shape = self.picture(input(0)?)?;
+            OperatorKind::DepthwiseConv2d { striding, relu } => {
+                let shape = self.image(input(0)?)?;
                 let [_, kernel_h, kernel_w, channels] = self.shape4(input(1)?)?;
                 if channels != shape[2] {
-                    return Err("weights and input disagree".to_owned());
+                    return Err("has weights for another number of channels than its input".to_owned());
                 }
                 let values = (self.constant(input(1)?)?, self.constant(input(2)?)?);
-                let filter = self.filter(shape, output, [kernel_h, kernel_w], (*slide, *relu), values)?;
-                Action::Depthwise(filter)
+                let layer = self.layer(shape, output, [kernel_h, kernel_w], (*striding, *relu), values)?;
+                Operation::Depthwise(layer)
             }
-            OperatorKind::MaxPool2d { slide, filter } => {
-                let shape = self.picture(input(0)?)?;
-                self.slides_to(output, shape, *filter, *slide, shape[2])?;
-                Action::MaxPool {
+            OperatorKind::MaxPool2d { striding, kernel } => {
+                let shape = self.image(input(0)?)?;
+                self.check_output_shape(output, shape, *kernel, *striding, shape[2])?;
+                Operation::MaxPool {
                     shape,
-                    filter: *filter,
-                    slide: *slide,
+                    kernel: *kernel,
+                    striding: *striding,
                 }
             }
             OperatorKind::Pad => {
-                let ([h, w, from], [to_h, to_w, to]) = (self.picture(input(0)?)?, self.picture(output)?);
+                let ([h, w, from], [to_h, to_w, to]) = (self.image(input(0)?)?, self.image(output)?);
                 let appended = i32::try_from(to.saturating_sub(from)).unwrap_or(i32::MAX);
                 if (h, w) != (to_h, to_w) || self.integers(input(1)?)? != [0, 0, 0, 0, 0, 0, 0, appended] {
                     return Err("pads more than trailing channels".to_owned());
                 }
-                Action::PadChannels { from, to }
+                Operation::PadChannels { from, to }
             }
             OperatorKind::Prelu => {
                 let slope = self.constant(input(1)?)?;
-                if slope.len() != self.picture(input(0)?)?[2] {
-                    return Err("has not one slope a channel".to_owned());
+                if slope.len() != self.image(input(0)?)?[2] {
+                    return Err("does not have one slope for each channel".to_owned());
                 }
-                Action::Prelu { slope }
+                Operation::Prelu { slope }
             }
-            OperatorKind::Relu => Action::Relu,
-            OperatorKind::Reshape => Action::Keep,
+            OperatorKind::Relu => Operation::Relu,
+            OperatorKind::Reshape => Operation::Reshape,
             OperatorKind::ResizeBilinear => {
-                let (shape, [h, w, channels]) = (self.picture(input(0)?)?, self.picture(output)?);
+                let (shape, [h, w, channels]) = (self.image(input(0)?)?, self.image(output)?);
                 if channels != shape[2] {
                     return Err("changes the number of channels".to_owned());
                 }
-                Action::Resize { shape, to: [h, w] }
+                Operation::Resize { shape, to: [h, w] }
             }
         };
-        if matches!(action, Action::Add { .. } | Action::Prelu { .. } | Action::Relu) {
+        if matches!(
+            operation,
+            Operation::Add { .. } | Operation::Prelu { .. } | Operation::Relu
+        ) {
             self.same_shape(input(0)?, output)?;
         }
-        if matches!(action, Action::Keep) && self.len(input(0)?) != self.len(output) {
+        if matches!(operation, Operation::Reshape) && self.len(input(0)?) != self.len(output) {
             return Err("changes the number of values".to_owned());
         }
         Ok(Some(Step {
-            action,
+            operation,
             input: input(0)?,
             output,
             last_uses: Vec::new(),
         }))
     }
 
-    /// A filter whose bias says how many channels `output` has.
-    fn filter(
+    /// Makes a convolution whose `output` has as many channels as `bias` has values.
+    fn layer(
         &self,
-        shape: Shape,
+        shape: ImageShape,
         output: usize,
         kernel: [usize; 2],
-        (slide, relu): (Slide, bool),
+        (striding, relu): (Striding, bool),
         (weight, bias): (Vec<f32>, Vec<f32>),
-    ) -> Result<Filter, String> {
-        self.slides_to(output, shape, kernel, slide, bias.len())?;
-        Ok(Filter {
+    ) -> Result<ConvLayer, String> {
+        self.check_output_shape(output, shape, kernel, striding, bias.len())?;
+        Ok(ConvLayer {
             shape,
             weight,
             bias,
             kernel,
-            slide,
+            striding,
             relu,
         })
     }
@@ -216,12 +222,12 @@ impl Builder<'_> {
             .map_err(|_| format!("tensor {tensor} has shape {shape:?}, not four axes"))
     }
 
-    /// Height, width, channels of a tensor of batch 1.
-    fn picture(&self, tensor: usize) -> Result<Shape, String> {
+    /// Returns the shape of a tensor that is a batch of one image.
+    fn image(&self, tensor: usize) -> Result<ImageShape, String> {
         match self.shape4(tensor)? {
             [1, h, w, c] if h > 0 && w > 0 && c > 0 => Ok([h, w, c]),
             shape => Err(format!(
-                "tensor {tensor} has shape {shape:?}, no batch of one picture"
+                "tensor {tensor} has shape {shape:?}, not a batch of one image"
             )),
         }
     }
@@ -235,36 +241,38 @@ impl Builder<'_> {
         }
     }
 
-    fn slides_to(
+    /// Refuses an operator whose computed output shape is not that of the file.
+    fn check_output_shape(
         &self,
         output: usize,
-        [h, w, _]: Shape,
+        [h, w, _]: ImageShape,
         kernel: [usize; 2],
-        slide: Slide,
+        striding: Striding,
         channels: usize,
     ) -> Result<(), String> {
-        let (out_h, _) = slide_axis(h, kernel[0], slide.stride[0], slide.padding);
-        let (out_w, _) = slide_axis(w, kernel[1], slide.stride[1], slide.padding);
-        let found = self.picture(output)?;
+        let (out_h, _) = output_axis(h, kernel[0], striding.stride[0], striding.padding);
+        let (out_w, _) = output_axis(w, kernel[1], striding.stride[1], striding.padding);
+        let found = self.image(output)?;
         if found == [out_h, out_w, channels] {
             return Ok(());
         }
         Err(format!(
-            "gives {:?} where the file says {found:?}",
+            "computes the shape {:?}, but the file gives {found:?}",
             [out_h, out_w, channels]
         ))
     }
 
     fn data(&self, tensor: usize) -> Result<&[u8], String> {
         let range = self.graph.tensors[tensor].data.clone();
-        let range = range.ok_or_else(|| format!("tensor {tensor} is no constant"))?;
+        let range = range.ok_or_else(|| format!("tensor {tensor} is not a constant"))?;
         self.file
             .get(range)
             .ok_or_else(|| format!("tensor {tensor} lies outside the file"))
     }
 
+    /// Returns the values of a constant as f32.
     fn constant(&self, tensor: usize) -> Result<Vec<f32>, String> {
-        if let Some(values) = &self.unfolded[tensor] {
+        if let Some(values) = &self.dequantized[tensor] {
             return Ok(values.clone());
         }
         let data = self.data(tensor)?;
@@ -281,7 +289,7 @@ impl Builder<'_> {
     fn integers(&self, tensor: usize) -> Result<Vec<i32>, String> {
         match self.graph.tensors[tensor].element {
             ElementType::I32 => Ok(words(self.data(tensor)?).map(i32::from_le_bytes).collect()),
-            _ => Err(format!("tensor {tensor} holds no integers")),
+            _ => Err(format!("tensor {tensor} does not hold integers")),
         }
     }
 }
@@ -291,7 +299,7 @@ fn words(data: &[u8]) -> impl Iterator<Item = [u8; 4]> + '_ {
         .map(|word| [word[0], word[1], word[2], word[3]])
 }
 
-/// From `out channels x depth` to `depth x out channels`.
+/// Transposes weights from `out channels x depth` to `depth x out channels`.
 fn transpose(weight: &[f32], channels: usize) -> Vec<f32> {
     let depth = weight.len() / channels.max(1);
     (0..depth)

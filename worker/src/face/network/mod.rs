@@ -1,5 +1,5 @@
-//! The two face networks, read from their files: constants unfolded from f16, weights laid out for the kernels, shapes
-//! checked once.
+//! The two face networks. `build` turns the graph of a `.tflite` file into steps with f32 weights laid out
+//! for the kernels, and checks all shapes; `run` runs the steps.
 
 mod build;
 mod run;

@@ -1,34 +1,39 @@
-//! A network ready to run: each intermediate is dropped after its last use.
+//! Runs a network step by step, and drops each activation after its last use.
 
 use crate::face::error::FaceError;
-use crate::face::kernels::{self, Shape};
-use crate::face::tflite::{Slide, TfliteError};
+use crate::face::kernels::{self, ConvLayer, ImageShape};
+use crate::face::tflite::{Striding, TfliteError};
 
-/// Runs on one thread; shared freely.
+/// A network that is ready to run on one thread. Tensors are named by their number in the file.
 #[derive(Debug)]
 pub(in crate::face) struct Network {
+    /// Name of the network in errors.
     pub(super) name: &'static str,
     pub(super) input: usize,
+    /// Number of values of the input.
     pub(super) input_len: usize,
     pub(super) outputs: Vec<usize>,
-    /// Number of values of each output, in the file's order.
+    /// Number of values of each output, in the order of the file.
     pub(super) output_lens: Vec<usize>,
-    pub(super) slots: usize,
+    /// Number of tensors in the file.
+    pub(super) tensors: usize,
     pub(super) steps: Vec<Step>,
 }
 
+/// One operation with the tensors that it reads and writes.
 #[derive(Debug)]
 pub(super) struct Step {
-    pub(super) action: Action,
+    pub(super) operation: Operation,
     pub(super) input: usize,
     pub(super) output: usize,
-    /// Slots that no later step reads.
+    /// Activations that this step reads and no later step does.
     pub(super) last_uses: Vec<usize>,
 }
 
+/// What a step computes from its input.
 #[derive(Debug)]
-pub(super) enum Action {
-    /// Adds another slot.
+pub(super) enum Operation {
+    /// Adds another activation of the same shape.
     Add {
         other: usize,
         relu: bool,
@@ -37,40 +42,31 @@ pub(super) enum Action {
         slope: Vec<f32>,
     },
     Relu,
-    /// The same values under another shape.
-    Keep,
-    Conv2d(Filter),
-    Depthwise(Filter),
+    /// Passes the values on; only their shape changes.
+    Reshape,
+    Conv2d(ConvLayer),
+    Depthwise(ConvLayer),
     MaxPool {
-        shape: Shape,
-        filter: [usize; 2],
-        slide: Slide,
+        shape: ImageShape,
+        kernel: [usize; 2],
+        striding: Striding,
     },
     PadChannels {
         from: usize,
         to: usize,
     },
     Resize {
-        shape: Shape,
+        shape: ImageShape,
         to: [usize; 2],
     },
 }
 
-#[derive(Debug)]
-pub(super) struct Filter {
-    pub(super) shape: Shape,
-    pub(super) weight: Vec<f32>,
-    pub(super) bias: Vec<f32>,
-    pub(super) kernel: [usize; 2],
-    pub(super) slide: Slide,
-    pub(super) relu: bool,
-}
-
-/// Intermediates by tensor number.
-type Slots = Vec<Option<Vec<f32>>>;
+/// The activations that are in memory, by tensor number.
+type Activations = Vec<Option<Vec<f32>>>;
 
 impl Network {
-    /// Runs on one picture, `height x width x channels`; gives the outputs in the file's order.
+    /// Runs the network on one image, `height x width x channels`, and returns the outputs in the order of
+    /// the file.
     pub(in crate::face) fn run(&self, input: Vec<f32>) -> Result<Vec<Vec<f32>>, FaceError> {
         self.infer(input).map_err(|source| FaceError::Run {
             network: self.name,
@@ -85,101 +81,72 @@ impl Network {
                 found: input.len(),
             });
         }
-        let mut slots: Slots = vec![None; self.slots];
-        slots[self.input] = Some(input);
+        let mut activations: Activations = vec![None; self.tensors];
+        activations[self.input] = Some(input);
         for step in &self.steps {
-            let output = step.run(&mut slots)?;
-            for &slot in &step.last_uses {
-                slots[slot] = None;
+            let output = step.run(&mut activations)?;
+            for &tensor in &step.last_uses {
+                activations[tensor] = None;
             }
-            slots[step.output] = Some(output);
+            activations[step.output] = Some(output);
         }
         self.outputs
             .iter()
-            .map(|&slot| slots[slot].take().ok_or_else(|| unwritten(slot)))
+            .map(|&tensor| activations[tensor].take().ok_or_else(|| unwritten(tensor)))
             .collect()
     }
 }
 
-fn unwritten(slot: usize) -> TfliteError {
+fn unwritten(tensor: usize) -> TfliteError {
     TfliteError::Tensor {
-        index: slot,
+        index: tensor,
         what: "is read before it is written".to_owned(),
     }
 }
 
-fn read(slots: &Slots, slot: usize) -> Result<&[f32], TfliteError> {
-    slots[slot].as_deref().ok_or_else(|| unwritten(slot))
+fn read(activations: &Activations, tensor: usize) -> Result<&[f32], TfliteError> {
+    activations[tensor].as_deref().ok_or_else(|| unwritten(tensor))
 }
 
 impl Step {
-    fn run(&self, slots: &mut Slots) -> Result<Vec<f32>, TfliteError> {
-        match &self.action {
-            Action::Add { other, relu } => {
-                let mut sum = self.take(slots)?;
-                for (sum, other) in sum.iter_mut().zip(read(slots, *other)?) {
+    fn run(&self, activations: &mut Activations) -> Result<Vec<f32>, TfliteError> {
+        let input = || read(activations, self.input);
+        Ok(match &self.operation {
+            Operation::Conv2d(layer) => activated(kernels::conv2d(input()?, layer), layer.relu),
+            Operation::Depthwise(layer) => activated(kernels::depthwise(input()?, layer), layer.relu),
+            Operation::MaxPool {
+                shape,
+                kernel,
+                striding,
+            } => kernels::max_pool(input()?, *shape, *kernel, *striding),
+            Operation::PadChannels { from, to } => kernels::pad_channels(input()?, *from, *to),
+            Operation::Resize { shape, to } => kernels::resize_bilinear(input()?, *shape, *to),
+            Operation::Add { other, relu } => {
+                let mut sum = self.take(activations)?;
+                for (sum, other) in sum.iter_mut().zip(read(activations, *other)?) {
                     *sum += other;
                 }
-                if *relu {
-                    kernels::relu(&mut sum);
-                }
-                Ok(sum)
+                activated(sum, *relu)
             }
-            Action::Prelu { slope } => {
-                let mut values = self.take(slots)?;
-                kernels::prelu(&mut values, slope);
-                Ok(values)
-            }
-            Action::Relu => {
-                let mut values = self.take(slots)?;
-                kernels::relu(&mut values);
-                Ok(values)
-            }
-            Action::Keep => self.take(slots),
-            Action::Conv2d(filter) => Ok(filter.run(read(slots, self.input)?, kernels::conv2d)),
-            Action::Depthwise(filter) => Ok(filter.run(read(slots, self.input)?, kernels::depthwise)),
-            Action::MaxPool { shape, filter, slide } => Ok(kernels::max_pool(
-                read(slots, self.input)?,
-                *shape,
-                *filter,
-                *slide,
-            )),
-            Action::PadChannels { from, to } => {
-                Ok(kernels::pad_channels(read(slots, self.input)?, *from, *to))
-            }
-            Action::Resize { shape, to } => {
-                Ok(kernels::resize_bilinear(read(slots, self.input)?, *shape, *to))
-            }
-        }
+            Operation::Prelu { slope } => kernels::prelu(self.take(activations)?, slope),
+            Operation::Relu => kernels::relu(self.take(activations)?),
+            Operation::Reshape => self.take(activations)?,
+        })
     }
 
-    /// The input to change in place: taken where nobody reads it later.
-    fn take(&self, slots: &mut Slots) -> Result<Vec<f32>, TfliteError> {
-        let slot = &mut slots[self.input];
+    /// Returns the input for a change in place: it is moved if no later step reads it, and copied otherwise.
+    fn take(&self, activations: &mut Activations) -> Result<Vec<f32>, TfliteError> {
+        let tensor = &mut activations[self.input];
         let value = if self.last_uses.contains(&self.input) {
-            slot.take()
+            tensor.take()
         } else {
-            slot.clone()
+            tensor.clone()
         };
         value.ok_or_else(|| unwritten(self.input))
     }
 }
 
-type Convolve = fn(&[f32], Shape, &[f32], &[f32], [usize; 2], Slide) -> Vec<f32>;
-
-impl Filter {
-    fn run(&self, input: &[f32], convolve: Convolve) -> Vec<f32> {
-        let mut out = convolve(
-            input,
-            self.shape,
-            &self.weight,
-            &self.bias,
-            self.kernel,
-            self.slide,
-        );
-        if self.relu {
-            kernels::relu(&mut out);
-        }
-        out
-    }
+/// Applies `relu` if it is fused with the operation.
+fn activated(values: Vec<f32>, relu: bool) -> Vec<f32> {
+    if relu { kernels::relu(values) } else { values }
 }

@@ -1,6 +1,6 @@
-//! What can be wrong with a `.tflite` file, or with what its network is given.
+//! The errors of reading a `.tflite` file and of running its network.
 
-/// A file or an input that cannot be used.
+/// Why a `.tflite` file or the input of its network cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TfliteError {
     #[error("not a TFLite file: the identifier is {found:?}")]
@@ -17,6 +17,6 @@ pub enum TfliteError {
     },
     #[error("tensor {index}: {what}")]
     Tensor { index: usize, what: String },
-    #[error("the input holds {found} values where {expected} are meant")]
+    #[error("the input holds {found} values, expected {expected}")]
     Input { expected: usize, found: usize },
 }

@@ -1,15 +1,16 @@
-//! Tables, vectors and offsets of a flatbuffer, every read within the file's bounds.
+//! Reads the tables, vectors and offsets of a flatbuffer; a read past the end of the file is an error.
 
 use std::ops::Range;
 
 use super::error::TfliteError;
-use super::graph::{Padding, Slide};
+use super::graph::{Padding, Striding};
 
-/// The file, read only inside its bounds; numbers are little-endian.
+/// The bytes of the file. Numbers in it are little-endian.
 #[derive(Clone, Copy)]
 pub(super) struct Bytes<'a>(pub(super) &'a [u8]);
 
 impl Bytes<'_> {
+    /// Reads the `N` bytes from position `at` on.
     pub(super) fn array<const N: usize>(&self, at: usize) -> Result<[u8; N], TfliteError> {
         at.checked_add(N)
             .and_then(|end| self.0.get(at..end))
@@ -21,6 +22,7 @@ impl Bytes<'_> {
             })
     }
 
+    /// Reads an unsigned 32-bit number.
     pub(super) fn unsigned(&self, at: usize) -> Result<usize, TfliteError> {
         let value = u32::from_le_bytes(self.array(at)?);
         usize::try_from(value).map_err(|_| TfliteError::Broken {
@@ -29,7 +31,7 @@ impl Bytes<'_> {
         })
     }
 
-    /// The position that the relative offset at `at` points to.
+    /// Returns the position to which the relative offset at `at` points.
     pub(super) fn follow(&self, at: usize) -> Result<usize, TfliteError> {
         let offset = self.unsigned(at)?;
         at.checked_add(offset).ok_or(TfliteError::Broken {
@@ -39,6 +41,7 @@ impl Bytes<'_> {
     }
 }
 
+/// A table of the flatbuffer, which lies at `at`.
 #[derive(Clone, Copy)]
 pub(super) struct Table<'a> {
     pub(super) bytes: Bytes<'a>,
@@ -46,7 +49,7 @@ pub(super) struct Table<'a> {
 }
 
 impl<'a> Table<'a> {
-    /// Position of a field; `None` where it has its default.
+    /// Returns the position of a field, or `None` if the field has its default value.
     pub(super) fn field(&self, id: usize) -> Result<Option<usize>, TfliteError> {
         let broken = TfliteError::Broken {
             at: self.at,
@@ -76,6 +79,7 @@ impl<'a> Table<'a> {
             .map_or(Ok(default), |at| Ok(i32::from_le_bytes(self.bytes.array(at)?)))
     }
 
+    /// Reads a number that must be positive.
     pub(super) fn positive(&self, id: usize) -> Result<usize, TfliteError> {
         let value = usize::try_from(self.i32(id, 0)?).unwrap_or(0);
         if value == 0 {
@@ -87,8 +91,9 @@ impl<'a> Table<'a> {
         Ok(value)
     }
 
-    /// Padding, width stride, height stride: the first three fields of every sliding operator.
-    pub(super) fn slide(&self) -> Result<Slide, TfliteError> {
+    /// Reads padding, width stride and height stride, the first three fields of every operator with a sliding
+    /// kernel.
+    pub(super) fn striding(&self) -> Result<Striding, TfliteError> {
         let padding = match self.i8(0, 0)? {
             0 => Padding::Same,
             1 => Padding::Valid,
@@ -99,13 +104,13 @@ impl<'a> Table<'a> {
                 });
             }
         };
-        Ok(Slide {
+        Ok(Striding {
             padding,
             stride: [self.positive(2)?, self.positive(1)?],
         })
     }
 
-    /// Bytes of a vector of `width`-byte elements; empty where it is absent.
+    /// Returns the range of bytes of a vector with `width` bytes an element; an absent vector is empty.
     pub(super) fn vector(&self, id: usize, width: usize) -> Result<Range<usize>, TfliteError> {
         let Some(at) = self.field(id)? else {
             return Ok(0..0);
@@ -130,6 +135,7 @@ impl<'a> Table<'a> {
             .collect()
     }
 
+    /// Reads a vector of numbers, each of which must be less than `below`.
     pub(super) fn indices(&self, id: usize, below: usize) -> Result<Vec<usize>, TfliteError> {
         let broken = || TfliteError::Broken {
             at: self.at,
@@ -142,6 +148,7 @@ impl<'a> Table<'a> {
             .collect()
     }
 
+    /// Returns the table to which a field points.
     pub(super) fn child(&self, id: usize) -> Result<Option<Table<'a>>, TfliteError> {
         let Some(at) = self.field(id)? else {
             return Ok(None);
@@ -152,6 +159,7 @@ impl<'a> Table<'a> {
         }))
     }
 
+    /// Returns the tables of a vector.
     pub(super) fn tables(&self, id: usize) -> Result<Vec<Table<'a>>, TfliteError> {
         let range = self.vector(id, 4)?;
         range

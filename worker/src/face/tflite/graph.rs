@@ -1,8 +1,8 @@
-//! A network as its file describes it.
+//! The graph of a network, as its file describes it.
 
 use std::ops::Range;
 
-/// Element types that occur.
+/// The element types that the face networks use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::face) enum ElementType {
     F32,
@@ -10,7 +10,7 @@ pub(in crate::face) enum ElementType {
     I32,
 }
 
-/// One tensor; constants have `data`, a range of the file.
+/// A tensor of the graph. `data` is the range of the file that holds its values, if it is a constant.
 #[derive(Clone, Debug)]
 pub(in crate::face) struct TensorInfo {
     pub(in crate::face) shape: Vec<usize>,
@@ -18,27 +18,31 @@ pub(in crate::face) struct TensorInfo {
     pub(in crate::face) data: Option<Range<usize>>,
 }
 
-/// What a kernel finds beyond the edge.
+/// How far a kernel may reach over the edges of an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::face) enum Padding {
+    /// The kernel reaches over them so far that the output has the size of the input divided by the stride.
     Same,
+    /// The kernel stays inside the image.
     Valid,
 }
 
-/// Sliding of a kernel over the picture.
+/// How a kernel slides over an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::face) struct Slide {
+pub(in crate::face) struct Striding {
     pub(in crate::face) padding: Padding,
+    /// Rows and columns from one position to the next.
     pub(in crate::face) stride: [usize; 2],
 }
 
+/// The supported operators with their options; `relu` is a fused activation.
 #[derive(Clone, Debug, PartialEq)]
 pub(in crate::face) enum OperatorKind {
     Add { relu: bool },
-    Conv2d { slide: Slide, relu: bool },
-    DepthwiseConv2d { slide: Slide, relu: bool },
+    Conv2d { striding: Striding, relu: bool },
+    DepthwiseConv2d { striding: Striding, relu: bool },
     Dequantize,
-    MaxPool2d { slide: Slide, filter: [usize; 2] },
+    MaxPool2d { striding: Striding, kernel: [usize; 2] },
     Pad,
     Prelu,
     Relu,
@@ -46,6 +50,7 @@ pub(in crate::face) enum OperatorKind {
     ResizeBilinear,
 }
 
+/// An operator, with the numbers of the tensors that it reads and writes.
 #[derive(Clone, Debug)]
 pub(in crate::face) struct Operator {
     pub(in crate::face) kind: OperatorKind,
@@ -53,7 +58,7 @@ pub(in crate::face) struct Operator {
     pub(in crate::face) outputs: Vec<usize>,
 }
 
-/// The file's only subgraph. Operators stand in an order in which they can run.
+/// The only subgraph of the file, with its operators in an order in which they can run.
 #[derive(Clone, Debug)]
 pub(in crate::face) struct Graph {
     pub(in crate::face) tensors: Vec<TensorInfo>,

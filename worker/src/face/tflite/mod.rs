@@ -1,5 +1,6 @@
-//! Reads the flatbuffer of a `.tflite` file: tensors, constant data and operators of its only subgraph.
-//! Just what the two face networks need; everything else is refused by name.
+//! Reads the flatbuffer of a `.tflite` file: the tensors, constants and operators of its only subgraph.
+//!
+//! It supports what the two face networks use and refuses everything else by name.
 
 mod error;
 mod flatbuffer;
@@ -8,11 +9,11 @@ mod graph;
 use std::ops::Range;
 
 pub use error::TfliteError;
-pub(super) use graph::{ElementType, Graph, Operator, OperatorKind, Padding, Slide, TensorInfo};
+pub(super) use graph::{ElementType, Graph, Operator, OperatorKind, Padding, Striding, TensorInfo};
 
 use flatbuffer::{Bytes, Table};
 
-/// Field numbers in the tables of the schema, version 3.
+/// Field numbers in the tables of the `.tflite` schema, version 3.
 mod field {
     pub(super) const MODEL_CODES: usize = 1;
     pub(super) const MODEL_SUBGRAPHS: usize = 2;
@@ -33,7 +34,10 @@ mod field {
     pub(super) const BUFFER_DATA: usize = 0;
 }
 
-/// Parses a whole file.
+/// Parses the content of a file.
+///
+/// # Errors
+/// If it is not a `.tflite` file, is damaged, or uses something that is not supported.
 pub(super) fn parse(file: &[u8]) -> Result<Graph, TfliteError> {
     let bytes = Bytes(file);
     let identifier = bytes.array::<4>(4)?;
@@ -48,7 +52,7 @@ pub(super) fn parse(file: &[u8]) -> Result<Graph, TfliteError> {
         .tables(field::MODEL_CODES)?
         .iter()
         .map(|code| {
-            // Codes below 127 stand in the older one-byte field; the newer one is then 0 or equal.
+            // Codes below 127 are in the older one-byte field; the newer field is then 0 or equal.
             let old = i32::from(code.i8(field::CODE_DEPRECATED, 0)?);
             Ok(old.max(code.i32(field::CODE_BUILTIN, 0)?))
         })
@@ -135,7 +139,7 @@ fn operator(index: usize, table: &Table, codes: &[i32], tensors: usize) -> Resul
     let relu = |name, table: &Table, at| match table.i8(at, 0)? {
         0 => Ok(false),
         1 => Ok(true),
-        _ => Err(refuse(name, "fused activation is neither none nor RELU")),
+        _ => Err(refuse(name, "has a fused activation other than RELU")),
     };
     let undilated = |name, table: &Table, at| match (table.i32(at, 1)?, table.i32(at + 1, 1)?) {
         (1, 1) => Ok(()),
@@ -151,7 +155,7 @@ fn operator(index: usize, table: &Table, codes: &[i32], tensors: usize) -> Resul
             let table = need("CONV_2D")?;
             undilated("CONV_2D", table, 4)?;
             OperatorKind::Conv2d {
-                slide: table.slide()?,
+                striding: table.striding()?,
                 relu: relu("CONV_2D", table, 3)?,
             }
         }
@@ -159,10 +163,10 @@ fn operator(index: usize, table: &Table, codes: &[i32], tensors: usize) -> Resul
             let table = need("DEPTHWISE_CONV_2D")?;
             undilated("DEPTHWISE_CONV_2D", table, 5)?;
             if table.i32(3, 0)? != 1 {
-                return Err(refuse("DEPTHWISE_CONV_2D", "depth multiplier is not 1"));
+                return Err(refuse("DEPTHWISE_CONV_2D", "has a depth multiplier other than 1"));
             }
             OperatorKind::DepthwiseConv2d {
-                slide: table.slide()?,
+                striding: table.striding()?,
                 relu: relu("DEPTHWISE_CONV_2D", table, 4)?,
             }
         }
@@ -173,8 +177,8 @@ fn operator(index: usize, table: &Table, codes: &[i32], tensors: usize) -> Resul
                 return Err(refuse("MAX_POOL_2D", "has a fused activation"));
             }
             OperatorKind::MaxPool2d {
-                slide: table.slide()?,
-                filter: [table.positive(4)?, table.positive(3)?],
+                striding: table.striding()?,
+                kernel: [table.positive(4)?, table.positive(3)?],
             }
         }
         19 => OperatorKind::Relu,
@@ -182,7 +186,7 @@ fn operator(index: usize, table: &Table, codes: &[i32], tensors: usize) -> Resul
         23 => {
             let table = need("RESIZE_BILINEAR")?;
             if table.i8(2, 0)? != 0 || table.i8(3, 0)? != 1 {
-                return Err(refuse("RESIZE_BILINEAR", "is not of the half-pixel kind"));
+                return Err(refuse("RESIZE_BILINEAR", "does not have half-pixel centres"));
             }
             OperatorKind::ResizeBilinear
         }
@@ -202,7 +206,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_of_another_kind_is_refused() {
+    fn a_file_of_another_format_is_refused() {
         assert!(matches!(
             parse(b"\x10\0\0\0GGUF rest").unwrap_err(),
             TfliteError::Identifier { .. }

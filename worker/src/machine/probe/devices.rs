@@ -1,4 +1,5 @@
-//! Which devices a worker computes on: what it was told, against what the machine has.
+//! Resolves the `--device` list of the command line to the devices of this machine that workers compute on.
+//! The command line calls it once at the start.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -8,28 +9,28 @@ use latentfarm_common::wire::memory::DeviceKind;
 
 use super::reading::Gpu;
 
-/// One entry of `--device`.
+/// One entry of the `--device` list.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Wish {
-    /// Every usable GPU, or the CPU where there is none.
+pub enum DeviceSelector {
+    /// Every usable GPU, or the CPU if there is none.
     Auto,
     Cpu,
-    /// Place among the visible GPUs.
+    /// The visible GPU with this index.
     Cuda(usize),
-    /// A GPU played by a file.
+    /// A GPU that is simulated from a file.
     Simulated(PathBuf),
 }
 
-/// Text that names no device.
+/// The error for a text that names no device.
 #[derive(Debug, thiserror::Error)]
 #[error("`{0}` is not a device: auto, cpu, cuda:N or sim:PATH")]
-pub struct InvalidWish(String);
+pub struct InvalidDeviceSelector(String);
 
-impl FromStr for Wish {
-    type Err = InvalidWish;
+impl FromStr for DeviceSelector {
+    type Err = InvalidDeviceSelector;
 
-    fn from_str(text: &str) -> Result<Self, InvalidWish> {
-        let invalid = || InvalidWish(text.to_owned());
+    fn from_str(text: &str) -> Result<Self, InvalidDeviceSelector> {
+        let invalid = || InvalidDeviceSelector(text.to_owned());
         match (text, text.split_once(':')) {
             ("auto", _) => Ok(Self::Auto),
             ("cpu", _) => Ok(Self::Cpu),
@@ -56,7 +57,7 @@ impl Device {
         }
     }
 
-    /// Tells this device from all others of the host.
+    /// Returns a text that is unique among the devices of the host.
     pub fn key(&self) -> String {
         match self {
             Self::Cpu => "host".to_owned(),
@@ -82,23 +83,23 @@ impl fmt::Display for Device {
     }
 }
 
-/// What a machine has for an engine to compute on.
+/// The devices and engines of a machine.
 #[derive(Clone, Debug)]
 pub struct Inventory {
-    /// The visible GPUs, or why there are none.
+    /// The visible GPUs, or in one line why there are none.
     pub gpus: Result<Vec<Gpu>, String>,
-    /// Where the CUDA engine lies, or where it was looked for in vain.
+    /// The path of the CUDA engine; as an error if there is no file.
     pub cuda_engine: Result<PathBuf, PathBuf>,
 }
 
-/// The devices to work on, and a line where something about them should be known.
+/// The devices to work on, with a note for the operator if the CPU is used for want of a GPU.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Chosen {
+pub struct SelectedDevices {
     pub devices: Vec<Device>,
     pub note: Option<String>,
 }
 
-/// Why a wish cannot be granted.
+/// Why a selector cannot be resolved.
 #[derive(Debug, thiserror::Error)]
 pub enum Unavailable {
     #[error("device `cuda:{ordinal}` cannot be used: {reason}")]
@@ -109,29 +110,29 @@ pub enum Unavailable {
     None,
 }
 
-/// Finds the devices that are wished for. `auto` takes what can be used and says why the rest cannot; a device that
-/// is named must be there.
-pub fn resolve(wishes: &[Wish], inventory: &Inventory) -> Result<Chosen, Unavailable> {
+/// Resolves selectors to devices, in their order. `auto` takes the usable GPUs, or the CPU with a note why
+/// there is none; a device that is named must be there.
+pub fn resolve(selectors: &[DeviceSelector], inventory: &Inventory) -> Result<SelectedDevices, Unavailable> {
     let usable = inventory.usable();
     let mut devices: Vec<Device> = Vec::new();
     let mut note = None;
-    for wish in wishes {
-        let found = match (wish, &usable) {
-            (Wish::Cpu, _) => vec![Device::Cpu],
-            (Wish::Simulated(path), _) => vec![Device::Simulated(path.clone())],
-            (Wish::Auto, Ok(gpus)) => gpus.clone(),
-            (Wish::Auto, Err(reason)) => {
+    for selector in selectors {
+        let found = match (selector, &usable) {
+            (DeviceSelector::Cpu, _) => vec![Device::Cpu],
+            (DeviceSelector::Simulated(path), _) => vec![Device::Simulated(path.clone())],
+            (DeviceSelector::Auto, Ok(gpus)) => gpus.clone(),
+            (DeviceSelector::Auto, Err(reason)) => {
                 note = Some(format!("{reason}; renders on the CPU"));
                 vec![Device::Cpu]
             }
-            (Wish::Cuda(ordinal), Ok(gpus)) => {
+            (DeviceSelector::Cuda(ordinal), Ok(gpus)) => {
                 let found = gpus.get(*ordinal).ok_or_else(|| Unavailable::Cuda {
                     ordinal: *ordinal,
                     reason: format!("the visible GPUs are cuda:0 to cuda:{}", gpus.len() - 1),
                 })?;
                 vec![found.clone()]
             }
-            (Wish::Cuda(ordinal), Err(reason)) => {
+            (DeviceSelector::Cuda(ordinal), Err(reason)) => {
                 return Err(Unavailable::Cuda {
                     ordinal: *ordinal,
                     reason: reason.clone(),
@@ -139,7 +140,7 @@ pub fn resolve(wishes: &[Wish], inventory: &Inventory) -> Result<Chosen, Unavail
             }
         };
         for device in found {
-            match (devices.contains(&device), wish) {
+            match (devices.contains(&device), selector) {
                 (false, _) => devices.push(device),
                 // `auto,cpu` on a machine without a GPU.
                 (true, _) if device == Device::Cpu => {}
@@ -150,11 +151,12 @@ pub fn resolve(wishes: &[Wish], inventory: &Inventory) -> Result<Chosen, Unavail
     if devices.is_empty() {
         return Err(Unavailable::None);
     }
-    Ok(Chosen { devices, note })
+    Ok(SelectedDevices { devices, note })
 }
 
 impl Inventory {
-    /// GPUs that can be computed on: never an empty list.
+    /// Returns the GPUs that an engine can compute on, never an empty list, or in one line why there are
+    /// none.
     fn usable(&self) -> Result<Vec<Device>, String> {
         let gpus = self.gpus.as_ref().map_err(Clone::clone)?;
         if gpus.is_empty() {
@@ -198,9 +200,9 @@ mod tests {
         }
     }
 
-    fn names(wishes: &str, inventory: &Inventory) -> Result<String, String> {
-        let wishes: Vec<Wish> = wishes.split(',').map(|text| text.parse().unwrap()).collect();
-        let chosen = resolve(&wishes, inventory).map_err(|error| error.to_string())?;
+    fn names(selectors: &str, inventory: &Inventory) -> Result<String, String> {
+        let selectors: Vec<DeviceSelector> = selectors.split(',').map(|text| text.parse().unwrap()).collect();
+        let chosen = resolve(&selectors, inventory).map_err(|error| error.to_string())?;
         let names: Vec<String> = chosen.devices.iter().map(ToString::to_string).collect();
         Ok(names.join(", ") + &chosen.note.map(|note| format!(" ({note})")).unwrap_or_default())
     }
@@ -257,7 +259,7 @@ mod tests {
     #[test]
     fn text_that_is_no_device_is_refused() {
         for text in ["", "gpu", "cuda", "cuda:", "cuda:x", "cuda:-1", "sim:", "cpu:0"] {
-            assert!(text.parse::<Wish>().is_err(), "{text}");
+            assert!(text.parse::<DeviceSelector>().is_err(), "{text}");
         }
     }
 }

@@ -1,5 +1,6 @@
-//! What is there and what is free at this moment: GPUs by NVML (never by number, always by UUID), simulated GPUs by
-//! their file, the host by the kernel.
+//! Reads which devices the machine has and how much of their memory is free: GPUs by NVML (always by UUID,
+//! never by number), simulated GPUs by their file, the host by the kernel. The device monitor and
+//! `latentfarm-worker probe` use it.
 
 mod devices;
 mod nvml;
@@ -18,49 +19,51 @@ use latentfarm_common::host;
 use latentfarm_common::simulated_device::SimulatedDevice;
 use nvml::Driver;
 
-pub use devices::{Chosen, Device, InvalidWish, Inventory, Unavailable, Wish, resolve};
+pub use devices::{
+    Device, DeviceSelector, InvalidDeviceSelector, Inventory, SelectedDevices, Unavailable, resolve,
+};
 pub use reading::{Gpu, Reading};
 
-/// A driver is not asked more often about one GPU.
+/// A driver is not queried more often about one GPU.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Reads devices. Clones share the driver and its last answers. The calls block for milliseconds.
+/// Reads devices. Clones share the driver and its last readings. The calls block for milliseconds.
 #[derive(Clone, Debug)]
 pub struct Probe {
-    shared: Arc<Shared>,
+    shared: Arc<ProbeShared>,
 }
 
-/// What the driver said of a GPU, and when.
-type Answer = (Instant, Result<Reading, String>);
+/// The last reading of a GPU, or why there was none, with its time.
+type LastReading = (Instant, Result<Reading, String>);
 
 #[derive(Debug)]
-struct Shared {
+struct ProbeShared {
+    /// The driver, or why there is none.
     driver: Result<Driver, String>,
-    last: Mutex<BTreeMap<String, Answer>>,
+    /// The last readings by the UUID of the GPU.
+    last: Mutex<BTreeMap<String, LastReading>>,
 }
 
 impl Probe {
     /// Opens the driver's library if there is one.
     pub fn open() -> Self {
-        Self {
-            shared: Arc::new(Shared {
-                driver: Driver::open(),
-                last: Mutex::default(),
-            }),
-        }
+        Self::new(Driver::open())
     }
 
-    /// A probe that looks for no GPU.
+    /// Makes a probe that does not use the driver and reports no GPU.
     pub fn without_driver() -> Self {
+        Self::new(Err("not checked, as --device names none".to_owned()))
+    }
+
+    fn new(driver: Result<Driver, String>) -> Self {
+        let last = Mutex::default();
         Self {
-            shared: Arc::new(Shared {
-                driver: Err("not looked for".to_owned()),
-                last: Mutex::default(),
-            }),
+            shared: Arc::new(ProbeShared { driver, last }),
         }
     }
 
-    /// The GPUs that this process may use, in the order of `CUDA_VISIBLE_DEVICES`, or why there are none in one line.
+    /// Returns the GPUs that this process may use, in the order of `CUDA_VISIBLE_DEVICES`, or in one line why
+    /// there are none.
     pub fn gpus(&self) -> Result<Vec<Gpu>, String> {
         let driver = self.shared.driver.as_ref().map_err(Clone::clone)?;
         let variable = std::env::var("CUDA_VISIBLE_DEVICES").ok();
@@ -71,7 +74,8 @@ impl Probe {
         Ok(visible)
     }
 
-    /// What the machine has; the CUDA engine lies at `cuda_engine` if it is there.
+    /// Returns the devices and engines of the machine. `cuda_engine` is the path of the CUDA engine if it is
+    /// installed.
     pub fn inventory(&self, cuda_engine: PathBuf) -> Inventory {
         let cuda_engine = if cuda_engine.is_file() {
             Ok(cuda_engine)
@@ -84,13 +88,13 @@ impl Probe {
         }
     }
 
-    /// What a device has now, or why it does not say.
+    /// Reads the memory of a device, or returns in one line why it cannot be read.
     pub fn read(&self, device: &Device) -> Result<Reading, String> {
         match device {
             Device::Cpu => Ok(Reading {
                 free_mib: host::available_mib(),
                 total_mib: host::total_mib(),
-                vitals: GpuStatus::default(),
+                gpu_status: GpuStatus::default(),
             }),
             Device::Simulated(path) => {
                 let simulated = SimulatedDevice::open(path)
@@ -99,7 +103,7 @@ impl Probe {
                 Ok(Reading {
                     free_mib: total_mib.saturating_sub(tenant_mib),
                     total_mib,
-                    vitals: GpuStatus::default(),
+                    gpu_status: GpuStatus::default(),
                 })
             }
             Device::Cuda { gpu, .. } => self.read_gpu(&gpu.uuid),
@@ -108,7 +112,7 @@ impl Probe {
 
     fn read_gpu(&self, uuid: &str) -> Result<Reading, String> {
         let driver = self.shared.driver.as_ref().map_err(Clone::clone)?;
-        // Held while the driver is asked: a second caller gets the first one's answer.
+        // The lock is held during the query, so that a second caller gets the first one's reading.
         let mut last = self.shared.last.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((at, reading)) = last.get(uuid)
             && at.elapsed() < SHORTEST_INTERVAL
@@ -140,14 +144,14 @@ mod tests {
     }
 
     #[test]
-    fn the_host_is_a_device_like_others() {
+    fn the_host_can_be_read_as_a_device() {
         let reading = Probe::without_driver().read(&Device::Cpu).unwrap();
         assert!(reading.free_mib > 0 && reading.free_mib <= reading.total_mib);
     }
 
-    /// True on machines with a GPU and on those without.
+    /// Passes on machines with a GPU and on those without.
     #[test]
-    fn the_driver_lists_gpus_that_can_be_read_or_says_in_one_line_why_not() {
+    fn the_driver_lists_gpus_that_can_be_read_or_one_line_tells_why_not() {
         let probe = Probe::open();
         match probe.gpus() {
             Ok(gpus) => {

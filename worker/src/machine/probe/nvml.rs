@@ -1,4 +1,5 @@
-//! What the NVIDIA driver tells. Its library is opened at run time, so that the same program runs without it.
+//! Reads GPUs from the NVIDIA driver by NVML. The library is opened at run time, so that the same program
+//! runs on machines without it.
 
 use latentfarm_common::wire::outcome::GpuStatus;
 use nvml_wrapper::enum_wrappers::device::TemperatureSensor;
@@ -9,14 +10,14 @@ use super::reading::{Gpu, Reading};
 
 const MIB: u64 = 1 << 20;
 
-/// An open driver library.
+/// The open library of the driver.
 #[derive(Debug)]
 pub(super) struct Driver {
     nvml: Nvml,
 }
 
 impl Driver {
-    /// Fails with one line for people where there is no driver, or a broken one.
+    /// Opens the library; the error is one line for people if there is no driver or a broken one.
     pub(super) fn open() -> Result<Self, String> {
         match Nvml::init() {
             Ok(nvml) => Ok(Self { nvml }),
@@ -24,17 +25,17 @@ impl Driver {
         }
     }
 
-    /// Every GPU and partition that the driver shows to this process, in the order of their slots.
+    /// Returns every GPU and partition that the driver lists for this process, in the order of their slots.
     pub(super) fn gpus(&self) -> Result<Vec<Gpu>, String> {
         let count = self
             .nvml
             .device_count()
-            .map_err(|error| format!("the NVIDIA driver does not count its GPUs: {error}"))?;
+            .map_err(|error| format!("the NVIDIA driver cannot count the GPUs: {error}"))?;
         let mut gpus = Vec::new();
         for number in 0..count {
-            // A GPU that this process may not see, or that is broken, is no reason to give up the others.
+            // A GPU that this process may not use, or that is broken, does not keep it from using the others.
             let Ok(device) = self.nvml.device_by_index(number) else {
-                tracing::warn!(number, "a GPU does not answer and is left out");
+                tracing::warn!(number, "a GPU does not respond and is left out");
                 continue;
             };
             let Ok(uuid) = device.uuid() else { continue };
@@ -52,23 +53,24 @@ impl Driver {
         Ok(gpus)
     }
 
-    /// What is free on one GPU or partition now.
+    /// Reads the memory of one GPU or partition, and the sensors of the GPU.
     pub(super) fn read(&self, uuid: &str) -> Result<Reading, String> {
         let failed =
-            |error: NvmlError| format!("the NVIDIA driver does not tell the memory of {uuid}: {error}");
+            |error: NvmlError| format!("the NVIDIA driver cannot read the memory of {uuid}: {error}");
         let device = self.nvml.device_by_uuid(uuid).map_err(failed)?;
         let memory = device.memory_info().map_err(failed)?;
         Ok(Reading {
             free_mib: memory.free / MIB,
-            // What the driver keeps for itself is nobody's.
+            // The memory that the driver reserves for itself can be used by no program.
             total_mib: memory.total.saturating_sub(memory.reserved) / MIB,
-            vitals: vitals(&device),
+            gpu_status: gpu_status(&device),
         })
     }
 }
 
+/// Returns the MIG partitions of a GPU.
 fn partitions(device: &Device<'_>, number: u32, parent: &str, name: &str) -> Vec<Gpu> {
-    // Not supported by most GPUs, which is an error of the call.
+    // Most GPUs do not support partitions: the call then fails.
     let slots = device.mig_device_count().unwrap_or(0);
     let found = (0..slots).filter_map(|slot| {
         let partition = device.mig_device_by_index(slot).ok()?;
@@ -83,8 +85,8 @@ fn partitions(device: &Device<'_>, number: u32, parent: &str, name: &str) -> Vec
     found.collect()
 }
 
-/// A partition has no sensors of its own.
-fn vitals(device: &Device<'_>) -> GpuStatus {
+/// Reads temperature, use and power. A partition has no sensors of its own: its GPU's are read.
+fn gpu_status(device: &Device<'_>) -> GpuStatus {
     let parent = device.mig_parent_device().ok();
     let sensors = parent.as_ref().unwrap_or(device);
     GpuStatus {
@@ -94,6 +96,7 @@ fn vitals(device: &Device<'_>) -> GpuStatus {
     }
 }
 
+/// Explains in one line why the driver cannot be opened.
 fn explain(error: &NvmlError) -> String {
     match error {
         NvmlError::LibloadingError(_) | NvmlError::LibraryNotFound => {
@@ -103,7 +106,7 @@ fn explain(error: &NvmlError) -> String {
         NvmlError::LibRmVersionMismatch => {
             "the NVIDIA driver and its library are of different versions: restart the machine".to_owned()
         }
-        NvmlError::NoPermission => "this user may not ask the NVIDIA driver".to_owned(),
-        other => format!("the NVIDIA driver does not answer: {other}"),
+        NvmlError::NoPermission => "this user has no permission to query the NVIDIA driver".to_owned(),
+        other => format!("the NVIDIA driver does not respond: {other}"),
     }
 }

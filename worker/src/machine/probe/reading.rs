@@ -1,26 +1,28 @@
-//! What the driver, a simulated card's file or the kernel says of a device.
+//! The description of a GPU and a reading of a device's memory, whether from the driver, a simulated card's
+//! file or the kernel.
 
 use latentfarm_common::wire::outcome::GpuStatus;
 
 /// A GPU, or a partition of one, as the driver describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gpu {
-    /// `GPU-...`, or `MIG-...` of a partition.
+    /// The driver's identifier: `GPU-...`, or `MIG-...` for a partition.
     pub uuid: String,
     pub name: String,
-    /// As `nvidia-smi` counts; a partition has that of its GPU.
+    /// The index in the order of `nvidia-smi`; a partition has the index of its GPU.
     pub number: u32,
-    /// UUID of the GPU that this is a partition of.
+    /// The UUID of the GPU that this is a partition of.
     pub parent: Option<String>,
-    /// It is cut in partitions and cannot be used as a whole.
+    /// True if the GPU is divided into MIG partitions and cannot be used as a whole.
     pub is_partitioned: bool,
 }
 
-/// What a device has at this moment.
+/// The memory of a device at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reading {
-    /// Whoever uses the rest; of a simulated GPU without what this worker's engine holds.
+    /// Free memory, whichever programs use the rest. On a simulated GPU it includes the memory of this
+    /// worker's engine.
     pub free_mib: u64,
     pub total_mib: u64,
-    pub vitals: GpuStatus,
+    pub gpu_status: GpuStatus,
 }

@@ -1,11 +1,12 @@
-//! Which GPUs a worker may use: what the driver lists, partitions apart, within `CUDA_VISIBLE_DEVICES`.
+//! Filters the GPUs and partitions that the driver lists by `CUDA_VISIBLE_DEVICES`, as CUDA does.
 
 use super::reading::Gpu;
 
-/// The GPUs that `CUDA_VISIBLE_DEVICES` names, in its order; all without it. It holds numbers as `nvidia-smi` counts
-/// them, beginnings of UUIDs, or UUIDs of partitions. As in CUDA, the first entry that names nothing ends the list,
-/// and an empty one hides every GPU. A GPU that is cut in partitions (MIG) stands for all of them: an engine can
-/// compute on a partition alone.
+/// Returns the GPUs that `CUDA_VISIBLE_DEVICES` names, in its order; all GPUs if it is not set. Its entries
+/// are indices in the order of `nvidia-smi`, beginnings of UUIDs, or UUIDs of partitions. As in CUDA, the
+/// first entry that names no GPU ends the list, and an empty variable hides every GPU. An entry for a GPU
+/// that is divided into MIG partitions stands for all of them, as an engine can compute on a single partition
+/// only.
 pub(super) fn visible(listed: &[Gpu], variable: Option<&str>) -> Vec<Gpu> {
     let usable = |gpu: &&Gpu| !gpu.is_partitioned;
     let Some(variable) = variable else {
@@ -26,7 +27,7 @@ pub(super) fn visible(listed: &[Gpu], variable: Option<&str>) -> Vec<Gpu> {
     chosen
 }
 
-/// Whether an entry of the variable means this GPU, or the one that it is a partition of.
+/// Returns true if an entry of the variable names this GPU, or the one that it is a partition of.
 fn names(entry: &str, gpu: &Gpu) -> bool {
     if let Ok(number) = entry.parse::<u32>() {
         return number == gpu.number;

@@ -1,13 +1,15 @@
-//! One child process and the pipes to it.
+//! A child process and the two pipes to it. The runner starts the media child and the engine with it and
+//! keeps them between tasks; messages go over the child's standard input and output, its log comes over its
+//! standard error.
 
-mod end;
+mod exit;
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
 use std::process::Stdio;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use latentfarm_common::wire::pipe::{self, PipeError};
@@ -19,26 +21,27 @@ use tokio::task::JoinHandle;
 use latentfarm_common::host;
 use latentfarm_engine::environment;
 
-pub use end::{Cause, ChildEnd};
+pub use exit::{ChildExit, ExitCause};
 
-/// Last lines of a child's log that are kept to explain its end.
+/// How many of the last lines of a child's log are kept to explain its end.
 const KEPT_LOG_LINES: usize = 12;
-/// A child that has closed its output is given so long to end by itself.
+/// How long a child that has closed its output may take to exit by itself.
 const EXIT_GRACE: Duration = Duration::from_secs(5);
 
 /// How to start a child.
 #[derive(Clone, Debug)]
 pub struct ChildCommand {
-    /// Name in the log: `engine` or `media`.
+    /// The child's name in the log: `engine` or `media`.
     pub name: &'static str,
     pub program: PathBuf,
     pub args: Vec<OsString>,
-    /// Set in its environment, beside what the threads ask for.
+    /// Variables that are set in the child's environment, beside those that limit its threads.
     pub envs: Vec<(String, String)>,
-    /// Threads for its computations.
+    /// The number of threads that the child computes with.
     pub threads: usize,
 }
 
+/// Why a child could not be started or gave no message.
 #[derive(Debug, thiserror::Error)]
 pub enum ChildError {
     #[error("cannot start the {name} process `{}`", program.display())]
@@ -48,28 +51,42 @@ pub enum ChildError {
         #[source]
         source: io::Error,
     },
-    #[error("the {name} process ended: {end}")]
-    Ended { name: &'static str, end: ChildEnd },
-    #[error("the {name} process said nothing for {} s and was killed", limit.as_secs())]
+    #[error("the {name} process ended: {exit}")]
+    Ended { name: &'static str, exit: ChildExit },
+    #[error("the {name} process sent nothing for {} s and was killed", limit.as_secs())]
     Silent { name: &'static str, limit: Duration },
-    #[error("the {name} process sent something else than a message")]
-    Garbled {
+    #[error("the {name} process sent something other than a message")]
+    InvalidMessage {
         name: &'static str,
         #[source]
         source: PipeError,
     },
 }
 
-/// A running child. Dropping it kills it.
+/// A running child, which is killed if it is dropped.
 #[derive(Debug)]
 pub struct Child {
+    sender: ChildSender,
+    receiver: ChildReceiver,
+}
+
+/// The half of a child that takes messages.
+#[derive(Debug)]
+pub struct ChildSender {
+    name: &'static str,
+    stdin: ChildStdin,
+}
+
+/// The half of a child that gives messages, with what explains its end.
+#[derive(Debug)]
+pub struct ChildReceiver {
     name: &'static str,
     process: tokio::process::Child,
-    stdin: ChildStdin,
     stdout: BufReader<ChildStdout>,
+    /// The last [`KEPT_LOG_LINES`] lines of the child's log.
     log: Arc<Mutex<VecDeque<String>>>,
     log_reader: JoinHandle<()>,
-    /// [`host::oom_kills`] when it started.
+    /// The value of [`host::oom_kills`] when the child started.
     kills_before: Option<u64>,
 }
 
@@ -79,8 +96,9 @@ impl Child {
     /// Must be called on a thread that lives as long as the child should: the kernel's parent-death signal
     /// watches the spawning thread. The supervisor's runtime runs on its main thread.
     pub fn spawn(command: &ChildCommand) -> Result<Self, ChildError> {
+        let name = command.name;
         let start = |source| ChildError::Start {
-            name: command.name,
+            name,
             program: command.program.clone(),
             source,
         };
@@ -98,99 +116,77 @@ impl Child {
         let missing = || start(io::Error::other("a pipe is missing"));
         let stdin = process.stdin.take().ok_or_else(missing)?;
         let stdout = BufReader::new(process.stdout.take().ok_or_else(missing)?);
-        let stderr = process.stderr.take().ok_or_else(missing)?;
+        let stderr = BufReader::new(process.stderr.take().ok_or_else(missing)?);
         let log = Arc::new(Mutex::new(VecDeque::new()));
-        let log_reader = tokio::spawn(forward_log(
-            command.name,
-            BufReader::new(stderr),
-            Arc::clone(&log),
-        ));
-        tracing::debug!(child = command.name, pid = process.id(), "child started");
+        let log_reader = tokio::spawn(forward_log(name, stderr, Arc::clone(&log)));
+        tracing::debug!(child = name, pid = process.id(), "child started");
         Ok(Self {
-            name: command.name,
-            process,
-            stdin,
-            stdout,
-            log,
-            log_reader,
-            kills_before: host::oom_kills(),
+            sender: ChildSender { name, stdin },
+            receiver: ChildReceiver {
+                name,
+                process,
+                stdout,
+                log,
+                log_reader,
+                kills_before: host::oom_kills(),
+            },
         })
     }
 
     pub fn is_alive(&mut self) -> bool {
-        matches!(self.process.try_wait(), Ok(None))
+        matches!(self.receiver.process.try_wait(), Ok(None))
     }
 
-    /// Process id while it runs.
+    /// The child's process id; `None` once its end has been noticed.
     pub fn pid(&self) -> Option<u32> {
-        self.process.id()
+        self.receiver.process.id()
     }
 
-    /// Begins a new task: what it said before does not explain its end any more.
-    pub fn forget_words(&self) {
-        self.log.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    /// Drops the kept log lines. Called before a new task, as lines of an earlier one do not explain the
+    /// child's end.
+    pub fn clear_log(&self) {
+        self.receiver.lock_log().clear();
     }
 
+    /// Sends a message; an error, with the child's exit status, if the child takes none any more.
     pub async fn send<M: Message>(&mut self, message: &M) -> Result<(), ChildError> {
-        let (mut sender, mut receiver) = self.split();
-        if sender.send(message).await? {
+        if self.sender.send(message).await? {
             Ok(())
         } else {
-            Err(receiver.ended().await)
+            Err(self.receiver.ended().await)
         }
     }
 
-    /// The child's next message; an error if it ends, or says nothing for `limit`.
+    /// Returns the child's next message; an error if the child ends, or if it sends nothing for `limit` and
+    /// is killed.
     pub async fn receive<M: Message>(&mut self, limit: Duration) -> Result<M, ChildError> {
-        let (_, mut receiver) = self.split();
-        if let Ok(message) = tokio::time::timeout(limit, receiver.receive()).await {
+        if let Ok(message) = tokio::time::timeout(limit, self.receiver.receive()).await {
             return message;
         }
-        Err(receiver.silent(limit))
+        Err(self.receiver.kill_silent(limit))
     }
 
-    /// Both directions on their own, for a conversation in which both sides speak at once.
-    pub fn split(&mut self) -> (ChildSender<'_>, ChildReceiver<'_>) {
-        let name = self.name;
-        let sender = ChildSender {
-            name,
-            stdin: &mut self.stdin,
-        };
-        let receiver = ChildReceiver {
-            name,
-            process: &mut self.process,
-            stdout: &mut self.stdout,
-            log: &self.log,
-            log_reader: &mut self.log_reader,
-            kills_before: self.kills_before,
-        };
-        (sender, receiver)
+    /// Lends both halves apart, for a session in which both sides send at the same time.
+    pub fn split(&mut self) -> (&mut ChildSender, &mut ChildReceiver) {
+        (&mut self.sender, &mut self.receiver)
     }
 
-    /// Ends an idle child: it leaves when its input ends, or is killed after a grace period. Waits until it is
-    /// gone, so that no zombie stays behind.
+    /// Ends an idle child: closes its input, at which it exits, and kills it if it has not exited after
+    /// `EXIT_GRACE`. Waits until the process is gone, so that no zombie stays behind.
     pub async fn close(self) {
-        let Self {
-            stdin, mut process, ..
-        } = self;
-        drop(stdin);
+        drop(self.sender);
+        let mut process = self.receiver.process;
         if tokio::time::timeout(EXIT_GRACE, process.wait()).await.is_err() {
             let _already_gone = process.kill().await;
         }
     }
 }
 
-/// The way to a child.
-#[derive(Debug)]
-pub struct ChildSender<'a> {
-    name: &'static str,
-    stdin: &'a mut ChildStdin,
-}
-
-impl ChildSender<'_> {
-    /// False where the child does not listen any more: how it ended is for the receiver to say.
+impl ChildSender {
+    /// Sends a message. Returns false if the child reads no more: [`ChildReceiver::receive`] then returns how
+    /// it ended.
     pub async fn send<M: Message>(&mut self, message: &M) -> Result<bool, ChildError> {
-        let bytes = pipe::frame(message).map_err(|source| ChildError::Garbled {
+        let bytes = pipe::encode(message).map_err(|source| ChildError::InvalidMessage {
             name: self.name,
             source,
         })?;
@@ -198,32 +194,21 @@ impl ChildSender<'_> {
     }
 }
 
-/// The way from a child.
-#[derive(Debug)]
-pub struct ChildReceiver<'a> {
-    name: &'static str,
-    process: &'a mut tokio::process::Child,
-    stdout: &'a mut BufReader<ChildStdout>,
-    log: &'a Mutex<VecDeque<String>>,
-    log_reader: &'a mut JoinHandle<()>,
-    kills_before: Option<u64>,
-}
-
-impl ChildReceiver<'_> {
-    /// The child's next message, whenever it comes; an error if the child ends. Not to be called again where it
-    /// was dropped before its end: the message that it was reading is lost.
+impl ChildReceiver {
+    /// Returns the child's next message, whenever it comes; an error if the child ends. Must not be called
+    /// again if the future was dropped before its end: the message that was being read is lost.
     pub async fn receive<M: Message>(&mut self) -> Result<M, ChildError> {
         let name = self.name;
-        let garbled = |source| ChildError::Garbled { name, source };
+        let invalid = |source| ChildError::InvalidMessage { name, source };
         match self.read_body().await {
-            Ok(body) => wire::decode(&body).map_err(PipeError::Wire).map_err(garbled),
+            Ok(body) => wire::decode(&body).map_err(PipeError::Wire).map_err(invalid),
             Err(PipeError::Io(_)) => Err(self.ended().await),
-            Err(source) => Err(garbled(source)),
+            Err(source) => Err(invalid(source)),
         }
     }
 
-    /// Kills a child that has said nothing for `limit`.
-    pub fn silent(&mut self, limit: Duration) -> ChildError {
+    /// Kills a child that has sent nothing for `limit`, and returns that as an error.
+    pub fn kill_silent(&mut self, limit: Duration) -> ChildError {
         let _already_gone = self.process.start_kill();
         ChildError::Silent {
             name: self.name,
@@ -247,17 +232,21 @@ impl ChildReceiver<'_> {
                 None
             }
         };
-        // The log ends when the process does; what it said last explains why.
-        let _unread = tokio::time::timeout(EXIT_GRACE, &mut *self.log_reader).await;
-        let lines = self.log.lock().unwrap_or_else(PoisonError::into_inner);
-        let last_words = lines.iter().map(String::as_str).collect::<Vec<_>>().join(" | ");
+        // The log ends when the process does; its last lines explain why.
+        let _unread = tokio::time::timeout(EXIT_GRACE, &mut self.log_reader).await;
+        let log_tail = Vec::from(self.lock_log().clone()).join(" | ");
         ChildError::Ended {
             name: self.name,
-            end: ChildEnd::new(status, last_words, self.kills_before),
+            exit: ChildExit::new(status, log_tail, self.kills_before),
         }
+    }
+
+    fn lock_log(&self) -> MutexGuard<'_, VecDeque<String>> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+/// Copies a child's log to this process's log line by line, and keeps the last lines in `log`.
 async fn forward_log(
     name: &'static str,
     stderr: BufReader<tokio::process::ChildStderr>,

@@ -1,5 +1,5 @@
 use super::*;
-use latentfarm_common::wire::outcome::Control;
+use latentfarm_common::wire::outcome::WorkerCommand;
 
 fn shell(script: &str) -> ChildCommand {
     ChildCommand {
@@ -14,9 +14,9 @@ fn shell(script: &str) -> ChildCommand {
 #[tokio::test]
 async fn messages_come_back_through_a_child() {
     let mut child = Child::spawn(&shell("exec cat")).unwrap();
-    child.send(&Control::Drain).await.unwrap();
-    let reply: Control = child.receive(Duration::from_secs(20)).await.unwrap();
-    assert_eq!(reply, Control::Drain);
+    child.send(&WorkerCommand::Drain).await.unwrap();
+    let reply: WorkerCommand = child.receive(Duration::from_secs(20)).await.unwrap();
+    assert_eq!(reply, WorkerCommand::Drain);
     assert!(child.is_alive());
 }
 
@@ -26,50 +26,50 @@ async fn a_closed_child_ends_by_itself() {
     let mark = folder.path().join("ended");
     let child = Child::spawn(&shell(&format!("cat; touch {}", mark.display()))).unwrap();
     child.close().await;
-    assert!(mark.exists(), "it was killed before it could leave");
+    assert!(mark.exists(), "it was killed before it could exit");
 }
 
-async fn end_of(script: &str) -> ChildEnd {
+async fn exit_of(script: &str) -> ChildExit {
     let mut child = Child::spawn(&shell(script)).unwrap();
     let error = child
-        .receive::<Control>(Duration::from_secs(20))
+        .receive::<WorkerCommand>(Duration::from_secs(20))
         .await
         .unwrap_err();
     match error {
-        ChildError::Ended { end, .. } => end,
+        ChildError::Ended { exit, .. } => exit,
         other => panic!("{other}"),
     }
 }
 
 #[tokio::test]
-async fn a_dead_childs_cause_is_read_from_its_status_and_words() {
-    let aborted = end_of("echo 'memory allocation of 99 bytes failed' >&2; kill -ABRT $$").await;
+async fn the_cause_of_an_exit_is_read_from_status_and_log() {
+    let aborted = exit_of("echo 'memory allocation of 99 bytes failed' >&2; kill -ABRT $$").await;
     assert_eq!(
         aborted.cause(),
-        Cause::OutOfMemory { suspected: false },
+        ExitCause::OutOfMemory { suspected: false },
         "{aborted}"
     );
-    let failed = end_of("echo \"no such $COLOUR thing\" >&2; exit 1").await;
-    assert_eq!(failed.cause(), Cause::Other);
+    let failed = exit_of("echo \"no such $COLOUR thing\" >&2; exit 1").await;
+    assert_eq!(failed.cause(), ExitCause::Other);
     assert!(failed.to_string().contains("no such green thing"), "{failed}");
 }
 
 #[tokio::test]
-async fn what_a_child_said_in_an_earlier_task_does_not_explain_its_end() {
+async fn log_lines_of_an_earlier_task_do_not_explain_a_childs_end() {
     let script = "echo 'memory allocation of 99 bytes failed' >&2; head -c 1 >/dev/null; exit 1";
     let mut child = Child::spawn(&shell(script)).unwrap();
-    while child.log.lock().unwrap().is_empty() {
+    while child.receiver.log.lock().unwrap().is_empty() {
         tokio::task::yield_now().await;
     }
-    child.forget_words();
-    // The script reads one byte and leaves.
-    let _cut_short = child.send(&Control::Drain).await;
+    child.clear_log();
+    // The script reads one byte and exits.
+    let _cut_short = child.send(&WorkerCommand::Drain).await;
     let error = child
-        .receive::<Control>(Duration::from_secs(20))
+        .receive::<WorkerCommand>(Duration::from_secs(20))
         .await
         .unwrap_err();
     assert!(
-        matches!(error, ChildError::Ended { ref end, .. } if end.cause() == Cause::Other),
+        matches!(error, ChildError::Ended { ref exit, .. } if exit.cause() == ExitCause::Other),
         "{error}"
     );
 }
@@ -78,19 +78,19 @@ async fn what_a_child_said_in_an_earlier_task_does_not_explain_its_end() {
 async fn a_silent_child_is_killed() {
     let mut child = Child::spawn(&shell("exec sleep 1000")).unwrap();
     let error = child
-        .receive::<Control>(Duration::from_millis(50))
+        .receive::<WorkerCommand>(Duration::from_millis(50))
         .await
         .unwrap_err();
     assert!(matches!(error, ChildError::Silent { .. }), "{error}");
-    child.process.wait().await.unwrap();
+    child.receiver.process.wait().await.unwrap();
 }
 
 #[tokio::test]
 async fn output_that_is_no_message_is_an_error() {
     let mut child = Child::spawn(&shell("echo hello world, this is not the protocol")).unwrap();
     let error = child
-        .receive::<Control>(Duration::from_secs(20))
+        .receive::<WorkerCommand>(Duration::from_secs(20))
         .await
         .unwrap_err();
-    assert!(matches!(error, ChildError::Garbled { .. }), "{error}");
+    assert!(matches!(error, ChildError::InvalidMessage { .. }), "{error}");
 }

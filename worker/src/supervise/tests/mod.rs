@@ -1,6 +1,6 @@
-//! The runner with recorded children: scripts that say what an engine and a media process would.
+//! Tests of the runner with recorded children: scripts that send the replies of an engine or a media child.
 
-mod stage;
+mod harness;
 
 use std::time::{Duration, Instant};
 
@@ -16,20 +16,20 @@ use MemoryStage::{Align, Decode, Denoise, Encode, Idle, Load, Paste, VaeEncode};
 
 use super::*;
 use crate::machine::probe::Device;
-use stage::*;
+use harness::*;
 
 #[tokio::test]
-async fn a_task_runs_under_the_fastest_plan_that_fits_now_and_tells_what_it_used() {
-    let stage = Stage::new().await;
+async fn a_task_runs_under_the_fastest_plan_that_fits_now_and_reports_its_memory_use() {
+    let harness = RunnerHarness::new().await;
     let replies = [vec![loaded()], window()].concat();
-    let engine = stage.child("engine", &replies, "exec cat > $HEARD");
-    let vitals = vitals();
-    let mut runner = runner(stage.settings(engine), &vitals);
+    let engine = harness.child("engine", &replies, "exec cat > $INPUT");
+    let heartbeat_state = heartbeat_state();
+    let mut runner = runner(harness.settings(engine), &heartbeat_state);
     assert_eq!(runner.available().await.memory.device_mib, Some(8000));
     // Another tenant comes between the pull and the load.
-    stage.gpu(8192, 5000);
-    let task = stage.task(DeviceKind::Cuda, NEEDS);
-    let finished = run(&mut runner, &stage, &task, &vitals).await.unwrap();
+    harness.gpu(8192, 5000);
+    let task = harness.task(DeviceKind::Cuda, NEEDS);
+    let finished = run(&mut runner, &harness, &task, &heartbeat_state).await.unwrap();
     let used = finished.memory.unwrap();
     assert_eq!((used.plan, used.predicted_mib), (MemoryPlan::Offload, 2500));
     assert_eq!((used.kind, used.device.as_str()), (DeviceKind::Cuda, "sim:card"));
@@ -39,9 +39,9 @@ async fn a_task_runs_under_the_fastest_plan_that_fits_now_and_tells_what_it_used
         stages,
         [Load, Decode, Align, VaeEncode, Denoise, Paste, Encode, Idle]
     );
-    assert_eq!(vitals.snapshot().memory, Some(sample(1000)));
+    assert_eq!(heartbeat_state.snapshot().memory, Some(sample(1000)));
     runner.close().await;
-    for request in requests(&stage.path("engine.heard")) {
+    for request in requests(&harness.path("engine.input")) {
         match request {
             EngineRequest::Load { plan, .. } => assert_eq!(plan, MemoryPlan::Offload),
             EngineRequest::Window(window) => assert_eq!(window.plan, MemoryPlan::Offload),
@@ -51,40 +51,50 @@ async fn a_task_runs_under_the_fastest_plan_that_fits_now_and_tells_what_it_used
 }
 
 #[tokio::test]
-async fn a_task_that_fits_nothing_any_more_is_given_back_untried() {
-    let stage = Stage::new().await;
-    let engine = stage.child::<EngineReply>("engine", &[], "exit 1");
-    let vitals = vitals();
-    let mut runner = runner(stage.settings(engine), &vitals);
-    stage.gpu(8192, 7000);
-    let task = stage.task(DeviceKind::Cuda, NEEDS);
-    let failure = run(&mut runner, &stage, &task, &vitals).await.unwrap_err();
-    let expected = Failure::NoRoom {
+async fn a_task_of_which_no_plan_fits_any_more_is_given_back_untried() {
+    let harness = RunnerHarness::new().await;
+    let engine = harness.child::<EngineReply>("engine", &[], "exit 1");
+    let heartbeat_state = heartbeat_state();
+    let mut runner = runner(harness.settings(engine), &heartbeat_state);
+    harness.gpu(8192, 7000);
+    let task = harness.task(DeviceKind::Cuda, NEEDS);
+    let failure = run(&mut runner, &harness, &task, &heartbeat_state)
+        .await
+        .unwrap_err();
+    let expected = Failure::InsufficientMemory {
         device: "sim:card".to_owned(),
         needed_mib: 2000,
         free_mib: 1000,
     };
     assert_eq!(failure, expected);
-    assert_eq!(stage.starts("engine"), Vec::<String>::new(), "nothing was tried");
-    let other_kind = stage.task(DeviceKind::Cpu, NEEDS);
-    let failure = run(&mut runner, &stage, &other_kind, &vitals).await.unwrap_err();
+    assert_eq!(
+        harness.starts("engine"),
+        Vec::<String>::new(),
+        "nothing was tried"
+    );
+    let other_kind = harness.task(DeviceKind::Cpu, NEEDS);
+    let failure = run(&mut runner, &harness, &other_kind, &heartbeat_state)
+        .await
+        .unwrap_err();
     assert!(matches!(failure, Failure::WorkerUnfit { .. }), "{failure:?}");
 }
 
 #[tokio::test]
-async fn an_engine_that_says_that_it_ran_out_of_memory_is_used_again() {
-    let stage = Stage::new().await;
+async fn an_engine_that_reports_that_it_ran_out_of_memory_is_used_again() {
+    let harness = RunnerHarness::new().await;
     let out_of_memory = EngineReply::Failed(EngineFailure::OutOfMemory {
         stage: MemoryStage::VaeDecode,
         needed_at_least_mib: Some(7100),
         free_before_mib: 300,
     });
     let replies = [vec![loaded(), out_of_memory, loaded()], window()].concat();
-    let engine = stage.child("engine", &replies, "exec cat > $HEARD");
-    let vitals = vitals();
-    let mut runner = runner(stage.settings(engine), &vitals);
-    let task = stage.task(DeviceKind::Cuda, NEEDS);
-    let failure = run(&mut runner, &stage, &task, &vitals).await.unwrap_err();
+    let engine = harness.child("engine", &replies, "exec cat > $INPUT");
+    let heartbeat_state = heartbeat_state();
+    let mut runner = runner(harness.settings(engine), &heartbeat_state);
+    let task = harness.task(DeviceKind::Cuda, NEEDS);
+    let failure = run(&mut runner, &harness, &task, &heartbeat_state)
+        .await
+        .unwrap_err();
     let expected = Failure::OutOfMemory(OutOfMemory {
         kind: DeviceKind::Cuda,
         device: "sim:card".to_owned(),
@@ -95,28 +105,28 @@ async fn an_engine_that_says_that_it_ran_out_of_memory_is_used_again() {
         suspected: false,
     });
     assert_eq!(failure, expected);
-    run(&mut runner, &stage, &task, &vitals).await.unwrap();
-    assert_eq!(stage.starts("engine").len(), 1);
+    run(&mut runner, &harness, &task, &heartbeat_state).await.unwrap();
+    assert_eq!(harness.starts("engine").len(), 1);
 }
 
 #[tokio::test]
 async fn an_engine_that_dies_of_a_failed_allocation_is_out_of_memory_in_its_stage_and_is_replaced() {
-    let stage = Stage::new().await;
+    let harness = RunnerHarness::new().await;
     let replies = [loaded(), progress(EngineStage::Denoise { step: 3, of: 20 }, 2200)];
-    // It dies once it has heard of the window.
+    // It dies once it has received the first byte of the window's request.
     let load = EngineRequest::Load {
         weights_dir: "/weights".to_owned(),
         expected: Digest::of(b"weights"),
         plan: MemoryPlan::SequentialGuidance,
     };
-    let heard = pipe::frame(&load).unwrap().len() + 1;
-    let last_words = format!(
-        "head -c {heard} > /dev/null; echo 'memory allocation of 999 bytes failed' >&2; kill -ABRT $$"
+    let length = pipe::encode(&load).unwrap().len() + 1;
+    let script = format!(
+        "head -c {length} > /dev/null; echo 'memory allocation of 999 bytes failed' >&2; kill -ABRT $$"
     );
-    let engine = stage.child("engine", &replies, &last_words);
-    let vitals = vitals();
-    let mut runner = runner(stage.settings(engine), &vitals);
-    let task = stage.task(DeviceKind::Cuda, NEEDS);
+    let engine = harness.child("engine", &replies, &script);
+    let heartbeat_state = heartbeat_state();
+    let mut runner = runner(harness.settings(engine), &heartbeat_state);
+    let task = harness.task(DeviceKind::Cuda, NEEDS);
     let expected = Failure::OutOfMemory(OutOfMemory {
         kind: DeviceKind::Cuda,
         device: "sim:card".to_owned(),
@@ -127,9 +137,11 @@ async fn an_engine_that_dies_of_a_failed_allocation_is_out_of_memory_in_its_stag
         suspected: false,
     });
     for starts in [1, 2] {
-        let failure = run(&mut runner, &stage, &task, &vitals).await.unwrap_err();
+        let failure = run(&mut runner, &harness, &task, &heartbeat_state)
+            .await
+            .unwrap_err();
         assert_eq!(failure, expected);
-        assert_eq!(stage.starts("engine").len(), starts);
+        assert_eq!(harness.starts("engine").len(), starts);
     }
     assert_eq!(
         runner.available().await.memory.device_mib,
@@ -140,18 +152,20 @@ async fn an_engine_that_dies_of_a_failed_allocation_is_out_of_memory_in_its_stag
 
 #[tokio::test]
 async fn a_hanging_engine_is_lost_after_the_silence_limit() {
-    let stage = Stage::new().await;
-    let engine = stage.child("engine", &[loaded()], "exec sleep 1000");
-    let vitals = vitals();
+    let harness = RunnerHarness::new().await;
+    let engine = harness.child("engine", &[loaded()], "exec sleep 1000");
+    let heartbeat_state = heartbeat_state();
     let settings = RunnerSettings {
         silence_limit: Duration::from_millis(300),
-        ..stage.settings(engine)
+        ..harness.settings(engine)
     };
-    let mut runner = runner(settings, &vitals);
-    let task = stage.task(DeviceKind::Cuda, NEEDS);
-    let failure = run(&mut runner, &stage, &task, &vitals).await.unwrap_err();
+    let mut runner = runner(settings, &heartbeat_state);
+    let task = harness.task(DeviceKind::Cuda, NEEDS);
+    let failure = run(&mut runner, &harness, &task, &heartbeat_state)
+        .await
+        .unwrap_err();
     assert!(
-        matches!(&failure, Failure::EngineLost { message } if message.contains("said nothing")),
+        matches!(&failure, Failure::EngineLost { message } if message.contains("sent nothing")),
         "{failure:?}"
     );
     assert!(runner.engine.idle.is_none());
@@ -159,35 +173,35 @@ async fn a_hanging_engine_is_lost_after_the_silence_limit() {
 
 #[tokio::test]
 async fn memory_that_one_worker_is_about_to_take_is_not_free_to_another() {
-    let stage = Stage::new().await;
-    // The first engine has taken 1000 of the 7000 MiB that it needs, and goes on when told to.
-    let go_on = stage.path("go-on");
+    let harness = RunnerHarness::new().await;
+    // The first engine has taken 1000 of the 7000 MiB that it needs, and waits for a line in the fifo.
+    let go_on = harness.path("go-on");
     let replies = [vec![loaded()], window()].concat();
-    let bytes = pipe::frame(&loaded()).unwrap().len();
-    let recording = stage.path("engine.replies");
+    let bytes = pipe::encode(&loaded()).unwrap().len();
+    let recording = harness.path("engine.replies");
     let script = format!(
         "mkfifo {fifo}; head -c {bytes} {recording}; read line < {fifo}; tail -c +{next} {recording}; exec cat > /dev/null",
         fifo = go_on.display(),
         recording = recording.display(),
         next = bytes + 1,
     );
-    let mut engine = stage.child("engine", &replies, "");
+    let mut engine = harness.child("engine", &replies, "");
     engine.args = vec!["-c".into(), script.into()];
-    let first_vitals = vitals();
-    let mut first = runner(stage.settings(engine.clone()), &first_vitals);
-    let second_vitals = Vitals::new("w2".parse().unwrap(), "sim:card".to_owned());
-    let mut second = runner(stage.settings(engine), &second_vitals);
+    let first_state = heartbeat_state();
+    let mut first = runner(harness.settings(engine.clone()), &first_state);
+    let second_state = HeartbeatState::new("w2".parse().unwrap(), "sim:card".to_owned());
+    let mut second = runner(harness.settings(engine), &second_state);
     assert_eq!(second.available().await.memory.device_mib, Some(8000));
-    let task = stage.task(DeviceKind::Cuda, NEEDS);
-    let working = run(&mut first, &stage, &task, &first_vitals);
+    let task = harness.task(DeviceKind::Cuda, NEEDS);
+    let working = run(&mut first, &harness, &task, &first_state);
     let watching = async {
         let begun = Instant::now();
         let mut seen = Vec::new();
         while seen.last() != Some(&Some(2000)) {
             assert!(begun.elapsed() < LIMIT, "{seen:?}");
-            let room = second.available().await.memory.device_mib;
-            if seen.last() != Some(&room) {
-                seen.push(room);
+            let available_mib = second.available().await.memory.device_mib;
+            if seen.last() != Some(&available_mib) {
+                seen.push(available_mib);
             }
         }
         tokio::fs::write(&go_on, "go\n").await.unwrap();
@@ -198,41 +212,48 @@ async fn memory_that_one_worker_is_about_to_take_is_not_free_to_another() {
 }
 
 #[tokio::test]
-async fn an_engine_on_the_host_is_told_its_budget_and_restarted_where_a_task_needs_more() {
-    let stage = Stage::new().await;
+async fn an_engine_on_the_host_gets_a_budget_and_is_restarted_if_a_task_needs_more() {
+    let harness = RunnerHarness::new().await;
     let replies = [vec![loaded()], window(), vec![loaded()], window()].concat();
-    let engine = stage.child("engine", &replies, "exec cat > $HEARD");
-    let vitals = vitals();
-    let mut settings = stage.settings(engine);
+    let engine = harness.child("engine", &replies, "exec cat > $INPUT");
+    let heartbeat_state = heartbeat_state();
+    let mut settings = harness.settings(engine);
     settings.device = Device::Cpu;
     settings.limits.memory_limit_mib = Some(900);
-    let mut runner = runner(settings, &vitals);
-    let room = runner.available().await.memory.host_mib.unwrap();
-    assert!((400..=900 - MEDIA_MIB).contains(&room), "{room}");
+    let mut runner = runner(settings, &heartbeat_state);
+    let available_mib = runner.available().await.memory.host_mib.unwrap();
+    assert!(
+        (400..=900 - MEDIA_MIB).contains(&available_mib),
+        "{available_mib}"
+    );
     let needs = |mib| MemoryRequirements {
         mib: [mib; MemoryPlan::COUNT],
     };
-    let small = stage.task(DeviceKind::Cpu, needs(100));
+    let small = harness.task(DeviceKind::Cpu, needs(100));
     for _ in 0..2 {
-        run(&mut runner, &stage, &small, &vitals).await.unwrap();
+        run(&mut runner, &harness, &small, &heartbeat_state)
+            .await
+            .unwrap();
     }
-    let starts = stage.starts("engine");
+    let starts = harness.starts("engine");
     assert_eq!(starts.len(), 1, "{starts:?}");
     let budget: u64 = starts[0]
         .strip_prefix("started --budget ")
         .unwrap()
         .parse()
         .unwrap();
-    assert!(budget.abs_diff(room) < 100, "{budget}, {room}");
+    assert!(budget.abs_diff(available_mib) < 100, "{budget}, {available_mib}");
     Arc::make_mut(&mut runner.engine.settings).limits.memory_limit_mib = Some(1900);
-    let larger = stage.task(DeviceKind::Cpu, needs(budget + 500));
-    run(&mut runner, &stage, &larger, &vitals).await.unwrap();
-    assert_eq!(stage.starts("engine").len(), 2);
+    let larger = harness.task(DeviceKind::Cpu, needs(budget + 500));
+    run(&mut runner, &harness, &larger, &heartbeat_state)
+        .await
+        .unwrap();
+    assert_eq!(harness.starts("engine").len(), 2);
 }
 
 #[tokio::test]
 async fn a_leaking_engine_finishes_its_task_and_is_replaced() {
-    let stage = Stage::new().await;
+    let harness = RunnerHarness::new().await;
     // 64 tasks of one window, each of which keeps 4 MiB.
     let recorded: Vec<EngineReply> = (0..64)
         .flat_map(|task| {
@@ -243,34 +264,34 @@ async fn a_leaking_engine_finishes_its_task_and_is_replaced() {
             replies
         })
         .collect();
-    let engine = stage.child("engine", &recorded, "exec cat > $HEARD");
-    let vitals = vitals();
-    let mut settings = stage.settings(engine);
+    let engine = harness.child("engine", &recorded, "exec cat > $INPUT");
+    let heartbeat_state = heartbeat_state();
+    let mut settings = harness.settings(engine);
     let media: Vec<MediaReply> = (0..64).flat_map(|_| media_replies()).collect();
-    settings.media = stage.child("media", &media, "exec cat > /dev/null");
-    let mut runner = runner(settings, &vitals);
-    let task = stage.task(DeviceKind::Cuda, NEEDS);
+    settings.media = harness.child("media", &media, "exec cat > /dev/null");
+    let mut runner = runner(settings, &heartbeat_state);
+    let task = harness.task(DeviceKind::Cuda, NEEDS);
     let mut finished = 0;
-    while stage.starts("engine").len() < 2 {
-        run(&mut runner, &stage, &task, &vitals).await.unwrap();
+    while harness.starts("engine").len() < 2 {
+        run(&mut runner, &harness, &task, &heartbeat_state).await.unwrap();
         finished += 1;
-        assert!(finished <= 50, "4 MiB a window is called within 50");
+        assert!(finished <= 50, "a leak of 4 MiB a window is detected within 50");
     }
     assert_eq!(runner.engine.restarts, 1);
 }
 
 #[tokio::test]
-async fn heartbeats_tell_the_devices_memory_reach_and_rate() {
-    let stage = Stage::new().await;
+async fn heartbeats_show_the_devices_memory_capacity_and_throughput() {
+    let harness = RunnerHarness::new().await;
     let replies = [vec![loaded()], window()].concat();
-    let engine = stage.child("engine", &replies, "exec cat > $HEARD");
-    let vitals = vitals();
-    let mut runner = runner(stage.settings(engine), &vitals);
-    stage.gpu(8192, 3000);
-    let task = stage.task(DeviceKind::Cuda, NEEDS);
-    run(&mut runner, &stage, &task, &vitals).await.unwrap();
+    let engine = harness.child("engine", &replies, "exec cat > $INPUT");
+    let heartbeat_state = heartbeat_state();
+    let mut runner = runner(harness.settings(engine), &heartbeat_state);
+    harness.gpu(8192, 3000);
+    let task = harness.task(DeviceKind::Cuda, NEEDS);
+    run(&mut runner, &harness, &task, &heartbeat_state).await.unwrap();
     runner.available().await;
-    let heartbeat = vitals.snapshot();
+    let heartbeat = heartbeat_state.snapshot();
     assert_eq!(heartbeat.capacity.device_mib, Some(8000));
     assert_eq!(heartbeat.capacity.host_mib, None);
     let own_mib = 1000;

@@ -1,8 +1,9 @@
-//! The sound of the final file against that of the original.
+//! Tests that compare the sound of the final file with the original.
 
 use super::*;
 
-/// Offset in samples at which `played` follows `original` best, and the similarity there, over the first 0.3 s.
+/// Returns the offset in samples at which `played` follows `original` best, and the similarity there, over
+/// the first 0.3 s.
 fn alignment(original: &[f32], played: &[f32]) -> (i64, f64) {
     const SPAN: i64 = 13_000;
     let at = |sound: &[f32], index: i64| {
@@ -38,8 +39,8 @@ fn assert_in_sync(dir: &Path, audio: &Path, output: &Path) {
 
 #[test]
 fn audio_is_copied_where_the_container_allows_and_stays_in_sync() {
-    let bench = Bench::new("25", &[48, 75]);
-    let dir = bench.dir.path();
+    let fixture = Fixture::new("25", &[48, 75]);
+    let dir = fixture.dir.path();
     let reason = |what: &str| AudioTreatment::Transcoded {
         reason: what.to_owned(),
     };
@@ -107,17 +108,17 @@ fn audio_is_copied_where_the_container_allows_and_stays_in_sync() {
     ];
     for (name, options, output, treatment) in cases {
         let audio = sound(dir, name, "2.99", options);
-        let (output, treated) = bench.join(&audio, output, false);
+        let (output, treated) = fixture.join(&audio, output, false);
         assert_eq!(treated, treatment, "{name}");
-        bench.check(&output);
+        fixture.check(&output);
         assert_in_sync(dir, &audio, &output);
     }
 }
 
 #[test]
 fn audio_that_starts_late_in_its_file_starts_with_the_video() {
-    let bench = Bench::new("25", &[48, 75]);
-    let dir = bench.dir.path();
+    let fixture = Fixture::new("25", &[48, 75]);
+    let dir = fixture.dir.path();
     sound(dir, "plain.m4a", "3", "-c:a aac");
     for (name, output) in [
         ("late.mp4", "out.mp4"),
@@ -132,16 +133,16 @@ fn audio_that_starts_late_in_its_file_starts_with_the_video() {
             ),
         );
         let audio = dir.join(name);
-        let (output, _) = bench.join(&audio, output, false);
-        bench.check(&output);
+        let (output, _) = fixture.join(&audio, output, false);
+        fixture.check(&output);
         assert_in_sync(dir, &audio, &output);
     }
 }
 
 #[test]
 fn audio_longer_than_the_video_is_cut() {
-    let bench = Bench::new("25", &[48, 75]);
-    let dir = bench.dir.path();
+    let fixture = Fixture::new("25", &[48, 75]);
+    let dir = fixture.dir.path();
     for (name, options) in [
         ("a.m4a", "-c:a aac"),
         ("a.mp3", "-c:a libmp3lame"),
@@ -151,8 +152,8 @@ fn audio_longer_than_the_video_is_cut() {
         let audio = sound(dir, name, "7.3", options);
         for output in ["out.mp4", "out.mkv"] {
             for exact in [false, true] {
-                let (output, _) = bench.join(&audio, output, exact);
-                let report = bench.check(&output);
+                let (output, _) = fixture.join(&audio, output, exact);
+                let report = fixture.check(&output);
                 assert!(report.audio_ms.abs_diff(3000) <= 1, "{name} {report:?}");
                 assert_in_sync(dir, &audio, &output);
             }
@@ -162,11 +163,11 @@ fn audio_longer_than_the_video_is_cut() {
 
 #[test]
 fn exact_audio_ends_at_the_exact_sample() {
-    let bench = Bench::new("24000/1001", &[48, 71]);
-    let dir = bench.dir.path();
+    let fixture = Fixture::new("24000/1001", &[48, 71]);
+    let dir = fixture.dir.path();
     let audio = sound(dir, "a.m4a", "5", "-c:a aac");
     // 71 frames are 130,592.96 samples at 44.1 kHz.
-    let (output, treatment) = bench.join(&audio, "out.mkv", true);
+    let (output, treatment) = fixture.join(&audio, "out.mkv", true);
     assert_eq!(
         treatment,
         AudioTreatment::Transcoded {
@@ -174,27 +175,35 @@ fn exact_audio_ends_at_the_exact_sample() {
         }
     );
     assert_eq!(decoded(dir, &output).len(), 130_593);
-    let (output, _) = bench.join(&audio, "out.mp4", true);
+    let (output, _) = fixture.join(&audio, "out.mp4", true);
     let durations = probe(&output, "-select_streams a -show_entries stream=duration_ts");
     assert_eq!(durations, "130593");
 }
 
 #[test]
 fn audio_that_ends_within_the_last_frame_is_kept_whole() {
-    let bench = Bench::new("25", &[48, 75]);
-    let dir = bench.dir.path();
+    let fixture = Fixture::new("25", &[48, 75]);
+    let dir = fixture.dir.path();
     let audio = sound(dir, "a.wav", "2.963", "");
-    let (output, _) = bench.join(&audio, "out.mkv", false);
-    bench.check(&output);
+    let (output, _) = fixture.join(&audio, "out.mkv", false);
+    fixture.check(&output);
     assert_eq!(decoded(dir, &output).len(), decoded(dir, &audio).len());
 
     let short = sound(dir, "short.wav", "2.5", "");
     for name in ["out.mkv", "out.mp4"] {
-        let (output, _) = bench.join(&short, name, false);
-        let refused = verify_output(&output, bench.rate, bench.frames(), AudioLength::LikeVideo);
+        let (output, _) = fixture.join(&short, name, false);
+        let refused = verify_output(&output, fixture.rate, fixture.frames(), AudioLength::LikeVideo);
         assert!(matches!(refused, Err(MediaError::Rejected { .. })));
-        verify_output(&output, bench.rate, bench.frames(), AudioLength::MayEndEarly).unwrap();
-        assert!(verify_output(&output, bench.rate, bench.frames() + 1, AudioLength::MayEndEarly).is_err());
-        assert!(verify_output(&output, rate("24"), bench.frames(), AudioLength::MayEndEarly).is_err());
+        verify_output(&output, fixture.rate, fixture.frames(), AudioLength::MayEndEarly).unwrap();
+        assert!(
+            verify_output(
+                &output,
+                fixture.rate,
+                fixture.frames() + 1,
+                AudioLength::MayEndEarly
+            )
+            .is_err()
+        );
+        assert!(verify_output(&output, rate("24"), fixture.frames(), AudioLength::MayEndEarly).is_err());
     }
 }

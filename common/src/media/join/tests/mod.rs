@@ -5,21 +5,21 @@ use std::path::PathBuf;
 
 use super::*;
 use crate::frame::FrameHash;
-use crate::media::samples::{decoded, encode, ffmpeg, format, probe, rate, segments, sound, spec};
+use crate::media::test_clips::{decoded, encode, ffmpeg, format, probe, rate, segments, sound, spec};
 use crate::media::{AudioLength, decode_hashes, verify_output};
 use crate::time::FrameRange;
 
-/// 250 frames in five segments, and one of a single frame.
+/// Ends of six segments: five hold 250 frames, and the last has a single frame.
 const BOUNDS: [u64; 6] = [48, 96, 144, 208, 250, 251];
 
-struct Bench {
+struct Fixture {
     dir: tempfile::TempDir,
     rate: FrameRate,
     segments: Vec<PathBuf>,
     hashes: Vec<FrameHash>,
 }
 
-impl Bench {
+impl Fixture {
     fn new(rate_text: &str, bounds: &[u64]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (segments, hashes) = segments(dir.path(), &spec(rate_text, None), bounds);
@@ -51,9 +51,9 @@ impl Bench {
             output,
             container: Container::from_path(output).unwrap(),
         };
-        let mut told = 0;
-        let treatment = join(&request, &mut |frames| told = frames)?;
-        assert_eq!(told, self.frames());
+        let mut reported = 0;
+        let treatment = join(&request, &mut |frames| reported = frames)?;
+        assert_eq!(reported, self.frames());
         Ok(treatment)
     }
 
@@ -71,7 +71,7 @@ impl Bench {
     fn check(&self, output: &Path) -> crate::media::FinalReport {
         let report = verify_output(output, self.rate, self.frames(), AudioLength::LikeVideo).unwrap();
         let mut seen = Vec::new();
-        // Segment numbering also holds for a whole file with exact timestamps.
+        // A whole file with exact timestamps has frame numbers like a segment.
         if Container::from_path(output) == Some(Container::Mp4) {
             decode_hashes(output, &mut |_, hash| seen.push(hash)).unwrap();
             assert!(seen == self.hashes, "pictures differ");
@@ -83,14 +83,14 @@ impl Bench {
 #[test]
 fn segments_join_at_any_rate_into_either_container() {
     for rate in ["25", "24000/1001", "30"] {
-        let bench = Bench::new(rate, &BOUNDS);
-        let seconds = format!("{:.3}", bench.seconds() - 0.01);
-        let audio = sound(bench.dir.path(), "a.m4a", &seconds, "-c:a aac");
+        let fixture = Fixture::new(rate, &BOUNDS);
+        let seconds = format!("{:.3}", fixture.seconds() - 0.01);
+        let audio = sound(fixture.dir.path(), "a.m4a", &seconds, "-c:a aac");
         for name in ["out.mp4", "out.mkv"] {
-            let (output, _) = bench.join(&audio, name, false);
-            let report = bench.check(&output);
+            let (output, _) = fixture.join(&audio, name, false);
+            let report = fixture.check(&output);
             assert_eq!(report.frames, 251);
-            let frame_ms = (1000.0 / bench.rate.as_f64()).ceil();
+            let frame_ms = (1000.0 / fixture.rate.as_f64()).ceil();
             assert!(
                 (report.audio_ms as f64 - report.video_ms as f64).abs() <= frame_ms,
                 "{report:?}"
@@ -108,9 +108,9 @@ fn segments_join_at_any_rate_into_either_container() {
 
 #[test]
 fn decode_times_never_collide_at_seams() {
-    let bench = Bench::new("25", &BOUNDS);
-    let audio = sound(bench.dir.path(), "a.m4a", "10.04", "-c:a aac");
-    let (output, _) = bench.join(&audio, "out.mp4", false);
+    let fixture = Fixture::new("25", &BOUNDS);
+    let audio = sound(fixture.dir.path(), "a.m4a", "10.04", "-c:a aac");
+    let (output, _) = fixture.join(&audio, "out.mp4", false);
     let times = probe(&output, "-select_streams v -show_entries packet=pts,dts");
     let numbers: Vec<i64> = times.lines().map(|line| line.parse().unwrap()).collect();
     let (pts, dts): (Vec<i64>, Vec<i64>) = numbers.chunks_exact(2).map(|pair| (pair[0], pair[1])).unzip();
@@ -127,22 +127,22 @@ fn decode_times_never_collide_at_seams() {
 
 #[test]
 fn one_frame_joins() {
-    let bench = Bench::new("25", &[1]);
-    let audio = sound(bench.dir.path(), "a.m4a", "0.04", "-c:a aac");
+    let fixture = Fixture::new("25", &[1]);
+    let audio = sound(fixture.dir.path(), "a.m4a", "0.04", "-c:a aac");
     for name in ["out.mp4", "out.mkv"] {
-        let (output, _) = bench.join(&audio, name, false);
-        assert_eq!(bench.check(&output).frames, 1);
+        let (output, _) = fixture.join(&audio, name, false);
+        assert_eq!(fixture.check(&output).frames, 1);
     }
 }
 
 #[test]
 fn equal_requests_give_equal_files() {
-    let bench = Bench::new("25", &[48, 75]);
+    let fixture = Fixture::new("25", &[48, 75]);
     for (name, options) in [("a.m4a", "-c:a aac"), ("a.wav", "")] {
-        let audio = sound(bench.dir.path(), name, "3", options);
+        let audio = sound(fixture.dir.path(), name, "3", options);
         for output in ["out.mp4", "out.mkv"] {
-            let first = std::fs::read(bench.join(&audio, output, false).0).unwrap();
-            let second = std::fs::read(bench.join(&audio, output, false).0).unwrap();
+            let first = std::fs::read(fixture.join(&audio, output, false).0).unwrap();
+            let second = std::fs::read(fixture.join(&audio, output, false).0).unwrap();
             assert!(first == second, "{name} into {output} differs");
         }
     }
@@ -150,9 +150,9 @@ fn equal_requests_give_equal_files() {
 
 #[test]
 fn tags_and_index_are_where_players_look() {
-    let bench = Bench::new("25", &[48]);
-    let audio = sound(bench.dir.path(), "a.m4a", "1.9", "-c:a aac");
-    let (mp4, _) = bench.join(&audio, "out.mp4", false);
+    let fixture = Fixture::new("25", &[48]);
+    let audio = sound(fixture.dir.path(), "a.m4a", "1.9", "-c:a aac");
+    let (mp4, _) = fixture.join(&audio, "out.mp4", false);
     assert_eq!(
         probe(&mp4, "-show_entries format_tags=comment"),
         "SYNTHETIC WEIGHTS; latentfarm=job 1"
@@ -169,7 +169,7 @@ fn tags_and_index_are_where_players_look() {
     let place = |name: &[u8]| bytes.windows(4).position(|window| window == name).unwrap();
     assert!(place(b"moov") < place(b"mdat"), "the index stands at the end");
 
-    let (mkv, _) = bench.join(&audio, "out.mkv", false);
+    let (mkv, _) = fixture.join(&audio, "out.mkv", false);
     assert_eq!(
         probe(&mkv, "-show_entries format_tags=comment"),
         "SYNTHETIC WEIGHTS"
@@ -179,18 +179,18 @@ fn tags_and_index_are_where_players_look() {
 
 #[test]
 fn segments_that_do_not_fit_together_are_refused() {
-    let mut bench = Bench::new("25", &[48, 75]);
-    let dir = bench.dir.path().to_owned();
+    let mut fixture = Fixture::new("25", &[48, 75]);
+    let dir = fixture.dir.path().to_owned();
     let audio = sound(&dir, "a.m4a", "3", "-c:a aac");
     let output = dir.join("out.mp4");
     let other = dir.join("other.nut");
-    let whole = bench.segments.clone();
-    let mut refuse = |segments: Vec<PathBuf>, culprit: &Path, words: &str| {
-        bench.segments = segments;
-        match bench.try_join(&audio, &output, false) {
+    let whole = fixture.segments.clone();
+    let mut refuse = |segments: Vec<PathBuf>, culprit: &Path, text: &str| {
+        fixture.segments = segments;
+        match fixture.try_join(&audio, &output, false) {
             Err(MediaError::Rejected { path, source }) => {
                 assert_eq!(path, culprit, "{source}");
-                assert!(source.0.contains(words), "{source}");
+                assert!(source.0.contains(text), "{source}");
             }
             joined => panic!("joined: {joined:?}"),
         }
@@ -224,39 +224,39 @@ fn segments_that_do_not_fit_together_are_refused() {
 
 #[test]
 fn segments_with_different_rate_factors_join() {
-    let mut bench = Bench::new("25", &[1]);
-    let dir = bench.dir.path().to_owned();
+    let mut fixture = Fixture::new("25", &[1]);
+    let dir = fixture.dir.path().to_owned();
     let audio = sound(&dir, "a.m4a", "1.6", "-c:a aac");
-    bench.segments = vec![dir.join("1.nut"), dir.join("2.nut")];
+    fixture.segments = vec![dir.join("1.nut"), dir.join("2.nut")];
     encode(
-        &bench.segments[0],
+        &fixture.segments[0],
         &format(),
         &spec("25", Some(18)),
         FrameRange::new(0, 16),
     );
     encode(
-        &bench.segments[1],
+        &fixture.segments[1],
         &format(),
         &spec("25", Some(30)),
         FrameRange::new(16, 40),
     );
-    bench.hashes = vec![bench.hashes[0]; 40];
-    let (output, _) = bench.join(&audio, "out.mp4", false);
-    verify_output(&output, bench.rate, 40, AudioLength::LikeVideo).unwrap();
+    fixture.hashes = vec![fixture.hashes[0]; 40];
+    let (output, _) = fixture.join(&audio, "out.mp4", false);
+    verify_output(&output, fixture.rate, 40, AudioLength::LikeVideo).unwrap();
 }
 
 #[test]
 fn file_without_sound_is_the_users_fault() {
-    let bench = Bench::new("25", &[16]);
-    let dir = bench.dir.path();
+    let fixture = Fixture::new("25", &[16]);
+    let dir = fixture.dir.path();
     ffmpeg(dir, "-f lavfi -i testsrc2=s=64x64:d=1 silent.mp4");
     std::fs::write(dir.join("text.wav"), "no sound").unwrap();
     let output = dir.join("out.mp4");
-    let refused = bench.try_join(&dir.join("silent.mp4"), &output, false);
+    let refused = fixture.try_join(&dir.join("silent.mp4"), &output, false);
     assert!(matches!(refused, Err(MediaError::BadInput { .. })), "{refused:?}");
-    assert!(bench.try_join(&dir.join("text.wav"), &output, false).is_err());
+    assert!(fixture.try_join(&dir.join("text.wav"), &output, false).is_err());
     assert!(matches!(
-        bench.try_join(&dir.join("missing.wav"), &output, false),
+        fixture.try_join(&dir.join("missing.wav"), &output, false),
         Err(MediaError::Io { .. })
     ));
 }

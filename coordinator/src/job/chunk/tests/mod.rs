@@ -1,12 +1,12 @@
-mod fixture;
+mod support;
 
 use proptest::prelude::*;
 
-use fixture::*;
+use support::*;
 
 #[test]
 fn every_move_is_as_drawn() {
-    let give_back = ChunkEvent::GivenBack { attempt: at(2) };
+    let give_back = ChunkEvent::Returned { attempt: at(2) };
     let blocked = ChunkEvent::Blocked {
         reason: "no track".to_owned(),
     };
@@ -46,10 +46,14 @@ fn every_move_is_as_drawn() {
             failed(2, out_of_memory()),
             backlog(3, OUT_OF_MEMORY),
         ),
-        (running(2, "w1"), failed(2, no_room()), backlog(3, NO_ROOM)),
+        (
+            running(2, "w1"),
+            failed(2, insufficient_memory()),
+            backlog(3, INSUFFICIENT_MEMORY),
+        ),
         (
             queued(2),
-            ChunkEvent::TakenBack { attempt: at(2) },
+            ChunkEvent::Reassigned { attempt: at(2) },
             backlog(2, NONE),
         ),
         (running(2, "w1"), failed(2, unfit()), backlog(3, EXCUSED)),
@@ -78,7 +82,7 @@ fn every_move_is_as_drawn() {
 
 #[test]
 fn finished_chunk_ignores_late_results() {
-    let give_back = ChunkEvent::GivenBack { attempt: at(2) };
+    let give_back = ChunkEvent::Returned { attempt: at(2) };
     for event in [
         ChunkEvent::Released,
         enqueued(2),
@@ -109,13 +113,15 @@ fn reports_of_earlier_attempts_and_repeats_are_ignored() {
             enqueued(1),
             retracted(1),
             ChunkEvent::Released,
-            ChunkEvent::GivenBack { attempt: at(1) },
+            ChunkEvent::Returned { attempt: at(1) },
             worker_lost("w9"),
         ] {
             assert_eq!(state.on(event.clone()), Step::Ignored, "{state:?} on {event:?}");
         }
     }
     assert_eq!(running(2, "w1").on(started(2, "w1")), Step::Ignored);
+    assert_eq!(queued(2).on(enqueued(2)), Step::Ignored);
+    assert_eq!(running(2, "w1").on(enqueued(2)), Step::Ignored);
 }
 
 #[test]
@@ -124,7 +130,7 @@ fn reports_of_attempts_that_never_were_are_denied() {
     for state in [queued(2), running(2, "w1")] {
         assert_eq!(state.on(started(3, "w1")), never);
         assert_eq!(state.on(failed(3, transient())), never);
-        assert_eq!(state.on(ChunkEvent::GivenBack { attempt: at(3) }), never);
+        assert_eq!(state.on(ChunkEvent::Returned { attempt: at(3) }), never);
         assert_eq!(
             state.on(enqueued(3)),
             Step::Denied(DenyReason::AlreadyUnderWay(at(3)))
@@ -172,13 +178,13 @@ fn the_fourth_failure_or_the_eighth_excused_attempt_gives_up() {
 }
 
 #[test]
-fn out_of_memory_and_no_room_use_up_no_other_budget() {
+fn out_of_memory_and_insufficient_memory_use_up_no_other_budget() {
     let mut state = backlog(0, NONE);
     for number in 0..100 {
         let failure = if number % 2 == 0 {
             out_of_memory()
         } else {
-            no_room()
+            insufficient_memory()
         };
         for event in [enqueued(number), started(number, "w1"), failed(number, failure)] {
             let Step::Moved(next) = state.on(event) else {
@@ -188,16 +194,16 @@ fn out_of_memory_and_no_room_use_up_no_other_budget() {
         }
     }
     let tries = state.tries;
-    assert_eq!((tries.out_of_memory, tries.no_room), (50, 50));
+    assert_eq!((tries.out_of_memory, tries.insufficient_memory), (50, 50));
     assert_eq!((tries.failed, tries.excused), (0, 0));
 }
 
 #[test]
-fn who_pulled_a_task_while_it_was_taken_back_keeps_the_chunk() {
-    let taken = ChunkEvent::TakenBack { attempt: at(2) };
-    assert_eq!(running(2, "w1").on(taken.clone()), Step::Ignored);
-    let Step::Moved(back) = queued(2).on(taken) else {
-        panic!("a queued chunk can be taken back")
+fn a_worker_that_pulled_a_task_before_it_was_reassigned_keeps_the_chunk() {
+    let reassigned = ChunkEvent::Reassigned { attempt: at(2) };
+    assert_eq!(running(2, "w1").on(reassigned.clone()), Step::Ignored);
+    let Step::Moved(back) = queued(2).on(reassigned) else {
+        panic!("a queued chunk can be reassigned")
     };
     assert_eq!(back.on(started(2, "w1")), Step::Moved(running(2, "w1")));
 }
@@ -211,7 +217,7 @@ fn any_event() -> impl Strategy<Value = ChunkEvent> {
     let failure = prop::sample::select(vec![
         transient(),
         out_of_memory(),
-        no_room(),
+        insufficient_memory(),
         bad_input(),
         unfit(),
     ]);
@@ -226,8 +232,8 @@ fn any_event() -> impl Strategy<Value = ChunkEvent> {
             record: record(attempt)
         }),
         (any_attempt(), failure).prop_map(|(attempt, failure)| ChunkEvent::Failed { attempt, failure }),
-        any_attempt().prop_map(|attempt| ChunkEvent::GivenBack { attempt }),
-        any_attempt().prop_map(|attempt| ChunkEvent::TakenBack { attempt }),
+        any_attempt().prop_map(|attempt| ChunkEvent::Returned { attempt }),
+        any_attempt().prop_map(|attempt| ChunkEvent::Reassigned { attempt }),
         name.prop_map(|worker| ChunkEvent::WorkerLost { worker }),
         any_attempt().prop_map(|attempt| ChunkEvent::Retracted {
             attempt,

@@ -1,4 +1,5 @@
-//! One CUDA device: the driver's stream-ordered pool, in which every tensor of candle lies.
+//! The memory of one CUDA device: the driver's stream-ordered pool, from which every tensor of candle is
+//! allocated.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,28 +11,30 @@ use candle_core::cuda_backend::cudarc::driver::{CudaContext, CudaStream};
 use candle_core::{DType, Device, Result, Tensor};
 use latentfarm_common::wire::memory::MemorySample;
 
-use super::interface::{EngineMemory, MIB, Shortage, Work};
+use super::interface::{EngineMemory, MIB};
 use latentfarm_common::host;
-use latentsync::Op;
 use latentsync::cost::prediction::CUDA_CONTEXT;
-use latentsync::{Checkpoint, check_kernels, kernels_serve};
+use latentsync::{check_kernels, cuda_kernels_enabled};
 
-/// The memory of one CUDA device. To be used on the thread that opened it, like every tensor on the device.
+/// The memory of one CUDA device. It may be used only on the thread that opened it, like every tensor on the
+/// device.
 pub(super) struct CudaMemory {
     device: Device,
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
-    /// `None` where the driver has no pools: then nothing is kept either, and only free and total are known.
+    /// The driver's pool; `None` if the driver has no pools, when nothing is kept and only free and total
+    /// memory are known.
     pool: Option<CUmemoryPool>,
     leaked: Vec<Tensor>,
-    /// What the context, its modules and the libraries' workspaces take beside the pool.
+    /// Bytes that the context, its modules and the libraries' workspaces take outside of the pool.
     beside_pool: u64,
 }
 
 impl CudaMemory {
-    /// Opens a device. The order matters: a stream of its own, because the default one is per thread and
-    /// unsynchronised; event tracking off before the first tensor, because a single stream needs none; then the
-    /// pool keeps what is freed until it is trimmed, where it would otherwise return it at every synchronisation.
+    /// Opens a device. The order of the steps matters. The device gets a stream of its own, because the
+    /// default stream is per thread and unsynchronised. Event tracking is turned off before the first tensor,
+    /// because a single stream needs none. Then the pool is set to keep freed memory until it is trimmed; it
+    /// would otherwise return it at every synchronisation.
     pub(super) fn open(ordinal: usize) -> Result<(Device, Self)> {
         let device = Device::new_cuda_with_stream(ordinal)?;
         let cuda = device.as_cuda_device()?;
@@ -43,7 +46,7 @@ impl CudaMemory {
             Some(current_pool(&context)?)
         } else {
             tracing::warn!(
-                "the driver has no memory pools: what is in use cannot be told apart from what is reserved"
+                "the driver has no memory pools: memory in use cannot be distinguished from memory that is reserved"
             );
             None
         };
@@ -62,31 +65,34 @@ impl CudaMemory {
         Ok((device, memory))
     }
 
-    /// Model and compute capability, such as `cuda-NVIDIA-L4-sm89`: kernels are chosen by them, and with the kernels the
-    /// order of sums. `+reference` where the kernels of this build are not used.
+    /// Returns the GPU's model and compute capability, such as `cuda-NVIDIA-L4-sm89`: libraries choose
+    /// kernels by them, and with the kernels the order of sums. `+reference` follows if the kernels of this
+    /// build are not used.
     pub(super) fn chip(&self) -> Result<String> {
         let name = self.context.name().w()?;
         let (major, minor) = self.context.compute_capability().w()?;
         let is_plain = |c: char| c.is_ascii_alphanumeric();
         let name: String = name.chars().map(|c| if is_plain(c) { c } else { '-' }).collect();
-        let kernels = if kernels_serve() { "" } else { "+reference" };
+        let kernels = if cuda_kernels_enabled() { "" } else { "+reference" };
         Ok(format!("cuda-{name}-sm{major}{minor}{kernels}"))
     }
 
+    /// Reads an attribute of the pool; 0 if there is no pool or the driver refuses.
     fn get(&self, attribute: CUmemPool_attribute) -> u64 {
         let mut value = 0_u64;
         if let Some(pool) = self.pool {
             #[expect(unsafe_code, reason = "a driver call")]
-            // SAFETY: the pool is the device's own and lives as long as the context, which `self` keeps; every
-            // attribute that is asked for here is a `cuuint64_t`.
-            let told = unsafe { result::mem_pool::get_attribute(pool, attribute, (&raw mut value).cast()) };
-            if let Err(error) = told {
-                tracing::debug!(%error, "the driver does not tell what its pool holds");
+            // SAFETY: the pool is the device's own and lives as long as the context, which `self` keeps;
+            // every attribute that is read here is a `cuuint64_t`.
+            let read = unsafe { result::mem_pool::get_attribute(pool, attribute, (&raw mut value).cast()) };
+            if let Err(error) = read {
+                tracing::debug!(%error, "cannot read an attribute of the driver's memory pool");
             }
         }
         value
     }
 
+    /// Sets an attribute of the pool, if there is a pool.
     fn set(&self, attribute: CUmemPool_attribute, value: u64) {
         let mut value = value;
         if let Some(pool) = self.pool {
@@ -94,20 +100,21 @@ impl CudaMemory {
             // SAFETY: as in `get`.
             let done = unsafe { result::mem_pool::set_attribute(pool, attribute, (&raw mut value).cast()) };
             if let Err(error) = done {
-                tracing::debug!(%error, "the driver does not take a pool's setting");
+                tracing::debug!(%error, "cannot set an attribute of the driver's memory pool");
             }
         }
     }
 
-    /// (free, total) of the device, other processes' use included.
+    /// Returns the free and the total bytes of the device, on which other processes may hold memory too.
     fn driver(&self) -> (u64, u64) {
-        let told = self.context.mem_get_info();
-        told.map_or((0, 0), |(free, total)| (free as u64, total as u64))
+        let info = self.context.mem_get_info();
+        info.map_or((0, 0), |(free, total)| (free as u64, total as u64))
     }
 
-    /// An estimate, from the free memory before and after a context is made, is not to be had here: the context is
-    /// there. What the driver says is used, less the pool, counts other processes too, so the smaller of it and of
-    /// what a context with these libraries is known to take.
+    /// Estimates the bytes that this process takes outside of the pool. Free memory cannot be compared before
+    /// and after the context was made, because the context exists already. The device's used memory less the
+    /// pool includes other processes, so that the smaller of it and of what a context with these libraries is
+    /// known to take is returned.
     fn measure_beside_pool(&self) -> u64 {
         let (free, total) = self.driver();
         let reserved = self.get(CUmemPool_attribute::CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT);
@@ -119,7 +126,7 @@ impl CudaMemory {
 }
 
 impl EngineMemory for CudaMemory {
-    /// Locks inside the libraries may be poisoned, kernels may still run.
+    /// Locks inside the libraries may be poisoned, and kernels may still run.
     fn survives_panic(&self) -> bool {
         false
     }
@@ -141,7 +148,7 @@ impl EngineMemory for CudaMemory {
 
     fn take_peak(&mut self) -> u64 {
         let peak = self.get(CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH);
-        // 0 is the one value that the driver takes: the peak begins again at what is in use.
+        // The driver accepts only 0, which resets the peak to what is in use.
         self.set(CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH, 0);
         peak
     }
@@ -152,38 +159,23 @@ impl EngineMemory for CudaMemory {
         peak
     }
 
-    fn load(&mut self, _checkpoint: &Checkpoint, _work: Work) -> std::result::Result<(), Shortage> {
-        Ok(())
-    }
-
-    fn loaded(&mut self, _checkpoint: &Checkpoint) {}
-
-    fn unloaded(&mut self) {}
-
-    fn begin(&mut self, _work: Work) -> std::result::Result<(), Shortage> {
-        Ok(())
-    }
-
-    fn before(&mut self, _op: Op, _value_bytes: usize) -> std::result::Result<(), Shortage> {
-        Ok(())
-    }
-
-    fn refused(&self) -> u64 {
-        // Peaks are of what was granted: more than that is needed.
+    fn needed_at_least(&self) -> u64 {
+        // The peak contains only what was allocated; more than that is needed.
         self.get(CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH) + self.beside_pool + 1
     }
 
     fn recover(&mut self) -> bool {
-        // Errors of frees are kept for the next call, whatever it is: cleared, so that it is not blamed.
+        // The context keeps errors of frees for the next call, whatever it is. They are cleared, so that the
+        // next call does not fail with them.
         if let Err(error) = self.context.check_err() {
-            tracing::debug!(%error, "cleared after an allocation was refused");
+            tracing::debug!(%error, "cleared a pending error after an allocation was refused");
         }
         self.trim(0);
         true
     }
 
     fn trim(&mut self, keep: u64) {
-        // What is freed on a stream is the pool's to return only once the stream is past it.
+        // The pool can return freed memory only after the stream has passed the free.
         if let Err(error) = self.stream.synchronize() {
             tracing::warn!(%error, "cannot wait for the device");
             return;
@@ -194,7 +186,7 @@ impl EngineMemory for CudaMemory {
             // SAFETY: the pool is the device's own; trimming touches only what is not in use.
             let done = unsafe { result::mem_pool::trim_to(pool, keep) };
             if let Err(error) = done {
-                tracing::warn!(%error, "cannot trim the device's pool");
+                tracing::warn!(%error, "cannot trim the driver's memory pool");
             }
         }
     }
@@ -203,16 +195,17 @@ impl EngineMemory for CudaMemory {
         let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
         match Tensor::zeros(bytes, DType::U8, &self.device) {
             Ok(tensor) => self.leaked.push(tensor),
-            Err(error) => tracing::warn!(%error, "cannot leak as asked for"),
+            Err(error) => tracing::warn!(%error, "cannot inject a leak"),
         }
     }
 }
 
-/// Loads every module of kernels that the networks use, so that what they take beside the pool is known from the start, and
-/// compares the kernels of this build with the reference on this very GPU. The driver compiles the modules for the GPU the
-/// first time, which takes it half a minute, and keeps them in its cache.
+/// Loads every module of kernels that the networks use, so that the memory that they take outside of the pool
+/// is known from the start, and compares the kernels of this build with the reference on this GPU. The driver
+/// compiles the modules for the GPU at the first start, which takes half a minute, and keeps them in its
+/// cache.
 fn warm_up(device: &Device) -> Result<()> {
-    /// Longer than this it was no load from the cache.
+    /// If loading takes longer than this, the modules did not come from the driver's cache.
     const LONG: Duration = Duration::from_secs(10);
     let started = Instant::now();
     for dtype in [DType::F32, DType::F16, DType::BF16] {
@@ -229,7 +222,7 @@ fn warm_up(device: &Device) -> Result<()> {
     for check in checks.iter().filter(|check| !check.passed()) {
         tracing::warn!(
             kernel = %check.case, dtype = %check.dtype, distance = check.distance, limit = check.limit,
-            "a kernel of this build is wrong on this GPU: the reference operations are used, which are four times slower"
+            "a kernel of this build computes wrong results on this GPU: the reference operations are used, which are four times slower"
         );
     }
     if started.elapsed() > LONG {
@@ -243,15 +236,16 @@ fn warm_up(device: &Device) -> Result<()> {
 
 #[expect(
     unsafe_code,
-    reason = "tensors that cross streams would race without tracking"
+    reason = "without tracking, tensors that cross streams would race"
 )]
 fn disable_event_tracking(cuda: &candle_core::CudaDevice) {
-    // SAFETY: the engine uses one stream, on one thread, and this is before the first tensor.
+    // SAFETY: the engine uses one stream, on one thread, and has made no tensor yet.
     unsafe { cuda.disable_event_tracking() };
 }
 
+/// Returns the current memory pool of the context's device.
 #[expect(unsafe_code, reason = "a driver call")]
 fn current_pool(context: &CudaContext) -> Result<CUmemoryPool> {
-    // SAFETY: the device of a context that exists.
+    // SAFETY: the device is that of a context that exists.
     unsafe { result::device::get_mem_pool(context.cu_device()) }.w()
 }

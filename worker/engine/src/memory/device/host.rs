@@ -1,34 +1,36 @@
-//! The host as an engine's device.
+//! The host's memory, for an engine that computes on the CPU.
 
 use latentfarm_common::wire::memory::{DeviceKind, MemorySample};
 
-use super::interface::{EngineMemory, MIB, Shortage, Work};
+use super::interface::{EngineMemory, MIB, Shortage, StageWork};
 use crate::memory::counting;
 use latentfarm_common::host;
 use latentsync::Checkpoint;
 use latentsync::Op;
 use latentsync::cost::compute::ComputeSpec;
-use latentsync::cost::op::{Details, op_memory};
-use latentsync::slices::Limits;
+use latentsync::cost::op::{OpParams, op_memory};
+use latentsync::slices::SliceLimits;
 
-/// Host memory, measured by the counting allocator and bounded by a soft budget.
+/// Host memory, measured by the counting allocator and limited by a soft budget.
 pub struct HostMemory {
-    /// Bytes that may be in use, weights that are mapped from their files included.
+    /// Most bytes that may be in use, weights that are mapped from their files included.
     budget: Option<u64>,
-    /// Live bytes before weights were loaded.
+    /// Bytes in use before weights were loaded.
     without_weights: u64,
-    /// Weights that are used where they lie in the page cache: no allocation, but memory all the same.
+    /// Bytes of weights that are used in the page cache, where they are mapped: memory without an allocation.
     mapped: u64,
-    /// Anonymous resident bytes that were there first: stacks, tables, what the allocator holds for itself.
+    /// Anonymous resident bytes from before the first request: stacks, tables, and what the allocator holds
+    /// for itself.
     resident_before: u64,
     leaked: Vec<Vec<u8>>,
 }
 
-/// What an allocator may hold beyond what was in use at the peak before it is worth having it give that back: its
-/// pages are never all full.
+/// Bytes that the allocator may hold beyond the peak of what was in use before it is purged: its pages are
+/// never all full, so that a purge would gain little.
 const SLACK: u64 = 64 * MIB;
 
 impl HostMemory {
+    /// Makes the memory of this process, of which at most `budget` bytes may be in use.
     pub fn new(budget: Option<u64>) -> Self {
         Self {
             budget,
@@ -80,13 +82,13 @@ impl EngineMemory for HostMemory {
         counting::take_peak()
     }
 
-    fn load(&mut self, checkpoint: &Checkpoint, _work: Work) -> Result<(), Shortage> {
+    fn load(&mut self, checkpoint: &Checkpoint, _work: StageWork) -> Result<(), Shortage> {
         self.without_weights = counting::live_bytes();
         self.check(checkpoint.bytes())
     }
 
     fn loaded(&mut self, checkpoint: &Checkpoint) {
-        // Those that had to be converted were allocated; the rest lies in the mapped files.
+        // Weights that had to be converted were allocated; the others are used in the mapped files.
         let allocated = counting::live_bytes().saturating_sub(self.without_weights);
         self.mapped = checkpoint.bytes().saturating_sub(allocated);
     }
@@ -95,7 +97,7 @@ impl EngineMemory for HostMemory {
         self.mapped = 0;
     }
 
-    fn begin(&mut self, _work: Work) -> Result<(), Shortage> {
+    fn begin(&mut self, _work: StageWork) -> Result<(), Shortage> {
         self.check(0)
     }
 
@@ -108,20 +110,16 @@ impl EngineMemory for HostMemory {
             bytes_per_value: value_bytes,
             threads: rayon::current_num_threads(),
         };
-        self.check(op_memory(op, Details::default(), &spec, Limits::USUAL).peak)
+        self.check(op_memory(op, OpParams::default(), &spec, SliceLimits::DEFAULT).peak)
     }
 
-    fn refused(&self) -> u64 {
+    fn needed_at_least(&self) -> u64 {
         self.in_use()
     }
 
-    /// A failed allocation of this process is its end; what the budget refused, it refuses again.
-    fn recover(&mut self) -> bool {
-        false
-    }
-
     fn trim(&mut self, keep: u64) {
-        // Reading the resident set costs microseconds, purging what is soon used again a seventh of a step.
+        // Reading the resident set takes microseconds; purging memory that is soon used again takes a seventh
+        // of a step.
         let allowed = self.resident_before + keep + keep / 8 + SLACK;
         if keep == 0 || host::own_anonymous_bytes() > allowed {
             purge();
@@ -130,21 +128,22 @@ impl EngineMemory for HostMemory {
 
     fn leak(&mut self, bytes: u64) {
         let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
-        // Written to, so that the resident set grows too.
+        // The bytes are written, so that the resident set grows too.
         self.leaked.push(vec![1; bytes]);
     }
 }
 
-/// Has the allocator return free memory to the system now, not after its delay. It sees this thread's share and
-/// what other threads have given back to the whole; theirs alone goes when their delay is over.
+/// Has the allocator return free memory to the system now instead of after its purge delay. mimalloc purges
+/// the pages of this thread and those that other threads have abandoned; what other threads still hold goes
+/// when their purge delay is over.
 #[expect(
     unsafe_code,
     reason = "the allocator's own function, which its crate does not wrap"
 )]
 fn purge() {
-    // Linked in by the crate of this name.
+    // The crate links the library that contains the function.
     use mimalloc as _;
-    // SAFETY: as declared in the allocator's header, `void mi_collect(bool force)`; it may be called at any time
+    // SAFETY: the allocator's header declares `void mi_collect(bool force)`, which may be called at any time
     // from any thread.
     unsafe extern "C" {
         safe fn mi_collect(force: bool);
@@ -157,17 +156,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_budget_refuses_what_would_exceed_it_and_tells_the_need() {
+    fn a_budget_refuses_what_would_exceed_it_and_reports_the_need() {
         let mut memory = HostMemory::new(Some(100 * MIB));
         memory.mapped = 60 * MIB;
-        // This process does not count its allocations: what is mapped is all that is in use.
+        // The counting allocator is not installed in this process: only the mapped bytes are in use.
         let copy = |mib: usize| Op::Copy { elements: mib << 18 };
         assert_eq!(memory.before(copy(40), 4), Ok(()));
         let shortage = memory.before(copy(41), 4).unwrap_err();
         assert_eq!((shortage.needed, shortage.limit), (101 * MIB, 100 * MIB));
         assert_eq!(
             shortage.to_string(),
-            "out of memory: 101 MiB are needed at least, 100 MiB may be used"
+            "out of memory: at least 101 MiB are needed, 100 MiB may be used"
         );
         let reading = memory.reading();
         assert!(

@@ -1,4 +1,5 @@
-//! What an engine asks of the memory of its device.
+//! What an engine requires of the memory of its device. The memory monitor calls it; each kind of device
+//! implements it.
 
 use latentfarm_common::wire::memory::{MemoryPlan, MemorySample, MemoryStage};
 
@@ -7,76 +8,90 @@ use latentsync::Op;
 
 pub(super) const MIB: u64 = 1 << 20;
 
-/// More memory than there is was asked for. Told before anything was allocated, or by the allocator itself.
+/// More memory is needed than there is. A device reports it before it allocates anything; an allocator that
+/// refuses is reported by the memory monitor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("out of memory: {} MiB are needed at least, {} MiB may be used", needed.div_ceil(MIB), limit / MIB)]
+#[error("out of memory: at least {} MiB are needed, {} MiB may be used", needed.div_ceil(MIB), limit / MIB)]
 pub struct Shortage {
-    /// Lower bound on the bytes that the work takes of the device, what the engine holds already included.
+    /// Lower bound in bytes on what the work needs of the device, what the engine already holds included.
     pub needed: u64,
     /// Bytes that this engine may use.
     pub limit: u64,
 }
 
-/// What an engine is about to do.
+/// A stage of a request, with what decides how much memory it needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Work {
+pub struct StageWork {
+    /// The stage that runs or is about to.
     pub stage: MemoryStage,
+    /// The plan that the request runs under.
     pub plan: MemoryPlan,
     /// Whether classifier-free guidance is on.
     pub guided: bool,
 }
 
-/// The memory of the device that an engine computes on. Bytes throughout.
+/// The memory of the device that an engine computes on. All amounts are in bytes.
+///
+/// The methods that announce work do nothing by default, for a device whose driver refuses what does not fit.
 pub trait EngineMemory {
-    /// Whether the device is sound after a panic in the middle of its work.
+    /// Returns whether the device can still be used after a panic in the middle of its work.
     fn survives_panic(&self) -> bool;
 
-    /// A reading, but for the peak, which [`EngineMemory::take_peak`] tells once.
+    /// Reads the memory, without the peaks.
     fn reading(&self) -> MemorySample;
 
-    /// Highest bytes in use since the last call.
+    /// Returns the highest number of bytes in use since the last call.
     fn take_peak(&mut self) -> u64;
 
-    /// Highest bytes that the allocator held, in use or not, since the last call. An allocator that keeps no such record
-    /// gives what it holds now.
+    /// Returns the highest number of bytes that the allocator held, in use or not, since the last call. An
+    /// allocator that keeps no such record returns what it holds now.
     fn take_reserved_peak(&mut self) -> u64 {
         self.reading().reserved
     }
 
-    /// The weights of `checkpoint` are about to be loaded; there are none.
+    /// Announces that the weights of `checkpoint` are about to be loaded, while no others are.
     ///
     /// # Errors
-    /// Where they do not fit.
-    fn load(&mut self, checkpoint: &Checkpoint, work: Work) -> Result<(), Shortage>;
+    /// Fails if they do not fit.
+    fn load(&mut self, _checkpoint: &Checkpoint, _work: StageWork) -> Result<(), Shortage> {
+        Ok(())
+    }
 
-    /// The weights of `checkpoint` were loaded.
-    fn loaded(&mut self, checkpoint: &Checkpoint);
+    /// Announces that the weights of `checkpoint` were loaded.
+    fn loaded(&mut self, _checkpoint: &Checkpoint) {}
 
-    /// The weights could not be loaded, or were dropped.
-    fn unloaded(&mut self);
+    /// Announces that the weights could not be loaded, or were dropped.
+    fn unloaded(&mut self) {}
 
-    /// A stage, a frame or a step begins.
+    /// Announces that a stage, a frame or a step begins.
     ///
     /// # Errors
-    /// Where it is known not to fit.
-    fn begin(&mut self, work: Work) -> Result<(), Shortage>;
+    /// Fails if it is known not to fit.
+    fn begin(&mut self, _work: StageWork) -> Result<(), Shortage> {
+        Ok(())
+    }
 
-    /// An operation on values of `value_bytes` each is about to run.
+    /// Announces that an operation on values of `value_bytes` bytes each is about to run.
     ///
     /// # Errors
-    /// Where what it takes would not fit.
-    fn before(&mut self, op: Op, value_bytes: usize) -> Result<(), Shortage>;
+    /// Fails if what it takes would not fit.
+    fn before(&mut self, _op: Op, _value_bytes: usize) -> Result<(), Shortage> {
+        Ok(())
+    }
 
-    /// Lower bound on the bytes that the work takes which the allocator has just refused.
-    fn refused(&self) -> u64;
+    /// Returns a lower bound on the bytes that the work needs for which the allocator has just refused
+    /// memory.
+    fn needed_at_least(&self) -> u64;
 
-    /// After the allocator refused: clears the error and gives back what is not in use. Whether the same work may
-    /// fit now.
-    fn recover(&mut self) -> bool;
+    /// Clears the error after the allocator refused and returns unused memory to the system. Returns whether
+    /// the same work may fit now.
+    fn recover(&mut self) -> bool {
+        false
+    }
 
-    /// Waits for what runs, then gives what is not in use back to the system, but for `keep` bytes in all.
+    /// Waits for running work, then returns unused memory to the system until at most `keep` bytes are held.
     fn trim(&mut self, keep: u64);
 
-    /// Bytes that no cleanup gives back: for faults on demand.
+    /// Allocates bytes that no cleanup frees, for injected leaks.
     fn leak(&mut self, bytes: u64);
 }

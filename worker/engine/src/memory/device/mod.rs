@@ -1,10 +1,10 @@
-//! Where an engine computes and what memory it has there: one seam for the host, CUDA and what stands in for it.
+//! The devices that an engine computes on, with their memory: the host, a CUDA device, or a simulated GPU.
 //!
-//! | device           | in use                   | refused before the real end                | given back by          |
-//! |------------------|--------------------------|--------------------------------------------|------------------------|
-//! | [`HostMemory`]   | counting allocator       | an operation above a soft budget           | the allocator's purge  |
-//! | `CudaMemory`     | the stream-ordered pool  | never: the driver refuses                  | trimming the pool      |
-//! | [`SimulatedMemory`] | what the model's stages take | a stage that does not fit            | nothing is really held |
+//! | device              | measures what is in use by         | refuses in advance               | returns memory by      |
+//! |---------------------|------------------------------------|----------------------------------|------------------------|
+//! | [`HostMemory`]      | the counting allocator             | an operation above a soft budget | purging the allocator  |
+//! | `CudaMemory`        | the driver's stream-ordered pool   | nothing: the driver refuses      | trimming the pool      |
+//! | [`SimulatedMemory`] | the predicted cost of each stage   | a stage that does not fit        | nothing: it holds none |
 
 #[cfg(feature = "cuda")]
 mod cuda;
@@ -15,27 +15,33 @@ mod simulated;
 use candle_core::Device;
 
 pub use host::HostMemory;
-pub use interface::{EngineMemory, Shortage, Work};
+pub use interface::{EngineMemory, Shortage, StageWork};
 pub use simulated::SimulatedMemory;
 
-use latentfarm_common::simulated_device::{SimulatedDevice, SimulatedError};
+use latentfarm_common::simulated_device::{SimulatedDevice, SimulatedDeviceError};
 
-/// A device, ready to compute on.
+/// A device that is ready to compute on.
 pub struct EngineDevice {
+    /// The device as candle addresses it.
     pub device: Device,
-    /// Text form: `cpu`, `cuda:0` or `sim:PATH`.
+    /// Text form of the device: `cpu`, `cuda:0` or `sim:PATH`.
     pub name: String,
-    /// What really computes, for the numeric kind: `cpu`, or a GPU's model.
+    /// What really computes, for the numerics fingerprint: `cpu`, or a GPU's model.
     pub computes_as: String,
+    /// The memory of the device.
     pub memory: Box<dyn EngineMemory>,
 }
 
+/// Why a device cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
-    #[error("`{0}` is no device: `cpu`, or `cuda:N` in a CUDA build")]
+    /// The text names no device.
+    #[error("`{0}` is not a device: use `cpu`, or `cuda:N` in a CUDA build")]
     Unknown(String),
+    /// The file of a simulated device is missing or invalid.
     #[error(transparent)]
-    Simulated(#[from] SimulatedError),
+    Simulated(#[from] SimulatedDeviceError),
+    /// The driver refuses the device, or this build has no CUDA.
     #[error("cannot use device `{name}`")]
     Driver {
         name: String,
@@ -44,10 +50,10 @@ pub enum DeviceError {
     },
 }
 
-/// Opens a device by its text form. `budget` bounds the bytes in use on the host.
+/// Opens the device with the text form `name`. On the host, `budget` is the most bytes that may be in use.
 ///
 /// # Errors
-/// Where the text names no device, or the device cannot be used.
+/// Fails if the text names no device, or the device cannot be used.
 pub fn open(name: &str, budget: Option<u64>) -> Result<EngineDevice, DeviceError> {
     let on_cpu = |memory: Box<dyn EngineMemory>| EngineDevice {
         device: Device::Cpu,
@@ -82,7 +88,7 @@ fn open_cuda(ordinal: usize, name: &str) -> candle_core::Result<EngineDevice> {
 
 #[cfg(not(feature = "cuda"))]
 fn open_cuda(ordinal: usize, name: &str) -> candle_core::Result<EngineDevice> {
-    // Always an error in a build without CUDA, and candle's own words for it.
+    // In a build without CUDA this always fails, with candle's own error.
     let device = Device::new_cuda_with_stream(ordinal)?;
     Ok(EngineDevice {
         device,

@@ -1,30 +1,32 @@
-//! A GPU that does not exist: the networks run on the CPU, and every stage is charged what it would take there, beside
-//! a context of the size that predictions count with.
+//! A simulated GPU, for tests and demonstrations of the farm without one. The networks run on the CPU, and
+//! every stage is charged the memory that it would take on a GPU, on top of a CUDA context of the size that
+//! predictions assume.
 
 use latentfarm_common::wire::memory::{DeviceKind, MemorySample, MemoryStage};
 
-use super::interface::{EngineMemory, MIB, Shortage, Work};
+use super::interface::{EngineMemory, MIB, Shortage, StageWork};
 use latentfarm_common::host;
 use latentfarm_common::simulated_device::SimulatedDevice;
 use latentsync::Checkpoint;
-use latentsync::Op;
 use latentsync::cost::compute::ComputeSpec;
 use latentsync::cost::prediction::{CUDA_CONTEXT, MemoryPredictor};
 use latentsync::cost::shape::ModelShape;
 
-/// Memory of a simulated device, charged by the walk over the model's operations.
+/// Memory of a simulated device. The charges are predicted by the walk over the model's operations.
 pub struct SimulatedMemory {
     device: SimulatedDevice,
+    /// Predicts the charges of the loaded model.
     model: Option<MemoryPredictor>,
-    /// In use as of the last charge, leaks aside.
+    /// Bytes in use since the last charge, without leaks.
     live: u64,
     peak: u64,
     leaked: u64,
-    /// What the last charge would have come to.
+    /// Bytes that the last charge needed, whether it fitted or not.
     wanted: u64,
 }
 
-/// `None` if the networks cannot be walked: nothing is charged for the model then.
+/// Returns a predictor for the model, or `None` if its networks cannot be walked; nothing is charged for the
+/// model then.
 fn predictor(checkpoint: &Checkpoint) -> Option<MemoryPredictor> {
     let shape = ModelShape::accounted(checkpoint).map_err(candle_core::Error::wrap);
     shape
@@ -34,6 +36,7 @@ fn predictor(checkpoint: &Checkpoint) -> Option<MemoryPredictor> {
 }
 
 impl SimulatedMemory {
+    /// Makes the memory of `device`, with nothing loaded.
     pub fn new(device: SimulatedDevice) -> Self {
         Self {
             device,
@@ -45,16 +48,18 @@ impl SimulatedMemory {
         }
     }
 
-    /// Bytes that this engine may use.
+    /// Returns the bytes that this engine may use.
     fn limit(&self) -> u64 {
         let mib = self.device.total_mib().saturating_sub(self.device.tenant_mib());
         mib * MIB
     }
 
+    /// Returns what `walked` predicted bytes really cost on this device.
     fn real(&self, walked: u64) -> u64 {
         walked.saturating_mul(self.device.cost_percent()) / 100
     }
 
+    /// Charges a stage that uses `peak` bytes at most and leaves `after` bytes in use.
     fn charge(&mut self, peak: u64, after: u64) -> Result<(), Shortage> {
         let (limit, needed) = (self.limit(), CUDA_CONTEXT + peak + self.leaked);
         self.wanted = needed;
@@ -68,7 +73,7 @@ impl SimulatedMemory {
 }
 
 impl EngineMemory for SimulatedMemory {
-    /// The CPU does.
+    /// The CPU, which computes, survives a panic.
     fn survives_panic(&self) -> bool {
         true
     }
@@ -93,23 +98,21 @@ impl EngineMemory for SimulatedMemory {
         std::mem::replace(&mut self.peak, live).max(live)
     }
 
-    fn load(&mut self, checkpoint: &Checkpoint, work: Work) -> Result<(), Shortage> {
+    fn load(&mut self, checkpoint: &Checkpoint, work: StageWork) -> Result<(), Shortage> {
         self.model = predictor(checkpoint);
         self.begin(work)
     }
-
-    fn loaded(&mut self, _checkpoint: &Checkpoint) {}
 
     fn unloaded(&mut self) {
         self.model = None;
         self.live = 0;
     }
 
-    fn begin(&mut self, work: Work) -> Result<(), Shortage> {
+    fn begin(&mut self, work: StageWork) -> Result<(), Shortage> {
         let Some(model) = &mut self.model else {
             return Ok(());
         };
-        // Between the stages there is what loading left: the weights that stay.
+        // While the engine is idle, the weights that loading left are in use.
         let charged = match work.stage {
             MemoryStage::Idle => MemoryStage::Load,
             stage => stage,
@@ -120,24 +123,15 @@ impl EngineMemory for SimulatedMemory {
         };
         let (after, peak) = (self.real(cost.live_after), self.real(cost.peak));
         if work.stage == MemoryStage::Idle {
-            // Nothing is asked for: what a stage took is given back.
+            // The idle stage needs nothing: what the last stage took is free again.
             self.live = after;
             return Ok(());
         }
         self.charge(peak, after)
     }
 
-    /// Stages are charged as a whole.
-    fn before(&mut self, _op: Op, _value_bytes: usize) -> Result<(), Shortage> {
-        Ok(())
-    }
-
-    fn refused(&self) -> u64 {
+    fn needed_at_least(&self) -> u64 {
         self.wanted
-    }
-
-    fn recover(&mut self) -> bool {
-        false
     }
 
     fn trim(&mut self, _keep: u64) {}

@@ -1,13 +1,14 @@
-//! The CPU's own operations in `f32`: a result and the room to work in. Weights that are mapped in a half type are
-//! widened where they are used.
+//! The memory of this crate's CPU kernels, which compute in `f32`: the result and the workspace. Weights that
+//! are mapped in a half type are widened in the workspace.
 
 use super::figures::{OpMemory, bytes};
 use crate::hooks::Op;
 use crate::kernels::cpu::workspace;
-use crate::slices::Limits;
+use crate::slices::SliceLimits;
 
 const F32: usize = 4;
 
+/// Returns the memory of `op` with `threads` threads.
 pub(super) fn op_memory(op: Op, threads: usize) -> OpMemory {
     let kept = bytes(op.output_elements(), F32);
     let values = match op {
@@ -22,18 +23,24 @@ pub(super) fn op_memory(op: Op, threads: usize) -> OpMemory {
     }
 }
 
-/// A slice at a time, and the whole result where there are several.
-pub(super) fn feed_forward_memory(rows: usize, width: usize, threads: usize, limits: Limits) -> OpMemory {
+/// Returns the memory of a feed-forward: that of one slice, and of the whole result if there are several
+/// slices.
+pub(super) fn feed_forward_memory(
+    rows: usize,
+    width: usize,
+    threads: usize,
+    limits: SliceLimits,
+) -> OpMemory {
     let slice = workspace::feed_forward_slice(rows, width, limits);
     let kept = bytes(rows * width, F32);
     let whole = if slice < rows { kept } else { 0 };
     let hidden = bytes(slice * 8 * width, F32);
     let gated = hidden / 2;
     let out = bytes(slice * width, F32);
-    let to_work_in = |input: usize, output: usize| bytes(workspace::linear(input, output, threads), F32);
-    let inside = (hidden + to_work_in(width, 8 * width))
+    let workspace_bytes = |input: usize, output: usize| bytes(workspace::linear(input, output, threads), F32);
+    let inside = (hidden + workspace_bytes(width, 8 * width))
         .max(hidden + gated)
-        .max(gated + out + to_work_in(4 * width, width));
+        .max(gated + out + workspace_bytes(4 * width, width));
     OpMemory {
         peak: (whole + inside).max(kept),
         kept,

@@ -1,16 +1,19 @@
-//! The reference operations on CUDA, in a half type with `f32` statistics: what each tensor operation allocates.
+//! The memory of the reference kernels on CUDA, in a half type with `f32` statistics: what each tensor
+//! operation allocates.
 //!
-//! The kernels of this crate need less: they add in place, and norm without copies. These figures are kept for both, since
-//! they bound what the reference needs if the kernels are found wrong, and since with the kernels a GPU's pool came to 4 to
-//! 12 % less than the whole prediction; see `measured.json` beside the prediction.
+//! The CUDA kernels of this crate need less, because they add in place and norm without copies. The figures
+//! are used for both: they bound what the reference kernels need if the check of the CUDA kernels fails, and
+//! with the CUDA kernels a GPU's pool was only 4 to 12 % smaller than the whole prediction; see
+//! `measured.json` beside the prediction.
 
-use super::figures::{Details, OpMemory, bytes};
+use super::figures::{OpMemory, OpParams, bytes};
 use crate::hooks::Op;
-use crate::slices::{Attention, Convolution, Limits, Norm, feed_forward_rows};
+use crate::slices::{AttentionShape, ConvolutionShape, GroupNormShape, SliceLimits, feed_forward_rows};
 
 const F32: usize = 4;
 
-pub(super) fn op_memory(op: Op, details: Details, each: usize, limits: Limits) -> OpMemory {
+/// Returns the memory of `op` if a value takes `each` bytes.
+pub(super) fn op_memory(op: Op, details: OpParams, each: usize, limits: SliceLimits) -> OpMemory {
     let kept = bytes(op.output_elements(), each);
     let added = if details.addends > 0 { 2 * kept } else { kept };
     let peak = match op {
@@ -24,24 +27,24 @@ pub(super) fn op_memory(op: Op, details: Details, each: usize, limits: Limits) -
             ..
         } => {
             let groups = details.groups.max(1);
-            let sizes = Norm {
+            let sizes = GroupNormShape {
                 images,
                 groups,
                 per_group: channels / groups * area,
             };
             norm(sizes, kept, limits)
         }
-        // Gate and result.
+        // These are the gate and the result.
         Op::Geglu { .. } => 2 * kept,
         Op::LayerNorm { .. } => kept,
     };
     OpMemory { peak, kept }
 }
 
-/// Patches, their product, the product in the usual order: for a piece at a time, and the whole result where there are
-/// several.
-fn convolution(sizes: Convolution, stride: usize, result: u64, each: usize, limits: Limits) -> u64 {
-    let Convolution {
+/// Returns the memory of a convolution: the im2col columns of one slice, their product and its transposition,
+/// and the whole result if there are several slices.
+fn convolution(sizes: ConvolutionShape, stride: usize, result: u64, each: usize, limits: SliceLimits) -> u64 {
+    let ConvolutionShape {
         images,
         input,
         output,
@@ -49,7 +52,7 @@ fn convolution(sizes: Convolution, stride: usize, result: u64, each: usize, limi
         width,
         kernel,
     } = sizes;
-    let Some(step) = sizes.step(limits) else {
+    let Some(step) = sizes.slice_within(limits) else {
         return u64::MAX;
     };
     let pixels = step.images * step.rows * width;
@@ -57,7 +60,7 @@ fn convolution(sizes: Convolution, stride: usize, result: u64, each: usize, limi
     let piece = bytes(pixels * output, each);
     let all = (step.images, step.rows) == (images, height);
     let whole = if all { 0 } else { result };
-    // A strip of a picture is copied with its border.
+    // A slice of some rows of a picture is copied with its border first.
     let strip = if step.rows < height {
         let rows = (step.rows - 1) * stride + kernel;
         2 * bytes(input * rows * (width * stride + 2), each)
@@ -67,15 +70,16 @@ fn convolution(sizes: Convolution, stride: usize, result: u64, each: usize, limi
     whole + strip + columns + 2 * piece
 }
 
-/// Of a piece at a time: heads side by side split up, scores in two copies while they are normed, the mixture.
-fn attention(sizes: Attention, width: usize, across: bool, each: usize, limits: Limits) -> u64 {
-    let Attention {
+/// Returns the memory of an attention: for one slice, the heads in separate copies, the scores twice during
+/// the softmax, and the mixture of the values.
+fn attention(sizes: AttentionShape, width: usize, across: bool, each: usize, limits: SliceLimits) -> u64 {
+    let AttentionShape {
         rows,
         heads,
         queries,
         keys,
     } = sizes;
-    let Some(step) = sizes.step(limits) else {
+    let Some(step) = sizes.slice_within(limits) else {
         return u64::MAX;
     };
     let width_at_once = width / heads.max(1) * step.heads;
@@ -85,7 +89,7 @@ fn attention(sizes: Attention, width: usize, across: bool, each: usize, limits: 
         0
     };
     let some_queries = step.rows * step.queries * width_at_once;
-    // One head over the whole width lies as it should.
+    // A single head over the whole width needs no copy.
     let split = u64::from(heads > 1);
     let (q, kv) = (
         bytes(some_queries, each),
@@ -104,17 +108,18 @@ fn attention(sizes: Attention, width: usize, across: bool, each: usize, limits: 
     copied + whole + split * kv + scaling.max(softmax).max(mixing)
 }
 
-/// Two `f32` copies at the highest, of the whole or of a slice.
-fn norm(sizes: Norm, result: u64, limits: Limits) -> u64 {
-    let step = sizes.step(limits);
+/// Returns the memory of a group norm: at most two `f32` copies of the input or of a slice.
+fn norm(sizes: GroupNormShape, result: u64, limits: SliceLimits) -> u64 {
+    let step = sizes.slice_within(limits);
     let slice = step.images * step.groups * sizes.per_group;
     let all = (step.images, step.groups) == (sizes.images, sizes.groups);
     let whole = if all { 0 } else { result };
     whole + 2 * bytes(slice, F32)
 }
 
-/// The first layer with its bias, the gate, the second layer with bias and residual.
-pub(super) fn feed_forward_memory(rows: usize, width: usize, each: usize, limits: Limits) -> OpMemory {
+/// Returns the memory of a feed-forward: the first layer with its bias, the gate, and the second layer with
+/// bias and residual.
+pub(super) fn feed_forward_memory(rows: usize, width: usize, each: usize, limits: SliceLimits) -> OpMemory {
     let slice = feed_forward_rows(rows, 8 * width, limits);
     let kept = bytes(rows * width, each);
     let whole = if slice < rows { kept } else { 0 };

@@ -1,25 +1,27 @@
-//! The memory of an operation, and what decides about it besides the operation's sizes.
+//! The types of the memory figures of an operation.
 
-/// Bytes that an operation takes besides its operands.
+/// The bytes that an operation takes besides its operands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OpMemory {
-    /// Bytes at the highest, the result included.
+    /// The most bytes that are in use at once, the result included.
     pub peak: u64,
-    /// Bytes of the result.
+    /// The bytes of the result.
     pub kept: u64,
 }
 
-/// What decides about the memory of an operation besides its sizes.
+/// The parameters that the memory of an operation depends on besides its sizes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Details {
-    /// Tensors that are added to the result one after the other: bias, shift, residual.
+pub struct OpParams {
+    /// The number of tensors that are added to the result one after the other: bias, shift, residual.
     pub addends: usize,
-    /// Groups of a norm.
+    /// The groups of a group norm.
     pub groups: usize,
-    /// Whether attention runs over another dimension than the last but one: its operands are copied then.
+    /// Whether attention runs over another dimension than the last but one, so that its operands are copied
+    /// first.
     pub across: bool,
 }
 
+/// Returns the bytes of `values` values of `each` bytes.
 pub(super) fn bytes(values: usize, each: usize) -> u64 {
     values as u64 * each as u64
 }

@@ -1,14 +1,16 @@
-//! What a task needs of a device's memory: the peak of the walk over its operations, and a constant for the process.
+//! The prediction of the device memory that a task needs: the peak of the walk over its operations, and a
+//! constant for the process. Workers choose a memory plan by it, and `weights describe` prints it.
 //!
-//! What is predicted is what a supervisor sees of the engine, at its highest, over a task:
-//! - on the CPU its resident set: weights (pages of mapped files count as soon as they were touched), live tensors and
-//!   buffers, and a constant for the rest of the process ([`HOST_BASE`]). Without that constant it is what the counting
-//!   allocator has at the highest, and the mapped weights;
-//! - on CUDA its share of the device: the context ([`CUDA_CONTEXT`]) and the pool, which is what each operation allocates
-//!   and what the pool loses between blocks (`pool_size`). Fitted to and tested against what an H200 showed,
-//!   `measured.json`; other GPUs are not confirmed.
+//! The prediction is for the highest memory use of the engine over a task, as its supervisor measures it:
+//! - on the CPU it is the resident set: weights (pages of mapped files count as soon as they were touched),
+//!   live tensors and workspaces, and a constant for the rest of the process ([`HOST_BASE`]). Without that
+//!   constant it is the peak of the counting allocator plus the mapped weights;
+//! - on CUDA it is the process's memory on the device: the context ([`CUDA_CONTEXT`]) and the pool, which is
+//!   what the operations allocate plus what the pool loses to fragmentation (`pool_size`). It is fitted to
+//!   and tested against measurements on an H200, `measured.json`; other GPUs were not measured.
 //!
-//! Whatever else runs on the device, and the margin that a worker leaves free for it, are not in the figures.
+//! The memory of other processes on the device, and the margin that a worker leaves free for them, are not in
+//! the figures.
 
 #[cfg(test)]
 mod tests;
@@ -21,39 +23,44 @@ use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan, MemoryRequirements
 
 use super::compute::ComputeSpec;
 use super::shape::{ModelShape, WeightCounts};
-use super::walk::{StageMemory, walk};
+pub use super::walk::StageMemory;
+use super::walk::walk;
 
 const MIB: u64 = 1 << 20;
 
-/// What the engine's resident set has besides weights and live tensors: the program, its threads, and what the allocator
-/// keeps of freed memory for a second. Measured: 34 to 78 MiB, by what was freed within the last second.
+/// The part of the engine's resident set besides weights and live tensors: the program, its threads, and the
+/// freed memory that the allocator keeps for a second. It was measured as 34 to 78 MiB, depending on what was
+/// freed within the last second.
 pub const HOST_BASE: u64 = 64 * MIB;
-/// A CUDA context with all modules and the libraries' own memory. Measured on an H200: 689 MiB.
+/// The memory of a CUDA context with all modules and of the libraries. It was measured as 689 MiB on an H200.
 pub const CUDA_CONTEXT: u64 = 692 * MIB;
 
-/// Bytes of the device that a pool holds in which `live` bytes are in use at the highest: blocks of many sizes come and go,
-/// and what lies between them is lost.
+/// Returns the bytes of the device that a memory pool holds if at most `live` bytes are in use at once. The
+/// rest is lost to fragmentation between blocks of many sizes.
 fn pool_size(live: u64) -> u64 {
     live + live / 12 + 96 * MIB
 }
 
-/// Whether figures for such devices were compared with measured ones.
-pub fn is_confirmed(kind: DeviceKind) -> bool {
+/// Returns whether the figures for a kind of device hold for all such devices. Those for CUDA were measured
+/// on one GPU only.
+pub fn is_validated(kind: DeviceKind) -> bool {
     kind == DeviceKind::Cpu
 }
 
-/// What a task needs under one plan, and where that is decided.
+/// The memory that a task needs under one plan, and the stage and the operation that decide it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Prediction {
+pub struct MemoryPrediction {
+    /// The memory plan that the prediction is for.
     pub plan: MemoryPlan,
+    /// The needed memory in MiB.
     pub need_mib: u64,
-    /// MiB of the need that are constant: the process on the CPU, the context on CUDA.
+    /// The constant part of it in MiB: the process on the CPU, the context on CUDA.
     pub base_mib: u64,
-    /// The stage that takes the most.
+    /// The stage that needs the most memory.
     pub tightest: StageMemory,
 }
 
-impl fmt::Display for Prediction {
+impl fmt::Display for MemoryPrediction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             plan,
@@ -65,7 +72,8 @@ impl fmt::Display for Prediction {
     }
 }
 
-/// Predicts what tasks of one model need on one device. Each plan is walked once, with guidance and without.
+/// Predicts the memory that tasks of one model need on one device. Each plan is walked once with guidance and
+/// once without.
 pub struct MemoryPredictor {
     shape: ModelShape,
     weights: WeightCounts,
@@ -74,8 +82,10 @@ pub struct MemoryPredictor {
 }
 
 impl MemoryPredictor {
+    /// Creates a predictor for a model on a device.
+    ///
     /// # Errors
-    /// If the networks cannot be built from their configurations.
+    /// Fails if the networks cannot be built from their configurations.
     pub fn new(shape: ModelShape, spec: ComputeSpec) -> Result<Self> {
         Ok(Self {
             weights: shape.weights()?,
@@ -85,10 +95,10 @@ impl MemoryPredictor {
         })
     }
 
-    /// The predictor for a model that computes in `dtype`.
+    /// Creates a predictor for a model that computes in `dtype`.
     ///
     /// # Errors
-    /// As for [`MemoryPredictor::new`].
+    /// See [`MemoryPredictor::new`].
     pub fn with_dtype(shape: ModelShape, kind: DeviceKind, dtype: DType) -> Result<Self> {
         let spec = ComputeSpec {
             bytes_per_value: dtype.size_in_bytes(),
@@ -97,7 +107,7 @@ impl MemoryPredictor {
         Self::new(shape, spec)
     }
 
-    /// What each stage of a task takes under `plan`, without the constant part.
+    /// Returns the memory of each stage of a task under `plan`, without the constant part.
     pub fn stages(&mut self, plan: MemoryPlan, guided: bool) -> &[StageMemory] {
         let Self {
             shape,
@@ -110,8 +120,8 @@ impl MemoryPredictor {
             .or_insert_with(|| walk(shape, weights, spec, plan, guided).stages)
     }
 
-    /// What a task needs under one plan.
-    pub fn predict(&mut self, plan: MemoryPlan, guided: bool) -> Prediction {
+    /// Predicts the memory that a task needs under one plan.
+    pub fn predict(&mut self, plan: MemoryPlan, guided: bool) -> MemoryPrediction {
         let (base, held): (u64, fn(u64) -> u64) = match self.spec.kind {
             DeviceKind::Cpu => (HOST_BASE, |live| live),
             DeviceKind::Cuda => (CUDA_CONTEXT, pool_size),
@@ -124,7 +134,7 @@ impl MemoryPredictor {
                 highest
             }
         });
-        Prediction {
+        MemoryPrediction {
             plan,
             need_mib: (base + held(tightest.peak)).div_ceil(MIB),
             base_mib: base / MIB,
@@ -132,7 +142,7 @@ impl MemoryPredictor {
         }
     }
 
-    /// What a task needs under every plan; never growing from the fastest to the leanest.
+    /// Predicts the memory that a task needs under every plan. A plan never needs more than a faster one.
     pub fn needs(&mut self, guided: bool) -> MemoryRequirements {
         let mut needs = MemoryRequirements::default();
         let mut least = u64::MAX;

@@ -1,8 +1,10 @@
-//! The networks' operations and sizes, from the configurations alone, and what is alive while each one runs.
+//! The walk computes the operations of the networks with their sizes, and the memory that is allocated while
+//! each one runs, from the configurations alone.
 //!
-//! The passes here are those of the real networks, on tensors without values. They announce the same operations in the
-//! same order, which a test holds them to. Constants of a process or a device (a CUDA context, the program itself) are
-//! not in the figures: see [`prediction`](super::prediction).
+//! The passes are those of the real networks, but on tensors without values. They record the same operations
+//! in the same order as the hooks of the real networks, which a test checks. The constant memory of a process
+//! or a device (the program itself, a CUDA context) is not in the figures; [`prediction`](super::prediction)
+//! adds it.
 
 mod resident;
 mod stage;
@@ -17,4 +19,4 @@ mod whisper;
 mod window;
 
 pub use self::stage::StageMemory;
-pub use self::task::{Walk, unet_operations, walk};
+pub(crate) use self::task::{unet_operations, walk};

@@ -1,4 +1,4 @@
-//! The memory that one stage of a task takes.
+//! The memory that one stage of a task takes, with the operation that decides it.
 
 use std::fmt;
 
@@ -8,17 +8,19 @@ use crate::hooks::Op;
 
 const MIB: u64 = 1 << 20;
 
-/// Bytes of the device in one stage of a task.
+/// The bytes that one stage of a task takes of the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StageMemory {
+    /// The stage that the figures are for.
     pub stage: MemoryStage,
-    /// Weights that stay on the device during the stage; those that are streamed layer by layer are not among them.
+    /// The bytes of the weights that stay on the device during the stage, without those that are streamed
+    /// layer by layer.
     pub weights: u64,
-    /// Everything that is on the device after the stage, weights included.
+    /// The bytes that are on the device after the stage, weights included.
     pub live_after: u64,
-    /// Everything that is on the device at the highest, weights included.
+    /// The most bytes that are on the device at once, weights included.
     pub peak: u64,
-    /// The operation that runs at the highest; `None` if the highest is between two operations.
+    /// The operation during which the peak is reached; `None` if that is between two operations.
     pub at_peak: Option<Op>,
 }
 
@@ -35,7 +37,7 @@ impl fmt::Display for StageMemory {
     }
 }
 
-/// The layer that an operation belongs to, with the sizes that decide what it takes.
+/// Describes the layer of an operation with the sizes that its memory depends on.
 fn layer(op: Op) -> String {
     match op {
         Op::Linear { rows, input, output } => format!("linear {input} to {output}, {rows} rows"),

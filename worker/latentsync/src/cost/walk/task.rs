@@ -11,24 +11,17 @@ use crate::cost::compute::ComputeSpec;
 use crate::cost::shape::{ModelShape, WeightCounts};
 use crate::hooks::Op;
 
-/// What a task does to the device, from loading to the last window's end.
+/// The memory and the operations of a task, from loading the weights to the end of a window.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Walk {
+pub(crate) struct Walk {
     /// The stages in the order in which they run: load, audio, VAE encode, denoise, VAE decode.
-    pub stages: Vec<StageMemory>,
-    /// Every operation of a window with one denoising step, and of one audio window before it.
-    pub ops: Vec<Op>,
+    pub(crate) stages: Vec<StageMemory>,
+    /// The operations of one audio window and of a window of faces with one denoising step.
+    pub(crate) ops: Vec<Op>,
 }
 
-impl Walk {
-    /// The bytes at the highest of all stages.
-    pub fn peak(&self) -> u64 {
-        self.stages.iter().map(|stage| stage.peak).max().unwrap_or(0)
-    }
-}
-
-/// Walks a task under `plan`, with classifier-free guidance if `guided`. `weights` are those of `shape`.
-pub fn walk(
+/// Walks a task under `plan`, with classifier-free guidance if `guided`. `weights` are the counts of `shape`.
+pub(crate) fn walk(
     shape: &ModelShape,
     weights: &WeightCounts,
     spec: &ComputeSpec,
@@ -43,8 +36,14 @@ pub fn walk(
     }
 }
 
-/// The operations of one pass of the UNet over `frames` latents of `side` x `side`, with so many audio tokens a frame.
-pub fn unet_operations(config: &UNetConfig, frames: usize, side: usize, audio_tokens: usize) -> Vec<Op> {
+/// Returns the operations of one pass of the UNet over `frames` latents of `side` x `side`, with
+/// `audio_tokens` tokens for each frame.
+pub(crate) fn unet_operations(
+    config: &UNetConfig,
+    frames: usize,
+    side: usize,
+    audio_tokens: usize,
+) -> Vec<Op> {
     let spec = ComputeSpec::of(DeviceKind::Cpu);
     let tracker = MemoryTracker::new(spec, ExecutionOptions::of(MemoryPlan::default()));
     let latents = tracker.tensor(spec.bytes_per_value, &[1, config.in_channels, frames, side, side]);

@@ -1,31 +1,36 @@
-//! Tensors without values, and the count of the memory that they hold.
+//! Tensors without values ("meta tensors" in PyTorch), and the count of the memory that they would take.
 
 use std::cell::RefCell;
 use std::rc::Rc;
 
 use crate::hooks::Op;
 
-/// What is alive, what was alive at most, and what ran.
+/// The memory that the walk's tensors take, and the operations that it recorded.
 #[derive(Default)]
-pub(super) struct MemoryUse {
+pub(super) struct TrackedMemory {
+    /// The bytes of all tensors that exist now.
     pub(super) live: u64,
+    /// The most bytes that were in use at once.
     pub(super) peak: u64,
-    /// The operation that was running when `peak` was reached.
+    /// The operation during which `peak` was reached; `None` if that was between two operations.
     pub(super) at_peak: Option<Op>,
+    /// The recorded operations in order.
     pub(super) ops: Vec<Op>,
 }
 
-/// A tensor without values. Clones share its storage; the last one gives it back.
+/// A tensor without values, whose clones share its storage. The storage's bytes are no longer counted when
+/// the last clone is dropped.
 #[derive(Clone)]
-pub(super) struct WalkedTensor {
+pub(super) struct MetaTensor {
     storage: Rc<Storage>,
-    /// Rows and width, or images, channels, height and width: what the network makes of it.
+    /// The shape, which ends with the width for tokens and is `(images, channels, height, width)` for
+    /// pictures.
     pub(super) shape: Vec<usize>,
 }
 
 struct Storage {
     bytes: u64,
-    memory: Rc<RefCell<MemoryUse>>,
+    memory: Rc<RefCell<TrackedMemory>>,
 }
 
 impl Drop for Storage {
@@ -34,9 +39,9 @@ impl Drop for Storage {
     }
 }
 
-impl WalkedTensor {
-    /// A tensor of so many bytes, which are counted from here on.
-    pub(super) fn new(memory: &Rc<RefCell<MemoryUse>>, bytes: u64, shape: &[usize]) -> Self {
+impl MetaTensor {
+    /// Creates a tensor of `bytes` bytes, which are counted from now on.
+    pub(super) fn new(memory: &Rc<RefCell<TrackedMemory>>, bytes: u64, shape: &[usize]) -> Self {
         memory.borrow_mut().live += bytes;
         Self {
             storage: Rc::new(Storage {
@@ -47,11 +52,12 @@ impl WalkedTensor {
         }
     }
 
+    /// Returns the number of values.
     pub(super) fn elements(&self) -> usize {
         self.shape.iter().product()
     }
 
-    /// The same storage seen in another shape.
+    /// Returns a view of the same storage in another shape.
     pub(super) fn viewed(&self, shape: &[usize]) -> Self {
         Self {
             storage: Rc::clone(&self.storage),
@@ -59,7 +65,7 @@ impl WalkedTensor {
         }
     }
 
-    /// The sizes of a picture: images, channels, height, width.
+    /// Returns the sizes of a picture: images, channels, height, width.
     pub(super) fn picture(&self) -> (usize, usize, usize, usize) {
         match *self.shape {
             [images, channels, height, width] => (images, channels, height, width),
@@ -67,12 +73,12 @@ impl WalkedTensor {
         }
     }
 
-    /// The size of the last dimension.
+    /// Returns the size of the last dimension.
     pub(super) fn width(&self) -> usize {
         self.shape.last().copied().unwrap_or(1)
     }
 
-    /// The product of all dimensions but the last.
+    /// Returns the product of all dimensions but the last.
     pub(super) fn rows(&self) -> usize {
         self.elements() / self.width().max(1)
     }

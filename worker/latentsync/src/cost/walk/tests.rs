@@ -3,6 +3,7 @@ use std::cell::RefCell;
 use candle_core::{DType, Device, Result, Tensor};
 use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan};
 
+use super::task::Walk;
 use super::*;
 use crate::cost::compute::ComputeSpec;
 use crate::cost::shape::ModelShape;
@@ -13,11 +14,11 @@ use crate::synth::{Size, synthesize};
 use crate::{Checkpoint, Faces, LatentSync};
 use crate::{ExecutionOptions, Run};
 
-/// Writes down what the networks announce.
+/// Records the operations that the layers of the real networks call their hooks for.
 #[derive(Default)]
-struct Heard(Vec<Op>);
+struct RecordedOps(Vec<Op>);
 
-impl Hooks for Heard {
+impl Hooks for RecordedOps {
     fn before(&mut self, op: Op, _x: &Tensor) -> Result<()> {
         self.0.push(op);
         Ok(())
@@ -29,10 +30,10 @@ fn walked(shape: &ModelShape, kind: DeviceKind, plan: MemoryPlan, guided: bool) 
     walk(shape, &weights, &ComputeSpec::of(kind), plan, guided)
 }
 
-fn heard(plan: MemoryPlan, work: impl FnOnce(&Run)) -> Vec<Op> {
-    let heard = RefCell::new(Heard::default());
-    work(&Run::new(ExecutionOptions::of(plan)).with_hooks(&heard));
-    heard.into_inner().0
+fn recorded(plan: MemoryPlan, work: impl FnOnce(&Run)) -> Vec<Op> {
+    let recorded = RefCell::new(RecordedOps::default());
+    work(&Run::new(ExecutionOptions::of(plan)).with_hooks(&recorded));
+    recorded.into_inner().0
 }
 
 fn model(size: Size) -> (ModelShape, LatentSync) {
@@ -43,7 +44,7 @@ fn model(size: Size) -> (ModelShape, LatentSync) {
     (ModelShape::of(&checkpoint), model)
 }
 
-/// Everything that a task runs, with one step.
+/// Runs everything that a task runs, with one denoising step.
 fn render(run: &Run, model: &LatentSync, resolution: usize, guided: bool) {
     let mel = Tensor::zeros((1, 80, 3000), DType::F32, &Device::Cpu).unwrap();
     model.whisper().forward(run, &mel).unwrap();
@@ -65,11 +66,11 @@ fn render(run: &Run, model: &LatentSync, resolution: usize, guided: bool) {
         .unwrap();
 }
 
-fn assert_same(walked: &[Op], heard: &[Op], what: &str) {
-    for (index, (walked, heard)) in walked.iter().zip(heard).enumerate() {
-        assert_eq!(walked, heard, "{what}: operation {index}");
+fn assert_same(walked: &[Op], recorded: &[Op], what: &str) {
+    for (index, (walked, recorded)) in walked.iter().zip(recorded).enumerate() {
+        assert_eq!(walked, recorded, "{what}: operation {index}");
     }
-    assert_eq!(walked.len(), heard.len(), "{what}");
+    assert_eq!(walked.len(), recorded.len(), "{what}");
 }
 
 fn assert_walk_is_what_the_model_does(size: Size, resolutions: [usize; 2]) {
@@ -80,11 +81,11 @@ fn assert_walk_is_what_the_model_does(size: Size, resolutions: [usize; 2]) {
             (true, MemoryPlan::SequentialGuidance),
             (false, MemoryPlan::Streamed),
         ] {
-            let heard = heard(plan, |run| render(run, &model, resolution, guided));
+            let recorded = recorded(plan, |run| render(run, &model, resolution, guided));
             let walk = walked(&shape.clone().at(resolution), DeviceKind::Cpu, plan, guided);
             assert_same(
                 &walk.ops,
-                &heard,
+                &recorded,
                 &format!("{size:?}, {resolution} px, {plan}, guided {guided}"),
             );
         }
@@ -107,15 +108,15 @@ fn guidance_in_one_pass_is_walked_as_a_batch_of_two() {
     let (frames, side) = (ModelShape::FRAMES, shape.latent_side());
     let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
     let (tokens, width) = model.audio_shape();
-    let heard = heard(MemoryPlan::BatchedGuidance, |run| {
+    let recorded = recorded(MemoryPlan::BatchedGuidance, |run| {
         let latents = zeros(&[2, 13, frames, side, side]);
         let audio = zeros(&[2, frames, tokens, width]);
         model.unet().forward(run, &latents, 501, &audio).unwrap();
     });
     let ops = |kind| walked(&shape, kind, MemoryPlan::BatchedGuidance, true).ops;
     let (batched, halves) = (ops(DeviceKind::Cuda), ops(DeviceKind::Cpu));
-    assert_eq!(halves.len() - batched.len(), heard.len());
-    let start = batched.windows(heard.len()).position(|ops| ops == heard);
+    assert_eq!(halves.len() - batched.len(), recorded.len());
+    let start = batched.windows(recorded.len()).position(|ops| ops == recorded);
     assert!(start.is_some());
 }
 
@@ -135,7 +136,7 @@ fn nothing_is_left_alive_but_the_weights() {
 fn published_weights_are_as_large_as_their_files() {
     let shape = ModelShape::published(256).unwrap();
     let weights = shape.weights().unwrap();
-    // 1,267,099,844 parameters and 844,800 values of position tables.
+    // The UNet has 1,267,099,844 parameters and 844,800 values of position tables.
     assert_eq!(weights.unet.layers + weights.unet.rest, 1_267_944_644);
     assert_eq!(weights.vae.layers + weights.vae.rest, 83_653_863);
     let cuda = walked(&shape, DeviceKind::Cuda, MemoryPlan::default(), false);
@@ -151,8 +152,9 @@ fn no_plan_takes_more_than_the_one_before_it() {
                 let mut before = u64::MAX;
                 for plan in MemoryPlan::ALL {
                     let walk = walked(&shape, kind, plan, guided);
-                    assert!(walk.peak() <= before, "{px} px, {kind}, guided {guided}, {plan}");
-                    before = walk.peak();
+                    let peak = walk.stages.iter().map(|stage| stage.peak).max().unwrap();
+                    assert!(peak <= before, "{px} px, {kind}, guided {guided}, {plan}");
+                    before = peak;
                 }
             }
         }

@@ -1,25 +1,26 @@
-//! Runs operations on tensors without values, and tracks what is alive while they pass by. The layers are those that the
-//! networks share; each announces what its namesake does, in order.
+//! Runs operations on tensors without values, and tracks the memory that is in use during each. The methods
+//! stand for the layers that the networks share; each records the operations that the real layer calls its
+//! hooks for.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use latentfarm_common::wire::memory::DeviceKind;
 
-use super::tensor::{MemoryUse, WalkedTensor};
+use super::tensor::{MetaTensor, TrackedMemory};
 use crate::ExecutionOptions;
 use crate::cost::compute::ComputeSpec;
-use crate::cost::op::{Details, OpMemory, feed_forward_memory, op_memory};
+use crate::cost::op::{OpMemory, OpParams, feed_forward_memory, op_memory};
 use crate::hooks::Op;
-use crate::slices::{Attention, Convolution};
+use crate::slices::{AttentionShape, ConvolutionShape};
 
-/// The device on which the networks are walked, and the memory that they use of it.
+/// The device and the options of a walk, and the memory that is in use.
 pub(super) struct MemoryTracker {
     pub(super) spec: ComputeSpec,
     pub(super) options: ExecutionOptions,
-    /// Bytes of a weight that is on the device only while its layer runs; 0 if the weights stay.
+    /// The bytes of one weight that is on the device only while its layer runs; 0 if the weights stay there.
     pub(super) streamed_bytes: Cell<usize>,
-    memory: Rc<RefCell<MemoryUse>>,
+    memory: Rc<RefCell<TrackedMemory>>,
 }
 
 impl MemoryTracker {
@@ -32,11 +33,12 @@ impl MemoryTracker {
         }
     }
 
+    /// Returns the bytes that are in use.
     pub(super) fn live(&self) -> u64 {
         self.memory.borrow().live
     }
 
-    /// The highest use since the last call, and the operation that was running then.
+    /// Returns the peak since the last call, and the operation during which it was reached.
     pub(super) fn take_peak(&self) -> (u64, Option<Op>) {
         let mut memory = self.memory.borrow_mut();
         let taken = (memory.peak, memory.at_peak.take());
@@ -44,13 +46,14 @@ impl MemoryTracker {
         taken
     }
 
+    /// Returns the recorded operations in order.
     pub(super) fn into_ops(self) -> Vec<Op> {
         std::mem::take(&mut self.memory.borrow_mut().ops)
     }
 
-    /// Storage of so many bytes.
-    pub(super) fn hold(&self, bytes: u64, shape: &[usize]) -> WalkedTensor {
-        let tensor = WalkedTensor::new(&self.memory, bytes, shape);
+    /// Allocates a tensor of `bytes` bytes.
+    pub(super) fn hold(&self, bytes: u64, shape: &[usize]) -> MetaTensor {
+        let tensor = MetaTensor::new(&self.memory, bytes, shape);
         let mut memory = self.memory.borrow_mut();
         if memory.live > memory.peak {
             memory.peak = memory.live;
@@ -59,33 +62,33 @@ impl MemoryTracker {
         tensor
     }
 
-    /// A tensor on the device, of values that take `each` bytes.
-    pub(super) fn tensor(&self, each: usize, shape: &[usize]) -> WalkedTensor {
+    /// Allocates a tensor on the device whose values take `each` bytes.
+    pub(super) fn tensor(&self, each: usize, shape: &[usize]) -> MetaTensor {
         self.hold(shape.iter().product::<usize>() as u64 * each as u64, shape)
     }
 
-    /// A tensor on the host, which counts if the host's memory is the device's.
-    pub(super) fn on_host(&self, each: usize, shape: &[usize]) -> WalkedTensor {
+    /// Allocates a tensor on the host, which counts only if the device is the CPU.
+    pub(super) fn on_host(&self, each: usize, shape: &[usize]) -> MetaTensor {
         match self.spec.kind {
             DeviceKind::Cpu => self.tensor(each, shape),
             DeviceKind::Cuda => self.hold(0, shape),
         }
     }
 
-    /// Records an operation whose memory is counted by another one.
+    /// Records an operation without counting its memory.
     fn announce(&self, op: Op) {
         self.memory.borrow_mut().ops.push(op);
     }
 
-    /// Runs an operation.
-    fn run(&self, op: Op, details: Details, shape: &[usize]) -> WalkedTensor {
+    /// Records an operation, counts its memory and returns its result.
+    fn run(&self, op: Op, details: OpParams, shape: &[usize]) -> MetaTensor {
         self.announce(op);
         let needed = op_memory(op, details, &self.spec, self.options.limits);
         self.charge(op, needed, weights(op), shape)
     }
 
-    /// Counts the memory of an operation whose layers have so many weights.
-    fn charge(&self, op: Op, needed: OpMemory, weights: usize, shape: &[usize]) -> WalkedTensor {
+    /// Counts the memory of an operation whose layers have `weights` weights, and returns its result.
+    fn charge(&self, op: Op, needed: OpMemory, weights: usize, shape: &[usize]) -> MetaTensor {
         {
             let streamed = weights as u64 * self.streamed_bytes.get() as u64;
             let mut memory = self.memory.borrow_mut();
@@ -95,16 +98,16 @@ impl MemoryTracker {
                 memory.at_peak = Some(op);
             }
         }
-        WalkedTensor::new(&self.memory, needed.kept, shape)
+        MetaTensor::new(&self.memory, needed.kept, shape)
     }
 
-    /// A linear layer with a bias.
-    pub(super) fn linear(&self, x: &WalkedTensor, output: usize) -> WalkedTensor {
+    /// Runs a linear layer with a bias.
+    pub(super) fn linear(&self, x: &MetaTensor, output: usize) -> MetaTensor {
         self.linear_with(x, output, 1)
     }
 
-    /// A linear layer to whose result so many tensors are added.
-    pub(super) fn linear_with(&self, x: &WalkedTensor, output: usize, addends: usize) -> WalkedTensor {
+    /// Runs a linear layer to whose result `addends` tensors are added.
+    pub(super) fn linear_with(&self, x: &MetaTensor, output: usize, addends: usize) -> MetaTensor {
         let input = x.width();
         let op = Op::Linear {
             rows: x.rows(),
@@ -114,24 +117,18 @@ impl MemoryTracker {
         let mut shape = x.shape.clone();
         shape.pop();
         shape.push(output);
-        let details = Details {
+        let details = OpParams {
             addends,
-            ..Details::default()
+            ..OpParams::default()
         };
         self.run(op, details, &shape)
     }
 
-    /// A square convolution with padding that keeps the size, or with `stride` divides it.
-    pub(super) fn conv2d(
-        &self,
-        x: &WalkedTensor,
-        output: usize,
-        kernel: usize,
-        stride: usize,
-    ) -> WalkedTensor {
+    /// Runs a convolution with a square kernel whose padding keeps the size; `stride` divides it.
+    pub(super) fn conv2d(&self, x: &MetaTensor, output: usize, kernel: usize, stride: usize) -> MetaTensor {
         let (images, input, height, width) = x.picture();
         let (height, width) = (height / stride, width / stride);
-        let sizes = Convolution {
+        let sizes = ConvolutionShape {
             images,
             input,
             output,
@@ -139,9 +136,9 @@ impl MemoryTracker {
             width,
             kernel,
         };
-        let details = Details {
+        let details = OpParams {
             addends: 1,
-            ..Details::default()
+            ..OpParams::default()
         };
         self.run(
             Op::Conv2d { sizes, stride },
@@ -150,30 +147,31 @@ impl MemoryTracker {
         )
     }
 
-    /// Operands are `(rows, tokens, width)`; `across` where they are seen transposed.
+    /// Runs an attention over operands of `(rows, tokens, width)`, which are transposed views if `across`.
     pub(super) fn attend(
         &self,
-        (q, k): (&WalkedTensor, &WalkedTensor),
+        (q, k): (&MetaTensor, &MetaTensor),
         heads: usize,
         (rows, queries, keys): (usize, usize, usize),
         across: bool,
-    ) -> WalkedTensor {
+    ) -> MetaTensor {
         let width = q.elements() / (rows * queries).max(1);
         debug_assert_eq!(k.elements(), rows * keys * width);
-        let sizes = Attention {
+        let sizes = AttentionShape {
             rows,
             heads,
             queries,
             keys,
         };
-        let details = Details {
+        let details = OpParams {
             across,
-            ..Details::default()
+            ..OpParams::default()
         };
         self.run(Op::Attention { sizes, width }, details, &q.shape)
     }
 
-    pub(super) fn group_norm(&self, x: &WalkedTensor, groups: usize, together: usize) -> WalkedTensor {
+    /// Runs a group norm whose statistics span `together` images.
+    pub(super) fn group_norm(&self, x: &MetaTensor, groups: usize, together: usize) -> MetaTensor {
         let (images, channels, height, width) = x.picture();
         let op = Op::GroupNorm {
             images,
@@ -181,51 +179,52 @@ impl MemoryTracker {
             channels,
             area: height * width,
         };
-        let details = Details {
+        let details = OpParams {
             groups,
-            ..Details::default()
+            ..OpParams::default()
         };
         self.run(op, details, &x.shape)
     }
 
-    pub(super) fn layer_norm(&self, x: &WalkedTensor) -> WalkedTensor {
+    /// Runs a layer norm over the last dimension.
+    pub(super) fn layer_norm(&self, x: &MetaTensor) -> MetaTensor {
         let width = x.width();
         let op = Op::LayerNorm {
             rows: x.rows(),
             width,
         };
-        self.run(op, Details::default(), &x.shape)
+        self.run(op, OpParams::default(), &x.shape)
     }
 
-    /// A copy of `x` in another shape.
-    pub(super) fn copy(&self, shape: &[usize]) -> WalkedTensor {
+    /// Runs an operation that allocates a result of this shape alone.
+    pub(super) fn copy(&self, shape: &[usize]) -> MetaTensor {
         let elements = shape.iter().product();
-        self.run(Op::Copy { elements }, Details::default(), shape)
+        self.run(Op::Copy { elements }, OpParams::default(), shape)
     }
 
-    /// A copy with another one beside it while it is made.
-    pub(super) fn copy_twice(&self, shape: &[usize]) -> WalkedTensor {
+    /// Runs an operation that allocates its result twice while it runs.
+    pub(super) fn copy_twice(&self, shape: &[usize]) -> MetaTensor {
         let elements = shape.iter().product();
-        let details = Details {
+        let details = OpParams {
             addends: 1,
-            ..Details::default()
+            ..OpParams::default()
         };
         self.run(Op::Copy { elements }, details, shape)
     }
 
-    /// The tokens of a picture: `(images, h x w, channels)`.
-    pub(super) fn to_tokens(&self, picture: &WalkedTensor) -> WalkedTensor {
+    /// Transposes a picture to tokens, `(images, h x w, channels)`.
+    pub(super) fn to_tokens(&self, picture: &MetaTensor) -> MetaTensor {
         let (images, channels, height, width) = picture.picture();
         self.copy(&[images, height * width, channels])
     }
 
-    /// The picture of tokens, and a residual of its shape added.
-    pub(super) fn to_picture(&self, residual: &WalkedTensor) -> WalkedTensor {
+    /// Transposes tokens to a picture and adds a residual of its shape.
+    pub(super) fn to_image(&self, residual: &MetaTensor) -> MetaTensor {
         self.copy_twice(&residual.shape)
     }
 
-    /// The gated feed-forward of `x`, and a residual added.
-    pub(super) fn feed_forward(&self, x: &WalkedTensor) -> WalkedTensor {
+    /// Runs the gated feed-forward of `x` and adds a residual.
+    pub(super) fn feed_forward(&self, x: &MetaTensor) -> MetaTensor {
         let width = x.width();
         let rows = x.rows();
         let first = Op::Linear {
@@ -248,7 +247,7 @@ impl MemoryTracker {
     }
 }
 
-/// Values in the weights of a layer.
+/// Returns the number of weights of an operation's layer.
 fn weights(op: Op) -> usize {
     match op {
         Op::Linear { input, output, .. } => input * output,

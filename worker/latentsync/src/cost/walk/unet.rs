@@ -1,47 +1,41 @@
-//! The UNet's forward pass, as `latentsync::unet` does it.
+//! The operations of a forward pass of the UNet, in the order in which [`unet`](crate::unet) runs them.
 
-use super::tensor::WalkedTensor;
+use super::tensor::MetaTensor;
 use super::tracker::MemoryTracker;
-use crate::config::UNetConfig;
+use crate::config::{LayerModules, UNetConfig};
 
-/// Groups of the norms in motion modules.
+/// The groups of the group norms in motion modules.
 const MOTION_GROUPS: usize = 32;
 
-/// What every module of a pass reads.
-struct Context<'a> {
+/// The inputs that all modules of a pass share.
+struct WalkContext<'a> {
     config: &'a UNetConfig,
     frames: usize,
-    time: WalkedTensor,
-    /// `(batch x frames, tokens, width)`.
-    audio: WalkedTensor,
+    temb: MetaTensor,
+    /// The audio features, `(batch x frames, tokens, width)`.
+    encoder_hidden_states: MetaTensor,
 }
 
-/// What a layer is made of besides its `ResNet` block.
-#[derive(Clone, Copy)]
-struct Parts {
-    attention: bool,
-    motion: bool,
-}
-
-/// One pass over `latents`, `(batch, channels, frames, h, w)`; `audio` is `(batch, frames, tokens, width)`.
+/// Runs one pass over `latents`, `(batch, channels, frames, h, w)`; `encoder_hidden_states` is `(batch,
+/// frames, tokens, width)`.
 pub(super) fn forward(
     tracker: &MemoryTracker,
     config: &UNetConfig,
-    latents: &WalkedTensor,
-    audio: &WalkedTensor,
-) -> WalkedTensor {
+    latents: &MetaTensor,
+    encoder_hidden_states: &MetaTensor,
+) -> MetaTensor {
     let &[batch, input, frames, height, width] = latents.shape.as_slice() else {
         return latents.clone();
     };
-    let &[_, _, tokens, audio_width] = audio.shape.as_slice() else {
+    let &[_, _, tokens, audio_width] = encoder_hidden_states.shape.as_slice() else {
         return latents.clone();
     };
     let channels = &config.block_out_channels;
-    let context = Context {
+    let context = WalkContext {
         config,
         frames,
-        time: time_embedding(tracker, channels[0], batch),
-        audio: audio.viewed(&[batch * frames, tokens, audio_width]),
+        temb: time_embedding(tracker, channels[0], batch),
+        encoder_hidden_states: encoder_hidden_states.viewed(&[batch * frames, tokens, audio_width]),
     };
     let pictures = tracker.copy(&[batch * frames, input, height, width]);
     let mut x = tracker.conv2d(&pictures, channels[0], 3, 1);
@@ -62,8 +56,8 @@ pub(super) fn forward(
         .viewed(&[batch, noise.shape[1], frames, height, width])
 }
 
-/// The embedding of the time step, repeated for every sample of the batch.
-fn time_embedding(tracker: &MemoryTracker, width: usize, batch: usize) -> WalkedTensor {
+/// Returns the embedding of the timestep, repeated for every sample of the batch.
+fn time_embedding(tracker: &MemoryTracker, width: usize, batch: usize) -> MetaTensor {
     let each = tracker.spec.bytes_per_value;
     let sinusoid = tracker.tensor(each, &[1, width]);
     let hidden = tracker.linear(&sinusoid, 4 * width);
@@ -73,20 +67,17 @@ fn time_embedding(tracker: &MemoryTracker, width: usize, batch: usize) -> Walked
 
 fn down_block(
     tracker: &MemoryTracker,
-    context: &Context,
+    context: &WalkContext,
     index: usize,
-    x: WalkedTensor,
-    skips: &mut Vec<WalkedTensor>,
-) -> WalkedTensor {
+    x: MetaTensor,
+    skips: &mut Vec<MetaTensor>,
+) -> MetaTensor {
     let config = context.config;
     let channels = &config.block_out_channels;
-    let parts = Parts {
-        attention: config.down_block_types[index] == "CrossAttnDownBlock3D",
-        motion: config.has_motion(1 << index, false),
-    };
+    let modules = config.down_modules(index);
     let mut x = x;
     for _ in 0..config.layers_per_block {
-        x = layer(tracker, context, x, channels[index], parts);
+        x = layer(tracker, context, x, channels[index], modules);
         skips.push(x.clone());
     }
     if index + 1 < channels.len() {
@@ -96,7 +87,7 @@ fn down_block(
     x
 }
 
-fn mid_block(tracker: &MemoryTracker, context: &Context, x: WalkedTensor) -> WalkedTensor {
+fn mid_block(tracker: &MemoryTracker, context: &WalkContext, x: MetaTensor) -> MetaTensor {
     let channels = x.shape[1];
     let mut x = resnet(tracker, context, x, channels);
     x = spatial_transformer(tracker, context, &x);
@@ -108,18 +99,15 @@ fn mid_block(tracker: &MemoryTracker, context: &Context, x: WalkedTensor) -> Wal
 
 fn up_block(
     tracker: &MemoryTracker,
-    context: &Context,
+    context: &WalkContext,
     index: usize,
-    x: WalkedTensor,
-    skips: &mut Vec<WalkedTensor>,
-) -> WalkedTensor {
+    x: MetaTensor,
+    skips: &mut Vec<MetaTensor>,
+) -> MetaTensor {
     let config = context.config;
     let channels = &config.block_out_channels;
     let level = channels.len() - 1 - index;
-    let parts = Parts {
-        attention: config.up_block_types[index] == "CrossAttnUpBlock3D",
-        motion: config.has_motion(1 << level, true),
-    };
+    let modules = config.up_modules(index);
     let mut x = x;
     for _ in 0..=config.layers_per_block {
         let Some(skip) = skips.pop() else {
@@ -128,7 +116,7 @@ fn up_block(
         let (images, hidden, height, width) = x.picture();
         x = tracker.copy(&[images, hidden + skip.shape[1], height, width]);
         drop(skip);
-        x = layer(tracker, context, x, channels[level], parts);
+        x = layer(tracker, context, x, channels[level], modules);
     }
     if let (true, Some(next)) = (index + 1 < channels.len(), skips.last()) {
         let (images, output, _, _) = x.picture();
@@ -141,24 +129,24 @@ fn up_block(
 
 fn layer(
     tracker: &MemoryTracker,
-    context: &Context,
-    x: WalkedTensor,
+    context: &WalkContext,
+    x: MetaTensor,
     output: usize,
-    parts: Parts,
-) -> WalkedTensor {
+    modules: LayerModules,
+) -> MetaTensor {
     let mut x = resnet(tracker, context, x, output);
-    if parts.attention {
+    if modules.attention {
         x = spatial_transformer(tracker, context, &x);
     }
-    if parts.motion {
+    if modules.motion {
         x = motion_module(tracker, context, &x);
     }
     x
 }
 
-fn resnet(tracker: &MemoryTracker, context: &Context, x: WalkedTensor, output: usize) -> WalkedTensor {
+fn resnet(tracker: &MemoryTracker, context: &WalkContext, x: MetaTensor, output: usize) -> MetaTensor {
     let (groups, input) = (context.config.norm_num_groups, x.shape[1]);
-    let _time = tracker.linear(&context.time, output);
+    let _time = tracker.linear(&context.temb, output);
     let mut hidden = tracker.group_norm(&x, groups, context.frames);
     let _residual = if input == output {
         x
@@ -172,7 +160,7 @@ fn resnet(tracker: &MemoryTracker, context: &Context, x: WalkedTensor, output: u
     tracker.conv2d(&hidden, output, 3, 1)
 }
 
-fn spatial_transformer(tracker: &MemoryTracker, context: &Context, x: &WalkedTensor) -> WalkedTensor {
+fn spatial_transformer(tracker: &MemoryTracker, context: &WalkContext, x: &MetaTensor) -> MetaTensor {
     let (images, channels, height, width) = x.picture();
     let area = height * width;
     let normed = tracker.group_norm(x, context.config.norm_num_groups, 1);
@@ -190,9 +178,14 @@ fn spatial_transformer(tracker: &MemoryTracker, context: &Context, x: &WalkedTen
     drop(mixed);
 
     let normed = tracker.layer_norm(&tokens);
-    let (q, k, v) = project(tracker, &normed, &context.audio);
+    let (q, k, v) = project(tracker, &normed, &context.encoder_hidden_states);
     drop(normed);
-    let mixed = tracker.attend((&q, &k), heads, (images, area, context.audio.shape[1]), false);
+    let mixed = tracker.attend(
+        (&q, &k),
+        heads,
+        (images, area, context.encoder_hidden_states.shape[1]),
+        false,
+    );
     drop((q, k, v));
     tokens = tracker.linear_with(&mixed, channels, 2);
     drop(mixed);
@@ -202,15 +195,11 @@ fn spatial_transformer(tracker: &MemoryTracker, context: &Context, x: &WalkedTen
     drop(normed);
     let _tokens = tracker.linear(&tokens, channels);
     drop(tokens);
-    tracker.to_picture(x)
+    tracker.to_image(x)
 }
 
-/// Queries of `x`, keys and values of `of`; none has a bias.
-fn project(
-    tracker: &MemoryTracker,
-    x: &WalkedTensor,
-    of: &WalkedTensor,
-) -> (WalkedTensor, WalkedTensor, WalkedTensor) {
+/// Returns the queries of `x` and the keys and values of `of`; none of them has a bias.
+fn project(tracker: &MemoryTracker, x: &MetaTensor, of: &MetaTensor) -> (MetaTensor, MetaTensor, MetaTensor) {
     let width = x.width();
     (
         tracker.linear_with(x, width, 0),
@@ -219,7 +208,7 @@ fn project(
     )
 }
 
-fn motion_module(tracker: &MemoryTracker, context: &Context, x: &WalkedTensor) -> WalkedTensor {
+fn motion_module(tracker: &MemoryTracker, context: &WalkContext, x: &MetaTensor) -> MetaTensor {
     let motion = &context.config.motion_module_kwargs;
     let (images, channels, height, width) = x.picture();
     let (area, frames) = (height * width, context.frames);
@@ -245,7 +234,7 @@ fn motion_module(tracker: &MemoryTracker, context: &Context, x: &WalkedTensor) -
         tokens = tracker.feed_forward(&normed);
     }
     tokens = tracker.linear(&tokens, channels);
-    let picture = tracker.to_picture(x);
+    let picture = tracker.to_image(x);
     drop(tokens);
     picture
 }

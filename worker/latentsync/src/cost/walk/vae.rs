@@ -1,11 +1,11 @@
-//! The autoencoder's passes, as `latentsync::vae` does them; one picture at a time, or a few.
+//! The operations of the image autoencoder, in the order in which [`vae`](crate::vae) runs them.
 
-use super::tensor::WalkedTensor;
+use super::tensor::MetaTensor;
 use super::tracker::MemoryTracker;
 use crate::config::VaeConfig;
 
-/// `pixels` is `(images, 3, R, R)` in `f32`, the moments `(images, 8, R/8, R/8)`.
-pub(super) fn encode(tracker: &MemoryTracker, config: &VaeConfig, pixels: &WalkedTensor) -> WalkedTensor {
+/// Encodes `pixels`, `(images, 3, R, R)` in `f32`, to moments, `(images, 8, R/8, R/8)`.
+pub(super) fn encode(tracker: &MemoryTracker, config: &VaeConfig, pixels: &MetaTensor) -> MetaTensor {
     let channels = &config.block_out_channels;
     let pixels = converted(tracker, pixels);
     let mut x = tracker.conv2d(&pixels, channels[0], 3, 1);
@@ -26,8 +26,8 @@ pub(super) fn encode(tracker: &MemoryTracker, config: &VaeConfig, pixels: &Walke
     tracker.conv2d(&x, 2 * config.latent_channels, 1, 1)
 }
 
-/// `latents` is `(images, 4, h, w)` in `f32`, the result `(images, 3, 8h, 8w)`.
-pub(super) fn decode(tracker: &MemoryTracker, config: &VaeConfig, latents: &WalkedTensor) -> WalkedTensor {
+/// Decodes `latents`, `(images, 4, h, w)` in `f32`, to pixels, `(images, 3, 8h, 8w)`.
+pub(super) fn decode(tracker: &MemoryTracker, config: &VaeConfig, latents: &MetaTensor) -> MetaTensor {
     let channels = &config.block_out_channels;
     let last = channels[channels.len() - 1];
     let hidden = tracker.conv2d(&converted(tracker, latents), config.latent_channels, 1, 1);
@@ -49,22 +49,22 @@ pub(super) fn decode(tracker: &MemoryTracker, config: &VaeConfig, latents: &Walk
     pixels
 }
 
-/// In the networks' type; the same tensor where that is `f32`.
-fn converted(tracker: &MemoryTracker, x: &WalkedTensor) -> WalkedTensor {
+/// Converts a tensor to the networks' type; it returns the same tensor if that is `f32`.
+fn converted(tracker: &MemoryTracker, x: &MetaTensor) -> MetaTensor {
     match tracker.spec.bytes_per_value {
         4 => x.clone(),
         each => tracker.tensor(each, &x.shape),
     }
 }
 
-fn mid_block(tracker: &MemoryTracker, config: &VaeConfig, x: WalkedTensor) -> WalkedTensor {
+fn mid_block(tracker: &MemoryTracker, config: &VaeConfig, x: MetaTensor) -> MetaTensor {
     let channels = x.shape[1];
     let mut x = resnet(tracker, config, x, channels);
     x = self_attention(tracker, config, &x);
     resnet(tracker, config, x, channels)
 }
 
-fn resnet(tracker: &MemoryTracker, config: &VaeConfig, x: WalkedTensor, output: usize) -> WalkedTensor {
+fn resnet(tracker: &MemoryTracker, config: &VaeConfig, x: MetaTensor, output: usize) -> MetaTensor {
     let mut hidden = tracker.group_norm(&x, config.norm_num_groups, 1);
     let _residual = if x.shape[1] == output {
         x
@@ -78,7 +78,7 @@ fn resnet(tracker: &MemoryTracker, config: &VaeConfig, x: WalkedTensor, output: 
     tracker.conv2d(&hidden, output, 3, 1)
 }
 
-fn self_attention(tracker: &MemoryTracker, config: &VaeConfig, x: &WalkedTensor) -> WalkedTensor {
+fn self_attention(tracker: &MemoryTracker, config: &VaeConfig, x: &MetaTensor) -> MetaTensor {
     let (images, channels, height, width) = x.picture();
     let area = height * width;
     let normed = tracker.group_norm(x, config.norm_num_groups, 1);
@@ -93,7 +93,7 @@ fn self_attention(tracker: &MemoryTracker, config: &VaeConfig, x: &WalkedTensor)
     let mut mixed = tracker.attend((&q, &k), 1, (images, area, area), false);
     drop((q, k, v));
     mixed = tracker.linear(&mixed, channels);
-    let picture = tracker.to_picture(x);
+    let picture = tracker.to_image(x);
     drop(mixed);
     picture
 }

@@ -1,14 +1,14 @@
-//! The speech encoder's pass, as `latentsync::whisper` does it.
+//! The operations of the audio encoder, in the order in which [`whisper`](crate::whisper) runs them.
 
-use super::tensor::WalkedTensor;
+use super::tensor::MetaTensor;
 use super::tracker::MemoryTracker;
 use crate::config::WhisperDims;
 
-/// Taps of its convolutions over time.
+/// The kernel size of the convolutions over time.
 const TAPS: usize = 3;
 
-/// `mel` is `(1, bands, frames)`; the result `(frames / 2, layers + 1, width)`.
-pub(super) fn forward(tracker: &MemoryTracker, dims: &WhisperDims, mel: &WalkedTensor) -> WalkedTensor {
+/// Encodes `mel`, `(1, bands, frames)`, to states, `(frames / 2, layers + 1, width)`.
+pub(super) fn forward(tracker: &MemoryTracker, dims: &WhisperDims, mel: &MetaTensor) -> MetaTensor {
     let (bands, frames, width) = (dims.n_mels, 2 * dims.n_audio_ctx, dims.n_audio_state);
     let mut x = tracker.copy(&[frames, bands]);
     debug_assert_eq!(mel.elements(), frames * bands);
@@ -28,7 +28,7 @@ pub(super) fn forward(tracker: &MemoryTracker, dims: &WhisperDims, mel: &WalkedT
     tracker.copy(&[dims.n_audio_ctx, states.len(), width])
 }
 
-fn block(tracker: &MemoryTracker, dims: &WhisperDims, x: &WalkedTensor) -> WalkedTensor {
+fn block(tracker: &MemoryTracker, dims: &WhisperDims, x: &MetaTensor) -> MetaTensor {
     let (rows, width) = (dims.n_audio_ctx, dims.n_audio_state);
     let normed = tracker.layer_norm(x);
     let (q, k, v) = (

@@ -1,28 +1,30 @@
-//! A task: weights, one audio window, and one window of faces with one denoising step. More steps are no more memory.
+//! The stages of a task: loading the weights, encoding one audio window, and rendering one window of faces
+//! with one denoising step. More steps take no more memory.
 
 use latentfarm_common::wire::memory::{DeviceKind, MemoryStage};
 
 use super::resident::ResidentWeights;
 use super::stage::StageMemory;
-use super::tensor::WalkedTensor;
+use super::tensor::MetaTensor;
 use super::tracker::MemoryTracker;
 use super::{unet, vae, whisper};
 use crate::cost::shape::{ModelShape, WeightCounts};
 
 const F32: usize = 4;
-/// Latents have 4 channels, the mask 1, and the UNet sees latents, mask, masked and reference.
+/// The number of channels of latents.
 const LATENT: usize = 4;
-const SEEN: usize = 13;
-/// Encoded audio windows that a chunk needs, about: the engine keeps a few more.
+/// The channels of the UNet's input: latents 4, mask 1, masked latents 4, reference latents 4.
+const UNET_IN_CHANNELS: usize = 13;
+/// About the number of encoded audio windows that a chunk needs; the engine caches a few more.
 const AUDIO_WINDOWS: usize = 2;
 
 /// The inputs of the UNet besides the latents.
-struct Conditioning {
-    _pictures: [WalkedTensor; 3],
-    audio: WalkedTensor,
+struct UNetInputs {
+    _pictures: [MetaTensor; 3],
+    encoder_hidden_states: MetaTensor,
 }
 
-/// What each stage of a task takes, in order.
+/// Returns the memory of each stage of a task, in order.
 pub(super) fn stages(
     tracker: &MemoryTracker,
     shape: &ModelShape,
@@ -43,31 +45,31 @@ pub(super) fn stages(
     };
     ended(MemoryStage::Load);
 
-    let at_work = resident.at_work(MemoryStage::Audio);
+    let network = resident.bring_network(MemoryStage::Audio);
     let features = encode_audio(tracker, shape);
-    drop(at_work);
+    drop(network);
     ended(MemoryStage::Audio);
 
     let request = Request::new(tracker, shape);
-    let at_work = resident.at_work(MemoryStage::VaeEncode);
+    let network = resident.bring_network(MemoryStage::VaeEncode);
     let (latents, conditioning) = encode(tracker, shape);
-    drop(at_work);
+    drop(network);
     ended(MemoryStage::VaeEncode);
 
-    let at_work = resident.at_work(MemoryStage::Denoise);
+    let network = resident.bring_network(MemoryStage::Denoise);
     let latents = denoise(tracker, shape, latents, &conditioning, guided);
-    drop((conditioning, at_work));
+    drop((conditioning, network));
     ended(MemoryStage::Denoise);
 
-    let at_work = resident.at_work(MemoryStage::VaeDecode);
+    let network = resident.bring_network(MemoryStage::VaeDecode);
     decode(tracker, shape, &latents);
-    drop((latents, at_work, request, features));
+    drop((latents, network, request, features));
     ended(MemoryStage::VaeDecode);
     stages
 }
 
-/// Encodes an audio window; its rows are kept on the host, beside those of others.
-fn encode_audio(tracker: &MemoryTracker, shape: &ModelShape) -> WalkedTensor {
+/// Encodes an audio window and returns the rows that the host keeps of all windows.
+fn encode_audio(tracker: &MemoryTracker, shape: &ModelShape) -> MetaTensor {
     let dims = &shape.whisper;
     let mel = tracker.tensor(F32, &[1, dims.n_mels, 2 * dims.n_audio_ctx]);
     let states = whisper::forward(tracker, dims, &mel);
@@ -75,9 +77,9 @@ fn encode_audio(tracker: &MemoryTracker, shape: &ModelShape) -> WalkedTensor {
     tracker.on_host(F32, &[kept])
 }
 
-/// What the host holds for as long as a window lasts: the faces as bytes, the mask, the rows of speech.
+/// The tensors that the host holds for a whole window: the faces as bytes, the mask, and the audio rows.
 struct Request {
-    _held: [WalkedTensor; 3],
+    _held: [MetaTensor; 3],
 }
 
 impl Request {
@@ -94,22 +96,23 @@ impl Request {
     }
 }
 
-fn encode(tracker: &MemoryTracker, shape: &ModelShape) -> (WalkedTensor, Conditioning) {
+/// Encodes all faces and returns the starting latents and the other inputs of the UNet.
+fn encode(tracker: &MemoryTracker, shape: &ModelShape) -> (MetaTensor, UNetInputs) {
     let (frames, side) = (ModelShape::FRAMES, shape.latent_side());
     let latent = [1, LATENT, side, side];
-    let (mut masked, mut reference) = (Vec::new(), Vec::new());
+    let (mut masked_image_latents, mut ref_latents) = (Vec::new(), Vec::new());
     for _ in 0..frames {
         let face = [1, 3, shape.resolution_px, shape.resolution_px];
         let pixels = tracker.on_host(F32, &face);
         let without_mouth = tracker.on_host(F32, &face);
-        masked.push(encoded(tracker, shape, &without_mouth, &latent));
-        reference.push(encoded(tracker, shape, &pixels, &latent));
+        masked_image_latents.push(encoded(tracker, shape, &without_mouth, &latent));
+        ref_latents.push(encoded(tracker, shape, &pixels, &latent));
     }
     let all = |channels| tracker.tensor(F32, &[1, channels, frames, side, side]);
     let noise = all(LATENT);
-    let conditioning = Conditioning {
+    let conditioning = UNetInputs {
         _pictures: [all(1), all(LATENT), all(LATENT)],
-        audio: tracker.tensor(
+        encoder_hidden_states: tracker.tensor(
             tracker.spec.bytes_per_value,
             &[1, frames, shape.audio_tokens(), shape.whisper.n_audio_state],
         ),
@@ -117,13 +120,8 @@ fn encode(tracker: &MemoryTracker, shape: &ModelShape) -> (WalkedTensor, Conditi
     (noise, conditioning)
 }
 
-/// The latents of one picture, in `f32`.
-fn encoded(
-    tracker: &MemoryTracker,
-    shape: &ModelShape,
-    pixels: &WalkedTensor,
-    latent: &[usize],
-) -> WalkedTensor {
+/// Encodes one picture and returns its latents in `f32`.
+fn encoded(tracker: &MemoryTracker, shape: &ModelShape, pixels: &MetaTensor, latent: &[usize]) -> MetaTensor {
     let on_device = match tracker.spec.kind {
         DeviceKind::Cpu => pixels.clone(),
         DeviceKind::Cuda => tracker.tensor(F32, &pixels.shape),
@@ -134,17 +132,17 @@ fn encoded(
     tracker.tensor(F32, latent)
 }
 
-/// One step: the UNet once, or twice with guidance, or once over both halves.
+/// Runs one denoising step: one pass of the UNet, or with guidance two passes or one over a batch of both.
 fn denoise(
     tracker: &MemoryTracker,
     shape: &ModelShape,
-    latents: WalkedTensor,
-    conditioning: &Conditioning,
+    latents: MetaTensor,
+    conditioning: &UNetInputs,
     guided: bool,
-) -> WalkedTensor {
+) -> MetaTensor {
     let (frames, side) = (ModelShape::FRAMES, shape.latent_side());
     let each = tracker.spec.bytes_per_value;
-    let wide = tracker.tensor(F32, &[1, SEEN, frames, side, side]);
+    let wide = tracker.tensor(F32, &[1, UNET_IN_CHANNELS, frames, side, side]);
     let input = if each == F32 {
         wide
     } else {
@@ -152,7 +150,7 @@ fn denoise(
         drop(wide);
         input
     };
-    let pass = |input: &WalkedTensor, audio: &WalkedTensor| {
+    let pass = |input: &MetaTensor, audio: &MetaTensor| {
         let noise = unet::forward(tracker, &shape.unet, input, audio);
         if each == F32 {
             noise
@@ -161,26 +159,25 @@ fn denoise(
         }
     };
     let noise = if guided {
-        let audio = &conditioning.audio;
+        let audio = &conditioning.encoder_hidden_states;
         let silence = tracker.tensor(each, &audio.shape);
-        let both = |x: &WalkedTensor| {
+        let both = |x: &MetaTensor| {
             let mut shape = x.shape.clone();
             shape[0] *= 2;
             tracker.tensor(each, &shape)
         };
-        let (silent, speaking) = if tracker.options.batched_guidance && tracker.spec.kind == DeviceKind::Cuda
-        {
+        let (uncond, cond) = if tracker.options.batched_guidance && tracker.spec.kind == DeviceKind::Cuda {
             let (input, audio) = (both(&input), both(audio));
             let noise = pass(&input, &audio);
             (noise.clone(), noise)
         } else {
-            let silent = pass(&input, &silence);
-            (silent, pass(&input, audio))
+            let uncond = pass(&input, &silence);
+            (uncond, pass(&input, audio))
         };
-        drop((silence, silent));
-        speaking.viewed(&latents.shape)
+        drop((silence, uncond));
+        cond.viewed(&latents.shape)
     } else {
-        pass(&input, &conditioning.audio)
+        pass(&input, &conditioning.encoder_hidden_states)
     };
     drop(input);
     let next = tracker.tensor(F32, &latents.shape);
@@ -188,8 +185,8 @@ fn denoise(
     next
 }
 
-/// Decodes and pastes every face; those that are done wait on the host.
-fn decode(tracker: &MemoryTracker, shape: &ModelShape, latents: &WalkedTensor) {
+/// Decodes and pastes every face; the host keeps the finished ones.
+fn decode(tracker: &MemoryTracker, shape: &ModelShape, latents: &MetaTensor) {
     let side = shape.latent_side();
     let face = [1, 3, shape.resolution_px, shape.resolution_px];
     let mut pasted = Vec::new();
@@ -198,7 +195,7 @@ fn decode(tracker: &MemoryTracker, shape: &ModelShape, latents: &WalkedTensor) {
         let pixels = vae::decode(tracker, &shape.vae, &frame);
         let _wide = tracker.tensor(F32, &pixels.shape);
         drop(pixels);
-        // The original pixels, what is kept of them, and the new.
+        // The host holds the original pixels, the part of them that is kept, and the new ones.
         let _original = (tracker.on_host(F32, &face), tracker.on_host(F32, &face));
         pasted.push(tracker.on_host(F32, &face));
     }

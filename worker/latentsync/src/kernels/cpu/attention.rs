@@ -1,20 +1,20 @@
-//! Scaled dot-product attention in blocks of fixed sizes.
+//! Scaled dot-product attention on the CPU, in blocks of fixed sizes.
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape};
 use rayon::prelude::*;
 
 use super::matrix::{Matrix, product};
-use super::simd::{exp, wide};
+use super::simd::{dispatch_simd, exp};
 
-/// Queries that are worked on at once: bounds the scores in memory to this many rows a thread.
+/// Queries that a thread works on at once, which limits the scores in memory to so many rows for each thread.
 pub(crate) const QUERIES: usize = 256;
 
-/// Attention of `(outer, rows, tokens, width)` with `heads` heads side by side.
+/// Attention of `(outer, rows, tokens, width)`, with `heads` heads side by side in `width`.
 pub(crate) struct CpuAttention {
     pub(crate) heads: usize,
 }
 
-/// A `(outer, rows, tokens, width)` operand.
+/// An operand `(outer, rows, tokens, width)` with any strides.
 struct Operand<'a> {
     data: &'a [f32],
     strides: [usize; 4],
@@ -30,7 +30,8 @@ impl<'a> Operand<'a> {
         })
     }
 
-    /// Some tokens of one row, one head of each.
+    /// Returns one head of some tokens of one row, `(tokens, head width)`. `tokens` and `columns` are the
+    /// first one and their number.
     fn head(
         &self,
         (outer, row): (usize, usize),
@@ -102,7 +103,7 @@ impl CustomOp3 for CpuAttention {
                     scores,
                     keys,
                 );
-                wide(
+                dispatch_simd(
                     #[inline(always)]
                     || {
                         for row in scores.chunks_mut(keys) {
@@ -124,6 +125,7 @@ impl CustomOp3 for CpuAttention {
     }
 }
 
+/// Number of interleaved parts that a softmax is computed in; the compiler keeps one in each vector lane.
 const LANES: usize = 16;
 
 /// Softmax in place, in [`LANES`] interleaved parts.

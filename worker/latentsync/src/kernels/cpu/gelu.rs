@@ -1,12 +1,12 @@
-//! The exact (erf) GELU, alone and as the gate of a GEGLU.
+//! The exact (erf) GELU on the CPU, alone and as the gate of a GEGLU.
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape};
 use rayon::prelude::*;
 
 use super::matrix::contiguous;
-use super::simd::{erf, wide};
+use super::simd::{dispatch_simd, erf};
 
-/// Elements that one thread takes at a time.
+/// Elements that a thread takes at a time.
 const PIECE: usize = 1 << 14;
 
 #[inline(always)]
@@ -14,6 +14,7 @@ fn gelu_of(x: f32) -> f32 {
     (erf(x * std::f32::consts::FRAC_1_SQRT_2) + 1.0) * 0.5 * x
 }
 
+/// The operation that applies the exact GELU to every element.
 pub(crate) struct CpuGelu;
 
 impl CustomOp1 for CpuGelu {
@@ -27,7 +28,7 @@ impl CustomOp1 for CpuGelu {
         out.par_chunks_mut(PIECE)
             .zip(x.par_chunks(PIECE))
             .for_each(|(out, x)| {
-                wide(
+                dispatch_simd(
                     #[inline(always)]
                     || {
                         for (out, &x) in out.iter_mut().zip(x) {
@@ -40,6 +41,7 @@ impl CustomOp1 for CpuGelu {
     }
 }
 
+/// `value x gelu(gate)` of `(.., 2 x width)`, with the value in the first half of the last dimension.
 pub(crate) struct CpuGeglu;
 
 impl CustomOp1 for CpuGeglu {
@@ -58,7 +60,7 @@ impl CustomOp1 for CpuGeglu {
             .with_min_len((PIECE / width).max(1))
             .for_each(|(out, x)| {
                 let (values, gates) = x.split_at(width);
-                wide(
+                dispatch_simd(
                     #[inline(always)]
                     || {
                         for ((out, &value), &gate) in out.iter_mut().zip(values).zip(gates) {

@@ -1,18 +1,22 @@
-//! Group norm in one operation: sums in `f64` over a fixed partition (one for each image and group, added in order), so the
-//! bits do not depend on the number of threads, and no copy of the input is made.
+//! Group norm on the CPU in one operation, without a copy of the input. The sums are `f64` over a fixed
+//! partition: there is one for each image and group, and they are added in order, so that the bits do not
+//! depend on the number of threads.
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape};
 use rayon::prelude::*;
 
 use super::matrix::contiguous;
-use super::simd::{exp, lane_sum, wide};
+use super::simd::{dispatch_simd, exp, lane_sum};
 
+/// Group norm of `(images, channels, h, w)`, with weight and bias `(channels)`.
 pub(crate) struct CpuGroupNorm {
-    /// Consecutive images whose statistics are taken together.
+    /// Number of consecutive images whose statistics are taken together.
     pub(crate) images: usize,
+    /// Number of groups that the channels are divided into.
     pub(crate) groups: usize,
+    /// Term that is added to the variance.
     pub(crate) eps: f64,
-    /// Whether `SiLU` follows.
+    /// Whether `SiLU` is applied to the result.
     pub(crate) silu: bool,
 }
 
@@ -77,14 +81,14 @@ impl CustomOp3 for CpuGroupNorm {
 }
 
 fn plain_sum(values: &[f32]) -> f64 {
-    wide(
+    dispatch_simd(
         #[inline(always)]
         || lane_sum(values, f64::from),
     )
 }
 
 fn squared_sum(values: &[f32], centre: f64) -> f64 {
-    wide(
+    dispatch_simd(
         #[inline(always)]
         || {
             lane_sum(
@@ -100,7 +104,7 @@ fn squared_sum(values: &[f32], centre: f64) -> f64 {
 }
 
 fn affine(out: &mut [f32], x: &[f32], scale: f32, shift: f32, silu: bool) {
-    wide(
+    dispatch_simd(
         #[inline(always)]
         || {
             if silu {

@@ -1,20 +1,21 @@
-//! Norm over the last dimension.
+//! Layer norm on the CPU.
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::matrix::{contiguous, lend};
-use super::simd::{lane_sum, wide};
+use super::matrix::{borrow_values, contiguous};
+use super::simd::{dispatch_simd, lane_sum};
 
-/// Added to the variance.
+/// Term that is added to the variance.
 pub(crate) const EPS: f32 = 1e-5;
 
+/// Layer norm over the last dimension, with weight and bias `(width)`.
 pub(crate) struct CpuLayerNorm<'a> {
     pub(crate) weight: &'a Tensor,
     pub(crate) bias: &'a Tensor,
 }
 
-/// Elements that one thread takes at a time, about.
+/// Approximate number of elements that a thread takes at a time.
 const PIECE: usize = 1 << 14;
 
 impl CustomOp1 for CpuLayerNorm<'_> {
@@ -24,7 +25,7 @@ impl CustomOp1 for CpuLayerNorm<'_> {
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = contiguous(x, layout)?;
-        let (weight, bias) = (lend(self.weight)?, lend(self.bias)?);
+        let (weight, bias) = (borrow_values(self.weight)?, borrow_values(self.bias)?);
         let (weight, bias) = (weight.values(), bias.values());
         let width = weight.len().max(1);
         let mut out = vec![0.0_f32; x.len()];
@@ -32,7 +33,7 @@ impl CustomOp1 for CpuLayerNorm<'_> {
             .zip(x.par_chunks(width))
             .with_min_len((PIECE / width).max(1))
             .for_each(|(out, x)| {
-                wide(
+                dispatch_simd(
                     #[inline(always)]
                     || norm(out, x, weight, bias),
                 );

@@ -1,32 +1,33 @@
-//! The product of a linear layer on the CPU, in tiles that depend on the shape alone.
+//! The product of a linear layer on the CPU, in tiles that depend on its shape alone.
 
 use std::ops::Range;
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::matrix::{Lent, Matrix, Shared, contiguous, lend, ranges};
-use super::simd::wide;
+use super::matrix::{BorrowedValues, Matrix, SharedOutput, borrow_values, contiguous, ranges};
+use super::simd::dispatch_simd;
 use crate::tensors::Weight;
 
-/// Most rows and columns of a tile. Each tile lays out its operands anew, so small ones are slow; but there should be
-/// enough of them for several threads.
+/// Most rows of a tile. Small tiles are slow, because each packs its operands anew; but there should be
+/// enough tiles for several threads.
 const TILE_ROWS: usize = 1024;
+/// Most columns of a tile.
 pub(crate) const TILE_COLUMNS: usize = 320;
-/// Fewest tiles that a product of many rows is cut into.
+/// Fewest tiles that a product of many rows is partitioned into.
 const ENOUGH_TILES: usize = 8;
 
-/// `x W^T + bias + residual`; the operand is `(rows, input)`, the weights `(output, input)`, the residual like the
-/// result, `(rows, output)`.
+/// `x W^T + bias + residual`. The operand is `(rows, input)`, the weights are `(output, input)`, the bias is
+/// `(output)`, and the residual is `(rows, output)` like the result.
 pub(crate) struct CpuLinear<'a> {
     pub(crate) weight: &'a Weight,
     pub(crate) bias: Option<&'a Tensor>,
     pub(crate) residual: Option<&'a Tensor>,
-    /// Rows of each tile; see [`bands`].
+    /// The rows of each tile, which cover all rows in order; see [`bands`].
     pub(crate) bands: &'a [Range<usize>],
 }
 
-/// How the rows of a product are cut into tiles: by its shape alone.
+/// Returns the ranges of rows that the tiles of a product have. They depend on the product's shape alone.
 pub(crate) fn bands(rows: usize, output: usize) -> Vec<Range<usize>> {
     let columns = output.div_ceil(TILE_COLUMNS).max(1);
     let most = if rows >= TILE_ROWS && columns * (rows / TILE_ROWS) < ENOUGH_TILES {
@@ -46,10 +47,10 @@ impl CustomOp1 for CpuLinear<'_> {
         let (rows, input) = x_layout.shape().dims2()?;
         let output = self.weight.shape()[0];
         let x = contiguous(x, x_layout)?;
-        let bias = self.bias.map(lend).transpose()?;
-        let residual = self.residual.map(lend).transpose()?;
-        let bias = bias.as_ref().map(Lent::values);
-        let residual = residual.as_ref().map(Lent::values);
+        let bias = self.bias.map(borrow_values).transpose()?;
+        let residual = self.residual.map(borrow_values).transpose()?;
+        let bias = bias.as_ref().map(BorrowedValues::values);
+        let residual = residual.as_ref().map(BorrowedValues::values);
 
         let columns = ranges(output, TILE_COLUMNS);
         let tiles: Vec<_> = columns
@@ -57,7 +58,7 @@ impl CustomOp1 for CpuLinear<'_> {
             .flat_map(|columns| self.bands.iter().map(move |band| (columns.clone(), band.clone())))
             .collect();
         let mut out = vec![0.0_f32; rows * output];
-        let shared = Shared::new(&mut out);
+        let shared = SharedOutput::new(&mut out);
         self.weight.with(|weights| {
             tiles
                 .into_par_iter()
@@ -67,14 +68,14 @@ impl CustomOp1 for CpuLinear<'_> {
                     let x = Matrix::dense(&x[band.start * input..band.end * input], band.len(), input);
                     let offset = band.start * output + columns.start;
                     #[expect(unsafe_code, reason = "tiles of one result are written by several threads")]
-                    // SAFETY: the tiles cover different rows or columns.
+                    // SAFETY: no two tiles have rows and columns in common.
                     unsafe {
                         shared.product(x, w, 1.0, offset, output);
                     }
                     for row in band {
                         let at = row * output + columns.start;
                         #[expect(unsafe_code, reason = "tiles of one result are written by several threads")]
-                        // SAFETY: this row of this tile is used here alone.
+                        // SAFETY: only this thread uses this row of this tile.
                         let out = unsafe { shared.slice(at, columns.len()) };
                         if let Some(bias) = bias {
                             add(out, &bias[columns.clone()]);
@@ -91,7 +92,7 @@ impl CustomOp1 for CpuLinear<'_> {
 }
 
 fn add(to: &mut [f32], from: &[f32]) {
-    wide(
+    dispatch_simd(
         #[inline(always)]
         || {
             for (to, from) in to.iter_mut().zip(from) {
@@ -121,7 +122,7 @@ mod tests {
             let expected = (expected.broadcast_add(&bias).unwrap() + &residual).unwrap();
             for dtype in [DType::F32, DType::F16, DType::BF16] {
                 // The values are multiples of 1/64 below 1 and so the same in all three types.
-                let weight = Weight::held(w.to_dtype(dtype).unwrap());
+                let weight = Weight::resident(w.to_dtype(dtype).unwrap());
                 let op = CpuLinear {
                     weight: &weight,
                     bias: Some(&bias.flatten_all().unwrap()),

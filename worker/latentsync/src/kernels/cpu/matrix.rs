@@ -1,12 +1,12 @@
-//! A single-threaded matrix product on strided slices. Callers spread products over threads in a partition
-//! that depends on shapes alone, so that results do not depend on the number of threads.
+//! A single-threaded matrix product on strided slices. The callers spread products over threads in a
+//! partition that depends on shapes alone, so that results do not depend on the number of threads.
 
 use std::marker::PhantomData;
 use std::ops::{Deref, Range};
 
 use candle_core::{CpuStorage, Layout, Result, Storage, Tensor, bail};
 
-/// A matrix that lies in a slice.
+/// A matrix in a slice of values, with any strides.
 #[derive(Clone, Copy)]
 pub(crate) struct Matrix<'a> {
     pub(crate) data: &'a [f32],
@@ -17,7 +17,7 @@ pub(crate) struct Matrix<'a> {
 }
 
 impl<'a> Matrix<'a> {
-    /// A matrix whose rows lie one after the other.
+    /// Returns the matrix of rows that follow each other in `data`.
     pub(crate) fn dense(data: &'a [f32], rows: usize, columns: usize) -> Self {
         Self {
             data,
@@ -38,38 +38,41 @@ impl<'a> Matrix<'a> {
         }
     }
 
+    /// Returns the length of the slice up to the last element of the matrix.
     fn reach(&self) -> usize {
         (self.rows - 1) * self.row_stride + (self.columns - 1) * self.column_stride + 1
     }
 }
 
-/// `out = scale x left x right`; the rows of `out` are `row_stride` apart.
+/// Computes `out = scale x left x right`; the rows of `out` begin `row_stride` values apart.
 pub(crate) fn product(left: Matrix, right: Matrix, scale: f32, out: &mut [f32], row_stride: usize) {
-    let whole = Shared::new(out);
-    #[expect(unsafe_code, reason = "the one writer of a result that is borrowed alone")]
-    // SAFETY: `whole` lives here alone.
+    let whole = SharedOutput::new(out);
+    #[expect(unsafe_code, reason = "the only writer of a result that is borrowed mutably")]
+    // SAFETY: `whole` exists only here.
     unsafe {
         whole.product(left, right, scale, 0, row_stride);
     }
 }
 
-/// A result whose parts are written by several threads: tiles of a matrix, which no set of slices can express.
-pub(crate) struct Shared<'a> {
+/// An output whose parts several threads write: tiles of a matrix, which cannot be expressed as disjoint
+/// slices.
+pub(crate) struct SharedOutput<'a> {
     start: *mut f32,
     len: usize,
     borrow: PhantomData<&'a mut [f32]>,
 }
 
 #[expect(unsafe_code, reason = "lets threads write different parts of one result")]
-// SAFETY: all that can be done with a shared one is to write through its unsafe methods, whose callers answer for
-// the parts not overlapping.
-unsafe impl Sync for Shared<'_> {}
+// SAFETY: a shared reference only allows writing through the unsafe methods, whose callers guarantee that the
+// parts do not overlap.
+unsafe impl Sync for SharedOutput<'_> {}
 
 #[expect(unsafe_code, reason = "lets threads write different parts of one result")]
-// SAFETY: as for `Sync`.
-unsafe impl Send for Shared<'_> {}
+// SAFETY: the reason is that for `Sync`.
+unsafe impl Send for SharedOutput<'_> {}
 
-impl<'a> Shared<'a> {
+impl<'a> SharedOutput<'a> {
+    /// Makes `out` writable by several threads for as long as it is borrowed.
     pub(crate) fn new(out: &'a mut [f32]) -> Self {
         Self {
             start: out.as_mut_ptr(),
@@ -78,13 +81,13 @@ impl<'a> Shared<'a> {
         }
     }
 
-    /// `scale x left x right`, written from `offset` on with rows `row_stride` apart.
+    /// Writes `scale x left x right` from `offset` on, with rows that begin `row_stride` values apart.
     ///
     /// # Safety
     /// No other thread may use the elements that are written.
     ///
     /// # Panics
-    /// Where an operand or the result reaches past its end.
+    /// Panics if an operand or the result would reach past the end of its slice.
     #[expect(
         unsafe_code,
         reason = "the product is computed by a library with a pointer interface"
@@ -108,9 +111,9 @@ impl<'a> Shared<'a> {
             row_stride >= n && offset + (m - 1) * row_stride + n <= self.len,
             "result of {m} x {n}"
         );
-        // SAFETY: every element that the strides reach was checked to lie within its slice, the rows of the result
-        // do not overlap, and the caller answers for nobody else using them. `read_dst` is false: they are only
-        // written.
+        // SAFETY: every element that the strides reach was checked to be within its slice, the rows of the
+        // result do not overlap, and the caller guarantees that nobody else uses them. `read_dst` is false,
+        // so that they are only written.
         unsafe {
             gemm::gemm(
                 m,
@@ -136,19 +139,20 @@ impl<'a> Shared<'a> {
         }
     }
 
-    /// Some elements.
+    /// Returns `len` elements from `offset` on.
     ///
     /// # Safety
-    /// No other slice or product may use these elements while this one lives.
+    /// No other slice or product may use these elements while the returned slice exists.
     #[expect(unsafe_code, reason = "lets threads write different parts of one result")]
     pub(crate) unsafe fn slice(&self, offset: usize, len: usize) -> &'a mut [f32] {
         assert!(offset + len <= self.len, "{len} elements from {offset} on");
-        // SAFETY: within the slice that this was made of, and by the caller's word not used elsewhere.
+        // SAFETY: the elements are within the slice that `self` was made of, and the caller guarantees that
+        // they are not used elsewhere.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(offset), len) }
     }
 }
 
-/// Cuts `0..len` into about equal ranges of at most `most`.
+/// Divides `0..len` into ranges of about equal length, `most` at most.
 pub(crate) fn ranges(len: usize, most: usize) -> Vec<Range<usize>> {
     let count = len.div_ceil(most.max(1)).max(1);
     (0..count)
@@ -156,7 +160,10 @@ pub(crate) fn ranges(len: usize, most: usize) -> Vec<Range<usize>> {
         .collect()
 }
 
-/// The elements of a contiguous `f32` operand.
+/// Returns the elements of a contiguous `f32` operand.
+///
+/// # Errors
+/// Fails for another layout or type.
 pub(crate) fn contiguous<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
     match layout.contiguous_offsets() {
         Some((start, end)) => Ok(&storage.as_slice::<f32>()?[start..end]),
@@ -164,25 +171,29 @@ pub(crate) fn contiguous<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result
     }
 }
 
-/// A contiguous `f32` tensor on the CPU, lent to an operation.
-pub(crate) struct Lent<G> {
+/// The values of a contiguous `f32` tensor on the CPU, borrowed for the time of an operation.
+pub(crate) struct BorrowedValues<G> {
     storage: G,
     range: Range<usize>,
 }
 
-pub(crate) fn lend(tensor: &Tensor) -> Result<Lent<impl Deref<Target = Storage>>> {
+/// Borrows the values of `tensor`.
+///
+/// # Errors
+/// Fails unless it is contiguous, `f32` and on the CPU.
+pub(crate) fn borrow_values(tensor: &Tensor) -> Result<BorrowedValues<impl Deref<Target = Storage>>> {
     let (storage, layout) = tensor.storage_and_layout();
     let range = layout.contiguous_offsets();
     let (true, Some((start, end))) = (matches!(&*storage, Storage::Cpu(CpuStorage::F32(_))), range) else {
         bail!("operand is not a contiguous f32 tensor on the CPU: {layout:?}");
     };
-    Ok(Lent {
+    Ok(BorrowedValues {
         storage,
         range: start..end,
     })
 }
 
-impl<G: Deref<Target = Storage>> Lent<G> {
+impl<G: Deref<Target = Storage>> BorrowedValues<G> {
     pub(crate) fn values(&self) -> &[f32] {
         match &*self.storage {
             Storage::Cpu(CpuStorage::F32(values)) => &values[self.range.clone()],

@@ -1,5 +1,5 @@
-//! Our own operations on the CPU in `f32`. Each is cut into pieces by its shape alone, so that its bits do not depend on
-//! the number of threads.
+//! Our own operations on the CPU in `f32`, as candle's custom operations. Each one partitions its work by its
+//! shape alone, so that its bits do not depend on the number of threads.
 
 mod attention;
 mod conv;

@@ -1,14 +1,16 @@
-//! Tokens with their neighbours side by side, as a convolution over time takes them.
+//! Tokens with their neighbours side by side: the input of a convolution over time as a matrix ("im2col" in
+//! one dimension).
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape};
 use rayon::prelude::*;
 
 use super::matrix::contiguous;
 
-/// The token and one on each side.
+/// Width of the convolution: the token and one neighbour on each side.
 pub(crate) const TAPS: usize = 3;
 
-/// `(tokens, input)` to `(tokens / stride, input x 3)`.
+/// Turns `(tokens, input)` into `(tokens / stride, input x 3)`, rounded up, with zeros beside the first and
+/// the last token.
 pub(crate) struct CpuNeighbours {
     pub(crate) stride: usize,
 }

@@ -1,18 +1,20 @@
-//! Element-wise work for the widest vectors that this machine has.
+//! Element-wise functions, and their compilation for the widest vector instructions of this machine.
 
 use std::iter::Sum;
 use std::ops::{Add, AddAssign};
 
-/// Runs `work` compiled for this machine's vector instructions. Only what is inlined into it gains: mark helpers
-/// `#[inline(always)]`. Results are the same on every instruction set, as nothing here is reordered or contracted.
+/// Runs `work`, compiled for this machine's vector instructions. Only code that is inlined into `work` is
+/// compiled for them, so helpers have to be marked `#[inline(always)]`. Results are the same on every
+/// instruction set, because no operation is reordered or fused.
 #[inline(always)]
-pub(crate) fn wide<R>(work: impl FnOnce() -> R) -> R {
+pub(crate) fn dispatch_simd<R>(work: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(work)
 }
 
+/// Number of interleaved partial sums.
 const LANES: usize = 16;
 
-/// The sum of a term of every value, in [`LANES`] interleaved parts that the compiler can keep in one register.
+/// Sums a term of every value, in [`LANES`] interleaved parts that the compiler can keep in one register.
 #[inline(always)]
 pub(crate) fn lane_sum<S>(values: &[f32], term: impl Fn(f32) -> S) -> S
 where
@@ -29,13 +31,14 @@ where
     lanes.into_iter().sum::<S>() + rest
 }
 
-/// `e^x` for `x <= 88`, with a relative error of about 2e-7, in a form that the compiler can vectorise.
+/// `e^x` for `x <= 88`, with a relative error of about 2e-7, in a form that the compiler can vectorise. The
+/// polynomial is that of Cephes' `expf`.
 #[inline(always)]
 pub(crate) fn exp(x: f32) -> f32 {
     // ln 2 in two parts, the first exact in few bits.
     const LN_2_HIGH: f32 = 0.693_359_4;
     const LN_2_LOW: f32 = -2.121_944_4e-4;
-    // 1.5 x 2^23: adding it leaves a whole number in the lowest bits.
+    // Adding 1.5 x 2^23 leaves a whole number in the lowest bits.
     const ROUND: f32 = 12_582_912.0;
     let x = if x > -87.0 { x } else { -87.0 };
     let x = if x < 88.0 { x } else { 88.0 };
@@ -49,12 +52,12 @@ pub(crate) fn exp(x: f32) -> f32 {
     series = series * rest + 1.666_666_5e-1;
     series = series * rest + 0.5;
     let mantissa = series * rest * rest + rest + 1.0;
-    // The exponent's field, biased by 127; the bits of `ROUND` are shifted out.
+    // This makes the exponent's field, biased by 127; the bits of `ROUND` are shifted out.
     mantissa * f32::from_bits(rounded.to_bits().wrapping_add(127) << 23)
 }
 
-/// The error function, with an absolute error of about 4e-7: a quotient of polynomials in `x^2` on -4..4, beyond which
-/// `f32` has nothing but +-1.
+/// The error function, with an absolute error of about 4e-7: a quotient of polynomials in `x^2` on -4..4.
+/// Beyond that the function rounds to 1 or -1 in `f32`. The coefficients are those of Eigen's `erf`.
 #[inline(always)]
 pub(crate) fn erf(x: f32) -> f32 {
     const NUMERATOR: [f32; 7] = [

@@ -1,17 +1,17 @@
-//! Transposition of the last two dimensions.
+//! Transposition of the last two dimensions on the CPU.
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::matrix::{Lent, contiguous, lend};
+use super::matrix::{BorrowedValues, borrow_values, contiguous};
 
-/// `(images, rows, columns)` to `(images, columns, rows)`.
+/// Transposes `(images, rows, columns)` to `(images, columns, rows)`.
 pub(crate) struct CpuTranspose<'a> {
-    /// Added to the result.
+    /// A tensor with the result's values in their order, which is added to it.
     pub(crate) add: Option<&'a Tensor>,
 }
 
-/// Side of the squares that are turned at once: two of them fit the smallest cache.
+/// Side of the squares that are transposed at once: two of them fit into the smallest cache.
 const SQUARE: usize = 32;
 
 impl CustomOp1 for CpuTranspose<'_> {
@@ -22,8 +22,8 @@ impl CustomOp1 for CpuTranspose<'_> {
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let (images, rows, columns) = layout.shape().dims3()?;
         let x = contiguous(x, layout)?;
-        let add = self.add.map(lend).transpose()?;
-        let add = add.as_ref().map(Lent::values);
+        let add = self.add.map(borrow_values).transpose()?;
+        let add = add.as_ref().map(BorrowedValues::values);
         let mut out = vec![0.0_f32; x.len()];
         let band = SQUARE * rows;
         let bands = columns.div_ceil(SQUARE);

@@ -1,12 +1,12 @@
-//! Attention over heads that lie side by side, with the scores written out.
+//! Attention on CUDA: two cuBLAS products with a softmax between them, so that the scores are in memory.
 
 use candle_core::{D, Result, Tensor, bail};
 
-use super::launch::{Arg, Grid, output, pack, start};
-use crate::kernels::reference::{Copies, attention_within};
-use crate::slices::Limits;
+use super::launch::{Arg, LaunchGrid, empty_like, launch_typed, vector_width};
+use crate::kernels::reference::{CopyOps, attention_within};
+use crate::slices::SliceLimits;
 
-/// A tensor seen in four dimensions, whose last one has no gaps.
+/// A four-dimensional view of a tensor; the values of its last dimension must be adjacent.
 #[derive(Clone, Copy)]
 struct Strided {
     dims: [usize; 4],
@@ -14,6 +14,7 @@ struct Strided {
 }
 
 impl Strided {
+    /// Returns the view of `x` itself, with leading dimensions of 1.
     fn of(x: &Tensor) -> Result<Self> {
         let (mut dims, mut strides) = ([1; 4], [0; 4]);
         let Some(first) = 4_usize.checked_sub(x.rank()) else {
@@ -24,19 +25,19 @@ impl Strided {
         Ok(Self { dims, strides })
     }
 
-    /// `x`, which is seen so, without gaps, each value times `scale`.
+    /// Copies this view of `x` into a contiguous tensor, with each value multiplied by `scale`.
     fn copy(self, x: &Tensor, scale: f32) -> Result<Tensor> {
         let Self {
             dims: [n0, n1, n2, width],
             strides: [s0, s1, s2, last],
         } = self;
         if last != 1 && width != 1 {
-            bail!("the values of a row lie {last} apart");
+            bail!("the values of a row are {last} apart");
         }
-        let (values, ending) = pack(width, &[Some(x)]);
+        let (values, suffix) = vector_width(width, &[Some(x)]);
         let apart = [s0, s1, s2].iter().all(|step| step.is_multiple_of(values));
-        let (values, ending) = if apart { (values, ending) } else { (1, "") };
-        let y = output((n0, n1, n2, width), x)?;
+        let (values, suffix) = if apart { (values, suffix) } else { (1, "") };
+        let y = empty_like((n0, n1, n2, width), x)?;
         let packs = y.elem_count() / values;
         let args = [
             Arg::Tensor(&y),
@@ -50,12 +51,12 @@ impl Strided {
             Arg::U64(s2),
             Arg::F32(scale),
         ];
-        start(x, "copy_rows", ending, Grid::each(packs), &args)?;
+        launch_typed(x, "copy_rows", suffix, LaunchGrid::each(packs), &args)?;
         Ok(y)
     }
 }
 
-/// `x` without gaps. Up to three dimensions before the last may lie anyhow.
+/// Makes `x` contiguous. Up to three dimensions before the last may have any strides.
 pub(crate) fn dense(x: &Tensor) -> Result<Tensor> {
     if x.is_contiguous() {
         return Ok(x.clone());
@@ -63,7 +64,7 @@ pub(crate) fn dense(x: &Tensor) -> Result<Tensor> {
     Strided::of(x)?.copy(x, 1.0)?.reshape(x.shape())
 }
 
-/// `(rows, tokens, heads x width)` to `(rows, heads, tokens, width)`.
+/// Splits `(rows, tokens, heads x width)` into contiguous `(rows, heads, tokens, width)`.
 fn split(x: &Tensor, heads: usize) -> Result<Tensor> {
     let Strided {
         dims: [_, rows, tokens, width],
@@ -77,8 +78,9 @@ fn split(x: &Tensor, heads: usize) -> Result<Tensor> {
     split.copy(x, 1.0)
 }
 
-/// Attention of `(outer, rows, tokens, width)`; all but the last dimension may lie anyhow.
-pub(crate) fn attention(limits: Limits, [q, k, v]: [&Tensor; 3], heads: usize) -> Result<Tensor> {
+/// Attention of `(outer, rows, tokens, width)`, with the heads side by side in `width`, in pieces within
+/// `limits`. All but the last dimension may have any strides.
+pub(crate) fn attention(limits: SliceLimits, [q, k, v]: [&Tensor; 3], heads: usize) -> Result<Tensor> {
     let shape = q.shape();
     let flat = |x: &Tensor| {
         let (outer, rows, tokens, width) = x.dims4()?;
@@ -89,41 +91,38 @@ pub(crate) fn attention(limits: Limits, [q, k, v]: [&Tensor; 3], heads: usize) -
         }
     };
     let flat = [flat(q)?, flat(k)?, flat(v)?];
-    let copies = Copies { split, dense };
+    let copies = CopyOps { split, dense };
     attention_within(limits, scaled_dot_product, copies, flat.each_ref(), heads)?.reshape(shape)
 }
 
 /// Attention of `(rows, heads, tokens, head width)`.
 fn scaled_dot_product(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
-    // As in the reference: scaled queries keep the scores in the range of `f16`.
-    #[expect(clippy::cast_possible_truncation, reason = "what the kernel computes in")]
+    // As in the reference backend, the queries are scaled, which keeps the scores in the range of `f16`.
+    #[expect(clippy::cast_possible_truncation, reason = "the kernel computes in f32")]
     let scale = (1.0 / (q.dim(D::Minus1)? as f64).sqrt()) as f32;
     let scores = Strided::of(q)?.copy(q, scale)?.matmul(&k.t()?)?;
     softmax(&scores)?;
     scores.matmul(v)
 }
 
-/// Softmax over the last dimension in place; `x` must be no one else's.
+/// Softmax over the last dimension in place; no other tensor may share the storage of `x`.
 fn softmax(x: &Tensor) -> Result<()> {
-    /// Rows up to this width are a warp's.
+    /// Widest row that one warp computes; wider rows take a block.
     const NARROW: usize = 512;
     let width = x.dim(D::Minus1)?;
     let rows = x.elem_count() / width.max(1);
     if width <= NARROW {
         let args = [Arg::Tensor(x), Arg::U32(rows), Arg::U32(width)];
-        start(x, "softmax_narrow", "", Grid::warps(rows), &args)
+        launch_typed(x, "softmax_narrow", "", LaunchGrid::warps(rows), &args)
     } else {
-        let (values, _) = pack(width, &[Some(x)]);
+        let (values, _) = vector_width(width, &[Some(x)]);
         let packs = width / values;
         let (kernel, columns, threads) = if values > 1 && packs <= 1024 {
             ("softmax_packs", packs, packs.next_multiple_of(32).min(256))
         } else {
             ("softmax_wide", width, 256)
         };
-        let grid = Grid {
-            blocks: (rows, 1, 1),
-            threads: (u32::try_from(threads)?, 1, 1),
-        };
-        start(x, kernel, "", grid, &[Arg::Tensor(x), Arg::U32(columns)])
+        let grid = LaunchGrid::new((rows, 1, 1), (u32::try_from(threads)?, 1, 1));
+        launch_typed(x, kernel, "", grid, &[Arg::Tensor(x), Arg::U32(columns)])
     }
 }

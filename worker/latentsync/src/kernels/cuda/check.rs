@@ -1,61 +1,67 @@
-//! Compares every kernel with the reference backend, on the device itself. A kernel that is wrong costs speed, never a
-//! picture: the reference backend serves then.
+//! Compares every kernel with the reference backend on the device. An engine does so when it opens the
+//! device, and `latentfarm-engine check kernels` does. If a kernel is wrong, the reference backend serves, so
+//! that it costs speed and never a picture.
 
 use candle_core::{DType, Device, Result, Tensor};
 
 use super::attention::attention;
+use super::availability::disable_kernels;
 use super::conv2d::conv2d;
-use super::finish::{Finish, finish_rows};
+use super::elementwise::{add_to_frames, geglu, gelu, transpose};
+use super::epilogue::{Epilogue, add_epilogue_to_rows};
 use super::norm::{group_norm, layer_norm};
-use super::rows::{add_to_frames, geglu, gelu, transpose};
-use super::serve::distrust;
 use crate::kernels::reference::{self, NormSpec};
-use crate::noise::{Purpose, normals};
-use crate::slices::Limits;
+use crate::noise::{DrawPurpose, normals};
+use crate::slices::SliceLimits;
 
-/// How one kernel did on one type.
+/// The result of comparing one kernel in one number type.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct KernelCheck {
-    /// The operation and what it was tried on.
+    /// The operation and its shapes.
     pub case: String,
+    /// The number type, such as `f16`.
     pub dtype: String,
-    /// Norm of the difference from the reference in `f32`, in units of the norm of the reference.
+    /// Norm of the difference from the reference in `f32`, divided by the norm of the reference.
     pub distance: f64,
-    /// Largest distance that counts as right.
+    /// Largest distance with which the kernel passes.
     pub limit: f64,
 }
 
 impl KernelCheck {
+    /// Returns whether the distance is within the limit.
     pub fn passed(&self) -> bool {
-        // Written so that a distance that is no number fails.
+        // The comparison is written so that NaN fails.
         self.distance <= self.limit
     }
 }
 
-/// Compares every kernel with the reference backend on `device`. If any fails, none is used in this process from then on.
+/// Compares every kernel with the reference backend on `device`, in every number type. If any fails, all
+/// kernels are disabled in this process, see [`cuda_kernels_enabled`](super::cuda_kernels_enabled).
 ///
 /// # Errors
-/// If an operation cannot be run at all; none is used then, either.
+/// Fails if an operation cannot run at all; all kernels are disabled then, too.
 pub fn check_kernels(device: &Device) -> Result<Vec<KernelCheck>> {
     let mut checks = Vec::new();
     for dtype in [DType::F32, DType::F16, DType::BF16] {
-        let bench = Bench { device, dtype };
-        if let Err(error) = bench.run(&mut checks) {
-            distrust();
-            return Err(error);
-        }
+        let mut checker = KernelChecker {
+            device,
+            dtype,
+            checks: Vec::new(),
+        };
+        checker.run().inspect_err(|_error| disable_kernels())?;
+        checks.append(&mut checker.checks);
     }
     if !checks.iter().all(KernelCheck::passed) {
-        distrust();
+        disable_kernels();
     }
     Ok(checks)
 }
 
-/// Norm of the difference of two tensors in units of the norm of `expected`, computed on the host in `f64`. Infinite if they do not
-/// have the same number of values.
+/// Returns the norm of the difference of two tensors divided by the norm of `expected`, computed on the host
+/// in `f64`. It is infinite if the tensors do not have the same number of values.
 ///
 /// # Errors
-/// If the values cannot be brought to the host.
+/// Fails if the values cannot be copied to the host.
 pub fn relative_distance(ours: &Tensor, expected: &Tensor) -> Result<f64> {
     let list = |x: &Tensor| on_host(x)?.flatten_all()?.to_vec1::<f32>();
     let (ours, expected) = (list(ours)?, list(expected)?);
@@ -69,41 +75,38 @@ pub fn relative_distance(ours: &Tensor, expected: &Tensor) -> Result<f64> {
     Ok((apart / size).sqrt())
 }
 
-/// The values in `f32` on the host.
+/// Copies `x` to the host, in `f32`.
 fn on_host(x: &Tensor) -> Result<Tensor> {
     x.to_dtype(DType::F32)?.to_device(&Device::Cpu)
 }
 
-struct Bench<'a> {
+/// Compares the kernels in one number type.
+struct KernelChecker<'a> {
     device: &'a Device,
     dtype: DType,
+    /// The results of the comparisons so far.
+    checks: Vec<KernelCheck>,
 }
 
-impl Bench<'_> {
-    /// Random values as the type has them.
+impl KernelChecker<'_> {
+    /// Returns random values, rounded to the number type; equal `stream` and shape give equal values.
     fn values(&self, shape: impl Into<candle_core::Shape>, stream: u64) -> Result<Tensor> {
         let shape = shape.into();
-        let values = normals(20_26, Purpose::Init, stream, shape.elem_count());
+        let values = normals(20_26, DrawPurpose::InitLatents, stream, shape.elem_count());
         Tensor::from_vec(values, shape, &Device::Cpu)?
             .to_dtype(self.dtype)?
             .to_device(self.device)
     }
 
-    /// Adds how far `ours` is from `expected`, which was computed in `f32`.
-    fn compare(
-        &self,
-        checks: &mut Vec<KernelCheck>,
-        case: String,
-        ours: &Tensor,
-        expected: &Tensor,
-    ) -> Result<()> {
+    /// Adds a result: the distance of `ours` from `expected`, which was computed in `f32`.
+    fn compare(&mut self, case: String, ours: &Tensor, expected: &Tensor) -> Result<()> {
         let limit = match self.dtype {
             DType::F16 => 2e-3,
             DType::BF16 => 1.6e-2,
-            // cuBLAS adds in another order than the CPU.
+            // cuBLAS sums in another order than the CPU.
             _ => 1e-5,
         };
-        checks.push(KernelCheck {
+        self.checks.push(KernelCheck {
             case,
             dtype: self.dtype.as_str().to_owned(),
             distance: relative_distance(ours, expected)?,
@@ -112,14 +115,14 @@ impl Bench<'_> {
         Ok(())
     }
 
-    fn run(&self, checks: &mut Vec<KernelCheck>) -> Result<()> {
-        self.convolutions(checks)?;
-        self.norms(checks)?;
-        self.attentions(checks)?;
-        self.rows(checks)
+    fn run(&mut self) -> Result<()> {
+        self.convolutions()?;
+        self.norms()?;
+        self.attentions()?;
+        self.rows()
     }
 
-    fn convolutions(&self, checks: &mut Vec<KernelCheck>) -> Result<()> {
+    fn convolutions(&mut self) -> Result<()> {
         for (images, input, channels, side, kernel, stride, padding) in [
             (1, 3, 8, 32, 3, 1, 1),
             (2, 16, 24, 32, 3, 1, 1),
@@ -136,7 +139,7 @@ impl Bench<'_> {
             let bias = self.values(channels, 3)?;
             let shift = self.values((images, channels), 4)?;
             let plain = reference::conv2d(
-                Limits::USUAL,
+                SliceLimits::DEFAULT,
                 &on_host(&x)?,
                 &on_host(&weight)?,
                 &on_host(&bias)?,
@@ -146,21 +149,21 @@ impl Bench<'_> {
             let residual = self.values(plain.shape(), 5)?;
             let expected = (plain.broadcast_add(&on_host(&shift)?.reshape((images, channels, 1, 1))?)?
                 + on_host(&residual)?)?;
-            let finish = Finish {
+            let epilogue = Epilogue {
                 bias: Some(&bias),
                 shift: Some(&shift),
                 residual: Some(&residual),
             };
-            let ours = conv2d(Limits::USUAL, &x, &weight, finish, stride, padding)?;
+            let ours = conv2d(SliceLimits::DEFAULT, &x, &weight, epilogue, stride, padding)?;
             let case = format!(
                 "convolution {images} x {input} to {channels}, {side} px, {kernel} x {kernel} / {stride}"
             );
-            self.compare(checks, case, &ours, &expected)?;
+            self.compare(case, &ours, &expected)?;
         }
         Ok(())
     }
 
-    fn norms(&self, checks: &mut Vec<KernelCheck>) -> Result<()> {
+    fn norms(&mut self) -> Result<()> {
         for (total, images, channels, groups, h, w) in [
             (1, 1, 4, 2, 3, 5),
             (6, 3, 32, 8, 7, 9),
@@ -179,10 +182,10 @@ impl Bench<'_> {
                     silu,
                 };
                 let expected =
-                    reference::group_norm(Limits::USUAL, &wide_x, spec((&wide_weight, &wide_bias)))?;
+                    reference::group_norm(SliceLimits::DEFAULT, &wide_x, spec((&wide_weight, &wide_bias)))?;
                 let ours = group_norm(&x, spec((&weight, &bias)))?;
                 let case = format!("group norm {total} / {images} x {channels} x {h} x {w}, SiLU {silu}");
-                self.compare(checks, case, &ours, &expected)?;
+                self.compare(case, &ours, &expected)?;
             }
         }
         for (rows, width) in [(1, 1), (3, 5), (70, 320), (9, 1280), (5, 2304)] {
@@ -192,13 +195,13 @@ impl Bench<'_> {
                 candle_nn::ops::layer_norm_slow(&on_host(&x)?, &on_host(&weight)?, &on_host(&bias)?, 1e-5)?;
             let ours = layer_norm(&x, &weight, &bias, 1e-5)?;
             if width > 1 {
-                self.compare(checks, format!("layer norm {rows} x {width}"), &ours, &expected)?;
+                self.compare(format!("layer norm {rows} x {width}"), &ours, &expected)?;
             }
         }
         Ok(())
     }
 
-    fn attentions(&self, checks: &mut Vec<KernelCheck>) -> Result<()> {
+    fn attentions(&mut self) -> Result<()> {
         for (outer, rows, queries, keys, width, heads, across) in [
             (1, 3, 30, 50, 16, 2, false),
             (1, 64, 16, 16, 320, 8, true),
@@ -221,47 +224,36 @@ impl Bench<'_> {
                 let tokens = x.dim(2)?;
                 on_host(x)?.contiguous()?.reshape((outer * rows, tokens, width))
             };
-            let expected = reference::attention(Limits::USUAL, &flat(&q)?, &flat(&k)?, &flat(&v)?, heads)?;
-            let ours = attention(Limits::USUAL, [&q, &k, &v], heads)?;
+            let expected =
+                reference::attention(SliceLimits::DEFAULT, &flat(&q)?, &flat(&k)?, &flat(&v)?, heads)?;
+            let ours = attention(SliceLimits::DEFAULT, [&q, &k, &v], heads)?;
             let case = format!(
                 "attention {outer} x {rows}, {queries} to {keys}, width {width}, {heads} heads, across {across}"
             );
-            self.compare(checks, case, &ours, &expected)?;
+            self.compare(case, &ours, &expected)?;
         }
         Ok(())
     }
 
-    fn rows(&self, checks: &mut Vec<KernelCheck>) -> Result<()> {
+    fn rows(&mut self) -> Result<()> {
         for (rows, width) in [(1, 2), (7, 10), (130, 640)] {
             let x = self.values((rows, 2 * width), 1)?;
-            self.compare(
-                checks,
-                format!("GEGLU {rows} x {width}"),
-                &geglu(&x)?,
-                &reference::geglu(&on_host(&x)?)?,
-            )?;
-            self.compare(
-                checks,
-                format!("GELU {rows} x {width}"),
-                &gelu(&x)?,
-                &on_host(&x)?.gelu_erf()?,
-            )?;
+            let expected = reference::geglu(&on_host(&x)?)?;
+            self.compare(format!("GEGLU {rows} x {width}"), &geglu(&x)?, &expected)?;
+            let expected = on_host(&x)?.gelu_erf()?;
+            self.compare(format!("GELU {rows} x {width}"), &gelu(&x)?, &expected)?;
 
             let (y, bias) = (self.values((rows, width), 4)?, self.values(width, 5)?);
             let residual = self.values((rows, width), 6)?;
             let expected = (on_host(&y)?.broadcast_add(&on_host(&bias)?)? + on_host(&residual)?)?;
-            let finish = Finish {
+            let epilogue = Epilogue {
                 bias: Some(&bias),
                 shift: None,
                 residual: Some(&residual),
             };
-            finish_rows(&y, finish)?;
-            self.compare(
-                checks,
-                format!("bias and residual {rows} x {width}"),
-                &y,
-                &expected,
-            )?;
+            add_epilogue_to_rows(&y, epilogue)?;
+            let case = format!("bias and residual {rows} x {width}");
+            self.compare(case, &y, &expected)?;
         }
         for (samples, frames, rows, width) in [(1, 16, 9, 40), (2, 3, 5, 7)] {
             let (x, table) = (
@@ -270,12 +262,8 @@ impl Bench<'_> {
             );
             let expected = on_host(&x)?.broadcast_add(&on_host(&table)?.reshape((1, frames, 1, width))?)?;
             let ours = add_to_frames(&x, &table)?;
-            self.compare(
-                checks,
-                format!("positions {samples} x {frames} x {rows} x {width}"),
-                &ours,
-                &expected,
-            )?;
+            let case = format!("positions {samples} x {frames} x {rows} x {width}");
+            self.compare(case, &ours, &expected)?;
         }
         for (images, rows, columns) in [(1, 1, 1), (2, 33, 65), (3, 320, 64)] {
             let (x, residual) = (
@@ -284,12 +272,8 @@ impl Bench<'_> {
             );
             let expected = (on_host(&x)?.transpose(1, 2)? + on_host(&residual)?)?;
             let ours = transpose(&x, Some(&residual))?;
-            self.compare(
-                checks,
-                format!("transposition {images} x {rows} x {columns}"),
-                &ours,
-                &expected,
-            )?;
+            let case = format!("transposition {images} x {rows} x {columns}");
+            self.compare(case, &ours, &expected)?;
         }
         Ok(())
     }

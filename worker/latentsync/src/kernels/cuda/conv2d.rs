@@ -1,102 +1,98 @@
-//! Convolution: the inputs laid out under the weights, a product of cuBLAS, and what follows it.
+//! Convolution on CUDA: im2col, a cuBLAS product, and the epilogue.
 
-use candle_core::{Result, Tensor, bail};
+use candle_core::{Result, Tensor};
 
-use super::finish::{Finish, finish_planes};
-use super::launch::{Arg, Grid, output, pack, start};
-use crate::kernels::Whole;
-use crate::slices::{Convolution, Limits, pieces};
+use super::epilogue::{Epilogue, add_epilogue_to_planes};
+use super::launch::{Arg, LaunchGrid, empty_like, launch_typed, vector_width};
+use crate::kernels::PiecewiseTensor;
+use crate::kernels::reference::conv2d_slice;
+use crate::slices::{ConvolutionShape, SliceLimits, pieces};
 
-/// Fewer places than this in a picture are convolved together with those of all pictures: one product instead of many small
-/// ones.
-const PLACES_APART: usize = 256;
+/// An image whose result has fewer places than this is convolved together with all others: one product
+/// instead of many small ones. A place is a pixel of the result.
+const MIN_PLACES: usize = 256;
 
-/// A square convolution of `(images, input, h, w)`, and what follows it.
+/// A square convolution of `(images, input, h, w)` with its epilogue, in pieces within `limits`.
 pub(crate) fn conv2d(
-    limits: Limits,
+    limits: SliceLimits,
     x: &Tensor,
     weight: &Tensor,
-    finish: Finish,
+    epilogue: Epilogue,
     stride: usize,
     padding: usize,
 ) -> Result<Tensor> {
     let x = x.contiguous()?;
-    let (images, input, h, w) = x.dims4()?;
-    let (channels, _, kernel, _) = weight.dims4()?;
-    let reach = |side: usize| (side + 2 * padding - kernel) / stride + 1;
-    let sizes = Convolution {
+    let (_, _, h, w) = x.dims4()?;
+    let (sizes, step) = conv2d_slice(limits, &x, weight, stride, padding)?;
+    let ConvolutionShape {
         images,
         input,
         output: channels,
-        height: reach(h),
-        width: reach(w),
         kernel,
-    };
-    let Some(step) = sizes.step(limits) else {
-        bail!("one row of a convolution is more than a launch can hold: {sizes:?}");
-    };
+        ..
+    } = sizes;
     let depth = input * kernel * kernel;
     let weight = weight.reshape((channels, depth))?;
-    let patches = Patches {
+    let im2col = Im2col {
         sizes,
         from: (h, w),
         stride,
         padding,
     };
-    let mut whole = Whole::new((images, channels, sizes.height, sizes.width));
+    let mut whole = PiecewiseTensor::new((images, channels, sizes.height, sizes.width));
     for (first, count) in pieces(images, step.images) {
         let some = x.narrow(0, first, count)?;
         for (row, rows) in pieces(sizes.height, step.rows) {
             let places = rows * sizes.width;
-            let y = if places < PLACES_APART && count > 1 {
-                let columns = patches.laid_out(&some, row, rows, Order::WeightFirst)?;
+            let y = if places < MIN_PLACES && count > 1 {
+                let columns = im2col.columns(&some, row, rows, PatchLayout::WeightFirst)?;
                 planes_of_rows(&weight.matmul(&columns)?, channels, count)?
             } else {
                 let columns = if (kernel, stride, padding) == (1, 1, 0) && rows == sizes.height {
                     some.reshape((count, depth, places))?
                 } else {
-                    patches.laid_out(&some, row, rows, Order::ImageFirst)?
+                    im2col.columns(&some, row, rows, PatchLayout::ImageFirst)?
                 };
                 weight.broadcast_as((count, channels, depth))?.matmul(&columns)?
             };
             let y = y.reshape((count, channels, rows, sizes.width))?;
-            whole.put(y, |whole| whole.narrow(0, first, count), (2, row))?;
+            whole.write(y, |whole| whole.narrow(0, first, count), (2, row))?;
         }
     }
     let whole = whole.finish(&x)?;
-    finish_planes(&whole, finish)?;
+    add_epilogue_to_planes(&whole, epilogue)?;
     Ok(whole)
 }
 
-/// The inputs under the weights of a convolution.
-struct Patches {
-    sizes: Convolution,
+/// The inputs of a convolution as the matrix that its weights are multiplied with.
+struct Im2col {
+    sizes: ConvolutionShape,
     /// Height and width of the input.
     from: (usize, usize),
     stride: usize,
     padding: usize,
 }
 
-/// How patches lie: `(images, weights, places)`, or `(weights, images x places)`.
+/// The order of the matrix's dimensions: `(images, weights, places)`, or `(weights, images x places)`.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Order {
+enum PatchLayout {
     ImageFirst,
     WeightFirst,
 }
 
-impl Patches {
-    /// Those of `rows` rows of the result, from `row` on.
-    fn laid_out(&self, x: &Tensor, row: usize, rows: usize, order: Order) -> Result<Tensor> {
-        let Convolution {
+impl Im2col {
+    /// Writes the matrix for `rows` rows of the result, from `row` on.
+    fn columns(&self, x: &Tensor, row: usize, rows: usize, layout: PatchLayout) -> Result<Tensor> {
+        let ConvolutionShape {
             input, width, kernel, ..
         } = self.sizes;
         let images = x.dim(0)?;
         let (places, depth) = (rows * width, input * kernel * kernel);
-        let (columns, step_weight, step_image) = match order {
-            Order::ImageFirst => (output((images, depth, places), x)?, places, depth * places),
-            Order::WeightFirst => (output((depth, images * places), x)?, images * places, places),
+        let (columns, step_weight, step_image) = match layout {
+            PatchLayout::ImageFirst => (empty_like((images, depth, places), x)?, places, depth * places),
+            PatchLayout::WeightFirst => (empty_like((depth, images * places), x)?, images * places, places),
         };
-        let (values, _) = pack(width, &[Some(x)]);
+        let (values, _) = vector_width(width, &[Some(x)]);
         if values > 1 && (kernel, self.stride, self.padding) == (3, 1, 1) {
             let packs = places / values;
             let args = [
@@ -110,17 +106,11 @@ impl Patches {
                 Arg::U64(step_weight),
                 Arg::U64(step_image),
             ];
-            let grid = Grid {
-                blocks: (packs.div_ceil(128), input, images),
-                threads: (128, 1, 1),
-            };
-            start(x, "im2col_3x3", "", grid, &args)?;
+            let grid = LaunchGrid::new((packs.div_ceil(128), input, images), (128, 1, 1));
+            launch_typed(x, "im2col_3x3", "", grid, &args)?;
             return Ok(columns);
         }
-        let grid = Grid {
-            blocks: (places.div_ceil(256), input, images),
-            threads: (256, 1, 1),
-        };
+        let grid = LaunchGrid::new((places.div_ceil(256), input, images), (256, 1, 1));
         let args = [
             Arg::Tensor(&columns),
             Arg::Tensor(x),
@@ -136,16 +126,16 @@ impl Patches {
             Arg::U64(step_weight),
             Arg::U64(step_image),
         ];
-        start(x, "im2col", "", grid, &args)?;
+        launch_typed(x, "im2col", "", grid, &args)?;
         Ok(columns)
     }
 }
 
-/// `(channels, images x places)` to `(images, channels, places)`.
+/// Turns `(channels, images x places)` into `(images, channels, places)`.
 fn planes_of_rows(x: &Tensor, channels: usize, images: usize) -> Result<Tensor> {
     let places = x.elem_count() / (channels * images);
-    let y = output((images, channels, places), x)?;
-    let (values, ending) = pack(places, &[Some(x)]);
+    let y = empty_like((images, channels, places), x)?;
+    let (values, suffix) = vector_width(places, &[Some(x)]);
     let packs = x.elem_count() / values;
     let args = [
         Arg::Tensor(&y),
@@ -155,6 +145,6 @@ fn planes_of_rows(x: &Tensor, channels: usize, images: usize) -> Result<Tensor> 
         Arg::U32(channels),
         Arg::U32(images),
     ];
-    start(x, "planes_of_rows", ending, Grid::each(packs), &args)?;
+    launch_typed(x, "planes_of_rows", suffix, LaunchGrid::each(packs), &args)?;
     Ok(y)
 }

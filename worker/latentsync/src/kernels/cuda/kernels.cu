@@ -1,8 +1,8 @@
-// The memory-bound operations of the networks, each in one pass where candle's own operations take several.
+// The memory-bound operations of the networks. Each takes one pass over memory; candle's own operations take several.
 //
-// Values are T (float, __half or __nv_bfloat16); every sum and every function is computed in float and rounded once, where
-// it is stored. Pictures are (images, channels, area), tokens are (rows, width), both without gaps. A kernel whose name
-// ends in _v moves 16 bytes at a time: the caller checked that rows and addresses are multiples of that. Each result
+// Values are T (float, __half or __nv_bfloat16); every sum and every function is computed in float and rounded once, when
+// it is stored. Images are (images, channels, area), tokens are (rows, width), both contiguous. A kernel whose name ends in
+// _v moves 16 bytes at a time, a pack of V values: the caller checks that rows and addresses are multiples of that. Each result
 // depends on its inputs and the sizes alone: there are no atomics, and sums are taken in a fixed order.
 
 #include <cuda_bf16.h>
@@ -20,7 +20,7 @@ __device__ __forceinline__ void store(float *p, float x) { *p = x; }
 __device__ __forceinline__ void store(__half *p, float x) { *p = __float2half_rn(x); }
 __device__ __forceinline__ void store(__nv_bfloat16 *p, float x) { *p = __float2bfloat16_rn(x); }
 
-// V neighbouring values, moved together.
+// V adjacent values, which are moved together.
 template <typename T, int V> struct alignas(V * sizeof(T)) Pack {
     T v[V];
 };
@@ -45,7 +45,8 @@ __device__ __forceinline__ float warp_max(float x) {
     return x;
 }
 
-// Over the whole block, whose size is a multiple of 32; `scratch` has a place for each warp and one more.
+// Returns the sum or the maximum over the whole block, whose size is a multiple of 32. `scratch` has an element for each warp
+// and one more.
 template <bool MAX> __device__ __forceinline__ float block_reduce(float x, float *scratch) {
     const u32 warps = blockDim.x / 32, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     x = MAX ? warp_max(x) : warp_sum(x);
@@ -66,8 +67,8 @@ template <bool MAX> __device__ __forceinline__ float block_reduce(float x, float
 __device__ __forceinline__ float silu(float x) { return x / (1.f + expf(-x)); }
 __device__ __forceinline__ float gelu_erf(float x) { return 0.5f * x * (1.f + erff(x * 0.70710678118654752440f)); }
 
-// y += bias[channel] (+ shift[sample][channel]) (+ residual), in place. `packs` packs of pictures; a plane has `plane` packs;
-// a sample has `sample` packs.
+// Adds bias[channel], and shift[sample][channel] and residual if they are not null, to images y in place. The images have
+// `packs` packs, a plane has `plane` packs, and a sample has `sample` packs.
 template <typename T, int V>
 __device__ void bias_planes(T *y, const T *bias, const T *shift, const T *residual, u32 packs, u32 plane, u32 channels,
                             u32 sample) {
@@ -92,7 +93,7 @@ __device__ void bias_planes(T *y, const T *bias, const T *shift, const T *residu
     put<T, V>(y + (u64)i * V, x);
 }
 
-// y += bias (+ residual), in place; a row of tokens has `width` packs.
+// Adds bias and residual, if they are not null, to tokens y in place. A row has `width` packs.
 template <typename T, int V>
 __device__ void bias_rows(T *y, const T *bias, const T *residual, u32 packs, u32 width) {
     const u32 i = blockIdx.x * blockDim.x + threadIdx.x;
@@ -115,9 +116,9 @@ __device__ void bias_rows(T *y, const T *bias, const T *residual, u32 packs, u32
     put<T, V>(y + (u64)i * V, x);
 }
 
-// Rows `first_row ..` of a convolution's result, `rows` of them: the inputs under each weight, as a matrix with a row for
-// each weight (channel, then kernel row, then kernel column) and a column for each place of the result. Rows of the matrix are
-// `step_weight` values apart, images `step_image`. Grid: (places / block, channels, images).
+// Writes the inputs of a convolution as a matrix, for the rows of its result from `first_row` on. The matrix has a row for each
+// weight (channel, then kernel row, then kernel column) and a column for each place, which is a pixel of the result. Rows of the
+// matrix are `step_weight` values apart, images `step_image`. Grid: (places / block, channels, images).
 template <typename T>
 __device__ void im2col(T *out, const T *x, u32 channels, u32 height, u32 width, u32 out_width, u32 first_row, u32 places,
                        u32 kernel, u32 stride, u32 padding, u64 step_weight, u64 step_image) {
@@ -144,7 +145,7 @@ __device__ void im2col(T *out, const T *x, u32 channels, u32 height, u32 width, 
     }
 }
 
-// The same for three by three weights, stride 1 and padding 1, V neighbouring places of one row a thread: each input is read
+// im2col for three by three weights, stride 1 and padding 1. A thread writes V adjacent places of one row and reads each input
 // once for all three columns of weights.
 template <typename T, int V>
 __device__ void im2col_3x3(T *out, const T *x, u32 channels, u32 height, u32 width, u32 first_row, u32 packs,
@@ -183,7 +184,7 @@ __device__ void im2col_3x3(T *out, const T *x, u32 channels, u32 height, u32 wid
     }
 }
 
-// Mean and sum of squared distances from it of one piece of one group of one image. Grid: (pieces, images x groups).
+// Computes the mean of one piece of one group of one image, and the sum of squared distances from the mean. Grid: (pieces, images x groups).
 template <typename T, int V> __device__ void group_norm_pieces(float2 *out, const T *x, u32 group_values, u32 piece_values) {
     __shared__ float scratch[33];
     const u32 start = blockIdx.x * piece_values;
@@ -211,8 +212,8 @@ template <typename T, int V> __device__ void group_norm_pieces(float2 *out, cons
         out[(u64)blockIdx.y * gridDim.x + blockIdx.x] = make_float2(mean, squares);
 }
 
-// Joins the pieces of each group over the `together` images of a sample: mean, and one over the standard deviation.
-// Grid: (groups, samples); one warp.
+// Joins the pieces of each group over the `together` images of a sample into the mean and one over the standard deviation.
+// Grid: (groups, samples), with one warp in a block.
 extern "C" __global__ void group_norm_join(float2 *out, const float2 *pieces, u32 groups, u32 together, u32 piece_count,
                                            u32 group_values, u32 piece_values, float eps) {
     const u32 group = blockIdx.x, sample = blockIdx.y, all = together * piece_count;
@@ -241,7 +242,7 @@ extern "C" __global__ void group_norm_join(float2 *out, const float2 *pieces, u3
         out[sample * groups + group] = make_float2((float)mean, (float)(1.0 / sqrt(squares / values + (double)eps)));
 }
 
-// Normalises with the joined statistics, scales and shifts each channel, and applies SiLU if asked.
+// Normalises with the joined statistics, scales and shifts each channel, and applies SiLU if `with_silu` is not 0.
 template <typename T, int V>
 __device__ void group_norm_apply(T *y, const T *x, const float2 *stats, const T *weight, const T *bias, u32 packs,
                                  u32 plane, u32 channels, u32 groups, u32 together, u32 with_silu) {
@@ -263,7 +264,7 @@ __device__ void group_norm_apply(T *y, const T *x, const float2 *stats, const T 
     put<T, V>(y + (u64)i * V, v);
 }
 
-// value x gelu(gate): rows of value and gate side by side, to rows of half the width, which is `width` packs.
+// Computes value x gelu(gate): rows of value and gate side by side become rows of half the width, which is `width` packs.
 template <typename T, int V> __device__ void geglu(T *y, const T *x, u32 packs, u32 width) {
     const u32 i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= packs)
@@ -283,7 +284,7 @@ template <typename T> __device__ void gelu(T *y, const T *x, u32 count) {
         store(y + i, gelu_erf(load(x + i)));
 }
 
-// Softmax of rows of `width` values, in place. One warp a row, blockDim.y rows a block.
+// Softmax of rows of `width` values, in place. A row is computed by one warp, blockDim.y rows by a block.
 template <typename T> __device__ void softmax_narrow(T *x, u32 rows, u32 width) {
     const u32 row = blockIdx.x * blockDim.y + threadIdx.y;
     if (row >= rows)
@@ -300,7 +301,7 @@ template <typename T> __device__ void softmax_narrow(T *x, u32 rows, u32 width) 
         store(values + i, expf(load(values + i) - highest) * scale);
 }
 
-// The same with a block for each row.
+// Softmax of rows of `width` values, in place, with a block for each row.
 template <typename T> __device__ void softmax_wide(T *x, u32 width) {
     __shared__ float scratch[33];
     T *values = x + (u64)blockIdx.x * width;
@@ -315,7 +316,7 @@ template <typename T> __device__ void softmax_wide(T *x, u32 width) {
         store(values + i, expf(load(values + i) - highest) * scale);
 }
 
-// The same for rows of at most blockDim.x x 4 packs, which are read once.
+// Softmax of rows of at most blockDim.x x 4 packs, in place, with a block for each row. Each row is read once.
 template <typename T, int V> __device__ void softmax_packs(T *x, u32 packs) {
     __shared__ float scratch[33];
     T *values = x + (u64)blockIdx.x * packs * V;
@@ -357,7 +358,7 @@ template <typename T, int V> __device__ void softmax_packs(T *x, u32 packs) {
     }
 }
 
-// Adds to each frame's rows what belongs to the frame: `table` is (frames, width), a frame is `rows` rows of `width` packs.
+// Adds `table`, (frames, width), to x: to every row the values of its frame. A frame has `rows` rows of `width` packs.
 template <typename T, int V>
 __device__ void add_to_frames(T *y, const T *x, const T *table, u32 packs, u32 rows, u32 width, u32 frames) {
     const u32 i = blockIdx.x * blockDim.x + threadIdx.x;
@@ -372,7 +373,7 @@ __device__ void add_to_frames(T *y, const T *x, const T *table, u32 packs, u32 r
     put<T, V>(y + (u64)i * V, v);
 }
 
-// Norm of rows of `width` values. One warp a row, blockDim.y rows a block.
+// Layer norm of rows of `width` values. A row is computed by one warp, blockDim.y rows by a block.
 template <typename T>
 __device__ void layer_norm(T *y, const T *x, const T *weight, const T *bias, u32 rows, u32 width, float eps) {
     const u32 row = blockIdx.x * blockDim.y + threadIdx.y;
@@ -392,7 +393,7 @@ __device__ void layer_norm(T *y, const T *x, const T *weight, const T *bias, u32
         store(y + (u64)row * width + i, (load(values + i) - mean) * scale * load(weight + i) + load(bias + i));
 }
 
-// The same for rows of at most 256 packs, which are read once.
+// Layer norm of rows of at most 256 packs. Each row is read once.
 template <typename T, int V>
 __device__ void layer_norm_packs(T *y, const T *x, const T *weight, const T *bias, u32 rows, u32 packs, float eps) {
     const u32 row = blockIdx.x * blockDim.y + threadIdx.y;
@@ -436,8 +437,8 @@ __device__ void layer_norm_packs(T *y, const T *x, const T *weight, const T *bia
     }
 }
 
-// Rows without gaps out of rows that lie `s0`, `s1`, `s2` values apart in three dimensions (the first needs no size), each
-// value times `scale`.
+// Copies rows into contiguous memory and multiplies each value with `scale`. In x the rows are `s0`, `s1` and `s2` values apart
+// in three dimensions; the first needs no size.
 template <typename T, int V>
 __device__ void copy_rows(T *y, const T *x, u32 packs, u32 n1, u32 n2, u32 width, u64 s0, u64 s1, u64 s2, float scale) {
     const u32 i = blockIdx.x * blockDim.x + threadIdx.x;
@@ -457,8 +458,8 @@ __device__ void copy_rows(T *y, const T *x, u32 packs, u32 n1, u32 n2, u32 width
     put<T, V>(y + (u64)i * V, v);
 }
 
-// (rows, columns) to (columns, rows) for each of blockIdx.z matrices, and `residual`, shaped like the result, added.
-// Blocks of 32 x 8 threads.
+// Transposes (rows, columns) to (columns, rows) for each of blockIdx.z matrices, and adds `residual`, which has the shape of the
+// result. A block has 32 x 8 threads.
 template <typename T> __device__ void transpose(T *y, const T *x, const T *residual, u32 rows, u32 columns) {
     __shared__ float tile[32][33];
     const u64 base = (u64)blockIdx.z * rows * columns;
@@ -482,7 +483,7 @@ template <typename T> __device__ void transpose(T *y, const T *x, const T *resid
     }
 }
 
-// (channels, images, area) to (images, channels, area).
+// Turns (channels, images, area) into (images, channels, area).
 template <typename T, int V>
 __device__ void planes_of_rows(T *y, const T *x, u32 packs, u32 plane, u32 channels, u32 images) {
     const u32 i = blockIdx.x * blockDim.x + threadIdx.x;

@@ -1,4 +1,4 @@
-//! How a kernel of `kernels.cu` is started.
+//! Launches the kernels of `kernels.cu`.
 
 use candle_core::{DType, Result, Tensor, bail};
 
@@ -6,43 +6,42 @@ use candle_core::{DType, Result, Tensor, bail};
 #[derive(Clone, Copy)]
 #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "only a driver reads them"))]
 pub(super) enum Arg<'a> {
-    /// Where the tensor's first value lies. Kernels read and write only inside it.
+    /// The address of the tensor's first value. Kernels read and write only inside the tensor.
     Tensor(&'a Tensor),
-    /// As [`Arg::Tensor`], or the null pointer.
+    /// The address of the tensor's first value, or the null pointer.
     Optional(Option<&'a Tensor>),
     U32(usize),
     U64(usize),
     F32(f32),
 }
 
-/// Blocks of a launch and threads of a block, in three dimensions.
+/// The blocks of a launch and the threads of a block, in three dimensions.
 #[derive(Clone, Copy)]
 #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "only a driver reads them"))]
-pub(super) struct Grid {
+pub(super) struct LaunchGrid {
     pub(super) blocks: (usize, usize, usize),
     pub(super) threads: (u32, u32, u32),
 }
 
-impl Grid {
-    /// A thread for each of `count` things, in blocks of 256.
-    pub(super) fn each(count: usize) -> Self {
-        Self {
-            blocks: (count.div_ceil(256), 1, 1),
-            threads: (256, 1, 1),
-        }
+impl LaunchGrid {
+    /// Returns a grid of `blocks` blocks of `threads` threads.
+    pub(super) fn new(blocks: (usize, usize, usize), threads: (u32, u32, u32)) -> Self {
+        Self { blocks, threads }
     }
 
-    /// A warp for each of `rows` rows, four rows a block.
+    /// Returns a grid of one thread for each of `count` elements, in blocks of 256.
+    pub(super) fn each(count: usize) -> Self {
+        Self::new((count.div_ceil(256), 1, 1), (256, 1, 1))
+    }
+
+    /// Returns a grid of one warp for each of `rows` rows, with four rows in a block.
     pub(super) fn warps(rows: usize) -> Self {
-        Self {
-            blocks: (rows.div_ceil(4), 1, 1),
-            threads: (32, 4, 1),
-        }
+        Self::new((rows.div_ceil(4), 1, 1), (32, 4, 1))
     }
 }
 
-/// The ending of a kernel's name for values of a type.
-pub(super) fn suffix(dtype: DType) -> Option<&'static str> {
+/// Returns the part of a kernel's name that stands for a number type; `None` if there are no kernels for it.
+pub(super) fn dtype_suffix(dtype: DType) -> Option<&'static str> {
     match dtype {
         DType::F32 => Some("f32"),
         DType::F16 => Some("f16"),
@@ -51,22 +50,26 @@ pub(super) fn suffix(dtype: DType) -> Option<&'static str> {
     }
 }
 
-/// A tensor whose every value a kernel is about to write.
-pub(super) fn output(shape: impl Into<candle_core::Shape>, like: &Tensor) -> Result<Tensor> {
-    output_as(shape, like.dtype(), like)
+/// Allocates an uninitialised tensor in the type of `like`, of which a kernel is about to write every value.
+pub(super) fn empty_like(shape: impl Into<candle_core::Shape>, like: &Tensor) -> Result<Tensor> {
+    empty_as(shape, like.dtype(), like)
 }
 
-/// As [`output`], in another type.
-#[expect(unsafe_code, reason = "clearing it first would cost a pass over memory")]
-pub(super) fn output_as(shape: impl Into<candle_core::Shape>, dtype: DType, like: &Tensor) -> Result<Tensor> {
-    // SAFETY: the caller's kernel writes every value before anything reads one: launches on the device's one stream run in
-    // their order.
+/// Allocates an uninitialised tensor like [`empty_like`], in another type.
+#[expect(
+    unsafe_code,
+    reason = "clearing the tensor first would take a pass over memory"
+)]
+pub(super) fn empty_as(shape: impl Into<candle_core::Shape>, dtype: DType, like: &Tensor) -> Result<Tensor> {
+    // SAFETY: the caller's kernel writes every value before anything reads one, because launches on the
+    // device's only stream run in order.
     unsafe { Tensor::empty(shape, dtype, like.device()) }
 }
 
-/// Values that one thread moves at once, and the ending of the kernel's name. 16 bytes, where every row of `width` values
-/// and every tensor begins on a multiple of them.
-pub(super) fn pack(width: usize, tensors: &[Option<&Tensor>]) -> (usize, &'static str) {
+/// Returns the number of values that one thread moves at once, and the suffix of the kernel's name for it. A
+/// thread moves 16 bytes if every row of `width` values and every tensor begins at a multiple of 16 bytes,
+/// otherwise one value.
+pub(super) fn vector_width(width: usize, tensors: &[Option<&Tensor>]) -> (usize, &'static str) {
     let Some(first) = tensors.iter().flatten().next() else {
         return (1, "");
     };
@@ -79,12 +82,18 @@ pub(super) fn pack(width: usize, tensors: &[Option<&Tensor>]) -> (usize, &'stati
     }
 }
 
-/// Starts the kernel for the type of `x`.
-pub(super) fn start(x: &Tensor, kernel: &str, ending: &str, grid: Grid, args: &[Arg]) -> Result<()> {
-    let Some(dtype) = suffix(x.dtype()) else {
+/// Launches the kernel for the type of `x`; its name is `<kernel>_<type><suffix>`.
+pub(super) fn launch_typed(
+    x: &Tensor,
+    kernel: &str,
+    suffix: &str,
+    grid: LaunchGrid,
+    args: &[Arg],
+) -> Result<()> {
+    let Some(dtype) = dtype_suffix(x.dtype()) else {
         bail!("there is no `{kernel}` for {:?}", x.dtype());
     };
-    launch(x, &format!("{kernel}_{dtype}{ending}"), grid, args)
+    launch(x, &format!("{kernel}_{dtype}{suffix}"), grid, args)
 }
 
 #[cfg(feature = "cuda")]
@@ -93,20 +102,20 @@ mod driver {
     use candle_core::cuda_backend::{CudaStorageSlice, WrapErr as _};
     use candle_core::{Result, Storage, Tensor, bail};
 
-    use super::{Arg, Grid};
+    use super::{Arg, LaunchGrid};
 
     const PTX: &str = include_str!(concat!(env!("OUT_DIR"), "/kernels.ptx"));
 
-    /// An argument as the driver takes it.
+    /// The value of an argument for the driver.
     enum Value {
         U32(u32),
         U64(u64),
         F32(f32),
     }
 
-    /// Starts `kernel` on the device of `x`.
+    /// Launches `kernel` on the device of `x`.
     #[expect(unsafe_code, reason = "a kernel launch")]
-    pub(crate) fn launch(x: &Tensor, kernel: &str, grid: Grid, args: &[Arg]) -> Result<()> {
+    pub(crate) fn launch(x: &Tensor, kernel: &str, grid: LaunchGrid, args: &[Arg]) -> Result<()> {
         let device = x.device().as_cuda_device()?;
         let function = device.get_or_load_custom_func(kernel, "latentsync", PTX)?;
         let values = args
@@ -139,13 +148,13 @@ mod driver {
             block_dim: grid.threads,
             shared_mem_bytes: 0,
         };
-        // SAFETY: the arguments are those that the kernel declares, in its order; the tensors lie on this device, and their
-        // memory is freed on the same stream, after the kernel.
+        // SAFETY: the arguments are those that the kernel declares, in its order; the tensors are on this
+        // device, and their memory is freed on the same stream, after the kernel.
         unsafe { builder.launch(config) }.w()?;
         Ok(())
     }
 
-    /// Where the first value of a tensor lies on the device.
+    /// Returns the device address of a tensor's first value.
     fn address(tensor: &Tensor) -> Result<u64> {
         let (storage, layout) = tensor.storage_and_layout();
         let Storage::Cuda(storage) = &*storage else {
@@ -156,7 +165,7 @@ mod driver {
             CudaStorageSlice::F32(slice) => slice.device_ptr(&stream).0,
             CudaStorageSlice::F16(slice) => slice.device_ptr(&stream).0,
             CudaStorageSlice::BF16(slice) => slice.device_ptr(&stream).0,
-            _ => bail!("a kernel has no use for a tensor of {:?}", tensor.dtype()),
+            _ => bail!("no kernel takes a tensor of {:?}", tensor.dtype()),
         };
         Ok(start + (layout.start_offset() * tensor.dtype().size_in_bytes()) as u64)
     }
@@ -166,10 +175,10 @@ mod driver {
 mod driver {
     use candle_core::{Result, Tensor, bail};
 
-    use super::{Arg, Grid};
+    use super::{Arg, LaunchGrid};
 
-    /// Never reached: without CUDA there are no tensors for which a layer would come here.
-    pub(crate) fn launch(_x: &Tensor, kernel: &str, grid: Grid, args: &[Arg]) -> Result<()> {
+    /// This is never reached: a build without CUDA has no tensors on CUDA.
+    pub(crate) fn launch(_x: &Tensor, kernel: &str, grid: LaunchGrid, args: &[Arg]) -> Result<()> {
         let (blocks, count) = (grid.blocks, args.len());
         bail!(
             "this build cannot start `{kernel}` with {count} arguments on {blocks:?} blocks: it has no CUDA"

@@ -1,22 +1,24 @@
-//! Operations of our own on CUDA: those that only move and combine values, each in one pass over memory. Products are
-//! cuBLAS's. Every value is computed in `f32` and rounded once; results depend on the inputs and the shapes alone.
+//! Our own operations on CUDA. They only move and combine values, each in one pass over memory; cuBLAS
+//! computes the products. Every value is computed in `f32` and rounded once, and results depend on the inputs
+//! and the shapes alone.
 //!
-//! The kernels are in `kernels.cu`. `check` compares each of them with the reference backend on the device itself.
+//! The kernels are in `kernels.cu`. When an engine opens its device, `check` compares each of them with the
+//! reference backend there.
 
 mod attention;
+mod availability;
 mod check;
 mod conv2d;
-mod finish;
+mod elementwise;
+mod epilogue;
 mod launch;
 mod norm;
-mod rows;
-mod serve;
 
 pub(crate) use attention::{attention, dense};
+pub use availability::cuda_kernels_enabled;
+pub(crate) use availability::supports;
 pub use check::{KernelCheck, check_kernels, relative_distance};
 pub(crate) use conv2d::conv2d;
-pub(crate) use finish::{Finish, finish_rows};
+pub(crate) use elementwise::{add_to_frames, geglu, gelu, transpose};
+pub(crate) use epilogue::{Epilogue, add_epilogue_to_rows};
 pub(crate) use norm::{group_norm, layer_norm};
-pub(crate) use rows::{add_to_frames, geglu, gelu, transpose};
-pub use serve::kernels_serve;
-pub(crate) use serve::serves;

@@ -1,14 +1,15 @@
-//! Norms over groups of channels and over rows.
+//! Group norm and layer norm on CUDA.
 
 use candle_core::{D, Result, Tensor};
 
-use super::launch::{Arg, Grid, launch, output, output_as, pack, start};
+use super::launch::{Arg, LaunchGrid, empty_as, empty_like, launch, launch_typed, vector_width};
 use crate::kernels::reference::NormSpec;
 
-/// Most values of a group that one block of a group norm reads.
+/// Most values of a group that one block of the group norm reads.
 const NORM_PIECE: usize = 8192;
 
-/// Group norm over `(images, channels, h, w)`.
+/// Group norm over `(images, channels, h, w)`. Its statistics are computed in pieces of fixed size, which a
+/// second kernel joins.
 pub(crate) fn group_norm(x: &Tensor, spec: NormSpec) -> Result<Tensor> {
     let x = x.contiguous()?;
     let (total, channels, h, w) = x.dims4()?;
@@ -16,26 +17,20 @@ pub(crate) fn group_norm(x: &Tensor, spec: NormSpec) -> Result<Tensor> {
     let pieces = group_values.div_ceil(NORM_PIECE);
     let samples = total / spec.images;
     let dtype = candle_core::DType::F32;
-    let parts = output_as((total * spec.groups, pieces, 2), dtype, &x)?;
-    let grid = Grid {
-        blocks: (pieces, total * spec.groups, 1),
-        threads: (256, 1, 1),
-    };
+    let parts = empty_as((total * spec.groups, pieces, 2), dtype, &x)?;
+    let grid = LaunchGrid::new((pieces, total * spec.groups, 1), (256, 1, 1));
     let args = [
         Arg::Tensor(&parts),
         Arg::Tensor(&x),
         Arg::U32(group_values),
         Arg::U32(NORM_PIECE),
     ];
-    let (_, ending) = pack(group_values, &[Some(&x)]);
-    start(&x, "group_norm_pieces", ending, grid, &args)?;
+    let (_, suffix) = vector_width(group_values, &[Some(&x)]);
+    launch_typed(&x, "group_norm_pieces", suffix, grid, &args)?;
 
-    let stats = output_as((samples, spec.groups, 2), dtype, &x)?;
-    let grid = Grid {
-        blocks: (spec.groups, samples, 1),
-        threads: (32, 1, 1),
-    };
-    #[expect(clippy::cast_possible_truncation, reason = "what the kernel computes in")]
+    let stats = empty_as((samples, spec.groups, 2), dtype, &x)?;
+    let grid = LaunchGrid::new((spec.groups, samples, 1), (32, 1, 1));
+    #[expect(clippy::cast_possible_truncation, reason = "the kernel computes in f32")]
     let eps = spec.eps as f32;
     let args = [
         Arg::Tensor(&stats),
@@ -49,8 +44,8 @@ pub(crate) fn group_norm(x: &Tensor, spec: NormSpec) -> Result<Tensor> {
     ];
     launch(&x, "group_norm_join", grid, &args)?;
 
-    let y = output(x.shape(), &x)?;
-    let (values, ending) = pack(h * w, &[Some(&x)]);
+    let y = empty_like(x.shape(), &x)?;
+    let (values, suffix) = vector_width(h * w, &[Some(&x)]);
     let packs = x.elem_count() / values;
     let args = [
         Arg::Tensor(&y),
@@ -65,17 +60,17 @@ pub(crate) fn group_norm(x: &Tensor, spec: NormSpec) -> Result<Tensor> {
         Arg::U32(spec.images),
         Arg::U32(usize::from(spec.silu)),
     ];
-    start(&x, "group_norm_apply", ending, Grid::each(packs), &args)?;
+    launch_typed(&x, "group_norm_apply", suffix, LaunchGrid::each(packs), &args)?;
     Ok(y)
 }
 
-/// Norm over the last dimension.
+/// Layer norm over the last dimension.
 pub(crate) fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f32) -> Result<Tensor> {
     let x = x.contiguous()?;
     let width = x.dim(D::Minus1)?;
     let rows = x.elem_count() / width.max(1);
-    let y = output(x.shape(), &x)?;
-    let (values, _) = pack(width, &[Some(&x), Some(weight), Some(bias)]);
+    let y = empty_like(x.shape(), &x)?;
+    let (values, _) = vector_width(width, &[Some(&x), Some(weight), Some(bias)]);
     let (kernel, columns) = if values > 1 && width / values <= 256 {
         ("layer_norm_packs", width / values)
     } else {
@@ -90,6 +85,6 @@ pub(crate) fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f32) -
         Arg::U32(columns),
         Arg::F32(eps),
     ];
-    start(&x, kernel, "", Grid::warps(rows), &args)?;
+    launch_typed(&x, kernel, "", LaunchGrid::warps(rows), &args)?;
     Ok(y)
 }

@@ -1,4 +1,4 @@
-//! Layers under the options of the memory plans against the same layers without.
+//! Compares layers under the options of the memory plans with the same layers without them.
 
 use candle_core::{DType, Tensor};
 
@@ -6,11 +6,11 @@ use super::traps::{feed_forward, layer, noise};
 use crate::layers::GroupNorm;
 use crate::options::ExecutionOptions;
 use crate::run::Run;
-use crate::slices::Limits;
+use crate::slices::SliceLimits;
 
 const TYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
 
-fn with<R>(limits: Limits, reference_kernels: bool, work: impl FnOnce(&Run) -> R) -> R {
+fn with<R>(limits: SliceLimits, reference_kernels: bool, work: impl FnOnce(&Run) -> R) -> R {
     let options = ExecutionOptions {
         limits,
         reference_kernels,
@@ -26,8 +26,9 @@ fn values(x: &Tensor) -> Vec<f32> {
 
 #[test]
 fn feed_forward_in_slices_is_the_same_bit_for_bit_on_the_cpu() {
-    // One product each has 320 columns a tile and 512 or 1024 rows: here the two cut alike, one inside the other,
-    // and across each other. The first row alone would go another way through the matrix kernels.
+    // The tiles of each product have 320 columns and 512 or 1024 rows. In these cases the tiles of the two
+    // products are equal, nested, and overlapping. A single row would take another path through the matrix
+    // kernels.
     for (width, rows) in [
         (24, 1),
         (24, 65),
@@ -40,9 +41,9 @@ fn feed_forward_in_slices_is_the_same_bit_for_bit_on_the_cpu() {
         let ff = feed_forward(ExecutionOptions::default(), width, DType::F32);
         let (x, residual) = (noise(&[1, rows, width], 1), noise(&[1, rows, width], 6));
         let run = |hidden| {
-            let limits = Limits {
+            let limits = SliceLimits {
                 hidden,
-                ..Limits::USUAL
+                ..SliceLimits::DEFAULT
             };
             values(&with(limits, false, |run| {
                 ff.forward_add(run, &x, &residual).unwrap()
@@ -62,7 +63,7 @@ fn feed_forward_in_slices_is_the_same_bit_for_bit_on_the_cpu() {
 fn reference_feed_forward_in_slices_is_close() {
     let (width, rows) = (24, 333);
     for (dtype, allowed) in [(DType::F32, 1e-6), (DType::F16, 1e-3), (DType::BF16, 1e-2)] {
-        // Weights that are used in their place are for the CPU's own operations.
+        // Only the CPU's own operations use weights where they are mapped.
         let options = ExecutionOptions {
             reference_kernels: true,
             ..ExecutionOptions::default()
@@ -71,9 +72,9 @@ fn reference_feed_forward_in_slices_is_close() {
         let input = |seed| noise(&[rows, width], seed).to_dtype(dtype).unwrap();
         let (x, residual) = (input(1), input(6));
         let run = |hidden| {
-            let limits = Limits {
+            let limits = SliceLimits {
                 hidden,
-                ..Limits::USUAL
+                ..SliceLimits::DEFAULT
             };
             values(&with(limits, true, |run| {
                 ff.forward_add(run, &x, &residual).unwrap()
@@ -105,9 +106,9 @@ fn group_norm_in_slices_is_the_same_bit_for_bit() {
             });
             let x = noise(&[images, channels, h, w], 1).to_dtype(dtype).unwrap();
             let run = |normed| {
-                let limits = Limits {
+                let limits = SliceLimits {
                     normed,
-                    ..Limits::USUAL
+                    ..SliceLimits::DEFAULT
                 };
                 let (plain, silu) = with(limits, true, |run| {
                     (
@@ -121,7 +122,7 @@ fn group_norm_in_slices_is_the_same_bit_for_bit() {
             };
             let whole = run(usize::MAX);
             let per_image = channels * h * w;
-            // One group, two, an image, two images.
+            // The limits are one group, two groups, one image and two images.
             for normed in [1, 2 * per_image / groups, per_image, 2 * per_image] {
                 assert!(
                     run(normed) == whole,

@@ -1,5 +1,6 @@
-//! Every kind of layer, in every type and every class of shapes, gives the same bits with any number of threads.
-//! How many threads there are is fixed once in a process, so each number has a process of its own.
+//! Every kind of layer, in every number type and class of shapes, computes the same bits with any number of
+//! threads. The number of threads is fixed once in a process, so that each number is tested in a process of
+//! its own.
 
 use std::fmt::Write as _;
 use std::process::Command;
@@ -14,12 +15,12 @@ use crate::run::Run;
 
 const CHILD: &str = "layers::tests::threads::child_prints_a_digest_of_every_layer";
 
-struct Report {
+struct LayerDigests {
     dtype: DType,
     lines: String,
 }
 
-impl Report {
+impl LayerDigests {
     fn put(&mut self, what: &str, y: &Tensor) {
         let y = y.to_dtype(DType::F32).unwrap();
         let values = y.flatten_all().unwrap().to_vec1::<f32>().unwrap();
@@ -166,7 +167,7 @@ impl Report {
 fn child_prints_a_digest_of_every_layer() {
     for dtype in [DType::F32, DType::F16, DType::BF16] {
         let lines = String::new();
-        let mut report = Report { dtype, lines };
+        let mut report = LayerDigests { dtype, lines };
         report.convolutions();
         report.attentions();
         report.norms();

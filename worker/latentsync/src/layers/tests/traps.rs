@@ -1,17 +1,17 @@
-//! Each trap of half precision and of large shapes, stepped around. The layers are tested as the networks use
-//! them, so that a layer that does not come here is found too.
+//! Numerical pitfalls of half precision and of large shapes, each with a test that fails if a layer falls
+//! into it. The layers are called as the networks call them.
 
 use std::collections::HashMap;
 
 use candle_core::cpu::erf::erf_f64;
 use candle_core::{DType, Device, Result, Tensor};
 
-use crate::kernels::reference::{COPIES, attention_within, conv2d_within, scaled_dot_product};
-use crate::layers::gelu::{gated, gelu};
+use crate::kernels::reference::{COPY_OPS, attention_within, conv2d_within, scaled_dot_product};
+use crate::layers::gelu::{geglu, gelu};
 use crate::layers::{Conv1d, Conv2d, FeedForward, GroupNorm, Linear, attend};
 use crate::options::ExecutionOptions;
 use crate::run::Run;
-use crate::slices::Limits;
+use crate::slices::SliceLimits;
 use crate::tensors::{LoadReport, TensorFile, VarBuilder};
 
 const TYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
@@ -25,7 +25,7 @@ pub(super) fn layer<T>(
     layer_with(ExecutionOptions::default(), tensors, dtype, load)
 }
 
-/// As [`layer`], loaded for runs under `options`.
+/// Loads a layer for runs under `options`; see [`layer`].
 pub(super) fn layer_with<T>(
     options: ExecutionOptions,
     tensors: &[(&str, &Tensor)],
@@ -41,13 +41,12 @@ pub(super) fn layer_with<T>(
         .map(|(name, tensor)| (*name, (*tensor).clone()))
         .collect();
     candle_core::safetensors::save(&named, file.path()).unwrap();
-    let (file, report) = (TensorFile::open(file.path()).unwrap(), LoadReport::default());
-    let layer = load(&VarBuilder::root(&file, &report, &Device::Cpu, dtype).with_options(options)).unwrap();
-    assert_eq!(
-        report.finish(&file, ""),
-        None,
-        "the layer and the test disagree on the weights"
-    );
+    let (tensors, report) = (TensorFile::open(file.path()).unwrap(), LoadReport::default());
+    let layer =
+        load(&VarBuilder::root(&tensors, &report, &Device::Cpu, dtype).with_options(options)).unwrap();
+    report
+        .finish(&tensors, "", file.path())
+        .expect("the layer and the test agree on the weights");
     layer
 }
 
@@ -55,7 +54,7 @@ pub(super) fn tensor(values: Vec<f32>, shape: &[usize]) -> Tensor {
     Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
 }
 
-/// A gated feed-forward of noise.
+/// Loads a feed-forward with random weights.
 pub(super) fn feed_forward(options: ExecutionOptions, width: usize, dtype: DType) -> FeedForward {
     let (proj, proj_bias) = (noise(&[8 * width, width], 2), noise(&[8 * width], 3));
     let (out, out_bias) = (noise(&[width, 4 * width], 4), noise(&[width], 5));
@@ -68,7 +67,7 @@ pub(super) fn feed_forward(options: ExecutionOptions, width: usize, dtype: DType
     layer_with(options, &tensors, dtype, |vb| FeedForward::load(vb, width))
 }
 
-/// Values about -1..1 that look random and repeat only after a long time.
+/// Returns values of about -1..1 that look random and repeat only after a long time.
 #[expect(clippy::cast_possible_truncation, reason = "a test's values")]
 pub(super) fn noise(shape: &[usize], seed: usize) -> Tensor {
     let count = shape.iter().product::<usize>();
@@ -83,7 +82,7 @@ fn values(x: &Tensor) -> Vec<f32> {
     x.flatten_all().unwrap().to_vec1().unwrap()
 }
 
-/// The distance from 1 to the next number.
+/// Returns the distance from 1 to the next number of a type.
 fn epsilon(dtype: DType) -> f64 {
     match dtype {
         DType::F16 => 2.0_f64.powi(-10),
@@ -92,7 +91,8 @@ fn epsilon(dtype: DType) -> f64 {
     }
 }
 
-/// One large value, then so many small ones that they count together but each is lost beside the large one.
+/// Returns one large value followed by small ones, and their sum. Each small one is lost if it is added to
+/// the large one, but together they count.
 fn large_and_small(depth: usize, dtype: DType) -> (Vec<f32>, f64) {
     let large = if dtype == DType::F16 { 4096.0 } else { 256.0 };
     let mut weights = vec![1.0 / 512.0; depth];
@@ -216,8 +216,8 @@ fn gelu_is_the_exact_one_in_every_type() {
         let x = tensor(inputs.clone(), &[1, count]).to_dtype(dtype).unwrap();
         let plain = gelu(&Run::default(), &x).unwrap();
         let twos = (x.ones_like().unwrap() * 2.0).unwrap();
-        let gated = gated(&Run::default(), &Tensor::cat(&[&twos, &x], 1).unwrap()).unwrap();
-        for (factor, result) in [(1.0, plain), (2.0, gated)] {
+        let geglu = geglu(&Run::default(), &Tensor::cat(&[&twos, &x], 1).unwrap()).unwrap();
+        for (factor, result) in [(1.0, plain), (2.0, geglu)] {
             assert_eq!(result.dims(), [1, count]);
             for (x, y) in inputs.iter().zip(values(&result)) {
                 let x = f64::from(*x);
@@ -243,7 +243,7 @@ fn group_norm(channels: usize, groups: usize, dtype: DType) -> GroupNorm {
 }
 
 #[test]
-fn group_norm_takes_its_statistics_over_the_images_it_is_told() {
+fn group_norm_takes_its_statistics_over_the_given_number_of_images() {
     // Two frames of one channel, all 0 and all 2: together mean 1 and deviation 1, apart no deviation at all.
     let frames = tensor([[0.0; 16], [2.0; 16]].concat(), &[2, 1, 4, 4]);
     for dtype in TYPES {
@@ -270,7 +270,7 @@ fn group_norm_of_large_means_neither_overflows_nor_cancels() {
         .collect();
     let mean = inputs.iter().map(|v| f64::from(*v)).sum::<f64>() / 2048.0;
     let variance = inputs.iter().map(|v| (f64::from(*v) - mean).powi(2)).sum::<f64>() / 2048.0;
-    // bf16 cannot tell these values apart.
+    // In `bf16` these values are equal.
     for dtype in [DType::F32, DType::F16] {
         let x = tensor(inputs.clone(), &[2, 4, 16, 16]).to_dtype(dtype).unwrap();
         let y = group_norm(4, 1, dtype).forward(&Run::default(), &x, 2).unwrap();
@@ -310,9 +310,9 @@ fn split_convolutions_stay_within_the_limit_and_give_the_same() {
                 launches.set(launches.get() + 1);
                 Ok(y)
             };
-            let limits = Limits {
+            let limits = SliceLimits {
                 columns,
-                ..Limits::USUAL
+                ..SliceLimits::DEFAULT
             };
             let y = conv2d_within(limits, launch, &x, (&weight, &bias), stride, padding).unwrap();
             (y, launches.get())
@@ -349,11 +349,11 @@ fn split_attention_stays_within_the_limit_and_gives_the_same() {
             launches.set(launches.get() + 1);
             scaled_dot_product(q, k, v)
         };
-        let limits = Limits {
+        let limits = SliceLimits {
             scores,
-            ..Limits::USUAL
+            ..SliceLimits::DEFAULT
         };
-        let y = attention_within(limits, launch, COPIES, [&q, &k, &v], heads).unwrap();
+        let y = attention_within(limits, launch, COPY_OPS, [&q, &k, &v], heads).unwrap();
         (values(&y), launches.get())
     };
     let (whole, one) = run(1 << 20);
@@ -370,14 +370,14 @@ fn split_attention_stays_within_the_limit_and_gives_the_same() {
 
 #[test]
 fn shape_that_no_split_can_bring_within_the_limit_is_an_error() {
-    let limits = Limits {
+    let limits = SliceLimits {
         scores: 6,
         columns: 100,
-        ..Limits::LEAN
+        ..SliceLimits::LOW_MEMORY
     };
     let q = noise(&[1, 2, 4], 1);
     let k = noise(&[1, 7, 4], 2);
-    assert!(attention_within(limits, scaled_dot_product, COPIES, [&q, &k, &k], 1).is_err());
+    assert!(attention_within(limits, scaled_dot_product, COPY_OPS, [&q, &k, &k], 1).is_err());
     let launch = |_: &Tensor, _: &Tensor, _| unreachable!("more than the limit is launched");
     let (x, weight, bias) = (noise(&[1, 2, 8, 8], 1), noise(&[1, 2, 3, 3], 2), noise(&[1], 3));
     assert!(conv2d_within(limits, launch, &x, (&weight, &bias), 1, 1).is_err());

@@ -1,20 +1,21 @@
-//! Convolution on the CPU. The way is chosen by the layer's shape alone: Winograd's for wide 3x3 layers, laid-out
-//! patches for the rest.
+//! Convolution on the CPU. The algorithm is chosen by the layer's shape alone: Winograd's for 3x3 layers with
+//! many channels, im2col for the rest.
 
-mod direct;
-mod finish;
+mod epilogue;
+mod im2col;
 mod sizes;
 mod winograd;
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 
 use self::sizes::{Addends, Sizes};
-use super::matrix::{Lent, contiguous, lend};
-use crate::slices::Convolution;
+use super::matrix::{BorrowedValues, borrow_values, contiguous};
+use crate::slices::ConvolutionShape;
 use crate::tensors::Weight;
 
-/// Square kernel; the operand is `(images, in, h, w)`, the weights `(out, in, k, k)`. The bias is `(out)`, or `(samples,
-/// out)` with one row for every `images / samples` images. The residual, like the result, is added to it.
+/// A square convolution. The operand is `(images, in, h, w)`, the weights are `(out, in, k, k)`. The bias is
+/// `(out)`, or `(samples, out)` with one row for every `images / samples` images. The residual has the shape
+/// of the result and is added to it.
 pub(crate) struct CpuConv2d<'a> {
     pub(crate) weight: &'a Weight,
     pub(crate) bias: &'a Tensor,
@@ -48,32 +49,24 @@ impl CpuConv2d<'_> {
     }
 }
 
-/// Values of the room that a convolution works in; see [`workspace`](super::workspace).
-pub(crate) fn room(sizes: Convolution, stride: usize, threads: usize) -> usize {
-    let Convolution {
-        images,
-        input,
-        output,
-        height: out_height,
-        width: out_width,
-        kernel,
-    } = sizes;
+/// Returns the number of values in the workspace of a convolution; see [`workspace`](super::workspace).
+pub(crate) fn workspace_values(shape: ConvolutionShape, stride: usize, threads: usize) -> usize {
     let sizes = Sizes {
-        images,
-        input,
-        height: out_height * stride,
-        width: out_width * stride,
-        output,
-        kernel,
+        images: shape.images,
+        input: shape.input,
+        height: shape.height * stride,
+        width: shape.width * stride,
+        output: shape.output,
+        kernel: shape.kernel,
         stride,
-        padding: kernel / 2,
-        out_height,
-        out_width,
+        padding: shape.kernel / 2,
+        out_height: shape.height,
+        out_width: shape.width,
     };
     if winograd::suits(sizes) {
-        winograd::room(sizes, threads)
+        winograd::workspace_values(sizes, threads)
     } else {
-        direct::room(sizes, threads)
+        im2col::workspace_values(sizes, threads)
     }
 }
 
@@ -85,8 +78,8 @@ impl CustomOp1 for CpuConv2d<'_> {
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let sizes = self.sizes(layout)?;
         let x = contiguous(x, layout)?;
-        let bias = lend(self.bias)?;
-        let residual = self.residual.map(lend).transpose()?;
+        let bias = borrow_values(self.bias)?;
+        let residual = self.residual.map(borrow_values).transpose()?;
         let rows = bias.values().len() / sizes.output;
         if rows == 0 || sizes.images % rows != 0 {
             bail!("a bias of {:?} for {} images", self.bias.shape(), sizes.images);
@@ -94,14 +87,14 @@ impl CustomOp1 for CpuConv2d<'_> {
         let addends = Addends {
             bias: bias.values(),
             images_per_bias: sizes.images / rows,
-            residual: residual.as_ref().map(Lent::values),
+            residual: residual.as_ref().map(BorrowedValues::values),
         };
         let mut out = vec![0.0_f32; sizes.images * sizes.output * sizes.out_height * sizes.out_width];
         self.weight.with(|weights| {
             if winograd::suits(sizes) {
                 winograd::convolve(x, weights, addends, sizes, winograd::LIMITS, &mut out);
             } else {
-                direct::convolve(x, weights, addends, sizes, &mut out);
+                im2col::convolve(x, weights, addends, sizes, &mut out);
             }
             Ok(())
         })?;

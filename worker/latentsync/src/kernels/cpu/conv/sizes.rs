@@ -1,6 +1,6 @@
-//! What both ways of a convolution are given.
+//! The parameters of a convolution, for both algorithms.
 
-/// The sizes of one convolution.
+/// The sizes of a square convolution; `height` and `width` are those of the input.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sizes {
     pub(super) images: usize,
@@ -15,16 +15,19 @@ pub(super) struct Sizes {
     pub(super) out_width: usize,
 }
 
-/// What is added to every pixel of the result.
+/// What is added to the pixels of the result.
 #[derive(Clone, Copy)]
 pub(super) struct Addends<'a> {
+    /// Rows of one value for each channel.
     pub(super) bias: &'a [f32],
-    /// Images that share a row of the bias.
+    /// Number of consecutive images that share a row of the bias.
     pub(super) images_per_bias: usize,
+    /// A tensor like the result.
     pub(super) residual: Option<&'a [f32]>,
 }
 
 impl Addends<'_> {
+    /// Returns the bias of one channel of one image.
     pub(super) fn bias(&self, sizes: Sizes, image: usize, channel: usize) -> f32 {
         self.bias[image / self.images_per_bias * sizes.output + channel]
     }

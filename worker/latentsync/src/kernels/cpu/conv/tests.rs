@@ -16,7 +16,7 @@ fn largest(difference: &Tensor) -> f32 {
     difference.abs().unwrap().max_all().unwrap().to_scalar().unwrap()
 }
 
-/// Images, input, h, w, output, kernel, stride, padding.
+/// The layers that are tested: images, input, h, w, output, kernel, stride, padding.
 const LAYERS: [[usize; 8]; 13] = [
     [1, 3, 32, 40, 8, 3, 1, 1],
     [16, 4, 8, 8, 5, 3, 1, 1],
@@ -25,7 +25,8 @@ const LAYERS: [[usize; 8]; 13] = [
     [3, 8, 20, 20, 4, 1, 1, 0],
     [7, 2, 1, 1, 3, 3, 1, 1],
     [1, 1, 2, 600, 2, 3, 1, 1],
-    // Winograd's way: even and odd sides, several bands, one pixel, many channels.
+    // These are computed by Winograd's algorithm: even and odd sides, several bands, one pixel, many
+    // channels.
     [2, 16, 8, 8, 16, 3, 1, 1],
     [3, 17, 9, 11, 21, 3, 1, 1],
     [1, 16, 1, 1, 16, 3, 1, 1],
@@ -40,8 +41,15 @@ fn every_kind_of_layer_agrees_with_candle() {
         let x = ramp((images, input, h, w));
         let weight = ramp((output, input, kernel, kernel));
         let bias = ramp((1, output, 1, 1)).flatten_all().unwrap();
-        let plain =
-            reference::conv2d(crate::slices::Limits::USUAL, &x, &weight, &bias, stride, padding).unwrap();
+        let plain = reference::conv2d(
+            crate::slices::SliceLimits::DEFAULT,
+            &x,
+            &weight,
+            &bias,
+            stride,
+            padding,
+        )
+        .unwrap();
         let (_, _, out_h, out_w) = plain.dims4().unwrap();
         let residual = ramp((images, output, out_h, out_w));
         let per_image = ramp((images, output, 1, 1));
@@ -58,7 +66,7 @@ fn every_kind_of_layer_agrees_with_candle() {
             .unwrap();
         for dtype in [DType::F32, DType::F16, DType::BF16] {
             // The values are multiples of 1/64 below 1 and so the same in all three types.
-            let weight = Weight::held(weight.to_dtype(dtype).unwrap());
+            let weight = Weight::resident(weight.to_dtype(dtype).unwrap());
             let run = |bias: &Tensor, residual: Option<&Tensor>| {
                 let op = CpuConv2d {
                     weight: &weight,
@@ -80,7 +88,7 @@ fn every_kind_of_layer_agrees_with_candle() {
 }
 
 #[test]
-fn both_ways_are_taken() {
+fn both_algorithms_are_chosen() {
     let sizes = |input, output, kernel, stride, padding| Sizes {
         images: 1,
         input,
@@ -125,7 +133,7 @@ fn bands_and_parts_change_nothing() {
             images_per_bias: 3,
             residual: None,
         };
-        let limits = winograd::Limits { tiles, kernels };
+        let limits = winograd::WorkingSetLimits { tiles, kernels };
         winograd::convolve(&x, Values::F32(&weights), addends, sizes, limits, &mut out);
         out
     };

@@ -1,34 +1,37 @@
-//! Winograd's minimal filtering F(2x2, 3x3): 16 products for four pixels where the plain way takes 36 (Lavin and Gray,
-//! "Fast Algorithms for Convolutional Neural Networks", 2015).
+//! Winograd's minimal filtering F(2x2, 3x3), which takes 16 products for four pixels where a direct
+//! convolution takes 36 (Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", 2015).
 //!
-//! The input is cut into tiles of 4x4 pixels that overlap by two; tile and kernel are transformed, multiplied
-//! element by element with a sum over channels (16 matrix products), and transformed back to 2x2 pixels. The
-//! transforms are sums, differences and halves, so the error is that of the plain way, about 1e-6.
+//! The input is divided into tiles of 4x4 pixels that overlap by two. Tiles and kernels are transformed,
+//! multiplied element by element with a sum over channels (16 matrix products), and transformed back to 2x2
+//! pixels. The transforms are sums, differences and halves, so that the relative error is that of a direct
+//! convolution, about 1e-6.
 
 use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::super::matrix::{Matrix, Shared, ranges};
-use super::super::simd::wide;
-use super::finish::finish;
+use super::super::matrix::{Matrix, SharedOutput, ranges};
+use super::super::simd::dispatch_simd;
+use super::epilogue::add_epilogue;
 use super::sizes::{Addends, Sizes};
 use crate::tensors::Values;
 
-/// Elements of a transformed tile.
+/// Number of elements of a transformed tile, 4x4.
 const TILE: usize = 16;
 
-/// How much is held at once. It changes memory and speed, not what is computed.
+/// How much of the intermediate values is in memory at once. It changes memory and speed, not what is
+/// computed.
 #[derive(Clone, Copy)]
-pub(super) struct Limits {
-    /// Tiles, about.
+pub(super) struct WorkingSetLimits {
+    /// Approximate number of tiles that are transformed at once.
     pub(super) tiles: usize,
-    /// Transformed weights. They are made anew in every call: kept, they would add 78 % to the layer's weights.
+    /// Number of values of transformed weights. They are computed anew in every call: to keep them would add
+    /// 78 % to the layer's weights.
     pub(super) kernels: usize,
 }
 
-/// With 64 MiB of transformed weights.
-pub(super) const LIMITS: Limits = Limits {
+/// The limits in use, with 64 MiB of transformed weights.
+pub(super) const LIMITS: WorkingSetLimits = WorkingSetLimits {
     tiles: 512,
     kernels: 16 << 20,
 };
@@ -36,36 +39,37 @@ pub(super) const LIMITS: Limits = Limits {
 /// Most output channels of one matrix product.
 const CHANNELS_AT_ONCE: usize = 320;
 
-/// Whether a layer is done this way: a matter of its shape alone.
+/// Returns whether a layer is computed by this algorithm, which depends on its shape alone.
 pub(super) fn suits(sizes: Sizes) -> bool {
     (sizes.kernel, sizes.stride, sizes.padding) == (3, 1, 1) && sizes.input >= 16 && sizes.output >= 16
 }
 
-/// How the tiles of all images lie: row after row, image after image.
+/// The grid of tiles of one image. The tiles of all images are numbered row after row, image after image.
 #[derive(Clone, Copy)]
-struct Grid {
-    /// Rows of tiles in an image.
+struct TileGrid {
+    /// Number of rows of tiles in an image.
     rows: usize,
-    /// Tiles in a row.
+    /// Number of tiles in a row.
     columns: usize,
 }
 
-/// How a convolution is cut into what is held at once.
-struct Cut {
-    grid: Grid,
-    /// Rows of tiles.
+/// How a convolution is partitioned into what is in memory at once.
+struct Partition {
+    grid: TileGrid,
+    /// Ranges of rows of tiles, over all images.
     bands: Vec<Range<usize>>,
-    /// Output channels.
+    /// Ranges of output channels, the parts that are computed after each other.
     parts: Vec<Range<usize>>,
-    /// Values of the longest band and the widest part: transformed weights, transformed tiles and their products.
+    /// Number of values of the widest part's transformed weights, the longest band's transformed tiles, and
+    /// their products.
     kernels: usize,
     tiles: usize,
     products: usize,
 }
 
-impl Cut {
-    fn new(sizes: Sizes, limits: Limits) -> Self {
-        let grid = Grid {
+impl Partition {
+    fn new(sizes: Sizes, limits: WorkingSetLimits) -> Self {
+        let grid = TileGrid {
             rows: sizes.height.div_ceil(2),
             columns: sizes.width.div_ceil(2),
         };
@@ -87,32 +91,34 @@ impl Cut {
     }
 }
 
-/// Values of what is held at once, and of each thread's widened weights.
-pub(super) fn room(sizes: Sizes, threads: usize) -> usize {
-    let cut = Cut::new(sizes, LIMITS);
-    cut.kernels + cut.tiles + cut.products + threads * sizes.input * 9
+/// Returns the number of values in the workspace: what is in memory at once, and each thread's weights in
+/// `f32`.
+pub(super) fn workspace_values(sizes: Sizes, threads: usize) -> usize {
+    let partition = Partition::new(sizes, LIMITS);
+    partition.kernels + partition.tiles + partition.products + threads * sizes.input * 9
 }
 
+/// Convolves `x` into `out`; its shape is documented at [`CpuConv2d`](super::CpuConv2d).
 pub(super) fn convolve(
     x: &[f32],
     weights: Values,
     addends: Addends,
     sizes: Sizes,
-    limits: Limits,
+    limits: WorkingSetLimits,
     out: &mut [f32],
 ) {
-    let Cut {
+    let Partition {
         grid,
         bands,
         parts,
         kernels,
         tiles,
         products,
-    } = Cut::new(sizes, limits);
+    } = Partition::new(sizes, limits);
     let mut kernels = vec![0.0_f32; kernels];
     let mut tiles = vec![0.0_f32; tiles];
     let mut products = vec![0.0_f32; products];
-    let shared = Shared::new(out);
+    let shared = SharedOutput::new(out);
     for (index, part) in parts.iter().enumerate() {
         let kernels = &mut kernels[..part.len() * TILE * sizes.input];
         kernels
@@ -126,10 +132,10 @@ pub(super) fn convolve(
         for band in &bands {
             let count = band.len() * grid.columns;
             let tiles = &mut tiles[..sizes.input * TILE * count];
-            // A single band stays transformed for all parts.
+            // If there is a single band, its tiles are transformed once for all parts.
             if index == 0 || bands.len() > 1 {
                 tiles.par_chunks_mut(TILE * count).enumerate().for_each_init(
-                    Edges::default,
+                    InputLines::default,
                     |edges, (channel, tiles)| {
                         transform_tiles(x, sizes, grid, (channel, band.start), tiles, edges);
                     },
@@ -159,45 +165,40 @@ pub(super) fn convolve(
     }
 }
 
-/// One product for each of the 16 elements of a tile.
+/// Computes a matrix product for each of the 16 elements of a tile, `(output, input)` by `(input, count)`.
 fn multiply(kernels: &[f32], tiles: &[f32], products: &mut [f32], input: usize, count: usize) {
     let output = kernels.len() / (TILE * input);
     let groups = ranges(output, CHANNELS_AT_ONCE);
     let jobs: Vec<_> = (0..TILE)
         .flat_map(|element| groups.iter().map(move |group| (element, group.clone())))
         .collect();
-    let shared = Shared::new(products);
+    let shared = SharedOutput::new(products);
     jobs.into_par_iter().for_each(|(element, group)| {
+        let left = &kernels[(group.start * TILE + element) * input..];
         let left = Matrix {
-            data: &kernels[(group.start * TILE + element) * input..],
-            rows: group.len(),
-            columns: input,
             row_stride: TILE * input,
-            column_stride: 1,
+            ..Matrix::dense(left, group.len(), input)
         };
         let right = Matrix {
-            data: &tiles[element * count..],
-            rows: input,
-            columns: count,
             row_stride: TILE * count,
-            column_stride: 1,
+            ..Matrix::dense(&tiles[element * count..], input, count)
         };
         let offset = (group.start * TILE + element) * count;
         #[expect(unsafe_code, reason = "parts of one result are written by several threads")]
-        // SAFETY: each job has its own channels or its own element of every tile.
+        // SAFETY: no two jobs have both channels and the element of the tiles in common.
         unsafe {
             shared.product(left, right, 1.0, offset, TILE * count);
         }
     });
 }
 
-/// Kernels that are transformed side by side.
+/// Number of kernels that are transformed side by side, in vector lanes.
 const SIDE_BY_SIDE: usize = 16;
 
-/// `G g G^T` for every input channel: `(input, 9)` to `(16, input)`.
+/// Computes `G g G^T` for every input channel: `(input, 9)` to `(16, input)`.
 fn transform_kernels(weights: &[f32], out: &mut [f32]) {
     let input = weights.len() / 9;
-    wide(
+    dispatch_simd(
         #[inline(always)]
         || {
             for first in (0..input).step_by(SIDE_BY_SIDE) {
@@ -229,7 +230,7 @@ fn transform_kernels(weights: &[f32], out: &mut [f32]) {
     );
 }
 
-/// `G` times a column: `a`, `(a + b + c) / 2`, `(a - b + c) / 2`, `c`.
+/// Multiplies `G` with a column: `a`, `(a + b + c) / 2`, `(a - b + c) / 2`, `c`.
 #[inline(always)]
 fn spread([a, b, c]: [&[f32; SIDE_BY_SIDE]; 3]) -> [[f32; SIDE_BY_SIDE]; 4] {
     let mut halves = [[0.0_f32; SIDE_BY_SIDE]; 2];
@@ -240,17 +241,17 @@ fn spread([a, b, c]: [&[f32; SIDE_BY_SIDE]; 3]) -> [[f32; SIDE_BY_SIDE]; 4] {
     [*a, halves[0], halves[1], *c]
 }
 
-/// Four lines of the input, even and odd pixels apart, with the padding.
+/// Four lines of the input with the padding, as even and odd pixels.
 #[derive(Default)]
-struct Edges {
-    /// Pixels 0, 2, 4, ..., one more than there are tiles.
+struct InputLines {
+    /// Pixels 0, 2, 4 and so on, one more than there are tiles in a row.
     even: [Vec<f32>; 4],
-    /// Pixels -1, 1, 3, ..., one more than there are tiles.
+    /// Pixels -1, 1, 3 and so on, one more than there are tiles in a row.
     odd: [Vec<f32>; 4],
 }
 
-impl Edges {
-    /// Takes in four lines, of which some may be padding.
+impl InputLines {
+    /// Fills in four lines of pixels; `None` is a line of padding.
     #[inline(always)]
     fn fill(&mut self, lines: [Option<&[f32]>; 4], columns: usize) {
         for ((line, even), odd) in lines.into_iter().zip(&mut self.even).zip(&mut self.odd) {
@@ -274,20 +275,20 @@ impl Edges {
     }
 }
 
-/// `B^T d B` for the tiles of one channel, from a row of tiles on: `(16, count)`.
+/// Computes `B^T d B` for the tiles of one channel, from row `first_row` of tiles on: `(16, count)`.
 fn transform_tiles(
     x: &[f32],
     sizes: Sizes,
-    grid: Grid,
+    grid: TileGrid,
     (channel, first_row): (usize, usize),
     out: &mut [f32],
-    edges: &mut Edges,
+    edges: &mut InputLines,
 ) {
     let count = out.len() / TILE;
     let Sizes {
         input, height, width, ..
     } = sizes;
-    wide(
+    dispatch_simd(
         #[inline(always)]
         || {
             for i in 0..count / grid.columns {
@@ -304,10 +305,10 @@ fn transform_tiles(
     );
 }
 
-/// One row of tiles; elements of a tile are `count` apart.
+/// Transforms one row of tiles; the elements of a tile are `count` values apart in `out`.
 #[inline(always)]
-fn transform_row(edges: &Edges, columns: usize, out: &mut [f32], count: usize) {
-    // Rows of B^T: the first line plus or minus the second.
+fn transform_row(edges: &InputLines, columns: usize, out: &mut [f32], count: usize) {
+    // Each row of B^T is the first of two lines plus or minus the second.
     for (i, (first, second, sign)) in [(0, 2, -1.0_f32), (1, 2, 1.0), (2, 1, -1.0), (1, 3, -1.0)]
         .into_iter()
         .enumerate()
@@ -336,16 +337,20 @@ fn transform_row(edges: &Edges, columns: usize, out: &mut [f32], count: usize) {
     }
 }
 
-/// `A^T m A` for one row of tiles of one channel: two lines of the result, finished.
-#[expect(clippy::too_many_arguments, reason = "one line of a loop over three things")]
+/// Computes `A^T m A` for one row of tiles of one channel, and writes two lines of the result with their
+/// addends.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "the body of a loop over parts, bands and rows"
+)]
 fn write_rows(
     products: &[f32],
     (line, count): (usize, usize),
     (channel, tile_row): (usize, usize),
     sizes: Sizes,
-    grid: Grid,
+    grid: TileGrid,
     addends: Addends,
-    out: &Shared,
+    out: &SharedOutput,
     lines: &mut Vec<f32>,
 ) {
     let (image, row) = (tile_row / grid.rows, tile_row % grid.rows);
@@ -353,7 +358,7 @@ fn write_rows(
     let (upper, lower) = lines.split_at_mut(2 * grid.columns);
     let element = |i: usize| &products[i * count + line..][..grid.columns];
     let elements: [&[f32]; TILE] = std::array::from_fn(element);
-    wide(
+    dispatch_simd(
         #[inline(always)]
         || {
             collect(&elements, [0, 4, 8], [1.0, 1.0], upper);
@@ -366,14 +371,15 @@ fn write_rows(
         }
         let at = ((image * sizes.output + channel) * sizes.height + y) * sizes.width;
         #[expect(unsafe_code, reason = "planes of one result are written by several threads")]
-        // SAFETY: each channel's lines are written by one thread.
+        // SAFETY: only one thread writes the lines of a channel.
         let to = unsafe { out.slice(at, sizes.width) };
         let residual = addends.residual.map(|residual| &residual[at..at + sizes.width]);
-        finish(to, values, addends.bias(sizes, image, channel), residual);
+        add_epilogue(to, values, addends.bias(sizes, image, channel), residual);
     }
 }
 
-/// One line of every tile: the rows `first`, `second`, `third` of its elements, summed with signs, then the columns.
+/// Computes one line of the result's pixels for a row of tiles: sums three rows of each tile's elements with
+/// signs, then the columns. The rows begin at the elements `first`, `second` and `third`.
 #[inline(always)]
 fn collect(
     elements: &[&[f32]; TILE],

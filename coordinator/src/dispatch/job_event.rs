@@ -1,0 +1,198 @@
+//! The events that the dispatcher logs and sends to the observer of a job, such as a progress bar. Each
+//! prints as one sentence.
+
+use std::fmt;
+use std::time::Duration;
+
+use latentfarm_common::ids::{Attempt, ChunkId, JobId, WorkerId};
+use latentfarm_common::time::FrameRange;
+use latentfarm_common::wire::outcome::{Heartbeat, StageTimings};
+
+use super::workers::Workers;
+use crate::job::chunks::{Chunks, Counts};
+use crate::job::record::Unschedulable;
+
+/// The progress of a job.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// The counts of analysis chunks and of source frames.
+    pub analyze: Counts,
+    /// The counts of render chunks and of output frames.
+    pub render: Counts,
+    /// The number of output frames that are finished inside chunks that are still running.
+    pub frames_under_way: u64,
+    /// The number of workers that accept tasks.
+    pub workers: usize,
+    /// The number of render chunks that fit no live worker.
+    pub waiting_for_memory: usize,
+    /// The shortage of the chunk with the largest need, if any waits.
+    pub shortage: Option<String>,
+}
+
+impl Progress {
+    /// Computes the progress from the states of the chunks and the heartbeats of the workers.
+    pub(super) fn of(chunks: &Chunks, job: JobId, workers: &Workers) -> Self {
+        let is_done = |chunk| {
+            chunks
+                .get(chunk)
+                .is_some_and(|record| record.state().is_settled())
+        };
+        let unschedulable = || {
+            chunks
+                .render
+                .iter()
+                .filter_map(|record| record.unschedulable.as_ref())
+        };
+        Self {
+            analyze: Counts::of(&chunks.analyze),
+            render: Counts::of(&chunks.render),
+            frames_under_way: workers.frames_under_way(job, is_done),
+            workers: workers.live(),
+            waiting_for_memory: unschedulable().count(),
+            shortage: unschedulable()
+                .max_by_key(|unschedulable| unschedulable.need_mib())
+                .map(Unschedulable::describe),
+        }
+    }
+}
+
+/// Something that happened to a job.
+#[derive(Clone, Debug)]
+pub enum JobEvent {
+    /// The done log holds records of an earlier run.
+    Resumed {
+        records: usize,
+    },
+    WorkerJoined {
+        worker: WorkerId,
+        device: String,
+    },
+    /// The worker left as it had announced.
+    WorkerLeft {
+        worker: WorkerId,
+    },
+    WorkerLost {
+        worker: WorkerId,
+    },
+    ChunkStarted {
+        chunk: ChunkId,
+        range: FrameRange,
+        worker: WorkerId,
+        attempt: Attempt,
+    },
+    ChunkDone {
+        chunk: ChunkId,
+        range: FrameRange,
+        worker: WorkerId,
+        timings: StageTimings,
+    },
+    /// The chunk is back in the backlog, and is published again after `delay`.
+    ChunkRequeued {
+        chunk: ChunkId,
+        range: FrameRange,
+        reason: String,
+        delay: Duration,
+    },
+    ChunkQuarantined {
+        chunk: ChunkId,
+        range: FrameRange,
+        reason: String,
+    },
+    /// The chunk fits no live worker, and waits for a bigger one.
+    ChunkUnschedulable {
+        chunk: ChunkId,
+        range: FrameRange,
+        reason: String,
+        at_most: Duration,
+    },
+    Progress(Progress),
+    Heartbeat(Heartbeat),
+}
+
+impl JobEvent {
+    /// Writes the event to the log, except for progress and heartbeats.
+    pub(super) fn log(&self) {
+        match self {
+            Self::Progress(_) | Self::Heartbeat(_) => {}
+            Self::WorkerLost { .. }
+            | Self::ChunkUnschedulable { .. }
+            | Self::ChunkRequeued { .. }
+            | Self::ChunkQuarantined { .. } => tracing::warn!("{self}"),
+            Self::Resumed { .. }
+            | Self::WorkerJoined { .. }
+            | Self::WorkerLeft { .. }
+            | Self::ChunkStarted { .. }
+            | Self::ChunkDone { .. } => tracing::info!("{self}"),
+        }
+    }
+}
+
+impl fmt::Display for JobEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Resumed { records } => {
+                write!(f, "found {records} finished chunks of an earlier run")
+            }
+            Self::WorkerJoined { worker, device } => write!(f, "worker {worker} joined with {device}"),
+            Self::WorkerLeft { worker } => write!(f, "worker {worker} left"),
+            Self::WorkerLost { worker } => {
+                write!(f, "worker {worker} is lost: its heartbeat stopped")
+            }
+            Self::ChunkStarted {
+                chunk,
+                range,
+                worker,
+                attempt,
+            } => {
+                write!(f, "{worker} began {chunk} (frames {range})")?;
+                match attempt.number {
+                    0 => Ok(()),
+                    number => write!(f, ", attempt {}", u64::from(number) + 1),
+                }
+            }
+            Self::ChunkDone {
+                chunk, range, worker, ..
+            } => write!(f, "{worker} finished {chunk} (frames {range})"),
+            Self::ChunkRequeued {
+                chunk,
+                range,
+                reason,
+                delay,
+            } => {
+                let seconds = delay.as_secs_f64();
+                write!(
+                    f,
+                    "{chunk} (frames {range}) goes back to the queue in {seconds:.1} s: {reason}"
+                )
+            }
+            Self::ChunkQuarantined { chunk, range, reason } => {
+                write!(f, "{chunk} (frames {range}) is given up: {reason}")
+            }
+            Self::ChunkUnschedulable {
+                chunk,
+                range,
+                reason,
+                at_most,
+            } => {
+                let seconds = at_most.as_secs_f64();
+                write!(
+                    f,
+                    "{chunk} (frames {range}) waits for a worker with more memory, {seconds:.0} s at most: {reason}"
+                )
+            }
+            Self::Progress(progress) => {
+                let done = progress.render.frames_done + progress.frames_under_way;
+                let (total, workers) = (progress.render.frames, progress.workers);
+                write!(f, "{done} of {total} frames, {workers} workers")
+            }
+            Self::Heartbeat(heartbeat) => {
+                let (worker, state) = (&heartbeat.worker, heartbeat.state);
+                write!(
+                    f,
+                    "{worker} is {state:?} with {} MiB free",
+                    heartbeat.device_free_mib
+                )
+            }
+        }
+    }
+}

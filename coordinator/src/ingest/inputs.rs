@@ -1,0 +1,246 @@
+//! The two input files: they are examined first, and stored when the job runs.
+
+use std::path::Path;
+
+use latentfarm_common::digest::Digest;
+use latentfarm_common::error::FileError;
+use latentfarm_common::media::{self, SegmentFile, VideoIndex, VideoProbe, cut_segments, index_video};
+use latentfarm_common::time::{FrameRange, FrameRate};
+use latentfarm_common::wire::job::{AudioSpec, SegmentEntry, SilenceMode, SourceSpec, Timeline};
+
+use super::error::IngestError;
+use super::request::{IngestRequest, RateChoice};
+use super::sink::BlobSink;
+use super::speech::SpeechTrack;
+use super::timeline::{FrameTable, OnShort, SourceClock, TableRequest, frame_table};
+
+/// The input files after both were read once. Nothing has been stored yet.
+pub struct ExaminedInputs {
+    request: IngestRequest,
+    pub video: VideoProbe,
+    pub video_digest: Digest,
+    pub audio_digest: Digest,
+    /// Frame rate of the output.
+    pub rate: FrameRate,
+    pub table: FrameTable,
+    index: VideoIndex,
+    speech: SpeechTrack,
+}
+
+/// The data that a job is planned from. Every blob that it names has been stored.
+#[derive(Clone, Debug)]
+pub struct Ingested {
+    pub video_digest: Digest,
+    pub audio_digest: Digest,
+    pub source: SourceSpec,
+    pub audio: AudioSpec,
+    /// Number of output frames, at least 1.
+    pub frames: u64,
+    pub timeline: Timeline,
+    /// Sentences about the inputs that the user should read.
+    pub notes: Vec<String>,
+}
+
+/// Probes both files, decodes the speech and reads the video's time stamps.
+pub fn examine(request: &IngestRequest) -> Result<ExaminedInputs, IngestError> {
+    let video = media::probe_video(&request.video)?;
+    media::probe_audio(&request.audio)?;
+    let rate = match request.rate {
+        RateChoice::Fixed(rate) => rate,
+        RateChoice::Source => video.average_rate.ok_or_else(|| IngestError::NoRate {
+            path: request.video.clone(),
+        })?,
+    };
+    let digest = |path: &Path| Digest::of_file(path).map_err(FileError::at("read", path));
+    let (video_digest, _) = digest(&request.video)?;
+    let (audio_digest, _) = digest(&request.audio)?;
+    let speech = SpeechTrack::decode(&request.audio, &request.scratch)?;
+    let index = index_video(&request.video, &video, &mut |_| {})?;
+    let table = frame_table(&TableRequest {
+        source: SourceClock {
+            pts: &index.pts,
+            last_duration: index.last_duration,
+            time_base: video.time_base,
+        },
+        rate,
+        speech_samples: speech.samples,
+        on_short: request.on_short,
+        keep_tail: request.keep_tail,
+    })
+    .map_err(|source| IngestError::Table {
+        path: request.video.clone(),
+        source,
+    })?;
+    Ok(ExaminedInputs {
+        request: request.clone(),
+        video,
+        video_digest,
+        audio_digest,
+        rate,
+        table,
+        index,
+        speech,
+    })
+}
+
+impl ExaminedInputs {
+    /// Returns the number of output frames.
+    pub fn frames(&self) -> u64 {
+        self.table.outputs.len() as u64
+    }
+
+    /// Returns the length of the speech in milliseconds.
+    pub fn speech_ms(&self) -> u64 {
+        self.speech.samples * 1000 / u64::from(media::SPEECH_RATE_HZ)
+    }
+
+    /// Returns the output frames in which nobody speaks. The list is empty if the job does not treat them
+    /// differently.
+    fn silence(&self) -> Vec<FrameRange> {
+        let spoken = self.table.speech_frames.min(self.frames());
+        match self.request.silence {
+            SilenceMode::Off => Vec::new(),
+            SilenceMode::Keep | SilenceMode::Close => self.speech.levels.silent_frames(self.rate, spoken),
+        }
+    }
+
+    /// Cuts the part of the video that is shown, and stores it with the windows of the speech. `progress`
+    /// receives the number of source frames that are stored.
+    pub fn store(
+        mut self,
+        sink: &mut dyn BlobSink,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<Ingested, IngestError> {
+        let mut notes = self.notes();
+        let (segments, reencoded) = self.store_segments(sink, progress)?;
+        if reencoded > 0 {
+            notes.push(format!(
+                "{reencoded} of {} source segments were re-encoded without loss, because the video has no keyframe where \
+                 they begin",
+                segments.len()
+            ));
+        }
+        let audio = self.speech.store_windows(self.request.windows, sink)?;
+        let silence = self.silence();
+        let used = usize::try_from(self.table.sources).unwrap_or(usize::MAX);
+        let mut source_pts = self.index.pts;
+        source_pts.truncate(used);
+        Ok(Ingested {
+            video_digest: self.video_digest,
+            audio_digest: self.audio_digest,
+            source: SourceSpec {
+                picture: self.video.picture,
+                time_base: self.video.time_base,
+                frames: self.table.sources,
+            },
+            audio: AudioSpec {
+                digest: self.speech.digest,
+                samples: self.speech.samples,
+                log_mel_max: self.speech.log_mel_max,
+                windows: self.request.windows,
+                silence: self.request.silence,
+            },
+            frames: self.table.outputs.len() as u64,
+            timeline: Timeline {
+                source_pts,
+                segments,
+                outputs: self.table.outputs,
+                audio,
+                silence,
+            },
+            notes,
+        })
+    }
+
+    /// Stores the segments. Returns them with the number of those that were re-encoded. The last one is
+    /// counted only up to the last frame that is shown.
+    fn store_segments(
+        &self,
+        sink: &mut dyn BlobSink,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<(Vec<SegmentEntry>, usize), IngestError> {
+        let scratch = tempfile::tempdir_in(&self.request.scratch).map_err(FileError::at(
+            "make a scratch directory in",
+            &self.request.scratch,
+        ))?;
+        let wanted = self.table.sources;
+        let mut segments = Vec::new();
+        let mut reencoded = 0;
+        let mut store = |segment: SegmentFile| {
+            let blob = sink.put_file(&segment.path)?;
+            if segment.path.exists() {
+                std::fs::remove_file(&segment.path)?;
+            }
+            let end = (segment.first + segment.frames).min(wanted);
+            if let Some(frames) = end.checked_sub(segment.first).filter(|&frames| frames > 0) {
+                let first = segment.first;
+                segments.push(SegmentEntry { blob, first, frames });
+                reencoded += usize::from(segment.reencoded);
+                progress(end);
+            }
+            Ok(())
+        };
+        let limits = self.request.limits;
+        let picture = &self.video.picture;
+        cut_segments(&self.index, picture, wanted, scratch.path(), limits, &mut store)?;
+        Ok((segments, reencoded))
+    }
+
+    /// Returns sentences that the user should read about lengths, rates and pauses.
+    pub fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        let FrameTable {
+            outputs,
+            speech_frames,
+            video_frames,
+            ..
+        } = &self.table;
+        let pass = &outputs[..usize::try_from(*video_frames).map_or(outputs.len(), |n| n.min(outputs.len()))];
+        let repeated = pass
+            .windows(2)
+            .filter(|pair| pair[0].source == pair[1].source)
+            .count();
+        let skipped: u32 = pass
+            .windows(2)
+            .map(|pair| (pair[1].source - pair[0].source).saturating_sub(1))
+            .sum();
+        if repeated > 0 || skipped > 0 {
+            let from = self
+                .video
+                .average_rate
+                .map_or("an unknown rate".to_owned(), |rate| rate.to_string());
+            notes.push(format!(
+                "the video, of {from} frames per second, is mapped to a constant {}: {repeated} frames are repeated, \
+                 {skipped} are dropped",
+                self.rate
+            ));
+        }
+        if speech_frames != video_frames {
+            let way = match self.request.on_short {
+                _ if video_frames > speech_frames && self.request.keep_tail => {
+                    "the rest of the video is kept unchanged"
+                }
+                _ if video_frames > speech_frames => "the rest of the video is cut off",
+                OnShort::Bounce => "the video is played forward and backward in turn",
+                OnShort::Loop => "the video starts again from its beginning",
+                OnShort::Hold => "the video's last frame is held",
+                OnShort::Cut => "the rest of the speech is cut off",
+            };
+            notes.push(format!(
+                "the video has {video_frames} frames, the speech needs {speech_frames}: {way}"
+            ));
+        }
+        let way = match self.request.silence {
+            SilenceMode::Off => return notes,
+            SilenceMode::Keep => "the source picture is kept there",
+            SilenceMode::Close => "the mouth is closed there",
+        };
+        let silence = self.silence();
+        let silent: u64 = silence.iter().map(|pause| pause.len()).sum();
+        notes.push(match silence.len() {
+            0 => "the speech has no pause that is long enough for --silence".to_owned(),
+            pauses => format!("nobody speaks in {silent} frames, in {pauses} pauses: {way}"),
+        });
+        notes
+    }
+}

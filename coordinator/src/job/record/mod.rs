@@ -1,0 +1,245 @@
+//! Everything that the dispatcher keeps about one chunk, in one place. The records are made when a job
+//! begins, and only the dispatcher's task changes them.
+
+use latentfarm_common::ids::{Attempt, ChunkId, WorkKind};
+use latentfarm_common::queues::ResourceClass;
+use latentfarm_common::time::FrameRange;
+use latentfarm_common::wire::blob::BlobRef;
+use latentfarm_common::wire::memory::{MemoryConstraints, OutOfMemory};
+use latentfarm_common::wire::outcome::Failure;
+use tokio::time::Instant;
+
+use crate::job::chunk::event::ChunkEvent;
+use crate::job::chunk::state::{ChunkState, Phase, Step};
+use crate::placement::{ChunkMemory, Fit, JobNeeds, OomDecision, Shortage};
+
+#[cfg(test)]
+mod tests;
+
+/// When this many workers were lost over the same chunk, it counts as out of memory, because a machine that
+/// runs out of memory may die without a report.
+const LOSSES: u32 = 2;
+
+/// The record of one chunk. Its [`ChunkState`] is its place in the lifecycle, which only
+/// [`ChunkRecord::apply`] changes; the other fields hold what is still to be done about the chunk and what
+/// its attempts showed.
+#[derive(Clone, Debug)]
+pub struct ChunkRecord {
+    pub id: ChunkId,
+    pub range: FrameRange,
+    state: ChunkState,
+    /// The chunk is not published before this time.
+    pub not_before: Option<Instant>,
+    /// Whether a done record of the chunk is being verified.
+    pub being_verified: bool,
+    /// The sequence number in the done log of a record that failed verification and is still to be removed.
+    pub pending_retraction: Option<u64>,
+    /// Records of this attempt and of older ones do not count, because one of them failed verification.
+    pub retracted: Option<Attempt>,
+    /// Whether the queue may hold a task of an earlier attempt.
+    pub maybe_queued: bool,
+    /// The attempt that an earlier coordinator had in its queue, and that a worker may still be running.
+    pub inherited: Option<Attempt>,
+    /// The stored input of the chunk's task.
+    pub input: Option<BlobRef>,
+    /// The time since which the heartbeats of the worker that runs the chunk have not named it.
+    pub unreported_since: Option<Instant>,
+    /// What attempts that ran out of memory showed of the chunk's need.
+    pub memory: ChunkMemory,
+    /// How many workers were lost while they ran the chunk.
+    pub losses: u32,
+    /// The queue that the last placement chose; only a chunk of the backlog has one.
+    pub scheduled: Option<Scheduled>,
+    /// Why the last placement found no live worker for the chunk, if it found none.
+    pub unschedulable: Option<Unschedulable>,
+    /// The queue that the chunk was last published to.
+    pub published: Option<Fit>,
+}
+
+/// The queue that a chunk of the backlog is to be published to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Scheduled {
+    pub fit: Fit,
+    /// The reason for this queue in one clause.
+    pub why: &'static str,
+}
+
+/// Why a render chunk fits no live worker, and since when.
+#[derive(Clone, Debug)]
+pub struct Unschedulable {
+    pub since: Instant,
+    pub shortages: Vec<Shortage>,
+}
+
+impl Unschedulable {
+    /// Describes the shortages in one line, for logs and reports.
+    pub fn describe(&self) -> String {
+        if self.shortages.is_empty() {
+            return "what it needs of a GPU is not known, and the CPU is not allowed".to_owned();
+        }
+        let parts: Vec<String> = self.shortages.iter().map(ToString::to_string).collect();
+        parts.join("; ")
+    }
+
+    /// The largest need among the shortages, in MiB.
+    pub fn need_mib(&self) -> Option<u64> {
+        self.shortages.iter().map(|shortage| shortage.need_mib).max()
+    }
+}
+
+impl ChunkRecord {
+    /// The record of a chunk of a new job.
+    pub fn new(id: ChunkId, range: FrameRange) -> Self {
+        Self {
+            id,
+            range,
+            state: ChunkState::default(),
+            not_before: None,
+            being_verified: false,
+            pending_retraction: None,
+            retracted: None,
+            maybe_queued: false,
+            inherited: None,
+            input: None,
+            unreported_since: None,
+            memory: ChunkMemory::default(),
+            losses: 0,
+            scheduled: None,
+            unschedulable: None,
+            published: None,
+        }
+    }
+
+    pub fn state(&self) -> &ChunkState {
+        &self.state
+    }
+
+    /// Whether the chunk may be published now, provided that a queue is chosen for it.
+    pub fn may_be_published(&self, now: Instant) -> bool {
+        self.state.phase == Phase::Backlog
+            && self.not_before.is_none_or(|at| at <= now)
+            && !self.being_verified
+            && self.pending_retraction.is_none()
+    }
+
+    /// Whether only a placement is missing for the chunk to be published.
+    pub fn needs_placement(&self, now: Instant) -> bool {
+        self.id.work == WorkKind::Render
+            && self.scheduled.is_none()
+            && self.unschedulable.is_none()
+            && self.may_be_published(now)
+    }
+
+    /// The class of the queue to which the chunk is to be published now; `None` if it is not to be published.
+    pub fn class_to_publish(&self, now: Instant) -> Option<ResourceClass> {
+        let class = self.class_of(self.scheduled.map(|scheduled| scheduled.fit));
+        class.filter(|_| self.may_be_published(now))
+    }
+
+    /// The class of the queue in which a task of the chunk is queued or running.
+    pub fn class_under_way(&self) -> Option<ResourceClass> {
+        let class = self.class_of(self.published);
+        class.filter(|_| self.state.is_under_way())
+    }
+
+    fn class_of(&self, fit: Option<Fit>) -> Option<ResourceClass> {
+        match self.id.work {
+            WorkKind::Analyze => Some(ResourceClass::Analyze),
+            WorkKind::Render => fit.map(|fit| fit.class),
+        }
+    }
+
+    /// Records that an attempt ran out of memory, and returns what the policy decided. `predicted` are the
+    /// uncorrected needs of the job; `class` is that of the queue from which the task was pulled, if that is
+    /// known.
+    pub fn record_oom(
+        &mut self,
+        predicted: &JobNeeds,
+        oom: &OutOfMemory,
+        class: Option<ResourceClass>,
+    ) -> OomDecision {
+        let (needs, overhead_mib) = (predicted.of(oom.kind), predicted.overhead_mib(oom.kind));
+        needs.map_or(OomDecision::RetryUnchanged, |needs| {
+            self.memory.record_oom(oom, class, needs, overhead_mib)
+        })
+    }
+
+    /// Records that a worker reported a failure. Returns the shortage if the attempt counted and ran out of
+    /// memory, and what follows for the next attempt, if anything does.
+    pub fn record_failure(
+        &mut self,
+        predicted: &JobNeeds,
+        attempt: Attempt,
+        failure: &Failure,
+    ) -> (Option<OutOfMemory>, Option<String>) {
+        if !self.state.is_current(attempt) {
+            return (None, Some("another attempt counts already".to_owned()));
+        }
+        match failure {
+            // An analysis does not use the engine, so it has no leaner plan.
+            Failure::OutOfMemory(oom) if self.id.work == WorkKind::Render => {
+                let class = self.published.map(|fit| fit.class);
+                let decision = self.record_oom(predicted, oom, class);
+                (Some(oom.clone()), Some(decision.describe(oom.kind)))
+            }
+            Failure::InsufficientMemory { .. } => (
+                None,
+                Some("the attempt had not begun, and is repeated".to_owned()),
+            ),
+            Failure::OutOfMemory(_)
+            | Failure::BadInput { .. }
+            | Failure::WorkerUnfit { .. }
+            | Failure::Transient { .. }
+            | Failure::EngineLost { .. } => (None, None),
+        }
+    }
+
+    /// Records that a worker was lost while it ran the chunk. One loss may have any cause; after `LOSSES`
+    /// of them the chunk gets a leaner plan, as if it had run out of memory. Returns a description of that,
+    /// if it happens.
+    pub fn record_loss(&mut self, predicted: &JobNeeds) -> Option<String> {
+        self.losses += 1;
+        let fit = self.published.filter(|_| self.losses.is_multiple_of(LOSSES))?;
+        let MemoryConstraints { kind, floor, .. } = fit.constraints;
+        let oom = OutOfMemory {
+            kind,
+            device: kind.to_string(),
+            stage: None,
+            plan: floor,
+            needed_at_least_mib: None,
+            free_before_mib: fit.need_mib,
+            suspected: true,
+        };
+        let decision = self.record_oom(predicted, &oom, Some(fit.class)).describe(kind);
+        Some(format!(
+            "{LOSSES} workers were lost while they ran it, perhaps for lack of memory: {decision}"
+        ))
+    }
+
+    /// Applies an event to the chunk's state, and clears what no longer holds in the new state.
+    pub fn apply(&mut self, event: ChunkEvent) -> Step {
+        let is_end = event.cause().is_some();
+        let step = self.state.on(event);
+        let Step::Moved(next) = &step else { return step };
+        self.state = next.clone();
+        self.unreported_since = None;
+        self.scheduled = None;
+        match self.state.phase {
+            Phase::Waiting => {}
+            Phase::Backlog => self.maybe_queued |= is_end,
+            Phase::Queued | Phase::Running { .. } | Phase::Done { .. } => {
+                self.not_before = None;
+                self.inherited = None;
+                self.unschedulable = None;
+            }
+            Phase::Quarantined { .. } => {
+                self.maybe_queued = true;
+                self.unschedulable = None;
+            }
+        }
+        if matches!(self.state.phase, Phase::Done { .. }) {
+            self.input = None;
+        }
+        step
+    }
+}

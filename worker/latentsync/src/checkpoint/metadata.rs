@@ -1,0 +1,118 @@
+//! The metadata of a folder of weights, `latentfarm.json`: what the weights are, which command made the
+//! folder, and the digests of its files. `weights pull`, `convert` and `synth` write it;
+//! [`Checkpoint::open`](super::Checkpoint::open) reads it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::text::{read_text, write_json};
+use crate::config::ConfigError;
+use crate::tensors::{FileRecord, WeightsError};
+
+/// The name of the metadata file in a folder of weights.
+pub const METADATA_FILE: &str = "latentfarm.json";
+
+/// The contents of the metadata file, which is optional.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FolderMetadata {
+    /// Whether the weights are random ones, which are made for trying the farm.
+    pub synthetic: bool,
+    /// The side in pixels of the face crop that the model was trained with.
+    pub resolution_px: Option<u32>,
+    /// A description of the weights for people.
+    pub note: String,
+    /// The published model whose memory a simulated GPU charges instead of that of these weights.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub account_as: Option<PublishedModel>,
+    /// The command that made the folder; it alone may write there again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub made_by: Option<MadeBy>,
+    /// The sizes and digests of the files when they were made, by path in the folder.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub files: BTreeMap<String, FileRecord>,
+}
+
+/// A published model whose memory a simulated GPU can charge for small weights, so that a test farm makes the
+/// decisions of a real one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PublishedModel {
+    /// `LatentSync` 1.5, which renders faces of 256 px.
+    #[serde(rename = "1.5")]
+    V15,
+    /// `LatentSync` 1.6, which renders faces of 512 px.
+    #[serde(rename = "1.6")]
+    V16,
+}
+
+impl PublishedModel {
+    /// Returns the side of the model's faces in pixels.
+    pub fn resolution_px(self) -> usize {
+        match self {
+            Self::V15 => 256,
+            Self::V16 => 512,
+        }
+    }
+}
+
+/// The command that made a folder of weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MadeBy {
+    /// The folder was made by `weights synth`.
+    Synth,
+    /// The folder was made by `weights convert`.
+    Convert,
+    /// The folder was made by `weights pull`.
+    Pull,
+    /// The folder was made by a command that this release does not have.
+    #[serde(other)]
+    Other,
+}
+
+impl FolderMetadata {
+    /// Reads the metadata of a folder; `None` if it has none.
+    ///
+    /// # Errors
+    /// [`WeightsError::Io`] if the file cannot be read, [`WeightsError::Config`] if it is not valid.
+    pub fn read(dir: &Path) -> Result<Option<Self>, WeightsError> {
+        let path = dir.join(METADATA_FILE);
+        read_text(&path)?
+            .map(|text| serde_json::from_str(&text).map_err(ConfigError::Json))
+            .transpose()
+            .map_err(WeightsError::config(&path))
+    }
+
+    /// Writes the metadata of a folder and replaces what it had.
+    ///
+    /// # Errors
+    /// [`WeightsError::Write`] if the file cannot be written.
+    pub fn write(&self, dir: &Path) -> Result<(), WeightsError> {
+        write_json(&dir.join(METADATA_FILE), &serde_json::json!(self))
+    }
+}
+
+/// Makes the folder if it is missing, and checks that `maker` may write there.
+///
+/// # Errors
+/// [`WeightsError::Foreign`] if the folder holds files that `maker` did not make.
+pub(super) fn prepare_folder(dir: &Path, maker: MadeBy) -> Result<(), WeightsError> {
+    let failed = WeightsError::folder(dir);
+    fs::create_dir_all(dir).map_err(failed)?;
+    if fs::read_dir(dir).map_err(failed)?.next().is_none() {
+        return Ok(());
+    }
+    let own = FolderMetadata::read(dir)?.is_some_and(|metadata| {
+        // Synthetic folders of earlier releases do not name their maker.
+        metadata.made_by == Some(maker)
+            || (maker == MadeBy::Synth && metadata.made_by.is_none() && metadata.synthetic)
+    });
+    if own {
+        Ok(())
+    } else {
+        Err(WeightsError::Foreign { dir: dir.to_owned() })
+    }
+}

@@ -1,0 +1,28 @@
+//! The engine program and its threads, as the arguments of every subcommand that starts an engine name them.
+
+use std::num::NonZero;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+
+/// Returns the program that the user named, or else the one called `name` in the folder of this program.
+pub(super) fn program_path(named: Option<&Path>, name: &str) -> anyhow::Result<PathBuf> {
+    let own = std::env::current_exe().context("cannot find out where this program lies")?;
+    Ok(named.map_or_else(|| own.with_file_name(name), Path::to_owned))
+}
+
+/// Refuses an engine program that does not exist.
+pub(super) fn ensure_installed(path: &Path) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        path.is_file(),
+        "the engine `{}` is missing: give --engine",
+        path.display()
+    );
+    Ok(())
+}
+
+/// Returns the number of threads that the user named, or else that of the cores which this process may use.
+pub(super) fn thread_count(named: Option<u32>) -> usize {
+    let cores = || std::thread::available_parallelism().map_or(1, NonZero::get);
+    named.map_or_else(cores, |threads| threads as usize)
+}

@@ -1,0 +1,92 @@
+//! Commands from the coordinator: cancel a job, or drain the worker. The `render` command, which has a farm
+//! for itself, stops its workers with signals; a coordinator of many jobs, on a farm that outlives each of
+//! them, sends these.
+
+use async_nats::Subscriber;
+use futures::stream::{Select, select};
+use futures::{FutureExt as _, StreamExt as _};
+use latentfarm_common::ids::WorkerId;
+use latentfarm_common::nats::Connection;
+use latentfarm_common::nats::subjects::Subject;
+use latentfarm_common::wire;
+use latentfarm_common::wire::outcome::WorkerCommand;
+
+use super::error::ServeError;
+
+/// Receives commands to this worker and to all workers.
+pub(super) struct ControlInbox {
+    messages: Select<Subscriber, Subscriber>,
+    worker: WorkerId,
+    /// True once a drain has been received.
+    draining: bool,
+}
+
+impl ControlInbox {
+    pub(super) async fn subscribe(connection: &Connection, worker: &WorkerId) -> Result<Self, ServeError> {
+        let own = subscribe(connection, Subject::Control(Some(worker.clone())).to_string()).await?;
+        let all = subscribe(connection, Subject::Control(None).to_string()).await?;
+        Ok(Self {
+            messages: select(own, all),
+            worker: worker.clone(),
+            draining: false,
+        })
+    }
+
+    /// Returns true if the coordinator has sent a drain: the worker has to leave.
+    pub(super) fn draining(&self) -> bool {
+        self.draining
+    }
+
+    /// Waits for the next command. The future may be dropped at any time: no message is lost by it.
+    pub(super) async fn next(&mut self) -> WorkerCommand {
+        loop {
+            let Some(message) = self.messages.next().await else {
+                // The client is closing: no message will come.
+                return std::future::pending().await;
+            };
+            if let Some(command) = self.read(&message) {
+                return command;
+            }
+        }
+    }
+
+    /// Reads the messages that came while the worker was idle: a drain counts, a cancel is dropped, as there
+    /// was no task.
+    pub(super) fn drop_cancels(&mut self) {
+        while let Some(Some(message)) = self.messages.next().now_or_never() {
+            self.read(&message);
+        }
+    }
+
+    /// Decodes a message; `None`, with a warning, if it is to somebody else or invalid.
+    fn read(&mut self, message: &async_nats::Message) -> Option<WorkerCommand> {
+        // A push consumer that somebody else made may deliver messages with other subjects here.
+        match message.subject.as_str().parse() {
+            Ok(Subject::Control(None)) => {}
+            Ok(Subject::Control(Some(worker))) if worker == self.worker => {}
+            _ => {
+                tracing::warn!(
+                    subject = message.subject.as_str(),
+                    "ignored a command whose subject is not for this worker"
+                );
+                return None;
+            }
+        }
+        match wire::decode::<WorkerCommand>(&message.payload) {
+            Ok(command) => {
+                tracing::info!(?command, "received a command from the coordinator");
+                self.draining |= command == WorkerCommand::Drain;
+                Some(command)
+            }
+            Err(error) => {
+                tracing::warn!(%error, "ignored a command that cannot be decoded");
+                None
+            }
+        }
+    }
+}
+
+pub(super) async fn subscribe(connection: &Connection, subject: String) -> Result<Subscriber, ServeError> {
+    let subscribed = connection.client.subscribe(subject.clone()).await;
+    subscribed.map_err(|source| ServeError { subject, source })
+}

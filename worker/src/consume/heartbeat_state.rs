@@ -1,0 +1,93 @@
+//! The state behind a worker's heartbeats: the loop, the runner and the device monitor write to it, and a
+//! background task publishes it.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use latentfarm_common::ids::{Attempt, ChunkId, WorkerId};
+use latentfarm_common::nats::Connection;
+use latentfarm_common::nats::subjects::Subject;
+use latentfarm_common::queues::Queue;
+use latentfarm_common::wire;
+use latentfarm_common::wire::outcome::{Heartbeat, TaskProgress, TaskStage, WorkerState};
+use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
+
+/// The content of the next heartbeat. Clones share it.
+#[derive(Clone, Debug)]
+pub struct HeartbeatState {
+    heartbeat: Arc<Mutex<Heartbeat>>,
+}
+
+impl HeartbeatState {
+    /// Makes the state of a worker that is starting; `device` is its [`Heartbeat::device`].
+    pub fn new(worker: WorkerId, device: String) -> Self {
+        Self {
+            heartbeat: Arc::new(Mutex::new(Heartbeat::starting(worker, device))),
+        }
+    }
+
+    /// Changes the state. The next heartbeat has the change.
+    pub fn update(&self, change: impl FnOnce(&mut Heartbeat)) {
+        change(&mut self.heartbeat.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Returns a copy of the state.
+    pub fn snapshot(&self) -> Heartbeat {
+        self.heartbeat
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    pub(super) fn set_state(&self, state: WorkerState) {
+        self.update(|heartbeat| heartbeat.state = state);
+    }
+
+    pub(super) fn set_task(&self, chunk: ChunkId, attempt: Attempt, frames_total: u32, queue: Option<Queue>) {
+        let task = TaskProgress {
+            chunk,
+            attempt,
+            frames_done: 0,
+            frames_total,
+            stage: TaskStage::Starting,
+            queue,
+            plan: None,
+        };
+        self.update(|heartbeat| heartbeat.task = Some(task));
+    }
+
+    /// Publishes the state as one heartbeat.
+    pub(super) async fn publish(&self, connection: &Connection) {
+        let heartbeat = self.snapshot();
+        let subject = Subject::Heartbeat(heartbeat.worker.clone()).to_string();
+        let published = match wire::encode(&heartbeat) {
+            Ok(payload) => connection
+                .client
+                .publish(subject, Bytes::from(payload))
+                .await
+                .err()
+                .map(|e| e.to_string()),
+            Err(error) => Some(error.to_string()),
+        };
+        if let Some(error) = published {
+            tracing::debug!(error, "a heartbeat was not sent");
+        }
+    }
+
+    /// Starts a task that publishes heartbeats at this interval until the returned set is dropped.
+    pub(super) fn start_publisher(&self, connection: &Connection, interval: Duration) -> JoinSet<()> {
+        let (connection, state) = (connection.clone(), self.clone());
+        let publishing = async move {
+            let mut ticks = tokio::time::interval(interval);
+            // After a lost connection one heartbeat is enough.
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                ticks.tick().await;
+                state.publish(&connection).await;
+            }
+        };
+        JoinSet::from_iter([publishing])
+    }
+}

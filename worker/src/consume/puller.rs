@@ -1,0 +1,183 @@
+//! Pulls the next task from the queues whose resource class the worker has memory for. The worker's loop
+//! calls the puller whenever the worker is free. The puller asks each queue once, in order of preference, and
+//! then waits on the first queue that exists.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use async_nats::Subscriber;
+use async_nats::jetstream::Message;
+use futures::StreamExt as _;
+use latentfarm_common::backoff::Backoff;
+use latentfarm_common::error::one_line;
+use latentfarm_common::nats::pull::{Pulled, try_pull, wait_for_task};
+use latentfarm_common::nats::subjects::ALL_WAKES;
+use latentfarm_common::nats::{Connection, StreamError};
+use latentfarm_common::queues::Queue;
+use latentfarm_common::shutdown::{Phase, Shutdown};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
+
+use super::control_inbox::{ControlInbox, subscribe};
+use super::error::ServeError;
+
+/// A queue without a consumer is checked again after this long, or when a wake message announces a task in
+/// it.
+const ABSENT_FOR: Duration = Duration::from_secs(30);
+/// How often the log repeats that no queue fits.
+const LOG_INTERVAL: Duration = Duration::from_mins(1);
+/// The pause after an error of the server: its first and its longest length.
+const AFTER_ERROR: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+
+/// Pulls tasks from the queues of one farm.
+pub(super) struct TaskPuller {
+    connection: Connection,
+    wakes: WakeListener,
+    poll_interval: Duration,
+    /// The queues whose JetStream consumer did not exist when they were last asked, with the time of that.
+    absent: BTreeMap<Queue, Instant>,
+    errors: Backoff,
+    /// The time of the last log line that no queue fits.
+    logged_no_memory: Option<Instant>,
+}
+
+impl TaskPuller {
+    pub(super) async fn subscribe(
+        connection: &Connection,
+        poll_interval: Duration,
+    ) -> Result<Self, ServeError> {
+        Ok(Self {
+            connection: connection.clone(),
+            wakes: WakeListener::subscribe(connection).await?,
+            poll_interval,
+            absent: BTreeMap::new(),
+            errors: AFTER_ERROR,
+            logged_no_memory: None,
+        })
+    }
+
+    /// Returns a task from one of `queues`, which are tried in their order. Returns `None` after the poll
+    /// interval without a task, after an error, or on an event that the caller has to check: a control
+    /// message, a shutdown, a reconnect.
+    pub(super) async fn pull(
+        &mut self,
+        queues: &[Queue],
+        shutdown: &mut Shutdown,
+        control: &mut ControlInbox,
+    ) -> Option<Message> {
+        match self.try_pull(queues, shutdown, control).await {
+            Ok(task) => {
+                self.errors.reset();
+                task
+            }
+            Err(error) => {
+                let delay = self.errors.next_delay();
+                tracing::warn!(error = one_line(&error), ?delay, "cannot pull tasks, retrying");
+                let _ = timeout(delay, shutdown.reached(Phase::Draining)).await;
+                None
+            }
+        }
+    }
+
+    async fn try_pull(
+        &mut self,
+        queues: &[Queue],
+        shutdown: &mut Shutdown,
+        control: &mut ControlInbox,
+    ) -> Result<Option<Message>, StreamError> {
+        for queue in self.wakes.take() {
+            self.absent.remove(&queue);
+        }
+        let mut first_present = None;
+        for queue in queues {
+            if self
+                .absent
+                .get(queue)
+                .is_some_and(|since| since.elapsed() < ABSENT_FOR)
+            {
+                continue;
+            }
+            match try_pull(&self.connection, *queue).await? {
+                Pulled::Task(message) => return Ok(Some(*message)),
+                Pulled::Empty => {
+                    first_present.get_or_insert(*queue);
+                }
+                Pulled::NoQueue => {
+                    self.absent.insert(*queue, Instant::now());
+                }
+                Pulled::Interrupted => return Ok(None),
+            }
+        }
+        if queues.is_empty() {
+            self.log_no_memory();
+        }
+        let wakes = &self.wakes;
+        let interrupt = async {
+            tokio::select! {
+                () = wakes.wait_for(|queue| queues.contains(queue) && Some(*queue) != first_present) => {}
+                () = shutdown.reached(Phase::Draining) => {}
+                _ = control.next() => {}
+            }
+        };
+        let Some(queue) = first_present else {
+            let _ = timeout(self.poll_interval, interrupt).await;
+            return Ok(None);
+        };
+        match wait_for_task(&self.connection, queue, self.poll_interval, interrupt).await? {
+            Pulled::Task(message) => Ok(Some(*message)),
+            Pulled::Empty | Pulled::NoQueue | Pulled::Interrupted => Ok(None),
+        }
+    }
+
+    fn log_no_memory(&mut self) {
+        let is_due = |logged: Instant| logged.elapsed() >= LOG_INTERVAL;
+        if self.logged_no_memory.is_none_or(is_due) {
+            tracing::warn!("waiting for free memory: no class of tasks fits now");
+            self.logged_no_memory = Some(Instant::now());
+        }
+    }
+}
+
+/// Collects the queues for which the coordinator announced a task, also while the worker is busy.
+struct WakeListener {
+    woken: watch::Sender<BTreeSet<Queue>>,
+    /// Ends the listener when it is dropped.
+    _listener: JoinSet<()>,
+}
+
+impl WakeListener {
+    async fn subscribe(connection: &Connection) -> Result<Self, ServeError> {
+        let messages = subscribe(connection, ALL_WAKES.to_owned()).await?;
+        let woken = watch::Sender::new(BTreeSet::new());
+        Ok(Self {
+            _listener: JoinSet::from_iter([listen(messages, woken.clone())]),
+            woken,
+        })
+    }
+
+    /// Returns the queues that were announced since the last call.
+    fn take(&self) -> BTreeSet<Queue> {
+        self.woken.send_replace(BTreeSet::new())
+    }
+
+    /// Waits until a queue is announced that `wanted` accepts; the others stay for [`WakeListener::take`].
+    async fn wait_for(&self, wanted: impl Fn(&Queue) -> bool) {
+        // The sender lives in `self`: the channel does not close meanwhile.
+        let mut woken = self.woken.subscribe();
+        let _announced = woken.wait_for(|queues| queues.iter().any(&wanted)).await;
+    }
+}
+
+async fn listen(mut messages: Subscriber, woken: watch::Sender<BTreeSet<Queue>>) {
+    while let Some(message) = messages.next().await {
+        let queue = std::str::from_utf8(&message.payload)
+            .ok()
+            .and_then(|text| text.parse().ok());
+        if let Some(queue) = queue {
+            woken.send_modify(|woken| {
+                woken.insert(queue);
+            });
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! Decides which tasks a worker can take now, and under which memory plan a task runs: pure functions of the
+//! memory that the machine has.
+//!
+//! The runner calls them before each pull, and again before the engine loads a task, as memory that was free
+//! may be taken meanwhile. Both use the same sums, so that a task from a queue that fitted is refused only if
+//! something has changed.
+
+use latentfarm_common::queues::Available;
+use latentfarm_common::wire::memory::{MEDIA_MIB, MemoryConstraints, MemoryPlan, RenderMemory};
+
+/// Bounds on the memory that a worker uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryLimits {
+    /// Host memory that is left free.
+    pub reserve_mib: u64,
+    /// GPU memory that is left free.
+    pub reserve_device_mib: u64,
+    /// The most host memory that the worker's processes may hold together.
+    pub memory_limit_mib: Option<u64>,
+}
+
+/// The host's memory from the view of one worker, in MiB.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HostState {
+    /// Memory that the kernel and the control groups still give.
+    pub free_mib: u64,
+    pub total_mib: u64,
+    /// Memory that other workers have reserved for their tasks and not taken yet.
+    pub reserved_by_others_mib: u64,
+    /// Memory that this worker's idle engine holds. It counts as free, as the next task uses it again.
+    pub engine_mib: u64,
+    /// Memory that this worker's media child holds, which likewise counts as free.
+    pub media_mib: u64,
+    /// Memory that the supervisor holds.
+    pub supervisor_mib: u64,
+}
+
+/// A GPU's memory from the view of one worker, in MiB.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GpuState {
+    pub free_mib: u64,
+    pub total_mib: u64,
+    /// Memory that other workers have reserved for their tasks and not taken yet.
+    pub reserved_by_others_mib: u64,
+    /// Memory that this worker's idle engine holds and that is not in `free_mib`.
+    pub engine_mib: u64,
+}
+
+/// The memory of the machine by which a task is admitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    pub host: HostState,
+    pub device: DeviceState,
+}
+
+/// The device that the engine computes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceState {
+    Cpu,
+    /// A GPU; `None` if it cannot be read at the moment.
+    Gpu(Option<GpuState>),
+}
+
+/// Returns the memory that a task could use at this moment.
+pub fn available(snapshot: &Snapshot, limits: &MemoryLimits) -> Available {
+    let host = &snapshot.host;
+    let media_mib = MEDIA_MIB.saturating_sub(host.media_mib);
+    let media_fits = media_fits(snapshot, limits);
+    let (host_mib, device_mib) = match snapshot.device {
+        DeviceState::Cpu => {
+            let free = (host.free_mib + host.engine_mib)
+                .saturating_sub(host.reserved_by_others_mib)
+                .saturating_sub(limits.reserve_mib)
+                .saturating_sub(media_mib);
+            let others = host.supervisor_mib + host.media_mib.max(MEDIA_MIB);
+            let allowed = limits
+                .memory_limit_mib
+                .map_or(u64::MAX, |limit| limit.saturating_sub(others));
+            (Some(free.min(allowed)), None)
+        }
+        DeviceState::Gpu(state) => {
+            let free = |gpu: GpuState| {
+                (gpu.free_mib + gpu.engine_mib)
+                    .saturating_sub(gpu.reserved_by_others_mib)
+                    .saturating_sub(limits.reserve_device_mib)
+            };
+            // An engine on a GPU needs the media child on the host too, for its crops.
+            (None, state.filter(|_| media_fits).map(free))
+        }
+    };
+    Available {
+        // An idle engine can be ended for face analysis.
+        analyze: media_fits || host.engine_mib >= media_mib,
+        memory: RenderMemory { host_mib, device_mib },
+    }
+}
+
+/// Returns true if the host has the memory for the media child beside the engine. Memory that the child holds
+/// counts.
+pub fn media_fits(snapshot: &Snapshot, limits: &MemoryLimits) -> bool {
+    let host = &snapshot.host;
+    host.free_mib + host.media_mib >= limits.reserve_mib + MEDIA_MIB
+}
+
+/// Returns the memory that a task could use if nothing else ran on the machine.
+pub fn capacity(snapshot: &Snapshot, limits: &MemoryLimits) -> RenderMemory {
+    let host = &snapshot.host;
+    match snapshot.device {
+        DeviceState::Cpu => {
+            let alone = host.total_mib.saturating_sub(limits.reserve_mib);
+            let allowed = limits.memory_limit_mib.unwrap_or(u64::MAX).min(alone);
+            RenderMemory {
+                host_mib: Some(allowed.saturating_sub(MEDIA_MIB)),
+                device_mib: None,
+            }
+        }
+        DeviceState::Gpu(state) => RenderMemory {
+            host_mib: None,
+            device_mib: state.map(|gpu| gpu.total_mib.saturating_sub(limits.reserve_device_mib)),
+        },
+    }
+}
+
+/// The error if no allowed plan of a task fits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InsufficientMemory {
+    /// The need of the leanest allowed plan.
+    pub needed_mib: u64,
+    pub free_mib: u64,
+}
+
+/// Returns the fastest allowed plan that fits, and its need in MiB.
+pub fn choose_plan(
+    constraints: &MemoryConstraints,
+    available: RenderMemory,
+) -> Result<(MemoryPlan, u64), InsufficientMemory> {
+    let free_mib = available.of(constraints.kind);
+    let fits = free_mib.and_then(|free_mib| constraints.needs.fastest_within(constraints.floor, free_mib));
+    let plan = fits.ok_or(InsufficientMemory {
+        needed_mib: constraints.needs.leanest(),
+        free_mib: free_mib.unwrap_or(0),
+    })?;
+    Ok((plan, constraints.needs.of(plan)))
+}
+
+#[cfg(test)]
+mod tests;
