@@ -24,11 +24,16 @@ fn ratio(resolution: u32) -> f64 {
 
 /// Returns the width and height in pixels of the aligned face, before it is resized to a square of
 /// `resolution`: 210 x 280 at 256, 420 x 560 at 512.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a positive product of at most a few thousand is truncated on purpose"
+)]
 pub fn face_size(resolution: u32) -> (usize, usize) {
-    // Integers are exact here: 75 * 2.8 / 256 is 210 / 256, 100 * 2.8 / 256 is 280 / 256. The fraction is
-    // dropped.
-    let resolution = resolution as usize;
-    (resolution * 210 / 256, resolution * 280 / 256)
+    // The reference truncates these very products of doubles. At some resolutions, 384 for example, they lie just below a
+    // whole number that exact arithmetic would reach.
+    let truncated = |side: f64| (side * ratio(resolution)) as usize;
+    (truncated(75.0), truncated(100.0))
 }
 
 /// Returns the places of the three landmarks in the aligned face, in its pixels.
@@ -148,12 +153,24 @@ mod tests {
         [m[0] * x + m[1] * y + m[2], m[3] * x + m[4] * y + m[5]]
     }
 
+    /// The sizes are those of `int(75 * ratio), int(100 * ratio)` in Python, with `ratio = resolution / 256 * 2.8`.
     #[test]
-    fn face_sizes_drop_the_fraction() {
-        assert_eq!(face_size(256), (210, 280));
-        assert_eq!(face_size(512), (420, 560));
-        assert_eq!(face_size(64), (52, 70));
-        assert_eq!(face_size(128), (105, 140));
+    fn face_sizes_are_truncated_as_the_reference_truncates_them() {
+        let sizes = [
+            (64, (52, 70)),
+            (96, (78, 104)),
+            (128, (105, 140)),
+            (192, (157, 209)),
+            (256, (210, 280)),
+            (384, (314, 419)),
+            (448, (367, 489)),
+            (512, (420, 560)),
+            (768, (629, 839)),
+            (1024, (840, 1120)),
+        ];
+        for (resolution, size) in sizes {
+            assert_eq!(face_size(resolution), size, "at {resolution} px");
+        }
     }
 
     #[test]

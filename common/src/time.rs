@@ -27,7 +27,8 @@ pub struct FrameRate {
 serde_as_text!(FrameRate);
 
 /// What the text of a frame rate has to be.
-const RATE_FORM: &str = "frame rate: give frames per second as N or N/D, above 0 and at most 240";
+const RATE_FORM: &str =
+    "frame rate: give frames per second as N, N/D or a decimal number such as 29.97, above 0 and at most 240";
 
 impl FrameRate {
     /// 25 frames per second, which is the rate that the model was trained on.
@@ -97,14 +98,46 @@ impl fmt::Debug for FrameRate {
     }
 }
 
+/// The text form is N, N/D, or a decimal number. A decimal number with two or more places that is one of the NTSC rates to
+/// all its places means that exact rate: `29.97` is 30000/1001. Other decimal numbers are taken as they are.
 impl FromStr for FrameRate {
     type Err = InvalidText;
 
     fn from_str(text: &str) -> Result<Self, InvalidText> {
+        if let Some((whole, places)) = text.split_once('.') {
+            return decimal_rate(whole, places).ok_or_else(|| InvalidText::new(RATE_FORM, text));
+        }
         let (num, den) = text.split_once('/').unwrap_or((text, "1"));
         let rate = num.parse().ok().zip(den.parse().ok());
         let rate = rate.and_then(|(num, den)| Self::new(num, den).ok());
         rate.ok_or_else(|| InvalidText::new(RATE_FORM, text))
+    }
+}
+
+/// The whole rates that video standards slow down by 1000/1001.
+const NTSC: [u32; 8] = [15, 24, 30, 48, 60, 96, 120, 240];
+
+/// Reads `whole.places` frames per second.
+fn decimal_rate(whole: &str, places: &str) -> Option<FrameRate> {
+    let is_number = |digits: &str| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    let scale = 10_u32.checked_pow(u32::try_from(places.len()).ok()?)?;
+    if !is_number(whole) || !is_number(places) {
+        return None;
+    }
+    let scaled = whole
+        .parse::<u32>()
+        .ok()?
+        .checked_mul(scale)?
+        .checked_add(places.parse().ok()?)?;
+    // The NTSC rate of `k` is `k * 1000 / 1001`; it is the one that was meant if it rounds or truncates to all places.
+    let ntsc = |k: u32| {
+        let thousandths = u64::from(k) * 1000 * u64::from(scale);
+        let (truncated, rounded) = (thousandths / 1001, (2 * thousandths + 1001) / 2002);
+        [truncated, rounded].contains(&u64::from(scaled))
+    };
+    match NTSC.into_iter().find(|k| ntsc(*k)) {
+        Some(k) if places.len() >= 2 && !scaled.is_multiple_of(scale) => FrameRate::new(k * 1000, 1001).ok(),
+        _ => FrameRate::new(scaled, scale).ok(),
     }
 }
 
@@ -228,6 +261,56 @@ mod tests {
                 next = window.end;
             }
             prop_assert_eq!(next, range.end);
+        }
+    }
+
+    #[test]
+    fn decimal_rates_mean_what_people_mean_by_them() {
+        let rates = [
+            ("25", "25"),
+            ("25.0", "25"),
+            ("25.00", "25"),
+            ("30000/1001", "30000/1001"),
+            ("29.97", "30000/1001"),
+            ("29.970", "30000/1001"),
+            ("29.97003", "30000/1001"),
+            ("23.976", "24000/1001"),
+            ("23.98", "24000/1001"),
+            ("23.97", "24000/1001"),
+            ("59.94", "60000/1001"),
+            ("119.88", "120000/1001"),
+            ("14.985", "15000/1001"),
+            ("12.5", "25/2"),
+            ("29.9", "299/10"),
+            ("29.95", "599/20"),
+            ("9.99", "999/100"),
+            ("0.5", "1/2"),
+        ];
+        for (text, expected) in rates {
+            let rate: FrameRate = expected.parse().unwrap();
+            assert_eq!(text.parse::<FrameRate>().unwrap(), rate, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_rate_is_refused() {
+        for text in [
+            "",
+            ".",
+            "25.",
+            ".5",
+            "-25.0",
+            "+2.5",
+            "2.5e1",
+            "25,0",
+            "0.0",
+            "240.1",
+            "1.0000000000",
+            "NaN",
+            "29.97/2",
+        ] {
+            let error = text.parse::<FrameRate>().unwrap_err().to_string();
+            assert!(error.contains("frames per second"), "{text}: {error}");
         }
     }
 }

@@ -2,12 +2,11 @@
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
 use latentfarm_coordinator::cli;
 
 fn main() -> ExitCode {
     share_one_arena();
-    cli::main(cli::Args::parse())
+    cli::main()
 }
 
 /// Makes all threads allocate from one arena. By default glibc gives every thread an arena of its own, and

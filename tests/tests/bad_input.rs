@@ -56,6 +56,10 @@ impl Inputs {
             "{}",
             finished.stderr
         );
+        let event = finished.event("refused").expect("a refusal is an event");
+        assert_eq!(event["exit_code"], 2, "{event}");
+        let reason = event["error"].as_str().expect("the reason");
+        assert!(expected.iter().all(|part| reason.contains(part)), "{reason}");
         assert!(!self.path("out.mp4").exists(), "an output was written");
         assert!(!self.path("out.mp4.latentfarm").exists(), "a job folder was left");
     }
@@ -157,6 +161,23 @@ fn existing_and_unwritable_outputs_are_refused() {
     assert_eq!(finished.code(), Some(2), "{}", finished.stderr);
     assert!(finished.stderr.contains("--force"), "{}", finished.stderr);
     assert_eq!(fs::read(&existing).unwrap(), b"precious");
+
+    let video = inputs.path("video.mp4");
+    fs::copy(&inputs.material.video, &video).unwrap();
+    let link = inputs.path("link.mp4");
+    std::os::unix::fs::symlink(&video, &link).unwrap();
+    let before = fs::read(&video).unwrap();
+    for output in [&video, &link] {
+        let render = Render::new(&video, &inputs.material.audio, output, &inputs.material.weights);
+        let finished = render.args(["--force"]).run();
+        assert_eq!(finished.code(), Some(2), "{}", finished.stderr);
+        assert!(
+            finished.stderr.contains("same file as the input"),
+            "{}",
+            finished.stderr
+        );
+    }
+    assert_eq!(fs::read(&video).unwrap(), before);
 
     let nowhere = inputs.path("no/such/folder/out.mp4");
     assert_eq!(render(&nowhere).code(), Some(2));

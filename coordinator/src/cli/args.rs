@@ -29,6 +29,7 @@ const X264_PRESETS: [&str; 10] = [
 /// Lip-syncs videos on a farm of mixed machines, or on this one.
 #[derive(Parser, Debug)]
 #[command(
+    name = "latentfarm",
     version,
     after_help = "\
 Exit codes:
@@ -251,7 +252,7 @@ pub(super) struct RenderArgs {
     )]
     pub(super) silence: SilenceMode,
 
-    /// Output frame rate: N, N/D, or `source`
+    /// Output frame rate: N, N/D, a decimal number such as 29.97, or `source`
     #[arg(long, value_name = "RATE", default_value = "25", help_heading = "Timing")]
     pub(super) fps: String,
     /// What to do if the video ends before the speech

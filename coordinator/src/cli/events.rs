@@ -4,6 +4,7 @@ use latentfarm_common::ids::{ChunkId, WorkKind};
 use latentfarm_common::time::{FrameRange, milliseconds};
 use serde_json::{Value, json};
 
+use super::exit::ExitStatus;
 use crate::dispatch::JobEvent;
 use crate::local::LocalNotice;
 use crate::render::RenderEvent;
@@ -34,6 +35,22 @@ pub(super) fn to_json(event: &RenderEvent) -> Option<Value> {
         | RenderEvent::StitchBegins { .. }
         | RenderEvent::Stitch(_) => None,
     }
+}
+
+/// The JSON object of the error that ended a render: the last event. `refused` means that nothing was written and the same
+/// command cannot succeed; `failed` that the machine or the farm failed.
+pub(super) fn error_json(status: ExitStatus, error: &str) -> Value {
+    let event = match status {
+        ExitStatus::Refused => "refused",
+        ExitStatus::Complete | ExitStatus::Failed | ExitStatus::Incomplete | ExitStatus::Interrupted => {
+            "failed"
+        }
+    };
+    json!({
+        "event": event,
+        "error": error,
+        "exit_code": status as u8,
+    })
 }
 
 fn local_json(notice: &LocalNotice) -> Option<Value> {

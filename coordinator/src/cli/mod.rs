@@ -14,21 +14,51 @@ mod report;
 mod settings;
 mod top;
 
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 
-use latentfarm_common::error::Chain;
+use clap::Parser as _;
+use latentfarm_common::error::{Chain, one_line};
 use latentfarm_common::telemetry;
+use serde_json::Value;
 
-pub use args::Args;
+use args::Args;
 use exit::ExitStatus;
 
-/// Runs the subcommand of a parsed command line. An error is printed once, with all its causes.
-pub fn main(args: Args) -> ExitCode {
+/// Parses this process's command line and runs its subcommand. An error is printed once, with all its causes.
+pub fn main() -> ExitCode {
+    match Args::try_parse() {
+        Ok(args) => run(args),
+        Err(refusal) => {
+            // `--help` and `--version` end here too, with exit code 0.
+            let _closed = refusal.print();
+            if refusal.use_stderr() && std::env::args_os().any(|arg| arg == "--json") {
+                let text = refusal.to_string();
+                let reason = text
+                    .lines()
+                    .next()
+                    .unwrap_or_default()
+                    .trim_start_matches("error: ");
+                print_event(&events::error_json(ExitStatus::Refused, reason));
+            }
+            ExitCode::from(u8::try_from(refusal.exit_code()).unwrap_or(2))
+        }
+    }
+}
+
+/// Prints an event as a JSON line. Standard output may be closed; whatever the event reports is on standard error too.
+fn print_event(event: &Value) {
+    let _closed = writeln!(io::stdout(), "{event}");
+}
+
+/// Runs the subcommand of a parsed command line.
+fn run(args: Args) -> ExitCode {
     // The operator reads the command's own lines; by default the log adds errors only.
     if let Err(error) = telemetry::init("error") {
         eprintln!("error: {}", Chain(&error));
         return ExitStatus::Refused.code();
     }
+    let json = matches!(&args.command, args::Command::Render(args) if args.json);
     let outcome = match args.command {
         args::Command::Render(args) => render::main(*args),
         args::Command::Explain(args) => explain::main(&args),
@@ -39,6 +69,12 @@ pub fn main(args: Args) -> ExitCode {
     };
     let status = outcome.unwrap_or_else(|error| {
         eprintln!("error: {}", Chain(error.source.as_ref()));
+        if json {
+            print_event(&events::error_json(
+                error.status,
+                &one_line(error.source.as_ref()),
+            ));
+        }
         error.status
     });
     status.code()

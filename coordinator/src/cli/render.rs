@@ -36,6 +36,9 @@ async fn run(settings: RenderCommand) -> Result<ExitStatus, CommandError> {
     };
     let folder = settings.render.work_dir.display().to_string();
     let job = RenderJob::check(settings.render).await?;
+    if let Some(note) = settings.rate_note {
+        ui.show(&RenderEvent::Note(note));
+    }
     announce(&mut ui, &job, worker_count);
     if settings.dry_run {
         return Ok(ExitStatus::Complete);

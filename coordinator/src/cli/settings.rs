@@ -34,6 +34,8 @@ pub(super) struct RenderCommand {
     /// The nats-server program for a private farm; `None` looks for one beside this program and on the
     /// `PATH`.
     pub(super) nats_server: Option<PathBuf>,
+    /// How a decimal frame rate was understood.
+    pub(super) rate_note: Option<String>,
     /// The inputs are examined and the estimate is printed, but nothing is rendered.
     pub(super) dry_run: bool,
     /// Events are printed as JSON lines in place of progress bars.
@@ -43,7 +45,7 @@ pub(super) struct RenderCommand {
 /// An argument that is missing, malformed or out of its bounds.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ArgumentError {
-    #[error("--fps must be `source`, N or N/D")]
+    #[error("--fps must be `source`, N, N/D or a decimal number")]
     Rate(#[from] InvalidText),
     #[error("--chunk-frames is not a valid chunk length")]
     ChunkFrames(#[from] InvalidChunkFrames),
@@ -70,6 +72,13 @@ impl RenderCommand {
             "source" => RateChoice::Source,
             text => RateChoice::Fixed(text.parse()?),
         };
+        let rate_note = match rate {
+            RateChoice::Fixed(exact) if args.fps.contains('.') => Some(format!(
+                "--fps {} is taken as {exact} frames per second",
+                args.fps
+            )),
+            RateChoice::Fixed(_) | RateChoice::Source => None,
+        };
         let (preset_steps, preset_guidance) = args.preset.sampling();
         let guidance_scale = args.guidance.unwrap_or(preset_guidance);
         if !(0.0..=20.0).contains(&guidance_scale) {
@@ -85,7 +94,7 @@ impl RenderCommand {
         }
         let workers = workers(&args, count)?;
         let weights = args.weights.ok_or(ArgumentError::NoWeights)?;
-        let target = OutputTarget::check(&args.output, args.force)?;
+        let target = OutputTarget::check(&args.output, &[&args.video, &args.audio], args.force)?;
         let work_dir = args.work_dir.unwrap_or_else(|| {
             let mut name = args.output.clone().into_os_string();
             name.push(".latentfarm");
@@ -128,6 +137,7 @@ impl RenderCommand {
             threads_per_worker,
             nats: args.nats,
             nats_server: args.nats_server,
+            rate_note,
             dry_run: args.dry_run,
             json: args.json,
         })

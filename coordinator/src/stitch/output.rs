@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use latentfarm_common::error::FileError;
@@ -22,6 +23,8 @@ pub enum OutputError {
     ParentIsFile { path: PathBuf, folder: PathBuf },
     #[error("cannot write `{}`: it is a folder; give the name of a file", path.display())]
     IsFolder { path: PathBuf },
+    #[error("cannot write `{}`: it is the same file as the input `{}`; give another name", path.display(), input.display())]
+    IsInput { path: PathBuf, input: PathBuf },
     #[error("`{}` exists already; give another name, or --force to replace it", path.display())]
     Exists { path: PathBuf },
     #[error("cannot create a file in `{}`; check its permissions and free space", folder.display())]
@@ -43,10 +46,16 @@ pub struct OutputTarget {
 }
 
 impl OutputTarget {
-    /// Checks the name, the folder (by creating a file in it and removing it again) and, unless `force`, that
-    /// nothing is there yet.
-    pub fn check(path: &Path, force: bool) -> Result<Self, OutputError> {
+    /// Checks that the path is none of `inputs`, the name, the folder (by creating a file in it and removing it again) and,
+    /// unless `force`, that nothing is there yet.
+    pub fn check(path: &Path, inputs: &[&Path], force: bool) -> Result<Self, OutputError> {
         let here = || path.to_owned();
+        if let Some(input) = inputs.iter().find(|input| is_same_file(path, input)) {
+            return Err(OutputError::IsInput {
+                path: here(),
+                input: (*input).to_owned(),
+            });
+        }
         if path.to_str().is_none() {
             return Err(OutputError::NotUtf8 { path: here() });
         }
@@ -98,4 +107,10 @@ impl OutputTarget {
             Err(error) => Err(FileError::at("read the metadata of", &path)(error).into()),
         }
     }
+}
+
+/// Whether two paths lead to one file, also by way of symbolic and hard links.
+fn is_same_file(one: &Path, other: &Path) -> bool {
+    let identity = |path: &Path| fs::metadata(path).map(|found| (found.dev(), found.ino())).ok();
+    identity(one).is_some_and(|id| identity(other) == Some(id))
 }

@@ -91,7 +91,7 @@ fn job(dir: &Path, output: &str, crf: Option<u8>) -> StitchRequest {
             .is_none()
             .then(|| (0..40).map(|frame| picture(frame).hash()).collect()),
         metadata: vec![("comment".to_owned(), "made by latentfarm".to_owned())],
-        output: OutputTarget::check(&dir.join(output), false).unwrap(),
+        output: OutputTarget::check(&dir.join(output), &[], false).unwrap(),
     }
 }
 
@@ -260,7 +260,7 @@ fn file_that_appeared_meanwhile_is_not_replaced() {
     assert_eq!(fs::read(&output).unwrap(), b"somebody else's");
     assert!(names(dir.path()).iter().all(|name| !name.contains("partial")));
 
-    request.output = OutputTarget::check(&output, true).unwrap();
+    request.output = OutputTarget::check(&output, &[], true).unwrap();
     stitch(&request, &mut |_| {}).unwrap();
     assert!(fs::metadata(&output).unwrap().len() > 1000);
 }
@@ -282,15 +282,37 @@ fn unusable_outputs_are_refused_before_work_starts() {
         (&long, "cannot create a file"),
     ];
     for (name, expected) in cases {
-        let error = OutputTarget::check(&at(name), false).unwrap_err();
+        let error = OutputTarget::check(&at(name), &[], false).unwrap_err();
         assert!(error.to_string().contains(expected), "{name}: {error}");
     }
     for (name, force) in [("there.mp4", true), ("OUT.MKV", false), ("a:b.mp4", false)] {
-        OutputTarget::check(&at(name), force).unwrap();
+        OutputTarget::check(&at(name), &[], force).unwrap();
     }
     assert_eq!(
         names(dir.path()),
         ["folder.mp4", "there.mp4"],
         "a check left something behind"
     );
+}
+
+#[test]
+fn an_input_is_no_output_by_any_path_or_link() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    fs::write(at("talk.mp4"), b"precious").unwrap();
+    fs::write(at("speech.wav"), b"sound").unwrap();
+    fs::create_dir(at("sub")).unwrap();
+    std::os::unix::fs::symlink(at("talk.mp4"), at("link.mp4")).unwrap();
+    fs::hard_link(at("talk.mp4"), at("hard.mp4")).unwrap();
+    let (video, audio) = (at("talk.mp4"), at("speech.wav"));
+    for name in ["talk.mp4", "sub/../talk.mp4", "link.mp4", "hard.mp4"] {
+        let error = OutputTarget::check(&at(name), &[&audio, &video], true).unwrap_err();
+        assert!(
+            matches!(&error, OutputError::IsInput { input, .. } if *input == video),
+            "{name}: {error}"
+        );
+    }
+    fs::write(at("old.mp4"), b"an earlier result").unwrap();
+    OutputTarget::check(&at("old.mp4"), &[&video, &audio], true).unwrap();
+    OutputTarget::check(&at("new.mp4"), &[&video, &at("no such file")], true).unwrap();
 }

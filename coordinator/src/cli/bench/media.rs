@@ -160,7 +160,7 @@ fn stitch(
         audio_length: AudioLength::LikeVideo,
         lossless: None,
         metadata: Vec::new(),
-        output: OutputTarget::check(output, true).context("cannot write the stitched file")?,
+        output: OutputTarget::check(output, &[], true).context("cannot write the stitched file")?,
     };
     let started = Instant::now();
     let (mut checked, mut joined) = (started, started);
