@@ -35,7 +35,7 @@ const X264_PRESETS: [&str; 10] = [
 Exit codes:
   0 complete   1 failed   2 wrong usage or unusable input   3 incomplete   130 interrupted, can be resumed"
 )]
-pub struct Args {
+pub(super) struct Args {
     #[command(subcommand)]
     pub(super) command: Command,
 }

@@ -33,13 +33,14 @@ pub fn main() -> ExitCode {
             // `--help` and `--version` end here too, with exit code 0.
             let _closed = refusal.print();
             if refusal.use_stderr() && std::env::args_os().any(|arg| arg == "--json") {
+                // The first paragraph is the reason; the usage follows.
                 let text = refusal.to_string();
-                let reason = text
-                    .lines()
-                    .next()
-                    .unwrap_or_default()
-                    .trim_start_matches("error: ");
-                print_event(&events::error_json(ExitStatus::Refused, reason));
+                let paragraph = text.split("\n\n").next().unwrap_or_default();
+                let words: Vec<&str> = paragraph
+                    .trim_start_matches("error: ")
+                    .split_whitespace()
+                    .collect();
+                print_event(&events::error_json(ExitStatus::Refused, &words.join(" ")));
             }
             ExitCode::from(u8::try_from(refusal.exit_code()).unwrap_or(2))
         }
