@@ -142,10 +142,13 @@ impl TranscodeFeed {
                 None => Err(Error::FilterNotFound),
             };
             match pulled {
-                Ok(()) => self
-                    .encoder
-                    .send_frame(&samples)
-                    .map_err(|error| self.failed(error))?,
+                Ok(()) => {
+                    self.encoder
+                        .send_frame(&samples)
+                        .map_err(|error| self.failed(error))?;
+                    // One long packet of the track fills many frames, and the encoder takes one only if it has room.
+                    self.drain_encoder()?;
+                }
                 Err(Error::Eof) => {
                     self.state = TranscodeState::Ending;
                     break;
@@ -154,7 +157,7 @@ impl TranscodeFeed {
                 Err(error) => return Err(self.failed(error)),
             }
         }
-        self.drain_encoder()
+        Ok(())
     }
 
     fn drain_encoder(&mut self) -> Result<(), MediaError> {

@@ -161,6 +161,30 @@ fn audio_longer_than_the_video_is_cut() {
     }
 }
 
+/// One packet of such a track is decoded to many frames of the encoder.
+#[test]
+fn sound_in_packets_of_any_length_is_transcoded() {
+    let fixture = Fixture::new("25", &[48, 75]);
+    let dir = fixture.dir.path();
+    let cases = [
+        ("phone.wav", "-ar 8000 -c:a pcm_mulaw"),
+        ("bytes.wav", "-c:a pcm_u8"),
+        ("long.flac", "-c:a flac -frame_size 65535"),
+        ("long.wv", "-c:a wavpack -frame_size 131072"),
+        ("a.tta", "-c:a tta"),
+        ("short.wav", "-c:a adpcm_ima_wav -block_size 64"),
+    ];
+    for (name, options) in cases {
+        let audio = sound(dir, name, "2.99", options);
+        for output in ["out.mp4", "out.mkv"] {
+            let (output, treatment) = fixture.join(&audio, output, true);
+            assert!(matches!(treatment, AudioTreatment::Transcoded { .. }), "{name}");
+            fixture.check(&output);
+            assert_in_sync(dir, &audio, &output);
+        }
+    }
+}
+
 #[test]
 fn exact_audio_ends_at_the_exact_sample() {
     let fixture = Fixture::new("24000/1001", &[48, 71]);
