@@ -103,7 +103,14 @@ fn unusable_audio_is_refused() {
         &["-af", "atrim=end_sample=0"],
         inputs.path("silent.wav"),
     );
-    let cases: [(PathBuf, &[&str]); 4] = [
+    let short = |samples: u32| {
+        let trim = format!("aresample=16000,atrim=end_sample={samples}");
+        let name = format!("{samples}.wav");
+        transcode(&inputs.material.audio, &["-af", &trim], inputs.path(&name))
+    };
+    let cases: [(PathBuf, &[&str]); 6] = [
+        (short(1), &["1.wav", "0.000 s", "0.04 s"]),
+        (short(639), &["639.wav", "0.040 s"]),
         (inputs.path("missing.wav"), &["missing.wav"]),
         (inputs.material.video.clone(), &["video.mp4", "audio"]),
         (no_samples, &["silent.wav"]),

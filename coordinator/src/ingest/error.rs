@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use latentfarm_common::error::FileError;
 use latentfarm_common::media::MediaError;
 
+use super::speech::MIN_SPEECH_SAMPLES;
 use super::timeline::TableError;
 
 #[derive(Debug, thiserror::Error)]
@@ -19,6 +20,11 @@ pub enum IngestError {
     },
     #[error("`{}` states no usable frame rate: give one with --fps N", path.display())]
     NoRate { path: PathBuf },
+    #[error(
+        "the sound in `{}` lasts {:.3} s, which is too short to move a mouth: give at least {:.2} s",
+        path.display(), *samples as f64 / 16_000.0, MIN_SPEECH_SAMPLES as f64 / 16_000.0
+    )]
+    ShortSpeech { path: PathBuf, samples: u64 },
     #[error(transparent)]
     File(#[from] FileError),
 }
@@ -28,7 +34,7 @@ impl IngestError {
     pub fn is_bad_input(&self) -> bool {
         match self {
             Self::Media(error) => matches!(error, MediaError::BadInput { .. }),
-            Self::Table { .. } | Self::NoRate { .. } => true,
+            Self::Table { .. } | Self::NoRate { .. } | Self::ShortSpeech { .. } => true,
             Self::File(_) => false,
         }
     }

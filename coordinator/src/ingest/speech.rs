@@ -19,6 +19,10 @@ use super::sink::BlobSink;
 
 const SAMPLE_BYTES: u64 = 2;
 
+/// The fewest samples of 16 kHz that are rendered: one frame's length at 25 frames per second, which has two rows of
+/// Whisper features.
+pub(super) const MIN_SPEECH_SAMPLES: u64 = 640;
+
 /// A decoded speech track: 16 kHz, mono.
 pub(super) struct SpeechTrack {
     /// The samples as s16le. The file has no name and disappears when it is closed.
@@ -27,7 +31,7 @@ pub(super) struct SpeechTrack {
     path: PathBuf,
     /// Digest of the whole track as s16le.
     pub(super) digest: Digest,
-    /// Number of samples, at least 1.
+    /// Number of samples, at least [`MIN_SPEECH_SAMPLES`].
     pub(super) samples: u64,
     /// Maximum of the track's log10 mel power, by which Whisper normalises every window.
     pub(super) log_mel_max: f32,
@@ -53,6 +57,12 @@ impl SpeechTrack {
             levels.push(samples);
             pcm.write_all(&bytes)
         })?;
+        if samples < MIN_SPEECH_SAMPLES {
+            return Err(IngestError::ShortSpeech {
+                path: path.to_owned(),
+                samples,
+            });
+        }
         let pcm = pcm.into_inner().map_err(io::IntoInnerError::into_error);
         Ok(Self {
             pcm: pcm.map_err(FileError::at("write the speech to", scratch))?,
