@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use latentfarm_common::error::FileError;
 use latentfarm_common::media::MediaError;
 
-use super::speech::MIN_SPEECH_SAMPLES;
+use super::request::MIN_SPEECH_SAMPLES;
 use super::timeline::TableError;
 
 #[derive(Debug, thiserror::Error)]

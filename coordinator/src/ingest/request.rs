@@ -15,6 +15,10 @@ pub const SEGMENT_LIMITS: CutLimits = CutLimits {
     max_frames: 320,
 };
 
+/// The fewest samples of 16 kHz that are rendered: one frame's length at 25 frames per second, which has two rows of
+/// Whisper features.
+pub(super) const MIN_SPEECH_SAMPLES: u64 = 640;
+
 /// The source of the constant output frame rate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RateChoice {

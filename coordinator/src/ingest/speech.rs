@@ -15,13 +15,10 @@ use latentfarm_common::wire::blob::BlobRef;
 use latentfarm_common::wire::job::AudioWindows;
 
 use super::error::IngestError;
+use super::request::MIN_SPEECH_SAMPLES;
 use super::sink::BlobSink;
 
 const SAMPLE_BYTES: u64 = 2;
-
-/// The fewest samples of 16 kHz that are rendered: one frame's length at 25 frames per second, which has two rows of
-/// Whisper features.
-pub(super) const MIN_SPEECH_SAMPLES: u64 = 640;
 
 /// A decoded speech track: 16 kHz, mono.
 pub(super) struct SpeechTrack {
