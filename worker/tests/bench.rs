@@ -62,7 +62,8 @@ fn every_part_is_measured_and_printed_as_json() {
         assert_eq!(part.gflop.is_some(), part.part == Part::Unet, "{name}");
     }
     let log = text(&output.stderr);
-    assert!(log.contains("unet: 2 of 2"), "no progress on the log: {log}");
+    let progress = "part=\"unet\" repetition=2 of=2";
+    assert!(log.contains(progress), "no progress on the log: {log}");
 }
 
 #[test]

@@ -198,9 +198,11 @@ fn failed_speech_and_failed_loading_leave_not_a_byte_behind() {
         let (weights, others) = (Weights::tiny(4), Weights::tiny(5));
         let faults = [
             "error@load#3",
-            "error@load#5",
-            "panic@load#7",
-            "oom@load#9",
+            "panic@load#5",
+            "oom@load#7",
+            "error@load#9",
+            "panic@load#11",
+            "oom@load#13",
             "error@audio#3",
             "panic@audio#4",
             "oom@audio#5",
@@ -227,7 +229,7 @@ fn failed_speech_and_failed_loading_leave_not_a_byte_behind() {
         );
         // With nothing loaded the engine holds the same whatever took the model away.
         let mut empty = Vec::new();
-        for kind in ["error", "error", "panic", "oom"] {
+        for kind in ["error", "panic", "oom", "error", "panic", "oom"] {
             drop(answer(&mut engine, others.load()));
             let failure = failed(&mut engine, weights.load());
             assert_eq!(
@@ -238,7 +240,8 @@ fn failed_speech_and_failed_loading_leave_not_a_byte_behind() {
             drop(failure);
             empty.push(live());
         }
-        assert_eq!(empty[2..], [empty[1]; 2], "live bytes after each failed loading");
+        // As above: the first panic in the loading code resolves the symbols of its backtrace, which the process keeps.
+        assert_eq!(empty[3..], [empty[2]; 3], "live bytes after each failed loading");
         assert!(empty[0] < before);
         ready(&mut engine, &weights);
         assert_eq!(
