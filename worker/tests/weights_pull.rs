@@ -15,17 +15,10 @@ use latentsync::checkpoint::FolderMetadata;
 use latentsync::synth::{Size, synthesize};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use torch::{Around, tensors_of};
+use torch::{Around, TINY_WHISPER_DIMS, tensors_of};
 
 const MODEL: &str = "ByteDance/LatentSync-1.6";
 const VAE: &str = "stabilityai/sd-vae-ft-mse";
-const DIMS: &[(&str, u32)] = &[
-    ("n_mels", 80),
-    ("n_audio_ctx", 1500),
-    ("n_audio_state", 64),
-    ("n_audio_head", 2),
-    ("n_audio_layer", 2),
-];
 
 /// Starts a server with small files in place of the published ones, and makes a folder to pull into. The
 /// `unet_config.json` in the folder describes the small network.
@@ -41,7 +34,9 @@ fn server_and_folder() -> (HubServer, tempfile::TempDir) {
     torch::save(
         &dir.join("tiny.pt"),
         &tensors_of(&dir.join("whisper/tiny.safetensors")),
-        Around::Whisper { dims: DIMS },
+        Around::Whisper {
+            dims: TINY_WHISPER_DIMS,
+        },
     );
     let read = |name: &str| std::fs::read(dir.join(name)).unwrap();
     let server = HubServer::start();

@@ -12,18 +12,18 @@ mod progress;
 mod render;
 mod report;
 mod settings;
+mod stdout;
 mod top;
 
-use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use clap::Parser as _;
 use latentfarm_common::error::{Chain, one_line};
 use latentfarm_common::telemetry;
-use serde_json::Value;
 
 use args::Args;
 use exit::ExitStatus;
+use stdout::print_line;
 
 /// Parses this process's command line and runs its subcommand. An error is printed once, with all its causes.
 pub fn main() -> ExitCode {
@@ -40,16 +40,11 @@ pub fn main() -> ExitCode {
                     .trim_start_matches("error: ")
                     .split_whitespace()
                     .collect();
-                print_event(&events::error_json(ExitStatus::Refused, &words.join(" ")));
+                print_line(events::error_json(ExitStatus::Refused, &words.join(" ")));
             }
             ExitCode::from(u8::try_from(refusal.exit_code()).unwrap_or(2))
         }
     }
-}
-
-/// Prints an event as a JSON line. Standard output may be closed; whatever the event reports is on standard error too.
-fn print_event(event: &Value) {
-    let _closed = writeln!(io::stdout(), "{event}");
 }
 
 /// Runs the subcommand of a parsed command line.
@@ -71,10 +66,7 @@ fn run(args: Args) -> ExitCode {
     let status = outcome.unwrap_or_else(|error| {
         eprintln!("error: {}", Chain(error.source.as_ref()));
         if json {
-            print_event(&events::error_json(
-                error.status,
-                &one_line(error.source.as_ref()),
-            ));
+            print_line(events::error_json(error.status, &one_line(error.source.as_ref())));
         }
         error.status
     });

@@ -2,7 +2,7 @@
 //! standard output. `cli::render` passes every event of the render to it.
 
 use std::fmt::{self, Write as _};
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, IsTerminal as _};
 use std::time::Duration;
 
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
@@ -10,6 +10,7 @@ use latentfarm_common::ids::WorkKind;
 use serde_json::Value;
 
 use super::events;
+use super::stdout::print_line;
 use crate::dispatch::JobEvent;
 use crate::local::LocalNotice;
 use crate::render::RenderEvent;
@@ -191,15 +192,14 @@ impl JobUi {
     /// Prints an event as a JSON line on standard output, in JSON mode only.
     pub(super) fn event(&self, event: &Value) {
         if self.json {
-            // The job goes on if the reader has closed the pipe.
-            let _closed = writeln!(io::stdout(), "{event}");
+            print_line(event);
         }
     }
 
     /// Prints the command's result on standard output; in JSON mode the events contain it.
     pub(super) fn result(&self, text: &str) {
         if !self.json {
-            let _closed = writeln!(io::stdout(), "{text}");
+            print_line(text);
         }
     }
 

@@ -358,8 +358,7 @@ impl Job {
         self.apply(task.chunk, ChunkEvent::Enqueued { attempt });
     }
 
-    /// Records that the task of a chunk that no worker has begun was removed from the queue, to be placed
-    /// again.
+    /// Records that a task that no worker had begun was removed from its queue. Its chunk is placed again.
     pub(super) fn on_reassigned(&mut self, chunk: ChunkId, why: String) {
         let Some(record) = self.chunks.get_mut(chunk) else {
             return;
@@ -379,7 +378,7 @@ impl Job {
         self.apply(chunk, ChunkEvent::Reassigned { attempt });
     }
 
-    /// Gives up the chunks that have waited too long for a bigger worker.
+    /// Gives up the chunks that have waited too long for a worker with more memory.
     pub(super) fn give_up_unplaceable(&mut self) {
         let wait = self.settings.unplaceable_wait;
         let is_over = |unschedulable: &&Unschedulable| unschedulable.since.elapsed() >= wait;
@@ -388,10 +387,8 @@ impl Job {
             Some((record.id, unschedulable.describe()))
         });
         for (chunk, text) in over.collect::<Vec<_>>() {
-            let reason = format!(
-                "{text} (waited {:.0} s for a worker with more memory)",
-                wait.as_secs_f64()
-            );
+            let seconds = wait.as_secs_f64();
+            let reason = format!("{text} (waited {seconds:.0} s for a worker with more memory)");
             self.apply(chunk, ChunkEvent::Blocked { reason });
         }
     }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use latentfarm_common::audio::SAMPLE_RATE_HZ;
 use latentfarm_common::error::FileError;
 use latentfarm_common::media::MediaError;
 
@@ -22,7 +23,7 @@ pub enum IngestError {
     NoRate { path: PathBuf },
     #[error(
         "the sound in `{}` lasts {:.3} s, which is too short to move a mouth: give at least {:.2} s",
-        path.display(), *samples as f64 / 16_000.0, MIN_SPEECH_SAMPLES as f64 / 16_000.0
+        path.display(), seconds(*samples), seconds(MIN_SPEECH_SAMPLES)
     )]
     ShortSpeech { path: PathBuf, samples: u64 },
     #[error(transparent)]
@@ -38,4 +39,9 @@ impl IngestError {
             Self::File(_) => false,
         }
     }
+}
+
+/// Returns the length of speech samples in seconds.
+fn seconds(samples: u64) -> f64 {
+    samples as f64 / f64::from(SAMPLE_RATE_HZ)
 }

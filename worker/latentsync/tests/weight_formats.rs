@@ -21,19 +21,11 @@ use latentsync::tensors::{list_tensors, read_tensor};
 use latentsync::{Checkpoint, ExecutionOptions, LatentSync};
 use serde_json::Value;
 use support::files;
-use torch::{Around, tensors_of};
+use torch::{Around, TINY_WHISPER_DIMS, tensors_of};
 
 const UNET: &str = "latentsync_unet";
 const VAE: &str = "vae/diffusion_pytorch_model";
 const WHISPER: &str = "whisper/tiny";
-/// The dimensions of the tiny synthetic encoder.
-const DIMS: &[(&str, u32)] = &[
-    ("n_mels", 80),
-    ("n_audio_ctx", 1500),
-    ("n_audio_state", 64),
-    ("n_audio_head", 2),
-    ("n_audio_layer", 2),
-];
 
 fn tiny() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
@@ -143,7 +135,9 @@ fn whisper_loads_as_published_with_its_dims_inside_and_its_decoder_ignored() {
         dir.path(),
         WHISPER,
         "pt",
-        Around::Whisper { dims: DIMS },
+        Around::Whisper {
+            dims: TINY_WHISPER_DIMS,
+        },
         |tensors| {
             let stray = Tensor::zeros((3, 4), DType::F16, &Device::Cpu).unwrap();
             tensors.insert("decoder.token_embedding.weight".to_owned(), stray);

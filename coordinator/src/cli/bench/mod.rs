@@ -5,7 +5,6 @@ mod figures;
 mod media;
 mod queue;
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -16,6 +15,7 @@ use tokio::task::spawn_blocking;
 
 use super::args::BenchArgs;
 use super::exit::{CommandError, ExitStatus, runtime};
+use super::stdout::print_line;
 use crate::local::worker_program;
 use figures::{BenchHost, BenchReport};
 
@@ -54,7 +54,7 @@ async fn run(args: BenchArgs, scratch: &Path) -> Result<ExitStatus, CommandError
     } else {
         bench.to_string()
     };
-    let _closed = writeln!(std::io::stdout(), "{text}");
+    print_line(text);
     Ok(ExitStatus::Complete)
 }
 

@@ -5,7 +5,6 @@ mod describe;
 mod farm;
 mod history;
 
-use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow};
@@ -13,6 +12,7 @@ use latentfarm_common::ids::{ChunkName, JobId};
 
 use super::args::ExplainArgs;
 use super::exit::{CommandError, ExitStatus, runtime};
+use super::stdout::print_line;
 use crate::job::folder::job_folder_of;
 use crate::journal::{self, JournalLine};
 use history::JobHistory;
@@ -50,8 +50,7 @@ pub(super) fn main(args: &ExplainArgs) -> Result<ExitStatus, CommandError> {
         Some(name) => describe::chunk(&history, *name),
         None => describe::table(&history),
     };
-    // A reader that has closed the pipe is no error.
-    let _closed = writeln!(io::stdout(), "{text}");
+    print_line(text);
     Ok(ExitStatus::Complete)
 }
 

@@ -14,6 +14,15 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 use zip::write::SimpleFileOptions;
 
+/// The dimensions of the tiny synthetic Whisper encoder.
+pub(crate) const TINY_WHISPER_DIMS: &[(&str, u32)] = &[
+    ("n_mels", 80),
+    ("n_audio_ctx", 1500),
+    ("n_audio_state", 64),
+    ("n_audio_head", 2),
+    ("n_audio_layer", 2),
+];
+
 /// The dictionaries around the tensors.
 #[derive(Clone, Copy)]
 pub enum Around {

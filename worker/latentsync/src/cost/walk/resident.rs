@@ -66,7 +66,7 @@ impl<'a> ResidentWeights<'a> {
     }
 
     /// Copies the network that runs in `stage` to the device if it was offloaded: the tracker counts its
-    /// layers until the returned tensor is dropped. If the stage streams its layers, the tracker is told the
+    /// layers until the returned tensor is dropped. If the stage streams its layers, the tracker receives the
     /// size of a weight instead, and counts each layer while it computes.
     pub(super) fn bring_network(&self, stage: MemoryStage) -> MetaTensor {
         let streams = stage == MemoryStage::Denoise && self.tracker.options.streamed;
