@@ -4,14 +4,13 @@
 //! | process | crate and modules | links |
 //! |---|---|---|
 //! | supervisor (`latentfarm-worker run`) | `supervise`, `consume`, `machine` | NATS, NVML |
-//! | media child (`latentfarm-worker media`) | `media`, `face` | FFmpeg |
+//! | media child (`latentfarm-worker media`) | `media`; the crate `latentfarm-face` | FFmpeg |
 //! | engine (`latentfarm-engine`) | the crates `latentfarm-engine` and `latentsync` | candle alone, CPU or CUDA |
 //!
-//! `face` uses neither NATS nor FFmpeg.
+//! The crates of the second and third row use neither NATS nor FFmpeg.
 
 pub mod cli;
 pub mod consume;
-pub mod face;
 pub mod machine;
 pub mod media;
 pub mod supervise;

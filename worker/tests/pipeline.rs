@@ -8,6 +8,7 @@
 )]
 
 mod chain;
+#[path = "../face/tests/picture/mod.rs"]
 mod picture;
 #[path = "../latentsync/tests/support/mod.rs"]
 mod support;

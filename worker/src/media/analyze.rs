@@ -12,7 +12,7 @@ use latentfarm_common::wire::outcome::FaceObservations;
 use super::error::RequestError;
 use super::pipes::Pipes;
 use super::timed::timed;
-use crate::face::{FaceAnalyzer, colour};
+use latentfarm_face::{FaceAnalyzer, colour};
 
 /// Answers an analysis request, with a `Progress` after each unit. The first request loads the networks into
 /// `analyzer`.

@@ -3,7 +3,7 @@
 use latentfarm_common::media::MediaError;
 use latentfarm_common::wire::pipe::PipeError;
 
-use crate::face::FaceError;
+use latentfarm_face::FaceError;
 
 /// Why a request of the supervisor failed.
 #[derive(Debug, thiserror::Error)]

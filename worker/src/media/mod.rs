@@ -18,8 +18,8 @@ use latentfarm_common::media::MediaError;
 use latentfarm_common::wire::media::{MediaFailure, MediaReply, MediaRequest};
 use latentfarm_common::wire::pipe::PipeError;
 
-use crate::face::FaceAnalyzer;
 use error::RequestError;
+use latentfarm_face::FaceAnalyzer;
 use pipes::Pipes;
 
 /// Serves requests until the input ends.

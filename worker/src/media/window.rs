@@ -5,7 +5,7 @@ use latentfarm_common::frame::Picture;
 use latentfarm_common::time::{FrameRange, WINDOW_FRAMES};
 use latentfarm_common::wire::task::{Mouth, RenderFrame};
 
-use crate::face::{self, PixelRect};
+use latentfarm_face::PixelRect;
 
 /// The decoded pictures of a window, each with its source frame, its face and what its mouth shows.
 pub(super) struct Window {
@@ -30,7 +30,11 @@ impl Window {
             .iter()
             .map(|(frame, picture)| {
                 let matrix = frame.face?;
-                Some(face::crop(&face::colour::to_rgb(picture), &matrix, resolution))
+                Some(latentfarm_face::crop(
+                    &latentfarm_face::colour::to_rgb(picture),
+                    &matrix,
+                    resolution,
+                ))
             })
             .collect();
         let slots = usize::try_from(WINDOW_FRAMES).unwrap_or(16);
@@ -57,11 +61,11 @@ impl Window {
             match frame.mouth {
                 Mouth::Kept => continue,
                 Mouth::Speech | Mouth::Closed => {
-                    face::paste(picture, &matrix, crop, resolution);
+                    latentfarm_face::paste(picture, &matrix, crop, resolution);
                 }
                 Mouth::Fading(share) => {
                     let source = picture.clone();
-                    let area = face::paste(picture, &matrix, crop, resolution);
+                    let area = latentfarm_face::paste(picture, &matrix, crop, resolution);
                     fade(picture, &source, area, share);
                 }
             }

@@ -17,7 +17,7 @@ use super::network::{self, Network};
 use super::sample::{Border, SIDE, Square};
 
 /// The `.tflite` file of the network.
-pub(super) const WEIGHTS: &[u8] = include_bytes!("weights/face_detection_full_range.tflite");
+pub(super) const WEIGHTS: &[u8] = include_bytes!("../weights/face_detection_full_range.tflite");
 
 const NAME: &str = "face detector";
 /// Cells along each side of the grid of anchors.

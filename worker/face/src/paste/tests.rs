@@ -4,8 +4,8 @@ use latentfarm_common::align::similarity;
 use latentfarm_common::frame::{Colour, PictureFormat};
 
 use super::*;
-use crate::face::colour::to_rgb;
-use crate::face::crop;
+use crate::colour::to_rgb;
+use crate::crop;
 
 const RESOLUTION: usize = 256;
 

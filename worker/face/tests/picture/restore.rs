@@ -2,9 +2,9 @@
 //! compared.
 
 use latentfarm_common::frame::Rgb;
-use latentfarm_worker::face::mask::{PixelRect, SoftMask};
-use latentfarm_worker::face::resize::bicubic;
-use latentfarm_worker::face::warp::{BORDER, aligned_size, bilinear, bilinear_taps, transform, truncate};
+use latentfarm_face::mask::{PixelRect, SoftMask};
+use latentfarm_face::resize::bicubic;
+use latentfarm_face::warp::{BORDER, aligned_size, bilinear, bilinear_taps, transform, truncate};
 
 /// The result of every step of [`restore_rgb`]; planes cover `mask.area` only.
 #[derive(Clone, Debug)]

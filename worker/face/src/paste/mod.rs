@@ -3,10 +3,10 @@
 
 use latentfarm_common::frame::Picture;
 
-use crate::face::colour::{RgbToYuv, quantize};
-use crate::face::mask::{PixelRect, SoftMask};
-use crate::face::resize::bicubic;
-use crate::face::warp::{aligned_size, transform};
+use crate::colour::{RgbToYuv, quantize};
+use crate::mask::{PixelRect, SoftMask};
+use crate::resize::bicubic;
+use crate::warp::{aligned_size, transform};
 
 /// Pastes a rendered face, `3 x resolution x resolution` bytes of planar RGB, into the planes of a picture,
 /// and returns the rectangle that it may have changed.

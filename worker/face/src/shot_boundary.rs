@@ -145,7 +145,7 @@ mod tests {
             let (x, y, seed) = ((x + shift) as f32, y as f32, seed as f32);
             let wave =
                 (x * (0.05 + 0.013 * seed)).sin() + (y * (0.09 - 0.011 * seed) + x * 0.02 * seed).cos();
-            crate::face::colour::quantize((wave + 2.0) * 50.0 * gain)
+            crate::colour::quantize((wave + 2.0) * 50.0 * gain)
         };
         let [width, height] = SIZE;
         let data = (0..width * height)

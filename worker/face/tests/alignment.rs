@@ -8,15 +8,16 @@
     reason = "helpers of tests are tests too"
 )]
 
+#[path = "../../tests/chain/mod.rs"]
 mod chain;
 mod picture;
-#[path = "../latentsync/tests/support/mod.rs"]
+#[path = "../../latentsync/tests/support/mod.rs"]
 mod support;
 
 use chain::{Chain, chains, held};
 use latentfarm_common::align::Smoother;
 use latentfarm_common::time::FrameRate;
-use latentfarm_worker::face::warp::crop;
+use latentfarm_face::warp::crop;
 use picture::{assert_matrices_close, frame, matrices, points, whole_pixels};
 use support::{Compared, assert_bytes_close};
 

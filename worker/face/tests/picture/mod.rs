@@ -9,7 +9,7 @@
 pub mod restore;
 
 use latentfarm_common::frame::Rgb;
-use latentfarm_worker::face::mask::SoftMask;
+use latentfarm_face::mask::SoftMask;
 
 use crate::support::{Golden, Tolerance, assert_values_close};
 

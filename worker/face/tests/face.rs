@@ -10,15 +10,15 @@
 )]
 
 mod picture;
-#[path = "../latentsync/tests/support/mod.rs"]
+#[path = "../../latentsync/tests/support/mod.rs"]
 mod support;
 
 use latentfarm_common::align::{Smoother, face_size, similarity, template};
 use latentfarm_common::frame::{Colour, Picture, PictureFormat, Rgb};
-use latentfarm_worker::face::colour::to_rgb;
-use latentfarm_worker::face::mask::PixelRect;
-use latentfarm_worker::face::paste;
-use latentfarm_worker::face::warp::{crop, warp_face};
+use latentfarm_face::colour::to_rgb;
+use latentfarm_face::mask::PixelRect;
+use latentfarm_face::paste;
+use latentfarm_face::warp::{crop, warp_face};
 use picture::restore::{Restored, restore_rgb};
 use picture::{assert_matrices_close, composed_error, frame, fringe, matrices, points, whole_pixels};
 use support::{

@@ -1,12 +1,12 @@
 //! Runs a network step by step, and drops each activation after its last use.
 
-use crate::face::error::FaceError;
-use crate::face::kernels::{self, ConvLayer, ImageShape};
-use crate::face::tflite::{Striding, TfliteError};
+use crate::error::FaceError;
+use crate::kernels::{self, ConvLayer, ImageShape};
+use crate::tflite::{Striding, TfliteError};
 
 /// A network that is ready to run on one thread. Tensors are named by their number in the file.
 #[derive(Debug)]
-pub(in crate::face) struct Network {
+pub(crate) struct Network {
     /// Name of the network in errors.
     pub(super) name: &'static str,
     pub(super) input: usize,
@@ -67,7 +67,7 @@ type Activations = Vec<Option<Vec<f32>>>;
 impl Network {
     /// Runs the network on one image, `height x width x channels`, and returns the outputs in the order of
     /// the file.
-    pub(in crate::face) fn run(&self, input: Vec<f32>) -> Result<Vec<Vec<f32>>, FaceError> {
+    pub(crate) fn run(&self, input: Vec<f32>) -> Result<Vec<Vec<f32>>, FaceError> {
         self.infer(input).map_err(|source| FaceError::Run {
             network: self.name,
             source,

@@ -17,7 +17,7 @@ use super::network::{self, Network};
 use super::sample::{Border, SIDE, Square};
 
 /// The `.tflite` file of the network.
-pub(super) const WEIGHTS: &[u8] = include_bytes!("weights/face_landmark.tflite");
+pub(super) const WEIGHTS: &[u8] = include_bytes!("../weights/face_landmark.tflite");
 
 const NAME: &str = "face mesh";
 const POINTS: usize = 468;

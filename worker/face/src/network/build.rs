@@ -1,17 +1,13 @@
 //! Turns the graph of a `.tflite` file into a network of steps, and checks every shape on the way.
 
 use super::run::{Network, Operation, Step};
-use crate::face::error::FaceError;
-use crate::face::kernels::{ConvLayer, ImageShape, output_axis};
-use crate::face::tflite::{self, ElementType, Graph, Operator, OperatorKind, Striding, TfliteError};
+use crate::error::FaceError;
+use crate::kernels::{ConvLayer, ImageShape, output_axis};
+use crate::tflite::{self, ElementType, Graph, Operator, OperatorKind, Striding, TfliteError};
 
 /// Reads the network `name` from a `.tflite` file. The graph must have one input of batch 1 and outputs of
 /// `expected` values each.
-pub(in crate::face) fn network(
-    name: &'static str,
-    file: &[u8],
-    expected: &[usize],
-) -> Result<Network, FaceError> {
+pub(crate) fn network(name: &'static str, file: &[u8], expected: &[usize]) -> Result<Network, FaceError> {
     let network = read(name, file).map_err(|source| FaceError::Load {
         network: name,
         source,

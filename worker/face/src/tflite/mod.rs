@@ -216,7 +216,7 @@ mod tests {
 
     #[test]
     fn a_file_cut_short_anywhere_is_an_error_and_not_a_panic() {
-        let file = crate::face::mesh::WEIGHTS;
+        let file = crate::mesh::WEIGHTS;
         for keep in (0..file.len()).step_by(9973) {
             assert!(parse(&file[..keep]).is_err(), "{keep} bytes were accepted");
         }
