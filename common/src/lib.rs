@@ -13,6 +13,7 @@ pub mod backoff;
 #[cfg(feature = "farm")]
 pub mod blob;
 pub mod child;
+pub mod console;
 pub mod digest;
 pub mod error;
 pub mod frame;

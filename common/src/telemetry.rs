@@ -34,6 +34,8 @@ pub fn init(default_level: &str) -> Result<(), TelemetryError> {
     tracing_subscriber::fmt()
         .with_env_filter(filter(std::env::var(FILTER_VARIABLE).ok(), default_level)?)
         .with_writer(std::io::stderr)
+        // A line that cannot be written is lost. The library would report that on standard error, and panic.
+        .log_internal_errors(false)
         .with_ansi(std::io::stderr().is_terminal())
         .finish()
         .try_init()

@@ -11,9 +11,11 @@ mod clips;
 mod farm;
 mod processes;
 mod render;
+mod restrict;
 
 pub use cards::Card;
 pub use clips::{Clips, Material, decoded, repeat, tiny_weights, tiny_weights_as, transcode};
 pub use farm::{Server, Worker};
 pub use processes::ProcessTag;
 pub use render::{Finished, Render, Running, program};
+pub use restrict::{as_plain_user, skip, unshared, with_small_disk};

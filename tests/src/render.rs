@@ -38,11 +38,8 @@ impl Render {
         command
             .arg("--weights")
             .arg(weights)
-            .args(["--json", "--preset", "lean"]);
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+            .args(["--preset", "lean"])
+            .stdin(Stdio::null());
         Self { command, tag }
     }
 
@@ -58,7 +55,42 @@ impl Render {
         self
     }
 
+    /// Lets the programs run under another one, such as `setpriv`, whose arguments end with a command line.
+    #[must_use]
+    pub fn under<S: AsRef<std::ffi::OsStr>>(
+        mut self,
+        wrapper: &str,
+        args: impl IntoIterator<Item = S>,
+    ) -> Self {
+        let mut outer = Command::new(wrapper);
+        outer
+            .args(args)
+            .arg(self.command.get_program())
+            .args(self.command.get_args())
+            .stdin(Stdio::null());
+        let set = self
+            .command
+            .get_envs()
+            .filter_map(|(name, value)| Some((name, value?)));
+        outer.envs(set);
+        self.command = outer;
+        self
+    }
+
+    /// Runs the render to its end with these standard streams and returns its exit code; `--json` is left to
+    /// the arguments. Panics if any process of the farm is left.
+    pub fn run_into(mut self, stdout: impl Into<Stdio>, stderr: impl Into<Stdio>) -> Option<i32> {
+        self.command.stdout(stdout).stderr(stderr);
+        let status = self.command.status().expect("start latentfarm");
+        self.tag.assert_nothing_left();
+        status.code()
+    }
+
     pub fn spawn(mut self) -> Running {
+        self.command
+            .arg("--json")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         let mut child = self.command.spawn().expect("start latentfarm");
         let stdout = BufReader::new(child.stdout.take().expect("stdout"));
         let mut stderr = child.stderr.take().expect("stderr");

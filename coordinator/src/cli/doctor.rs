@@ -2,14 +2,14 @@
 //! nats-server, the worker program, the weights, and the number of CPU cores, which is only printed.
 
 use std::error::Error;
-use std::io::Write as _;
 use std::path::Path;
 
 use latentfarm_common::error::one_line;
 use latentfarm_common::nats::server;
 
 use super::args::DoctorArgs;
-use super::exit::ExitStatus;
+use super::exit::{CommandError, ExitStatus};
+use super::stdout::print_result;
 use crate::local::worker_program;
 use crate::render::WeightsInfo;
 
@@ -18,7 +18,7 @@ type CheckResult = Result<String, Box<dyn Error>>;
 
 /// Runs the checks and prints one line for each. The exit status is [`ExitStatus::Refused`] if any check
 /// failed, or if no weights were given.
-pub(super) fn main(args: &DoctorArgs) -> ExitStatus {
+pub(super) fn main(args: &DoctorArgs) -> Result<ExitStatus, CommandError> {
     let checks = [
         ("nats-server", nats_server(args.nats_server.as_deref())),
         ("worker", worker()),
@@ -31,19 +31,20 @@ pub(super) fn main(args: &DoctorArgs) -> ExitStatus {
         ),
     ];
     let mut is_ready = true;
-    let mut out = std::io::stdout();
+    let mut lines = Vec::with_capacity(checks.len());
     for (name, result) in &checks {
         is_ready &= result.is_ok();
-        let _closed = match result {
-            Ok(text) => writeln!(out, "ok      {name}: {text}"),
-            Err(error) => writeln!(out, "MISSING {name}: {}", one_line(error.as_ref())),
-        };
+        lines.push(match result {
+            Ok(text) => format!("ok      {name}: {text}"),
+            Err(error) => format!("MISSING {name}: {}", one_line(error.as_ref())),
+        });
     }
-    if is_ready {
+    print_result(lines.join("\n"))?;
+    Ok(if is_ready {
         ExitStatus::Complete
     } else {
         ExitStatus::Refused
-    }
+    })
 }
 
 fn nats_server(explicit: Option<&Path>) -> CheckResult {

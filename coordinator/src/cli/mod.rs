@@ -18,12 +18,12 @@ mod top;
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use latentfarm_common::console::{print_line, tell};
 use latentfarm_common::error::{Chain, one_line};
 use latentfarm_common::telemetry;
 
 use args::Args;
 use exit::ExitStatus;
-use stdout::print_line;
 
 /// Parses this process's command line and runs its subcommand. An error is printed once, with all its causes.
 pub fn main() -> ExitCode {
@@ -40,7 +40,7 @@ pub fn main() -> ExitCode {
                     .trim_start_matches("error: ")
                     .split_whitespace()
                     .collect();
-                print_line(events::error_json(ExitStatus::Refused, &words.join(" ")));
+                let _unread = print_line(events::error_json(ExitStatus::Refused, &words.join(" ")));
             }
             ExitCode::from(u8::try_from(refusal.exit_code()).unwrap_or(2))
         }
@@ -51,22 +51,22 @@ pub fn main() -> ExitCode {
 fn run(args: Args) -> ExitCode {
     // The operator reads the command's own lines; by default the log adds errors only.
     if let Err(error) = telemetry::init("error") {
-        eprintln!("error: {}", Chain(&error));
+        tell(format_args!("error: {}", Chain(&error)));
         return ExitStatus::Refused.code();
     }
     let json = matches!(&args.command, args::Command::Render(args) if args.json);
     let outcome = match args.command {
         args::Command::Render(args) => render::main(*args),
         args::Command::Explain(args) => explain::main(&args),
-        args::Command::Doctor(args) => Ok(doctor::main(&args)),
+        args::Command::Doctor(args) => doctor::main(&args),
         args::Command::Bench(args) => bench::main(args),
         args::Command::Top(args) => top::main(&args),
         args::Command::NatsConfig(args) => nats_config::main(&args),
     };
     let status = outcome.unwrap_or_else(|error| {
-        eprintln!("error: {}", Chain(error.source.as_ref()));
+        tell(format_args!("error: {}", Chain(error.source.as_ref())));
         if json {
-            print_line(events::error_json(error.status, &one_line(error.source.as_ref())));
+            let _unread = print_line(events::error_json(error.status, &one_line(error.source.as_ref())));
         }
         error.status
     });

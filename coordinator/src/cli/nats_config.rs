@@ -1,13 +1,12 @@
 //! `latentfarm nats-config`: writes the configuration and the keys of the nats-server of a farm of several
 //! machines.
 
-use std::io::Write as _;
-
 use anyhow::Context as _;
 use latentfarm_common::nats::server::StandaloneServer;
 
 use super::args::NatsConfigArgs;
 use super::exit::{CommandError, ExitStatus};
+use super::stdout::print_result;
 
 /// Writes the files and prints their paths.
 pub(super) fn main(args: &NatsConfigArgs) -> Result<ExitStatus, CommandError> {
@@ -16,14 +15,12 @@ pub(super) fn main(args: &NatsConfigArgs) -> Result<ExitStatus, CommandError> {
         .map_err(CommandError::refused)?;
     let written =
         StandaloneServer::configure(&dir, args.listen, &args.worker).map_err(CommandError::failed)?;
-    let mut out = std::io::stdout();
     for (role, path) in &written.keys {
-        let _closed = writeln!(out, "key of `{role}`: {}", path.display());
+        print_result(format_args!("key of `{role}`: {}", path.display()))?;
     }
-    let _closed = writeln!(
-        out,
+    print_result(format_args!(
         "start it with: nats-server --config {}",
         written.config.display()
-    );
+    ))?;
     Ok(ExitStatus::Complete)
 }

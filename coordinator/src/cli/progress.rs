@@ -1,16 +1,17 @@
 //! Shows a running job to the operator: a progress bar and readable lines on standard error, or JSON lines on
 //! standard output. `cli::render` passes every event of the render to it.
 
+use std::cell::Cell;
 use std::fmt::{self, Write as _};
 use std::io::{self, IsTerminal as _};
 use std::time::Duration;
 
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+use latentfarm_common::console::{print_line, tell};
 use latentfarm_common::ids::WorkKind;
 use serde_json::Value;
 
 use super::events;
-use super::stdout::print_line;
 use crate::dispatch::JobEvent;
 use crate::local::LocalNotice;
 use crate::render::RenderEvent;
@@ -31,6 +32,8 @@ pub(super) struct JobUi {
     printed_parts: u64,
     /// Name and unit of the phase, such as `render` and `frames`.
     phase: (String, String),
+    /// Whether the operator knows that standard output cannot be written.
+    told_of_lost_output: Cell<bool>,
 }
 
 impl JobUi {
@@ -43,6 +46,7 @@ impl JobUi {
             is_terminal,
             printed_parts: 0,
             phase: (String::new(), String::new()),
+            told_of_lost_output: Cell::new(false),
         }
     }
 
@@ -185,26 +189,39 @@ impl JobUi {
     /// Prints a readable line above the bar, on standard error; in JSON mode it prints nothing.
     pub(super) fn line(&self, text: &str) {
         if !self.json {
-            self.bar.suspend(|| eprintln!("{text}"));
+            self.bar.suspend(|| tell(text));
         }
     }
 
     /// Prints an event as a JSON line on standard output, in JSON mode only.
     pub(super) fn event(&self, event: &Value) {
         if self.json {
-            print_line(event);
+            self.print(event);
         }
     }
 
     /// Prints the command's result on standard output; in JSON mode the events contain it.
     pub(super) fn result(&self, text: &str) {
         if !self.json {
-            print_line(text);
+            self.print(text);
+        }
+    }
+
+    /// Prints a line on standard output. The render goes on if nobody can read it any more: its product is the
+    /// output file, and the exit code tells how it ended.
+    fn print(&self, line: impl fmt::Display) {
+        if let Err(error) = print_line(line)
+            && !self.told_of_lost_output.replace(true)
+        {
+            let what = if self.json { "events" } else { "report" };
+            self.warn(&format!(
+                "standard output cannot be written ({error}): the render goes on without its {what}"
+            ));
         }
     }
 
     /// Prints text that the operator must read in both modes, on standard error.
     pub(super) fn warn(&self, text: &str) {
-        self.bar.suspend(|| eprintln!("{text}"));
+        self.bar.suspend(|| tell(text));
     }
 }

@@ -31,7 +31,7 @@ pub struct JobFolder {
 /// Why a job folder cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum FolderError {
-    #[error(transparent)]
+    #[error("cannot use the work folder: mend the cause, or choose another one with --work-dir")]
     File(#[from] FileError),
     #[error("another latentfarm is working in `{}`: wait for it, or write to another output", path.display())]
     Busy { path: PathBuf },
@@ -176,6 +176,7 @@ fn empty(path: &Path) -> Result<(), FileError> {
 mod tests {
     use super::*;
     use latentfarm_common::digest::Digest;
+    use latentfarm_common::error::one_line;
 
     fn job(name: &str) -> JobId {
         JobId::from_digest(&Digest::of(name.as_bytes()))
@@ -241,9 +242,7 @@ mod tests {
         drop(JobFolder::open(root.path(), job("a"), false).unwrap());
         fs::remove_dir(root.path().join("scratch")).unwrap();
         fs::write(root.path().join("scratch"), b"a file").unwrap();
-        let error = JobFolder::open(root.path(), job("a"), false)
-            .unwrap_err()
-            .to_string();
+        let error = one_line(&JobFolder::open(root.path(), job("a"), false).unwrap_err());
         assert!(
             error.contains("cannot empty") && error.contains("scratch"),
             "{error}"

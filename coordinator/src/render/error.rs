@@ -1,6 +1,7 @@
 //! Why a render fails. The phases of [`super::run`] return these errors, and the command line chooses the
 //! exit code by [`RenderError::is_refusal`].
 
+use std::io;
 use std::path::PathBuf;
 
 use latentfarm_common::blob::BlobError;
@@ -8,6 +9,7 @@ use latentfarm_common::error::FileError;
 use latentfarm_common::wire::WireError;
 use tokio::task::JoinError;
 
+use super::room::NoRoom;
 use super::weights::WeightsError;
 use crate::dispatch::DispatchError;
 use crate::ingest::IngestError;
@@ -32,15 +34,15 @@ pub enum RenderError {
     Input(#[from] FileError),
     #[error("cannot compute the id of the job")]
     Identity(#[from] serde_json::Error),
-    #[error(
-        "the job needs {} MiB on disk, but `{}` has {} MiB free: remove something there, or choose another --work-dir",
-        need_bytes.div_ceil(1 << 20), path.display(), free_bytes >> 20
-    )]
-    Disk {
+    #[error("cannot write to the temporary folder `{}`: set TMPDIR to one that can be written", path.display())]
+    Scratch {
         path: PathBuf,
-        need_bytes: u64,
-        free_bytes: u64,
+        #[source]
+        source: io::Error,
     },
+    /// A place that the render writes to has too little room.
+    #[error(transparent)]
+    Room(#[from] NoRoom),
     #[error(transparent)]
     Folder(#[from] FolderError),
     /// The output is complete and in its place; only the job folder is left over.
@@ -77,7 +79,12 @@ impl RenderError {
             Self::Ingest(error) => error.is_bad_input(),
             other => matches!(
                 other,
-                Self::Tools(_) | Self::Weights(_) | Self::Input(_) | Self::Disk { .. } | Self::Folder(_)
+                Self::Tools(_)
+                    | Self::Weights(_)
+                    | Self::Input(_)
+                    | Self::Scratch { .. }
+                    | Self::Room(_)
+                    | Self::Folder(_)
             ),
         }
     }

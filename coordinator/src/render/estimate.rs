@@ -1,11 +1,11 @@
 //! Estimates the time, disk and memory that a job needs, before any work starts.
 
 use std::fmt;
-use std::path::Path;
 
 use latentfarm_common::wire::job::ModelSpec;
 use latentfarm_common::wire::memory::{DeviceKind, MEDIA_MIB};
 
+use super::room::{Place, Volume, written_bytes};
 use super::settings::RenderSettings;
 use super::weights::WeightsInfo;
 use crate::ingest::ExaminedInputs;
@@ -17,6 +17,8 @@ const FLOPS_PER_THREAD: f64 = 5e10;
 const START_SECONDS: f64 = 3.0;
 /// UNet operations for one frame, one step and one parameter at 256 px (0.253 TFLOP over 1.267e9 parameters).
 const UNET_FLOP_PER_PARAMETER: f64 = 200.0;
+/// Room for the state of the server, records, logs and scratch files.
+const OVERHEAD_BYTES: u64 = 64 << 20;
 /// VAE operations for one frame and one parameter at 256 px, two encodes and one decode.
 const VAE_FLOP_PER_PARAMETER: f64 = 8_600.0;
 
@@ -26,8 +28,12 @@ const VAE_FLOP_PER_PARAMETER: f64 = 8_600.0;
 pub struct Estimate {
     pub frames: u64,
     pub chunks: u64,
+    /// Bytes that are written at all places together.
     pub disk_bytes: u64,
+    /// Free bytes of the file system of the work folder.
     pub free_bytes: Option<u64>,
+    /// The places that the job writes to.
+    pub(super) places: Vec<Place>,
     /// Host memory that a worker on the CPU needs under the leanest plan.
     pub worker_mib: u64,
     /// Device memory that a worker on a GPU needs under the leanest plan, if that is known.
@@ -39,17 +45,14 @@ impl Estimate {
     pub(super) fn of(
         settings: &RenderSettings,
         examined: &ExaminedInputs,
-        video_bytes: u64,
+        input: InputBytes,
         model: &ModelSpec,
         weights: &WeightsInfo,
         needs: &JobNeeds,
     ) -> Self {
         let (frames, picture_bytes) = (examined.frames(), picture_bytes(examined));
-        // 16 kHz mono 16-bit speech is stored twice. A lossless frame has about half its raw size, and one at
-        // CRF 18 about a thirtieth. The result is stored once as segments and once as the final file.
-        let speech_bytes = examined.speech_ms() * 32 * 2;
-        let frame_bytes = picture_bytes / if settings.crf.is_none() { 2 } else { 30 };
-        let disk_bytes = video_bytes + speech_bytes + 2 * frames * frame_bytes + (64 << 20);
+        let places = places(settings, examined, input);
+        let disk_bytes = places.iter().map(|place| place.bytes).sum();
         let side = f64::from(weights.resolution_px) / 256.0;
         let passes = f64::from(model.steps) * if model.is_guided() { 2.0 } else { 1.0 };
         let unet = UNET_FLOP_PER_PARAMETER * weights.unet_parameters as f64 * passes;
@@ -67,17 +70,54 @@ impl Estimate {
             frames,
             chunks: frames.div_ceil(u64::from(settings.chunk_frames.get())),
             disk_bytes,
-            free_bytes: free_bytes(&settings.work_dir),
+            free_bytes: Volume::of(&settings.work_dir).map(|volume| volume.free_bytes),
+            places,
             worker_mib: leanest(DeviceKind::Cpu).unwrap_or(0),
             gpu_mib: leanest(DeviceKind::Cuda),
             seconds: START_SECONDS + model_flop / (FLOPS_PER_THREAD * threads) + media_seconds / threads,
         }
     }
+}
 
-    /// Returns whether the disk has enough free space for the job. Unknown free space counts as enough.
-    pub fn fits_disk(&self) -> bool {
-        self.free_bytes.is_none_or(|free| free >= self.disk_bytes)
-    }
+/// Sizes of the two input files.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct InputBytes {
+    pub(super) video: u64,
+    pub(super) audio: u64,
+}
+
+/// Returns the places that the job writes to. A lossless frame has about half its raw size, and one at CRF 18 about
+/// a thirtieth. The result is stored once as segments and once as the final file. An unfinished job has written a
+/// part already.
+fn places(settings: &RenderSettings, examined: &ExaminedInputs, input: InputBytes) -> Vec<Place> {
+    let frame_bytes = picture_bytes(examined) / if settings.crf.is_none() { 2 } else { 30 };
+    let result_bytes = examined.frames() * frame_bytes;
+    // 16 kHz mono speech of 16 bits: the temporary folder has all of it, the store has it as windows.
+    let speech_bytes = examined.speech_ms() * 32;
+    let stored_bytes = input.video + input.audio + speech_bytes + result_bytes + OVERHEAD_BYTES;
+    // The video is cut into segments one after the other.
+    let segment_frames = settings.ingest.limits.max_frames;
+    let cut_bytes = input.video * segment_frames.min(examined.table.sources) / examined.table.sources.max(1);
+    vec![
+        Place {
+            name: "the work folder",
+            path: settings.work_dir.clone(),
+            bytes: stored_bytes.saturating_sub(written_bytes(&settings.work_dir)),
+            chosen_by: "--work-dir",
+        },
+        Place {
+            name: "the output",
+            path: settings.target.path().to_owned(),
+            bytes: result_bytes + input.audio,
+            chosen_by: "-o",
+        },
+        Place {
+            name: "the temporary folder",
+            path: settings.ingest.scratch.clone(),
+            bytes: speech_bytes + cut_bytes,
+            chosen_by: "TMPDIR",
+        },
+    ]
 }
 
 impl fmt::Display for Estimate {
@@ -126,18 +166,6 @@ fn rough_time(seconds: f64) -> String {
         s if s < 5400.0 => format!("{:.0} min", s / 60.0),
         s => format!("{:.1} h", s / 3600.0),
     }
-}
-
-/// Returns the free bytes of the file system that holds `path` or its nearest existing parent.
-fn free_bytes(path: &Path) -> Option<u64> {
-    let existing = path.ancestors().find(|dir| dir.exists())?;
-    let existing = if existing.as_os_str().is_empty() {
-        Path::new(".")
-    } else {
-        existing
-    };
-    let stat = nix::sys::statvfs::statvfs(existing).ok()?;
-    Some(stat.blocks_available() * stat.fragment_size())
 }
 
 #[cfg(test)]

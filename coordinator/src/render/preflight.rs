@@ -1,6 +1,7 @@
 //! The checks before any work starts: they refuse bad inputs, weights and a full disk, and describe the job.
 
-use std::path::PathBuf;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use latentfarm_common::error::FileError;
@@ -10,7 +11,8 @@ use latentfarm_common::wire::blob::BlobRef;
 use latentfarm_common::wire::job::{EncoderSpec, JobSpec, ModelSpec};
 
 use super::error::RenderError;
-use super::estimate::{Estimate, job_needs, picture_bytes};
+use super::estimate::{Estimate, InputBytes, job_needs, picture_bytes};
+use super::room::{NoRoom, Volume};
 use super::settings::RenderSettings;
 use super::weights::WeightsInfo;
 use crate::dispatch::JobNeeds;
@@ -39,6 +41,14 @@ impl Preflight {
     pub(super) fn check(settings: RenderSettings) -> Result<(Self, ExaminedInputs), RenderError> {
         let started = Instant::now();
         media::init();
+        for input in [&settings.ingest.video, &settings.ingest.audio] {
+            ensure_readable(input)?;
+        }
+        let scratch = &settings.ingest.scratch;
+        tempfile::tempfile_in(scratch).map_err(|source| RenderError::Scratch {
+            path: scratch.clone(),
+            source,
+        })?;
         let examined = ingest::examine(&settings.ingest)?;
         let worker = worker_program()?;
         let weights = WeightsInfo::read(&worker, &settings.weights)?;
@@ -68,17 +78,14 @@ impl Preflight {
             analyze_frames: settings.analyze_frames,
         };
         let job = identity.job_id()?;
-        let video = &settings.ingest.video;
-        let read = std::fs::metadata(video).map_err(FileError::at("read", video))?;
+        let size = |path: &Path| fs::metadata(path).map_err(FileError::at("read", path));
+        let input = InputBytes {
+            video: size(&settings.ingest.video)?.len(),
+            audio: size(&settings.ingest.audio)?.len(),
+        };
         let needs = job_needs(&weights, model.is_guided(), picture_bytes(&examined));
-        let estimate = Estimate::of(&settings, &examined, read.len(), &model, &weights, &needs);
-        if let (false, Some(free_bytes)) = (estimate.fits_disk(), estimate.free_bytes) {
-            return Err(RenderError::Disk {
-                path: settings.work_dir,
-                need_bytes: estimate.disk_bytes,
-                free_bytes,
-            });
-        }
+        let estimate = Estimate::of(&settings, &examined, input, &model, &weights, &needs);
+        NoRoom::check(&estimate.places, Volume::of)?;
         let preflight = Self {
             settings,
             started,
@@ -108,4 +115,15 @@ impl Preflight {
             timeline,
         }
     }
+}
+
+/// Refuses an input that this user may not read. Everything else that may be wrong with it is found by reading it.
+fn ensure_readable(input: &Path) -> Result<(), FileError> {
+    // Opening a pipe would wait for its writer.
+    match fs::metadata(input) {
+        Ok(found) if found.is_file() => File::open(input).map(drop),
+        Ok(_) => Ok(()),
+        Err(error) => Err(error),
+    }
+    .map_err(FileError::at("read", input))
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use latentfarm_common::console::tell;
 use latentfarm_common::error::Chain;
 use latentfarm_common::telemetry;
 use latentfarm_engine::bench::{self, Part, Sizes};
@@ -73,7 +74,7 @@ enum Command {
 fn main() -> ExitCode {
     let args = Args::parse();
     if let Err(error) = telemetry::init("info") {
-        eprintln!("error: {}", Chain(&error));
+        tell(format_args!("error: {}", Chain(&error)));
         return ExitCode::from(3);
     }
     // This thread computes too, so that no layer waits for a hand-over between threads.

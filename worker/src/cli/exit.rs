@@ -1,10 +1,11 @@
 //! The ways in which a subcommand ends, with its exit codes and its last output, and the runtime of the
 //! asynchronous ones.
 
-use std::io::Write as _;
+use std::io;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use latentfarm_common::console::{print_line, tell};
 use latentfarm_common::error::{Chain, one_line};
 
 /// Exit code of a machine that cannot do the work: starting the worker again would not help.
@@ -28,14 +29,18 @@ pub(super) fn failed(error: &(dyn std::error::Error + 'static), code: u8) -> Exi
 
 /// Prints an error with its causes and ends with code 2, which means that the user can put it right.
 pub(super) fn usage_error(error: &(dyn std::error::Error + 'static)) -> ExitCode {
-    eprintln!("error: {}", Chain(error));
+    tell(format_args!("error: {}", Chain(error)));
     ExitCode::from(2)
 }
 
-/// Prints the result and ends with `code`, or with failure if nobody reads standard output any more.
+/// Prints the result and ends with `code`, or with failure if it cannot be written. A reader that has closed the
+/// pipe, such as `head`, has read what it wanted.
 pub(super) fn print(text: &str, code: ExitCode) -> ExitCode {
-    match writeln!(std::io::stdout(), "{}", text.trim_end()) {
-        Ok(()) => code,
-        Err(_closed) => ExitCode::FAILURE,
+    match print_line(text.trim_end()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            tell(format_args!("error: cannot write to standard output: {error}"));
+            ExitCode::FAILURE
+        }
+        _ => code,
     }
 }

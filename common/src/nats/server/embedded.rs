@@ -12,6 +12,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::net::Ipv4Addr;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
@@ -81,6 +82,8 @@ impl EmbeddedServer {
         let lock = lock(&options.dir)?;
         let users = Users::make(&options.workers)?;
         let (process, port) = launch(&options, &users, None, &lock).await?;
+        let trial = tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await;
+        trial.map_err(ServerError::NoLoopback)?;
         tracing::debug!(port, version = %options.binary.version, "nats-server is ready");
         Ok(Self {
             options,

@@ -38,6 +38,12 @@ pub enum ServerError {
         /// The error of the operating system or the key library.
         source: io::Error,
     },
+    /// The server listens, and this machine cannot reach itself.
+    #[error(
+        "this machine has no working loopback interface, over which the parts of a farm on one machine talk: \
+         `ip link set lo up` turns it on"
+    )]
+    NoLoopback(#[source] io::Error),
     /// The process ended before it was ready.
     #[error("nats-server ended at once ({status}): {output}")]
     Ended {

@@ -15,7 +15,7 @@ use tokio::task::spawn_blocking;
 
 use super::args::BenchArgs;
 use super::exit::{CommandError, ExitStatus, runtime};
-use super::stdout::print_line;
+use super::stdout::print_result;
 use crate::local::worker_program;
 use figures::{BenchHost, BenchReport};
 
@@ -54,7 +54,7 @@ async fn run(args: BenchArgs, scratch: &Path) -> Result<ExitStatus, CommandError
     } else {
         bench.to_string()
     };
-    print_line(text);
+    print_result(text)?;
     Ok(ExitStatus::Complete)
 }
 

@@ -12,7 +12,7 @@ use latentfarm_common::ids::{ChunkName, JobId};
 
 use super::args::ExplainArgs;
 use super::exit::{CommandError, ExitStatus, runtime};
-use super::stdout::print_line;
+use super::stdout::print_result;
 use crate::job::folder::job_folder_of;
 use crate::journal::{self, JournalLine};
 use history::JobHistory;
@@ -50,7 +50,7 @@ pub(super) fn main(args: &ExplainArgs) -> Result<ExitStatus, CommandError> {
         Some(name) => describe::chunk(&history, *name),
         None => describe::table(&history),
     };
-    print_line(text);
+    print_result(text)?;
     Ok(ExitStatus::Complete)
 }
 

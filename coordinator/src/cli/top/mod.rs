@@ -4,7 +4,6 @@ mod server;
 mod table;
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -19,6 +18,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::args::TopArgs;
 use super::exit::{CommandError, ExitStatus, runtime};
+use super::stdout::print_result;
 use table::Row;
 
 const REDRAW: Duration = Duration::from_secs(1);
@@ -100,8 +100,9 @@ async fn watch(args: &TopArgs) -> Result<ExitStatus, CommandError> {
     } else {
         table::text(&rows)
     };
-    let written = write!(std::io::stdout(), "{text}");
-    written.context("cannot write the table")?;
+    if !rows.is_empty() || !args.json {
+        print_result(text.trim_end_matches('\n'))?;
+    }
     Ok(ExitStatus::Complete)
 }
 

@@ -33,9 +33,11 @@ pub fn as_an_engine(test: &str, work: impl FnOnce()) {
         .output()
         .unwrap();
     let output_text = String::from_utf8_lossy(&output.stdout);
-    println!("{output_text}");
-    eprintln!("{}", String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success() && output_text.contains("1 passed"));
+    assert!(
+        output.status.success() && output_text.contains("1 passed"),
+        "{output_text}\n{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 /// Makes all parallel work run on this thread; it must be called before any. Each thread keeps buffers from

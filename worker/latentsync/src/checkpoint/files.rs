@@ -1,6 +1,7 @@
 //! Finds the weight files of a folder and reads their configurations. Opening, checking and converting a
 //! checkpoint begin with it.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::metadata::FolderMetadata;
@@ -71,15 +72,22 @@ impl CheckpointFiles {
 
     /// Finds the files and reads the configurations, but no weights.
     pub(super) fn in_dir(dir: &Path) -> Result<Self, WeightsError> {
-        let present = |names: &[&str]| -> Vec<PathBuf> {
-            names
-                .iter()
-                .map(|name| dir.join(name))
-                .filter(|path| path.is_file())
-                .collect()
+        // A file that may not be looked at is not missing.
+        let present = |names: &[&str]| -> Result<Vec<PathBuf>, WeightsError> {
+            let mut files = Vec::new();
+            for path in names.iter().map(|name| dir.join(name)) {
+                match std::fs::metadata(&path) {
+                    Ok(found) if found.is_file() => files.push(path),
+                    Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                        return Err(WeightsError::io(&path)(error));
+                    }
+                    _ => {}
+                }
+            }
+            Ok(files)
         };
         let find = |wanted: &'static str, names: &[&str]| {
-            present(names)
+            present(names)?
                 .into_iter()
                 .next()
                 .ok_or_else(|| WeightsError::NotFound {
@@ -99,7 +107,7 @@ impl CheckpointFiles {
         let vae_text = read_text(&vae_config_path)?;
         let vae_config = VaeConfig::from_json(vae_text.as_deref().unwrap_or(VaeConfig::PUBLISHED))
             .map_err(WeightsError::config(&vae_config_path))?;
-        let (whisper, dims) = fitting_whisper(present(WHISPER_FILES), unet_config.cross_attention_dim)?;
+        let (whisper, dims) = fitting_whisper(present(WHISPER_FILES)?, unet_config.cross_attention_dim)?;
         Ok(Self {
             unet,
             vae,

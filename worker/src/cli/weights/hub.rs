@@ -15,6 +15,7 @@ use hf_hub::api::sync::{Api, ApiBuilder, ApiError};
 use hf_hub::{Cache, Repo, RepoType};
 use indicatif::{BinaryBytes, ProgressBar};
 use latentfarm_common::backoff::Backoff;
+use latentfarm_common::console::tell;
 use latentfarm_common::digest::Digest;
 use latentfarm_common::error::{FileError, ignore_not_found, one_line};
 
@@ -154,10 +155,10 @@ impl Hub {
                         expected: remote.bytes,
                     });
                 }
-                eprintln!(
+                tell(format_args!(
                     "{}: the server cannot resume a download, starting again",
                     remote.name
-                );
+                ));
                 continue;
             }
             if had == remote.bytes && had > 0 {
@@ -172,7 +173,7 @@ impl Hub {
             }
             let had = length(&part);
             if had > 0 {
-                eprintln!("{}: resuming at {}", remote.name, BinaryBytes(had));
+                tell(format_args!("{}: resuming at {}", remote.name, BinaryBytes(had)));
             }
             let Err(error) = self.download(remote, had) else {
                 continue;
@@ -185,7 +186,7 @@ impl Hub {
             if failures >= ATTEMPTS || !error.is_retryable() {
                 return Err(error);
             }
-            eprintln!("{}: {}; retrying", remote.name, one_line(&error));
+            tell(format_args!("{}: {}; retrying", remote.name, one_line(&error)));
             std::thread::park_timeout(backoff.next_delay());
         }
         move_into_place(remote, &blob, to)

@@ -12,6 +12,7 @@ use std::process::ExitCode;
 
 use clap::{Subcommand, ValueEnum};
 use indicatif::BinaryBytes;
+use latentfarm_common::console::tell;
 
 use super::exit::{print, usage_error};
 use bar::{bar, spinner};
@@ -128,7 +129,11 @@ fn make(size: SynthSize, out: &Path, seed: u64, account_as: Option<Model>) -> Re
         SynthSize::Full => synth::Size::Full,
     };
     let bytes = synth::bytes_of(size)?;
-    eprintln!("writing {} to {}", BinaryBytes(bytes), out.display());
+    tell(format_args!(
+        "writing {} to {}",
+        BinaryBytes(bytes),
+        out.display()
+    ));
     let bar = bar("random weights", bytes);
     synth::synthesize_watched(out, size, seed, &mut |more| bar.inc(more))?;
     if let (Some(version), Some(mut metadata)) = (account_as, FolderMetadata::read(out)?) {
@@ -144,7 +149,11 @@ fn convert(dir: &Path, out: &Path, dtype: ConvertTo) -> Result<String, WeightsEr
         ConvertTo::F32 => StoredAs::F32,
     };
     let bytes = weights::converted_bytes(dir, stored_as)?;
-    eprintln!("writing {} to {}", BinaryBytes(bytes), out.display());
+    tell(format_args!(
+        "writing {} to {}",
+        BinaryBytes(bytes),
+        out.display()
+    ));
     let bar = bar("converting", bytes);
     weights::convert(dir, out, stored_as, &mut |more| bar.inc(more))?;
     let marked = if Checkpoint::open(out)?.synthetic() {

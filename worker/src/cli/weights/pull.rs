@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::ValueEnum;
 use indicatif::BinaryBytes;
+use latentfarm_common::console::tell;
 use latentfarm_common::digest::Digest;
 use latentfarm_common::error::{Chain, FileError, ignore_not_found};
 
@@ -121,12 +122,12 @@ pub(super) fn main(args: &PullArgs) -> ExitCode {
             usage_error(&error)
         }
         Err(error) => {
-            eprintln!("error: {}", Chain(&error));
+            tell(format_args!("error: {}", Chain(&error)));
             if matches!(
                 error,
                 PullError::Offline | PullError::Hub(HubError::Unreachable { .. })
             ) {
-                eprintln!("{}", manual_steps(args));
+                tell(manual_steps(args));
             }
             ExitCode::FAILURE
         }
@@ -181,7 +182,7 @@ fn pull(args: &PullArgs) -> Result<String, PullError> {
         let path = out.join(file.local);
         let digest = match existing_digest(&path, &remote)? {
             Some(digest) => {
-                eprintln!("{}: already there", file.local);
+                tell(format_args!("{}: already there", file.local));
                 digest
             }
             None => fetch(&hub, &file, &remote, &path)?,
@@ -248,21 +249,24 @@ fn existing_digest(path: &Path, remote: &RemoteFile) -> Result<Option<Digest>, P
 }
 
 fn fetch(hub: &Hub, file: &PublishedFile, remote: &RemoteFile, path: &Path) -> Result<Digest, PullError> {
-    eprintln!(
+    tell(format_args!(
         "{}: {} from {}/{}",
         file.local,
         BinaryBytes(remote.bytes),
         hub.endpoint,
         file.repo
-    );
+    ));
     let digest = hub.fetch(remote, path)?;
     if remote.sha256.is_some() {
-        eprintln!("{}: complete, with the SHA-256 that the hub gives", file.local);
+        tell(format_args!(
+            "{}: complete, with the SHA-256 that the hub gives",
+            file.local
+        ));
     } else {
-        eprintln!(
+        tell(format_args!(
             "{}: complete; the hub gives no SHA-256 for it, so only its size was checked",
             file.local
-        );
+        ));
     }
     Ok(digest)
 }
