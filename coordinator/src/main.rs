@@ -2,11 +2,20 @@
 
 use std::process::ExitCode;
 
+use git_version::git_version;
 use latentfarm_coordinator::cli;
+
+/// Version and commit, for `--version`. It is here and not in the library so that a new commit compiles this file alone.
+const VERSION: &str = git_version!(
+    args = ["--always", "--dirty", "--abbrev=10", "--exclude=*"],
+    prefix = concat!(env!("CARGO_PKG_VERSION"), " (commit "),
+    suffix = ")",
+    fallback = env!("CARGO_PKG_VERSION")
+);
 
 fn main() -> ExitCode {
     share_one_arena();
-    cli::main()
+    cli::main(VERSION)
 }
 
 /// Makes all threads allocate from one arena. By default glibc gives every thread an arena of its own, and

@@ -17,7 +17,7 @@ mod top;
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
+use clap::{CommandFactory as _, FromArgMatches as _};
 use latentfarm_common::console::{print_line, tell};
 use latentfarm_common::error::{Chain, one_line};
 use latentfarm_common::telemetry;
@@ -25,9 +25,14 @@ use latentfarm_common::telemetry;
 use args::Args;
 use exit::ExitStatus;
 
-/// Parses this process's command line and runs its subcommand. An error is printed once, with all its causes.
-pub fn main() -> ExitCode {
-    match Args::try_parse() {
+/// Parses this process's command line and runs its subcommand; `version` is what `--version` prints. An error is
+/// printed once, with all its causes.
+pub fn main(version: &'static str) -> ExitCode {
+    let command = Args::command().version(version);
+    match command
+        .try_get_matches()
+        .and_then(|matches| Args::from_arg_matches(&matches))
+    {
         Ok(args) => run(args),
         Err(refusal) => {
             // `--help` and `--version` end here too, with exit code 0.

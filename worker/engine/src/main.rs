@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use git_version::git_version;
 use latentfarm_common::console::tell;
 use latentfarm_common::error::Chain;
 use latentfarm_common::telemetry;
@@ -18,6 +19,14 @@ use latentfarm_engine::memory::fault_injection::{FaultInjector, InjectedFault};
 use latentfarm_engine::{EXIT_POISONED, EngineSettings, Precision, ServeError};
 use mimalloc::MiMalloc;
 
+/// Version and commit, for `--version`. It is here and not in the library so that a new commit compiles this file alone.
+const VERSION: &str = git_version!(
+    args = ["--always", "--dirty", "--abbrev=10", "--exclude=*"],
+    prefix = concat!(env!("CARGO_PKG_VERSION"), " (commit "),
+    suffix = ")",
+    fallback = env!("CARGO_PKG_VERSION")
+);
+
 /// mimalloc, because large tensors are allocated and freed at every step and the system allocator maps and
 /// faults each of them anew. It is counted, so that what a window leaves behind is known to the byte.
 #[global_allocator]
@@ -25,7 +34,7 @@ static ALLOCATOR: CountingAllocator<MiMalloc> = CountingAllocator(MiMalloc);
 
 /// Runs LatentSync for one latentfarm-worker: requests on standard input, answers on standard output.
 #[derive(Parser)]
-#[command(version)]
+#[command(name = "latentfarm-engine", version = VERSION)]
 struct Args {
     /// Where to compute: `cpu`, or `cuda:N` in a CUDA build.
     #[arg(long, default_value = "cpu", global = true)]

@@ -12,7 +12,7 @@ mod weights;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use latentfarm_common::telemetry;
 
 use exit::{failed, usage_error};
@@ -20,11 +20,12 @@ use exit::{failed, usage_error};
 /// Renders chunks of latentfarm jobs on this machine.
 #[derive(Parser, Debug)]
 #[command(
+    name = "latentfarm-worker",
     version,
     after_help = "\
 Exit codes: 0 done, 1 failed, 2 wrong usage or input, 3 this machine cannot do the work."
 )]
-pub struct Args {
+struct Args {
     #[command(subcommand)]
     command: Command,
 }
@@ -64,8 +65,11 @@ enum Command {
     Idle(idle::IdleArgs),
 }
 
-/// Runs the subcommand and returns the exit code of the process.
-pub fn main(args: Args) -> ExitCode {
+/// Parses this process's command line, runs its subcommand and returns the exit code of the process; `version` is what
+/// `--version` prints.
+pub fn main(version: &'static str) -> ExitCode {
+    let matches = Args::command().version(version).get_matches();
+    let args = Args::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     if let Err(error) = telemetry::init("info") {
         return usage_error(&error);
     }
