@@ -26,6 +26,11 @@ pub enum IngestError {
         path.display(), seconds(*samples), seconds(MIN_SPEECH_SAMPLES)
     )]
     ShortSpeech { path: PathBuf, samples: u64 },
+    #[error(
+        "`{}` was changed while it was read: give the same command again when nothing writes to the file",
+        path.display()
+    )]
+    Changed { path: PathBuf },
     #[error(transparent)]
     File(#[from] FileError),
 }
@@ -35,7 +40,9 @@ impl IngestError {
     pub fn is_bad_input(&self) -> bool {
         match self {
             Self::Media(error) => matches!(error, MediaError::BadInput { .. }),
-            Self::Table { .. } | Self::NoRate { .. } | Self::ShortSpeech { .. } => true,
+            Self::Table { .. } | Self::NoRate { .. } | Self::ShortSpeech { .. } | Self::Changed { .. } => {
+                true
+            }
             Self::File(_) => false,
         }
     }

@@ -1,7 +1,5 @@
 //! The two input files: they are examined first, and stored when the job runs.
 
-use std::path::Path;
-
 use latentfarm_common::digest::Digest;
 use latentfarm_common::error::FileError;
 use latentfarm_common::media::{self, SegmentFile, VideoIndex, VideoProbe, cut_segments, index_video};
@@ -13,6 +11,7 @@ use super::request::{IngestRequest, RateChoice};
 use super::sink::BlobSink;
 use super::speech::SpeechTrack;
 use super::timeline::{FrameTable, OnShort, SourceClock, TableRequest, frame_table};
+use super::watched::WatchedFile;
 
 /// The input files after both were read once. Nothing has been stored yet.
 pub struct ExaminedInputs {
@@ -24,6 +23,8 @@ pub struct ExaminedInputs {
     pub rate: FrameRate,
     pub table: FrameTable,
     index: VideoIndex,
+    /// The video, which is read once more when it is cut.
+    watched_video: WatchedFile,
     speech: SpeechTrack,
 }
 
@@ -43,6 +44,8 @@ pub struct Ingested {
 
 /// Probes both files, decodes the speech and reads the video's time stamps.
 pub fn examine(request: &IngestRequest) -> Result<ExaminedInputs, IngestError> {
+    let watched_video = WatchedFile::begin(&request.video)?;
+    let watched_audio = WatchedFile::begin(&request.audio)?;
     let video = media::probe_video(&request.video)?;
     media::probe_audio(&request.audio)?;
     let rate = match request.rate {
@@ -51,11 +54,10 @@ pub fn examine(request: &IngestRequest) -> Result<ExaminedInputs, IngestError> {
             path: request.video.clone(),
         })?,
     };
-    let digest = |path: &Path| Digest::of_file(path).map_err(FileError::at("read", path));
-    let (video_digest, _) = digest(&request.video)?;
-    let (audio_digest, _) = digest(&request.audio)?;
     let speech = SpeechTrack::decode(&request.audio, &request.scratch)?;
     let index = index_video(&request.video, &video, &mut |_| {})?;
+    let video_digest = watched_video.digest()?;
+    let audio_digest = watched_audio.digest()?;
     let table = frame_table(&TableRequest {
         source: SourceClock {
             pts: &index.pts,
@@ -79,6 +81,7 @@ pub fn examine(request: &IngestRequest) -> Result<ExaminedInputs, IngestError> {
         rate,
         table,
         index,
+        watched_video,
         speech,
     })
 }
@@ -183,6 +186,7 @@ impl ExaminedInputs {
         let limits = self.request.limits;
         let picture = &self.video.picture;
         cut_segments(&self.index, picture, wanted, scratch.path(), limits, &mut store)?;
+        self.watched_video.check()?;
         Ok((segments, reencoded))
     }
 

@@ -15,6 +15,7 @@ mod speech;
 #[cfg(test)]
 mod tests;
 pub mod timeline;
+mod watched;
 
 pub use error::IngestError;
 pub use inputs::{ExaminedInputs, Ingested, examine};

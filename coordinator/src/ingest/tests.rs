@@ -213,3 +213,20 @@ fn bad_input_is_distinguished_from_a_full_disk() {
     let error = ingest(&good, &mut FullDisk, &mut |_| {}).unwrap_err();
     assert!(!error.is_bad_input(), "{}", one_line(&error));
 }
+
+#[test]
+fn a_video_that_changes_before_it_is_cut_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let good = request(dir.path(), 30, 1.0);
+    let examined = examine(&good).unwrap();
+    let bytes = std::fs::read(&good.video).unwrap();
+    std::fs::write(&good.video, bytes).unwrap();
+    let error = examined
+        .store(&mut MemoryStore::default(), &mut |_| {})
+        .unwrap_err();
+    assert!(
+        error.is_bad_input() && one_line(&error).contains("v.mp4` was changed"),
+        "{}",
+        one_line(&error)
+    );
+}
