@@ -10,7 +10,7 @@ use ffmpeg_next::codec::packet::side_data;
 use ffmpeg_next::codec::{self, Parameters};
 use ffmpeg_next::format::{self, context};
 use ffmpeg_next::packet::Mut;
-use ffmpeg_next::{ChannelLayout, Dictionary, Error, Packet, Rational, decoder, ffi, frame};
+use ffmpeg_next::{Dictionary, Error, Packet, Rational, decoder, ffi};
 
 use super::{MediaError, init};
 use crate::time::FrameRate;
@@ -217,18 +217,6 @@ pub(super) fn audio_duration(parameters: &Parameters, bytes: usize) -> i64 {
     // SAFETY: FFmpeg only reads the parameters, which are valid; its signature lacks a `const`.
     let samples = unsafe { ffi::av_get_audio_frame_duration2(parameters.as_ptr().cast_mut(), bytes) };
     i64::from(samples.max(0))
-}
-
-/// Returns the channel layout of decoded samples. If the track states none, as many WAV files do, it is the
-/// usual layout for the number of channels.
-pub(super) fn channel_layout(samples: &frame::Audio) -> ChannelLayout {
-    let channels = i32::from(samples.channels());
-    let stated = samples.channel_layout();
-    if stated.channels() == channels {
-        stated
-    } else {
-        ChannelLayout::default(channels)
-    }
 }
 
 /// Flushes a finished file to the disk.

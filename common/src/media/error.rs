@@ -62,6 +62,18 @@ impl MediaError {
         }
     }
 
+    /// Returns whether this machine is at fault (a full disk, a file that cannot be read) and not the content of a file.
+    pub fn is_of_machine(&self) -> bool {
+        match self {
+            Self::Io { .. } => true,
+            Self::Ffmpeg { source, .. } => {
+                let invalid = ffmpeg_next::error::EINVAL;
+                matches!(source, ffmpeg_next::Error::Other { errno } if *errno != invalid)
+            }
+            Self::BadInput { .. } | Self::Rejected { .. } => false,
+        }
+    }
+
     /// Returns the file that the error is about.
     pub fn path(&self) -> &Path {
         match self {

@@ -158,21 +158,35 @@ pub(super) fn decoder_parameters(
     Ok(parameters)
 }
 
+/// A sample that the resampler writes.
+pub(super) trait ResampledValue: Copy + Default {}
+impl ResampledValue for i16 {}
+impl ResampledValue for f32 {}
+
 /// Sends `input` to the resampler, or the end of the track if `input` is `None`, and appends the resampled
-/// audio to `output`.
+/// audio, interleaved with `channels` channels, to `output`. `T` must be the format of the resampler's output.
 #[expect(
     unsafe_code,
     reason = "the safe call cannot be given an output of the right size"
 )]
-pub(super) fn resample(
+pub(super) fn resample<T: ResampledValue>(
     resampler: &mut ffmpeg::software::resampling::Context,
     input: Option<&ffmpeg::frame::Audio>,
-    output: &mut Vec<i16>,
+    channels: usize,
+    output: &mut Vec<T>,
 ) -> Result<(), ffmpeg::Error> {
+    let form = resampler.output();
+    let fits = form.format.bytes() == size_of::<T>()
+        && form.format.is_packed()
+        && usize::try_from(form.channel_layout.channels()) == Ok(channels);
+    if !fits {
+        return Err(ffmpeg::Error::InvalidData);
+    }
     let count = |samples: usize| i32::try_from(samples).map_err(|_| ffmpeg::Error::InvalidData);
     let samples = count(input.map_or(0, ffmpeg::frame::Audio::samples))?;
     // SAFETY: `input` has the format that the resampler was made for (the caller checks it), so that its
-    // plane pointers are what the call expects; `output` has room for the stated number of mono s16 samples.
+    // plane pointers are what the call expects; `output` has room for the stated number of interleaved samples, whose
+    // size and channels were compared with the resampler's above.
     unsafe {
         let context = resampler.as_mut_ptr();
         let room = match ffi::swr_get_out_samples(context, samples) {
@@ -180,7 +194,10 @@ pub(super) fn resample(
             room => room,
         };
         let start = output.len();
-        output.resize(start + usize::try_from(room).unwrap_or(0), 0);
+        output.resize(
+            start + usize::try_from(room).unwrap_or(0) * channels,
+            T::default(),
+        );
         let mut target = output[start..].as_mut_ptr().cast::<u8>();
         let source = input.map_or(std::ptr::null_mut(), |frame| (*frame.as_ptr()).extended_data);
         let written = ffi::swr_convert(
@@ -191,11 +208,68 @@ pub(super) fn resample(
             samples,
         );
         match usize::try_from(written) {
-            Ok(written) => output.truncate(start + written),
+            Ok(written) => output.truncate(start + written * channels),
             Err(_) => return Err(ffmpeg::Error::from(written)),
         }
     }
     Ok(())
+}
+
+/// Appends the samples of a decoded frame to `output` as floats, interleaved; full scale is 1.
+#[expect(
+    unsafe_code,
+    reason = "the safe accessor reaches only the first eight channels of planar samples"
+)]
+pub(super) fn interleave(frame: &ffmpeg::frame::Audio, output: &mut Vec<f32>) -> Result<(), ffmpeg::Error> {
+    use ffmpeg::format::Sample;
+    let (samples, channels) = (frame.samples(), usize::from(frame.channels()));
+    let format = frame.format();
+    let value: fn(&[u8]) -> f32 = match format {
+        Sample::U8(_) => |b| f32::from(b[0]) / 128.0 - 1.0,
+        Sample::I16(_) => |b| f32::from(i16::from_ne_bytes([b[0], b[1]])) / 32_768.0,
+        Sample::I32(_) => |b| i32::from_ne_bytes([b[0], b[1], b[2], b[3]]) as f32 / 2_147_483_648.0,
+        Sample::I64(_) => |b| {
+            let upper = i64::from_ne_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]) >> 32;
+            upper as f32 / 2_147_483_648.0
+        },
+        Sample::F32(_) => |b| f32::from_ne_bytes([b[0], b[1], b[2], b[3]]),
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "a float has enough digits for sound"
+        )]
+        Sample::F64(_) => |b| f64::from_ne_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]) as f32,
+        Sample::None => return Err(ffmpeg::Error::InvalidData),
+    };
+    let (bytes, planar) = (format.bytes(), format.is_planar());
+    let (planes, per_plane) = if planar {
+        (channels, samples)
+    } else {
+        (1, samples * channels)
+    };
+    let start = output.len();
+    output.resize(start + samples * channels, 0.0);
+    for plane in 0..planes {
+        // SAFETY: a decoded frame has `extended_data` with a pointer for each plane, and each plane has room for all its
+        // samples; the bytes are read before the borrow of the frame ends.
+        let data = unsafe {
+            let pointer = *(*frame.as_ptr()).extended_data.add(plane);
+            if pointer.is_null() {
+                return Err(ffmpeg::Error::InvalidData);
+            }
+            slice::from_raw_parts(pointer.cast_const(), per_plane * bytes)
+        };
+        let step = if planar { channels } else { 1 };
+        let targets = output[start + plane..].iter_mut().step_by(step);
+        for (target, sample) in targets.zip(data.chunks_exact(bytes)) {
+            *target = value(sample);
+        }
+    }
+    Ok(())
+}
+
+/// Returns the duration of the packet that a frame was decoded from, in ticks of the track.
+pub(super) fn duration_of(frame: &ffmpeg::frame::Audio) -> i64 {
+    frame.packet().duration
 }
 
 /// Returns FFmpeg's name of an `AVPixelFormat`.

@@ -58,17 +58,6 @@ pub struct VideoProbe {
     pub average_rate: Option<FrameRate>,
 }
 
-/// Properties of an audio track that can be used.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AudioProbe {
-    /// FFmpeg's name of the codec.
-    pub codec_name: String,
-    /// The sample rate of the track in Hz.
-    pub rate_hz: u32,
-    /// The number of channels of the track.
-    pub channels: u32,
-}
-
 /// Initialises FFmpeg and limits its own log to fatal messages, because [`MediaError`] already reports its
 /// errors. May be called any number of times.
 pub fn init() {
@@ -137,34 +126,6 @@ pub fn probe_video(path: &Path) -> Result<VideoProbe, MediaError> {
     })
 }
 
-/// Probes the audio track of `path`, which may have any codec that FFmpeg decodes.
-///
-/// # Errors
-/// [`MediaError::BadInput`] if there is no such track, and for files that are missing, damaged or truncated.
-pub fn probe_audio(path: &Path) -> Result<AudioProbe, MediaError> {
-    let input = open_input(path)?;
-    let stream = audio_track(&input, path)?;
-    refuse_truncated(&input, path)?;
-    let codec = stream.parameters().id();
-    let (rate_hz, channels) = ffi::audio_facts(&stream);
-    if ffmpeg::decoder::find(codec).is_none() {
-        let cause = format!(
-            "its audio is {}, for which this FFmpeg has no decoder",
-            codec.name()
-        );
-        return Err(MediaError::bad_input(path, cause));
-    }
-    if rate_hz == 0 || channels == 0 {
-        let cause = "no sound of its audio track can be decoded: it is empty, truncated or damaged";
-        return Err(MediaError::bad_input(path, cause));
-    }
-    Ok(AudioProbe {
-        codec_name: codec.name().to_owned(),
-        rate_hz,
-        channels,
-    })
-}
-
 /// The remedy for video that cannot be used as it is.
 const CONVERT: &str =
     "convert it first: ffmpeg -i IN -c:v libx264 -crf 14 -pix_fmt yuv420p -c:a copy OUT.mp4";
@@ -226,7 +187,7 @@ pub(super) fn audio_track<'a>(
 }
 
 /// Refuses a truncated MP4, whose index refers to data past the end of the file.
-fn refuse_truncated(input: &Input, path: &Path) -> Result<(), MediaError> {
+pub(super) fn refuse_truncated(input: &Input, path: &Path) -> Result<(), MediaError> {
     let Some(size) = input.io_size() else {
         return Ok(());
     };

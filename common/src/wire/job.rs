@@ -23,6 +23,8 @@ pub struct JobSpec {
     pub source: SourceSpec,
     /// The speech track of the job.
     pub audio: AudioSpec,
+    /// The sound of the output.
+    pub sound: SoundSpec,
     /// The checkpoint and its parameters.
     pub model: ModelSpec,
     /// The way in which segments are encoded.
@@ -67,6 +69,15 @@ pub struct AudioSpec {
     pub windows: AudioWindows,
     /// What happens to the mouth while nobody speaks.
     pub silence: SilenceMode,
+}
+
+/// The sound of a job's output, which ingest made from the same decoded samples as the speech.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SoundSpec {
+    /// Blob of a file with the sound alone, in the output's container.
+    pub blob: BlobRef,
+    /// Whether its packets were copied or why not, as a phrase for people.
+    pub treatment: String,
 }
 
 /// How the track is cut into the 30 s pieces that Whisper encodes. Each variant's comment is its help on the

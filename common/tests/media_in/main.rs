@@ -3,7 +3,9 @@
 #![cfg(feature = "media")]
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod clicks;
 mod refusals;
+mod shapes;
 mod sound;
 mod support;
 mod video;

@@ -1,8 +1,8 @@
 //! Tests that files which cannot be used are refused with the reason.
 
-use latentfarm_common::media::{decode_speech, probe_audio, probe_video};
+use latentfarm_common::media::{SoundOrigin, probe_video};
 
-use crate::support::{Clips, cut_video, refusal};
+use crate::support::{Clips, cut_video, refusal, sound};
 
 #[test]
 fn truncated_files_are_called_so() {
@@ -111,7 +111,7 @@ fn unusable_sounds_are_refused_with_the_reason() {
         ("long.m4a", "truncated"),
     ] {
         let path = clips.path(name);
-        let message = refusal(probe_audio(&path).and_then(|_| decode_speech(&path, &mut |_| Ok(()))));
+        let message = refusal(sound(&path, SoundOrigin::Container));
         assert!(message.contains(cause), "{name}: {message}");
     }
 }

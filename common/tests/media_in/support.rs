@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use latentfarm_common::media::{
-    CutLimits, FrameReader, MediaError, SegmentFile, VideoProbe, cut_segments, index_video, probe_video,
+    AudioOffset, Container, CutLimits, FrameReader, MediaError, SegmentFile, Sound, SoundOrigin,
+    SoundRequest, TrackChoice, VideoProbe, cut_segments, decode_sound, index_video, probe_video,
 };
 use latentfarm_common::wire::job::SourceSpec;
 use latentfarm_common::wire::media::LocalSlice;
@@ -173,4 +174,28 @@ pub(crate) fn refusal<T: std::fmt::Debug>(result: Result<T, MediaError>) -> Stri
         Err(error @ MediaError::BadInput { .. }) => latentfarm_common::error::one_line(&error),
         other => panic!("not refused as bad input: {other:?}"),
     }
+}
+
+/// Decodes the sound of a file as ingest does, for an MP4 output.
+pub(crate) fn sound(path: &Path, origin: SoundOrigin) -> Result<Sound, MediaError> {
+    decode_sound(&SoundRequest {
+        path,
+        track: &TrackChoice::Default,
+        origin,
+        offset: AudioOffset::default(),
+        container: Container::Mp4,
+        exact: false,
+        scratch: path.parent().unwrap(),
+    })
+}
+
+/// Returns what the model hears.
+pub(crate) fn heard(sound: &mut Sound) -> Vec<i16> {
+    let mut samples = Vec::new();
+    let count = sound.speech(&mut |more| {
+        samples.extend_from_slice(more);
+        Ok(())
+    });
+    assert_eq!(count.unwrap(), samples.len() as u64);
+    samples
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum, value_parser};
 use latentfarm_common::ids::WorkerId;
+use latentfarm_common::media::{AudioOffset, TrackChoice};
 use latentfarm_common::wire::job::{AudioWindows, SilenceMode};
 
 use crate::dispatch::CpuFallback;
@@ -258,6 +259,18 @@ pub(super) struct RenderArgs {
     /// What to do if the video ends before the speech
     #[arg(long, value_enum, default_value = "bounce", help_heading = "Timing")]
     pub(super) on_short: OnShort,
+    /// Audio track of AUDIO by number (from 1), language or title (default: the first marked as default)
+    #[arg(long, value_name = "N|LANG|TITLE", help_heading = "Timing")]
+    pub(super) audio_track: Option<TrackChoice>,
+    /// Play the sound later by so many seconds, or earlier if negative: 0.25, -1.5
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value = "0",
+        allow_negative_numbers = true,
+        help_heading = "Timing"
+    )]
+    pub(super) audio_offset: AudioOffset,
     /// Keep the part of the video after the end of the speech, unchanged
     #[arg(long, help_heading = "Timing")]
     pub(super) keep_tail: bool,

@@ -105,6 +105,10 @@ impl RenderCommand {
             ingest: IngestRequest {
                 video: args.video,
                 audio: args.audio,
+                audio_track: args.audio_track.unwrap_or_default(),
+                audio_offset: args.audio_offset,
+                exact_audio: args.exact_audio,
+                container: target.container(),
                 scratch: std::env::temp_dir(),
                 rate,
                 on_short: args.on_short,
@@ -120,7 +124,6 @@ impl RenderCommand {
             seed: args.seed,
             crf: (!args.lossless).then_some(args.crf),
             x264_preset: args.x264_preset,
-            exact_audio: args.exact_audio,
             allow_no_face: args.allow_no_face,
             cpu_fallback: args.cpu_fallback,
             unplaceable_wait: args.unplaceable_wait,

@@ -9,7 +9,7 @@ use latentfarm_common::time::{FrameRate, TimeBase};
 use latentfarm_common::wire::blob::BlobRef;
 use latentfarm_common::wire::job::{
     AudioSpec, AudioWindows, EncoderSpec, JobSpec, ModelSpec, OutputFrame, SegmentEntry, SilenceMode,
-    SourceSpec, Timeline,
+    SoundSpec, SourceSpec, Timeline,
 };
 
 fn blob(name: &str) -> BlobRef {
@@ -64,6 +64,10 @@ pub fn benchmark_job(sources: u32, outputs: u32) -> (JobSpec, Timeline) {
             log_mel_max: 0.5,
             windows: AudioWindows::Overlapping,
             silence: SilenceMode::Off,
+        },
+        sound: SoundSpec {
+            blob: blob("sound"),
+            treatment: "copied".to_owned(),
         },
         model: ModelSpec {
             weights: Digest::of(b"weights"),

@@ -2,15 +2,18 @@
 
 use latentfarm_common::digest::Digest;
 use latentfarm_common::error::FileError;
-use latentfarm_common::media::{self, SegmentFile, VideoIndex, VideoProbe, cut_segments, index_video};
+use latentfarm_common::media::{
+    self, SegmentFile, Sound, SoundOrigin, SoundRequest, VideoIndex, VideoProbe, cut_segments, index_video,
+};
 use latentfarm_common::time::{FrameRange, FrameRate};
-use latentfarm_common::wire::job::{AudioSpec, SegmentEntry, SilenceMode, SourceSpec, Timeline};
+use latentfarm_common::wire::job::{AudioSpec, SegmentEntry, SilenceMode, SoundSpec, SourceSpec, Timeline};
 
 use super::error::IngestError;
 use super::request::{IngestRequest, RateChoice};
 use super::sink::BlobSink;
 use super::speech::SpeechTrack;
 use super::timeline::{FrameTable, OnShort, SourceClock, TableRequest, frame_table};
+use super::trial::MuxTrial;
 use super::watched::WatchedFile;
 
 /// The input files after both were read once. Nothing has been stored yet.
@@ -25,6 +28,8 @@ pub struct ExaminedInputs {
     index: VideoIndex,
     /// The video, which is read once more when it is cut.
     watched_video: WatchedFile,
+    /// The decoded sound, from which the speech and the sound of the output are made.
+    sound: Sound,
     speech: SpeechTrack,
 }
 
@@ -35,6 +40,7 @@ pub struct Ingested {
     pub audio_digest: Digest,
     pub source: SourceSpec,
     pub audio: AudioSpec,
+    pub sound: SoundSpec,
     /// Number of output frames, at least 1.
     pub frames: u64,
     pub timeline: Timeline,
@@ -42,20 +48,37 @@ pub struct Ingested {
     pub notes: Vec<String>,
 }
 
-/// Probes both files, decodes the speech and reads the video's time stamps.
+/// Probes the video, reads its time stamps, and decodes the sound.
 pub fn examine(request: &IngestRequest) -> Result<ExaminedInputs, IngestError> {
     let watched_video = WatchedFile::begin(&request.video)?;
     let watched_audio = WatchedFile::begin(&request.audio)?;
     let video = media::probe_video(&request.video)?;
-    media::probe_audio(&request.audio)?;
     let rate = match request.rate {
         RateChoice::Fixed(rate) => rate,
         RateChoice::Source => video.average_rate.ok_or_else(|| IngestError::NoRate {
             path: request.video.clone(),
         })?,
     };
-    let speech = SpeechTrack::decode(&request.audio, &request.scratch)?;
     let index = index_video(&request.video, &video, &mut |_| {})?;
+    // The sound of the video file itself keeps its place against the pictures.
+    let first_picture = index
+        .pts
+        .first()
+        .filter(|_| watched_audio.is_same_file(&watched_video));
+    let origin = first_picture.map_or(SoundOrigin::Container, |&pts| SoundOrigin::Picture {
+        pts,
+        time_base: video.time_base,
+    });
+    let mut sound = media::decode_sound(&SoundRequest {
+        path: &request.audio,
+        track: &request.audio_track,
+        origin,
+        offset: request.audio_offset,
+        container: request.container,
+        exact: request.exact_audio,
+        scratch: &request.scratch,
+    })?;
+    let speech = SpeechTrack::resample(&mut sound, &request.audio, &request.scratch)?;
     let video_digest = watched_video.digest()?;
     let audio_digest = watched_audio.digest()?;
     let table = frame_table(&TableRequest {
@@ -82,6 +105,7 @@ pub fn examine(request: &IngestRequest) -> Result<ExaminedInputs, IngestError> {
         table,
         index,
         watched_video,
+        sound,
         speech,
     })
 }
@@ -124,6 +148,7 @@ impl ExaminedInputs {
             ));
         }
         let audio = self.speech.store_windows(self.request.windows, sink)?;
+        let sound = self.store_sound(sink)?;
         let silence = self.silence();
         let used = usize::try_from(self.table.sources).unwrap_or(usize::MAX);
         let mut source_pts = self.index.pts;
@@ -143,6 +168,7 @@ impl ExaminedInputs {
                 windows: self.request.windows,
                 silence: self.request.silence,
             },
+            sound,
             frames: self.table.outputs.len() as u64,
             timeline: Timeline {
                 source_pts,
@@ -190,9 +216,32 @@ impl ExaminedInputs {
         Ok((segments, reencoded))
     }
 
-    /// Returns sentences that the user should read about lengths, rates and pauses.
+    /// Makes the sound of the output, tries to join it, and stores it.
+    fn store_sound(&mut self, sink: &mut dyn BlobSink) -> Result<SoundSpec, IngestError> {
+        let scratch = tempfile::NamedTempFile::new_in(&self.request.scratch)
+            .map_err(FileError::at("make a scratch file in", &self.request.scratch))?
+            .into_temp_path();
+        let treatment = self.sound.write(&scratch, self.frames(), self.rate)?;
+        MuxTrial {
+            video: &self.request.video,
+            audio: &self.request.audio,
+            picture: &self.video.picture,
+            rate: self.rate,
+            container: self.request.container,
+            sound: &scratch,
+            scratch: &self.request.scratch,
+        }
+        .run()?;
+        let stored = sink.put_file(&scratch);
+        let blob = stored.map_err(FileError::at("store the sound of", &self.request.audio))?;
+        let treatment = treatment.to_string();
+        Ok(SoundSpec { blob, treatment })
+    }
+
+    /// Returns sentences that the user should read about the sound, lengths, rates and pauses.
     pub fn notes(&self) -> Vec<String> {
-        let mut notes = Vec::new();
+        let mut notes = self.sound.notes().to_vec();
+        notes.extend(self.speech.silence_note());
         let FrameTable {
             outputs,
             speech_frames,

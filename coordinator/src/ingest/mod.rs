@@ -15,6 +15,7 @@ mod speech;
 #[cfg(test)]
 mod tests;
 pub mod timeline;
+mod trial;
 mod watched;
 
 pub use error::IngestError;

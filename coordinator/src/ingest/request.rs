@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use latentfarm_common::media::CutLimits;
+use latentfarm_common::media::{AudioOffset, Container, CutLimits, TrackChoice};
 use latentfarm_common::time::FrameRate;
 use latentfarm_common::wire::job::{AudioWindows, SilenceMode};
 
@@ -33,6 +33,14 @@ pub struct IngestRequest {
     pub video: PathBuf,
     /// A sound file, or any file with an audio track.
     pub audio: PathBuf,
+    /// The audio track that is used.
+    pub audio_track: TrackChoice,
+    /// How much later the sound is played than its file says.
+    pub audio_offset: AudioOffset,
+    /// Whether the sound is encoded so that it ends exactly with the video, instead of being copied.
+    pub exact_audio: bool,
+    /// The container of the output, for which the sound is made.
+    pub container: Container,
     /// An existing directory for temporary files, which ingest removes when it is done.
     pub scratch: PathBuf,
     pub rate: RateChoice,

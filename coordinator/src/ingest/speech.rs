@@ -1,4 +1,4 @@
-//! The speech track. It is decoded once into a scratch file, from which the audio windows are then cut.
+//! The speech track. It is resampled once into a scratch file, from which the audio windows are then cut.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Read as _, Seek as _, SeekFrom, Write as _};
@@ -10,7 +10,7 @@ use latentfarm_common::audio::silence::{LevelMeter, Levels};
 use latentfarm_common::audio::windows;
 use latentfarm_common::digest::{Digest, DigestWriter};
 use latentfarm_common::error::FileError;
-use latentfarm_common::media;
+use latentfarm_common::media::Sound;
 use latentfarm_common::wire::blob::BlobRef;
 use latentfarm_common::wire::job::AudioWindows;
 
@@ -19,6 +19,9 @@ use super::request::MIN_SPEECH_SAMPLES;
 use super::sink::BlobSink;
 
 const SAMPLE_BYTES: u64 = 2;
+
+/// Speech whose loudest sample is below this is as good as silent: 60 dB below full scale.
+const QUIET: u16 = 33;
 
 /// A decoded speech track: 16 kHz, mono.
 pub(super) struct SpeechTrack {
@@ -34,19 +37,26 @@ pub(super) struct SpeechTrack {
     pub(super) log_mel_max: f32,
     /// Loudness over time, from which silent frames are found.
     pub(super) levels: Levels,
+    /// The largest sample, without its sign.
+    peak: u16,
 }
 
 impl SpeechTrack {
-    /// Decodes the audio track of `path` into a file in the folder `scratch`.
-    pub(super) fn decode(path: &Path, scratch: &Path) -> Result<Self, IngestError> {
+    /// Resamples the decoded sound of `path` into a file in the folder `scratch`.
+    pub(super) fn resample(sound: &mut Sound, path: &Path, scratch: &Path) -> Result<Self, IngestError> {
         let file =
             tempfile::tempfile_in(scratch).map_err(FileError::at("make a scratch file in", scratch))?;
         let mut pcm = BufWriter::new(file);
         let mut digest = DigestWriter::new();
         let mut mel_max = MelMax::default();
         let mut levels = LevelMeter::default();
+        let mut peak = 0;
         let mut bytes = Vec::new();
-        let samples = media::decode_speech(path, &mut |samples| {
+        let samples = sound.speech(&mut |samples| {
+            peak = samples
+                .iter()
+                .map(|sample| sample.unsigned_abs())
+                .fold(peak, u16::max);
             bytes.clear();
             bytes.extend(samples.iter().flat_map(|sample| sample.to_le_bytes()));
             digest.update(&bytes);
@@ -68,7 +78,21 @@ impl SpeechTrack {
             samples,
             log_mel_max: mel_max.finish(),
             levels: levels.finish(),
+            peak,
         })
+    }
+
+    /// Returns a sentence for the user if nothing can be heard.
+    pub(super) fn silence_note(&self) -> Option<String> {
+        let how = match self.peak {
+            0 => "silent",
+            1..QUIET => "nearly silent (below -60 dB)",
+            _ => return None,
+        };
+        Some(format!(
+            "the sound of `{}` is {how}: the mouth has nothing to follow",
+            self.path.display()
+        ))
     }
 
     /// Stores the PCM of each audio window with its margins, and returns the blobs in order.

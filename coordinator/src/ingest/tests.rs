@@ -7,7 +7,7 @@ use super::*;
 use latentfarm_common::audio::windows;
 use latentfarm_common::digest::Digest;
 use latentfarm_common::error::one_line;
-use latentfarm_common::media::{CutLimits, FrameReader};
+use latentfarm_common::media::{AudioOffset, Container, CutLimits, FrameReader, TrackChoice};
 use latentfarm_common::time::FrameRate;
 use latentfarm_common::wire::blob::BlobRef;
 use latentfarm_common::wire::job::{AudioWindows, SilenceMode};
@@ -74,6 +74,10 @@ fn request(dir: &Path, frames: u32, seconds: f32) -> IngestRequest {
     IngestRequest {
         video,
         audio,
+        audio_track: TrackChoice::Default,
+        audio_offset: AudioOffset::default(),
+        exact_audio: false,
+        container: Container::Mp4,
         scratch,
         rate: RateChoice::Fixed(FrameRate::FPS_25),
         on_short: OnShort::Bounce,
@@ -229,4 +233,52 @@ fn a_video_that_changes_before_it_is_cut_is_refused() {
         "{}",
         one_line(&error)
     );
+}
+
+/// Another program may reuse the name of a temporary file while the job is rendered.
+#[test]
+fn sound_that_is_overwritten_after_the_checks_is_the_one_that_was_checked() {
+    let dir = tempfile::tempdir().unwrap();
+    let good = request(dir.path(), 30, 1.0);
+    let (mut before, mut after) = (MemoryStore::default(), MemoryStore::default());
+    let expected = ingest(&good, &mut before, &mut |_| {}).unwrap();
+    let examined = examine(&good).unwrap();
+    make(&good.audio, "-f lavfi -i sine=f=2000:d=1 -c:a aac");
+    let done = examined.store(&mut after, &mut |_| {}).unwrap();
+    assert_eq!((&done.audio, &done.sound), (&expected.audio, &expected.sound));
+    assert!(after.0.contains_key(&done.sound.blob.digest));
+    assert_eq!(done.sound.treatment, "copied");
+}
+
+#[test]
+fn silence_is_told_and_a_single_sample_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let good = request(dir.path(), 30, 1.0);
+    for (volume, expected) in [
+        ("0", Some("is silent")),
+        ("0.0005", Some("nearly silent")),
+        ("0.1", None),
+    ] {
+        let filter = format!("-f lavfi -i sine=d=1 -af volume={volume} -c:a pcm_s16le -f wav");
+        make(&good.audio, &filter);
+        let notes = examine(&good).unwrap().notes();
+        let told = notes.iter().find(|note| note.contains("silent"));
+        match expected {
+            Some(how) => assert!(
+                told.is_some_and(|note| note.contains(how) && note.contains("a.m4a")),
+                "{notes:?}"
+            ),
+            None => assert_eq!(told, None),
+        }
+    }
+    for samples in ["0", "1", "10"] {
+        let filter = format!("-f lavfi -i sine=r=16000:d=1 -af atrim=end_sample={samples} -f wav");
+        make(&good.audio, &filter);
+        let error = examine(&good).err().unwrap();
+        assert!(
+            error.is_bad_input() && one_line(&error).contains("a.m4a"),
+            "{}",
+            one_line(&error)
+        );
+    }
 }

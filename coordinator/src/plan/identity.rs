@@ -22,6 +22,14 @@ pub struct Identity<'a> {
     pub on_short: OnShort,
     /// Whether a video longer than its audio keeps its tail.
     pub keep_tail: bool,
+    /// The audio track that the user named, if any.
+    pub audio_track: Option<&'a str>,
+    /// How much later the sound is played, in microseconds.
+    pub audio_offset_us: i64,
+    /// Whether the sound is encoded so that it ends exactly with the video.
+    pub exact_audio: bool,
+    /// The container that the sound is made for, by its file extension.
+    pub container: &'a str,
     pub audio_windows: AudioWindows,
     pub silence: SilenceMode,
     pub model: &'a ModelSpec,
@@ -77,6 +85,10 @@ mod tests {
             audio: Digest::of(b"audio"),
             on_short: OnShort::Bounce,
             keep_tail: false,
+            audio_track: None,
+            audio_offset_us: 0,
+            exact_audio: false,
+            container: "mp4",
             audio_windows: AudioWindows::Overlapping,
             silence: SilenceMode::Off,
             model: &model,
@@ -107,6 +119,10 @@ mod tests {
             id(|i, _, _| i.audio = Digest::of(b"other")),
             id(|i, _, _| i.on_short = OnShort::Loop),
             id(|i, _, _| i.keep_tail = true),
+            id(|i, _, _| i.audio_track = Some("2")),
+            id(|i, _, _| i.audio_offset_us = 40_000),
+            id(|i, _, _| i.exact_audio = true),
+            id(|i, _, _| i.container = "mkv"),
             id(|i, _, _| i.audio_windows = AudioWindows::Reference),
             id(|i, _, _| i.silence = SilenceMode::Keep),
             id(|i, _, _| i.silence = SilenceMode::Close),

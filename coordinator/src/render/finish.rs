@@ -22,11 +22,12 @@ pub(super) fn range_of(spec: &JobSpec, record: &DoneRecord) -> FrameRange {
 }
 
 /// Returns the request to join `segments`, which are the records' artifacts as files on this machine, in
-/// frame order.
+/// frame order, with the `sound` that ingest made.
 pub(super) fn stitch_request(
     spec: &JobSpec,
     records: &[Arc<DoneRecord>],
     segments: Vec<(FrameRange, PathBuf, BlobRef)>,
+    sound: PathBuf,
     settings: &RenderSettings,
 ) -> StitchRequest {
     let is_lossless = spec.encoder.crf.is_none();
@@ -35,8 +36,7 @@ pub(super) fn stitch_request(
         picture: spec.source.picture,
         rate: spec.encoder.rate,
         frames: spec.frames,
-        audio: settings.ingest.audio.clone(),
-        exact_audio: settings.exact_audio,
+        sound: (sound, spec.sound.blob),
         // A kept tail has no speech. Without one, audio and video end together.
         audio_length: if settings.ingest.keep_tail {
             AudioLength::MayEndEarly

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use latentfarm_common::error::FileError;
 use latentfarm_common::ids::JobId;
-use latentfarm_common::media;
+use latentfarm_common::media::{self, TrackChoice};
 use latentfarm_common::wire::blob::BlobRef;
 use latentfarm_common::wire::job::{EncoderSpec, JobSpec, ModelSpec};
 
@@ -70,6 +70,13 @@ impl Preflight {
             audio: examined.audio_digest,
             on_short: settings.ingest.on_short,
             keep_tail: settings.ingest.keep_tail,
+            audio_track: match &settings.ingest.audio_track {
+                TrackChoice::Default => None,
+                TrackChoice::Named(name) => Some(name),
+            },
+            audio_offset_us: settings.ingest.audio_offset.microseconds(),
+            exact_audio: settings.ingest.exact_audio,
+            container: settings.ingest.container.extension(),
             audio_windows: settings.ingest.windows,
             silence: settings.ingest.silence,
             model: &model,
@@ -107,6 +114,7 @@ impl Preflight {
             audio_digest: ingested.audio_digest,
             source: ingested.source.clone(),
             audio: ingested.audio.clone(),
+            sound: ingested.sound.clone(),
             model: self.model.clone(),
             encoder: self.encoder.clone(),
             frames: ingested.frames,

@@ -239,7 +239,13 @@ impl Run<'_> {
                 .await?;
             segments.push((range, path, record.artifact));
         }
-        let request = finish::stitch_request(spec, records, segments, &self.preflight.settings);
+        let sound = &spec.sound;
+        let sound_file = self
+            .farm
+            .store
+            .local_file(&sound.blob, &self.folder.scratch())
+            .await?;
+        let request = finish::stitch_request(spec, records, segments, sound_file, &self.preflight.settings);
         self.observer
             .send(RenderEvent::StitchBegins { frames: spec.frames });
         let observer = self.observer.clone();
@@ -248,11 +254,12 @@ impl Run<'_> {
         if !result.lease.is_held() {
             return Err(RenderError::LeaseLost);
         }
-        let stitched = spawn_blocking(move || assembled.commit()).await?;
+        let committed = spawn_blocking(move || assembled.commit()).await?;
+        committed.map_err(RenderError::Commit)?;
         Ok(Written {
             path: self.preflight.settings.target.path().to_owned(),
             frames_digest: finish::frames_digest(records),
-            sound: stitched.map_err(RenderError::Commit)?.sound.to_string(),
+            sound: sound.treatment.clone(),
         })
     }
 }

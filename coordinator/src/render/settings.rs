@@ -10,7 +10,6 @@ use crate::stitch::OutputTarget;
 
 /// The settings of one render, without the farm that it runs on.
 #[derive(Clone, Debug)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a choice of its own")]
 pub struct RenderSettings {
     /// The two input files, and how they are laid over each other in time.
     pub ingest: IngestRequest,
@@ -25,8 +24,6 @@ pub struct RenderSettings {
     /// libx264 constant rate factor 0..=51, or `None` for lossless.
     pub crf: Option<u8>,
     pub x264_preset: String,
-    /// Whether the sound is transcoded so that it ends with the video, instead of being copied.
-    pub exact_audio: bool,
     /// Whether the unchanged video is written if no frame has a face.
     pub allow_no_face: bool,
     pub cpu_fallback: CpuFallback,

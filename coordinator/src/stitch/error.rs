@@ -23,6 +23,12 @@ pub enum StitchError {
         #[source]
         source: Box<SegmentError>,
     },
+    /// The sound in the job's store is not what ingest wrote there.
+    #[error("the job's copy of the sound is damaged: remove the job folder and render again")]
+    Sound {
+        #[source]
+        source: Box<SegmentError>,
+    },
     #[error("cannot write `{}`", path.display())]
     Output {
         path: PathBuf,

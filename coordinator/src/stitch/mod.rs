@@ -21,7 +21,7 @@ mod verify;
 use std::path::PathBuf;
 
 use latentfarm_common::frame::{FrameHash, PictureFormat};
-use latentfarm_common::media::{self, AudioLength, AudioTreatment, FinalReport, JoinRequest};
+use latentfarm_common::media::{self, AudioLength, FinalReport, JoinRequest};
 use latentfarm_common::time::{FrameRange, FrameRate};
 use latentfarm_common::wire::blob::BlobRef;
 
@@ -40,10 +40,8 @@ pub struct StitchRequest {
     pub picture: PictureFormat,
     pub rate: FrameRate,
     pub frames: u64,
-    /// The audio file that the user gave.
-    pub audio: PathBuf,
-    /// Whether the audio is transcoded so that it ends exactly with the video, instead of being copied.
-    pub exact_audio: bool,
+    /// The local copy of the sound that ingest made, and its blob.
+    pub sound: (PathBuf, BlobRef),
     /// The length that the audio must have compared to the video.
     pub audio_length: AudioLength,
     /// In a lossless job the hashes of all composited frames, in order: the segments must decode to them.
@@ -64,31 +62,24 @@ pub enum StitchStep {
     Verifying,
 }
 
-/// A description of the file that was made.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stitched {
-    pub sound: AudioTreatment,
-    pub report: FinalReport,
-}
-
 /// A whole, verified file that still has its temporary name; dropping it removes the file.
 #[must_use = "dropping the assembled file removes it"]
 #[derive(Debug)]
 pub struct Assembled {
     partial: PartialFile,
     output: OutputTarget,
-    stitched: Stitched,
+    report: FinalReport,
 }
 
 impl Assembled {
     /// Moves the file to its final name. The caller makes sure beforehand that it still holds its lease.
-    pub fn commit(self) -> Result<Stitched, StitchError> {
+    pub fn commit(self) -> Result<FinalReport, StitchError> {
         self.output.check_free()?;
         let (from, to) = (self.partial.path().to_owned(), self.output.path().to_owned());
         self.partial
             .rename_to(&to)
             .map_err(|source| StitchError::Rename { from, to, source })?;
-        Ok(self.stitched)
+        Ok(self.report)
     }
 }
 
@@ -110,6 +101,11 @@ pub fn assemble(
         progress(StitchStep::Checked { frames: range.end });
     }
 
+    let (sound, blob) = &request.sound;
+    verify::check_content(sound, blob).map_err(|source| StitchError::Sound {
+        source: Box::new(source),
+    })?;
+
     let partial = PartialFile::beside(request.output.path());
     let segments: Vec<PathBuf> = request.segments.iter().map(|(_, path, _)| path.clone()).collect();
     let join = JoinRequest {
@@ -117,13 +113,12 @@ pub fn assemble(
         picture: &request.picture,
         rate: request.rate,
         frames: request.frames,
-        audio: &request.audio,
-        exact_audio: request.exact_audio,
+        sound: &request.sound.0,
         metadata: &request.metadata,
         output: partial.path(),
         container: request.output.container(),
     };
-    let sound = media::join(&join, &mut |frames| progress(StitchStep::Joined { frames }))
+    media::join(&join, &mut |frames| progress(StitchStep::Joined { frames }))
         .map_err(|source| join_error(request, source))?;
     progress(StitchStep::Verifying);
     let report = media::verify_output(partial.path(), request.rate, request.frames, request.audio_length)
@@ -134,7 +129,7 @@ pub fn assemble(
     Ok(Assembled {
         partial,
         output: request.output.clone(),
-        stitched: Stitched { sound, report },
+        report,
     })
 }
 

@@ -4,7 +4,9 @@ use std::path::Path;
 use latentfarm_common::digest::Digest;
 use latentfarm_common::error::one_line;
 use latentfarm_common::frame::{Colour, ColourMatrix, ColourRange, Picture};
-use latentfarm_common::media::{SegmentEncoder, verify_output};
+use latentfarm_common::media::{
+    AudioOffset, Container, SegmentEncoder, SoundOrigin, SoundRequest, TrackChoice, verify_output,
+};
 use latentfarm_common::wire::job::EncoderSpec;
 
 use super::*;
@@ -72,10 +74,28 @@ fn wav(path: &Path, samples: u32) {
     fs::write(path, bytes).unwrap();
 }
 
+/// Makes the sound of a job of 40 frames from so many samples of noise at 16 kHz.
+fn make_sound(dir: &Path, samples: u32, container: Container) -> (PathBuf, BlobRef) {
+    let (audio, sound) = (dir.join("speech.wav"), dir.join("sound"));
+    wav(&audio, samples);
+    let request = SoundRequest {
+        path: &audio,
+        track: &TrackChoice::Default,
+        origin: SoundOrigin::Container,
+        offset: AudioOffset::default(),
+        container,
+        exact: false,
+        scratch: dir,
+    };
+    let mut decoded = media::decode_sound(&request).unwrap();
+    decoded.write(&sound, 40, FrameRate::FPS_25).unwrap();
+    let blob = blob_of(&sound);
+    (sound, blob)
+}
+
 /// Makes 40 frames in three segments, the last of one frame, with sound for 39.5 frames.
 fn job(dir: &Path, output: &str, crf: Option<u8>) -> StitchRequest {
-    let audio = dir.join("speech.wav");
-    wav(&audio, 25_280);
+    let target = OutputTarget::check(&dir.join(output), &[], false).unwrap();
     let bounds = [(0, 16), (16, 39), (39, 40)];
     StitchRequest {
         segments: bounds
@@ -84,14 +104,13 @@ fn job(dir: &Path, output: &str, crf: Option<u8>) -> StitchRequest {
         picture: FORMAT,
         rate: FrameRate::FPS_25,
         frames: 40,
-        audio,
-        exact_audio: false,
+        sound: make_sound(dir, 25_280, target.container()),
         audio_length: AudioLength::LikeVideo,
         lossless: crf
             .is_none()
             .then(|| (0..40).map(|frame| picture(frame).hash()).collect()),
         metadata: vec![("comment".to_owned(), "made by latentfarm".to_owned())],
-        output: OutputTarget::check(&dir.join(output), &[], false).unwrap(),
+        output: target,
     }
 }
 
@@ -104,7 +123,7 @@ fn names(dir: &Path) -> Vec<String> {
     names
 }
 
-fn stitch(request: &StitchRequest, progress: &mut dyn FnMut(StitchStep)) -> Result<Stitched, StitchError> {
+fn stitch(request: &StitchRequest, progress: &mut dyn FnMut(StitchStep)) -> Result<FinalReport, StitchError> {
     assemble(request, progress)?.commit()
 }
 
@@ -132,13 +151,9 @@ fn segments_become_the_final_file() {
         let dir = tempfile::tempdir().unwrap();
         let request = job(dir.path(), output, crf);
         let mut steps = Vec::new();
-        let stitched = stitch(&request, &mut |step| steps.push(step)).unwrap();
+        let report = stitch(&request, &mut |step| steps.push(step)).unwrap();
         assert_eq!(
-            (
-                stitched.report.frames,
-                stitched.report.video_ms,
-                stitched.report.audio_ms
-            ),
+            (report.frames, report.video_ms, report.audio_ms),
             (40, 1600, 1580)
         );
         assert_eq!(
@@ -218,6 +233,17 @@ fn segment_that_is_not_what_its_record_says_is_named() {
 }
 
 #[test]
+fn sound_that_is_not_what_ingest_wrote_is_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    let request = job(dir.path(), "out.mp4", Some(20));
+    let mut bytes = fs::read(&request.sound.0).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&request.sound.0, bytes).unwrap();
+    refuse(&request, "the job's copy of the sound is damaged");
+}
+
+#[test]
 fn new_record_is_checked_by_decoding() {
     let dir = tempfile::tempdir().unwrap();
     let (range, path, mut blob) = render(dir.path(), FrameRange::new(16, 48), Some(20));
@@ -238,7 +264,7 @@ fn new_record_is_checked_by_decoding() {
 fn failed_verification_leaves_nothing_behind() {
     let dir = tempfile::tempdir().unwrap();
     let mut request = job(dir.path(), "out.mkv", Some(20));
-    wav(&request.audio, 16_000);
+    request.sound = make_sound(dir.path(), 16_000, request.output.container());
     let error = refuse(&request, "the audio lasts 1000 ms, the video 1600 ms");
     assert_eq!(faulty_segment(&error), None);
     request.audio_length = AudioLength::MayEndEarly;

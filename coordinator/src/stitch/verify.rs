@@ -59,7 +59,8 @@ pub(super) fn check_rendered(
     hashes.map_or(Ok(()), |hashes| check_pictures(path, range, hashes))
 }
 
-fn check_content(path: &Path, expected: &BlobRef) -> Result<(), SegmentError> {
+/// Checks that a file has the size and digest of its blob.
+pub(super) fn check_content(path: &Path, expected: &BlobRef) -> Result<(), SegmentError> {
     let (found, found_bytes) = Digest::of_file(path).map_err(FileError::at("read", path))?;
     if (found, found_bytes) == (expected.digest, expected.bytes) {
         return Ok(());

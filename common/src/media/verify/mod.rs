@@ -11,6 +11,7 @@ use std::path::Path;
 
 use ffmpeg_next::frame;
 
+pub(super) use self::output::sound_ms;
 pub use self::output::{AudioLength, FinalReport, verify_output};
 use self::pictures::PictureReader;
 use super::MediaError;

@@ -105,6 +105,16 @@ fn check_pictures(path: &Path, rate: Rational, frames: u64) -> Result<(), MediaE
     }
 }
 
+/// Decodes the sound of a file that ingest made, which must begin at time 0, and returns its length in milliseconds.
+pub(in crate::media) fn sound_ms(path: &Path) -> Result<u64, MediaError> {
+    let presented = AudioInterval::measure(path)?;
+    if presented.start_us.abs() > START_SLACK_US {
+        let cause = format!("the audio starts at {} us", presented.start_us);
+        return Err(MediaError::rejected(path, cause));
+    }
+    Ok(u64::try_from(presented.end_us / 1000).unwrap_or(0))
+}
+
 /// The interval in which an audio track is presented, in microseconds.
 struct AudioInterval {
     start_us: i64,

@@ -10,7 +10,9 @@ use anyhow::{Context as _, ensure};
 use latentfarm_common::digest::Digest;
 use latentfarm_common::error::FileError;
 use latentfarm_common::frame::{Colour, Picture, PictureFormat};
-use latentfarm_common::media::{self, AudioLength, FrameReader, SegmentEncoder};
+use latentfarm_common::media::{
+    self, AudioLength, AudioOffset, FrameReader, SegmentEncoder, SoundOrigin, SoundRequest, TrackChoice,
+};
 use latentfarm_common::shutdown::Shutdown;
 use latentfarm_common::time::{FrameRange, FrameRate};
 use latentfarm_common::wire::blob::BlobRef;
@@ -149,18 +151,30 @@ fn stitch(
     let audio = folder.join("silence.wav");
     let samples = frames * u64::from(SOUND_RATE_HZ) * u64::from(rate.den()) / u64::from(rate.num());
     write_silence(&audio, samples).map_err(FileError::at("write", &audio))?;
+    let target = OutputTarget::check(output, &[], true).context("cannot write the stitched file")?;
+    let mut decoded = media::decode_sound(&SoundRequest {
+        path: &audio,
+        track: &TrackChoice::Default,
+        origin: SoundOrigin::Container,
+        offset: AudioOffset::default(),
+        container: target.container(),
+        exact: false,
+        scratch: folder,
+    })?;
+    let sound = folder.join("sound");
+    decoded.write(&sound, frames, rate)?;
+    let (digest, bytes) = Digest::of_file(&sound).map_err(FileError::at("read", &sound))?;
     let count = segments.len();
     let request = StitchRequest {
         segments,
         picture: *format,
         rate,
         frames,
-        audio,
-        exact_audio: false,
+        sound: (sound, BlobRef { digest, bytes }),
         audio_length: AudioLength::LikeVideo,
         lossless: None,
         metadata: Vec::new(),
-        output: OutputTarget::check(output, &[], true).context("cannot write the stitched file")?,
+        output: target,
     };
     let started = Instant::now();
     let (mut checked, mut joined) = (started, started);

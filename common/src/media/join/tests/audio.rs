@@ -115,27 +115,38 @@ fn audio_is_copied_where_the_container_allows_and_stays_in_sync() {
     }
 }
 
+/// A player of the file hears the sound late; so does who watches the output.
 #[test]
-fn audio_that_starts_late_in_its_file_starts_with_the_video() {
+fn audio_that_starts_late_in_its_file_keeps_its_place() {
     let fixture = Fixture::new("25", &[48, 75]);
     let dir = fixture.dir.path();
-    sound(dir, "plain.m4a", "3", "-c:a aac");
+    let whole = decoded(dir, &sound(dir, "plain.m4a", "1.5", "-c:a aac"));
+    let tracks = "-f lavfi -i testsrc2=s=64x64:d=4 -map 0 -map 1 -c:a copy";
     for (name, output) in [
         ("late.mp4", "out.mp4"),
         ("late.mkv", "out.mp4"),
         ("late.ts", "out.mp4"),
         ("late.mkv", "out.mkv"),
     ] {
-        ffmpeg(
-            dir,
-            &format!(
-                "-itsoffset 1.5 -i plain.m4a -f lavfi -i testsrc2=s=64x64:d=4 -map 0 -map 1 -c:a copy {name}"
-            ),
+        ffmpeg(dir, &format!("-itsoffset 1.5 -i plain.m4a {tracks} {name}"));
+        let (output, treatment) = fixture.join(&dir.join(name), output, false);
+        assert!(
+            matches!(treatment, AudioTreatment::Transcoded { .. }),
+            "{treatment}"
         );
-        let audio = dir.join(name);
-        let (output, _) = fixture.join(&audio, output, false);
         fixture.check(&output);
-        assert_in_sync(dir, &audio, &output);
+        let (before, after) = {
+            let mut played = decoded(dir, &output);
+            let after = played.split_off(66_150);
+            (played, after)
+        };
+        assert!(before[..64_000].iter().all(|value| value.abs() < 0.01), "{name}");
+        let (offset, similarity) = alignment(&whole, &after);
+        // The containers round the start to a millisecond, and a packet of AAC more or less precedes it.
+        assert!(
+            offset.abs() <= 1100 && similarity > 0.9,
+            "{name}: {offset}, {similarity}"
+        );
     }
 }
 

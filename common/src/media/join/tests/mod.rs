@@ -1,12 +1,15 @@
 mod audio;
 
 use crate::time::FrameRate;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::*;
 use crate::frame::FrameHash;
 use crate::media::test_clips::{decoded, encode, ffmpeg, format, probe, rate, segments, sound, spec};
-use crate::media::{AudioLength, decode_hashes, verify_output};
+use crate::media::{
+    AudioLength, AudioOffset, AudioTreatment, SoundOrigin, SoundRequest, TrackChoice, decode_hashes,
+    decode_sound, verify_output,
+};
 use crate::time::FrameRange;
 
 /// Ends of six segments: five hold 250 frames, and the last has a single frame.
@@ -35,7 +38,29 @@ impl Fixture {
         self.hashes.len() as u64
     }
 
-    fn try_join(&self, audio: &Path, output: &Path, exact_audio: bool) -> Result<AudioTreatment, MediaError> {
+    /// Makes the sound as ingest does.
+    fn make_sound(
+        &self,
+        audio: &Path,
+        container: Container,
+        exact: bool,
+        origin: SoundOrigin,
+    ) -> Result<(PathBuf, AudioTreatment), MediaError> {
+        let mut decoded = decode_sound(&SoundRequest {
+            path: audio,
+            track: &TrackChoice::Default,
+            origin,
+            offset: AudioOffset::default(),
+            container,
+            exact,
+            scratch: self.dir.path(),
+        })?;
+        let sound = self.dir.path().join("sound");
+        let treatment = decoded.write(&sound, self.frames(), self.rate)?;
+        Ok((sound, treatment))
+    }
+
+    fn try_join(&self, sound: &Path, output: &Path) -> Result<(), MediaError> {
         let metadata = [
             ("comment".to_owned(), "SYNTHETIC WEIGHTS".to_owned()),
             ("latentfarm".to_owned(), "job 1".to_owned()),
@@ -45,21 +70,33 @@ impl Fixture {
             picture: &format(),
             rate: self.rate,
             frames: self.frames(),
-            audio,
-            exact_audio,
+            sound,
             metadata: &metadata,
             output,
             container: Container::from_path(output).unwrap(),
         };
         let mut reported = 0;
-        let treatment = join(&request, &mut |frames| reported = frames)?;
+        join(&request, &mut |frames| reported = frames)?;
         assert_eq!(reported, self.frames());
-        Ok(treatment)
+        Ok(())
     }
 
-    fn join(&self, audio: &Path, name: &str, exact_audio: bool) -> (PathBuf, AudioTreatment) {
+    /// Makes the sound as ingest does, and joins it with the segments.
+    fn join(&self, audio: &Path, name: &str, exact: bool) -> (PathBuf, AudioTreatment) {
+        self.join_sound(audio, name, exact, SoundOrigin::Container)
+    }
+
+    fn join_sound(
+        &self,
+        audio: &Path,
+        name: &str,
+        exact: bool,
+        origin: SoundOrigin,
+    ) -> (PathBuf, AudioTreatment) {
         let output = self.dir.path().join(name);
-        let treatment = self.try_join(audio, &output, exact_audio).unwrap();
+        let container = Container::from_path(&output).unwrap();
+        let (sound, treatment) = self.make_sound(audio, container, exact, origin).unwrap();
+        self.try_join(&sound, &output).unwrap();
         (output, treatment)
     }
 
@@ -183,11 +220,14 @@ fn segments_that_do_not_fit_together_are_refused() {
     let dir = fixture.dir.path().to_owned();
     let audio = sound(&dir, "a.m4a", "3", "-c:a aac");
     let output = dir.join("out.mp4");
+    let (sound, _) = fixture
+        .make_sound(&audio, Container::Mp4, false, SoundOrigin::Container)
+        .unwrap();
     let other = dir.join("other.nut");
     let whole = fixture.segments.clone();
     let mut refuse = |segments: Vec<PathBuf>, culprit: &Path, text: &str| {
         fixture.segments = segments;
-        match fixture.try_join(&audio, &output, false) {
+        match fixture.try_join(&sound, &output) {
             Err(MediaError::Rejected { path, source }) => {
                 assert_eq!(path, culprit, "{source}");
                 assert!(source.0.contains(text), "{source}");
@@ -251,12 +291,18 @@ fn file_without_sound_is_the_users_fault() {
     let dir = fixture.dir.path();
     ffmpeg(dir, "-f lavfi -i testsrc2=s=64x64:d=1 silent.mp4");
     std::fs::write(dir.join("text.wav"), "no sound").unwrap();
-    let output = dir.join("out.mp4");
-    let refused = fixture.try_join(&dir.join("silent.mp4"), &output, false);
-    assert!(matches!(refused, Err(MediaError::BadInput { .. })), "{refused:?}");
-    assert!(fixture.try_join(&dir.join("text.wav"), &output, false).is_err());
-    assert!(matches!(
-        fixture.try_join(&dir.join("missing.wav"), &output, false),
-        Err(MediaError::Io { .. })
-    ));
+    for (name, cause) in [
+        ("silent.mp4", "no audio track"),
+        ("text.wav", "not a media file"),
+        ("missing.wav", "no such file"),
+    ] {
+        let made = fixture.make_sound(&dir.join(name), Container::Mp4, false, SoundOrigin::Container);
+        match made {
+            Err(error @ MediaError::BadInput { .. }) => {
+                let message = crate::error::one_line(&error);
+                assert!(message.contains(name) && message.contains(cause), "{message}");
+            }
+            made => panic!("{made:?}"),
+        }
+    }
 }

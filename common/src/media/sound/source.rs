@@ -1,4 +1,4 @@
-//! The user's audio track, read packet by packet, and the interface of what is made of it.
+//! The audio track of the file that ingest made, read packet by packet for the join.
 
 use std::path::Path;
 
@@ -10,53 +10,71 @@ use crate::media::MediaError;
 use crate::media::container;
 use crate::media::probe::audio_track;
 
-/// The audio packets of the final file in presentation order. Timestamps and durations are in samples.
-pub(super) trait AudioFeed {
-    /// Returns the codec parameters for the muxer.
-    fn parameters(&self) -> Parameters;
-
-    /// Returns the duration of a sample in seconds.
-    fn time_base(&self) -> Rational;
-
-    /// Returns the next packet, or `None` at the end.
-    fn next(&mut self) -> Result<Option<Packet>, MediaError>;
-}
-
 /// The best audio track of a file, read from its first packet.
-pub(super) struct AudioSource {
-    pub(super) path: std::path::PathBuf,
+pub(in crate::media) struct AudioSource {
+    pub(in crate::media) path: std::path::PathBuf,
     input: context::Input,
     track: usize,
-    pub(super) time_base: Rational,
-    pub(super) parameters: Parameters,
-    pub(super) rate_hz: u32,
+    pub(in crate::media) time_base: Rational,
+    pub(in crate::media) parameters: Parameters,
+    pub(in crate::media) rate_hz: u32,
 }
 
 /// The place in a track where its presented samples begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct TrackStart {
+pub(in crate::media) struct TrackStart {
     /// Timestamp of the first packet, in ticks of the track's time base.
-    pub(super) first_pts: i64,
+    pub(in crate::media) first_pts: i64,
     /// Number of samples from the first packet's start to the first presented sample.
-    pub(super) skip: i64,
+    pub(in crate::media) skip: i64,
+}
+
+impl TrackStart {
+    /// Finds the start from the first decoded samples. `first_pts` is the time stamp of the first packet, and `consumed` the
+    /// duration of the packets that the decoder took for the samples.
+    pub(in crate::media) fn measure(
+        first_pts: i64,
+        consumed: i64,
+        samples: &frame::Audio,
+        time_base: Rational,
+        rate_hz: u32,
+    ) -> Self {
+        let base = sample_base(rate_hz);
+        let by_clock = samples
+            .pts()
+            .map_or(0, |pts| (pts - first_pts).rescale(time_base, base));
+        // If the clock is coarse, the samples that went in less those that came out are exact.
+        let by_count =
+            consumed.rescale(time_base, base) - i64::try_from(samples.samples()).unwrap_or(i64::MAX);
+        let tick = 1 + 1_i64.rescale(time_base, base);
+        let skip = if (by_clock - by_count).abs() <= tick {
+            by_count
+        } else {
+            by_clock
+        };
+        Self {
+            first_pts,
+            skip: skip.max(0),
+        }
+    }
 }
 
 /// The first decoded samples of a track, and the packets that they took.
-pub(super) struct FirstSamples {
-    pub(super) samples: frame::Audio,
+pub(in crate::media) struct FirstSamples {
+    pub(in crate::media) samples: frame::Audio,
     /// Timestamp of the first packet, in ticks of the track's time base.
-    pub(super) packet_pts: Option<i64>,
+    pub(in crate::media) packet_pts: Option<i64>,
     /// Total duration of the packets, in ticks of the track's time base.
-    pub(super) consumed: i64,
+    pub(in crate::media) consumed: i64,
 }
 
 /// Returns the duration of a sample in seconds.
-pub(super) fn sample_base(rate_hz: u32) -> Rational {
+pub(in crate::media) fn sample_base(rate_hz: u32) -> Rational {
     Rational(1, i32::try_from(rate_hz).unwrap_or(i32::MAX))
 }
 
 impl AudioSource {
-    pub(super) fn open(path: &Path) -> Result<Self, MediaError> {
+    pub(in crate::media) fn open(path: &Path) -> Result<Self, MediaError> {
         let input = container::open_input(path)?;
         let (track, time_base, parameters) = {
             let stream = audio_track(&input, path)?;
@@ -81,17 +99,12 @@ impl AudioSource {
         Ok(source)
     }
 
-    pub(super) fn decoder(&self) -> Result<decoder::Audio, MediaError> {
+    pub(in crate::media) fn decoder(&self) -> Result<decoder::Audio, MediaError> {
         container::audio_decoder(self.parameters.clone(), self.time_base, &self.path)
     }
 
-    /// Returns the duration of a sample in seconds.
-    pub(super) fn sample_base(&self) -> Rational {
-        sample_base(self.rate_hz)
-    }
-
     /// Reads the next packet of the track that is not empty.
-    pub(super) fn next_packet(&mut self) -> Result<Option<Packet>, MediaError> {
+    pub(in crate::media) fn next_packet(&mut self) -> Result<Option<Packet>, MediaError> {
         loop {
             match container::read_packet_of(self.track, &mut self.input, &self.path)? {
                 Some(packet) if packet.size() == 0 => {}
@@ -101,7 +114,10 @@ impl AudioSource {
     }
 
     /// Decodes packets until the decoder returns samples.
-    pub(super) fn decode_first(&mut self, decoder: &mut decoder::Audio) -> Result<FirstSamples, MediaError> {
+    pub(in crate::media) fn decode_first(
+        &mut self,
+        decoder: &mut decoder::Audio,
+    ) -> Result<FirstSamples, MediaError> {
         let mut first = FirstSamples {
             samples: frame::Audio::empty(),
             packet_pts: None,
@@ -126,7 +142,7 @@ impl AudioSource {
 
     /// Decodes up to the first presented sample. This is necessary because only the decoder finds all the
     /// samples that are dropped before it.
-    pub(super) fn measure_start(mut self) -> Result<TrackStart, MediaError> {
+    pub(in crate::media) fn measure_start(mut self) -> Result<TrackStart, MediaError> {
         let mut decoder = self.decoder()?;
         let FirstSamples {
             samples,
@@ -134,21 +150,12 @@ impl AudioSource {
             consumed,
         } = self.decode_first(&mut decoder)?;
         let first_pts = packet_pts.unwrap_or(0);
-        let by_clock = samples.pts().map_or(0, |pts| {
-            (pts - first_pts).rescale(self.time_base, self.sample_base())
-        });
-        // If the clock is coarse, the samples that went in less those that came out are exact.
-        let by_count = consumed.rescale(self.time_base, self.sample_base())
-            - i64::try_from(samples.samples()).unwrap_or(i64::MAX);
-        let tick = 1 + 1_i64.rescale(self.time_base, self.sample_base());
-        let skip = if (by_clock - by_count).abs() <= tick {
-            by_count
-        } else {
-            by_clock
-        };
-        Ok(TrackStart {
+        Ok(TrackStart::measure(
             first_pts,
-            skip: skip.max(0),
-        })
+            consumed,
+            &samples,
+            self.time_base,
+            self.rate_hz,
+        ))
     }
 }

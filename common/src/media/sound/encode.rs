@@ -1,12 +1,15 @@
-//! Transcodes the audio track, cut at the exact sample: to AAC for MP4, to FLAC for Matroska.
+//! Encodes the decoded sound, cut at the exact sample: to AAC for MP4, to FLAC for Matroska.
 
 use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
 
 use ffmpeg_next::codec::{self, Id, Parameters, context::Context};
 use ffmpeg_next::format::{Sample, sample};
-use ffmpeg_next::{ChannelLayout, Error, Packet, Rational, Rescale, decoder, encoder, filter, frame};
+use ffmpeg_next::{ChannelLayout, Error, Packet, Rational, encoder, filter, frame};
 
-use super::source::{AudioFeed, AudioSource, sample_base};
+use super::channels::MonoMix;
+use super::pcm::{Pcm, PcmForm};
+use super::source::sample_base;
 use crate::media::MediaError;
 use crate::media::container::{self, Container};
 
@@ -18,116 +21,89 @@ const AAC_BITS_PER_CHANNEL: usize = 96_000;
 const AAC_RATES_HZ: [u32; 12] = [
     96_000, 88_200, 64_000, 48_000, 44_100, 32_000, 24_000, 22_050, 16_000, 12_000, 11_025, 8_000,
 ];
+/// The rate of FLAC for sound whose own rate it cannot state.
+const FLAC_RATE_HZ: u32 = 192_000;
+/// FLAC states rates up to this in Hz, and multiples of 10 Hz up to ten times as much.
+const FLAC_MAX_HZ: u32 = 65_535;
 
-/// Decodes, filters and encodes the user's audio track.
-pub(super) struct TranscodeFeed {
-    source: AudioSource,
-    decoder: decoder::Audio,
+/// Encodes the whole sound, or its beginning.
+pub(super) struct EncodeFeed<'a> {
+    /// The file that the sound comes from, for errors.
+    path: PathBuf,
+    pcm: &'a mut Pcm,
+    /// The channels that are encoded.
+    mix: MonoMix,
     graph: filter::Graph,
     encoder: encoder::audio::Encoder,
-    /// Channel layout of the decoded samples, as the track states it or as their number suggests.
-    layout: ChannelLayout,
-    /// Sample rate of the decoded samples.
-    decoded_hz: u32,
-    /// Timestamp of the first decoded samples, in ticks of the track's time base.
-    first_pts: Option<i64>,
-    /// End of the samples decoded so far, counted in samples from the first.
-    expected: i64,
+    /// Number of samples that were passed to the filters.
+    passed: i64,
     ready: VecDeque<Packet>,
-    state: TranscodeState,
+    state: EncodeState,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum TranscodeState {
-    Decoding,
-    /// The track or the video has ended; the filters still hold samples.
+enum EncodeState {
+    Reading,
+    /// The sound or the video has ended; the filters still hold samples.
     Ending,
     Done,
 }
 
-impl TranscodeFeed {
-    /// Opens decoder, filters and encoder. `end` returns the end of the video in samples at a sample rate.
+impl<'a> EncodeFeed<'a> {
+    /// Opens filters and encoder. `end` returns the end of the video in samples at a sample rate.
     pub(super) fn open(
-        mut source: AudioSource,
+        pcm: &'a mut Pcm,
+        path: &Path,
         container: Container,
         end: &dyn Fn(u32) -> i64,
     ) -> Result<Self, MediaError> {
-        let mut decoder = source.decoder()?;
-        let mut first = source.decode_first(&mut decoder)?.samples;
-        // Only decoded samples have the true rate and layout (SBR doubles the rate).
-        let decoded_hz = first.rate();
-        let layout = container::channel_layout(&first);
-        let opening = |error| MediaError::ffmpeg("transcode the audio of", &source.path)(error);
-        let encoder = open_encoder(container, &first, layout).map_err(opening)?;
-        let graph = build_graph(&first, layout, &encoder, end(encoder.rate())).map_err(opening)?;
-        let mut feed = Self {
-            first_pts: first.pts(),
-            source,
-            decoder,
+        let opening = |error| MediaError::ffmpeg("encode the sound of", path)(error);
+        pcm.rewind()
+            .map_err(MediaError::io("read the decoded sound of", path))?;
+        // Sound without a layout cannot be encoded with all its channels: it becomes what the model hears.
+        let (mix, layout) = match pcm.form.layout {
+            Some(layout) => (MonoMix::Layout, layout),
+            None => (pcm.mono.clone(), ChannelLayout::MONO),
+        };
+        let encoder = open_encoder(container, &pcm.form, layout)
+            .or_else(|_| open_encoder(container, &pcm.form, ChannelLayout::STEREO))
+            .map_err(opening)?;
+        let graph = build_graph(pcm.form.rate_hz, layout, &encoder, end(encoder.rate())).map_err(opening)?;
+        Ok(Self {
+            path: path.to_owned(),
+            pcm,
+            mix,
             graph,
             encoder,
-            layout,
-            decoded_hz,
-            expected: 0,
+            passed: 0,
             ready: VecDeque::new(),
-            state: TranscodeState::Decoding,
-        };
-        feed.filter(&mut first)?;
-        Ok(feed)
+            state: EncodeState::Reading,
+        })
     }
 
     fn failed(&self, error: Error) -> MediaError {
-        MediaError::ffmpeg("transcode the audio of", &self.source.path)(error)
+        MediaError::ffmpeg("encode the sound of", &self.path)(error)
     }
 
-    /// Passes the next decoded samples to the filters, or sends a packet to the decoder if it has no samples.
-    fn decode(&mut self) -> Result<(), MediaError> {
-        let mut samples = frame::Audio::empty();
-        match self.decoder.receive_frame(&mut samples) {
-            Ok(()) => self.filter(&mut samples),
-            // The timestamps show the gap, and the filters fill it with silence.
-            Err(Error::InvalidData) => Ok(()),
-            Err(Error::Eof) => {
-                self.state = TranscodeState::Ending;
-                Ok(())
-            }
-            Err(error) if container::is_again_or_eof(error) => self.feed(),
-            Err(error) => Err(self.failed(error)),
-        }
-    }
-
-    fn feed(&mut self) -> Result<(), MediaError> {
-        let fed = match self.source.next_packet()? {
-            Some(packet) => self.decoder.send_packet(&packet),
-            None => self.decoder.send_eof(),
+    /// Passes the next samples to the filters.
+    fn read(&mut self) -> Result<(), MediaError> {
+        let block = self.pcm.next(&self.mix);
+        let block = block.map_err(MediaError::io("read the decoded sound of", &self.path))?;
+        let Some(mut samples) = block else {
+            self.state = EncodeState::Ending;
+            return Ok(());
         };
-        match fed {
-            Ok(()) | Err(Error::InvalidData) => Ok(()),
-            Err(error) => Err(self.failed(error)),
-        }
-    }
-
-    fn filter(&mut self, samples: &mut frame::Audio) -> Result<(), MediaError> {
-        let base = sample_base(self.decoded_hz);
-        let tick = 1 + 1_i64.rescale(self.source.time_base, base);
-        let stated = samples
-            .pts()
-            .zip(self.first_pts)
-            .map(|(pts, first)| (pts - first).rescale(self.source.time_base, base))
-            .filter(|stated| (stated - self.expected).abs() > tick);
-        let start = stated.unwrap_or(self.expected);
-        self.expected = start + i64::try_from(samples.samples()).unwrap_or(0);
-        samples.set_pts(Some(start));
-        samples.set_channel_layout(self.layout);
+        samples.set_pts(Some(self.passed));
+        self.passed += i64::try_from(samples.samples()).unwrap_or(0);
         let added = match self.graph.get("in") {
-            Some(mut inlet) => inlet.source().add(samples),
+            Some(mut inlet) => inlet.source().add(&samples),
             None => Err(Error::FilterNotFound),
         };
         match added {
             Ok(()) => self.drain_filter(),
             // The trim filter takes no samples after its end.
             Err(Error::Eof) => {
-                self.state = TranscodeState::Ending;
+                self.state = EncodeState::Ending;
                 Ok(())
             }
             Err(error) => Err(self.failed(error)),
@@ -150,7 +126,7 @@ impl TranscodeFeed {
                     self.drain_encoder()?;
                 }
                 Err(Error::Eof) => {
-                    self.state = TranscodeState::Ending;
+                    self.state = EncodeState::Ending;
                     break;
                 }
                 Err(error) if container::is_again_or_eof(error) => break,
@@ -181,29 +157,30 @@ impl TranscodeFeed {
         self.drain_filter()?;
         self.encoder.send_eof().map_err(|error| self.failed(error))?;
         self.drain_encoder()?;
-        self.state = TranscodeState::Done;
+        self.state = EncodeState::Done;
         Ok(())
     }
-}
 
-impl AudioFeed for TranscodeFeed {
-    fn parameters(&self) -> Parameters {
+    /// Returns the codec parameters for the muxer.
+    pub(super) fn parameters(&self) -> Parameters {
         container::portable_parameters(&Parameters::from(&self.encoder), None)
     }
 
-    fn time_base(&self) -> Rational {
+    /// Returns the duration of a sample in seconds, the unit of the packets' time stamps.
+    pub(super) fn time_base(&self) -> Rational {
         sample_base(self.encoder.rate())
     }
 
-    fn next(&mut self) -> Result<Option<Packet>, MediaError> {
+    /// Returns the next packet, or `None` at the end.
+    pub(super) fn next(&mut self) -> Result<Option<Packet>, MediaError> {
         loop {
             if let Some(packet) = self.ready.pop_front() {
                 return Ok(Some(packet));
             }
             match self.state {
-                TranscodeState::Done => return Ok(None),
-                TranscodeState::Decoding => self.decode()?,
-                TranscodeState::Ending => self.end()?,
+                EncodeState::Done => return Ok(None),
+                EncodeState::Reading => self.read()?,
+                EncodeState::Ending => self.end()?,
             }
         }
     }
@@ -211,22 +188,25 @@ impl AudioFeed for TranscodeFeed {
 
 fn open_encoder(
     container: Container,
-    first: &frame::Audio,
+    form: &PcmForm,
     layout: ChannelLayout,
 ) -> Result<encoder::audio::Encoder, Error> {
     let (id, format, rate_hz) = match container {
         Container::Mp4 => {
-            let rate = AAC_RATES_HZ.iter().copied().find(|rate| *rate <= first.rate());
+            let rate = AAC_RATES_HZ.iter().copied().find(|rate| *rate <= form.rate_hz);
             let planar = Sample::F32(sample::Type::Planar);
             (Id::AAC, planar, rate.unwrap_or(8_000))
         }
         Container::Matroska => {
-            let format = match first.format() {
-                // FFmpeg encodes 24-bit samples from the upper bits of 32-bit ones.
-                Sample::I32(_) | Sample::I64(_) => Sample::I32(sample::Type::Packed),
-                _ => Sample::I16(sample::Type::Packed),
+            // FFmpeg encodes 24-bit samples from the upper bits of 32-bit ones.
+            let format = if form.is_deep {
+                Sample::I32(sample::Type::Packed)
+            } else {
+                Sample::I16(sample::Type::Packed)
             };
-            (Id::FLAC, format, first.rate())
+            let rate = form.rate_hz;
+            let is_stated = rate <= FLAC_MAX_HZ || rate <= 10 * FLAC_MAX_HZ && rate.is_multiple_of(10);
+            (Id::FLAC, format, if is_stated { rate } else { FLAC_RATE_HZ })
         }
     };
     let codec = encoder::find(id).ok_or(Error::EncoderNotFound)?;
@@ -245,7 +225,7 @@ fn open_encoder(
 }
 
 fn build_graph(
-    first: &frame::Audio,
+    rate_hz: u32,
     layout: ChannelLayout,
     encoder: &encoder::audio::Encoder,
     end_sample: i64,
@@ -253,19 +233,17 @@ fn build_graph(
     let find = |name: &str| filter::find(name).ok_or(Error::FilterNotFound);
     let mut graph = filter::Graph::new();
     let input = format!(
-        "time_base=1/{rate}:sample_rate={rate}:sample_fmt={}:channel_layout=0x{:x}",
-        first.format().name(),
+        "time_base=1/{rate_hz}:sample_rate={rate_hz}:sample_fmt=flt:channel_layout=0x{:x}",
         layout.bits(),
-        rate = first.rate(),
     );
     graph.add(&find("abuffer")?, "in", &input)?;
     graph.add(&find("abuffersink")?, "out", "")?;
     let spec = format!(
-        "aresample=async=1:first_pts=0,aformat=sample_fmts={}:sample_rates={}:channel_layouts=0x{:x},\
+        "aformat=sample_fmts={}:sample_rates={}:channel_layouts=0x{:x},\
          atrim=end_sample={end_sample},asetnsamples=n={}:p=0",
         encoder.format().name(),
         encoder.rate(),
-        layout.bits(),
+        encoder.channel_layout().bits(),
         encoder.frame_size().max(1),
     );
     graph.output("in", 0)?.input("out", 0)?.parse(&spec)?;

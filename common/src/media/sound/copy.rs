@@ -1,17 +1,23 @@
-//! Copies audio packets, moved so that the first presented sample is at time 0 and cut at the end of the
-//! video.
+//! Copies audio packets, moved so that the first presented sample is at time 0 and cut at the end of the video. It runs
+//! twice: at ingest on the packets of the user's file, without an end, and at the join on the file that ingest made.
 
 use ffmpeg_next::codec::{Id, Parameters, packet};
 use ffmpeg_next::{Packet, Rational, Rescale};
 
-use super::source::{AudioFeed, AudioSource, TrackStart};
-use crate::media::MediaError;
+use super::source::{TrackStart, sample_base};
 use crate::media::container::{self, Container};
 
-/// Copies the packets of the user's audio file.
-pub(super) struct CopyFeed {
-    source: AudioSource,
-    track_start: TrackStart,
+/// A track whose packets are copied.
+pub(in crate::media) struct CopiedTrack {
+    pub(in crate::media) parameters: Parameters,
+    pub(in crate::media) time_base: Rational,
+    pub(in crate::media) rate_hz: u32,
+    pub(in crate::media) start: TrackStart,
+}
+
+/// Makes the packets of the new file from those of a track.
+pub(in crate::media) struct PacketCopier {
+    track: CopiedTrack,
     /// End of the video, in audio samples.
     limit: i64,
     container: Container,
@@ -21,25 +27,57 @@ pub(super) struct CopyFeed {
     ended: bool,
 }
 
-impl CopyFeed {
-    pub(super) fn new(
-        source: AudioSource,
-        track_start: &TrackStart,
-        limit: i64,
-        container: Container,
-    ) -> Self {
+impl PacketCopier {
+    pub(in crate::media) fn new(track: CopiedTrack, limit: i64, container: Container) -> Self {
         // A timestamp has an error of up to half a tick, the difference of two of up to one tick.
-        let tick = 1_i64.rescale(source.time_base, source.sample_base());
-        let opus_in_matroska = container == Container::Matroska && source.parameters.id() == Id::OPUS;
+        let tick = 1_i64.rescale(track.time_base, sample_base(track.rate_hz));
+        let opus_in_matroska = container == Container::Matroska && track.parameters.id() == Id::OPUS;
         Self {
-            source,
-            track_start: *track_start,
+            codec_delay: if opus_in_matroska { track.start.skip } else { 0 },
+            track,
             limit,
             container,
-            codec_delay: if opus_in_matroska { track_start.skip } else { 0 },
             grid: SampleGrid { tick, previous: None },
             ended: false,
         }
+    }
+
+    /// Returns the codec parameters for the muxer.
+    pub(in crate::media) fn parameters(&self) -> Parameters {
+        let padding = (self.codec_delay > 0).then(|| u32::try_from(self.codec_delay).ok());
+        container::portable_parameters(&self.track.parameters, padding.flatten())
+    }
+
+    /// Returns the duration of a sample in seconds, the unit of the new packets' time stamps.
+    pub(in crate::media) fn time_base(&self) -> Rational {
+        sample_base(self.track.rate_hz)
+    }
+
+    /// Returns the copy of the next packet, or `None` at the end of the video.
+    pub(in crate::media) fn copy(&mut self, source: &Packet) -> Option<Packet> {
+        if self.ended {
+            return None;
+        }
+        let (sample_base, start) = (self.time_base(), self.track.start);
+        let stated = source
+            .pts()
+            .or(source.dts())
+            .map(|pts| (pts - start.first_pts).rescale(self.track.time_base, sample_base) - start.skip);
+        let stated_duration = source.duration().rescale(self.track.time_base, sample_base);
+        let discarded = i64::from(container::discarded_samples(source).1);
+        let known = container::audio_duration(&self.track.parameters, source.size());
+        let length = self.grid.measure(known, stated_duration);
+        let start = self.grid.place(stated, length.decoded);
+        if start >= self.limit {
+            self.ended = true;
+            return None;
+        }
+        self.ended = start + length.decoded >= self.limit;
+        let presented = length
+            .presented
+            .min(length.decoded - discarded)
+            .min(self.limit - start);
+        Some(self.packet(source, start, presented.max(0), length.decoded))
     }
 
     fn packet(&self, source: &Packet, start: i64, presented: i64, decoded: i64) -> Packet {
@@ -53,52 +91,6 @@ impl CopyFeed {
             container::discard_at_end(&mut copy, decoded - presented);
         }
         copy
-    }
-}
-
-impl AudioFeed for CopyFeed {
-    fn parameters(&self) -> Parameters {
-        let padding = (self.codec_delay > 0).then(|| u32::try_from(self.codec_delay).ok());
-        container::portable_parameters(&self.source.parameters, padding.flatten())
-    }
-
-    fn time_base(&self) -> Rational {
-        self.source.sample_base()
-    }
-
-    fn next(&mut self) -> Result<Option<Packet>, MediaError> {
-        if self.ended {
-            return Ok(None);
-        }
-        let Some(source) = self.source.next_packet()? else {
-            self.ended = true;
-            return Ok(None);
-        };
-        let sample_base = self.source.sample_base();
-        let stated = source.pts().or(source.dts()).map(|pts| {
-            (pts - self.track_start.first_pts).rescale(self.source.time_base, sample_base)
-                - self.track_start.skip
-        });
-        let stated_duration = source.duration().rescale(self.source.time_base, sample_base);
-        let discarded = i64::from(container::discarded_samples(&source).1);
-        let known = container::audio_duration(&self.source.parameters, source.size());
-        let length = self.grid.measure(known, stated_duration);
-        let start = self.grid.place(stated, length.decoded);
-        if start >= self.limit {
-            self.ended = true;
-            return Ok(None);
-        }
-        self.ended = start + length.decoded >= self.limit;
-        let presented = length
-            .presented
-            .min(length.decoded - discarded)
-            .min(self.limit - start);
-        Ok(Some(self.packet(
-            &source,
-            start,
-            presented.max(0),
-            length.decoded,
-        )))
     }
 }
 

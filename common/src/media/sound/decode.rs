@@ -1,0 +1,478 @@
+//! Decodes one audio track to its end and lays it on the timeline. The packets are copied on the way, in case they fit the
+//! output as they are.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use ffmpeg_next::format::context::Input;
+use ffmpeg_next::format::stream::Disposition;
+use ffmpeg_next::{Error, Packet, Rational, decoder, frame, media};
+
+use super::carry::reason_to_encode;
+use super::convert::Converter;
+use super::copy::CopiedTrack;
+use super::damage::Damage;
+use super::pcm::{Pcm, PcmForm, PcmWriter};
+use super::place::{Irregularities, LongGap, Piece, Placer};
+use super::request::SoundRequest;
+use super::source::TrackStart;
+use super::write::CopyWriter;
+use crate::media::container::{Container, audio_decoder, is_again_or_eof, portable_parameters};
+use crate::media::probe::open_input;
+use crate::media::{MediaError, ffi};
+
+/// MP4 and Matroska count from time 0. A file whose tracks all begin later than this is a piece of something longer.
+const MAX_OWN_START_S: i64 = 10;
+/// MPEG transport and program streams, whose clock starts anew where recordings are joined.
+const CLOCKS_THAT_JUMP: [&str; 2] = ["mpegts", "mpeg"];
+/// Files of bare packets. FFmpeg makes up their time stamps, wrongly if the rate changes.
+const WITHOUT_STAMPS: [&str; 8] = ["aac", "mp3", "ac3", "eac3", "dts", "flac", "truehd", "loas"];
+/// FFmpeg's value for an unknown time stamp.
+const NO_PTS: i64 = i64::MIN;
+
+/// A decoded track.
+pub(super) struct Decoded {
+    pub(super) pcm: Pcm,
+    /// The track's packets in the output's container, or the reason why the sound must be encoded.
+    pub(super) copy: Result<File, String>,
+    pub(super) irregularities: Irregularities,
+    pub(super) damage: Damage,
+    /// Number of values that were no numbers.
+    pub(super) damaged_values: u64,
+}
+
+/// Interleaved samples of a frame.
+struct FrameSamples {
+    values: Vec<f32>,
+    /// Number of samples that remain if this is the last frame, whose end may be padding.
+    presented: u64,
+}
+
+/// Decodes the track with index `track` of the file `readable`, which is the user's file or a repaired copy of it.
+pub(super) fn decode_track(
+    request: &SoundRequest<'_>,
+    readable: &Path,
+    track: usize,
+) -> Result<Decoded, MediaError> {
+    let mut input = open_input(readable)?;
+    let (parameters, time_base) = match input.stream(track) {
+        Some(stream) => (stream.parameters(), stream.time_base()),
+        None => return Err(MediaError::bad_input(request.path, "it has no audio track")),
+    };
+    let decoder = audio_decoder(parameters.clone(), time_base, request.path)
+        .map_err(|error| MediaError::bad_input(request.path, crate::error::one_line(&error)))?;
+    let copied = CopiedTrack {
+        parameters: portable_parameters(&parameters, None),
+        time_base,
+        rate_hz: decoder.rate(),
+        start: TrackStart {
+            first_pts: 0,
+            skip: 0,
+        },
+    };
+    let reason = if request.exact {
+        Some("the audio is cut at the exact sample".to_owned())
+    } else {
+        reason_to_encode(request.container, copied.parameters.id(), copied.rate_hz, 0)
+    };
+    let decoding = TrackDecoder {
+        request: *request,
+        time_base,
+        origin: origin(request, &input, track),
+        has_stamps: !WITHOUT_STAMPS.contains(&input.format().name()),
+        jumps: CLOCKS_THAT_JUMP.contains(&input.format().name()),
+        decoder,
+        line: None,
+        copying: match reason {
+            Some(reason) => Copying::No(reason),
+            None => Copying::Waiting(copied, Vec::new()),
+        },
+        consumed: 0,
+        damage: Damage::default(),
+        path: request.path.to_owned(),
+    };
+    decoding.run(&mut input, track)
+}
+
+/// The start of the file, as far as it is known before the track is decoded.
+struct Origin {
+    /// Time 0 of the output: the first picture.
+    picture: Option<(i64, Rational)>,
+    /// The earliest start of another track.
+    others: Option<(i64, Rational)>,
+    /// Whether the container counts from 0.
+    counts_from_zero: bool,
+}
+
+fn origin(request: &SoundRequest<'_>, input: &Input, track: usize) -> Origin {
+    let others = input.streams().filter(|stream| {
+        let medium = stream.parameters().medium();
+        let plays = matches!(medium, media::Type::Audio | media::Type::Video);
+        let is_cover = stream.disposition().contains(Disposition::ATTACHED_PIC);
+        stream.index() != track && plays && !is_cover && stream.start_time() != NO_PTS
+    });
+    let starts = others.map(|stream| (stream.start_time(), stream.time_base()));
+    let container = input.format().name().to_owned();
+    Origin {
+        picture: request.origin.picture(),
+        others: starts.min_by_key(|&(pts, base)| samples(pts, base, 1_000_000)),
+        counts_from_zero: container
+            .split(',')
+            .any(|name| name == "mp4" || name == "matroska"),
+    }
+}
+
+impl Origin {
+    /// Returns the sample that is at time 0, of a track that begins with the time stamp `first`.
+    fn sample(&self, first: i64, time_base: Rational, rate_hz: u32) -> i64 {
+        if let Some((pts, base)) = self.picture {
+            return samples(pts, base, rate_hz);
+        }
+        let own = samples(first, time_base, rate_hz);
+        let others = self.others.map(|(pts, base)| samples(pts, base, rate_hz));
+        let start = others.map_or(own, |others| others.min(own));
+        let zero = 0..=MAX_OWN_START_S * i64::from(rate_hz);
+        if self.counts_from_zero && zero.contains(&start) {
+            0
+        } else {
+            start
+        }
+    }
+}
+
+/// Returns a time in samples, rounded to the nearest.
+fn samples(pts: i64, time_base: Rational, rate_hz: u32) -> i64 {
+    let (num, den) = (i128::from(time_base.0), i128::from(time_base.1.max(1)));
+    let scaled = i128::from(pts) * num * i128::from(rate_hz);
+    let rounded = (2 * scaled + den).div_euclid(2 * den);
+    i64::try_from(rounded).unwrap_or(if rounded < 0 { i64::MIN } else { i64::MAX })
+}
+
+/// The copy of the packets.
+enum Copying {
+    /// The packets before the first samples are kept until it is known how many samples a decoder drops.
+    Waiting(CopiedTrack, Vec<Packet>),
+    Running(Box<CopyWriter>),
+    /// The sound has to be encoded, for this reason.
+    No(String),
+}
+
+struct TrackDecoder<'a> {
+    request: SoundRequest<'a>,
+    path: PathBuf,
+    time_base: Rational,
+    origin: Origin,
+    /// Whether the container has time stamps of its own.
+    has_stamps: bool,
+    /// Whether the container's clock may jump.
+    jumps: bool,
+    decoder: decoder::Audio,
+    line: Option<Line>,
+    copying: Copying,
+    /// Total duration of the packets so far, in ticks.
+    consumed: i64,
+    damage: Damage,
+}
+
+/// The timeline, once the first samples have shown its rate.
+struct Line {
+    placer: Placer<FrameSamples>,
+    writer: PcmWriter,
+    converter: Converter,
+    /// What is added to a time stamp in samples.
+    shift: i64,
+}
+
+impl TrackDecoder<'_> {
+    fn run(mut self, input: &mut Input, track: usize) -> Result<Decoded, MediaError> {
+        loop {
+            let mut packet = Packet::empty();
+            match packet.read(input) {
+                Ok(()) if packet.stream() != track || packet.size() == 0 => {}
+                Ok(()) => self.take_packet(&packet)?,
+                Err(Error::Eof) => break,
+                Err(error @ Error::Other { .. }) => {
+                    return Err(MediaError::ffmpeg("read", &self.path)(error));
+                }
+                Err(_) => {
+                    self.damage.at(self.seconds(None));
+                    break;
+                }
+            }
+        }
+        match self.decoder.send_eof() {
+            Ok(()) | Err(Error::Eof | Error::InvalidData) => {}
+            Err(error) => return Err(self.failed(error)),
+        }
+        self.receive()?;
+        self.finish()
+    }
+
+    fn failed(&self, error: Error) -> MediaError {
+        MediaError::ffmpeg("decode the sound of", &self.path)(error)
+    }
+
+    /// Returns the time of a time stamp, or of what is decoded next, in seconds for a message.
+    fn seconds(&self, pts: Option<i64>) -> f64 {
+        let Some(line) = &self.line else { return 0.0 };
+        let rate_hz = line.writer.form().rate_hz;
+        let stated = pts.map(|pts| {
+            samples(pts, self.time_base, rate_hz)
+                .saturating_add(line.shift)
+                .max(0) as f64
+        });
+        stated.unwrap_or(line.placer.end() as f64) / f64::from(rate_hz)
+    }
+
+    fn take_packet(&mut self, packet: &Packet) -> Result<(), MediaError> {
+        self.consumed = self.consumed.saturating_add(packet.duration());
+        match &mut self.copying {
+            Copying::Waiting(track, packets) => {
+                if packets.is_empty() {
+                    track.start.first_pts = packet.pts().unwrap_or(0);
+                }
+                packets.push(packet.clone());
+            }
+            Copying::Running(copy) => {
+                if let Err(error) = copy.write(packet) {
+                    self.copying = Copying::No(not_taken(self.request.container, &error));
+                }
+            }
+            Copying::No(_) => {}
+        }
+        match self.decoder.send_packet(packet) {
+            Ok(()) => {}
+            Err(Error::Other { errno }) if errno != ffmpeg_next::error::EINVAL => {
+                return Err(self.failed(Error::Other { errno }));
+            }
+            Err(_) => self.damage.at(self.seconds(packet.pts())),
+        }
+        self.receive()
+    }
+
+    /// Takes what the decoder has ready.
+    fn receive(&mut self) -> Result<(), MediaError> {
+        loop {
+            let mut samples = frame::Audio::empty();
+            match self.decoder.receive_frame(&mut samples) {
+                Ok(()) if samples.samples() > 0 && samples.rate() > 0 && samples.channels() > 0 => {
+                    self.take_samples(&samples)?;
+                }
+                Ok(()) => {}
+                Err(error) if is_again_or_eof(error) => return Ok(()),
+                Err(error @ Error::Other { .. }) => return Err(self.failed(error)),
+                Err(_) => {
+                    self.damage.at(self.seconds(None));
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    fn take_samples(&mut self, samples: &frame::Audio) -> Result<(), MediaError> {
+        self.start(samples)?;
+        let Some(line) = &mut self.line else { return Ok(()) };
+        let time_base = self.time_base;
+        let form = line.writer.form();
+        let converted = line.converter.convert(samples).map_err(|error| {
+            let at = line.placer.end() as f64 / f64::from(form.rate_hz);
+            let cause = format!(
+                "its sound changes to {} Hz with {} channels at {at:.2} s, which cannot be converted ({error}); convert it \
+                 first: ffmpeg -i IN -vn -ac 2 OUT.wav",
+                samples.rate(),
+                samples.channels()
+            );
+            MediaError::bad_input(&self.path, cause)
+        })?;
+        for (values, is_own) in converted {
+            let length = (values.len() / form.channels) as u64;
+            let stated = samples.pts().filter(|_| is_own && self.has_stamps);
+            let stated =
+                stated.map(|pts| self::samples(pts, time_base, form.rate_hz).saturating_add(line.shift));
+            let presented = presented(samples, time_base).min(length);
+            if length > 0 {
+                line.placer.push(Piece {
+                    stated,
+                    length,
+                    sound: FrameSamples { values, presented },
+                });
+            }
+        }
+        line.drain(false, &self.path)
+    }
+
+    /// Makes the timeline, and begins to copy the packets, when the first samples come.
+    fn start(&mut self, first: &frame::Audio) -> Result<(), MediaError> {
+        if self.line.is_some() {
+            return Ok(());
+        }
+        let form = PcmForm::of(first);
+        let scratch = self.request.scratch;
+        let writer =
+            PcmWriter::create(scratch, form).map_err(MediaError::io("make a scratch file in", scratch))?;
+        let origin = first
+            .pts()
+            .map_or(0, |pts| self.origin.sample(pts, self.time_base, form.rate_hz));
+        let offset = samples(
+            self.request.offset.microseconds(),
+            Rational(1, 1_000_000),
+            form.rate_hz,
+        );
+        let tick = samples(1, self.time_base, form.rate_hz);
+        let mut placer = Placer::new(form.rate_hz, tick, self.jumps);
+        if first.pts().is_none() || !self.has_stamps {
+            placer.begin_at(offset);
+        }
+        self.line = Some(Line {
+            placer,
+            writer,
+            converter: Converter::new(form),
+            shift: offset.saturating_sub(origin),
+        });
+        if let Copying::Waiting(track, _) = &mut self.copying {
+            track.start = TrackStart::measure(
+                track.start.first_pts,
+                self.consumed,
+                first,
+                self.time_base,
+                track.rate_hz,
+            );
+            let (codec, rate_hz, skip) = (track.parameters.id(), track.rate_hz, track.start.skip);
+            if let Some(reason) = reason_to_encode(self.request.container, codec, rate_hz, skip) {
+                self.copying = Copying::No(reason);
+            }
+        }
+        let begin = |track, packets: &[Packet]| {
+            let mut copy = CopyWriter::create(track, self.request.container, scratch)?;
+            packets.iter().try_for_each(|packet| copy.write(packet))?;
+            Ok(Copying::Running(Box::new(copy)))
+        };
+        self.copying = match std::mem::replace(&mut self.copying, Copying::No(String::new())) {
+            Copying::Waiting(track, packets) => match begin(track, &packets) {
+                Ok(running) => running,
+                Err(error) => Copying::No(not_taken(self.request.container, &error)),
+            },
+            other => other,
+        };
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<Decoded, MediaError> {
+        let nothing = || {
+            let cause = if self.damage.is_none() {
+                "its audio has zero length"
+            } else {
+                "no sound of its audio track can be decoded: it is damaged, encrypted or empty"
+            };
+            MediaError::bad_input(&self.path, cause)
+        };
+        let Some(mut line) = self.line.take() else {
+            return Err(nothing());
+        };
+        let form = line.writer.form();
+        let rest = line.converter.finish().map_err(|error| self.failed(error))?;
+        if rest.is_empty() {
+            if let Some(last) = line.placer.last() {
+                let cut = last.length - last.sound.presented;
+                last.sound
+                    .values
+                    .truncate(last.sound.values.len() - as_values(cut, form.channels));
+                line.placer.shorten_last(cut);
+            }
+        } else {
+            let length = (rest.len() / form.channels) as u64;
+            let sound = FrameSamples {
+                values: rest,
+                presented: length,
+            };
+            line.placer.push(Piece {
+                stated: None,
+                length,
+                sound,
+            });
+        }
+        line.drain(true, &self.path)?;
+        if line.placer.end() == 0 {
+            return Err(MediaError::bad_input(
+                &self.path,
+                "all of its sound lies before the first picture; --audio-offset moves it",
+            ));
+        }
+        let irregularities = line.placer.irregularities().clone();
+        let damaged_values = line.writer.damaged_values();
+        let is_regular = irregularities == Irregularities::default()
+            && self.damage.is_none()
+            && damaged_values == 0
+            && !line.converter.was_used();
+        let length_ms = line.placer.end() * 1000 / u64::from(form.rate_hz);
+        let copy = match self.copying {
+            Copying::Running(copy) if is_regular => copy
+                .finish(length_ms)
+                .map_err(|error| not_taken(self.request.container, &error)),
+            Copying::No(reason) => Err(reason),
+            Copying::Running(_) | Copying::Waiting(..) => {
+                Err("its time stamps are not regular from 0 on".to_owned())
+            }
+        };
+        let pcm = line
+            .writer
+            .finish()
+            .map_err(MediaError::io("store the decoded sound of", &self.path))?;
+        Ok(Decoded {
+            pcm,
+            copy,
+            irregularities,
+            damage: self.damage,
+            damaged_values,
+        })
+    }
+}
+
+impl Line {
+    /// Writes the pieces that have a place.
+    fn drain(&mut self, ended: bool, path: &Path) -> Result<(), MediaError> {
+        let form = self.writer.form();
+        let too_long = |gap: LongGap| {
+            let seconds = |samples: u64| samples as f64 / f64::from(form.rate_hz);
+            let cause = format!(
+                "the time stamps of its sound leave a gap of {:.0} s at {:.2} s; to play the parts one after the other, \
+                 convert it first: ffmpeg -i IN -vn -af asetpts=N/SR/TB OUT.wav",
+                seconds(gap.length),
+                seconds(gap.at)
+            );
+            MediaError::bad_input(path, cause)
+        };
+        while let Some(mut placed) = self.placer.next(ended).map_err(too_long)? {
+            let skip = as_values(placed.skip, form.channels);
+            let written = self.writer.silence(placed.silence);
+            written
+                .and_then(|()| self.writer.push(&mut placed.sound.values[skip..]))
+                .map_err(MediaError::io("store the decoded sound of", path))?;
+        }
+        Ok(())
+    }
+}
+
+/// The reason to encode sound whose packets the muxer refused.
+fn not_taken(container: Container, error: &MediaError) -> String {
+    let cause = std::error::Error::source(error).map_or_else(String::new, |cause| format!(" ({cause})"));
+    format!("{} does not take its packets{cause}", container.extension())
+}
+
+/// Returns the number of values of so many samples.
+fn as_values(samples: u64, channels: usize) -> usize {
+    usize::try_from(samples)
+        .unwrap_or(usize::MAX)
+        .saturating_mul(channels)
+}
+
+/// Returns the number of samples of a frame that are presented if it is the last. In MP4 the last packet's duration
+/// excludes the encoder's padding.
+fn presented(samples: &frame::Audio, time_base: Rational) -> u64 {
+    let whole = samples.samples() as u64;
+    let counts_samples = time_base.0 == 1 && u32::try_from(time_base.1) == Ok(samples.rate());
+    match u64::try_from(ffi::duration_of(samples)) {
+        Ok(duration @ 1..) if counts_samples => duration.min(whole),
+        _ => whole,
+    }
+}
