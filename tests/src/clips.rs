@@ -1,5 +1,6 @@
 //! The inputs of the tests: real clips that `deploy/clips` has fetched, shortened with the `ffmpeg` program.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -62,6 +63,27 @@ pub fn transcode(input: &Path, args: &[&str], output: PathBuf) -> PathBuf {
         .status()
         .expect("run ffmpeg");
     assert!(status.success(), "ffmpeg {args:?} failed on {}", input.display());
+    output
+}
+
+/// Copies the MP4 file `input` to `output` with zeros in the `shares` of its media data, and returns `output`.
+#[track_caller]
+pub fn zeroed(input: &Path, shares: Range<f64>, output: PathBuf) -> PathBuf {
+    let plain = output.with_extension("plain.mp4");
+    let plain = transcode(input, &["-c", "copy"], plain);
+    let mut bytes = std::fs::read(plain).expect("read the clip");
+    let place = |name: &[u8; 4]| bytes.windows(4).position(|word| word == name).expect("an MP4");
+    // The index is at the end of the file.
+    let (data, index) = (place(b"mdat") + 4, place(b"moov") - 4);
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a place in a small file"
+    )]
+    let at = |share: f64| data + ((index - data) as f64 * share) as usize;
+    let hole = at(shares.start)..at(shares.end);
+    bytes[hole].fill(0);
+    std::fs::write(&output, bytes).expect("write the clip");
     output
 }
 

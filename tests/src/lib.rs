@@ -14,7 +14,7 @@ mod render;
 mod restrict;
 
 pub use cards::Card;
-pub use clips::{Clips, Material, decoded, repeat, tiny_weights, tiny_weights_as, transcode};
+pub use clips::{Clips, Material, decoded, repeat, tiny_weights, tiny_weights_as, transcode, zeroed};
 pub use farm::{Server, Worker};
 pub use processes::ProcessTag;
 pub use render::{Finished, Render, Running, program};

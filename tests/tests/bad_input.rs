@@ -7,7 +7,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use farm_tests::{Clips, Finished, Material, Render, transcode};
+use farm_tests::{Clips, Finished, Material, Render, transcode, zeroed};
 
 struct Inputs {
     material: Material,
@@ -75,7 +75,9 @@ fn unusable_videos_are_refused() {
         &["-pix_fmt", "yuv420p10le", "-c:v", "libx264"],
         inputs.path("deep.mp4"),
     );
-    let cases: [(PathBuf, &[&str]); 7] = [
+    let half_lost = zeroed(&inputs.material.video, 0.3..1.0, inputs.path("half.mp4"));
+    let cases: [(PathBuf, &[&str]); 8] = [
+        (half_lost, &["half.mp4", " s (frame ", "copy or download"]),
         (inputs.path("missing.mp4"), &["missing.mp4"]),
         (inputs.write("empty.mp4", b""), &["empty.mp4", "empty"]),
         (

@@ -1,22 +1,35 @@
 //! The second pass over a source video, run by the coordinator when a job starts: cuts the file into segments
 //! at safe keyframes by copying packets. Stretches that are too long without a safe cut are re-encoded
 //! without loss.
+//!
+//! Every segment is decoded once beside the cutting, before it is handed on ([`Inspection`]). One that is
+//! damaged, or that changes its size or colours, is replaced by a re-encoded one in which every frame has a
+//! picture. So the workers find only segments that they can use, and whatever was done is known before the
+//! first chunk.
 
 use std::io;
 use std::ops::Range;
 use std::path::Path;
+use std::thread;
 
 use super::MediaError;
-use super::index::{Scanned, Scanner, VideoIndex};
+use super::index::VideoIndex;
+use super::inspect::Inspection;
 use super::packets::PacketWriter;
 use super::pieces::{self, CutLimits, Piece};
-use super::reencode::{Reencoder, Stretch};
+use super::reencode::Stretch;
+use super::scanner::{Scanned, Scanner};
 use super::segment::{Emit, SegmentFile, segment_path};
 use crate::frame::PictureFormat;
+use crate::wire::job::SourceDefect;
 
 /// Cuts the video track that `index` describes into segment files in `out_dir`, which must exist, as far as
 /// the first `frames` source frames need. The PTS in the segments are those of the source. Each segment is
-/// handed to `emit` as soon as it is complete; `emit` may move or delete the file.
+/// handed to `emit`, in order, as soon as it is complete and checked; `emit` may move or delete the file.
+/// Returns the stretches that are not shown as the file has them.
+///
+/// # Errors
+/// [`MediaError::BadInput`] if most of the frames cannot be decoded.
 pub fn cut_segments(
     index: &VideoIndex,
     picture: &PictureFormat,
@@ -24,50 +37,47 @@ pub fn cut_segments(
     out_dir: &Path,
     limits: CutLimits,
     emit: &mut dyn FnMut(SegmentFile) -> io::Result<()>,
-) -> Result<(), MediaError> {
+) -> Result<Vec<SourceDefect>, MediaError> {
     let mut emit = |segment: SegmentFile| {
         let path = segment.path.clone();
         emit(segment).map_err(MediaError::io("store", &path))
     };
     let shown = index.pts.len() as u64;
-    let mut copy = CopyPass {
-        index,
-        picture,
-        out_dir,
-        part_frames: limits.target_frames.max(1),
-        scanner: Scanner::open(&index.path, index.codec)?,
-    };
-    for piece in pieces::split(&index.cuts, index.packets, shown, frames, limits) {
-        copy.skip_to(piece.packets.start)?;
-        if piece.reencode {
-            copy.reencode(&piece, &mut emit)?;
-        } else {
-            copy.copy(&piece, &mut emit)?;
+    thread::scope(|scope| {
+        let mut copy = CopyPass {
+            index,
+            out_dir,
+            part_frames: limits.target_frames.max(1),
+            scanner: Scanner::open(&index.path, index.codec)?,
+            inspection: Inspection::new(scope, index, picture, frames.min(shown), out_dir),
+        };
+        for piece in pieces::split(&index.cuts, index.packets, shown, frames, limits) {
+            copy.skip_to(piece.packets.start)?;
+            if piece.reencode {
+                copy.reencode(&piece, &mut emit)?;
+            } else {
+                copy.copy(&piece, &mut emit)?;
+            }
         }
-    }
-    Ok(())
+        copy.inspection.finish(&mut emit)
+    })
 }
 
 /// The state of one pass over the source file.
-struct CopyPass<'a> {
+struct CopyPass<'a, 'scope> {
     index: &'a VideoIndex,
-    picture: &'a PictureFormat,
     out_dir: &'a Path,
     part_frames: u64,
     scanner: Scanner,
+    inspection: Inspection<'a, 'scope>,
 }
 
-impl CopyPass<'_> {
+impl CopyPass<'_, '_> {
     fn skip_to(&mut self, packet: u64) -> Result<(), MediaError> {
         while self.scanner.number < packet {
-            self.next()?;
+            next(&mut self.scanner, self.index)?;
         }
         Ok(())
-    }
-
-    /// Reads the next packet of the track. There must be one, because the index counted it.
-    fn next(&mut self) -> Result<Scanned<'_>, MediaError> {
-        self.scanner.next()?.ok_or_else(|| changed(&self.index.path))
     }
 
     fn copy(&mut self, piece: &Piece, emit: Emit) -> Result<(), MediaError> {
@@ -78,7 +88,7 @@ impl CopyPass<'_> {
         let mut cuts = cuts_in(self.index, &piece.packets);
         let mut shown = piece.shown.start;
         for number in piece.packets.clone() {
-            let packet = self.next()?;
+            let packet = next(&mut self.scanner, self.index)?;
             if let Some((_, entry)) = cuts.next_if(|&(at, _)| at == number) {
                 writer.entry(entry);
             }
@@ -89,31 +99,39 @@ impl CopyPass<'_> {
         if shown != piece.shown.end {
             return Err(changed(&self.index.path));
         }
-        emit(SegmentFile {
+        let segment = SegmentFile {
             path,
             first: piece.shown.start,
             frames: piece.shown.end - piece.shown.start,
             reencoded: false,
-        })
+        };
+        self.inspection.check(segment, emit)
     }
 
     fn reencode(&mut self, piece: &Piece, emit: Emit) -> Result<(), MediaError> {
-        let position = |frame: u64| usize::try_from(frame).unwrap_or(usize::MAX);
         let stretch = Stretch {
-            source: &self.index.path,
+            index: self.index,
             out_dir: self.out_dir,
-            picture: self.picture,
             first: piece.shown.start,
-            pts: &self.index.pts[position(piece.shown.start)..position(piece.shown.end)],
+            pts: self
+                .index
+                .pts_of(piece.shown.start, piece.shown.end - piece.shown.start),
             part_frames: self.part_frames,
+            reencoded: true,
         };
-        let mut reencoder = Reencoder::start(stretch, &self.index.header_at(piece.packets.start))?;
+        let header = self.index.header_at(piece.packets.start);
+        let mut reencoder = self.inspection.reencode(stretch, &header, emit)?;
         for _ in piece.packets.clone() {
-            let packet = self.next()?;
-            reencoder.push(&packet, emit)?;
+            let packet = next(&mut self.scanner, self.index)?;
+            reencoder.push(packet.pts, packet.key, packet.data, emit)?;
         }
         reencoder.finish(emit)
     }
+}
+
+/// Reads the next packet of the track. There must be one, because the index counted it.
+fn next<'s>(scanner: &'s mut Scanner, index: &VideoIndex) -> Result<Scanned<'s>, MediaError> {
+    scanner.next()?.ok_or_else(|| changed(&index.path))
 }
 
 /// Returns the cuts in a stretch of packets as (packet, earliest PTS that is shown from there on).

@@ -1,12 +1,18 @@
-//! The decoder of source video, for [`FrameReader`](super::FrameReader) and for re-encoding. It always runs
-//! one thread with the same settings, so that a picture is the same on every machine.
+//! The decoders of source video: the one of [`FrameReader`](super::FrameReader), which reads what has been
+//! checked, and the one that checks and re-encodes when the video is cut. They always run one thread with the
+//! same settings, so that a picture is the same on every machine.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 
 use ffmpeg_next as ffmpeg;
 use ffmpeg_next::codec::{Compliance, Context, threading};
+use ffmpeg_next::decoder::Check;
 
 use super::container::is_again_or_eof;
 use super::ffi;
 use super::packets::StreamHeader;
+use super::{MediaError, VideoCodec};
 use crate::frame::{Picture, PictureFormat};
 
 /// Decodes packets to pictures in output order.
@@ -16,6 +22,10 @@ pub(super) struct VideoDecoder {
 
 impl VideoDecoder {
     pub(super) fn open(header: &StreamHeader) -> Result<Self, ffmpeg::Error> {
+        Self::open_with(header, Check::empty())
+    }
+
+    fn open_with(header: &StreamHeader, checks: Check) -> Result<Self, ffmpeg::Error> {
         super::init();
         let parameters =
             ffi::decoder_parameters(header.codec.id(), &header.extradata, i32::from(header.reorder))?;
@@ -24,8 +34,10 @@ impl VideoDecoder {
         // level. Without this it would start with a guess and drop the first pictures that contradict it.
         context.compliance(Compliance::Strict);
         context.set_threading(threading::Config::count(1));
+        let mut opening = context.decoder();
+        opening.check(checks);
         Ok(Self {
-            inner: context.decoder().video()?,
+            inner: opening.video()?,
         })
     }
 
@@ -55,6 +67,90 @@ impl VideoDecoder {
             Err(error) if is_again_or_eof(error) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+}
+
+/// A picture that [`TolerantDecoder`] returns.
+pub(super) struct Decoded {
+    pub(super) picture: ffmpeg::frame::Video,
+    /// Whether FFmpeg concealed damage in it.
+    pub(super) is_damaged: bool,
+}
+
+/// A decoder that goes on after damaged packets. A packet that it cannot decode may give a picture all the
+/// same, which is then marked as damaged.
+pub(super) struct TolerantDecoder {
+    inner: VideoDecoder,
+    /// The file that errors name.
+    source: PathBuf,
+    /// PTS of the packets that raised an error and whose picture has not come.
+    lost: BTreeSet<i64>,
+    /// PTS of the packet that was sent last.
+    sent: Option<i64>,
+}
+
+impl TolerantDecoder {
+    /// Opens the decoder of a stretch of the video file `source`.
+    pub(super) fn open(header: &StreamHeader, source: &Path) -> Result<Self, ffmpeg::Error> {
+        let checks = match header.codec {
+            // The H.264 decoder marks the pictures in which it concealed errors.
+            VideoCodec::H264 => Check::empty(),
+            // The HEVC decoder does not mark them, but can report the error itself.
+            VideoCodec::Hevc => Check::EXPLODE,
+        };
+        Ok(Self {
+            inner: VideoDecoder::open_with(header, checks)?,
+            source: source.to_owned(),
+            lost: BTreeSet::new(),
+            sent: None,
+        })
+    }
+
+    /// Sends one packet to the decoder. The picture of a packet without PTS has no PTS.
+    pub(super) fn send(&mut self, pts: Option<i64>, key: bool, data: &[u8]) -> Result<(), MediaError> {
+        self.sent = pts;
+        self.inner
+            .send(pts, key, data)
+            .or_else(|error| self.note_lost(error))
+    }
+
+    /// Ends the input, so that the decoder returns the pictures that it still holds.
+    pub(super) fn send_end(&mut self) -> Result<(), MediaError> {
+        self.sent = None;
+        self.inner.send_end().or_else(|error| self.note_lost(error))
+    }
+
+    /// Returns the next picture, or `None` if the decoder needs more packets or has returned all pictures.
+    pub(super) fn receive(&mut self) -> Result<Option<Decoded>, MediaError> {
+        loop {
+            match self.inner.receive() {
+                Ok(None) => return Ok(None),
+                Ok(Some(picture)) => {
+                    let was_lost = picture.pts().is_some_and(|pts| self.lost.remove(&pts));
+                    let is_damaged = was_lost || picture.is_corrupt() || picture.has_decode_errors();
+                    return Ok(Some(Decoded { picture, is_damaged }));
+                }
+                Err(error) => self.note_lost(error)?,
+            }
+        }
+    }
+
+    /// Whether a packet so far raised an error and has given no picture yet.
+    pub(super) fn has_lost_packets(&self) -> bool {
+        !self.lost.is_empty()
+    }
+
+    /// Notes that the last packet cannot be decoded. Only a lack of memory is not the packet's fault.
+    fn note_lost(&mut self, error: ffmpeg::Error) -> Result<(), MediaError> {
+        let is_out_of_memory = error
+            == ffmpeg::Error::Other {
+                errno: ffmpeg::error::ENOMEM,
+            };
+        if is_out_of_memory {
+            return Err(MediaError::ffmpeg("decode", &self.source)(error));
+        }
+        self.lost.extend(self.sent);
+        Ok(())
     }
 }
 

@@ -7,6 +7,8 @@ use ffmpeg_next as ffmpeg;
 use ffmpeg_next::ffi;
 use ffmpeg_next::packet::Ref as _;
 
+use crate::frame::{ColourMatrix, ColourRange};
+
 /// Properties of a video track as plain numbers, from the container and the first decoded pictures.
 pub(super) struct VideoFacts {
     /// The width of the pictures in pixels, or 0 if unknown.
@@ -270,6 +272,38 @@ pub(super) fn interleave(frame: &ffmpeg::frame::Audio, output: &mut Vec<f32>) ->
 /// Returns the duration of the packet that a frame was decoded from, in ticks of the track.
 pub(super) fn duration_of(frame: &ffmpeg::frame::Audio) -> i64 {
     frame.packet().duration
+}
+
+/// Sets the colour matrices and ranges between which a scaler converts.
+#[expect(unsafe_code, reason = "the bindings leave the colours of the scaler out")]
+pub(super) fn set_scaler_colours(
+    scaler: &mut ffmpeg::software::scaling::Context,
+    from: (ColourMatrix, ColourRange),
+    to: (ColourMatrix, ColourRange),
+) -> Result<(), ffmpeg::Error> {
+    let standard = |matrix| match matrix {
+        ColourMatrix::Bt601 => 5, // SWS_CS_ITU601
+        ColourMatrix::Bt709 => 1, // SWS_CS_ITU709
+    };
+    let is_full = |range| i32::from(range == ColourRange::Full);
+    // SAFETY: the scaler is valid and borrowed mutably; FFmpeg returns static tables of four coefficients.
+    let set = unsafe {
+        ffi::sws_setColorspaceDetails(
+            scaler.as_mut_ptr(),
+            ffi::sws_getCoefficients(standard(from.0)),
+            is_full(from.1),
+            ffi::sws_getCoefficients(standard(to.0)),
+            is_full(to.1),
+            0,
+            1 << 16,
+            1 << 16,
+        )
+    };
+    if set < 0 {
+        Err(ffmpeg::Error::InvalidData)
+    } else {
+        Ok(())
+    }
 }
 
 /// Returns FFmpeg's name of an `AVPixelFormat`.

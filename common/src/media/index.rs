@@ -12,17 +12,17 @@
 
 use std::path::{Path, PathBuf};
 
-use ffmpeg_next as ffmpeg;
-use ffmpeg_next::packet::side_data::Type as SideDataType;
-
 use super::MediaError;
 use super::ffi;
-use super::nal::{self, Access, Framing, Unit};
+use super::nal::Access;
 use super::packets::StreamHeader;
 use super::probe::{self, VideoCodec, VideoProbe};
+use super::remedy;
+use super::scanner::Scanner;
+use crate::time::TimeBase;
 
-/// A Matroska file that ends more than this before its stated duration is truncated.
-const DURATION_TOLERANCE_MS: i64 = 500;
+/// A video with more frames than this in a millisecond has wrong time stamps.
+const MAX_FRAMES_PER_MS: u64 = 1;
 
 /// The result of the first pass. It grows with the length of the video only by the timestamps and the cuts.
 #[derive(Clone, Debug)]
@@ -40,6 +40,7 @@ pub struct VideoIndex {
     pub pts: Vec<i64>,
     /// Duration of the last source frame, in ticks of the track's time base, if the file states it.
     pub last_duration: Option<i64>,
+    pub(super) time_base: TimeBase,
 }
 
 /// A packet before which the track may be cut.
@@ -64,175 +65,6 @@ impl Cut {
             forced,
             bound: i64::MIN,
         }
-    }
-}
-
-/// One packet of the video track.
-pub(super) struct Scanned<'a> {
-    /// Number of the packet in decode order.
-    pub(super) number: u64,
-    /// PTS of the picture, or `None` if it is not shown.
-    pub(super) pts: Option<i64>,
-    pub(super) key: bool,
-    pub(super) duration: i64,
-    pub(super) data: &'a [u8],
-    unit: Unit,
-    new_extradata: Option<&'a [u8]>,
-}
-
-/// Reads the packets of the video track in decode order and finds which of them are shown. Both passes use
-/// it, so that they agree.
-pub(super) struct Scanner {
-    input: ffmpeg::format::context::Input,
-    path: PathBuf,
-    codec: VideoCodec,
-    track: usize,
-    framing: Framing,
-    extradata: Vec<u8>,
-    /// Number of the next packet.
-    pub(super) number: u64,
-    leading: LeadingPictures,
-    packet: ffmpeg::Packet,
-    /// The latest end of any packet of any track, in milliseconds.
-    end_ms: i64,
-}
-
-/// Finds the pictures at a track's start, or after a break in it, whose references are missing.
-#[derive(Default)]
-struct LeadingPictures {
-    started: bool,
-    /// PTS of the first picture of an H.264 track that begins with an open GOP; earlier pictures are not
-    /// shown.
-    floor: Option<i64>,
-    /// Whether the RASL pictures of the present HEVC random access point cannot be decoded.
-    skip: bool,
-    sequence_ended: bool,
-}
-
-impl LeadingPictures {
-    /// Whether references of the picture are missing. `key` is the container's keyframe flag.
-    fn hides(&mut self, codec: VideoCodec, unit: Unit, key: bool, pts: i64) -> bool {
-        let starts = !self.started && (key || unit.access.is_random());
-        if codec == VideoCodec::Hevc && unit.access.is_random() {
-            self.skip = starts || unit.access == Access::BrokenLink || self.sequence_ended;
-            self.sequence_ended = false;
-        }
-        self.sequence_ended |= unit.ends_sequence;
-        if starts {
-            self.started = true;
-            self.floor = (codec == VideoCodec::H264 && unit.access != Access::Idr).then_some(pts);
-        }
-        !self.started
-            || self.floor.is_some_and(|floor| pts < floor)
-            || (self.skip && unit.access == Access::SkippedLeading)
-    }
-}
-
-impl Scanner {
-    pub(super) fn open(path: &Path, codec: VideoCodec) -> Result<Self, MediaError> {
-        let input = probe::open_input(path)?;
-        let stream = probe::video_track(&input, path)?;
-        let track = stream.index();
-        let extradata = ffi::video_facts(&stream).extradata;
-        Ok(Self {
-            framing: Framing::of(codec, &extradata),
-            path: path.to_owned(),
-            number: 0,
-            leading: LeadingPictures::default(),
-            packet: ffmpeg::Packet::empty(),
-            end_ms: 0,
-            input,
-            codec,
-            track,
-            extradata,
-        })
-    }
-
-    /// Reads the next packet of the track, or returns `None` at the end of the file.
-    pub(super) fn next(&mut self) -> Result<Option<Scanned<'_>>, MediaError> {
-        loop {
-            self.packet = ffmpeg::Packet::empty();
-            match self.packet.read(&mut self.input) {
-                Ok(()) => {}
-                Err(ffmpeg::Error::Eof) => return Ok(None),
-                Err(error) => {
-                    let cause = format!(
-                        "the file is truncated or damaged: reading ends at frame {} ({error})",
-                        self.number
-                    );
-                    return Err(MediaError::bad_input(&self.path, cause));
-                }
-            }
-            if self.packet.is_corrupt() {
-                let cause = format!(
-                    "the file is truncated or damaged: it ends inside a packet near frame {}; copy or download it \
-                     again",
-                    self.number
-                );
-                return Err(MediaError::bad_input(&self.path, cause));
-            }
-            self.note_end();
-            if self.packet.stream() == self.track {
-                break;
-            }
-        }
-        let number = self.number;
-        self.number += 1;
-        let packet = &self.packet;
-        let new_extradata = packet
-            .side_data()
-            .find(|data| data.kind() == SideDataType::NewExtraData)
-            .map(|data| data.data().to_vec())
-            .filter(|extradata| *extradata != self.extradata);
-        let changed = new_extradata.is_some();
-        if let Some(extradata) = new_extradata {
-            self.framing = Framing::of(self.codec, &extradata);
-            self.extradata = extradata;
-        }
-        let pts = packet.pts().ok_or_else(|| {
-            let cause = format!(
-                "frame {number} has no timestamp; rewrite the file first: ffmpeg -i IN -c copy OUT.mp4"
-            );
-            MediaError::bad_input(&self.path, cause)
-        })?;
-        let data = packet.data().unwrap_or_default();
-        let unit = nal::inspect(self.codec, self.framing, &self.extradata, data);
-        let hidden = self.leading.hides(self.codec, unit, packet.is_key(), pts) || ffi::is_hidden(packet);
-        Ok(Some(Scanned {
-            number,
-            pts: (!hidden).then_some(pts),
-            key: packet.is_key(),
-            duration: packet.duration(),
-            data,
-            unit,
-            new_extradata: changed.then_some(self.extradata.as_slice()),
-        }))
-    }
-
-    fn note_end(&mut self) {
-        let Some(stream) = self.input.stream(self.packet.stream()) else {
-            return;
-        };
-        let base = stream.time_base();
-        let start = self.packet.pts().or(self.packet.dts()).unwrap_or(0);
-        let ticks = start.saturating_add(self.packet.duration().max(0));
-        let ms =
-            i128::from(ticks) * 1000 * i128::from(base.numerator()) / i128::from(base.denominator().max(1));
-        self.end_ms = self.end_ms.max(i64::try_from(ms).unwrap_or(0));
-    }
-
-    /// Refuses a truncated Matroska file. Matroska has no index of its packets, but states its duration.
-    fn refuse_early_end(&self) -> Result<(), MediaError> {
-        let stated_ms = self.input.duration() / 1000;
-        let is_matroska = self.input.format().name().contains("matroska");
-        if is_matroska && stated_ms > 0 && self.end_ms + DURATION_TOLERANCE_MS < stated_ms {
-            let cause = format!(
-                "the file is truncated: it ends after {} ms of {stated_ms} ms; copy or download it again",
-                self.end_ms
-            );
-            return Err(MediaError::bad_input(&self.path, cause));
-        }
-        Ok(())
     }
 }
 
@@ -266,9 +98,13 @@ pub fn index_video(
         packets: 0,
         pts: Vec::new(),
         last_duration: None,
+        time_base: video.time_base,
     };
+    let rate = scanner.rate.clone();
     let mut latest: Option<i64> = None;
     let mut own_parameter_sets = false;
+    // No picture that follows an H.264 IDR in the file is shown before it.
+    let mut floor: Option<i64> = None;
     while let Some(packet) = scanner.next()? {
         index.packets = packet.number + 1;
         let forced = packet.new_extradata.is_some() && packet.number > 0;
@@ -291,6 +127,19 @@ pub fn index_video(
         }
         own_parameter_sets |= carries_sets;
         let Some(pts) = packet.pts else { continue };
+        if let Some(before) = floor.filter(|&before| pts < before) {
+            let cause = format!(
+                "its time stamps step back at frame {}, from {} to {}; {}",
+                packet.number,
+                index.seconds(before),
+                index.seconds(pts),
+                remedy::retime(&rate)
+            );
+            return Err(MediaError::bad_input(path, cause));
+        }
+        if video.codec == VideoCodec::H264 && packet.unit.access == Access::Idr {
+            floor = Some(pts);
+        }
         // Bounds grow along the list, so that the cuts which this packet makes unsafe are the last ones.
         while let Some(cut) = index.cuts.pop_if(|cut| cut.bound > pts) {
             if cut.forced {
@@ -306,29 +155,86 @@ pub fn index_video(
     }
     scanner.refuse_early_end()?;
     if index.pts.is_empty() {
-        return Err(MediaError::bad_input(path, "its video track has no frames"));
-    }
-    index.pts.sort_unstable();
-    if let Some(at) = index.pts.windows(2).position(|pair| pair[0] == pair[1]) {
-        let cause = format!(
-            "frames {at} and {} have the same timestamp; convert the file first: ffmpeg -i IN -c:v libx264 -crf 14 -c:a \
-             copy OUT.mp4",
-            at + 1
-        );
+        let cause = match index.packets {
+            0 => "its video track has no frames".to_owned(),
+            packets => format!(
+                "it shows none of its {packets} frames: an edit list hides them, or their time stamps are negative"
+            ),
+        };
         return Err(MediaError::bad_input(path, cause));
     }
+    index.pts.sort_unstable();
+    index.refuse_crowded_time_stamps(&rate)?;
     Ok(index)
 }
 
 fn unsafe_change(path: &Path, packet: u64) -> MediaError {
     let cause = format!(
-        "the codec header of its video changes in the middle of a group of pictures (frame {packet}); convert the file first: \
-         ffmpeg -i IN -c:v libx264 -crf 14 -c:a copy OUT.mp4"
+        "the codec header of its video changes in the middle of a group of pictures (frame {packet}); {}",
+        remedy::convert_plain()
     );
     MediaError::bad_input(path, cause)
 }
 
 impl VideoIndex {
+    /// Returns the PTS of `frames` source frames from `first` on, or of fewer if the track ends before.
+    pub(super) fn pts_of(&self, first: u64, frames: u64) -> &[i64] {
+        let position =
+            |frame: u64| usize::try_from(frame).map_or(self.pts.len(), |at| at.min(self.pts.len()));
+        &self.pts[position(first)..position(first.saturating_add(frames))]
+    }
+
+    /// Returns the time at which source frame `frame` is shown, in milliseconds after the first one; for the
+    /// frame after the last, the time at which the video ends.
+    pub(super) fn milliseconds(&self, frame: u64) -> u64 {
+        let at = |frame: u64| self.pts_of(frame, 1).first().copied();
+        let last = self.pts.last().copied().unwrap_or(0);
+        let end = last.saturating_add(self.last_duration.unwrap_or(0));
+        let first = at(0).unwrap_or(0);
+        let ticks = i128::from(at(frame).unwrap_or(end)) - i128::from(first);
+        let base = self.time_base;
+        u64::try_from(ticks * 1000 * i128::from(base.num) / i128::from(base.den.max(1))).unwrap_or(0)
+    }
+
+    /// Returns a PTS in seconds, for messages.
+    fn seconds(&self, pts: i64) -> String {
+        let base = self.time_base;
+        let seconds = pts as f64 * f64::from(base.num) / f64::from(base.den.max(1));
+        format!("{seconds:.3} s")
+    }
+
+    /// Refuses frames that have the same time stamp, or that follow each other faster than any camera films.
+    fn refuse_crowded_time_stamps(&self, rate: &str) -> Result<(), MediaError> {
+        let same = |pair: &[i64]| pair[0] == pair[1];
+        if let Some(at) = self.pts.windows(2).position(same) {
+            let count = self.pts.windows(2).filter(|pair| same(pair)).count();
+            let cause = format!(
+                "{count} of its frames have the same timestamp as another, first frame {} at {}; {}",
+                at + 1,
+                self.seconds(self.pts[at]),
+                remedy::retime(rate)
+            );
+            return Err(MediaError::bad_input(&self.path, cause));
+        }
+        let frames = self.pts.len() as u64;
+        let ms = self.milliseconds(frames);
+        if frames > 2 && frames > ms.saturating_mul(MAX_FRAMES_PER_MS) {
+            let cause = format!(
+                "its time stamps are wrong: {frames} frames in {ms} ms; {}",
+                remedy::retime("25")
+            );
+            return Err(MediaError::bad_input(&self.path, cause));
+        }
+        Ok(())
+    }
+
+    /// Makes the error of a file that cannot be used because of a fault at source frame `frame`.
+    pub(super) fn refusal(&self, frame: u64, cause: &str) -> MediaError {
+        let ms = self.milliseconds(frame);
+        let time = format!("{}.{:03} s", ms / 1000, ms % 1000);
+        MediaError::bad_input(&self.path, format!("at {time} (frame {frame}): {cause}"))
+    }
+
     /// Returns the header that a decoder needs to start at `packet`.
     pub(super) fn header_at(&self, packet: u64) -> StreamHeader {
         let at = self

@@ -3,6 +3,7 @@
 //! ([`join`], [`verify_output`]). The worker's media child decodes source frames and encodes segments
 //! ([`FrameReader`], [`SegmentEncoder`]). All functions block and must not be called on the async runtime.
 
+mod check;
 mod container;
 mod cut;
 mod decode;
@@ -10,7 +11,9 @@ mod encode;
 mod error;
 mod ffi;
 mod index;
+mod inspect;
 mod join;
+mod look;
 mod mux;
 mod nal;
 mod packets;
@@ -18,6 +21,9 @@ mod pieces;
 mod probe;
 mod reader;
 mod reencode;
+mod remedy;
+mod restore;
+mod scanner;
 mod segment;
 mod sound;
 #[cfg(test)]

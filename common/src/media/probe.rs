@@ -14,11 +14,14 @@ use ffmpeg_next::format::stream::Disposition;
 
 use super::MediaError;
 use super::ffi::{self, VideoFacts};
+use super::remedy;
 use crate::frame::{Colour, ColourMatrix, ColourRange, PictureFormat};
 use crate::time::{FrameRate, TimeBase};
 
 /// Smallest width and height of a picture that is accepted.
 const MIN_SIDE_PX: u32 = 64;
+/// Largest width and height; an H.264 level for larger pictures does not exist.
+const MAX_SIDE_PX: u32 = 8192;
 /// An untagged picture of at least this height is taken for HD.
 const HD_LINES: u32 = 720;
 /// The nominal frame rate is taken if the average rate is within this share of it: a quarter of the frames
@@ -79,35 +82,29 @@ pub fn probe_video(path: &Path) -> Result<VideoProbe, MediaError> {
     let stream = video_track(&input, path)?;
     let refuse = |cause: String| Err(MediaError::bad_input(path, cause));
 
+    let facts = ffi::video_facts(&stream);
     let codec = match stream.parameters().id() {
         ffmpeg::codec::Id::H264 => VideoCodec::H264,
         ffmpeg::codec::Id::HEVC => VideoCodec::Hevc,
         other => {
+            let remedy = remedy::convert(&facts);
             return refuse(format!(
-                "its video is {}, not H.264 or HEVC; {CONVERT}",
+                "its video is {}, not H.264 or HEVC; {remedy}",
                 other.name()
             ));
         }
     };
-    let container = input.format().name().to_owned();
-    if !container
-        .split(',')
-        .any(|name| name == "mp4" || name == "matroska")
-    {
-        return refuse(format!(
-            "its container is {container}, not MP4, MOV or Matroska; convert it first: ffmpeg -i IN -c copy OUT.mkv"
-        ));
-    }
     refuse_truncated(&input, path)?;
-
-    let facts = ffi::video_facts(&stream);
     if facts.width == 0 || facts.pixel < 0 {
         return refuse(
-            "no picture of its video track can be decoded: it is empty, truncated or damaged".into(),
+            "no picture of its video track can be decoded: it is empty, encrypted, truncated or damaged; copy or \
+             download it again"
+                .into(),
         );
     }
     refuse_pictures(&facts, path)?;
-    refuse_rotation(&stream, path)?;
+    refuse_rotation(&stream, &facts, path)?;
+    refuse_container(&input, path)?;
     let base = stream.time_base();
     let (Ok(num @ 1..), Ok(den @ 1..)) = (u32::try_from(base.numerator()), u32::try_from(base.denominator()))
     else {
@@ -125,10 +122,6 @@ pub fn probe_video(path: &Path) -> Result<VideoProbe, MediaError> {
         average_rate: frame_rate(&stream),
     })
 }
-
-/// The remedy for video that cannot be used as it is.
-const CONVERT: &str =
-    "convert it first: ffmpeg -i IN -c:v libx264 -crf 14 -pix_fmt yuv420p -c:a copy OUT.mp4";
 
 /// Opens the user's media file and checks that it is a file that can be opened. FFmpeg may open other local
 /// files that it refers to, but nothing over a network.
@@ -214,17 +207,10 @@ fn refuse_pictures(facts: &VideoFacts, path: &Path) -> Result<(), MediaError> {
         AVPixelFormat::AV_PIX_FMT_YUV420P as i32,
         AVPixelFormat::AV_PIX_FMT_YUVJ420P as i32,
     ];
-    if !planar.contains(&facts.pixel) {
-        let name = ffi::pixel_name(facts.pixel);
-        return refuse(format!(
-            "its pictures are {name}, not 8 bit 4:2:0 (yuv420p); {CONVERT}"
-        ));
-    }
     let (width, height) = (facts.width, facts.height);
-    if !width.is_multiple_of(2) || !height.is_multiple_of(2) {
+    if width > MAX_SIDE_PX || height > MAX_SIDE_PX {
         return refuse(format!(
-            "its pictures are {width}x{height}, but width and height must be even; crop them first: ffmpeg -i IN -vf \
-             crop=trunc(iw/2)*2:trunc(ih/2)*2 -c:v libx264 -crf 14 -c:a copy OUT.mp4"
+            "its pictures are {width}x{height}; each side may have at most {MAX_SIDE_PX} pixels"
         ));
     }
     if width < MIN_SIDE_PX || height < MIN_SIDE_PX {
@@ -232,19 +218,46 @@ fn refuse_pictures(facts: &VideoFacts, path: &Path) -> Result<(), MediaError> {
             "its pictures are {width}x{height}; each side must have at least {MIN_SIDE_PX} pixels"
         ));
     }
+    let remedy = remedy::convert(facts);
+    if !planar.contains(&facts.pixel) {
+        let name = ffi::pixel_name(facts.pixel);
+        return refuse(format!(
+            "its pictures are {name}, not 8 bit 4:2:0 (yuv420p); {remedy}"
+        ));
+    }
+    if !width.is_multiple_of(2) || !height.is_multiple_of(2) {
+        return refuse(format!(
+            "its pictures are {width}x{height}, but width and height must be even; {remedy}"
+        ));
+    }
     if facts.field_order > 1 {
-        return refuse(
-            "its video is interlaced; convert it first: ffmpeg -i IN -vf bwdif -c:v libx264 -crf 14 -c:a copy \
-             OUT.mp4"
-                .into(),
-        );
+        return refuse(format!("its video is interlaced; {remedy}"));
     }
     Ok(())
 }
 
+/// Refuses containers whose time stamps the index cannot use.
+fn refuse_container(input: &Input, path: &Path) -> Result<(), MediaError> {
+    let format = input.format();
+    let container = format.name();
+    if container
+        .split(',')
+        .any(|name| name == "mp4" || name == "matroska")
+    {
+        return Ok(());
+    }
+    // AVI and raw streams have no time stamps that could be copied.
+    let remedy = match container {
+        "mpegts" | "flv" => remedy::copy(),
+        _ => remedy::convert_plain(),
+    };
+    let cause = format!("its container is {container}, not MP4, MOV or Matroska; {remedy}");
+    Err(MediaError::bad_input(path, cause))
+}
+
 /// Refuses video with a display matrix that rotates or flips it. Players apply the matrix, but the model
 /// would get the pictures as they are stored.
-fn refuse_rotation(stream: &ffmpeg::Stream, path: &Path) -> Result<(), MediaError> {
+fn refuse_rotation(stream: &ffmpeg::Stream, facts: &VideoFacts, path: &Path) -> Result<(), MediaError> {
     let entry = |data: &[u8], at: usize| {
         let bytes = data
             .get(4 * at..4 * at + 4)
@@ -259,8 +272,10 @@ fn refuse_rotation(stream: &ffmpeg::Stream, path: &Path) -> Result<(), MediaErro
             at(0) <= 0 || at(4) <= 0 || at(1) != 0 || at(3) != 0
         });
     if turned {
-        let cause = "its pictures are stored rotated or flipped (display matrix); rotate them first: ffmpeg -i IN \
-                     -c:v libx264 -crf 14 -c:a copy OUT.mp4";
+        let cause = format!(
+            "its pictures are stored rotated or flipped (display matrix); {}",
+            remedy::convert(facts)
+        );
         return Err(MediaError::bad_input(path, cause));
     }
     Ok(())
@@ -270,7 +285,8 @@ fn refuse_rotation(stream: &ffmpeg::Stream, path: &Path) -> Result<(), MediaErro
 /// at least 720 lines, and for BT.601 otherwise; the tags themselves are kept unchanged.
 fn colour(facts: &VideoFacts, path: &Path) -> Result<Colour, MediaError> {
     let refuse = |what: &str, code: i32| {
-        let cause = format!("its {what} (code {code}) is not BT.601 or BT.709; {CONVERT}");
+        let remedy = remedy::convert(facts);
+        let cause = format!("its {what} (code {code}) is not BT.601 or BT.709; {remedy}");
         Err(MediaError::bad_input(path, cause))
     };
     let matrix = match facts.matrix {
@@ -311,7 +327,7 @@ fn sample_aspect((num, den): (i32, i32)) -> (u32, u32) {
 
 /// Returns the nominal rate, which the demuxer derives from the spacing of the frames, if the average is near
 /// it, else the average.
-fn frame_rate(stream: &ffmpeg::Stream) -> Option<FrameRate> {
+pub(super) fn frame_rate(stream: &ffmpeg::Stream) -> Option<FrameRate> {
     let rate = |value: ffmpeg::Rational| {
         let (num, den) = (
             u32::try_from(value.numerator()),

@@ -1,7 +1,6 @@
-//! Re-encodes a stretch of source video that is too long without a safe cut: decodes it and encodes it
-//! without loss, in parts of bounded length.
+//! Re-encodes a stretch of source video that is too long without a safe cut, or that is damaged: decodes it,
+//! gives each frame a picture, and encodes it without loss, in parts of bounded length.
 
-use std::fmt::Display;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -9,10 +8,11 @@ use ffmpeg_next as ffmpeg;
 use ffmpeg_next::codec::Context;
 
 use super::MediaError;
-use super::decode::{VideoDecoder, defect};
-use super::index::Scanned;
+use super::decode::{Decoded, TolerantDecoder};
+use super::index::VideoIndex;
 use super::packets::{PacketWriter, StreamHeader};
 use super::probe::VideoCodec;
+use super::restore::Restoration;
 use super::segment::{Emit, SegmentFile, segment_path};
 use crate::frame::PictureFormat;
 
@@ -21,28 +21,28 @@ const KEYFRAME_EVERY: &str = "32";
 /// The number of encoder threads, which is fixed because it changes the coded bytes.
 const THREADS: &str = "4";
 
-/// Cause of an error if the decoder skipped a frame.
-const NO_PICTURE: &str = "the decoder returned no picture for it";
-
 /// The stretch of source video to re-encode.
+#[derive(Clone, Copy)]
 pub(super) struct Stretch<'a> {
-    /// The source file, which errors name.
-    pub(super) source: &'a Path,
+    /// The whole video, which errors name.
+    pub(super) index: &'a VideoIndex,
     /// Directory of the segment files.
     pub(super) out_dir: &'a Path,
-    pub(super) picture: &'a PictureFormat,
     /// Number of the stretch's first source frame.
     pub(super) first: u64,
     /// PTS of the stretch's source frames.
     pub(super) pts: &'a [i64],
     /// Number of frames in each segment but the last.
     pub(super) part_frames: u64,
+    /// Whether the segments are reported as re-encoded for want of a safe cut.
+    pub(super) reencoded: bool,
 }
 
 /// Takes the packets of one stretch in decode order and writes segment files.
-pub(super) struct Reencoder<'a> {
+pub(super) struct Reencoder<'a, 'r> {
     stretch: Stretch<'a>,
-    decoder: VideoDecoder,
+    restoration: &'r mut Restoration<'a>,
+    decoder: TolerantDecoder,
     /// Number of frames encoded so far.
     done: usize,
     part: Option<Part>,
@@ -57,74 +57,102 @@ struct Part {
     start: usize,
 }
 
-impl<'a> Reencoder<'a> {
-    pub(super) fn start(stretch: Stretch<'a>, header: &StreamHeader) -> Result<Self, MediaError> {
-        let decoder = VideoDecoder::open(header).map_err(MediaError::ffmpeg("decode", stretch.source))?;
+impl<'a, 'r> Reencoder<'a, 'r> {
+    pub(super) fn start(
+        stretch: Stretch<'a>,
+        header: &StreamHeader,
+        restoration: &'r mut Restoration<'a>,
+    ) -> Result<Self, MediaError> {
+        let decoder = TolerantDecoder::open(header, &stretch.index.path).map_err(|error| {
+            let cause = format!("no decoder takes its video ({error})");
+            stretch.index.refusal(stretch.first, &cause)
+        })?;
         Ok(Self {
             stretch,
+            restoration,
             decoder,
             done: 0,
             part: None,
         })
     }
 
-    pub(super) fn push(&mut self, packet: &Scanned, emit: Emit) -> Result<(), MediaError> {
-        self.decoder
-            .send(packet.pts, packet.key, packet.data)
-            .map_err(|error| self.undecodable(error))?;
+    /// Takes the next packet of the stretch.
+    pub(super) fn push(
+        &mut self,
+        pts: Option<i64>,
+        key: bool,
+        data: &[u8],
+        emit: Emit,
+    ) -> Result<(), MediaError> {
+        self.decoder.send(pts, key, data)?;
         self.drain(emit)
     }
 
-    /// Ends the stretch and the last segment. Fails if the decoder did not return every frame of it.
+    /// Ends the stretch and the last segment.
+    ///
+    /// # Errors
+    /// [`MediaError::BadInput`] if most of the video has no picture.
     pub(super) fn finish(mut self, emit: Emit) -> Result<(), MediaError> {
-        self.decoder.send_end().map_err(|error| self.undecodable(error))?;
+        self.decoder.send_end()?;
         self.drain(emit)?;
-        if self.done < self.stretch.pts.len() {
-            return Err(self.undecodable(NO_PICTURE));
+        while self.done < self.stretch.pts.len() {
+            self.restoration.repeat(self.number())?;
+            let picture = match self.restoration.last.take() {
+                Some(picture) => picture,
+                None => self.restoration.first_picture()?,
+            };
+            self.encode(picture, emit)?;
         }
         self.close_part(emit)
     }
 
+    /// Number of the next source frame to encode.
+    fn number(&self) -> u64 {
+        self.stretch.first + self.done as u64
+    }
+
     fn drain(&mut self, emit: Emit) -> Result<(), MediaError> {
-        while let Some(mut frame) = self.decoder.receive().map_err(|error| self.undecodable(error))? {
-            let Some(&expected) = self.stretch.pts.get(self.done) else {
+        while let Some(Decoded { picture, is_damaged }) = self.decoder.receive()? {
+            let at = picture.pts().map(|pts| self.stretch.pts.binary_search(&pts));
+            // A picture that is not shown has no place; one that comes too late has lost it.
+            let Some(Ok(at)) = at.filter(|at| at.is_ok_and(|at| at >= self.done)) else {
                 continue;
             };
-            match frame.pts() {
-                Some(pts) if pts == expected => {}
-                Some(pts) if pts > expected => {
-                    return Err(self.undecodable(NO_PICTURE));
-                }
-                _ => continue,
+            for frame in self.done..at {
+                self.restoration.repeat(self.stretch.first + frame as u64)?;
             }
-            if let Some(defect) = defect(&frame, self.stretch.picture) {
-                return Err(self.undecodable(defect));
+            let number = self.stretch.first + at as u64;
+            let picture = self.restoration.restore(number, picture, is_damaged)?;
+            while self.done < at {
+                let before = self.restoration.last.take();
+                self.encode(before.unwrap_or_else(|| picture.clone()), emit)?;
             }
-            self.encode(&mut frame, emit)?;
+            self.encode(picture, emit)?;
         }
         Ok(())
     }
 
-    fn encode(&mut self, frame: &mut ffmpeg::frame::Video, emit: Emit) -> Result<(), MediaError> {
-        if self
-            .part
-            .as_ref()
-            .is_some_and(|part| (self.done - part.start) as u64 == self.stretch.part_frames)
-        {
+    /// Encodes the picture of the next frame, and keeps it for frames that have none.
+    fn encode(&mut self, mut picture: ffmpeg::frame::Video, emit: Emit) -> Result<(), MediaError> {
+        let full = |part: &Part| (self.done - part.start) as u64 == self.stretch.part_frames;
+        if self.part.as_ref().is_some_and(full) {
             self.close_part(emit)?;
         }
         let part = match &mut self.part {
             Some(part) => part,
-            None => self.part.insert(Part::create(&self.stretch, self.done)?),
+            None => self
+                .part
+                .insert(Part::create(&self.stretch, self.restoration.format, self.done)?),
         };
         // The planes are the same in either range, and the encoder chooses the picture's type.
-        frame.set_format(ffmpeg::format::Pixel::YUV420P);
-        frame.set_kind(ffmpeg::picture::Type::None);
-        frame.set_pts(i64::try_from(self.done - part.start).ok());
+        picture.set_format(ffmpeg::format::Pixel::YUV420P);
+        picture.set_kind(ffmpeg::picture::Type::None);
+        picture.set_pts(i64::try_from(self.done - part.start).ok());
         part.encoder
-            .send_frame(frame)
+            .send_frame(&picture)
             .map_err(MediaError::ffmpeg("encode", &part.path))?;
         self.done += 1;
+        self.restoration.last = Some(picture);
         part.drain(self.stretch.pts)
     }
 
@@ -143,26 +171,20 @@ impl<'a> Reencoder<'a> {
             path: part.path,
             first: self.stretch.first + part.start as u64,
             frames: (self.done - part.start) as u64,
-            reencoded: true,
+            reencoded: self.stretch.reencoded,
         })
-    }
-
-    fn undecodable(&self, cause: impl Display) -> MediaError {
-        let frame = self.stretch.first + self.done as u64;
-        let cause = format!("frame {frame} cannot be decoded: {cause}");
-        MediaError::bad_input(self.stretch.source, cause)
     }
 }
 
 impl Part {
-    fn create(stretch: &Stretch, start: usize) -> Result<Self, MediaError> {
+    fn create(stretch: &Stretch, picture: &PictureFormat, start: usize) -> Result<Self, MediaError> {
         let path = segment_path(stretch.out_dir, stretch.first + start as u64);
         let header = StreamHeader {
             codec: VideoCodec::H264,
             reorder: 0,
             extradata: Vec::new(),
         };
-        let encoder = open_encoder(stretch.picture).map_err(MediaError::ffmpeg("encode", &path))?;
+        let encoder = open_encoder(picture).map_err(MediaError::ffmpeg("encode", &path))?;
         let writer = PacketWriter::create(&path, &header).map_err(MediaError::io("write", &path))?;
         Ok(Self {
             encoder,

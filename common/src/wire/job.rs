@@ -158,10 +158,42 @@ pub struct Timeline {
     pub audio: Vec<BlobRef>,
     /// Output frames in which nobody speaks, in order; empty with [`SilenceMode::Off`].
     pub silence: Vec<FrameRange>,
+    /// The stretches of the source video that are not shown as the file has them, in order.
+    pub defects: Vec<SourceDefect>,
 }
 
 impl Message for Timeline {
     const KIND: u8 = 2;
+}
+
+/// What was done about source frames that cannot be shown as the file has them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DefectKind {
+    /// Their data is damaged, and FFmpeg concealed that.
+    Concealed,
+    /// They have no picture, and repeat the one before or, at the video's start, the one after them.
+    Repeated,
+    /// They have another size, pixel format or colour than the first frame, and were converted to its.
+    Converted,
+}
+
+impl DefectKind {
+    /// All kinds.
+    pub const ALL: [Self; 3] = [Self::Concealed, Self::Repeated, Self::Converted];
+}
+
+/// A stretch of the source video that is not shown as the file has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceDefect {
+    /// What was done about it.
+    pub kind: DefectKind,
+    /// The source frames.
+    pub frames: FrameRange,
+    /// The time at which the first of the frames is shown, in milliseconds after the video's first frame.
+    pub start_ms: u64,
+    /// The time at which the last of the frames ends.
+    pub end_ms: u64,
 }
 
 /// A piece of the source video that decodes on its own.

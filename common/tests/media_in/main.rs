@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod clicks;
+mod damage;
 mod refusals;
 mod shapes;
 mod sound;

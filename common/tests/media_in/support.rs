@@ -7,7 +7,7 @@ use latentfarm_common::media::{
     AudioOffset, Container, CutLimits, FrameReader, MediaError, SegmentFile, Sound, SoundOrigin,
     SoundRequest, TrackChoice, VideoProbe, cut_segments, decode_sound, index_video, probe_video,
 };
-use latentfarm_common::wire::job::SourceSpec;
+use latentfarm_common::wire::job::{SourceDefect, SourceSpec};
 use latentfarm_common::wire::media::LocalSlice;
 
 pub(crate) const LIMITS: CutLimits = CutLimits {
@@ -22,6 +22,23 @@ pub(crate) struct Clips(pub(crate) tempfile::TempDir);
 impl Clips {
     pub(crate) fn new() -> Self {
         Self(tempfile::tempdir().unwrap())
+    }
+
+    /// Overwrites `bytes` bytes with `fill`, from `share` of the media data of the MP4 clip `name` on.
+    pub(crate) fn damage(&self, name: &str, share: f64, bytes: usize, fill: u8) {
+        let path = self.path(name);
+        let mut whole = std::fs::read(&path).unwrap();
+        let place = |name: &[u8; 4]| whole.windows(4).position(|word| word == name).unwrap() + 4;
+        // The index follows the data.
+        let (data, data_end) = (place(b"mdat"), place(b"moov") - 8);
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a place in a small file"
+        )]
+        let start = data + ((data_end - data) as f64 * share) as usize;
+        whole[start..data_end.min(start + bytes)].fill(fill);
+        std::fs::write(&path, whole).unwrap();
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -98,6 +115,8 @@ pub(crate) struct CutVideo {
     pub(crate) pts: Vec<i64>,
     /// The segments of the video in order.
     pub(crate) segments: Vec<SegmentFile>,
+    /// The stretches that are not shown as the file has them.
+    pub(crate) defects: Vec<SourceDefect>,
 }
 
 /// Indexes a video and cuts all of it into segments in `out_dir`, which must exist.
@@ -107,13 +126,14 @@ pub(crate) fn cut_video(path: &Path, probe: &VideoProbe, out_dir: &Path) -> Resu
     assert_eq!(indexed, index.pts.len() as u64, "progress ends at the last frame");
     let mut segments = Vec::new();
     let frames = index.pts.len() as u64;
-    cut_segments(&index, &probe.picture, frames, out_dir, LIMITS, &mut |segment| {
+    let defects = cut_segments(&index, &probe.picture, frames, out_dir, LIMITS, &mut |segment| {
         segments.push(segment);
         Ok(())
     })?;
     Ok(CutVideo {
         pts: index.pts,
         segments,
+        defects,
     })
 }
 
@@ -157,6 +177,7 @@ pub(crate) fn cut(path: &Path, dir: &Path) -> CutVideo {
 /// Cuts the clip, reads every frame back and compares it with what `ffmpeg` shows.
 pub(crate) fn check(clips: &Clips, path: &Path) -> CutVideo {
     let cut = cut(path, clips.0.path());
+    assert_eq!(cut.defects, []);
     let expected = shown(path);
     let expected_pts: Vec<i64> = expected.iter().map(|frame| frame.0).collect();
     assert_eq!(cut.pts, expected_pts);

@@ -42,6 +42,7 @@ pub fn benchmark_job(sources: u32, outputs: u32) -> (JobSpec, Timeline) {
             .map(|index| blob(&format!("window {index}")))
             .collect(),
         silence: Vec::new(),
+        defects: Vec::new(),
     };
     let colour = Colour::BT709;
     let spec = JobSpec {

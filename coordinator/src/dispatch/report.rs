@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use latentfarm_common::ids::{WorkKind, WorkerId};
 use latentfarm_common::time::FrameRange;
-use latentfarm_common::wire::job::{SilenceMode, Timeline};
+use latentfarm_common::wire::job::{SilenceMode, SourceDefect, Timeline};
 use latentfarm_common::wire::outcome::{DoneBody, StageTimings};
 use latentfarm_common::wire::task::Mouth;
 
@@ -29,6 +29,8 @@ pub struct JobReport {
     pub tail: u64,
     /// Output frames without speech, in order; empty if silence is left to the model.
     pub silent: Vec<FrameRange>,
+    /// The stretches of the source video that are not shown as the file has them, in order.
+    pub defects: Vec<SourceDefect>,
     /// The number of silent frames that keep the whole source picture.
     pub kept: u64,
     /// The number of attempts of this run that ended without a result, by reason.
@@ -74,6 +76,7 @@ impl JobReport {
             retries,
             ooms,
             silent: timeline.silence.clone(),
+            defects: timeline.defects.clone(),
             ..Self::default()
         };
         for chunk in chunks.iter() {

@@ -6,8 +6,11 @@ use latentfarm_common::media::{
     self, SegmentFile, Sound, SoundOrigin, SoundRequest, VideoIndex, VideoProbe, cut_segments, index_video,
 };
 use latentfarm_common::time::{FrameRange, FrameRate};
-use latentfarm_common::wire::job::{AudioSpec, SegmentEntry, SilenceMode, SoundSpec, SourceSpec, Timeline};
+use latentfarm_common::wire::job::{
+    AudioSpec, SegmentEntry, SilenceMode, SoundSpec, SourceDefect, SourceSpec, Timeline,
+};
 
+use super::defects;
 use super::error::IngestError;
 use super::request::{IngestRequest, RateChoice};
 use super::sink::BlobSink;
@@ -15,6 +18,9 @@ use super::speech::SpeechTrack;
 use super::timeline::{FrameTable, OnShort, SourceClock, TableRequest, frame_table};
 use super::trial::MuxTrial;
 use super::watched::WatchedFile;
+
+/// The user is told of a picture that is shown for at least this long.
+const GAP_SECONDS: f64 = 2.0;
 
 /// The input files after both were read once. Nothing has been stored yet.
 pub struct ExaminedInputs {
@@ -46,6 +52,14 @@ pub struct Ingested {
     pub timeline: Timeline,
     /// Sentences about the inputs that the user should read.
     pub notes: Vec<String>,
+}
+
+/// The segments of the video in the blob store.
+struct StoredVideo {
+    segments: Vec<SegmentEntry>,
+    /// Number of the segments that were re-encoded because the video has no keyframe where they begin.
+    reencoded: usize,
+    defects: Vec<SourceDefect>,
 }
 
 /// Probes the video, reads its time stamps, and decodes the sound.
@@ -139,7 +153,11 @@ impl ExaminedInputs {
         progress: &mut dyn FnMut(u64),
     ) -> Result<Ingested, IngestError> {
         let mut notes = self.notes();
-        let (segments, reencoded) = self.store_segments(sink, progress)?;
+        let StoredVideo {
+            segments,
+            reencoded,
+            defects,
+        } = self.store_segments(sink, progress)?;
         if reencoded > 0 {
             notes.push(format!(
                 "{reencoded} of {} source segments were re-encoded without loss, because the video has no keyframe where \
@@ -147,6 +165,7 @@ impl ExaminedInputs {
                 segments.len()
             ));
         }
+        notes.extend(defects::sentences(&defects));
         let audio = self.speech.store_windows(self.request.windows, sink)?;
         let sound = self.store_sound(sink)?;
         let silence = self.silence();
@@ -176,18 +195,18 @@ impl ExaminedInputs {
                 outputs: self.table.outputs,
                 audio,
                 silence,
+                defects,
             },
             notes,
         })
     }
 
-    /// Stores the segments. Returns them with the number of those that were re-encoded. The last one is
-    /// counted only up to the last frame that is shown.
+    /// Checks and stores the segments. The last one is counted only up to the last frame that is shown.
     fn store_segments(
         &self,
         sink: &mut dyn BlobSink,
         progress: &mut dyn FnMut(u64),
-    ) -> Result<(Vec<SegmentEntry>, usize), IngestError> {
+    ) -> Result<StoredVideo, IngestError> {
         let scratch = tempfile::tempdir_in(&self.request.scratch).map_err(FileError::at(
             "make a scratch directory in",
             &self.request.scratch,
@@ -211,9 +230,46 @@ impl ExaminedInputs {
         };
         let limits = self.request.limits;
         let picture = &self.video.picture;
-        cut_segments(&self.index, picture, wanted, scratch.path(), limits, &mut store)?;
+        let defects = cut_segments(&self.index, picture, wanted, scratch.path(), limits, &mut store)?;
         self.watched_video.check()?;
-        Ok((segments, reencoded))
+        Ok(StoredVideo {
+            segments,
+            reencoded,
+            defects,
+        })
+    }
+
+    /// Returns a sentence about the times in which the video shows one picture for long, because its time
+    /// stamps jump.
+    fn gap_note(&self) -> Option<String> {
+        // The last frame that is shown stands still if the next one comes late.
+        let shown =
+            usize::try_from(self.table.sources).map_or(usize::MAX, |sources| sources.saturating_add(1));
+        let pts = &self.index.pts[..shown.min(self.index.pts.len())];
+        let base = self.video.time_base;
+        let seconds = |ticks: i64| ticks as f64 * f64::from(base.num) / f64::from(base.den);
+        let gaps: Vec<String> = pts
+            .windows(2)
+            .filter(|pair| seconds(pair[1].saturating_sub(pair[0])) >= GAP_SECONDS)
+            .map(|pair| {
+                format!(
+                    "{:.3} to {:.3} s",
+                    seconds(pair[0].saturating_sub(pts[0])),
+                    seconds(pair[1].saturating_sub(pts[0]))
+                )
+            })
+            .collect();
+        let listed = gaps.iter().take(8).cloned().collect::<Vec<_>>().join(", ");
+        let more = gaps.len().saturating_sub(8);
+        match more {
+            _ if gaps.is_empty() => None,
+            0 => Some(format!(
+                "the time stamps of the video jump; one picture stands still from {listed}"
+            )),
+            more => Some(format!(
+                "the time stamps of the video jump; one picture stands still from {listed} and {more} more places"
+            )),
+        }
     }
 
     /// Makes the sound of the output, tries to join it, and stores it.
@@ -283,6 +339,7 @@ impl ExaminedInputs {
                 "the video has {video_frames} frames, the speech needs {speech_frames}: {way}"
             ));
         }
+        notes.extend(self.gap_note());
         let way = match self.request.silence {
             SilenceMode::Off => return notes,
             SilenceMode::Keep => "the source picture is kept there",

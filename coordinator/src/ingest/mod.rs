@@ -4,9 +4,12 @@
 //! [`examine`] reads both files and stores nothing but a scratch copy of the speech. That is enough for an
 //! estimate: `render` calls it in its checks, before any work starts. [`ExaminedInputs::store`] then cuts the
 //! video and puts segments and speech into the blob store: `render` calls it when the farm is connected,
-//! unless an earlier run has done so. Memory use does not grow with the length of the input except for the
-//! frame table, and the scratch disk holds one segment at a time. All functions block.
+//! unless an earlier run has done so. Every
+//! segment is decoded once beside the cutting; damaged ones are replaced, so that whatever is wrong with the
+//! video is known before the first chunk. Memory use does not grow with the length of the input except for the
+//! frame table, and the scratch disk holds a few segments at a time. All functions block.
 
+pub mod defects;
 mod error;
 mod inputs;
 mod request;

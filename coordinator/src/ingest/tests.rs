@@ -282,3 +282,82 @@ fn silence_is_told_and_a_single_sample_is_refused() {
         );
     }
 }
+
+#[test]
+fn damage_is_in_the_timeline_and_its_notes_and_the_stored_segments_are_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let request = request(dir.path(), 90, 3.0);
+    let whole = std::fs::read(&request.video).unwrap();
+    let middle = whole.len() / 2;
+    let damaged = [&whole[..middle], &[0; 600], &whole[middle + 600..]].concat();
+    std::fs::write(&request.video, damaged).unwrap();
+    let mut store = MemoryStore::default();
+    let done = ingest(&request, &mut store, &mut |_| {}).unwrap();
+    let defects = &done.timeline.defects;
+    assert!(!defects.is_empty());
+    for sentence in defects::sentences(defects) {
+        assert!(done.notes.contains(&sentence), "{sentence}: {:?}", done.notes);
+    }
+    let start_ms = defects[0].frames.start * 1000 / 30;
+    assert_eq!(defects[0].start_ms, start_ms, "{defects:?}");
+    let mut slices = Vec::new();
+    for segment in &done.timeline.segments {
+        let path = dir.path().join(segment.blob.digest.to_string());
+        std::fs::write(&path, &store.0[&segment.blob.digest]).unwrap();
+        let first = usize::try_from(segment.first).unwrap();
+        slices.push(LocalSlice {
+            path: path.to_str().unwrap().to_owned(),
+            first: segment.first,
+            pts: done.timeline.source_pts[first..first + usize::try_from(segment.frames).unwrap()].to_vec(),
+        });
+    }
+    let mut reader = FrameReader::new(slices, &done.source);
+    for frame in 0..done.source.frames {
+        reader.frame(frame).unwrap();
+    }
+    let again = ingest(&request, &mut MemoryStore::default(), &mut |_| {}).unwrap();
+    assert_eq!(
+        again.timeline, done.timeline,
+        "damage is resolved in the same way again"
+    );
+}
+
+#[test]
+fn a_video_that_cannot_be_decoded_is_bad_input_with_its_name_and_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let request = request(dir.path(), 90, 3.0);
+    let mut bytes = std::fs::read(&request.video).unwrap();
+    let place = |name: &[u8; 4]| bytes.windows(4).position(|word| word == name).unwrap();
+    let (data, index) = (place(b"mdat"), place(b"moov"));
+    let from = data + (index - data) * 4 / 10;
+    bytes[from..index - 4].fill(0x5a);
+    std::fs::write(&request.video, bytes).unwrap();
+    let error = ingest(&request, &mut MemoryStore::default(), &mut |_| {}).unwrap_err();
+    let text = one_line(&error);
+    assert!(error.is_bad_input(), "{text}");
+    assert!(
+        text.contains("v.mp4") && text.contains(" s (frame ") && text.contains("again"),
+        "{text}"
+    );
+    assert_eq!(
+        std::fs::read_dir(&request.scratch).unwrap().count(),
+        0,
+        "the scratch is empty"
+    );
+}
+
+#[test]
+fn time_stamps_that_jump_are_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut request = request(dir.path(), 90, 60.0);
+    let jumped = dir.path().join("jump.mp4");
+    let source = request.video.display().to_string();
+    make(
+        &jumped,
+        &format!("-i {source} -c copy -bsf:v setts=ts=if(gte(N\\,50)\\,PTS+7200/TB\\,PTS)"),
+    );
+    request.video = jumped;
+    let notes = examine(&request).unwrap().notes();
+    let jump = notes.iter().find(|note| note.contains("stands still"));
+    assert!(jump.is_some_and(|note| note.contains("to 720")), "{notes:?}");
+}

@@ -13,6 +13,7 @@ use latentfarm_common::wire::outcome::StageTimings;
 use serde_json::{Value, json};
 
 use crate::dispatch::Ending;
+use crate::ingest::defects;
 use crate::render::RenderReport;
 
 /// Returns the report as a JSON object.
@@ -34,6 +35,7 @@ pub(super) fn to_json(report: &RenderReport) -> Value {
         "without_face": ranges(&report.job.without_face),
         "tail": report.job.tail,
         "silence": silence_json(report),
+        "source_defects": report.job.defects,
         "resumed_chunks": report.resumed_chunks,
         "frames_digest": written.map(|written| &written.frames_digest),
         "synthetic_weights": report.spec.model.synthetic,
@@ -97,6 +99,9 @@ pub(super) fn to_text(report: &RenderReport) -> String {
             let _ = write!(text, ", {} of them kept from the source", report.job.kept);
         }
         let _ = write!(text, ": {}", ranges(&report.job.silent));
+    }
+    for sentence in defects::sentences(&report.job.defects) {
+        let _ = write!(text, "\n  {sentence}");
     }
     let mut times = stages(&report.job.render);
     times[2].1 += report.job.analyze.face_ms;
