@@ -100,22 +100,32 @@ impl Retry {
     /// # Errors
     /// Returns `error` at once if the limit allows no further try.
     pub async fn after<E: Error + 'static>(&mut self, error: E) -> Result<(), E> {
+        let text = one_line(&error);
+        let delay = self.next(error)?;
+        tracing::warn!(error = text, ?delay, "an operation failed and is tried again");
+        tokio::time::sleep(delay).await;
+        Ok(())
+    }
+
+    /// Waits until the next try is due, like [`Retry::after`], without a line in the log.
+    ///
+    /// # Errors
+    /// Returns `error` at once if the limit allows no further try.
+    pub async fn pause<E>(&mut self, error: E) -> Result<(), E> {
+        let delay = self.next(error)?;
+        tokio::time::sleep(delay).await;
+        Ok(())
+    }
+
+    /// Counts a failed try and returns the delay before the next one, or `error` if the limit allows none.
+    fn next<E>(&mut self, error: E) -> Result<Duration, E> {
         let delay = self.backoff.next_delay();
         let may_go_on = match self.limit {
             RetryLimit::Tries(tries) => self.backoff.tries < tries,
             RetryLimit::For(limit) => self.started.elapsed() + delay < limit,
             RetryLimit::Forever => true,
         };
-        if !may_go_on {
-            return Err(error);
-        }
-        tracing::warn!(
-            error = one_line(&error),
-            ?delay,
-            "an operation failed and is tried again"
-        );
-        tokio::time::sleep(delay).await;
-        Ok(())
+        if may_go_on { Ok(delay) } else { Err(error) }
     }
 }
 

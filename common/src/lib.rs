@@ -31,6 +31,8 @@ pub mod simulated_device;
 pub mod telemetry;
 mod text;
 pub mod time;
+#[cfg(feature = "farm")]
+pub mod waiting;
 pub mod wire;
 
 pub use text::InvalidText;

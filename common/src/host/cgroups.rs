@@ -31,18 +31,27 @@ pub(super) fn group_memory(dir: &Path) -> Option<GroupMemory> {
             .parse::<u64>()
             .ok()
     };
-    let (limit, used, reclaimable_key) = match number("memory.max") {
-        Some(limit) => (limit, number("memory.current")?, "inactive_file "),
+    let (limit, used, reclaimable_keys) = match number("memory.max") {
+        Some(limit) => (
+            limit,
+            number("memory.current")?,
+            ["inactive_file ", "active_file "],
+        ),
         None => (
             number("memory.limit_in_bytes")?,
             number("memory.usage_in_bytes")?,
-            "total_inactive_file ",
+            ["total_inactive_file ", "total_active_file "],
         ),
     };
     if limit >= NO_LIMIT {
         return None;
     }
-    let reclaimable = keyed(dir, "memory.stat", reclaimable_key).unwrap_or(0);
+    // Pages of files in use count too, as they do in the system's `MemAvailable`: the kernel writes them back
+    // or drops them before it kills. Weights that an engine maps are most of them.
+    let reclaimable = reclaimable_keys
+        .iter()
+        .filter_map(|key| keyed(dir, "memory.stat", key));
+    let reclaimable: u64 = reclaimable.sum();
     Some(GroupMemory {
         limit,
         available: limit.saturating_sub(used.saturating_sub(reclaimable)),
@@ -101,7 +110,11 @@ mod tests {
         let dir = root.path().join("a/b");
         write(&dir, "memory.max", "1000\n");
         write(&dir, "memory.current", "900\n");
-        write(&dir, "memory.stat", "anon 500\ninactive_file 300\n");
+        write(
+            &dir,
+            "memory.stat",
+            "anon 500\ninactive_file 200\nactive_file 100\n",
+        );
         let expected = GroupMemory {
             limit: 1000,
             available: 400,

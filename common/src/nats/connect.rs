@@ -2,18 +2,23 @@
 //! end.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream;
 use async_nats::jetstream::context::{ContextBuilder, PublishError, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::publish::PublishAck;
-use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, Subscriber};
+use async_nats::{Client, ConnectErrorKind, ConnectOptions, Subscriber};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
+use super::link::{LinkMonitor, Outage};
 use super::role::Role;
 use super::version::ServerVersion;
 use crate::backoff::{Backoff, Retry, RetryLimit};
+use crate::error::one_line;
+use crate::waiting::{WaitReport, WaitReporter, rough_time};
 
 /// A link on which two pings are unanswered is dead; this takes 10 to 15 s.
 const PING_INTERVAL: Duration = Duration::from_secs(5);
@@ -22,7 +27,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// Limit of the answer to a request that was buffered while the link was down.
 const AFTER_RECONNECT: Duration = Duration::from_millis(500);
-const RECONNECT: Backoff = Backoff::new(Duration::from_millis(25), Duration::from_millis(500));
+/// The pauses double, so that a link is back after at most about twice the time that its server was away.
+const RECONNECT: Backoff = Backoff::new(Duration::from_millis(25), Duration::from_secs(5));
 const FIRST_CONNECT: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
 
 /// Environment variable with the nkey seed that the process signs in with.
@@ -123,10 +129,34 @@ pub struct Connection {
     pub client: Client,
     /// The JetStream context of the same client.
     pub context: jetstream::Context,
+    url: Arc<str>,
     connects: watch::Receiver<u64>,
+    outage: watch::Receiver<Option<Outage>>,
 }
 
 impl Connection {
+    /// Returns the address of the server, as it was given to [`connect`], without a password.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Returns the outage that goes on; `None` while the link is up.
+    pub fn outage(&self) -> Option<Outage> {
+        self.outage.borrow().clone()
+    }
+
+    /// Whether the link is up.
+    pub fn is_up(&self) -> bool {
+        self.outage.borrow().is_none()
+    }
+
+    /// Waits until the link is up. Safe to drop and call again.
+    pub async fn up(&self) {
+        let mut outage = self.outage.clone();
+        // An error means that the client has ended; then requests fail by themselves.
+        let _ended = outage.wait_for(Option::is_none).await;
+    }
+
     /// The number of times that the link was made. A change means that it was lost and is back, and that the
     /// server has dropped outstanding pull requests.
     pub fn connects(&self) -> watch::Receiver<u64> {
@@ -188,18 +218,39 @@ pub(crate) async fn request_many(
 /// Connects to `url` (`nats://host:port`, several separated by commas) and checks the server's version.
 /// `limit` bounds the tries while no server answers; a refusal is final.
 pub async fn connect(url: &str, identity: &Identity, limit: RetryLimit) -> Result<Connection, ConnectError> {
-    let mut retry = Retry::new(FIRST_CONNECT, limit);
+    let started = Instant::now();
+    let (mut retry, mut reporter) = (Retry::new(FIRST_CONNECT, limit), WaitReporter::default());
     loop {
-        match connect_once(url, identity).await {
-            Ok(connection) => return Ok(connection),
-            Err(error) if error.may_pass() => retry.after(error).await?,
+        let error = match connect_once(url, identity).await {
+            Ok(connection) => {
+                if !retry.is_first() {
+                    let after = rough_time(started.elapsed());
+                    let url = connection.url();
+                    tracing::warn!("connected to the NATS server at {url} after {after}");
+                }
+                return Ok(connection);
+            }
+            Err(error) if error.may_pass() => error,
             Err(error) => return Err(error),
+        };
+        let report = reporter.observe(Some(()), Instant::now());
+        if retry.is_first() {
+            tracing::warn!("{}, trying again", one_line(&error));
+        } else if let Some(WaitReport::GoesOn(waited)) = report {
+            tracing::warn!(
+                "waiting for a NATS server for {} ({}): start it, or correct the address",
+                rough_time(waited),
+                one_line(&error)
+            );
         }
+        retry.pause(error).await?;
     }
 }
 
 async fn connect_once(url: &str, identity: &Identity) -> Result<Connection, ConnectError> {
-    let (counter, connects) = watch::channel(0_u64);
+    let address = without_credentials(url);
+    let monitor = LinkMonitor::start(&address);
+    let (connects, outage) = (monitor.connects(), monitor.outage());
     let mut options = ConnectOptions::new()
         .name(&identity.name)
         .custom_inbox_prefix(identity.role.inbox_prefix())
@@ -210,7 +261,7 @@ async fn connect_once(url: &str, identity: &Identity) -> Result<Connection, Conn
         .reconnect_delay_callback(|tries| RECONNECT.delay_for(tries))
         .subscription_capacity(4096)
         .event_callback(move |event| {
-            on_event(&event, &counter);
+            monitor.on_event(&event);
             std::future::ready(())
         });
     if let Some(seed) = &identity.nkey_seed {
@@ -218,7 +269,7 @@ async fn connect_once(url: &str, identity: &Identity) -> Result<Connection, Conn
     }
     let servers: Vec<&str> = url.split(',').map(str::trim).collect();
     let client = options.connect(servers).await.map_err(|source| {
-        let url = url.to_owned();
+        let url = address.clone();
         match source.kind() {
             ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => {
                 ConnectError::Refused { url, source }
@@ -226,7 +277,7 @@ async fn connect_once(url: &str, identity: &Identity) -> Result<Connection, Conn
             _ => ConnectError::Connect { url, source },
         }
     })?;
-    check_server(url, &client)?;
+    check_server(&address, &client)?;
     let context = ContextBuilder::new()
         .timeout(REQUEST_TIMEOUT)
         .ack_timeout(REQUEST_TIMEOUT)
@@ -234,29 +285,21 @@ async fn connect_once(url: &str, identity: &Identity) -> Result<Connection, Conn
     Ok(Connection {
         client,
         context,
+        url: address.into(),
         connects,
+        outage,
     })
 }
 
-fn on_event(event: &Event, connects: &watch::Sender<u64>) {
-    match event {
-        Event::Connected => {
-            connects.send_modify(|count| *count += 1);
-            tracing::debug!("connected to NATS");
-        }
-        Event::Disconnected => tracing::warn!("lost the NATS connection, reconnecting"),
-        // A missing permission is reported here, while the call itself merely times out.
-        Event::ServerError(error) => tracing::error!(%error, "the NATS server reported an error"),
-        Event::SlowConsumer(subscription) => {
-            tracing::error!(
-                subscription,
-                "a subscription is read too slowly: messages were dropped"
-            );
-        }
-        Event::LameDuckMode => tracing::warn!("the NATS server is shutting down"),
-        Event::ClientError(error) => tracing::warn!(%error, "the NATS client reported an error"),
-        Event::Draining | Event::Closed => tracing::debug!(%event, "the NATS connection ends"),
-    }
+/// Removes users and passwords from addresses, which are logged.
+fn without_credentials(url: &str) -> String {
+    let bare = |server: &str| {
+        let (scheme, rest) = server.split_once("://").unwrap_or(("nats", server));
+        let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
+        format!("{scheme}://{host}")
+    };
+    let servers: Vec<String> = url.split(',').map(|server| bare(server.trim())).collect();
+    servers.join(",")
 }
 
 fn check_server(url: &str, client: &Client) -> Result<(), ConnectError> {
@@ -272,4 +315,20 @@ fn check_server(url: &str, client: &Client) -> Result<(), ConnectError> {
         return Err(ConnectError::NoJetStream { url: url.to_owned() });
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_shown_without_its_password() {
+        for (url, shown) in [
+            ("nats://farm:4222", "nats://farm:4222"),
+            ("nats://me:secret@farm:4222", "nats://farm:4222"),
+            ("tls://token@a:1, farm:4222", "tls://a:1,nats://farm:4222"),
+        ] {
+            assert_eq!(without_credentials(url), shown);
+        }
+    }
 }

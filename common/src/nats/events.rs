@@ -82,6 +82,7 @@ pub struct FollowedMessage {
 /// if it has to start again before its first message, and takes half a minute to notice that it has to.)
 #[derive(Debug)]
 pub struct Follower {
+    connection: Connection,
     reader: DirectReader,
     notifications: Subscriber,
     filter: String,
@@ -132,6 +133,7 @@ impl Follower {
             }
         };
         Ok(Self {
+            connection: connection.clone(),
             reader: DirectReader::new(&connection.client, stream, &filter, first),
             notifications,
             filter,
@@ -155,6 +157,8 @@ impl Follower {
                     };
                 }
                 Ok(None) => {}
+                // The outage itself is reported by the connection.
+                Err(_) if !self.connection.is_up() => self.connection.up().await,
                 Err(error) => {
                     let error = crate::error::one_line(&error);
                     tracing::warn!(

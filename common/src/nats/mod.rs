@@ -12,6 +12,7 @@ pub mod done;
 mod error;
 pub mod events;
 pub mod lease;
+mod link;
 pub mod pull;
 mod role;
 pub mod server;
@@ -22,5 +23,6 @@ mod version;
 
 pub use connect::{ConnectError, Connection, Identity, connect};
 pub use error::StreamError;
+pub use link::Outage;
 pub use role::{Permissions, Role};
 pub use version::ServerVersion;

@@ -206,14 +206,14 @@ mod tests {
     use super::*;
     use crate::digest::Digest;
     use crate::ids::WorkKind;
-    use crate::queues::{CPU_CLASSES_GIB, GPU_CLASSES_GIB, PRIORITIES};
+    use crate::queues::{CPU_CLASSES_MIB, GPU_CLASSES_MIB, PRIORITIES};
     use proptest::prelude::*;
 
     fn class() -> impl Strategy<Value = ResourceClass> {
         prop_oneof![
             Just(ResourceClass::Analyze),
-            proptest::sample::select(CPU_CLASSES_GIB.to_vec()).prop_map(ResourceClass::Cpu),
-            proptest::sample::select(GPU_CLASSES_GIB.to_vec()).prop_map(ResourceClass::Gpu),
+            proptest::sample::select(CPU_CLASSES_MIB.to_vec()).prop_map(ResourceClass::Cpu),
+            proptest::sample::select(GPU_CLASSES_MIB.to_vec()).prop_map(ResourceClass::Gpu),
         ]
     }
 

@@ -11,7 +11,7 @@ use super::engine::EngineStage;
 use super::memory::{MemoryObservation, MemoryPlan, MemorySample, MemoryUse, OutOfMemory, RenderMemory};
 use crate::frame::FrameHash;
 use crate::ids::{Attempt, ChunkId, JobId, WorkerId};
-use crate::queues::Queue;
+use crate::queues::{Available, Queue};
 
 /// The one record that makes a chunk done. It is written by compare-and-set on its subject, so that the first
 /// writer wins.
@@ -209,6 +209,9 @@ pub struct Heartbeat {
     pub host_rss_mib: u64,
     /// Memory that the worker could offer to a task if nothing else ran on the machine.
     pub capacity: RenderMemory,
+    /// What the worker could offer to a task now, beside the other programs of the machine; what its own
+    /// processes hold counts as free.
+    pub available: Available,
     /// The task that the worker holds, if there is one.
     pub task: Option<TaskProgress>,
     /// The engine's last measurement, if an engine runs.
@@ -233,6 +236,7 @@ impl Heartbeat {
             device_total_mib: 0,
             host_rss_mib: 0,
             capacity: RenderMemory::default(),
+            available: Available::default(),
             task: None,
             memory: None,
             gpu: None,

@@ -5,7 +5,9 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod blob;
+mod connection;
 mod lease;
+mod lines;
 mod queue;
 mod server;
 #[path = "../support/mod.rs"]

@@ -227,7 +227,7 @@ async fn tasks_are_published_once_for_each_attempt() {
         .map(|index| task(chunk(index), 0, "file:///nowhere"))
         .collect();
     let high = Queue {
-        class: ResourceClass::Gpu(8),
+        class: ResourceClass::Gpu(8 * 1024),
         priority: 0,
     };
     task_stream.publish_all(high, &rest).await.unwrap();

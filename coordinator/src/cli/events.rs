@@ -79,6 +79,26 @@ fn job_json(event: &JobEvent) -> Option<Value> {
             "waiting_for_memory": progress.waiting_for_memory,
             "shortage": progress.shortage,
         }),
+        JobEvent::Waiting {
+            reason,
+            waited,
+            left,
+            mend,
+        } => json!({
+            "event": "waiting",
+            "for": reason.kind(),
+            "reason": reason.to_string(),
+            "mend": mend,
+            "waited_seconds": waited.as_secs(),
+            "given_up_in_seconds": left.map(|left| left.as_secs()),
+        }),
+        JobEvent::WaitOver { kind, waited } => {
+            json!({ "event": "wait_over", "for": kind, "waited_seconds": waited.as_secs() })
+        }
+        JobEvent::ServerLost { url } => json!({ "event": "connection_lost", "server": url }),
+        JobEvent::ServerBack { url, away } => {
+            json!({ "event": "connection_back", "server": url, "away_ms": milliseconds(*away) })
+        }
         JobEvent::Resumed { records } => json!({ "event": "resumed", "chunks": records }),
         JobEvent::WorkerJoined { worker, device } => {
             json!({ "event": "worker_joined", "worker": worker, "device": device })

@@ -73,10 +73,18 @@ async fn run(settings: RenderCommand) -> Result<ExitStatus, CommandError> {
             ExitStatus::Incomplete
         }
         Ending::Incomplete { quarantined } | Ending::Failed { quarantined } => {
+            let cause = quarantined.first().map_or("", |chunk| chunk.reason.as_str());
             ui.warn(&format!(
-                "incomplete: {} chunks were given up, so nothing was written; finished chunks are kept in `{folder}`, \
-                 and the same command tries the others again",
+                "incomplete: {} chunks were given up, so nothing was written: {cause}; finished chunks are kept in \
+                 `{folder}`, and the same command tries the others again",
                 quarantined.len()
+            ));
+            ExitStatus::Incomplete
+        }
+        Ending::NoWorker { reason } => {
+            ui.warn(&format!(
+                "incomplete: {reason}; finished chunks are kept in `{folder}`, and the same command goes on with the \
+                 job"
             ));
             ExitStatus::Incomplete
         }

@@ -4,14 +4,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use async_nats::connection::State;
 use latentfarm_common::error::one_line;
 use latentfarm_common::ids::{ChunkId, JobId};
 use latentfarm_common::nats::Connection;
 use latentfarm_common::nats::lease::{Contention, Lease};
 use latentfarm_common::shutdown::{Phase as Stage, Shutdown};
 use latentfarm_common::wire::WireError;
-use latentfarm_common::wire::outcome::{DoneRecord, Event, EventKind, Heartbeat};
+use latentfarm_common::wire::outcome::{DoneRecord, Event, EventKind, Failure, Heartbeat};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
@@ -21,11 +20,13 @@ use super::inbox::{FarmMessage, Inbox};
 use super::job::Job;
 use super::job_event::JobEvent;
 use super::need_estimator::NeedEstimator;
+use super::outage_watch::OutageWatch;
 use super::placer::Placer;
 use super::publisher::TaskPublisher;
 use super::reconcile::{Repair, compare};
 use super::settings::FarmSettings;
 use super::verify::{SegmentCheck, Verdict, Verifier};
+use super::wait_reason::FarmView;
 use super::workers::Workers;
 use crate::job::chunk::event::ChunkEvent;
 use crate::job::chunk::state::Phase;
@@ -48,6 +49,7 @@ pub(super) struct Dispatcher<'a> {
     jobs: BTreeMap<JobId, Job>,
     finished: Vec<(Ending, Job)>,
     draining_since: Option<Instant>,
+    outages: OutageWatch,
     next_reconcile: Instant,
 }
 
@@ -73,6 +75,7 @@ impl<'a> Dispatcher<'a> {
             jobs: BTreeMap::new(),
             finished: Vec::new(),
             draining_since: None,
+            outages: OutageWatch::default(),
             next_reconcile: Instant::now() + timeouts.reconcile_interval,
             settings,
         })
@@ -121,7 +124,10 @@ impl<'a> Dispatcher<'a> {
                 return Ok(finished);
             }
             let draining = self.draining_since.is_some();
-            let placing = self.placer.due_at().filter(|_| !draining);
+            let placing = self
+                .placer
+                .due_at()
+                .filter(|_| !draining && self.connection.is_up());
             tokio::select! {
                 Some(message) = self.inbox.messages.recv() => {
                     self.on_message(message).await;
@@ -147,7 +153,8 @@ impl<'a> Dispatcher<'a> {
             }
             let is_over = self.is_drained();
             self.finish(|job| job.ending(is_over)).await;
-            if self.draining_since.is_none() {
+            // Without a link each request would take until its time limit, and nothing else would be done.
+            if self.draining_since.is_none() && self.connection.is_up() {
                 self.place().await;
                 self.publisher.publish(&mut self.jobs, &self.workers).await?;
             }
@@ -168,17 +175,26 @@ impl<'a> Dispatcher<'a> {
 
     async fn on_tick(&mut self) {
         let now = Instant::now();
+        let (url, outage) = (self.connection.url(), self.connection.outage());
+        let refusal = self.publisher.refusal();
+        if let Some(change) = self.outages.observe(url, outage.as_ref(), now) {
+            self.notify_all(&change);
+        }
         self.expire_workers(now);
-        if now >= self.next_reconcile {
+        if now >= self.next_reconcile && outage.is_none() {
             self.next_reconcile = now + self.settings.timeouts.reconcile_interval;
             self.reconcile().await;
         }
         self.write_estimates(false).await;
         for job in self.jobs.values_mut() {
-            self.publisher.retract_pending(job).await;
+            if outage.is_none() {
+                self.publisher.retract_pending(job).await;
+            }
             // A drain leaves the chunks that no worker has begun to the next run.
             if self.draining_since.is_none() {
-                job.give_up_unplaceable();
+                let (outage, refusal) = (outage.as_ref(), refusal.as_deref());
+                let farm = FarmView { url, outage, refusal };
+                job.check_waits(&self.workers, farm, now);
             }
             job.notify_progress(&self.workers);
         }
@@ -188,7 +204,9 @@ impl<'a> Dispatcher<'a> {
     async fn place(&mut self) {
         let now = Instant::now();
         let mut is_stale = self.workers.take_changed();
+        let has_drifted = self.workers.take_drifted();
         for job in self.jobs.values_mut() {
+            is_stale |= has_drifted && job.chunks.any_unschedulable();
             is_stale |= job.take_moved();
             is_stale |= job.chunks.render.iter().any(|record| record.needs_placement(now));
         }
@@ -206,8 +224,7 @@ impl<'a> Dispatcher<'a> {
 
     /// Writes the estimated needs, if this process still holds the lease and is connected.
     async fn write_estimates(&mut self, last: bool) {
-        let is_up = self.connection.client.connection_state() == State::Connected;
-        if is_up && self.lease.is_held() {
+        if self.connection.is_up() && self.lease.is_held() {
             self.estimator.write(self.connection, last).await;
         }
     }
@@ -272,6 +289,9 @@ impl<'a> Dispatcher<'a> {
             EventKind::Started => job.on_started(chunk, attempt, worker),
             EventKind::Released => job.apply(chunk, ChunkEvent::Returned { attempt }),
             EventKind::Failed(failure) => {
+                if let Failure::WorkerUnfit { message } = &failure {
+                    self.workers.record_unfit(&worker, message, Instant::now());
+                }
                 if let Some(oom) = job.on_failed(chunk, attempt, &worker, failure) {
                     let predicted = &job.settings.needs;
                     self.estimator.observe_oom(&job.spec.model, predicted, &oom);
@@ -293,7 +313,7 @@ impl<'a> Dispatcher<'a> {
     }
 
     fn expire_workers(&mut self, now: Instant) {
-        let listening = self.connection.client.connection_state() == State::Connected;
+        let listening = self.connection.is_up();
         for departed in self.workers.expire(now, listening) {
             let worker = departed.worker.clone();
             self.notify_all(&if departed.announced {

@@ -16,15 +16,17 @@ use tokio::time::Instant;
 
 use super::error::DispatchError;
 use super::job_event::{JobEvent, Progress};
+use super::job_waits::{self, JobWaits};
 use super::log::{JobLog, OomRecord};
 use super::release::ReleaseGate;
 use super::settings::{JobSettings, Timeouts};
 use super::task_inputs;
+use super::wait_reason::{self, FarmView};
 use super::workers::Workers;
 use crate::job::chunk::event::ChunkEvent;
 use crate::job::chunk::state::{Phase, Step};
 use crate::job::chunks::{Chunks, Counts, Ending};
-use crate::job::record::{ChunkRecord, Scheduled, Unschedulable};
+use crate::job::record::Scheduled;
 use crate::job::retry::RetryClass;
 use crate::journal::{self, JournalEntry};
 use crate::plan::split::{ChunkFrames, split};
@@ -38,6 +40,7 @@ pub(super) struct Job {
     pub(super) log: JobLog,
     /// Whether a render chunk has changed its state since the last call of [`Job::take_moved`].
     moved: bool,
+    waits: JobWaits,
     timeouts: Timeouts,
 }
 
@@ -58,6 +61,7 @@ impl Job {
             chunks: Chunks::new(spec.id, analyze, render),
             log: JobLog::open(&settings.job_dir, observer),
             moved: false,
+            waits: JobWaits::default(),
             timeouts,
             spec,
             timeline,
@@ -88,8 +92,7 @@ impl Job {
         let (JournalEntry::Failed { chunk, queue, .. }, Some(note)) = (entry, OomRecord::of(entry)) else {
             return;
         };
-        let job = self.spec.id;
-        let ChunkName { work, index } = *chunk;
+        let (job, ChunkName { work, index }) = (self.spec.id, *chunk);
         // An entry without a queue is about an attempt that no longer counted.
         if work == WorkKind::Render
             && let Some(queue) = queue
@@ -178,8 +181,12 @@ impl Job {
         if self.gate.is_without_face() && !self.may_pass_through() {
             return Some(Ending::NoFace);
         }
+        let no_worker = |reason: &str| Ending::NoWorker {
+            reason: reason.to_owned(),
+        };
+        let starved = || self.waits.starved().map(no_worker);
         let interrupted = || is_over.then(|| self.chunks.interrupted());
-        self.chunks.ending().or_else(interrupted)
+        self.chunks.ending().or_else(starved).or_else(interrupted)
     }
 
     /// Takes a record from the done log, which counts once it is verified. Returns the record and the frames
@@ -288,11 +295,7 @@ impl Job {
             queue: published.map(|fit| self.settings.queue(fit.class)),
             consequence,
         };
-        if is_current {
-            self.log.record_failure(entry);
-        } else {
-            self.log.record_late_failure(entry);
-        }
+        self.log.record_failure(entry, is_current);
         self.apply(chunk, ChunkEvent::Failed { attempt, failure });
         oom
     }
@@ -333,8 +336,8 @@ impl Job {
     }
 
     fn running_on(&self, worker: &WorkerId) -> Vec<ChunkId> {
-        let is_lost = |record: &ChunkRecord| record.state().is_running_on(worker) && !record.being_verified;
-        self.chunks.ids(is_lost)
+        self.chunks
+            .ids(|record| record.state().is_running_on(worker) && !record.being_verified)
     }
 
     /// Records that a task was stored in the queue.
@@ -344,16 +347,8 @@ impl Job {
             && let Some(Scheduled { fit, why }) = record.scheduled
         {
             record.published = Some(fit);
-            self.log.append(JournalEntry::Placed {
-                chunk: task.chunk.name(),
-                attempt,
-                queue: self.settings.queue(fit.class),
-                kind: fit.constraints.kind,
-                floor: fit.constraints.floor,
-                need_mib: fit.need_mib,
-                needs: fit.constraints.needs,
-                why: why.to_owned(),
-            });
+            let queue = self.settings.queue(fit.class);
+            self.log.on_placed(task.chunk, attempt, queue, &fit, why);
         }
         self.apply(task.chunk, ChunkEvent::Enqueued { attempt });
     }
@@ -378,23 +373,27 @@ impl Job {
         self.apply(chunk, ChunkEvent::Reassigned { attempt });
     }
 
-    /// Gives up the chunks that have waited too long for a worker with more memory.
-    pub(super) fn give_up_unplaceable(&mut self) {
-        let wait = self.settings.unplaceable_wait;
-        let is_over = |unschedulable: &&Unschedulable| unschedulable.since.elapsed() >= wait;
-        let over = self.chunks.render.iter().filter_map(|record| {
-            let unschedulable = record.unschedulable.as_ref().filter(is_over)?;
-            Some((record.id, unschedulable.describe()))
-        });
-        for (chunk, text) in over.collect::<Vec<_>>() {
-            let seconds = wait.as_secs_f64();
-            let reason = format!("{text} (waited {seconds:.0} s for a worker with more memory)");
+    /// Gives up the chunks that have waited too long for a worker with more memory, and reports what the job
+    /// waits for, if a report is due.
+    pub(super) fn check_waits(&mut self, workers: &Workers, farm: FarmView<'_>, now: Instant) {
+        let (render, at_most) = (&mut self.chunks.render, self.settings.unplaceable_wait);
+        for (chunk, reason) in job_waits::overdue(render, workers, farm.outage.is_none(), at_most, now) {
             self.apply(chunk, ChunkEvent::Blocked { reason });
+        }
+        let reason = wait_reason::reason(&self.chunks, workers, farm);
+        let event = self
+            .waits
+            .observe(reason, &self.chunks.render, &self.settings, now);
+        if let Some(event) = event {
+            self.log.notify(event);
         }
     }
 
     pub(super) fn notify_progress(&self, workers: &Workers) {
-        let progress = Progress::of(&self.chunks, self.spec.id, workers);
-        self.log.notify(JobEvent::Progress(progress));
+        self.log.notify(JobEvent::Progress(Progress::of(
+            &self.chunks,
+            self.spec.id,
+            workers,
+        )));
     }
 }

@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use latentfarm_common::ids::{Attempt, ChunkId, JobId, WorkerId};
 use latentfarm_common::time::FrameRange;
+use latentfarm_common::waiting::rough_time;
 use latentfarm_common::wire::outcome::{Heartbeat, StageTimings};
 
+use super::wait_reason::WaitReason;
 use super::workers::Workers;
 use crate::job::chunks::{Chunks, Counts};
 use crate::job::record::Unschedulable;
@@ -105,20 +107,46 @@ pub enum JobEvent {
         reason: String,
         at_most: Duration,
     },
+    /// The job has waited for so long; `left` is the time after which it, or the first of its chunks, is given
+    /// up.
+    Waiting {
+        reason: WaitReason,
+        waited: Duration,
+        left: Option<Duration>,
+        /// What the operator can do about it.
+        mend: String,
+    },
+    /// A wait that was reported is over; `kind` is that of its [`WaitReason`].
+    WaitOver {
+        kind: &'static str,
+        waited: Duration,
+    },
+    /// The link to the farm's server is down.
+    ServerLost {
+        url: String,
+    },
+    /// The link to the farm's server is up again.
+    ServerBack {
+        url: String,
+        away: Duration,
+    },
     Progress(Progress),
     Heartbeat(Heartbeat),
 }
 
 impl JobEvent {
-    /// Writes the event to the log, except for progress and heartbeats.
+    /// Writes the event to the log, except for progress, heartbeats and what others log.
     pub(super) fn log(&self) {
         match self {
-            Self::Progress(_) | Self::Heartbeat(_) => {}
+            // The connection itself logs an outage.
+            Self::Progress(_) | Self::Heartbeat(_) | Self::ServerLost { .. } | Self::ServerBack { .. } => {}
             Self::WorkerLost { .. }
+            | Self::Waiting { .. }
             | Self::ChunkUnschedulable { .. }
             | Self::ChunkRequeued { .. }
             | Self::ChunkQuarantined { .. } => tracing::warn!("{self}"),
             Self::Resumed { .. }
+            | Self::WaitOver { .. }
             | Self::WorkerJoined { .. }
             | Self::WorkerLeft { .. }
             | Self::ChunkStarted { .. }
@@ -180,6 +208,29 @@ impl fmt::Display for JobEvent {
                     "{chunk} (frames {range}) waits for a worker with more memory, {seconds:.0} s at most: {reason}"
                 )
             }
+            Self::Waiting {
+                reason,
+                waited,
+                left,
+                mend,
+            } => {
+                write!(f, "waiting for {}: {reason}: {mend}", rough_time(*waited))?;
+                left.map_or(Ok(()), |left| write!(f, "; given up in {}", rough_time(left)))
+            }
+            Self::WaitOver { kind, waited } => {
+                write!(f, "the wait for the {kind} is over after {}", rough_time(*waited))
+            }
+            Self::ServerLost { url } => {
+                write!(
+                    f,
+                    "lost the connection to the NATS server at {url}, trying to connect again"
+                )
+            }
+            Self::ServerBack { url, away } => write!(
+                f,
+                "connected to the NATS server at {url} again, after {}",
+                rough_time(*away)
+            ),
             Self::Progress(progress) => {
                 let done = progress.render.frames_done + progress.frames_under_way;
                 let (total, workers) = (progress.render.frames, progress.workers);

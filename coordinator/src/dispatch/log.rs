@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use latentfarm_common::ids::{Attempt, ChunkId, ChunkName, WorkerId};
+use latentfarm_common::queues::Queue;
 use latentfarm_common::time::FrameRange;
 use latentfarm_common::wire::memory::OutOfMemory;
 use latentfarm_common::wire::outcome::Failure;
@@ -15,6 +16,7 @@ use super::job_event::JobEvent;
 use crate::job::chunk::state::{ChunkState, Phase};
 use crate::job::retry::RetryClass;
 use crate::journal::{Journal, JournalEntry};
+use crate::placement::Fit;
 
 /// One attempt that ran out of memory, as the report lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -121,18 +123,28 @@ impl JobLog {
         }
     }
 
-    /// Appends the entry of an attempt that failed. If the attempt ran out of memory, the report lists it.
-    pub(super) fn record_failure(&mut self, entry: JournalEntry) {
-        self.ooms.extend(OomRecord::of(&entry));
-        self.append(entry);
+    /// Logs that a task was stored in a queue; `why` gives the reason for the queue in one clause.
+    pub(super) fn on_placed(&mut self, chunk: ChunkId, attempt: Attempt, queue: Queue, fit: &Fit, why: &str) {
+        self.append(JournalEntry::Placed {
+            chunk: chunk.name(),
+            attempt,
+            queue,
+            kind: fit.constraints.kind,
+            floor: fit.constraints.floor,
+            need_mib: fit.need_mib,
+            needs: fit.constraints.needs,
+            why: why.to_owned(),
+        });
     }
 
-    /// Appends the entry of an attempt that failed after it had stopped to count, if it is the first report
-    /// that this attempt ran out of memory. No other late failure matters.
-    pub(super) fn record_late_failure(&mut self, entry: JournalEntry) {
+    /// Appends the entry of an attempt that failed. If the attempt ran out of memory, the report lists it.
+    /// If the attempt had stopped to count, only the first report that it ran out of memory matters.
+    pub(super) fn record_failure(&mut self, entry: JournalEntry, counts: bool) {
+        let oom = OomRecord::of(&entry);
         let is_new = |late: &OomRecord| !self.ooms.iter().any(|known| known.is_same_attempt(late));
-        if OomRecord::of(&entry).as_ref().is_some_and(is_new) {
-            self.record_failure(entry);
+        if counts || oom.as_ref().is_some_and(is_new) {
+            self.ooms.extend(oom);
+            self.append(entry);
         }
     }
 
@@ -184,15 +196,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (observer, _events) = mpsc::unbounded_channel();
         let mut log = JobLog::open(folder.path(), observer);
-        log.record_failure(out_of_memory("w1", 0));
-        log.record_late_failure(out_of_memory("w1", 0));
-        log.record_late_failure(out_of_memory("w2", 0));
-        log.record_late_failure(out_of_memory("w2", 1));
-        log.record_late_failure(out_of_memory("w2", 1));
+        log.record_failure(out_of_memory("w1", 0), true);
+        log.record_failure(out_of_memory("w1", 0), false);
+        log.record_failure(out_of_memory("w2", 0), false);
+        log.record_failure(out_of_memory("w2", 1), false);
+        log.record_failure(out_of_memory("w2", 1), false);
         let transient = Failure::Transient {
             message: "the link went down".to_owned(),
         };
-        log.record_late_failure(failed("w3", 0, transient));
+        log.record_failure(failed("w3", 0, transient), false);
         let listed: Vec<_> = log
             .ooms
             .iter()

@@ -101,11 +101,11 @@ fn place_job(
 ) -> Vec<Reassignment> {
     let unbegun = job.chunks.render.iter().filter(|record| is_unbegun(record, now));
     let unbegun: Vec<usize> = unbegun.map(|record| record.id.index as usize).collect();
-    // Without any worker there is no capacity to compare with, so nothing is published and nothing is given
-    // up.
+    // Without any worker there is no capacity to compare with, so nothing is published. A chunk that fitted no
+    // worker before still waits.
     if capacities.is_empty() {
         for record in &mut job.chunks.render {
-            (record.scheduled, record.unschedulable) = (None, None);
+            record.scheduled = None;
         }
         return Vec::new();
     }

@@ -51,6 +51,8 @@ struct PublishFailure {
     /// The next attempt is made at this time.
     retry_at: Instant,
     backoff: Backoff,
+    /// The last error.
+    error: String,
 }
 
 impl TaskPublisher {
@@ -88,13 +90,20 @@ impl TaskPublisher {
             since: now,
             retry_at: now,
             backoff: RETRY_BACKOFF,
+            error: String::new(),
         });
         if !error.is_transient() || now - failure.since > PUBLISH_TIMEOUT {
             return Err(error);
         }
-        tracing::warn!(error = one_line(&error), "cannot publish tasks, trying again");
+        failure.error = one_line(&error);
+        tracing::warn!(error = failure.error, "cannot publish tasks, trying again");
         failure.retry_at = Instant::now() + failure.backoff.next_delay();
         Ok(())
+    }
+
+    /// Returns why the last attempt to publish failed, if it did.
+    pub(super) fn refusal(&self) -> Option<String> {
+        self.failure.as_ref().map(|failure| failure.error.clone())
     }
 
     /// Publishes the tasks of some chunks to one queue. After an error the chunks stay in the backlog.

@@ -10,7 +10,8 @@ use latentfarm_common::queues::{DEFAULT_PRIORITY, Queue, ResourceClass};
 use crate::job::retry::RetryDelay;
 use crate::placement::{CpuFallback, JobNeeds};
 
-/// How long a chunk that fits no live worker waits for a bigger one by default.
+/// How long a chunk that fits no live worker waits for a bigger one by default, and a job without any worker
+/// for one. A machine that restarts is back within it, and a job that nobody watches does not wait all night.
 pub const DEFAULT_UNPLACEABLE_WAIT: Duration = Duration::from_mins(10);
 
 /// The settings of a render, which has a farm to itself.
@@ -43,8 +44,10 @@ pub struct JobSettings {
     /// The predicted memory needs by kind of device.
     pub needs: JobNeeds,
     pub cpu_fallback: CpuFallback,
-    /// How long a chunk that fits no live worker waits for a bigger one.
+    /// How long a chunk that fits no live worker waits for a bigger one, and the job for any worker at all.
     pub unplaceable_wait: Duration,
+    /// How the operator starts a worker of this farm or finds out why none starts, in one clause.
+    pub start_worker: String,
     /// Whether the job is rendered even if no frame has a face; every frame passes through unchanged then.
     pub allow_no_face: bool,
 }
@@ -113,6 +116,7 @@ impl DispatchSettings {
                 needs,
                 cpu_fallback: CpuFallback::default(),
                 unplaceable_wait: DEFAULT_UNPLACEABLE_WAIT,
+                start_worker: "start one with `latentfarm-worker run --nats URL --weights DIR`".to_owned(),
                 allow_no_face: false,
             },
         }

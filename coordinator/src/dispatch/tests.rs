@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use latentfarm_common::ids::{Attempt, ChunkId, JobId, WorkKind};
-use latentfarm_common::queues::ResourceClass;
+use latentfarm_common::queues::{Available, ResourceClass};
 use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan, MemoryStage, OutOfMemory, RenderMemory};
 use latentfarm_common::wire::outcome::{Failure, Heartbeat, WorkerState};
 use tokio::sync::mpsc;
@@ -47,11 +47,16 @@ fn workers() -> Workers {
 }
 
 fn heartbeat(name: &str, host_mib: u64) -> Heartbeat {
+    let memory = RenderMemory {
+        host_mib: Some(host_mib),
+        device_mib: None,
+    };
     Heartbeat {
         state: WorkerState::Idle,
-        capacity: RenderMemory {
-            host_mib: Some(host_mib),
-            device_mib: None,
+        capacity: memory,
+        available: Available {
+            analyze: true,
+            memory,
         },
         ..Heartbeat::starting(name.parse().unwrap(), "cpu".to_owned())
     }
@@ -134,7 +139,7 @@ fn two_jobs_take_turns_in_the_window_of_a_lane() {
     let [(queue, chosen)] = queues.as_slice() else {
         panic!("{queues:?}")
     };
-    assert_eq!(queue.class, ResourceClass::Cpu(4));
+    assert_eq!(queue.class, ResourceClass::Cpu(3072));
     assert_eq!(
         chosen.len(),
         18,

@@ -51,6 +51,8 @@ pub enum Ending {
     Incomplete { quarantined: Vec<QuarantinedChunk> },
     /// No output frame could be rendered.
     Failed { quarantined: Vec<QuarantinedChunk> },
+    /// No worker of the farm could go on with the job for too long; the finished chunks are kept.
+    NoWorker { reason: String },
     /// No frame of the video has a usable face, and the settings do not allow that.
     NoFace,
     /// The coordinator was asked to end before the job was complete; the same job can be resumed from here.
@@ -132,6 +134,11 @@ impl Chunks {
     /// The number of chunks that a worker is running.
     pub fn running(&self) -> usize {
         Counts::of(&self.analyze).running + Counts::of(&self.render).running
+    }
+
+    /// Whether some chunk fits no live worker.
+    pub fn any_unschedulable(&self) -> bool {
+        self.render.iter().any(|chunk| chunk.unschedulable.is_some())
     }
 
     /// The ending of a job that is stopped now.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use latentfarm_common::blob::Store;
 use latentfarm_common::error::FileError;
+use latentfarm_common::ids::WorkerId;
 use latentfarm_common::nats::connect;
 use latentfarm_common::nats::server::{EmbeddedServer, ServerBinary, ServerOptions};
 use latentfarm_common::nats::topology::Topology;
@@ -73,6 +74,11 @@ impl LocalFarm {
             notices,
         };
         Ok((farm, local))
+    }
+
+    /// The names of the workers, whether they run or not.
+    pub fn worker_ids(&self) -> impl Iterator<Item = &WorkerId> {
+        self.specs.iter().map(|spec| &spec.options.id)
     }
 
     /// Starts the workers with a worker program and a folder of weights. Their temporary files and logs go to

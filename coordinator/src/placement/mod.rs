@@ -22,7 +22,7 @@ mod solve;
 
 pub use needs::{JobNeeds, gib};
 pub use oom_policy::{ChunkMemory, OomDecision};
-pub use options::{Fit, Options, Shortage, WorkerCapacity, options};
+pub use options::{Fit, Largest, Options, Shortage, WorkerCapacity, options};
 pub use solve::{Candidate, CpuFallback, Load, Placement, solve};
 
 #[cfg(test)]

@@ -135,7 +135,7 @@ impl ChunkMemory {
         }
         memory.floor = memory.floor.max(oom.plan);
         // If no class holds the need, no queue offers that much or more.
-        let offered_mib = class_before.map_or(need_before, offered);
+        let offered_mib = class_before.map_or(need_before, ResourceClass::mib);
         let need = self.queue_need_mib(oom.kind, predicted, overhead_mib);
         let memory = self.of_mut(oom.kind);
         if need > offered_mib {
@@ -156,13 +156,5 @@ pub(super) fn class_for(kind: DeviceKind, need_mib: u64) -> Option<ResourceClass
     match kind {
         DeviceKind::Cpu => ResourceClass::cpu_for(need_mib),
         DeviceKind::Cuda => ResourceClass::gpu_for(need_mib),
-    }
-}
-
-/// What a worker that pulls from the class's queue has free at least, in MiB.
-pub(super) fn offered(class: ResourceClass) -> u64 {
-    match class {
-        ResourceClass::Analyze => 0,
-        ResourceClass::Cpu(gib) | ResourceClass::Gpu(gib) => u64::from(gib) * 1024,
     }
 }

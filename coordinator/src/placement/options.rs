@@ -8,25 +8,27 @@ use latentfarm_common::queues::ResourceClass;
 use latentfarm_common::wire::memory::{DeviceKind, MemoryConstraints, RenderMemory};
 
 use super::needs::{JobNeeds, gib};
-use super::oom_policy::{ChunkMemory, class_for, offered};
+use super::oom_policy::{ChunkMemory, class_for};
 
-/// The memory that a live worker can offer to a task if none runs: what is free now, and what its own
-/// processes hold.
+/// The memory that a live worker can offer to a task if it runs none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WorkerCapacity {
     pub worker: WorkerId,
+    /// What is free, and what the worker's own processes hold. What other programs hold for long is not in
+    /// it.
     pub capacity: RenderMemory,
+    /// What it could be if no other program ran on the machine.
+    pub alone: RenderMemory,
 }
 
 impl WorkerCapacity {
     /// Whether the worker pulls tasks from the queue of `class`.
     pub fn serves(&self, class: ResourceClass) -> bool {
-        let capacity = match class {
-            ResourceClass::Analyze => return true,
-            ResourceClass::Cpu(_) => self.capacity.host_mib,
-            ResourceClass::Gpu(_) => self.capacity.device_mib,
-        };
-        capacity.is_some_and(|mib| mib >= offered(class))
+        match class {
+            ResourceClass::Analyze => true,
+            ResourceClass::Cpu(_) => self.capacity.host_mib >= Some(class.mib()),
+            ResourceClass::Gpu(_) => self.capacity.device_mib >= Some(class.mib()),
+        }
     }
 }
 
@@ -41,7 +43,7 @@ pub struct Fit {
 }
 
 /// A kind of device of which no live worker has enough memory for a chunk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shortage {
     pub kind: DeviceKind,
     /// The memory that the engine needs under the leanest memory plan, and on the CPU the media process
@@ -50,9 +52,20 @@ pub struct Shortage {
     /// The memory that a worker must have free to serve the smallest queue for that need; `None` if the need
     /// exceeds the largest class.
     pub queue_mib: Option<u64>,
-    /// The largest memory of this kind of device that a live worker can offer; `None` if no live worker has
-    /// such a device.
-    pub largest_mib: Option<u64>,
+    /// The live worker that can offer most of this kind of memory; `None` if no live worker has such a
+    /// device.
+    pub largest: Option<Largest>,
+    /// A worker that could take the chunk if no other program held its memory; `None` if there is none.
+    pub crowded: Option<Largest>,
+}
+
+/// The memory of one kind of device that a worker can offer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Largest {
+    pub worker: WorkerId,
+    pub free_mib: u64,
+    /// What it would be if no other program ran on the machine.
+    pub alone_mib: u64,
 }
 
 impl fmt::Display for Shortage {
@@ -62,17 +75,25 @@ impl fmt::Display for Shortage {
             DeviceKind::Cuda => write!(f, "needs {need}")?,
             DeviceKind::Cpu => write!(f, "needs {need} on the CPU")?,
         }
-        match (self.largest_mib, self.kind, self.queue_mib) {
-            (None, DeviceKind::Cuda, _) => f.write_str(", there is no GPU"),
-            (None, DeviceKind::Cpu, _) => f.write_str(", no worker renders on the CPU"),
-            (Some(largest), _, Some(queue)) if largest >= self.need_mib => write!(
-                f,
-                " (a queue of {}), the largest free is {}",
-                gib(queue),
-                gib(largest)
-            ),
-            (Some(largest), _, _) => write!(f, ", the largest free is {}", gib(largest)),
+        let Some(largest) = &self.largest else {
+            return f.write_str(match self.kind {
+                DeviceKind::Cuda => ", there is no GPU",
+                DeviceKind::Cpu => ", no worker renders on the CPU",
+            });
+        };
+        if let Some(queue) = self.queue_mib.filter(|_| largest.free_mib >= self.need_mib) {
+            write!(f, " (a queue of {})", gib(queue))?;
         }
+        write!(f, ", the largest free is {}", gib(largest.free_mib))?;
+        let Some(crowded) = &self.crowded else {
+            return Ok(());
+        };
+        let (worker, alone) = (&crowded.worker, gib(crowded.alone_mib));
+        let held = gib(crowded.alone_mib.saturating_sub(crowded.free_mib));
+        write!(
+            f,
+            "; other programs hold {held} of the {alone} that {worker} could offer"
+        )
     }
 }
 
@@ -95,15 +116,12 @@ pub fn options(needs: &JobNeeds, memory: &ChunkMemory, capacities: &[WorkerCapac
         let class = class_for(kind, need_mib);
         let served = class.filter(|class| capacities.iter().any(|worker| worker.serves(*class)));
         let Some(class) = served else {
-            options.shortages.push(Shortage {
+            options.shortages.push(shortage(
                 kind,
                 need_mib,
-                queue_mib: class.map(offered),
-                largest_mib: capacities
-                    .iter()
-                    .filter_map(|worker| worker.capacity.of(kind))
-                    .max(),
-            });
+                class.map(ResourceClass::mib),
+                capacities,
+            ));
             continue;
         };
         let fit = Some(Fit {
@@ -117,4 +135,31 @@ pub fn options(needs: &JobNeeds, memory: &ChunkMemory, capacities: &[WorkerCapac
         }
     }
     options
+}
+
+/// Describes that no live worker offers `queue_mib`.
+fn shortage(
+    kind: DeviceKind,
+    need_mib: u64,
+    queue_mib: Option<u64>,
+    capacities: &[WorkerCapacity],
+) -> Shortage {
+    let offers = || {
+        capacities.iter().filter_map(|worker| {
+            let free_mib = worker.capacity.of(kind)?;
+            Some(Largest {
+                worker: worker.worker.clone(),
+                free_mib,
+                alone_mib: worker.alone.of(kind).unwrap_or(free_mib),
+            })
+        })
+    };
+    let would_do = |offer: &Largest| queue_mib.is_some_and(|queue| offer.alone_mib >= queue);
+    Shortage {
+        kind,
+        need_mib,
+        queue_mib,
+        largest: offers().max_by_key(|offer| offer.free_mib),
+        crowded: offers().filter(would_do).max_by_key(|offer| offer.free_mib),
+    }
 }

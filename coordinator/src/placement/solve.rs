@@ -151,7 +151,7 @@ fn prefer_gpu(fallback: CpuFallback, candidate: &Candidate) -> Placement {
                 .shortages
                 .iter()
                 .filter(|shortage| fallback != CpuFallback::Never || shortage.kind == DeviceKind::Cuda)
-                .copied()
+                .cloned()
                 .collect(),
         },
     }

@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 use latentfarm_common::blob::Store;
 use latentfarm_common::error::one_line;
+use latentfarm_common::ids::WorkerId;
+use latentfarm_common::nats::connect::SEED_VARIABLE;
 use latentfarm_common::nats::lease::Contention;
 use latentfarm_common::shutdown::{Phase, Shutdown};
 use latentfarm_common::wire;
@@ -139,6 +141,7 @@ impl Run<'_> {
         dispatch.job.allow_no_face = self.preflight.settings.allow_no_face;
         dispatch.job.cpu_fallback = self.preflight.settings.cpu_fallback;
         dispatch.job.unplaceable_wait = self.preflight.settings.unplaceable_wait;
+        dispatch.job.start_worker = self.start_worker(local.as_deref());
         if local.is_some() {
             // A private server belongs to the job folder, which this process has locked, so no other
             // coordinator can be alive and the lease may be taken at once.
@@ -196,6 +199,25 @@ impl Run<'_> {
             result: result?,
             resumed_chunks,
         }))
+    }
+
+    /// Returns how a worker of the farm is started, or where those of this machine write why they do not join.
+    fn start_worker(&self, local: Option<&LocalFarm>) -> String {
+        if let Some(local) = local {
+            let scratch = self.folder.scratch();
+            let log = |worker: &WorkerId| format!("`{}`", scratch.join(format!("{worker}.log")).display());
+            let logs: Vec<String> = local.worker_ids().map(log).collect();
+            return format!("the workers of this machine write to {}", logs.join(", "));
+        }
+        let (url, weights) = (self.farm.connection.url(), &self.preflight.settings.weights);
+        let key = match std::env::var_os(SEED_VARIABLE) {
+            Some(_) => format!(", with the worker's key in {SEED_VARIABLE}"),
+            None => String::new(),
+        };
+        format!(
+            "start one with `latentfarm-worker run --nats {url} --weights {}`{key}",
+            weights.display()
+        )
     }
 
     /// Writes the output of a complete job, and releases the lease. Only a whole, verified file appears under

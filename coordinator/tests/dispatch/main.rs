@@ -9,3 +9,4 @@ mod memory;
 mod moves;
 mod succession;
 mod support;
+mod waits;

@@ -195,6 +195,13 @@ pub(crate) const WITHOUT_KEYS: &[Row] = &[
             "ready for tasks",
         ),
     ),
+    (
+        "latentfarm-worker run --nats {url} --weights {}",
+        StaysAs(
+            "latentfarm-worker run --nats URL --weights DIR --name third",
+            "ready for tasks",
+        ),
+    ),
 ];
 
 /// Commands of minutes or gigabytes: `cargo t --run-ignored only -E 'binary(documented)'` runs them.

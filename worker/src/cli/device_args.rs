@@ -19,12 +19,14 @@ pub(super) struct DeviceArgs {
     /// is in the list, because a chunk takes many times longer there.
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "auto")]
     device: Vec<DeviceSelector>,
-    /// Host memory that the worker leaves free, in MiB
-    #[arg(long, value_name = "MIB", default_value_t = 512)]
-    reserve: u64,
-    /// Memory that the worker leaves free on each GPU, in MiB
-    #[arg(long, value_name = "MIB", default_value_t = 256)]
-    reserve_device: u64,
+    /// Host memory that the worker leaves free, in MiB (default: 512, or an eighth of the host's memory if that
+    /// is less)
+    #[arg(long, value_name = "MIB")]
+    reserve: Option<u64>,
+    /// Memory that the worker leaves free on each GPU, in MiB (default: 256, or a sixteenth of the GPU's memory
+    /// if that is less)
+    #[arg(long, value_name = "MIB")]
+    reserve_device: Option<u64>,
     /// Host memory that the worker's processes may use together, in MiB (default: all that is free)
     #[arg(long, value_name = "MIB")]
     memory_limit: Option<u64>,

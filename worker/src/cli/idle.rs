@@ -46,7 +46,10 @@ async fn run(args: IdleArgs) -> anyhow::Result<()> {
     let identity = Identity::from_environment(Role::Worker(args.name.clone()), args.name.to_string());
     let connection = connect::connect(&args.nats, &identity, RetryLimit::Tries(1)).await?;
     let heartbeat_state = HeartbeatState::new(args.name.clone(), "none".to_owned());
-    heartbeat_state.update(|heartbeat| heartbeat.capacity.host_mib = Some(AVAILABLE_MIB));
+    heartbeat_state.update(|heartbeat| {
+        heartbeat.available = AVAILABLE;
+        heartbeat.capacity = AVAILABLE.memory;
+    });
     let settings = consume::Settings::new(args.name);
     consume::serve(&connection, &settings, &mut Idle, &heartbeat_state, shutdown).await?;
     connection.close().await;
@@ -54,21 +57,21 @@ async fn run(args: IdleArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The memory that this worker reports as available, which is more than any task needs.
-const AVAILABLE_MIB: u64 = 1 << 20;
+/// What this worker reports as available, which is more than any task needs.
+const AVAILABLE: Available = Available {
+    analyze: true,
+    memory: RenderMemory {
+        host_mib: Some(1 << 20),
+        device_mib: None,
+    },
+};
 
 /// Accepts every task and returns a made-up result at once.
 struct Idle;
 
 impl TaskRunner for Idle {
     async fn available(&mut self) -> Available {
-        Available {
-            analyze: true,
-            memory: RenderMemory {
-                host_mib: Some(AVAILABLE_MIB),
-                device_mib: None,
-            },
-        }
+        AVAILABLE
     }
 
     async fn run(&mut self, assignment: Assignment<'_>) -> Result<TaskOutput, Failure> {

@@ -172,15 +172,16 @@ fn worker(device: &Device, probe: &Probe, engines: &Engines, limits: &MemoryLimi
         .filter(|queue| queue.priority == 0);
     let (program, _, _) = engines.command(device);
     let missing = (!program.is_file()).then(|| format!("the engine `{}` is missing", program.display()));
+    let reserve_mib = match target {
+        DeviceState::Cpu => limits.reserve(host_state.total_mib),
+        DeviceState::Gpu(gpu) => limits.reserve_device(gpu.map_or(0, |gpu| gpu.total_mib)),
+    };
     WorkerReport {
         device: device.to_string(),
         engine: program.display().to_string(),
         free_mib: reading.as_ref().map_or(0, |reading| reading.free_mib),
         reserved_by_others_mib,
-        reserve_mib: match device.kind() {
-            DeviceKind::Cpu => limits.reserve_mib,
-            DeviceKind::Cuda => limits.reserve_device_mib,
-        },
+        reserve_mib,
         available_mib: available.memory.of(device.kind()),
         capacity_mib: admission::capacity(&snapshot, limits).of(device.kind()),
         resource_classes: queues.map(|queue| queue.class.to_string()).collect(),

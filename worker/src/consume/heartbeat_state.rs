@@ -81,11 +81,13 @@ impl HeartbeatState {
         let (connection, state) = (connection.clone(), self.clone());
         let publishing = async move {
             let mut ticks = tokio::time::interval(interval);
-            // After a lost connection one heartbeat is enough.
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 ticks.tick().await;
-                state.publish(&connection).await;
+                // Heartbeats of an outage would be buffered, and be out of date when they arrive.
+                if connection.is_up() {
+                    state.publish(&connection).await;
+                }
             }
         };
         JoinSet::from_iter([publishing])

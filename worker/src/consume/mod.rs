@@ -21,6 +21,7 @@ mod delivery;
 mod error;
 mod handle;
 mod heartbeat_state;
+mod idle_reporter;
 mod progress;
 mod puller;
 mod runner;
@@ -31,6 +32,7 @@ use latentfarm_common::nats::Connection;
 use latentfarm_common::queues::fitting;
 use latentfarm_common::shutdown::{Phase, Shutdown};
 use latentfarm_common::wire::outcome::WorkerState;
+use tokio::time::Instant;
 
 pub use error::ServeError;
 pub use heartbeat_state::HeartbeatState;
@@ -40,6 +42,7 @@ pub use settings::Settings;
 
 use control_inbox::ControlInbox;
 use delivery::DeliveryOutcome;
+use idle_reporter::IdleReporter;
 use puller::TaskPuller;
 
 /// How many tasks a worker ran until it left.
@@ -66,6 +69,7 @@ pub async fn serve<R: TaskRunner>(
     let mut unfit = settings.unfit_backoff.clone();
     let heartbeats = heartbeat_state.start_publisher(connection, settings.heartbeat_interval);
     let mut summary = Summary::default();
+    let mut idle = IdleReporter::default();
     tracing::info!(worker = %settings.worker, "ready for tasks");
     loop {
         control.drop_cancels();
@@ -73,10 +77,16 @@ pub async fn serve<R: TaskRunner>(
             break;
         }
         heartbeat_state.set_state(WorkerState::Idle);
-        let queues = fitting(&runner.available().await);
+        let available = runner.available().await;
+        let queues = fitting(&available);
         let Some(message) = puller.pull(&queues, &mut shutdown, &mut control).await else {
+            let link = (connection.is_up(), connection.url());
+            if let Some(line) = idle.note(link, &available, &runner.shortage(), Instant::now()) {
+                tracing::info!("{line}");
+            }
             continue;
         };
+        idle.end();
         heartbeat_state.set_state(WorkerState::Working);
         let handled = handle::handle(
             connection,

@@ -25,8 +25,6 @@ use super::error::ServeError;
 /// A queue without a consumer is checked again after this long, or when a wake message announces a task in
 /// it.
 const ABSENT_FOR: Duration = Duration::from_secs(30);
-/// How often the log repeats that no queue fits.
-const LOG_INTERVAL: Duration = Duration::from_mins(1);
 /// The pause after an error of the server: its first and its longest length.
 const AFTER_ERROR: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
 
@@ -38,8 +36,6 @@ pub(super) struct TaskPuller {
     /// The queues whose JetStream consumer did not exist when they were last asked, with the time of that.
     absent: BTreeMap<Queue, Instant>,
     errors: Backoff,
-    /// The time of the last log line that no queue fits.
-    logged_no_memory: Option<Instant>,
 }
 
 impl TaskPuller {
@@ -53,7 +49,6 @@ impl TaskPuller {
             poll_interval,
             absent: BTreeMap::new(),
             errors: AFTER_ERROR,
-            logged_no_memory: None,
         })
     }
 
@@ -66,11 +61,24 @@ impl TaskPuller {
         shutdown: &mut Shutdown,
         control: &mut ControlInbox,
     ) -> Option<Message> {
+        if !self.connection.is_up() {
+            // Requests would only run into their time limits. The connection reports the outage.
+            let up = async {
+                tokio::select! {
+                    () = self.connection.up() => {}
+                    () = shutdown.reached(Phase::Draining) => {}
+                }
+            };
+            let _still_down = timeout(self.poll_interval, up).await;
+            return None;
+        }
         match self.try_pull(queues, shutdown, control).await {
             Ok(task) => {
                 self.errors.reset();
                 task
             }
+            // The request ended with the link.
+            Err(_) if !self.connection.is_up() => None,
             Err(error) => {
                 let delay = self.errors.next_delay();
                 tracing::warn!(error = one_line(&error), ?delay, "cannot pull tasks, retrying");
@@ -109,9 +117,6 @@ impl TaskPuller {
                 Pulled::Interrupted => return Ok(None),
             }
         }
-        if queues.is_empty() {
-            self.log_no_memory();
-        }
         let wakes = &self.wakes;
         let interrupt = async {
             tokio::select! {
@@ -127,14 +132,6 @@ impl TaskPuller {
         match wait_for_task(&self.connection, queue, self.poll_interval, interrupt).await? {
             Pulled::Task(message) => Ok(Some(*message)),
             Pulled::Empty | Pulled::NoQueue | Pulled::Interrupted => Ok(None),
-        }
-    }
-
-    fn log_no_memory(&mut self) {
-        let is_due = |logged: Instant| logged.elapsed() >= LOG_INTERVAL;
-        if self.logged_no_memory.is_none_or(is_due) {
-            tracing::warn!("waiting for free memory: no class of tasks fits now");
-            self.logged_no_memory = Some(Instant::now());
         }
     }
 }

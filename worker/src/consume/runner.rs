@@ -51,6 +51,11 @@ pub trait TaskRunner: Send {
     /// Returns the memory that a task could use at this moment. The loop calls it before every pull.
     fn available(&mut self) -> impl Future<Output = Available> + Send;
 
+    /// Describes in one clause why no render task fits, for the log of a worker that waits for memory.
+    fn shortage(&self) -> String {
+        "no class of render tasks fits".to_owned()
+    }
+
     /// Runs one task. The future is dropped if it does not return in time after `stop`.
     fn run(&mut self, assignment: Assignment<'_>)
     -> impl Future<Output = Result<TaskOutput, Failure>> + Send;

@@ -207,11 +207,13 @@ impl DeviceMonitor {
     pub(super) fn update_heartbeat(&self, status: &MachineStatus, heartbeat_state: &HeartbeatState) {
         let frames_per_second = self.change(|state| state.throughput.per_second(Instant::now()));
         let capacity = admission::capacity(&status.snapshot, &self.shared.limits);
+        let available = admission::available(&status.snapshot, &self.shared.limits);
         heartbeat_state.update(|heartbeat| {
             heartbeat.device_free_mib = status.free_mib;
             heartbeat.device_total_mib = status.total_mib;
             heartbeat.host_rss_mib = status.host_rss_mib;
             heartbeat.capacity = capacity;
+            heartbeat.available = available;
             heartbeat.gpu = status.gpu_status;
             heartbeat.frames_per_second = frames_per_second;
         });

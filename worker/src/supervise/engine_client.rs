@@ -50,10 +50,20 @@ impl EngineClient<'_> {
             expected: self.body.model.weights,
             plan: self.admitted.admission.plan,
         };
-        match self.exchange(&request).await? {
+        let loaded = self.exchange(&request).await.map_err(|failure| match failure {
+            // The chunk is not at fault that an engine does not even start: another worker takes it.
+            Failure::EngineLost { message } if !self.process.has_loaded => Failure::WorkerUnfit {
+                message: format!("the engine does not start: {message}"),
+            },
+            other => other,
+        });
+        match loaded? {
             EngineReply::Loaded {
                 numerics_fingerprint, ..
-            } => Ok(numerics_fingerprint),
+            } => {
+                self.process.has_loaded = true;
+                Ok(numerics_fingerprint)
+            }
             other => Err(self.failure(other)),
         }
     }

@@ -64,6 +64,10 @@ impl TaskRunner for Runner {
         self.engine.available().await
     }
 
+    fn shortage(&self) -> String {
+        self.engine.shortage()
+    }
+
     async fn run(&mut self, assignment: Assignment<'_>) -> Result<TaskOutput, Failure> {
         let Assignment {
             task,

@@ -29,6 +29,8 @@ use crate::machine::reservations::Reservations;
 #[derive(Debug)]
 pub(super) struct EngineProcess {
     pub(super) child: Child,
+    /// Whether the engine has loaded weights since it started.
+    pub(super) has_loaded: bool,
     leak_detector: LeakDetector,
     /// The leak that was detected, if any: the engine is replaced after the task.
     leak: Option<Leak>,
@@ -83,6 +85,8 @@ pub(super) struct WarmEngine {
     oom_bounds: LocalOomBounds,
     /// The number of engines that were replaced because they leaked memory.
     pub(super) restarts: u32,
+    /// The machine's memory before the last pull.
+    last_snapshot: Option<admission::Snapshot>,
 }
 
 impl WarmEngine {
@@ -106,6 +110,7 @@ impl WarmEngine {
             idle: None,
             oom_bounds: LocalOomBounds::default(),
             restarts: 0,
+            last_snapshot: None,
         }
     }
 
@@ -116,7 +121,14 @@ impl WarmEngine {
         self.reservations.release();
         let status = self.monitor.read(self.reservations.others_mib()).await;
         self.monitor.update_heartbeat(&status, &self.heartbeat_state);
+        self.last_snapshot = Some(status.snapshot);
         admission::available(&status.snapshot, &self.settings.limits)
+    }
+
+    /// Describes why no render task fitted before the last pull.
+    pub(super) fn shortage(&self) -> String {
+        let describe = |snapshot| admission::describe_shortage(&snapshot, &self.settings.limits);
+        self.last_snapshot.map(describe).unwrap_or_default()
     }
 
     /// Admits a task and returns it with an engine to render it; a failure if no plan fits or no engine
@@ -258,6 +270,7 @@ impl WarmEngine {
         self.monitor.set_engine_pid(child.pid());
         Ok(EngineProcess {
             child,
+            has_loaded: false,
             leak_detector: LeakDetector::default(),
             leak: None,
             budget_mib,

@@ -94,10 +94,12 @@ async fn run(farm: &Farm, spec: JobSpec, timeline: Timeline, folder: &Path) -> a
     let collecting = tokio::spawn(async move {
         let mut ends = Vec::new();
         while let Some(event) = events.recv().await {
-            if let JobEvent::ChunkDone { chunk, .. } = event
-                && chunk.work == WorkKind::Render
-            {
-                ends.push(Instant::now());
+            match event {
+                JobEvent::ChunkDone { chunk, .. } if chunk.work == WorkKind::Render => {
+                    ends.push(Instant::now());
+                }
+                event @ JobEvent::Waiting { .. } => tracing::error!("{event}"),
+                _ => {}
             }
         }
         ends

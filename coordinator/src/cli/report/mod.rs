@@ -44,6 +44,10 @@ pub(super) fn to_json(report: &RenderReport) -> Value {
         "workers": report.job.workers,
         "numerics_fingerprints": report.job.numerics_fingerprints.keys().collect::<Vec<_>>(),
         "given_up": given_up,
+        "no_worker": match &report.ending {
+            Ending::NoWorker { reason } => Some(reason),
+            _ => None,
+        },
         "analyze_ms": BTreeMap::from(stages(&report.job.analyze)),
         "render_ms": BTreeMap::from(stages(&report.job.render)),
         "engine_ms": EngineTime::of(&report.job.render).to_json(),
@@ -162,7 +166,7 @@ pub(super) fn to_text(report: &RenderReport) -> String {
 fn given_up(report: &RenderReport) -> impl Iterator<Item = (FrameRange, String)> {
     let quarantined = match &report.ending {
         Ending::Incomplete { quarantined } | Ending::Failed { quarantined } => quarantined.as_slice(),
-        Ending::Complete | Ending::NoFace | Ending::Interrupted { .. } => &[],
+        Ending::Complete | Ending::NoWorker { .. } | Ending::NoFace | Ending::Interrupted { .. } => &[],
     };
     quarantined.iter().map(|chunk| {
         let reason = match chunk.work {

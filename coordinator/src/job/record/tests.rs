@@ -74,7 +74,7 @@ fn a_chunk_of_the_backlog_is_published_when_nothing_holds_it_back() {
 fn a_placement_is_needed_by_render_chunks_that_have_none_and_could_go() {
     let now = Instant::now();
     assert!(with(|_| ()).needs_placement(now));
-    let queue = Some(scheduled(ResourceClass::Gpu(4)));
+    let queue = Some(scheduled(ResourceClass::Gpu(4096)));
     assert!(!with(|chunk| chunk.scheduled = queue).needs_placement(now));
     assert!(!with(|chunk| chunk.unschedulable = Some(nobody(now))).needs_placement(now));
     assert!(!with(|chunk| chunk.being_verified = true).needs_placement(now));
@@ -88,7 +88,7 @@ fn a_placement_is_needed_by_render_chunks_that_have_none_and_could_go() {
 #[test]
 fn the_class_under_way_is_that_of_the_queue_it_was_published_to() {
     let now = Instant::now();
-    let (first, second) = (ResourceClass::Gpu(4), ResourceClass::Gpu(8));
+    let (first, second) = (ResourceClass::Gpu(4096), ResourceClass::Gpu(8192));
     let attempt = Attempt::default();
     let mut chunk = with(|chunk| {
         chunk.scheduled = Some(scheduled(first));
@@ -103,7 +103,7 @@ fn the_class_under_way_is_that_of_the_queue_it_was_published_to() {
 
 #[test]
 fn the_second_lost_worker_makes_memory_a_suspect() {
-    let mut chunk = with(|chunk| chunk.published = Some(scheduled(ResourceClass::Gpu(4)).fit));
+    let mut chunk = with(|chunk| chunk.published = Some(scheduled(ResourceClass::Gpu(4096)).fit));
     assert_eq!(chunk.record_loss(&job_needs()), None);
     assert_eq!(chunk.memory.floor(DeviceKind::Cuda), MemoryPlan::default());
     let note = chunk.record_loss(&job_needs()).unwrap();
@@ -129,7 +129,8 @@ fn the_shortages_are_described_and_the_largest_counts() {
         kind,
         need_mib,
         queue_mib: None,
-        largest_mib: None,
+        largest: None,
+        crowded: None,
     };
     wait.shortages = vec![shortage(DeviceKind::Cuda, 900), shortage(DeviceKind::Cpu, 700)];
     assert_eq!(wait.need_mib(), Some(900));
@@ -148,7 +149,7 @@ fn a_new_state_forgets_what_no_longer_holds() {
         chunk.inherited = Some(attempt);
         chunk.unreported_since = Some(now);
         chunk.unschedulable = Some(nobody(now));
-        chunk.scheduled = Some(scheduled(ResourceClass::Gpu(4)));
+        chunk.scheduled = Some(scheduled(ResourceClass::Gpu(4096)));
         chunk.input = Some(done_record(chunk.id, attempt, "w".parse().unwrap()).artifact);
     };
     let mut chunk = with(full);

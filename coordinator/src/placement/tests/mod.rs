@@ -25,6 +25,7 @@ fn worker(name: &str, host_mib: Option<u64>, device_mib: Option<u64>) -> WorkerC
     WorkerCapacity {
         worker: name.parse().unwrap(),
         capacity: RenderMemory { host_mib, device_mib },
+        alone: RenderMemory { host_mib, device_mib },
     }
 }
 
@@ -80,7 +81,7 @@ fn the_class_is_the_need_of_the_leanest_plan() {
     );
     assert_eq!(name(&placed), "g03");
     let alone = place(CpuFallback::Last, &ChunkMemory::default(), &[cpu(64_000)]);
-    assert_eq!(name(&alone), "cpu16", "8000 MiB and the media child's 400");
+    assert_eq!(name(&alone), "cpu12", "8000 MiB and the media child's 400");
 }
 
 #[test]
@@ -110,7 +111,7 @@ fn out_of_memory_raises_the_floor_then_the_class_then_leaves_the_cpu() {
         memory.record_oom(&fifth, None, &GPU, 0),
         OomDecision::RequireMemory(4200)
     );
-    assert_eq!(name(&place(CpuFallback::Last, &memory, &capacities)), "cpu16");
+    assert_eq!(name(&place(CpuFallback::Last, &memory, &capacities)), "cpu12");
     let never = place(CpuFallback::Never, &memory, &capacities);
     let Placement::Wait { shortages } = never else {
         panic!("{never:?}")
@@ -249,7 +250,7 @@ fn the_cpu_takes_from_the_end_of_the_line_when_it_is_done_earlier() {
     // more.
     assert_eq!(
         names(&solve(CpuFallback::Last, &line, &load)),
-        ["g03", "g03", "cpu16", "cpu16"]
+        ["g03", "g03", "cpu12", "cpu12"]
     );
     let slow = Load {
         cpu_frame_ms: Some(2000.0),
@@ -258,7 +259,7 @@ fn the_cpu_takes_from_the_end_of_the_line_when_it_is_done_earlier() {
     assert_eq!(names(&solve(CpuFallback::Last, &line, &slow)), ["g03"; 4]);
     assert_eq!(
         names(&solve(CpuFallback::Always, &line, &slow)),
-        ["g03", "g03", "cpu16", "cpu16"]
+        ["g03", "g03", "cpu12", "cpu12"]
     );
     assert_eq!(names(&solve(CpuFallback::Never, &line, &load)), ["g03"; 4]);
     let unknown = Load {
@@ -283,7 +284,7 @@ fn a_gpu_that_frees_up_takes_back_what_the_cpu_has_not_begun() {
         ..Load::default()
     };
     assert_eq!(
-        names(&solve(CpuFallback::Last, &[both(Some("cpu16"))], &load)),
+        names(&solve(CpuFallback::Last, &[both(Some("cpu12"))], &load)),
         ["g03"]
     );
 }
@@ -307,7 +308,7 @@ fn each_chunk_that_the_cpu_takes_leaves_less_for_the_gpus() {
     };
     let line = vec![both(None); 4];
     let placed = solve(CpuFallback::Last, &line, &load);
-    assert_eq!(names(&placed), ["g03", "g03", "cpu16", "cpu16"]);
+    assert_eq!(names(&placed), ["g03", "g03", "cpu12", "cpu12"]);
     let (gpu, cpu) = (
         "the smallest GPU queue that holds its leanest plan",
         "the CPU is predicted to be done with it earlier",
@@ -324,7 +325,7 @@ fn each_chunk_that_the_cpu_takes_leaves_less_for_the_gpus() {
     };
     assert_eq!(names(&solve(CpuFallback::Last, &line, &twice)), ["g03"; 4]);
     let mut queued = line.clone();
-    queued[0] = both(Some("cpu16"));
+    queued[0] = both(Some("cpu12"));
     assert_eq!(names(&solve(CpuFallback::Last, &queued, &twice)), ["g03"; 4]);
     // A lead of 0.16 s keeps a chunk where it is queued, and is too little to send another one there.
     let ahead = Load {
@@ -334,7 +335,7 @@ fn each_chunk_that_the_cpu_takes_leaves_less_for_the_gpus() {
     assert_eq!(names(&solve(CpuFallback::Last, &line, &ahead)), ["g03"; 4]);
     assert_eq!(
         names(&solve(CpuFallback::Last, &queued, &ahead)),
-        ["cpu16", "g03", "g03", "g03"]
+        ["cpu12", "g03", "g03", "g03"]
     );
 }
 
@@ -348,7 +349,7 @@ fn a_chunk_that_only_the_cpu_can_take_occupies_a_cpu_worker() {
     let mut only_cpu = both(None);
     only_cpu.options.gpu = None;
     let placed = solve(CpuFallback::Always, &[only_cpu, both(None)], &load);
-    assert_eq!(names(&placed), ["cpu16", "g03"]);
+    assert_eq!(names(&placed), ["cpu12", "g03"]);
     assert_eq!(reasons(&placed)[0], "no live GPU can fit it");
 }
 

@@ -1,10 +1,9 @@
 //! Properties of the out-of-memory policy and of the placement, for any needs, workers and failures.
 
-use latentfarm_common::queues::{CPU_CLASSES_GIB, GPU_CLASSES_GIB};
+use latentfarm_common::queues::{CPU_CLASSES_MIB, GPU_CLASSES_MIB};
 use proptest::prelude::*;
 
 use super::*;
-use crate::placement::oom_policy::offered;
 
 fn ladder() -> impl Strategy<Value = MemoryRequirements> {
     proptest::array::uniform6(1_u64..100_000).prop_map(|mut mib| {
@@ -71,7 +70,7 @@ proptest! {
         let mut memory = ChunkMemory::default();
         let mut reports = reporting.iter().cycle();
         let honest = reporting.iter().all(|reporting| *reporting == 2);
-        let limit = 2 * (MemoryPlan::COUNT + 2 * (GPU_CLASSES_GIB.len() + CPU_CLASSES_GIB.len()));
+        let limit = 2 * (MemoryPlan::COUNT + 2 * (GPU_CLASSES_MIB.len() + CPU_CLASSES_MIB.len()));
         let mut steps = 0;
         loop {
             let candidate = Candidate { frames: 16, options: options(&predicted, &memory, &capacities), queued_in: None };
@@ -90,7 +89,7 @@ proptest! {
                 }
                 Placement::Queue { fit, .. } => {
                     let kind = fit.constraints.kind;
-                    prop_assert!(offered(fit.class) >= bound(&memory, kind) + predicted.overhead_mib(kind));
+                    prop_assert!(fit.class.mib() >= bound(&memory, kind) + predicted.overhead_mib(kind));
                     let Some(oom) = attempt(&fit, &capacities, &truth, *reports.next().unwrap()) else { break };
                     let before = memory;
                     memory.record_oom(&oom, Some(fit.class), predicted.of(kind).unwrap(), predicted.overhead_mib(kind));

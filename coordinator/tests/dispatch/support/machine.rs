@@ -15,6 +15,8 @@ pub struct FakeMachine {
     pub truth: Option<MemoryRequirements>,
     /// The milliseconds of the engine for a frame, as the done records report them.
     pub frame_ms: u64,
+    /// The memory that other programs of the machine hold, in MiB.
+    pub held_mib: u64,
 }
 
 impl Default for FakeMachine {
@@ -33,6 +35,7 @@ impl FakeMachine {
             capacity,
             truth: None,
             frame_ms: 0,
+            held_mib: 0,
         }
     }
 
@@ -45,6 +48,7 @@ impl FakeMachine {
             capacity,
             truth: None,
             frame_ms: 0,
+            held_mib: 0,
         }
     }
 
@@ -56,8 +60,17 @@ impl FakeMachine {
         }
     }
 
+    /// The capacity less what other programs hold.
+    pub fn available(&self) -> RenderMemory {
+        let left = |mib: u64| mib.saturating_sub(self.held_mib);
+        RenderMemory {
+            host_mib: self.capacity.host_mib.map(left),
+            device_mib: self.capacity.device_mib.map(left),
+        }
+    }
+
     pub fn free_mib(&self, kind: DeviceKind) -> u64 {
-        self.capacity.of(kind).unwrap()
+        self.available().of(kind).unwrap()
     }
 
     /// The memory use of a task under the plan that the worker chooses, or the failure if that is too much.

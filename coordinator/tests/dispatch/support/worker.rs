@@ -126,6 +126,10 @@ async fn send_heartbeats(
             device_total_mib: 8000,
             host_rss_mib: 10,
             capacity: machine.capacity,
+            available: Available {
+                analyze: true,
+                memory: machine.available(),
+            },
             task,
             ..Heartbeat::starting(worker.clone(), machine.device().to_owned())
         };
@@ -150,7 +154,7 @@ impl Worker {
     async fn work(&self) {
         let available = Available {
             analyze: false,
-            memory: self.machine.capacity,
+            memory: self.machine.available(),
         };
         let queues: Vec<Queue> = fitting(&available)
             .into_iter()

@@ -5,18 +5,41 @@
 //! may be taken meanwhile. Both use the same sums, so that a task from a queue that fitted is refused only if
 //! something has changed.
 
-use latentfarm_common::queues::Available;
+use latentfarm_common::queues::{Available, CPU_CLASSES_MIB, GPU_CLASSES_MIB};
 use latentfarm_common::wire::memory::{MEDIA_MIB, MemoryConstraints, MemoryPlan, RenderMemory};
 
+/// The host memory that is left free by default, in MiB, and the largest share of the host that it may be:
+/// small machines would otherwise be excluded by the reserve alone.
+const RESERVE: (u64, u64) = (512, 8);
+/// The same for the memory of a GPU.
+const RESERVE_DEVICE: (u64, u64) = (256, 16);
+
 /// Bounds on the memory that a worker uses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MemoryLimits {
-    /// Host memory that is left free.
-    pub reserve_mib: u64,
-    /// GPU memory that is left free.
-    pub reserve_device_mib: u64,
+    /// Host memory that is left free; `None` for 512 MiB, or an eighth of the host if that is less.
+    pub reserve_mib: Option<u64>,
+    /// GPU memory that is left free; `None` for 256 MiB, or a sixteenth of the GPU if that is less.
+    pub reserve_device_mib: Option<u64>,
     /// The most host memory that the worker's processes may hold together.
     pub memory_limit_mib: Option<u64>,
+}
+
+impl MemoryLimits {
+    /// Returns the MiB that are left free on a host of this size.
+    pub fn reserve(&self, total_mib: u64) -> u64 {
+        self.reserve_mib.unwrap_or_else(|| reserve_of(RESERVE, total_mib))
+    }
+
+    /// Returns the MiB that are left free on a GPU of this size.
+    pub fn reserve_device(&self, total_mib: u64) -> u64 {
+        self.reserve_device_mib
+            .unwrap_or_else(|| reserve_of(RESERVE_DEVICE, total_mib))
+    }
+}
+
+fn reserve_of((most_mib, share): (u64, u64), total_mib: u64) -> u64 {
+    most_mib.min(total_mib / share)
 }
 
 /// The host's memory from the view of one worker, in MiB.
@@ -68,10 +91,11 @@ pub fn available(snapshot: &Snapshot, limits: &MemoryLimits) -> Available {
     let media_fits = media_fits(snapshot, limits);
     let (host_mib, device_mib) = match snapshot.device {
         DeviceState::Cpu => {
-            let free = (host.free_mib + host.engine_mib)
+            // All that the media child holds counts as free: what exceeds its usual part is in a task's need.
+            let free = (host.free_mib + host.engine_mib + host.media_mib)
                 .saturating_sub(host.reserved_by_others_mib)
-                .saturating_sub(limits.reserve_mib)
-                .saturating_sub(media_mib);
+                .saturating_sub(limits.reserve(host.total_mib))
+                .saturating_sub(MEDIA_MIB);
             let others = host.supervisor_mib + host.media_mib.max(MEDIA_MIB);
             let allowed = limits
                 .memory_limit_mib
@@ -82,7 +106,7 @@ pub fn available(snapshot: &Snapshot, limits: &MemoryLimits) -> Available {
             let free = |gpu: GpuState| {
                 (gpu.free_mib + gpu.engine_mib)
                     .saturating_sub(gpu.reserved_by_others_mib)
-                    .saturating_sub(limits.reserve_device_mib)
+                    .saturating_sub(limits.reserve_device(gpu.total_mib))
             };
             // An engine on a GPU needs the media child on the host too, for its crops.
             (None, state.filter(|_| media_fits).map(free))
@@ -99,7 +123,7 @@ pub fn available(snapshot: &Snapshot, limits: &MemoryLimits) -> Available {
 /// counts.
 pub fn media_fits(snapshot: &Snapshot, limits: &MemoryLimits) -> bool {
     let host = &snapshot.host;
-    host.free_mib + host.media_mib >= limits.reserve_mib + MEDIA_MIB
+    host.free_mib + host.media_mib >= limits.reserve(host.total_mib) + MEDIA_MIB
 }
 
 /// Returns the memory that a task could use if nothing else ran on the machine.
@@ -107,7 +131,7 @@ pub fn capacity(snapshot: &Snapshot, limits: &MemoryLimits) -> RenderMemory {
     let host = &snapshot.host;
     match snapshot.device {
         DeviceState::Cpu => {
-            let alone = host.total_mib.saturating_sub(limits.reserve_mib);
+            let alone = host.total_mib.saturating_sub(limits.reserve(host.total_mib));
             let allowed = limits.memory_limit_mib.unwrap_or(u64::MAX).min(alone);
             RenderMemory {
                 host_mib: Some(allowed.saturating_sub(MEDIA_MIB)),
@@ -116,8 +140,34 @@ pub fn capacity(snapshot: &Snapshot, limits: &MemoryLimits) -> RenderMemory {
         }
         DeviceState::Gpu(state) => RenderMemory {
             host_mib: None,
-            device_mib: state.map(|gpu| gpu.total_mib.saturating_sub(limits.reserve_device_mib)),
+            device_mib: state.map(|gpu| gpu.total_mib.saturating_sub(limits.reserve_device(gpu.total_mib))),
         },
+    }
+}
+
+/// Describes the machine's memory to an operator whose worker finds no room for any render task.
+pub fn describe_shortage(snapshot: &Snapshot, limits: &MemoryLimits) -> String {
+    let host = &snapshot.host;
+    let (free, total, reserve) = (host.free_mib, host.total_mib, limits.reserve(host.total_mib));
+    let host_text = format!(
+        "{free} of the host's {total} MiB are free, of which {reserve} MiB stay free (--reserve) and {MEDIA_MIB} MiB \
+         are for the media process"
+    );
+    match snapshot.device {
+        DeviceState::Gpu(None) => "the GPU cannot be read".to_owned(),
+        DeviceState::Gpu(Some(gpu)) if media_fits(snapshot, limits) => {
+            let (free, total) = (gpu.free_mib + gpu.engine_mib, gpu.total_mib);
+            let (reserve, least) = (limits.reserve_device(total), GPU_CLASSES_MIB[0]);
+            format!(
+                "{free} of the GPU's {total} MiB are free, of which {reserve} MiB stay free (--reserve-device); the \
+                 smallest tasks need {least} MiB: end other programs on it"
+            )
+        }
+        DeviceState::Gpu(Some(_)) => format!("{host_text}: end other programs on the host"),
+        DeviceState::Cpu => {
+            let least = CPU_CLASSES_MIB[0];
+            format!("{host_text}; the smallest tasks need {least} MiB: end other programs on the host")
+        }
     }
 }
 

@@ -1,12 +1,12 @@
-use latentfarm_common::queues::fitting;
+use latentfarm_common::queues::{CPU_CLASSES_MIB, GPU_CLASSES_MIB, ResourceClass, fitting};
 use latentfarm_common::wire::memory::{DeviceKind, MemoryRequirements};
 
 use super::*;
 
 const GIB: u64 = 1024;
 const LIMITS: MemoryLimits = MemoryLimits {
-    reserve_mib: 512,
-    reserve_device_mib: 256,
+    reserve_mib: None,
+    reserve_device_mib: None,
     memory_limit_mib: None,
 };
 
@@ -26,11 +26,22 @@ fn gpu(free_mib: u64, total_gib: u64) -> GpuState {
     }
 }
 
-/// Returns the resource classes of the queues that fit at one priority, in order.
+/// Returns the largest class of each kind that fits, and checks that all smaller ones do too.
 fn classes(available: &Available) -> String {
     let queues = fitting(available).into_iter().filter(|queue| queue.priority == 0);
-    let classes: Vec<String> = queues.map(|queue| queue.class.to_string()).collect();
-    classes.join(" ")
+    let classes: Vec<ResourceClass> = queues.map(|queue| queue.class).collect();
+    let count =
+        |all: &[u32], mib: Option<u64>| all.iter().filter(|class| Some(u64::from(**class)) <= mib).count();
+    let memory = available.memory;
+    let renders = count(&CPU_CLASSES_MIB, memory.host_mib) + count(&GPU_CLASSES_MIB, memory.device_mib);
+    assert_eq!(classes.len(), renders + usize::from(available.analyze));
+    let is_first = |index: usize| {
+        let before = index.checked_sub(1).map(|before| classes[before]);
+        before.is_none_or(|before| std::mem::discriminant(&before) != std::mem::discriminant(&classes[index]))
+    };
+    let largest = (0..classes.len()).filter(|index| is_first(*index));
+    let names: Vec<String> = largest.map(|index| classes[index].to_string()).collect();
+    names.join(" ")
 }
 
 fn on_gpu(state: GpuState) -> Snapshot {
@@ -82,62 +93,34 @@ fn machines_pull_from_the_queues_that_fit_largest_first() {
     };
     let cases: [(&str, Snapshot, &str); 18] = [
         ("GPU, 0 GiB free", on_gpu(gpu(0, 24)), "analyze"),
-        ("4 GiB card", on_gpu(gpu(4 * GIB, 4)), "g03 g02 analyze"),
-        ("8 GiB card", on_gpu(gpu(8 * GIB, 8)), "g06 g04 g03 g02 analyze"),
-        (
-            "12 GiB card",
-            on_gpu(gpu(12 * GIB, 12)),
-            "g10 g08 g06 g04 g03 g02 analyze",
-        ),
-        (
-            "24 GiB card",
-            on_gpu(gpu(24 * GIB, 24)),
-            "g20 g16 g12 g10 g08 g06 g04 g03 g02 analyze",
-        ),
-        (
-            "80 GiB card",
-            on_gpu(gpu(80 * GIB, 80)),
-            "g48 g32 g24 g20 g16 g12 g10 g08 g06 g04 g03 g02 analyze",
-        ),
+        ("4 GiB card", on_gpu(gpu(4 * GIB, 4)), "g03 analyze"),
+        ("8 GiB card", on_gpu(gpu(8 * GIB, 8)), "g06 analyze"),
+        ("12 GiB card", on_gpu(gpu(12 * GIB, 12)), "g10 analyze"),
+        ("24 GiB card", on_gpu(gpu(24 * GIB, 24)), "g20 analyze"),
+        ("80 GiB card", on_gpu(gpu(80 * GIB, 80)), "g48 analyze"),
         (
             "24 GiB card with other tenants in 15 of it",
             on_gpu(gpu(9 * GIB, 24)),
-            "g08 g06 g04 g03 g02 analyze",
+            "g08 analyze",
         ),
         (
             "24 GiB card of which another worker is about to take 6",
             on_gpu(tenant),
-            "g06 g04 g03 g02 analyze",
+            "g06 analyze",
         ),
-        (
-            "8 GiB card with a warm engine",
-            on_gpu(warm),
-            "g06 g04 g03 g02 analyze",
-        ),
-        (
-            "MIG partition of 10 GiB",
-            on_gpu(gpu(9900, 10)),
-            "g08 g06 g04 g03 g02 analyze",
-        ),
+        ("8 GiB card with a warm engine", on_gpu(warm), "g06 analyze"),
+        ("MIG partition of 10 GiB", on_gpu(gpu(9900, 10)), "g08 analyze"),
         ("GPU that the driver cannot read", unreadable, "analyze"),
         ("GPU on a host without memory", nothing_on_host, ""),
         ("CPU, 0 GiB free", on_cpu(host(0)), ""),
-        ("CPU, 4 GiB free", on_cpu(host(4)), "cpu02 analyze"),
-        (
-            "CPU, 24 GiB free",
-            on_cpu(host(24)),
-            "cpu16 cpu08 cpu04 cpu02 analyze",
-        ),
-        (
-            "CPU in a container of 6 GiB",
-            on_cpu(container),
-            "cpu04 cpu02 analyze",
-        ),
-        ("CPU with warm children", on_cpu(warm_cpu), "cpu04 cpu02 analyze"),
+        ("CPU, 4 GiB free", on_cpu(host(4)), "cpu03 analyze"),
+        ("CPU, 24 GiB free", on_cpu(host(24)), "cpu16 analyze"),
+        ("CPU in a container of 6 GiB", on_cpu(container), "cpu04 analyze"),
+        ("CPU with warm children", on_cpu(warm_cpu), "cpu04 analyze"),
         (
             "CPU beside a worker that is about to take 10",
             on_cpu(reserved),
-            "cpu04 cpu02 analyze",
+            "cpu04 analyze",
         ),
     ];
     for (machine, snapshot, expected) in cases {
@@ -149,20 +132,72 @@ fn machines_pull_from_the_queues_that_fit_largest_first() {
 fn two_gpus_are_two_workers_that_each_pull_what_fits_their_own() {
     let available = [gpu(24 * GIB, 24), gpu(5 * GIB, 24)].map(|state| available(&on_gpu(state), &LIMITS));
     assert_eq!(available[0].memory.device_mib, Some(24 * GIB - 256));
-    assert_eq!(classes(&available[1]), "g04 g03 g02 analyze");
+    assert_eq!(classes(&available[1]), "g04 analyze");
+}
+
+#[test]
+fn small_machines_are_not_excluded_by_the_reserve() {
+    let small = |free_mib, total_mib| HostState {
+        free_mib,
+        total_mib,
+        ..HostState::default()
+    };
+    // A control group of 3 GiB in which another program holds 1.6 GiB.
+    let group = on_cpu(small(3 * GIB - 1638, 3 * GIB));
+    assert_eq!(classes(&available(&group, &LIMITS)), "cpu512m analyze");
+    assert_eq!(LIMITS.reserve(3 * GIB), 384);
+    // A board of 1 GiB, and a card of 2 GiB.
+    let board = on_cpu(small(700, GIB));
+    assert_eq!(classes(&available(&board, &LIMITS)), "cpu256m analyze");
+    assert_eq!(
+        classes(&available(&on_gpu(gpu(1900, 2)), &LIMITS)),
+        "g1536m analyze"
+    );
+    assert_eq!(
+        (LIMITS.reserve(64 * GIB), LIMITS.reserve_device(24 * GIB)),
+        (512, 256)
+    );
+}
+
+#[test]
+fn a_worker_without_room_says_what_there_is_and_what_stays_free() {
+    let full = HostState {
+        free_mib: 600,
+        total_mib: 3 * GIB,
+        ..HostState::default()
+    };
+    let text = describe_shortage(&on_cpu(full), &LIMITS);
+    assert!(text.starts_with("600 of the host's 3072 MiB are free"), "{text}");
+    assert!(
+        text.contains("384 MiB stay free (--reserve)") && text.contains("need 256 MiB"),
+        "{text}"
+    );
+    let text = describe_shortage(&on_gpu(gpu(700, 8)), &LIMITS);
+    assert!(text.starts_with("700 of the GPU's 8192 MiB are free"), "{text}");
+    let text = describe_shortage(
+        &Snapshot {
+            host: full,
+            ..on_gpu(gpu(8000, 8))
+        },
+        &LIMITS,
+    );
+    assert!(
+        text.starts_with("600 of the host's"),
+        "the GPU is free, the host is not: {text}"
+    );
 }
 
 #[test]
 fn a_reserve_is_never_used() {
     let limits = MemoryLimits {
-        reserve_mib: 12 * GIB,
-        reserve_device_mib: 20 * GIB,
+        reserve_mib: Some(12 * GIB),
+        reserve_device_mib: Some(20 * GIB),
         ..LIMITS
     };
-    assert_eq!(classes(&available(&on_cpu(host(16)), &limits)), "cpu02 analyze");
+    assert_eq!(classes(&available(&on_cpu(host(16)), &limits)), "cpu03 analyze");
     assert_eq!(
         classes(&available(&on_gpu(gpu(24 * GIB, 24)), &limits)),
-        "g04 g03 g02 analyze"
+        "g04 analyze"
     );
 }
 

@@ -111,8 +111,8 @@ impl RunnerHarness {
             engine,
             scratch: self.path("scratch"),
             limits: MemoryLimits {
-                reserve_mib: 0,
-                reserve_device_mib: 192,
+                reserve_mib: Some(0),
+                reserve_device_mib: Some(192),
                 memory_limit_mib: None,
             },
             warn_gib: vec![15, 20],

@@ -172,6 +172,28 @@ async fn a_hanging_engine_is_lost_after_the_silence_limit() {
 }
 
 #[tokio::test]
+async fn an_engine_that_never_starts_makes_its_worker_unfit_and_is_no_fault_of_the_chunk() {
+    for after in ["echo no such library >&2; exit 1", "exec sleep 1000"] {
+        let harness = RunnerHarness::new().await;
+        let engine = harness.child::<EngineReply>("engine", &[], after);
+        let heartbeat_state = heartbeat_state();
+        let settings = RunnerSettings {
+            silence_limit: Duration::from_millis(300),
+            ..harness.settings(engine)
+        };
+        let mut runner = runner(settings, &heartbeat_state);
+        let task = harness.task(DeviceKind::Cuda, NEEDS);
+        let failure = run(&mut runner, &harness, &task, &heartbeat_state)
+            .await
+            .unwrap_err();
+        assert!(
+            matches!(&failure, Failure::WorkerUnfit { message } if message.starts_with("the engine does not start")),
+            "{failure:?}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn memory_that_one_worker_is_about_to_take_is_not_free_to_another() {
     let harness = RunnerHarness::new().await;
     // The first engine has taken 1000 of the 7000 MiB that it needs, and waits for a line in the fifo.

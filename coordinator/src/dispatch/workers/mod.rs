@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use latentfarm_common::ids::{ChunkId, JobId, WorkKind, WorkerId};
-use latentfarm_common::wire::memory::RenderMemory;
+use latentfarm_common::queues::{Available, ResourceClass, fitting};
+use latentfarm_common::wire::memory::{DeviceKind, RenderMemory};
 use latentfarm_common::wire::outcome::{Heartbeat, TaskProgress, WorkerState};
 use tokio::time::Instant;
 
@@ -14,13 +15,16 @@ use crate::placement::WorkerCapacity;
 #[derive(Debug)]
 pub(super) struct Workers {
     timeout: Duration,
-    /// Device memory that other processes have held for this long no longer counts as available.
+    /// Memory that other programs have held for this long no longer counts as available.
     tenant_grace_period: Duration,
     known: BTreeMap<WorkerId, WorkerRecord>,
     /// The time of the last call of [`Workers::expire`].
     last_expiry: Option<Instant>,
-    /// Whether the offered memory has changed since the last call of [`Workers::take_changed`].
+    /// Whether the queues that a worker serves have changed since the last call of
+    /// [`Workers::take_changed`].
     changed: bool,
+    /// Whether the offered memory has changed at all since the last call of [`Workers::take_drifted`].
+    drifted: bool,
 }
 
 #[derive(Debug)]
@@ -28,7 +32,18 @@ struct WorkerRecord {
     last_seen: Instant,
     /// The last heartbeat; `None` if the worker has only reported an event so far.
     heartbeat: Option<Heartbeat>,
-    device: DeviceMemory,
+    host: OfferedMemory,
+    device: OfferedMemory,
+    /// Set if the worker's last task failed because the worker is unfit for it.
+    unfit: Option<Unfit>,
+}
+
+/// The report of a worker that it cannot run a task.
+#[derive(Debug)]
+struct Unfit {
+    message: String,
+    /// The tasks that the worker had finished before.
+    finished: u64,
 }
 
 impl WorkerRecord {
@@ -44,11 +59,48 @@ impl WorkerRecord {
         (renders && takes_tasks(heartbeat.state)).then(|| WorkerCapacity {
             worker: heartbeat.worker.clone(),
             capacity: RenderMemory {
-                host_mib,
+                host_mib: host_mib.map(|mib| mib.min(self.host.best())),
                 device_mib: device_mib.map(|mib| mib.min(self.device.best())),
             },
+            alone: heartbeat.capacity,
         })
     }
+
+    /// Whether the worker accepts tasks and its last one did not show that it is unfit.
+    fn is_usable(&self) -> bool {
+        self.state().is_none_or(takes_tasks) && self.unfit.is_none()
+    }
+
+    fn is_busy(&self) -> bool {
+        let heartbeat = self.heartbeat.as_ref();
+        heartbeat.is_some_and(|heartbeat| heartbeat.task.is_some())
+    }
+}
+
+/// The classes of the largest queues that a worker serves, by which it is decided whether a change of its
+/// memory matters to the placement.
+fn largest_classes(machine: Option<&WorkerCapacity>) -> Option<[Option<ResourceClass>; 2]> {
+    let largest = |memory| {
+        fitting(&Available {
+            analyze: false,
+            memory,
+        })
+        .first()
+        .map(|queue| queue.class)
+    };
+    machine.map(|machine| {
+        let RenderMemory { host_mib, device_mib } = machine.capacity;
+        [
+            largest(RenderMemory {
+                host_mib,
+                device_mib: None,
+            }),
+            largest(RenderMemory {
+                host_mib: None,
+                device_mib,
+            }),
+        ]
+    })
 }
 
 /// A worker that was removed, because its heartbeats stopped or because it has left.
@@ -68,6 +120,7 @@ impl Workers {
             known: BTreeMap::new(),
             last_expiry: None,
             changed: false,
+            drifted: false,
         }
     }
 
@@ -75,12 +128,36 @@ impl Workers {
     pub(super) fn record_heartbeat(&mut self, heartbeat: Heartbeat, now: Instant) -> bool {
         let grace_period = self.tenant_grace_period;
         let known = self.mark_seen(&heartbeat.worker, now);
-        let offered = known.machine();
-        known.device.note(available_mib(&heartbeat), grace_period, now);
+        let before = known.machine();
+        let memory = heartbeat.available.memory;
+        known
+            .device
+            .note(memory.device_mib.unwrap_or(0), grace_period, now);
+        // A host's figures during a task are not exact, since its pages are shared with files and with other
+        // processes: what a busy worker offers does not fall.
+        let host_mib = memory.host_mib.unwrap_or(0);
+        if heartbeat.task.is_none() || host_mib >= known.host.best() {
+            known.host.note(host_mib, grace_period, now);
+        }
+        let shows_fit = |unfit: &mut Unfit| {
+            heartbeat.finished > unfit.finished || heartbeat.state == WorkerState::Starting
+        };
+        known.unfit.take_if(shows_fit);
         let is_new = known.heartbeat.replace(heartbeat).is_none();
-        let has_changed = known.machine() != offered;
-        self.changed |= has_changed;
+        let after = known.machine();
+        self.drifted |= after != before;
+        let (before, after) = (largest_classes(before.as_ref()), largest_classes(after.as_ref()));
+        self.changed |= after != before;
         is_new
+    }
+
+    /// Records that a worker reported that it is unfit for a task.
+    pub(super) fn record_unfit(&mut self, worker: &WorkerId, message: &str, now: Instant) {
+        let known = self.mark_seen(worker, now);
+        known.unfit = Some(Unfit {
+            message: message.to_owned(),
+            finished: known.heartbeat.as_ref().map_or(0, |heartbeat| heartbeat.finished),
+        });
     }
 
     /// Records that a worker reported an event, so that a worker that dies before its first heartbeat is
@@ -93,15 +170,23 @@ impl Workers {
         let known = self.known.entry(worker.clone()).or_insert(WorkerRecord {
             last_seen: now,
             heartbeat: None,
-            device: DeviceMemory::default(),
+            host: OfferedMemory::default(),
+            device: OfferedMemory::default(),
+            unfit: None,
         });
         known.last_seen = now;
         known
     }
 
-    /// Whether the memory that the workers offer has changed since the last call.
+    /// Whether the queues that the workers serve have changed since the last call.
     pub(super) fn take_changed(&mut self) -> bool {
         std::mem::take(&mut self.changed)
+    }
+
+    /// Whether the memory that the workers offer has changed since the last call, by however little. It
+    /// matters to the figures of the chunks that wait for memory.
+    pub(super) fn take_drifted(&mut self) -> bool {
+        std::mem::take(&mut self.drifted)
     }
 
     /// Removes and returns the workers that are lost or have left. `listening` is false while there is no
@@ -140,6 +225,48 @@ impl Workers {
         states.filter(|state| state.is_none_or(takes_tasks)).count()
     }
 
+    /// Whether some worker can take a task of any kind, now or when it has finished the one that it holds.
+    pub(super) fn any_usable(&self) -> bool {
+        self.known.values().any(WorkerRecord::is_usable)
+    }
+
+    /// The workers whose last task showed that they are unfit, with the reason.
+    pub(super) fn unfit(&self) -> Vec<(WorkerId, String)> {
+        let unfit = |(worker, known): (&WorkerId, &WorkerRecord)| {
+            Some((worker.clone(), known.unfit.as_ref()?.message.clone()))
+        };
+        self.known.iter().filter_map(unfit).collect()
+    }
+
+    /// The number of usable workers that hold no task.
+    pub(super) fn idle(&self) -> usize {
+        let is_idle = |known: &&WorkerRecord| known.is_usable() && !known.is_busy();
+        self.known.values().filter(is_idle).count()
+    }
+
+    /// Whether a usable worker has the host memory for face analysis, or may have it after its task.
+    pub(super) fn any_analyzes(&self) -> bool {
+        let analyzes = |known: &WorkerRecord| {
+            let heartbeat = known.heartbeat.as_ref();
+            known.is_usable()
+                && (known.is_busy() || heartbeat.is_none_or(|heartbeat| heartbeat.available.analyze))
+        };
+        self.known.values().any(analyzes)
+    }
+
+    /// Whether a worker that holds a task could offer this much if nothing else ran on its machine. Its own
+    /// task may be what fills the memory now.
+    pub(super) fn any_busy_with(&self, kind: DeviceKind, mib: u64) -> bool {
+        let may_offer = |known: &WorkerRecord| {
+            let capacity = known
+                .heartbeat
+                .as_ref()
+                .and_then(|heartbeat| heartbeat.capacity.of(kind));
+            known.is_busy() && capacity >= Some(mib)
+        };
+        self.known.values().any(may_offer)
+    }
+
     /// The memory that each worker offers. Workers that accept no tasks, offer nothing to a render task, or
     /// have not measured their memory yet are left out.
     pub(super) fn capacities(&self) -> Vec<WorkerCapacity> {
@@ -176,17 +303,17 @@ fn takes_tasks(state: WorkerState) -> bool {
     }
 }
 
-/// The memory that a worker's GPU offers less the memory that other processes hold, in MiB. It is the highest
+/// The memory of one kind that a worker offers, less what other programs hold, in MiB. It is the highest
 /// value of the last one to two grace periods: a process that comes and goes does not lower it, a process
 /// that stays does.
 #[derive(Clone, Copy, Debug, Default)]
-struct DeviceMemory {
+struct OfferedMemory {
     since: Option<Instant>,
     best: u64,
     best_before: u64,
 }
 
-impl DeviceMemory {
+impl OfferedMemory {
     fn note(&mut self, available_mib: u64, grace_period: Duration, now: Instant) {
         let is_within = |span: Duration| self.since.is_some_and(|since| now - since < span);
         if is_within(grace_period) {
@@ -208,159 +335,5 @@ impl DeviceMemory {
     }
 }
 
-/// The worker's capacity less the device memory that other processes hold now, in MiB.
-fn available_mib(heartbeat: &Heartbeat) -> u64 {
-    let Some(capacity) = heartbeat.capacity.device_mib else {
-        return 0;
-    };
-    let own = heartbeat.memory.map_or(0, |memory| memory.own >> 20);
-    let (total, free) = (heartbeat.device_total_mib, heartbeat.device_free_mib);
-    capacity.saturating_sub(total.saturating_sub(free).saturating_sub(own))
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use latentfarm_common::wire::memory::MemorySample;
-
-    fn heartbeat(name: &str, state: WorkerState) -> Heartbeat {
-        Heartbeat {
-            state,
-            ..Heartbeat::starting(name.parse().unwrap(), "cpu".to_owned())
-        }
-    }
-
-    const SILENCE: Duration = Duration::from_secs(10);
-    const SECOND: Duration = Duration::from_secs(1);
-
-    /// Calls `expire` once a second, as the dispatcher does on its ticks.
-    fn expire_until(
-        workers: &mut Workers,
-        from: Instant,
-        seconds: u32,
-        listening: bool,
-    ) -> Vec<DepartedWorker> {
-        (1..=seconds)
-            .flat_map(|second| workers.expire(from + SECOND * second, listening))
-            .collect()
-    }
-
-    #[test]
-    fn a_silent_worker_is_gone_after_ten_seconds_and_joins_again() {
-        let start = Instant::now();
-        let mut workers = Workers::new(SILENCE, SILENCE);
-        assert!(workers.record_heartbeat(heartbeat("w1", WorkerState::Working), start));
-        assert!(!workers.record_heartbeat(heartbeat("w1", WorkerState::Working), start));
-        assert_eq!(expire_until(&mut workers, start, 9, true), []);
-        let departed = expire_until(&mut workers, start, 10, true);
-        assert_eq!(departed.len(), 1);
-        assert!(!departed[0].announced);
-        assert_eq!(workers.live(), 0);
-        assert!(workers.record_heartbeat(heartbeat("w1", WorkerState::Idle), start));
-    }
-
-    #[test]
-    fn a_worker_that_dies_before_its_first_heartbeat_is_missed() {
-        let start = Instant::now();
-        let worker: WorkerId = "w1".parse().unwrap();
-        let mut workers = Workers::new(SILENCE, SILENCE);
-        workers.record_report(&worker, start);
-        assert_eq!(workers.live(), 1);
-        let announced = false;
-        assert_eq!(
-            expire_until(&mut workers, start, 10, true),
-            [DepartedWorker { worker, announced }]
-        );
-        workers.record_report(&"w2".parse().unwrap(), start);
-        assert!(
-            workers.record_heartbeat(heartbeat("w2", WorkerState::Idle), start),
-            "it joins with its heartbeat"
-        );
-    }
-
-    #[test]
-    fn a_drained_worker_is_expected_to_leave() {
-        let start = Instant::now();
-        let mut workers = Workers::new(SILENCE, SILENCE);
-        workers.record_heartbeat(heartbeat("w1", WorkerState::Draining), start);
-        assert_eq!(workers.live(), 0);
-        assert!(expire_until(&mut workers, start, 10, true)[0].announced);
-    }
-
-    #[test]
-    fn a_worker_that_said_that_it_is_gone_is_not_waited_for() {
-        let start = Instant::now();
-        let mut workers = Workers::new(SILENCE, SILENCE);
-        workers.record_heartbeat(heartbeat("w1", WorkerState::Working), start);
-        assert_eq!(workers.expire(start, true), []);
-        workers.record_heartbeat(heartbeat("w1", WorkerState::Left), start);
-        let worker: WorkerId = "w1".parse().unwrap();
-        let announced = true;
-        assert_eq!(
-            workers.expire(start, true),
-            [DepartedWorker { worker, announced }]
-        );
-    }
-
-    fn with_gpu(free_mib: u64, own_mib: u64) -> Heartbeat {
-        Heartbeat {
-            device_free_mib: free_mib,
-            device_total_mib: 8192,
-            capacity: RenderMemory {
-                host_mib: None,
-                device_mib: Some(7680),
-            },
-            memory: Some(MemorySample {
-                own: own_mib << 20,
-                ..MemorySample::default()
-            }),
-            ..heartbeat("w1", WorkerState::Idle)
-        }
-    }
-
-    #[test]
-    fn memory_that_others_hold_for_long_is_not_counted_on() {
-        let start = Instant::now();
-        let mut workers = Workers::new(SILENCE, SILENCE);
-        let offered = |workers: &Workers| workers.capacities()[0].capacity.device_mib;
-        workers.record_heartbeat(with_gpu(8192, 0), start);
-        // The memory of the worker's own engine counts as available.
-        workers.record_heartbeat(with_gpu(2192, 6000), start + SECOND);
-        assert_eq!(offered(&workers), Some(7680));
-        for second in 2..=9 {
-            workers.record_heartbeat(with_gpu(3192, 0), start + SECOND * second);
-            assert_eq!(offered(&workers), Some(7680), "it may go again");
-        }
-        for second in 10..=20 {
-            workers.record_heartbeat(with_gpu(3192, 0), start + SECOND * second);
-        }
-        assert_eq!(offered(&workers), Some(2680));
-        workers.record_heartbeat(with_gpu(8192, 0), start + SECOND * 21);
-        assert_eq!(offered(&workers), Some(7680), "back at once");
-    }
-
-    #[test]
-    fn a_worker_that_cannot_render_or_is_leaving_is_no_machine() {
-        let start = Instant::now();
-        let mut workers = Workers::new(SILENCE, SILENCE);
-        workers.record_heartbeat(heartbeat("w1", WorkerState::Idle), start);
-        let mut leaving = with_gpu(8192, 0);
-        leaving.worker = "w2".parse().unwrap();
-        leaving.state = WorkerState::Draining;
-        workers.record_heartbeat(leaving, start);
-        assert_eq!(workers.capacities(), []);
-    }
-
-    #[test]
-    fn nobody_is_lost_while_nobody_listens() {
-        let start = Instant::now();
-        let mut workers = Workers::new(SILENCE, SILENCE);
-        workers.record_heartbeat(heartbeat("w1", WorkerState::Working), start);
-        assert_eq!(expire_until(&mut workers, start, 60, false), []);
-        let back = start + SECOND * 60;
-        assert_eq!(expire_until(&mut workers, back, 9, true), []);
-        // This process was stopped for an hour.
-        assert_eq!(workers.expire(back + SECOND * 3600, true), []);
-        assert_eq!(workers.live(), 1);
-    }
-}
+mod tests;

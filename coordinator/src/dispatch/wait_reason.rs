@@ -1,0 +1,158 @@
+//! What keeps a job waiting, which is found from the states of its chunks, the workers and the link to the
+//! farm. The dispatcher asks on each tick.
+
+use std::fmt;
+
+use latentfarm_common::ids::WorkerId;
+use latentfarm_common::nats::Outage;
+use latentfarm_common::wire::memory::MEDIA_MIB;
+
+use super::workers::Workers;
+use crate::job::chunks::{Chunks, Counts};
+
+/// What a job waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WaitReason {
+    /// The link to the farm's server is down.
+    Server { url: String, error: Option<String> },
+    /// No worker takes tasks. Those that cannot run the job's are listed with their reasons.
+    Worker { unfit: Vec<(WorkerId, String)> },
+    /// No worker has the host memory for face analysis.
+    AnalysisMemory,
+    /// There are workers, but none that can render: they report no memory of any device.
+    Device,
+    /// These many chunks fit no live worker; the text describes the largest shortage.
+    Memory { chunks: usize, shortage: String },
+    /// The farm does not accept tasks.
+    Queue { error: String },
+    /// These many tasks are queued, and no worker has begun one of them; `idle` workers have no task.
+    Begin { queued: usize, idle: usize },
+}
+
+impl WaitReason {
+    /// The kind of thing that is waited for, as the JSON events name it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Server { .. } => "server",
+            Self::Worker { .. } => "worker",
+            Self::AnalysisMemory | Self::Memory { .. } => "memory",
+            Self::Device => "device",
+            Self::Queue { .. } => "queue",
+            Self::Begin { .. } => "begin",
+        }
+    }
+
+    /// What the operator can do about it, in one clause. `start` says how to start a worker.
+    pub fn mend(&self, start: &str) -> String {
+        match self {
+            Self::Server { .. } => "start it again if it has stopped".to_owned(),
+            Self::Worker { .. } => start.to_owned(),
+            Self::AnalysisMemory => "free memory on the machine of a worker".to_owned(),
+            Self::Device => "`latentfarm-worker probe` on their machines says why".to_owned(),
+            Self::Memory { .. } => "free that memory, or add a worker with more".to_owned(),
+            Self::Queue { .. } => "the log of the nats-server may say why".to_owned(),
+            Self::Begin { idle: 0, .. } => "they go on with this job when they are free".to_owned(),
+            Self::Begin { .. } => "their logs may say why".to_owned(),
+        }
+    }
+
+    /// Whether no worker of the farm can go on with the job, so that the time counts towards
+    /// `--unplaceable-wait`. Chunks that fit no worker count their time themselves.
+    pub(super) fn is_stall(&self) -> bool {
+        match self {
+            Self::Worker { .. } | Self::AnalysisMemory | Self::Device => true,
+            Self::Server { .. } | Self::Memory { .. } | Self::Queue { .. } | Self::Begin { .. } => false,
+        }
+    }
+}
+
+impl fmt::Display for WaitReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Server { url, error } => {
+                write!(f, "the NATS server at {url} does not answer")?;
+                error.as_ref().map_or(Ok(()), |error| write!(f, " ({error})"))
+            }
+            Self::Worker { unfit } if unfit.is_empty() => f.write_str("no worker has joined the farm"),
+            Self::Worker { unfit } => {
+                f.write_str("no worker can run the tasks")?;
+                unfit
+                    .iter()
+                    .try_for_each(|(worker, reason)| write!(f, "; {worker} is unfit: {reason}"))
+            }
+            Self::AnalysisMemory => write!(
+                f,
+                "face analysis needs {MEDIA_MIB} MiB of host memory besides the worker's reserve, and no worker has \
+                 as much free"
+            ),
+            Self::Device => f.write_str("no worker has a device that can be read"),
+            Self::Memory { chunks, shortage } => {
+                let noun = if *chunks == 1 { "chunk fits" } else { "chunks fit" };
+                write!(f, "{chunks} {noun} no worker: {shortage}")
+            }
+            Self::Queue { error } => write!(f, "the farm accepts no tasks: {error}"),
+            Self::Begin { queued, idle: 0 } => {
+                write!(f, "{queued} tasks are queued, and all workers have other ones")
+            }
+            Self::Begin { queued, idle } => write!(
+                f,
+                "{queued} tasks are queued, and none of the {idle} idle workers takes one"
+            ),
+        }
+    }
+}
+
+/// What a job's waits depend on besides its chunks and the workers.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct FarmView<'a> {
+    pub(super) url: &'a str,
+    /// The outage of the link to the server, if there is one.
+    pub(super) outage: Option<&'a Outage>,
+    /// Why the last attempt to publish tasks failed, if it did.
+    pub(super) refusal: Option<&'a str>,
+}
+
+/// Returns what keeps a job waiting now; `None` while a worker is at work on it or could be.
+pub(super) fn reason(chunks: &Chunks, workers: &Workers, farm: FarmView<'_>) -> Option<WaitReason> {
+    if let Some(outage) = farm.outage {
+        return Some(WaitReason::Server {
+            url: farm.url.to_owned(),
+            error: outage.last_error.clone(),
+        });
+    }
+    let (analyze, render) = (Counts::of(&chunks.analyze), Counts::of(&chunks.render));
+    let is_at_work = analyze.running + render.running > 0;
+    let open = |counts: Counts| counts.backlog + counts.queued;
+    if !is_at_work {
+        if !workers.any_usable() {
+            let unfit = workers.unfit();
+            return Some(WaitReason::Worker { unfit });
+        }
+        if open(analyze) > 0 && !workers.any_analyzes() {
+            return Some(WaitReason::AnalysisMemory);
+        }
+        if open(render) > 0 && workers.capacities().is_empty() {
+            return Some(WaitReason::Device);
+        }
+    }
+    let unschedulable = || {
+        let records = chunks.render.iter();
+        records.filter_map(|record| record.unschedulable.as_ref())
+    };
+    if let Some(worst) = unschedulable().max_by_key(|unschedulable| unschedulable.need_mib()) {
+        return Some(WaitReason::Memory {
+            chunks: unschedulable().count(),
+            shortage: worst.describe(),
+        });
+    }
+    if let Some(error) = farm.refusal {
+        let error = error.to_owned();
+        return Some(WaitReason::Queue { error });
+    }
+    let queued = analyze.queued + render.queued;
+    let is_verifying = || chunks.iter().any(|record| record.being_verified);
+    (!is_at_work && queued > 0 && !is_verifying()).then(|| WaitReason::Begin {
+        queued,
+        idle: workers.idle(),
+    })
+}
