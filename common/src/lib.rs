@@ -9,16 +9,20 @@
 pub mod align;
 pub mod audio;
 #[cfg(feature = "farm")]
+pub mod awake;
+#[cfg(feature = "farm")]
 pub mod backoff;
 #[cfg(feature = "farm")]
 pub mod blob;
 pub mod child;
+pub mod clock;
 pub mod console;
 pub mod digest;
 pub mod error;
 pub mod frame;
 pub mod host;
 pub mod ids;
+pub mod limits;
 #[cfg(feature = "media")]
 pub mod media;
 pub mod memory_estimate;
@@ -28,6 +32,8 @@ pub mod queues;
 #[cfg(feature = "farm")]
 pub mod shutdown;
 pub mod simulated_device;
+#[cfg(feature = "farm")]
+pub mod suspend;
 pub mod telemetry;
 mod text;
 pub mod time;

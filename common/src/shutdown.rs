@@ -4,8 +4,11 @@
 use std::io;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
+
+use crate::suspend;
 
 /// How urgently the process should end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -123,18 +126,26 @@ pub fn channel() -> (Trigger, Shutdown, Drain) {
     (trigger, shutdown, drain)
 }
 
-/// Makes SIGINT and SIGTERM move the process to the next phase: the first drains it, the second stops it.
+/// Makes SIGINT, SIGTERM and SIGHUP (the terminal was closed) move the process to the next phase: the first drains it,
+/// the second stops it. Under `nohup`, SIGHUP is ignored. SIGTSTP stops the children with the process.
 ///
 /// # Errors
 /// If the handlers cannot be installed. It must be called in a tokio runtime.
 pub fn on_signals(trigger: Trigger) -> io::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
+    let mut hang_up = if suspend::is_ignored(Signal::SIGHUP) {
+        None
+    } else {
+        Some(signal(SignalKind::hangup())?)
+    };
+    suspend::on_signal()?;
     tokio::spawn(async move {
         loop {
             let name = tokio::select! {
                 _ = interrupt.recv() => "SIGINT",
                 _ = terminate.recv() => "SIGTERM",
+                Some(()) = async { hang_up.as_mut()?.recv().await } => "SIGHUP",
             };
             trigger.escalate();
             let phase = *trigger.phase.borrow();

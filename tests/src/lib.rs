@@ -18,4 +18,4 @@ pub use clips::{Clips, Material, decoded, repeat, tiny_weights, tiny_weights_as,
 pub use farm::{Server, Worker};
 pub use processes::ProcessTag;
 pub use render::{Finished, Render, Running, program};
-pub use restrict::{as_plain_user, skip, unshared, with_small_disk};
+pub use restrict::{SmallDisk, as_plain_user, skip, unshared};

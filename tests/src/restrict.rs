@@ -1,7 +1,8 @@
 //! Users and machines with less than the tests' own: another user, a small file system, no network.
 
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 
 use crate::{Render, program};
 
@@ -69,11 +70,62 @@ pub fn unshared(options: &[&str], setup: &str) -> Option<Vec<String>> {
     None
 }
 
-/// Returns the arguments of `unshare` that start a command for which `folder` is an empty file system of `bytes`.
-/// `None` is as in [`unshared`].
-pub fn with_small_disk(folder: &Path, bytes: u64) -> Option<Vec<String>> {
-    let mount = format!("mount -t tmpfs -o size={bytes} tmpfs '{}'", folder.display());
-    unshared(&["--mount"], &mount)
+/// A small file system in memory. Only the renders that are started with it see it, and it goes when this is dropped.
+#[derive(Debug)]
+pub struct SmallDisk {
+    /// A process that keeps the file system mounted in its namespace.
+    holder: Child,
+    folder: PathBuf,
+}
+
+impl SmallDisk {
+    /// Mounts an empty file system of `size`, such as `100m`, on `folder`. `None` is as in [`unshared`].
+    pub fn mount(folder: &Path, size: &str) -> Option<Self> {
+        let mount = format!("mount -t tmpfs -o size={size} tmpfs '{}'", folder.display());
+        let args = unshared(&["--mount"], &mount)?;
+        let mut holder = Command::new("unshare")
+            .args(args)
+            .args(["sh", "-c", "echo mounted; exec sleep 600"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("start unshare");
+        let mut line = String::new();
+        let stdout = holder.stdout.take().expect("stdout");
+        BufReader::new(stdout).read_line(&mut line).expect("a line");
+        assert_eq!(line, "mounted\n");
+        Some(Self {
+            holder,
+            folder: folder.to_owned(),
+        })
+    }
+
+    /// Lets a render see the file system.
+    pub fn with(&self, render: Render) -> Render {
+        let pid = self.holder.id().to_string();
+        let mut args = vec!["--target", &pid, "--mount"];
+        if !nix::unistd::geteuid().is_root() {
+            args.extend(["--user", "--preserve-credentials"]);
+        }
+        render.under("nsenter", args)
+    }
+
+    /// Returns the path of a file on the file system, as other processes reach it.
+    pub fn path(&self, name: &str) -> PathBuf {
+        let folder = self.folder.strip_prefix("/").unwrap_or(&self.folder);
+        Path::new("/proc")
+            .join(self.holder.id().to_string())
+            .join("root")
+            .join(folder)
+            .join(name)
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _already_gone = self.holder.kill();
+        let _already_gone = self.holder.wait();
+    }
 }
 
 fn succeeds(command: &mut Command) -> bool {

@@ -3,11 +3,14 @@
 #![expect(clippy::unwrap_used, reason = "helpers of a test panic where it fails")]
 
 use std::fs::{self, File};
+use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
-use farm_tests::{Material, Render, as_plain_user, program, unshared};
+use farm_tests::{Material, Render, Running, SmallDisk, as_plain_user, program, unshared};
+use nix::sys::signal::Signal;
 
 /// Half a second of video and speech.
 fn short() -> Material {
@@ -186,4 +189,202 @@ fn a_machine_without_a_loopback_interface_is_refused_with_the_cause() {
     let finished = material.render("out.mp4").under("unshare", args).run();
     assert_eq!(finished.code(), Some(1), "{}", finished.stderr);
     assert!(finished.stderr.contains("loopback"), "{}", finished.stderr);
+}
+
+/// Waits until `is_so`, which is asked again and again.
+#[track_caller]
+fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !is_so() {
+        assert!(Instant::now() < deadline, "never happened: {what}");
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+}
+
+/// Returns the states of all processes of a farm, as `T` for a stopped one.
+fn states(running: &Running) -> Vec<char> {
+    let state = |(pid, _): (i32, String)| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        stat.rsplit_once(')')?.1.trim_start().chars().next()
+    };
+    running.tag().processes().into_iter().filter_map(state).collect()
+}
+
+/// Starts a render of four chunks that take a second or two each, and waits until one is being rendered.
+fn under_way(material: &Material, clock_shift: &Path) -> Running {
+    let args = [
+        "--lossless",
+        "--workers",
+        "1",
+        "--chunk-frames",
+        "16",
+        "--steps",
+        "40",
+        "--keep",
+    ];
+    let shift = clock_shift.to_str().unwrap();
+    let render = material
+        .render("out.mp4")
+        .args(args)
+        .env("LATENTFARM_TEST_CLOCK_SHIFT", shift);
+    let mut running = render.spawn();
+    while running.wait_for("chunk_started")["work"] != "render" {}
+    running
+}
+
+#[test]
+fn a_stopped_render_goes_on_with_its_children_and_its_lease_whatever_the_clock_says() {
+    let material = Material::seconds("2", "2");
+    let clock = material.path("clock");
+    let mut running = under_way(&material, &clock);
+    // Ctrl-Z in a terminal reaches the coordinator alone; all of the farm stops with it.
+    running.signal(Signal::SIGTSTP);
+    eventually("nats-server, worker, media child and engine stop", || {
+        let states = states(&running);
+        states.len() == 5 && states.iter().all(|&state| state == 'T')
+    });
+    fs::write(&clock, "3600").unwrap();
+    running.signal(Signal::SIGCONT);
+    running.wait_for("chunk_done");
+    // The coordinator alone is stopped, as by a debugger, for longer than its lease lasts. Its children compute on.
+    running.signal(Signal::SIGSTOP);
+    fs::write(&clock, "-3600").unwrap();
+    let stopped = Instant::now();
+    eventually("the lease of 15 s has lapsed", || {
+        stopped.elapsed() > Duration::from_secs(17)
+    });
+    running.signal(Signal::SIGCONT);
+    let finished = running.finish().complete();
+    for (event, why) in [
+        ("chunk_requeued", "no attempt was lost"),
+        ("worker_died", "no worker was killed"),
+        ("worker_lost", "no worker counts as lost"),
+    ] {
+        assert!(finished.event(event).is_none(), "{why}: {:#?}", finished.events);
+    }
+    // The steps of the clock do not show in the journal.
+    let journal = fs::read_to_string(material.path("out.mp4.latentfarm/journal.jsonl")).unwrap();
+    let times: Vec<u64> = journal
+        .lines()
+        .map(|line| {
+            serde_json::from_str::<serde_json::Value>(line).unwrap()["at_ms"]
+                .as_u64()
+                .unwrap()
+        })
+        .collect();
+    assert!(times.is_sorted(), "{times:?}");
+    assert!(times[times.len() - 1] - times[0] < 600_000, "{times:?}");
+}
+
+#[test]
+fn a_closed_terminal_drains_and_a_second_signal_stops() {
+    let material = Material::seconds("2", "2");
+    let clock = material.path("clock");
+    let mut running = under_way(&material, &clock);
+    running.signal(Signal::SIGHUP);
+    running.wait_for("draining");
+    running.signal(Signal::SIGTERM);
+    let stopped = running.finish();
+    assert_eq!(stopped.code(), Some(130), "{}", stopped.stderr);
+    assert!(stopped.stderr.contains("resumes the job"), "{}", stopped.stderr);
+}
+
+#[test]
+fn a_disk_that_fills_up_ends_the_render_with_that_cause_and_it_resumes() {
+    let material = Material::seconds("2", "2");
+    let work = material.path("work");
+    fs::create_dir(&work).unwrap();
+    let Some(disk) = SmallDisk::mount(&work, "120m") else {
+        return;
+    };
+    let render = || {
+        let farm = ["--workers", "1", "--chunk-frames", "16", "--steps", "40"];
+        let render = material
+            .render("out.mp4")
+            .args(farm)
+            .arg("--work-dir")
+            .arg(work.join("job"));
+        disk.with(render)
+    };
+    let mut running = render().spawn();
+    while running.wait_for("chunk_done")["work"] != "render" {}
+    let filler = disk.path("filler");
+    let mut filling = File::create(&filler).unwrap();
+    // Another program takes all that is left.
+    let block = vec![1; 1 << 16];
+    while filling.write_all(&block).is_ok() {}
+    let ended = running.finish();
+    assert_eq!(ended.code(), Some(1), "{}", ended.stderr);
+    assert!(ended.stderr.contains("no space left in"), "{}", ended.stderr);
+    assert!(ended.stderr.contains(work.to_str().unwrap()), "{}", ended.stderr);
+    drop(filling);
+    fs::remove_file(filler).unwrap();
+    let resumed = render().run().complete();
+    assert!(
+        resumed.report["resumed_chunks"]
+            .as_u64()
+            .is_some_and(|chunks| chunks > 0),
+        "{}",
+        resumed.report
+    );
+}
+
+#[test]
+fn too_little_room_at_the_output_is_refused_before_any_work() {
+    let material = short();
+    let output = material.path("open");
+    fs::create_dir(&output).unwrap();
+    let Some(disk) = SmallDisk::mount(&output, "64k") else {
+        return;
+    };
+    let Material {
+        video,
+        audio,
+        weights,
+        ..
+    } = &material;
+    let render = Render::new(video, audio, &output.join("out.mp4"), weights).arg("--lossless");
+    let render = disk.with(render.arg("--work-dir").arg(material.path("work")));
+    assert_refused(
+        &material,
+        render,
+        &["the output `", "open/out.mp4", "0 MiB are free", "-o"],
+    );
+    assert!(!material.path("work").exists());
+}
+
+#[test]
+fn low_limits_are_named() {
+    let material = short();
+    let limited = |limit: &str, value: &str| {
+        let script = format!("ulimit -{limit} {value} && exec \"$@\"");
+        material.render("out.mp4").under("sh", ["-c", &script, "sh"])
+    };
+    for (limit, value, named) in [("v", "1000000", "ulimit -v"), ("n", "20", "ulimit -n")] {
+        assert_refused(&material, limited(limit, value), &[named]);
+    }
+    // The soft limit of open files is raised, so that only the hard one counts.
+    let _raised = limited("S -n", "20").run().complete();
+}
+
+#[test]
+fn too_few_processes_are_named() {
+    let material = short();
+    let Some(plain) = as_plain_user() else { return };
+    let open = material.path("open");
+    fs::create_dir(&open).unwrap();
+    allow(material.path("").as_path(), 0o755);
+    allow(&open, 0o777);
+    let Material {
+        video,
+        audio,
+        weights,
+        ..
+    } = &material;
+    let render = plain(Render::new(video, audio, &open.join("out.mp4"), weights));
+    assert_refused(
+        &material,
+        render.under("prlimit", ["--nproc=12"]),
+        &["ulimit -u", "12"],
+    );
 }

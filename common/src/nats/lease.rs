@@ -1,7 +1,9 @@
 //! The coordinator's lease makes sure that there is one coordinator at a time, and numbers them by an epoch
 //! that only grows.
 //!
-//! The dispatcher acquires it before it touches a job, and stops when it is lost.
+//! The dispatcher acquires it before it touches a job, and stops when it is lost to another coordinator. A lease that
+//! lapses because its holder was suspended, or was cut off from the server, is taken up again with the same epoch if
+//! nobody else has held it meanwhile; until then the holder waits.
 //!
 //! The lease is a key with a time to live, renewed by compare-and-set. Renewal is a raw publish because the
 //! library's `update` drops the time to live, and so does its `create` over the marker of an expired value.
@@ -20,6 +22,7 @@ use tokio::time::Instant;
 use super::connect::Connection;
 use super::direct::last_of;
 use super::topology::LEASE_BUCKET;
+use crate::clock;
 
 const KEY: &str = "coordinator";
 
@@ -38,7 +41,7 @@ impl LeaseTtl {
         self.0 / 3
     }
 
-    /// A holder that could not renew for this long stops. A third of the time is left for what is in flight.
+    /// A holder that could not renew for this long waits. A third of the time is left for what is in flight.
     fn valid_for(self) -> Duration {
         self.0 * 2 / 3
     }
@@ -81,9 +84,15 @@ pub enum LeaseError {
 #[derive(Clone, Copy, Debug)]
 struct Renewal {
     revision: u64,
-    at: Instant,
+    /// The time since boot just before the renewal: the server counts on while this machine is suspended.
+    at: Duration,
     lost: bool,
 }
+
+/// The lease belongs to another coordinator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("another coordinator has taken the lease")]
+pub struct Lost;
 
 /// A lease that is renewed by a task of its own until it is lost or released. If it is dropped, it expires.
 #[derive(Debug)]
@@ -125,7 +134,7 @@ impl Lease {
             "{holder} #{:08x}",
             RandomState::new().build_hasher().finish() >> 32
         );
-        let at = Instant::now();
+        let at = clock::since_boot();
         let epoch = match write(&context, &holder, time, expected).await {
             Ok(revision) => revision,
             Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => {
@@ -157,14 +166,28 @@ impl Lease {
         self.epoch
     }
 
-    /// Whether this process may still act as the coordinator. It may not if it was suspended and missed its
-    /// renewals.
+    /// Whether this process may still act as the coordinator. It may not if it missed its renewals, because it was
+    /// suspended or cut off from the server.
     pub fn is_held(&self) -> bool {
-        let renewal = *self.renewals.borrow();
-        !renewal.lost && renewal.at.elapsed() < self.time.valid_for()
+        is_current(*self.renewals.borrow(), self.time)
     }
 
-    /// Waits until the lease is lost. Safe to drop and call again.
+    /// Waits until this process may act as the coordinator, which is at once if it is not suspended or cut off. Safe
+    /// to drop and call again.
+    ///
+    /// # Errors
+    /// If another coordinator has the lease, or had it.
+    pub async fn held(&self) -> Result<(), Lost> {
+        let mut renewals = self.renewals.clone();
+        let decided = renewals.wait_for(|renewal| renewal.lost || is_current(*renewal, self.time));
+        // An error means that the renewing task has ended, and the lease with it.
+        match decided.await {
+            Ok(renewal) if !renewal.lost => Ok(()),
+            _ => Err(Lost),
+        }
+    }
+
+    /// Waits until the lease is lost to another coordinator. Safe to drop and call again.
     pub async fn lost(&self) {
         let mut renewals = self.renewals.clone();
         // An error means that the renewing task has ended, and the lease with it.
@@ -184,6 +207,11 @@ impl Lease {
             tracing::warn!(%error, "cannot give the coordinator's lease back, it will expire");
         }
     }
+}
+
+/// Whether a lease of this last renewal has neither been lost nor lapsed.
+fn is_current(renewal: Renewal, time: LeaseTtl) -> bool {
+    !renewal.lost && clock::since_boot().saturating_sub(renewal.at) < time.valid_for()
 }
 
 fn subject() -> String {
@@ -208,6 +236,8 @@ async fn write(
     Ok(context.send_publish(subject(), message).await?.await?.sequence)
 }
 
+/// Renews the lease after each third of its time to live, until another coordinator has it. A write that is not
+/// answered in time is tried again: the server may be away, or this process was suspended.
 async fn renew(
     context: jetstream::Context,
     holder: String,
@@ -217,44 +247,105 @@ async fn renew(
     let mut ticks = tokio::time::interval_at(Instant::now() + time.renew_every(), time.renew_every());
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
+        ticks.tick().await;
         let last = *renewals.borrow();
-        let give_up = last.at + time.valid_for();
-        tokio::select! {
-            _ = ticks.tick() => {}
-            () = tokio::time::sleep_until(give_up) => break,
-        }
-        let at = Instant::now();
-        let written = tokio::time::timeout_at(give_up, write(&context, &holder, time, last.revision)).await;
-        let revision = match written {
-            Ok(Ok(revision)) => revision,
-            // Another coordinator wrote the lease, or we did and the answer was lost; only in the second case
-            // is it ours.
-            Ok(Err(error)) if error.kind() == PublishErrorKind::WrongLastSequence => {
-                let Some(revision) = own_revision(&context, &holder, last.revision).await else {
-                    break;
-                };
-                revision
-            }
+        let is_lapsed = !is_current(last, time);
+        let at = clock::since_boot();
+        let writing = write_again(&context, &holder, time, last.revision);
+        let revision = match tokio::time::timeout(time.valid_for(), writing).await {
+            Ok(Ok(Some(revision))) => revision,
+            Ok(Ok(None)) => break,
             Ok(Err(error)) => {
                 tracing::warn!(%error, "cannot renew the coordinator's lease yet");
                 continue;
             }
-            Err(_) => break,
+            Err(_elapsed) => continue,
         };
+        if is_lapsed {
+            tracing::warn!("the coordinator's lease had lapsed, and nobody took it: it is taken up again");
+        }
         renewals.send_replace(Renewal {
             revision,
             at,
             lost: false,
         });
     }
-    tracing::error!("lost the coordinator's lease");
+    tracing::error!("lost the coordinator's lease to another coordinator");
     renewals.send_modify(|renewal| renewal.lost = true);
 }
 
-/// Returns the revision of the stored lease if this process wrote it after `revision`.
-async fn own_revision(context: &jetstream::Context, holder: &str, revision: u64) -> Option<u64> {
-    let stream = format!("KV_{LEASE_BUCKET}");
-    let message = last_of(context, &stream, &subject()).await.ok()??;
-    let ours = !is_marker(&message.headers) && &message.payload[..] == holder.as_bytes();
-    (ours && message.sequence > revision).then_some(message.sequence)
+/// Writes the lease after its last known `revision` and returns the new one; `None` if somebody else has or had it.
+async fn write_again(
+    context: &jetstream::Context,
+    holder: &str,
+    time: LeaseTtl,
+    revision: u64,
+) -> Result<Option<u64>, async_nats::Error> {
+    let error = match write(context, holder, time, revision).await {
+        Ok(written) => return Ok(Some(written)),
+        Err(error) => error,
+    };
+    if error.kind() != PublishErrorKind::WrongLastSequence {
+        return Err(error.into());
+    }
+    match standing(context, holder, revision).await? {
+        Standing::Ours { revision } => Ok(Some(revision)),
+        Standing::Free { expected } => Ok(Some(write(context, holder, time, expected).await?)),
+        Standing::Taken => Ok(None),
+    }
+}
+
+/// What the server has in place of the last known revision of a lease.
+enum Standing {
+    /// A later write of this holder, the answer to which was lost.
+    Ours { revision: u64 },
+    /// Nothing but the marker of its expiry, or not even that any more. The next write must expect this revision.
+    Free { expected: u64 },
+    /// The lease of another holder, or a sign that there was one.
+    Taken,
+}
+
+/// The most messages that follow the last known write of a holder without another holder: its own last write, if the
+/// answer to it was lost, and the marker of that one's expiry. Another holder waits for that marker, writes at least
+/// once, and leaves a marker too.
+const OWN_MESSAGES: u64 = 2;
+
+async fn standing(
+    context: &jetstream::Context,
+    holder: &str,
+    revision: u64,
+) -> Result<Standing, async_nats::Error> {
+    let name = format!("KV_{LEASE_BUCKET}");
+    let own = revision..=revision + OWN_MESSAGES;
+    Ok(match last_of(context, &name, &subject()).await? {
+        Some(message) if !is_marker(&message.headers) => {
+            if &message.payload[..] == holder.as_bytes() {
+                Standing::Ours {
+                    revision: message.sequence,
+                }
+            } else {
+                Standing::Taken
+            }
+        }
+        Some(marker) if is_expiry(&marker.headers) && own.contains(&marker.sequence) => Standing::Free {
+            expected: marker.sequence,
+        },
+        Some(_) => Standing::Taken,
+        // The marker expires too. The stream holds nothing but this key, so that its count shows who was there.
+        None => {
+            let stream = context.get_stream(&name).await?;
+            if own.contains(&stream.cached_info().state.last_sequence) {
+                Standing::Free { expected: 0 }
+            } else {
+                Standing::Taken
+            }
+        }
+    })
+}
+
+/// Whether these are the headers of the marker that an expired value leaves.
+fn is_expiry(headers: &HeaderMap) -> bool {
+    headers
+        .get("Nats-Marker-Reason")
+        .is_some_and(|reason| reason.as_str() == "MaxAge")
 }

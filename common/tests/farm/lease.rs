@@ -1,9 +1,11 @@
 //! Tests of the coordinator's lease, against a real server.
 
+use crate::support::proxy::Proxy;
 use crate::support::{Farm, LIMIT, eventually};
 use latentfarm_common::backoff::RetryLimit;
 use latentfarm_common::nats::connect;
-use latentfarm_common::nats::lease::{Contention, Lease, LeaseError, LeaseTtl};
+use latentfarm_common::nats::lease::{Contention, Lease, LeaseError, LeaseTtl, Lost};
+use latentfarm_common::nats::topology::LEASE_BUCKET;
 use tokio::time::{Instant, timeout};
 
 const SHORT: u64 = 2;
@@ -74,25 +76,89 @@ async fn a_seized_lease_is_lost_to_its_holder() {
 }
 
 #[tokio::test]
-async fn a_coordinator_without_a_server_gives_its_lease_up_before_it_expires() {
+async fn a_coordinator_without_a_server_does_not_act_on_its_lease_when_it_expires() {
     let farm = Farm::start().await;
-    let own = connect(
-        &farm.server.url(),
-        &farm.server.coordinator(),
-        RetryLimit::Tries(1),
-    )
-    .await
-    .unwrap();
-    let time = LeaseTtl::from_secs(6);
+    let proxy = Proxy::start(&farm.server.url()).await;
+    let lease = cut_off(&farm, &proxy, 6).await;
+    let renewed_last = Instant::now();
+    farm.server.stop().await;
+    eventually("the lease lapses", async || (!lease.is_held()).then_some(())).await;
+    assert!(
+        renewed_last.elapsed().as_secs() < 6,
+        "the lease had expired before its holder noticed"
+    );
+}
+
+/// Acquires a lease over a proxy and cuts the connection.
+async fn cut_off(farm: &Farm, proxy: &Proxy, seconds: u64) -> Lease {
+    let own = connect(&proxy.url, &farm.server.coordinator(), RetryLimit::Tries(1))
+        .await
+        .unwrap();
+    let time = LeaseTtl::from_secs(seconds);
     let lease = Lease::acquire(&own, "cut off", time, Contention::Refuse)
         .await
         .unwrap();
-    let renewed_last = Instant::now();
-    farm.server.stop().await;
-    timeout(LIMIT, lease.lost()).await.unwrap();
+    proxy.cut(true);
+    lease
+}
+
+/// Waits until the server has removed an expired lease, as nobody's CAS could show: the marker is the last message.
+async fn expired(farm: &Farm) {
+    let bucket = farm
+        .coordinator
+        .context
+        .get_key_value(LEASE_BUCKET)
+        .await
+        .unwrap();
+    eventually("the lease expires", async || {
+        bucket.get("coordinator").await.unwrap().is_none().then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_lease_that_only_its_holder_let_lapse_is_taken_up_again() {
+    let farm = Farm::start().await;
+    let proxy = Proxy::start(&farm.server.url()).await;
+    let lease = cut_off(&farm, &proxy, SHORT).await;
+    let epoch = lease.epoch();
+    expired(&farm).await;
     assert!(!lease.is_held());
-    assert!(
-        renewed_last.elapsed().as_secs() < 6,
-        "the lease had expired when it was given up"
+    proxy.cut(false);
+    timeout(LIMIT, lease.held()).await.unwrap().unwrap();
+    assert_eq!(
+        lease.epoch(),
+        epoch,
+        "nobody else had it, so the tasks still count"
     );
+    let refused = try_acquire(&farm, "second").await.unwrap_err();
+    assert!(matches!(refused, LeaseError::Held { .. }), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_lease_that_another_coordinator_had_meanwhile_is_lost() {
+    let farm = Farm::start().await;
+    let proxy = Proxy::start(&farm.server.url()).await;
+    // The other one has given it back, let it expire, or still has it.
+    for end in ["released", "expired", "held"] {
+        let lease = cut_off(&farm, &proxy, SHORT).await;
+        expired(&farm).await;
+        let other = try_acquire(&farm, "other").await.unwrap();
+        match end {
+            "released" => other.release().await,
+            "expired" => {
+                drop(other);
+                expired(&farm).await;
+            }
+            _ => {
+                proxy.cut(false);
+                timeout(LIMIT, lease.lost()).await.expect(end);
+                assert!(other.is_held());
+                continue;
+            }
+        }
+        proxy.cut(false);
+        timeout(LIMIT, lease.lost()).await.expect(end);
+        assert_eq!(lease.held().await, Err(Lost), "{end}");
+    }
 }

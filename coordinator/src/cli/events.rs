@@ -27,11 +27,11 @@ pub(super) fn to_json(event: &RenderEvent) -> Option<Value> {
         })),
         RenderEvent::Job(event) => job_json(event),
         RenderEvent::Local(notice) => local_json(notice),
+        RenderEvent::Draining => Some(json!({ "event": "draining" })),
         RenderEvent::Resuming { .. }
         | RenderEvent::IngestBegins { .. }
         | RenderEvent::IngestProgress { .. }
         | RenderEvent::DispatchBegins { .. }
-        | RenderEvent::Draining
         | RenderEvent::StitchBegins { .. }
         | RenderEvent::Stitch(_) => None,
     }

@@ -1,9 +1,12 @@
 //! `latentfarm render`: turns a video and a speech file into one lip-synced video. It checks the inputs,
 //! prints the estimate, runs the job, shows its events, and prints the report.
 
+use std::time::Duration;
+
 use anyhow::Context as _;
+use latentfarm_common::limits::{self, Needs};
 use latentfarm_common::nats::server::locate;
-use latentfarm_common::shutdown;
+use latentfarm_common::shutdown::{self, Phase};
 use serde_json::json;
 
 use super::args::RenderArgs;
@@ -14,9 +17,35 @@ use super::settings::RenderCommand;
 use crate::dispatch::Ending;
 use crate::render::{FarmChoice, Observer, RenderEvent, RenderJob};
 
+/// How long the files of an interrupted render may take to be closed and removed.
+const CLEAN_UP: Duration = Duration::from_secs(2);
+
 pub(super) fn main(args: RenderArgs) -> Result<ExitStatus, CommandError> {
     let settings = RenderCommand::new(args).map_err(CommandError::refused)?;
-    runtime(2)?.block_on(run(settings))
+    limits::check(needs(&settings)).map_err(CommandError::refused)?;
+    let runtime = runtime(2)?;
+    let outcome = runtime.block_on(run(settings));
+    // An interrupted render does not wait until its files have been read to their ends.
+    runtime.shutdown_timeout(CLEAN_UP);
+    outcome
+}
+
+/// Returns what the render and the programs that it starts need of the limited resources.
+fn needs(settings: &RenderCommand) -> Needs {
+    if settings.nats.is_some() {
+        return Needs {
+            address_space_mib: 1024,
+            open_files: 64,
+            threads: 16,
+        };
+    }
+    let per_worker = 16 + 2 * settings.threads_per_worker as u64;
+    Needs {
+        // nats-server and the engine map about 2 GiB before they use any.
+        address_space_mib: 3072,
+        open_files: 64,
+        threads: 40 + per_worker * settings.workers.len() as u64,
+    }
 }
 
 async fn run(settings: RenderCommand) -> Result<ExitStatus, CommandError> {
@@ -35,7 +64,12 @@ async fn run(settings: RenderCommand) -> Result<ExitStatus, CommandError> {
         },
     };
     let folder = settings.render.work_dir.display().to_string();
-    let job = RenderJob::check(settings.render).await?;
+    let mut interrupted = shutdown.clone();
+    let job = tokio::select! {
+        job = RenderJob::check(settings.render) => job?,
+        () = interrupted.reached(Phase::Draining) => return Ok(ExitStatus::Interrupted),
+    };
+    drop(interrupted);
     if let Some(note) = settings.rate_note {
         ui.show(&RenderEvent::Note(note));
     }

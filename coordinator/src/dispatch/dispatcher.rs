@@ -146,7 +146,14 @@ impl<'a> Dispatcher<'a> {
                 () = shutdown.reached(Stage::Draining), if !draining => self.drain().await,
             }
             if !self.lease.is_held() {
-                return Err(DispatchError::LeaseLost);
+                // The process was suspended, or is cut off from the server. Without its lease it decides nothing.
+                tokio::select! {
+                    held = self.lease.held() => held.map_err(|_lost| DispatchError::LeaseLost)?,
+                    () = stop.reached(Stage::Draining) => {
+                        self.finish(|job| Some(job.chunks.interrupted())).await;
+                        continue;
+                    }
+                }
             }
             for job in self.jobs.values_mut() {
                 job.release();

@@ -23,7 +23,7 @@ pub enum DispatchError {
     ChunkFrames(#[from] InvalidChunkFrames),
     #[error("cannot become the coordinator")]
     Lease(#[source] LeaseError),
-    #[error("another coordinator took over, or this one could not renew its lease: stopped at once")]
+    #[error("another coordinator has taken over the job and will finish it")]
     LeaseLost,
     #[error("cannot use the task queue")]
     Tasks(#[source] TaskError),

@@ -3,7 +3,10 @@
 use std::fs::{self, File};
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::Duration;
+
+use latentfarm_common::clock;
+use latentfarm_common::time::milliseconds;
 
 use super::{JournalEntry, JournalLine};
 
@@ -21,6 +24,9 @@ pub struct Journal {
     file: Option<File>,
     bytes: u64,
     max_bytes: u64,
+    /// The time since 1970 at which the machine started, as the wall clock had it when the journal was opened. The wall
+    /// clock is not read again, so that its steps do not show in the times of a run.
+    booted_at: Duration,
 }
 
 impl Journal {
@@ -43,14 +49,14 @@ impl Journal {
             file,
             bytes,
             max_bytes,
+            booted_at: clock::since_1970().saturating_sub(clock::since_boot()),
         }
     }
 
     /// Appends an entry with the current time.
     pub fn append(&mut self, entry: JournalEntry) {
         let Some(file) = &mut self.file else { return };
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let at_ms = latentfarm_common::time::milliseconds(since);
+        let at_ms = milliseconds(self.booted_at + clock::since_boot());
         let Ok(mut text) = serde_json::to_string(&JournalLine { at_ms, entry }) else {
             return;
         };

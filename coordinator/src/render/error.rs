@@ -43,6 +43,16 @@ pub enum RenderError {
     /// A place that the render writes to has too little room.
     #[error(transparent)]
     Room(#[from] NoRoom),
+    #[error(
+        "no space left in `{}`: {} MiB are free, and the whole job needs about {} MiB; finished chunks are kept: remove \
+         something there, and give the same command again",
+        path.display(), free_bytes >> 20, need_bytes.div_ceil(1 << 20)
+    )]
+    DiskFull {
+        path: PathBuf,
+        free_bytes: u64,
+        need_bytes: u64,
+    },
     #[error(transparent)]
     Folder(#[from] FolderError),
     /// The output is complete and in its place; only the job folder is left over.
@@ -61,7 +71,7 @@ pub enum RenderError {
     /// The segments could not be joined, or the joined file did not pass verification.
     #[error("cannot stitch the result")]
     Stitch(#[source] StitchError),
-    /// The lease on the farm expired or was seized, so that another coordinator may be at work on the job.
+    /// Another coordinator has the lease on the farm.
     #[error("another coordinator has taken over the job and will finish it")]
     LeaseLost,
     /// The verified file could not be moved to the output's name.

@@ -114,7 +114,7 @@ fn places(settings: &RenderSettings, examined: &ExaminedInputs, input: InputByte
         Place {
             name: "the temporary folder",
             path: settings.ingest.scratch.clone(),
-            bytes: speech_bytes + cut_bytes,
+            bytes: speech_bytes + cut_bytes + input.audio,
             chosen_by: "TMPDIR",
         },
     ]

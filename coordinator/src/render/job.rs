@@ -1,6 +1,6 @@
 //! A render whose inputs have been checked, ready to run.
 
-use latentfarm_common::shutdown::Shutdown;
+use latentfarm_common::shutdown::{Phase, Shutdown};
 use tokio::task::spawn_blocking;
 
 use super::error::RenderError;
@@ -90,9 +90,16 @@ impl RenderJob {
         let Some((spec, timeline)) = run.prepare(self.examined, &mut shutdown).await? else {
             return Ok(None);
         };
-        let Some(dispatched) = run.dispatch(&spec, timeline, local, shutdown).await? else {
+        let Some(dispatched) = run.dispatch(&spec, timeline, local, shutdown.clone()).await? else {
             return Ok(None);
         };
-        run.finish(spec, dispatched).await.map(Some)
+        // The first signal lets the output be finished, the second ends the render.
+        tokio::select! {
+            report = run.finish(spec, dispatched) => report.map(Some),
+            () = shutdown.reached(Phase::Stopping) => {
+                self.preflight.settings.target.remove_partial();
+                Ok(None)
+            }
+        }
     }
 }

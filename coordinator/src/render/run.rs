@@ -4,6 +4,7 @@
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use latentfarm_common::blob::Store;
 use latentfarm_common::error::one_line;
@@ -18,18 +19,25 @@ use latentfarm_common::wire::outcome::DoneRecord;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
+use tokio::time::MissedTickBehavior;
 
 use super::error::RenderError;
 use super::event::{Observer, RenderEvent};
 use super::finish;
 use super::preflight::Preflight;
 use super::report::{RenderReport, Written};
+use super::room::Volume;
 use crate::dispatch::{self, DispatchSettings, Ending, Farm, JobEvent, JobResult, SegmentCheck};
 use crate::ingest::{BlobSink, ExaminedInputs};
 use crate::job::folder::JobFolder;
 use crate::job::manifest;
 use crate::local::LocalFarm;
 use crate::stitch;
+
+/// How often the room of the work folder is looked at while chunks are rendered.
+const ROOM_INTERVAL: Duration = Duration::from_secs(1);
+/// A render ends when less than this is free in its work folder.
+const RESERVED_BYTES: u64 = 16 << 20;
 
 /// The inputs that all phases of one run share.
 pub(super) struct Run<'a> {
@@ -56,9 +64,10 @@ impl Run<'_> {
         shutdown: &mut Shutdown,
     ) -> Result<Option<(JobSpec, Timeline)>, RenderError> {
         let Some(spec) = manifest::read(self.folder.path())? else {
+            let stop = shutdown.clone();
             return tokio::select! {
                 () = shutdown.reached(Phase::Draining) => Ok(None),
-                ingested = self.ingest(examined) => ingested.map(Some),
+                ingested = self.ingest(examined, stop) => ingested.map(Some),
             };
         };
         self.observer.send(RenderEvent::Resuming {
@@ -69,12 +78,19 @@ impl Run<'_> {
     }
 
     /// Cuts the video and stores segments, speech and timeline.
-    async fn ingest(&self, examined: ExaminedInputs) -> Result<(JobSpec, Timeline), RenderError> {
+    async fn ingest(
+        &self,
+        examined: ExaminedInputs,
+        shutdown: Shutdown,
+    ) -> Result<(JobSpec, Timeline), RenderError> {
         self.observer.send(RenderEvent::IngestBegins {
             source_frames: examined.table.sources,
         });
         let announced = examined.notes();
-        let mut sink = StoreSink(self.farm.store.clone());
+        let mut sink = StoreSink {
+            store: self.farm.store.clone(),
+            shutdown,
+        };
         let observer = self.observer.clone();
         let mut progress = move |source_frames| observer.send(RenderEvent::IngestProgress { source_frames });
         let work = move || examined.store(&mut sink, &mut progress);
@@ -171,10 +187,13 @@ impl Run<'_> {
         };
         let mut draining = false;
         let mut stopping = shutdown.clone();
+        let mut room_checks = tokio::time::interval(ROOM_INTERVAL);
+        room_checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let result = loop {
             tokio::select! {
                 result = &mut job => break result,
                 Some(event) = job_events.recv() => forward(event),
+                _ = room_checks.tick() => self.ensure_room()?,
                 Some(notice) = async { local.as_mut()?.next_notice().await } => {
                     self.observer.send(RenderEvent::Local(notice.clone()));
                     if let Some(local) = &mut local {
@@ -218,6 +237,19 @@ impl Run<'_> {
             "start one with `latentfarm-worker run --nats {url} --weights {}`{key}",
             weights.display()
         )
+    }
+
+    /// Ends the job before its disk is full: nats-server and the workers would fail in ways that name no cause.
+    fn ensure_room(&self) -> Result<(), RenderError> {
+        let path = self.folder.path();
+        match Volume::of(path) {
+            Some(volume) if volume.free_bytes < RESERVED_BYTES => Err(RenderError::DiskFull {
+                path: path.to_owned(),
+                free_bytes: volume.free_bytes,
+                need_bytes: self.preflight.estimate.disk_bytes,
+            }),
+            _ => Ok(()),
+        }
     }
 
     /// Writes the output of a complete job, and releases the lease. Only a whole, verified file appears under
@@ -273,9 +305,8 @@ impl Run<'_> {
         let observer = self.observer.clone();
         let work = move || stitch::assemble(&request, &mut |step| observer.send(RenderEvent::Stitch(step)));
         let assembled = spawn_blocking(work).await?.map_err(RenderError::Stitch)?;
-        if !result.lease.is_held() {
-            return Err(RenderError::LeaseLost);
-        }
+        let held = result.lease.held().await;
+        held.map_err(|_lost| RenderError::LeaseLost)?;
         let committed = spawn_blocking(move || assembled.commit()).await?;
         committed.map_err(RenderError::Commit)?;
         Ok(Written {
@@ -303,16 +334,32 @@ fn segment_check(store: &Store, folder: &JobFolder) -> SegmentCheck {
 }
 
 /// The store of a farm as ingest uses it, from a thread for blocking work.
-struct StoreSink(Store);
+struct StoreSink {
+    store: Store,
+    shutdown: Shutdown,
+}
+
+impl StoreSink {
+    /// Fails once a signal has come, so that the thread of ingest ends and removes its temporary files.
+    fn ensure_running(&self) -> io::Result<()> {
+        if self.shutdown.is_running() {
+            Ok(())
+        } else {
+            Err(io::Error::other("the render was interrupted"))
+        }
+    }
+}
 
 impl BlobSink for StoreSink {
     fn put_file(&mut self, path: &Path) -> io::Result<BlobRef> {
-        let stored = Handle::current().block_on(self.0.put_file(path));
+        self.ensure_running()?;
+        let stored = Handle::current().block_on(self.store.put_file(path));
         stored.map_err(io::Error::other)
     }
 
     fn put_bytes(&mut self, bytes: &[u8]) -> io::Result<BlobRef> {
-        let stored = Handle::current().block_on(self.0.put_bytes(bytes.to_vec()));
+        self.ensure_running()?;
+        let stored = Handle::current().block_on(self.store.put_bytes(bytes.to_vec()));
         stored.map_err(io::Error::other)
     }
 }

@@ -88,6 +88,11 @@ impl OutputTarget {
         }
     }
 
+    /// Removes the temporary file of this process, whose writer was given up.
+    pub fn remove_partial(&self) {
+        drop(PartialFile::beside(&self.path));
+    }
+
     pub fn path(&self) -> &Path {
         &self.path
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use latentfarm_common::backoff::RetryLimit;
 use latentfarm_common::ids::WorkerId;
+use latentfarm_common::limits::{self, Needs};
 use latentfarm_common::nats::Role;
 use latentfarm_common::nats::connect::{self, Identity, SEED_VARIABLE};
 use latentfarm_common::shutdown::{self, Shutdown};
@@ -79,6 +80,12 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
     };
     // Unusable weights are reported now rather than with the first task.
     let checkpoint = Checkpoint::open(&args.weights)?;
+    // The engine maps the weights, and about 2 GiB before it uses any.
+    limits::check(Needs {
+        address_space_mib: 2560 + (checkpoint.bytes() >> 20),
+        open_files: 64,
+        threads: 8 + 2 * thread_count(args.threads) as u64,
+    })?;
     checkpoint.check_tensors()?;
     let engines = args.devices.engines()?;
     ensure_installed(&engines.host)?;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use latentfarm_common::audio::silence::{SILENT_TRACK_SAMPLES, silent_track};
 use latentfarm_common::audio::windows::pcm_range;
+use latentfarm_common::awake;
 use latentfarm_common::time::{FrameRange, WINDOW_FRAMES};
 use latentfarm_common::wire::blob::BlobRef;
 use latentfarm_common::wire::engine::{
@@ -176,7 +177,8 @@ impl EngineClient<'_> {
                 .receive::<EngineReply>(&mut self.process.child, limit)
                 .await;
             let reply = received.map_err(|error| self.lost(&error, stage))?;
-            longest = longest.max(since.elapsed());
+            // A silence above the limit holds time in which this process was stopped.
+            longest = longest.max(since.elapsed().min(limit));
             since = Instant::now();
             let sample = match &reply {
                 EngineReply::Progress { stage, memory } => Some((stage.memory_stage(), memory)),
@@ -205,7 +207,7 @@ impl EngineClient<'_> {
     /// Sends a request to the engine. An engine that does not read it is killed after `limit`, as one that
     /// sends nothing.
     async fn send(&mut self, request: &EngineRequest, limit: Duration) -> Result<(), ChildError> {
-        if let Ok(sent) = tokio::time::timeout(limit, self.process.child.send(request)).await {
+        if let Some(sent) = awake::within(limit, self.process.child.send(request)).await {
             return sent;
         }
         let (_, receiver) = self.process.child.split();

@@ -221,13 +221,19 @@ impl RenderSession<'_> {
     /// while the engine computes it owes none.
     async fn next_reply(&self, media: &mut ChildReceiver) -> Result<MediaReply, ChildError> {
         let limit = self.settings.silence_limit;
+        let interval = ALIVE_INTERVAL.min(limit);
         let received = {
             let reply = media.receive();
             tokio::pin!(reply);
             loop {
+                let looked_at = Instant::now();
                 tokio::select! {
                     reply = &mut reply => break Some(reply),
-                    () = tokio::time::sleep(ALIVE_INTERVAL.min(limit)) => {
+                    () = tokio::time::sleep(interval) => {
+                        // Time in which this process was stopped counts against no child.
+                        if looked_at.elapsed() > interval * 2 {
+                            self.activity.media_replied();
+                        }
                         if self.activity.media_silence() >= limit {
                             break None;
                         }

@@ -12,6 +12,7 @@ use std::process::Stdio;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use latentfarm_common::awake;
 use latentfarm_common::wire::pipe::{self, PipeError};
 use latentfarm_common::wire::{self, Message};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
@@ -160,7 +161,7 @@ impl Child {
     /// Returns the child's next message; an error if the child ends, or if it sends nothing for `limit` and
     /// is killed.
     pub async fn receive<M: Message>(&mut self, limit: Duration) -> Result<M, ChildError> {
-        if let Ok(message) = tokio::time::timeout(limit, self.receiver.receive()).await {
+        if let Some(message) = awake::within(limit, self.receiver.receive()).await {
             return message;
         }
         Err(self.receiver.kill_silent(limit))
