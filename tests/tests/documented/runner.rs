@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use crate::table::{How, Row};
 
-const READY_DEADLINE: Duration = Duration::from_secs(60);
+const READY_DEADLINE: Duration = Duration::from_mins(1);
 
 /// A command that runs beside others.
 struct Started {
@@ -98,8 +98,8 @@ impl Runner {
     pub(crate) fn run(mut self, rows: &[Row]) {
         for &(printed, how) in rows {
             match how {
-                How::Runs | How::Prepares => self.to_the_end(printed, printed),
-                How::As(command) => self.to_the_end(printed, command),
+                How::Runs | How::Prepares => self.finish(printed, printed),
+                How::As(command) => self.finish(printed, command),
                 How::Beside => self.beside(printed, printed),
                 How::BesideAs(command) => self.beside(printed, command),
                 How::Stays(ready) | How::PreparesUntil(ready) => self.until_ready(printed, printed, ready),
@@ -118,7 +118,7 @@ impl Runner {
         self.tag.assert_nothing_left();
     }
 
-    fn to_the_end(&mut self, printed: &str, command: &str) {
+    fn finish(&mut self, printed: &str, command: &str) {
         let started = self.start(printed, command, false);
         self.end(started);
     }
@@ -146,7 +146,10 @@ impl Runner {
             let ports = self.path(&format!("ports/nats-server_{}.ports", started.process.id()));
             let ports = fs::read_to_string(&ports).expect("the server's ports");
             let ports: serde_json::Value = serde_json::from_str(&ports).expect("JSON");
-            self.url = ports["nats"][0].as_str().expect("an address").to_owned();
+            ports["nats"][0]
+                .as_str()
+                .expect("an address")
+                .clone_into(&mut self.url);
         }
         self.started.push(started);
     }

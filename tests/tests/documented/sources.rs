@@ -209,7 +209,7 @@ fn visit(folder: &Path, each: &mut impl FnMut(&Path, &str)) {
         }
         if path.is_dir() {
             visit(&path, each);
-        } else if name.ends_with(".rs") {
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
             let text = fs::read_to_string(&path).expect("a source file");
             let end = text.find("#[cfg(test)]\nmod ").unwrap_or(text.len());
             each(&path, &text[..end]);
