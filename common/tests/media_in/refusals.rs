@@ -148,7 +148,7 @@ fn mend(clips: &Clips, name: &str, message: &str) {
     std::fs::create_dir_all(&out).unwrap();
     let cut = cut_video(&path, &probe, &out).unwrap();
     assert!(cut.defects.is_empty(), "{name}: {command}: {:?}", cut.defects);
-    let is_moving = !Path::new(name).extension().is_some_and(|kind| kind == "png");
+    let is_moving = Path::new(name).extension().is_none_or(|kind| kind != "png");
     assert!(
         !is_moving || cut.pts.len() > 1,
         "{name}: {command} leaves {:?}",
