@@ -257,3 +257,35 @@ fn the_first_default_track_that_can_be_decoded_is_taken() {
         "{refused}"
     );
 }
+
+#[test]
+fn sound_that_cannot_be_decoded_is_refused_and_does_not_hide_a_track_that_can() {
+    let clips = Clips::new();
+    let key = "-encryption_scheme cenc-aes-ctr -encryption_key 76a6c65c5ea762046bd749a2e632ccbb -encryption_kid \
+               a7e61c373e219033c21091fa607bf3b8";
+    let path = clips.make("locked.mp4", &format!("-f lavfi -i sine=d=1 -c:a aac {key}"));
+    let refused = refusal(sound(&path, SoundOrigin::Container));
+    assert!(
+        refused.contains("encrypted") && refused.contains("locked.mp4"),
+        "{refused}"
+    );
+
+    let tone = "-f lavfi -i sine=d=2 -f lavfi -i sine=d=2 -map 0 -map 1 -c:a:0 flac -c:a:1 aac";
+    let path = clips.make("noise.mkv", &format!("{tone} -disposition:a default"));
+    let mut bytes = std::fs::read(&path).unwrap();
+    // Each frame of FLAC begins with this; without it none is found.
+    for at in 0..bytes.len() - 1 {
+        if bytes[at] == 0xff && bytes[at + 1] == 0xf8 {
+            bytes[at] = 0;
+        }
+    }
+    std::fs::write(&path, bytes).unwrap();
+    let decoded = sound(&path, SoundOrigin::Container).unwrap();
+    assert!(decoded.notes()[0].contains("is track 2"), "{:?}", decoded.notes());
+    let first = "1".parse().unwrap();
+    let refused = refusal(decode(&path, &first, Container::Mp4));
+    assert!(
+        refused.contains("noise.mkv") && refused.contains("decoded"),
+        "{refused}"
+    );
+}

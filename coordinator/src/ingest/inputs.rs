@@ -130,6 +130,11 @@ impl ExaminedInputs {
         self.table.outputs.len() as u64
     }
 
+    /// Returns the most bytes that the sound of the output can have.
+    pub fn sound_bytes(&self) -> u64 {
+        self.sound.output_bytes()
+    }
+
     /// Returns the length of the speech in milliseconds.
     pub fn speech_ms(&self) -> u64 {
         self.speech.samples * 1000 / u64::from(media::SPEECH_RATE_HZ)

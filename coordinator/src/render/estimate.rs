@@ -83,7 +83,7 @@ impl Estimate {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct InputBytes {
     pub(super) video: u64,
-    pub(super) audio: u64,
+    pub(super) sound: u64,
 }
 
 /// Returns the places that the job writes to. A lossless frame has about half its raw size, and one at CRF 18 about
@@ -94,7 +94,7 @@ fn places(settings: &RenderSettings, examined: &ExaminedInputs, input: InputByte
     let result_bytes = examined.frames() * frame_bytes;
     // 16 kHz mono speech of 16 bits: the temporary folder has all of it, the store has it as windows.
     let speech_bytes = examined.speech_ms() * 32;
-    let stored_bytes = input.video + input.audio + speech_bytes + result_bytes + OVERHEAD_BYTES;
+    let stored_bytes = input.video + input.sound + speech_bytes + result_bytes + OVERHEAD_BYTES;
     // The video is cut into segments one after the other.
     let segment_frames = settings.ingest.limits.max_frames;
     let cut_bytes = input.video * segment_frames.min(examined.table.sources) / examined.table.sources.max(1);
@@ -108,13 +108,13 @@ fn places(settings: &RenderSettings, examined: &ExaminedInputs, input: InputByte
         Place {
             name: "the output",
             path: settings.target.path().to_owned(),
-            bytes: result_bytes + input.audio,
+            bytes: result_bytes + input.sound,
             chosen_by: "-o",
         },
         Place {
             name: "the temporary folder",
             path: settings.ingest.scratch.clone(),
-            bytes: speech_bytes + cut_bytes + input.audio,
+            bytes: speech_bytes + cut_bytes + input.sound,
             chosen_by: "TMPDIR",
         },
     ]

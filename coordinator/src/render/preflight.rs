@@ -88,7 +88,7 @@ impl Preflight {
         let size = |path: &Path| fs::metadata(path).map_err(FileError::at("read", path));
         let input = InputBytes {
             video: size(&settings.ingest.video)?.len(),
-            audio: size(&settings.ingest.audio)?.len(),
+            sound: examined.sound_bytes(),
         };
         let needs = job_needs(&weights, model.is_guided(), picture_bytes(&examined));
         let estimate = Estimate::of(&settings, &examined, input, &model, &weights, &needs);

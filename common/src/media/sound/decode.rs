@@ -4,16 +4,18 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use ffmpeg_next::codec::packet::side_data::Type;
 use ffmpeg_next::format::context::Input;
-use ffmpeg_next::format::stream::Disposition;
-use ffmpeg_next::{Error, Packet, Rational, decoder, frame, media};
+use ffmpeg_next::{Error, Packet, Rational, decoder, frame};
 
 use super::carry::reason_to_encode;
 use super::convert::Converter;
 use super::copy::CopiedTrack;
 use super::damage::Damage;
+use super::line::{FrameSamples, Line, as_values};
+use super::origin::{Origin, samples};
 use super::pcm::{Pcm, PcmForm, PcmWriter};
-use super::place::{Irregularities, LongGap, Piece, Placer};
+use super::place::{Irregularities, Piece, Placer};
 use super::request::SoundRequest;
 use super::source::TrackStart;
 use super::write::CopyWriter;
@@ -21,14 +23,12 @@ use crate::media::container::{Container, audio_decoder, is_again_or_eof, portabl
 use crate::media::probe::open_input;
 use crate::media::{MediaError, ffi};
 
-/// MP4 and Matroska count from time 0. A file whose tracks all begin later than this is a piece of something longer.
-const MAX_OWN_START_S: i64 = 10;
 /// MPEG transport and program streams, whose clock starts anew where recordings are joined.
 const CLOCKS_THAT_JUMP: [&str; 2] = ["mpegts", "mpeg"];
+/// A decoder returns its first samples after fewer packets.
+const MOST_WAITING: usize = 1000;
 /// Files of bare packets. FFmpeg makes up their time stamps, wrongly if the rate changes.
 const WITHOUT_STAMPS: [&str; 8] = ["aac", "mp3", "ac3", "eac3", "dts", "flac", "truehd", "loas"];
-/// FFmpeg's value for an unknown time stamp.
-const NO_PTS: i64 = i64::MIN;
 
 /// A decoded track.
 pub(super) struct Decoded {
@@ -39,13 +39,6 @@ pub(super) struct Decoded {
     pub(super) damage: Damage,
     /// Number of values that were no numbers.
     pub(super) damaged_values: u64,
-}
-
-/// Interleaved samples of a frame.
-struct FrameSamples {
-    values: Vec<f32>,
-    /// Number of samples that remain if this is the last frame, whose end may be padding.
-    presented: u64,
 }
 
 /// Decodes the track with index `track` of the file `readable`, which is the user's file or a repaired copy of it.
@@ -78,7 +71,7 @@ pub(super) fn decode_track(
     let decoding = TrackDecoder {
         request: *request,
         time_base,
-        origin: origin(request, &input, track),
+        origin: Origin::find(request, &input, track),
         has_stamps: !WITHOUT_STAMPS.contains(&input.format().name()),
         jumps: CLOCKS_THAT_JUMP.contains(&input.format().name()),
         decoder,
@@ -88,64 +81,12 @@ pub(super) fn decode_track(
             None => Copying::Waiting(copied, Vec::new()),
         },
         consumed: 0,
+        packets: 0,
+        failed_packets: 0,
         damage: Damage::default(),
         path: request.path.to_owned(),
     };
     decoding.run(&mut input, track)
-}
-
-/// The start of the file, as far as it is known before the track is decoded.
-struct Origin {
-    /// Time 0 of the output: the first picture.
-    picture: Option<(i64, Rational)>,
-    /// The earliest start of another track.
-    others: Option<(i64, Rational)>,
-    /// Whether the container counts from 0.
-    counts_from_zero: bool,
-}
-
-fn origin(request: &SoundRequest<'_>, input: &Input, track: usize) -> Origin {
-    let others = input.streams().filter(|stream| {
-        let medium = stream.parameters().medium();
-        let plays = matches!(medium, media::Type::Audio | media::Type::Video);
-        let is_cover = stream.disposition().contains(Disposition::ATTACHED_PIC);
-        stream.index() != track && plays && !is_cover && stream.start_time() != NO_PTS
-    });
-    let starts = others.map(|stream| (stream.start_time(), stream.time_base()));
-    let container = input.format().name().to_owned();
-    Origin {
-        picture: request.origin.picture(),
-        others: starts.min_by_key(|&(pts, base)| samples(pts, base, 1_000_000)),
-        counts_from_zero: container
-            .split(',')
-            .any(|name| name == "mp4" || name == "matroska"),
-    }
-}
-
-impl Origin {
-    /// Returns the sample that is at time 0, of a track that begins with the time stamp `first`.
-    fn sample(&self, first: i64, time_base: Rational, rate_hz: u32) -> i64 {
-        if let Some((pts, base)) = self.picture {
-            return samples(pts, base, rate_hz);
-        }
-        let own = samples(first, time_base, rate_hz);
-        let others = self.others.map(|(pts, base)| samples(pts, base, rate_hz));
-        let start = others.map_or(own, |others| others.min(own));
-        let zero = 0..=MAX_OWN_START_S * i64::from(rate_hz);
-        if self.counts_from_zero && zero.contains(&start) {
-            0
-        } else {
-            start
-        }
-    }
-}
-
-/// Returns a time in samples, rounded to the nearest.
-fn samples(pts: i64, time_base: Rational, rate_hz: u32) -> i64 {
-    let (num, den) = (i128::from(time_base.0), i128::from(time_base.1.max(1)));
-    let scaled = i128::from(pts) * num * i128::from(rate_hz);
-    let rounded = (2 * scaled + den).div_euclid(2 * den);
-    i64::try_from(rounded).unwrap_or(if rounded < 0 { i64::MIN } else { i64::MAX })
 }
 
 /// The copy of the packets.
@@ -171,16 +112,10 @@ struct TrackDecoder<'a> {
     copying: Copying,
     /// Total duration of the packets so far, in ticks.
     consumed: i64,
+    /// Numbers of all packets and of those that could not be decoded.
+    packets: u64,
+    failed_packets: u64,
     damage: Damage,
-}
-
-/// The timeline, once the first samples have shown its rate.
-struct Line {
-    placer: Placer<FrameSamples>,
-    writer: PcmWriter,
-    converter: Converter,
-    /// What is added to a time stamp in samples.
-    shift: i64,
 }
 
 impl TrackDecoder<'_> {
@@ -201,8 +136,8 @@ impl TrackDecoder<'_> {
             }
         }
         match self.decoder.send_eof() {
-            Ok(()) | Err(Error::Eof | Error::InvalidData) => {}
-            Err(error) => return Err(self.failed(error)),
+            Err(error) if is_out_of_memory(error) => return Err(self.failed(error)),
+            _ => {}
         }
         self.receive()?;
         self.finish()
@@ -225,13 +160,23 @@ impl TrackDecoder<'_> {
     }
 
     fn take_packet(&mut self, packet: &Packet) -> Result<(), MediaError> {
+        if packet.side_data().any(|data| data.kind() == Type::EncryptionInfo) {
+            return Err(MediaError::bad_input(
+                &self.path,
+                "its sound is encrypted: give a file without copy protection",
+            ));
+        }
         self.consumed = self.consumed.saturating_add(packet.duration());
+        self.packets += 1;
         match &mut self.copying {
             Copying::Waiting(track, packets) => {
                 if packets.is_empty() {
                     track.start.first_pts = packet.pts().unwrap_or(0);
                 }
                 packets.push(packet.clone());
+                if packets.len() > MOST_WAITING {
+                    self.copying = Copying::No("its first packets cannot be decoded".to_owned());
+                }
             }
             Copying::Running(copy) => {
                 if let Err(error) = copy.write(packet) {
@@ -242,12 +187,15 @@ impl TrackDecoder<'_> {
         }
         match self.decoder.send_packet(packet) {
             Ok(()) => {}
-            Err(Error::Other { errno }) if errno != ffmpeg_next::error::EINVAL => {
-                return Err(self.failed(Error::Other { errno }));
-            }
-            Err(_) => self.damage.at(self.seconds(packet.pts())),
+            Err(error) if is_out_of_memory(error) => return Err(self.failed(error)),
+            Err(_) => self.add_damage(packet.pts()),
         }
         self.receive()
+    }
+
+    fn add_damage(&mut self, pts: Option<i64>) {
+        self.failed_packets += 1;
+        self.damage.at(self.seconds(pts));
     }
 
     /// Takes what the decoder has ready.
@@ -260,9 +208,9 @@ impl TrackDecoder<'_> {
                 }
                 Ok(()) => {}
                 Err(error) if is_again_or_eof(error) => return Ok(()),
-                Err(error @ Error::Other { .. }) => return Err(self.failed(error)),
+                Err(error) if is_out_of_memory(error) => return Err(self.failed(error)),
                 Err(_) => {
-                    self.damage.at(self.seconds(None));
+                    self.add_damage(None);
                     return Ok(());
                 }
             }
@@ -328,6 +276,7 @@ impl TrackDecoder<'_> {
             writer,
             converter: Converter::new(form),
             shift: offset.saturating_sub(origin),
+            scratch: scratch.to_owned(),
         });
         if let Copying::Waiting(track, _) = &mut self.copying {
             track.start = TrackStart::measure(
@@ -369,6 +318,13 @@ impl TrackDecoder<'_> {
         let Some(mut line) = self.line.take() else {
             return Err(nothing());
         };
+        if 2 * self.failed_packets > self.packets {
+            let cause = format!(
+                "more than half of its sound cannot be decoded: it is damaged {}",
+                self.damage.times()
+            );
+            return Err(MediaError::bad_input(&self.path, cause));
+        }
         let form = line.writer.form();
         let rest = line.converter.finish().map_err(|error| self.failed(error))?;
         if rest.is_empty() {
@@ -417,7 +373,7 @@ impl TrackDecoder<'_> {
         let pcm = line
             .writer
             .finish()
-            .map_err(MediaError::io("store the decoded sound of", &self.path))?;
+            .map_err(MediaError::io("write the decoded sound to", self.request.scratch))?;
         Ok(Decoded {
             pcm,
             copy,
@@ -428,42 +384,17 @@ impl TrackDecoder<'_> {
     }
 }
 
-impl Line {
-    /// Writes the pieces that have a place.
-    fn drain(&mut self, ended: bool, path: &Path) -> Result<(), MediaError> {
-        let form = self.writer.form();
-        let too_long = |gap: LongGap| {
-            let seconds = |samples: u64| samples as f64 / f64::from(form.rate_hz);
-            let cause = format!(
-                "the time stamps of its sound leave a gap of {:.0} s at {:.2} s; to play the parts one after the other, \
-                 convert it first: ffmpeg -i IN -vn -af asetpts=N/SR/TB OUT.wav",
-                seconds(gap.length),
-                seconds(gap.at)
-            );
-            MediaError::bad_input(path, cause)
-        };
-        while let Some(mut placed) = self.placer.next(ended).map_err(too_long)? {
-            let skip = as_values(placed.skip, form.channels);
-            let written = self.writer.silence(placed.silence);
-            written
-                .and_then(|()| self.writer.push(&mut placed.sound.values[skip..]))
-                .map_err(MediaError::io("store the decoded sound of", path))?;
+fn is_out_of_memory(error: Error) -> bool {
+    error
+        == Error::Other {
+            errno: ffmpeg_next::error::ENOMEM,
         }
-        Ok(())
-    }
 }
 
 /// The reason to encode sound whose packets the muxer refused.
 fn not_taken(container: Container, error: &MediaError) -> String {
     let cause = std::error::Error::source(error).map_or_else(String::new, |cause| format!(" ({cause})"));
     format!("{} does not take its packets{cause}", container.extension())
-}
-
-/// Returns the number of values of so many samples.
-fn as_values(samples: u64, channels: usize) -> usize {
-    usize::try_from(samples)
-        .unwrap_or(usize::MAX)
-        .saturating_mul(channels)
 }
 
 /// Returns the number of samples of a frame that are presented if it is the last. In MP4 the last packet's duration

@@ -186,6 +186,11 @@ impl<'a> EncodeFeed<'a> {
     }
 }
 
+/// Returns the bit rate of AAC for so many channels.
+pub(super) fn aac_bits(channels: usize) -> usize {
+    AAC_BITS.max(AAC_BITS_PER_CHANNEL * channels)
+}
+
 fn open_encoder(
     container: Container,
     form: &PcmForm,
@@ -215,7 +220,7 @@ fn open_encoder(
     let mut audio = context.encoder().audio()?;
     let channels = usize::try_from(layout.channels()).unwrap_or(2);
     if id == Id::AAC {
-        audio.set_bit_rate(AAC_BITS.max(AAC_BITS_PER_CHANNEL * channels));
+        audio.set_bit_rate(aac_bits(channels));
     }
     audio.set_rate(i32::try_from(rate_hz).map_err(|_| Error::InvalidData)?);
     audio.set_format(format);

@@ -14,6 +14,8 @@ mod damage;
 mod decode;
 mod encode;
 mod lengths;
+mod line;
+mod origin;
 mod pcm;
 mod place;
 mod request;
@@ -147,10 +149,13 @@ impl Sound {
             ));
         }
         if let Some(&at) = found.restarts.first() {
+            let more = match found.restarts.len() {
+                1 => String::new(),
+                times => format!(" and {} times more", times - 1),
+            };
             notes.push(format!(
-                "the time stamps of the sound of `{file}` start anew {} times, the first at {:.2} s: its parts are played one \
-                 after the other",
-                found.restarts.len(),
+                "the time stamps of the sound of `{file}` start anew at {:.2} s{more}: its parts are played one after the \
+                 other",
                 seconds(at)
             ));
         }
@@ -178,6 +183,21 @@ impl Sound {
             pcm: decoded.pcm,
             copy: decoded.copy,
             notes,
+        }
+    }
+
+    /// Returns the most bytes that the sound of the output can have.
+    pub fn output_bytes(&self) -> u64 {
+        let form = &self.pcm.form;
+        match (&self.copy, self.container) {
+            (Ok(copy), _) => copy.metadata().map_or(0, |found| found.len()),
+            (Err(_), Container::Mp4) => {
+                let seconds = self.pcm.samples / u64::from(form.rate_hz.max(1)) + 1;
+                seconds * encode::aac_bits(form.channels) as u64 / 8
+            }
+            (Err(_), Container::Matroska) => {
+                self.pcm.samples * form.channels as u64 * if form.is_deep { 3 } else { 2 }
+            }
         }
     }
 
