@@ -37,8 +37,10 @@ pub(super) fn to_json(event: &RenderEvent) -> Option<Value> {
     }
 }
 
-/// The JSON object of the error that ended a render: the last event. `refused` means that nothing was written and the same
-/// command cannot succeed; `failed` that the machine or the farm failed.
+/// The JSON object of the error that ended a render: the last event. `refused` means that the arguments, an input or
+/// the machine as it is (a program that is missing, a disk without room) do not allow the job, and that no output was
+/// written; the command can succeed once that is changed. `failed` means that the machine or the farm failed on the
+/// way; the same command resumes the job.
 pub(super) fn error_json(status: ExitStatus, error: &str) -> Value {
     let event = match status {
         ExitStatus::Refused => "refused",

@@ -244,6 +244,12 @@ pub(crate) const NOT_RUN: &[(&str, &str)] = &[
     ("deploy/setup", CI),
     ("deploy/clips", CI),
     ("deploy/test", CI),
+    ("deploy/soak", "takes half an hour"),
+    (
+        "deploy/fuzz --seconds 3600",
+        "takes an hour; continuous integration runs a minute of it",
+    ),
+    ("deploy/fuzz", CI),
     ("deploy/quickstart", NETWORK),
     ("deploy/quickstart VIDEO AUDIO OUT.mp4", NETWORK),
     ("deploy/demo-oom", NETWORK),

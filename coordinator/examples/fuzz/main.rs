@@ -1,0 +1,202 @@
+//! Fuzzes what comes from outside: messages (`wire`) and media files (`media`). `deploy/fuzz` runs it.
+//!
+//! ```text
+//! fuzz [--target wire|media] [--seconds N] [--seed S] [--dir DIR]
+//! ```
+//! Inputs follow from the seed and their number, so the same seed gives the same inputs everywhere. They run
+//! in child processes, in batches; a batch whose child dies, hangs or uses too much memory is a finding, which
+//! is written to `DIR/findings` with the command that repeats it. `DIR/SEED.TARGET` has the number of the next
+//! batch: the same command goes on there. Exit code 1 means that something was found.
+
+mod media;
+mod mutate;
+mod wire;
+
+use std::fs;
+use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use clap::{Parser, ValueEnum};
+
+/// A child that reports nothing for this long hangs. An input takes milliseconds; the rest is for a machine that is busy
+/// with other work.
+const HANG: Duration = Duration::from_mins(1);
+/// Address space of a child, in KiB: several times what ingest needs for any of these inputs.
+const ADDRESS_SPACE_KIB: u64 = 4 << 20;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Target {
+    Wire,
+    Media,
+}
+
+impl Target {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Wire => "wire",
+            Self::Media => "media",
+        }
+    }
+}
+
+#[derive(Parser)]
+struct Args {
+    /// What to fuzz (default: both in turn)
+    #[arg(long)]
+    target: Option<Target>,
+    /// How long to go on
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
+    /// From which all inputs follow
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Folder for seed files, findings and the state
+    #[arg(long, default_value = ".cache/fuzz")]
+    dir: PathBuf,
+    /// Run only this batch, in this process
+    #[arg(long, requires = "target")]
+    batch: Option<u64>,
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    let args = Args::parse();
+    let dir = std::path::absolute(&args.dir)?;
+    if let (Some(target), Some(batch)) = (args.target, args.batch) {
+        return run_batch(target, args.seed, batch, &dir);
+    }
+    media::make_seeds(&dir.join("seeds"))?;
+    fs::create_dir_all(dir.join("findings"))?;
+    let end = Instant::now() + Duration::from_secs(args.seconds);
+    let targets = args
+        .target
+        .map_or(vec![Target::Wire, Target::Media], |target| vec![target]);
+    let mut findings = 0;
+    while Instant::now() < end {
+        for &target in &targets {
+            findings += u32::from(!supervise(target, args.seed, &dir)?);
+        }
+    }
+    say(&format!(
+        "{findings} findings in {}",
+        dir.join("findings").display()
+    ));
+    Ok(if findings == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// Runs the batch that is next in a child process. Returns false if it found something.
+fn supervise(target: Target, seed: u64, dir: &Path) -> anyhow::Result<bool> {
+    let state = dir.join(format!("{seed}.{}", target.name()));
+    let batch: u64 = match fs::read_to_string(&state) {
+        Ok(text) => text.trim().parse().context("the state is no number")?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+        Err(error) => return Err(error).context("cannot read the state"),
+    };
+    let own = std::env::current_exe()?;
+    let repeat = format!(
+        "{} --target {} --seed {seed} --batch {batch} --dir {}",
+        own.display(),
+        target.name(),
+        dir.display()
+    );
+    let mut child = Command::new("bash")
+        .args(["-c", &format!("ulimit -v {ADDRESS_SPACE_KIB}; exec {repeat}")])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let (told, hangs) = follow(&mut child)?;
+    let status = child.wait()?;
+    if hangs || !status.success() {
+        let how = if hangs {
+            "hangs".to_owned()
+        } else {
+            status.to_string()
+        };
+        let path = dir
+            .join("findings")
+            .join(format!("{}-{seed}-{batch}", target.name()));
+        fs::write(&path, format!("{repeat}\n{how}\n{told}\n"))?;
+        say(&format!("FOUND: {how}, see {}", path.display()));
+    } else if let Some(line) = told.lines().last() {
+        say(&format!("{} {batch}: {line}", target.name()));
+    }
+    fs::write(&state, format!("{}\n", batch + 1))?;
+    Ok(!hangs && status.success())
+}
+
+/// Collects what a child prints until it ends. A child that hangs is killed.
+fn follow(child: &mut Child) -> anyhow::Result<(String, bool)> {
+    let (sender, lines) = mpsc::channel();
+    let pipes: [Option<Box<dyn io::Read + Send>>; 2] = [
+        child.stdout.take().map(|pipe| Box::new(pipe) as _),
+        child.stderr.take().map(|pipe| Box::new(pipe) as _),
+    ];
+    for pipe in pipes.into_iter().flatten() {
+        let sender = sender.clone();
+        std::thread::spawn(move || {
+            for line in BufReader::new(pipe).split(b'\n').map_while(Result::ok) {
+                let _nobody_reads = sender.send(String::from_utf8_lossy(&line).into_owned());
+            }
+        });
+    }
+    drop(sender);
+    let mut told = Vec::new();
+    loop {
+        match lines.recv_timeout(HANG) {
+            Ok(line) => told.push(line),
+            Err(mpsc::RecvTimeoutError::Disconnected) => break,
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                child.kill()?;
+                return Ok((told.join("\n"), true));
+            }
+        }
+    }
+    // FFmpeg logs much about damage; the end is enough to see what was running.
+    let kept = told.len().saturating_sub(200);
+    Ok((told.split_off(kept).join("\n"), false))
+}
+
+/// Runs one batch in this process.
+fn run_batch(target: Target, seed: u64, batch: u64, dir: &Path) -> anyhow::Result<ExitCode> {
+    match target {
+        Target::Wire => wire::run(seed, batch)?,
+        Target::Media => {
+            let scratch = tempfile::tempdir()?;
+            let mut counts = std::collections::BTreeMap::<&str, u32>::new();
+            for index in batch * media::BATCH..(batch + 1) * media::BATCH {
+                say(&format!("input {index}"));
+                let looks = media::run(&dir.join("seeds"), scratch.path(), seed, index);
+                match looks {
+                    Ok(words) => words
+                        .into_iter()
+                        .for_each(|word| *counts.entry(word).or_default() += 1),
+                    Err(error) => {
+                        let (name, bytes) = media::input(&dir.join("seeds"), seed, index)?;
+                        let path = dir.join("findings").join(format!("{seed}-{index}-{name}"));
+                        fs::write(&path, bytes)?;
+                        bail!("{}: {error:#}", path.display());
+                    }
+                }
+            }
+            let counts: Vec<String> = counts
+                .iter()
+                .map(|(word, count)| format!("{count} {word}"))
+                .collect();
+            say(&format!("{} inputs: {}", media::BATCH, counts.join(", ")));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints a line to standard output.
+fn say(line: &str) {
+    let _closed = writeln!(io::stdout(), "{line}");
+}
