@@ -5,8 +5,11 @@
 
 mod endings;
 mod faults;
+mod hostile;
 mod memory;
 mod moves;
+#[path = "../../examples/fuzz/mutate.rs"]
+mod mutate;
 mod succession;
 mod support;
 mod waits;
