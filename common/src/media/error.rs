@@ -67,10 +67,21 @@ impl MediaError {
         match self {
             Self::Io { .. } => true,
             Self::Ffmpeg { source, .. } => {
-                let invalid = ffmpeg_next::error::EINVAL;
-                matches!(source, ffmpeg_next::Error::Other { errno } if *errno != invalid)
+                let invalid = ffmpeg_next::Error::Other {
+                    errno: ffmpeg_next::error::EINVAL,
+                };
+                is_system_error(*source) && *source != invalid
             }
             Self::BadInput { .. } | Self::Rejected { .. } => false,
+        }
+    }
+
+    /// Makes an error about a copy of a file one about `path`, the file that the user gave.
+    pub(super) fn about(self, path: &Path) -> Self {
+        match self {
+            Self::BadInput { source, .. } => Self::bad_input(path, source.0),
+            Self::Ffmpeg { action, source, .. } => Self::ffmpeg(action, path)(source),
+            other => other,
         }
     }
 
@@ -103,4 +114,10 @@ impl MediaError {
         let path = path.to_owned();
         move |source| Self::Io { action, path, source }
     }
+}
+
+/// Whether FFmpeg passed on an error of the operating system. A demuxer may also return a number of a damaged file as if it
+/// were one; the system's own are below 4096.
+pub(super) fn is_system_error(error: ffmpeg_next::Error) -> bool {
+    matches!(error, ffmpeg_next::Error::Other { errno } if (1..4096).contains(&errno))
 }

@@ -13,6 +13,7 @@ use ffmpeg_next::format::context::Input;
 use ffmpeg_next::format::stream::Disposition;
 
 use super::MediaError;
+use super::error::is_system_error;
 use super::ffi::{self, VideoFacts};
 use super::remedy;
 use crate::frame::{Colour, ColourMatrix, ColourRange, PictureFormat};
@@ -153,7 +154,7 @@ pub(super) fn open_input(path: &Path) -> Result<Input, MediaError> {
     ffmpeg::format::input_with_dictionary(&format!("file:{name}"), options).map_err(|error| {
         let known = head.get(4..8) == Some(b"ftyp") || head.starts_with(&[0x1a, 0x45, 0xdf, 0xa3]);
         match error {
-            ffmpeg::Error::Other { .. } => MediaError::ffmpeg("open", path)(error),
+            _ if is_system_error(error) => MediaError::ffmpeg("open", path)(error),
             _ if known => refuse("the file is truncated: its index is missing; copy or download it again"),
             _ => refuse("it is not a media file that FFmpeg knows"),
         }

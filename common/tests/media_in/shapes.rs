@@ -22,11 +22,12 @@ fn lengths_in_headers_are_not_believed() {
     let clips = Clips::new();
     let tone = "-f lavfi -i sine=f=440:r=16000:d=1";
     let w64 = b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a";
-    let cases: [(&str, &str, Field); 6] = [
+    let cases: [(&str, &str, Field); 7] = [
         ("a.wav", "-bitexact", (b"data", 0, 4)),
         ("tagged.wav", "-metadata title=x", (b"data", 0, 4)),
         ("g.wav", "-ar 8000 -c:a pcm_mulaw -bitexact", (b"data", 0, 4)),
         ("a.aiff", "", (b"SSND", 0, 4)),
+        ("frames.aiff", "", (b"COMM", 6, 4)),
         ("a.w64", "", (w64, 0, 8)),
         ("wide.wav", "-rf64 always", (b"ds64", 12, 8)),
     ];
@@ -40,6 +41,7 @@ fn lengths_in_headers_are_not_believed() {
             ("zero", [0_u8; 8]),
             ("ones", [0xff; 8]),
             ("large", [16, 0, 0, 16, 0, 0, 0, 0]),
+            ("negative", [0xb2, 0, 0xce, 0xb8, 0, 0, 0, 0]),
         ] {
             let mut changed = whole.clone();
             changed[at..at + bytes].copy_from_slice(&fill[..bytes]);

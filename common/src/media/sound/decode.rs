@@ -47,7 +47,7 @@ pub(super) fn decode_track(
     readable: &Path,
     track: usize,
 ) -> Result<Decoded, MediaError> {
-    let mut input = open_input(readable)?;
+    let mut input = open_input(readable).map_err(|error| error.about(request.path))?;
     let (parameters, time_base) = match input.stream(track) {
         Some(stream) => (stream.parameters(), stream.time_base()),
         None => return Err(MediaError::bad_input(request.path, "it has no audio track")),

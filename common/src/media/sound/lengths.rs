@@ -2,7 +2,7 @@
 //! stopped: WAV, RF64, W64 and AIFF. FFmpeg does not read all of them to their end, so that a copy with true lengths is
 //! read in their place.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read, Seek as _, SeekFrom, Write as _};
 use std::path::Path;
 
@@ -58,8 +58,13 @@ const W64: Form = Form {
 /// Writes a copy with true lengths to the folder `scratch` if FFmpeg would not read the file to its end; `None` if the
 /// file itself can be read.
 pub(super) fn repaired(path: &Path, scratch: &Path) -> io::Result<Option<TempPath>> {
+    // Opening a pipe would wait for its writer.
+    let meta = fs::metadata(path)?;
+    if !meta.is_file() {
+        return Ok(None);
+    }
+    let size = meta.len();
     let mut file = File::open(path)?;
-    let size = file.metadata()?.len();
     let mut header = Vec::new();
     (&mut file).take(HEADER_BYTES).read_to_end(&mut header)?;
     let form = match (header.get(..4), header.get(8..12)) {
@@ -68,7 +73,7 @@ pub(super) fn repaired(path: &Path, scratch: &Path) -> io::Result<Option<TempPat
         _ if header.starts_with(&W64_RIFF) => &W64,
         _ => return Ok(None),
     };
-    let Some((at, length)) = find_data(form, &header) else {
+    let Some((at, length)) = find_chunk(form, &header, form.data) else {
         return Ok(None);
     };
     let content = (at + form.name_bytes + form.length_bytes) as u64 + form.data_header;
@@ -80,10 +85,19 @@ pub(super) fn repaired(path: &Path, scratch: &Path) -> io::Result<Option<TempPat
         length
     };
     let is_empty = length <= form.data_header && left > 0 && !is_chunk(form, &header, content, size);
-    if !is_empty && length.saturating_sub(form.data_header) <= left {
+    let frames = (form.data == AIFF.data).then(|| aiff_frames(&header)).flatten();
+    let wrong_frames = frames.filter(|&(_, frames)| i32::try_from(frames).is_err());
+    if !is_empty && length.saturating_sub(form.data_header) <= left && wrong_frames.is_none() {
         return Ok(None);
     }
     set_lengths(form, &mut header, at, left, wide);
+    if let Some((place, _)) = wrong_frames {
+        // No sample has less than one byte, and the true number only gives the duration that FFmpeg states.
+        let most = u32::try_from(left)
+            .unwrap_or(u32::MAX)
+            .min(i32::MAX.cast_unsigned());
+        header[place..place + 4].copy_from_slice(&most.to_be_bytes());
+    }
     let mut copy = tempfile::NamedTempFile::new_in(scratch)?;
     copy.write_all(&header)?;
     file.seek(SeekFrom::Start(header.len() as u64))?;
@@ -91,8 +105,20 @@ pub(super) fn repaired(path: &Path, scratch: &Path) -> io::Result<Option<TempPat
     Ok(Some(copy.into_temp_path()))
 }
 
-/// Returns the place of the chunk with the samples and the length that it states, without its header.
-fn find_data(form: &Form, header: &[u8]) -> Option<(usize, u64)> {
+/// Returns the place of the number of sample frames in an AIFF header, and that number. FFmpeg takes one above
+/// `i32::MAX` for an error.
+fn aiff_frames(header: &[u8]) -> Option<(usize, u32)> {
+    let (at, _) = find_chunk(&AIFF, header, b"COMM")?;
+    let place = at + AIFF.name_bytes + AIFF.length_bytes + 2;
+    let bytes = header.get(place..place + 4)?;
+    bytes
+        .try_into()
+        .ok()
+        .map(|bytes| (place, u32::from_be_bytes(bytes)))
+}
+
+/// Returns the place of the first chunk named `wanted` and the length that it states, without its header.
+fn find_chunk(form: &Form, header: &[u8], wanted: &[u8]) -> Option<(usize, u64)> {
     let mut at = form.start;
     loop {
         let name = header.get(at..at + form.name_bytes)?;
@@ -103,7 +129,7 @@ fn find_data(form: &Form, header: &[u8]) -> Option<(usize, u64)> {
             0
         };
         let length = length.saturating_sub(own);
-        if name == form.data {
+        if name == wanted {
             return Some((at, length));
         }
         let next = length.checked_next_multiple_of(form.align)?;

@@ -72,7 +72,7 @@ pub fn decode_sound(request: &SoundRequest<'_>) -> Result<Sound, MediaError> {
         repaired => repaired.map_err(MediaError::io("read", path))?,
     };
     let input = match &repaired {
-        Some(copy) => open_input(copy).map_err(|error| about(path, error))?,
+        Some(copy) => open_input(copy).map_err(|error| error.about(path))?,
         None => opened?,
     };
     refuse_truncated(&input, path)?;
@@ -102,20 +102,12 @@ pub fn decode_sound(request: &SoundRequest<'_>) -> Result<Sound, MediaError> {
                 return Ok(Sound::new(request, decoded, notes));
             }
             Err(error @ MediaError::BadInput { .. }) => {
-                first_error = first_error.or(Some(about(path, error)));
+                first_error = first_error.or(Some(error.about(path)));
             }
-            Err(error) => return Err(about(path, error)),
+            Err(error) => return Err(error.about(path)),
         }
     }
     Err(first_error.unwrap_or_else(|| MediaError::bad_input(path, "it has no audio track")))
-}
-
-/// Makes an error that names a repaired copy one about the file that the user gave.
-fn about(path: &Path, error: MediaError) -> MediaError {
-    match error {
-        MediaError::BadInput { source, .. } => MediaError::bad_input(path, source.0),
-        other => other,
-    }
 }
 
 impl Sound {
