@@ -108,7 +108,7 @@ pub(crate) const MEASURING: &[Row] = &[
 /// A running render is looked at.
 pub(crate) const WHILE_RENDERING: &[Row] = &[
     (
-        "latentfarm render longer.mp4 longer.wav -o out.mp4 --steps 60 --chunk-frames 16",
+        "latentfarm render longer.mp4 longer.wav -o out.mp4 --steps 200 --chunk-frames 16",
         PreparesUntil("joined"),
     ),
     ("latentfarm top out.mp4", Beside),
