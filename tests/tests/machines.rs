@@ -237,6 +237,11 @@ fn a_stopped_render_goes_on_with_its_children_and_its_lease_whatever_the_clock_s
     let material = Material::seconds("2", "2");
     let clock = material.path("clock");
     let mut running = under_way(&material, &clock);
+    // The worker reports that a chunk has begun before it starts the engine for it.
+    eventually(
+        "coordinator, nats-server, worker, media child and engine run",
+        || states(&running).len() == 5,
+    );
     // Ctrl-Z in a terminal reaches the coordinator alone; all of the farm stops with it.
     running.signal(Signal::SIGTSTP);
     eventually("nats-server, worker, media child and engine stop", || {
