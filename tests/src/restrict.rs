@@ -6,8 +6,15 @@ use std::process::{Child, Command, Stdio};
 
 use crate::{Render, program};
 
-/// User and group id of `nobody`, who owns nothing.
-const NOBODY: &str = "65534";
+/// Arguments of `setpriv` that run a command as `nobody`, who owns nothing.
+const AS_NOBODY: [&str; 6] = [
+    "--reuid",
+    "65534",
+    "--regid",
+    "65534",
+    "--clear-groups",
+    "--no-new-privs",
+];
 
 /// Says on standard error why a test does nothing on this machine.
 pub fn skip(why: &str) {
@@ -20,29 +27,10 @@ pub fn as_plain_user() -> Option<fn(Render) -> Render> {
     if !nix::unistd::geteuid().is_root() {
         return Some(|render| render);
     }
-    let user = [
-        "--reuid",
-        NOBODY,
-        "--regid",
-        NOBODY,
-        "--clear-groups",
-        "--no-new-privs",
-    ];
-    let as_nobody = |render: Render| {
-        let user = [
-            "--reuid",
-            NOBODY,
-            "--regid",
-            NOBODY,
-            "--clear-groups",
-            "--no-new-privs",
-        ];
-        render.under("setpriv", user)
-    };
     let mut trial = Command::new("setpriv");
-    trial.args(user).arg(program("latentfarm")).arg("--version");
+    trial.args(AS_NOBODY).arg(program("latentfarm")).arg("--version");
     if succeeds(&mut trial) {
-        return Some(as_nobody);
+        return Some(|render| render.under("setpriv", AS_NOBODY));
     }
     skip("the tests run as root, and another user cannot run the programs that they were built to");
     None

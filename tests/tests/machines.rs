@@ -58,10 +58,10 @@ fn a_render_goes_on_without_anybody_who_reads_it() {
 #[test]
 fn the_operator_is_told_once_that_the_events_are_lost() {
     let material = short();
-    let told = material.path("stderr");
+    let printed = material.path("stderr");
     let render = material.render("out.mp4").args(["--json"]);
-    assert_eq!(render.run_into(full(), File::create(&told).unwrap()), Some(0));
-    let text = fs::read_to_string(&told).unwrap();
+    assert_eq!(render.run_into(full(), File::create(&printed).unwrap()), Some(0));
+    let text = fs::read_to_string(&printed).unwrap();
     assert_eq!(text.matches("goes on without its events").count(), 1, "{text}");
     assert!(text.contains("No space left"), "{text}");
 }

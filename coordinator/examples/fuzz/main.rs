@@ -112,7 +112,7 @@ fn supervise(target: Target, seed: u64, dir: &Path) -> anyhow::Result<bool> {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()?;
-    let (told, hangs) = follow(&mut child)?;
+    let (printed, hangs) = follow(&mut child)?;
     let status = child.wait()?;
     if hangs || !status.success() {
         let how = if hangs {
@@ -123,9 +123,9 @@ fn supervise(target: Target, seed: u64, dir: &Path) -> anyhow::Result<bool> {
         let path = dir
             .join("findings")
             .join(format!("{}-{seed}-{batch}", target.name()));
-        fs::write(&path, format!("{repeat}\n{how}\n{told}\n"))?;
+        fs::write(&path, format!("{repeat}\n{how}\n{printed}\n"))?;
         say(&format!("FOUND: {how}, see {}", path.display()));
-    } else if let Some(line) = told.lines().last() {
+    } else if let Some(line) = printed.lines().last() {
         say(&format!("{} {batch}: {line}", target.name()));
     }
     fs::write(&state, format!("{}\n", batch + 1))?;
@@ -148,20 +148,20 @@ fn follow(child: &mut Child) -> anyhow::Result<(String, bool)> {
         });
     }
     drop(sender);
-    let mut told = Vec::new();
+    let mut printed = Vec::new();
     loop {
         match lines.recv_timeout(HANG) {
-            Ok(line) => told.push(line),
+            Ok(line) => printed.push(line),
             Err(mpsc::RecvTimeoutError::Disconnected) => break,
             Err(mpsc::RecvTimeoutError::Timeout) => {
                 child.kill()?;
-                return Ok((told.join("\n"), true));
+                return Ok((printed.join("\n"), true));
             }
         }
     }
     // FFmpeg logs much about damage; the end is enough to see what was running.
-    let kept = told.len().saturating_sub(200);
-    Ok((told.split_off(kept).join("\n"), false))
+    let kept = printed.len().saturating_sub(200);
+    Ok((printed.split_off(kept).join("\n"), false))
 }
 
 /// Runs one batch in this process.
