@@ -11,7 +11,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::text::{InvalidText, serde_as_text};
-use crate::wire::memory::RenderMemory;
+use crate::wire::memory::{DeviceKind, RenderMemory};
 
 /// Bounds of the classes on host memory, in MiB. A queue without a consumer costs a worker one request every
 /// half minute, and the server keeps a consumer only for a queue that was used: fine classes are cheap.
@@ -80,6 +80,15 @@ impl ResourceClass {
     /// Returns the smallest GPU class of at least `need_mib`, or `None` if it is above the largest.
     pub fn gpu_for(need_mib: u64) -> Option<Self> {
         smallest(&GPU_CLASSES_MIB, need_mib).map(Self::Gpu)
+    }
+
+    /// Returns the kind of device whose memory the class bounds; `None` for analyses, which use no model.
+    pub fn kind(self) -> Option<DeviceKind> {
+        match self {
+            Self::Analyze => None,
+            Self::Cpu(_) => Some(DeviceKind::Cpu),
+            Self::Gpu(_) => Some(DeviceKind::Cuda),
+        }
     }
 
     /// Returns what a worker that pulls from the class's queue has free at least, in MiB.

@@ -17,6 +17,7 @@ const START_DEADLINE: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Server {
     process: Child,
+    dir: PathBuf,
     keys: PathBuf,
     pub url: String,
 }
@@ -25,9 +26,6 @@ impl Server {
     /// Starts a server that stores its state in `dir` and admits these workers.
     #[track_caller]
     pub fn start(dir: &Path, workers: &[&str]) -> Self {
-        let named = std::env::var_os("LATENTFARM_NATS_SERVER");
-        let installed = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.cache/bin/nats-server");
-        let binary = named.map_or(installed, Into::into);
         let status = Command::new(program("latentfarm"))
             .args(["nats-config", "--listen", "127.0.0.1:4222"])
             .args(workers.iter().flat_map(|worker| ["--worker", worker]))
@@ -36,38 +34,40 @@ impl Server {
             .status()
             .expect("run latentfarm");
         assert!(status.success(), "cannot configure the server");
-        let ports = dir.join("ports");
-        fs::create_dir(&ports).expect("a folder for the server's port");
+        fs::create_dir(dir.join("ports")).expect("a folder for the server's port");
         // Tests run at the same time, so the server takes any free port instead of the configured one.
-        let process = Command::new(&binary)
-            .arg("--config")
-            .arg(dir.join("nats.conf"))
-            .args(["--port", "-1", "--ports_file_dir"])
-            .arg(&ports)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap_or_else(|error| panic!("cannot start `{}`: {error}", binary.display()));
-        let file = ports.join(format!("nats-server_{}.ports", process.id()));
-        let deadline = Instant::now() + START_DEADLINE;
-        let url = loop {
-            let text = fs::read_to_string(&file).unwrap_or_default();
-            let found = serde_json::from_str::<Value>(&text).ok();
-            if let Some(url) = found.as_ref().and_then(|ports| ports["nats"][0].as_str()) {
-                break url.to_owned();
-            }
-            assert!(
-                Instant::now() < deadline,
-                "the server wrote no port to {}",
-                file.display()
-            );
-            std::thread::yield_now();
-        };
+        let process = launch(dir, "-1");
+        let url = address_of(dir, process.id());
         Self {
             process,
+            dir: dir.to_owned(),
             keys: dir.join("keys"),
             url,
         }
+    }
+
+    /// Changes the server's configuration, and starts the server again with it.
+    #[track_caller]
+    pub fn reconfigure(&mut self, change: impl FnOnce(String) -> String) {
+        let path = self.dir.join("nats.conf");
+        let text = fs::read_to_string(&path).expect("a configuration");
+        fs::write(&path, change(text)).expect("a new configuration");
+        self.kill();
+        self.start_again();
+    }
+
+    /// Kills the server and waits until it is gone.
+    pub fn kill(&mut self) {
+        let _already_gone = self.process.kill();
+        let _already_gone = self.process.wait();
+    }
+
+    /// Starts a server that was killed again, on the same port and with what it had stored.
+    #[track_caller]
+    pub fn start_again(&mut self) {
+        let port = self.url.rsplit(':').next().expect("a port");
+        self.process = launch(&self.dir, port);
+        assert_eq!(address_of(&self.dir, self.process.id()), self.url);
     }
 
     /// Returns the environment variable with which a program connects as `user`: `coordinator`, `observer`,
@@ -82,8 +82,44 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let _already_gone = self.process.kill();
-        let _already_gone = self.process.wait();
+        self.kill();
+    }
+}
+
+/// Starts the server that is configured in `dir`.
+#[track_caller]
+fn launch(dir: &Path, port: &str) -> Child {
+    let named = std::env::var_os("LATENTFARM_NATS_SERVER");
+    let installed = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.cache/bin/nats-server");
+    let binary = named.map_or(installed, Into::into);
+    Command::new(&binary)
+        .arg("--config")
+        .arg(dir.join("nats.conf"))
+        .args(["--port", port, "--ports_file_dir"])
+        .arg(dir.join("ports"))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap_or_else(|error| panic!("cannot start `{}`: {error}", binary.display()))
+}
+
+/// Waits until the server of this process listens, and returns its address.
+#[track_caller]
+fn address_of(dir: &Path, id: u32) -> String {
+    let file = dir.join("ports").join(format!("nats-server_{id}.ports"));
+    let deadline = Instant::now() + START_DEADLINE;
+    loop {
+        let text = fs::read_to_string(&file).unwrap_or_default();
+        let found = serde_json::from_str::<Value>(&text).ok();
+        if let Some(url) = found.as_ref().and_then(|ports| ports["nats"][0].as_str()) {
+            return url.to_owned();
+        }
+        assert!(
+            Instant::now() < deadline,
+            "the server wrote no port to {}",
+            file.display()
+        );
+        std::thread::yield_now();
     }
 }
 

@@ -65,12 +65,12 @@ fn memory_that_another_program_holds_is_named_and_not_waited_for_for_ever() {
     assert_eq!(text(wait, "for"), "memory");
     let reason = text(wait, "reason");
     assert!(
-        reason.contains("other programs hold 15.0 GiB of the 15.8 GiB that only could offer"),
+        reason.contains("other processes hold 15.0 GiB of the 15.8 GiB that only could offer"),
         "{reason}"
     );
     assert!(text(wait, "mend").contains("free that memory"), "{wait}");
     assert!(
-        finished.stderr.contains("other programs hold 15.0 GiB"),
+        finished.stderr.contains("other processes hold 15.0 GiB"),
         "{}",
         finished.stderr
     );

@@ -7,6 +7,7 @@ mod harness;
 mod support;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use harness::{ScriptedAction, WorkerHarness};
@@ -15,7 +16,7 @@ use latentfarm_common::ids::Attempt;
 use latentfarm_common::nats::done::DoneLog;
 use latentfarm_common::nats::pull::{Pulled, try_pull};
 use latentfarm_common::nats::subjects::{ALL_HEARTBEATS, Subject};
-use latentfarm_common::nats::topology::Topology;
+use latentfarm_common::nats::topology::{self, Topology};
 use latentfarm_common::wire;
 use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan, MemoryStage, OutOfMemory};
 use latentfarm_common::wire::outcome::{
@@ -335,4 +336,57 @@ async fn heartbeats_show_state_and_progress() {
     assert_eq!(task.queue, Some(queue()));
     go_on.notify_one();
     harness.done(0).await;
+}
+
+#[tokio::test]
+async fn a_result_that_does_not_fit_into_the_store_is_kept_until_there_is_room() {
+    let farm = Farm::with(Topology {
+        media_max_bytes: 1,
+        ..Topology::default()
+    })
+    .await;
+    let mut harness = WorkerHarness::on(farm, &[]).await;
+    "nats://farm-media".clone_into(&mut harness.store);
+    harness.publish(0, 0).await;
+    eventually("the worker shows that the store is full", async || {
+        let task = harness.heartbeat_state.snapshot().task?;
+        (task.stage == TaskStage::StoreFull).then_some(())
+    })
+    .await;
+    // The operator makes room.
+    let context = &harness.farm.coordinator.context;
+    topology::ensure(context, &Topology::default()).await.unwrap();
+    harness.done(0).await;
+    harness.queue_is_empty().await;
+    assert_eq!(harness.runner.runs(), 1, "the result is not made again");
+    assert_eq!(harness.next_event().await.kind, EventKind::Started);
+    harness.publish(1, 0).await;
+    let next = harness.next_event().await;
+    assert_eq!(
+        (next.chunk, next.kind),
+        (chunk(1), EventKind::Started),
+        "no failure"
+    );
+}
+
+#[tokio::test]
+async fn memory_is_freed_by_a_worker_without_a_task_only() {
+    let mut harness = WorkerHarness::start(&[ScriptedAction::WorkUntilStopped]).await;
+    let freed = Arc::clone(&harness.runner.freed);
+    let freed = || freed.load(Ordering::SeqCst);
+    let (all, request) = (Subject::Control(None), WorkerCommand::FreeMemory);
+    harness.instruct(all.clone(), &request).await;
+    eventually("the idle worker frees memory", async || {
+        (freed() == 1).then_some(())
+    })
+    .await;
+    harness.publish(0, 0).await;
+    assert_eq!(harness.next_event().await.kind, EventKind::Started);
+    harness.instruct(all.clone(), &request).await;
+    // Commands come in order: the worker has read the request when it has read this one.
+    harness.instruct(all, &WorkerCommand::Cancel(job("a job"))).await;
+    assert_eq!(harness.next_event().await.kind, EventKind::Released);
+    harness.publish(1, 0).await;
+    harness.done(1).await;
+    assert_eq!(freed(), 1, "a busy worker has no idle engine");
 }

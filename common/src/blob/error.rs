@@ -72,6 +72,20 @@ pub enum BlobError {
     Interrupted(#[source] tokio::task::JoinError),
 }
 
+impl BlobError {
+    /// Whether the store did not answer or is full, so that the same request may succeed later.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Nats { .. } | Self::Interrupted(_) | Self::Files(_) => true,
+            Self::Url { .. }
+            | Self::NoClient { .. }
+            | Self::Missing { .. }
+            | Self::Damaged { .. }
+            | Self::WrongSize { .. } => false,
+        }
+    }
+}
+
 /// Compares the digest and size of content that was read with those of the requested blob.
 pub(super) fn check_content(
     blob: &BlobRef,

@@ -179,6 +179,24 @@ impl Connection {
         tokio::time::timeout(AFTER_RECONNECT, request).await.ok()
     }
 
+    /// Runs an operation that may be repeated, when the link is up, and runs it again whenever it fails and
+    /// the link was lost meanwhile: an outage may last as long as it likes. Every other error is returned.
+    pub async fn outlast<T, E, F>(&self, mut operation: impl FnMut() -> F) -> Result<T, E>
+    where
+        F: Future<Output = Result<T, E>>,
+    {
+        loop {
+            self.up().await;
+            let connects = *self.connects.borrow();
+            let result = operation().await;
+            let was_up = self.is_up() && *self.connects.borrow() == connects;
+            // Without its sender the link has ended, and comes back no more.
+            if result.is_ok() || was_up || self.outage.has_changed().is_err() {
+                return result;
+            }
+        }
+    }
+
     /// Publishes to a stream and waits for the acknowledgement. After an error the message may have been
     /// stored all the same, or may be stored later.
     pub async fn publish(

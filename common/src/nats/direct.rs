@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use async_nats::connection::State;
 use async_nats::jetstream::message::StreamMessage;
 use async_nats::{Client, StatusCode};
 use futures::StreamExt as _;
@@ -86,6 +87,10 @@ impl DirectReader {
         let mut answers = request_many(&self.client, subject, request.to_string()).await?;
         loop {
             let Ok(Some(message)) = timeout(ANSWER_LIMIT, answers.next()).await else {
+                // The connection reports the outage.
+                if self.client.connection_state() == State::Disconnected {
+                    return Err("the link to the server is down".into());
+                }
                 tracing::warn!(
                     stream = self.stream,
                     subject = self.subject,

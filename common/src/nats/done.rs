@@ -69,8 +69,8 @@ impl DoneLog {
         }
     }
 
-    /// Makes `record` its chunk's result, unless there is one. Tries for up to a minute while the server does
-    /// not answer, and finds out whether a try without an answer was stored.
+    /// Makes `record` its chunk's result, unless there is one. Waits while the link is down, tries for up to
+    /// a minute while the server does not answer, and finds out whether a try without an answer was stored.
     pub async fn commit(&self, record: &DoneRecord) -> Result<CommitOutcome, StreamError> {
         let chunk = record.chunk;
         let failed =
@@ -99,6 +99,11 @@ impl DoneLog {
                     });
                 }
                 Ok(Some(entry)) => return Ok(CommitOutcome::Lost(Box::new(entry))),
+                // An outage does not count, and the connection reports it.
+                Ok(None) | Err(_) if !self.connection.is_up() => {
+                    self.connection.up().await;
+                    retry = Retry::new(RETRY, COMMIT_LIMIT);
+                }
                 Ok(None) | Err(_) => retry.after(failed(error.into())).await?,
             }
         }

@@ -48,6 +48,11 @@ pub async fn publish(connection: &Connection, event: &Event, limit: Duration) ->
     loop {
         match connection.publish(subject.clone(), message.clone()).await {
             Ok(_) => return Ok(()),
+            // The connection reports the outage.
+            Err(error) if !connection.is_up() => {
+                let back = tokio::time::timeout(limit, connection.up()).await;
+                back.map_err(|_elapsed| failed(error.into()))?;
+            }
             Err(error) => retry.after(failed(error.into())).await?,
         }
     }
@@ -148,7 +153,11 @@ impl Follower {
             if self.was_notified() {
                 waits = AFTER_NOTIFICATION.iter();
             }
-            match self.reader.next().await {
+            // What was asked during an outage may never be answered.
+            let Some(read) = self.connection.unless_reconnected(self.reader.next()).await else {
+                continue;
+            };
+            match read {
                 Ok(Some(message)) => {
                     return FollowedMessage {
                         subject: message.subject.as_str().parse().ok(),

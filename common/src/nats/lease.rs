@@ -37,6 +37,11 @@ impl LeaseTtl {
         Self(Duration::from_secs(seconds.max(1)))
     }
 
+    /// Returns the time to live in seconds.
+    pub fn seconds(self) -> u64 {
+        self.0.as_secs()
+    }
+
     fn renew_every(self) -> Duration {
         self.0 / 3
     }
@@ -67,8 +72,13 @@ pub enum Contention {
 #[derive(Debug, thiserror::Error)]
 pub enum LeaseError {
     /// Another coordinator holds the lease.
-    #[error("another coordinator is at work: {holder}")]
+    #[error(
+        "another coordinator is at work on this farm: {holder}; wait until its job has ended, or interrupt it; if it was \
+         killed, give the same command again in {} s", .time.seconds()
+    )]
     Held {
+        /// Time to live of a lease, after which that of a dead holder is free.
+        time: LeaseTtl,
         /// Name of the holder, as it was given to [`Lease::acquire`].
         holder: String,
     },
@@ -123,7 +133,8 @@ impl Lease {
             Some(message) => {
                 let other = String::from_utf8_lossy(&message.payload).into_owned();
                 if contention == Contention::Refuse {
-                    return Err(LeaseError::Held { holder: other });
+                    let holder = other;
+                    return Err(LeaseError::Held { time, holder });
                 }
                 tracing::warn!(holder = other, "taking over the lease of a dead coordinator");
                 message.sequence
@@ -139,7 +150,7 @@ impl Lease {
             Ok(revision) => revision,
             Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => {
                 let holder = "it took the lease at this very moment".to_owned();
-                return Err(LeaseError::Held { holder });
+                return Err(LeaseError::Held { time, holder });
             }
             Err(error) => return Err(LeaseError::Write(error)),
         };
@@ -150,7 +161,7 @@ impl Lease {
         };
         let (sender, renewals) = watch::channel(first);
         let mut renewer = JoinSet::new();
-        renewer.spawn(renew(context.clone(), holder, time, sender));
+        renewer.spawn(renew(connection.clone(), holder, time, sender));
         tracing::debug!(epoch, "took the coordinator's lease");
         Ok(Self {
             epoch,
@@ -238,29 +249,30 @@ async fn write(
 
 /// Renews the lease after each third of its time to live, until another coordinator has it. A write that is not
 /// answered in time is tried again: the server may be away, or this process was suspended.
-async fn renew(
-    context: jetstream::Context,
-    holder: String,
-    time: LeaseTtl,
-    renewals: watch::Sender<Renewal>,
-) {
+async fn renew(connection: Connection, holder: String, time: LeaseTtl, renewals: watch::Sender<Renewal>) {
     let mut ticks = tokio::time::interval_at(Instant::now() + time.renew_every(), time.renew_every());
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    // An outage is reported by the connection, and a server that does not answer is one line here.
+    let mut is_reported = false;
     loop {
         ticks.tick().await;
         let last = *renewals.borrow();
         let is_lapsed = !is_current(last, time);
         let at = clock::since_boot();
-        let writing = write_again(&context, &holder, time, last.revision);
+        let writing = write_again(&connection.context, &holder, time, last.revision);
         let revision = match tokio::time::timeout(time.valid_for(), writing).await {
             Ok(Ok(Some(revision))) => revision,
             Ok(Ok(None)) => break,
             Ok(Err(error)) => {
-                tracing::warn!(%error, "cannot renew the coordinator's lease yet");
+                if connection.is_up() && !is_reported {
+                    tracing::warn!(%error, "cannot renew the coordinator's lease yet");
+                    is_reported = true;
+                }
                 continue;
             }
             Err(_elapsed) => continue,
         };
+        is_reported = false;
         if is_lapsed {
             tracing::warn!("the coordinator's lease had lapsed, and nobody took it: it is taken up again");
         }

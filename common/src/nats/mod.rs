@@ -16,6 +16,7 @@ mod link;
 pub mod pull;
 mod role;
 pub mod server;
+pub mod storage;
 pub mod subjects;
 pub mod tasks;
 pub mod topology;

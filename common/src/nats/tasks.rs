@@ -11,6 +11,7 @@ use tokio::sync::Mutex;
 
 use super::connect::Connection;
 use super::error::StreamError;
+use super::storage;
 use super::subjects::{self, Subject};
 use super::topology::{self, Topology};
 use crate::backoff::{Backoff, Retry, RetryLimit};
@@ -145,8 +146,12 @@ impl TaskStream {
                 Ok(ack) if ack.duplicate && retry.is_first() => return Ok(Published::Duplicate),
                 Ok(_) => return Ok(Published::Queued),
                 Err(error) => {
-                    let action = format!("publish the task of {chunk}");
-                    retry.after(StreamError::new(action, error)).await?;
+                    let error = StreamError::new(format!("publish the task of {chunk}"), error);
+                    // A moment later it would be as full.
+                    if storage::is_full(&error) {
+                        return Err(error.into());
+                    }
+                    retry.after(error).await?;
                 }
             }
         }

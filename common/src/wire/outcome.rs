@@ -298,6 +298,8 @@ pub enum TaskStage {
     Engine(EngineStage),
     /// The media process encoded frames.
     Encoded,
+    /// The result cannot be stored yet, as the store is full.
+    StoreFull,
 }
 
 impl fmt::Display for TaskStage {
@@ -307,6 +309,7 @@ impl fmt::Display for TaskStage {
             Self::FaceAnalysis => f.write_str("face analysis"),
             Self::Engine(stage) => stage.fmt(f),
             Self::Encoded => f.write_str("encoded"),
+            Self::StoreFull => f.write_str("store full"),
         }
     }
 }
@@ -329,6 +332,8 @@ pub enum WorkerCommand {
     Cancel(JobId),
     /// Makes the worker finish its chunk and then end.
     Drain,
+    /// Makes a worker without a task end its engine, because a chunk waits for memory.
+    FreeMemory,
 }
 
 impl Message for WorkerCommand {

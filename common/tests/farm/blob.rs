@@ -5,6 +5,8 @@ use std::path::Path;
 use crate::support::{Farm, blob, file_in};
 use latentfarm_common::blob::{BlobError, Store};
 use latentfarm_common::digest::Digest;
+use latentfarm_common::nats::storage::{self, StorageLimit};
+use latentfarm_common::nats::topology::Topology;
 use latentfarm_common::wire::blob::BlobRef;
 
 /// Makes content that takes two whole chunks of the object store and part of a third.
@@ -166,4 +168,32 @@ async fn other_urls_are_refused() {
     }
     let error = Store::open("nats://farm-media", None).unwrap_err();
     assert!(matches!(error, BlobError::NoClient { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_bucket_that_is_full_says_so_and_how_much_it_holds() {
+    let farm = Farm::with(Topology {
+        media_max_bytes: 1 << 20,
+        ..Topology::default()
+    })
+    .await;
+    let worker = farm.worker("w1").await;
+    let store = Store::open("nats://farm-media", Some(&worker.client)).unwrap();
+    store.put_bytes(vec![1; 700 << 10]).await.unwrap();
+    let error = store.put_bytes(vec![2; 700 << 10]).await.unwrap_err();
+    assert!(storage::is_full(&error), "{error:?}");
+    let missing = store.get_bytes(&blob("nothing")).await.unwrap_err();
+    assert!(!storage::is_full(&missing), "{missing:?}");
+    let room = storage::media_room(&farm.coordinator.context)
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(
+        (room.limited_by, room.limit_bytes),
+        (StorageLimit::Bucket, 1 << 20)
+    );
+    assert!(
+        room.used_bytes > 700 << 10 && room.free_bytes() < 324 << 10,
+        "{room:?}"
+    );
 }

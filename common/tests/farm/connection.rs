@@ -1,4 +1,6 @@
-//! Tests of what a connection logs about its server.
+//! Tests of what a connection logs about its server, and of what outlasts an outage.
+
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::lines::Lines;
 use crate::support::{Farm, LIMIT, eventually, worker};
@@ -79,4 +81,33 @@ async fn a_server_that_is_not_there_yet_is_one_line_and_one_when_it_is() {
         "{}",
         lines[1]
     );
+}
+
+#[tokio::test]
+async fn an_operation_that_fails_in_an_outage_is_repeated_and_other_errors_are_not() {
+    let mut farm = Farm::start().await;
+    let connection = farm.worker("w1").await;
+    let calls = AtomicU32::new(0);
+    let server = nix::unistd::Pid::from_raw(farm.server.id());
+    let operation = || async {
+        if calls.fetch_add(1, Ordering::SeqCst) > 0 {
+            return Ok("done");
+        }
+        nix::sys::signal::kill(server, nix::sys::signal::Signal::SIGKILL).unwrap();
+        eventually("the link is down", async || (!connection.is_up()).then_some(())).await;
+        Err("the server was killed")
+    };
+    let restart = async {
+        eventually("the link is down", async || (!connection.is_up()).then_some(())).await;
+        farm.server.restart().await.unwrap();
+    };
+    let (result, ()) = tokio::join!(connection.outlast(operation), restart);
+    assert_eq!(result, Ok("done"));
+    assert_eq!(calls.load(Ordering::SeqCst), 2);
+    let refused = connection.outlast(|| async {
+        calls.fetch_add(1, Ordering::SeqCst);
+        Err::<(), _>("no")
+    });
+    assert_eq!(refused.await, Err("no"));
+    assert_eq!(calls.load(Ordering::SeqCst), 3, "the link was up");
 }

@@ -32,7 +32,11 @@ async fn one_coordinator_at_a_time_holds_the_lease() {
     .await;
     assert!(lease.is_held());
     let refused = try_acquire(&farm, "second").await.unwrap_err();
-    let LeaseError::Held { holder } = refused else {
+    assert!(
+        refused.to_string().contains("give the same command again in"),
+        "{refused}"
+    );
+    let LeaseError::Held { holder, .. } = refused else {
         panic!("{refused:?}");
     };
     assert!(holder.starts_with("first"), "{holder}");

@@ -330,8 +330,8 @@ pub(super) struct RenderArgs {
     )]
     pub(super) cpu_fallback: CpuFallback,
     /// How long a chunk that fits no live worker waits for one with more free memory, and a job without any
-    /// worker for one, before it is given up: `30s`, `10m`, `2h`; waiting for a worker that is merely busy
-    /// does not count
+    /// worker for one or for room in the farm's storage, before it is given up: `30s`, `10m`, `2h`; waiting
+    /// for a worker that is merely busy does not count
     #[arg(
         long,
         value_name = "TIME",

@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use latentfarm_common::error::one_line;
 use latentfarm_common::ids::{ChunkId, JobId};
 use latentfarm_common::nats::Connection;
 use latentfarm_common::nats::lease::{Contention, Lease};
@@ -19,11 +18,12 @@ use super::farm::Farm;
 use super::inbox::{FarmMessage, Inbox};
 use super::job::Job;
 use super::job_event::JobEvent;
+use super::memory_request::MemoryRequests;
 use super::need_estimator::NeedEstimator;
 use super::outage_watch::OutageWatch;
 use super::placer::Placer;
 use super::publisher::TaskPublisher;
-use super::reconcile::{Repair, compare};
+use super::repair::repair;
 use super::settings::FarmSettings;
 use super::verify::{SegmentCheck, Verdict, Verifier};
 use super::wait_reason::FarmView;
@@ -50,6 +50,7 @@ pub(super) struct Dispatcher<'a> {
     finished: Vec<(Ending, Job)>,
     draining_since: Option<Instant>,
     outages: OutageWatch,
+    memory_requests: MemoryRequests,
     next_reconcile: Instant,
 }
 
@@ -61,7 +62,7 @@ impl<'a> Dispatcher<'a> {
         check: SegmentCheck,
     ) -> Result<Self, DispatchError> {
         let timeouts = &settings.timeouts;
-        let (verifier, verdicts) = Verifier::new(farm.store.clone(), check);
+        let (verifier, verdicts) = Verifier::new(farm, check);
         Ok(Self {
             connection: &farm.connection,
             lease,
@@ -76,6 +77,7 @@ impl<'a> Dispatcher<'a> {
             finished: Vec::new(),
             draining_since: None,
             outages: OutageWatch::default(),
+            memory_requests: MemoryRequests::default(),
             next_reconcile: Instant::now() + timeouts.reconcile_interval,
             settings,
         })
@@ -145,15 +147,19 @@ impl<'a> Dispatcher<'a> {
                 }
                 () = shutdown.reached(Stage::Draining), if !draining => self.drain().await,
             }
-            if !self.lease.is_held() {
-                // The process was suspended, or is cut off from the server. Without its lease it decides nothing.
+            // The process may have been suspended, or may be cut off from the server. Without its lease it
+            // decides nothing.
+            let mut is_stopped = false;
+            while !self.lease.is_held() && !is_stopped {
                 tokio::select! {
                     held = self.lease.held() => held.map_err(|_lost| DispatchError::LeaseLost)?,
-                    () = stop.reached(Stage::Draining) => {
-                        self.finish(|job| Some(job.chunks.interrupted())).await;
-                        continue;
-                    }
+                    _ = ticks.tick() => self.report_waits(),
+                    () = stop.reached(Stage::Draining) => is_stopped = true,
                 }
+            }
+            if is_stopped {
+                self.finish(|job| Some(job.chunks.interrupted())).await;
+                continue;
             }
             for job in self.jobs.values_mut() {
                 job.release();
@@ -181,29 +187,53 @@ impl<'a> Dispatcher<'a> {
     }
 
     async fn on_tick(&mut self) {
+        let (now, is_up) = (Instant::now(), self.connection.is_up());
+        self.expire_workers(now);
+        if now >= self.next_reconcile && is_up {
+            self.next_reconcile = now + self.settings.timeouts.reconcile_interval;
+            for job in self.jobs.values_mut() {
+                repair(job, &self.publisher, &self.workers).await;
+            }
+        }
+        self.write_estimates(false).await;
+        if is_up {
+            for job in self.jobs.values_mut() {
+                self.publisher.retract_pending(job).await;
+            }
+            let is_wanted = self.jobs.values().any(|job| job.waits.wants_memory);
+            self.memory_requests
+                .send_if_due(self.connection, is_wanted, now)
+                .await;
+        }
+        self.report_waits();
+        for job in self.jobs.values() {
+            job.notify_progress(&self.workers);
+        }
+    }
+
+    /// Reports changes of the link, and what each job waits for. It needs neither the link nor the lease.
+    fn report_waits(&mut self) {
         let now = Instant::now();
         let (url, outage) = (self.connection.url(), self.connection.outage());
-        let refusal = self.publisher.refusal();
         if let Some(change) = self.outages.observe(url, outage.as_ref(), now) {
             self.notify_all(&change);
         }
-        self.expire_workers(now);
-        if now >= self.next_reconcile && outage.is_none() {
-            self.next_reconcile = now + self.settings.timeouts.reconcile_interval;
-            self.reconcile().await;
+        if outage.is_some() {
+            self.publisher.on_outage();
         }
-        self.write_estimates(false).await;
+        // A drain leaves the chunks that no worker has begun to the next run.
+        if self.draining_since.is_some() {
+            return;
+        }
+        let refusal = self.publisher.refusal();
+        let farm = FarmView {
+            url,
+            outage: outage.as_ref(),
+            has_lease: self.lease.is_held(),
+            refusal: refusal.as_ref(),
+        };
         for job in self.jobs.values_mut() {
-            if outage.is_none() {
-                self.publisher.retract_pending(job).await;
-            }
-            // A drain leaves the chunks that no worker has begun to the next run.
-            if self.draining_since.is_none() {
-                let (outage, refusal) = (outage.as_ref(), refusal.as_deref());
-                let farm = FarmView { url, outage, refusal };
-                job.check_waits(&self.workers, farm, now);
-            }
-            job.notify_progress(&self.workers);
+            job.check_waits(&self.workers, farm, now);
         }
     }
 
@@ -339,37 +369,6 @@ impl<'a> Dispatcher<'a> {
         event.log();
         for job in self.jobs.values() {
             job.log.send(event.clone());
-        }
-    }
-
-    /// Compares the states with the queue, once a minute: chunks that are neither done nor queued (missing =
-    /// manifest - done - queued) go back to the backlog. If the farm does not answer, the next minute's
-    /// comparison repairs it.
-    async fn reconcile(&mut self) {
-        for job in self.jobs.values_mut() {
-            let view = match self.publisher.view(job, &self.workers).await {
-                Ok(view) => view,
-                Err(error) => {
-                    let error = one_line(&error);
-                    tracing::warn!(
-                        error,
-                        "cannot read the queue to compare it with the chunks, trying again in a minute"
-                    );
-                    continue;
-                }
-            };
-            for repair in compare(&job.chunks, &view) {
-                match repair {
-                    Repair::Remove { chunk } => self.publisher.remove_tasks(chunk).await,
-                    Repair::Lost { chunk, attempt } => {
-                        // If the chunk was done after the queue was read, its record is on its way here.
-                        let recorded = self.publisher.done_log.get(chunk).await;
-                        if matches!(recorded, Ok(None)) {
-                            job.apply(chunk, ChunkEvent::QueueLost { attempt });
-                        }
-                    }
-                }
-            }
         }
     }
 

@@ -23,7 +23,10 @@ pub enum DispatchError {
     ChunkFrames(#[from] InvalidChunkFrames),
     #[error("cannot become the coordinator")]
     Lease(#[source] LeaseError),
-    #[error("another coordinator has taken over the job and will finish it")]
+    #[error(
+        "another coordinator has taken this farm's lease; finished chunks are kept: when its job has ended, give the same \
+         command again"
+    )]
     LeaseLost,
     #[error("cannot use the task queue")]
     Tasks(#[source] TaskError),

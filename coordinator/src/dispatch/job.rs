@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use latentfarm_common::error::one_line;
-use latentfarm_common::ids::{Attempt, ChunkId, ChunkName, WorkKind, WorkerId};
+use latentfarm_common::ids::{Attempt, ChunkId, WorkKind, WorkerId};
 use latentfarm_common::time::FrameRange;
 use latentfarm_common::wire::WireError;
 use latentfarm_common::wire::job::{JobSpec, Timeline};
@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use super::error::DispatchError;
 use super::job_event::{JobEvent, Progress};
 use super::job_waits::{self, JobWaits};
-use super::log::{JobLog, OomRecord};
+use super::log::JobLog;
 use super::release::ReleaseGate;
 use super::settings::{JobSettings, Timeouts};
 use super::task_inputs;
@@ -40,7 +40,7 @@ pub(super) struct Job {
     pub(super) log: JobLog,
     /// Whether a render chunk has changed its state since the last call of [`Job::take_moved`].
     moved: bool,
-    waits: JobWaits,
+    pub(super) waits: JobWaits,
     timeouts: Timeouts,
 }
 
@@ -73,7 +73,12 @@ impl Job {
     /// begins.
     pub(super) fn begin(&mut self, epoch: u64) {
         match journal::read(&self.settings.job_dir) {
-            Ok(lines) => lines.iter().for_each(|line| self.restore(&line.entry)),
+            Ok(lines) => {
+                for line in &lines {
+                    let (chunks, needs) = (&mut self.chunks, &self.settings.needs);
+                    self.log.restore(&line.entry, chunks, needs);
+                }
+            }
             Err(error) => tracing::warn!(%error, "the journal of the earlier run cannot be read"),
         }
         self.log.append(JournalEntry::RunBegins {
@@ -86,21 +91,6 @@ impl Job {
             cpu_fallback: Some(self.settings.cpu_fallback),
             unplaceable_wait_seconds: self.settings.unplaceable_wait.as_secs(),
         });
-    }
-
-    fn restore(&mut self, entry: &JournalEntry) {
-        let (JournalEntry::Failed { chunk, queue, .. }, Some(note)) = (entry, OomRecord::of(entry)) else {
-            return;
-        };
-        let (job, ChunkName { work, index }) = (self.spec.id, *chunk);
-        // An entry without a queue is about an attempt that no longer counted.
-        if work == WorkKind::Render
-            && let Some(queue) = queue
-            && let Some(record) = self.chunks.get_mut(ChunkId { job, work, index })
-        {
-            record.record_oom(&self.settings.needs, &note.oom, Some(queue.class));
-        }
-        self.log.ooms.push(note);
     }
 
     /// Applies an event to one chunk, and does what follows from it.
@@ -141,9 +131,16 @@ impl Job {
         let requeued = cause.filter(|_| next.phase == Phase::Backlog).map(|cause| {
             let delay = self.timeouts.delay(cause.class.delay(), next.tries.total());
             record.not_before = Some(Instant::now() + delay);
-            (cause.reason, delay)
+            (cause, delay)
         });
-        self.log.on_move(chunk, range, next, requeued);
+        // The wait of a chunk that is refused again and again is reported, and not each refusal.
+        let at_most = self.settings.unplaceable_wait;
+        match record.refusals.as_ref().filter(|refusals| refusals.is_wait()) {
+            Some(refusals) if requeued.as_ref().is_some_and(|(cause, _)| cause.is_refusal()) => {
+                self.log.on_refused(chunk, range, refusals, at_most);
+            }
+            _ => self.log.on_move(chunk, range, next, requeued),
+        }
     }
 
     /// Whether a render chunk has changed its state since the last call, so that chunks have to be placed
@@ -286,7 +283,8 @@ impl Job {
         let record = self.chunks.get_mut(chunk)?;
         let is_current = record.state().is_current(attempt);
         let published = record.published.filter(|_| is_current);
-        let (oom, consequence) = record.record_failure(&self.settings.needs, attempt, &failure);
+        let (predicted, now) = (&self.settings.needs, Instant::now());
+        let (oom, consequence) = record.record_failure(predicted, attempt, worker, &failure, now);
         let entry = JournalEntry::Failed {
             chunk: chunk.name(),
             attempt,
@@ -313,6 +311,11 @@ impl Job {
             record.not_before = None;
             let worker = worker.clone();
             self.apply(task.chunk, ChunkEvent::Started { attempt, worker });
+        }
+        if let Some(task) = working_on
+            && let Some(record) = self.chunks.get_mut(task.chunk)
+        {
+            record.on_progress(worker, task);
         }
         for chunk in self.running_on(worker) {
             let Some(record) = self.chunks.get_mut(chunk) else {
@@ -377,7 +380,7 @@ impl Job {
     /// waits for, if a report is due.
     pub(super) fn check_waits(&mut self, workers: &Workers, farm: FarmView<'_>, now: Instant) {
         let (render, at_most) = (&mut self.chunks.render, self.settings.unplaceable_wait);
-        for (chunk, reason) in job_waits::overdue(render, workers, farm.outage.is_none(), at_most, now) {
+        for (chunk, reason) in job_waits::overdue(render, workers, farm.is_up(), at_most, now) {
             self.apply(chunk, ChunkEvent::Blocked { reason });
         }
         let reason = wait_reason::reason(&self.chunks, workers, farm);
@@ -390,10 +393,7 @@ impl Job {
     }
 
     pub(super) fn notify_progress(&self, workers: &Workers) {
-        self.log.notify(JobEvent::Progress(Progress::of(
-            &self.chunks,
-            self.spec.id,
-            workers,
-        )));
+        let progress = Progress::of(&self.chunks, self.spec.id, workers);
+        self.log.notify(JobEvent::Progress(progress));
     }
 }

@@ -12,7 +12,7 @@ use latentfarm_common::wire::outcome::{Heartbeat, StageTimings};
 use super::wait_reason::WaitReason;
 use super::workers::Workers;
 use crate::job::chunks::{Chunks, Counts};
-use crate::job::record::Unschedulable;
+use crate::job::record::MemoryWait;
 
 /// The progress of a job.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,7 +25,7 @@ pub struct Progress {
     pub frames_under_way: u64,
     /// The number of workers that accept tasks.
     pub workers: usize,
-    /// The number of render chunks that fit no live worker.
+    /// The number of render chunks that fit no live worker, or that those refuse.
     pub waiting_for_memory: usize,
     /// The shortage of the chunk with the largest need, if any waits.
     pub shortage: Option<String>,
@@ -39,21 +39,16 @@ impl Progress {
                 .get(chunk)
                 .is_some_and(|record| record.state().is_settled())
         };
-        let unschedulable = || {
-            chunks
-                .render
-                .iter()
-                .filter_map(|record| record.unschedulable.as_ref())
-        };
         Self {
             analyze: Counts::of(&chunks.analyze),
             render: Counts::of(&chunks.render),
             frames_under_way: workers.frames_under_way(job, is_done),
             workers: workers.live(),
-            waiting_for_memory: unschedulable().count(),
-            shortage: unschedulable()
-                .max_by_key(|unschedulable| unschedulable.need_mib())
-                .map(Unschedulable::describe),
+            waiting_for_memory: chunks.memory_waits().count(),
+            shortage: chunks
+                .memory_waits()
+                .max_by_key(MemoryWait::need_mib)
+                .map(|worst| worst.describe()),
         }
     }
 }
@@ -100,7 +95,7 @@ pub enum JobEvent {
         range: FrameRange,
         reason: String,
     },
-    /// The chunk fits no live worker, and waits for a bigger one.
+    /// The chunk fits no live worker, or those that it fits refuse it, and it waits for more memory.
     ChunkUnschedulable {
         chunk: ChunkId,
         range: FrameRange,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use latentfarm_common::ids::{Attempt, ChunkId, ChunkName, WorkerId};
+use latentfarm_common::ids::{Attempt, ChunkId, ChunkName, WorkKind, WorkerId};
 use latentfarm_common::queues::Queue;
 use latentfarm_common::time::FrameRange;
 use latentfarm_common::wire::memory::OutOfMemory;
@@ -14,9 +14,11 @@ use tokio::sync::mpsc;
 
 use super::job_event::JobEvent;
 use crate::job::chunk::state::{ChunkState, Phase};
-use crate::job::retry::RetryClass;
+use crate::job::chunks::Chunks;
+use crate::job::refusals::{REFUSAL_LIMIT, Refusals};
+use crate::job::retry::{Cause, RetryClass};
 use crate::journal::{Journal, JournalEntry};
-use crate::placement::Fit;
+use crate::placement::{Fit, JobNeeds};
 
 /// One attempt that ran out of memory, as the report lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,18 +78,34 @@ impl JobLog {
         }
     }
 
+    /// Takes from an entry of an earlier run that an attempt ran out of memory, and what that showed of its
+    /// chunk.
+    pub(super) fn restore(&mut self, entry: &JournalEntry, chunks: &mut Chunks, needs: &JobNeeds) {
+        let (JournalEntry::Failed { chunk, queue, .. }, Some(note)) = (entry, OomRecord::of(entry)) else {
+            return;
+        };
+        // An entry without a queue is about an attempt that no longer counted.
+        if chunk.work == WorkKind::Render
+            && let Some(queue) = queue
+            && let Some(record) = chunks.render.get_mut(chunk.index as usize)
+        {
+            record.record_oom(needs, &note.oom, Some(queue.class));
+        }
+        self.ooms.push(note);
+    }
+
     pub(super) fn append(&mut self, entry: JournalEntry) {
         self.journal.append(entry);
     }
 
-    /// Logs that a chunk is in another state; `requeued` gives the reason and the delay if it is back in the
+    /// Logs that a chunk is in another state; `requeued` gives the cause and the delay if it is back in the
     /// backlog.
     pub(super) fn on_move(
         &mut self,
         chunk: ChunkId,
         range: FrameRange,
         next: ChunkState,
-        requeued: Option<(String, Duration)>,
+        requeued: Option<(Cause, Duration)>,
     ) {
         match next.phase {
             Phase::Running { worker } => self.notify(JobEvent::ChunkStarted {
@@ -110,7 +128,7 @@ impl JobLog {
                 self.notify(JobEvent::ChunkQuarantined { chunk, range, reason });
             }
             Phase::Backlog => {
-                if let Some((reason, delay)) = requeued {
+                if let Some((Cause { reason, .. }, delay)) = requeued {
                     self.notify(JobEvent::ChunkRequeued {
                         chunk,
                         range,
@@ -120,6 +138,39 @@ impl JobLog {
                 }
             }
             Phase::Waiting | Phase::Queued => {}
+        }
+    }
+
+    /// Logs that a chunk waits for memory, `at_most` for so long.
+    pub(super) fn on_unschedulable(
+        &mut self,
+        chunk: ChunkId,
+        range: FrameRange,
+        reason: String,
+        at_most: Duration,
+    ) {
+        self.append(JournalEntry::Unschedulable {
+            chunk: chunk.name(),
+            why: reason.clone(),
+        });
+        self.notify(JobEvent::ChunkUnschedulable {
+            chunk,
+            range,
+            reason,
+            at_most,
+        });
+    }
+
+    /// Logs that a chunk waits because its workers refuse it, once for each series of refusals.
+    pub(super) fn on_refused(
+        &mut self,
+        chunk: ChunkId,
+        range: FrameRange,
+        refusals: &Refusals,
+        at_most: Duration,
+    ) {
+        if refusals.count == REFUSAL_LIMIT {
+            self.on_unschedulable(chunk, range, refusals.describe(), at_most);
         }
     }
 

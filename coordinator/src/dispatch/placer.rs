@@ -16,12 +16,12 @@ use latentfarm_common::wire::memory::DeviceKind;
 use tokio::time::Instant;
 
 use super::job::Job;
-use super::job_event::JobEvent;
 use super::need_estimator::NeedEstimator;
 use crate::job::chunk::state::Phase;
 use crate::job::record::{ChunkRecord, Scheduled, Unschedulable};
-use crate::journal::JournalEntry;
-use crate::placement::{Candidate, ChunkMemory, Load, Options, Placement, WorkerCapacity, options, solve};
+use crate::placement::{
+    Candidate, ChunkMemory, CpuFallback, JobNeeds, Load, Options, Placement, WorkerCapacity, options, solve,
+};
 
 /// Decides when chunks are placed, and places them.
 #[derive(Debug)]
@@ -116,11 +116,7 @@ fn place_job(
         let record = &job.chunks.render[*index];
         Candidate {
             frames: record.range.len(),
-            options: if record.memory == ChunkMemory::default() {
-                usual.clone()
-            } else {
-                options(&needs, &record.memory, capacities)
-            },
+            options: options_of(record, &needs, &usual, capacities, job.settings.cpu_fallback),
             queued_in: record.class_under_way(),
         }
     });
@@ -154,22 +150,36 @@ fn place_job(
                 let since = earlier.as_ref().map_or(now, |earlier| earlier.since);
                 let unschedulable = record.unschedulable.insert(Unschedulable { since, shortages });
                 if earlier.is_none() {
-                    let reason = unschedulable.describe();
-                    job.log.append(JournalEntry::Unschedulable {
-                        chunk: record.id.name(),
-                        why: reason.clone(),
-                    });
-                    job.log.notify(JobEvent::ChunkUnschedulable {
-                        chunk: record.id,
-                        range: record.range,
-                        reason,
-                        at_most: job.settings.unplaceable_wait,
-                    });
+                    let (reason, at_most) = (unschedulable.describe(), job.settings.unplaceable_wait);
+                    job.log.on_unschedulable(record.id, record.range, reason, at_most);
                 }
             }
         }
     }
     moves
+}
+
+/// Finds the queues for one chunk; `usual` are those of a chunk that has not failed for memory. A chunk that
+/// the workers of its class refused again and again belongs to a larger class, if a worker serves one.
+fn options_of(
+    record: &ChunkRecord,
+    needs: &JobNeeds,
+    usual: &Options,
+    capacities: &[WorkerCapacity],
+    fallback: CpuFallback,
+) -> Options {
+    let refusals = record.refusals.as_ref().filter(|refusals| refusals.is_wait());
+    if let Some(class) = refusals.and_then(|refusals| refusals.class) {
+        let above = options(needs, &record.memory.above(class), capacities);
+        if above.gpu.is_some() || above.cpu.is_some() && fallback != CpuFallback::Never {
+            return above;
+        }
+    }
+    if record.memory == ChunkMemory::default() {
+        usual.clone()
+    } else {
+        options(needs, &record.memory, capacities)
+    }
 }
 
 /// Whether a chunk may be published now, or is queued and not begun.

@@ -11,7 +11,7 @@ use latentfarm_common::ids::{ChunkId, JobId, WorkKind};
 use latentfarm_common::nats::direct::DirectReader;
 use latentfarm_common::nats::done::DoneLog;
 use latentfarm_common::nats::tasks::{Published, TaskError, TaskStream};
-use latentfarm_common::nats::{Connection, subjects, topology};
+use latentfarm_common::nats::{Connection, storage, subjects, topology};
 use latentfarm_common::queues::{Queue, ResourceClass};
 use latentfarm_common::time::FrameRange;
 use latentfarm_common::wire;
@@ -26,6 +26,7 @@ use super::placer::Reassignment;
 use super::publish_window::{free_slots, round_robin};
 use super::reconcile::QueueView;
 use super::task_inputs::{analyze_input, render_input};
+use super::wait_reason::Refusal;
 use super::workers::Workers;
 
 /// When the farm has refused tasks, or the store their inputs, for this long, the dispatcher gives up.
@@ -52,7 +53,7 @@ struct PublishFailure {
     retry_at: Instant,
     backoff: Backoff,
     /// The last error.
-    error: String,
+    refusal: Refusal,
 }
 
 impl TaskPublisher {
@@ -86,24 +87,41 @@ impl TaskPublisher {
             }
         }
         let Err(error) = result else { return Ok(()) };
+        let refusal = Refusal {
+            error: one_line(&error),
+            is_full: storage::is_full(&error),
+        };
+        let is_known = self
+            .failure
+            .as_ref()
+            .is_some_and(|failure| failure.refusal == refusal);
         let failure = self.failure.get_or_insert(PublishFailure {
             since: now,
             retry_at: now,
             backoff: RETRY_BACKOFF,
-            error: String::new(),
+            refusal: refusal.clone(),
         });
-        if !error.is_transient() || now - failure.since > PUBLISH_TIMEOUT {
+        // The job itself bounds its wait for storage.
+        let is_over = now - failure.since > PUBLISH_TIMEOUT && !refusal.is_full;
+        if !error.is_transient() || is_over {
             return Err(error);
         }
-        failure.error = one_line(&error);
-        tracing::warn!(error = failure.error, "cannot publish tasks, trying again");
+        if !is_known {
+            tracing::warn!(error = refusal.error, "cannot publish tasks, trying again");
+        }
+        failure.refusal = refusal;
         failure.retry_at = Instant::now() + failure.backoff.next_delay();
         Ok(())
     }
 
     /// Returns why the last attempt to publish failed, if it did.
-    pub(super) fn refusal(&self) -> Option<String> {
-        self.failure.as_ref().map(|failure| failure.error.clone())
+    pub(super) fn refusal(&self) -> Option<Refusal> {
+        self.failure.as_ref().map(|failure| failure.refusal.clone())
+    }
+
+    /// Forgets that publishing has failed, as the link is down: the time of an outage counts as no refusal.
+    pub(super) fn on_outage(&mut self) {
+        self.failure = None;
     }
 
     /// Publishes the tasks of some chunks to one queue. After an error the chunks stay in the backlog.

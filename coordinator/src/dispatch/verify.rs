@@ -13,6 +13,8 @@ use latentfarm_common::wire::outcome::{DoneBody, DoneRecord, FaceObservations, F
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
+use super::farm::Farm;
+
 /// Verifies the segment of a render record against the output frames that it should hold. It runs on a
 /// blocking thread, and returns one clause that describes what is wrong.
 pub type SegmentCheck = Arc<dyn Fn(&DoneRecord, FrameRange) -> Result<(), String> + Send + Sync>;
@@ -37,7 +39,7 @@ pub(super) struct Verdict {
 
 /// Runs verifications, and sends their verdicts. Dropping the verifier aborts those that are running.
 pub(super) struct Verifier {
-    store: Store,
+    farm: Farm,
     check: SegmentCheck,
     segments: Arc<Semaphore>,
     analyses: Arc<Semaphore>,
@@ -47,10 +49,10 @@ pub(super) struct Verifier {
 
 impl Verifier {
     /// Makes a verifier, and the receiver of its verdicts.
-    pub(super) fn new(store: Store, check: SegmentCheck) -> (Self, mpsc::UnboundedReceiver<Verdict>) {
+    pub(super) fn new(farm: &Farm, check: SegmentCheck) -> (Self, mpsc::UnboundedReceiver<Verdict>) {
         let (verdicts, receiver) = mpsc::unbounded_channel();
         let verifier = Self {
-            store,
+            farm: farm.clone(),
             check,
             segments: Arc::new(Semaphore::new(SEGMENTS_AT_ONCE)),
             analyses: Arc::new(Semaphore::new(ANALYSES_AT_ONCE)),
@@ -64,7 +66,7 @@ impl Verifier {
     pub(super) fn start(&mut self, record: DoneRecord, sequence: u64, range: FrameRange) {
         while self.running.try_join_next().is_some() {}
         let record = Arc::new(record);
-        let (store, check) = (self.store.clone(), Arc::clone(&self.check));
+        let (farm, check) = (self.farm.clone(), Arc::clone(&self.check));
         let verdicts = self.verdicts.clone();
         let permits = Arc::clone(match record.chunk.work {
             WorkKind::Analyze => &self.analyses,
@@ -73,7 +75,7 @@ impl Verifier {
         self.running.spawn(async move {
             // The semaphore is never closed.
             let _permit = permits.acquire_owned().await.ok();
-            let result = verify(&store, check, &record, range).await;
+            let result = verify(&farm, check, &record, range).await;
             // The dispatcher may have been dropped, which ends this task too.
             let _ = verdicts.send(Verdict {
                 record,
@@ -85,21 +87,29 @@ impl Verifier {
 }
 
 async fn verify(
-    store: &Store,
+    farm: &Farm,
     check: SegmentCheck,
     record: &Arc<DoneRecord>,
     range: FrameRange,
 ) -> Result<Vec<FrameObservation>, String> {
     check_counts(record, range)?;
     match record.chunk.work {
-        WorkKind::Analyze => observations(store, record, range).await,
+        WorkKind::Analyze => observations(farm, record, range).await,
         WorkKind::Render => {
-            let checked = Arc::clone(record);
-            let done = tokio::task::spawn_blocking(move || check(&checked, range)).await;
-            done.unwrap_or_else(|error| Err(format!("the verification was cut short: {error}")))?;
-            Ok(Vec::new())
+            // A result that cannot be read during an outage is not a bad one.
+            let done = farm
+                .connection
+                .outlast(|| check_beside(Arc::clone(&check), Arc::clone(record), range))
+                .await;
+            done.map(|()| Vec::new())
         }
     }
+}
+
+/// Runs the check on a thread for blocking work.
+async fn check_beside(check: SegmentCheck, record: Arc<DoneRecord>, range: FrameRange) -> Result<(), String> {
+    let done = tokio::task::spawn_blocking(move || check(&record, range)).await;
+    done.unwrap_or_else(|error| Err(format!("the verification was cut short: {error}")))
 }
 
 /// Checks the record's own figures against the length of its chunk.
@@ -132,11 +142,12 @@ fn check_counts(record: &DoneRecord, range: FrameRange) -> Result<(), String> {
 }
 
 async fn observations(
-    store: &Store,
+    farm: &Farm,
     record: &DoneRecord,
     range: FrameRange,
 ) -> Result<Vec<FrameObservation>, String> {
-    let bytes = read(store, record).await.map_err(|error| one_line(&error))?;
+    let read = farm.connection.outlast(|| read(&farm.store, record));
+    let bytes = read.await.map_err(|error| one_line(&error))?;
     let observations: FaceObservations = wire::decode(&bytes).map_err(|error| one_line(&error))?;
     let found = observations.frames.len() as u64;
     if found == range.len() {
@@ -157,10 +168,7 @@ async fn read(store: &Store, record: &DoneRecord) -> Result<Vec<u8>, BlobError> 
     loop {
         match store.get_bytes(&record.artifact).await {
             Ok(bytes) => return Ok(bytes),
-            Err(
-                error @ (BlobError::Missing { .. } | BlobError::Damaged { .. } | BlobError::WrongSize { .. }),
-            ) => return Err(error),
-            Err(error) if tries == READ_ATTEMPTS => return Err(error),
+            Err(error) if tries == READ_ATTEMPTS || !error.may_pass() => return Err(error),
             Err(error) => {
                 tracing::warn!(chunk = %record.chunk, error = one_line(&error), "cannot read a result yet");
                 tokio::time::sleep(backoff.next_delay()).await;

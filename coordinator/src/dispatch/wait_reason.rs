@@ -5,10 +5,12 @@ use std::fmt;
 
 use latentfarm_common::ids::WorkerId;
 use latentfarm_common::nats::Outage;
+use latentfarm_common::nats::storage::STORAGE_MEND;
 use latentfarm_common::wire::memory::MEDIA_MIB;
 
 use super::workers::Workers;
 use crate::job::chunks::{Chunks, Counts};
+use crate::job::record::MemoryWait;
 
 /// What a job waits for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +25,10 @@ pub enum WaitReason {
     Device,
     /// These many chunks fit no live worker; the text describes the largest shortage.
     Memory { chunks: usize, shortage: String },
+    /// This coordinator could not renew its lease in time, although the link is up.
+    Lease { url: String },
+    /// The farm's JetStream storage is full.
+    Storage { error: String },
     /// The farm does not accept tasks.
     Queue { error: String },
     /// These many tasks are queued, and no worker has begun one of them; `idle` workers have no task.
@@ -37,6 +43,8 @@ impl WaitReason {
             Self::Worker { .. } => "worker",
             Self::AnalysisMemory | Self::Memory { .. } => "memory",
             Self::Device => "device",
+            Self::Lease { .. } => "lease",
+            Self::Storage { .. } => "storage",
             Self::Queue { .. } => "queue",
             Self::Begin { .. } => "begin",
         }
@@ -45,23 +53,35 @@ impl WaitReason {
     /// What the operator can do about it, in one clause. `start` says how to start a worker.
     pub fn mend(&self, start: &str) -> String {
         match self {
-            Self::Server { .. } => "start it again if it has stopped".to_owned(),
+            Self::Server { .. } => {
+                "start it again if it has stopped; the job then goes on by itself".to_owned()
+            }
             Self::Worker { .. } => start.to_owned(),
-            Self::AnalysisMemory => "free memory on the machine of a worker".to_owned(),
-            Self::Device => "`latentfarm-worker probe` on their machines says why".to_owned(),
+            Self::AnalysisMemory => "end other programs on the machine of a worker".to_owned(),
+            Self::Device => "run `latentfarm-worker probe` on their machines to learn why".to_owned(),
             Self::Memory { .. } => "free that memory, or add a worker with more".to_owned(),
-            Self::Queue { .. } => "the log of the nats-server may say why".to_owned(),
-            Self::Begin { idle: 0, .. } => "they go on with this job when they are free".to_owned(),
-            Self::Begin { .. } => "their logs may say why".to_owned(),
+            Self::Lease { .. } => {
+                "if this goes on, look into the log of the nats-server and restart it".to_owned()
+            }
+            Self::Storage { .. } => STORAGE_MEND.to_owned(),
+            Self::Queue { .. } => "look into the log of the nats-server".to_owned(),
+            Self::Begin { idle: 0, .. } => {
+                "they go on with this job when they are free; add a worker to begin sooner".to_owned()
+            }
+            Self::Begin { .. } => "look into their logs".to_owned(),
         }
     }
 
-    /// Whether no worker of the farm can go on with the job, so that the time counts towards
+    /// Whether the farm cannot go on with the job, so that the time counts towards
     /// `--unplaceable-wait`. Chunks that fit no worker count their time themselves.
     pub(super) fn is_stall(&self) -> bool {
         match self {
-            Self::Worker { .. } | Self::AnalysisMemory | Self::Device => true,
-            Self::Server { .. } | Self::Memory { .. } | Self::Queue { .. } | Self::Begin { .. } => false,
+            Self::Worker { .. } | Self::AnalysisMemory | Self::Device | Self::Storage { .. } => true,
+            Self::Server { .. }
+            | Self::Memory { .. }
+            | Self::Lease { .. }
+            | Self::Queue { .. }
+            | Self::Begin { .. } => false,
         }
     }
 }
@@ -90,6 +110,11 @@ impl fmt::Display for WaitReason {
                 let noun = if *chunks == 1 { "chunk fits" } else { "chunks fit" };
                 write!(f, "{chunks} {noun} no worker: {shortage}")
             }
+            Self::Lease { url } => write!(
+                f,
+                "this coordinator cannot renew its lease at {url}, and decides nothing without it"
+            ),
+            Self::Storage { error } => write!(f, "the farm's storage is full: {error}"),
             Self::Queue { error } => write!(f, "the farm accepts no tasks: {error}"),
             Self::Begin { queued, idle: 0 } => {
                 write!(f, "{queued} tasks are queued, and all workers have other ones")
@@ -108,8 +133,25 @@ pub(super) struct FarmView<'a> {
     pub(super) url: &'a str,
     /// The outage of the link to the server, if there is one.
     pub(super) outage: Option<&'a Outage>,
+    /// Whether this coordinator holds its lease.
+    pub(super) has_lease: bool,
     /// Why the last attempt to publish tasks failed, if it did.
-    pub(super) refusal: Option<&'a str>,
+    pub(super) refusal: Option<&'a Refusal>,
+}
+
+/// Why the farm did not accept tasks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Refusal {
+    pub(super) error: String,
+    /// Whether its storage is full.
+    pub(super) is_full: bool,
+}
+
+impl FarmView<'_> {
+    /// Whether this coordinator can act on the farm.
+    pub(super) fn is_up(&self) -> bool {
+        self.outage.is_none() && self.has_lease
+    }
 }
 
 /// Returns what keeps a job waiting now; `None` while a worker is at work on it or could be.
@@ -118,6 +160,15 @@ pub(super) fn reason(chunks: &Chunks, workers: &Workers, farm: FarmView<'_>) -> 
         return Some(WaitReason::Server {
             url: farm.url.to_owned(),
             error: outage.last_error.clone(),
+        });
+    }
+    if !farm.has_lease {
+        let url = farm.url.to_owned();
+        return Some(WaitReason::Lease { url });
+    }
+    if let Some(worker) = workers.without_store() {
+        return Some(WaitReason::Storage {
+            error: format!("{worker} holds a result that cannot be stored"),
         });
     }
     let (analyze, render) = (Counts::of(&chunks.analyze), Counts::of(&chunks.render));
@@ -135,19 +186,18 @@ pub(super) fn reason(chunks: &Chunks, workers: &Workers, farm: FarmView<'_>) -> 
             return Some(WaitReason::Device);
         }
     }
-    let unschedulable = || {
-        let records = chunks.render.iter();
-        records.filter_map(|record| record.unschedulable.as_ref())
-    };
-    if let Some(worst) = unschedulable().max_by_key(|unschedulable| unschedulable.need_mib()) {
+    if let Some(worst) = chunks.memory_waits().max_by_key(MemoryWait::need_mib) {
         return Some(WaitReason::Memory {
-            chunks: unschedulable().count(),
+            chunks: chunks.memory_waits().count(),
             shortage: worst.describe(),
         });
     }
-    if let Some(error) = farm.refusal {
-        let error = error.to_owned();
-        return Some(WaitReason::Queue { error });
+    if let Some(Refusal { error, is_full }) = farm.refusal.cloned() {
+        return Some(if is_full {
+            WaitReason::Storage { error }
+        } else {
+            WaitReason::Queue { error }
+        });
     }
     let queued = analyze.queued + render.queued;
     let is_verifying = || chunks.iter().any(|record| record.being_verified);
@@ -155,4 +205,55 @@ pub(super) fn reason(chunks: &Chunks, workers: &Workers, farm: FarmView<'_>) -> 
         queued,
         idle: workers.idle(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Returns an example of each reason. The match has no other arm, so that a new reason must be listed.
+    fn every_reason() -> Vec<WaitReason> {
+        let text = || "a test".to_owned();
+        let first = WaitReason::Server {
+            url: text(),
+            error: None,
+        };
+        std::iter::successors(Some(first), |before| match before {
+            WaitReason::Server { .. } => Some(WaitReason::Worker { unfit: Vec::new() }),
+            WaitReason::Worker { .. } => Some(WaitReason::AnalysisMemory),
+            WaitReason::AnalysisMemory => Some(WaitReason::Device),
+            WaitReason::Device => Some(WaitReason::Memory {
+                chunks: 1,
+                shortage: text(),
+            }),
+            WaitReason::Memory { .. } => Some(WaitReason::Lease { url: text() }),
+            WaitReason::Lease { .. } => Some(WaitReason::Storage { error: text() }),
+            WaitReason::Storage { .. } => Some(WaitReason::Queue { error: text() }),
+            WaitReason::Queue { .. } => Some(WaitReason::Begin { queued: 1, idle: 1 }),
+            WaitReason::Begin { idle: 1, .. } => Some(WaitReason::Begin { queued: 1, idle: 0 }),
+            WaitReason::Begin { .. } => None,
+        })
+        .collect()
+    }
+
+    #[test]
+    fn every_wait_ends_with_a_step_that_the_operator_can_take() {
+        const STEPS: [&str; 8] = [
+            "start ",
+            "run ",
+            "free ",
+            "end ",
+            "add ",
+            "look into ",
+            "give ",
+            "restart ",
+        ];
+        let reasons = every_reason();
+        assert_eq!(reasons.len(), 10);
+        for reason in reasons {
+            let mend = reason.mend("start one with `x`");
+            assert!(STEPS.iter().any(|step| mend.contains(step)), "{reason}: {mend}");
+            assert!(!mend.contains("may say") && !mend.ends_with('.'), "{mend}");
+        }
+    }
 }

@@ -7,7 +7,7 @@ use latentfarm_common::time::FrameRange;
 use latentfarm_common::wire::outcome::DoneRecord;
 
 use super::chunk::state::Phase;
-use super::record::ChunkRecord;
+use super::record::{ChunkRecord, MemoryWait};
 
 /// All chunks of one job, those of each kind of work in frame order.
 #[derive(Clone, Debug)]
@@ -134,6 +134,11 @@ impl Chunks {
     /// The number of chunks that a worker is running.
     pub fn running(&self) -> usize {
         Counts::of(&self.analyze).running + Counts::of(&self.render).running
+    }
+
+    /// What each of the render chunks that wait for memory waits for.
+    pub fn memory_waits(&self) -> impl Iterator<Item = MemoryWait<'_>> {
+        self.render.iter().filter_map(ChunkRecord::memory_wait)
     }
 
     /// Whether some chunk fits no live worker.

@@ -23,6 +23,7 @@ pub mod chunks;
 pub mod folder;
 pub mod manifest;
 pub mod record;
+pub mod refusals;
 pub mod retry;
 #[cfg(test)]
 pub(crate) mod test_support;

@@ -85,6 +85,11 @@ pub struct Cause {
 }
 
 impl Cause {
+    /// Whether the attempt had not begun, for want of memory.
+    pub fn is_refusal(&self) -> bool {
+        self.class == RetryClass::InsufficientMemory
+    }
+
     /// The cause that a worker reported.
     pub fn of(failure: &Failure) -> Self {
         let (class, reason) = match failure {

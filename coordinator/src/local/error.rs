@@ -19,10 +19,26 @@ pub enum FarmError {
     File(#[from] FileError),
     #[error("cannot prepare the farm's streams")]
     Streams(#[source] StreamError),
+    /// The limits of the streams exceed what the server allows, so that they cannot be created.
+    #[error(
+        "the farm's streams may grow to {} MiB together, and the NATS server allows {}: raise the limit (`max_file` in \
+         its configuration, or that of the account)",
+        need_bytes >> 20, described(*limit_bytes)
+    )]
+    Storage {
+        need_bytes: u64,
+        /// The limit of the account, if it has one of its own.
+        limit_bytes: Option<u64>,
+        source: StreamError,
+    },
     #[error("the private nats-server is lost: {why}")]
     ServerLost { why: String },
     #[error(
         "no worker is left to render the job: every worker of this machine ended too often or cannot render"
     )]
     NoWorkers,
+}
+
+fn described(limit_bytes: Option<u64>) -> String {
+    limit_bytes.map_or_else(|| "less".to_owned(), |bytes| format!("{} MiB", bytes >> 20))
 }

@@ -80,6 +80,16 @@ impl ChunkMemory {
         self.of(kind).floor
     }
 
+    /// A copy that requires a larger class than this one, because workers that offer it refuse the chunk.
+    #[must_use]
+    pub fn above(mut self, class: ResourceClass) -> Self {
+        if let Some(kind) = class.kind() {
+            let memory = self.of_mut(kind);
+            memory.min_queue_mib = memory.min_queue_mib.max(class.mib() + 1);
+        }
+        self
+    }
+
     /// `needs`, raised where this chunk's own lower bounds are higher.
     pub fn needs(&self, kind: DeviceKind, needs: &MemoryRequirements) -> MemoryRequirements {
         let mut raised = *needs;

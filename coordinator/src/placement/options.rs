@@ -92,7 +92,7 @@ impl fmt::Display for Shortage {
         let held = gib(crowded.alone_mib.saturating_sub(crowded.free_mib));
         write!(
             f,
-            "; other programs hold {held} of the {alone} that {worker} could offer"
+            "; other processes hold {held} of the {alone} that {worker} could offer"
         )
     }
 }

@@ -9,7 +9,7 @@ use latentfarm_common::error::FileError;
 use latentfarm_common::wire::WireError;
 use tokio::task::JoinError;
 
-use super::room::NoRoom;
+use super::room::{NoRoom, NoStorage};
 use super::weights::WeightsError;
 use crate::dispatch::DispatchError;
 use crate::ingest::IngestError;
@@ -53,6 +53,9 @@ pub enum RenderError {
         free_bytes: u64,
         need_bytes: u64,
     },
+    /// The server of the farm has too little storage for the job.
+    #[error(transparent)]
+    Storage(#[from] NoStorage),
     #[error(transparent)]
     Folder(#[from] FolderError),
     /// The output is complete and in its place; only the job folder is left over.
@@ -72,7 +75,10 @@ pub enum RenderError {
     #[error("cannot stitch the result")]
     Stitch(#[source] StitchError),
     /// Another coordinator has the lease on the farm.
-    #[error("another coordinator has taken over the job and will finish it")]
+    #[error(
+        "another coordinator has taken this farm's lease; finished chunks are kept: when its job has ended, give the same \
+         command again"
+    )]
     LeaseLost,
     /// The verified file could not be moved to the output's name.
     #[error("cannot write the output")]

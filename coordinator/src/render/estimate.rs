@@ -34,6 +34,8 @@ pub struct Estimate {
     pub free_bytes: Option<u64>,
     /// The places that the job writes to.
     pub(super) places: Vec<Place>,
+    /// Bytes of the blobs that the job stores, at its fullest moment.
+    pub(super) store_bytes: u64,
     /// Host memory that a worker on the CPU needs under the leanest plan.
     pub worker_mib: u64,
     /// Device memory that a worker on a GPU needs under the leanest plan, if that is known.
@@ -72,6 +74,7 @@ impl Estimate {
             disk_bytes,
             free_bytes: Volume::of(&settings.work_dir).map(|volume| volume.free_bytes),
             places,
+            store_bytes: store_bytes(examined, input, result_bytes(settings, examined)),
             worker_mib: leanest(DeviceKind::Cpu).unwrap_or(0),
             gpu_mib: leanest(DeviceKind::Cuda),
             seconds: START_SECONDS + model_flop / (FLOPS_PER_THREAD * threads) + media_seconds / threads,
@@ -86,15 +89,29 @@ pub(super) struct InputBytes {
     pub(super) sound: u64,
 }
 
-/// Returns the places that the job writes to. A lossless frame has about half its raw size, and one at CRF 18 about
-/// a thirtieth. The result is stored once as segments and once as the final file. An unfinished job has written a
-/// part already.
-fn places(settings: &RenderSettings, examined: &ExaminedInputs, input: InputBytes) -> Vec<Place> {
+/// Returns the bytes of the rendered video. A lossless frame has about half its raw size, and one at CRF 18
+/// about a thirtieth.
+fn result_bytes(settings: &RenderSettings, examined: &ExaminedInputs) -> u64 {
     let frame_bytes = picture_bytes(examined) / if settings.crf.is_none() { 2 } else { 30 };
-    let result_bytes = examined.frames() * frame_bytes;
-    // 16 kHz mono speech of 16 bits: the temporary folder has all of it, the store has it as windows.
-    let speech_bytes = examined.speech_ms() * 32;
-    let stored_bytes = input.video + input.sound + speech_bytes + result_bytes + OVERHEAD_BYTES;
+    examined.frames() * frame_bytes
+}
+
+/// Returns the bytes of 16 kHz mono speech of 16 bits: the temporary folder has all of it, the store has it
+/// as windows.
+fn speech_bytes(examined: &ExaminedInputs) -> u64 {
+    examined.speech_ms() * 32
+}
+
+fn store_bytes(examined: &ExaminedInputs, input: InputBytes, result_bytes: u64) -> u64 {
+    input.video + input.sound + speech_bytes(examined) + result_bytes
+}
+
+/// Returns the places that the job writes to. The result is stored once as segments and once as the final
+/// file. An unfinished job has written a part already.
+fn places(settings: &RenderSettings, examined: &ExaminedInputs, input: InputBytes) -> Vec<Place> {
+    let result_bytes = result_bytes(settings, examined);
+    let speech_bytes = speech_bytes(examined);
+    let stored_bytes = store_bytes(examined, input, result_bytes) + OVERHEAD_BYTES;
     // The video is cut into segments one after the other.
     let segment_frames = settings.ingest.limits.max_frames;
     let cut_bytes = input.video * segment_frames.min(examined.table.sources) / examined.table.sources.max(1);

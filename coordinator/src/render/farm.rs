@@ -1,11 +1,13 @@
 //! The farm of a render: an existing one, or a private one that is started with the render.
 
 use latentfarm_common::blob::Store;
-use latentfarm_common::nats::Role;
 use latentfarm_common::nats::connect::{self, Identity};
 use latentfarm_common::nats::server::ServerBinary;
 use latentfarm_common::nats::topology::{self, Topology};
+use latentfarm_common::nats::{Role, StreamError, storage};
 
+use super::error::RenderError;
+use super::room::NoStorage;
 use crate::dispatch::Farm;
 use crate::job::folder::JobFolder;
 use crate::local::{FarmError, LocalFarm, WorkerOptions};
@@ -43,11 +45,29 @@ impl FarmChoice {
         };
         // The dispatcher would prepare the streams too, but ingest stores blobs before there is a job to
         // dispatch.
-        topology::ensure(&farm.connection.context, &farm.topology)
-            .await
-            .map_err(FarmError::Streams)?;
-        Ok((farm, local))
+        match topology::ensure(&farm.connection.context, &farm.topology).await {
+            Ok(_) => Ok((farm, local)),
+            Err(error) if storage::is_full(&error) => Err(too_small(&farm, error).await),
+            Err(error) => Err(FarmError::Streams(error)),
+        }
     }
+}
+
+/// Returns the error of a server that allows less than the streams may need.
+async fn too_small(farm: &Farm, source: StreamError) -> FarmError {
+    let account = storage::account_room(&farm.connection.context).await;
+    FarmError::Storage {
+        need_bytes: storage::reserved_bytes(&farm.topology),
+        limit_bytes: account.ok().flatten().map(|room| room.limit_bytes),
+        source,
+    }
+}
+
+/// Checks before any upload whether the farm has room for blobs of `need_bytes`.
+pub(super) async fn ensure_storage(farm: &Farm, need_bytes: u64) -> Result<(), RenderError> {
+    let room = storage::media_room(&farm.connection.context).await;
+    let room = room.map_err(FarmError::Streams)?;
+    Ok(NoStorage::check(need_bytes, room)?)
 }
 
 async fn remote(url: &str) -> Result<Farm, FarmError> {

@@ -5,7 +5,7 @@ use tokio::task::spawn_blocking;
 
 use super::error::RenderError;
 use super::event::Observer;
-use super::farm::FarmChoice;
+use super::farm::{FarmChoice, ensure_storage};
 use super::preflight::Preflight;
 use super::report::RenderReport;
 use super::run::Run;
@@ -13,6 +13,7 @@ use super::settings::RenderSettings;
 use crate::dispatch::{Ending, Farm};
 use crate::ingest::ExaminedInputs;
 use crate::job::folder::JobFolder;
+use crate::job::manifest;
 use crate::local::LocalFarm;
 
 /// One render, made by [`RenderJob::check`].
@@ -49,8 +50,18 @@ impl RenderJob {
         let keep = settings.keep;
         let folder = JobFolder::open(&settings.work_dir, self.preflight.job, settings.discard_other)?;
         let (farm, mut local) = choice.open(&folder).await?;
-        // The inner future is large: without the box it would be part of this one.
-        let outcome = Box::pin(self.run(&folder, &farm, local.as_mut(), observer, shutdown)).await;
+        let is_new = manifest::read(folder.path())?.is_none();
+        // What an unfinished job still has to store is not known.
+        let checked = if local.is_none() && is_new {
+            ensure_storage(&farm, self.preflight.estimate.store_bytes).await
+        } else {
+            Ok(())
+        };
+        let outcome = match checked {
+            // The inner future is large: without the box it would be part of this one.
+            Ok(()) => Box::pin(self.run(&folder, &farm, local.as_mut(), observer, shutdown)).await,
+            Err(error) => Err(error),
+        };
         farm.connection.close().await;
         if let Some(local) = local {
             local.close().await;
@@ -63,6 +74,7 @@ impl RenderJob {
                         .is_some_and(|report| report.ending == Ending::Complete)
             }
             // A refused job leaves no folder, unless the folder holds the work of an earlier run.
+            Err(RenderError::Storage(_)) => is_new,
             Err(error) => error.is_refusal() && !folder.resumed(),
         };
         if is_over {

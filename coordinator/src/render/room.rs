@@ -6,6 +6,8 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use latentfarm_common::nats::storage::{STORAGE_MEND, StorageRoom};
+
 /// A place that the render writes to.
 #[derive(Clone, Debug)]
 pub(super) struct Place {
@@ -96,6 +98,27 @@ impl fmt::Display for NoRoom {
 
 impl std::error::Error for NoRoom {}
 
+/// The storage of a farm's server has too little room for a job.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error(
+    "the job needs about {} MiB of the farm's storage, and {} has {} of its {} MiB free: {STORAGE_MEND}",
+    need_bytes.div_ceil(1 << 20), room.limited_by, room.free_bytes() >> 20, room.limit_bytes >> 20
+)]
+pub struct NoStorage {
+    need_bytes: u64,
+    room: StorageRoom,
+}
+
+impl NoStorage {
+    /// Checks whether blobs of `need_bytes` fit. Storage without a limit is enough.
+    pub(super) fn check(need_bytes: u64, room: Option<StorageRoom>) -> Result<(), Self> {
+        match room.filter(|room| room.free_bytes() < need_bytes) {
+            Some(room) => Err(Self { need_bytes, room }),
+            None => Ok(()),
+        }
+    }
+}
+
 /// Returns the bytes of all files under `path`, which an unfinished job has written there; 0 if there are none.
 pub(super) fn written_bytes(path: &Path) -> u64 {
     let Ok(entries) = fs::read_dir(path) else { return 0 };
@@ -110,6 +133,7 @@ pub(super) fn written_bytes(path: &Path) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use latentfarm_common::nats::storage::StorageLimit;
 
     fn place(name: &'static str, path: &str, mib: u64, chosen_by: &'static str) -> Place {
         Place {
@@ -151,6 +175,26 @@ mod tests {
         assert!(!shared.contains("/tmp"), "{shared}");
         let both = NoRoom::check(&places, disks(0, 4)).unwrap_err().to_string();
         assert!(both.contains("/a/work") && both.contains("TMPDIR"), "{both}");
+    }
+
+    #[test]
+    fn a_farm_without_room_for_the_job_is_named_with_the_figures() {
+        let room = |limit_mib: u64| StorageRoom {
+            limited_by: StorageLimit::Bucket,
+            used_bytes: 90 << 20,
+            limit_bytes: limit_mib << 20,
+        };
+        let check = |room| NoStorage::check(11 << 20, room);
+        assert!(check(None).is_ok() && check(Some(room(101))).is_ok());
+        let text = check(Some(room(100))).unwrap_err().to_string();
+        for part in [
+            "11 MiB",
+            "the bucket farm-media",
+            "10 of its 100 MiB free",
+            "give JetStream",
+        ] {
+            assert!(text.contains(part), "{text}");
+        }
     }
 
     #[test]

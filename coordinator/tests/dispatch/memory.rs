@@ -266,6 +266,86 @@ async fn memory_that_was_gone_again_costs_the_chunk_nothing() {
     assert_eq!(result.report.ooms, []);
 }
 
+fn refuse() -> Act {
+    Act::Fail(Failure::InsufficientMemory {
+        device: "cpu".to_owned(),
+        needed_mib: 3000,
+        free_mib: 2900,
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chunk_that_its_class_refuses_again_and_again_moves_to_a_larger_one() {
+    let stage = Stage::open(32).await;
+    let counter = AttemptCounter::default();
+    let script: Script = Arc::new(|task, before| {
+        if is_render(task, 0) && before < 3 {
+            refuse()
+        } else {
+            Act::Succeed
+        }
+    });
+    let _w1 = stage.worker("w1", &counter, script).await;
+    let result = stage.dispatch().await.end().await.unwrap();
+    assert_eq!(result.ending, Ending::Complete);
+    let lines = journal::read(&stage.settings.job.job_dir).unwrap();
+    let queues = lines.iter().filter_map(|line| match &line.entry {
+        JournalEntry::Placed { chunk, queue, .. } if chunk.to_string() == "r00000" => Some(queue.class.mib()),
+        _ => None,
+    });
+    let queues: Vec<u64> = queues.collect();
+    assert_eq!(queues, [3072, 3072, 3072, 4096]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chunk_that_every_worker_refuses_is_said_to_wait_and_is_given_up_in_time() {
+    let mut stage = Stage::open(32).await;
+    stage.settings.job.unplaceable_wait = Duration::from_secs(2);
+    let counter = AttemptCounter::default();
+    let script: Script = Arc::new(|task, _| {
+        if is_render(task, 0) {
+            refuse()
+        } else {
+            Act::Succeed
+        }
+    });
+    let machine = FakeMachine::cpu(3100);
+    let _w1 = stage.worker_on("w1", &counter, machine, script).await;
+    let mut run = stage.dispatch().await;
+    let mut requeues = 0;
+    let wait = run
+        .wait_for("the wait is reported", |event| {
+            requeues += usize::from(matches!(event, JobEvent::ChunkRequeued { .. }));
+            matches!(event, JobEvent::ChunkUnschedulable { .. })
+        })
+        .await;
+    assert_eq!(requeues, 2, "what was refused twice may have been bad luck");
+    let shortage = "needs 2.9 GiB, and w1 had only 2.8 GiB free when it took the chunk";
+    assert!(wait.to_string().contains(shortage), "{wait}");
+    run.wait_for("it is given up", |event| {
+        let is_repeat = matches!(
+            event,
+            JobEvent::ChunkRequeued { .. } | JobEvent::ChunkUnschedulable { .. }
+        );
+        assert!(!is_repeat, "the wait was reported already: {event}");
+        matches!(event, JobEvent::ChunkQuarantined { .. })
+    })
+    .await;
+    let result = run.end().await.unwrap();
+    let Ending::Incomplete { quarantined } = &result.ending else {
+        panic!("{:?}", result.ending)
+    };
+    let reason = &quarantined[0].reason;
+    assert!(
+        reason.contains(shortage) && reason.contains("--unplaceable-wait"),
+        "{reason}"
+    );
+    assert!(
+        result.report.retries[&RetryClass::InsufficientMemory] > 3,
+        "it was tried in the meantime"
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn two_workers_lost_over_a_chunk_raise_its_plan_floor() {
     let mut stage = Stage::open(16).await;

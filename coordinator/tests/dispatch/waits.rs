@@ -2,11 +2,15 @@
 
 use std::time::Duration;
 
+use futures::StreamExt as _;
 use latentfarm_common::backoff::Backoff;
-use latentfarm_common::wire::outcome::Failure;
+use latentfarm_common::blob::Store;
+use latentfarm_common::nats::subjects::Subject;
+use latentfarm_common::wire;
+use latentfarm_common::wire::outcome::{Failure, WorkerCommand};
 use latentfarm_coordinator::dispatch::{Ending, JobEvent};
 
-use crate::support::{Act, AttemptCounter, FakeMachine, Stage, always};
+use crate::support::{Act, AttemptCounter, FakeMachine, LIMIT, Stage, always};
 
 fn short_wait(stage: &mut Stage) {
     stage.settings.job.unplaceable_wait = Duration::from_secs(1);
@@ -79,10 +83,46 @@ async fn memory_that_another_program_holds_ends_the_job_with_the_figures() {
         "{reason}"
     );
     assert!(
-        reason.contains("other programs hold 13.7 GiB of the 16.0 GiB that w1 could offer"),
+        reason.contains("other processes hold 13.7 GiB of the 16.0 GiB that w1 could offer"),
         "{reason}"
     );
     assert!(reason.contains("free that memory"), "{reason}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn idle_workers_are_asked_for_the_memory_that_a_chunk_waits_for() {
+    let mut stage = Stage::open(32).await;
+    short_wait(&mut stage);
+    let all = Subject::Control(None).to_string();
+    let mut commands = stage.farm.connection.client.subscribe(all).await.unwrap();
+    let counter = AttemptCounter::default();
+    let small = FakeMachine::cpu(2400);
+    let _w1 = stage.worker_on("w1", &counter, small, always(Act::Succeed)).await;
+    let mut run = stage.dispatch().await;
+    let command = tokio::time::timeout(LIMIT, commands.next());
+    let command = command.await.expect("a command").unwrap();
+    let command: WorkerCommand = wire::decode(&command.payload).unwrap();
+    assert_eq!(command, WorkerCommand::FreeMemory);
+    run.wait_for("the chunk is given up", |event| {
+        matches!(event, JobEvent::ChunkQuarantined { .. })
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_without_room_ends_the_job_with_the_mend_and_gives_up_no_chunk() {
+    let mut stage = Stage::open(32).await;
+    short_wait(&mut stage);
+    stage.farm.topology.media_max_bytes = 1;
+    stage.farm.store = Store::open("nats://farm-media", Some(&stage.farm.connection.client)).unwrap();
+    let counter = AttemptCounter::default();
+    let _w1 = stage.worker("w1", &counter, always(Act::Succeed)).await;
+    let result = stage.dispatch().await.end().await.unwrap();
+    let reason = reason(&result.ending);
+    assert!(reason.starts_with("the farm's storage is full"), "{reason}");
+    assert!(reason.contains("maximum bytes exceeded"), "{reason}");
+    assert!(reason.contains("give JetStream more room"), "{reason}");
+    assert!(counter.begun().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,11 +3,15 @@
 
 use std::time::Duration;
 
+use latentfarm_common::backoff::Backoff;
 use latentfarm_common::blob::{BlobError, Store};
+use latentfarm_common::error::one_line;
 use latentfarm_common::ids::WorkerId;
 use latentfarm_common::nats::done::{CommitOutcome, DoneLog};
+use latentfarm_common::nats::storage::{self, STORAGE_MEND};
 use latentfarm_common::nats::{Connection, StreamError};
 use latentfarm_common::time::milliseconds;
+use latentfarm_common::waiting::{WaitReport, WaitReporter, rough_time};
 use latentfarm_common::wire::blob::BlobRef;
 use latentfarm_common::wire::outcome::DoneRecord;
 use latentfarm_common::wire::task::Task;
@@ -20,6 +24,8 @@ use super::runner::{Artifact, TaskOutput};
 const UPLOAD_LIMIT: Duration = Duration::from_mins(15);
 /// How often a wait for the store counts as progress. The store's own time limits end an upload that hangs.
 const UPLOAD_STEP: Duration = Duration::from_secs(2);
+/// The pauses between two tries to store a result while the store is full.
+const WHILE_FULL: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(10));
 
 /// Why a result could not be committed.
 #[derive(Debug, thiserror::Error)]
@@ -35,7 +41,7 @@ pub(super) enum CommitError {
 }
 
 /// Stores the artifact and writes the done record. Returns true if this result is the chunk's, false if
-/// another one was recorded first.
+/// another one was recorded first. An outage of the server is waited out.
 pub(super) async fn commit(
     connection: &Connection,
     worker: &WorkerId,
@@ -45,8 +51,9 @@ pub(super) async fn commit(
     progress: &Progress,
 ) -> Result<bool, CommitError> {
     let started = Instant::now();
-    let artifact = upload(store, finished.artifact, progress).await?;
-    store.check(&artifact).await.map_err(CommitError::Check)?;
+    let artifact = connection
+        .outlast(|| upload(store, &finished.artifact, progress))
+        .await?;
     let mut timings = finished.timings;
     timings.commit_ms = milliseconds(started.elapsed());
     let record = DoneRecord {
@@ -60,11 +67,9 @@ pub(super) async fn commit(
         memory: finished.memory,
     };
     progress.step();
-    match DoneLog::new(connection)
-        .commit(&record)
-        .await
-        .map_err(CommitError::Record)?
-    {
+    let log = DoneLog::new(connection);
+    let committed = connection.outlast(|| log.commit(&record));
+    match committed.await.map_err(CommitError::Record)? {
         CommitOutcome::Won { .. } => Ok(true),
         CommitOutcome::Lost(entry) => {
             let by = entry.record.ok().map(|other| other.worker.to_string());
@@ -74,16 +79,35 @@ pub(super) async fn commit(
     }
 }
 
-async fn upload(store: &Store, artifact: Artifact, progress: &Progress) -> Result<BlobRef, CommitError> {
+/// Stores an artifact and checks that it is there. While the store is full, the artifact is kept and sent
+/// again.
+async fn upload(store: &Store, artifact: &Artifact, progress: &Progress) -> Result<BlobRef, CommitError> {
+    let (mut pauses, mut waits) = (WHILE_FULL, WaitReporter::default());
     let put = async {
-        match artifact {
-            Artifact::File(path) => store.put_file(&path).await,
-            Artifact::Bytes(bytes) => store.put_bytes(bytes).await,
+        loop {
+            let stored = match artifact {
+                Artifact::File(path) => store.put_file(path).await,
+                Artifact::Bytes(bytes) => store.put_bytes(bytes.clone()).await,
+            };
+            match stored {
+                Err(error) if storage::is_full(&error) => {
+                    progress.store_is_full();
+                    if let Some(WaitReport::GoesOn(waited)) = waits.observe(Some(()), Instant::now()) {
+                        tracing::warn!(
+                            "waiting for room in the farm's store for {} ({}): {STORAGE_MEND}",
+                            rough_time(waited),
+                            one_line(&error)
+                        );
+                    }
+                    tokio::time::sleep(pauses.next_delay()).await;
+                }
+                stored => return stored.map_err(CommitError::Store),
+            }
         }
     };
     let put = tokio::time::timeout(UPLOAD_LIMIT, put);
-    let stored = progress.step_while(UPLOAD_STEP, put).await;
-    stored
-        .map_err(|_elapsed| CommitError::TooSlow)?
-        .map_err(CommitError::Store)
+    let artifact = progress.step_while(UPLOAD_STEP, put).await;
+    let artifact = artifact.map_err(|_elapsed| CommitError::TooSlow)??;
+    store.check(&artifact).await.map_err(CommitError::Check)?;
+    Ok(artifact)
 }

@@ -1,6 +1,6 @@
-//! Commands from the coordinator: cancel a job, or drain the worker. The `render` command, which has a farm
-//! for itself, stops its workers with signals; a coordinator of many jobs, on a farm that outlives each of
-//! them, sends these.
+//! Commands from the coordinator: cancel a job, drain the worker, or free memory while it is idle. The
+//! `render` command, which has a farm for itself, stops its workers with signals; a coordinator of many jobs,
+//! on a farm that outlives each of them, sends these.
 
 use async_nats::Subscriber;
 use futures::stream::{Select, select};
@@ -19,6 +19,8 @@ pub(super) struct ControlInbox {
     worker: WorkerId,
     /// True once a drain has been received.
     draining: bool,
+    /// True once a request for memory has been received, until it is taken.
+    wants_memory: bool,
 }
 
 impl ControlInbox {
@@ -29,12 +31,18 @@ impl ControlInbox {
             messages: select(own, all),
             worker: worker.clone(),
             draining: false,
+            wants_memory: false,
         })
     }
 
     /// Returns true if the coordinator has sent a drain: the worker has to leave.
     pub(super) fn draining(&self) -> bool {
         self.draining
+    }
+
+    /// Takes the request for memory, if one was received since the last call.
+    pub(super) fn take_memory_request(&mut self) -> bool {
+        std::mem::take(&mut self.wants_memory)
     }
 
     /// Waits for the next command. The future may be dropped at any time: no message is lost by it.
@@ -74,7 +82,13 @@ impl ControlInbox {
         }
         match wire::decode::<WorkerCommand>(&message.payload) {
             Ok(command) => {
-                tracing::info!(?command, "received a command from the coordinator");
+                if command == WorkerCommand::FreeMemory {
+                    // The coordinator repeats it.
+                    tracing::debug!(?command, "received a command from the coordinator");
+                    self.wants_memory = true;
+                } else {
+                    tracing::info!(?command, "received a command from the coordinator");
+                }
                 self.draining |= command == WorkerCommand::Drain;
                 Some(command)
             }

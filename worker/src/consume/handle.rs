@@ -96,7 +96,13 @@ pub(super) async fn handle<R: TaskRunner>(
     );
     match end {
         RunEnd::Ran(Ok(finished)) => {
-            match commit(connection, &settings.worker, &task, &store, finished, &progress).await {
+            let committed = tokio::select! {
+                committed = commit(connection, &settings.worker, &task, &store, finished, &progress) => committed,
+                // What waits for the server or for room in the store is given up when the worker has to
+                // leave.
+                () = grace_is_over(shutdown, settings.stop_grace) => return delivery.release(&task).await,
+            };
+            match committed {
                 Ok(ours) => {
                     tracing::info!(%chunk, ours, seconds = started.elapsed().as_secs(), "task done");
                     let outcome = if ours {
@@ -116,6 +122,12 @@ pub(super) async fn handle<R: TaskRunner>(
         RunEnd::Cancelled => delivery.cancel(&task).await,
         RunEnd::Released => delivery.release(&task).await,
     }
+}
+
+/// Waits until the worker has to leave at once and `grace` has passed since.
+async fn grace_is_over(shutdown: &mut Shutdown, grace: Duration) {
+    shutdown.reached(Phase::Stopping).await;
+    tokio::time::sleep(grace).await;
 }
 
 /// Runs the task to its end, or until it is cancelled or the worker has to leave at once.

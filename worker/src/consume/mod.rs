@@ -77,6 +77,9 @@ pub async fn serve<R: TaskRunner>(
             break;
         }
         heartbeat_state.set_state(WorkerState::Idle);
+        if control.take_memory_request() {
+            runner.free_memory().await;
+        }
         let available = runner.available().await;
         let queues = fitting(&available);
         let Some(message) = puller.pull(&queues, &mut shutdown, &mut control).await else {
@@ -99,6 +102,8 @@ pub async fn serve<R: TaskRunner>(
         )
         .await;
         heartbeat_state.update(|heartbeat| heartbeat.task = None);
+        // A request that came during the task was for workers without one. It is repeated while it holds.
+        control.take_memory_request();
         match handled {
             DeliveryOutcome::Finished => {
                 summary.finished += 1;

@@ -60,6 +60,15 @@ impl Progress {
         }
     }
 
+    /// Reports that the result cannot be stored yet.
+    pub(super) fn store_is_full(&self) {
+        self.heartbeat_state.update(|heartbeat| {
+            if let Some(task) = &mut heartbeat.task {
+                task.stage = TaskStage::StoreFull;
+            }
+        });
+    }
+
     /// The number of steps so far.
     pub fn steps(&self) -> u64 {
         *self.steps.borrow()

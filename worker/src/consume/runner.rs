@@ -56,6 +56,11 @@ pub trait TaskRunner: Send {
         "no class of render tasks fits".to_owned()
     }
 
+    /// Gives back the memory that is kept for the next task, because another worker's task needs it.
+    fn free_memory(&mut self) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
+    }
+
     /// Runs one task. The future is dropped if it does not return in time after `stop`.
     fn run(&mut self, assignment: Assignment<'_>)
     -> impl Future<Output = Result<TaskOutput, Failure>> + Send;

@@ -68,6 +68,11 @@ impl TaskRunner for Runner {
         self.engine.shortage()
     }
 
+    async fn free_memory(&mut self) {
+        self.engine.free_memory().await;
+        self.media.free_memory().await;
+    }
+
     async fn run(&mut self, assignment: Assignment<'_>) -> Result<TaskOutput, Failure> {
         let Assignment {
             task,

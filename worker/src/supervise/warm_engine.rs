@@ -188,6 +188,14 @@ impl WarmEngine {
         }
     }
 
+    /// Ends an idle engine because a chunk of the farm waits for memory.
+    pub(super) async fn free_memory(&mut self) {
+        if self.idle.is_some() {
+            tracing::info!("ending the idle engine because a chunk of the farm waits for memory");
+            self.close().await;
+        }
+    }
+
     /// Ends the idle engine, if there is one, so that it gives its memory back.
     pub(super) async fn close(&mut self) {
         if let Some(engine) = self.idle.take() {

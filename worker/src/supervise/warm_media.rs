@@ -49,10 +49,16 @@ impl WarmMedia {
         self.idle = Some(child);
     }
 
-    /// Ends the idle media child.
-    pub(super) async fn close(self) {
-        if let Some(child) = self.idle {
+    /// Ends the idle media child, so that it gives its memory back.
+    pub(super) async fn free_memory(&mut self) {
+        if let Some(child) = self.idle.take() {
+            self.monitor.set_media_pid(None);
             child.close().await;
         }
+    }
+
+    /// Ends the idle media child.
+    pub(super) async fn close(mut self) {
+        self.free_memory().await;
     }
 }

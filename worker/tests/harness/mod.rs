@@ -1,5 +1,6 @@
 //! The harness of the tests of the worker's loop: a farm with one worker, whose runner follows a script.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -42,6 +43,8 @@ pub(crate) enum ScriptedAction {
 pub(crate) struct ScriptedRunner {
     pub(crate) script: Arc<Mutex<Vec<ScriptedAction>>>,
     pub(crate) ran: Arc<Mutex<Vec<Task>>>,
+    /// How often the loop asked for memory.
+    pub(crate) freed: Arc<AtomicU32>,
 }
 
 impl ScriptedRunner {
@@ -50,6 +53,7 @@ impl ScriptedRunner {
         Self {
             script: Arc::new(Mutex::new(script)),
             ran: Arc::default(),
+            freed: Arc::default(),
         }
     }
 
@@ -64,6 +68,10 @@ impl TaskRunner for ScriptedRunner {
             analyze: true,
             ..Available::default()
         }
+    }
+
+    async fn free_memory(&mut self) {
+        self.freed.fetch_add(1, Ordering::SeqCst);
     }
 
     async fn run(&mut self, mut assignment: Assignment<'_>) -> Result<TaskOutput, Failure> {

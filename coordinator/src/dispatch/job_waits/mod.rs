@@ -11,7 +11,7 @@ use super::job_event::JobEvent;
 use super::settings::JobSettings;
 use super::wait_reason::WaitReason;
 use super::workers::Workers;
-use crate::job::record::{ChunkRecord, Unschedulable};
+use crate::job::record::ChunkRecord;
 
 /// The waits of one job.
 #[derive(Debug, Default)]
@@ -19,6 +19,8 @@ pub(super) struct JobWaits {
     reporter: WaitReporter<&'static str>,
     /// Since when no worker of the farm could go on with the job.
     stalled_since: Option<Instant>,
+    /// Whether the job waits for memory now.
+    pub(super) wants_memory: bool,
     /// Why no worker could for too long, if that is so.
     starved: Option<String>,
 }
@@ -32,6 +34,9 @@ impl JobWaits {
         settings: &JobSettings,
         now: Instant,
     ) -> Option<JobEvent> {
+        let wants_memory =
+            |reason: &WaitReason| matches!(reason, WaitReason::Memory { .. } | WaitReason::AnalysisMemory);
+        self.wants_memory = reason.as_ref().is_some_and(wants_memory);
         if reason.as_ref().is_some_and(WaitReason::is_stall) {
             self.stalled_since.get_or_insert(now);
         } else {
@@ -66,8 +71,8 @@ impl JobWaits {
     /// How much longer the job waits: until it is given up as no worker can go on with it, or until the first
     /// of its chunks is.
     fn time_left(&self, render: &[ChunkRecord], at_most: Duration, now: Instant) -> Option<Duration> {
-        let unplaced = render.iter().filter_map(|record| record.unschedulable.as_ref());
-        let waited = unplaced.map(|unschedulable| now - unschedulable.since).max();
+        let unplaced = render.iter().filter_map(ChunkRecord::memory_wait);
+        let waited = unplaced.map(|wait| now - wait.since()).max();
         let waited = self.stalled_since.map(|since| now - since).or(waited)?;
         Some(at_most.saturating_sub(waited))
     }
@@ -84,13 +89,16 @@ pub(super) fn overdue(
 ) -> Vec<(ChunkId, String)> {
     let mut overdue = Vec::new();
     for record in render {
-        let Some(unschedulable) = &mut record.unschedulable else {
+        let Some(wait) = record.memory_wait() else {
             continue;
         };
-        if !is_up || is_merely_busy(unschedulable, workers) {
-            unschedulable.since = now;
-        } else if now - unschedulable.since >= at_most {
-            let (text, waited) = (unschedulable.describe(), rough_time(at_most));
+        // A worker that may be large enough for the chunk may hold another task.
+        let mut queues = wait.queues().into_iter();
+        let is_merely_busy = queues.any(|(kind, mib)| workers.any_busy_with(kind, mib, record.id));
+        if !is_up || is_merely_busy {
+            record.restart_memory_wait(now);
+        } else if now - wait.since() >= at_most {
+            let (text, waited) = (wait.describe(), rough_time(at_most));
             let reason = format!(
                 "{text} (waited {waited} for a worker with more free memory: free that memory, add such a worker, or \
                  wait longer with --unplaceable-wait)"
@@ -106,14 +114,6 @@ fn starved(reason: &WaitReason, settings: &JobSettings) -> String {
     let waited = rough_time(settings.unplaceable_wait);
     let mend = reason.mend(&settings.start_worker);
     format!("{reason}, and {waited} have passed (--unplaceable-wait): {mend}")
-}
-
-/// Whether a worker that may be large enough for the chunk holds another task.
-fn is_merely_busy(unschedulable: &Unschedulable, workers: &Workers) -> bool {
-    unschedulable.shortages.iter().any(|shortage| {
-        let queue_mib = shortage.queue_mib;
-        queue_mib.is_some_and(|mib| workers.any_busy_with(shortage.kind, mib))
-    })
 }
 
 #[cfg(test)]

@@ -1,16 +1,18 @@
 use latentfarm_common::digest::Digest;
 use latentfarm_common::ids::{Attempt, JobId, WorkKind, WorkerId};
 use latentfarm_common::nats::Outage;
-use latentfarm_common::queues::Available;
+use latentfarm_common::queues::{Available, ResourceClass};
 use latentfarm_common::time::FrameRange;
 use latentfarm_common::wire::memory::{DeviceKind, RenderMemory};
 use latentfarm_common::wire::outcome::{Heartbeat, TaskProgress, TaskStage, WorkerState};
 
 use super::*;
 use crate::dispatch::settings::DispatchSettings;
-use crate::dispatch::wait_reason::{FarmView, reason};
+use crate::dispatch::wait_reason::{FarmView, Refusal, reason};
 use crate::job::chunk::event::ChunkEvent;
 use crate::job::chunks::Chunks;
+use crate::job::record::Unschedulable;
+use crate::job::refusals::Refusals;
 use crate::placement::{JobNeeds, Largest, Shortage};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -26,6 +28,7 @@ fn settings() -> JobSettings {
 const UP: FarmView<'_> = FarmView {
     url: "nats://farm:4222",
     outage: None,
+    has_lease: true,
     refusal: None,
 };
 
@@ -216,15 +219,33 @@ fn every_other_wait_has_its_own_reason() {
     let memory = reason(&render, &free(), UP).unwrap();
     assert_eq!(
         memory.to_string(),
-        "1 chunk fits no worker: needs 2.9 GiB on the CPU, the largest free is 100 MiB; other programs hold 7.7 GiB \
+        "1 chunk fits no worker: needs 2.9 GiB on the CPU, the largest free is 100 MiB; other processes hold 7.7 GiB \
          of the 7.8 GiB that w1 could offer"
     );
 
-    let refused = FarmView {
-        refusal: Some("no space left"),
+    let why_refused = |is_full| {
+        let error = "a test".to_owned();
+        let refusal = Refusal { error, is_full };
+        let view = FarmView {
+            refusal: Some(&refusal),
+            ..UP
+        };
+        reason(&chunks(), &free(), view).unwrap().kind()
+    };
+    assert_eq!((why_refused(false), why_refused(true)), ("queue", "storage"));
+    let lapsed = FarmView {
+        has_lease: false,
         ..UP
     };
-    assert_eq!(reason(&chunks(), &free(), refused).unwrap().kind(), "queue");
+    assert_eq!(reason(&chunks(), &free(), lapsed).unwrap().kind(), "lease");
+    let mut held = busy();
+    held.task.as_mut().unwrap().stage = TaskStage::StoreFull;
+    let full = reason(&chunks(), &one_worker(held), UP).unwrap();
+    assert!(full.is_stall());
+    assert_eq!(
+        full.to_string(),
+        "the farm's storage is full: w1 holds a result that cannot be stored"
+    );
 
     let mut queued = chunks();
     enqueue(&mut queued, WorkKind::Analyze);
@@ -242,6 +263,58 @@ fn every_other_wait_has_its_own_reason() {
     let (attempt, worker) = (Attempt::default(), "w1".parse().unwrap());
     record(&mut queued, WorkKind::Analyze).apply(ChunkEvent::Started { attempt, worker });
     assert_eq!(reason(&queued, &free(), UP), None, "a worker is at work");
+}
+
+#[test]
+fn a_chunk_that_is_refused_again_and_again_waits_for_memory_and_is_given_up() {
+    let start = Instant::now();
+    let mut chunks = chunks();
+    release(&mut chunks, WorkKind::Render);
+    let worker: WorkerId = "w1".parse().unwrap();
+    let class = Some(ResourceClass::Cpu(3072));
+    let refuse = |record: &mut ChunkRecord, second: u32| {
+        let earlier = record.refusals.take();
+        let now = start + SECOND * second;
+        record.refusals = Some(Refusals::after(
+            earlier.as_ref(),
+            &worker,
+            class,
+            (3000, 2900),
+            now,
+        ));
+    };
+    let idle = one_worker(heartbeat(true, 8000));
+    for second in [0, 1] {
+        refuse(record(&mut chunks, WorkKind::Render), second);
+    }
+    let kind = |chunks: &Chunks| reason(chunks, &idle, UP).map(|reason| reason.to_string());
+    assert_eq!(kind(&chunks), None, "another program may have come and gone");
+    refuse(record(&mut chunks, WorkKind::Render), 3);
+    assert_eq!(
+        kind(&chunks).unwrap(),
+        "1 chunk fits no worker: needs 2.9 GiB, and w1 had only 2.8 GiB free when it took the chunk (3 times)"
+    );
+    let mut given_up = |workers: &Workers, second: u32| {
+        overdue(&mut chunks.render, workers, true, LIMIT, start + SECOND * second)
+    };
+    assert_eq!(given_up(&idle, 599), []);
+    // A worker that tries the chunk itself does not begin the count anew, one with another task does.
+    let mut trying = busy();
+    trying.task.as_mut().unwrap().chunk = chunks_id();
+    assert_eq!(given_up(&one_worker(trying), 599), []);
+    assert_eq!(
+        given_up(&idle, 600).len(),
+        1,
+        "it is counted from the first refusal"
+    );
+    assert_eq!(given_up(&one_worker(busy()), 600), []);
+    assert_eq!(given_up(&idle, 1199), []);
+    assert_eq!(given_up(&idle, 1200).len(), 1);
+}
+
+/// The id of the only render chunk.
+fn chunks_id() -> ChunkId {
+    chunks().render[0].id
 }
 
 #[test]
@@ -268,7 +341,7 @@ fn a_chunk_is_given_up_when_others_hold_the_memory_and_not_while_a_fitting_worke
     let [(_, reason)] = &given_up(&crowded, true, 1899)[..] else {
         panic!("it still waits")
     };
-    assert!(reason.contains("other programs hold 7.7 GiB"), "{reason}");
+    assert!(reason.contains("other processes hold 7.7 GiB"), "{reason}");
     assert!(
         reason.contains("waited 10 min") && reason.contains("--unplaceable-wait"),
         "{reason}"

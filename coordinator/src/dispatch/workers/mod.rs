@@ -6,7 +6,7 @@ use std::time::Duration;
 use latentfarm_common::ids::{ChunkId, JobId, WorkKind, WorkerId};
 use latentfarm_common::queues::{Available, ResourceClass, fitting};
 use latentfarm_common::wire::memory::{DeviceKind, RenderMemory};
-use latentfarm_common::wire::outcome::{Heartbeat, TaskProgress, WorkerState};
+use latentfarm_common::wire::outcome::{Heartbeat, TaskProgress, TaskStage, WorkerState};
 use tokio::time::Instant;
 
 use crate::placement::WorkerCapacity;
@@ -254,17 +254,34 @@ impl Workers {
         self.known.values().any(analyzes)
     }
 
-    /// Whether a worker that holds a task could offer this much if nothing else ran on its machine. Its own
-    /// task may be what fills the memory now.
-    pub(super) fn any_busy_with(&self, kind: DeviceKind, mib: u64) -> bool {
+    /// Whether a worker that holds a task other than `chunk` could offer this much if nothing else ran on its
+    /// machine. Its own task may be what fills the memory now.
+    pub(super) fn any_busy_with(&self, kind: DeviceKind, mib: u64, chunk: ChunkId) -> bool {
         let may_offer = |known: &WorkerRecord| {
             let capacity = known
                 .heartbeat
                 .as_ref()
                 .and_then(|heartbeat| heartbeat.capacity.of(kind));
-            known.is_busy() && capacity >= Some(mib)
+            let task = known
+                .heartbeat
+                .as_ref()
+                .and_then(|heartbeat| heartbeat.task.as_ref());
+            task.is_some_and(|task| task.chunk != chunk) && capacity >= Some(mib)
         };
         self.known.values().any(may_offer)
+    }
+
+    /// A worker that holds a result for which the store has no room, if there is one.
+    pub(super) fn without_store(&self) -> Option<&WorkerId> {
+        let waits = |known: &&WorkerRecord| {
+            let task = known
+                .heartbeat
+                .as_ref()
+                .and_then(|heartbeat| heartbeat.task.as_ref());
+            task.is_some_and(|task| task.stage == TaskStage::StoreFull)
+        };
+        let (worker, _) = self.known.iter().find(|(_, known)| waits(known))?;
+        Some(worker)
     }
 
     /// The memory that each worker offers. Workers that accept no tasks, offer nothing to a render task, or

@@ -1,16 +1,17 @@
 //! Everything that the dispatcher keeps about one chunk, in one place. The records are made when a job
 //! begins, and only the dispatcher's task changes them.
 
-use latentfarm_common::ids::{Attempt, ChunkId, WorkKind};
+use latentfarm_common::ids::{Attempt, ChunkId, WorkKind, WorkerId};
 use latentfarm_common::queues::ResourceClass;
 use latentfarm_common::time::FrameRange;
 use latentfarm_common::wire::blob::BlobRef;
-use latentfarm_common::wire::memory::{MemoryConstraints, OutOfMemory};
-use latentfarm_common::wire::outcome::Failure;
+use latentfarm_common::wire::memory::{DeviceKind, MemoryConstraints, OutOfMemory};
+use latentfarm_common::wire::outcome::{Failure, TaskProgress};
 use tokio::time::Instant;
 
 use crate::job::chunk::event::ChunkEvent;
 use crate::job::chunk::state::{ChunkState, Phase, Step};
+use crate::job::refusals::Refusals;
 use crate::placement::{ChunkMemory, Fit, JobNeeds, OomDecision, Shortage};
 
 #[cfg(test)]
@@ -52,6 +53,8 @@ pub struct ChunkRecord {
     pub scheduled: Option<Scheduled>,
     /// Why the last placement found no live worker for the chunk, if it found none.
     pub unschedulable: Option<Unschedulable>,
+    /// The last attempts, if all of them found too little free memory to begin.
+    pub refusals: Option<Refusals>,
     /// The queue that the chunk was last published to.
     pub published: Option<Fit>,
 }
@@ -69,6 +72,57 @@ pub struct Scheduled {
 pub struct Unschedulable {
     pub since: Instant,
     pub shortages: Vec<Shortage>,
+}
+
+/// Why a render chunk waits for memory.
+#[derive(Clone, Copy, Debug)]
+pub enum MemoryWait<'a> {
+    /// It fits no live worker.
+    Unschedulable(&'a Unschedulable),
+    /// The workers that it fits had too little memory free whenever they took it.
+    Refused(&'a Refusals),
+}
+
+impl MemoryWait<'_> {
+    pub fn since(&self) -> Instant {
+        match self {
+            Self::Unschedulable(unschedulable) => unschedulable.since,
+            Self::Refused(refusals) => refusals.since,
+        }
+    }
+
+    /// The memory that the chunk needs, in MiB; `None` if that is not known.
+    pub fn need_mib(&self) -> Option<u64> {
+        match self {
+            Self::Unschedulable(unschedulable) => unschedulable.need_mib(),
+            Self::Refused(refusals) => Some(refusals.needed_mib),
+        }
+    }
+
+    /// Describes the shortage in one line, for logs and reports.
+    pub fn describe(&self) -> String {
+        match self {
+            Self::Unschedulable(unschedulable) => unschedulable.describe(),
+            Self::Refused(refusals) => refusals.describe(),
+        }
+    }
+
+    /// The classes of the queues that would be large enough.
+    pub fn queues(&self) -> Vec<(DeviceKind, u64)> {
+        match self {
+            Self::Unschedulable(unschedulable) => {
+                let shortages = unschedulable.shortages.iter();
+                shortages
+                    .filter_map(|shortage| Some((shortage.kind, shortage.queue_mib?)))
+                    .collect()
+            }
+            Self::Refused(refusals) => {
+                let class = refusals.class;
+                let queue = class.and_then(|class| Some((class.kind()?, class.mib())));
+                queue.into_iter().collect()
+            }
+        }
+    }
 }
 
 impl Unschedulable {
@@ -106,6 +160,7 @@ impl ChunkRecord {
             losses: 0,
             scheduled: None,
             unschedulable: None,
+            refusals: None,
             published: None,
         }
     }
@@ -170,11 +225,14 @@ impl ChunkRecord {
         &mut self,
         predicted: &JobNeeds,
         attempt: Attempt,
+        worker: &WorkerId,
         failure: &Failure,
+        now: Instant,
     ) -> (Option<OutOfMemory>, Option<String>) {
         if !self.state.is_current(attempt) {
             return (None, Some("another attempt counts already".to_owned()));
         }
+        let earlier = self.refusals.take();
         match failure {
             // An analysis does not use the engine, so it has no leaner plan.
             Failure::OutOfMemory(oom) if self.id.work == WorkKind::Render => {
@@ -182,10 +240,17 @@ impl ChunkRecord {
                 let decision = self.record_oom(predicted, oom, class);
                 (Some(oom.clone()), Some(decision.describe(oom.kind)))
             }
-            Failure::InsufficientMemory { .. } => (
-                None,
-                Some("the attempt had not begun, and is repeated".to_owned()),
-            ),
+            Failure::InsufficientMemory {
+                needed_mib, free_mib, ..
+            } => {
+                let class = self.published.map(|fit| fit.class);
+                let figures = (*needed_mib, *free_mib);
+                self.refusals = Some(Refusals::after(earlier.as_ref(), worker, class, figures, now));
+                (
+                    None,
+                    Some("the attempt had not begun, and is repeated".to_owned()),
+                )
+            }
             Failure::OutOfMemory(_)
             | Failure::BadInput { .. }
             | Failure::WorkerUnfit { .. }
@@ -239,7 +304,36 @@ impl ChunkRecord {
         }
         if matches!(self.state.phase, Phase::Done { .. }) {
             self.input = None;
+            self.refusals = None;
         }
         step
+    }
+
+    /// Records what a worker reports of its task of this chunk. One that has chosen a memory plan had the
+    /// memory.
+    pub fn on_progress(&mut self, worker: &WorkerId, task: &TaskProgress) {
+        if task.plan.is_some() && self.state.is_running_on(worker) {
+            self.refusals = None;
+        }
+    }
+
+    /// Why the chunk waits for memory; `None` if it does not.
+    pub fn memory_wait(&self) -> Option<MemoryWait<'_>> {
+        if self.state.is_settled() {
+            return None;
+        }
+        let refused = || self.refusals.as_ref().filter(|refusals| refusals.is_wait());
+        let unfit = self.unschedulable.as_ref().map(MemoryWait::Unschedulable);
+        unfit.or_else(|| refused().map(MemoryWait::Refused))
+    }
+
+    /// Counts the chunk's wait for memory from `now` on, because the time before does not count.
+    pub fn restart_memory_wait(&mut self, now: Instant) {
+        if let Some(unschedulable) = &mut self.unschedulable {
+            unschedulable.since = now;
+        }
+        if let Some(refusals) = &mut self.refusals {
+            refusals.since = now;
+        }
     }
 }

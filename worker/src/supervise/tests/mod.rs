@@ -324,3 +324,20 @@ async fn heartbeats_show_the_devices_memory_capacity_and_throughput() {
     assert!(heartbeat.host_rss_mib > 0);
     assert!(heartbeat.frames_per_second > 0.0);
 }
+
+#[tokio::test]
+async fn an_idle_engine_ends_when_a_chunk_of_the_farm_waits_for_memory() {
+    let harness = RunnerHarness::new().await;
+    let replies = [vec![loaded()], window()].concat();
+    let engine = harness.child("engine", &replies, "exec cat > $INPUT");
+    let heartbeat_state = heartbeat_state();
+    let mut runner = runner(harness.settings(engine), &heartbeat_state);
+    let task = harness.task(DeviceKind::Cuda, NEEDS);
+    for starts in 1..=2 {
+        run(&mut runner, &harness, &task, &heartbeat_state).await.unwrap();
+        assert_eq!(harness.starts("engine").len(), starts);
+        assert!(runner.engine.idle.is_some());
+        runner.free_memory().await;
+        assert!(runner.engine.idle.is_none());
+    }
+}

@@ -1,0 +1,101 @@
+//! The server of a farm with its own workers goes away, or has no room, and a render says so and loses
+//! nothing.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use farm_tests::{Material, ProcessTag, Server, Worker, decoded};
+
+/// Longer than the coordinator's lease lasts.
+const LEASE_LAPSES: Duration = Duration::from_secs(16);
+const OPTIONS: [&str; 5] = ["--lossless", "--chunk-frames", "16", "--steps", "20"];
+
+#[test]
+fn a_server_that_is_away_for_longer_than_the_lease_lasts_costs_nothing_but_time() {
+    let material = Material::seconds("2", "2");
+    let mut server = Server::start(&material.path("server"), &["first"]);
+    let (variable, key) = server.key("coordinator");
+    let tag = ProcessTag::new();
+    let log = material.path("first.log");
+    let worker = Worker::start(&server, "first", &material.weights, &log, &tag);
+    let mut running = material
+        .render("out.mp4")
+        .args(OPTIONS)
+        .args(["--nats", &server.url])
+        .env(variable, &key)
+        .spawn();
+    while running.wait_for("chunk_started")["work"] != "render" {}
+    server.kill();
+    let away_since = Instant::now();
+    assert_eq!(running.wait_for("connection_lost")["server"], server.url.as_str());
+    let wait = running.wait_for("waiting");
+    assert_eq!(wait["for"], "server", "{wait}");
+    assert!(
+        wait["mend"].as_str().unwrap().contains("start it again"),
+        "{wait}"
+    );
+    while away_since.elapsed() < LEASE_LAPSES {
+        std::thread::park_timeout(Duration::from_millis(50));
+    }
+    server.start_again();
+    running.wait_for("connection_back");
+    let finished = running.finish().complete();
+    assert_eq!(worker.drain(), Some(0));
+    tag.assert_nothing_left();
+
+    // The worker has finished what it held, and delivered it.
+    for name in ["chunk_requeued", "worker_lost"] {
+        let event = finished.event(name);
+        assert!(event.is_none(), "{event:?}");
+    }
+    let count = |name: &str| {
+        let events = finished.events.iter();
+        events.filter(|event| event["event"] == name).count()
+    };
+    assert_eq!((count("connection_lost"), count("connection_back")), (1, 1));
+    let log = fs::read_to_string(log).unwrap();
+    for line in ["lost the connection to the NATS server", "again, after"] {
+        assert_eq!(log.matches(line).count(), 1, "{line}: {log}");
+    }
+    for text in [&finished.stderr, &log] {
+        for line in ["cannot renew", "is tried again", "incomplete"] {
+            assert!(!text.contains(line), "{line}: {text}");
+        }
+    }
+    let undisturbed = material
+        .render("undisturbed.mp4")
+        .args(OPTIONS)
+        .args(["--workers", "1"]);
+    assert_eq!(
+        finished.frames_digest(),
+        undisturbed.run().complete().frames_digest()
+    );
+    assert_eq!(
+        decoded(&material.path("out.mp4")),
+        decoded(&material.path("undisturbed.mp4"))
+    );
+}
+
+#[test]
+fn a_farm_without_room_for_its_streams_or_for_the_job_is_refused_before_any_upload() {
+    let material = Material::seconds("0.5", "0.5");
+    let mut server = Server::start(&material.path("server"), &["first"]);
+    let (variable, key) = server.key("coordinator");
+    let limited = |text: String, limit: &str| {
+        assert!(text.contains("    jetstream: enabled\n"), "{text}");
+        let limit = format!("    jetstream {{ max_file: {limit} }}\n");
+        text.replace("    jetstream: enabled\n", &limit)
+    };
+    let refused = |server: &Server| {
+        let render = material.render("out.mp4").args(["--nats", &server.url]);
+        let finished = render.env(variable, &key).run();
+        assert_eq!(finished.code(), Some(1), "{}", finished.stderr);
+        assert!(finished.event("ingested").is_none(), "{:#?}", finished.events);
+        finished.stderr
+    };
+    server.reconfigure(|text| limited(text, "8MB"));
+    let stderr = refused(&server);
+    for part in ["43264 MiB together", "allows 8 MiB", "max_file"] {
+        assert!(stderr.contains(part), "`{part}` is not in: {stderr}");
+    }
+}
