@@ -150,13 +150,32 @@ pub struct TimeBase {
     pub den: u32,
 }
 
-/// A half-open range of frame numbers.
+/// A half-open range of frame numbers. A message with one that runs backwards is refused.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "RangeBounds")]
 pub struct FrameRange {
     /// Number of the first frame.
     pub start: u64,
     /// Number after that of the last frame.
     pub end: u64,
+}
+
+/// A [`FrameRange`] as it is received.
+#[derive(Deserialize)]
+struct RangeBounds {
+    start: u64,
+    end: u64,
+}
+
+impl TryFrom<RangeBounds> for FrameRange {
+    type Error = String;
+
+    fn try_from(RangeBounds { start, end }: RangeBounds) -> Result<Self, String> {
+        if start > end {
+            return Err(format!("the range of frames {start}..{end} runs backwards"));
+        }
+        Ok(Self { start, end })
+    }
 }
 
 impl FrameRange {
@@ -199,7 +218,7 @@ impl FrameRange {
         let step = usize::try_from(WINDOW_FRAMES).unwrap_or(usize::MAX);
         self.frames()
             .step_by(step)
-            .map(move |start| FrameRange::new(start, self.end.min(start + WINDOW_FRAMES)))
+            .map(move |start| FrameRange::new(start, self.end.min(start.saturating_add(WINDOW_FRAMES))))
     }
 }
 

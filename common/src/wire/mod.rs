@@ -29,7 +29,7 @@ const MAGIC: &[u8; 4] = b"FARM";
 const CODEC_BINCODE2: u8 = 1;
 const HEADER_BYTES: usize = 8;
 const CHECKSUM_BYTES: usize = 4;
-/// The decoder allocates at most this much, whatever length a payload states.
+/// The most bytes that the values in a payload may take.
 const MAX_DECODED_BYTES: usize = 512 << 20;
 
 /// A type that can be sent in an envelope. The envelope holds its kind, so that no message is decoded as
@@ -86,8 +86,22 @@ pub enum WireError {
     Encode(#[source] bincode::error::EncodeError),
 }
 
-fn config() -> impl bincode::config::Config {
-    bincode::config::standard().with_limit::<MAX_DECODED_BYTES>()
+/// Encodings are those of every release of this schema; `LIMIT` is the most bytes that the values may take.
+fn config<const LIMIT: usize>() -> impl bincode::config::Config {
+    bincode::config::standard().with_limit::<LIMIT>()
+}
+
+/// Decodes a payload and returns the number of bytes that were used. A value takes up to eight times its
+/// encoding; a length that claims more than that is wrong, and is refused before it is allocated.
+fn decode_payload<M: Message>(payload: &[u8]) -> Result<(M, usize), bincode::error::DecodeError> {
+    use bincode::serde::decode_from_slice as decode;
+    match payload.len() {
+        0..0x1000 => decode(payload, config::<0x8000>()),
+        0x1000..0x1_0000 => decode(payload, config::<0x8_0000>()),
+        0x1_0000..0x10_0000 => decode(payload, config::<0x80_0000>()),
+        0x10_0000..0x100_0000 => decode(payload, config::<0x800_0000>()),
+        _ => decode(payload, config::<MAX_DECODED_BYTES>()),
+    }
 }
 
 /// Wraps a message in the envelope.
@@ -97,7 +111,8 @@ pub fn encode<M: Message>(message: &M) -> Result<Vec<u8>, WireError> {
     bytes.extend_from_slice(&SCHEMA.to_le_bytes());
     bytes.push(CODEC_BINCODE2);
     bytes.push(M::KIND);
-    bincode::serde::encode_into_std_write(message, &mut bytes, config()).map_err(WireError::Encode)?;
+    bincode::serde::encode_into_std_write(message, &mut bytes, config::<MAX_DECODED_BYTES>())
+        .map_err(WireError::Encode)?;
     let checksum = crc32c::crc32c(&bytes);
     bytes.extend_from_slice(&checksum.to_le_bytes());
     Ok(bytes)
@@ -127,7 +142,7 @@ pub fn decode<M: Message>(bytes: &[u8]) -> Result<M, WireError> {
         });
     }
     let payload = &body[HEADER_BYTES..];
-    let (message, used) = bincode::serde::decode_from_slice(payload, config()).map_err(WireError::Decode)?;
+    let (message, used) = decode_payload(payload).map_err(WireError::Decode)?;
     match payload.len() - used {
         0 => Ok(message),
         extra => Err(WireError::TrailingBytes { extra }),

@@ -47,6 +47,12 @@ pub fn write<M: Message>(mut to: impl Write, message: &M) -> Result<(), PipeErro
     Ok(())
 }
 
+/// Makes an empty buffer for a body of `len` bytes. It has room for a window of crops; that of anything
+/// longer grows as the bytes arrive, so that a wild length alone takes no memory.
+pub fn body_buffer(len: usize) -> Vec<u8> {
+    Vec::with_capacity(len.min(16 << 20))
+}
+
 /// Reads one message from the pipe. Returns `None` if the pipe ends between two messages.
 pub fn read<M: Message>(mut from: impl Read) -> Result<Option<M>, PipeError> {
     let mut prefix = [0_u8; 4];
@@ -55,8 +61,12 @@ pub fn read<M: Message>(mut from: impl Read) -> Result<Option<M>, PipeError> {
         return Ok(None);
     }
     from.read_exact(&mut prefix[1..])?;
-    let mut body = vec![0_u8; body_len(prefix)?];
-    from.read_exact(&mut body)?;
+    let len = body_len(prefix)?;
+    let mut body = body_buffer(len);
+    from.take(len as u64).read_to_end(&mut body)?;
+    if body.len() < len {
+        return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+    }
     super::decode(&body).map(Some).map_err(PipeError::Wire)
 }
 
@@ -102,5 +112,16 @@ mod tests {
             read::<WorkerCommand>(&[255_u8; 16][..]),
             Err(PipeError::TooLong(_))
         ));
+    }
+
+    #[test]
+    fn a_length_alone_takes_no_memory_and_a_long_message_arrives() {
+        assert!(body_buffer(MAX_PIPE_BYTES as usize).capacity() < 64 << 20);
+        let long = crate::wire::media::MediaReply::Crops {
+            window: crate::time::FrameRange::new(0, 16),
+            faces: vec![7; 20 << 20],
+        };
+        let bytes = encode(&long).unwrap();
+        assert_eq!(read(&bytes[..]).unwrap(), Some(long));
     }
 }

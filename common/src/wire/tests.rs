@@ -94,3 +94,47 @@ fn hostile_length_is_an_error_not_an_allocation() {
     reseal(&mut bytes);
     assert!(matches!(decode::<Ping>(&bytes), Err(WireError::Decode(_))));
 }
+
+#[test]
+fn a_range_of_frames_that_runs_backwards_is_refused() {
+    use crate::time::FrameRange;
+    use crate::wire::media::MediaReply;
+    let crops = |start, end| MediaReply::Crops {
+        window: FrameRange { start, end },
+        faces: vec![1],
+    };
+    assert_eq!(
+        decode::<MediaReply>(&encode(&crops(16, 32)).unwrap()).unwrap(),
+        crops(16, 32)
+    );
+    let refused = decode::<MediaReply>(&encode(&crops(32, 16)).unwrap()).unwrap_err();
+    let cause = crate::error::one_line(&refused);
+    assert!(cause.contains("32..16 runs backwards"), "{cause}");
+}
+
+#[test]
+fn a_length_is_believed_up_to_what_the_payload_can_hold() {
+    // The name's length becomes 64 KiB, of which nothing is there.
+    let mut bytes = encode(&ping()).unwrap();
+    bytes.truncate(HEADER_BYTES);
+    bytes.extend_from_slice(&[251, 0, 0]);
+    bytes.extend_from_slice(&[1; 2 + CHECKSUM_BYTES]);
+    bytes[HEADER_BYTES + 1..][..2].copy_from_slice(&0xffff_u16.to_le_bytes());
+    reseal(&mut bytes);
+    let error = decode::<Ping>(&bytes).unwrap_err();
+    assert!(
+        matches!(
+            &error,
+            WireError::Decode(bincode::error::DecodeError::LimitExceeded)
+        ),
+        "{error:?}"
+    );
+    // Numbers of eight bytes in one byte each are the most that a payload can hold.
+    for count in [1, 500, 4000, 70_000, 2_000_000] {
+        let full = Ping {
+            name: String::new(),
+            values: vec![1; count],
+        };
+        assert_eq!(decode::<Ping>(&encode(&full).unwrap()).unwrap(), full, "{count}");
+    }
+}

@@ -1,6 +1,6 @@
-//! Sound files whose headers state lengths that the file does not bear out, because a program wrote them to a pipe or was
-//! stopped: WAV, RF64, W64 and AIFF. FFmpeg does not read all of them to their end, so that a copy with true lengths is
-//! read in their place.
+//! Sound files whose headers state lengths that the file does not bear out, because a program wrote them to a
+//! pipe or was stopped: WAV, RF64, W64 and AIFF. FFmpeg does not read all of them to their end, so that a
+//! copy with true lengths is read in their place.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek as _, SeekFrom, Write as _};
@@ -55,8 +55,8 @@ const W64: Form = Form {
     ..RIFF
 };
 
-/// Writes a copy with true lengths to the folder `scratch` if FFmpeg would not read the file to its end; `None` if the
-/// file itself can be read.
+/// Writes a copy with true lengths to the folder `scratch` if FFmpeg would not read the file to its end;
+/// `None` if the file itself can be read.
 pub(super) fn repaired(path: &Path, scratch: &Path) -> io::Result<Option<TempPath>> {
     // Opening a pipe would wait for its writer.
     let meta = fs::metadata(path)?;
@@ -67,28 +67,36 @@ pub(super) fn repaired(path: &Path, scratch: &Path) -> io::Result<Option<TempPat
     let mut file = File::open(path)?;
     let mut header = Vec::new();
     (&mut file).take(HEADER_BYTES).read_to_end(&mut header)?;
+    let Some(header) = true_header(header, size) else {
+        return Ok(None);
+    };
+    let mut copy = tempfile::NamedTempFile::new_in(scratch)?;
+    copy.write_all(&header)?;
+    file.seek(SeekFrom::Start(header.len() as u64))?;
+    io::copy(&mut file, &mut copy)?;
+    Ok(Some(copy.into_temp_path()))
+}
+
+/// Returns the beginning of a file of `size` bytes with true lengths, or `None` if FFmpeg reads the file to
+/// its end as it is, or if it is no sound file of a form that is known here.
+pub(in crate::media) fn true_header(mut header: Vec<u8>, size: u64) -> Option<Vec<u8>> {
     let form = match (header.get(..4), header.get(8..12)) {
         (Some(b"RIFF" | b"RF64" | b"BW64"), Some(b"WAVE")) => &RIFF,
         (Some(b"FORM"), Some(b"AIFF" | b"AIFC")) => &AIFF,
         _ if header.starts_with(&W64_RIFF) => &W64,
-        _ => return Ok(None),
+        _ => return None,
     };
-    let Some((at, length)) = find_chunk(form, &header, form.data) else {
-        return Ok(None);
-    };
+    let (at, length) = find_chunk(form, &header, form.data)?;
     let content = (at + form.name_bytes + form.length_bytes) as u64 + form.data_header;
     let left = size.saturating_sub(content);
     let wide = header.starts_with(b"RF64") || header.starts_with(b"BW64");
-    let length = if wide {
-        wide_length(&header).unwrap_or(length)
-    } else {
-        length
-    };
+    // FFmpeg refuses such a file if it lacks the wide lengths.
+    let length = if wide { wide_length(&header)? } else { length };
     let is_empty = length <= form.data_header && left > 0 && !is_chunk(form, &header, content, size);
     let frames = (form.data == AIFF.data).then(|| aiff_frames(&header)).flatten();
     let wrong_frames = frames.filter(|&(_, frames)| i32::try_from(frames).is_err());
     if !is_empty && length.saturating_sub(form.data_header) <= left && wrong_frames.is_none() {
-        return Ok(None);
+        return None;
     }
     set_lengths(form, &mut header, at, left, wide);
     if let Some((place, _)) = wrong_frames {
@@ -98,15 +106,11 @@ pub(super) fn repaired(path: &Path, scratch: &Path) -> io::Result<Option<TempPat
             .min(i32::MAX.cast_unsigned());
         header[place..place + 4].copy_from_slice(&most.to_be_bytes());
     }
-    let mut copy = tempfile::NamedTempFile::new_in(scratch)?;
-    copy.write_all(&header)?;
-    file.seek(SeekFrom::Start(header.len() as u64))?;
-    io::copy(&mut file, &mut copy)?;
-    Ok(Some(copy.into_temp_path()))
+    Some(header)
 }
 
-/// Returns the place of the number of sample frames in an AIFF header, and that number. FFmpeg takes one above
-/// `i32::MAX` for an error.
+/// Returns the place of the number of sample frames in an AIFF header, and that number. FFmpeg takes one
+/// above `i32::MAX` for an error.
 fn aiff_frames(header: &[u8]) -> Option<(usize, u32)> {
     let (at, _) = find_chunk(&AIFF, header, b"COMM")?;
     let place = at + AIFF.name_bytes + AIFF.length_bytes + 2;
@@ -121,7 +125,7 @@ fn aiff_frames(header: &[u8]) -> Option<(usize, u32)> {
 fn find_chunk(form: &Form, header: &[u8], wanted: &[u8]) -> Option<(usize, u64)> {
     let mut at = form.start;
     loop {
-        let name = header.get(at..at + form.name_bytes)?;
+        let name = header.get(at..)?.get(..form.name_bytes)?;
         let length = read_length(form, header, at + form.name_bytes)?;
         let own = if form.counts_header {
             (form.name_bytes + form.length_bytes) as u64
@@ -147,9 +151,10 @@ fn read_length(form: &Form, header: &[u8], at: usize) -> Option<u64> {
     Some(digits.fold(0, |value, &byte| value << 8 | u64::from(byte)))
 }
 
-/// Returns the length of the samples that RF64 states in its first chunk.
+/// Returns the length of the samples that RF64 states in its first chunk, which has to be as long as FFmpeg
+/// asks for.
 fn wide_length(header: &[u8]) -> Option<u64> {
-    let is_there = header.get(12..16) == Some(b"ds64");
+    let is_there = header.get(12..16) == Some(b"ds64") && read_length(&RIFF, header, 16)? >= 24;
     let bytes = header.get(28..36).filter(|_| is_there)?;
     bytes.try_into().ok().map(u64::from_le_bytes)
 }
@@ -201,4 +206,26 @@ fn set_lengths(form: &Form, header: &mut [u8], data: usize, left: u64, wide: boo
         left + form.data_header + own,
         form.length_bytes,
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chunk_that_ends_beyond_all_numbers_ends_the_search() {
+        let mut header = [&W64_RIFF[..], &[0; 24], &[b'x'; 16]].concat();
+        // With its own header, the chunk ends 16 bytes before the largest number.
+        header.extend_from_slice(&(u64::MAX - 60).to_le_bytes());
+        assert_eq!(true_header(header, 1000), None);
+    }
+
+    #[test]
+    fn the_format_of_an_rf64_file_without_wide_lengths_is_not_overwritten() {
+        let header = b"RF64\xff\xff\xff\xffWAVEfmt \x10\0\0\0\x01\0\x01\0\x44\xac\0\0\x88\x58\x01\0\x02\0\x10\0data\xff\xff\xff\xff";
+        assert_eq!(true_header(header.to_vec(), 1000), None);
+        // Nor is what follows a chunk that is too short for them.
+        let short = [&b"RF64\xff\xff\xff\xffWAVEds64"[..], &[0; 30], b"data\0\0\0\0"].concat();
+        assert_eq!(true_header(short, 1000), None);
+    }
 }

@@ -13,6 +13,9 @@ pub(super) use graph::{ElementType, Graph, Operator, OperatorKind, Padding, Stri
 
 use flatbuffer::{Bytes, Table};
 
+/// The most bytes of a tensor; those of the face networks have up to four MiB.
+const LARGEST_TENSOR: usize = 256 << 20;
+
 /// Field numbers in the tables of the `.tflite` schema, version 3.
 mod field {
     pub(super) const MODEL_CODES: usize = 1;
@@ -108,6 +111,12 @@ fn tensor(index: usize, table: &Table, buffers: &[Range<usize>]) -> Result<Tenso
     let data = usize::try_from(buffer).ok().and_then(|at| buffers.get(at));
     let data = data.ok_or_else(|| refuse(format!("there is no buffer {buffer}")))?;
     let width = if element == ElementType::F16 { 2 } else { 4 };
+    // Sizes of 0 hide no large ones: every product of some of them is taken later.
+    let mut sizes = shape.iter().map(|&size| size.max(1));
+    let fits = sizes.try_fold(width, usize::checked_mul);
+    if fits.is_none_or(|bytes| bytes > LARGEST_TENSOR) {
+        return Err(refuse(format!("shape {shape:?} is too large")));
+    }
     let expected = shape.iter().product::<usize>() * width;
     if !data.is_empty() && data.len() != expected {
         return Err(refuse(format!(
@@ -220,5 +229,16 @@ mod tests {
         for keep in (0..file.len()).step_by(9973) {
             assert!(parse(&file[..keep]).is_err(), "{keep} bytes were accepted");
         }
+    }
+
+    #[test]
+    fn a_shape_whose_size_overflows_is_refused() {
+        let mut file = crate::mesh::WEIGHTS.to_vec();
+        let words = |sizes: [i32; 4]| sizes.map(i32::to_le_bytes).concat();
+        let shape = words([1, 192, 192, 3]);
+        let at = file.windows(16).position(|bytes| bytes == shape).unwrap();
+        file[at..at + 16].copy_from_slice(&words([i32::MAX; 4]));
+        let refused = parse(&file).unwrap_err().to_string();
+        assert!(refused.contains("too large"), "{refused}");
     }
 }

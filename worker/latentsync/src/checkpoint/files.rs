@@ -5,7 +5,6 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::metadata::FolderMetadata;
-use super::pickle_dims;
 use super::text::read_text;
 use crate::config::{UNetConfig, VaeConfig, WhisperDims};
 use crate::tensors::{LoadReport, TensorFile, VarBuilder, WeightsError};
@@ -188,8 +187,8 @@ pub fn whisper_dims(path: &Path) -> Result<WhisperDims, WeightsError> {
     };
     let width = shape("encoder.positional_embedding", 1);
     let layers = (0..).take_while(|i| file.contains(&format!("encoder.blocks.{i}.attn.query.weight")));
-    let heads = pickle_dims::read_int(path, "dims", "n_audio_head")
-        .and_then(|heads| usize::try_from(heads).ok())
+    let heads = file
+        .dim("n_audio_head")
         // In every published Whisper, a head is 64 wide.
         .unwrap_or(width / 64);
     let dims = WhisperDims {

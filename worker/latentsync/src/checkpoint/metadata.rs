@@ -9,7 +9,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::text::{read_text, write_json};
-use crate::config::ConfigError;
+use crate::config::{ConfigError, check};
 use crate::tensors::{FileRecord, WeightsError};
 
 /// The name of the metadata file in a folder of weights.
@@ -81,9 +81,22 @@ impl FolderMetadata {
     pub fn read(dir: &Path) -> Result<Option<Self>, WeightsError> {
         let path = dir.join(METADATA_FILE);
         read_text(&path)?
-            .map(|text| serde_json::from_str(&text).map_err(ConfigError::Json))
+            .map(|text| Self::from_json(&text))
             .transpose()
             .map_err(WeightsError::config(&path))
+    }
+
+    fn from_json(text: &str) -> Result<Self, ConfigError> {
+        let metadata: Self = serde_json::from_str(text).map_err(ConfigError::Json)?;
+        check(
+            metadata
+                .resolution_px
+                .is_none_or(|side| (64..=1024).contains(&side) && side.is_multiple_of(64)),
+            "resolution_px",
+            metadata.resolution_px,
+            "a multiple of 64 up to 1024 is supported",
+        )?;
+        Ok(metadata)
     }
 
     /// Writes the metadata of a folder and replaces what it had.
@@ -114,5 +127,24 @@ pub(super) fn prepare_folder(dir: &Path, maker: MadeBy) -> Result<(), WeightsErr
         Ok(())
     } else {
         Err(WeightsError::Foreign { dir: dir.to_owned() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_resolution_that_no_model_has_is_refused() {
+        for (side, good) in [
+            (64, true),
+            (512, true),
+            (0, false),
+            (250, false),
+            (u32::MAX, false),
+        ] {
+            let read = FolderMetadata::from_json(&format!("{{\"resolution_px\": {side}}}"));
+            assert_eq!(read.is_ok(), good, "{side}: {read:?}");
+        }
     }
 }

@@ -15,7 +15,6 @@ mod files;
 mod folder;
 mod load;
 mod metadata;
-mod pickle_dims;
 mod shapes;
 pub mod synth;
 mod text;

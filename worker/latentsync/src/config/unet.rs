@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::{ConfigError, check};
+use super::{ConfigError, MOST_LAYERS, WIDEST, check};
 
 /// The configuration of the denoising UNet: the `model` section of a published `stage2.yaml`, as JSON. The
 /// fields have the names and meanings of diffusers' `UNet2DConditionModel` and `AnimateDiff`'s
@@ -53,6 +53,9 @@ pub struct UNetConfig {
     pub motion_module_kwargs: MotionConfig,
 }
 
+/// The most blocks. Each but the last halves the latents, whose side is 32 or 64 in the published models.
+const MOST_BLOCKS: usize = 8;
+
 /// Whether a layer of a block has a spatial transformer and a motion module after its `ResNet` block.
 #[derive(Clone, Copy)]
 pub(crate) struct LayerModules {
@@ -96,10 +99,16 @@ impl UNetConfig {
         let channels = &self.block_out_channels;
         let blocks = channels.len();
         check(
-            blocks >= 2,
+            (2..=MOST_BLOCKS).contains(&blocks) && channels.iter().all(|c| *c <= WIDEST),
             "block_out_channels",
             channels,
-            "at least two blocks are needed",
+            "two to eight blocks of up to 8192 channels are supported",
+        )?;
+        check(
+            (1..=WIDEST).contains(&self.cross_attention_dim),
+            "cross_attention_dim",
+            self.cross_attention_dim,
+            "1 to 8192 are supported",
         )?;
         check(
             channels
@@ -168,10 +177,10 @@ impl UNetConfig {
             "the audio layer is needed",
         )?;
         check(
-            self.layers_per_block > 0,
+            (1..=MOST_LAYERS).contains(&self.layers_per_block),
             "layers_per_block",
             self.layers_per_block,
-            "it must be positive",
+            "1 to 8 are supported",
         )?;
         self.validate_motion()
     }
@@ -189,7 +198,7 @@ impl UNetConfig {
             "it must divide every block's channels",
         )?;
         check(
-            !motion.attention_block_types.is_empty()
+            (1..=MOST_LAYERS).contains(&motion.attention_block_types.len())
                 && motion
                     .attention_block_types
                     .iter()
@@ -199,16 +208,23 @@ impl UNetConfig {
             "only Temporal_Self is implemented",
         )?;
         check(
+            motion.num_transformer_block <= MOST_LAYERS,
+            "num_transformer_block",
+            motion.num_transformer_block,
+            "up to 8 are supported",
+        )?;
+        check(
             motion.temporal_attention_dim_div == 1,
             "temporal_attention_dim_div",
             motion.temporal_attention_dim_div,
             "only 1 is implemented",
         )?;
         check(
-            !motion.temporal_position_encoding || motion.temporal_position_encoding_max_len >= 16,
+            !motion.temporal_position_encoding
+                || (16..=WIDEST).contains(&motion.temporal_position_encoding_max_len),
             "temporal_position_encoding_max_len",
             motion.temporal_position_encoding_max_len,
-            "a window has 16 frames",
+            "a window has 16 frames, and up to 8192 are supported",
         )
     }
 

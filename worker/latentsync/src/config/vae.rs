@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::{ConfigError, check};
+use super::{ConfigError, MOST_LAYERS, WIDEST, check};
 
 /// The configuration of the image autoencoder, with the fields of diffusers' `AutoencoderKL`.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -54,10 +54,10 @@ impl VaeConfig {
             self.norm_num_groups > 0
                 && channels
                     .iter()
-                    .all(|c| *c > 0 && c.is_multiple_of(self.norm_num_groups)),
+                    .all(|c| (1..=WIDEST).contains(c) && c.is_multiple_of(self.norm_num_groups)),
             "block_out_channels",
             channels,
-            "each must be a multiple of norm_num_groups",
+            "each must be a multiple of norm_num_groups, up to 8192",
         )?;
         let plain = |names: &[String], wanted: &str| names.len() == 4 && names.iter().all(|n| n == wanted);
         check(
@@ -91,10 +91,10 @@ impl VaeConfig {
             "pictures are RGB",
         )?;
         check(
-            self.layers_per_block > 0,
+            (1..=MOST_LAYERS).contains(&self.layers_per_block),
             "layers_per_block",
             self.layers_per_block,
-            "it must be positive",
+            "1 to 8 are supported",
         )
     }
 }

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::{ConfigError, check};
+use super::{ConfigError, WIDEST, check};
 
 /// The dimensions of the Whisper encoder: the `dims` of its checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -18,6 +18,9 @@ pub struct WhisperDims {
     /// The blocks of the encoder.
     pub n_audio_layer: usize,
 }
+
+/// The most blocks of the encoder; the largest published one has 32.
+const MOST_BLOCKS: usize = 64;
 
 impl WhisperDims {
     /// Parses a configuration and checks that it is supported.
@@ -45,10 +48,16 @@ impl WhisperDims {
             "an audio window has 1500 rows",
         )?;
         check(
-            self.n_audio_layer > 0,
+            (1..=MOST_BLOCKS).contains(&self.n_audio_layer),
             "n_audio_layer",
             self.n_audio_layer,
-            "it must be positive",
+            "1 to 64 are supported",
+        )?;
+        check(
+            (1..=WIDEST).contains(&self.n_audio_state),
+            "n_audio_state",
+            self.n_audio_state,
+            "1 to 8192 are supported",
         )?;
         check(
             self.n_audio_head > 0 && self.n_audio_state.is_multiple_of(self.n_audio_head),

@@ -5,11 +5,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use candle_core::pickle::PthTensors;
 use memmap2::Mmap;
 
 use super::error::WeightsError;
 use super::mapped::{MappedFile, MappedTensor};
+use super::torch::TorchFile;
 
 /// A weight file that is open for reading.
 pub(crate) struct TensorFile {
@@ -18,14 +18,10 @@ pub(crate) struct TensorFile {
 
 enum FileFormat {
     Safetensors(MappedFile),
-    Pickle(PthTensors),
+    Torch(TorchFile),
     /// There is no file, as [`TensorFile::empty`] explains.
     Empty,
 }
-
-/// The keys of the dictionaries in which published torch files keep their tensors. `None` is for a file that
-/// has the tensors at its top.
-const STATE_KEYS: [Option<&str>; 3] = [Some("state_dict"), Some("model_state_dict"), None];
 
 impl TensorFile {
     /// Opens a file; the extension `safetensors` selects that format, any other the torch pickle.
@@ -37,16 +33,7 @@ impl TensorFile {
         let format = if is_safetensors {
             FileFormat::Safetensors(MappedFile::open(path).map_err(unreadable)?)
         } else {
-            let mut opened = PthTensors::new(path, STATE_KEYS[0]);
-            for key in &STATE_KEYS[1..] {
-                if !opened
-                    .as_ref()
-                    .is_ok_and(|tensors| !tensors.tensor_infos().is_empty())
-                {
-                    opened = PthTensors::new(path, *key);
-                }
-            }
-            FileFormat::Pickle(opened.map_err(unreadable)?)
+            FileFormat::Torch(TorchFile::open(path).map_err(unreadable)?)
         };
         Ok(Self { format })
     }
@@ -63,7 +50,7 @@ impl TensorFile {
     pub(crate) fn names(&self) -> Vec<String> {
         let mut names: Vec<String> = match &self.format {
             FileFormat::Safetensors(file) => file.names().cloned().collect(),
-            FileFormat::Pickle(file) => file.tensor_infos().keys().cloned().collect(),
+            FileFormat::Torch(file) => file.names().cloned().collect(),
             FileFormat::Empty => Vec::new(),
         };
         names.sort_unstable();
@@ -74,7 +61,7 @@ impl TensorFile {
     pub(crate) fn contains(&self, name: &str) -> bool {
         match &self.format {
             FileFormat::Safetensors(file) => file.shape(name).is_some(),
-            FileFormat::Pickle(file) => file.tensor_infos().contains_key(name),
+            FileFormat::Torch(file) => file.shape(name).is_some(),
             FileFormat::Empty => false,
         }
     }
@@ -83,11 +70,16 @@ impl TensorFile {
     pub(crate) fn shape(&self, name: &str) -> Option<Vec<usize>> {
         match &self.format {
             FileFormat::Safetensors(file) => file.shape(name).map(<[usize]>::to_vec),
-            FileFormat::Pickle(file) => {
-                let info = file.tensor_infos().get(name)?;
-                Some(info.layout.shape().dims().to_vec())
-            }
+            FileFormat::Torch(file) => file.shape(name).map(<[usize]>::to_vec),
             FileFormat::Empty => None,
+        }
+    }
+
+    /// Returns a number from the dictionary `dims`, which torch files of Whisper have beside the tensors.
+    pub(crate) fn dim(&self, name: &str) -> Option<usize> {
+        match &self.format {
+            FileFormat::Torch(file) => file.dim(name),
+            FileFormat::Safetensors(_) | FileFormat::Empty => None,
         }
     }
 
@@ -95,7 +87,7 @@ impl TensorFile {
     pub(crate) fn load(&self, name: &str) -> candle_core::Result<Option<Tensor>> {
         match &self.format {
             FileFormat::Safetensors(file) => file.copy(name),
-            FileFormat::Pickle(file) => file.get(name),
+            FileFormat::Torch(file) => file.load(name),
             FileFormat::Empty => Ok(None),
         }
     }
@@ -104,7 +96,7 @@ impl TensorFile {
     pub(crate) fn map(&self) -> Option<Arc<Mmap>> {
         match &self.format {
             FileFormat::Safetensors(file) => Some(file.map()),
-            FileFormat::Pickle(_) | FileFormat::Empty => None,
+            FileFormat::Torch(_) | FileFormat::Empty => None,
         }
     }
 
@@ -113,7 +105,7 @@ impl TensorFile {
     pub(crate) fn bytes_per_value(&self) -> Option<usize> {
         match &self.format {
             FileFormat::Safetensors(file) => file.bytes_per_value(),
-            FileFormat::Pickle(_) | FileFormat::Empty => None,
+            FileFormat::Torch(_) | FileFormat::Empty => None,
         }
     }
 
@@ -122,7 +114,7 @@ impl TensorFile {
     pub(crate) fn mapped(&self, name: &str) -> Option<MappedTensor> {
         match &self.format {
             FileFormat::Safetensors(file) => file.tensor(name),
-            FileFormat::Pickle(_) | FileFormat::Empty => None,
+            FileFormat::Torch(_) | FileFormat::Empty => None,
         }
     }
 }

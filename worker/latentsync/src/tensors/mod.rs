@@ -5,6 +5,8 @@ mod error;
 mod file;
 mod mapped;
 mod network_weights;
+mod pickle;
+mod torch;
 mod var_builder;
 mod weight;
 mod writer;

@@ -220,8 +220,12 @@ impl ChildReceiver {
     async fn read_body(&mut self) -> Result<Vec<u8>, PipeError> {
         let mut prefix = [0_u8; 4];
         self.stdout.read_exact(&mut prefix).await?;
-        let mut body = vec![0_u8; pipe::body_len(prefix)?];
-        self.stdout.read_exact(&mut body).await?;
+        let len = pipe::body_len(prefix)?;
+        let mut body = pipe::body_buffer(len);
+        (&mut self.stdout).take(len as u64).read_to_end(&mut body).await?;
+        if body.len() < len {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+        }
         Ok(body)
     }
 
