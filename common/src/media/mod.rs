@@ -10,6 +10,8 @@ mod decode;
 mod encode;
 mod error;
 mod ffi;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod index;
 mod inspect;
 mod join;

@@ -1,16 +1,16 @@
-//! Fuzzes what comes from outside: messages (`wire`) and media files (`media`). `deploy/fuzz` runs it.
+//! Fuzzes ingest with damaged media files: the target `media` of `deploy/fuzz`. The targets that libFuzzer
+//! runs are in `tests/fuzz`; FFmpeg is C, so that its inputs run in processes of their own instead.
 //!
 //! ```text
-//! fuzz [--target wire|media] [--seconds N] [--seed S] [--dir DIR]
+//! fuzz [--seconds N] [--seed S] [--dir DIR]
 //! ```
 //! Inputs follow from the seed and their number, so the same seed gives the same inputs everywhere. They run
-//! in child processes, in batches; a batch whose child dies, hangs or uses too much memory is a finding, which
-//! is written to `DIR/findings` with the command that repeats it. `DIR/SEED.TARGET` has the number of the next
-//! batch: the same command goes on there. Exit code 1 means that something was found.
+//! in child processes, in batches; a batch whose child dies, hangs or uses too much memory is a finding,
+//! which is written to `DIR/findings` with the command that repeats it. `DIR/SEED.media` has the number of
+//! the next batch: the same command goes on there. Exit code 1 means that something was found.
 
 mod media;
 mod mutate;
-mod wire;
 
 use std::fs;
 use std::io::{self, BufRead as _, BufReader, Write as _};
@@ -20,34 +20,16 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 
-/// A child that reports nothing for this long hangs. An input takes milliseconds; the rest is for a machine that is busy
-/// with other work.
+/// A child that reports nothing for this long hangs. An input takes milliseconds; the rest is for a machine
+/// that is busy with other work.
 const HANG: Duration = Duration::from_mins(1);
 /// Address space of a child, in KiB: several times what ingest needs for any of these inputs.
 const ADDRESS_SPACE_KIB: u64 = 4 << 20;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Target {
-    Wire,
-    Media,
-}
-
-impl Target {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Wire => "wire",
-            Self::Media => "media",
-        }
-    }
-}
-
 #[derive(Parser)]
 struct Args {
-    /// What to fuzz (default: both in turn)
-    #[arg(long)]
-    target: Option<Target>,
     /// How long to go on
     #[arg(long, default_value_t = 60)]
     seconds: u64,
@@ -58,27 +40,22 @@ struct Args {
     #[arg(long, default_value = ".cache/fuzz")]
     dir: PathBuf,
     /// Run only this batch, in this process
-    #[arg(long, requires = "target")]
+    #[arg(long)]
     batch: Option<u64>,
 }
 
 fn main() -> anyhow::Result<ExitCode> {
     let args = Args::parse();
     let dir = std::path::absolute(&args.dir)?;
-    if let (Some(target), Some(batch)) = (args.target, args.batch) {
-        return run_batch(target, args.seed, batch, &dir);
+    if let Some(batch) = args.batch {
+        return run_batch(args.seed, batch, &dir);
     }
     media::make_seeds(&dir.join("seeds"))?;
     fs::create_dir_all(dir.join("findings"))?;
     let end = Instant::now() + Duration::from_secs(args.seconds);
-    let targets = args
-        .target
-        .map_or(vec![Target::Wire, Target::Media], |target| vec![target]);
     let mut findings = 0;
     while Instant::now() < end {
-        for &target in &targets {
-            findings += u32::from(!supervise(target, args.seed, &dir)?);
-        }
+        findings += u32::from(!supervise(args.seed, &dir)?);
     }
     say(&format!(
         "{findings} findings in {}",
@@ -92,8 +69,8 @@ fn main() -> anyhow::Result<ExitCode> {
 }
 
 /// Runs the batch that is next in a child process. Returns false if it found something.
-fn supervise(target: Target, seed: u64, dir: &Path) -> anyhow::Result<bool> {
-    let state = dir.join(format!("{seed}.{}", target.name()));
+fn supervise(seed: u64, dir: &Path) -> anyhow::Result<bool> {
+    let state = dir.join(format!("{seed}.media"));
     let batch: u64 = match fs::read_to_string(&state) {
         Ok(text) => text.trim().parse().context("the state is no number")?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
@@ -101,9 +78,8 @@ fn supervise(target: Target, seed: u64, dir: &Path) -> anyhow::Result<bool> {
     };
     let own = std::env::current_exe()?;
     let repeat = format!(
-        "{} --target {} --seed {seed} --batch {batch} --dir {}",
+        "{} --seed {seed} --batch {batch} --dir {}",
         own.display(),
-        target.name(),
         dir.display()
     );
     let mut child = Command::new("bash")
@@ -120,13 +96,11 @@ fn supervise(target: Target, seed: u64, dir: &Path) -> anyhow::Result<bool> {
         } else {
             status.to_string()
         };
-        let path = dir
-            .join("findings")
-            .join(format!("{}-{seed}-{batch}", target.name()));
+        let path = dir.join("findings").join(format!("media-{seed}-{batch}"));
         fs::write(&path, format!("{repeat}\n{how}\n{printed}\n"))?;
         say(&format!("FOUND: {how}, see {}", path.display()));
     } else if let Some(line) = printed.lines().last() {
-        say(&format!("{} {batch}: {line}", target.name()));
+        say(&format!("media {batch}: {line}"));
     }
     fs::write(&state, format!("{}\n", batch + 1))?;
     Ok(!hangs && status.success())
@@ -165,34 +139,28 @@ fn follow(child: &mut Child) -> anyhow::Result<(String, bool)> {
 }
 
 /// Runs one batch in this process.
-fn run_batch(target: Target, seed: u64, batch: u64, dir: &Path) -> anyhow::Result<ExitCode> {
-    match target {
-        Target::Wire => wire::run(seed, batch)?,
-        Target::Media => {
-            let scratch = tempfile::tempdir()?;
-            let mut counts = std::collections::BTreeMap::<&str, u32>::new();
-            for index in batch * media::BATCH..(batch + 1) * media::BATCH {
-                say(&format!("input {index}"));
-                let looks = media::run(&dir.join("seeds"), scratch.path(), seed, index);
-                match looks {
-                    Ok(words) => words
-                        .into_iter()
-                        .for_each(|word| *counts.entry(word).or_default() += 1),
-                    Err(error) => {
-                        let (name, bytes) = media::input(&dir.join("seeds"), seed, index)?;
-                        let path = dir.join("findings").join(format!("{seed}-{index}-{name}"));
-                        fs::write(&path, bytes)?;
-                        bail!("{}: {error:#}", path.display());
-                    }
-                }
+fn run_batch(seed: u64, batch: u64, dir: &Path) -> anyhow::Result<ExitCode> {
+    let scratch = tempfile::tempdir()?;
+    let mut counts = std::collections::BTreeMap::<&str, u32>::new();
+    for index in batch * media::BATCH..(batch + 1) * media::BATCH {
+        say(&format!("input {index}"));
+        match media::run(&dir.join("seeds"), scratch.path(), seed, index) {
+            Ok(words) => words
+                .into_iter()
+                .for_each(|word| *counts.entry(word).or_default() += 1),
+            Err(error) => {
+                let (name, bytes) = media::input(&dir.join("seeds"), seed, index)?;
+                let path = dir.join("findings").join(format!("{seed}-{index}-{name}"));
+                fs::write(&path, bytes)?;
+                bail!("{}: {error:#}", path.display());
             }
-            let counts: Vec<String> = counts
-                .iter()
-                .map(|(word, count)| format!("{count} {word}"))
-                .collect();
-            say(&format!("{} inputs: {}", media::BATCH, counts.join(", ")));
         }
     }
+    let counts: Vec<String> = counts
+        .iter()
+        .map(|(word, count)| format!("{count} {word}"))
+        .collect();
+    say(&format!("{} inputs: {}", media::BATCH, counts.join(", ")));
     Ok(ExitCode::SUCCESS)
 }
 

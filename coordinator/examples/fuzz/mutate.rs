@@ -79,17 +79,15 @@ pub(crate) fn mutate(bytes: &mut Vec<u8>, other: &[u8], most: usize, random: &mu
     }
 }
 
-/// Returns a number at an edge, as containers (big and little endian) or bincode (a marker, then the number)
-/// write it.
+/// Returns a number at an edge, in either byte order.
 fn number(random: &mut Random) -> Vec<u8> {
     let value = *random.pick(&EDGES);
     let narrow = u32::try_from(value & 0xffff_ffff).unwrap_or(u32::MAX);
-    match random.below(5) {
+    match random.below(4) {
         0 => narrow.to_be_bytes().to_vec(),
         1 => narrow.to_le_bytes().to_vec(),
         2 => value.to_be_bytes().to_vec(),
-        3 => [&[252][..], &narrow.to_le_bytes()].concat(),
-        _ => [&[253][..], &value.to_le_bytes()].concat(),
+        _ => value.to_le_bytes().to_vec(),
     }
 }
 

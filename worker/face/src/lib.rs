@@ -16,6 +16,8 @@ mod analyze;
 mod blazeface;
 pub mod colour;
 mod error;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod geometry;
 mod kernels;
 pub mod mask;

@@ -35,6 +35,8 @@ pub use self::track::TrackChoice;
 
 pub(super) use self::carry::samples_within;
 pub(super) use self::copy::{CopiedTrack, PacketCopier};
+#[cfg(feature = "fuzzing")]
+pub(super) use self::lengths::true_header;
 pub(super) use self::source::AudioSource;
 
 use self::channels::MonoMix;

@@ -1,0 +1,3 @@
+#![cfg_attr(fuzzing, no_main)]
+
+latentfarm_fuzz::program!(latentfarm_fuzz::nal::check);
