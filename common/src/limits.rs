@@ -2,9 +2,6 @@
 //! its work at all. The programs check them before they start threads or other programs, which would fail with an
 //! error that names nothing.
 
-use std::fs;
-use std::os::unix::fs::MetadataExt as _;
-
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::geteuid;
 
@@ -109,24 +106,12 @@ fn soft_limit(resource: Resource) -> u64 {
 
 /// Counts the threads of this user's processes.
 fn running_threads() -> u64 {
-    let Ok(entries) = fs::read_dir("/proc") else {
-        return 0;
-    };
     let user = geteuid().as_raw();
-    let counts = entries.flatten().filter_map(|entry| {
-        let is_process = entry
-            .file_name()
-            .to_str()?
-            .bytes()
-            .all(|byte| byte.is_ascii_digit());
-        if !is_process || entry.metadata().ok()?.uid() != user {
-            return None;
-        }
-        let status = fs::read_to_string(entry.path().join("status")).ok()?;
-        let line = status.lines().find_map(|line| line.strip_prefix("Threads:"))?;
-        line.trim().parse::<u64>().ok()
-    });
-    counts.sum()
+    let processes = procfs::process::all_processes().into_iter().flatten().flatten();
+    let own = processes.filter(|process| process.uid().is_ok_and(|owner| owner == user));
+    // A process may have ended meanwhile.
+    let threads = own.filter_map(|process| u64::try_from(process.stat().ok()?.num_threads).ok());
+    threads.sum()
 }
 
 #[cfg(test)]

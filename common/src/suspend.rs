@@ -4,11 +4,11 @@
 //! Ctrl-Z, and nats-server, workers and engines would compute on without it. The first signal handler of a process
 //! therefore stops them, then the process itself, and lets them go on when the shell has let the process go on.
 
-use std::fs;
 use std::io;
 
 use nix::sys::signal::{Signal, kill, killpg, raise};
 use nix::unistd::{Pid, getpid};
+use procfs::process::{Process, all_processes};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Makes SIGTSTP stop the children and this process, until it is continued. A process that was started with the signal
@@ -37,10 +37,8 @@ pub fn on_signal() -> io::Result<()> {
 
 /// Whether this process was started with the signal ignored, as `nohup` does with SIGHUP.
 pub(crate) fn is_ignored(signal: Signal) -> bool {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    let mask = line.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
-    mask.is_some_and(|mask| mask & (1 << (signal as i32 - 1)) != 0)
+    let status = Process::myself().and_then(|process| process.status());
+    status.is_ok_and(|status| status.sigign & (1 << (signal as i32 - 1)) != 0)
 }
 
 /// A child of this process, as the kernel lists it.
@@ -53,25 +51,15 @@ struct ChildProcess {
 
 /// Returns the live children of this process.
 fn children() -> Vec<ChildProcess> {
-    let own = getpid();
-    let Ok(entries) = fs::read_dir("/proc") else {
-        return Vec::new();
-    };
-    entries
-        .flatten()
-        .filter_map(|entry| {
-            let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
-            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-            // `pid (name) state ppid pgrp ...`; the name may hold spaces and brackets.
-            let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(1);
-            let parent: i32 = fields.next()?.parse().ok()?;
-            let group: i32 = fields.next()?.parse().ok()?;
-            (parent == own.as_raw()).then_some(ChildProcess {
-                pid: Pid::from_raw(pid),
-                leads_group: group == pid,
-            })
-        })
-        .collect()
+    let own = getpid().as_raw();
+    // A process may have ended meanwhile.
+    let stats = all_processes().into_iter().flatten();
+    let stats = stats.filter_map(|process| process.ok()?.stat().ok());
+    let children = stats.filter(|stat| stat.ppid == own).map(|stat| ChildProcess {
+        pid: Pid::from_raw(stat.pid),
+        leads_group: stat.pgrp == stat.pid,
+    });
+    children.collect()
 }
 
 fn signal_all(children: &[ChildProcess], signal: Signal) {

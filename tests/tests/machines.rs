@@ -3,7 +3,6 @@
 #![expect(clippy::unwrap_used, reason = "helpers of a test panic where it fails")]
 
 use std::fs::{self, File};
-use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -135,7 +134,13 @@ fn what_cannot_be_read_or_written_is_named_with_the_cause() {
         weights,
         ..
     } = &material;
-    let cases: [(Render, &[&str]); 8] = [
+    // The job folder of another user, who was interrupted.
+    let foreign = material.path("foreign");
+    fs::create_dir(&foreign).unwrap();
+    fs::write(foreign.join("lock"), "").unwrap();
+    allow(&foreign, 0o755);
+    allow(&foreign.join("lock"), 0o644);
+    let cases: [(Render, &[&str]); 9] = [
         (
             render(&video, good_audio, weights),
             &["secret.mp4", "Permission denied"],
@@ -170,13 +175,21 @@ fn what_cannot_be_read_or_written_is_named_with_the_cause() {
                 .args([hidden.join("work")]),
             &["hidden/work", "Permission denied", "--work-dir"],
         ),
+        (
+            render(good_video, good_audio, weights)
+                .args(["--work-dir"])
+                .args([&foreign]),
+            &["foreign", "Permission denied", "--work-dir"],
+        ),
     ];
     for (render, expected) in cases {
         assert_refused(&material, render, expected);
     }
     allow(&hidden, 0o755);
     // With all of that in order the same user's render is complete.
-    let finished = render(good_video, good_audio, weights).run().complete();
+    let home = foreign.to_str().unwrap();
+    let finished = render(good_video, good_audio, weights).env("HOME", home);
+    let finished = finished.run().complete();
     assert!(output.is_file(), "{}", finished.stderr);
 }
 
@@ -292,46 +305,6 @@ fn a_closed_terminal_drains_and_a_second_signal_stops() {
     let stopped = running.finish();
     assert_eq!(stopped.code(), Some(130), "{}", stopped.stderr);
     assert!(stopped.stderr.contains("resumes the job"), "{}", stopped.stderr);
-}
-
-#[test]
-fn a_disk_that_fills_up_ends_the_render_with_that_cause_and_it_resumes() {
-    let material = Material::seconds("2", "2");
-    let work = material.path("work");
-    fs::create_dir(&work).unwrap();
-    let Some(disk) = SmallDisk::mount(&work, "120m") else {
-        return;
-    };
-    let render = || {
-        let farm = ["--workers", "1", "--chunk-frames", "16", "--steps", "40"];
-        let render = material
-            .render("out.mp4")
-            .args(farm)
-            .arg("--work-dir")
-            .arg(work.join("job"));
-        disk.with(render)
-    };
-    let mut running = render().spawn();
-    while running.wait_for("chunk_done")["work"] != "render" {}
-    let filler = disk.path("filler");
-    let mut filling = File::create(&filler).unwrap();
-    // Another program takes all that is left.
-    let block = vec![1; 1 << 16];
-    while filling.write_all(&block).is_ok() {}
-    let ended = running.finish();
-    assert_eq!(ended.code(), Some(1), "{}", ended.stderr);
-    assert!(ended.stderr.contains("no space left in"), "{}", ended.stderr);
-    assert!(ended.stderr.contains(work.to_str().unwrap()), "{}", ended.stderr);
-    drop(filling);
-    fs::remove_file(filler).unwrap();
-    let resumed = render().run().complete();
-    assert!(
-        resumed.report["resumed_chunks"]
-            .as_u64()
-            .is_some_and(|chunks| chunks > 0),
-        "{}",
-        resumed.report
-    );
 }
 
 #[test]

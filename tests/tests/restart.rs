@@ -152,3 +152,17 @@ fn interrupt_drains_and_the_same_command_resumes() {
     assert!(stopped.stderr.contains("resume"), "{}", stopped.stderr);
     assert_resumes(&material);
 }
+
+#[test]
+fn an_output_that_is_being_joined_is_finished_after_an_interrupt() {
+    let material = Material::seconds("4", "4");
+    let mut running = render(&material, "out.mp4").spawn();
+    running.wait_for("joining");
+    running.signal(Signal::SIGINT);
+    let finished = running.finish().complete();
+    assert_undisturbed(
+        &material,
+        &finished.frames_digest(),
+        &decoded(&material.path("out.mp4")),
+    );
+}

@@ -155,7 +155,9 @@ pub(super) fn open_input(path: &Path) -> Result<Input, MediaError> {
         let known = head.get(4..8) == Some(b"ftyp") || head.starts_with(&[0x1a, 0x45, 0xdf, 0xa3]);
         match error {
             _ if is_system_error(error) => MediaError::ffmpeg("open", path)(error),
-            _ if known => refuse("the file is truncated: its index is missing; copy or download it again"),
+            _ if known => refuse(
+                "the file is truncated or damaged: its index cannot be read; copy or download it again",
+            ),
             _ => refuse("it is not a media file that FFmpeg knows"),
         }
     })

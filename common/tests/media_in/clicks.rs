@@ -1,4 +1,4 @@
-//! What the model hears and what a player hears of the output are the same: clicks at known times come out of both at the
+//! The model's speech and the sound of the output have the same timing: clicks at known times come out of both at the
 //! same times, whatever the time stamps of the input are.
 
 use std::path::Path;

@@ -98,7 +98,7 @@ fn tone(at: u32, rate_hz: u32) -> f32 {
     sample
 }
 
-/// Makes the sound of outputs in both containers, and returns the loudness of what the model hears.
+/// Makes the sound of outputs in both containers, and returns the loudness of the model's speech.
 fn loudness(path: &Path) -> f64 {
     for container in [Container::Mp4, Container::Matroska] {
         let mut decoded = decode(path, &TrackChoice::Default, container).unwrap();

@@ -210,7 +210,7 @@ pub(crate) fn sound(path: &Path, origin: SoundOrigin) -> Result<Sound, MediaErro
     })
 }
 
-/// Returns what the model hears.
+/// Returns the speech that the model gets.
 pub(crate) fn heard(sound: &mut Sound) -> Vec<i16> {
     let mut samples = Vec::new();
     let count = sound.speech(&mut |more| {

@@ -183,3 +183,33 @@ fn h264_that_begins_with_an_open_gop_shows_its_first_keyframe_first() {
         assert!(planes == *pixels, "frame {number}");
     }
 }
+
+#[test]
+fn a_video_of_one_frame_is_one_segment() {
+    let clips = Clips::new();
+    for (name, codec) in [
+        ("a.mp4", "libx264"),
+        ("b.mkv", "libx265 -x265-params log-level=none"),
+    ] {
+        let path = clips.video(name, 1, &format!("-c:v {codec}"));
+        let cut = check(&clips, &path);
+        assert_eq!((cut.pts.len(), cut.segments.len()), (1, 1), "{name}");
+    }
+}
+
+/// Two HEVC streams, one after the other, whose time stamps start anew in the middle: muxers write such an index if
+/// recordings are joined by copying their bytes.
+#[test]
+fn joined_hevc_recordings_are_one_video() {
+    let clips = Clips::new();
+    let coding = "-c:v libx265 -x265-params log-level=none:keyint=25:bframes=4";
+    let [first, second] = ["a.ts", "b.ts"].map(|name| clips.video(name, 50, coding));
+    let joined = [first, second].map(|path| std::fs::read(path).unwrap()).concat();
+    std::fs::write(clips.path("ab.ts"), joined).unwrap();
+    for name in ["ab.mp4", "ab.mkv"] {
+        let path = clips.make(name, "-i IN:ab.ts -c copy");
+        let cut = check(&clips, &path);
+        assert_eq!(cut.pts.len(), 100, "{name}");
+        assert_eq!(cut.defects, [], "{name}");
+    }
+}

@@ -28,11 +28,11 @@ pub(super) fn to_json(event: &RenderEvent) -> Option<Value> {
         RenderEvent::Job(event) => job_json(event),
         RenderEvent::Local(notice) => local_json(notice),
         RenderEvent::Draining => Some(json!({ "event": "draining" })),
+        RenderEvent::StitchBegins { frames } => Some(json!({ "event": "joining", "frames": frames })),
         RenderEvent::Resuming { .. }
         | RenderEvent::IngestBegins { .. }
         | RenderEvent::IngestProgress { .. }
         | RenderEvent::DispatchBegins { .. }
-        | RenderEvent::StitchBegins { .. }
         | RenderEvent::Stitch(_) => None,
     }
 }

@@ -1,4 +1,5 @@
-//! Which channels the model hears. [`super::pcm`] measures the channels while it writes the decoded sound.
+//! Which channels are mixed to the mono speech of the model. [`super::pcm`] measures the channels while it writes the
+//! decoded sound.
 
 /// A stretch of sound over which the mix is compared with its channels, in parts of a second.
 const BLOCKS_PER_SECOND: u32 = 2;
@@ -77,7 +78,7 @@ impl ChannelMeter {
         (self.block_sum, self.filled) = (0.0, 0);
     }
 
-    /// Returns what the model hears of channels with a known or an unknown layout.
+    /// Returns the mix for channels with a known or an unknown layout.
     pub(super) fn finish(mut self, layout_is_known: bool) -> MonoMix {
         self.close_block();
         let energy: f64 = self.totals.iter().sum();

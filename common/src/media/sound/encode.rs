@@ -60,7 +60,7 @@ impl<'a> EncodeFeed<'a> {
         let opening = |error| MediaError::ffmpeg("encode the sound of", path)(error);
         pcm.rewind()
             .map_err(MediaError::io("read the decoded sound of", path))?;
-        // Sound without a layout cannot be encoded with all its channels: it becomes what the model hears.
+        // Sound without a layout cannot be encoded with all its channels: it becomes the mono mix that the model gets.
         let (mix, layout) = match pcm.form.layout {
             Some(layout) => (MonoMix::Layout, layout),
             None => (pcm.mono.clone(), ChannelLayout::MONO),

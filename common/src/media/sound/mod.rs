@@ -1,5 +1,5 @@
 //! The sound of a job. At ingest the chosen track is decoded once, onto one timeline, and from these samples come both the
-//! 16 kHz speech that the model hears ([`Sound::speech`]) and the sound of the output ([`Sound::write`]): what is seen
+//! 16 kHz speech of the model ([`Sound::speech`]) and the sound of the output ([`Sound::write`]): what is seen
 //! and what is heard cannot differ. The user's file is not read again.
 //!
 //! The packets of the track are copied into the output if the container can carry the codec, can mark the samples that a
@@ -200,7 +200,7 @@ impl Sound {
         &self.notes
     }
 
-    /// Hands consecutive samples at [`SPEECH_RATE_HZ`] to `sink`: what the model hears. Returns their number: the duration
+    /// Hands consecutive samples at [`SPEECH_RATE_HZ`] to `sink`, the speech of the model. Returns their number: the duration
     /// times the rate, rounded up.
     pub fn speech(&mut self, sink: &mut dyn FnMut(&[i16]) -> io::Result<()>) -> Result<u64, MediaError> {
         speech::resample(&mut self.pcm, &self.path, sink)

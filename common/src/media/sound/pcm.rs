@@ -123,7 +123,7 @@ impl PcmWriter {
 pub(super) struct Pcm {
     reader: BufReader<File>,
     pub(super) form: PcmForm,
-    /// What the model hears.
+    /// The channels of the model's speech.
     pub(super) mono: MonoMix,
     /// Number of samples of each channel.
     pub(super) samples: u64,

@@ -1,4 +1,4 @@
-//! Decides where each piece of decoded sound stands on the one timeline that the model hears and the output plays.
+//! Decides where each piece of decoded sound stands on the one timeline of the model's speech and the output's sound.
 //! [`super::decode`] pushes the pieces as the decoder returns them, with the places that their time stamps state.
 //!
 //! | a piece that begins | is |
