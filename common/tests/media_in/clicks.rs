@@ -288,7 +288,11 @@ fn a_change_of_rate_or_channels_in_the_middle_is_heard_in_full() {
         }
         let path = clips.path(name);
         std::fs::write(&path, bytes).unwrap();
-        let (times, ..) = agreed(&path, SoundOrigin::Container, "0");
+        let (times, _, treatment) = agreed(&path, SoundOrigin::Container, "0");
+        assert!(
+            treatment.ends_with("its rate or its channels change"),
+            "{name}: {treatment}"
+        );
         assert_eq!(times.len(), 8, "{name}: {times:?}");
         for half in [&times[..4], &times[4..]] {
             let expected: Vec<f64> = [0.0, 0.5, 1.0, 1.5].iter().map(|at| at + half[0]).collect();
@@ -308,6 +312,8 @@ fn damage_is_silent_and_said_with_its_time() {
         *byte ^= 0x5a;
     }
     std::fs::write(&path, bytes).unwrap();
-    let (times, ..) = agreed(&path, SoundOrigin::Container, "0");
+    let (times, notes, treatment) = agreed(&path, SoundOrigin::Container, "0");
     assert!(times.len() >= 3 && (times[0] - 0.5).abs() < 0.03, "{times:?}");
+    assert!(notes.contains("damaged") && notes.contains("1.2"), "{notes}");
+    assert!(treatment.ends_with("parts of it are damaged"), "{treatment}");
 }

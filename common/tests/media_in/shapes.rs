@@ -197,6 +197,11 @@ fn values_that_are_no_numbers_are_silent() {
         "{:?}",
         decoded.notes()
     );
+    let mut decoded = decode(&path, &TrackChoice::Default, Container::Matroska).unwrap();
+    let treatment = decoded
+        .write(&clips.path("out.mkv"), 25, FrameRate::FPS_25)
+        .unwrap();
+    assert_eq!(treatment.to_string(), "transcoded: parts of it are damaged");
     floats(&path, 16_000, 2, |_, _| f32::NAN);
     let mut decoded = sound(&path, SoundOrigin::Container).unwrap();
     assert!(heard(&mut decoded).iter().all(|&sample| sample == 0));

@@ -4,6 +4,7 @@ use std::fmt;
 
 use ffmpeg_next::codec::Id;
 
+use crate::media::MediaError;
 use crate::media::container::Container;
 use crate::time::FrameRate;
 
@@ -46,6 +47,12 @@ pub(super) fn reason_to_encode(container: Container, codec: Id, rate_hz: u32, sk
         let codec = codec.name();
         format!("{name} cannot mark the {skip} samples that {codec} needs cut from its start")
     })
+}
+
+/// The reason to encode sound whose packets the muxer refused.
+pub(super) fn not_taken(container: Container, error: &MediaError) -> String {
+    let cause = std::error::Error::source(error).map_or_else(String::new, |cause| format!(" ({cause})"));
+    format!("{} does not take its packets{cause}", container.extension())
 }
 
 /// Whether players of the container can be expected to play the codec.

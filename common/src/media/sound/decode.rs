@@ -8,7 +8,7 @@ use ffmpeg_next::codec::packet::side_data::Type;
 use ffmpeg_next::format::context::Input;
 use ffmpeg_next::{Error, Packet, Rational, decoder, frame};
 
-use super::carry::reason_to_encode;
+use super::carry::{not_taken, reason_to_encode};
 use super::convert::Converter;
 use super::copy::CopiedTrack;
 use super::damage::Damage;
@@ -17,11 +17,11 @@ use super::origin::{Origin, samples};
 use super::pcm::{Pcm, PcmForm, PcmWriter};
 use super::place::{Irregularities, Piece, Placer};
 use super::request::SoundRequest;
-use super::source::TrackStart;
+use super::source::{TrackStart, presented};
 use super::write::CopyWriter;
-use crate::media::container::{Container, audio_decoder, is_again_or_eof, portable_parameters};
+use crate::media::MediaError;
+use crate::media::container::{audio_decoder, is_again_or_eof, portable_parameters};
 use crate::media::probe::open_input;
-use crate::media::{MediaError, ffi};
 
 /// MPEG transport and program streams, whose clock starts anew where recordings are joined.
 const CLOCKS_THAT_JUMP: [&str; 2] = ["mpegts", "mpeg"];
@@ -356,19 +356,24 @@ impl TrackDecoder<'_> {
         }
         let irregularities = line.placer.irregularities().clone();
         let damaged_values = line.writer.damaged_values();
-        let is_regular = irregularities == Irregularities::default()
-            && self.damage.is_none()
-            && damaged_values == 0
-            && !line.converter.was_used();
+        let is_damaged = !self.damage.is_none() || damaged_values > 0;
+        let reason = if is_damaged {
+            Some("parts of it are damaged")
+        } else if line.converter.was_used() {
+            Some("its rate or its channels change")
+        } else if irregularities != Irregularities::default() {
+            Some("its time stamps are not regular from 0 on")
+        } else {
+            None
+        };
         let length_ms = line.placer.end() * 1000 / u64::from(form.rate_hz);
-        let copy = match self.copying {
-            Copying::Running(copy) if is_regular => copy
+        let copy = match (self.copying, reason) {
+            (Copying::No(reason), _) => Err(reason),
+            (_, Some(reason)) => Err(reason.to_owned()),
+            (Copying::Running(copy), None) => copy
                 .finish(length_ms)
                 .map_err(|error| not_taken(self.request.container, &error)),
-            Copying::No(reason) => Err(reason),
-            Copying::Running(_) | Copying::Waiting(..) => {
-                Err("its time stamps are not regular from 0 on".to_owned())
-            }
+            (Copying::Waiting(..), None) => Err("its first packets cannot be decoded".to_owned()),
         };
         let pcm = line
             .writer
@@ -389,21 +394,4 @@ fn is_out_of_memory(error: Error) -> bool {
         == Error::Other {
             errno: ffmpeg_next::error::ENOMEM,
         }
-}
-
-/// The reason to encode sound whose packets the muxer refused.
-fn not_taken(container: Container, error: &MediaError) -> String {
-    let cause = std::error::Error::source(error).map_or_else(String::new, |cause| format!(" ({cause})"));
-    format!("{} does not take its packets{cause}", container.extension())
-}
-
-/// Returns the number of samples of a frame that are presented if it is the last. In MP4 the last packet's duration
-/// excludes the encoder's padding.
-fn presented(samples: &frame::Audio, time_base: Rational) -> u64 {
-    let whole = samples.samples() as u64;
-    let counts_samples = time_base.0 == 1 && u32::try_from(time_base.1) == Ok(samples.rate());
-    match u64::try_from(ffi::duration_of(samples)) {
-        Ok(duration @ 1..) if counts_samples => duration.min(whole),
-        _ => whole,
-    }
 }

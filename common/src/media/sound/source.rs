@@ -6,9 +6,9 @@ use ffmpeg_next::codec::Parameters;
 use ffmpeg_next::format::context;
 use ffmpeg_next::{Error, Packet, Rational, Rescale, decoder, frame};
 
-use crate::media::MediaError;
 use crate::media::container;
 use crate::media::probe::audio_track;
+use crate::media::{MediaError, ffi};
 
 /// The best audio track of a file, read from its first packet.
 pub(in crate::media) struct AudioSource {
@@ -157,5 +157,16 @@ impl AudioSource {
             self.time_base,
             self.rate_hz,
         ))
+    }
+}
+
+/// Returns the number of samples of a frame that are presented if it is the last. In MP4 the last packet's duration
+/// excludes the encoder's padding.
+pub(super) fn presented(samples: &frame::Audio, time_base: Rational) -> u64 {
+    let whole = samples.samples() as u64;
+    let counts_samples = time_base.0 == 1 && u32::try_from(time_base.1) == Ok(samples.rate());
+    match u64::try_from(ffi::duration_of(samples)) {
+        Ok(duration @ 1..) if counts_samples => duration.min(whole),
+        _ => whole,
     }
 }
