@@ -4,8 +4,8 @@
 //!
 //! Every segment is decoded once beside the cutting, before it is handed on ([`Inspection`]). One that is
 //! damaged, or that changes its size or colours, is replaced by a re-encoded one in which every frame has a
-//! picture. So the workers find only segments that they can use, and whatever was done is known before the
-//! first chunk.
+//! picture. So the workers find only segments that they can use, and what was done is known with each
+//! segment.
 
 use std::io;
 use std::ops::Range;
@@ -21,23 +21,23 @@ use super::reencode::Stretch;
 use super::scanner::{Scanned, Scanner};
 use super::segment::{Emit, SegmentFile, segment_path};
 use crate::frame::PictureFormat;
-use crate::wire::job::SourceDefect;
 
 /// Cuts the video track that `index` describes into segment files in `out_dir`, which must exist, as far as
 /// the first `frames` source frames need. The PTS in the segments are those of the source. Each segment is
 /// handed to `emit`, in order, as soon as it is complete and checked; `emit` may move or delete the file.
-/// Returns the stretches that are not shown as the file has them.
+/// `keep_on` is asked before each packet, and ends the cut with its error.
 ///
 /// # Errors
-/// [`MediaError::BadInput`] if most of the frames cannot be decoded.
+/// [`MediaError::BadInput`] if most of the frames cannot be decoded. Segments may have been handed on before.
 pub fn cut_segments(
     index: &VideoIndex,
     picture: &PictureFormat,
     frames: u64,
     out_dir: &Path,
     limits: CutLimits,
+    keep_on: &dyn Fn() -> io::Result<()>,
     emit: &mut dyn FnMut(SegmentFile) -> io::Result<()>,
-) -> Result<Vec<SourceDefect>, MediaError> {
+) -> Result<(), MediaError> {
     let mut emit = |segment: SegmentFile| {
         let path = segment.path.clone();
         emit(segment).map_err(MediaError::io("store", &path))
@@ -47,6 +47,7 @@ pub fn cut_segments(
         let mut copy = CopyPass {
             index,
             out_dir,
+            keep_on,
             part_frames: limits.target_frames.max(1),
             scanner: Scanner::open(&index.path, index.codec)?,
             inspection: Inspection::new(scope, index, picture, frames.min(shown), out_dir),
@@ -67,6 +68,7 @@ pub fn cut_segments(
 struct CopyPass<'a, 'scope> {
     index: &'a VideoIndex,
     out_dir: &'a Path,
+    keep_on: &'a dyn Fn() -> io::Result<()>,
     part_frames: u64,
     scanner: Scanner,
     inspection: Inspection<'a, 'scope>,
@@ -75,7 +77,7 @@ struct CopyPass<'a, 'scope> {
 impl CopyPass<'_, '_> {
     fn skip_to(&mut self, packet: u64) -> Result<(), MediaError> {
         while self.scanner.number < packet {
-            next(&mut self.scanner, self.index)?;
+            next(&mut self.scanner, self.index, self.keep_on)?;
         }
         Ok(())
     }
@@ -88,7 +90,7 @@ impl CopyPass<'_, '_> {
         let mut cuts = cuts_in(self.index, &piece.packets);
         let mut shown = piece.shown.start;
         for number in piece.packets.clone() {
-            let packet = next(&mut self.scanner, self.index)?;
+            let packet = next(&mut self.scanner, self.index, self.keep_on)?;
             if let Some((_, entry)) = cuts.next_if(|&(at, _)| at == number) {
                 writer.entry(entry);
             }
@@ -104,6 +106,7 @@ impl CopyPass<'_, '_> {
             first: piece.shown.start,
             frames: piece.shown.end - piece.shown.start,
             reencoded: false,
+            defects: Vec::new(),
         };
         self.inspection.check(segment, emit)
     }
@@ -122,7 +125,7 @@ impl CopyPass<'_, '_> {
         let header = self.index.header_at(piece.packets.start);
         let mut reencoder = self.inspection.reencode(stretch, &header, emit)?;
         for _ in piece.packets.clone() {
-            let packet = next(&mut self.scanner, self.index)?;
+            let packet = next(&mut self.scanner, self.index, self.keep_on)?;
             reencoder.push(packet.pts, packet.key, packet.data, emit)?;
         }
         reencoder.finish(emit)
@@ -130,7 +133,12 @@ impl CopyPass<'_, '_> {
 }
 
 /// Reads the next packet of the track. There must be one, because the index counted it.
-fn next<'s>(scanner: &'s mut Scanner, index: &VideoIndex) -> Result<Scanned<'s>, MediaError> {
+fn next<'s>(
+    scanner: &'s mut Scanner,
+    index: &VideoIndex,
+    keep_on: &dyn Fn() -> io::Result<()>,
+) -> Result<Scanned<'s>, MediaError> {
+    keep_on().map_err(MediaError::io("go on with", &index.path))?;
     scanner.next()?.ok_or_else(|| changed(&index.path))
 }
 

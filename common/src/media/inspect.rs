@@ -13,7 +13,6 @@ use super::reencode::{Reencoder, Stretch};
 use super::restore::Restoration;
 use super::segment::{Emit, SegmentFile};
 use crate::frame::PictureFormat;
-use crate::wire::job::SourceDefect;
 
 /// The memory that all decoders of the check may take together.
 const MEMORY_BYTES: u64 = 256 << 20;
@@ -90,8 +89,11 @@ impl<'a, 'scope> Inspection<'a, 'scope> {
         Reencoder::start(stretch, header, &mut self.restoration)
     }
 
-    /// Waits for all checks, and returns what was done about the video's faults.
-    pub(super) fn finish(mut self, emit: Emit) -> Result<Vec<SourceDefect>, MediaError> {
+    /// Waits for all checks.
+    ///
+    /// # Errors
+    /// [`MediaError::BadInput`] if too little of the video is undamaged.
+    pub(super) fn finish(mut self, emit: Emit) -> Result<(), MediaError> {
         while !self.checks.is_empty() {
             self.settle_first(emit)?;
         }

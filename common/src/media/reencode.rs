@@ -172,6 +172,7 @@ impl<'a, 'r> Reencoder<'a, 'r> {
             first: self.stretch.first + part.start as u64,
             frames: (self.done - part.start) as u64,
             reencoded: self.stretch.reencoded,
+            defects: self.restoration.defects_before(self.number()),
         })
     }
 }

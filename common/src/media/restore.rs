@@ -29,7 +29,10 @@ pub(super) struct Restoration<'a> {
     /// The last picture, in the form of the job.
     pub(super) last: Option<Video>,
     converter: Option<Converter>,
+    /// The defects that no segment has been handed on with.
     defects: Vec<(DefectKind, FrameRange)>,
+    /// The first frame without an undamaged picture, if there is one.
+    first_fault: Option<u64>,
     /// Number of needed frames so far that had no picture.
     lost: u64,
     /// Number of needed frames so far that had an undamaged or a concealed picture.
@@ -49,6 +52,7 @@ impl<'a> Restoration<'a> {
             last: None,
             converter: None,
             defects: Vec::new(),
+            first_fault: None,
             lost: 0,
             seen: [0; 2],
         }
@@ -150,36 +154,42 @@ impl<'a> Restoration<'a> {
         Ok(())
     }
 
-    /// Returns the stretches of the video that are not shown as the source has them.
+    /// Takes out the stretches before source frame `end` that are not shown as the source has them, in order.
+    /// A stretch that goes on from there is divided.
+    pub(super) fn defects_before(&mut self, end: u64) -> Vec<SourceDefect> {
+        let mut before = Vec::new();
+        self.defects.retain_mut(|(kind, frames)| {
+            if frames.start < end {
+                let part = FrameRange::new(frames.start, frames.end.min(end));
+                before.push(SourceDefect {
+                    kind: *kind,
+                    frames: part,
+                    start_ms: self.index.milliseconds(part.start),
+                    end_ms: self.index.milliseconds(part.end),
+                });
+                frames.start = part.end;
+            }
+            frames.start < frames.end
+        });
+        before.sort_by_key(|defect| (defect.frames.start, defect.kind));
+        before
+    }
+
+    /// Checks the share of the needed frames that are undamaged.
     ///
     /// # Errors
-    /// [`MediaError::BadInput`] if too little of the video is undamaged.
-    pub(super) fn finish(self) -> Result<Vec<SourceDefect>, MediaError> {
+    /// [`MediaError::BadInput`] if it is too small.
+    pub(super) fn finish(self) -> Result<(), MediaError> {
         let [undamaged, concealed] = self.seen;
         if concealed > 0 && undamaged * UNDAMAGED_SHARE < self.wanted {
             return Err(self.undecodable());
         }
-        let mut defects: Vec<SourceDefect> = self
-            .defects
-            .iter()
-            .map(|&(kind, frames)| SourceDefect {
-                kind,
-                frames,
-                start_ms: self.index.milliseconds(frames.start),
-                end_ms: self.index.milliseconds(frames.end),
-            })
-            .collect();
-        defects.sort_by_key(|defect| (defect.frames.start, defect.kind));
-        Ok(defects)
+        Ok(())
     }
 
     /// The error of a video of which too little can be decoded.
     pub(super) fn undecodable(&self) -> MediaError {
-        let faults = self
-            .defects
-            .iter()
-            .filter(|(kind, _)| *kind != DefectKind::Converted);
-        let first = faults.map(|(_, frames)| frames.start).min().unwrap_or(0);
+        let first = self.first_fault.unwrap_or(0);
         let cause = format!(
             "its video cannot be decoded from here on: {} of the first {} frames have no picture, and {} a damaged one; \
              copy or download the file again",
@@ -193,6 +203,9 @@ impl<'a> Restoration<'a> {
     fn note(&mut self, kind: DefectKind, frame: u64) {
         if frame >= self.wanted {
             return;
+        }
+        if kind != DefectKind::Converted {
+            self.first_fault = Some(self.first_fault.map_or(frame, |first| first.min(frame)));
         }
         // The stretches of the other kinds may lie between, but only one of each can still grow.
         let open = self.defects.iter_mut().rev().take(DefectKind::ALL.len());

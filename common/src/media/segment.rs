@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::MediaError;
+use crate::wire::job::SourceDefect;
 
 /// Receives each segment file as soon as it is complete.
 pub(super) type Emit<'a> = &'a mut dyn FnMut(SegmentFile) -> Result<(), MediaError>;
@@ -18,6 +19,8 @@ pub struct SegmentFile {
     pub frames: u64,
     /// Whether the frames were re-encoded without loss, because there was no safe cut.
     pub reencoded: bool,
+    /// The stretches of the segment that are not shown as the source has them, in order.
+    pub defects: Vec<SourceDefect>,
 }
 
 /// Returns the path of the segment whose first source frame is `first`.

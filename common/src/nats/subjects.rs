@@ -191,6 +191,26 @@ pub fn events_of_job(job: JobId) -> String {
     format!("farm.evt.*.{job}.*")
 }
 
+/// Key of a job's manifest in the bucket of jobs.
+pub fn manifest_key(job: JobId) -> String {
+    format!("{job}.manifest")
+}
+
+/// Key of record `number` of the segments of a job's source video, in the bucket of jobs.
+pub fn segment_key(job: JobId, number: u64) -> String {
+    format!("{job}.segment.{number}")
+}
+
+/// Filter for the records of the segments of a job's source video, as keys of a bucket.
+pub fn segments_of_job(job: JobId) -> String {
+    format!("{job}.segment.*")
+}
+
+/// Subject of the values of a key, or of the keys that a filter selects, in a key-value bucket.
+pub fn values(bucket: &str, key: &str) -> String {
+    format!("$KV.{bucket}.{key}")
+}
+
 /// Inbox prefix of a worker. Its permissions allow no other.
 pub fn worker_inbox(worker: &WorkerId) -> String {
     format!("_INBOX_{worker}")

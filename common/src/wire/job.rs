@@ -144,22 +144,18 @@ pub struct EncoderSpec {
     pub preset: String,
 }
 
-/// The timeline of a job: how output frames, source frames, segments and audio windows relate. It is stored
-/// as a blob.
+/// The timeline of a job: how output frames, source frames and audio windows relate. It is stored as a blob,
+/// and complete before the source video is cut.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Timeline {
     /// PTS of every source frame in presentation order, in the source's time base, strictly increasing.
     pub source_pts: Vec<i64>,
-    /// The segments in order, which together cover all source frames.
-    pub segments: Vec<SegmentEntry>,
     /// The source frame that each output frame shows, in order.
     pub outputs: Vec<OutputFrame>,
     /// Blobs of the s16le PCM of each audio window with its margins, in order (see `audio::windows`).
     pub audio: Vec<BlobRef>,
     /// Output frames in which nobody speaks, in order; empty with [`SilenceMode::Off`].
     pub silence: Vec<FrameRange>,
-    /// The stretches of the source video that are not shown as the file has them, in order.
-    pub defects: Vec<SourceDefect>,
 }
 
 impl Message for Timeline {
@@ -196,6 +192,24 @@ pub struct SourceDefect {
     pub end_ms: u64,
 }
 
+impl SourceDefect {
+    /// Adds the defects of the next segment to those of the segments before it. A stretch that goes on over
+    /// the bound between them stays one. Both lists are ordered by first frame and kind, and so is the
+    /// result.
+    pub fn append(known: &mut Vec<Self>, next: &[Self]) {
+        for defect in next {
+            let mut earlier = known.iter_mut().rev();
+            match earlier.find(|earlier| earlier.kind == defect.kind) {
+                Some(open) if open.frames.end == defect.frames.start => {
+                    open.frames.end = defect.frames.end;
+                    open.end_ms = defect.end_ms;
+                }
+                _ => known.push(*defect),
+            }
+        }
+    }
+}
+
 /// A piece of the source video that decodes on its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SegmentEntry {
@@ -207,6 +221,31 @@ pub struct SegmentEntry {
     pub frames: u64,
 }
 
+/// One record of the list that a job's source video becomes while it is cut. The records are numbered from 0;
+/// each is written once, when the blob that it names has been stored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CutRecord {
+    /// The next segment.
+    Segment(SegmentRecord),
+    /// The end: the segments before it cover all source frames, and every frame has a picture.
+    End,
+}
+
+impl Message for CutRecord {
+    const KIND: u8 = 16;
+}
+
+/// A segment, and what was done to make it one that every worker can use.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SegmentRecord {
+    /// The segment.
+    pub entry: SegmentEntry,
+    /// Whether its frames were re-encoded without loss, because the video has no keyframe where it begins.
+    pub reencoded: bool,
+    /// The stretches of the segment that are not shown as the file has them, in order.
+    pub defects: Vec<SourceDefect>,
+}
+
 /// One output frame of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OutputFrame {
@@ -214,4 +253,53 @@ pub struct OutputFrame {
     pub source: u32,
     /// False if the frame is part of a tail without speech, which stays as it is.
     pub synced: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Returns the stretches of equal kind, for the kinds that each frame has.
+    fn defects(frames: &[[bool; 3]], from: u64) -> Vec<SourceDefect> {
+        let mut all = Vec::new();
+        for (kind, at) in DefectKind::ALL.into_iter().zip(0..) {
+            let mut open: Option<SourceDefect> = None;
+            for (number, has) in (from..).zip(frames) {
+                let frame = FrameRange::new(number, number + 1);
+                match &mut open {
+                    _ if !has[at] => all.extend(open.take()),
+                    Some(open) => (open.frames.end, open.end_ms) = (frame.end, frame.end * 40),
+                    None => {
+                        let (start_ms, end_ms) = (frame.start * 40, frame.end * 40);
+                        open = Some(SourceDefect {
+                            kind,
+                            frames: frame,
+                            start_ms,
+                            end_ms,
+                        });
+                    }
+                }
+            }
+            all.extend(open);
+        }
+        all.sort_by_key(|defect| (defect.frames.start, defect.kind));
+        all
+    }
+
+    proptest! {
+        #[test]
+        fn defects_do_not_depend_on_the_bounds_of_segments(
+            frames in prop::collection::vec(any::<[bool; 3]>(), 1..60),
+            lengths in prop::collection::vec(1_usize..9, 60),
+        ) {
+            let (mut merged, mut first) = (Vec::new(), 0);
+            for length in lengths {
+                let end = frames.len().min(first + length);
+                SourceDefect::append(&mut merged, &defects(&frames[first..end], first as u64));
+                first = end;
+            }
+            prop_assert_eq!(merged, defects(&frames, 0));
+        }
+    }
 }

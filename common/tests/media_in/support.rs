@@ -126,10 +126,21 @@ pub(crate) fn cut_video(path: &Path, probe: &VideoProbe, out_dir: &Path) -> Resu
     assert_eq!(indexed, index.pts.len() as u64, "progress ends at the last frame");
     let mut segments = Vec::new();
     let frames = index.pts.len() as u64;
-    let defects = cut_segments(&index, &probe.picture, frames, out_dir, LIMITS, &mut |segment| {
-        segments.push(segment);
-        Ok(())
-    })?;
+    let mut defects = Vec::new();
+    let keep_on = || Ok(());
+    cut_segments(
+        &index,
+        &probe.picture,
+        frames,
+        out_dir,
+        LIMITS,
+        &keep_on,
+        &mut |segment| {
+            SourceDefect::append(&mut defects, &segment.defects);
+            segments.push(segment);
+            Ok(())
+        },
+    )?;
     Ok(CutVideo {
         pts: index.pts,
         segments,

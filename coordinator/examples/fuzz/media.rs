@@ -159,7 +159,15 @@ fn ingest(video: &Path, audio: &Path, scratch: &Path) -> anyhow::Result<&'static
     };
     let promised = examined.frames();
     let mut store = Store(blobs.path().to_owned());
-    let done = match examined.store(&mut store, &mut |_| {}) {
+    let mut segments = Vec::new();
+    let stored = examined.store(&mut store).and_then(|(done, source)| {
+        source.cut(0, &|| Ok(()), &mut store, &mut |record| {
+            segments.push(record.entry);
+            Ok(())
+        })?;
+        Ok(done)
+    });
+    let done = match stored {
         Ok(done) => done,
         Err(error) => return refusal(error).map(|_| "refused while it was cut"),
     };
@@ -174,7 +182,7 @@ fn ingest(video: &Path, audio: &Path, scratch: &Path) -> anyhow::Result<&'static
     );
     let mut slices = Vec::new();
     let mut next = 0;
-    for segment in &done.timeline.segments {
+    for segment in &segments {
         ensure!(segment.first == next, "segments do not follow each other");
         next += segment.frames;
         let range = usize::try_from(segment.first)?..usize::try_from(next)?;

@@ -14,6 +14,11 @@ use crate::render::RenderEvent;
 pub(super) fn to_json(event: &RenderEvent) -> Option<Value> {
     match event {
         RenderEvent::Note(text) => Some(json!({ "event": "note", "text": text })),
+        RenderEvent::IngestProgress { source_frames, of } => Some(json!({
+            "event": "ingest_progress",
+            "source_frames": source_frames,
+            "of": of,
+        })),
         RenderEvent::Ingested {
             source_frames,
             segments,
@@ -31,7 +36,6 @@ pub(super) fn to_json(event: &RenderEvent) -> Option<Value> {
         RenderEvent::StitchBegins { frames } => Some(json!({ "event": "joining", "frames": frames })),
         RenderEvent::Resuming { .. }
         | RenderEvent::IngestBegins { .. }
-        | RenderEvent::IngestProgress { .. }
         | RenderEvent::DispatchBegins { .. }
         | RenderEvent::Stitch(_) => None,
     }

@@ -4,7 +4,7 @@
 use std::cell::Cell;
 use std::fmt::{self, Write as _};
 use std::io::{self, IsTerminal as _};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use latentfarm_common::console::{print_line, tell};
@@ -32,8 +32,21 @@ pub(super) struct JobUi {
     printed_parts: u64,
     /// Name and unit of the phase, such as `render` and `frames`.
     phase: (String, String),
+    /// The cut of the video, while it runs beside the phase.
+    cut: Option<Cut>,
     /// Whether the operator knows that standard output cannot be written.
     told_of_lost_output: Cell<bool>,
+}
+
+/// How far the video has been checked and cut. It runs beside the rendering, so it shares the bar: on a
+/// terminal it is a part of the bar's text, elsewhere it has lines of its own.
+#[derive(Debug)]
+struct Cut {
+    frames: u64,
+    of: u64,
+    begun: Instant,
+    /// Parts of it for which a line was printed, up to [`PARTS`].
+    printed_parts: u64,
 }
 
 impl JobUi {
@@ -46,6 +59,7 @@ impl JobUi {
             is_terminal,
             printed_parts: 0,
             phase: (String::new(), String::new()),
+            cut: None,
             told_of_lost_output: Cell::new(false),
         }
     }
@@ -59,8 +73,9 @@ impl JobUi {
             RenderEvent::Resuming { folder } => self.line(&format!("resuming in `{}`", folder.display())),
             RenderEvent::IngestBegins { source_frames } => {
                 self.begin("ingest", *source_frames, "source frames");
+                self.advance(0, "storing the sound");
             }
-            RenderEvent::IngestProgress { source_frames } => self.advance(*source_frames, "cutting"),
+            RenderEvent::IngestProgress { source_frames, of } => self.show_cut(*source_frames, *of),
             RenderEvent::Note(text) => self.line(text),
             RenderEvent::Ingested {
                 source_frames,
@@ -68,7 +83,7 @@ impl JobUi {
                 audio_windows,
                 ..
             } => {
-                self.finish();
+                self.cut = None;
                 self.line(&format!(
                     "ingested {source_frames} source frames in {segments} segments, and the speech in {audio_windows} \
                      audio windows"
@@ -100,6 +115,10 @@ impl JobUi {
                     1 => format!("1 worker, {analyzed}/{} analysed", progress.analyze.frames),
                     n => format!("{n} workers, {analyzed}/{} analysed", progress.analyze.frames),
                 };
+                if let Some(Cut { frames, of, .. }) = &self.cut {
+                    // Writing to a text cannot fail.
+                    let _written = write!(text, ", video checked to {frames}/{of}");
+                }
                 if let Some(shortage) = &progress.shortage {
                     let waiting = progress.waiting_for_memory;
                     // Writing to a text cannot fail.
@@ -111,6 +130,23 @@ impl JobUi {
             // Analysis chunks are short: their ends and their failures are enough.
             JobEvent::ChunkStarted { chunk, .. } if chunk.work == WorkKind::Analyze => {}
             _ => self.line(&event.to_string()),
+        }
+    }
+
+    /// Shows how far the video has been checked and cut.
+    fn show_cut(&mut self, frames: u64, of: u64) {
+        let printed_parts = self.cut.as_ref().map_or(0, |cut| cut.printed_parts);
+        let begun = self.cut.as_ref().map_or_else(Instant::now, |cut| cut.begun);
+        let parts = frames * PARTS / of.max(1);
+        let is_due = parts > printed_parts && begun.elapsed() >= QUIET_START;
+        self.cut = Some(Cut {
+            frames,
+            of,
+            begun,
+            printed_parts: if is_due { parts } else { printed_parts },
+        });
+        if is_due && !self.is_terminal {
+            self.line(&format!("video: {frames}/{of} source frames checked and cut"));
         }
     }
 

@@ -115,6 +115,10 @@ async fn run(settings: RenderCommand) -> Result<ExitStatus, CommandError> {
             ));
             ExitStatus::Incomplete
         }
+        Ending::NoVideo { reason } => {
+            ui.warn(&format!("the video cannot be cut to its end: {reason}"));
+            ExitStatus::Failed
+        }
         Ending::NoWorker { reason } => {
             ui.warn(&format!(
                 "incomplete: {reason}; finished chunks are kept in `{folder}`, and the same command goes on with the \

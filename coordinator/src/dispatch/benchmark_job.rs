@@ -8,8 +8,8 @@ use latentfarm_common::ids::JobId;
 use latentfarm_common::time::{FrameRate, TimeBase};
 use latentfarm_common::wire::blob::BlobRef;
 use latentfarm_common::wire::job::{
-    AudioSpec, AudioWindows, EncoderSpec, JobSpec, ModelSpec, OutputFrame, SegmentEntry, SilenceMode,
-    SoundSpec, SourceSpec, Timeline,
+    AudioSpec, AudioWindows, EncoderSpec, JobSpec, ModelSpec, OutputFrame, SegmentEntry, SegmentRecord,
+    SilenceMode, SoundSpec, SourceSpec, Timeline,
 };
 
 fn blob(name: &str) -> BlobRef {
@@ -19,19 +19,26 @@ fn blob(name: &str) -> BlobRef {
     }
 }
 
-/// A job of `outputs` output frames that show the `sources` source frames in a loop, in segments of 32 frames
-/// and chunks of one window.
+/// The segments of the benchmark's source video, of 32 frames each.
+pub fn benchmark_segments(sources: u32) -> Vec<SegmentRecord> {
+    let segments = (0..u64::from(sources)).step_by(32).map(|first| SegmentRecord {
+        entry: SegmentEntry {
+            blob: blob(&format!("segment {first}")),
+            first,
+            frames: 32.min(u64::from(sources) - first),
+        },
+        reencoded: false,
+        defects: Vec::new(),
+    });
+    segments.collect()
+}
+
+/// A job of `outputs` output frames that show the `sources` source frames in a loop, in chunks of one window.
 pub fn benchmark_job(sources: u32, outputs: u32) -> (JobSpec, Timeline) {
     let samples = u64::from(outputs) * 640;
     let audio_windows = windows::count(samples, AudioWindows::Overlapping);
-    let segments = (0..u64::from(sources)).step_by(32).map(|first| SegmentEntry {
-        blob: blob(&format!("segment {first}")),
-        first,
-        frames: 32.min(u64::from(sources) - first),
-    });
     let timeline = Timeline {
         source_pts: (0..i64::from(sources)).map(|n| n * 40).collect(),
-        segments: segments.collect(),
         outputs: (0..outputs)
             .map(|n| OutputFrame {
                 source: n % sources.max(1),
@@ -42,7 +49,6 @@ pub fn benchmark_job(sources: u32, outputs: u32) -> (JobSpec, Timeline) {
             .map(|index| blob(&format!("window {index}")))
             .collect(),
         silence: Vec::new(),
-        defects: Vec::new(),
     };
     let colour = Colour::BT709;
     let spec = JobSpec {

@@ -31,6 +31,7 @@ use super::workers::Workers;
 use crate::job::chunk::event::ChunkEvent;
 use crate::job::chunk::state::Phase;
 use crate::job::chunks::Ending;
+use crate::job::segments::VideoNews;
 
 const TICK: Duration = Duration::from_millis(500);
 
@@ -83,9 +84,13 @@ impl<'a> Dispatcher<'a> {
         })
     }
 
-    /// Adds a job: removes the tasks of an earlier coordinator, begins to verify its records, and releases
-    /// the analyses.
-    pub(super) async fn admit(&mut self, mut job: Job) -> Result<(), DispatchError> {
+    /// Adds a job: removes the tasks of an earlier coordinator, begins to verify its records, and follows the
+    /// cut of its source video.
+    pub(super) async fn admit(
+        &mut self,
+        mut job: Job,
+        video: mpsc::UnboundedReceiver<VideoNews>,
+    ) -> Result<(), DispatchError> {
         let id = job.spec.id;
         self.estimator.read(self.connection, &job.spec.model).await;
         job.begin(self.lease.epoch());
@@ -109,9 +114,7 @@ impl<'a> Dispatcher<'a> {
             self.on_done(entry.chunk, entry.sequence, entry.record).await;
         }
         self.inbox.follow(self.connection, id, next).await?;
-        if let Some(job) = self.jobs.get_mut(&id) {
-            job.release_analyses();
-        }
+        self.inbox.follow_video(id, video);
         Ok(())
     }
 
@@ -183,6 +186,11 @@ impl<'a> Dispatcher<'a> {
             } => self.on_done(chunk, sequence, record).await,
             FarmMessage::Event(event) => self.on_event(event),
             FarmMessage::Heartbeat(heartbeat) => self.on_heartbeat(heartbeat),
+            FarmMessage::Video { job, news } => {
+                if let Some(job) = self.jobs.get_mut(&job) {
+                    job.segments.on_news(&news);
+                }
+            }
         }
     }
 

@@ -1,5 +1,5 @@
-//! Merges everything that reaches the dispatcher from the farm into one channel: heartbeats, events and done
-//! records.
+//! Merges everything that reaches the dispatcher into one channel: heartbeats, events and done records from
+//! the farm, and the segments of source videos.
 
 use std::collections::BTreeMap;
 
@@ -15,11 +15,12 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::error::DispatchError;
+use crate::job::segments::VideoNews;
 
 /// The number of messages that may wait for the dispatcher; further ones stay in the client's buffers.
 const CAPACITY: usize = 1024;
 
-/// One message from the farm.
+/// One message to the dispatcher.
 #[derive(Debug)]
 pub(super) enum FarmMessage {
     Done {
@@ -29,6 +30,11 @@ pub(super) enum FarmMessage {
     },
     Event(Event),
     Heartbeat(Heartbeat),
+    /// What a job learns about its source video. It comes from the task that cuts it, in order.
+    Video {
+        job: JobId,
+        news: VideoNews,
+    },
 }
 
 /// The tasks that receive messages from the farm. They end when the inbox is dropped.
@@ -88,6 +94,18 @@ impl Inbox {
         listeners.spawn(forward(events, self.sender.clone(), read_event));
         listeners.spawn(forward(done, self.sender.clone(), read_done));
         Ok(())
+    }
+
+    /// Follows the cut of a job's source video.
+    pub(super) fn follow_video(&mut self, job: JobId, mut video: mpsc::UnboundedReceiver<VideoNews>) {
+        let sender = self.sender.clone();
+        self.jobs.entry(job).or_default().spawn(async move {
+            while let Some(news) = video.recv().await {
+                if sender.send(FarmMessage::Video { job, news }).await.is_err() {
+                    break;
+                }
+            }
+        });
     }
 
     /// Stops following a job that has ended.

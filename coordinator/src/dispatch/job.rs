@@ -28,6 +28,7 @@ use crate::job::chunk::state::{Phase, Step};
 use crate::job::chunks::{Chunks, Counts, Ending};
 use crate::job::record::Scheduled;
 use crate::job::retry::RetryClass;
+use crate::job::segments::Segments;
 use crate::journal::{self, JournalEntry};
 use crate::plan::split::{ChunkFrames, split};
 
@@ -36,6 +37,8 @@ pub(super) struct Job {
     pub(super) timeline: Timeline,
     pub(super) settings: JobSettings,
     pub(super) chunks: Chunks,
+    /// The segments of the source video that have been cut.
+    pub(super) segments: Segments,
     pub(super) gate: ReleaseGate,
     pub(super) log: JobLog,
     /// Whether a render chunk has changed its state since the last call of [`Job::take_moved`].
@@ -59,6 +62,7 @@ impl Job {
         Ok(Self {
             gate: ReleaseGate::new(&spec, &timeline, analyzed, &render),
             chunks: Chunks::new(spec.id, analyze, render),
+            segments: Segments::new(spec.source.frames),
             log: JobLog::open(&settings.job_dir, observer),
             moved: false,
             waits: JobWaits::default(),
@@ -149,19 +153,13 @@ impl Job {
         std::mem::take(&mut self.moved)
     }
 
-    /// Releases the render chunks for whose frames the speaker track is final.
+    /// Releases the analyses whose source frames have been cut, and the render chunks for whose frames the
+    /// speaker track is final.
     pub(super) fn release(&mut self) {
-        let allow_passthrough = self.may_pass_through();
-        let (timeline, render) = (&self.timeline, &self.chunks.render);
-        for (chunk, event) in self.gate.open(timeline, render, allow_passthrough) {
+        let (covered, allow_passthrough) = (self.segments.covered(), self.may_pass_through());
+        let (timeline, chunks) = (&self.timeline, &self.chunks);
+        for (chunk, event) in self.gate.open(timeline, covered, chunks, allow_passthrough) {
             self.apply(chunk, event);
-        }
-    }
-
-    /// Releases all analysis chunks, which depend on nothing.
-    pub(super) fn release_analyses(&mut self) {
-        for chunk in self.chunks.ids(|record| record.id.work == WorkKind::Analyze) {
-            self.apply(chunk, ChunkEvent::Released);
         }
     }
 
@@ -170,12 +168,16 @@ impl Job {
         self.settings.allow_no_face || Counts::of(&self.chunks.analyze).quarantined > 0
     }
 
-    /// How the job ended; `None` while a record is being verified, or a chunk is open and no drain `is_over`.
+    /// How the job ended; `None` while a chunk, a record or the video is open and no drain `is_over`.
     pub(super) fn ending(&self, is_over: bool) -> Option<Ending> {
+        if let Some(reason) = self.segments.failure().map(str::to_owned) {
+            return Some(Ending::NoVideo { reason });
+        }
         if self.chunks.iter().any(|record| record.being_verified) {
             return None;
         }
-        if self.gate.is_without_face() && !self.may_pass_through() {
+        let is_cut = self.segments.is_complete();
+        if is_cut && self.gate.is_without_face() && !self.may_pass_through() {
             return Some(Ending::NoFace);
         }
         let no_worker = |reason: &str| Ending::NoWorker {
@@ -183,7 +185,8 @@ impl Job {
         };
         let starved = || self.waits.starved().map(no_worker);
         let interrupted = || is_over.then(|| self.chunks.interrupted());
-        self.chunks.ending().or_else(starved).or_else(interrupted)
+        let settled = self.chunks.ending().filter(|_| is_cut);
+        settled.or_else(starved).or_else(interrupted)
     }
 
     /// Takes a record from the done log, which counts once it is verified. Returns the record and the frames
@@ -383,7 +386,8 @@ impl Job {
         for (chunk, reason) in job_waits::overdue(render, workers, farm.is_up(), at_most, now) {
             self.apply(chunk, ChunkEvent::Blocked { reason });
         }
-        let reason = wait_reason::reason(&self.chunks, workers, farm);
+        let reason = wait_reason::reason(&self.chunks, workers, farm)
+            .or_else(|| wait_reason::of_video(&self.chunks, &self.segments));
         let event = self
             .waits
             .observe(reason, &self.chunks.render, &self.settings, now);

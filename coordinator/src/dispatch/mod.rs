@@ -54,7 +54,7 @@ pub use farm::Farm;
 pub use job_event::{JobEvent, Progress};
 pub use log::OomRecord;
 pub use report::JobReport;
-pub use run::{JobResult, run_job};
+pub use run::{JobResult, PlannedJob, run_job};
 pub use settings::{DEFAULT_UNPLACEABLE_WAIT, DispatchSettings, FarmSettings, JobSettings, Timeouts};
 pub use usage::{DeviceUse, MemoryUsage, PlanUse, deviation};
 pub use verify::SegmentCheck;

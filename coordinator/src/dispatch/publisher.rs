@@ -222,9 +222,10 @@ impl TaskPublisher {
         job: &mut Job,
     ) -> Result<BlobRef, DispatchError> {
         let (spec, timeline, track) = (&job.spec, &job.timeline, &job.gate.track);
+        let segments = job.segments.entries();
         let bytes = match chunk.work {
-            WorkKind::Analyze => wire::encode(&analyze_input(timeline, range)),
-            WorkKind::Render => wire::encode(&render_input(spec, timeline, track, range)),
+            WorkKind::Analyze => wire::encode(&analyze_input(timeline, segments, range)),
+            WorkKind::Render => wire::encode(&render_input(spec, timeline, segments, track, range)),
         };
         let stored = self
             .store

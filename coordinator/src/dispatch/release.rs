@@ -1,5 +1,6 @@
-//! Decides when render chunks may be published: as soon as the speaker track is final for the frames that
-//! they show.
+//! Decides when chunks may be published: an analysis as soon as the segments that have been cut hold its
+//! source frames, a render chunk as soon as they hold the frames that it shows and the speaker track is final
+//! for them.
 
 use latentfarm_common::ids::ChunkId;
 use latentfarm_common::time::FrameRange;
@@ -8,16 +9,22 @@ use latentfarm_common::wire::job::{JobSpec, Timeline};
 use super::task_inputs::{self, Readiness};
 use crate::job::chunk::event::ChunkEvent;
 use crate::job::chunk::state::Phase;
+use crate::job::chunks::Chunks;
 use crate::job::record::ChunkRecord;
 use crate::track::{SpeakerTrack, lookahead_frames};
 
-/// The speaker track of a job's video, and the length of it for which chunks were released.
+/// The speaker track of a job's video, and the lengths of it and of the segments for which chunks were
+/// released.
 pub(super) struct ReleaseGate {
     pub(super) track: SpeakerTrack,
     /// The number of source frames, from the first on, that must be analysed for each render chunk.
     required_prefixes: Vec<u64>,
-    /// The length of the final track for which chunks were last released.
-    released_to: Option<u64>,
+    /// The number of source frames, from the first on, that must have been cut for each render chunk.
+    shown_prefixes: Vec<u64>,
+    /// The number of source frames in the segments for which analyses were last released.
+    analyses_released_to: u64,
+    /// The lengths of the final track and of the segments for which render chunks were last released.
+    released_to: Option<(u64, u64)>,
 }
 
 impl ReleaseGate {
@@ -27,9 +34,14 @@ impl ReleaseGate {
         let required_prefixes = render
             .iter()
             .map(|range| task_inputs::required_prefix(timeline, *range));
+        let shown_prefixes = render
+            .iter()
+            .map(|range| task_inputs::shown_prefix(timeline, *range));
         Self {
             track: SpeakerTrack::new(analyzed, lookahead, spec.model.resolution_px),
             required_prefixes: required_prefixes.collect(),
+            shown_prefixes: shown_prefixes.collect(),
+            analyses_released_to: 0,
             released_to: None,
         }
     }
@@ -39,12 +51,37 @@ impl ReleaseGate {
         self.track.is_complete() && !self.track.has_face()
     }
 
-    /// Returns the events of the waiting chunks whose frames have become final since the last call. There are
-    /// none before a face was found in the video, unless the whole video has none and `allow_passthrough` is
-    /// set.
+    /// Returns the events of the waiting chunks that can be made since the last call, when the segments hold
+    /// the first
+    /// `covered` source frames. Render chunks have none before a face was found in the video, unless the whole video has
+    /// none and `allow_passthrough` is set.
     pub(super) fn open(
         &mut self,
         timeline: &Timeline,
+        covered: u64,
+        chunks: &Chunks,
+        allow_passthrough: bool,
+    ) -> Vec<(ChunkId, ChunkEvent)> {
+        let mut events = self.open_analyses(covered, &chunks.analyze);
+        events.extend(self.open_renders(timeline, covered, &chunks.render, allow_passthrough));
+        events
+    }
+
+    /// Returns the events of the analyses whose source frames have been cut since the last call. The frame
+    /// before an analysis, which it looks at too, was cut before its own.
+    fn open_analyses(&mut self, covered: u64, analyze: &[ChunkRecord]) -> Vec<(ChunkId, ChunkEvent)> {
+        let before = std::mem::replace(&mut self.analyses_released_to, covered);
+        let newly_covered = |range: FrameRange| range.end <= covered && range.end > before;
+        let opened = analyze.iter().filter(|record| newly_covered(record.range));
+        opened.map(|record| (record.id, ChunkEvent::Released)).collect()
+    }
+
+    /// Returns the events of the waiting render chunks whose frames have been cut and become final since the
+    /// last call.
+    fn open_renders(
+        &mut self,
+        timeline: &Timeline,
+        covered: u64,
         render: &[ChunkRecord],
         allow_passthrough: bool,
     ) -> Vec<(ChunkId, ChunkEvent)> {
@@ -52,15 +89,17 @@ impl ReleaseGate {
         if !is_known {
             return Vec::new();
         }
-        let ready = self.track.ready();
-        if self.released_to.replace(ready) == Some(ready) {
+        let reach = (self.track.ready(), covered);
+        if self.released_to.replace(reach) == Some(reach) {
             return Vec::new();
         }
+        let prefixes = self.required_prefixes.iter().zip(&self.shown_prefixes);
         let in_reach = render
             .iter()
-            .zip(&self.required_prefixes)
-            .filter(|(record, required_prefix)| {
-                record.state().phase == Phase::Waiting && **required_prefix <= ready
+            .zip(prefixes)
+            .filter(|(record, (required_prefix, shown_prefix))| {
+                let is_reached = **required_prefix <= reach.0 && **shown_prefix <= covered;
+                record.state().phase == Phase::Waiting && is_reached
             });
         let events = in_reach.filter_map(|(record, _)| {
             let event = match task_inputs::readiness(timeline, &self.track, record.range) {

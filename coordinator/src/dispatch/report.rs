@@ -53,17 +53,22 @@ pub struct JobReport {
 impl JobReport {
     /// The figures of a job on the farm.
     pub(super) fn of(job: &Job) -> Self {
-        Self::new(
+        let figures = Self::new(
             &job.chunks,
             &job.gate.track,
             &job.timeline,
             job.spec.audio.silence,
             job.log.retries.clone(),
             job.log.ooms.clone(),
-        )
+        );
+        Self {
+            defects: job.segments.defects().to_vec(),
+            ..figures
+        }
     }
 
-    /// Gathers the figures from the states of the chunks; `retries` and `ooms` come from the job's log.
+    /// Gathers the figures from the states of the chunks; `retries` and `ooms` come from the job's log. The
+    /// defects of the source video are left out.
     pub fn new(
         chunks: &Chunks,
         track: &SpeakerTrack,
@@ -76,7 +81,6 @@ impl JobReport {
             retries,
             ooms,
             silent: timeline.silence.clone(),
-            defects: timeline.defects.clone(),
             ..Self::default()
         };
         for chunk in chunks.iter() {

@@ -1,4 +1,5 @@
-//! Runs a farm with one job, from its manifest to its end. `render` calls it once ingest is done.
+//! Runs a farm with one job, from its manifest to its end. `render` calls it once the job is planned, and
+//! cuts the source video beside it.
 
 use std::sync::Arc;
 
@@ -19,6 +20,17 @@ use super::settings::DispatchSettings;
 use super::verify::SegmentCheck;
 use crate::job::chunks::Ending;
 use crate::job::manifest;
+use crate::job::segments::VideoNews;
+
+/// A job whose inputs have been examined, and whose sound and timeline are stored.
+#[derive(Debug)]
+pub struct PlannedJob {
+    pub spec: JobSpec,
+    pub timeline: Timeline,
+    /// Brings the segments of the source video while that is cut, in order. The job is complete only when
+    /// their end has come.
+    pub video: mpsc::UnboundedReceiver<VideoNews>,
+}
 
 /// How a job ended, and the records of its output.
 #[derive(Debug)]
@@ -36,13 +48,17 @@ pub struct JobResult {
 /// if another one takes over. `check` verifies the segment of each render record before it counts.
 pub async fn run_job(
     farm: &Farm,
-    spec: JobSpec,
-    timeline: Timeline,
+    planned: PlannedJob,
     settings: DispatchSettings,
     check: SegmentCheck,
     observer: mpsc::UnboundedSender<JobEvent>,
     shutdown: Shutdown,
 ) -> Result<JobResult, DispatchError> {
+    let PlannedJob {
+        spec,
+        timeline,
+        video,
+    } = planned;
     let DispatchSettings { farm: of_farm, job } = settings;
     let ensured = topology::ensure(&farm.connection.context, &farm.topology).await;
     ensured.map_err(DispatchError::at("prepare the farm's streams"))?;
@@ -56,7 +72,7 @@ pub async fn run_job(
     let driven = Box::pin(async {
         let job = Job::new(spec, timeline, job, of_farm.timeouts.clone(), observer)?;
         let mut dispatcher = Dispatcher::open(farm, &lease, of_farm, check).await?;
-        dispatcher.admit(job).await?;
+        dispatcher.admit(job, video).await?;
         dispatcher.run(shutdown).await
     });
     match driven.await {

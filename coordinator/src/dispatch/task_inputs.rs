@@ -15,8 +15,6 @@ pub enum BadTimeline {
     Outputs { expected: u64, found: u64 },
     #[error("the timeline has {found} source frames, the manifest has {expected}")]
     Sources { expected: u64, found: u64 },
-    #[error("the segments do not cover source frame {0}")]
-    Gap(u64),
     #[error("output frame {output} shows source frame {source_frame}, which does not exist")]
     NoSuchSource { output: u64, source_frame: u64 },
     #[error("the track needs audio window {0}, which is not in the timeline")]
@@ -48,16 +46,6 @@ pub(super) fn check(spec: &JobSpec, timeline: &Timeline) -> Result<(), BadTimeli
             found: sources,
         });
     }
-    let mut covered = 0;
-    for segment in &timeline.segments {
-        if segment.first != covered {
-            return Err(BadTimeline::Gap(covered));
-        }
-        covered += segment.frames;
-    }
-    if covered != sources {
-        return Err(BadTimeline::Gap(covered.min(sources)));
-    }
     for (output, shown) in (0_u64..).zip(&timeline.outputs) {
         let source_frame = u64::from(shown.source);
         if source_frame >= sources {
@@ -86,6 +74,16 @@ pub(super) fn required_prefix(timeline: &Timeline, range: FrameRange) -> u64 {
     synced.map(|shown| u64::from(shown.source) + 1).max().unwrap_or(0)
 }
 
+/// The number of source frames, from the first on, that must have been cut for the output frames of `range`:
+/// frames without speech are not analysed, but shown all the same.
+pub(super) fn shown_prefix(timeline: &Timeline, range: FrameRange) -> u64 {
+    let shown = outputs(timeline, range).iter();
+    shown
+        .map(|output| u64::from(output.source) + 1)
+        .max()
+        .unwrap_or(0)
+}
+
 /// Whether the track is final for every frame that the output frames of `range` show.
 pub(super) fn readiness(timeline: &Timeline, track: &SpeakerTrack, range: FrameRange) -> Readiness {
     let mut blocked = None;
@@ -100,22 +98,28 @@ pub(super) fn readiness(timeline: &Timeline, track: &SpeakerTrack, range: FrameR
     blocked.map_or(Readiness::Ready, Readiness::Blocked)
 }
 
-/// The input of the analysis of some source frames, with the frame before them if there is one.
-pub(super) fn analyze_input(timeline: &Timeline, range: FrameRange) -> AnalyzeInput {
+/// The input of the analysis of some source frames, with the frame before them if there is one. The segments
+/// must cover them.
+pub(super) fn analyze_input(
+    timeline: &Timeline,
+    segments: &[SegmentEntry],
+    range: FrameRange,
+) -> AnalyzeInput {
     let lead_in = FrameRange::new(range.start.saturating_sub(1), range.end);
     AnalyzeInput {
-        segments: timeline
-            .segments
+        segments: segments
             .iter()
             .filter_map(|segment| slice(timeline, segment, lead_in))
             .collect(),
     }
 }
 
-/// The input of the rendering of some output frames, for which the track must be final.
+/// The input of the rendering of some output frames, for which the track must be final, and which the
+/// segments must cover.
 pub(super) fn render_input(
     spec: &JobSpec,
     timeline: &Timeline,
+    segments: &[SegmentEntry],
     track: &SpeakerTrack,
     range: FrameRange,
 ) -> RenderInput {
@@ -129,7 +133,7 @@ pub(super) fn render_input(
         let mouth = mouth(spec.audio.silence, timeline, number);
         RenderFrame { source, face, mouth }
     });
-    let segments = timeline.segments.iter().filter_map(|segment| {
+    let segments = segments.iter().filter_map(|segment| {
         let sources = shown.iter().map(|output| u64::from(output.source));
         let inside = sources.filter(|source| whole(segment).contains(*source));
         let (first, last) = inside.fold(None, |bounds: Option<(u64, u64)>, source| {
@@ -206,7 +210,7 @@ fn slice(timeline: &Timeline, segment: &SegmentEntry, wanted: FrameRange) -> Opt
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dispatch::benchmark_job::benchmark_job;
+    use crate::dispatch::benchmark_job::{benchmark_job, benchmark_segments};
     use crate::dispatch::test_support;
 
     fn analyze(track: &mut SpeakerTrack, range: FrameRange) {
@@ -215,15 +219,22 @@ mod tests {
             .unwrap();
     }
 
+    fn segments() -> Vec<SegmentEntry> {
+        benchmark_segments(64)
+            .into_iter()
+            .map(|record| record.entry)
+            .collect()
+    }
+
     #[test]
     fn analysis_gets_one_frame_of_lead_in_across_a_segment_bound() {
         let (_spec, timeline) = benchmark_job(64, 64);
-        let input = analyze_input(&timeline, FrameRange::new(32, 48));
+        let input = analyze_input(&timeline, &segments(), FrameRange::new(32, 48));
         let slices: Vec<_> = input.segments.iter().map(|s| (s.first, s.pts.len())).collect();
         assert_eq!(slices, [(31, 1), (32, 16)]);
         assert_eq!(input.segments[1].pts[0], timeline.source_pts[32]);
         assert_eq!(
-            analyze_input(&timeline, FrameRange::new(0, 16)).segments[0].first,
+            analyze_input(&timeline, &segments(), FrameRange::new(0, 16)).segments[0].first,
             0
         );
     }
@@ -239,7 +250,7 @@ mod tests {
         let range = FrameRange::new(0, 16);
         let mut track = SpeakerTrack::new(64, 16, 256);
         analyze(&mut track, FrameRange::new(0, 64));
-        let input = render_input(&spec, &timeline, &track, range);
+        let input = render_input(&spec, &timeline, &segments(), &track, range);
         assert_eq!(input.frames.len(), 16);
         assert_eq!(input.segments.len(), 1);
         assert_eq!((input.segments[0].first, input.segments[0].pts.len()), (40, 8));
@@ -247,6 +258,13 @@ mod tests {
         assert_eq!(input.frames[15].face, None, "no speech, no face");
         assert_eq!(input.audio, [(0, timeline.audio[0])]);
         assert_eq!(required_prefix(&timeline, range), 48);
+        timeline.outputs[15].source = 60;
+        assert_eq!(
+            required_prefix(&timeline, range),
+            48,
+            "a frame without speech is not analysed"
+        );
+        assert_eq!(shown_prefix(&timeline, range), 61);
     }
 
     #[test]
@@ -259,7 +277,7 @@ mod tests {
             (0..64 / chunk)
                 .flat_map(|n| {
                     let range = FrameRange::new(n * chunk, (n + 1) * chunk);
-                    render_input(spec, &timeline, &track, range).frames
+                    render_input(spec, &timeline, &segments(), &track, range).frames
                 })
                 .map(|frame| frame.mouth)
                 .collect()
@@ -329,8 +347,6 @@ mod tests {
                 found: 1
             }
         );
-        assert_eq!(broken(|t| t.segments[1].first += 1), BadTimeline::Gap(32));
-        assert_eq!(broken(|t| t.segments.truncate(1)), BadTimeline::Gap(32));
         assert_eq!(broken(|t| t.audio.clear()), BadTimeline::NoSuchAudio(0));
         let mut wrong = timeline.clone();
         wrong.outputs[5] = extra;

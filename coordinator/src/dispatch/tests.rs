@@ -5,22 +5,26 @@ use std::time::Duration;
 
 use latentfarm_common::ids::{Attempt, ChunkId, JobId, WorkKind};
 use latentfarm_common::queues::{Available, ResourceClass};
+use latentfarm_common::time::FrameRange;
+use latentfarm_common::wire::job::CutRecord;
 use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan, MemoryStage, OutOfMemory, RenderMemory};
 use latentfarm_common::wire::outcome::{Failure, Heartbeat, WorkerState};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::benchmark_job::benchmark_job;
+use super::benchmark_job::{benchmark_job, benchmark_segments};
 use super::job::Job;
 use super::need_estimator::NeedEstimator;
 use super::placer::Placer;
 use super::publisher::choose;
 use super::settings::{DispatchSettings, Timeouts};
+use super::test_support::observations;
 use super::workers::Workers;
 use crate::job::chunk::event::ChunkEvent;
 use crate::job::chunk::state::Phase;
 use crate::job::chunks::Ending;
-use crate::job::test_support::done_record;
+use crate::job::segments::VideoNews;
+use crate::job::test_support::{done_record, segment};
 use crate::placement::JobNeeds;
 
 const EVERY: Duration = Duration::from_millis(250);
@@ -219,4 +223,63 @@ fn a_drained_job_ends_once_its_last_record_is_verified() {
         job.ending(true),
         Some(Ending::Interrupted { frames_done, frames })
     );
+}
+
+#[test]
+fn a_drained_job_is_not_complete_before_its_video_has_ended() {
+    let (mut job, _folder) = job(2);
+    for chunk in job.chunks.ids(|_| true) {
+        let record = done_record(chunk, Attempt::default(), "w1".parse().unwrap());
+        job.apply(
+            chunk,
+            ChunkEvent::DoneSeen {
+                record: record.into(),
+            },
+        );
+    }
+    let mut ended = Vec::new();
+    for record in benchmark_segments(32)
+        .into_iter()
+        .map(CutRecord::Segment)
+        .chain([CutRecord::End])
+    {
+        ended.push(job.ending(false));
+        job.segments.on_news(&VideoNews::Recorded(record));
+    }
+    assert_eq!(ended, [None, None]);
+    assert_eq!(job.ending(false), Some(Ending::Complete));
+}
+
+#[test]
+fn frames_without_speech_are_rendered_when_they_are_cut() {
+    let folder = tempfile::tempdir().unwrap();
+    let (spec, mut timeline) = benchmark_job(64, 64);
+    // A tail of 48 frames, which is not analysed.
+    for output in &mut timeline.outputs[16..] {
+        output.synced = false;
+    }
+    let settings = DispatchSettings::new(folder.path().to_owned(), JobNeeds::flat_cpu(3000)).job;
+    let (observer, _events) = mpsc::unbounded_channel();
+    let mut job = Job::new(spec, timeline, settings, Timeouts::default(), observer).unwrap();
+    let released = |job: &Job| {
+        job.chunks
+            .ids(|record| record.state().phase == Phase::Backlog)
+            .len()
+    };
+    job.release();
+    assert_eq!(released(&job), 0, "nothing has been cut");
+    job.segments.on_news(&VideoNews::Recorded(segment(0, 32)));
+    job.release();
+    assert_eq!(released(&job), 1, "the analysis");
+    let range = FrameRange::new(0, 16);
+    job.gate.track.add(range, observations(16, 20.0)).unwrap();
+    job.release();
+    assert_eq!(
+        released(&job),
+        3,
+        "the chunk with speech, and the first of the tail"
+    );
+    job.segments.on_news(&VideoNews::Recorded(segment(32, 32)));
+    job.release();
+    assert_eq!(released(&job), 5, "all");
 }

@@ -11,6 +11,7 @@ use latentfarm_common::wire::memory::MEDIA_MIB;
 use super::workers::Workers;
 use crate::job::chunks::{Chunks, Counts};
 use crate::job::record::MemoryWait;
+use crate::job::segments::Segments;
 
 /// What a job waits for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +34,8 @@ pub enum WaitReason {
     Queue { error: String },
     /// These many tasks are queued, and no worker has begun one of them; `idle` workers have no task.
     Begin { queued: usize, idle: usize },
+    /// The chunks that can be made of the `checked` source frames so far are done; `of` is the number of all.
+    Video { checked: u64, of: u64 },
 }
 
 impl WaitReason {
@@ -47,6 +50,7 @@ impl WaitReason {
             Self::Storage { .. } => "storage",
             Self::Queue { .. } => "queue",
             Self::Begin { .. } => "begin",
+            Self::Video { .. } => "video",
         }
     }
 
@@ -69,6 +73,11 @@ impl WaitReason {
                 "they go on with this job when they are free; add a worker to begin sooner".to_owned()
             }
             Self::Begin { .. } => "look into their logs".to_owned(),
+            Self::Video { .. } => {
+                "the workers go on with the next ones as they come; if none comes, look into the disk \
+                                   that holds the video"
+                    .to_owned()
+            }
         }
     }
 
@@ -81,7 +90,8 @@ impl WaitReason {
             | Self::Memory { .. }
             | Self::Lease { .. }
             | Self::Queue { .. }
-            | Self::Begin { .. } => false,
+            | Self::Begin { .. }
+            | Self::Video { .. } => false,
         }
     }
 }
@@ -122,6 +132,10 @@ impl fmt::Display for WaitReason {
             Self::Begin { queued, idle } => write!(
                 f,
                 "{queued} tasks are queued, and none of the {idle} idle workers takes one"
+            ),
+            Self::Video { checked, of } => write!(
+                f,
+                "only {checked} of {of} frames of the video have been checked and cut so far"
             ),
         }
     }
@@ -207,6 +221,17 @@ pub(super) fn reason(chunks: &Chunks, workers: &Workers, farm: FarmView<'_>) -> 
     })
 }
 
+/// Returns the wait for the source video, if no chunk is left that can be made of the segments so far.
+pub(super) fn of_video(chunks: &Chunks, segments: &Segments) -> Option<WaitReason> {
+    let is_open = |counts: Counts| counts.backlog + counts.queued + counts.running > 0;
+    let is_busy = is_open(Counts::of(&chunks.analyze)) || is_open(Counts::of(&chunks.render));
+    let is_verifying = || chunks.iter().any(|record| record.being_verified);
+    (!segments.is_complete() && !is_busy && !is_verifying()).then(|| WaitReason::Video {
+        checked: segments.covered(),
+        of: segments.needed(),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -231,7 +256,8 @@ mod tests {
             WaitReason::Storage { .. } => Some(WaitReason::Queue { error: text() }),
             WaitReason::Queue { .. } => Some(WaitReason::Begin { queued: 1, idle: 1 }),
             WaitReason::Begin { idle: 1, .. } => Some(WaitReason::Begin { queued: 1, idle: 0 }),
-            WaitReason::Begin { .. } => None,
+            WaitReason::Begin { .. } => Some(WaitReason::Video { checked: 1, of: 2 }),
+            WaitReason::Video { .. } => None,
         })
         .collect()
     }
@@ -249,7 +275,7 @@ mod tests {
             "restart ",
         ];
         let reasons = every_reason();
-        assert_eq!(reasons.len(), 10);
+        assert_eq!(reasons.len(), 11);
         for reason in reasons {
             let mend = reason.mend("start one with `x`");
             assert!(STEPS.iter().any(|step| mend.contains(step)), "{reason}: {mend}");

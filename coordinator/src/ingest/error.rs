@@ -1,5 +1,6 @@
 //! The error of input files that cannot be turned into a job.
 
+use std::io;
 use std::path::PathBuf;
 
 use latentfarm_common::audio::SAMPLE_RATE_HZ;
@@ -31,6 +32,11 @@ pub enum IngestError {
         path.display()
     )]
     Changed { path: PathBuf },
+    #[error("cannot record that the video has been cut")]
+    Record {
+        #[source]
+        source: io::Error,
+    },
     #[error(transparent)]
     File(#[from] FileError),
 }
@@ -43,7 +49,7 @@ impl IngestError {
             Self::Table { .. } | Self::NoRate { .. } | Self::ShortSpeech { .. } | Self::Changed { .. } => {
                 true
             }
-            Self::File(_) => false,
+            Self::Record { .. } | Self::File(_) => false,
         }
     }
 }

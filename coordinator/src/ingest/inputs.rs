@@ -2,21 +2,17 @@
 
 use latentfarm_common::digest::Digest;
 use latentfarm_common::error::FileError;
-use latentfarm_common::media::{
-    self, SegmentFile, Sound, SoundOrigin, SoundRequest, VideoIndex, VideoProbe, cut_segments, index_video,
-};
+use latentfarm_common::media::{self, Sound, SoundOrigin, SoundRequest, VideoIndex, VideoProbe, index_video};
 use latentfarm_common::time::{FrameRange, FrameRate};
-use latentfarm_common::wire::job::{
-    AudioSpec, SegmentEntry, SilenceMode, SoundSpec, SourceDefect, SourceSpec, Timeline,
-};
+use latentfarm_common::wire::job::{AudioSpec, SilenceMode, SoundSpec, SourceSpec, Timeline};
 
-use super::defects;
 use super::error::IngestError;
 use super::request::{IngestRequest, RateChoice};
 use super::sink::BlobSink;
 use super::speech::SpeechTrack;
 use super::timeline::{FrameTable, OnShort, SourceClock, TableRequest, frame_table};
 use super::trial::MuxTrial;
+use super::video::SourceVideo;
 use super::watched::WatchedFile;
 
 /// The user is told of a picture that is shown for at least this long.
@@ -50,16 +46,6 @@ pub struct Ingested {
     /// Number of output frames, at least 1.
     pub frames: u64,
     pub timeline: Timeline,
-    /// Sentences about the inputs that the user should read.
-    pub notes: Vec<String>,
-}
-
-/// The segments of the video in the blob store.
-struct StoredVideo {
-    segments: Vec<SegmentEntry>,
-    /// Number of the segments that were re-encoded because the video has no keyframe where they begin.
-    reencoded: usize,
-    defects: Vec<SourceDefect>,
 }
 
 /// Probes the video, reads its time stamps, and decodes the sound.
@@ -150,34 +136,15 @@ impl ExaminedInputs {
         }
     }
 
-    /// Cuts the part of the video that is shown, and stores it with the windows of the speech. `progress`
-    /// receives the number of source frames that are stored.
-    pub fn store(
-        mut self,
-        sink: &mut dyn BlobSink,
-        progress: &mut dyn FnMut(u64),
-    ) -> Result<Ingested, IngestError> {
-        let mut notes = self.notes();
-        let StoredVideo {
-            segments,
-            reencoded,
-            defects,
-        } = self.store_segments(sink, progress)?;
-        if reencoded > 0 {
-            notes.push(format!(
-                "{reencoded} of {} source segments were re-encoded without loss, because the video has no keyframe where \
-                 they begin",
-                segments.len()
-            ));
-        }
-        notes.extend(defects::sentences(&defects));
+    /// Stores the speech and the sound of the output. Returns the data that the job is planned from, and the
+    /// video, which is still to be cut.
+    pub fn store(mut self, sink: &mut dyn BlobSink) -> Result<(Ingested, SourceVideo), IngestError> {
         let audio = self.speech.store_windows(self.request.windows, sink)?;
         let sound = self.store_sound(sink)?;
         let silence = self.silence();
         let used = usize::try_from(self.table.sources).unwrap_or(usize::MAX);
-        let mut source_pts = self.index.pts;
-        source_pts.truncate(used);
-        Ok(Ingested {
+        let pts = &self.index.pts;
+        let ingested = Ingested {
             video_digest: self.video_digest,
             audio_digest: self.audio_digest,
             source: SourceSpec {
@@ -193,55 +160,27 @@ impl ExaminedInputs {
                 silence: self.request.silence,
             },
             sound,
-            frames: self.table.outputs.len() as u64,
+            frames: self.frames(),
             timeline: Timeline {
-                source_pts,
-                segments,
-                outputs: self.table.outputs,
+                source_pts: pts[..used.min(pts.len())].to_vec(),
+                outputs: std::mem::take(&mut self.table.outputs),
                 audio,
                 silence,
-                defects,
             },
-            notes,
-        })
+        };
+        Ok((ingested, self.into_video()))
     }
 
-    /// Checks and stores the segments. The last one is counted only up to the last frame that is shown.
-    fn store_segments(
-        &self,
-        sink: &mut dyn BlobSink,
-        progress: &mut dyn FnMut(u64),
-    ) -> Result<StoredVideo, IngestError> {
-        let scratch = tempfile::tempdir_in(&self.request.scratch).map_err(FileError::at(
-            "make a scratch directory in",
-            &self.request.scratch,
-        ))?;
-        let wanted = self.table.sources;
-        let mut segments = Vec::new();
-        let mut reencoded = 0;
-        let mut store = |segment: SegmentFile| {
-            let blob = sink.put_file(&segment.path)?;
-            if segment.path.exists() {
-                std::fs::remove_file(&segment.path)?;
-            }
-            let end = (segment.first + segment.frames).min(wanted);
-            if let Some(frames) = end.checked_sub(segment.first).filter(|&frames| frames > 0) {
-                let first = segment.first;
-                segments.push(SegmentEntry { blob, first, frames });
-                reencoded += usize::from(segment.reencoded);
-                progress(end);
-            }
-            Ok(())
-        };
-        let limits = self.request.limits;
-        let picture = &self.video.picture;
-        let defects = cut_segments(&self.index, picture, wanted, scratch.path(), limits, &mut store)?;
-        self.watched_video.check()?;
-        Ok(StoredVideo {
-            segments,
-            reencoded,
-            defects,
-        })
+    /// Returns the video, which is still to be cut, if everything else was stored by an earlier run.
+    pub fn into_video(self) -> SourceVideo {
+        SourceVideo {
+            index: self.index,
+            picture: self.video.picture,
+            frames: self.table.sources,
+            limits: self.request.limits,
+            watched: self.watched_video,
+            scratch: self.request.scratch,
+        }
     }
 
     /// Returns a sentence about the times in which the video shows one picture for long, because its time

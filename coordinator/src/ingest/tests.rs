@@ -4,18 +4,19 @@ use std::path::Path;
 use std::process::Command;
 
 use super::*;
+use crate::job::segments::Segments;
 use latentfarm_common::audio::windows;
 use latentfarm_common::digest::Digest;
 use latentfarm_common::error::one_line;
 use latentfarm_common::media::{AudioOffset, Container, CutLimits, FrameReader, TrackChoice};
 use latentfarm_common::time::FrameRate;
 use latentfarm_common::wire::blob::BlobRef;
-use latentfarm_common::wire::job::{AudioWindows, SilenceMode};
+use latentfarm_common::wire::job::{AudioWindows, CutRecord, SilenceMode};
 use latentfarm_common::wire::media::LocalSlice;
 
 /// A blob store in memory.
 #[derive(Default)]
-struct MemoryStore(BTreeMap<Digest, Vec<u8>>);
+pub(super) struct MemoryStore(pub(super) BTreeMap<Digest, Vec<u8>>);
 
 impl BlobSink for MemoryStore {
     fn put_file(&mut self, path: &Path) -> io::Result<BlobRef> {
@@ -42,12 +43,27 @@ impl BlobSink for FullDisk {
     }
 }
 
-fn ingest(
-    request: &IngestRequest,
+/// Stores everything, and returns the segments with it.
+fn ingest(request: &IngestRequest, sink: &mut dyn BlobSink) -> Result<(Ingested, Segments), IngestError> {
+    let (ingested, video) = examine(request)?.store(sink)?;
+    let segments = cut(&video, &ingested, sink)?;
+    Ok((ingested, segments))
+}
+
+/// Cuts the video to its end.
+pub(super) fn cut(
+    video: &SourceVideo,
+    ingested: &Ingested,
     sink: &mut dyn BlobSink,
-    progress: &mut dyn FnMut(u64),
-) -> Result<Ingested, IngestError> {
-    examine(request)?.store(sink, progress)
+) -> Result<Segments, IngestError> {
+    let mut segments = Segments::new(ingested.source.frames);
+    video.cut(0, &|| Ok(()), sink, &mut |record| {
+        segments
+            .add(&CutRecord::Segment(record))
+            .map_err(io::Error::other)
+    })?;
+    segments.add(&CutRecord::End).unwrap();
+    Ok(segments)
 }
 
 fn make(path: &Path, args: &str) {
@@ -61,7 +77,7 @@ fn make(path: &Path, args: &str) {
 
 /// Makes a clip of `frames` frames at 30 per second and `seconds` of sound, and returns the request to ingest
 /// them.
-fn request(dir: &Path, frames: u32, seconds: f32) -> IngestRequest {
+pub(super) fn request(dir: &Path, frames: u32, seconds: f32) -> IngestRequest {
     let (video, audio) = (dir.join("v.mp4"), dir.join("a.m4a"));
     let picture = "-f lavfi -i testsrc2=s=128x96:r=30 -pix_fmt yuv420p -c:v libx264";
     make(&video, &format!("{picture} -g 25 -bf 2 -frames:v {frames}"));
@@ -96,9 +112,8 @@ fn all_that_the_timeline_names_is_stored_and_the_scratch_is_empty() {
     let dir = tempfile::tempdir().unwrap();
     let request = request(dir.path(), 90, 41.3);
     let mut store = MemoryStore::default();
-    let mut cut = Vec::new();
-    let done = ingest(&request, &mut store, &mut |frames| cut.push(frames)).unwrap();
-    assert!(cut.is_sorted() && cut.last() == Some(&90), "{cut:?}");
+    let (done, segments) = ingest(&request, &mut store).unwrap();
+    assert_eq!(segments.defects(), []);
     assert_eq!(std::fs::read_dir(&request.scratch).unwrap().count(), 0);
 
     // 41.3 s at 25 per second; the video's 3 s bounce.
@@ -107,7 +122,8 @@ fn all_that_the_timeline_names_is_stored_and_the_scratch_is_empty() {
     assert!(done.audio.log_mel_max > -2.0 && done.audio.log_mel_max < 4.0);
     assert_eq!(done.source.frames, 90);
     assert_eq!(done.timeline.source_pts.len(), 90);
-    assert_eq!(done.notes.len(), 2, "rate and bounce: {:?}", done.notes);
+    let notes = examine(&request).unwrap().notes();
+    assert_eq!(notes.len(), 2, "rate and bounce: {notes:?}");
 
     let count = windows::count(done.audio.samples, AudioWindows::Overlapping);
     assert_eq!(done.timeline.audio.len(), count as usize);
@@ -127,7 +143,7 @@ fn all_that_the_timeline_names_is_stored_and_the_scratch_is_empty() {
 
     let mut next = 0;
     let mut slices = Vec::new();
-    for segment in &done.timeline.segments {
+    for segment in segments.entries() {
         assert_eq!(segment.first, next);
         next += segment.frames;
         let path = dir.path().join(segment.blob.digest.to_string());
@@ -150,16 +166,14 @@ fn all_that_the_timeline_names_is_stored_and_the_scratch_is_empty() {
 fn only_what_is_shown_of_a_long_video_is_stored() {
     let dir = tempfile::tempdir().unwrap();
     let request = request(dir.path(), 300, 1.0);
-    let done = ingest(&request, &mut MemoryStore::default(), &mut |_| {}).unwrap();
+    let mut store = MemoryStore::default();
+    let (done, segments) = ingest(&request, &mut store).unwrap();
     assert_eq!((done.frames, done.source.frames), (25, 30));
     assert_eq!(done.timeline.source_pts.len(), 30);
-    let stored: u64 = done.timeline.segments.iter().map(|segment| segment.frames).sum();
-    assert_eq!(stored, 30, "{:?}", done.timeline.segments);
-    assert!(
-        done.notes.iter().any(|note| note.contains("cut off")),
-        "{:?}",
-        done.notes
-    );
+    let stored: u64 = segments.entries().iter().map(|segment| segment.frames).sum();
+    assert_eq!(stored, 30, "{segments:?}");
+    let notes = examine(&request).unwrap().notes();
+    assert!(notes.iter().any(|note| note.contains("cut off")), "{notes:?}");
 }
 
 #[test]
@@ -168,14 +182,10 @@ fn same_input_gives_the_same_blobs() {
     let mut request = request(dir.path(), 90, 2.0);
     request.limits.max_frames = 1;
     request.limits.target_frames = 1;
-    let first = ingest(&request, &mut MemoryStore::default(), &mut |_| {}).unwrap();
-    let again = ingest(&request, &mut MemoryStore::default(), &mut |_| {}).unwrap();
-    assert_eq!(first.timeline, again.timeline);
-    assert!(
-        first.notes.iter().any(|note| note.contains("re-encoded")),
-        "{:?}",
-        first.notes
-    );
+    let (first, cut) = ingest(&request, &mut MemoryStore::default()).unwrap();
+    let (again, cut_again) = ingest(&request, &mut MemoryStore::default()).unwrap();
+    assert_eq!((first.timeline, &cut), (again.timeline, &cut_again));
+    assert!(cut.reencoded() > 0, "{cut:?}");
 }
 
 #[test]
@@ -207,32 +217,15 @@ fn bad_input_is_distinguished_from_a_full_disk() {
         video: good.audio.clone(),
         ..good.clone()
     };
-    let error = ingest(&swapped, &mut MemoryStore::default(), &mut |_| {}).unwrap_err();
+    let error = ingest(&swapped, &mut MemoryStore::default()).err().unwrap();
     assert!(
         error.is_bad_input() && one_line(&error).contains("no video track"),
         "{}",
         one_line(&error)
     );
 
-    let error = ingest(&good, &mut FullDisk, &mut |_| {}).unwrap_err();
+    let error = ingest(&good, &mut FullDisk).err().unwrap();
     assert!(!error.is_bad_input(), "{}", one_line(&error));
-}
-
-#[test]
-fn a_video_that_changes_before_it_is_cut_is_refused() {
-    let dir = tempfile::tempdir().unwrap();
-    let good = request(dir.path(), 30, 1.0);
-    let examined = examine(&good).unwrap();
-    let bytes = std::fs::read(&good.video).unwrap();
-    std::fs::write(&good.video, bytes).unwrap();
-    let error = examined
-        .store(&mut MemoryStore::default(), &mut |_| {})
-        .unwrap_err();
-    assert!(
-        error.is_bad_input() && one_line(&error).contains("v.mp4` was changed"),
-        "{}",
-        one_line(&error)
-    );
 }
 
 /// Another program may reuse the name of a temporary file while the job is rendered.
@@ -241,10 +234,10 @@ fn sound_that_is_overwritten_after_the_checks_is_the_one_that_was_checked() {
     let dir = tempfile::tempdir().unwrap();
     let good = request(dir.path(), 30, 1.0);
     let (mut before, mut after) = (MemoryStore::default(), MemoryStore::default());
-    let expected = ingest(&good, &mut before, &mut |_| {}).unwrap();
+    let (expected, _cut) = ingest(&good, &mut before).unwrap();
     let examined = examine(&good).unwrap();
     make(&good.audio, "-f lavfi -i sine=f=2000:d=1 -c:a aac");
-    let done = examined.store(&mut after, &mut |_| {}).unwrap();
+    let (done, _video) = examined.store(&mut after).unwrap();
     assert_eq!((&done.audio, &done.sound), (&expected.audio, &expected.sound));
     assert!(after.0.contains_key(&done.sound.blob.digest));
     assert_eq!(done.sound.treatment, "copied");
@@ -284,7 +277,7 @@ fn silence_is_told_and_a_single_sample_is_refused() {
 }
 
 #[test]
-fn damage_is_in_the_timeline_and_its_notes_and_the_stored_segments_are_whole() {
+fn damage_is_recorded_with_its_segment_and_the_stored_segments_are_whole() {
     let dir = tempfile::tempdir().unwrap();
     let request = request(dir.path(), 90, 3.0);
     let whole = std::fs::read(&request.video).unwrap();
@@ -292,16 +285,13 @@ fn damage_is_in_the_timeline_and_its_notes_and_the_stored_segments_are_whole() {
     let damaged = [&whole[..middle], &[0; 600], &whole[middle + 600..]].concat();
     std::fs::write(&request.video, damaged).unwrap();
     let mut store = MemoryStore::default();
-    let done = ingest(&request, &mut store, &mut |_| {}).unwrap();
-    let defects = &done.timeline.defects;
+    let (done, cut) = ingest(&request, &mut store).unwrap();
+    let defects = cut.defects();
     assert!(!defects.is_empty());
-    for sentence in defects::sentences(defects) {
-        assert!(done.notes.contains(&sentence), "{sentence}: {:?}", done.notes);
-    }
     let start_ms = defects[0].frames.start * 1000 / 30;
     assert_eq!(defects[0].start_ms, start_ms, "{defects:?}");
     let mut slices = Vec::new();
-    for segment in &done.timeline.segments {
+    for segment in cut.entries() {
         let path = dir.path().join(segment.blob.digest.to_string());
         std::fs::write(&path, &store.0[&segment.blob.digest]).unwrap();
         let first = usize::try_from(segment.first).unwrap();
@@ -315,11 +305,8 @@ fn damage_is_in_the_timeline_and_its_notes_and_the_stored_segments_are_whole() {
     for frame in 0..done.source.frames {
         reader.frame(frame).unwrap();
     }
-    let again = ingest(&request, &mut MemoryStore::default(), &mut |_| {}).unwrap();
-    assert_eq!(
-        again.timeline, done.timeline,
-        "damage is resolved in the same way again"
-    );
+    let (_again, cut_again) = ingest(&request, &mut MemoryStore::default()).unwrap();
+    assert_eq!(cut_again, cut, "damage is resolved in the same way again");
 }
 
 #[test]
@@ -332,7 +319,7 @@ fn a_video_that_cannot_be_decoded_is_bad_input_with_its_name_and_time() {
     let from = data + (index - data) * 4 / 10;
     bytes[from..index - 4].fill(0x5a);
     std::fs::write(&request.video, bytes).unwrap();
-    let error = ingest(&request, &mut MemoryStore::default(), &mut |_| {}).unwrap_err();
+    let error = ingest(&request, &mut MemoryStore::default()).err().unwrap();
     let text = one_line(&error);
     assert!(error.is_bad_input(), "{text}");
     assert!(

@@ -53,6 +53,8 @@ pub enum Ending {
     Failed { quarantined: Vec<QuarantinedChunk> },
     /// No worker of the farm could go on with the job for too long; the finished chunks are kept.
     NoWorker { reason: String },
+    /// The source video cannot be cut to its end, as it is damaged or has changed, or as a machine failed.
+    NoVideo { reason: String },
     /// No frame of the video has a usable face, and the settings do not allow that.
     NoFace,
     /// The coordinator was asked to end before the job was complete; the same job can be resumed from here.

@@ -4,7 +4,7 @@
 //! ```text
 //! lock          held while a coordinator works here
 //! job           id of the job that the folder belongs to
-//! manifest.farm the JobSpec, once ingest is done
+//! manifest.farm the JobSpec, once the job is planned
 //! blobs/        content-addressed: segments, speech, track slices, results
 //! scratch/      temporary files of the running processes; emptied at every start
 //! nats/         the private server's state

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use async_nats::jetstream::kv::CreateErrorKind;
 use bytes::Bytes;
-use latentfarm_common::nats::Connection;
 use latentfarm_common::nats::topology::JOBS_BUCKET;
+use latentfarm_common::nats::{Connection, subjects};
 use latentfarm_common::wire::job::JobSpec;
 use latentfarm_common::wire::{self, WireError};
 
@@ -102,7 +102,7 @@ async fn create(
     let failed = |source: async_nats::Error| ManifestError::Bucket(source);
     let bucket = connection.context.get_key_value(JOBS_BUCKET).await;
     let bucket = bucket.map_err(|error| failed(error.into()))?;
-    let key = format!("{}.manifest", spec.id);
+    let key = subjects::manifest_key(spec.id);
     match bucket.create(&key, Bytes::copy_from_slice(bytes)).await {
         Ok(_) => return Ok(ManifestState::Created),
         Err(error) if error.kind() == CreateErrorKind::AlreadyExists => {}

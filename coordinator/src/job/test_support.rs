@@ -1,8 +1,9 @@
-//! A made-up done record, for the tests of the chunks and of the dispatcher.
+//! Made-up records, for the tests of the chunks and of the dispatcher.
 
 use latentfarm_common::digest::Digest;
 use latentfarm_common::ids::{Attempt, ChunkId, WorkerId};
 use latentfarm_common::wire::blob::BlobRef;
+use latentfarm_common::wire::job::{CutRecord, SegmentEntry, SegmentRecord};
 use latentfarm_common::wire::outcome::{DoneBody, DoneRecord, StageTimings};
 
 /// The record of a render chunk of 16 frames.
@@ -24,4 +25,17 @@ pub(crate) fn done_record(chunk: ChunkId, attempt: Attempt, worker: WorkerId) ->
         timings: StageTimings::default(),
         memory: None,
     }
+}
+
+/// The record of the source frames `first..first + frames`.
+pub(crate) fn segment(first: u64, frames: u64) -> CutRecord {
+    let blob = BlobRef {
+        digest: Digest::of(&first.to_le_bytes()),
+        bytes: 8,
+    };
+    CutRecord::Segment(SegmentRecord {
+        entry: SegmentEntry { blob, first, frames },
+        reencoded: false,
+        defects: Vec::new(),
+    })
 }

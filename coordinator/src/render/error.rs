@@ -15,6 +15,7 @@ use crate::dispatch::DispatchError;
 use crate::ingest::IngestError;
 use crate::job::folder::FolderError;
 use crate::job::manifest::ManifestError;
+use crate::job::segment_log::SegmentLogError;
 use crate::local::{FarmError, ToolError};
 use crate::stitch::StitchError;
 
@@ -69,6 +70,11 @@ pub enum RenderError {
     Store(#[from] BlobError),
     #[error(transparent)]
     Timeline(#[from] WireError),
+    /// The records of the video's segments cannot be read.
+    #[error(transparent)]
+    SegmentLog(#[from] SegmentLogError),
+    #[error("cannot start a thread to cut the video")]
+    CutThread(#[source] io::Error),
     #[error("cannot dispatch the job")]
     Dispatch(#[from] DispatchError),
     /// The segments could not be joined, or the joined file did not pass verification.
@@ -88,8 +94,8 @@ pub enum RenderError {
 }
 
 impl RenderError {
-    /// Returns whether the inputs, the options or this machine's set-up were refused before any chunk was
-    /// rendered.
+    /// Returns whether the inputs, the options or this machine's set-up were refused. A video may be refused
+    /// while its first chunks are rendered.
     pub fn is_refusal(&self) -> bool {
         match self {
             Self::Ingest(error) => error.is_bad_input(),

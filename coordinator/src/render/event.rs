@@ -16,15 +16,19 @@ pub enum RenderEvent {
     Resuming {
         folder: PathBuf,
     },
+    /// The sound is being stored, before the job of so many source frames begins.
     IngestBegins {
         source_frames: u64,
     },
-    /// The first `source_frames` source frames have been cut and stored.
+    /// The first `source_frames` of `of` source frames have been checked, cut and stored. The events of
+    /// chunks come between.
     IngestProgress {
         source_frames: u64,
+        of: u64,
     },
     /// A sentence that the user should read about the inputs.
     Note(String),
+    /// The whole video has been checked and cut.
     Ingested {
         source_frames: u64,
         segments: usize,

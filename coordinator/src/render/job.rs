@@ -99,10 +99,11 @@ impl RenderJob {
             farm,
             observer,
         };
-        let Some((spec, timeline)) = run.prepare(self.examined, &mut shutdown).await? else {
+        let Some(planned) = run.prepare(self.examined, &mut shutdown).await? else {
             return Ok(None);
         };
-        let Some(dispatched) = run.dispatch(&spec, timeline, local, shutdown.clone()).await? else {
+        let spec = planned.spec.clone();
+        let Some(dispatched) = run.dispatch(planned, local, shutdown.clone()).await? else {
             return Ok(None);
         };
         // The first signal lets the output be finished, the second ends the render.

@@ -5,8 +5,9 @@
 //! ```text
 //! RenderJob::check   checks inputs, weights and disk; writes nothing; computes the job's id and an estimate
 //!   │ run
-//!   ├─ prepare       ingests segments, speech and timeline into blobs, or reads the manifest of an earlier run
-//!   ├─ dispatch      runs the dispatcher on the farm, with this machine's workers if there are any
+//!   ├─ prepare       ingests sound, speech and timeline into blobs, or reads the manifest of an earlier run
+//!   ├─ dispatch      runs the dispatcher on the farm, with this machine's workers if there are any, and cuts the video
+//!   │                beside it
 //!   └─ finish        joins the segments under a temporary name, checks the lease, renames the file
 //!         ▼
 //!   RenderReport     how the job ended, with its figures; `None` if it was interrupted
@@ -14,6 +15,7 @@
 //! Everything that happens is sent to an [`Observer`] as a [`RenderEvent`]. This module does not print, read
 //! arguments or end the process; `cli` does.
 
+mod cut;
 mod error;
 mod estimate;
 mod event;
@@ -25,6 +27,7 @@ mod report;
 mod room;
 mod run;
 mod settings;
+mod store_sink;
 mod weights;
 
 pub use error::RenderError;

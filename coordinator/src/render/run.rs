@@ -1,8 +1,6 @@
 //! The phases of a render on a connected farm: prepare, dispatch, finish. `RenderJob::run` calls them in this
 //! order and stops at the first that a signal or an error ends.
 
-use std::io;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +11,6 @@ use latentfarm_common::nats::connect::SEED_VARIABLE;
 use latentfarm_common::nats::lease::Contention;
 use latentfarm_common::shutdown::{Phase, Shutdown};
 use latentfarm_common::wire;
-use latentfarm_common::wire::blob::BlobRef;
 use latentfarm_common::wire::job::{JobSpec, Timeline};
 use latentfarm_common::wire::outcome::DoneRecord;
 use tokio::runtime::Handle;
@@ -21,16 +18,19 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 use tokio::time::MissedTickBehavior;
 
+use super::cut::VideoCut;
 use super::error::RenderError;
 use super::event::{Observer, RenderEvent};
 use super::finish;
 use super::preflight::Preflight;
 use super::report::{RenderReport, Written};
 use super::room::Volume;
-use crate::dispatch::{self, DispatchSettings, Ending, Farm, JobEvent, JobResult, SegmentCheck};
-use crate::ingest::{BlobSink, ExaminedInputs};
+use super::store_sink::StoreSink;
+use crate::dispatch::{self, DispatchSettings, Ending, Farm, JobEvent, JobResult, PlannedJob, SegmentCheck};
+use crate::ingest::{ExaminedInputs, SourceVideo};
 use crate::job::folder::JobFolder;
 use crate::job::manifest;
+use crate::job::segments::VideoNews;
 use crate::local::LocalFarm;
 use crate::stitch;
 
@@ -47,6 +47,13 @@ pub(super) struct Run<'a> {
     pub(super) observer: &'a Observer,
 }
 
+/// A job that can be dispatched, and the video that is still to be cut for it.
+pub(super) struct Planned {
+    pub(super) spec: JobSpec,
+    timeline: Timeline,
+    video: SourceVideo,
+}
+
 /// A job that the dispatcher has ended.
 pub(super) struct Dispatched {
     result: JobResult,
@@ -55,14 +62,14 @@ pub(super) struct Dispatched {
 }
 
 impl Run<'_> {
-    /// Returns the manifest and the timeline of the job: those of an earlier run if the job folder has them,
+    /// Plans the job: returns the manifest and the timeline of an earlier run if the job folder has them,
     /// else new ones. Returns `None` if a signal came first. An ingest that a signal ends is repeated by the
     /// next run.
     pub(super) async fn prepare(
         &self,
         examined: ExaminedInputs,
         shutdown: &mut Shutdown,
-    ) -> Result<Option<(JobSpec, Timeline)>, RenderError> {
+    ) -> Result<Option<Planned>, RenderError> {
         let Some(spec) = manifest::read(self.folder.path())? else {
             let stop = shutdown.clone();
             return tokio::select! {
@@ -74,51 +81,39 @@ impl Run<'_> {
             folder: self.folder.path().to_owned(),
         });
         let timeline = wire::decode(&self.farm.store.get_bytes(&spec.timeline).await?)?;
-        Ok(Some((spec, timeline)))
+        let video = examined.into_video();
+        Ok(Some(Planned {
+            spec,
+            timeline,
+            video,
+        }))
     }
 
-    /// Cuts the video and stores segments, speech and timeline.
-    async fn ingest(
-        &self,
-        examined: ExaminedInputs,
-        shutdown: Shutdown,
-    ) -> Result<(JobSpec, Timeline), RenderError> {
+    /// Stores sound, speech and timeline.
+    async fn ingest(&self, examined: ExaminedInputs, shutdown: Shutdown) -> Result<Planned, RenderError> {
         self.observer.send(RenderEvent::IngestBegins {
             source_frames: examined.table.sources,
         });
-        let announced = examined.notes();
-        let mut sink = StoreSink {
-            store: self.farm.store.clone(),
-            shutdown,
-        };
-        let observer = self.observer.clone();
-        let mut progress = move |source_frames| observer.send(RenderEvent::IngestProgress { source_frames });
-        let work = move || examined.store(&mut sink, &mut progress);
-        let ingested = spawn_blocking(work).await??;
-        for note in ingested.notes.iter().filter(|note| !announced.contains(note)) {
-            self.observer.send(RenderEvent::Note(note.clone()));
-        }
+        let (mut sink, _stop) = StoreSink::new(self.farm, shutdown);
+        let (ingested, video) = spawn_blocking(move || examined.store(&mut sink)).await??;
         let timeline = self
             .farm
             .store
             .put_bytes(wire::encode(&ingested.timeline)?)
             .await?;
-        self.observer.send(RenderEvent::Ingested {
-            source_frames: ingested.source.frames,
-            segments: ingested.timeline.segments.len(),
-            audio_windows: ingested.timeline.audio.len(),
-            frames: ingested.frames,
-        });
         let spec = self.preflight.manifest(&ingested, timeline);
-        Ok((spec, ingested.timeline))
+        Ok(Planned {
+            spec,
+            timeline: ingested.timeline,
+            video,
+        })
     }
 
-    /// Starts this machine's workers, runs the dispatcher, and stops the workers. Returns `None` if a second
-    /// signal ended the dispatcher.
+    /// Starts this machine's workers, runs the dispatcher, cuts the video beside it, and stops the workers.
+    /// Returns `None` if a second signal ended the dispatcher.
     pub(super) async fn dispatch(
         &self,
-        spec: &JobSpec,
-        timeline: Timeline,
+        planned: Planned,
         mut local: Option<&mut LocalFarm>,
         shutdown: Shutdown,
     ) -> Result<Option<Dispatched>, RenderError> {
@@ -129,9 +124,7 @@ impl Run<'_> {
                 &self.folder.scratch(),
             )?;
         }
-        let dispatched = self
-            .run_dispatcher(spec, timeline, local.as_deref_mut(), shutdown)
-            .await;
+        let dispatched = self.run_dispatcher(planned, local.as_deref_mut(), shutdown).await;
         if let Some(local) = local {
             local.stop_workers().await;
         }
@@ -144,12 +137,12 @@ impl Run<'_> {
         }
     }
 
-    /// Runs the dispatcher until the job has ended, forwards its events and those of this machine's
-    /// processes, and drains the workers on the first signal. Returns `None` on the second signal.
+    /// Runs the dispatcher until the job has ended, and the cut of the video beside it. Forwards the events
+    /// of both and those of this machine's processes, and drains the workers on the first signal. Returns
+    /// `None` on the second signal. A video that cannot be cut to its end ends the job.
     async fn run_dispatcher(
         &self,
-        spec: &JobSpec,
-        timeline: Timeline,
+        planned: Planned,
         mut local: Option<&mut LocalFarm>,
         mut shutdown: Shutdown,
     ) -> Result<Option<Dispatched>, RenderError> {
@@ -163,21 +156,33 @@ impl Run<'_> {
             // coordinator can be alive and the lease may be taken at once.
             dispatch.farm.contention = Contention::Seize;
         }
+        let Planned {
+            spec,
+            timeline,
+            video,
+        } = planned;
+        let (news, video_news) = mpsc::unbounded_channel();
+        let cut = VideoCut {
+            farm: self.farm.clone(),
+            job: spec.clone(),
+            audio_windows: timeline.audio.len(),
+            observer: self.observer.clone(),
+            news: news.clone(),
+        };
+        let mut cut = Box::pin(cut.run(video, shutdown.clone()));
+        let (mut is_cutting, mut cut_failure) = (true, None);
         let (job_observer, mut job_events) = mpsc::unbounded_channel();
         let check = segment_check(&self.farm.store, self.folder);
         let stop = shutdown.clone();
-        let job = dispatch::run_job(
-            self.farm,
-            spec.clone(),
-            timeline,
-            dispatch,
-            check,
-            job_observer,
-            stop,
-        );
-        tokio::pin!(job);
         self.observer
             .send(RenderEvent::DispatchBegins { frames: spec.frames });
+        let planned = PlannedJob {
+            spec,
+            timeline,
+            video: video_news,
+        };
+        let job = dispatch::run_job(self.farm, planned, dispatch, check, job_observer, stop);
+        tokio::pin!(job);
         let mut resumed_chunks = 0;
         let mut forward = |event: JobEvent| {
             if let JobEvent::Resumed { records } = &event {
@@ -193,6 +198,15 @@ impl Run<'_> {
             tokio::select! {
                 result = &mut job => break result,
                 Some(event) = job_events.recv() => forward(event),
+                ended = &mut cut, if is_cutting => {
+                    is_cutting = false;
+                    if let Err(error) = ended {
+                        // The dispatcher removes the job's tasks from the farm, and ends.
+                        let reason = one_line(&error);
+                        let _already_ended = news.send(VideoNews::Failed { reason });
+                        cut_failure = Some(error);
+                    }
+                }
                 _ = room_checks.tick() => self.ensure_room()?,
                 Some(notice) = async { local.as_mut()?.next_notice().await } => {
                     self.observer.send(RenderEvent::Local(notice.clone()));
@@ -214,8 +228,13 @@ impl Run<'_> {
         while let Ok(event) = job_events.try_recv() {
             forward(event);
         }
+        let result = result?;
+        if let Some(error) = cut_failure {
+            result.lease.release().await;
+            return Err(error);
+        }
         Ok(Some(Dispatched {
-            result: result?,
+            result,
             resumed_chunks,
         }))
     }
@@ -331,35 +350,4 @@ fn segment_check(store: &Store, folder: &JobFolder) -> SegmentCheck {
             .map(|_info| ())
             .map_err(|error| one_line(&error))
     })
-}
-
-/// The store of a farm as ingest uses it, from a thread for blocking work.
-struct StoreSink {
-    store: Store,
-    shutdown: Shutdown,
-}
-
-impl StoreSink {
-    /// Fails once a signal has come, so that the thread of ingest ends and removes its temporary files.
-    fn ensure_running(&self) -> io::Result<()> {
-        if self.shutdown.is_running() {
-            Ok(())
-        } else {
-            Err(io::Error::other("the render was interrupted"))
-        }
-    }
-}
-
-impl BlobSink for StoreSink {
-    fn put_file(&mut self, path: &Path) -> io::Result<BlobRef> {
-        self.ensure_running()?;
-        let stored = Handle::current().block_on(self.store.put_file(path));
-        stored.map_err(io::Error::other)
-    }
-
-    fn put_bytes(&mut self, bytes: &[u8]) -> io::Result<BlobRef> {
-        self.ensure_running()?;
-        let stored = Handle::current().block_on(self.store.put_bytes(bytes.to_vec()));
-        stored.map_err(io::Error::other)
-    }
 }

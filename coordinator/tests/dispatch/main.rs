@@ -12,4 +12,5 @@ mod moves;
 mod mutate;
 mod succession;
 mod support;
+mod video;
 mod waits;

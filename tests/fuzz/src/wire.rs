@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 
 use latentfarm_common::wire::engine::{EngineReply, EngineRequest};
-use latentfarm_common::wire::job::{JobSpec, Timeline};
+use latentfarm_common::wire::job::{CutRecord, JobSpec, Timeline};
 use latentfarm_common::wire::media::{MediaReply, MediaRequest};
 use latentfarm_common::wire::outcome::{
     DoneRecord, Event, FaceObservations, Heartbeat, LearnedNeeds, WorkerCommand,
@@ -18,7 +18,7 @@ use crate::samples;
 /// Bytes of the envelope before and after the payload.
 const ENVELOPE: (usize, usize) = (8, 4);
 
-const CHECKS: [Check; 15] = [
+const CHECKS: [Check; 16] = [
     decode::<Task>,
     decode::<DoneRecord>,
     decode::<Event>,
@@ -34,6 +34,7 @@ const CHECKS: [Check; 15] = [
     decode::<EngineReply>,
     decode::<MediaRequest>,
     decode::<MediaReply>,
+    decode::<CutRecord>,
 ];
 
 /// Decodes the input as the payload of the message that its first byte chooses.
@@ -76,6 +77,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
         12 => samples::engine_replies(),
         13 => samples::media_requests(),
         14 => samples::media_replies(),
+        15 => samples::cut_records(),
     }
     seeds
 }

@@ -121,6 +121,7 @@ fn open_clip(path: &Path, wanted: u64, folder: &Path) -> anyhow::Result<(Box<Fra
         frames,
         &cut,
         SEGMENT_LIMITS,
+        &|| Ok(()),
         &mut |segment| {
             let first = usize::try_from(segment.first).map_err(io::Error::other)?;
             let count = usize::try_from(segment.frames).map_err(io::Error::other)?;

@@ -26,8 +26,9 @@ use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 
 use super::figures::QueueFigures;
-use crate::dispatch::benchmark_job::benchmark_job;
-use crate::dispatch::{self, DispatchSettings, Ending, Farm, JobEvent, JobNeeds};
+use crate::dispatch::benchmark_job::{benchmark_job, benchmark_segments};
+use crate::dispatch::{self, DispatchSettings, Ending, Farm, JobEvent, JobNeeds, PlannedJob};
+use crate::job::segments::whole_video;
 use crate::local::{signal_child, spawn_worker};
 
 /// Source frames of the job. They are one analysis chunk, which is done before the render chunks begin.
@@ -107,7 +108,13 @@ async fn run(farm: &Farm, spec: JobSpec, timeline: Timeline, folder: &Path) -> a
     let (_trigger, shutdown, _drain) = shutdown::channel();
     let dispatch = DispatchSettings::new(folder.join("job"), JobNeeds::flat_cpu(1));
     let check: dispatch::SegmentCheck = Arc::new(|_, _| Ok(()));
-    let result = dispatch::run_job(farm, spec, timeline, dispatch, check, observer, shutdown).await?;
+    let video = whole_video(benchmark_segments(SOURCES));
+    let planned = PlannedJob {
+        spec,
+        timeline,
+        video,
+    };
+    let result = dispatch::run_job(farm, planned, dispatch, check, observer, shutdown).await?;
     anyhow::ensure!(
         result.ending == Ending::Complete,
         "not all of the {chunks} chunks were completed: {:?}",

@@ -65,7 +65,7 @@ pub(super) async fn recorded(url: &str, job: JobId) -> anyhow::Result<Vec<Journa
 async fn manifest(connection: &connect::Connection, job: JobId) -> anyhow::Result<Option<JournalEntry>> {
     let bucket = connection.context.get_key_value(topology::JOBS_BUCKET).await;
     let bucket = bucket.context("cannot reach the farm's job bucket")?;
-    let found = bucket.get(format!("{job}.manifest")).await;
+    let found = bucket.get(subjects::manifest_key(job)).await;
     let Some(bytes) = found.context("cannot read the job's manifest")? else {
         return Ok(None);
     };

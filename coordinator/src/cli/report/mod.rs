@@ -166,7 +166,11 @@ pub(super) fn to_text(report: &RenderReport) -> String {
 fn given_up(report: &RenderReport) -> impl Iterator<Item = (FrameRange, String)> {
     let quarantined = match &report.ending {
         Ending::Incomplete { quarantined } | Ending::Failed { quarantined } => quarantined.as_slice(),
-        Ending::Complete | Ending::NoWorker { .. } | Ending::NoFace | Ending::Interrupted { .. } => &[],
+        Ending::Complete
+        | Ending::NoWorker { .. }
+        | Ending::NoVideo { .. }
+        | Ending::NoFace
+        | Ending::Interrupted { .. } => &[],
     };
     quarantined.iter().map(|chunk| {
         let reason = match chunk.work {

@@ -8,11 +8,13 @@ use latentfarm_common::wire::outcome::{Heartbeat, TaskProgress, TaskStage, Worke
 
 use super::*;
 use crate::dispatch::settings::DispatchSettings;
-use crate::dispatch::wait_reason::{FarmView, Refusal, reason};
+use crate::dispatch::wait_reason::{FarmView, Refusal, of_video, reason};
 use crate::job::chunk::event::ChunkEvent;
 use crate::job::chunks::Chunks;
 use crate::job::record::Unschedulable;
 use crate::job::refusals::Refusals;
+use crate::job::segments::Segments;
+use crate::job::test_support::segment;
 use crate::placement::{JobNeeds, Largest, Shortage};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -358,4 +360,20 @@ fn a_chunk_is_given_up_when_others_hold_the_memory_and_not_while_a_fitting_worke
         start + LIMIT,
     );
     assert_eq!(over.len(), 1);
+}
+
+#[test]
+fn a_job_whose_cut_chunks_are_done_waits_for_the_video_and_for_nothing_of_the_farm() {
+    let job = JobId::from_digest(&Digest::of(b"job"));
+    let mut chunks = Chunks::new(job, vec![FrameRange::new(0, 16)], vec![FrameRange::new(0, 16)]);
+    let mut segments = Segments::new(64);
+    segments.add(&segment(0, 16)).unwrap();
+    assert_eq!(reason(&chunks, &one_worker(heartbeat(true, 8000)), UP), None);
+    let found = of_video(&chunks, &segments).unwrap();
+    assert_eq!((found.kind(), found.is_stall()), ("video", false));
+    assert!(found.to_string().starts_with("only 16 of 64 frames"), "{found}");
+    release(&mut chunks, WorkKind::Analyze);
+    assert_eq!(of_video(&chunks, &segments), None, "there is work");
+    enqueue(&mut chunks, WorkKind::Analyze);
+    assert_eq!(of_video(&chunks, &segments), None);
 }

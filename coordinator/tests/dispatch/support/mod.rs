@@ -20,11 +20,12 @@ use latentfarm_common::nats::topology::Topology;
 use latentfarm_common::nats::{Connection, connect};
 use latentfarm_common::shutdown::{self, Trigger};
 use latentfarm_common::wire::job::{JobSpec, Timeline};
-use latentfarm_coordinator::dispatch::benchmark_job::benchmark_job;
+use latentfarm_coordinator::dispatch::benchmark_job::{benchmark_job, benchmark_segments};
 use latentfarm_coordinator::dispatch::{
-    DispatchError, DispatchSettings, Farm, FarmSettings, JobEvent, JobNeeds, JobResult, SegmentCheck,
-    Timeouts, run_job,
+    DispatchError, DispatchSettings, Farm, FarmSettings, JobEvent, JobNeeds, JobResult, PlannedJob,
+    SegmentCheck, Timeouts, run_job,
 };
+use latentfarm_coordinator::job::segments::{VideoNews, whole_video};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -125,20 +126,34 @@ impl Stage {
             .await
     }
 
-    /// Dispatches the job over a connection of its own, like another process.
+    /// Dispatches the job over a connection of its own, like another process. Its video has been cut.
     pub async fn dispatch_with(&self, settings: DispatchSettings, check: SegmentCheck) -> Run {
+        let frames = u32::try_from(self.spec.source.frames).unwrap();
+        let video = whole_video(benchmark_segments(frames));
+        self.dispatch_video(video, settings, check).await
+    }
+
+    /// Dispatches the job while the test cuts its video.
+    pub async fn dispatch_video(
+        &self,
+        video: mpsc::UnboundedReceiver<VideoNews>,
+        settings: DispatchSettings,
+        check: SegmentCheck,
+    ) -> Run {
         let connection = coordinator(&self.server).await;
         let farm = Farm {
             connection,
             ..self.farm.clone()
         };
-        let (spec, timeline) = (self.spec.clone(), self.timeline.clone());
+        let planned = PlannedJob {
+            spec: self.spec.clone(),
+            timeline: self.timeline.clone(),
+            video,
+        };
         let (observer, events) = mpsc::unbounded_channel();
         let (trigger, shutdown, _drain) = shutdown::channel();
         let job =
-            tokio::spawn(
-                async move { run_job(&farm, spec, timeline, settings, check, observer, shutdown).await },
-            );
+            tokio::spawn(async move { run_job(&farm, planned, settings, check, observer, shutdown).await });
         Run { job, events, trigger }
     }
 

@@ -5,7 +5,8 @@ use latentfarm_common::ids::WorkKind;
 use latentfarm_common::queues::{Available, Queue, ResourceClass};
 use latentfarm_common::wire::engine::EngineStage;
 use latentfarm_common::wire::job::{
-    DefectKind, JobSpec, OutputFrame, SegmentEntry, SoundSpec, SourceDefect, Timeline,
+    CutRecord, DefectKind, JobSpec, OutputFrame, SegmentEntry, SegmentRecord, SoundSpec, SourceDefect,
+    Timeline,
 };
 use latentfarm_common::wire::memory::{
     DeviceKind, MemoryObservation, MemoryPlan, MemorySample, MemoryStage, MemoryUse, ObservedNeed,
@@ -192,17 +193,23 @@ pub(crate) fn job_spec() -> JobSpec {
 pub(crate) fn timeline() -> Timeline {
     Timeline {
         source_pts: vec![0, 512, 1024],
-        segments: vec![SegmentEntry {
-            blob: blob(),
-            first: 0,
-            frames: 3,
-        }],
         outputs: vec![OutputFrame {
             source: 2,
             synced: true,
         }],
         audio: vec![blob()],
         silence: vec![RANGE],
+    }
+}
+
+pub(crate) fn cut_records() -> [CutRecord; 2] {
+    let segment = SegmentRecord {
+        entry: SegmentEntry {
+            blob: blob(),
+            first: 0,
+            frames: 3,
+        },
+        reencoded: true,
         defects: DefectKind::ALL
             .map(|kind| SourceDefect {
                 kind,
@@ -211,7 +218,8 @@ pub(crate) fn timeline() -> Timeline {
                 end_ms: 1920,
             })
             .into(),
-    }
+    };
+    [CutRecord::Segment(segment), CutRecord::End]
 }
 
 pub(crate) fn observations() -> FaceObservations {

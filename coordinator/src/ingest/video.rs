@@ -1,0 +1,81 @@
+//! The source video after it was examined: it is read once more, and cut into segments, beside the rendering
+//! of the first ones.
+
+use std::io;
+use std::path::PathBuf;
+
+use latentfarm_common::error::FileError;
+use latentfarm_common::frame::PictureFormat;
+use latentfarm_common::media::{CutLimits, SegmentFile, VideoIndex, cut_segments};
+use latentfarm_common::wire::job::{SegmentEntry, SegmentRecord};
+
+use super::error::IngestError;
+use super::sink::BlobSink;
+use super::watched::WatchedFile;
+
+/// A video that has been examined and is still to be cut.
+pub struct SourceVideo {
+    pub(super) index: VideoIndex,
+    pub(super) picture: PictureFormat,
+    /// Number of source frames that the job needs, from the first on.
+    pub(super) frames: u64,
+    pub(super) limits: CutLimits,
+    pub(super) watched: WatchedFile,
+    /// An existing directory for temporary files.
+    pub(super) scratch: PathBuf,
+}
+
+impl SourceVideo {
+    /// Cuts the part of the video that is shown. Each segment is decoded, replaced if it is damaged, stored,
+    /// and then handed to `record`, in order. Segments of the first `recorded` source frames, which an
+    /// earlier run has recorded, are made again only because the later ones depend on them. `keep_on` is
+    /// asked often, and ends the cut with its error.
+    ///
+    /// # Errors
+    /// An error that is about the video says so by [`IngestError::is_bad_input`]; it may come after any
+    /// segment.
+    pub fn cut(
+        &self,
+        recorded: u64,
+        keep_on: &dyn Fn() -> io::Result<()>,
+        sink: &mut dyn BlobSink,
+        record: &mut dyn FnMut(SegmentRecord) -> io::Result<()>,
+    ) -> Result<(), IngestError> {
+        let scratch = tempfile::tempdir_in(&self.scratch)
+            .map_err(FileError::at("make a scratch directory in", &self.scratch))?;
+        let mut store = |segment: SegmentFile| {
+            let first = segment.first;
+            // The last segment may hold frames that are not shown.
+            let end = (first + segment.frames).min(self.frames);
+            if end > first.max(recorded) {
+                self.watched.check().map_err(io::Error::other)?;
+                let blob = sink.put_file(&segment.path)?;
+                let frames = end - first;
+                record(SegmentRecord {
+                    entry: SegmentEntry { blob, first, frames },
+                    reencoded: segment.reencoded,
+                    defects: segment.defects,
+                })?;
+            }
+            // The store may have moved the file.
+            match std::fs::remove_file(&segment.path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                _ => Ok(()),
+            }
+        };
+        let (index, picture) = (&self.index, &self.picture);
+        let (frames, limits) = (self.frames, self.limits);
+        let cut = cut_segments(
+            index,
+            picture,
+            frames,
+            scratch.path(),
+            limits,
+            keep_on,
+            &mut store,
+        );
+        // A video that is replaced while it is read may look damaged, so the change is named first.
+        self.watched.check()?;
+        Ok(cut?)
+    }
+}
