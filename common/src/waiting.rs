@@ -140,6 +140,12 @@ mod tests {
             reported(&mut reporter, 0..100, start, busy_at_9),
             Vec::<u32>::new()
         );
+        reporter.observe(Some("a task"), start + SECOND * 100);
+        assert_eq!(
+            reporter.observe(None, start + SECOND * 105),
+            None,
+            "its end is not reported either"
+        );
     }
 
     #[test]
@@ -160,6 +166,13 @@ mod tests {
         let mut reporter = WaitReporter::default();
         let second = |second| Some(if second < 20 { "a worker" } else { "memory" });
         assert_eq!(reported(&mut reporter, 0..100, start, second), [10, 30, 90]);
+        let (kind, waited) = ("memory", SECOND * 85);
+        let over = reporter.observe(None, start + SECOND * 105);
+        assert_eq!(
+            over,
+            Some(WaitReport::Over { kind, waited }),
+            "counted from the new cause on"
+        );
     }
 
     #[tokio::test(start_paused = true)]

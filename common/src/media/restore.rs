@@ -216,3 +216,98 @@ impl<'a> Restoration<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ffmpeg::format::Pixel;
+
+    use super::*;
+    use crate::error::one_line;
+    use crate::frame::Colour;
+    use crate::media::VideoCodec;
+    use crate::time::TimeBase;
+
+    const FORMAT: PictureFormat = PictureFormat {
+        width: 64,
+        height: 64,
+        colour: Colour::BT709,
+        sample_aspect: (1, 1),
+    };
+
+    /// Runs a restoration of a video of 200 frames, of which the first 100 are needed.
+    fn restored<T>(steps: impl FnOnce(Restoration<'_>) -> T) -> T {
+        let index = VideoIndex {
+            path: "talk.mp4".into(),
+            codec: VideoCodec::H264,
+            reorder: 0,
+            extradata_changes: Vec::new(),
+            cuts: Vec::new(),
+            packets: 200,
+            pts: (0..200).collect(),
+            last_duration: None,
+            time_base: TimeBase { num: 1, den: 25 },
+        };
+        steps(Restoration::new(&index, &FORMAT, 100))
+    }
+
+    fn picture() -> Video {
+        Video::new(Pixel::YUV420P, 64, 64)
+    }
+
+    #[test]
+    fn a_tenth_of_the_needed_frames_must_be_undamaged() {
+        for (undamaged, is_usable) in [(10, true), (9, false)] {
+            let result = restored(|mut restoration| {
+                restoration.pass(0, undamaged, None);
+                // The frames after the hundredth do not matter.
+                for frame in undamaged..200 {
+                    restoration.restore(frame, picture(), frame < 100).unwrap();
+                }
+                restoration.finish()
+            });
+            assert_eq!(result.is_ok(), is_usable, "{undamaged}");
+            if let Err(error) = result {
+                assert!(
+                    one_line(&error).contains("at 0.360 s (frame 9)"),
+                    "{}",
+                    one_line(&error)
+                );
+            }
+        }
+        // Whole segments count up to the last needed frame.
+        restored(|mut restoration| {
+            restoration.restore(0, picture(), true).unwrap();
+            restoration.pass(1, 199, None);
+            restoration.finish().unwrap();
+        });
+    }
+
+    #[test]
+    fn half_of_the_needed_frames_may_have_no_picture() {
+        restored(|mut restoration| {
+            for frame in 50..200 {
+                restoration.repeat(frame).unwrap();
+            }
+            let defects = restoration.defects_before(200);
+            assert_eq!(defects.len(), 1, "{defects:?}");
+            assert_eq!(
+                defects[0].frames,
+                FrameRange::new(50, 100),
+                "frames that are needed"
+            );
+            assert!(restoration.repeat(49).is_err());
+        });
+    }
+
+    #[test]
+    fn the_last_picture_of_a_sound_segment_is_repeated_after_it() {
+        restored(|mut restoration| {
+            let mut last = picture();
+            last.data_mut(0).fill(7);
+            restoration.pass(0, 10, Some(last));
+            restoration.pass(10, 10, None);
+            let kept = restoration.last.as_ref().map(|last| last.data(0)[0]);
+            assert_eq!(kept, Some(7));
+        });
+    }
+}

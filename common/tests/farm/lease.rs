@@ -2,6 +2,7 @@
 
 use crate::support::proxy::Proxy;
 use crate::support::{Farm, LIMIT, eventually};
+use async_nats::jetstream::kv::Store;
 use latentfarm_common::backoff::RetryLimit;
 use latentfarm_common::nats::connect;
 use latentfarm_common::nats::lease::{Contention, Lease, LeaseError, LeaseTtl, Lost};
@@ -108,12 +109,7 @@ async fn cut_off(farm: &Farm, proxy: &Proxy, seconds: u64) -> Lease {
 
 /// Waits until the server has removed an expired lease, as nobody's CAS could show: the marker is the last message.
 async fn expired(farm: &Farm) {
-    let bucket = farm
-        .coordinator
-        .context
-        .get_key_value(LEASE_BUCKET)
-        .await
-        .unwrap();
+    let bucket = bucket(farm).await;
     eventually("the lease expires", async || {
         bucket.get("coordinator").await.unwrap().is_none().then_some(())
     })
@@ -165,4 +161,34 @@ async fn a_lease_that_another_coordinator_had_meanwhile_is_lost() {
         timeout(LIMIT, lease.lost()).await.expect(end);
         assert_eq!(lease.held().await, Err(Lost), "{end}");
     }
+}
+
+async fn bucket(farm: &Farm) -> Store {
+    let found = farm.coordinator.context.get_key_value(LEASE_BUCKET).await;
+    found.unwrap()
+}
+
+#[tokio::test]
+async fn a_renewal_whose_answer_was_lost_counts() {
+    let farm = Farm::start().await;
+    let lease = try_acquire(&farm, "first").await.unwrap();
+    let bucket = bucket(&farm).await;
+    // The same holder's write, of which the lease knows nothing.
+    let holder = bucket.get("coordinator").await.unwrap().unwrap();
+    let revision = bucket.put("coordinator", holder).await.unwrap();
+    eventually("the next renewal", async || {
+        let entry = bucket.entry("coordinator").await.unwrap();
+        entry.filter(|entry| entry.revision > revision).map(|_| ())
+    })
+    .await;
+    assert!(lease.is_held());
+}
+
+#[tokio::test]
+async fn a_lease_that_was_removed_is_lost() {
+    let farm = Farm::start().await;
+    let lease = try_acquire(&farm, "first").await.unwrap();
+    // Only another holder gives a lease back.
+    bucket(&farm).await.purge("coordinator").await.unwrap();
+    timeout(LIMIT, lease.lost()).await.unwrap();
 }

@@ -228,4 +228,38 @@ mod tests {
         let short = [&b"RF64\xff\xff\xff\xffWAVEds64"[..], &[0; 30], b"data\0\0\0\0"].concat();
         assert_eq!(true_header(short, 1000), None);
     }
+
+    /// A WAV file of these chunks, each with the length that its header states.
+    fn wav(chunks: &[(&[u8; 4], u32, &[u8])]) -> Vec<u8> {
+        let mut file = b"RIFF\xff\xff\xff\xffWAVE".to_vec();
+        for (name, length, content) in chunks {
+            file.extend_from_slice(*name);
+            file.extend_from_slice(&length.to_le_bytes());
+            file.extend_from_slice(content);
+        }
+        file
+    }
+
+    #[test]
+    fn samples_after_a_chunk_of_odd_length_are_found() {
+        // A byte of padding follows the chunk.
+        let file = wav(&[(b"LIST", 5, b"title\0"), (b"data", u32::MAX, &[1; 8])]);
+        let size = file.len() as u64;
+        let length = file.len() - 12;
+        let repaired = true_header(file, size).unwrap();
+        assert_eq!(repaired[length..length + 4], 8_u32.to_le_bytes());
+    }
+
+    #[test]
+    fn a_chunk_without_samples_is_empty_if_another_chunk_follows() {
+        let file = wav(&[(b"data", 0, b""), (b"LIST", 4, b"INFO")]);
+        let size = file.len() as u64;
+        assert_eq!(true_header(file, size), None);
+        let file = wav(&[(b"data", 0, b"samples that follow")]);
+        let size = file.len() as u64;
+        assert!(
+            true_header(file, size).is_some(),
+            "a length that was never filled in"
+        );
+    }
 }
