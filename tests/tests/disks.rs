@@ -75,7 +75,7 @@ fn a_disk_of_the_output_that_fills_up_costs_no_chunk() {
     fill(&filler);
     let ended = running.finish();
     assert_eq!(ended.code(), Some(1), "{}", ended.stderr);
-    for part in ["open/", "No space left", "resumes"] {
+    for part in ["open/", "No space left", "give the same command again"] {
         assert!(ended.stderr.contains(part), "`{part}`: {}", ended.stderr);
     }
     let names = || {

@@ -8,6 +8,7 @@ use async_nats::jetstream::{AckKind, Message};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::Connection;
 use crate::backoff::{Backoff, Retry, RetryLimit};
 
 /// Time between two "in progress" answers: a third of the default `ack_wait`.
@@ -30,21 +31,31 @@ pub struct AckError {
 pub struct InProgress {
     acker: Acker,
     ticker: JoinSet<()>,
+    /// Changes when the link to the server comes back after an outage.
+    connects: watch::Receiver<u64>,
 }
 
 impl InProgress {
-    /// Takes over the answers for `message` and returns the message's content.
+    /// Takes over the answers for `message`, which came over `connection`, and returns the message's content.
     pub fn begin(
         message: Message,
+        connection: &Connection,
         progress: watch::Receiver<u64>,
         interval: Duration,
     ) -> (async_nats::Message, Self) {
+        let mut connects = connection.connects();
+        connects.mark_unchanged();
         let context = message.context.clone();
         let ticker_acker = Acker::new(context, message.reply.clone());
         let (message, acker) = message.split();
         let mut ticker = JoinSet::new();
         ticker.spawn(send_progress(ticker_acker, progress, interval));
-        (message, Self { acker, ticker })
+        let held = Self {
+            acker,
+            ticker,
+            connects,
+        };
+        (message, held)
     }
 
     /// Answers that the task is done: the server removes it.
@@ -67,6 +78,12 @@ impl InProgress {
         self.ticker.abort_all();
         let mut retry = Retry::new(RETRY, TRIES);
         loop {
+            // A server that was killed may have forgotten the delivery, and then it confirms nothing. The task
+            // comes again in that case, which is harmless.
+            if self.connects.has_changed().unwrap_or(true) {
+                let sent = self.acker.ack_with(kind).await;
+                return sent.map_err(|source| AckError { answer, source });
+            }
             match self.acker.double_ack_with(kind).await {
                 Ok(()) => return Ok(()),
                 Err(source) => retry.after(AckError { answer, source }).await?,

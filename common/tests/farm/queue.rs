@@ -313,7 +313,7 @@ async fn work_that_advances_keeps_its_task_and_work_that_hangs_loses_it() {
     let (holder, other) = (farm.worker("w1").await, farm.worker("w2").await);
     let (steps, progress) = watch::channel(0_u64);
     let message = pull(&holder, queue()).await.unwrap();
-    let (_, held) = InProgress::begin(message, progress, Duration::from_millis(200));
+    let (_, held) = InProgress::begin(message, &holder, progress, Duration::from_millis(200));
 
     // The work advances for three times `ack_wait`.
     let mut ticks = tokio::time::interval(Duration::from_millis(50));
@@ -341,7 +341,7 @@ async fn an_answered_task_does_not_come_back() {
     let connection = farm.worker("w1").await;
     let take = async || {
         let message = eventually("a task", async || pull(&connection, queue()).await).await;
-        InProgress::begin(message, watch::channel(0).1, Duration::from_secs(10)).1
+        InProgress::begin(message, &connection, watch::channel(0).1, Duration::from_secs(10)).1
     };
     take().await.nak(None).await.unwrap();
     take().await.nak(Some(Duration::from_millis(50))).await.unwrap();

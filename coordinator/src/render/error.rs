@@ -78,7 +78,9 @@ pub enum RenderError {
     #[error("cannot dispatch the job")]
     Dispatch(#[from] DispatchError),
     /// The segments could not be joined, or the joined file did not pass verification.
-    #[error("cannot stitch the result")]
+    #[error(
+        "cannot stitch the result; all chunks are kept: when the cause is mended, give the same command again"
+    )]
     Stitch(#[source] StitchError),
     /// Another coordinator has the lease on the farm.
     #[error(
@@ -87,7 +89,9 @@ pub enum RenderError {
     )]
     LeaseLost,
     /// The verified file could not be moved to the output's name.
-    #[error("cannot write the output")]
+    #[error(
+        "cannot write the output; all chunks are kept: when the cause is mended, give the same command again"
+    )]
     Commit(#[source] StitchError),
     #[error("a task of the coordinator panicked")]
     Task(#[from] JoinError),

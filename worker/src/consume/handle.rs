@@ -50,7 +50,7 @@ pub(super) async fn handle<R: TaskRunner>(
 ) -> DeliveryOutcome {
     let deliveries = message.info().map_or(1, |info| info.delivered);
     let (progress, steps) = Progress::new(heartbeat_state);
-    let (message, held) = InProgress::begin(message, steps, settings.progress_interval);
+    let (message, held) = InProgress::begin(message, connection, steps, settings.progress_interval);
     let mut delivery = Delivery {
         connection,
         settings,
