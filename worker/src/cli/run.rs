@@ -185,14 +185,15 @@ async fn serve(
     tracing::info!(worker = %name, device = %settings.device, "the worker has joined the farm");
     let mut runner = Runner::new(settings, probe, heartbeat_state.clone());
     let loop_settings = consume::Settings::new(name);
-    consume::serve(
+    let serving = consume::serve(
         &connection,
         &loop_settings,
         &mut runner,
         &heartbeat_state,
         shutdown,
-    )
-    .await?;
+    );
+    // The future is large: without the box it would be part of this one.
+    Box::pin(serving).await?;
     runner.close().await;
     connection.close().await;
     Ok(())

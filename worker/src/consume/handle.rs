@@ -92,7 +92,15 @@ pub(super) async fn handle<R: TaskRunner>(
     // its own account.
     let (_stored, end) = tokio::join!(
         delivery.publish_event(chunk, task.attempt, EventKind::Started),
-        run(settings, runner, &task, &store, &progress, shutdown, control)
+        run(
+            settings,
+            runner,
+            &task,
+            (&store, connection),
+            &progress,
+            shutdown,
+            control
+        )
     );
     match end {
         RunEnd::Ran(Ok(finished)) => {
@@ -135,7 +143,7 @@ async fn run<R: TaskRunner>(
     settings: &Settings,
     runner: &mut R,
     task: &Task,
-    store: &Store,
+    (store, connection): (&Store, &Connection),
     progress: &Progress,
     shutdown: &mut Shutdown,
     control: &mut ControlInbox,
@@ -144,6 +152,7 @@ async fn run<R: TaskRunner>(
     let running = runner.run(Assignment {
         task,
         store,
+        link: Some(connection),
         progress,
         stop: stop_receiver,
     });

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use latentfarm_common::blob::Store;
+use latentfarm_common::nats::Connection;
 use latentfarm_common::queues::Available;
 use latentfarm_common::wire::memory::MemoryUse;
 use latentfarm_common::wire::outcome::{DoneBody, Failure, StageTimings};
@@ -39,6 +40,9 @@ pub struct Assignment<'a> {
     pub task: &'a Task,
     /// The store that holds the task's blobs.
     pub store: &'a Store,
+    /// The link to the server: what cannot be read in an outage is read again after it. `None` if the store
+    /// needs no server.
+    pub link: Option<&'a Connection>,
     /// Every step is reported to it; without steps the broker gives the task to another worker.
     pub progress: &'a Progress,
     /// Becomes true when the task is cancelled or the worker must leave: the runner then returns soon, with

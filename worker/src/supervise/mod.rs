@@ -34,6 +34,7 @@ use std::sync::Arc;
 
 use latentfarm_common::blob::Store;
 use latentfarm_common::error::ignore_not_found;
+use latentfarm_common::nats::Connection;
 use latentfarm_common::queues::Available;
 use latentfarm_common::wire::outcome::Failure;
 use latentfarm_common::wire::task::{Task, TaskBody};
@@ -77,6 +78,7 @@ impl TaskRunner for Runner {
         let Assignment {
             task,
             store,
+            link,
             progress,
             mut stop,
         } = assignment;
@@ -85,7 +87,7 @@ impl TaskRunner for Runner {
         let outcome = tokio::select! {
             // A child in the middle of a request dies with the future that holds it.
             _ = stopped => Err(Failure::Transient { message: "stopped on request".to_owned() }),
-            outcome = self.perform(task, store, &reporter) => outcome,
+            outcome = self.perform(task, (store, link), &reporter) => outcome,
         };
         // The memory that the task has taken stays with the engine and is read there.
         self.engine.reservations.release();
@@ -120,7 +122,7 @@ impl Runner {
     async fn perform(
         &mut self,
         task: &Task,
-        store: &Store,
+        (store, link): (&Store, Option<&Connection>),
         reporter: &ProgressReporter<'_>,
     ) -> Result<TaskOutput, Failure> {
         let Self {
@@ -131,7 +133,7 @@ impl Runner {
         } = self;
         let scratch = &settings.scratch;
         clear(scratch)?;
-        let fetcher = Fetcher { store, scratch };
+        let fetcher = Fetcher { store, link, scratch };
         match &task.body {
             TaskBody::Analyze(body) => analyze::analyze(media, engine, body, &fetcher, reporter).await,
             TaskBody::Render(body) => {

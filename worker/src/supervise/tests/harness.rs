@@ -266,6 +266,7 @@ pub(super) async fn run(
     let running = runner.run(Assignment {
         task,
         store: &stage.store,
+        link: None,
         progress: &progress,
         stop: receiver,
     });
