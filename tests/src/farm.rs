@@ -62,6 +62,13 @@ impl Server {
         let _already_gone = self.process.wait();
     }
 
+    /// Sends a signal to the server.
+    #[track_caller]
+    pub fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(i32::try_from(self.process.id()).expect("pid"));
+        kill(pid, signal).expect("signal");
+    }
+
     /// Starts a server that was killed again, on the same port and with what it had stored.
     #[track_caller]
     pub fn start_again(&mut self) {

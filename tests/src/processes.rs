@@ -6,6 +6,13 @@ use std::time::{Duration, Instant};
 
 const VARIABLE: &str = "LATENTFARM_TEST_TAG";
 
+/// Waits until `moment`. It is for tests in which time itself is what happens.
+pub fn wait_until(moment: Instant) {
+    while let Some(left) = moment.checked_duration_since(Instant::now()) {
+        std::thread::park_timeout(left);
+    }
+}
+
 /// The value of an environment variable that all descendants of a test's processes inherit.
 #[derive(Clone, Debug)]
 pub struct ProcessTag(String);

@@ -1,17 +1,37 @@
 //! The server of a farm with its own workers goes away, or has no room, and a render says so and loses
 //! nothing.
 
+#![expect(clippy::unwrap_used, reason = "helpers of a test panic where it fails")]
+
 use std::fs;
 use std::time::{Duration, Instant};
 
-use farm_tests::{Material, ProcessTag, Server, Worker, decoded};
+use farm_tests::{Material, ProcessTag, Server, Worker, decoded, wait_until};
+use nix::sys::signal::Signal;
 
 /// Longer than the coordinator's lease lasts.
 const LEASE_LAPSES: Duration = Duration::from_secs(16);
 const OPTIONS: [&str; 5] = ["--lossless", "--chunk-frames", "16", "--steps", "20"];
 
+/// What makes the server of a farm stop answering, and answer again.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    Killed,
+    /// Its machine is suspended, or the link to it swallows everything: nobody closes a connection.
+    Stopped,
+}
+
 #[test]
 fn a_server_that_is_away_for_longer_than_the_lease_lasts_costs_nothing_but_time() {
+    ride_out(Fault::Killed);
+}
+
+#[test]
+fn a_server_that_answers_nothing_for_longer_than_the_lease_lasts_costs_nothing_but_time() {
+    ride_out(Fault::Stopped);
+}
+
+fn ride_out(fault: Fault) {
     let material = Material::seconds("2", "2");
     let mut server = Server::start(&material.path("server"), &["first"]);
     let (variable, key) = server.key("coordinator");
@@ -25,7 +45,10 @@ fn a_server_that_is_away_for_longer_than_the_lease_lasts_costs_nothing_but_time(
         .env(variable, &key)
         .spawn();
     while running.wait_for("chunk_started")["work"] != "render" {}
-    server.kill();
+    match fault {
+        Fault::Killed => server.kill(),
+        Fault::Stopped => server.signal(Signal::SIGSTOP),
+    }
     let away_since = Instant::now();
     assert_eq!(running.wait_for("connection_lost")["server"], server.url.as_str());
     let wait = running.wait_for("waiting");
@@ -34,10 +57,11 @@ fn a_server_that_is_away_for_longer_than_the_lease_lasts_costs_nothing_but_time(
         wait["mend"].as_str().unwrap().contains("start it again"),
         "{wait}"
     );
-    while away_since.elapsed() < LEASE_LAPSES {
-        std::thread::park_timeout(Duration::from_millis(50));
+    wait_until(away_since + LEASE_LAPSES);
+    match fault {
+        Fault::Killed => server.start_again(),
+        Fault::Stopped => server.signal(Signal::SIGCONT),
     }
-    server.start_again();
     running.wait_for("connection_back");
     let finished = running.finish().complete();
     assert_eq!(worker.drain(), Some(0));

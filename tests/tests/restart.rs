@@ -1,6 +1,10 @@
 //! A killed worker, engine, server or coordinator costs time and changes no frame.
 
-use farm_tests::{Material, Render, Running, decoded};
+use std::fs;
+use std::os::unix::process::ExitStatusExt as _;
+use std::time::Instant;
+
+use farm_tests::{Material, Render, Running, decoded, wait_until};
 use latentfarm_common::frame::FrameHash;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -164,5 +168,54 @@ fn an_output_that_is_being_joined_is_finished_after_an_interrupt() {
         &material,
         &finished.frames_digest(),
         &decoded(&material.path("out.mp4")),
+    );
+}
+
+/// From before the programs have read their arguments to when the output is joined.
+#[test]
+fn an_interrupt_at_any_moment_leaves_nothing_half_done() {
+    const MOMENTS: u32 = 16;
+    let material = Material::seconds("0.5", "0.5");
+    let scratch = material.path("temporary");
+    fs::create_dir(&scratch).unwrap();
+    let render = |name: &str| {
+        let args = ["--workers", "1", "--chunk-frames", "16"];
+        let temporary = scratch.to_str().unwrap();
+        material.render(name).args(args).env("TMPDIR", temporary)
+    };
+    let started = Instant::now();
+    let undisturbed = render("undisturbed.mp4").run().complete();
+    let took = started.elapsed();
+    let mut interrupted = 0;
+    for moment in 0..MOMENTS {
+        let output = format!("out-{moment}.mp4");
+        let running = render(&output).spawn();
+        wait_until(Instant::now() + took * moment / MOMENTS);
+        running.signal(Signal::SIGINT);
+        let stopped = running.finish();
+        let is_complete = match stopped.status.signal() {
+            // It had not begun to listen to signals.
+            Some(signal) => {
+                assert_eq!(signal, Signal::SIGINT as i32, "{}", stopped.stderr);
+                false
+            }
+            None => match stopped.code() {
+                Some(0) => true,
+                Some(130) => false,
+                code => panic!("moment {moment}: {code:?}: {}", stopped.stderr),
+            },
+        };
+        interrupted += u32::from(!is_complete);
+        assert_eq!(material.path(&output).exists(), is_complete, "moment {moment}");
+        assert_eq!(fs::read_dir(&scratch).unwrap().count(), 0, "moment {moment}");
+        if !is_complete {
+            let resumed = render(&output).run().complete();
+            assert_eq!(resumed.frames_digest(), undisturbed.frames_digest());
+        }
+        assert!(!material.path(&format!("{output}.latentfarm")).exists());
+    }
+    assert!(
+        interrupted > MOMENTS / 2,
+        "{interrupted} of {MOMENTS} were interrupted"
     );
 }

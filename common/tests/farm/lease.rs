@@ -116,39 +116,53 @@ async fn expired(farm: &Farm) {
     .await;
 }
 
+/// Removes the marker of an expired lease, as the server does after a minute.
+async fn forget_marker(farm: &Farm) {
+    let stream = farm.coordinator.context.get_stream(format!("KV_{LEASE_BUCKET}"));
+    stream.await.unwrap().purge().await.unwrap();
+}
+
 #[tokio::test]
 async fn a_lease_that_only_its_holder_let_lapse_is_taken_up_again() {
-    let farm = Farm::start().await;
-    let proxy = Proxy::start(&farm.server.url()).await;
-    let lease = cut_off(&farm, &proxy, SHORT).await;
-    let epoch = lease.epoch();
-    expired(&farm).await;
-    assert!(!lease.is_held());
-    proxy.cut(false);
-    timeout(LIMIT, lease.held()).await.unwrap().unwrap();
-    assert_eq!(
-        lease.epoch(),
-        epoch,
-        "nobody else had it, so the tasks still count"
-    );
-    let refused = try_acquire(&farm, "second").await.unwrap_err();
-    assert!(matches!(refused, LeaseError::Held { .. }), "{refused:?}");
+    for has_marker in [true, false] {
+        let farm = Farm::start().await;
+        let proxy = Proxy::start(&farm.server.url()).await;
+        let lease = cut_off(&farm, &proxy, SHORT).await;
+        let epoch = lease.epoch();
+        expired(&farm).await;
+        if !has_marker {
+            forget_marker(&farm).await;
+        }
+        assert!(!lease.is_held());
+        proxy.cut(false);
+        timeout(LIMIT, lease.held()).await.unwrap().unwrap();
+        assert_eq!(
+            lease.epoch(),
+            epoch,
+            "nobody else had it, so the tasks still count"
+        );
+        let refused = try_acquire(&farm, "second").await.unwrap_err();
+        assert!(matches!(refused, LeaseError::Held { .. }), "{refused:?}");
+    }
 }
 
 #[tokio::test]
 async fn a_lease_that_another_coordinator_had_meanwhile_is_lost() {
     let farm = Farm::start().await;
     let proxy = Proxy::start(&farm.server.url()).await;
-    // The other one has given it back, let it expire, or still has it.
-    for end in ["released", "expired", "held"] {
+    // The other one has given it back, let it expire, so long ago that no marker is left, or still has it.
+    for end in ["released", "expired", "forgotten", "held"] {
         let lease = cut_off(&farm, &proxy, SHORT).await;
         expired(&farm).await;
         let other = try_acquire(&farm, "other").await.unwrap();
         match end {
             "released" => other.release().await,
-            "expired" => {
+            "expired" | "forgotten" => {
                 drop(other);
                 expired(&farm).await;
+                if end == "forgotten" {
+                    forget_marker(&farm).await;
+                }
             }
             _ => {
                 proxy.cut(false);

@@ -302,6 +302,24 @@ fn a_change_of_rate_or_channels_in_the_middle_is_heard_in_full() {
 }
 
 #[test]
+fn sound_that_cannot_be_read_to_its_end_is_used_as_far_as_it_can_and_the_rest_is_said() {
+    let clips = Clips::new();
+    let coding = "-f lavfi -i sine=f=440:r=48000:d=20 -c:a flac";
+    let path = clips.make("hole.oga", coding);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let start = bytes.len() * 2 / 5;
+    // FFmpeg does not look further than 64 KiB for the next page.
+    bytes[start..start + 70_000].fill(0);
+    std::fs::write(&path, bytes).unwrap();
+    let mut sound = decode(&path, SoundOrigin::Container, "0", Container::Mp4);
+    let seconds = heard(&mut sound).len() as f64 / 16_000.0;
+    assert!((6.0..8.0).contains(&seconds), "{seconds} s");
+    let notes = sound.notes().join("\n");
+    let expected = format!("`hole.oga` is damaged from {seconds:.2} s to its end");
+    assert!(notes.contains(&expected), "{notes}");
+}
+
+#[test]
 fn damage_is_silent_and_said_with_its_time() {
     let clips = Clips::new();
     let path = clips.make("hole.mkv", &format!("-f lavfi -i {CLICKS} -c:a aac -b:a 128k"));

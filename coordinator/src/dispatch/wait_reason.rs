@@ -226,9 +226,17 @@ pub(super) fn of_video(chunks: &Chunks, segments: &Segments) -> Option<WaitReaso
     let is_open = |counts: Counts| counts.backlog + counts.queued + counts.running > 0;
     let is_busy = is_open(Counts::of(&chunks.analyze)) || is_open(Counts::of(&chunks.render));
     let is_verifying = || chunks.iter().any(|record| record.being_verified);
-    (!segments.is_complete() && !is_busy && !is_verifying()).then(|| WaitReason::Video {
-        checked: segments.covered(),
-        of: segments.needed(),
+    if segments.is_complete() || is_busy || is_verifying() {
+        return None;
+    }
+    Some(match segments.full_storage() {
+        Some(error) => WaitReason::Storage {
+            error: error.to_owned(),
+        },
+        None => WaitReason::Video {
+            checked: segments.covered(),
+            of: segments.needed(),
+        },
     })
 }
 

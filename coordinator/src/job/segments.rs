@@ -16,6 +16,8 @@ pub struct Segments {
     reencoded: usize,
     is_complete: bool,
     failure: Option<String>,
+    /// The last error of whoever cuts the video, while that waits for room in the farm's storage.
+    full_storage: Option<String>,
 }
 
 /// A record that does not continue those before it.
@@ -34,6 +36,8 @@ pub enum BadSegments {
 pub enum VideoNews {
     /// This record is stored, and so is the blob that it names.
     Recorded(CutRecord),
+    /// The next segment cannot be stored yet, because the farm's storage is full.
+    StorageFull { error: String },
     /// The video cannot be cut to its end, so the job cannot be completed.
     Failed { reason: String },
 }
@@ -48,13 +52,19 @@ impl Segments {
             reencoded: 0,
             is_complete: false,
             failure: None,
+            full_storage: None,
         }
     }
 
     /// Takes what is new. A record that does not continue those before it is a failure too.
     pub fn on_news(&mut self, news: &VideoNews) {
+        self.full_storage = None;
         let failure = match news {
             VideoNews::Recorded(record) => self.add(record).err().map(|error| one_line(&error)),
+            VideoNews::StorageFull { error } => {
+                self.full_storage = Some(error.clone());
+                None
+            }
             VideoNews::Failed { reason } => Some(reason.clone()),
         };
         self.failure = self.failure.take().or(failure);
@@ -101,6 +111,11 @@ impl Segments {
     /// Whether the video has been cut and checked to its end.
     pub fn is_complete(&self) -> bool {
         self.is_complete
+    }
+
+    /// The error with which the farm's storage refuses the next segment, if it does.
+    pub fn full_storage(&self) -> Option<&str> {
+        self.full_storage.as_deref()
     }
 
     /// Why the video cannot be cut to its end, if it cannot.
@@ -164,6 +179,17 @@ mod tests {
             assert_eq!(segments.add(&late), Err(BadSegments::PastEnd));
         }
         assert_eq!(segments.entries().len(), 2);
+    }
+
+    #[test]
+    fn storage_is_full_until_the_next_segment_is_stored() {
+        let mut segments = Segments::new(64);
+        let error = "maximum bytes exceeded".to_owned();
+        segments.on_news(&VideoNews::StorageFull { error });
+        assert_eq!(segments.full_storage(), Some("maximum bytes exceeded"));
+        assert_eq!(segments.failure(), None, "it may pass");
+        segments.on_news(&VideoNews::Recorded(segment(0, 32)));
+        assert_eq!((segments.full_storage(), segments.covered()), (None, 32));
     }
 
     #[test]

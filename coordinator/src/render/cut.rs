@@ -55,6 +55,7 @@ impl VideoCut {
             return Ok(());
         }
         let (sink, _stop) = StoreSink::new(&self.farm, shutdown);
+        let sink = sink.reporting_to(self.news.clone());
         let stop = sink.clone();
         let cutting = move || {
             let recorder = Recorder {

@@ -1,5 +1,5 @@
 //! The farm as ingest writes to it: from threads for blocking work, and patiently, because a server may be
-//! restarted while the video is cut. The dispatcher reports the outage meanwhile.
+//! restarted, or its storage may be full, while the video is cut. The dispatcher reports the wait meanwhile.
 
 use std::error::Error;
 use std::io;
@@ -11,13 +11,16 @@ use std::time::Duration;
 use latentfarm_common::backoff::Backoff;
 use latentfarm_common::blob::BlobError;
 use latentfarm_common::error::one_line;
+use latentfarm_common::nats::storage;
 use latentfarm_common::shutdown::Shutdown;
 use latentfarm_common::wire::blob::BlobRef;
 use tokio::runtime::Handle;
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::dispatch::Farm;
 use crate::ingest::BlobSink;
+use crate::job::segments::VideoNews;
 
 /// What cannot be written for this long, although the link to the farm is up, is given up.
 const LIMIT: Duration = Duration::from_mins(1);
@@ -31,6 +34,8 @@ pub(super) struct StoreSink {
     runtime: Handle,
     shutdown: Shutdown,
     is_stopped: Arc<AtomicBool>,
+    /// The dispatcher, if it runs: it reports a wait for storage, and ends one that lasts too long.
+    news: Option<mpsc::UnboundedSender<VideoNews>>,
 }
 
 /// Stops the writers of a sink when it is dropped.
@@ -52,8 +57,17 @@ impl StoreSink {
             runtime: Handle::current(),
             shutdown,
             is_stopped: Arc::clone(&is_stopped),
+            news: None,
         };
         (sink, StopOnDrop(is_stopped))
+    }
+
+    /// Lets the sink wait for room in the farm's storage for as long as the dispatcher lets the job wait.
+    pub(super) fn reporting_to(self, news: mpsc::UnboundedSender<VideoNews>) -> Self {
+        Self {
+            news: Some(news),
+            ..self
+        }
     }
 
     /// Whether writing goes on: no signal has come, and the guard is there.
@@ -79,19 +93,15 @@ impl StoreSink {
         write: &impl AsyncFn(&Farm) -> Result<T, E>,
     ) -> io::Result<T> {
         self.runtime.block_on(async {
-            let (mut backoff, mut failing_since) = (BACKOFF, None);
+            let (mut backoff, mut patience) = (BACKOFF, Patience::default());
             loop {
                 self.ensure_running()?;
                 let error = match write(&self.farm).await {
                     Ok(written) => return Ok(written),
                     Err(error) => error,
                 };
-                let now = Instant::now();
-                if !self.farm.connection.is_up() {
-                    failing_since = None;
-                }
-                let since = *failing_since.get_or_insert(now);
-                if !is_transient(&error) || now - since > LIMIT {
+                let is_bounded_elsewhere = self.reports_full_storage(&error) || !self.farm.connection.is_up();
+                if !is_transient(&error) || patience.is_over(is_bounded_elsewhere, Instant::now()) {
                     return Err(io::Error::other(error));
                 }
                 tracing::debug!(
@@ -101,6 +111,34 @@ impl StoreSink {
                 tokio::time::sleep(backoff.next_delay()).await;
             }
         })
+    }
+
+    /// Tells the dispatcher about an error if it means that the farm's storage is full. Returns whether it was
+    /// told.
+    fn reports_full_storage(&self, error: &(dyn Error + 'static)) -> bool {
+        let Some(news) = self.news.as_ref().filter(|_| storage::is_full(error)) else {
+            return false;
+        };
+        let error = one_line(error);
+        news.send(VideoNews::StorageFull { error }).is_ok()
+    }
+}
+
+/// How long a write has failed. Outages, and waits for storage that the dispatcher knows of, have limits of
+/// their own and do not count.
+#[derive(Debug, Default)]
+struct Patience {
+    failing_since: Option<Instant>,
+}
+
+impl Patience {
+    /// Takes one more failure. Returns whether the write is given up.
+    fn is_over(&mut self, is_bounded_elsewhere: bool, now: Instant) -> bool {
+        if is_bounded_elsewhere {
+            self.failing_since = None;
+            return false;
+        }
+        now - *self.failing_since.get_or_insert(now) > LIMIT
     }
 }
 
@@ -119,4 +157,22 @@ impl BlobSink for StoreSink {
 /// Whether the blob could not be stored because the server did not answer.
 fn is_no_answer(error: &BlobError) -> bool {
     matches!(error, BlobError::Nats { .. })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_failures_that_nobody_else_bounds_are_given_up_after_the_limit() {
+        let (start, mut patience) = (Instant::now(), Patience::default());
+        let mut is_over =
+            |seconds, elsewhere| patience.is_over(elsewhere, start + Duration::from_secs(seconds));
+        assert!(!is_over(0, false));
+        assert!(!is_over(60, false));
+        assert!(!is_over(3600, true), "the storage is full");
+        assert!(!is_over(3700, false), "the time begins anew");
+        assert!(!is_over(3760, false));
+        assert!(is_over(3761, false));
+    }
 }

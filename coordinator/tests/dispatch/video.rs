@@ -1,6 +1,7 @@
 //! Chunks are rendered while the source video is still being cut.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use latentfarm_common::blob::Store;
 use latentfarm_common::digest::Digest;
@@ -147,6 +148,31 @@ async fn a_video_that_cannot_be_cut_ends_the_job_and_leaves_no_task() {
         [],
         "queued and running tasks are removed"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_segment_for_which_the_storage_stays_full_ends_the_job_with_the_mend() {
+    let mut stage = Stage::open(FRAMES).await;
+    stage.settings.job.unplaceable_wait = Duration::from_secs(1);
+    let counter = AttemptCounter::default();
+    let _w1 = stage.worker("w1", &counter, always(Act::Succeed)).await;
+    let (run, news, _rest) = begin(&stage).await;
+    news.send(VideoNews::StorageFull {
+        error: "maximum bytes exceeded".to_owned(),
+    })
+    .unwrap();
+    let result = run.end().await.unwrap();
+    let Ending::NoWorker { reason } = result.ending else {
+        panic!("{:?}", result.ending)
+    };
+    for part in [
+        "the farm's storage is full: maximum bytes exceeded",
+        "give JetStream more room",
+    ] {
+        assert!(reason.contains(part), "{reason}");
+    }
+    // The frames that had been cut before were rendered all the same.
+    assert!(!result.records.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,6 +9,8 @@ const LISTED: usize = 4;
 #[derive(Debug, Default)]
 pub(super) struct Damage {
     ranges: Vec<(f64, f64)>,
+    /// Where the file can be read no further, although it goes on.
+    ends_at: Option<f64>,
 }
 
 impl Damage {
@@ -20,11 +22,16 @@ impl Damage {
         }
     }
 
-    pub(super) fn is_none(&self) -> bool {
-        self.ranges.is_empty()
+    /// Adds that nothing after this time can be read.
+    pub(super) fn ends_at(&mut self, seconds: f64) {
+        self.ends_at = Some(seconds);
     }
 
-    /// Lists the times, such as `at 1.20 s, from 3.00 to 4.50 s`.
+    pub(super) fn is_none(&self) -> bool {
+        self.ranges.is_empty() && self.ends_at.is_none()
+    }
+
+    /// Lists the times, such as `at 1.20 s, from 3.00 to 4.50 s, from 9.00 s to its end`.
     pub(super) fn times(&self) -> String {
         let one = |&(start, end): &(f64, f64)| {
             if end - start < 0.005 {
@@ -37,6 +44,10 @@ impl Damage {
         if self.ranges.len() > LISTED {
             parts.push(format!("and {} times more", self.ranges.len() - LISTED));
         }
+        parts.extend(
+            self.ends_at
+                .map(|seconds| format!("from {seconds:.2} s to its end")),
+        );
         parts.join(", ")
     }
 }
@@ -54,5 +65,11 @@ mod tests {
         }
         let expected = "at 1.20 s, from 3.00 to 4.20 s, at 8.00 s, at 10.00 s, and 2 times more";
         assert_eq!(damage.times(), expected);
+        damage.ends_at(15.0);
+        assert!(
+            damage
+                .times()
+                .ends_with("and 2 times more, from 15.00 s to its end")
+        );
     }
 }

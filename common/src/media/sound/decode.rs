@@ -130,7 +130,7 @@ impl TrackDecoder<'_> {
                     return Err(MediaError::ffmpeg("read", &self.path)(error));
                 }
                 Err(_) => {
-                    self.damage.at(self.seconds(None));
+                    self.damage.ends_at(self.seconds(None));
                     break;
                 }
             }
