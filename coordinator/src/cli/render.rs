@@ -126,6 +126,10 @@ async fn run(settings: RenderCommand) -> Result<ExitStatus, CommandError> {
             ));
             ExitStatus::Incomplete
         }
+        Ending::Cancelled => {
+            ui.warn("the job was cancelled, so nothing was written");
+            ExitStatus::Incomplete
+        }
         Ending::Interrupted { .. } => ExitStatus::Interrupted,
     };
     ui.event(&report::to_json(&report));

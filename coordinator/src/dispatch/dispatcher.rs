@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use latentfarm_common::ids::{ChunkId, JobId};
 use latentfarm_common::nats::Connection;
-use latentfarm_common::nats::lease::{Contention, Lease};
+use latentfarm_common::nats::lease::Lease;
 use latentfarm_common::shutdown::{Phase as Stage, Shutdown};
 use latentfarm_common::wire::WireError;
 use latentfarm_common::wire::outcome::{DoneRecord, Event, EventKind, Failure, Heartbeat};
@@ -20,6 +20,7 @@ use super::job::Job;
 use super::job_event::JobEvent;
 use super::memory_request::MemoryRequests;
 use super::need_estimator::NeedEstimator;
+use super::order::Order;
 use super::outage_watch::OutageWatch;
 use super::placer::Placer;
 use super::publisher::TaskPublisher;
@@ -29,27 +30,26 @@ use super::verify::{SegmentCheck, Verdict, Verifier};
 use super::wait_reason::FarmView;
 use super::workers::Workers;
 use crate::job::chunk::event::ChunkEvent;
-use crate::job::chunk::state::Phase;
-use crate::job::chunks::Ending;
-use crate::job::segments::VideoNews;
 
 const TICK: Duration = Duration::from_millis(500);
 
 /// The dispatcher of a farm, run by the process that holds the farm's lease.
 pub(super) struct Dispatcher<'a> {
-    connection: &'a Connection,
-    lease: &'a Lease,
-    settings: FarmSettings,
-    inbox: Inbox,
-    workers: Workers,
-    estimator: NeedEstimator,
+    pub(super) connection: &'a Connection,
+    pub(super) lease: &'a Lease,
+    pub(super) settings: FarmSettings,
+    pub(super) inbox: Inbox,
+    pub(super) workers: Workers,
+    pub(super) estimator: NeedEstimator,
     placer: Placer,
-    publisher: TaskPublisher,
+    pub(super) publisher: TaskPublisher,
     verifier: Verifier,
     verdicts: mpsc::UnboundedReceiver<Verdict>,
-    jobs: BTreeMap<JobId, Job>,
-    finished: Vec<(Ending, Job)>,
-    draining_since: Option<Instant>,
+    pub(super) jobs: BTreeMap<JobId, Job>,
+    orders: mpsc::UnboundedReceiver<Order>,
+    /// Whether more orders may come.
+    takes_orders: bool,
+    pub(super) draining_since: Option<Instant>,
     outages: OutageWatch,
     memory_requests: MemoryRequests,
     next_reconcile: Instant,
@@ -61,6 +61,7 @@ impl<'a> Dispatcher<'a> {
         lease: &'a Lease,
         settings: FarmSettings,
         check: SegmentCheck,
+        orders: mpsc::UnboundedReceiver<Order>,
     ) -> Result<Self, DispatchError> {
         let timeouts = &settings.timeouts;
         let (verifier, verdicts) = Verifier::new(farm, check);
@@ -75,7 +76,8 @@ impl<'a> Dispatcher<'a> {
             verifier,
             verdicts,
             jobs: BTreeMap::new(),
-            finished: Vec::new(),
+            orders,
+            takes_orders: true,
             draining_since: None,
             outages: OutageWatch::default(),
             memory_requests: MemoryRequests::default(),
@@ -84,49 +86,16 @@ impl<'a> Dispatcher<'a> {
         })
     }
 
-    /// Adds a job: removes the tasks of an earlier coordinator, begins to verify its records, and follows the
-    /// cut of its source video.
-    pub(super) async fn admit(
-        &mut self,
-        mut job: Job,
-        video: mpsc::UnboundedReceiver<VideoNews>,
-    ) -> Result<(), DispatchError> {
-        let id = job.spec.id;
-        self.estimator.read(self.connection, &job.spec.model).await;
-        job.begin(self.lease.epoch());
-        let adopt_at = match self.settings.contention {
-            Contention::Refuse => Some(Instant::now() + self.settings.timeouts.adopt_timeout),
-            Contention::Seize => None,
-        };
-        self.publisher.take_over(&mut job, adopt_at).await?;
-        let entries = self.publisher.done_log.list(id).await;
-        let entries = entries.map_err(DispatchError::at("use the done log"))?;
-        if !entries.is_empty() {
-            job.log.notify(JobEvent::Resumed {
-                records: entries.len(),
-            });
-        }
-        self.jobs.insert(id, job);
-        // The first sequence number of the done log that was not read yet.
-        let mut next = 1;
-        for entry in entries {
-            next = next.max(entry.sequence + 1);
-            self.on_done(entry.chunk, entry.sequence, entry.record).await;
-        }
-        self.inbox.follow(self.connection, id, next).await?;
-        self.inbox.follow_video(id, video);
-        Ok(())
-    }
-
-    /// Runs the farm until a job has ended, and returns that job.
-    pub(super) async fn run(&mut self, mut shutdown: Shutdown) -> Result<(Ending, Job), DispatchError> {
+    /// Runs the farm until no more orders can come and all jobs have ended, or until `shutdown`.
+    pub(super) async fn run(&mut self, mut shutdown: Shutdown) -> Result<(), DispatchError> {
         let mut stop = shutdown.clone();
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            if let Some(finished) = self.finished.pop() {
+            let is_drained = self.draining_since.is_some() || !self.takes_orders;
+            if is_drained && self.jobs.is_empty() {
                 self.write_estimates(true).await;
-                return Ok(finished);
+                return Ok(());
             }
             let draining = self.draining_since.is_some();
             let placing = self
@@ -140,6 +109,10 @@ impl<'a> Dispatcher<'a> {
                         self.on_message(message).await;
                     }
                 }
+                order = self.orders.recv(), if self.takes_orders && !draining => match order {
+                    Some(order) => self.on_order(order).await,
+                    None => self.takes_orders = false,
+                },
                 Some(verdict) = self.verdicts.recv() => self.on_verdict(verdict).await,
                 _ = ticks.tick() => self.on_tick().await,
                 () = sleep_until(placing.unwrap_or_else(Instant::now)), if placing.is_some() => {}
@@ -253,7 +226,8 @@ impl<'a> Dispatcher<'a> {
         for job in self.jobs.values_mut() {
             is_stale |= has_drifted && job.chunks.any_unschedulable();
             is_stale |= job.take_moved();
-            is_stale |= job.chunks.render.iter().any(|record| record.needs_placement(now));
+            let mut records = job.chunks.render.iter();
+            is_stale |= !job.is_paused && records.any(|record| record.needs_placement(now));
         }
         if is_stale {
             self.placer.mark_stale();
@@ -268,13 +242,18 @@ impl<'a> Dispatcher<'a> {
     }
 
     /// Writes the estimated needs, if this process still holds the lease and is connected.
-    async fn write_estimates(&mut self, last: bool) {
+    pub(super) async fn write_estimates(&mut self, last: bool) {
         if self.connection.is_up() && self.lease.is_held() {
             self.estimator.write(self.connection, last).await;
         }
     }
 
-    async fn on_done(&mut self, chunk: ChunkId, sequence: u64, record: Result<DoneRecord, WireError>) {
+    pub(super) async fn on_done(
+        &mut self,
+        chunk: ChunkId,
+        sequence: u64,
+        record: Result<DoneRecord, WireError>,
+    ) {
         let Some(job) = self.jobs.get_mut(&chunk.job) else {
             return;
         };
@@ -373,42 +352,10 @@ impl<'a> Dispatcher<'a> {
     }
 
     /// Logs an event that concerns the whole farm, and sends it to the observer of every job.
-    fn notify_all(&self, event: &JobEvent) {
+    pub(super) fn notify_all(&self, event: &JobEvent) {
         event.log();
         for job in self.jobs.values() {
             job.log.send(event.clone());
-        }
-    }
-
-    /// Begins a drain: nothing is published any more, queued tasks are removed, and running ones may finish.
-    async fn drain(&mut self) {
-        self.draining_since = Some(Instant::now());
-        for job in self.jobs.values() {
-            for chunk in job.chunks.ids(|record| record.state().phase == Phase::Queued) {
-                self.publisher.remove_tasks(chunk).await;
-            }
-        }
-    }
-
-    /// Whether a drain is over, because no chunk is running any more or the drain has taken too long.
-    fn is_drained(&self) -> bool {
-        self.draining_since.is_some_and(|since| {
-            let is_idle = self.jobs.values().all(|job| job.chunks.running() == 0);
-            is_idle || since.elapsed() >= self.settings.timeouts.drain_timeout
-        })
-    }
-
-    /// Removes the jobs that have ended from the farm, for [`Dispatcher::run`] to return them.
-    async fn finish(&mut self, ending: impl Fn(&Job) -> Option<Ending>) {
-        let ended = self.jobs.iter().filter_map(|(id, job)| Some((*id, ending(job)?)));
-        for (id, ending) in ended.collect::<Vec<_>>() {
-            let Some(job) = self.jobs.remove(&id) else {
-                continue;
-            };
-            job.notify_progress(&self.workers);
-            self.inbox.unfollow(id);
-            self.publisher.clear(id).await;
-            self.finished.push((ending, job));
         }
     }
 }

@@ -28,6 +28,8 @@ pub enum DispatchError {
          command again"
     )]
     LeaseLost,
+    #[error("the farm is at work on this job already")]
+    Admitted,
     #[error("cannot use the task queue")]
     Tasks(#[source] TaskError),
     #[error("cannot store the input of a chunk")]

@@ -11,17 +11,18 @@ use latentfarm_common::wire::job::{JobSpec, Timeline};
 use latentfarm_common::wire::memory::OutOfMemory;
 use latentfarm_common::wire::outcome::{DoneRecord, Failure, FrameObservation, Heartbeat};
 use latentfarm_common::wire::task::Task;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::error::DispatchError;
 use super::job_event::{JobEvent, Progress};
 use super::job_waits::{self, JobWaits};
 use super::log::JobLog;
+use super::order::JobEnd;
 use super::release::ReleaseGate;
 use super::settings::{JobSettings, Timeouts};
 use super::task_inputs;
-use super::wait_reason::{self, FarmView};
+use super::wait_reason::{self, FarmView, WaitReason};
 use super::workers::Workers;
 use crate::job::chunk::event::ChunkEvent;
 use crate::job::chunk::state::{Phase, Step};
@@ -44,6 +45,10 @@ pub(super) struct Job {
     /// Whether a render chunk has changed its state since the last call of [`Job::take_moved`].
     moved: bool,
     pub(super) waits: JobWaits,
+    /// Whether nothing of the job is published.
+    pub(super) is_paused: bool,
+    /// Who is told how the job ended.
+    pub(super) ended: Option<oneshot::Sender<Result<JobEnd, DispatchError>>>,
     timeouts: Timeouts,
 }
 
@@ -66,6 +71,8 @@ impl Job {
             log: JobLog::open(&settings.job_dir, observer),
             moved: false,
             waits: JobWaits::default(),
+            is_paused: false,
+            ended: None,
             timeouts,
             spec,
             timeline,
@@ -309,16 +316,16 @@ impl Job {
         let working_on = heartbeat.task.as_ref();
         if let Some(task) = working_on
             && let Some(record) = self.chunks.get_mut(task.chunk)
-            && let Some(attempt) = record.inherited.take_if(|attempt| *attempt == task.attempt)
         {
-            record.not_before = None;
-            let worker = worker.clone();
-            self.apply(task.chunk, ChunkEvent::Started { attempt, worker });
-        }
-        if let Some(task) = working_on
-            && let Some(record) = self.chunks.get_mut(task.chunk)
-        {
-            record.on_progress(worker, task);
+            let adopted = record.inherited.take_if(|attempt| *attempt == task.attempt);
+            if let Some(attempt) = adopted {
+                record.not_before = None;
+                let worker = worker.clone();
+                self.apply(task.chunk, ChunkEvent::Started { attempt, worker });
+            }
+            if let Some(record) = self.chunks.get_mut(task.chunk) {
+                record.on_progress(worker, task);
+            }
         }
         for chunk in self.running_on(worker) {
             let Some(record) = self.chunks.get_mut(chunk) else {
@@ -383,11 +390,16 @@ impl Job {
     /// waits for, if a report is due.
     pub(super) fn check_waits(&mut self, workers: &Workers, farm: FarmView<'_>, now: Instant) {
         let (render, at_most) = (&mut self.chunks.render, self.settings.unplaceable_wait);
-        for (chunk, reason) in job_waits::overdue(render, workers, farm.is_up(), at_most, now) {
+        let is_up = farm.is_up() && !self.is_paused;
+        for (chunk, reason) in job_waits::overdue(render, workers, is_up, at_most, now) {
             self.apply(chunk, ChunkEvent::Blocked { reason });
         }
-        let reason = wait_reason::reason(&self.chunks, workers, farm)
-            .or_else(|| wait_reason::of_video(&self.chunks, &self.segments));
+        let reason = if self.is_paused {
+            Some(WaitReason::Paused)
+        } else {
+            wait_reason::reason(&self.chunks, workers, farm)
+                .or_else(|| wait_reason::of_video(&self.chunks, &self.segments))
+        };
         let event = self
             .waits
             .observe(reason, &self.chunks.render, &self.settings, now);

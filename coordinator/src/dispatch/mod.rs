@@ -8,7 +8,8 @@
 //!  ticks, lease, signal ┘                     └─▶ JobLog: journal, report, JobEvent for the observer
 //! ```
 //! The state of the farm (workers, estimated needs, the window of each queue, the lease) is separate from the
-//! state of a job, so that a farm can have any number of jobs; [`run_job`] runs a farm with one.
+//! state of a job: [`run_farm`] runs a farm with any number of jobs, which orders bring, and [`run_job`] one with
+//! a single job.
 //!
 //! The manifest and the done log are the truth. A task may be lost or run twice; the first verified record of
 //! a chunk counts. The dispatcher compares its state with the queue every minute, and rebuilds it from the
@@ -25,6 +26,7 @@ mod job_waits;
 mod log;
 mod memory_request;
 mod need_estimator;
+mod order;
 mod outage_watch;
 mod placer;
 mod publish_window;
@@ -41,6 +43,7 @@ mod task_inputs;
 mod test_support;
 #[cfg(test)]
 mod tests;
+mod turnover;
 mod usage;
 mod verify;
 mod wait_reason;
@@ -53,8 +56,9 @@ pub use error::DispatchError;
 pub use farm::Farm;
 pub use job_event::{JobEvent, Progress};
 pub use log::OomRecord;
+pub use order::{Admission, JobEnd, Order, PlannedJob};
 pub use report::JobReport;
-pub use run::{JobResult, PlannedJob, run_job};
+pub use run::{OnlyJob, run_farm, run_job};
 pub use settings::{DEFAULT_UNPLACEABLE_WAIT, DispatchSettings, FarmSettings, JobSettings, Timeouts};
 pub use usage::{DeviceUse, MemoryUsage, PlanUse, deviation};
 pub use verify::SegmentCheck;

@@ -84,7 +84,10 @@ impl Placer {
             committed.add_running(job);
         }
         let mut moves = Vec::new();
-        for job in jobs.values_mut() {
+        // The chunks of a more urgent job take the workers first.
+        let mut in_turn: Vec<&mut Job> = jobs.values_mut().filter(|job| !job.is_paused).collect();
+        in_turn.sort_by_key(|job| job.settings.priority);
+        for job in in_turn {
             moves.extend(place_job(job, capacities, estimator, &mut committed, now));
         }
         Some(moves)

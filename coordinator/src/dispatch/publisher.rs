@@ -351,7 +351,7 @@ pub(super) fn choose(
     for job in jobs.values() {
         let mut ready: BTreeMap<Queue, Vec<ChunkId>> = BTreeMap::new();
         for record in job.chunks.iter() {
-            if let Some(class) = record.class_to_publish(now) {
+            if let Some(class) = record.class_to_publish(now).filter(|_| !job.is_paused) {
                 ready
                     .entry(job.settings.queue(class))
                     .or_default()

@@ -34,6 +34,8 @@ pub enum WaitReason {
     Queue { error: String },
     /// These many tasks are queued, and no worker has begun one of them; `idle` workers have no task.
     Begin { queued: usize, idle: usize },
+    /// An operator has paused the job.
+    Paused,
     /// The chunks that can be made of the `checked` source frames so far are done; `of` is the number of all.
     Video { checked: u64, of: u64 },
 }
@@ -50,6 +52,7 @@ impl WaitReason {
             Self::Storage { .. } => "storage",
             Self::Queue { .. } => "queue",
             Self::Begin { .. } => "begin",
+            Self::Paused => "operator",
             Self::Video { .. } => "video",
         }
     }
@@ -73,6 +76,7 @@ impl WaitReason {
                 "they go on with this job when they are free; add a worker to begin sooner".to_owned()
             }
             Self::Begin { .. } => "look into their logs".to_owned(),
+            Self::Paused => "run `latentfarm resume` to go on with it".to_owned(),
             Self::Video { .. } => {
                 "the workers go on with the next ones as they come; if none comes, look into the disk \
                                    that holds the video"
@@ -91,6 +95,7 @@ impl WaitReason {
             | Self::Lease { .. }
             | Self::Queue { .. }
             | Self::Begin { .. }
+            | Self::Paused
             | Self::Video { .. } => false,
         }
     }
@@ -133,6 +138,7 @@ impl fmt::Display for WaitReason {
                 f,
                 "{queued} tasks are queued, and none of the {idle} idle workers takes one"
             ),
+            Self::Paused => f.write_str("the job is paused"),
             Self::Video { checked, of } => write!(
                 f,
                 "only {checked} of {of} frames of the video have been checked and cut so far"
@@ -264,7 +270,8 @@ mod tests {
             WaitReason::Storage { .. } => Some(WaitReason::Queue { error: text() }),
             WaitReason::Queue { .. } => Some(WaitReason::Begin { queued: 1, idle: 1 }),
             WaitReason::Begin { idle: 1, .. } => Some(WaitReason::Begin { queued: 1, idle: 0 }),
-            WaitReason::Begin { .. } => Some(WaitReason::Video { checked: 1, of: 2 }),
+            WaitReason::Begin { .. } => Some(WaitReason::Paused),
+            WaitReason::Paused => Some(WaitReason::Video { checked: 1, of: 2 }),
             WaitReason::Video { .. } => None,
         })
         .collect()
@@ -283,7 +290,7 @@ mod tests {
             "restart ",
         ];
         let reasons = every_reason();
-        assert_eq!(reasons.len(), 11);
+        assert_eq!(reasons.len(), 12);
         for reason in reasons {
             let mend = reason.mend("start one with `x`");
             assert!(STEPS.iter().any(|step| mend.contains(step)), "{reason}: {mend}");

@@ -57,6 +57,8 @@ pub enum Ending {
     NoVideo { reason: String },
     /// No frame of the video has a usable face, and the settings do not allow that.
     NoFace,
+    /// An operator has cancelled the job.
+    Cancelled,
     /// The coordinator was asked to end before the job was complete; the same job can be resumed from here.
     Interrupted { frames_done: u64, frames: u64 },
 }

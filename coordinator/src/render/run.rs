@@ -8,7 +8,7 @@ use latentfarm_common::blob::Store;
 use latentfarm_common::error::one_line;
 use latentfarm_common::ids::WorkerId;
 use latentfarm_common::nats::connect::SEED_VARIABLE;
-use latentfarm_common::nats::lease::Contention;
+use latentfarm_common::nats::lease::{Contention, Lease};
 use latentfarm_common::shutdown::{Phase, Shutdown};
 use latentfarm_common::wire;
 use latentfarm_common::wire::job::{JobSpec, Timeline};
@@ -26,7 +26,9 @@ use super::preflight::Preflight;
 use super::report::{RenderReport, Written};
 use super::room::Volume;
 use super::store_sink::StoreSink;
-use crate::dispatch::{self, DispatchSettings, Ending, Farm, JobEvent, JobResult, PlannedJob, SegmentCheck};
+use crate::dispatch::{
+    self, DispatchSettings, Ending, Farm, JobEnd, JobEvent, OnlyJob, PlannedJob, SegmentCheck,
+};
 use crate::ingest::{ExaminedInputs, SourceVideo};
 use crate::job::folder::JobFolder;
 use crate::job::manifest;
@@ -56,7 +58,8 @@ pub(super) struct Planned {
 
 /// A job that the dispatcher has ended.
 pub(super) struct Dispatched {
-    result: JobResult,
+    end: JobEnd,
+    lease: Lease,
     /// Number of chunks that an earlier run had finished.
     resumed_chunks: usize,
 }
@@ -129,8 +132,8 @@ impl Run<'_> {
             local.stop_workers().await;
         }
         match dispatched? {
-            Some(dispatched) if matches!(dispatched.result.ending, Ending::Interrupted { .. }) => {
-                dispatched.result.lease.release().await;
+            Some(dispatched) if matches!(dispatched.end.ending, Ending::Interrupted { .. }) => {
+                dispatched.lease.release().await;
                 Ok(None)
             }
             dispatched => Ok(dispatched),
@@ -228,13 +231,14 @@ impl Run<'_> {
         while let Ok(event) = job_events.try_recv() {
             forward(event);
         }
-        let result = result?;
+        let OnlyJob { end, lease } = result?;
         if let Some(error) = cut_failure {
-            result.lease.release().await;
+            lease.release().await;
             return Err(error);
         }
         Ok(Some(Dispatched {
-            result,
+            end,
+            lease,
             resumed_chunks,
         }))
     }
@@ -279,20 +283,21 @@ impl Run<'_> {
         dispatched: Dispatched,
     ) -> Result<RenderReport, RenderError> {
         let Dispatched {
-            result,
+            end,
+            lease,
             resumed_chunks,
         } = dispatched;
-        let written = if result.ending == Ending::Complete {
-            Some(self.write(&spec, &result).await?)
+        let written = if end.ending == Ending::Complete {
+            Some(self.write(&spec, &end.records, &lease).await?)
         } else {
             None
         };
         let elapsed = self.preflight.started.elapsed();
-        result.lease.release().await;
+        lease.release().await;
         Ok(RenderReport {
-            ending: result.ending,
+            ending: end.ending,
             spec,
-            job: result.report,
+            job: end.report,
             written,
             elapsed,
             resumed_chunks,
@@ -300,8 +305,12 @@ impl Run<'_> {
     }
 
     /// Joins and verifies the segments, and renames the file if the lease is still held.
-    async fn write(&self, spec: &JobSpec, result: &JobResult) -> Result<Written, RenderError> {
-        let records = &result.records;
+    async fn write(
+        &self,
+        spec: &JobSpec,
+        records: &[Arc<DoneRecord>],
+        lease: &Lease,
+    ) -> Result<Written, RenderError> {
         let mut segments = Vec::with_capacity(records.len());
         for record in records {
             let range = finish::range_of(spec, record);
@@ -324,7 +333,7 @@ impl Run<'_> {
         let observer = self.observer.clone();
         let work = move || stitch::assemble(&request, &mut |step| observer.send(RenderEvent::Stitch(step)));
         let assembled = spawn_blocking(work).await?.map_err(RenderError::Stitch)?;
-        let held = result.lease.held().await;
+        let held = lease.held().await;
         held.map_err(|_lost| RenderError::LeaseLost)?;
         let committed = spawn_blocking(move || assembled.commit()).await?;
         committed.map_err(RenderError::Commit)?;

@@ -27,8 +27,9 @@ async fn a_job_completes_and_each_chunk_counts_once() {
     let _w2 = stage
         .worker("w2", &counter, first_time(3, Act::SucceedTwice))
         .await;
-    let result = stage.dispatch().await.end().await.unwrap();
+    let only = stage.dispatch().await.end_with_lease().await.unwrap();
 
+    let result = only.end;
     assert_eq!(result.ending, Ending::Complete);
     let indices: Vec<u32> = result.records.iter().map(|record| record.chunk.index).collect();
     assert_eq!(indices, (0..13).collect::<Vec<_>>(), "13 chunks, in order");
@@ -37,8 +38,8 @@ async fn a_job_completes_and_each_chunk_counts_once() {
     assert_eq!(result.report.retries, BTreeMap::new());
     assert_eq!(result.report.render.denoise_ms, 130);
     assert_eq!(result.report.workers.values().sum::<u64>(), 26);
-    assert!(result.lease.is_held());
-    result.lease.release().await;
+    assert!(only.lease.is_held());
+    only.lease.release().await;
 
     let recorded = DoneLog::new(&stage.farm.connection)
         .list(stage.spec.id)
@@ -130,11 +131,12 @@ async fn a_video_without_any_face_is_rendered_only_if_allowed() {
     let stage = Stage::open(64).await;
     let counter = AttemptCounter::default();
     let _w1 = stage.worker("w1", &counter, always(Act::FindNoFace)).await;
-    let result = stage.dispatch().await.end().await.unwrap();
+    let only = stage.dispatch().await.end_with_lease().await.unwrap();
+    let result = only.end;
     assert_eq!(result.ending, Ending::NoFace);
     assert!(result.records.is_empty());
     assert_eq!(result.report.without_face, [FrameRange::new(0, 64)]);
-    result.lease.release().await;
+    only.lease.release().await;
 
     let mut allowed = stage.settings.clone();
     allowed.job.allow_no_face = true;

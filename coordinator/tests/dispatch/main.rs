@@ -6,6 +6,7 @@
 mod endings;
 mod faults;
 mod hostile;
+mod many;
 mod memory;
 mod moves;
 #[path = "../../examples/fuzz/mutate.rs"]

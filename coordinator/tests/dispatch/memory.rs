@@ -28,7 +28,7 @@ pub fn mixed() -> JobNeeds {
 }
 
 /// The worker and the kind of device that rendered each chunk.
-pub fn places(result: &latentfarm_coordinator::dispatch::JobResult) -> Vec<(&str, DeviceKind)> {
+pub fn places(result: &latentfarm_coordinator::dispatch::JobEnd) -> Vec<(&str, DeviceKind)> {
     let place =
         |record: &Arc<latentfarm_common::wire::outcome::DoneRecord>| record.memory.as_ref().unwrap().kind;
     result
@@ -226,7 +226,7 @@ async fn what_was_learned_survives_the_coordinator() {
     first.trigger.drain();
     first.trigger.stop();
     drop(first_worker);
-    let ended = first.end().await.unwrap();
+    let ended = first.end_with_lease().await.unwrap();
     ended.lease.release().await;
     // Only the farm's bucket holds the observations of the first run.
     stage.settings.job.job_dir = stage.settings.job.job_dir.with_file_name("elsewhere");

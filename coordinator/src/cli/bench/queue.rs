@@ -114,13 +114,14 @@ async fn run(farm: &Farm, spec: JobSpec, timeline: Timeline, folder: &Path) -> a
         timeline,
         video,
     };
-    let result = dispatch::run_job(farm, planned, dispatch, check, observer, shutdown).await?;
+    let dispatch::OnlyJob { end, lease } =
+        dispatch::run_job(farm, planned, dispatch, check, observer, shutdown).await?;
     anyhow::ensure!(
-        result.ending == Ending::Complete,
+        end.ending == Ending::Complete,
         "not all of the {chunks} chunks were completed: {:?}",
-        result.ending
+        end.ending
     );
-    result.lease.release().await;
+    lease.release().await;
     Ok(collecting.await?)
 }
 

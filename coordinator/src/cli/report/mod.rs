@@ -170,6 +170,7 @@ fn given_up(report: &RenderReport) -> impl Iterator<Item = (FrameRange, String)>
         | Ending::NoWorker { .. }
         | Ending::NoVideo { .. }
         | Ending::NoFace
+        | Ending::Cancelled
         | Ending::Interrupted { .. } => &[],
     };
     quarantined.iter().map(|chunk| {

@@ -1,5 +1,6 @@
 //! A real server, a made-up job, and fake workers inside the test's process that follow a script.
 
+mod farm;
 mod machine;
 mod scripts;
 mod worker;
@@ -22,7 +23,7 @@ use latentfarm_common::shutdown::{self, Trigger};
 use latentfarm_common::wire::job::{JobSpec, Timeline};
 use latentfarm_coordinator::dispatch::benchmark_job::{benchmark_job, benchmark_segments};
 use latentfarm_coordinator::dispatch::{
-    DispatchError, DispatchSettings, Farm, FarmSettings, JobEvent, JobNeeds, JobResult, PlannedJob,
+    DispatchError, DispatchSettings, Farm, FarmSettings, JobEnd, JobEvent, JobNeeds, OnlyJob, PlannedJob,
     SegmentCheck, Timeouts, run_job,
 };
 use latentfarm_coordinator::job::segments::{VideoNews, whole_video};
@@ -178,13 +179,18 @@ async fn coordinator(server: &EmbeddedServer) -> Connection {
 
 /// A job that is being dispatched.
 pub struct Run {
-    pub job: JoinHandle<Result<JobResult, DispatchError>>,
+    pub job: JoinHandle<Result<OnlyJob, DispatchError>>,
     pub events: mpsc::UnboundedReceiver<JobEvent>,
     pub trigger: Trigger,
 }
 
 impl Run {
-    pub async fn end(self) -> Result<JobResult, DispatchError> {
+    pub async fn end(self) -> Result<JobEnd, DispatchError> {
+        self.end_with_lease().await.map(|only| only.end)
+    }
+
+    /// As [`Run::end`], with the lease, which is still held.
+    pub async fn end_with_lease(self) -> Result<OnlyJob, DispatchError> {
         tokio::time::timeout(LIMIT, self.job)
             .await
             .expect("the job does not end")
@@ -200,7 +206,7 @@ impl Run {
                     return event;
                 }
             }
-            let ending = job.await.unwrap().map(|result| (result.ending, result.report));
+            let ending = job.await.unwrap().map(|only| (only.end.ending, only.end.report));
             panic!("the job ended before: {what}: {ending:?}")
         };
         tokio::time::timeout(LIMIT, found)

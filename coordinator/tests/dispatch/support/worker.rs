@@ -153,17 +153,18 @@ impl Worker {
     /// Runs tasks until one of them kills the worker.
     async fn work(&self) {
         let available = Available {
-            analyze: false,
+            analyze: true,
             memory: self.machine.available(),
         };
-        let queues: Vec<Queue> = fitting(&available)
-            .into_iter()
-            .filter(|queue| queue.priority == 1)
-            .collect();
         let analyze = Queue {
             class: ResourceClass::Analyze,
             priority: 1,
         };
+        // The lowest priority has no tests, and the last queue is waited at.
+        let queues: Vec<Queue> = fitting(&available)
+            .into_iter()
+            .filter(|queue| queue.priority <= 1 && *queue != analyze)
+            .collect();
         loop {
             let mut pulled = Ok(Pulled::NoQueue);
             for queue in &queues {

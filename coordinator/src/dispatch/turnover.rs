@@ -1,0 +1,183 @@
+//! How jobs come to a farm and leave it. The dispatcher calls this for each [`Order`], for jobs that have ended,
+//! and when it is asked to end.
+
+use latentfarm_common::error::one_line;
+use latentfarm_common::ids::JobId;
+use latentfarm_common::nats::lease::Contention;
+use latentfarm_common::nats::subjects::Subject;
+use latentfarm_common::wire;
+use latentfarm_common::wire::outcome::WorkerCommand;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::dispatcher::Dispatcher;
+use super::error::DispatchError;
+use super::job::Job;
+use super::job_event::JobEvent;
+use super::order::{Admission, JobEnd, Order};
+use super::report::JobReport;
+use crate::job::chunk::state::Phase;
+use crate::job::chunks::Ending;
+use crate::job::segments::VideoNews;
+
+impl Dispatcher<'_> {
+    pub(super) async fn on_order(&mut self, order: Order) {
+        match order {
+            Order::Admit(admission) => self.admit(*admission).await,
+            Order::Cancel(id) => {
+                let is_cancelled = |job: &Job| (job.spec.id == id).then_some(Ending::Cancelled);
+                self.finish(is_cancelled).await;
+            }
+            Order::Pause { job, is_paused } => {
+                if is_paused {
+                    self.withdraw(job, "the job is paused").await;
+                }
+                if let Some(job) = self.jobs.get_mut(&job) {
+                    job.is_paused = is_paused;
+                }
+            }
+            Order::SetPriority { job, priority } => {
+                let current = self.jobs.get(&job).map(|job| job.settings.priority);
+                if current != Some(priority) {
+                    self.withdraw(job, "the job has another priority now").await;
+                }
+                if let Some(job) = self.jobs.get_mut(&job) {
+                    job.settings.priority = priority;
+                }
+            }
+        }
+    }
+
+    async fn admit(&mut self, admission: Admission) {
+        let Admission {
+            planned,
+            settings,
+            observer,
+            ended,
+        } = admission;
+        let id = planned.spec.id;
+        if self.jobs.contains_key(&id) {
+            // The receiver may be gone, here and below.
+            drop(ended.send(Err(DispatchError::Admitted)));
+            return;
+        }
+        let timeouts = self.settings.timeouts.clone();
+        let taken = match Job::new(planned.spec, planned.timeline, settings, timeouts, observer) {
+            Ok(job) => self.take_in(job, planned.video).await,
+            Err(error) => Err(error),
+        };
+        match (taken, self.jobs.get_mut(&id)) {
+            (Ok(()), Some(job)) => job.ended = Some(ended),
+            (Ok(()), None) => {}
+            (Err(error), _) => {
+                self.jobs.remove(&id);
+                self.inbox.unfollow(id);
+                drop(ended.send(Err(error)));
+            }
+        }
+    }
+
+    /// Adds a job: removes the tasks of an earlier coordinator, begins to verify the records that the job has,
+    /// and follows the cut of its source video.
+    async fn take_in(
+        &mut self,
+        mut job: Job,
+        video: mpsc::UnboundedReceiver<VideoNews>,
+    ) -> Result<(), DispatchError> {
+        let id = job.spec.id;
+        self.estimator.read(self.connection, &job.spec.model).await;
+        job.begin(self.lease.epoch());
+        let adopt_at = match self.settings.contention {
+            Contention::Refuse => Some(Instant::now() + self.settings.timeouts.adopt_timeout),
+            Contention::Seize => None,
+        };
+        self.publisher.take_over(&mut job, adopt_at).await?;
+        let entries = self.publisher.done_log.list(id).await;
+        let entries = entries.map_err(DispatchError::at("use the done log"))?;
+        if !entries.is_empty() {
+            job.log.notify(JobEvent::Resumed {
+                records: entries.len(),
+            });
+        }
+        self.jobs.insert(id, job);
+        // The first sequence number of the done log that was not read yet.
+        let mut next = 1;
+        for entry in entries {
+            next = next.max(entry.sequence + 1);
+            self.on_done(entry.chunk, entry.sequence, entry.record).await;
+        }
+        self.inbox.follow(self.connection, id, next).await?;
+        self.inbox.follow_video(id, video);
+        Ok(())
+    }
+
+    /// Removes the tasks of a job that no worker has begun, so that they are placed again.
+    async fn withdraw(&mut self, id: JobId, why: &str) {
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        for chunk in job.chunks.ids(|record| record.state().phase == Phase::Queued) {
+            self.publisher.remove_tasks(chunk).await;
+            job.on_reassigned(chunk, why.to_owned());
+        }
+    }
+
+    /// Begins a drain: nothing is published any more, queued tasks are removed, and running ones may finish.
+    pub(super) async fn drain(&mut self) {
+        self.draining_since = Some(Instant::now());
+        for job in self.jobs.values() {
+            for chunk in job.chunks.ids(|record| record.state().phase == Phase::Queued) {
+                self.publisher.remove_tasks(chunk).await;
+            }
+        }
+    }
+
+    /// Whether a drain is over, because no chunk is running any more or the drain has taken too long.
+    pub(super) fn is_drained(&self) -> bool {
+        self.draining_since.is_some_and(|since| {
+            let is_idle = self.jobs.values().all(|job| job.chunks.running() == 0);
+            is_idle || since.elapsed() >= self.settings.timeouts.drain_timeout
+        })
+    }
+
+    /// Removes the jobs that have ended from the farm, and reports their ends.
+    pub(super) async fn finish(&mut self, ending: impl Fn(&Job) -> Option<Ending>) {
+        let ended = self.jobs.iter().filter_map(|(id, job)| Some((*id, ending(job)?)));
+        for (id, ending) in ended.collect::<Vec<_>>() {
+            let Some(mut job) = self.jobs.remove(&id) else {
+                continue;
+            };
+            job.notify_progress(&self.workers);
+            self.inbox.unfollow(id);
+            if ending == Ending::Cancelled {
+                self.stop_workers_of(id).await;
+            }
+            self.publisher.clear(id).await;
+            let end = JobEnd {
+                records: job.chunks.records(),
+                report: JobReport::of(&job),
+                ending,
+            };
+            if let Some(ended) = job.ended.take() {
+                // The receiver may be gone.
+                drop(ended.send(Ok(end)));
+            }
+        }
+    }
+
+    /// Asks the workers that are at work on a job to give it up. One that does not hear it finishes its chunk.
+    async fn stop_workers_of(&self, job: JobId) {
+        let payload = match wire::encode(&WorkerCommand::Cancel(job)) {
+            Ok(payload) => payload,
+            Err(error) => {
+                tracing::warn!(error = one_line(&error), "a command cannot be encoded");
+                return;
+            }
+        };
+        let subject = Subject::Control(None).to_string();
+        if let Err(error) = self.connection.client.publish(subject, payload.into()).await {
+            tracing::warn!(
+                error = one_line(&error),
+                "cannot tell the workers that a job is cancelled"
+            );
+        }
+    }
+}
