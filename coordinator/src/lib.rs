@@ -4,6 +4,7 @@
 
 pub mod cli;
 pub mod dispatch;
+pub mod farm;
 pub mod ingest;
 pub mod job;
 pub mod journal;

@@ -1,8 +1,11 @@
 //! A farm as an operator sets it up: a nats-server, and workers that join and leave.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -179,5 +182,120 @@ impl Drop for Worker {
     fn drop(&mut self) {
         let _already_gone = self.process.kill();
         let _already_gone = self.process.wait();
+    }
+}
+
+/// A running `latentfarm serve`. Dropping it kills the coordinator.
+#[derive(Debug)]
+pub struct Coordinator {
+    process: Child,
+}
+
+impl Coordinator {
+    /// Starts the coordinator of a farm, with its folder in `dir`, and waits until it answers.
+    #[track_caller]
+    pub fn start(server: &Server, dir: &Path, tag: &ProcessTag) -> Self {
+        let (variable, value) = tag.env();
+        let (seed_variable, seed) = server.key("coordinator");
+        let process = Command::new(program("latentfarm"))
+            .args(["serve", "--nats", &server.url, "--dir"])
+            .arg(dir)
+            .env(variable, value)
+            .env(seed_variable, seed)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn();
+        let mut coordinator = Self {
+            process: process.expect("start a coordinator"),
+        };
+        let stderr = coordinator.process.stderr.take().expect("stderr");
+        let (sender, lines) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                // Whoever started it may have heard enough.
+                let _nobody = sender.send(line);
+            }
+        });
+        let mut heard = Vec::new();
+        while let Ok(line) = lines.recv_timeout(START_DEADLINE) {
+            if line.contains("coordinating the farm") {
+                return coordinator;
+            }
+            heard.push(line);
+        }
+        panic!("the coordinator does not begin: {heard:#?}");
+    }
+
+    /// Kills the coordinator and waits until it is gone.
+    pub fn kill(&mut self) {
+        let _already_gone = self.process.kill();
+        let _already_gone = self.process.wait();
+    }
+
+    /// Sends SIGINT, and returns the exit code.
+    #[track_caller]
+    pub fn interrupt(mut self) -> Option<i32> {
+        let pid = i32::try_from(self.process.id()).expect("pid");
+        kill(Pid::from_raw(pid), Signal::SIGINT).expect("signal");
+        self.process.wait().expect("wait").code()
+    }
+}
+
+impl Drop for Coordinator {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// What a command printed.
+#[derive(Debug)]
+pub struct Answer {
+    pub code: Option<i32>,
+    /// The JSON lines on standard output.
+    pub lines: Vec<Value>,
+    pub stderr: String,
+}
+
+impl Answer {
+    /// Returns the last line, and panics unless the command ended with 0.
+    #[track_caller]
+    pub fn last(self) -> Value {
+        assert_eq!(self.code, Some(0), "{self:#?}");
+        self.lines.into_iter().next_back().expect("a line")
+    }
+}
+
+impl Server {
+    /// Returns a `latentfarm` command of an operator of this farm.
+    #[track_caller]
+    pub fn operator(&self, tag: &ProcessTag) -> Command {
+        let (variable, value) = tag.env();
+        let (seed_variable, seed) = self.key("operator");
+        let mut command = Command::new(program("latentfarm"));
+        command
+            .env(variable, value)
+            .env(seed_variable, seed)
+            .env("LATENTFARM_NATS", &self.url)
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a command of an operator to its end, with `--json`.
+    #[track_caller]
+    pub fn operate<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Answer {
+        let tag = ProcessTag::new();
+        let ended = self.operator(&tag).args(args).arg("--json").output();
+        let ended = ended.expect("run latentfarm");
+        let text = String::from_utf8_lossy(&ended.stdout);
+        tag.assert_nothing_left();
+        Answer {
+            code: ended.status.code(),
+            lines: text
+                .lines()
+                .filter_map(|line| serde_json::from_str(line).ok())
+                .collect(),
+            stderr: String::from_utf8_lossy(&ended.stderr).into_owned(),
+        }
     }
 }

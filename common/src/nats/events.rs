@@ -114,6 +114,12 @@ impl Follower {
         Self::open(connection, topology::EVENTS, filter, start).await
     }
 
+    /// Follows the records of the segments of a job's source video, from the first one on.
+    pub async fn segments(connection: &Connection, job: JobId) -> Result<Self, StreamError> {
+        let filter = subjects::values(topology::JOBS_BUCKET, &subjects::segments_of_job(job));
+        Self::open(connection, topology::JOBS_STREAM, filter, StartFrom::Oldest).await
+    }
+
     async fn open(
         connection: &Connection,
         stream: &'static str,

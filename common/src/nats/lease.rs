@@ -73,14 +73,17 @@ pub enum Contention {
 pub enum LeaseError {
     /// Another coordinator holds the lease.
     #[error(
-        "another coordinator is at work on this farm: {holder}; wait until its job has ended, or interrupt it; if it was \
-         killed, give the same command again in {} s", .time.seconds()
+        "another coordinator is at work on this farm: {holder}; give it jobs with `latentfarm submit` if it is a \
+         `latentfarm serve`, else wait until its job has ended, or interrupt it; if it was killed, give the same command \
+         again in {} s", .time.seconds()
     )]
     Held {
         /// Time to live of a lease, after which that of a dead holder is free.
         time: LeaseTtl,
         /// Name of the holder, as it was given to [`Lease::acquire`].
         holder: String,
+        /// The last renewal; a holder that is alive makes a new one within a third of the time to live.
+        revision: u64,
     },
     /// The stored lease cannot be read.
     #[error("cannot read the coordinator's lease")]
@@ -133,8 +136,11 @@ impl Lease {
             Some(message) => {
                 let other = String::from_utf8_lossy(&message.payload).into_owned();
                 if contention == Contention::Refuse {
-                    let holder = other;
-                    return Err(LeaseError::Held { time, holder });
+                    return Err(LeaseError::Held {
+                        time,
+                        holder: other,
+                        revision: message.sequence,
+                    });
                 }
                 tracing::warn!(holder = other, "taking over the lease of a dead coordinator");
                 message.sequence
@@ -149,8 +155,11 @@ impl Lease {
         let epoch = match write(&context, &holder, time, expected).await {
             Ok(revision) => revision,
             Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => {
-                let holder = "it took the lease at this very moment".to_owned();
-                return Err(LeaseError::Held { time, holder });
+                return Err(LeaseError::Held {
+                    time,
+                    holder: "it took the lease at this very moment".to_owned(),
+                    revision: expected,
+                });
             }
             Err(error) => return Err(LeaseError::Write(error)),
         };

@@ -11,6 +11,7 @@ pub mod direct;
 pub mod done;
 mod error;
 pub mod events;
+mod full;
 pub mod lease;
 mod link;
 pub mod pull;

@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use super::subjects::{COORDINATOR_INBOX, OBSERVER_INBOX, worker_inbox};
+use super::subjects::{COORDINATOR_INBOX, FARM_REQUESTS, OBSERVER_INBOX, OPERATOR_INBOX, worker_inbox};
 use super::topology::{DONE, JOBS_BUCKET, LEASE_BUCKET, MEDIA_BUCKET, NEEDS_BUCKET, TASKS};
 use crate::ids::WorkerId;
 
@@ -19,6 +19,9 @@ pub enum Role {
     /// under its own name, and receives commands. It may not create consumers, because a push consumer could
     /// make the server publish to subjects that the worker itself may not publish to.
     Worker(WorkerId),
+    /// An operator submits jobs, with their blobs and the records of their segments, asks the coordinator about
+    /// them, and reads what is stored to fetch their results.
+    Operator,
     /// An observer reads the state of streams and consumers, stored messages, events, done records and
     /// heartbeats.
     Observer,
@@ -40,6 +43,7 @@ impl fmt::Display for Role {
         match self {
             Self::Coordinator => f.write_str("coordinator"),
             Self::Worker(worker) => worker.fmt(f),
+            Self::Operator => f.write_str("operator"),
             Self::Observer => f.write_str("observer"),
         }
     }
@@ -52,6 +56,7 @@ impl Role {
         match self {
             Self::Coordinator => COORDINATOR_INBOX.to_owned(),
             Self::Worker(worker) => worker_inbox(worker),
+            Self::Operator => OPERATOR_INBOX.to_owned(),
             Self::Observer => OBSERVER_INBOX.to_owned(),
         }
     }
@@ -70,6 +75,8 @@ impl Role {
                     format!("$KV.{LEASE_BUCKET}.>"),
                     format!("$KV.{NEEDS_BUCKET}.>"),
                     format!("$O.{MEDIA_BUCKET}.>"),
+                    // Answers to operators.
+                    format!("{OPERATOR_INBOX}.>"),
                 ],
                 publish_deny: vec![
                     "$JS.API.STREAM.RESTORE.>".to_owned(),
@@ -105,6 +112,20 @@ impl Role {
                     "farm.ctl.all".to_owned(),
                     "farm.wake.*".to_owned(),
                 ],
+            },
+            Self::Operator => Permissions {
+                publish: vec![
+                    FARM_REQUESTS.to_owned(),
+                    "$JS.API.INFO".to_owned(),
+                    format!("$JS.API.STREAM.INFO.KV_{JOBS_BUCKET}"),
+                    format!("$JS.API.STREAM.INFO.OBJ_{MEDIA_BUCKET}"),
+                    "$JS.API.DIRECT.GET.>".to_owned(),
+                    format!("$KV.{JOBS_BUCKET}.*.segment.*"),
+                    format!("$O.{MEDIA_BUCKET}.C.*"),
+                    format!("$O.{MEDIA_BUCKET}.M.*"),
+                ],
+                publish_deny: Vec::new(),
+                subscribe: vec![inbox],
             },
             Self::Observer => Permissions {
                 publish: vec![

@@ -9,6 +9,7 @@
 //! | `farm.hb.<worker>` | heartbeats, not stored |
 //! | `farm.ctl.<worker>`, `farm.ctl.all` | commands to workers, not stored |
 //! | `farm.wake.<class>` | a notification that there is a task of this class, not stored; the payload is the queue |
+//! | `farm.request` | requests of operators' commands to the coordinator, which replies to each; not stored |
 
 use std::fmt;
 use std::str::FromStr;
@@ -30,6 +31,8 @@ pub const ALL_EVENTS: &str = "farm.evt.*.*.*";
 pub const ALL_HEARTBEATS: &str = "farm.hb.*";
 /// Filter for the notifications of all classes.
 pub const ALL_WAKES: &str = "farm.wake.*";
+/// Subject of the requests to the coordinator.
+pub const FARM_REQUESTS: &str = "farm.request";
 /// Subjects on which the server reports a task that was delivered too often or was terminated.
 pub const ADVISORIES: [&str; 2] = [
     "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.FARM_TASKS.*",
@@ -206,6 +209,21 @@ pub fn segments_of_job(job: JobId) -> String {
     format!("{job}.segment.*")
 }
 
+/// Last part of the key of a job's order, in the bucket of jobs.
+pub const ORDER: &str = "order";
+/// Last part of the key of a job's record, in the bucket of jobs.
+pub const RECORD: &str = "record";
+
+/// Returns the job whose value of this kind is stored under a subject of a key-value bucket; `None` if the
+/// subject has another form.
+pub fn job_of_value(bucket: &str, kind: &str, subject: &str) -> Option<JobId> {
+    let key = subject
+        .strip_prefix("$KV.")?
+        .strip_prefix(bucket)?
+        .strip_prefix('.')?;
+    key.strip_suffix(kind)?.strip_suffix('.')?.parse().ok()
+}
+
 /// Subject of the values of a key, or of the keys that a filter selects, in a key-value bucket.
 pub fn values(bucket: &str, key: &str) -> String {
     format!("$KV.{bucket}.{key}")
@@ -220,6 +238,8 @@ pub fn worker_inbox(worker: &WorkerId) -> String {
 pub const COORDINATOR_INBOX: &str = "_INBOX_coord_";
 /// Inbox prefix of an observer. No worker has the same one either.
 pub const OBSERVER_INBOX: &str = "_INBOX_obs_";
+/// Inbox prefix of an operator. No worker has the same one either.
+pub const OPERATOR_INBOX: &str = "_INBOX_op_";
 
 #[cfg(test)]
 mod tests {
@@ -293,11 +313,37 @@ mod tests {
     }
 
     #[test]
+    fn the_job_of_a_value_is_read_from_its_subject() {
+        let id = JobId::from_digest(&Digest::of(b"job"));
+        let subject = values("farm-jobs", &format!("{id}.{ORDER}"));
+        assert_eq!(job_of_value("farm-jobs", ORDER, &subject), Some(id));
+        for (bucket, kind, subject) in [
+            ("farm-jobs", RECORD, subject.clone()),
+            ("farm", ORDER, subject.clone()),
+            ("farm-jobs", ORDER, values("farm-jobs", &segment_key(id, 1))),
+            ("farm-jobs", ORDER, format!("{subject}.more")),
+        ] {
+            assert_eq!(job_of_value(bucket, kind, &subject), None, "{subject} {kind}");
+        }
+    }
+
+    #[test]
     fn a_worker_named_like_another_role_has_an_inbox_of_its_own() {
-        for name in ["coord", "coord-", "coordinator", "obs", "obs-", "observer"] {
+        for name in [
+            "coord",
+            "coord-",
+            "coordinator",
+            "obs",
+            "obs-",
+            "observer",
+            "op",
+            "op-",
+            "operator",
+        ] {
             let inbox = worker_inbox(&name.parse().unwrap());
             assert_ne!(inbox, COORDINATOR_INBOX, "{name}");
             assert_ne!(inbox, OBSERVER_INBOX, "{name}");
+            assert_ne!(inbox, OPERATOR_INBOX, "{name}");
         }
     }
 

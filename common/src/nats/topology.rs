@@ -20,6 +20,7 @@ use async_nats::jetstream::stream::{Config, ConsumerErrorKind, DiscardPolicy, Re
 use async_nats::jetstream::{self, ErrorCode};
 
 use super::error::StreamError;
+use super::full::is_full;
 use super::subjects;
 use crate::queues::Queue;
 use crate::wire::MAX_MESSAGE_BYTES;
@@ -34,6 +35,8 @@ pub const EVENTS: &str = "FARM_EVT";
 pub const ADVISORIES: &str = "FARM_ADV";
 /// Name of the key-value bucket of job manifests and states.
 pub const JOBS_BUCKET: &str = "farm-jobs";
+/// Name of the stream that holds that bucket.
+pub const JOBS_STREAM: &str = "KV_farm-jobs";
 /// Name of the key-value bucket of the coordinator's lease.
 pub const LEASE_BUCKET: &str = "farm-lease";
 /// Name of the key-value bucket of measured memory requirements and frame times.
@@ -166,39 +169,97 @@ impl Topology {
     }
 }
 
+/// How often the limits of all streams are halved at most, on a server that grants less than they ask for.
+pub const HALVINGS: u32 = 6;
+
 /// What [`ensure`] had to create.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ensured {
     /// Names of the streams that did not exist. On a farm that already has jobs, an absent stream is lost
     /// data.
     pub created: Vec<String>,
+    /// How often the limits of streams that were created were halved.
+    pub halvings: u32,
 }
 
-/// Creates missing streams and brings the others to this release's settings. Repeating it changes nothing.
+/// Creates missing streams and brings the others to this release's settings. Repeating it changes nothing. On a
+/// server that grants less storage than the streams ask for, those that are created get smaller limits.
 pub async fn ensure(context: &jetstream::Context, topology: &Topology) -> Result<Ensured, StreamError> {
-    let mut ensured = Ensured::default();
+    let mut missing = Vec::new();
     for config in topology.streams() {
-        let name = config.name.clone();
-        match context.get_stream(&name).await {
-            Ok(_) => {
-                let updated = context.update_stream(&config).await;
-                updated.map_err(|error| {
-                    StreamError::new(
-                        format!("change the stream {name} to this release's settings"),
-                        error,
-                    )
-                })?;
+        match context.get_stream(&config.name).await {
+            Ok(stream) => update(context, config, stream.cached_info().config.max_bytes).await?,
+            Err(error) if is_not_found(error.kind()) => missing.push(config),
+            Err(error) => {
+                return Err(StreamError::new(
+                    format!("look up the stream {}", config.name),
+                    error,
+                ));
             }
-            Err(error) if is_not_found(error.kind()) => {
-                let created = context.create_stream(config).await;
-                created.map_err(|error| StreamError::new(format!("create the stream {name}"), error))?;
-                tracing::debug!(stream = name, "created a stream");
-                ensured.created.push(name);
-            }
-            Err(error) => return Err(StreamError::new(format!("look up the stream {name}"), error)),
         }
     }
-    Ok(ensured)
+    let mut halvings = 0;
+    while let Err(error) = create(context, &missing, halvings).await {
+        if halvings == HALVINGS || !is_full(&error) {
+            return Err(error);
+        }
+        halvings += 1;
+    }
+    if halvings > 0 {
+        tracing::warn!(
+            "the NATS server grants less storage than the farm's streams ask for: their limits are 1/{} of it",
+            1 << halvings
+        );
+    }
+    Ok(Ensured {
+        created: missing.into_iter().map(|config| config.name).collect(),
+        halvings,
+    })
+}
+
+/// Creates streams with their limits halved so often. If one of them cannot be created, none is: what was
+/// created before it is removed again, unless it is used already.
+async fn create(context: &jetstream::Context, streams: &[Config], halvings: u32) -> Result<(), StreamError> {
+    for (index, config) in streams.iter().enumerate() {
+        let name = &config.name;
+        let limited = Config {
+            max_bytes: (config.max_bytes >> halvings).max(1),
+            ..config.clone()
+        };
+        let Err(error) = context.create_stream(limited).await else {
+            tracing::debug!(stream = name, "created a stream");
+            continue;
+        };
+        for created in &streams[..index] {
+            let found = context.get_stream(&created.name).await;
+            if found.is_ok_and(|stream| stream.cached_info().state.last_sequence == 0) {
+                // What is left of it keeps its limit.
+                let _kept = context.delete_stream(&created.name).await;
+            }
+        }
+        return Err(StreamError::new(format!("create the stream {name}"), error));
+    }
+    Ok(())
+}
+
+/// Brings a stream to this release's settings. It keeps its limit if the server has no more.
+async fn update(context: &jetstream::Context, config: Config, max_bytes: i64) -> Result<(), StreamError> {
+    let updated = match context.update_stream(&config).await {
+        Err(error) if is_full(&error) => {
+            let kept = Config {
+                max_bytes,
+                ..config.clone()
+            };
+            context.update_stream(&kept).await
+        }
+        updated => updated,
+    };
+    updated.map(|_| ()).map_err(|error| {
+        StreamError::new(
+            format!("change the stream {} to this release's settings", config.name),
+            error,
+        )
+    })
 }
 
 fn is_not_found(kind: GetStreamErrorKind) -> bool {

@@ -294,13 +294,13 @@ fn a_standing_server_keeps_keys_that_exist_and_lets_in_whoever_has_one() {
     let first = configure(&["w1", "w1", "observer"]).unwrap();
     let roles: Vec<Role> = first.keys.iter().map(|(role, _)| role.clone()).collect();
     let named = [Role::Worker(worker("w1")), Role::Worker(worker("observer"))];
-    assert_eq!(roles[..2], [Role::Coordinator, Role::Observer]);
-    assert_eq!(roles[2..], named);
+    assert_eq!(roles[..3], [Role::Coordinator, Role::Operator, Role::Observer]);
+    assert_eq!(roles[3..], named);
     let before: Vec<String> = first.keys.iter().map(|(_, path)| public_key(path)).collect();
 
     let second = configure(&["w2"]).unwrap();
     let config = std::fs::read_to_string(&second.config).unwrap();
-    assert_eq!(second.keys.len(), 5);
+    assert_eq!(second.keys.len(), 6);
     for (_, path) in &second.keys {
         assert!(config.contains(&public_key(path)), "{config}");
         let seed = std::fs::read_to_string(path).unwrap();
@@ -309,11 +309,11 @@ fn a_standing_server_keeps_keys_that_exist_and_lets_in_whoever_has_one() {
     }
     assert!(before.iter().all(|key| config.contains(key)), "{config}");
 
-    std::fs::remove_file(&first.keys[2].1).unwrap();
+    std::fs::remove_file(&first.keys[3].1).unwrap();
     let third = configure(&[]).unwrap();
     let config = std::fs::read_to_string(&third.config).unwrap();
-    assert_eq!(third.keys.len(), 4);
-    assert!(!config.contains(&before[2]), "{config}");
+    assert_eq!(third.keys.len(), 5);
+    assert!(!config.contains(&before[3]), "{config}");
 
     std::fs::write(&first.keys[0].1, "nonsense").unwrap();
     let refused = configure(&[]).unwrap_err();

@@ -7,12 +7,15 @@ mod doctor;
 mod events;
 mod exit;
 mod explain;
+mod jobs;
 mod nats_config;
 mod progress;
 mod render;
 mod report;
+mod serve;
 mod settings;
 mod stdout;
+mod submit;
 mod top;
 
 use std::process::ExitCode;
@@ -24,6 +27,8 @@ use latentfarm_common::telemetry;
 
 use args::Args;
 use exit::ExitStatus;
+
+use crate::farm::Control;
 
 /// Parses this process's command line and runs its subcommand; `version` is what `--version` prints. An error is
 /// printed once, with all its causes.
@@ -54,14 +59,28 @@ pub fn main(version: &'static str) -> ExitCode {
 
 /// Runs the subcommand of a parsed command line.
 fn run(args: Args) -> ExitCode {
-    // The operator reads the command's own lines; by default the log adds errors only.
-    if let Err(error) = telemetry::init("error") {
+    // The operator reads the command's own lines, to which the log adds errors only by default; that of a
+    // coordinator is read in the morning.
+    let level = match args.command {
+        args::Command::Serve(_) => "info",
+        _ => "error",
+    };
+    if let Err(error) = telemetry::init(level) {
         tell(format_args!("error: {}", Chain(&error)));
         return ExitStatus::Refused.code();
     }
-    let json = matches!(&args.command, args::Command::Render(args) if args.json);
+    let json = args.command.prints_json();
     let outcome = match args.command {
         args::Command::Render(args) => render::main(*args),
+        args::Command::Serve(args) => serve::main(args),
+        args::Command::Submit(args) => submit::main(*args),
+        args::Command::Jobs(args) => jobs::list(args),
+        args::Command::Status(args) => jobs::status(&args),
+        args::Command::Pause(args) => jobs::control(&args, Control::Pause),
+        args::Command::Resume(args) => jobs::control(&args, Control::Resume),
+        args::Command::Cancel(args) => jobs::control(&args, Control::Cancel),
+        args::Command::Set(args) => jobs::control(&args.control, Control::SetPriority(args.priority)),
+        args::Command::Fetch(args) => submit::fetch(&args),
         args::Command::Explain(args) => explain::main(&args),
         args::Command::Doctor(args) => doctor::main(&args),
         args::Command::Bench(args) => bench::main(args),

@@ -17,6 +17,8 @@ use crate::local::LocalNotice;
 use crate::render::RenderEvent;
 use crate::stitch::StitchStep;
 
+/// What is printed before a job whose weights are random.
+pub(super) const SYNTHETIC: &str = "SYNTHETIC WEIGHTS: the mouth will move at random";
 /// Without a terminal, each phase prints a line for every tenth of its work.
 const PARTS: u64 = 10;
 /// A phase that is shorter than this prints no progress lines.
@@ -176,7 +178,7 @@ impl JobUi {
     }
 
     /// Begins the phase `what` of `total` units, such as `frames`.
-    fn begin(&mut self, what: &str, total: u64, unit: &str) {
+    pub(super) fn begin(&mut self, what: &str, total: u64, unit: &str) {
         self.bar.finish_and_clear();
         self.printed_parts = 0;
         self.phase = (what.to_owned(), unit.to_owned());
@@ -200,7 +202,7 @@ impl JobUi {
     }
 
     /// Sets how many units of the phase are done, with a short text such as the number of workers.
-    fn advance(&mut self, done: u64, text: &str) {
+    pub(super) fn advance(&mut self, done: u64, text: &str) {
         self.bar.set_position(done);
         self.bar.set_message(text.to_owned());
         let total = self.bar.length().unwrap_or(0);

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::args::RenderArgs;
 use super::exit::{CommandError, ExitStatus, runtime};
-use super::progress::JobUi;
+use super::progress::{JobUi, SYNTHETIC};
 use super::report;
 use super::settings::RenderCommand;
 use crate::dispatch::Ending;
@@ -142,7 +142,7 @@ fn announce(ui: &mut JobUi, job: &RenderJob, workers: usize) {
     let preflight = job.preflight();
     let estimate = &preflight.estimate;
     if preflight.model.synthetic {
-        ui.line("SYNTHETIC WEIGHTS: the mouth will move at random");
+        ui.line(SYNTHETIC);
     }
     for note in job.notes() {
         ui.show(&RenderEvent::Note(note));

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use latentfarm_common::InvalidText;
 use latentfarm_common::ids::WorkerId;
 
-use super::args::RenderArgs;
+use super::args::{JobArgs, RenderArgs};
 use crate::ingest::{IngestRequest, RateChoice, SEGMENT_LIMITS};
 use crate::local::WorkerOptions;
 use crate::plan::split::{ChunkFrames, InvalidChunkFrames};
@@ -68,6 +68,49 @@ pub(super) enum ArgumentError {
 
 impl RenderCommand {
     pub(super) fn new(args: RenderArgs) -> Result<Self, ArgumentError> {
+        let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+        let count = match args.worker.len() {
+            0 => args.workers.unwrap_or(if cores <= 2 { 1 } else { 2 }),
+            given => given,
+        };
+        if !(1..=MAX_WORKERS).contains(&count) {
+            return Err(ArgumentError::Workers(count));
+        }
+        let workers = workers(&args, count)?;
+        let threads_per_worker = (cores / count).max(1);
+        let JobSettings {
+            mut render,
+            rate_note,
+        } = JobSettings::new(args.job, workers.len() * threads_per_worker)?;
+        if let Some(work_dir) = args.work_dir {
+            render.work_dir = work_dir;
+        }
+        render.keep = args.keep;
+        Ok(Self {
+            render,
+            workers,
+            threads_per_worker,
+            nats: args.nats,
+            nats_server: args.nats_server,
+            rate_note,
+            dry_run: args.dry_run,
+            json: args.json,
+        })
+    }
+}
+
+/// The validated options of a job.
+#[derive(Debug)]
+pub(super) struct JobSettings {
+    /// The job folder is beside the output, and is not kept.
+    pub(super) render: RenderSettings,
+    /// How a decimal frame rate was understood.
+    pub(super) rate_note: Option<String>,
+}
+
+impl JobSettings {
+    /// `threads` is the number of engine threads over all workers, for the estimate.
+    pub(super) fn new(args: JobArgs, threads: usize) -> Result<Self, ArgumentError> {
         let rate = match args.fps.as_str() {
             "source" => RateChoice::Source,
             text => RateChoice::Fixed(text.parse()?),
@@ -84,23 +127,10 @@ impl RenderCommand {
         if !(0.0..=20.0).contains(&guidance_scale) {
             return Err(ArgumentError::Guidance(guidance_scale));
         }
-        let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
-        let count = match args.worker.len() {
-            0 => args.workers.unwrap_or(if cores <= 2 { 1 } else { 2 }),
-            given => given,
-        };
-        if !(1..=MAX_WORKERS).contains(&count) {
-            return Err(ArgumentError::Workers(count));
-        }
-        let workers = workers(&args, count)?;
         let weights = args.weights.ok_or(ArgumentError::NoWeights)?;
         let target = OutputTarget::check(&args.output, &[&args.video, &args.audio], args.force)?;
-        let work_dir = args.work_dir.unwrap_or_else(|| {
-            let mut name = args.output.clone().into_os_string();
-            name.push(".latentfarm");
-            name.into()
-        });
-        let threads_per_worker = (cores / count).max(1);
+        let mut work_dir = args.output.into_os_string();
+        work_dir.push(".latentfarm");
         let render = RenderSettings {
             ingest: IngestRequest {
                 video: args.video,
@@ -129,21 +159,12 @@ impl RenderCommand {
             unplaceable_wait: args.unplaceable_wait,
             chunk_frames: ChunkFrames::new(args.chunk_frames)?,
             analyze_frames: ChunkFrames::new(ANALYZE_FRAMES)?,
-            threads: workers.len() * threads_per_worker,
-            work_dir,
+            threads,
+            work_dir: work_dir.into(),
             discard_other: args.force,
-            keep: args.keep,
+            keep: false,
         };
-        Ok(Self {
-            render,
-            workers,
-            threads_per_worker,
-            nats: args.nats,
-            nats_server: args.nats_server,
-            rate_note,
-            dry_run: args.dry_run,
-            json: args.json,
-        })
+        Ok(Self { render, rate_note })
     }
 }
 

@@ -10,7 +10,7 @@ use latentfarm_common::nats::lease::Lease;
 use latentfarm_common::shutdown::{Phase as Stage, Shutdown};
 use latentfarm_common::wire::WireError;
 use latentfarm_common::wire::outcome::{DoneRecord, Event, EventKind, Failure, Heartbeat};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::error::DispatchError;
@@ -20,7 +20,7 @@ use super::job::Job;
 use super::job_event::JobEvent;
 use super::memory_request::MemoryRequests;
 use super::need_estimator::NeedEstimator;
-use super::order::Order;
+use super::order::{JobEnd, Order};
 use super::outage_watch::OutageWatch;
 use super::placer::Placer;
 use super::publisher::TaskPublisher;
@@ -46,6 +46,8 @@ pub(super) struct Dispatcher<'a> {
     verifier: Verifier,
     verdicts: mpsc::UnboundedReceiver<Verdict>,
     pub(super) jobs: BTreeMap<JobId, Job>,
+    /// Who is told how each job ended.
+    pub(super) ends: BTreeMap<JobId, oneshot::Sender<Result<JobEnd, DispatchError>>>,
     orders: mpsc::UnboundedReceiver<Order>,
     /// Whether more orders may come.
     takes_orders: bool,
@@ -76,6 +78,7 @@ impl<'a> Dispatcher<'a> {
             verifier,
             verdicts,
             jobs: BTreeMap::new(),
+            ends: BTreeMap::new(),
             orders,
             takes_orders: true,
             draining_since: None,

@@ -11,14 +11,13 @@ use latentfarm_common::wire::job::{JobSpec, Timeline};
 use latentfarm_common::wire::memory::OutOfMemory;
 use latentfarm_common::wire::outcome::{DoneRecord, Failure, FrameObservation, Heartbeat};
 use latentfarm_common::wire::task::Task;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::error::DispatchError;
 use super::job_event::{JobEvent, Progress};
 use super::job_waits::{self, JobWaits};
 use super::log::JobLog;
-use super::order::JobEnd;
 use super::release::ReleaseGate;
 use super::settings::{JobSettings, Timeouts};
 use super::task_inputs;
@@ -47,8 +46,6 @@ pub(super) struct Job {
     pub(super) waits: JobWaits,
     /// Whether nothing of the job is published.
     pub(super) is_paused: bool,
-    /// Who is told how the job ended.
-    pub(super) ended: Option<oneshot::Sender<Result<JobEnd, DispatchError>>>,
     timeouts: Timeouts,
 }
 
@@ -72,7 +69,6 @@ impl Job {
             moved: false,
             waits: JobWaits::default(),
             is_paused: false,
-            ended: None,
             timeouts,
             spec,
             timeline,

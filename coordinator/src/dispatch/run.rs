@@ -39,9 +39,12 @@ pub async fn run_farm(
     orders: mpsc::UnboundedReceiver<Order>,
     shutdown: Shutdown,
 ) -> Result<(), DispatchError> {
-    let mut dispatcher = Dispatcher::open(farm, lease, settings, check, orders).await?;
     // The future is boxed because it is too large to be part of the callers' futures.
-    Box::pin(dispatcher.run(shutdown)).await
+    let run = async {
+        let mut dispatcher = Dispatcher::open(farm, lease, settings, check, orders).await?;
+        dispatcher.run(shutdown).await
+    };
+    Box::pin(run).await
 }
 
 /// Runs a job to its end, or until `shutdown`. This process becomes the farm's coordinator, and stops at once

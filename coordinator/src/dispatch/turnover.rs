@@ -66,10 +66,11 @@ impl Dispatcher<'_> {
             Ok(job) => self.take_in(job, planned.video).await,
             Err(error) => Err(error),
         };
-        match (taken, self.jobs.get_mut(&id)) {
-            (Ok(()), Some(job)) => job.ended = Some(ended),
-            (Ok(()), None) => {}
-            (Err(error), _) => {
+        match taken {
+            Ok(()) => {
+                self.ends.insert(id, ended);
+            }
+            Err(error) => {
                 self.jobs.remove(&id);
                 self.inbox.unfollow(id);
                 drop(ended.send(Err(error)));
@@ -142,7 +143,7 @@ impl Dispatcher<'_> {
     pub(super) async fn finish(&mut self, ending: impl Fn(&Job) -> Option<Ending>) {
         let ended = self.jobs.iter().filter_map(|(id, job)| Some((*id, ending(job)?)));
         for (id, ending) in ended.collect::<Vec<_>>() {
-            let Some(mut job) = self.jobs.remove(&id) else {
+            let Some(job) = self.jobs.remove(&id) else {
                 continue;
             };
             job.notify_progress(&self.workers);
@@ -156,7 +157,7 @@ impl Dispatcher<'_> {
                 report: JobReport::of(&job),
                 ending,
             };
-            if let Some(ended) = job.ended.take() {
+            if let Some(ended) = self.ends.remove(&id) {
                 // The receiver may be gone.
                 drop(ended.send(Ok(end)));
             }

@@ -78,8 +78,8 @@ impl WaitReason {
             Self::Begin { .. } => "look into their logs".to_owned(),
             Self::Paused => "run `latentfarm resume` to go on with it".to_owned(),
             Self::Video { .. } => {
-                "the workers go on with the next ones as they come; if none comes, look into the disk \
-                                   that holds the video"
+                "the workers go on with the next ones as they come; if none comes, look into the disk that holds the \
+                 video, or submit the job again if its submitter was interrupted"
                     .to_owned()
             }
         }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use async_nats::jetstream::kv::CreateErrorKind;
 use bytes::Bytes;
+use latentfarm_common::ids::JobId;
 use latentfarm_common::nats::topology::JOBS_BUCKET;
 use latentfarm_common::nats::{Connection, subjects};
 use latentfarm_common::wire::job::JobSpec;
@@ -92,6 +93,24 @@ pub async fn ensure(
         (None, ManifestState::Created) => ManifestState::Created,
         (Some(_), _) | (None, ManifestState::Existing) => ManifestState::Existing,
     })
+}
+
+/// Reads the manifest of a job from the farm's bucket; `None` if the farm has none.
+pub async fn read_from_farm(connection: &Connection, job: JobId) -> Result<Option<JobSpec>, ManifestError> {
+    let failed = |source: async_nats::Error| ManifestError::Bucket(source);
+    let bucket = connection.context.get_key_value(JOBS_BUCKET).await;
+    let bucket = bucket.map_err(|error| failed(error.into()))?;
+    let found = bucket.get(&subjects::manifest_key(job)).await;
+    let found = found.map_err(|error| failed(error.into()))?;
+    found
+        .map(|bytes| decode(&bytes, "the farm".to_owned()))
+        .transpose()
+}
+
+/// Creates the manifest in the farm's bucket unless it exists there. Another manifest of the job is an error.
+pub async fn store_on_farm(connection: &Connection, spec: &JobSpec) -> Result<ManifestState, ManifestError> {
+    let bytes = wire::encode(spec).map_err(ManifestError::Encode)?;
+    create(connection, spec, &bytes).await
 }
 
 async fn create(

@@ -19,9 +19,9 @@ pub enum FarmError {
     File(#[from] FileError),
     #[error("cannot prepare the farm's streams")]
     Streams(#[source] StreamError),
-    /// The limits of the streams exceed what the server allows, so that they cannot be created.
+    /// The least limits of the streams exceed what the server allows, so that they cannot be created.
     #[error(
-        "the farm's streams may grow to {} MiB together, and the NATS server allows {}: raise the limit (`max_file` in \
+        "the farm's streams need at least {} MiB together, and the NATS server allows {}: raise the limit (`max_file` in \
          its configuration, or that of the account)",
         need_bytes >> 20, described(*limit_bytes)
     )]

@@ -3,9 +3,10 @@
 
 use latentfarm_common::memory_estimate::corrected;
 use latentfarm_common::wire::memory::{DeviceKind, MemoryObservation, MemoryPlan, MemoryRequirements};
+use serde::{Deserialize, Serialize};
 
 /// The predicted or corrected memory needs of one job.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobNeeds {
     /// What the engine needs on the CPU; `None` if the job is not known to run there.
     pub cpu: Option<MemoryRequirements>,

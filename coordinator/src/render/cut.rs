@@ -26,13 +26,13 @@ use crate::job::segments::{Segments, VideoNews};
 const NICENESS: i32 = 10;
 
 /// What the cut of a job's video needs of the render.
-pub(super) struct VideoCut {
-    pub(super) farm: Farm,
-    pub(super) job: JobSpec,
-    pub(super) audio_windows: usize,
-    pub(super) observer: Observer,
+pub(crate) struct VideoCut {
+    pub(crate) farm: Farm,
+    pub(crate) job: JobSpec,
+    pub(crate) audio_windows: usize,
+    pub(crate) observer: Observer,
     /// The dispatcher's end of it.
-    pub(super) news: mpsc::UnboundedSender<VideoNews>,
+    pub(crate) news: mpsc::UnboundedSender<VideoNews>,
 }
 
 impl VideoCut {
@@ -41,7 +41,7 @@ impl VideoCut {
     /// # Errors
     /// [`RenderError::Ingest`] if the video cannot be cut to its end; other errors if the farm or this
     /// machine fails.
-    pub(super) async fn run(self, video: SourceVideo, shutdown: Shutdown) -> Result<(), RenderError> {
+    pub(crate) async fn run(self, video: SourceVideo, shutdown: Shutdown) -> Result<(), RenderError> {
         let log = SegmentLog::open(&self.farm.connection, self.job.id).await?;
         let mut segments = Segments::new(self.job.source.frames);
         for record in log.list().await? {

@@ -35,7 +35,7 @@ pub struct Estimate {
     /// The places that the job writes to.
     pub(super) places: Vec<Place>,
     /// Bytes of the blobs that the job stores, at its fullest moment.
-    pub(super) store_bytes: u64,
+    pub store_bytes: u64,
     /// Host memory that a worker on the CPU needs under the leanest plan.
     pub worker_mib: u64,
     /// Device memory that a worker on a GPU needs under the leanest plan, if that is known.

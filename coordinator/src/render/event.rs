@@ -63,7 +63,7 @@ impl Observer {
         (Self { events }, receiver)
     }
 
-    pub(super) fn send(&self, event: RenderEvent) {
+    pub(crate) fn send(&self, event: RenderEvent) {
         let _no_receiver = self.events.send(event);
     }
 }

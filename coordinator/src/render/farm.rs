@@ -13,7 +13,7 @@ use crate::job::folder::JobFolder;
 use crate::local::{FarmError, LocalFarm, WorkerOptions};
 
 /// URL of the object store that holds the media of a farm of several machines.
-const FARM_STORE: &str = "nats://farm-media";
+pub const FARM_STORE: &str = "nats://farm-media";
 
 /// The farm that a render is given.
 #[derive(Clone, Debug)]
@@ -57,14 +57,14 @@ impl FarmChoice {
 async fn too_small(farm: &Farm, source: StreamError) -> FarmError {
     let account = storage::account_room(&farm.connection.context).await;
     FarmError::Storage {
-        need_bytes: storage::reserved_bytes(&farm.topology),
+        need_bytes: storage::least_bytes(&farm.topology),
         limit_bytes: account.ok().flatten().map(|room| room.limit_bytes),
         source,
     }
 }
 
 /// Checks before any upload whether the farm has room for blobs of `need_bytes`.
-pub(super) async fn ensure_storage(farm: &Farm, need_bytes: u64) -> Result<(), RenderError> {
+pub(crate) async fn ensure_storage(farm: &Farm, need_bytes: u64) -> Result<(), RenderError> {
     let room = storage::media_room(&farm.connection.context).await;
     let room = room.map_err(FarmError::Streams)?;
     Ok(NoStorage::check(need_bytes, room)?)

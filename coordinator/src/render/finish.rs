@@ -11,8 +11,7 @@ use latentfarm_common::wire::blob::BlobRef;
 use latentfarm_common::wire::job::JobSpec;
 use latentfarm_common::wire::outcome::{DoneBody, DoneRecord};
 
-use super::settings::RenderSettings;
-use crate::stitch::StitchRequest;
+use crate::stitch::{OutputTarget, StitchRequest};
 
 /// Returns the output frames of a render chunk's record.
 pub(super) fn range_of(spec: &JobSpec, record: &DoneRecord) -> FrameRange {
@@ -28,7 +27,8 @@ pub(super) fn stitch_request(
     records: &[Arc<DoneRecord>],
     segments: Vec<(FrameRange, PathBuf, BlobRef)>,
     sound: PathBuf,
-    settings: &RenderSettings,
+    keeps_tail: bool,
+    output: &OutputTarget,
 ) -> StitchRequest {
     let is_lossless = spec.encoder.crf.is_none();
     StitchRequest {
@@ -38,14 +38,14 @@ pub(super) fn stitch_request(
         frames: spec.frames,
         sound: (sound, spec.sound.blob),
         // A kept tail has no speech. Without one, audio and video end together.
-        audio_length: if settings.ingest.keep_tail {
+        audio_length: if keeps_tail {
             AudioLength::MayEndEarly
         } else {
             AudioLength::LikeVideo
         },
         lossless: is_lossless.then(|| frame_hashes(records).collect()),
         metadata: metadata(spec),
-        output: settings.target.clone(),
+        output: output.clone(),
     }
 }
 

@@ -33,6 +33,11 @@ impl RenderJob {
         &self.preflight
     }
 
+    /// Returns the description of the job, and its inputs, for a farm that the job is handed to.
+    pub(crate) fn into_parts(self) -> (Preflight, ExaminedInputs) {
+        (self.preflight, self.examined)
+    }
+
     /// Returns sentences about the inputs that the user should read.
     pub fn notes(&self) -> Vec<String> {
         self.examined.notes()
@@ -103,7 +108,9 @@ impl RenderJob {
             return Ok(None);
         };
         let spec = planned.spec.clone();
-        let Some(dispatched) = run.dispatch(planned, local, shutdown.clone()).await? else {
+        // The future is large.
+        let dispatching = Box::pin(run.dispatch(planned, local, shutdown.clone()));
+        let Some(dispatched) = dispatching.await? else {
             return Ok(None);
         };
         // The first signal lets the output be finished, the second ends the render.

@@ -107,7 +107,7 @@ impl Preflight {
     }
 
     /// Returns the manifest of the job, whose blobs have been stored.
-    pub(super) fn manifest(&self, ingested: &Ingested, timeline: BlobRef) -> JobSpec {
+    pub(crate) fn manifest(&self, ingested: &Ingested, timeline: BlobRef) -> JobSpec {
         JobSpec {
             id: self.job,
             video_digest: ingested.video_digest,

@@ -21,7 +21,7 @@ use tokio::time::MissedTickBehavior;
 use super::cut::VideoCut;
 use super::error::RenderError;
 use super::event::{Observer, RenderEvent};
-use super::finish;
+use super::join::Join;
 use super::preflight::Preflight;
 use super::report::{RenderReport, Written};
 use super::room::Volume;
@@ -311,37 +311,18 @@ impl Run<'_> {
         records: &[Arc<DoneRecord>],
         lease: &Lease,
     ) -> Result<Written, RenderError> {
-        let mut segments = Vec::with_capacity(records.len());
-        for record in records {
-            let range = finish::range_of(spec, record);
-            let path = self
-                .farm
-                .store
-                .local_file(&record.artifact, &self.folder.scratch())
-                .await?;
-            segments.push((range, path, record.artifact));
-        }
-        let sound = &spec.sound;
-        let sound_file = self
-            .farm
-            .store
-            .local_file(&sound.blob, &self.folder.scratch())
-            .await?;
-        let request = finish::stitch_request(spec, records, segments, sound_file, &self.preflight.settings);
-        self.observer
-            .send(RenderEvent::StitchBegins { frames: spec.frames });
-        let observer = self.observer.clone();
-        let work = move || stitch::assemble(&request, &mut |step| observer.send(RenderEvent::Stitch(step)));
-        let assembled = spawn_blocking(work).await?.map_err(RenderError::Stitch)?;
-        let held = lease.held().await;
-        held.map_err(|_lost| RenderError::LeaseLost)?;
-        let committed = spawn_blocking(move || assembled.commit()).await?;
-        committed.map_err(RenderError::Commit)?;
-        Ok(Written {
-            path: self.preflight.settings.target.path().to_owned(),
-            frames_digest: finish::frames_digest(records),
-            sound: sound.treatment.clone(),
-        })
+        let settings = &self.preflight.settings;
+        let join = Join {
+            farm: self.farm,
+            spec,
+            records,
+            scratch: &self.folder.scratch(),
+            target: &settings.target,
+            keeps_tail: settings.ingest.keep_tail,
+        };
+        let assembled = join.assemble(self.observer).await?;
+        lease.held().await.map_err(|_lost| RenderError::LeaseLost)?;
+        join.commit(assembled).await
     }
 }
 

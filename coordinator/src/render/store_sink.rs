@@ -29,7 +29,7 @@ const BACKOFF: Backoff = Backoff::new(Duration::from_millis(250), Duration::from
 /// Writes to a farm until the process is asked to end, or until the caller no longer needs the result. Clones
 /// share that.
 #[derive(Clone)]
-pub(super) struct StoreSink {
+pub(crate) struct StoreSink {
     farm: Farm,
     runtime: Handle,
     shutdown: Shutdown,
@@ -40,7 +40,7 @@ pub(super) struct StoreSink {
 
 /// Stops the writers of a sink when it is dropped.
 #[must_use = "dropping the guard stops the sink"]
-pub(super) struct StopOnDrop(Arc<AtomicBool>);
+pub(crate) struct StopOnDrop(Arc<AtomicBool>);
 
 impl Drop for StopOnDrop {
     fn drop(&mut self) {
@@ -50,7 +50,7 @@ impl Drop for StopOnDrop {
 
 impl StoreSink {
     /// Makes a sink, to be used on other threads than those of the runtime, which the caller is on.
-    pub(super) fn new(farm: &Farm, shutdown: Shutdown) -> (Self, StopOnDrop) {
+    pub(crate) fn new(farm: &Farm, shutdown: Shutdown) -> (Self, StopOnDrop) {
         let is_stopped = Arc::new(AtomicBool::new(false));
         let sink = Self {
             farm: farm.clone(),

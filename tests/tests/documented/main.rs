@@ -13,7 +13,9 @@ use farm_tests::program;
 
 use runner::Runner;
 use sources::is_synopsis;
-use table::{AT_LENGTH, How, IN_A_FARM, MEASURING, NOT_RUN, ON_ONE_MACHINE, WHILE_RENDERING, WITHOUT_KEYS};
+use table::{
+    AT_LENGTH, How, IN_A_FARM, MEASURING, NOT_RUN, ON_ONE_MACHINE, SERVED, WHILE_RENDERING, WITHOUT_KEYS,
+};
 
 #[test]
 fn every_printed_command_is_in_the_table() {
@@ -23,6 +25,7 @@ fn every_printed_command_is_in_the_table() {
         MEASURING,
         WHILE_RENDERING,
         IN_A_FARM,
+        SERVED,
         WITHOUT_KEYS,
         AT_LENGTH,
     ];
@@ -102,6 +105,11 @@ fn a_running_render_can_be_watched() {
 #[test]
 fn commands_for_a_farm_work() {
     Runner::with_weights().run(IN_A_FARM);
+}
+
+#[test]
+fn commands_for_a_farm_with_a_coordinator_work() {
+    Runner::with_weights().run(SERVED);
 }
 
 #[test]

@@ -59,6 +59,7 @@ impl Runner {
         link("../home/latentsync", "srv/latentsync");
         for key in [
             "coordinator.nk",
+            "operator.nk",
             "observer.nk",
             "worker-gpu1.nk",
             "worker-gpu2.nk",
@@ -155,10 +156,7 @@ impl Runner {
     }
 
     fn start(&mut self, printed: &str, command: &str, stays: bool) -> Started {
-        for output in ["out.mp4", "out.mkv"]
-            .iter()
-            .filter(|_| command.contains("latentfarm render"))
-        {
+        for output in ["out.mp4", "out.mkv"].iter().filter(|_| command.contains(" -o ")) {
             let _missing = fs::remove_file(self.path(output));
         }
         self.commands += 1;
@@ -198,9 +196,10 @@ impl Runner {
     fn filled_in(&self, command: &str) -> String {
         let srv = format!("{}/", self.path("srv").display());
         let mut text = command.replace("/srv/", &srv).replace("-o OUT", "-o out.mp4");
-        text = text
-            .replace("top OUT", "top out.mp4")
-            .replace("explain JOB", &format!("explain {}", self.job));
+        text = text.replace("top OUT", "top out.mp4");
+        for job in [" JOB ", " 0123456789abcdef "] {
+            text = text.replace(job, &format!(" {} ", self.job));
+        }
         for server in [
             "nats://farm.example:4222",
             "nats://farm:4222",
@@ -234,8 +233,8 @@ impl Runner {
         let rendering = started.stays && command.starts_with("latentfarm render");
         let expected = if rendering { 130 } else { 0 };
         assert_eq!(status.code(), Some(expected), "`{command}`: {status}\n{log}");
-        let named = log.lines().find_map(|line| line.strip_prefix("job "));
-        if let Some((job, _)) = named.and_then(|line| line.split_once(':')) {
+        let mut named = log.lines().filter_map(|line| line.strip_prefix("job "));
+        if let Some((job, _)) = named.find_map(|line| line.split_once(':')) {
             job.clone_into(&mut self.job);
         }
     }

@@ -162,11 +162,6 @@ pub(crate) const IN_A_FARM: &[Row] = &[
         Beside,
     ),
     (
-        "export LATENTFARM_NKEY_SEED=$(cat /srv/farm/keys/coordinator.nk) && latentfarm render talk.mp4 speech.wav -o \
-         out.mp4 --weights /srv/latentsync --nats nats://farm.example:4222",
-        Runs,
-    ),
-    (
         "LATENTFARM_NKEY_SEED=$(cat coordinator.nk) latentfarm render VIDEO AUDIO -o OUT --weights DIR --nats \
          nats://HOST:4222",
         Runs,
@@ -179,6 +174,142 @@ pub(crate) const IN_A_FARM: &[Row] = &[
         "latentfarm explain 0123456789abcdef --nats nats://farm:4222",
         As("LATENTFARM_NKEY_SEED=$(cat observer.nk) latentfarm explain JOB --nats nats://farm:4222"),
     ),
+    (
+        "latentfarm serve --nats nats://farm.example:4222 --dir /srv/farm/coordinator",
+        StaysAs(
+            "LATENTFARM_NKEY_SEED=$(cat coordinator.nk) latentfarm serve --nats nats://farm.example:4222 --dir \
+             /srv/farm/coordinator",
+            "coordinating the farm",
+        ),
+    ),
+];
+
+/// A farm with a standing coordinator.
+pub(crate) const SERVED: &[Row] = &[
+    (
+        "latentfarm nats-config /srv/farm --worker gpu1 --worker gpu2",
+        Prepares,
+    ),
+    (
+        "nats-server --config /srv/farm/nats.conf",
+        PreparesUntil("Server is ready"),
+    ),
+    (
+        "LATENTFARM_NKEY_SEED=$(cat worker-gpu1.nk) latentfarm-worker run --nats nats://farm.example:4222 --name gpu1 --weights /srv/latentsync",
+        PreparesUntil("ready for tasks"),
+    ),
+    (
+        "export LATENTFARM_NKEY_SEED=$(cat /srv/farm/keys/coordinator.nk) && latentfarm serve --nats nats://farm.example:4222 --dir /srv/farm/coordinator",
+        Stays("coordinating the farm"),
+    ),
+    (
+        "export LATENTFARM_NATS=nats://farm.example:4222 LATENTFARM_NKEY_SEED=$(cat operator.nk) && latentfarm submit talk.mp4 speech.wav -o out.mp4 --weights /srv/latentsync",
+        Runs,
+    ),
+    (
+        "latentfarm submit talk.mp4 speech.wav -o out.mp4 --weights /srv/latentsync --wait",
+        As(
+            "LATENTFARM_NKEY_SEED=$(cat operator.nk) LATENTFARM_NATS=nats://farm.example:4222 latentfarm submit talk.mp4 speech.wav -o out.mp4 --weights /srv/latentsync --wait",
+        ),
+    ),
+    (
+        "latentfarm submit talk.mp4 speech.wav -o out.mp4 --weights ~/latentsync --nats nats://farm.example:4222",
+        As(
+            "LATENTFARM_NKEY_SEED=$(cat operator.nk) latentfarm submit talk.mp4 speech.wav -o out.mp4 --weights ~/latentsync --nats nats://farm.example:4222",
+        ),
+    ),
+    (
+        "latentfarm submit talk.mp4 speech.wav -o out.mp4 --nats nats://farm.example:4222 --priority 0 --wait",
+        As(
+            "LATENTFARM_NKEY_SEED=$(cat operator.nk) latentfarm submit talk.mp4 speech.wav -o out.mp4 --nats nats://farm.example:4222 --priority 0 --wait",
+        ),
+    ),
+    (
+        "latentfarm jobs",
+        As(
+            "LATENTFARM_NKEY_SEED=$(cat operator.nk) LATENTFARM_NATS=nats://farm.example:4222 latentfarm jobs",
+        ),
+    ),
+    (
+        "latentfarm status JOB --wait",
+        As(
+            "LATENTFARM_NKEY_SEED=$(cat operator.nk) LATENTFARM_NATS=nats://farm.example:4222 latentfarm status JOB --wait",
+        ),
+    ),
+    (
+        "latentfarm fetch JOB -o out.mp4",
+        As(
+            "LATENTFARM_NKEY_SEED=$(cat operator.nk) LATENTFARM_NATS=nats://farm.example:4222 latentfarm fetch JOB -o out.mp4",
+        ),
+    ),
+    (
+        "latentfarm jobs --nats nats://farm.example:4222",
+        As("LATENTFARM_NKEY_SEED=$(cat operator.nk) latentfarm jobs --nats nats://farm.example:4222"),
+    ),
+    (
+        "latentfarm jobs --nats nats://farm.example:4222 --phase running --phase queued",
+        As(
+            "LATENTFARM_NKEY_SEED=$(cat operator.nk) latentfarm jobs --nats nats://farm.example:4222 --phase running --phase queued",
+        ),
+    ),
+    (
+        "latentfarm jobs --nats nats://farm.example:4222 --text talk --json",
+        As(
+            "LATENTFARM_NKEY_SEED=$(cat operator.nk) latentfarm jobs --nats nats://farm.example:4222 --text talk --json",
+        ),
+    ),
+    (
+        "latentfarm status 0123456789abcdef --nats nats://farm.example:4222",
+        As(
+            "LATENTFARM_NKEY_SEED=$(cat operator.nk) latentfarm status 0123456789abcdef --nats nats://farm.example:4222",
+        ),
+    ),
+    (
+        "latentfarm status 0123456789abcdef --nats nats://farm.example:4222 --wait",
+        As(
+            "LATENTFARM_NKEY_SEED=$(cat operator.nk) latentfarm status 0123456789abcdef --nats nats://farm.example:4222 --wait",
+        ),
+    ),
+    (
+        "latentfarm fetch 0123456789abcdef -o out.mp4 --nats nats://farm.example:4222",
+        As(
+            "LATENTFARM_NKEY_SEED=$(cat operator.nk) latentfarm fetch 0123456789abcdef -o out.mp4 --nats nats://farm.example:4222",
+        ),
+    ),
+    (
+        "LATENTFARM_NKEY_SEED=$(cat operator.nk) LATENTFARM_NATS=nats://farm.example:4222 latentfarm submit longer.mp4 longer.wav -o longer-out.mp4 --steps 200 --chunk-frames 16",
+        Prepares,
+    ),
+    (
+        "latentfarm set JOB --priority 0",
+        As(
+            "LATENTFARM_NKEY_SEED=$(cat operator.nk) LATENTFARM_NATS=nats://farm.example:4222 latentfarm set JOB --priority 0",
+        ),
+    ),
+    (
+        "latentfarm pause 0123456789abcdef --nats nats://farm.example:4222",
+        As(
+            "LATENTFARM_NKEY_SEED=$(cat operator.nk) latentfarm pause 0123456789abcdef --nats nats://farm.example:4222",
+        ),
+    ),
+    (
+        "latentfarm resume 0123456789abcdef --nats nats://farm.example:4222",
+        As(
+            "LATENTFARM_NKEY_SEED=$(cat operator.nk) latentfarm resume 0123456789abcdef --nats nats://farm.example:4222",
+        ),
+    ),
+    (
+        "latentfarm set 0123456789abcdef --priority 0 --nats nats://farm.example:4222",
+        As(
+            "LATENTFARM_NKEY_SEED=$(cat operator.nk) latentfarm set 0123456789abcdef --priority 0 --nats nats://farm.example:4222",
+        ),
+    ),
+    (
+        "latentfarm cancel 0123456789abcdef --nats nats://farm.example:4222",
+        As(
+            "LATENTFARM_NKEY_SEED=$(cat operator.nk) latentfarm cancel 0123456789abcdef --nats nats://farm.example:4222",
+        ),
+    ),
 ];
 
 /// A farm whose server admits everybody.
@@ -189,9 +320,20 @@ pub(crate) const WITHOUT_KEYS: &[Row] = &[
         Stays("ready for tasks"),
     ),
     (
+        "latentfarm serve --nats {url}",
+        StaysAs("latentfarm serve --nats URL", "coordinating the farm"),
+    ),
+    (
         "latentfarm-worker run --nats URL --weights DIR",
         StaysAs(
             "latentfarm-worker run --nats URL --weights DIR --name second",
+            "ready for tasks",
+        ),
+    ),
+    (
+        "latentfarm-worker run --nats {} --weights DIR",
+        StaysAs(
+            "latentfarm-worker run --nats URL --weights DIR --name fourth",
             "ready for tasks",
         ),
     ),
@@ -281,6 +423,10 @@ pub(crate) const NOT_RUN: &[(&str, &str)] = &[
     ("latentfarm explain", NO_COMMAND),
     ("latentfarm top", NO_COMMAND),
     ("latentfarm render", NO_COMMAND),
+    ("latentfarm resume", NO_COMMAND),
+    ("latentfarm serve", NO_COMMAND),
+    ("latentfarm status", NO_COMMAND),
+    ("latentfarm submit", NO_COMMAND),
     ("latentfarm-worker bench --save SAVED", NO_COMMAND),
     ("latentfarm-worker memtest", NO_COMMAND),
     ("latentfarm-worker run", NO_COMMAND),

@@ -109,6 +109,11 @@ impl EmbeddedServer {
         self.users.coordinator.identity()
     }
 
+    /// Returns the user that operators connect as.
+    pub fn operator(&self) -> Identity {
+        self.users.operator.identity()
+    }
+
     /// Returns the user that observers connect as.
     pub fn observer(&self) -> Identity {
         self.users.observer.identity()

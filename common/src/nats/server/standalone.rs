@@ -3,7 +3,8 @@
 //!
 //! ```text
 //! <dir>/nats.conf            users and what each may do, with public keys only
-//! <dir>/keys/coordinator.nk  nkey seed of the coordinator, for `latentfarm render --nats`
+//! <dir>/keys/coordinator.nk  nkey seed of the coordinator, for `latentfarm serve`
+//! <dir>/keys/operator.nk     nkey seed of operators, for `latentfarm submit`, `jobs` and the like
 //! <dir>/keys/observer.nk     nkey seed of observers, for `latentfarm top` and `explain`
 //! <dir>/keys/worker-NAME.nk  nkey seed of each worker
 //! <dir>/js                   the streams, once the server runs; run/nats.pid: its process id
@@ -31,14 +32,14 @@ pub struct StandaloneServer {
 }
 
 impl StandaloneServer {
-    /// Writes the configuration of a server in `dir` that listens at `listen`. The coordinator, an observer
-    /// and each of `workers` get a key, unless they have one; whoever has a key in `dir` may connect.
+    /// Writes the configuration of a server in `dir` that listens at `listen`. The coordinator, an
+    /// operator, an observer and each of `workers` get a key, unless they have one; whoever has a key in `dir` may connect.
     pub fn configure(dir: &Path, listen: SocketAddr, workers: &[WorkerId]) -> Result<Self, ServerError> {
         let keys_dir = dir.join("keys");
         for folder in [&keys_dir, &dir.join("run")] {
             create_folder(folder)?;
         }
-        let mut roles = vec![Role::Coordinator, Role::Observer];
+        let mut roles = vec![Role::Coordinator, Role::Operator, Role::Observer];
         roles.extend(workers.iter().cloned().map(Role::Worker));
         roles.extend(workers_with_keys(&keys_dir)?.into_iter().map(Role::Worker));
         let mut users: Vec<User> = Vec::new();
@@ -48,7 +49,7 @@ impl StandaloneServer {
                 continue;
             }
             let path = keys_dir.join(match &role {
-                Role::Coordinator | Role::Observer => format!("{role}.nk"),
+                Role::Coordinator | Role::Operator | Role::Observer => format!("{role}.nk"),
                 Role::Worker(worker) => format!("worker-{worker}.nk"),
             });
             users.push(user(role.clone(), &path)?);

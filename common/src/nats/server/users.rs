@@ -48,6 +48,7 @@ impl User {
 /// The users of an embedded server, with keys that exist only in memory.
 pub(super) struct Users {
     pub(super) coordinator: User,
+    pub(super) operator: User,
     pub(super) observer: User,
     workers: Vec<User>,
 }
@@ -57,6 +58,7 @@ impl Users {
         let workers = workers.iter().map(|id| User::make(Role::Worker(id.clone())));
         Ok(Self {
             coordinator: User::make(Role::Coordinator)?,
+            operator: User::make(Role::Operator)?,
             observer: User::make(Role::Observer)?,
             workers: workers.collect::<Result<_, ServerError>>()?,
         })
@@ -68,7 +70,7 @@ impl Users {
     }
 
     pub(super) fn all(&self) -> Vec<&User> {
-        [&self.coordinator, &self.observer]
+        [&self.coordinator, &self.operator, &self.observer]
             .into_iter()
             .chain(&self.workers)
             .collect()

@@ -6,6 +6,7 @@ use latentfarm_common::ids::JobId;
 use latentfarm_common::nats::lease::Lease;
 use latentfarm_common::nats::topology;
 use latentfarm_common::shutdown::{self, Trigger};
+use latentfarm_common::wire::job::JobSpec;
 use latentfarm_coordinator::dispatch::benchmark_job::{benchmark_job, benchmark_segments};
 use latentfarm_coordinator::dispatch::{
     Admission, DispatchError, Ending, Farm, JobEnd, JobEvent, JobSettings, Order, PlannedJob, Progress,
@@ -76,7 +77,13 @@ impl RunningFarm {
     /// Admits a job of as many source as output frames; jobs of the same length are the same job. Its video
     /// has been cut.
     pub fn admit(&self, frames: u32, priority: u8) -> AdmittedJob {
-        let (spec, timeline) = benchmark_job(frames, frames);
+        self.admit_changed(frames, priority, |_| {})
+    }
+
+    /// Admits a job with another manifest.
+    pub fn admit_changed(&self, frames: u32, priority: u8, change: impl FnOnce(&mut JobSpec)) -> AdmittedJob {
+        let (mut spec, timeline) = benchmark_job(frames, frames);
+        change(&mut spec);
         let id = spec.id;
         let (observer, events) = mpsc::unbounded_channel();
         let (sender, ended) = oneshot::channel();

@@ -2,30 +2,19 @@
 //! it starts; `settings` turns those of `render` into validated settings. The doc comments are the help
 //! texts.
 
+mod farm;
+mod job;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
 
-use clap::{Parser, Subcommand, ValueEnum, value_parser};
+use clap::{Parser, Subcommand, value_parser};
 use latentfarm_common::ids::WorkerId;
-use latentfarm_common::media::{AudioOffset, TrackChoice};
-use latentfarm_common::wire::job::{AudioWindows, SilenceMode};
 
-use crate::dispatch::CpuFallback;
-use crate::ingest::OnShort;
-
-const X264_PRESETS: [&str; 10] = [
-    "ultrafast",
-    "superfast",
-    "veryfast",
-    "faster",
-    "fast",
-    "medium",
-    "slow",
-    "slower",
-    "veryslow",
-    "placebo",
-];
+pub(super) use farm::{
+    ControlArgs, FarmArgs, FetchArgs, JobsArgs, ServeArgs, SetArgs, StatusArgs, SubmitArgs,
+};
+pub(super) use job::JobArgs;
 
 /// Lip-syncs videos on a farm of mixed machines, or on this one.
 #[derive(Parser, Debug)]
@@ -55,6 +44,62 @@ Examples:
   latentfarm render talk.mp4 speech.wav -o out.mkv --lossless --fps source
   latentfarm render talk.mp4 speech.wav -o out.mp4 --dry-run")]
     Render(Box<RenderArgs>),
+    /// Coordinate a farm: take jobs, dispatch them over its workers, and keep what is finished
+    ///
+    /// Runs until it is interrupted. The farm's NATS server has all that the jobs need: after a crash or a
+    /// restart, here or on another machine, the same command goes on with them.
+    #[command(after_help = "\
+Example:
+  latentfarm serve --nats nats://farm.example:4222 --dir /srv/farm/coordinator
+
+Exit codes: 0 interrupted in order, 1 failed, 2 wrong usage.")]
+    Serve(ServeArgs),
+    /// Hand a job to the coordinator of a farm
+    ///
+    /// Checks the inputs and stores them on the farm, which renders what is stored already meanwhile. Ends when
+    /// all is stored, or with --wait when OUT is written. The same command again goes on with the same job.
+    #[command(after_help = "\
+Examples:
+  latentfarm submit talk.mp4 speech.wav -o out.mp4 --weights ~/latentsync --nats nats://farm.example:4222
+  latentfarm submit talk.mp4 speech.wav -o out.mp4 --nats nats://farm.example:4222 --priority 0 --wait
+
+Exit codes: 0 handed over, or complete with --wait; 1 failed, 2 wrong usage or unusable input, 3 incomplete,
+130 interrupted.")]
+    Submit(Box<SubmitArgs>),
+    /// List the jobs of a farm, the newest first
+    #[command(after_help = "\
+Examples:
+  latentfarm jobs --nats nats://farm.example:4222
+  latentfarm jobs --nats nats://farm.example:4222 --phase running --phase queued
+  latentfarm jobs --nats nats://farm.example:4222 --text talk --json")]
+    Jobs(JobsArgs),
+    /// Show how a job of a farm stands, and what it waits for
+    #[command(after_help = "\
+Examples:
+  latentfarm status 0123456789abcdef --nats nats://farm.example:4222
+  latentfarm status 0123456789abcdef --nats nats://farm.example:4222 --wait
+
+Exit codes: 0 not over yet or complete, 1 failed, 2 no such job, 3 over and not complete.")]
+    Status(StatusArgs),
+    /// Let a job of a farm rest: what runs is finished, and nothing more of it begins
+    #[command(after_help = "Example:\n  latentfarm pause 0123456789abcdef --nats nats://farm.example:4222")]
+    Pause(ControlArgs),
+    /// Go on with a job that was paused
+    #[command(after_help = "Example:\n  latentfarm resume 0123456789abcdef --nats nats://farm.example:4222")]
+    Resume(ControlArgs),
+    /// End a job of a farm without a result; what is rendered of it is kept for the case that it is submitted again
+    #[command(after_help = "Example:\n  latentfarm cancel 0123456789abcdef --nats nats://farm.example:4222")]
+    Cancel(ControlArgs),
+    /// Change the priority of a job
+    #[command(
+        after_help = "Example:\n  latentfarm set 0123456789abcdef --priority 0 --nats nats://farm.example:4222"
+    )]
+    Set(SetArgs),
+    /// Write the output of a complete job of a farm
+    #[command(
+        after_help = "Example:\n  latentfarm fetch 0123456789abcdef -o out.mp4 --nats nats://farm.example:4222"
+    )]
+    Fetch(FetchArgs),
     /// Explain where each chunk of a job is and why, with its attempts and memory figures
     ///
     /// Works while the job runs, after it was interrupted, and after it ended if its folder was kept
@@ -105,6 +150,29 @@ Examples:
   nats-server --config /srv/farm/nats.conf
   nats-server --signal reload=/srv/farm/run/nats.pid")]
     NatsConfig(NatsConfigArgs),
+}
+
+impl Command {
+    /// Whether an error is told as a JSON line too.
+    pub(super) fn prints_json(&self) -> bool {
+        match self {
+            Self::Render(args) => args.json,
+            Self::Submit(args) => args.json,
+            Self::Fetch(args) => args.json,
+            Self::Serve(_)
+            | Self::Jobs(_)
+            | Self::Status(_)
+            | Self::Pause(_)
+            | Self::Resume(_)
+            | Self::Cancel(_)
+            | Self::Set(_)
+            | Self::Explain(_)
+            | Self::Doctor(_)
+            | Self::Top(_)
+            | Self::Bench(_)
+            | Self::NatsConfig(_) => false,
+        }
+    }
 }
 
 #[derive(clap::Args, Debug)]
@@ -182,132 +250,13 @@ pub(super) struct DoctorArgs {
     pub(super) nats_server: Option<PathBuf>,
 }
 
-/// A named choice of denoising steps and guidance scale. Each variant's comment is its help on the command
-/// line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(super) enum Preset {
-    /// 1 step, no guidance: least memory and time
-    Lean,
-    /// 20 steps, no guidance: half the work of `best`
-    Standard,
-    /// 3 steps, guidance 1.5
-    High,
-    /// 20 steps, guidance 1.5
-    Best,
-}
-
-impl Preset {
-    /// Returns the denoising steps and the guidance scale of the preset; a scale of 1 turns guidance off.
-    pub(super) fn sampling(self) -> (u32, f32) {
-        match self {
-            Self::Lean => (1, 1.0),
-            Self::Standard => (20, 1.0),
-            Self::High => (3, 1.5),
-            Self::Best => (20, 1.5),
-        }
-    }
-}
-
 #[derive(clap::Args, Debug)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each is a switch of its own on the command line"
-)]
 pub(super) struct RenderArgs {
-    /// Video of a talking face: H.264 or HEVC in MP4, MKV or MOV, 8 bit 4:2:0
-    pub(super) video: PathBuf,
-    /// Speech: any sound file, or a video whose sound is used
-    pub(super) audio: PathBuf,
-    /// Where to write the result: .mp4 or .mkv
-    #[arg(short, long, value_name = "OUT")]
-    pub(super) output: PathBuf,
-    /// Replace OUT if it exists, and discard the unfinished job of other inputs or settings in its job folder
-    #[arg(long)]
-    pub(super) force: bool,
-
-    /// Folder with the model weights
-    #[arg(long, value_name = "DIR", env = "LATENTFARM_WEIGHTS", help_heading = "Model")]
-    pub(super) weights: Option<PathBuf>,
-    /// Number of denoising steps, and guidance scale
-    #[arg(long, value_enum, default_value = "standard", help_heading = "Model")]
-    pub(super) preset: Preset,
-    /// Denoising steps, 1 to 1000, instead of the preset's
-    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=1000), help_heading = "Model")]
-    pub(super) steps: Option<u32>,
-    /// Guidance scale (CFG), 0 to 20, instead of the preset's; at most 1 turns guidance off
-    #[arg(long, value_name = "SCALE", help_heading = "Model")]
-    pub(super) guidance: Option<f32>,
-    /// Seed of all noise; equal seeds give equal frames
-    #[arg(long, default_value_t = 1247, help_heading = "Model")]
-    pub(super) seed: u64,
-    /// How the speech is cut into the 30 s pieces that Whisper encodes
-    #[arg(long, value_enum, default_value = "overlapping", help_heading = "Model")]
-    pub(super) audio_windows: AudioWindows,
-    /// How the mouth is drawn in pauses of the speech of about half a second or more
-    #[arg(
-        long,
-        value_enum,
-        value_name = "MODE",
-        default_value = "off",
-        help_heading = "Model"
-    )]
-    pub(super) silence: SilenceMode,
-
-    /// Output frame rate: N, N/D, a decimal number such as 29.97, or `source`
-    #[arg(long, value_name = "RATE", default_value = "25", help_heading = "Timing")]
-    pub(super) fps: String,
-    /// What to do if the video ends before the speech
-    #[arg(long, value_enum, default_value = "bounce", help_heading = "Timing")]
-    pub(super) on_short: OnShort,
-    /// Audio track of AUDIO by number (from 1), language or title (default: the first marked as default)
-    #[arg(long, value_name = "N|LANG|TITLE", help_heading = "Timing")]
-    pub(super) audio_track: Option<TrackChoice>,
-    /// Play the sound later by so many seconds, or earlier if negative: 0.25, -1.5
-    #[arg(
-        long,
-        value_name = "SECONDS",
-        default_value = "0",
-        allow_negative_numbers = true,
-        help_heading = "Timing"
-    )]
-    pub(super) audio_offset: AudioOffset,
-    /// Keep the part of the video after the end of the speech, unchanged
-    #[arg(long, help_heading = "Timing")]
-    pub(super) keep_tail: bool,
-
-    /// libx264 constant rate factor, 0 to 51
-    #[arg(
-        long,
-        default_value_t = 18,
-        value_parser = value_parser!(u8).range(0..=51),
-        help_heading = "Encoding"
-    )]
-    pub(super) crf: u8,
-    /// Encode without loss: every pixel outside the mouth's mask equals the decoded source
-    #[arg(long, conflicts_with = "crf", help_heading = "Encoding")]
-    pub(super) lossless: bool,
-    /// libx264 preset: slower ones make smaller files
-    #[arg(
-        long,
-        value_name = "NAME",
-        default_value = "medium",
-        value_parser = X264_PRESETS,
-        help_heading = "Encoding"
-    )]
-    pub(super) x264_preset: String,
-    /// Transcode the sound so that it ends exactly with the video, instead of copying its packets
-    #[arg(long, help_heading = "Encoding")]
-    pub(super) exact_audio: bool,
-    /// Write the unchanged video if no face is found in any frame
-    #[arg(long, help_heading = "Encoding")]
-    pub(super) allow_no_face: bool,
-
+    #[command(flatten)]
+    pub(super) job: JobArgs,
     /// Worker processes to start on this machine, 1 to 64 (default: 1 on a machine with 1 or 2 cores, else 2)
     #[arg(long, value_name = "N", help_heading = "Farm")]
     pub(super) workers: Option<usize>,
-    /// Frames of one chunk: a multiple of 16, 16 to 480
-    #[arg(long, value_name = "N", default_value_t = 48, help_heading = "Farm")]
-    pub(super) chunk_frames: u32,
     /// Device of each worker on this machine: auto, cpu, cuda:N, or a GPU's UUID (default: that of
     /// `latentfarm-worker run`)
     #[arg(long, value_name = "DEVICE", help_heading = "Farm")]
@@ -320,26 +269,6 @@ pub(super) struct RenderArgs {
     /// --workers
     #[arg(long, value_name = "SPEC", hide = true, conflicts_with = "workers")]
     pub(super) worker: Vec<String>,
-    /// When CPU workers render on a farm that has GPUs
-    #[arg(
-        long,
-        value_enum,
-        value_name = "WHEN",
-        default_value = "last",
-        help_heading = "Memory"
-    )]
-    pub(super) cpu_fallback: CpuFallback,
-    /// How long a chunk that fits no live worker waits for one with more free memory, and a job without any
-    /// worker for one or for room in the farm's storage, before it is given up: `30s`, `10m`, `2h`; waiting
-    /// for a worker that is merely busy does not count
-    #[arg(
-        long,
-        value_name = "TIME",
-        default_value = "10m",
-        value_parser = duration,
-        help_heading = "Memory"
-    )]
-    pub(super) unplaceable_wait: Duration,
     /// Use the farm at this NATS server instead of a private one on this machine; the environment variable
     /// `LATENTFARM_NKEY_SEED` holds the coordinator's key
     #[arg(long, value_name = "URL", help_heading = "Farm")]
@@ -358,39 +287,10 @@ pub(super) struct RenderArgs {
     /// Keep the job folder when the job is complete
     #[arg(long, help_heading = "Farm")]
     pub(super) keep: bool,
-
     /// Check the inputs, print the estimate of time, disk and memory, and stop
     #[arg(long, help_heading = "Output")]
     pub(super) dry_run: bool,
     /// Print events and the report as JSON lines on standard output
     #[arg(long, help_heading = "Output")]
     pub(super) json: bool,
-}
-
-/// Parses a time with a unit of seconds, minutes or hours: `30s`, `10m`, `2h`.
-fn duration(text: &str) -> Result<Duration, &'static str> {
-    let wrong = "not a time such as 30s, 10m or 2h";
-    let unit = match text.chars().last() {
-        Some('s') => 1,
-        Some('m') => 60,
-        Some('h') => 3600,
-        _ => return Err(wrong),
-    };
-    let number: u64 = text[..text.len() - 1].parse().map_err(|_| wrong)?;
-    let seconds = number.checked_mul(unit).ok_or(wrong)?;
-    Ok(Duration::from_secs(seconds))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_have_a_unit() {
-        assert_eq!(duration("90s").unwrap(), Duration::from_secs(90));
-        assert_eq!(duration("10m").unwrap(), Duration::from_mins(10));
-        for text in ["", "10", "m", "1d", "-1s"] {
-            assert!(duration(text).is_err(), "{text}");
-        }
-    }
 }

@@ -1,0 +1,130 @@
+//! The options of the commands that run a farm of many jobs or talk to its coordinator. The doc comments are the
+//! help texts.
+
+use std::path::PathBuf;
+
+use clap::value_parser;
+use latentfarm_common::ids::JobId;
+use latentfarm_common::queues::{DEFAULT_PRIORITY, PRIORITIES};
+
+use super::job::JobArgs;
+use crate::farm::JobPhase;
+
+/// The farm that a command talks to.
+#[derive(clap::Args, Debug)]
+pub(in crate::cli) struct FarmArgs {
+    /// URL of the farm's NATS server; the environment variable `LATENTFARM_NKEY_SEED` holds the operator's key,
+    /// if the server wants one
+    #[arg(long, value_name = "URL", env = "LATENTFARM_NATS")]
+    pub(in crate::cli) nats: String,
+}
+
+#[derive(clap::Args, Debug)]
+pub(in crate::cli) struct ServeArgs {
+    /// URL of the farm's NATS server; the environment variable `LATENTFARM_NKEY_SEED` holds the coordinator's
+    /// key, if the server wants one
+    #[arg(long, value_name = "URL", env = "LATENTFARM_NATS")]
+    pub(in crate::cli) nats: String,
+    /// Folder for the journals of jobs and for temporary files
+    #[arg(long, value_name = "DIR", default_value = "latentfarm-serve")]
+    pub(in crate::cli) dir: PathBuf,
+}
+
+#[derive(clap::Args, Debug)]
+pub(in crate::cli) struct SubmitArgs {
+    #[command(flatten)]
+    pub(in crate::cli) job: JobArgs,
+    #[command(flatten)]
+    pub(in crate::cli) farm: FarmArgs,
+    /// What people call the job (default: the name of OUT)
+    #[arg(long, help_heading = "Farm")]
+    pub(in crate::cli) name: Option<String>,
+    /// Priority of the job: those of priority 0 go before all others
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = DEFAULT_PRIORITY,
+        value_parser = value_parser!(u8).range(..i64::from(PRIORITIES)),
+        help_heading = "Farm"
+    )]
+    pub(in crate::cli) priority: u8,
+    /// Wait until the job is over, and write OUT
+    #[arg(long, help_heading = "Farm")]
+    pub(in crate::cli) wait: bool,
+    /// Print events and the job as JSON lines on standard output
+    #[arg(long, help_heading = "Output")]
+    pub(in crate::cli) json: bool,
+}
+
+#[derive(clap::Args, Debug)]
+pub(in crate::cli) struct JobsArgs {
+    #[command(flatten)]
+    pub(in crate::cli) farm: FarmArgs,
+    /// Only jobs in this phase: queued, running, paused, complete, incomplete, failed or cancelled; may be given
+    /// several times
+    #[arg(long, value_name = "PHASE")]
+    pub(in crate::cli) phase: Vec<JobPhase>,
+    /// Only jobs whose name or id contains this text
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub(in crate::cli) text: String,
+    /// List so many jobs at most, after those that are passed over
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    pub(in crate::cli) limit: usize,
+    /// Pass over so many of the newest jobs
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(in crate::cli) offset: usize,
+    /// Print one JSON object a job
+    #[arg(long)]
+    pub(in crate::cli) json: bool,
+}
+
+#[derive(clap::Args, Debug)]
+pub(in crate::cli) struct StatusArgs {
+    /// The job's id, as `latentfarm jobs` lists it
+    pub(in crate::cli) job: JobId,
+    #[command(flatten)]
+    pub(in crate::cli) farm: FarmArgs,
+    /// Wait until the job is over
+    #[arg(long)]
+    pub(in crate::cli) wait: bool,
+    /// Print the job as one JSON object; with --wait one for each phase that it comes to
+    #[arg(long)]
+    pub(in crate::cli) json: bool,
+}
+
+#[derive(clap::Args, Debug)]
+pub(in crate::cli) struct ControlArgs {
+    /// The job's id, as `latentfarm jobs` lists it
+    pub(in crate::cli) job: JobId,
+    #[command(flatten)]
+    pub(in crate::cli) farm: FarmArgs,
+    /// Print the job as one JSON object
+    #[arg(long)]
+    pub(in crate::cli) json: bool,
+}
+
+#[derive(clap::Args, Debug)]
+pub(in crate::cli) struct SetArgs {
+    #[command(flatten)]
+    pub(in crate::cli) control: ControlArgs,
+    /// The new priority: jobs of priority 0 go before all others
+    #[arg(long, value_name = "N", value_parser = value_parser!(u8).range(..i64::from(PRIORITIES)))]
+    pub(in crate::cli) priority: u8,
+}
+
+#[derive(clap::Args, Debug)]
+pub(in crate::cli) struct FetchArgs {
+    /// The job's id, as `latentfarm jobs` lists it
+    pub(in crate::cli) job: JobId,
+    /// Where to write the output: a file with the extension that the job was submitted with
+    #[arg(short, long, value_name = "OUT")]
+    pub(in crate::cli) output: PathBuf,
+    #[command(flatten)]
+    pub(in crate::cli) farm: FarmArgs,
+    /// Replace OUT if it exists
+    #[arg(long)]
+    pub(in crate::cli) force: bool,
+    /// Print events and the job as JSON lines on standard output
+    #[arg(long)]
+    pub(in crate::cli) json: bool,
+}

@@ -1,0 +1,227 @@
+//! `latentfarm jobs`, `status`, `pause`, `resume`, `cancel` and `set`: what a farm's coordinator has to do, shown
+//! and changed.
+
+use std::time::Duration;
+
+use latentfarm_common::nats::connect::{self, Identity};
+use latentfarm_common::nats::{Connection, Role};
+use latentfarm_common::time::milliseconds;
+use latentfarm_common::waiting::rough_time;
+use serde_json::{Value, json};
+
+use super::args::{ControlArgs, FarmArgs, JobsArgs, StatusArgs};
+use super::exit::{CommandError, ExitStatus, runtime};
+use super::stdout::print_result;
+use crate::farm::{ClientError, Control, FarmClient, JobPhase, JobView, ListFilter};
+
+/// How often a command that waits looks how the job stands.
+pub(super) const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+impl From<ClientError> for CommandError {
+    fn from(error: ClientError) -> Self {
+        if error.is_refusal() {
+            Self::refused(error)
+        } else {
+            Self::failed(error)
+        }
+    }
+}
+
+/// Connects to a farm as an operator.
+pub(super) async fn connection(farm: &FarmArgs) -> Result<Connection, CommandError> {
+    let identity = Identity::from_environment(Role::Operator, "latentfarm".to_owned());
+    let connected = connect::connect(&farm.nats, &identity, connect::BRIEF).await;
+    connected.map_err(CommandError::failed)
+}
+
+pub(super) fn list(args: JobsArgs) -> Result<ExitStatus, CommandError> {
+    runtime(1)?.block_on(async {
+        let client = FarmClient::new(&connection(&args.farm).await?);
+        let mut filter = ListFilter {
+            phases: args.phase,
+            text: args.text,
+            offset: args.offset,
+        };
+        let (mut jobs, mut total) = client.list(filter.clone()).await?;
+        while jobs.len() < args.limit.min(total - args.offset.min(total)) {
+            filter.offset = args.offset + jobs.len();
+            let (more, of) = client.list(filter.clone()).await?;
+            // The last ones may be gone by now.
+            if more.is_empty() {
+                break;
+            }
+            jobs.extend(more);
+            total = of;
+        }
+        jobs.truncate(args.limit);
+        if args.json {
+            for job in &jobs {
+                print_result(to_json(job))?;
+            }
+            return Ok(ExitStatus::Complete);
+        }
+        print_result(table(&jobs))?;
+        let listed = args.offset + jobs.len();
+        if listed < total {
+            print_result(format_args!("{} more: --offset {listed}", total - listed))?;
+        }
+        Ok(ExitStatus::Complete)
+    })
+}
+
+pub(super) fn status(args: &StatusArgs) -> Result<ExitStatus, CommandError> {
+    runtime(1)?.block_on(async {
+        let client = FarmClient::new(&connection(&args.farm).await?);
+        let mut view = client.show(args.job).await?;
+        while args.wait && !view.record.phase.is_over() {
+            if args.json {
+                print(&view, true)?;
+            }
+            let phase = view.record.phase;
+            while view.record.phase == phase {
+                tokio::time::sleep(LOOK_EVERY).await;
+                view = match client.show(args.job).await {
+                    // The coordinator may be restarted; the connection reports an outage.
+                    Err(error) if error.may_pass() => continue,
+                    shown => shown?,
+                };
+            }
+        }
+        print(&view, args.json)?;
+        Ok(exit_status(view.record.phase))
+    })
+}
+
+pub(super) fn control(args: &ControlArgs, control: Control) -> Result<ExitStatus, CommandError> {
+    runtime(1)?.block_on(async {
+        let client = FarmClient::new(&connection(&args.farm).await?);
+        let view = client.control(args.job, control).await?;
+        print(&view, args.json)?;
+        Ok(ExitStatus::Complete)
+    })
+}
+
+/// Returns the exit status of a command that shows a job in this phase.
+pub(super) fn exit_status(phase: JobPhase) -> ExitStatus {
+    match phase {
+        JobPhase::Queued | JobPhase::Running | JobPhase::Paused | JobPhase::Complete => ExitStatus::Complete,
+        JobPhase::Incomplete | JobPhase::Failed | JobPhase::Cancelled => ExitStatus::Incomplete,
+    }
+}
+
+pub(super) fn print(view: &JobView, json: bool) -> Result<(), CommandError> {
+    if json {
+        print_result(to_json(view))?;
+    } else {
+        print_result(to_text(view))?;
+    }
+    Ok(())
+}
+
+pub(super) fn to_json(view: &JobView) -> Value {
+    let record = &view.record;
+    json!({
+        "event": "job",
+        "job": view.job.to_string(),
+        "name": view.name,
+        "submitter": view.submitter,
+        "phase": record.phase.to_string(),
+        "reason": record.reason,
+        "waits_for": view.waits_for,
+        "priority": record.priority,
+        "frames": record.frames,
+        "frames_done": record.frames_done,
+        "submitted_ms": record.submitted_ms,
+        "begun_ms": record.begun_ms,
+        "ended_ms": record.ended_ms,
+    })
+}
+
+/// Returns the lines that describe one job.
+fn to_text(view: &JobView) -> String {
+    let record = &view.record;
+    let mut lines = vec![
+        format!("job {}: {}", view.job, view.name),
+        format!(
+            "  {}{}, priority {}, {} of {} frames",
+            record.phase,
+            took(view).map_or(String::new(), |took| format!(" after {took}")),
+            record.priority,
+            record.frames_done,
+            record.frames
+        ),
+        format!(
+            "  submitted by {} {} ago",
+            view.submitter,
+            rough_time(since(record.submitted_ms))
+        ),
+    ];
+    lines.extend(record.reason.iter().map(|why| format!("  reason: {why}")));
+    lines.extend(view.waits_for.iter().map(|why| format!("  now: {why}")));
+    lines.join("\n")
+}
+
+/// Returns a table with a line for each job.
+fn table(jobs: &[JobView]) -> String {
+    let mut lines = vec![format!(
+        "{:16}  {:10}  P  {:>13}  {:>7}  NAME",
+        "JOB", "PHASE", "FRAMES", "AGE"
+    )];
+    lines.extend(jobs.iter().map(|view| {
+        let record = &view.record;
+        let why = record.reason.as_ref().or(view.waits_for.as_ref());
+        format!(
+            "{:16}  {:10}  {}  {:>13}  {:>7}  {}{}",
+            view.job.to_string(),
+            record.phase.to_string(),
+            record.priority,
+            format!("{}/{}", record.frames_done, record.frames),
+            short_time(since(record.submitted_ms)),
+            view.name,
+            why.map_or(String::new(), |why| format!(": {why}"))
+        )
+    }));
+    lines.join("\n")
+}
+
+/// The time since a moment in milliseconds since the Unix epoch.
+fn since(moment_ms: u64) -> Duration {
+    let now = std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH);
+    Duration::from_millis(now.map_or(0, milliseconds).saturating_sub(moment_ms))
+}
+
+/// Returns how long a job that is over took from its begin, in words.
+fn took(view: &JobView) -> Option<String> {
+    let (begun_ms, ended_ms) = (view.record.begun_ms?, view.record.ended_ms?);
+    Some(rough_time(Duration::from_millis(
+        ended_ms.saturating_sub(begun_ms),
+    )))
+}
+
+/// Returns a time in one unit, for a column of a table.
+fn short_time(time: Duration) -> String {
+    match time.as_secs() {
+        seconds @ 0..120 => format!("{seconds} s"),
+        seconds @ 120..7200 => format!("{} min", seconds / 60),
+        seconds @ 7200..172_800 => format!("{} h", seconds / 3600),
+        seconds => format!("{} d", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_has_the_unit_that_fits_it() {
+        for (seconds, text) in [
+            (0, "0 s"),
+            (119, "119 s"),
+            (120, "2 min"),
+            (7200, "2 h"),
+            (172_800, "2 d"),
+        ] {
+            assert_eq!(short_time(Duration::from_secs(seconds)), text);
+        }
+    }
+}

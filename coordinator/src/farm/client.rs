@@ -1,0 +1,126 @@
+//! Asks the coordinator of a farm, for the operators' commands.
+
+use std::time::Duration;
+
+use async_nats::RequestErrorKind;
+use latentfarm_common::ids::JobId;
+use latentfarm_common::nats::Connection;
+use latentfarm_common::nats::subjects::FARM_REQUESTS;
+use latentfarm_common::wire::{self, WireError};
+
+use super::messages::{Control, FarmReply, FarmRequest, JobView, ListFilter};
+
+/// How long a coordinator may take for an answer. It may have to store something first.
+const ANSWER_LIMIT: Duration = Duration::from_secs(8);
+
+/// A farm to whose server this process is connected.
+#[derive(Clone, Debug)]
+pub struct FarmClient {
+    connection: Connection,
+}
+
+/// Why there is no answer, or another one than was asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    #[error("no coordinator is at work on the farm at {url}: start one with `latentfarm serve --nats {url}`")]
+    NoCoordinator { url: String },
+    #[error("the coordinator of the farm at {url} did not answer within {} s", ANSWER_LIMIT.as_secs())]
+    NoAnswer { url: String },
+    #[error("cannot ask the coordinator")]
+    Request(#[source] async_nats::RequestError),
+    #[error("cannot read the coordinator's answer")]
+    Wire(#[from] WireError),
+    #[error("the farm has no job {job}: `latentfarm jobs` lists those that it has")]
+    NoSuchJob { job: JobId },
+    #[error("{reason}")]
+    Refused { reason: String },
+    #[error("the coordinator gave the answer to another question")]
+    OtherAnswer,
+}
+
+impl ClientError {
+    /// Whether the request itself was refused, so that another one may succeed.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::NoSuchJob { .. } | Self::Refused { .. })
+    }
+
+    /// Whether the same request may succeed later, as no coordinator answered.
+    pub fn may_pass(&self) -> bool {
+        matches!(
+            self,
+            Self::NoCoordinator { .. } | Self::NoAnswer { .. } | Self::Request(_)
+        )
+    }
+}
+
+impl FarmClient {
+    pub fn new(connection: &Connection) -> Self {
+        Self {
+            connection: connection.clone(),
+        }
+    }
+
+    /// Asks whether the farm has this job, and room for it. Returns the job if it is there and not to be
+    /// submitted again.
+    pub async fn announce(&self, job: JobId, store_bytes: u64) -> Result<Option<JobView>, ClientError> {
+        match self.ask(&FarmRequest::Announce { job, store_bytes }).await? {
+            FarmReply::Room => Ok(None),
+            other => job_of(other).map(Some),
+        }
+    }
+
+    /// Sends a request whose answer is a job.
+    pub async fn job(&self, request: &FarmRequest) -> Result<JobView, ClientError> {
+        job_of(self.ask(request).await?)
+    }
+
+    /// Returns how a job stands.
+    pub async fn show(&self, job: JobId) -> Result<JobView, ClientError> {
+        self.job(&FarmRequest::Show { job }).await
+    }
+
+    /// Changes a job, and returns how it stands then.
+    pub async fn control(&self, job: JobId, control: Control) -> Result<JobView, ClientError> {
+        self.job(&FarmRequest::Control { job, control }).await
+    }
+
+    /// Returns a page of jobs, and the number of all that the filter selects.
+    pub async fn list(&self, filter: ListFilter) -> Result<(Vec<JobView>, usize), ClientError> {
+        match self.ask(&FarmRequest::List(filter)).await? {
+            FarmReply::Jobs { jobs, total } => Ok((jobs, total)),
+            other => Err(refused(other)),
+        }
+    }
+
+    async fn ask(&self, request: &FarmRequest) -> Result<FarmReply, ClientError> {
+        let payload = wire::encode(request)?;
+        let url = || self.connection.url().to_owned();
+        let answer = self.connection.client.request(FARM_REQUESTS, payload.into());
+        let answer = match tokio::time::timeout(ANSWER_LIMIT, answer).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(error)) if error.kind() == RequestErrorKind::NoResponders => {
+                return Err(ClientError::NoCoordinator { url: url() });
+            }
+            Ok(Err(error)) if error.kind() != RequestErrorKind::TimedOut => {
+                return Err(ClientError::Request(error));
+            }
+            Ok(Err(_)) | Err(_) => return Err(ClientError::NoAnswer { url: url() }),
+        };
+        Ok(wire::decode(&answer.payload)?)
+    }
+}
+
+fn job_of(reply: FarmReply) -> Result<JobView, ClientError> {
+    match reply {
+        FarmReply::Job(view) => Ok(*view),
+        other => Err(refused(other)),
+    }
+}
+
+fn refused(reply: FarmReply) -> ClientError {
+    match reply {
+        FarmReply::NoSuchJob { job } => ClientError::NoSuchJob { job },
+        FarmReply::Refused { reason } => ClientError::Refused { reason },
+        FarmReply::Room | FarmReply::Job(_) | FarmReply::Jobs { .. } => ClientError::OtherAnswer,
+    }
+}

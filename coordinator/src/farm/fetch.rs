@@ -1,0 +1,85 @@
+//! Writes the output of a complete job: joins the segments that the farm has stored, as a render on this machine
+//! does with its own.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use latentfarm_common::error::FileError;
+use latentfarm_common::ids::WorkKind;
+use latentfarm_common::nats::done::DoneLog;
+use latentfarm_common::wire::outcome::DoneRecord;
+
+use super::messages::{JobPhase, JobView};
+use crate::dispatch::Farm;
+use crate::job::manifest;
+use crate::local::FarmError;
+use crate::render::{Join, Observer, RenderError, Written};
+use crate::stitch::OutputTarget;
+
+/// Why the output of a job could not be written.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    #[error("job {} is {}, so it has no output: `latentfarm status` says more", view.job, view.record.phase)]
+    NotComplete { view: Box<JobView> },
+    #[error("the farm no longer has all of job {job}: submit it again")]
+    Gone { job: latentfarm_common::ids::JobId },
+    #[error(transparent)]
+    Render(#[from] RenderError),
+}
+
+impl FetchError {
+    /// Whether the request was refused, so that another one may succeed.
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Self::NotComplete { .. } | Self::Gone { .. } => true,
+            Self::Render(error) => error.is_refusal(),
+        }
+    }
+}
+
+/// Writes the output of a complete job to `target`. Only a whole, verified file appears under that name.
+pub async fn fetch(
+    farm: &Farm,
+    view: &JobView,
+    target: &OutputTarget,
+    observer: &Observer,
+) -> Result<Written, FetchError> {
+    if view.record.phase != JobPhase::Complete {
+        return Err(FetchError::NotComplete {
+            view: Box::new(view.clone()),
+        });
+    }
+    let job = view.job;
+    let spec = manifest::read_from_farm(&farm.connection, job).await;
+    let spec = spec.map_err(RenderError::from)?.ok_or(FetchError::Gone { job })?;
+    let entries = DoneLog::new(&farm.connection).list(job).await;
+    let entries = entries.map_err(|error| RenderError::from(FarmError::Streams(error)))?;
+    let records = entries.into_iter().filter_map(|entry| entry.record.ok());
+    let mut records: Vec<Arc<DoneRecord>> = records
+        .filter(|record| record.chunk.work == WorkKind::Render)
+        .map(Arc::new)
+        .collect();
+    records.sort_by_key(|record| record.chunk.index);
+    let chunks = spec.frames.div_ceil(u64::from(spec.chunk_frames.max(1)));
+    if records.len() as u64 != chunks {
+        return Err(FetchError::Gone { job });
+    }
+    // The copies of the segments are as large as the output, so they are on its disk.
+    let folder = target
+        .path()
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new("."));
+    let scratch = tempfile::Builder::new().prefix(".latentfarm-").tempdir_in(folder);
+    let scratch = scratch.map_err(|error| RenderError::from(FileError::at("write to", folder)(error)))?;
+    let join = Join {
+        farm,
+        spec: &spec,
+        records: &records,
+        scratch: scratch.path(),
+        target,
+        keeps_tail: view.keeps_tail,
+    };
+    let assembled = join.assemble(observer).await?;
+    Ok(join.commit(assembled).await?)
+}

@@ -1,0 +1,188 @@
+//! What the operators' commands and the farm's coordinator say to each other, and what the coordinator keeps
+//! of each job. Both are the same program, so the messages are here and not in `common`; their envelope is that
+//! of all messages.
+
+use std::time::Duration;
+
+use latentfarm_common::ids::JobId;
+use latentfarm_common::wire::Message;
+use latentfarm_common::wire::job::JobSpec;
+use serde::{Deserialize, Serialize};
+use strum::{Display, EnumString};
+
+use crate::placement::{CpuFallback, JobNeeds};
+
+/// The most bytes of a job's name and of the other texts that its submitter chooses.
+pub(super) const MAX_TEXT_BYTES: usize = 256;
+/// The most jobs that one answer lists, so that it stays below the limit of a message.
+pub const PAGE: usize = 64;
+
+/// How a job is dispatched, and what becomes of it. Its submitter decides that once; nothing of it changes the
+/// frames, which follow from the [`JobSpec`] alone.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JobOrder {
+    /// What people call the job, by default the name of its output file.
+    pub name: String,
+    /// Who has submitted it: user and machine.
+    pub submitter: String,
+    /// The priority at first, in `0..PRIORITIES`; 0 goes first.
+    pub priority: u8,
+    /// The predicted memory needs by kind of device.
+    pub needs: JobNeeds,
+    pub cpu_fallback: CpuFallback,
+    /// How long a chunk that fits no live worker waits for a bigger one, and the job for any worker at all.
+    pub unplaceable_wait: Duration,
+    /// Whether the job is rendered even if no frame has a face.
+    pub allow_no_face: bool,
+    /// Whether the output keeps the part of the video after the end of the speech, which has no sound.
+    pub keeps_tail: bool,
+    /// The extension of the output file: `mp4` or `mkv`.
+    pub extension: String,
+}
+
+impl Message for JobOrder {
+    const KIND: u8 = 17;
+}
+
+/// Where a job stands, in one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Display, EnumString, Serialize, Deserialize)]
+#[strum(serialize_all = "lowercase")]
+pub enum JobPhase {
+    /// It waits for its turn.
+    Queued,
+    /// Its chunks are on the farm.
+    Running,
+    /// An operator has paused it.
+    Paused,
+    /// Every frame is rendered; the output can be fetched.
+    Complete,
+    /// Some frames could not be rendered.
+    Incomplete,
+    /// It cannot be rendered.
+    Failed,
+    /// An operator has cancelled it.
+    Cancelled,
+}
+
+impl JobPhase {
+    /// Whether nothing more is done for the job unless somebody asks for it.
+    pub fn is_over(self) -> bool {
+        match self {
+            Self::Queued | Self::Running | Self::Paused => false,
+            Self::Complete | Self::Incomplete | Self::Failed | Self::Cancelled => true,
+        }
+    }
+}
+
+/// What the coordinator records of a job while it goes through the farm. Times are in milliseconds since the
+/// Unix epoch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobRecord {
+    /// The place of the job in the order of submission.
+    pub number: u64,
+    pub phase: JobPhase,
+    /// Why the job ended before it was complete.
+    pub reason: Option<String>,
+    /// The priority, which an operator may have changed.
+    pub priority: u8,
+    pub submitted_ms: u64,
+    /// When the job came to the dispatcher last.
+    pub begun_ms: Option<u64>,
+    pub ended_ms: Option<u64>,
+    /// Number of output frames.
+    pub frames: u64,
+    /// Number of output frames that are rendered, as far as that was recorded.
+    pub frames_done: u64,
+}
+
+impl Message for JobRecord {
+    const KIND: u8 = 18;
+}
+
+/// One job as a command shows it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JobView {
+    pub job: JobId,
+    pub name: String,
+    pub submitter: String,
+    pub record: JobRecord,
+    /// What the job waits for now, in one sentence, if it waits.
+    pub waits_for: Option<String>,
+    pub extension: String,
+    pub keeps_tail: bool,
+}
+
+/// A job that is handed to the farm. Its sound, speech and timeline are stored; its video may still be cut.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Submission {
+    pub spec: JobSpec,
+    pub order: JobOrder,
+}
+
+/// What an operator wants to happen to a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Control {
+    Pause,
+    Resume,
+    Cancel,
+    /// The new priority, in `0..PRIORITIES`.
+    SetPriority(u8),
+}
+
+/// The jobs that are listed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListFilter {
+    /// Only jobs in these phases; all if it is empty.
+    pub phases: Vec<JobPhase>,
+    /// Only jobs whose name or id contains this text.
+    pub text: String,
+    /// So many jobs are passed over.
+    pub offset: usize,
+}
+
+/// A request to the coordinator.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum FarmRequest {
+    /// Asks whether the farm has this job already, and room for so many bytes of it.
+    Announce {
+        job: JobId,
+        store_bytes: u64,
+    },
+    Submit(Box<Submission>),
+    /// Tells that the video of a job cannot be cut to its end.
+    VideoFailed {
+        job: JobId,
+        reason: String,
+    },
+    Control {
+        job: JobId,
+        control: Control,
+    },
+    Show {
+        job: JobId,
+    },
+    List(ListFilter),
+}
+
+impl Message for FarmRequest {
+    const KIND: u8 = 19;
+}
+
+/// The answer to a request.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) enum FarmReply {
+    /// The farm does not have the job, and has room for it.
+    Room,
+    /// The job as it is after the request.
+    Job(Box<JobView>),
+    /// One page of jobs, the newest first, and the number of all that the filter selects.
+    Jobs { jobs: Vec<JobView>, total: usize },
+    /// The farm has no such job.
+    NoSuchJob { job: JobId },
+    /// The request is not carried out, for this reason; it says what the operator can do.
+    Refused { reason: String },
+}
+
+impl Message for FarmReply {
+    const KIND: u8 = 20;
+}

@@ -1,0 +1,28 @@
+//! A farm of many jobs: the standing coordinator that `latentfarm serve` runs, and the requests with which the
+//! other commands talk to it.
+//!
+//! ```text
+//!  submit, jobs, cancel ..  ─▶ farm.request ─▶ serve ─┬─▶ Registry   (which jobs there are, and whose turn it is)
+//!                                                     ├─▶ RecordStore ─▶ farm-jobs  (orders and records of jobs)
+//!                                                     └─▶ Attempt    (one for each job on the dispatcher)
+//!                                                            └─▶ Order ─▶ the dispatcher of the farm
+//! ```
+//! Whoever submits a job checks, stores and cuts its inputs, where they are; the coordinator needs none of the
+//! files. The output is joined where it is fetched.
+
+mod attempt;
+mod client;
+mod fetch;
+mod messages;
+mod records;
+mod registry;
+mod serve;
+mod submit;
+
+pub use client::{ClientError, FarmClient};
+pub use fetch::{FetchError, fetch};
+pub use messages::{
+    Control, FarmRequest, JobOrder, JobPhase, JobRecord, JobView, ListFilter, PAGE, Submission,
+};
+pub use serve::{ServeError, ServeSettings, serve};
+pub use submit::{SubmitError, SubmitOptions, submit};

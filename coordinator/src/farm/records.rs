@@ -1,0 +1,112 @@
+//! The orders and records of jobs in the farm's key-value bucket, beside their manifests. Only the coordinator
+//! that holds the lease writes them: each write names the revision that it follows, so that one of a
+//! coordinator that was replaced fails.
+
+use std::collections::BTreeMap;
+
+use async_nats::jetstream::kv::{self, UpdateErrorKind};
+use latentfarm_common::error::one_line;
+use latentfarm_common::ids::JobId;
+use latentfarm_common::nats::direct::DirectReader;
+use latentfarm_common::nats::topology::JOBS_BUCKET;
+use latentfarm_common::nats::{Connection, StreamError, subjects};
+use latentfarm_common::wire::{self, Message, WireError};
+
+use super::messages::{JobOrder, JobRecord};
+
+/// The coordinator's view of the bucket.
+#[derive(Debug)]
+pub(super) struct RecordStore {
+    connection: Connection,
+    bucket: kv::Store,
+    /// The last known revision of each key.
+    revisions: BTreeMap<String, u64>,
+}
+
+/// Why a record cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    #[error("cannot use the farm's job bucket")]
+    Bucket(#[source] async_nats::Error),
+    #[error(transparent)]
+    Read(#[from] StreamError),
+    #[error("cannot encode a job's record")]
+    Encode(#[source] WireError),
+    #[error("another coordinator has written to the records of this farm")]
+    Taken,
+}
+
+impl RecordStore {
+    /// Opens the bucket of a farm whose buckets exist.
+    pub(super) async fn open(connection: &Connection) -> Result<Self, RecordError> {
+        let bucket = connection.context.get_key_value(JOBS_BUCKET).await;
+        Ok(Self {
+            connection: connection.clone(),
+            bucket: bucket.map_err(|error| RecordError::Bucket(error.into()))?,
+            revisions: BTreeMap::new(),
+        })
+    }
+
+    /// Reads all jobs. One that another release has written is passed over.
+    pub(super) async fn load(&mut self) -> Result<Vec<(JobId, JobOrder, JobRecord)>, RecordError> {
+        let mut orders: BTreeMap<JobId, JobOrder> = self.read(subjects::ORDER).await?;
+        let records: BTreeMap<JobId, JobRecord> = self.read(subjects::RECORD).await?;
+        let known = records.into_iter();
+        Ok(known
+            .filter_map(|(job, record)| Some((job, orders.remove(&job)?, record)))
+            .collect())
+    }
+
+    /// Reads the last messages of one kind, by their jobs.
+    async fn read<M: Message>(&mut self, kind: &str) -> Result<BTreeMap<JobId, M>, RecordError> {
+        let stream = format!("KV_{JOBS_BUCKET}");
+        let filter = subjects::values(JOBS_BUCKET, &format!("*.{kind}"));
+        let mut reader = DirectReader::new(&self.connection.client, &stream, &filter, 1);
+        let mut found = BTreeMap::new();
+        while let Some(message) = reader.next().await? {
+            let Some(job) = subjects::job_of_value(JOBS_BUCKET, kind, message.subject.as_str()) else {
+                continue;
+            };
+            // A key may have several values; the last one counts.
+            self.revisions.insert(format!("{job}.{kind}"), message.sequence);
+            match wire::decode(&message.payload) {
+                Ok(value) => {
+                    found.insert(job, value);
+                }
+                Err(error) => {
+                    found.remove(&job);
+                    tracing::warn!(%job, kind, error = one_line(&error), "a job of the farm cannot be read, and is passed over");
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    pub(super) async fn write_order(&mut self, job: JobId, order: &JobOrder) -> Result<(), RecordError> {
+        self.write(format!("{job}.{}", subjects::ORDER), order).await
+    }
+
+    pub(super) async fn write_record(&mut self, job: JobId, record: &JobRecord) -> Result<(), RecordError> {
+        self.write(format!("{job}.{}", subjects::RECORD), record).await
+    }
+
+    async fn write<M: Message>(&mut self, key: String, value: &M) -> Result<(), RecordError> {
+        let bytes = wire::encode(value).map_err(RecordError::Encode)?;
+        let last = self.revisions.get(&key).copied().unwrap_or(0);
+        let revision = match self.bucket.update(&key, bytes.clone().into(), last).await {
+            Ok(revision) => revision,
+            Err(error) if error.kind() == UpdateErrorKind::WrongLastRevision => {
+                // It may be our own, the answer to which was lost.
+                let found = self.bucket.entry(&key).await;
+                let found = found.map_err(|error| RecordError::Bucket(error.into()))?;
+                match found {
+                    Some(entry) if entry.value[..] == bytes[..] => entry.revision,
+                    _ => return Err(RecordError::Taken),
+                }
+            }
+            Err(error) => return Err(RecordError::Bucket(error.into())),
+        };
+        self.revisions.insert(key, revision);
+        Ok(())
+    }
+}

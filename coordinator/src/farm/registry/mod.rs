@@ -1,0 +1,256 @@
+//! All jobs of a farm, finished ones included: which of them are on the dispatcher, and what follows from each
+//! request and from each report of the dispatcher. It does no input or output; [`super::serve`] stores what has
+//! changed and passes the orders on.
+
+use std::collections::BTreeMap;
+
+use latentfarm_common::ids::JobId;
+use latentfarm_common::queues::PRIORITIES;
+
+use crate::farm::messages::{Control, JobOrder, JobPhase, JobRecord, JobView, ListFilter, PAGE};
+
+/// So many jobs of one priority are on the dispatcher at a time, those that wait for memory or workers not
+/// counted: enough to keep every worker busy over the ends of jobs.
+const AT_A_TIME: usize = 16;
+
+/// All jobs that the farm knows.
+#[derive(Debug, Default)]
+pub(super) struct Registry {
+    jobs: BTreeMap<JobId, Entry>,
+    last_number: u64,
+}
+
+/// What the farm knows of one job.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) order: JobOrder,
+    pub(super) record: JobRecord,
+    /// Whether the dispatcher has the job. It may still have one that is paused.
+    pub(super) is_dispatched: bool,
+    /// What the job waits for, if the dispatcher says that it waits.
+    pub(super) waits_for: Option<String>,
+}
+
+/// Why a request about a job is not carried out.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Refusal {
+    #[error("the farm has no job {0}")]
+    NoSuchJob(JobId),
+    #[error("job {job} is {phase} already: submit it again to render it again")]
+    Over { job: JobId, phase: JobPhase },
+    #[error("priority {0} is not between 0 and {max}", max = PRIORITIES - 1)]
+    Priority(u8),
+}
+
+impl Registry {
+    /// Adds a job that was stored by an earlier coordinator. One that was on its dispatcher waits for its turn
+    /// again.
+    pub(super) fn restore(&mut self, job: JobId, order: JobOrder, mut record: JobRecord) {
+        if record.phase == JobPhase::Running {
+            record.phase = JobPhase::Queued;
+        }
+        self.last_number = self.last_number.max(record.number);
+        self.jobs.insert(job, Entry::new(order, record));
+    }
+
+    pub(super) fn get(&self, job: JobId) -> Result<&Entry, Refusal> {
+        self.jobs.get(&job).ok_or(Refusal::NoSuchJob(job))
+    }
+
+    fn get_mut(&mut self, job: JobId) -> Result<&mut Entry, Refusal> {
+        self.jobs.get_mut(&job).ok_or(Refusal::NoSuchJob(job))
+    }
+
+    /// Takes a job of `frames` output frames. One that ended without being complete is tried again; one that
+    /// the farm has in any other phase stays as it is. Returns whether anything has changed.
+    pub(super) fn submit(
+        &mut self,
+        job: JobId,
+        frames: u64,
+        order: JobOrder,
+        now_ms: u64,
+    ) -> Result<bool, Refusal> {
+        if order.priority >= PRIORITIES {
+            return Err(Refusal::Priority(order.priority));
+        }
+        let known = self.jobs.get(&job).map(|known| known.record.phase);
+        if known.is_some_and(|phase| phase == JobPhase::Complete || !phase.is_over()) {
+            return Ok(false);
+        }
+        self.last_number += 1;
+        let record = JobRecord {
+            number: self.last_number,
+            phase: JobPhase::Queued,
+            reason: None,
+            priority: order.priority,
+            submitted_ms: now_ms,
+            begun_ms: None,
+            ended_ms: None,
+            frames,
+            frames_done: 0,
+        };
+        self.jobs.insert(job, Entry::new(order, record));
+        Ok(true)
+    }
+
+    /// Carries out what an operator wants. Returns whether anything has changed.
+    pub(super) fn control(&mut self, job: JobId, control: Control, now_ms: u64) -> Result<bool, Refusal> {
+        let entry = self.get_mut(job)?;
+        let record = &mut entry.record;
+        if record.phase.is_over() {
+            let phase = record.phase;
+            return Err(Refusal::Over { job, phase });
+        }
+        let before = (record.phase, record.priority);
+        match control {
+            Control::Pause => record.phase = JobPhase::Paused,
+            Control::Resume if record.phase == JobPhase::Paused => {
+                record.phase = if entry.is_dispatched {
+                    JobPhase::Running
+                } else {
+                    JobPhase::Queued
+                };
+            }
+            Control::Resume => {}
+            Control::Cancel => {
+                record.phase = JobPhase::Cancelled;
+                record.ended_ms = Some(now_ms);
+                entry.waits_for = None;
+            }
+            Control::SetPriority(priority) if priority >= PRIORITIES => {
+                return Err(Refusal::Priority(priority));
+            }
+            Control::SetPriority(priority) => record.priority = priority,
+        }
+        Ok(before != (record.phase, record.priority))
+    }
+
+    /// The number of jobs that are not over.
+    pub(super) fn open(&self) -> usize {
+        let jobs = self.jobs.values();
+        jobs.filter(|entry| !entry.record.phase.is_over()).count()
+    }
+
+    /// The jobs whose turn it is to come to the dispatcher, in order.
+    pub(super) fn due(&self) -> Vec<JobId> {
+        let mut room = [AT_A_TIME; PRIORITIES as usize];
+        for entry in self.jobs.values() {
+            let is_active = entry.is_dispatched && entry.record.phase == JobPhase::Running;
+            if is_active && entry.waits_for.is_none() {
+                let room = &mut room[usize::from(entry.record.priority)];
+                *room = room.saturating_sub(1);
+            }
+        }
+        let mut queued: Vec<(JobId, &JobRecord)> = self
+            .jobs
+            .iter()
+            .filter(|(_, entry)| entry.record.phase == JobPhase::Queued && !entry.is_dispatched)
+            .map(|(job, entry)| (*job, &entry.record))
+            .collect();
+        queued.sort_by_key(|(_, record)| (record.priority, record.number));
+        queued.retain(|(_, record)| {
+            let room = &mut room[usize::from(record.priority)];
+            let is_due = *room > 0;
+            *room = room.saturating_sub(1);
+            is_due
+        });
+        queued.into_iter().map(|(job, _)| job).collect()
+    }
+
+    /// Records that a job comes to the dispatcher, and returns its record.
+    pub(super) fn on_dispatched(&mut self, job: JobId, now_ms: u64) -> Result<&JobRecord, Refusal> {
+        let entry = self.get_mut(job)?;
+        entry.is_dispatched = true;
+        entry.record.phase = JobPhase::Running;
+        entry.record.begun_ms = Some(now_ms);
+        Ok(&entry.record)
+    }
+
+    /// Returns a job that is on the dispatcher under this number. A report about an earlier submission of the
+    /// same job is about nothing any more.
+    fn dispatched(&mut self, job: JobId, number: u64) -> Option<&mut Entry> {
+        let entry = self.jobs.get_mut(&job)?;
+        (entry.is_dispatched && entry.record.number == number).then_some(entry)
+    }
+
+    /// Records how many frames of a job are rendered.
+    pub(super) fn on_progress(&mut self, job: JobId, number: u64, frames_done: u64) {
+        if let Some(entry) = self.dispatched(job, number) {
+            entry.record.frames_done = frames_done;
+        }
+    }
+
+    /// Records what a job waits for, or that it waits no longer.
+    pub(super) fn on_wait(&mut self, job: JobId, number: u64, waits_for: Option<String>) {
+        if let Some(entry) = self.dispatched(job, number) {
+            entry.waits_for = waits_for;
+        }
+    }
+
+    /// Records that a job has left the dispatcher. A phase that is not over means that the coordinator ends,
+    /// and the next one goes on with the job.
+    pub(super) fn on_left(
+        &mut self,
+        job: JobId,
+        number: u64,
+        (phase, reason): (JobPhase, Option<String>),
+        now_ms: u64,
+    ) {
+        let Some(entry) = self.dispatched(job, number) else {
+            return;
+        };
+        entry.is_dispatched = false;
+        entry.waits_for = None;
+        // An operator who cancelled the job knows why it ended.
+        if !entry.record.phase.is_over() {
+            entry.record.phase = phase;
+            entry.record.reason = reason;
+            entry.record.ended_ms = phase.is_over().then_some(now_ms);
+        }
+    }
+
+    /// Returns the view of one job.
+    pub(super) fn view(&self, job: JobId) -> Result<JobView, Refusal> {
+        Ok(self.get(job)?.view(job))
+    }
+
+    /// Returns a page of the jobs that the filter selects, the newest first, and the number of all of them.
+    pub(super) fn list(&self, filter: &ListFilter) -> (Vec<JobView>, usize) {
+        let is_wanted = |job: &JobId, entry: &Entry| {
+            let in_phase = filter.phases.is_empty() || filter.phases.contains(&entry.record.phase);
+            in_phase && (entry.order.name.contains(&filter.text) || job.to_string().contains(&filter.text))
+        };
+        let wanted = self.jobs.iter().filter(|(job, entry)| is_wanted(job, entry));
+        let mut wanted: Vec<(&JobId, &Entry)> = wanted.collect();
+        wanted.sort_by_key(|(_, entry)| std::cmp::Reverse(entry.record.number));
+        let page = wanted.iter().skip(filter.offset).take(PAGE);
+        let views = page.map(|(job, entry)| entry.view(**job)).collect();
+        (views, wanted.len())
+    }
+}
+
+impl Entry {
+    fn new(order: JobOrder, record: JobRecord) -> Self {
+        Self {
+            order,
+            record,
+            is_dispatched: false,
+            waits_for: None,
+        }
+    }
+
+    fn view(&self, job: JobId) -> JobView {
+        JobView {
+            job,
+            name: self.order.name.clone(),
+            submitter: self.order.submitter.clone(),
+            record: self.record.clone(),
+            waits_for: self.waits_for.clone(),
+            extension: self.order.extension.clone(),
+            keeps_tail: self.order.keeps_tail,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,200 @@
+use std::time::Duration;
+
+use latentfarm_common::digest::Digest;
+
+use super::*;
+use crate::placement::{CpuFallback, JobNeeds};
+
+fn id(name: &str) -> JobId {
+    JobId::from_digest(&Digest::of(name.as_bytes()))
+}
+
+fn order(name: &str, priority: u8) -> JobOrder {
+    JobOrder {
+        name: name.to_owned(),
+        submitter: "me@here".to_owned(),
+        priority,
+        needs: JobNeeds::default(),
+        cpu_fallback: CpuFallback::default(),
+        unplaceable_wait: Duration::from_mins(10),
+        allow_no_face: false,
+        keeps_tail: false,
+        extension: "mp4".to_owned(),
+    }
+}
+
+fn submit(registry: &mut Registry, name: &str, priority: u8) -> JobId {
+    let job = id(name);
+    assert_eq!(registry.submit(job, 100, order(name, priority), 1), Ok(true));
+    job
+}
+
+/// Brings the jobs that are due to the dispatcher, and returns them.
+fn dispatch(registry: &mut Registry) -> Vec<JobId> {
+    let due = registry.due();
+    for job in &due {
+        registry.on_dispatched(*job, 2).unwrap();
+    }
+    due
+}
+
+fn phase(registry: &Registry, job: JobId) -> JobPhase {
+    registry.get(job).unwrap().record.phase
+}
+
+fn number(registry: &Registry, job: JobId) -> u64 {
+    registry.get(job).unwrap().record.number
+}
+
+#[test]
+fn jobs_come_to_the_dispatcher_by_priority_and_age_and_a_few_at_a_time() {
+    let mut registry = Registry::default();
+    let names: Vec<String> = (0..AT_A_TIME + 4).map(|index| format!("job {index}")).collect();
+    let usual: Vec<JobId> = names.iter().map(|name| submit(&mut registry, name, 1)).collect();
+    let urgent = submit(&mut registry, "urgent", 0);
+    let first = dispatch(&mut registry);
+    assert_eq!(first[0], urgent);
+    assert_eq!(first[1..], usual[..AT_A_TIME]);
+    assert_eq!(dispatch(&mut registry), [], "the dispatcher has enough");
+
+    // One that waits for a larger machine holds up no other, and so does one that ended or is paused.
+    let seq = |registry: &Registry, index: usize| number(registry, usual[index]);
+    let waiting = seq(&registry, 0);
+    registry.on_wait(usual[0], waiting, Some("memory".to_owned()));
+    assert_eq!(dispatch(&mut registry), [usual[AT_A_TIME]]);
+    let ended = seq(&registry, 1);
+    registry.on_left(usual[1], ended, (JobPhase::Complete, None), 3);
+    assert_eq!(dispatch(&mut registry), [usual[AT_A_TIME + 1]]);
+    registry.control(usual[2], Control::Pause, 3).unwrap();
+    assert_eq!(dispatch(&mut registry), [usual[AT_A_TIME + 2]]);
+    // Too many for a moment, because the first one goes on.
+    registry.on_wait(usual[0], waiting, None);
+    assert_eq!(dispatch(&mut registry), []);
+}
+
+#[test]
+fn the_same_job_is_submitted_once_and_again_only_if_it_was_not_completed() {
+    let mut registry = Registry::default();
+    let job = submit(&mut registry, "a", 1);
+    let again = |registry: &mut Registry| registry.submit(job, 100, order("a", 1), 5);
+    assert_eq!(again(&mut registry), Ok(false), "it is queued");
+    dispatch(&mut registry);
+    assert_eq!(again(&mut registry), Ok(false), "it is running");
+    for (ending, is_new) in [
+        (JobPhase::Incomplete, true),
+        (JobPhase::Failed, true),
+        (JobPhase::Complete, false),
+    ] {
+        let current = number(&registry, job);
+        registry.on_left(job, current, (ending, Some("a reason".to_owned())), 3);
+        assert_eq!(registry.get(job).unwrap().record.ended_ms, Some(3));
+        assert_eq!(again(&mut registry), Ok(is_new), "{ending}");
+        if is_new {
+            assert_eq!(registry.get(job).unwrap().record.reason, None);
+            assert_eq!(dispatch(&mut registry), [job]);
+        }
+    }
+    assert_eq!(
+        registry.submit(id("b"), 100, order("b", PRIORITIES), 1),
+        Err(Refusal::Priority(PRIORITIES))
+    );
+}
+
+#[test]
+fn a_late_report_about_a_cancelled_job_does_not_end_its_next_submission() {
+    let mut registry = Registry::default();
+    let job = submit(&mut registry, "a", 1);
+    dispatch(&mut registry);
+    let first = number(&registry, job);
+    assert_eq!(registry.control(job, Control::Cancel, 3), Ok(true));
+    let over = Refusal::Over {
+        job,
+        phase: JobPhase::Cancelled,
+    };
+    assert_eq!(registry.control(job, Control::Pause, 3), Err(over));
+    assert_eq!(registry.submit(job, 100, order("a", 1), 4), Ok(true));
+    assert_eq!(dispatch(&mut registry), [job]);
+    registry.on_progress(job, first, 77);
+    registry.on_left(job, first, (JobPhase::Cancelled, None), 5);
+    assert_eq!(phase(&registry, job), JobPhase::Running);
+    assert_eq!(registry.get(job).unwrap().record.frames_done, 0);
+}
+
+#[test]
+fn a_job_that_an_operator_has_cancelled_stays_cancelled_when_it_leaves_the_dispatcher() {
+    let mut registry = Registry::default();
+    let job = submit(&mut registry, "a", 1);
+    dispatch(&mut registry);
+    registry.control(job, Control::Cancel, 3).unwrap();
+    let current = number(&registry, job);
+    registry.on_left(job, current, (JobPhase::Complete, None), 4);
+    assert_eq!(phase(&registry, job), JobPhase::Cancelled);
+    assert_eq!(dispatch(&mut registry), []);
+}
+
+#[test]
+fn a_paused_job_goes_on_where_it_was() {
+    let mut registry = Registry::default();
+    let (queued, running) = (submit(&mut registry, "a", 1), submit(&mut registry, "b", 1));
+    assert_eq!(registry.control(queued, Control::Pause, 1), Ok(true));
+    assert_eq!(registry.control(queued, Control::Pause, 1), Ok(false));
+    assert_eq!(dispatch(&mut registry), [running]);
+    registry.control(running, Control::Pause, 1).unwrap();
+    for (job, expected) in [(queued, JobPhase::Queued), (running, JobPhase::Running)] {
+        assert_eq!(phase(&registry, job), JobPhase::Paused);
+        assert_eq!(registry.control(job, Control::Resume, 1), Ok(true));
+        assert_eq!(phase(&registry, job), expected);
+        assert_eq!(registry.control(job, Control::Resume, 1), Ok(false));
+    }
+    assert_eq!(dispatch(&mut registry), [queued]);
+}
+
+#[test]
+fn the_next_coordinator_goes_on_with_what_was_not_over() {
+    let mut registry = Registry::default();
+    let names = ["running", "paused", "complete"];
+    let [running, paused, complete] = names.map(|name| submit(&mut registry, name, 1));
+    dispatch(&mut registry);
+    registry.control(paused, Control::Pause, 2).unwrap();
+    let current = number(&registry, complete);
+    registry.on_left(complete, current, (JobPhase::Complete, None), 3);
+
+    let mut next = Registry::default();
+    for (job, entry) in &registry.jobs {
+        next.restore(*job, entry.order.clone(), entry.record.clone());
+    }
+    assert_eq!(phase(&next, paused), JobPhase::Paused);
+    assert_eq!(phase(&next, complete), JobPhase::Complete);
+    assert_eq!(dispatch(&mut next), [running]);
+    submit(&mut next, "new", 1);
+    assert_eq!(number(&next, id("new")), 4, "numbers are not used twice");
+}
+
+#[test]
+fn jobs_are_listed_newest_first_in_pages_and_by_phase_and_text() {
+    let mut registry = Registry::default();
+    for index in 0..PAGE + 10 {
+        submit(&mut registry, &format!("talk {index:03}"), 1);
+    }
+    let cancelled = id("talk 007");
+    registry.control(cancelled, Control::Cancel, 1).unwrap();
+    let (page, total) = registry.list(&ListFilter::default());
+    assert_eq!((page.len(), total), (PAGE, PAGE + 10));
+    assert_eq!(page[0].name, format!("talk {:03}", PAGE + 9));
+    let rest = ListFilter {
+        offset: PAGE,
+        ..ListFilter::default()
+    };
+    let (page, _) = registry.list(&rest);
+    assert_eq!((page.len(), page[9].name.as_str()), (10, "talk 000"));
+    let (page, total) = registry.list(&ListFilter {
+        phases: vec![JobPhase::Cancelled],
+        ..ListFilter::default()
+    });
+    assert_eq!((page[0].job, total), (cancelled, 1));
+    let (page, total) = registry.list(&ListFilter {
+        text: "007".to_owned(),
+        ..ListFilter::default()
+    });
+    assert_eq!((page[0].job, total), (cancelled, 1));
+}

@@ -1,0 +1,249 @@
+//! A farm of several jobs: its standing coordinator, and the commands with which people use it.
+
+#![expect(clippy::unwrap_used, reason = "helpers of a test panic where it fails")]
+
+use std::ffi::OsString;
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Stdio};
+
+use farm_tests::{Coordinator, Material, ProcessTag, Server, Worker, decoded};
+use serde_json::Value;
+
+/// Options of the tests' jobs: several chunks of some seconds each.
+const OPTIONS: [&str; 7] = [
+    "--preset",
+    "lean",
+    "--lossless",
+    "--chunk-frames",
+    "16",
+    "--steps",
+    "10",
+];
+
+/// A server with one worker, and the folder of its coordinator.
+struct Stage {
+    material: Material,
+    server: Server,
+    worker: Worker,
+    tag: ProcessTag,
+}
+
+impl Stage {
+    fn open() -> Self {
+        let material = Material::seconds("2", "2");
+        let server = Server::start(&material.path("server"), &["first"]);
+        let tag = ProcessTag::new();
+        let log = material.path("first.log");
+        let worker = Worker::start(&server, "first", &material.weights, &log, &tag);
+        Self {
+            material,
+            server,
+            worker,
+            tag,
+        }
+    }
+
+    fn coordinator(&self) -> Coordinator {
+        Coordinator::start(&self.server, &self.material.path("coordinator"), &self.tag)
+    }
+
+    /// The arguments that submit a job which differs from the others by its seed.
+    fn submission(&self, output: &str, seed: &str, more: &[&str]) -> Vec<OsString> {
+        let Material {
+            video,
+            audio,
+            weights,
+            ..
+        } = &self.material;
+        let mut args: Vec<OsString> = vec!["submit".into(), video.into(), audio.into(), "-o".into()];
+        args.extend([
+            self.material.path(output).into(),
+            "--weights".into(),
+            weights.into(),
+        ]);
+        args.extend(
+            ["--seed", seed]
+                .iter()
+                .chain(&OPTIONS)
+                .chain(more)
+                .map(OsString::from),
+        );
+        args
+    }
+
+    /// Submits a job, and returns it.
+    #[track_caller]
+    fn submit(&self, output: &str, seed: &str, more: &[&str]) -> Value {
+        self.server.operate(self.submission(output, seed, more)).last()
+    }
+
+    /// Runs a command about a job, and returns the job.
+    #[track_caller]
+    fn about(&self, command: &str, job: &Value, more: &[&str]) -> Value {
+        let id = job["job"].as_str().unwrap();
+        self.server.operate([&[command, id], more].concat()).last()
+    }
+
+    /// Asserts that a job's output is that of a render on this machine alone.
+    #[track_caller]
+    fn assert_like_a_render(&self, output: &str, seed: &str, digest: &Value) {
+        let name = format!("alone-{seed}.mp4");
+        let alone = self
+            .material
+            .render(&name)
+            .args(&OPTIONS[2..])
+            .args(["--seed", seed]);
+        let alone = alone.args(["--workers", "1"]).run().complete();
+        assert_eq!(digest, alone.frames_digest().as_str());
+        assert_eq!(
+            decoded(&self.material.path(output)),
+            decoded(&self.material.path(&name))
+        );
+    }
+
+    /// Ends the worker and the coordinator in order.
+    #[track_caller]
+    fn close(self, coordinator: Coordinator) {
+        assert_eq!(coordinator.interrupt(), Some(0));
+        assert_eq!(self.worker.drain(), Some(0));
+        self.tag.assert_nothing_left();
+    }
+}
+
+/// Returns the event of a written output.
+#[track_caller]
+fn written(lines: &[Value]) -> &Value {
+    let found = lines.iter().find(|line| line["event"] == "written");
+    found.unwrap_or_else(|| panic!("nothing was written: {lines:#?}"))
+}
+
+#[test]
+fn jobs_of_a_farm_survive_its_coordinator_and_have_the_frames_of_single_renders() {
+    let stage = Stage::open();
+    let mut coordinator = stage.coordinator();
+    let (first, second) = (
+        stage.submit("a.mp4", "1", &[]),
+        stage.submit("b.mp4", "2", &["--name", "talk b"]),
+    );
+    assert_eq!(first["name"], "a.mp4");
+    assert_eq!(
+        stage.submit("a.mp4", "1", &[])["job"],
+        first["job"],
+        "the same job again"
+    );
+    let listed = stage.server.operate(["jobs"]).lines;
+    let names: Vec<&Value> = listed.iter().map(|job| &job["name"]).collect();
+    assert_eq!(names, ["talk b", "a.mp4"], "the newest first");
+
+    let mut waiting = stage.server.operator(&stage.tag);
+    waiting.args(["status", first["job"].as_str().unwrap(), "--wait", "--json"]);
+    let mut waiting: Child = waiting.stdout(Stdio::piped()).spawn().unwrap();
+    let mut phases = BufReader::new(waiting.stdout.take().unwrap()).lines();
+    let mut next_phase = || serde_json::from_str::<Value>(&phases.next()?.ok()?).ok();
+    assert_eq!(next_phase().unwrap()["phase"], "running");
+    coordinator.kill();
+    let coordinator = stage.coordinator();
+    let first = std::iter::from_fn(next_phase).last().unwrap();
+    assert_eq!(waiting.wait().unwrap().code(), Some(0), "{first}");
+    assert_eq!(first["phase"], "complete", "{first}");
+    let second = stage.about("status", &second, &["--wait"]);
+    assert_eq!(
+        (&second["phase"], &second["frames_done"]),
+        (&"complete".into(), &second["frames"])
+    );
+
+    let output = stage.material.path("a.mp4");
+    let output = output.to_str().unwrap();
+    assert!(!fs::exists(output).unwrap(), "nobody has fetched it");
+    let id = first["job"].as_str().unwrap();
+    let fetched = stage.server.operate(["fetch", id, "-o", output]);
+    stage.assert_like_a_render("a.mp4", "1", &written(&fetched.lines)["frames_digest"]);
+    // It is there already, and another name is of another kind of file.
+    for (name, part) in [(output, "exists already"), ("c.mkv", "makes a .mp4 file")] {
+        let refused = stage.server.operate(["fetch", id, "-o", name]);
+        assert_eq!(refused.code, Some(2));
+        assert!(refused.stderr.contains(part), "{}", refused.stderr);
+    }
+    // A complete job is not rendered again: its output is written at once.
+    let again = stage.server.operate(stage.submission("b.mp4", "2", &["--wait"]));
+    stage.assert_like_a_render("b.mp4", "2", &written(&again.lines)["frames_digest"]);
+    stage.close(coordinator);
+}
+
+#[test]
+fn jobs_are_paused_made_more_urgent_and_cancelled() {
+    let stage = Stage::open();
+    let coordinator = stage.coordinator();
+    let paused = stage.submit("a.mp4", "1", &[]);
+    assert_eq!(stage.about("pause", &paused, &[])["phase"], "paused");
+    let (usual, urgent) = (stage.submit("b.mp4", "2", &[]), stage.submit("c.mp4", "3", &[]));
+    assert_eq!(stage.about("set", &urgent, &["--priority", "0"])["priority"], 0);
+    let urgent = stage.about("status", &urgent, &["--wait"]);
+    assert_eq!(urgent["phase"], "complete");
+    let usual = stage.about("status", &usual, &[]);
+    assert_eq!(usual["phase"], "running", "it was submitted first: {usual}");
+    assert_eq!(stage.about("cancel", &usual, &[])["phase"], "cancelled");
+    let over = stage.server.operate(["status", usual["job"].as_str().unwrap()]);
+    assert_eq!(over.code, Some(3), "{over:?}");
+    let refused = stage.server.operate(["pause", usual["job"].as_str().unwrap()]);
+    assert_eq!(refused.code, Some(2), "{refused:?}");
+    let paused = stage.about("status", &paused, &[]);
+    assert_eq!(paused["phase"], "paused", "{paused}");
+    stage.about("resume", &paused, &[]);
+    assert_eq!(stage.about("status", &paused, &["--wait"])["phase"], "complete");
+    // A cancelled job may be submitted again.
+    let again = stage.submit("b.mp4", "2", &["--wait"]);
+    assert_eq!(
+        (&again["phase"], &again["job"]),
+        (&"complete".into(), &usual["job"])
+    );
+    assert!(stage.material.path("b.mp4").exists());
+    let phases = stage
+        .server
+        .operate(["jobs", "--phase", "complete", "--limit", "2"]);
+    assert_eq!(phases.lines.len(), 2, "{phases:?}");
+    stage.close(coordinator);
+}
+
+#[test]
+fn a_farm_without_a_coordinator_and_bad_inputs_are_refused_with_the_mend() {
+    let stage = Stage::open();
+    for args in [vec!["jobs".into()], stage.submission("a.mp4", "1", &[])] {
+        let refused = stage.server.operate(args);
+        assert_eq!(refused.code, Some(1), "{refused:?}");
+        assert!(
+            refused.stderr.contains("start one with `latentfarm serve --nats"),
+            "{}",
+            refused.stderr
+        );
+    }
+    let coordinator = stage.coordinator();
+    let broken = stage.material.path("broken.mp4");
+    fs::write(&broken, "not a video").unwrap();
+    let mut args = stage.submission("a.mp4", "1", &[]);
+    args[1] = broken.into();
+    let refused = stage.server.operate(args);
+    assert_eq!(refused.code, Some(2), "{refused:?}");
+    assert!(refused.stderr.contains("broken.mp4"), "{}", refused.stderr);
+    assert_eq!(
+        stage.server.operate(["jobs"]).lines.len(),
+        0,
+        "nothing was queued"
+    );
+    let unknown = stage.server.operate(["status", "0123456789abcdef"]);
+    assert_eq!(unknown.code, Some(2), "{unknown:?}");
+    assert!(unknown.stderr.contains("latentfarm jobs"), "{}", unknown.stderr);
+    // There is one coordinator at a time.
+    let (variable, key) = stage.server.key("coordinator");
+    let mut second = stage.server.operator(&stage.tag);
+    let second = second
+        .env(variable, key)
+        .args(["serve", "--dir"])
+        .arg(stage.material.path("other"));
+    let second = second.output().unwrap();
+    assert_eq!(second.status.code(), Some(1));
+    let stderr = String::from_utf8_lossy(&second.stderr);
+    assert!(stderr.contains("another coordinator is at work"), "{stderr}");
+    stage.close(coordinator);
+}
