@@ -4,12 +4,11 @@
 use std::sync::Arc;
 
 use latentfarm_common::error::one_line;
-use latentfarm_common::ids::{Attempt, ChunkId, WorkKind, WorkerId};
+use latentfarm_common::ids::{Attempt, ChunkId, WorkKind};
 use latentfarm_common::time::FrameRange;
 use latentfarm_common::wire::WireError;
 use latentfarm_common::wire::job::{JobSpec, Timeline};
-use latentfarm_common::wire::memory::OutOfMemory;
-use latentfarm_common::wire::outcome::{DoneRecord, Failure, FrameObservation, Heartbeat};
+use latentfarm_common::wire::outcome::{DoneRecord, FrameObservation};
 use latentfarm_common::wire::task::Task;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -46,7 +45,7 @@ pub(super) struct Job {
     pub(super) waits: JobWaits,
     /// Whether nothing of the job is published.
     pub(super) is_paused: bool,
-    timeouts: Timeouts,
+    pub(super) timeouts: Timeouts,
 }
 
 impl Job {
@@ -264,89 +263,6 @@ impl Job {
             record.retracted = record.retracted.max(Some(attempt));
             record.pending_retraction = Some(sequence);
         }
-    }
-
-    /// Handles the report of a worker that it began a chunk.
-    pub(super) fn on_started(&mut self, chunk: ChunkId, attempt: Attempt, worker: WorkerId) {
-        self.log.append(JournalEntry::Started {
-            chunk: chunk.name(),
-            attempt,
-            worker: worker.clone(),
-        });
-        self.apply(chunk, ChunkEvent::Started { attempt, worker });
-    }
-
-    /// Handles the report of a worker that an attempt failed. Returns the shortage if the attempt counted and
-    /// ran out of memory, because that is an observation of the job's need.
-    pub(super) fn on_failed(
-        &mut self,
-        chunk: ChunkId,
-        attempt: Attempt,
-        worker: &WorkerId,
-        failure: Failure,
-    ) -> Option<OutOfMemory> {
-        tracing::debug!(%chunk, %worker, ?failure, "an attempt failed");
-        let record = self.chunks.get_mut(chunk)?;
-        let is_current = record.state().is_current(attempt);
-        let published = record.published.filter(|_| is_current);
-        let (predicted, now) = (&self.settings.needs, Instant::now());
-        let (oom, consequence) = record.record_failure(predicted, attempt, worker, &failure, now);
-        let entry = JournalEntry::Failed {
-            chunk: chunk.name(),
-            attempt,
-            worker: worker.clone(),
-            failure: failure.clone(),
-            queue: published.map(|fit| self.settings.queue(fit.class)),
-            consequence,
-        };
-        self.log.record_failure(entry, is_current);
-        self.apply(chunk, ChunkEvent::Failed { attempt, failure });
-        oom
-    }
-
-    /// Handles a heartbeat. A worker that still runs a task of an earlier coordinator keeps it. A worker that
-    /// was restarted under its name no longer runs its chunk, which is then given to another worker long
-    /// before the queue would deliver it again.
-    pub(super) fn on_heartbeat(&mut self, heartbeat: &Heartbeat, now: Instant) {
-        let worker = &heartbeat.worker;
-        let working_on = heartbeat.task.as_ref();
-        if let Some(task) = working_on
-            && let Some(record) = self.chunks.get_mut(task.chunk)
-        {
-            let adopted = record.inherited.take_if(|attempt| *attempt == task.attempt);
-            if let Some(attempt) = adopted {
-                record.not_before = None;
-                let worker = worker.clone();
-                self.apply(task.chunk, ChunkEvent::Started { attempt, worker });
-            }
-            if let Some(record) = self.chunks.get_mut(task.chunk) {
-                record.on_progress(worker, task);
-            }
-        }
-        for chunk in self.running_on(worker) {
-            let Some(record) = self.chunks.get_mut(chunk) else {
-                continue;
-            };
-            if working_on.is_some_and(|task| task.chunk == chunk) {
-                record.unreported_since = None;
-            } else if now - *record.unreported_since.get_or_insert(now) > self.timeouts.worker_timeout / 2 {
-                let worker = worker.clone();
-                self.apply(chunk, ChunkEvent::WorkerLost { worker });
-            }
-        }
-    }
-
-    /// Handles the loss of a worker, with which the attempts that it was running end.
-    pub(super) fn on_worker_departed(&mut self, worker: &WorkerId) {
-        for chunk in self.running_on(worker) {
-            let worker = worker.clone();
-            self.apply(chunk, ChunkEvent::WorkerLost { worker });
-        }
-    }
-
-    fn running_on(&self, worker: &WorkerId) -> Vec<ChunkId> {
-        self.chunks
-            .ids(|record| record.state().is_running_on(worker) && !record.being_verified)
     }
 
     /// Records that a task was stored in the queue.

@@ -22,6 +22,7 @@ mod farm;
 mod inbox;
 mod job;
 mod job_event;
+mod job_reports;
 mod job_waits;
 mod log;
 mod memory_request;

@@ -12,6 +12,8 @@
 
 mod attempt;
 mod client;
+mod coordinator;
+mod error;
 mod fetch;
 mod messages;
 mod records;
@@ -20,9 +22,10 @@ mod serve;
 mod submit;
 
 pub use client::{ClientError, FarmClient};
+pub use error::ServeError;
 pub use fetch::{FetchError, fetch};
 pub use messages::{
     Control, FarmRequest, JobOrder, JobPhase, JobRecord, JobView, ListFilter, PAGE, Submission,
 };
-pub use serve::{ServeError, ServeSettings, serve};
+pub use serve::{ServeSettings, serve};
 pub use submit::{SubmitError, SubmitOptions, submit};

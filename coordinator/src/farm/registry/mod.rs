@@ -1,5 +1,5 @@
 //! All jobs of a farm, finished ones included: which of them are on the dispatcher, and what follows from each
-//! request and from each report of the dispatcher. It does no input or output; [`super::serve`] stores what has
+//! request and from each report of the dispatcher. It does no input or output; the coordinator stores what has
 //! changed and passes the orders on.
 
 use std::collections::BTreeMap;
