@@ -9,7 +9,7 @@ use futures::StreamExt as _;
 use latentfarm_common::error::one_line;
 use latentfarm_common::ids::JobId;
 use latentfarm_common::nats::lease::Lease;
-use latentfarm_common::nats::subjects::FARM_REQUESTS;
+use latentfarm_common::nats::subjects::{COORDINATOR_INBOX, FARM_REQUESTS, OPERATOR_INBOX};
 use latentfarm_common::wire;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -111,7 +111,8 @@ impl<'a> Coordinator<'a> {
     }
 
     async fn on_request(&mut self, request: &async_nats::Message) -> Result<(), ServeError> {
-        let Some(answer_to) = request.reply.clone() else {
+        let answer_to = request.reply.clone().filter(|subject| is_inbox(subject));
+        let Some(answer_to) = answer_to else {
             return Ok(());
         };
         // Another coordinator may have the farm. Its answer is the right one.
@@ -306,6 +307,16 @@ impl<'a> Coordinator<'a> {
     }
 }
 
+/// Whether a subject is one that answers are sent to. Whoever may ask must not make the coordinator, which may
+/// do more, publish anywhere else.
+fn is_inbox(subject: &str) -> bool {
+    [OPERATOR_INBOX, COORDINATOR_INBOX].iter().any(|inbox| {
+        subject
+            .strip_prefix(inbox)
+            .is_some_and(|rest| rest.starts_with('.'))
+    })
+}
+
 /// Turns a refusal into an answer.
 fn reply(answered: Result<FarmReply, Refusal>) -> FarmReply {
     answered.unwrap_or_else(|refusal| match refusal {
@@ -320,4 +331,25 @@ fn reply(answered: Result<FarmReply, Refusal>) -> FarmReply {
 fn now_ms() -> u64 {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     now.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_go_to_inboxes_alone() {
+        for inbox in [OPERATOR_INBOX, COORDINATOR_INBOX] {
+            assert!(is_inbox(&format!("{inbox}.a.b")));
+        }
+        for subject in [
+            "$JS.API.STREAM.DELETE.FARM_DONE",
+            "$KV.farm-jobs.0123456789abcdef.record",
+            "farm.ctl.all",
+            "_INBOX_op_x",
+            "",
+        ] {
+            assert!(!is_inbox(subject), "{subject}");
+        }
+    }
 }
