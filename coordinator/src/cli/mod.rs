@@ -2,6 +2,7 @@
 //! subcommand has a file or folder of its own.
 
 mod args;
+mod batch;
 mod bench;
 mod doctor;
 mod events;

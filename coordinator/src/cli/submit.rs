@@ -10,14 +10,14 @@ use latentfarm_common::nats::topology::Topology;
 use latentfarm_common::shutdown::{self, Phase, Shutdown};
 use serde_json::json;
 
-use super::args::{FetchArgs, SubmitArgs};
+use super::args::{FetchArgs, SubmitArgs, SubmittedArgs, SubmittedJob};
 use super::exit::{CommandError, ExitStatus, runtime};
 use super::jobs::{self, LOOK_EVERY};
 use super::progress::{JobUi, SYNTHETIC};
-use super::settings::JobSettings;
+use super::settings::{ArgumentError, JobSettings};
 use crate::dispatch::Farm;
 use crate::farm::{self, FarmClient, FetchError, JobPhase, JobView, SubmitError, SubmitOptions};
-use crate::render::{FARM_STORE, Observer, RenderEvent, RenderJob};
+use crate::render::{FARM_STORE, Observer, RenderEvent, RenderJob, RenderSettings};
 use crate::stitch::OutputTarget;
 
 /// How long the files of an interrupted command may take to be closed and removed.
@@ -53,72 +53,139 @@ pub(super) fn main(args: SubmitArgs) -> Result<ExitStatus, CommandError> {
 async fn run(args: SubmitArgs) -> Result<ExitStatus, CommandError> {
     let (trigger, shutdown, _drain) = shutdown::channel();
     shutdown::on_signals(trigger).context("cannot listen for signals")?;
-    let mut ui = JobUi::new(args.json);
-    let file_name = args
-        .job
-        .output
-        .file_name()
-        .unwrap_or(OsStr::new("job"))
-        .to_owned();
-    let options = SubmitOptions {
-        name: args
-            .name
-            .unwrap_or_else(|| file_name.to_string_lossy().into_owned()),
-        submitter: submitter(),
-        priority: args.priority,
-    };
-    let settings = JobSettings::new(args.job, 1).map_err(CommandError::refused)?;
     // A farm without a coordinator is found before the inputs are read.
     let connection = jobs::connection(&args.farm).await?;
     let client = FarmClient::new(&connection);
     client.list(farm::ListFilter::default()).await?;
-    let target = settings.render.target.clone();
-    let mut interrupted = shutdown.clone();
-    let job = tokio::select! {
-        job = RenderJob::check(settings.render) => job?,
-        () = interrupted.reached(Phase::Draining) => return Ok(ExitStatus::Interrupted),
+    let mut submitter = Submitter {
+        ui: JobUi::new(args.json),
+        farm: farm_at(connection)?,
+        client,
+        shutdown,
+        json: args.json,
     };
-    if job.preflight().model.synthetic {
-        ui.line(SYNTHETIC);
+    match args.what {
+        SubmittedArgs::One(job) => submitter.submit_one(*job, args.wait).await,
+        SubmittedArgs::Batch(batch) => submitter.submit_batch(batch, args.wait).await,
     }
-    for note in settings.rate_note.into_iter().chain(job.notes()) {
-        ui.show(&RenderEvent::Note(note));
+}
+
+/// The command that submits jobs: its output, the farm, and its end.
+pub(super) struct Submitter {
+    pub(super) ui: JobUi,
+    pub(super) farm: Farm,
+    pub(super) client: FarmClient,
+    pub(super) shutdown: Shutdown,
+    pub(super) json: bool,
+}
+
+impl Submitter {
+    async fn submit_one(&mut self, job: SubmittedJob, is_waiting: bool) -> Result<ExitStatus, CommandError> {
+        let (options, settings) = settings_of(job).map_err(CommandError::refused)?;
+        let target = settings.render.target.clone();
+        let Some(job) = self.check_and_tell(settings).await? else {
+            return Ok(ExitStatus::Interrupted);
+        };
+        let id = job.preflight().job;
+        self.ui.line(&format!("job {id}"));
+        let Some(view) = self.hand_over(job, options).await? else {
+            return Ok(ExitStatus::Interrupted);
+        };
+        let status = if is_waiting {
+            self.wait_and_write(view, &target).await?
+        } else {
+            jobs::print(&view, self.json)?;
+            ExitStatus::Complete
+        };
+        Ok(status)
     }
-    let id = job.preflight().job;
-    ui.line(&format!("job {id}"));
-    let farm = farm_at(connection)?;
-    let (observer, mut events) = Observer::channel();
-    let submitting = farm::submit(job, &farm, options, &observer, shutdown.clone());
-    let mut submitting = Box::pin(submitting);
-    let submitted = loop {
+
+    /// Checks a job's inputs. Returns `None` if a signal came first.
+    pub(super) async fn check(
+        &mut self,
+        settings: RenderSettings,
+    ) -> Result<Option<RenderJob>, CommandError> {
         tokio::select! {
-            submitted = &mut submitting => break submitted?,
-            Some(event) = events.recv() => ui.show(&event),
+            job = RenderJob::check(settings) => Ok(Some(job?)),
+            () = self.shutdown.reached(Phase::Draining) => Ok(None),
         }
-    };
-    while let Ok(event) = events.try_recv() {
-        ui.show(&event);
     }
-    ui.finish();
-    let Some(view) = submitted else {
-        ui.warn("stopped; what is stored is kept, and the same command goes on with the job");
-        return Ok(ExitStatus::Interrupted);
-    };
-    if !args.wait {
-        jobs::print(&view, args.json)?;
-        return Ok(ExitStatus::Complete);
+
+    /// Checks a job's inputs, and shows what is to be known of them. Returns `None` if a signal came first.
+    pub(super) async fn check_and_tell(
+        &mut self,
+        settings: JobSettings,
+    ) -> Result<Option<RenderJob>, CommandError> {
+        let Some(job) = self.check(settings.render).await? else {
+            return Ok(None);
+        };
+        if job.preflight().model.synthetic {
+            self.ui.line(SYNTHETIC);
+        }
+        for note in settings.rate_note.into_iter().chain(job.notes()) {
+            self.ui.show(&RenderEvent::Note(note));
+        }
+        Ok(Some(job))
     }
-    let Some(view) = wait(&client, view, &mut ui, shutdown.clone()).await? else {
-        ui.warn(&format!(
-            "no longer waiting for job {id}; the farm goes on with it, and the same command waits again"
-        ));
-        return Ok(ExitStatus::Interrupted);
-    };
-    if view.record.phase == JobPhase::Complete {
-        write(&farm, &view, &target, &mut ui).await?;
+
+    /// Hands a job over to the farm. Returns `None` if a signal came first.
+    pub(super) async fn hand_over(
+        &mut self,
+        job: RenderJob,
+        options: SubmitOptions,
+    ) -> Result<Option<JobView>, CommandError> {
+        let (observer, mut events) = Observer::channel();
+        let submitting = farm::submit(job, &self.farm, options, &observer, self.shutdown.clone());
+        let mut submitting = Box::pin(submitting);
+        let submitted = loop {
+            tokio::select! {
+                submitted = &mut submitting => break submitted?,
+                Some(event) = events.recv() => self.ui.show(&event),
+            }
+        };
+        while let Ok(event) = events.try_recv() {
+            self.ui.show(&event);
+        }
+        self.ui.finish();
+        if submitted.is_none() {
+            self.ui
+                .warn("stopped; what is stored is kept, and the same command goes on with the job");
+        }
+        Ok(submitted)
     }
-    jobs::print(&view, args.json)?;
-    Ok(jobs::exit_status(view.record.phase))
+
+    /// Waits until a job is over, writes its output if it is complete, and prints the job.
+    pub(super) async fn wait_and_write(
+        &mut self,
+        view: JobView,
+        target: &OutputTarget,
+    ) -> Result<ExitStatus, CommandError> {
+        let id = view.job;
+        let shutdown = self.shutdown.clone();
+        let Some(view) = wait(&self.client, view, &mut self.ui, shutdown).await? else {
+            self.ui.warn(&format!(
+                "no longer waiting for job {id}; the farm goes on with it, and the same command waits again"
+            ));
+            return Ok(ExitStatus::Interrupted);
+        };
+        if view.record.phase == JobPhase::Complete {
+            write(&self.farm, &view, target, &mut self.ui).await?;
+        }
+        jobs::print(&view, self.json)?;
+        Ok(jobs::exit_status(view.record.phase))
+    }
+}
+
+/// Returns the validated options of one job.
+pub(super) fn settings_of(job: SubmittedJob) -> Result<(SubmitOptions, JobSettings), ArgumentError> {
+    let file_name = job.job.output.file_name().unwrap_or(OsStr::new("job"));
+    let file_name = file_name.to_string_lossy().into_owned();
+    let options = SubmitOptions {
+        name: job.name.unwrap_or(file_name),
+        submitter: submitter(),
+        priority: job.priority,
+    };
+    Ok((options, JobSettings::new(job.job, 1)?))
 }
 
 pub(super) fn fetch(args: &FetchArgs) -> Result<ExitStatus, CommandError> {

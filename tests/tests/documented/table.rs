@@ -225,6 +225,20 @@ pub(crate) const SERVED: &[Row] = &[
         ),
     ),
     (
+        "latentfarm submit --batch jobs.jsonl --nats nats://farm.example:4222",
+        As(
+            "echo '{\"video\": \"talk.mp4\", \"audio\": \"speech.wav\", \"output\": \"batch.mp4\", \"steps\": 2}' > jobs.jsonl \
+             && LATENTFARM_NKEY_SEED=$(cat operator.nk) latentfarm submit --batch jobs.jsonl --nats nats://farm.example:4222",
+        ),
+    ),
+    (
+        "latentfarm submit --batch jobs.jsonl",
+        As(
+            "LATENTFARM_NKEY_SEED=$(cat operator.nk) LATENTFARM_NATS=nats://farm.example:4222 latentfarm submit --batch \
+             jobs.jsonl",
+        ),
+    ),
+    (
         "latentfarm jobs",
         As(
             "LATENTFARM_NKEY_SEED=$(cat operator.nk) LATENTFARM_NATS=nats://farm.example:4222 latentfarm jobs",

@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use clap::value_parser;
+use clap::{ArgMatches, Args, Command, FromArgMatches, Parser, value_parser};
 use latentfarm_common::ids::JobId;
 use latentfarm_common::queues::{DEFAULT_PRIORITY, PRIORITIES};
 
@@ -33,9 +33,29 @@ pub(in crate::cli) struct ServeArgs {
 #[derive(clap::Args, Debug)]
 pub(in crate::cli) struct SubmitArgs {
     #[command(flatten)]
-    pub(in crate::cli) job: JobArgs,
+    pub(in crate::cli) what: SubmittedArgs,
     #[command(flatten)]
     pub(in crate::cli) farm: FarmArgs,
+    /// Wait until the job is over, and write OUT
+    #[arg(long, help_heading = "Farm")]
+    pub(in crate::cli) wait: bool,
+    /// Print events and the job as JSON lines on standard output
+    #[arg(long, help_heading = "Output")]
+    pub(in crate::cli) json: bool,
+}
+
+/// One job, or those of a file.
+#[derive(Debug)]
+pub(in crate::cli) enum SubmittedArgs {
+    One(Box<SubmittedJob>),
+    Batch(BatchArgs),
+}
+
+/// A job with what its submitter chooses besides what the output depends on.
+#[derive(clap::Args, Debug)]
+pub(in crate::cli) struct SubmittedJob {
+    #[command(flatten)]
+    pub(in crate::cli) job: JobArgs,
     /// What people call the job (default: the name of OUT)
     #[arg(long, help_heading = "Farm")]
     pub(in crate::cli) name: Option<String>,
@@ -48,12 +68,73 @@ pub(in crate::cli) struct SubmitArgs {
         help_heading = "Farm"
     )]
     pub(in crate::cli) priority: u8,
-    /// Wait until the job is over, and write OUT
-    #[arg(long, help_heading = "Farm")]
-    pub(in crate::cli) wait: bool,
-    /// Print events and the job as JSON lines on standard output
-    #[arg(long, help_heading = "Output")]
-    pub(in crate::cli) json: bool,
+}
+
+#[derive(clap::Args, Debug)]
+pub(in crate::cli) struct BatchArgs {
+    /// Submit the jobs of a file, each line a JSON object with `video`, `audio`, `output` and other options of this
+    /// command by their long names: {"video": "a.mp4", "audio": "a.wav", "output": "out.mp4", "steps": 20,
+    /// "lossless": true}. Relative paths begin at the file's folder. All lines are checked first; if one is wrong,
+    /// nothing is queued
+    #[arg(long = "batch", value_name = "JOBS.jsonl", help_heading = "Farm")]
+    pub(in crate::cli) batch: PathBuf,
+    /// With --batch: if lines are wrong, submit the jobs of the others
+    #[arg(long, requires = "batch", help_heading = "Farm")]
+    pub(in crate::cli) skip_invalid: bool,
+    /// The weights of all jobs that name none.
+    #[arg(skip)]
+    pub(in crate::cli) weights: Option<PathBuf>,
+}
+
+/// The option that a batch has in common with a single job.
+const WEIGHTS: &str = "weights";
+
+impl Args for SubmittedArgs {
+    fn augment_args(command: Command) -> Command {
+        let command = SubmittedJob::augment_args(command);
+        let command = BatchArgs::augment_args(command.mut_args(|arg| {
+            if arg.get_id() == WEIGHTS {
+                return arg;
+            }
+            let is_required = arg.is_required_set();
+            let arg = arg.conflicts_with("batch").required(false);
+            if is_required {
+                arg.required_unless_present("batch")
+            } else {
+                arg
+            }
+        }));
+        command.mut_arg("batch", |arg| arg.required(false))
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for SubmittedArgs {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        if !matches.contains_id("batch") {
+            return Ok(Self::One(Box::new(SubmittedJob::from_arg_matches(matches)?)));
+        }
+        Ok(Self::Batch(BatchArgs {
+            weights: matches.get_one(WEIGHTS).cloned(),
+            ..BatchArgs::from_arg_matches(matches)?
+        }))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+/// One line of a batch, as a command line without a program's name.
+#[derive(Parser, Debug)]
+#[command(no_binary_name = true)]
+pub(in crate::cli) struct LineArgs {
+    #[command(flatten)]
+    pub(in crate::cli) job: SubmittedJob,
 }
 
 #[derive(clap::Args, Debug)]

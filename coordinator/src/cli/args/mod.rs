@@ -12,7 +12,8 @@ use clap::{Parser, Subcommand, value_parser};
 use latentfarm_common::ids::WorkerId;
 
 pub(super) use farm::{
-    ControlArgs, FarmArgs, FetchArgs, JobsArgs, ServeArgs, SetArgs, StatusArgs, SubmitArgs,
+    BatchArgs, ControlArgs, FarmArgs, FetchArgs, JobsArgs, LineArgs, ServeArgs, SetArgs, StatusArgs,
+    SubmitArgs, SubmittedArgs, SubmittedJob,
 };
 pub(super) use job::JobArgs;
 
@@ -54,7 +55,7 @@ Example:
 
 Exit codes: 0 interrupted in order, 1 failed, 2 wrong usage.")]
     Serve(ServeArgs),
-    /// Hand a job to the coordinator of a farm
+    /// Hand a job, or a file of jobs, to the coordinator of a farm
     ///
     /// Checks the inputs and stores them on the farm, which renders what is stored already meanwhile. Ends when
     /// all is stored, or with --wait when OUT is written. The same command again goes on with the same job.
@@ -62,9 +63,10 @@ Exit codes: 0 interrupted in order, 1 failed, 2 wrong usage.")]
 Examples:
   latentfarm submit talk.mp4 speech.wav -o out.mp4 --weights ~/latentsync --nats nats://farm.example:4222
   latentfarm submit talk.mp4 speech.wav -o out.mp4 --nats nats://farm.example:4222 --priority 0 --wait
+  latentfarm submit --batch jobs.jsonl --nats nats://farm.example:4222
 
-Exit codes: 0 handed over, or complete with --wait; 1 failed, 2 wrong usage or unusable input, 3 incomplete,
-130 interrupted.")]
+Exit codes: 0 handed over, or complete with --wait; 1 failed, 2 wrong usage or unusable input, 3 incomplete (also:
+lines were left out), 130 interrupted.")]
     Submit(Box<SubmitArgs>),
     /// List the jobs of a farm, the newest first
     #[command(after_help = "\
