@@ -3,11 +3,14 @@
 
 use std::time::Duration;
 
+use latentfarm_common::console::tell;
+use latentfarm_common::error::one_line;
 use latentfarm_common::nats::connect::{self, Identity};
 use latentfarm_common::nats::{Connection, Role};
 use latentfarm_common::time::milliseconds;
-use latentfarm_common::waiting::rough_time;
+use latentfarm_common::waiting::{WaitReport, WaitReporter, rough_time};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::args::{ControlArgs, FarmArgs, JobsArgs, StatusArgs};
 use super::exit::{CommandError, ExitStatus, runtime};
@@ -73,6 +76,7 @@ pub(super) fn status(args: &StatusArgs) -> Result<ExitStatus, CommandError> {
     runtime(1)?.block_on(async {
         let client = FarmClient::new(&connection(&args.farm).await?);
         let mut view = client.show(args.job).await?;
+        let (mut reporter, tell) = (WaitReporter::default(), |text: String| tell(text));
         while args.wait && !view.record.phase.is_over() {
             if args.json {
                 print(&view, true)?;
@@ -80,11 +84,7 @@ pub(super) fn status(args: &StatusArgs) -> Result<ExitStatus, CommandError> {
             let phase = view.record.phase;
             while view.record.phase == phase {
                 tokio::time::sleep(LOOK_EVERY).await;
-                view = match client.show(args.job).await {
-                    // The coordinator may be restarted; the connection reports an outage.
-                    Err(error) if error.may_pass() => continue,
-                    shown => shown?,
-                };
+                view = look(&client, view, &mut reporter, tell).await?;
             }
         }
         print(&view, args.json)?;
@@ -99,6 +99,31 @@ pub(super) fn control(args: &ControlArgs, control: Control) -> Result<ExitStatus
         print(&view, args.json)?;
         Ok(ExitStatus::Complete)
     })
+}
+
+/// Asks how a job stands. While no coordinator answers, which may be restarted, the job stands as before, and
+/// `tell` gets a line now and then.
+pub(super) async fn look(
+    client: &FarmClient,
+    before: JobView,
+    reporter: &mut WaitReporter<()>,
+    tell: impl FnOnce(String),
+) -> Result<JobView, ClientError> {
+    let error = match client.show(before.job).await {
+        Err(error) if error.may_pass() => error,
+        shown => {
+            reporter.observe(None, Instant::now());
+            return shown;
+        }
+    };
+    if let Some(WaitReport::GoesOn(waited)) = reporter.observe(Some(()), Instant::now()) {
+        tell(format!(
+            "waiting for the farm's coordinator for {}: {}",
+            rough_time(waited),
+            one_line(&error)
+        ));
+    }
+    Ok(before)
 }
 
 /// Returns the exit status of a command that shows a job in this phase.

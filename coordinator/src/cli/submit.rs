@@ -8,6 +8,7 @@ use latentfarm_common::blob::Store;
 use latentfarm_common::nats::Connection;
 use latentfarm_common::nats::topology::Topology;
 use latentfarm_common::shutdown::{self, Phase, Shutdown};
+use latentfarm_common::waiting::WaitReporter;
 use serde_json::json;
 
 use super::args::{FetchArgs, SubmitArgs, SubmittedArgs, SubmittedJob};
@@ -242,7 +243,7 @@ async fn wait(
     mut shutdown: Shutdown,
 ) -> Result<Option<JobView>, CommandError> {
     ui.begin("render", view.record.frames, "frames");
-    let mut told = None;
+    let (mut told, mut reporter) = (None, WaitReporter::default());
     while !view.record.phase.is_over() {
         ui.advance(view.record.frames_done, &view.record.phase.to_string());
         ui.event(&jobs::to_json(&view));
@@ -256,11 +257,7 @@ async fn wait(
             () = tokio::time::sleep(LOOK_EVERY) => {}
             () = shutdown.reached(Phase::Draining) => return Ok(None),
         }
-        view = match client.show(view.job).await {
-            // The coordinator may be restarted; the connection reports an outage.
-            Err(error) if error.may_pass() => continue,
-            shown => shown?,
-        };
+        view = jobs::look(client, view, &mut reporter, |text| ui.warn(&text)).await?;
     }
     ui.finish();
     Ok(Some(view))
