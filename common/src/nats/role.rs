@@ -171,4 +171,31 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn an_operator_may_ask_and_store_inputs_and_neither_publish_tasks_nor_decide_about_jobs() {
+        let permissions = Role::Operator.permissions();
+        for subject in &permissions.publish {
+            for forbidden in [
+                "farm.task",
+                "farm.done",
+                "farm.>",
+                "$JS.API.>",
+                "CONSUMER.CREATE",
+                "STREAM.CREATE",
+                "STREAM.DELETE",
+                "manifest",
+                "order",
+                "record",
+                "lease",
+            ] {
+                assert!(!subject.contains(forbidden), "{subject}");
+            }
+        }
+        let of_jobs = permissions
+            .publish
+            .iter()
+            .filter(|subject| subject.starts_with("$KV."));
+        assert_eq!(of_jobs.collect::<Vec<_>>(), ["$KV.farm-jobs.*.segment.*"]);
+    }
 }
