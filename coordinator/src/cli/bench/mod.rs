@@ -21,7 +21,8 @@ use figures::{BenchHost, BenchReport};
 
 pub(super) fn main(args: BenchArgs) -> Result<ExitStatus, CommandError> {
     let scratch = match &args.work_dir {
-        Some(folder) => tempfile::tempdir_in(folder),
+        // A render makes its folder too.
+        Some(folder) => std::fs::create_dir_all(folder).and_then(|()| tempfile::tempdir_in(folder)),
         None => tempfile::tempdir(),
     };
     let scratch = scratch
