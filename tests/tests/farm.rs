@@ -192,17 +192,46 @@ fn jobs_are_paused_made_more_urgent_and_cancelled() {
     assert_eq!(paused["phase"], "paused", "{paused}");
     stage.about("resume", &paused, &[]);
     assert_eq!(stage.about("status", &paused, &["--wait"])["phase"], "complete");
-    // A cancelled job may be submitted again.
-    let again = stage.submit("b.mp4", "2", &["--wait"]);
-    assert_eq!(
-        (&again["phase"], &again["job"]),
-        (&"complete".into(), &usual["job"])
+    // A cancelled job may be tried again, and another one may wait for it.
+    let follower = stage.submit("d.mp4", "4", &["--after", usual["job"].as_str().unwrap()]);
+    assert_eq!(follower["phase"], "queued", "{follower}");
+    assert!(
+        follower["waits_for"].as_str().unwrap().contains("is cancelled"),
+        "{follower}"
     );
-    assert!(stage.material.path("b.mp4").exists());
-    let phases = stage
-        .server
-        .operate(["jobs", "--phase", "complete", "--limit", "2"]);
-    assert_eq!(phases.lines.len(), 2, "{phases:?}");
+    assert_eq!(stage.about("retry", &usual, &[])["reason"], Value::Null);
+    let follower = stage.about("status", &follower, &["--wait"]);
+    let usual = stage.about("status", &usual, &[]);
+    assert_eq!(
+        (&usual["phase"], &follower["phase"]),
+        (&"complete".into(), &"complete".into())
+    );
+    let milliseconds = |job: &Value, name: &str| job[name].as_u64().unwrap();
+    assert!(
+        milliseconds(&follower, "begun_ms") >= milliseconds(&usual, "ended_ms"),
+        "{usual} {follower}"
+    );
+
+    let complete = ["jobs", "--phase", "complete"];
+    assert_eq!(
+        stage
+            .server
+            .operate(complete.iter().chain(&["--limit", "2"]))
+            .lines
+            .len(),
+        2
+    );
+    assert_eq!(stage.server.operate(complete).lines.len(), 4);
+    assert_eq!(stage.about("delete", &usual, &[])["event"], "deleted");
+    let id = usual["job"].as_str().unwrap();
+    for command in ["status", "delete", "retry"] {
+        let refused = stage.server.operate([command, id]);
+        assert_eq!(refused.code, Some(2), "{refused:?}");
+        assert!(refused.stderr.contains("has no job"), "{}", refused.stderr);
+    }
+    // What is forgotten is rendered afresh, with the same frames.
+    let again = stage.server.operate(stage.submission("b.mp4", "2", &["--wait"]));
+    stage.assert_like_a_render("b.mp4", "2", &written(&again.lines)["frames_digest"]);
     stage.close(coordinator);
 }
 

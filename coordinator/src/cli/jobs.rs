@@ -101,6 +101,17 @@ pub(super) fn control(args: &ControlArgs, control: Control) -> Result<ExitStatus
     })
 }
 
+pub(super) fn delete(args: &ControlArgs) -> Result<ExitStatus, CommandError> {
+    runtime(1)?.block_on(async {
+        let client = FarmClient::new(&connection(&args.farm).await?);
+        client.delete(args.job).await?;
+        if args.json {
+            print_result(json!({ "event": "deleted", "job": args.job.to_string() }))?;
+        }
+        Ok(ExitStatus::Complete)
+    })
+}
+
 /// Asks how a job stands. While no coordinator answers, which may be restarted, the job stands as before, and
 /// `tell` gets a line now and then.
 pub(super) async fn look(

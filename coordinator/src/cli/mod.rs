@@ -80,6 +80,8 @@ fn run(args: Args) -> ExitCode {
         args::Command::Pause(args) => jobs::control(&args, Control::Pause),
         args::Command::Resume(args) => jobs::control(&args, Control::Resume),
         args::Command::Cancel(args) => jobs::control(&args, Control::Cancel),
+        args::Command::Retry(args) => jobs::control(&args, Control::Retry),
+        args::Command::Delete(args) => jobs::delete(&args),
         args::Command::Set(args) => jobs::control(&args.control, Control::SetPriority(args.priority)),
         args::Command::Fetch(args) => submit::fetch(&args),
         args::Command::Explain(args) => explain::main(&args),

@@ -185,6 +185,7 @@ pub(super) fn settings_of(job: SubmittedJob) -> Result<(SubmitOptions, JobSettin
         name: job.name.unwrap_or(file_name),
         submitter: submitter(),
         priority: job.priority,
+        after: job.after,
     };
     Ok((options, JobSettings::new(job.job, 1)?))
 }

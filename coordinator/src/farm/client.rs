@@ -84,6 +84,14 @@ impl FarmClient {
         self.job(&FarmRequest::Control { job, control }).await
     }
 
+    /// Lets the farm forget a job that is over.
+    pub async fn delete(&self, job: JobId) -> Result<(), ClientError> {
+        match self.ask(&FarmRequest::Delete { job }).await? {
+            FarmReply::Deleted => Ok(()),
+            other => Err(refused(other)),
+        }
+    }
+
     /// Returns a page of jobs, and the number of all that the filter selects.
     pub async fn list(&self, filter: ListFilter) -> Result<(Vec<JobView>, usize), ClientError> {
         match self.ask(&FarmRequest::List(filter)).await? {
@@ -121,6 +129,8 @@ fn refused(reply: FarmReply) -> ClientError {
     match reply {
         FarmReply::NoSuchJob { job } => ClientError::NoSuchJob { job },
         FarmReply::Refused { reason } => ClientError::Refused { reason },
-        FarmReply::Room | FarmReply::Job(_) | FarmReply::Jobs { .. } => ClientError::OtherAnswer,
+        FarmReply::Room | FarmReply::Job(_) | FarmReply::Jobs { .. } | FarmReply::Deleted => {
+            ClientError::OtherAnswer
+        }
     }
 }

@@ -144,6 +144,7 @@ impl<'a> Coordinator<'a> {
             FarmRequest::Announce { job, store_bytes } => return Ok(self.announce(job, store_bytes).await),
             FarmRequest::Submit(submission) => return self.submit(*submission).await,
             FarmRequest::Control { job, control } => return self.control(job, control).await,
+            FarmRequest::Delete { job } => return Ok(self.delete(job).await),
             FarmRequest::VideoFailed { job, reason } => {
                 if let Some(news) = self.videos.get(&job) {
                     // The attempt may just have ended.
@@ -216,12 +217,35 @@ impl<'a> Coordinator<'a> {
                     },
                     Control::Cancel => Order::Cancel(job),
                     Control::SetPriority(priority) => Order::SetPriority { job, priority },
+                    // A job that was retried is not on the dispatcher.
+                    Control::Retry => return self.stored(job, has_changed).await,
                 };
                 // The dispatcher may be ending.
                 let _not_taken = self.orders.send(order);
             }
         }
         self.stored(job, has_changed).await
+    }
+
+    /// Forgets a job that is over, with what the farm has of it. Its blobs go when they are old enough: other jobs
+    /// may have the same.
+    async fn delete(&mut self, job: JobId) -> FarmReply {
+        let is_over = self.registry.get(job).map(|entry| entry.record.phase.is_over());
+        if is_over == Ok(true)
+            && let Err(error) = self.records.remove(job).await
+        {
+            return FarmReply::Refused {
+                reason: format!("the farm's server did not forget the job: {}", one_line(&error)),
+            };
+        }
+        match self.registry.remove(job) {
+            Ok(()) => {
+                tracing::info!(%job, "an operator has deleted a job");
+                self.unsaved.remove(&job);
+                FarmReply::Deleted
+            }
+            Err(refusal) => reply(Err(refusal)),
+        }
     }
 
     /// Answers with the job, once its change is stored.

@@ -38,6 +38,8 @@ pub struct JobOrder {
     pub keeps_tail: bool,
     /// The extension of the output file: `mp4` or `mkv`.
     pub extension: String,
+    /// The job begins only when this one is complete.
+    pub after: Option<JobId>,
 }
 
 impl Message for JobOrder {
@@ -127,6 +129,8 @@ pub enum Control {
     Cancel,
     /// The new priority, in `0..PRIORITIES`.
     SetPriority(u8),
+    /// Render again what is missing of a job that ended without being complete.
+    Retry,
 }
 
 /// The jobs that are listed.
@@ -154,6 +158,10 @@ pub enum FarmRequest {
         job: JobId,
         reason: String,
     },
+    /// Forgets a job that is over, with its results.
+    Delete {
+        job: JobId,
+    },
     Control {
         job: JobId,
         control: Control,
@@ -177,6 +185,8 @@ pub(super) enum FarmReply {
     Job(Box<JobView>),
     /// One page of jobs, the newest first, and the number of all that the filter selects.
     Jobs { jobs: Vec<JobView>, total: usize },
+    /// The job is forgotten.
+    Deleted,
     /// The farm has no such job.
     NoSuchJob { job: JobId },
     /// The request is not carried out, for this reason; it says what the operator can do.

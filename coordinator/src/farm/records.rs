@@ -8,7 +8,7 @@ use async_nats::jetstream::kv::{self, UpdateErrorKind};
 use latentfarm_common::error::one_line;
 use latentfarm_common::ids::JobId;
 use latentfarm_common::nats::direct::DirectReader;
-use latentfarm_common::nats::topology::JOBS_BUCKET;
+use latentfarm_common::nats::topology::{self, JOBS_BUCKET, JOBS_STREAM};
 use latentfarm_common::nats::{Connection, StreamError, subjects};
 use latentfarm_common::wire::{self, Message, WireError};
 
@@ -88,6 +88,29 @@ impl RecordStore {
 
     pub(super) async fn write_record(&mut self, job: JobId, record: &JobRecord) -> Result<(), RecordError> {
         self.write(format!("{job}.{}", subjects::RECORD), record).await
+    }
+
+    /// Removes everything that the farm has of a job but its blobs: order, record, manifest, segment records and
+    /// done records.
+    pub(super) async fn remove(&mut self, job: JobId) -> Result<(), RecordError> {
+        let of_job = subjects::values(JOBS_BUCKET, &format!("{job}.>"));
+        for (stream, filter) in [
+            (topology::DONE, subjects::done_of_job(job)),
+            (JOBS_STREAM, of_job),
+        ] {
+            let failed = |error: async_nats::Error| RecordError::Bucket(error);
+            let found = self.connection.context.get_stream_no_info(stream).await;
+            let found = found.map_err(|error| failed(error.into()))?;
+            found
+                .purge()
+                .filter(filter)
+                .await
+                .map_err(|error| failed(error.into()))?;
+        }
+        for kind in [subjects::ORDER, subjects::RECORD] {
+            self.revisions.remove(&format!("{job}.{kind}"));
+        }
+        Ok(())
     }
 
     async fn write<M: Message>(&mut self, key: String, value: &M) -> Result<(), RecordError> {

@@ -3,6 +3,7 @@
 //! stored of it is not stored again.
 
 use latentfarm_common::error::one_line;
+use latentfarm_common::ids::JobId;
 use latentfarm_common::shutdown::{Phase, Shutdown};
 use latentfarm_common::wire;
 use latentfarm_common::wire::job::{JobSpec, Timeline};
@@ -41,6 +42,8 @@ pub struct SubmitOptions {
     pub name: String,
     pub submitter: String,
     pub priority: u8,
+    /// The job begins only when this one is complete.
+    pub after: Option<JobId>,
 }
 
 /// Submits a job to the farm, and waits until its video is cut. Returns how the job stands then; `None` if a
@@ -140,6 +143,7 @@ async fn store(
         allow_no_face: settings.allow_no_face,
         keeps_tail: settings.ingest.keep_tail,
         extension: settings.ingest.container.extension().to_owned(),
+        after: options.after,
     };
     let submission = Submission {
         spec: spec.clone(),

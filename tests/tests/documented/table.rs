@@ -324,6 +324,22 @@ pub(crate) const SERVED: &[Row] = &[
             "LATENTFARM_NKEY_SEED=$(cat operator.nk) latentfarm cancel 0123456789abcdef --nats nats://farm.example:4222",
         ),
     ),
+    (
+        "latentfarm retry 0123456789abcdef --nats nats://farm.example:4222",
+        As(
+            "LATENTFARM_NKEY_SEED=$(cat operator.nk) latentfarm retry 0123456789abcdef --nats nats://farm.example:4222",
+        ),
+    ),
+    (
+        "LATENTFARM_NKEY_SEED=$(cat operator.nk) latentfarm cancel 0123456789abcdef --nats nats://farm.example:4222",
+        Prepares,
+    ),
+    (
+        "latentfarm delete 0123456789abcdef --nats nats://farm.example:4222",
+        As(
+            "LATENTFARM_NKEY_SEED=$(cat operator.nk) latentfarm delete 0123456789abcdef --nats nats://farm.example:4222",
+        ),
+    ),
 ];
 
 /// A farm whose server admits everybody.

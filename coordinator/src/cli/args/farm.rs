@@ -68,6 +68,9 @@ pub(in crate::cli) struct SubmittedJob {
         help_heading = "Farm"
     )]
     pub(in crate::cli) priority: u8,
+    /// Begin only when this job of the farm is complete
+    #[arg(long, value_name = "JOB", help_heading = "Farm")]
+    pub(in crate::cli) after: Option<JobId>,
 }
 
 #[derive(clap::Args, Debug)]

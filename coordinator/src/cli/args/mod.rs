@@ -92,6 +92,14 @@ Exit codes: 0 not over yet or complete, 1 failed, 2 no such job, 3 over and not 
     /// End a job of a farm without a result; what is rendered of it is kept for the case that it is submitted again
     #[command(after_help = "Example:\n  latentfarm cancel 0123456789abcdef --nats nats://farm.example:4222")]
     Cancel(ControlArgs),
+    /// Render again what is missing of a job that ended without being complete
+    ///
+    /// What is done of it stays done, and its inputs need not be there any more.
+    #[command(after_help = "Example:\n  latentfarm retry 0123456789abcdef --nats nats://farm.example:4222")]
+    Retry(ControlArgs),
+    /// Forget a job that is over, with its results
+    #[command(after_help = "Example:\n  latentfarm delete 0123456789abcdef --nats nats://farm.example:4222")]
+    Delete(ControlArgs),
     /// Change the priority of a job
     #[command(
         after_help = "Example:\n  latentfarm set 0123456789abcdef --priority 0 --nats nats://farm.example:4222"
@@ -167,6 +175,8 @@ impl Command {
             | Self::Pause(_)
             | Self::Resume(_)
             | Self::Cancel(_)
+            | Self::Retry(_)
+            | Self::Delete(_)
             | Self::Set(_)
             | Self::Explain(_)
             | Self::Doctor(_)

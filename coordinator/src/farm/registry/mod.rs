@@ -38,6 +38,12 @@ pub(super) enum Refusal {
     NoSuchJob(JobId),
     #[error("job {job} is {phase} already: submit it again to render it again")]
     Over { job: JobId, phase: JobPhase },
+    #[error("job {job} is {phase}: cancel it first")]
+    NotOver { job: JobId, phase: JobPhase },
+    #[error("job {0} is complete: there is nothing to retry")]
+    Complete(JobId),
+    #[error("a job cannot follow itself")]
+    AfterItself,
     #[error("priority {0} is not between 0 and {max}", max = PRIORITIES - 1)]
     Priority(u8),
 }
@@ -73,6 +79,12 @@ impl Registry {
         if order.priority >= PRIORITIES {
             return Err(Refusal::Priority(order.priority));
         }
+        if let Some(before) = order.after {
+            self.get(before)?;
+            if before == job {
+                return Err(Refusal::AfterItself);
+            }
+        }
         let known = self.jobs.get(&job).map(|known| known.record.phase);
         if known.is_some_and(|phase| phase == JobPhase::Complete || !phase.is_over()) {
             return Ok(false);
@@ -95,6 +107,9 @@ impl Registry {
 
     /// Carries out what an operator wants. Returns whether anything has changed.
     pub(super) fn control(&mut self, job: JobId, control: Control, now_ms: u64) -> Result<bool, Refusal> {
+        if control == Control::Retry {
+            return self.retry(job);
+        }
         let entry = self.get_mut(job)?;
         let record = &mut entry.record;
         if record.phase.is_over() {
@@ -111,7 +126,7 @@ impl Registry {
                     JobPhase::Queued
                 };
             }
-            Control::Resume => {}
+            Control::Resume | Control::Retry => {}
             Control::Cancel => {
                 record.phase = JobPhase::Cancelled;
                 record.ended_ms = Some(now_ms);
@@ -123,6 +138,55 @@ impl Registry {
             Control::SetPriority(priority) => record.priority = priority,
         }
         Ok(before != (record.phase, record.priority))
+    }
+
+    /// Lets a job that ended without being complete wait for its turn again. What is done of it stays done.
+    fn retry(&mut self, job: JobId) -> Result<bool, Refusal> {
+        let number = self.last_number + 1;
+        let entry = self.get_mut(job)?;
+        match entry.record.phase {
+            JobPhase::Complete => return Err(Refusal::Complete(job)),
+            phase if !phase.is_over() => return Ok(false),
+            _ => {}
+        }
+        // Reports about the earlier attempt name its number.
+        entry.is_dispatched = false;
+        entry.record = JobRecord {
+            number,
+            phase: JobPhase::Queued,
+            reason: None,
+            begun_ms: None,
+            ended_ms: None,
+            ..entry.record.clone()
+        };
+        self.last_number = number;
+        Ok(true)
+    }
+
+    /// Forgets a job that is over.
+    pub(super) fn remove(&mut self, job: JobId) -> Result<(), Refusal> {
+        let phase = self.get(job)?.record.phase;
+        if !phase.is_over() {
+            return Err(Refusal::NotOver { job, phase });
+        }
+        self.jobs.remove(&job);
+        Ok(())
+    }
+
+    /// Why a job that waits for its turn has to wait for another job, if it has. One that is forgotten was over.
+    fn held_by(&self, entry: &Entry) -> Option<String> {
+        let before = entry
+            .order
+            .after
+            .filter(|_| entry.record.phase == JobPhase::Queued)?;
+        let phase = self.jobs.get(&before)?.record.phase;
+        match phase {
+            JobPhase::Complete => None,
+            phase if phase.is_over() => Some(format!(
+                "job {before}, which it follows, is {phase}: retry that one, or cancel this one"
+            )),
+            phase => Some(format!("job {before}, which it follows, is {phase}")),
+        }
     }
 
     /// The number of jobs that are not over.
@@ -145,6 +209,7 @@ impl Registry {
             .jobs
             .iter()
             .filter(|(_, entry)| entry.record.phase == JobPhase::Queued && !entry.is_dispatched)
+            .filter(|(_, entry)| self.held_by(entry).is_none())
             .map(|(job, entry)| (*job, &entry.record))
             .collect();
         queued.sort_by_key(|(_, record)| (record.priority, record.number));
@@ -211,7 +276,19 @@ impl Registry {
 
     /// Returns the view of one job.
     pub(super) fn view(&self, job: JobId) -> Result<JobView, Refusal> {
-        Ok(self.get(job)?.view(job))
+        Ok(self.view_of(job, self.get(job)?))
+    }
+
+    fn view_of(&self, job: JobId, entry: &Entry) -> JobView {
+        JobView {
+            job,
+            name: entry.order.name.clone(),
+            submitter: entry.order.submitter.clone(),
+            record: entry.record.clone(),
+            waits_for: entry.waits_for.clone().or_else(|| self.held_by(entry)),
+            extension: entry.order.extension.clone(),
+            keeps_tail: entry.order.keeps_tail,
+        }
     }
 
     /// Returns a page of the jobs that the filter selects, the newest first, and the number of all of them.
@@ -224,7 +301,7 @@ impl Registry {
         let mut wanted: Vec<(&JobId, &Entry)> = wanted.collect();
         wanted.sort_by_key(|(_, entry)| std::cmp::Reverse(entry.record.number));
         let page = wanted.iter().skip(filter.offset).take(PAGE);
-        let views = page.map(|(job, entry)| entry.view(**job)).collect();
+        let views = page.map(|(job, entry)| self.view_of(**job, entry)).collect();
         (views, wanted.len())
     }
 }
@@ -236,18 +313,6 @@ impl Entry {
             record,
             is_dispatched: false,
             waits_for: None,
-        }
-    }
-
-    fn view(&self, job: JobId) -> JobView {
-        JobView {
-            job,
-            name: self.order.name.clone(),
-            submitter: self.order.submitter.clone(),
-            record: self.record.clone(),
-            waits_for: self.waits_for.clone(),
-            extension: self.order.extension.clone(),
-            keeps_tail: self.order.keeps_tail,
         }
     }
 }

@@ -20,6 +20,7 @@ fn order(name: &str, priority: u8) -> JobOrder {
         allow_no_face: false,
         keeps_tail: false,
         extension: "mp4".to_owned(),
+        after: None,
     }
 }
 
@@ -197,4 +198,66 @@ fn jobs_are_listed_newest_first_in_pages_and_by_phase_and_text() {
         ..ListFilter::default()
     });
     assert_eq!((page[0].job, total), (cancelled, 1));
+}
+
+#[test]
+fn a_job_that_follows_another_waits_until_that_one_is_complete() {
+    let mut registry = Registry::default();
+    let first = submit(&mut registry, "first", 1);
+    let (second, unknown) = (id("second"), id("unknown"));
+    let after = |before| JobOrder {
+        after: Some(before),
+        ..order("second", 0)
+    };
+    assert_eq!(
+        registry.submit(second, 1, after(unknown), 1),
+        Err(Refusal::NoSuchJob(unknown))
+    );
+    assert_eq!(
+        registry.submit(first, 1, after(first), 1),
+        Err(Refusal::AfterItself)
+    );
+    assert_eq!(registry.submit(second, 1, after(first), 1), Ok(true));
+    let waits_for = |registry: &Registry| registry.view(second).unwrap().waits_for;
+    assert_eq!(
+        dispatch(&mut registry),
+        [first],
+        "although the second is more urgent"
+    );
+    assert!(waits_for(&registry).unwrap().contains("is running"));
+    let current = number(&registry, first);
+    registry.on_left(first, current, (JobPhase::Failed, None), 3);
+    assert_eq!(dispatch(&mut registry), []);
+    assert!(waits_for(&registry).unwrap().contains("retry that one"));
+
+    assert_eq!(registry.control(first, Control::Retry, 4), Ok(true));
+    assert_eq!(dispatch(&mut registry), [first]);
+    let current = number(&registry, first);
+    registry.on_left(first, current, (JobPhase::Complete, None), 5);
+    assert_eq!(waits_for(&registry), None);
+    assert_eq!(dispatch(&mut registry), [second]);
+}
+
+#[test]
+fn only_a_job_that_is_over_is_retried_or_forgotten() {
+    let mut registry = Registry::default();
+    let job = submit(&mut registry, "a", 1);
+    let phase = JobPhase::Queued;
+    assert_eq!(registry.remove(job), Err(Refusal::NotOver { job, phase }));
+    assert_eq!(registry.control(job, Control::Retry, 1), Ok(false));
+    dispatch(&mut registry);
+    registry.control(job, Control::Cancel, 2).unwrap();
+    let first = number(&registry, job);
+    assert_eq!(registry.control(job, Control::Retry, 3), Ok(true));
+    assert_eq!(dispatch(&mut registry), [job]);
+    registry.on_left(job, first, (JobPhase::Cancelled, None), 4);
+    assert_eq!(registry.get(job).unwrap().record.phase, JobPhase::Running);
+    let current = number(&registry, job);
+    registry.on_left(job, current, (JobPhase::Complete, None), 5);
+    assert_eq!(
+        registry.control(job, Control::Retry, 6),
+        Err(Refusal::Complete(job))
+    );
+    assert_eq!(registry.remove(job), Ok(()));
+    assert_eq!(registry.remove(job), Err(Refusal::NoSuchJob(job)));
 }
