@@ -52,6 +52,19 @@ impl DispatchError {
         }
     }
 
+    /// Whether the job itself is wrong, so that dispatching it again cannot help.
+    pub fn is_about_job(&self) -> bool {
+        match self {
+            Self::Manifest(_) | Self::Timeline(_) | Self::ChunkFrames(_) => true,
+            Self::Lease(_)
+            | Self::LeaseLost
+            | Self::Admitted
+            | Self::Tasks(_)
+            | Self::Store(_)
+            | Self::Other { .. } => false,
+        }
+    }
+
     /// Whether publishing again may help, because the farm does not accept tasks, or the store inputs, for a
     /// moment.
     pub(super) fn is_transient(&self) -> bool {

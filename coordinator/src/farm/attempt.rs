@@ -2,6 +2,7 @@
 //! cut of its video, hands it to the dispatcher, and reports what happens to it.
 
 use std::path::Path;
+use std::time::Duration;
 
 use latentfarm_common::error::one_line;
 use latentfarm_common::ids::JobId;
@@ -12,11 +13,12 @@ use latentfarm_common::wire::job::{CutRecord, JobSpec, Timeline};
 use tokio::sync::{mpsc, oneshot};
 
 use super::messages::{JobOrder, JobPhase};
-use crate::dispatch::{
-    Admission, DispatchError, Ending, Farm, JobEnd, JobEvent, JobSettings, Order, PlannedJob,
-};
-use crate::job::manifest;
+use crate::dispatch::{Admission, Ending, Farm, JobEnd, JobEvent, JobSettings, Order, PlannedJob};
+use crate::job::manifest::{self, ManifestError};
 use crate::job::segments::VideoNews;
+
+/// How long a job that could not be dispatched waits before it is its turn again.
+const PAUSE: Duration = Duration::from_secs(5);
 
 /// What happens to a job on the dispatcher.
 #[derive(Debug)]
@@ -27,6 +29,14 @@ pub(super) enum Report {
     Wait(Option<String>),
     /// The job has left the dispatcher, in this phase and for this reason.
     Left(JobPhase, Option<String>),
+}
+
+/// Why a job did not come to the dispatcher.
+#[derive(Debug)]
+struct NotBegun {
+    reason: String,
+    /// Whether that may be otherwise in a moment.
+    may_pass: bool,
 }
 
 /// A report with the job and the number of its submission.
@@ -57,7 +67,15 @@ impl Attempt {
     ) {
         let (phase, reason) = match self.dispatch(folder, news, video).await {
             Ok(end) => ended(end),
-            Err(reason) => (JobPhase::Failed, Some(reason)),
+            Err(NotBegun {
+                reason,
+                may_pass: false,
+            }) => (JobPhase::Failed, Some(reason)),
+            Err(NotBegun { reason, .. }) => {
+                tracing::warn!(job = %self.job, reason, "a job cannot be dispatched yet, trying again");
+                tokio::time::sleep(PAUSE).await;
+                (JobPhase::Queued, None)
+            }
         };
         self.report(Report::Left(phase, reason));
     }
@@ -72,7 +90,7 @@ impl Attempt {
         folder: &Path,
         news: mpsc::UnboundedSender<VideoNews>,
         video: mpsc::UnboundedReceiver<VideoNews>,
-    ) -> Result<Option<Result<JobEnd, DispatchError>>, String> {
+    ) -> Result<Option<JobEnd>, NotBegun> {
         let (spec, timeline) = self.read().await?;
         let (observer, mut events) = mpsc::unbounded_channel();
         let (sender, mut ended) = oneshot::channel();
@@ -95,7 +113,15 @@ impl Attempt {
             tokio::select! {
                 biased;
                 Some(event) = events.recv() => self.on_event(&event),
-                end = &mut ended => return Ok(end.ok()),
+                end = &mut ended => return match end {
+                    Ok(Ok(end)) => Ok(Some(end)),
+                    Ok(Err(error)) => Err(NotBegun {
+                        reason: one_line(&error),
+                        may_pass: !error.is_about_job(),
+                    }),
+                    // The dispatcher has ended, and the next coordinator goes on with the job.
+                    Err(_) => Ok(None),
+                },
                 () = &mut followed, if is_following => is_following = false,
             }
         }
@@ -113,18 +139,24 @@ impl Attempt {
     }
 
     /// Reads what the submitter has stored of the job.
-    async fn read(&self) -> Result<(JobSpec, Timeline), String> {
+    async fn read(&self) -> Result<(JobSpec, Timeline), NotBegun> {
         let connection = &self.farm.connection;
-        let spec = connection
-            .outlast(|| manifest::read_from_farm(connection, self.job))
-            .await;
-        let spec = spec.map_err(|error| one_line(&error))?;
-        let spec = spec.ok_or_else(|| "the farm has no manifest of the job: submit it again".to_owned())?;
-        let bytes = connection
-            .outlast(|| self.farm.store.get_bytes(&spec.timeline))
-            .await;
-        let bytes = bytes.map_err(|error| format!("{}: submit the job again", one_line(&error)))?;
-        let timeline = wire::decode(&bytes).map_err(|error| one_line(&error))?;
+        let spec = manifest::read_from_farm(connection, self.job).await;
+        let spec = spec.map_err(|error| NotBegun {
+            reason: one_line(&error),
+            may_pass: matches!(error, ManifestError::Bucket(_)),
+        })?;
+        let lost = |reason: String| NotBegun {
+            reason: format!("{reason}: submit the job again"),
+            may_pass: false,
+        };
+        let spec = spec.ok_or_else(|| lost("the farm has no manifest of the job".to_owned()))?;
+        let bytes = self.farm.store.get_bytes(&spec.timeline).await;
+        let bytes = bytes.map_err(|error| NotBegun {
+            may_pass: error.may_pass(),
+            ..lost(one_line(&error))
+        })?;
+        let timeline = wire::decode(&bytes).map_err(|error| lost(one_line(&error)))?;
         Ok((spec, timeline))
     }
 
@@ -172,13 +204,11 @@ async fn follow_video(connection: &Connection, job: JobId, news: &mpsc::Unbounde
 
 /// Returns the phase of a job that has left the dispatcher, and why. A job whose end was not reported is gone
 /// on with by the next coordinator.
-fn ended(end: Option<Result<JobEnd, DispatchError>>) -> (JobPhase, Option<String>) {
-    let end = match end {
-        None => return (JobPhase::Queued, None),
-        Some(Err(error)) => return (JobPhase::Failed, Some(one_line(&error))),
-        Some(Ok(end)) => end.ending,
+fn ended(end: Option<JobEnd>) -> (JobPhase, Option<String>) {
+    let Some(end) = end else {
+        return (JobPhase::Queued, None);
     };
-    match end {
+    match end.ending {
         Ending::Complete => (JobPhase::Complete, None),
         Ending::Incomplete { quarantined } | Ending::Failed { quarantined } => {
             let cause = quarantined.first().map_or("", |chunk| chunk.reason.as_str());

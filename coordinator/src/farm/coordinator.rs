@@ -87,7 +87,7 @@ impl<'a> Coordinator<'a> {
                 _ = ticks.tick() => self.save().await?,
             }
             while self.attempts.try_join_next().is_some() {}
-            if self.lease.is_held() {
+            if self.lease.is_held() && self.farm.connection.is_up() {
                 for job in self.registry.due() {
                     self.begin(job);
                 }
