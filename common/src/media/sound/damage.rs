@@ -27,6 +27,11 @@ impl Damage {
         self.ends_at = Some(seconds);
     }
 
+    /// Corrects that time, if there is one: the decoder may have had more to give when reading ended.
+    pub(super) fn settle_end(&mut self, seconds: f64) {
+        self.ends_at = self.ends_at.map(|_before| seconds);
+    }
+
     pub(super) fn is_none(&self) -> bool {
         self.ranges.is_empty() && self.ends_at.is_none()
     }

@@ -348,6 +348,8 @@ impl TrackDecoder<'_> {
             });
         }
         line.drain(true, &self.path)?;
+        self.damage
+            .settle_end(line.placer.end() as f64 / f64::from(form.rate_hz));
         if line.placer.end() == 0 {
             return Err(MediaError::bad_input(
                 &self.path,
