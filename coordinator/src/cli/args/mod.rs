@@ -269,8 +269,8 @@ pub(super) struct RenderArgs {
     /// Worker processes to start on this machine, 1 to 64 (default: 1 on a machine with 1 or 2 cores, else 2)
     #[arg(long, value_name = "N", help_heading = "Farm")]
     pub(super) workers: Option<usize>,
-    /// Device of each worker on this machine: auto, cpu, cuda:N, or a GPU's UUID (default: that of
-    /// `latentfarm-worker run`)
+    /// Devices of each worker on this machine, separated by commas: auto, cpu, cuda:N, or a GPU's UUID (default:
+    /// `auto,cpu`, which takes the CPU for chunks that fit no GPU; `auto` with --cpu-fallback never)
     #[arg(long, value_name = "DEVICE", help_heading = "Farm")]
     pub(super) device: Option<String>,
     /// Memory that each worker on this machine leaves free, in MiB (default: that of `latentfarm-worker run`)
