@@ -4,6 +4,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 use crate::digest::Digest;
 use crate::text::{InvalidText, serde_as_text};
 
@@ -47,7 +49,7 @@ impl FromStr for JobId {
 }
 
 /// The kind of work that is done for a chunk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum WorkKind {
     /// Finds faces and landmarks in a range of source frames.
     Analyze,

@@ -5,7 +5,7 @@ use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -189,6 +189,8 @@ impl Drop for Worker {
 #[derive(Debug)]
 pub struct Coordinator {
     process: Child,
+    /// What it has written to standard error.
+    log: Arc<Mutex<String>>,
 }
 
 impl Coordinator {
@@ -208,23 +210,32 @@ impl Coordinator {
             .spawn();
         let mut coordinator = Self {
             process: process.expect("start a coordinator"),
+            log: Arc::default(),
         };
         let stderr = coordinator.process.stderr.take().expect("stderr");
         let (sender, lines) = mpsc::channel();
+        let log = Arc::clone(&coordinator.log);
         std::thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                let mut log = log.lock().expect("the log");
+                log.push_str(&line);
+                log.push('\n');
                 // Whoever started it may have heard enough.
                 let _nobody = sender.send(line);
             }
         });
-        let mut heard = Vec::new();
         while let Ok(line) = lines.recv_timeout(START_DEADLINE) {
             if line.contains("coordinating the farm") {
                 return coordinator;
             }
-            heard.push(line);
         }
-        panic!("the coordinator does not begin: {heard:#?}");
+        panic!("the coordinator does not begin: {}", coordinator.log());
+    }
+
+    /// Returns what the coordinator has written to standard error.
+    #[track_caller]
+    pub fn log(&self) -> String {
+        self.log.lock().expect("the log").clone()
     }
 
     /// Kills the coordinator and waits until it is gone.

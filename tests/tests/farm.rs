@@ -8,6 +8,7 @@ use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Stdio};
 
 use farm_tests::{Coordinator, Material, ProcessTag, Server, Worker, decoded};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 /// Options of the tests' jobs: several chunks of some seconds each.
@@ -360,5 +361,69 @@ fn a_batch_is_checked_whole_before_any_job_is_queued() {
     assert_ne!(digests[0]["frames_digest"], digests[1]["frames_digest"]);
     assert!(stage.material.path("a.mp4").exists() && stage.material.path("b.mp4").exists());
     assert_eq!(stage.server.operate(["jobs"]).lines.len(), 2);
+    stage.close(coordinator);
+}
+
+#[test]
+fn renders_share_a_farm_and_one_that_was_interrupted_is_waited_for_again() {
+    let stage = Stage::open();
+    let (variable, key) = stage.server.key("operator");
+    let render = |output: &str, seed: &str| {
+        let render = stage.material.render(output).args(&OPTIONS[2..]);
+        render
+            .args(["--seed", seed, "--nats", &stage.server.url])
+            .env(variable, &key)
+    };
+    // A farm without a coordinator is refused before anything is read.
+    let refused = render("a.mp4", "1").run();
+    assert_eq!(refused.code(), Some(1), "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("latentfarm serve --nats"),
+        "{}",
+        refused.stderr
+    );
+    let coordinator = stage.coordinator();
+    let (mut first, mut second) = (render("a.mp4", "1").spawn(), render("b.mp4", "2").spawn());
+    for running in [&mut first, &mut second] {
+        assert_eq!(running.wait_for("chunk_started")["worker"], "first");
+    }
+    let estimate = "estimate";
+    second.signal(Signal::SIGINT);
+    let second = second.finish();
+    assert_eq!(second.code(), Some(130), "{}", second.stderr);
+    assert!(
+        second.stderr.contains("the farm goes on with it"),
+        "{}",
+        second.stderr
+    );
+    let job = &second.event(estimate).unwrap()["job"];
+    // Whoever watches a job gets its events from the coordinator.
+    let watched = stage.server.operate(["watch", job.as_str().unwrap()]);
+    assert_eq!(watched.code, Some(0), "{watched:?}");
+    let last = watched.lines.last().unwrap();
+    assert_eq!((&last["job"], &last["phase"]), (job, &"complete".into()));
+    let is_of_job = |line: &&Value| {
+        line["chunk"]
+            .as_str()
+            .is_some_and(|chunk| chunk.starts_with(job.as_str().unwrap()))
+    };
+    assert!(
+        watched
+            .lines
+            .iter()
+            .any(|line| is_of_job(&line) && line["event"] == "chunk_done"),
+        "{watched:?}"
+    );
+    let first = first.finish().complete();
+    let second = render("b.mp4", "2").run().complete();
+    for (finished, output, seed) in [(first, "a.mp4", "1"), (second, "b.mp4", "2")] {
+        assert_eq!(
+            finished.report["workers"]["first"].as_u64(),
+            Some(5),
+            "{}",
+            finished.report
+        );
+        stage.assert_like_a_render(output, seed, &finished.frames_digest().into());
+    }
     stage.close(coordinator);
 }

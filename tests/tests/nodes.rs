@@ -6,7 +6,9 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use farm_tests::{Clips, Material, ProcessTag, Render, Server, Worker, program, tiny_weights, transcode};
+use farm_tests::{
+    Clips, Coordinator, Material, ProcessTag, Render, Server, Worker, program, tiny_weights, transcode,
+};
 use serde_json::Value;
 
 /// A machine that joins must have work within this time.
@@ -16,12 +18,13 @@ const USED_WITHIN: Duration = Duration::from_secs(5);
 fn a_machine_that_joins_is_used_at_once_and_one_that_leaves_is_not_missed() {
     let material = Material::seconds("7", "7");
     let server = Server::start(&material.path("server"), &["first", "second", "third"]);
-    let (variable, key) = server.key("coordinator");
+    let (variable, key) = server.key("operator");
     let tag = ProcessTag::new();
     let start = |name: &str| {
         let log = material.path(&format!("{name}.log"));
         Worker::start(&server, name, &material.weights, &log, &tag)
     };
+    let coordinator = Coordinator::start(&server, &material.path("coordinator"), &tag);
     let first = start("first");
     let mut running = material
         .render("out.mp4")
@@ -44,6 +47,7 @@ fn a_machine_that_joins_is_used_at_once_and_one_that_leaves_is_not_missed() {
     let third = start("third");
     let finished = running.finish().complete();
     assert_eq!(third.drain(), Some(0));
+    assert_eq!(coordinator.interrupt(), Some(0));
     tag.assert_nothing_left();
 
     let workers = finished.report["workers"].as_object().unwrap();

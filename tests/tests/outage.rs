@@ -34,8 +34,9 @@ fn a_server_that_answers_nothing_for_longer_than_the_lease_lasts_costs_nothing_b
 fn ride_out(fault: Fault) {
     let material = Material::seconds("2", "2");
     let mut server = Server::start(&material.path("server"), &["first"]);
-    let (variable, key) = server.key("coordinator");
+    let (variable, key) = server.key("operator");
     let tag = ProcessTag::new();
+    let coordinator = Coordinator::start(&server, &material.path("coordinator"), &tag);
     let log = material.path("first.log");
     let worker = Worker::start(&server, "first", &material.weights, &log, &tag);
     let mut running = material
@@ -64,6 +65,8 @@ fn ride_out(fault: Fault) {
     }
     running.wait_for("connection_back");
     let finished = running.finish().complete();
+    let of_coordinator = coordinator.log();
+    assert_eq!(coordinator.interrupt(), Some(0));
     assert_eq!(worker.drain(), Some(0));
     tag.assert_nothing_left();
 
@@ -82,8 +85,12 @@ fn ride_out(fault: Fault) {
         assert_eq!(log.matches(line).count(), 1, "{line}: {log}");
     }
     // A request that a server swallows is repeated, and the log says so.
-    let repeated = (fault == Fault::Killed).then_some("incomplete");
-    for text in [&finished.stderr, &log] {
+    let (repeated, of_coordinator) = match fault {
+        Fault::Killed => (Some("incomplete"), Some(&of_coordinator)),
+        // The coordinator's log has warnings too, those of its own requests among them.
+        Fault::Stopped => (None, None),
+    };
+    for text in [&finished.stderr, &log].into_iter().chain(of_coordinator) {
         for line in ["cannot renew", "is tried again"].into_iter().chain(repeated) {
             assert!(!text.contains(line), "{line}: {text}");
         }
@@ -103,30 +110,30 @@ fn ride_out(fault: Fault) {
 }
 
 #[test]
-fn a_farm_without_room_for_its_streams_or_for_the_job_is_refused_before_any_upload() {
+fn a_farm_without_room_for_its_streams_is_refused_and_one_with_little_gets_small_ones() {
     let material = Material::seconds("0.5", "0.5");
     let mut server = Server::start(&material.path("server"), &["first"]);
-    let (variable, key) = server.key("coordinator");
     let limited = |text: String, limit: &str| {
         assert!(text.contains("    jetstream: enabled\n"), "{text}");
         let limit = format!("    jetstream {{ max_file: {limit} }}\n");
         text.replace("    jetstream: enabled\n", &limit)
     };
-    let refused = |server: &Server| {
-        let render = material.render("out.mp4").args(["--nats", &server.url]);
-        let finished = render.env(variable, &key).run();
-        assert_eq!(finished.code(), Some(1), "{}", finished.stderr);
-        assert!(finished.event("ingested").is_none(), "{:#?}", finished.events);
-        finished.stderr
-    };
     server.reconfigure(|text| limited(text, "8MB"));
-    let stderr = refused(&server);
+    let tag = ProcessTag::new();
+    let (variable, key) = server.key("coordinator");
+    let mut serving = server.operator(&tag);
+    serving
+        .env(variable, key)
+        .args(["serve", "--dir"])
+        .arg(material.path("refused"));
+    let refused = serving.output().unwrap();
+    assert_eq!(refused.status.code(), Some(1));
+    let stderr = String::from_utf8_lossy(&refused.stderr);
     for part in ["676 MiB together", "allows 8 MiB", "max_file"] {
         assert!(stderr.contains(part), "`{part}` is not in: {stderr}");
     }
     // One that grants a part of what the streams ask for gets smaller ones.
     server.reconfigure(|text| text.replace("max_file: 8MB", "max_file: 3GB"));
-    let tag = ProcessTag::new();
     let coordinator = Coordinator::start(&server, &material.path("coordinator"), &tag);
     assert_eq!(coordinator.interrupt(), Some(0));
     tag.assert_nothing_left();

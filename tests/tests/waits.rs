@@ -1,6 +1,6 @@
 //! A farm that cannot go on says what it waits for within ten seconds, and ends with the cause and the mend.
 
-use farm_tests::{Card, Finished, Material, Server, tiny_weights_as};
+use farm_tests::{Card, Coordinator, Finished, Material, ProcessTag, Server, tiny_weights_as};
 use serde_json::Value;
 
 /// Returns the first `waiting` event and checks that it came in time.
@@ -23,7 +23,9 @@ fn text<'a>(value: &'a Value, key: &str) -> &'a str {
 fn a_farm_without_any_worker_prints_the_command_that_starts_one_and_ends() {
     let material = Material::seconds("1", "1");
     let server = Server::start(&material.path("server"), &["first"]);
-    let (variable, key) = server.key("coordinator");
+    let (variable, key) = server.key("operator");
+    let tag = ProcessTag::new();
+    let coordinator = Coordinator::start(&server, &material.path("coordinator"), &tag);
     let finished = material
         .render("out.mp4")
         .args(["--nats", &server.url, "--unplaceable-wait", "11s"])
@@ -46,6 +48,8 @@ fn a_farm_without_any_worker_prints_the_command_that_starts_one_and_ends() {
     );
     assert!(finished.stderr.contains(&command), "{}", finished.stderr);
     assert!(text(&finished.report, "no_worker").contains(&command));
+    assert_eq!(coordinator.interrupt(), Some(0));
+    tag.assert_nothing_left();
 }
 
 #[test]

@@ -4,7 +4,9 @@
 
 use std::fmt;
 
-use super::subjects::{COORDINATOR_INBOX, FARM_REQUESTS, OBSERVER_INBOX, OPERATOR_INBOX, worker_inbox};
+use super::subjects::{
+    ALL_NEWS, COORDINATOR_INBOX, FARM_REQUESTS, OBSERVER_INBOX, OPERATOR_INBOX, worker_inbox,
+};
 use super::topology::{DONE, JOBS_BUCKET, LEASE_BUCKET, MEDIA_BUCKET, NEEDS_BUCKET, TASKS};
 use crate::ids::WorkerId;
 
@@ -84,6 +86,8 @@ impl Role {
                 ],
                 subscribe: vec![
                     inbox,
+                    // Its key serves for the commands of operators too.
+                    format!("{OPERATOR_INBOX}.>"),
                     "farm.>".to_owned(),
                     "$JS.EVENT.ADVISORY.>".to_owned(),
                     "$KV.>".to_owned(),
@@ -125,7 +129,7 @@ impl Role {
                     format!("$O.{MEDIA_BUCKET}.M.*"),
                 ],
                 publish_deny: Vec::new(),
-                subscribe: vec![inbox],
+                subscribe: vec![inbox, ALL_NEWS.to_owned()],
             },
             Self::Observer => Permissions {
                 publish: vec![
@@ -144,6 +148,7 @@ impl Role {
                     "farm.evt.>".to_owned(),
                     "farm.hb.>".to_owned(),
                     "farm.done.>".to_owned(),
+                    ALL_NEWS.to_owned(),
                     "$JS.EVENT.ADVISORY.>".to_owned(),
                 ],
             },
@@ -187,6 +192,8 @@ mod tests {
                 "manifest",
                 "order",
                 "record",
+                "outcome",
+                "news",
                 "lease",
             ] {
                 assert!(!subject.contains(forbidden), "{subject}");

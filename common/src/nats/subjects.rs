@@ -9,6 +9,7 @@
 //! | `farm.hb.<worker>` | heartbeats, not stored |
 //! | `farm.ctl.<worker>`, `farm.ctl.all` | commands to workers, not stored |
 //! | `farm.wake.<class>` | a notification that there is a task of this class, not stored; the payload is the queue |
+//! | `farm.news.<job>` | events of a job that somebody watches, not stored |
 //! | `farm.request` | requests of operators' commands to the coordinator, which replies to each; not stored |
 
 use std::fmt;
@@ -33,6 +34,8 @@ pub const ALL_HEARTBEATS: &str = "farm.hb.*";
 pub const ALL_WAKES: &str = "farm.wake.*";
 /// Subject of the requests to the coordinator.
 pub const FARM_REQUESTS: &str = "farm.request";
+/// Filter for the news of all jobs.
+pub const ALL_NEWS: &str = "farm.news.*";
 /// Subjects on which the server reports a task that was delivered too often or was terminated.
 pub const ADVISORIES: [&str; 2] = [
     "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.FARM_TASKS.*",
@@ -194,6 +197,11 @@ pub fn events_of_job(job: JobId) -> String {
     format!("farm.evt.*.{job}.*")
 }
 
+/// Subject of the events of a job that somebody watches.
+pub fn news_of_job(job: JobId) -> String {
+    format!("farm.news.{job}")
+}
+
 /// Key of a job's manifest in the bucket of jobs.
 pub fn manifest_key(job: JobId) -> String {
     format!("{job}.manifest")
@@ -213,6 +221,11 @@ pub fn segments_of_job(job: JobId) -> String {
 pub const ORDER: &str = "order";
 /// Last part of the key of a job's record, in the bucket of jobs.
 pub const RECORD: &str = "record";
+
+/// Key of the figures of a job that has ended, in the bucket of jobs.
+pub fn outcome_key(job: JobId) -> String {
+    format!("{job}.outcome")
+}
 
 /// Returns the job whose value of this kind is stored under a subject of a key-value bucket; `None` if the
 /// subject has another form.

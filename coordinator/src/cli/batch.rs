@@ -13,6 +13,7 @@ use super::args::{BatchArgs, LineArgs, SubmittedJob};
 use super::exit::{CommandError, ExitStatus};
 use super::jobs;
 use super::submit::{Submitter, settings_of};
+use crate::farm::Then;
 
 /// The options of a line that are paths.
 const PATHS: [&str; 4] = ["video", "audio", "output", "weights"];
@@ -79,7 +80,7 @@ impl Submitter {
             let Some(job) = self.check_and_tell(settings).await? else {
                 return Ok(ExitStatus::Interrupted);
             };
-            let Some(view) = self.hand_over(job, options).await? else {
+            let Some(view) = self.hand_over(job, options, Then::Return).await? else {
                 return Ok(ExitStatus::Interrupted);
             };
             if !is_waiting {

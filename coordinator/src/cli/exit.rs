@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use tokio::runtime::{Builder, Runtime};
 
+use crate::farm::{ClientError, FarmRenderError, FetchError, SubmitError};
 use crate::render::RenderError;
 
 /// How a command ended. The numbers are the process's exit codes, which `latentfarm --help` lists.
@@ -61,15 +62,22 @@ impl From<anyhow::Error> for CommandError {
     }
 }
 
-impl From<RenderError> for CommandError {
-    fn from(error: RenderError) -> Self {
-        if error.is_refusal() {
-            Self::refused(error)
-        } else {
-            Self::failed(error)
+/// Makes an error with an `is_refusal` one of a command.
+macro_rules! refusal_or_failure {
+    ($($error:ty),*) => {$(
+        impl From<$error> for CommandError {
+            fn from(error: $error) -> Self {
+                if error.is_refusal() {
+                    Self::refused(error)
+                } else {
+                    Self::failed(error)
+                }
+            }
         }
-    }
+    )*};
 }
+
+refusal_or_failure!(ClientError, FarmRenderError, FetchError, RenderError, SubmitError);
 
 /// Builds a tokio runtime with this number of threads for tasks.
 pub(super) fn runtime(threads: usize) -> Result<Runtime, CommandError> {

@@ -12,7 +12,7 @@ use latentfarm_common::waiting::{WaitReport, WaitReporter, rough_time};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::args::{ControlArgs, FarmArgs, JobsArgs, StatusArgs};
+use super::args::{ControlArgs, JobsArgs, StatusArgs};
 use super::exit::{CommandError, ExitStatus, runtime};
 use super::stdout::print_result;
 use crate::farm::{ClientError, Control, FarmClient, JobPhase, JobView, ListFilter};
@@ -20,26 +20,16 @@ use crate::farm::{ClientError, Control, FarmClient, JobPhase, JobView, ListFilte
 /// How often a command that waits looks how the job stands.
 pub(super) const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-impl From<ClientError> for CommandError {
-    fn from(error: ClientError) -> Self {
-        if error.is_refusal() {
-            Self::refused(error)
-        } else {
-            Self::failed(error)
-        }
-    }
-}
-
 /// Connects to a farm as an operator.
-pub(super) async fn connection(farm: &FarmArgs) -> Result<Connection, CommandError> {
+pub(super) async fn connection(url: &str) -> Result<Connection, CommandError> {
     let identity = Identity::from_environment(Role::Operator, "latentfarm".to_owned());
-    let connected = connect::connect(&farm.nats, &identity, connect::BRIEF).await;
+    let connected = connect::connect(url, &identity, connect::BRIEF).await;
     connected.map_err(CommandError::failed)
 }
 
 pub(super) fn list(args: JobsArgs) -> Result<ExitStatus, CommandError> {
     runtime(1)?.block_on(async {
-        let client = FarmClient::new(&connection(&args.farm).await?);
+        let client = FarmClient::new(&connection(&args.farm.nats).await?);
         let mut filter = ListFilter {
             phases: args.phase,
             text: args.text,
@@ -74,7 +64,7 @@ pub(super) fn list(args: JobsArgs) -> Result<ExitStatus, CommandError> {
 
 pub(super) fn status(args: &StatusArgs) -> Result<ExitStatus, CommandError> {
     runtime(1)?.block_on(async {
-        let client = FarmClient::new(&connection(&args.farm).await?);
+        let client = FarmClient::new(&connection(&args.farm.nats).await?);
         let mut view = client.show(args.job).await?;
         let (mut reporter, tell) = (WaitReporter::default(), |text: String| tell(text));
         while args.wait && !view.record.phase.is_over() {
@@ -94,7 +84,7 @@ pub(super) fn status(args: &StatusArgs) -> Result<ExitStatus, CommandError> {
 
 pub(super) fn control(args: &ControlArgs, control: Control) -> Result<ExitStatus, CommandError> {
     runtime(1)?.block_on(async {
-        let client = FarmClient::new(&connection(&args.farm).await?);
+        let client = FarmClient::new(&connection(&args.farm.nats).await?);
         let view = client.control(args.job, control).await?;
         print(&view, args.json)?;
         Ok(ExitStatus::Complete)
@@ -103,7 +93,7 @@ pub(super) fn control(args: &ControlArgs, control: Control) -> Result<ExitStatus
 
 pub(super) fn delete(args: &ControlArgs) -> Result<ExitStatus, CommandError> {
     runtime(1)?.block_on(async {
-        let client = FarmClient::new(&connection(&args.farm).await?);
+        let client = FarmClient::new(&connection(&args.farm.nats).await?);
         client.delete(args.job).await?;
         if args.json {
             print_result(json!({ "event": "deleted", "job": args.job.to_string() }))?;

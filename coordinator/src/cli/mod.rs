@@ -77,6 +77,7 @@ fn run(args: Args) -> ExitCode {
         args::Command::Submit(args) => submit::main(*args),
         args::Command::Jobs(args) => jobs::list(args),
         args::Command::Status(args) => jobs::status(&args),
+        args::Command::Watch(args) => submit::watch(&args),
         args::Command::Pause(args) => jobs::control(&args, Control::Pause),
         args::Command::Resume(args) => jobs::control(&args, Control::Resume),
         args::Command::Cancel(args) => jobs::control(&args, Control::Cancel),

@@ -10,6 +10,7 @@ use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, P
 use latentfarm_common::console::{print_line, tell};
 use latentfarm_common::ids::WorkKind;
 use serde_json::Value;
+use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::events;
 use crate::dispatch::JobEvent;
@@ -106,6 +107,26 @@ impl JobUi {
                 }
             },
         }
+    }
+
+    /// Runs `work` to its end and shows the events that it sends, the last ones included.
+    pub(super) async fn show_while<T>(
+        &mut self,
+        mut events: UnboundedReceiver<RenderEvent>,
+        work: impl Future<Output = T>,
+    ) -> T {
+        tokio::pin!(work);
+        let output = loop {
+            tokio::select! {
+                output = &mut work => break output,
+                Some(event) = events.recv() => self.show(&event),
+            }
+        };
+        while let Ok(event) = events.try_recv() {
+            self.show(&event);
+        }
+        self.finish();
+        output
     }
 
     fn show_job(&mut self, event: &JobEvent) {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use latentfarm_common::limits::{self, Needs};
 use latentfarm_common::nats::server::locate;
+use latentfarm_common::queues::DEFAULT_PRIORITY;
 use latentfarm_common::shutdown::{self, Phase};
 use serde_json::json;
 
@@ -14,8 +15,10 @@ use super::exit::{CommandError, ExitStatus, runtime};
 use super::progress::{JobUi, SYNTHETIC};
 use super::report;
 use super::settings::RenderCommand;
-use crate::dispatch::Ending;
-use crate::render::{FarmChoice, Observer, RenderEvent, RenderJob};
+use super::submit;
+use crate::dispatch::{Ending, Farm};
+use crate::farm::{self, SubmitOptions};
+use crate::render::{Observer, PrivateFarm, RenderEvent, RenderJob};
 
 /// How long the files of an interrupted render may take to be closed and removed.
 const CLEAN_UP: Duration = Duration::from_secs(2);
@@ -52,18 +55,16 @@ async fn run(settings: RenderCommand) -> Result<ExitStatus, CommandError> {
     let (trigger, shutdown, _drain) = shutdown::channel();
     shutdown::on_signals(trigger).context("cannot listen for signals")?;
     let mut ui = JobUi::new(settings.json);
-    let worker_count = settings.workers.len();
-    let choice = match settings.nats {
-        Some(url) => FarmChoice::Remote { url },
-        None => FarmChoice::Private {
+    let place = match &settings.nats {
+        Some(url) => Place::Farm(Box::new(submit::coordinated_farm(url).await?)),
+        None => Place::Here(PrivateFarm {
             server: locate(settings.nats_server.as_deref())
                 .await
                 .map_err(CommandError::refused)?,
             workers: settings.workers,
             threads: settings.threads_per_worker,
-        },
+        }),
     };
-    let folder = settings.render.work_dir.display().to_string();
     let mut interrupted = shutdown.clone();
     let job = tokio::select! {
         job = RenderJob::check(settings.render) => job?,
@@ -73,31 +74,69 @@ async fn run(settings: RenderCommand) -> Result<ExitStatus, CommandError> {
     if let Some(note) = settings.rate_note {
         ui.show(&RenderEvent::Note(note));
     }
-    announce(&mut ui, &job, worker_count);
+    announce(&mut ui, &job, place.workers());
     if settings.dry_run {
         return Ok(ExitStatus::Complete);
     }
-    let (observer, mut events) = Observer::channel();
-    let running = job.run_alone(choice, &observer, shutdown);
-    tokio::pin!(running);
-    let outcome = loop {
-        tokio::select! {
-            outcome = &mut running => break outcome,
-            Some(event) = events.recv() => ui.show(&event),
+    let (observer, events) = Observer::channel();
+    let preflight = job.preflight();
+    let (report, kept, stopped) = match place {
+        Place::Here(farm) => {
+            let work = preflight.settings.work.as_ref();
+            let kept = work.map_or_else(String::new, |work| format!("in `{}`", work.path.display()));
+            let stopped =
+                format!("stopped; finished chunks are kept {kept}: the same command resumes the job");
+            let running = Box::pin(job.run(farm, &observer, shutdown));
+            (ui.show_while(events, running).await?, kept, stopped)
+        }
+        Place::Farm(farm) => {
+            let stopped = submit::no_longer_waiting(preflight.job);
+            let options = SubmitOptions {
+                name: submit::name_of(preflight.settings.target.path()),
+                submitter: submit::submitter(),
+                priority: DEFAULT_PRIORITY,
+                after: None,
+            };
+            let running = Box::pin(farm::render(job, &farm, options, &observer, shutdown));
+            (
+                ui.show_while(events, running).await?,
+                "on the farm".to_owned(),
+                stopped,
+            )
         }
     };
-    // Events that the render sent just before it ended are shown too.
-    while let Ok(event) = events.try_recv() {
-        ui.show(&event);
-    }
-    ui.finish();
-    let Some(report) = outcome? else {
-        ui.warn(&format!(
-            "stopped; finished chunks are kept in `{folder}`: the same command resumes the job"
-        ));
+    let Some(report) = report else {
+        ui.warn(&stopped);
         return Ok(ExitStatus::Interrupted);
     };
-    let status = match &report.ending {
+    let status = conclude(&ui, &report.ending, &kept);
+    ui.event(&report::to_json(&report));
+    ui.result(&report::to_text(&report));
+    Ok(status)
+}
+
+/// Where a job is rendered.
+enum Place {
+    /// On a private farm of this machine.
+    Here(PrivateFarm),
+    /// On a farm that has a coordinator.
+    Farm(Box<Farm>),
+}
+
+impl Place {
+    /// Returns the number of workers that the render itself starts.
+    fn workers(&self) -> usize {
+        match self {
+            Self::Here(farm) => farm.workers.len(),
+            Self::Farm(_) => 0,
+        }
+    }
+}
+
+/// Tells why a job is not complete, if it is not, and returns the exit status. `kept` says where its finished
+/// chunks are kept.
+fn conclude(ui: &JobUi, ending: &Ending, kept: &str) -> ExitStatus {
+    match ending {
         Ending::Complete => ExitStatus::Complete,
         Ending::NoFace => {
             ui.warn(
@@ -109,8 +148,8 @@ async fn run(settings: RenderCommand) -> Result<ExitStatus, CommandError> {
         Ending::Incomplete { quarantined } | Ending::Failed { quarantined } => {
             let cause = quarantined.first().map_or("", |chunk| chunk.reason.as_str());
             ui.warn(&format!(
-                "incomplete: {} chunks were given up, so nothing was written: {cause}; finished chunks are kept in \
-                 `{folder}`, and the same command tries the others again",
+                "incomplete: {} chunks were given up, so nothing was written: {cause}; finished chunks are kept \
+                 {kept}, and the same command tries the others again",
                 quarantined.len()
             ));
             ExitStatus::Incomplete
@@ -121,8 +160,7 @@ async fn run(settings: RenderCommand) -> Result<ExitStatus, CommandError> {
         }
         Ending::NoWorker { reason } => {
             ui.warn(&format!(
-                "incomplete: {reason}; finished chunks are kept in `{folder}`, and the same command goes on with the \
-                 job"
+                "incomplete: {reason}; finished chunks are kept {kept}, and the same command goes on with the job"
             ));
             ExitStatus::Incomplete
         }
@@ -131,10 +169,7 @@ async fn run(settings: RenderCommand) -> Result<ExitStatus, CommandError> {
             ExitStatus::Incomplete
         }
         Ending::Interrupted { .. } => ExitStatus::Interrupted,
-    };
-    ui.event(&report::to_json(&report));
-    ui.result(&report::to_text(&report));
-    Ok(status)
+    }
 }
 
 /// Prints the estimate and the notes about the inputs, before any work starts.

@@ -12,7 +12,7 @@ use crate::dispatch::CpuFallback;
 use crate::ingest::{IngestRequest, RateChoice, SEGMENT_LIMITS};
 use crate::local::WorkerOptions;
 use crate::plan::split::{ChunkFrames, InvalidChunkFrames};
-use crate::render::RenderSettings;
+use crate::render::{RenderSettings, WorkFolder};
 use crate::stitch::{OutputError, OutputTarget};
 
 const MAX_WORKERS: usize = 64;
@@ -79,14 +79,20 @@ impl RenderCommand {
         }
         let workers = workers(&args, count)?;
         let threads_per_worker = (cores / count).max(1);
+        let discard_other = args.job.force;
         let JobSettings {
             mut render,
             rate_note,
         } = JobSettings::new(args.job, workers.len() * threads_per_worker)?;
-        if let Some(work_dir) = args.work_dir {
-            render.work_dir = work_dir;
-        }
-        render.keep = args.keep;
+        render.work = args.nats.is_none().then(|| WorkFolder {
+            path: args.work_dir.unwrap_or_else(|| {
+                let mut path = render.target.path().as_os_str().to_owned();
+                path.push(".latentfarm");
+                path.into()
+            }),
+            discard_other,
+            keep: args.keep,
+        });
         Ok(Self {
             render,
             workers,
@@ -103,7 +109,7 @@ impl RenderCommand {
 /// The validated options of a job.
 #[derive(Debug)]
 pub(super) struct JobSettings {
-    /// The job folder is beside the output, and is not kept.
+    /// They name no job folder.
     pub(super) render: RenderSettings,
     /// How a decimal frame rate was understood.
     pub(super) rate_note: Option<String>,
@@ -130,8 +136,6 @@ impl JobSettings {
         }
         let weights = args.weights.ok_or(ArgumentError::NoWeights)?;
         let target = OutputTarget::check(&args.output, &[&args.video, &args.audio], args.force)?;
-        let mut work_dir = args.output.into_os_string();
-        work_dir.push(".latentfarm");
         let render = RenderSettings {
             ingest: IngestRequest {
                 video: args.video,
@@ -161,9 +165,7 @@ impl JobSettings {
             chunk_frames: ChunkFrames::new(args.chunk_frames)?,
             analyze_frames: ChunkFrames::new(ANALYZE_FRAMES)?,
             threads,
-            work_dir: work_dir.into(),
-            discard_other: args.force,
-            keep: false,
+            work: None,
         };
         Ok(Self { render, rate_note })
     }

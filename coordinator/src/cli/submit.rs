@@ -1,48 +1,29 @@
-//! `latentfarm submit` hands a job to the coordinator of a farm, and `latentfarm fetch` writes its output.
+//! `latentfarm submit` hands a job to the coordinator of a farm, `latentfarm watch` shows what happens to it, and
+//! `latentfarm fetch` writes its output.
 
 use std::ffi::OsStr;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use latentfarm_common::blob::Store;
-use latentfarm_common::nats::Connection;
-use latentfarm_common::nats::topology::Topology;
+use latentfarm_common::ids::JobId;
+use latentfarm_common::nats::connect::Identity;
+use latentfarm_common::nats::{Connection, Role};
 use latentfarm_common::shutdown::{self, Phase, Shutdown};
-use latentfarm_common::waiting::WaitReporter;
 use serde_json::json;
 
-use super::args::{FetchArgs, SubmitArgs, SubmittedArgs, SubmittedJob};
+use super::args::{ControlArgs, FetchArgs, SubmitArgs, SubmittedArgs, SubmittedJob};
 use super::exit::{CommandError, ExitStatus, runtime};
-use super::jobs::{self, LOOK_EVERY};
+use super::jobs;
 use super::progress::{JobUi, SYNTHETIC};
 use super::settings::{ArgumentError, JobSettings};
 use crate::dispatch::Farm;
-use crate::farm::{self, FarmClient, FetchError, JobPhase, JobView, SubmitError, SubmitOptions};
-use crate::render::{FARM_STORE, Observer, RenderEvent, RenderJob, RenderSettings};
+use crate::farm::{self, FarmClient, JobPhase, JobView, SubmitOptions, Then};
+use crate::render::{Observer, RenderEvent, RenderJob, RenderSettings};
 use crate::stitch::OutputTarget;
 
 /// How long the files of an interrupted command may take to be closed and removed.
 const CLEAN_UP: Duration = Duration::from_secs(2);
-
-impl From<SubmitError> for CommandError {
-    fn from(error: SubmitError) -> Self {
-        if error.is_refusal() {
-            Self::refused(error)
-        } else {
-            Self::failed(error)
-        }
-    }
-}
-
-impl From<FetchError> for CommandError {
-    fn from(error: FetchError) -> Self {
-        if error.is_refusal() {
-            Self::refused(error)
-        } else {
-            Self::failed(error)
-        }
-    }
-}
 
 pub(super) fn main(args: SubmitArgs) -> Result<ExitStatus, CommandError> {
     let runtime = runtime(2)?;
@@ -55,13 +36,9 @@ async fn run(args: SubmitArgs) -> Result<ExitStatus, CommandError> {
     let (trigger, shutdown, _drain) = shutdown::channel();
     shutdown::on_signals(trigger).context("cannot listen for signals")?;
     // A farm without a coordinator is found before the inputs are read.
-    let connection = jobs::connection(&args.farm).await?;
-    let client = FarmClient::new(&connection);
-    client.list(farm::ListFilter::default()).await?;
     let mut submitter = Submitter {
         ui: JobUi::new(args.json),
-        farm: farm_at(connection)?,
-        client,
+        farm: coordinated_farm(&args.farm.nats).await?,
         shutdown,
         json: args.json,
     };
@@ -75,7 +52,6 @@ async fn run(args: SubmitArgs) -> Result<ExitStatus, CommandError> {
 pub(super) struct Submitter {
     pub(super) ui: JobUi,
     pub(super) farm: Farm,
-    pub(super) client: FarmClient,
     pub(super) shutdown: Shutdown,
     pub(super) json: bool,
 }
@@ -89,16 +65,15 @@ impl Submitter {
         };
         let id = job.preflight().job;
         self.ui.line(&format!("job {id}"));
-        let Some(view) = self.hand_over(job, options).await? else {
+        let then = if is_waiting { Then::Watch } else { Then::Return };
+        let Some(view) = self.hand_over(job, options, then).await? else {
             return Ok(ExitStatus::Interrupted);
         };
-        let status = if is_waiting {
-            self.wait_and_write(view, &target).await?
-        } else {
-            jobs::print(&view, self.json)?;
-            ExitStatus::Complete
-        };
-        Ok(status)
+        if is_waiting {
+            return self.write(&view, &target).await;
+        }
+        jobs::print(&view, self.json)?;
+        Ok(ExitStatus::Complete)
     }
 
     /// Checks a job's inputs. Returns `None` if a signal came first.
@@ -134,20 +109,11 @@ impl Submitter {
         &mut self,
         job: RenderJob,
         options: SubmitOptions,
+        then: Then,
     ) -> Result<Option<JobView>, CommandError> {
-        let (observer, mut events) = Observer::channel();
-        let submitting = farm::submit(job, &self.farm, options, &observer, self.shutdown.clone());
-        let mut submitting = Box::pin(submitting);
-        let submitted = loop {
-            tokio::select! {
-                submitted = &mut submitting => break submitted?,
-                Some(event) = events.recv() => self.ui.show(&event),
-            }
-        };
-        while let Ok(event) = events.try_recv() {
-            self.ui.show(&event);
-        }
-        self.ui.finish();
+        let (observer, events) = Observer::channel();
+        let submitting = farm::submit(job, &self.farm, options, then, &observer, self.shutdown.clone());
+        let submitted = self.ui.show_while(events, Box::pin(submitting)).await?;
         if submitted.is_none() {
             self.ui
                 .warn("stopped; what is stored is kept, and the same command goes on with the job");
@@ -163,26 +129,48 @@ impl Submitter {
     ) -> Result<ExitStatus, CommandError> {
         let id = view.job;
         let shutdown = self.shutdown.clone();
-        let Some(view) = wait(&self.client, view, &mut self.ui, shutdown).await? else {
-            self.ui.warn(&format!(
-                "no longer waiting for job {id}; the farm goes on with it, and the same command waits again"
-            ));
+        let Some(view) = follow(&mut self.ui, &self.farm.connection, view, shutdown).await? else {
+            self.ui.warn(&no_longer_waiting(id));
             return Ok(ExitStatus::Interrupted);
         };
+        self.write(&view, target).await
+    }
+
+    /// Writes the output of a job that is over, if it is complete, and prints the job.
+    async fn write(&mut self, view: &JobView, target: &OutputTarget) -> Result<ExitStatus, CommandError> {
         if view.record.phase == JobPhase::Complete {
-            write(&self.farm, &view, target, &mut self.ui).await?;
+            write(&self.farm, view, target, &mut self.ui).await?;
         }
-        jobs::print(&view, self.json)?;
+        jobs::print(view, self.json)?;
         Ok(jobs::exit_status(view.record.phase))
     }
 }
 
+/// What is said when a signal ends the wait for a job.
+pub(super) fn no_longer_waiting(job: JobId) -> String {
+    format!(
+        "no longer waiting for job {job}; the farm goes on with it: the same command waits again, `latentfarm cancel \
+         {job}` ends the job"
+    )
+}
+
+/// Connects to a farm that has a coordinator.
+pub(super) async fn coordinated_farm(url: &str) -> Result<Farm, CommandError> {
+    let identity = Identity::from_environment(Role::Operator, "latentfarm".to_owned());
+    let farm = Farm::connect(url, &identity)
+        .await
+        .map_err(CommandError::failed)?;
+    // A farm without a coordinator is found before the inputs are read.
+    FarmClient::new(&farm.connection)
+        .list(farm::ListFilter::default())
+        .await?;
+    Ok(farm)
+}
+
 /// Returns the validated options of one job.
 pub(super) fn settings_of(job: SubmittedJob) -> Result<(SubmitOptions, JobSettings), ArgumentError> {
-    let file_name = job.job.output.file_name().unwrap_or(OsStr::new("job"));
-    let file_name = file_name.to_string_lossy().into_owned();
     let options = SubmitOptions {
-        name: job.name.unwrap_or(file_name),
+        name: job.name.unwrap_or_else(|| name_of(&job.job.output)),
         submitter: submitter(),
         priority: job.priority,
         after: job.after,
@@ -190,12 +178,45 @@ pub(super) fn settings_of(job: SubmittedJob) -> Result<(SubmitOptions, JobSettin
     Ok((options, JobSettings::new(job.job, 1)?))
 }
 
+pub(super) fn watch(args: &ControlArgs) -> Result<ExitStatus, CommandError> {
+    runtime(2)?.block_on(async {
+        let (trigger, shutdown, _drain) = shutdown::channel();
+        shutdown::on_signals(trigger).context("cannot listen for signals")?;
+        let mut ui = JobUi::new(args.json);
+        let connection = jobs::connection(&args.farm.nats).await?;
+        let view = FarmClient::new(&connection).show(args.job).await?;
+        let Some(view) = follow(&mut ui, &connection, view, shutdown).await? else {
+            return Ok(ExitStatus::Interrupted);
+        };
+        jobs::print(&view, args.json)?;
+        Ok(jobs::exit_status(view.record.phase))
+    })
+}
+
+/// Shows what happens to a job until it is over. Returns `None` if a signal came first.
+async fn follow(
+    ui: &mut JobUi,
+    connection: &Connection,
+    view: JobView,
+    shutdown: Shutdown,
+) -> Result<Option<JobView>, CommandError> {
+    if view.record.phase.is_over() {
+        return Ok(Some(view));
+    }
+    let (observer, events) = Observer::channel();
+    ui.show(&RenderEvent::DispatchBegins {
+        frames: view.record.frames,
+    });
+    let watching = farm::watch(connection, view, &observer, shutdown);
+    Ok(ui.show_while(events, Box::pin(watching)).await?)
+}
+
 pub(super) fn fetch(args: &FetchArgs) -> Result<ExitStatus, CommandError> {
     runtime(2)?.block_on(async {
         let mut ui = JobUi::new(args.json);
         let target = OutputTarget::check(&args.output, &[], args.force).map_err(CommandError::refused)?;
-        let connection = jobs::connection(&args.farm).await?;
-        let view = FarmClient::new(&connection).show(args.job).await?;
+        let farm = coordinated_farm(&args.farm.nats).await?;
+        let view = FarmClient::new(&farm.connection).show(args.job).await?;
         if target.container().extension() != view.extension {
             return Err(CommandError::refused(anyhow::anyhow!(
                 "job {} makes a .{} file: give such a name with -o",
@@ -203,7 +224,7 @@ pub(super) fn fetch(args: &FetchArgs) -> Result<ExitStatus, CommandError> {
                 view.extension
             )));
         }
-        write(&farm_at(connection)?, &view, &target, &mut ui).await?;
+        write(&farm, &view, &target, &mut ui).await?;
         jobs::print(&view, args.json)?;
         Ok(ExitStatus::Complete)
     })
@@ -216,15 +237,9 @@ async fn write(
     target: &OutputTarget,
     ui: &mut JobUi,
 ) -> Result<(), CommandError> {
-    let (observer, mut events) = Observer::channel();
-    let mut fetching = Box::pin(farm::fetch(farm, view, target, &observer));
-    let written = loop {
-        tokio::select! {
-            written = &mut fetching => break written?,
-            Some(event) = events.recv() => ui.show(&event),
-        }
-    };
-    ui.finish();
+    let (observer, events) = Observer::channel();
+    let fetching = Box::pin(farm::fetch(farm, view, target, &observer));
+    let written = ui.show_while(events, fetching).await?;
     ui.event(&json!({
         "event": "written",
         "job": view.job.to_string(),
@@ -236,45 +251,14 @@ async fn write(
     Ok(())
 }
 
-/// Waits until a job is over. Returns `None` if a signal came first.
-async fn wait(
-    client: &FarmClient,
-    mut view: JobView,
-    ui: &mut JobUi,
-    mut shutdown: Shutdown,
-) -> Result<Option<JobView>, CommandError> {
-    ui.begin("render", view.record.frames, "frames");
-    let (mut told, mut reporter) = (None, WaitReporter::default());
-    while !view.record.phase.is_over() {
-        ui.advance(view.record.frames_done, &view.record.phase.to_string());
-        ui.event(&jobs::to_json(&view));
-        if told != view.waits_for {
-            told.clone_from(&view.waits_for);
-            if let Some(why) = &told {
-                ui.warn(why);
-            }
-        }
-        tokio::select! {
-            () = tokio::time::sleep(LOOK_EVERY) => {}
-            () = shutdown.reached(Phase::Draining) => return Ok(None),
-        }
-        view = jobs::look(client, view, &mut reporter, |text| ui.warn(&text)).await?;
-    }
-    ui.finish();
-    Ok(Some(view))
-}
-
-fn farm_at(connection: Connection) -> Result<Farm, CommandError> {
-    let store = Store::open(FARM_STORE, Some(&connection.client)).map_err(CommandError::failed)?;
-    Ok(Farm {
-        store,
-        topology: Topology::default(),
-        connection,
-    })
+/// Returns the name of a job whose submitter gives it none.
+pub(super) fn name_of(output: &Path) -> String {
+    let name = output.file_name().unwrap_or(OsStr::new("job"));
+    name.to_string_lossy().into_owned()
 }
 
 /// Returns the user and the machine that submit a job.
-fn submitter() -> String {
+pub(super) fn submitter() -> String {
     let id = nix::unistd::geteuid();
     let user = nix::unistd::User::from_uid(id).ok().flatten();
     let user = user.map_or_else(|| id.to_string(), |user| user.name);

@@ -1,8 +1,12 @@
 //! The connections to the farm that jobs run on, which the caller of the dispatcher opens.
 
-use latentfarm_common::blob::Store;
-use latentfarm_common::nats::Connection;
-use latentfarm_common::nats::topology::Topology;
+use latentfarm_common::blob::{BlobError, Store};
+use latentfarm_common::nats::connect::{self, ConnectError, Identity};
+use latentfarm_common::nats::topology::{self, Topology};
+use latentfarm_common::nats::{Connection, StreamError, storage};
+
+/// URL of the object store that holds the media of a farm of several machines.
+const FARM_STORE: &str = "nats://farm-media";
 
 /// A farm to which this process is connected.
 #[derive(Clone, Debug)]
@@ -11,4 +15,59 @@ pub struct Farm {
     pub topology: Topology,
     /// The blob store, which the workers reach under the same URL.
     pub store: Store,
+}
+
+/// Why a farm cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum FarmError {
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error(transparent)]
+    Store(#[from] BlobError),
+    #[error("cannot prepare the farm's streams")]
+    Streams(#[source] StreamError),
+    /// The least limits of the streams exceed what the server allows, so that they cannot be created.
+    #[error(
+        "the farm's streams need at least {} MiB together, and the NATS server allows {}: raise the limit (`max_file` in \
+         its configuration, or that of the account)",
+        need_bytes >> 20, described(*limit_bytes)
+    )]
+    Storage {
+        need_bytes: u64,
+        /// The limit of the account, if it has one of its own.
+        limit_bytes: Option<u64>,
+        source: StreamError,
+    },
+}
+
+impl Farm {
+    /// Connects to the farm of a server.
+    pub async fn connect(url: &str, identity: &Identity) -> Result<Self, FarmError> {
+        let connection = connect::connect(url, identity, connect::BRIEF).await?;
+        Ok(Self {
+            store: Store::open(FARM_STORE, Some(&connection.client))?,
+            topology: Topology::default(),
+            connection,
+        })
+    }
+
+    /// Makes the streams and buckets of the farm that do not exist.
+    pub async fn prepare(&self) -> Result<(), FarmError> {
+        let context = &self.connection.context;
+        let source = match topology::ensure(context, &self.topology).await {
+            Ok(_) => return Ok(()),
+            Err(error) if storage::is_full(&error) => error,
+            Err(error) => return Err(FarmError::Streams(error)),
+        };
+        let account = storage::account_room(context).await;
+        Err(FarmError::Storage {
+            need_bytes: storage::least_bytes(&self.topology),
+            limit_bytes: account.ok().flatten().map(|room| room.limit_bytes),
+            source,
+        })
+    }
+}
+
+fn described(limit_bytes: Option<u64>) -> String {
+    limit_bytes.map_or_else(|| "less".to_owned(), |bytes| format!("{} MiB", bytes >> 20))
 }

@@ -7,7 +7,9 @@ use std::time::Duration;
 use latentfarm_common::ids::{Attempt, ChunkId, JobId, WorkerId};
 use latentfarm_common::time::FrameRange;
 use latentfarm_common::waiting::rough_time;
+use latentfarm_common::wire::Message;
 use latentfarm_common::wire::outcome::{Heartbeat, StageTimings};
+use serde::{Deserialize, Serialize};
 
 use super::wait_reason::WaitReason;
 use super::workers::Workers;
@@ -15,7 +17,7 @@ use crate::job::chunks::{Chunks, Counts};
 use crate::job::record::MemoryWait;
 
 /// The progress of a job.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
     /// The counts of analysis chunks and of source frames.
     pub analyze: Counts,
@@ -54,7 +56,7 @@ impl Progress {
 }
 
 /// Something that happened to a job.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum JobEvent {
     /// The done log holds records of an earlier run.
     Resumed {
@@ -113,7 +115,7 @@ pub enum JobEvent {
     },
     /// A wait that was reported is over; `kind` is that of its [`WaitReason`].
     WaitOver {
-        kind: &'static str,
+        kind: String,
         waited: Duration,
     },
     /// The link to the farm's server is down.
@@ -127,6 +129,10 @@ pub enum JobEvent {
     },
     Progress(Progress),
     Heartbeat(Heartbeat),
+}
+
+impl Message for JobEvent {
+    const KIND: u8 = 22;
 }
 
 impl JobEvent {

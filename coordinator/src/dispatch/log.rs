@@ -10,6 +10,7 @@ use latentfarm_common::queues::Queue;
 use latentfarm_common::time::FrameRange;
 use latentfarm_common::wire::memory::OutOfMemory;
 use latentfarm_common::wire::outcome::Failure;
+use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use super::job_event::JobEvent;
@@ -21,7 +22,7 @@ use crate::journal::{Journal, JournalEntry};
 use crate::placement::{Fit, JobNeeds};
 
 /// One attempt that ran out of memory, as the report lists it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OomRecord {
     pub chunk: ChunkName,
     pub attempt: Attempt,

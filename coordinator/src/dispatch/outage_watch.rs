@@ -7,13 +7,13 @@ use super::job_event::JobEvent;
 
 /// The outage that the jobs were notified of, if it goes on.
 #[derive(Debug, Default)]
-pub(super) struct OutageWatch {
+pub(crate) struct OutageWatch {
     since: Option<Instant>,
 }
 
 impl OutageWatch {
     /// Compares the link with the last call; returns the event of a change.
-    pub(super) fn observe(&mut self, url: &str, outage: Option<&Outage>, now: Instant) -> Option<JobEvent> {
+    pub(crate) fn observe(&mut self, url: &str, outage: Option<&Outage>, now: Instant) -> Option<JobEvent> {
         let url = url.to_owned();
         match (self.since, outage) {
             (None, Some(outage)) => {

@@ -7,6 +7,7 @@ use latentfarm_common::time::FrameRange;
 use latentfarm_common::wire::job::{SilenceMode, SourceDefect, Timeline};
 use latentfarm_common::wire::outcome::{DoneBody, StageTimings};
 use latentfarm_common::wire::task::Mouth;
+use serde::{Deserialize, Serialize};
 
 use super::job::Job;
 use super::log::OomRecord;
@@ -17,7 +18,7 @@ use crate::job::retry::RetryClass;
 use crate::track::{FrameFace, SpeakerTrack};
 
 /// The figures of a job.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobReport {
     /// Output frames whose mouth was rendered.
     pub synced: u64,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use latentfarm_common::ids::WorkerId;
 use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan, MemoryUse, StagePeak, WARN_GIB};
+use serde::{Deserialize, Serialize};
 
 /// A peak that deviates from its prediction by more than this share causes a warning.
 const WARN_DEVIATION: f64 = 0.15;
@@ -12,7 +13,7 @@ const WARN_DEVIATION: f64 = 0.15;
 const WARN_DIFFERENCE_MIB: u64 = 128;
 
 /// The memory use over all chunks of a job that are done.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemoryUsage {
     /// The highest use of each stage, in the order of the stages.
     pub stages: BTreeMap<DeviceKind, Vec<StagePeak>>,
@@ -23,7 +24,7 @@ pub struct MemoryUsage {
 }
 
 /// The memory use under one plan on one kind of device.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlanUse {
     pub chunks: u64,
     /// The highest prediction; predictions are corrected while a job runs.
@@ -35,7 +36,7 @@ pub struct PlanUse {
 }
 
 /// The memory use of one device of one worker.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceUse {
     pub chunks: u64,
     pub frames: u64,

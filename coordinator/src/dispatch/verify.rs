@@ -1,5 +1,6 @@
 //! Verifies done records before they count, in tasks beside the dispatcher's.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,14 +11,31 @@ use latentfarm_common::ids::WorkKind;
 use latentfarm_common::time::FrameRange;
 use latentfarm_common::wire;
 use latentfarm_common::wire::outcome::{DoneBody, DoneRecord, FaceObservations, FrameObservation};
+use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
 use super::farm::Farm;
+use crate::stitch;
 
 /// Verifies the segment of a render record against the output frames that it should hold. It runs on a
 /// blocking thread, and returns one clause that describes what is wrong.
 pub type SegmentCheck = Arc<dyn Fn(&DoneRecord, FrameRange) -> Result<(), String> + Send + Sync>;
+
+/// Returns the check that compares a segment's digest and decodes every frame of it. Copies of segments that are
+/// stored elsewhere are made in `scratch`. The caller is on a runtime.
+pub(crate) fn segment_check(store: &Store, scratch: PathBuf) -> SegmentCheck {
+    let (store, runtime) = (store.clone(), Handle::current());
+    // The verifier calls the check on a thread for blocking work, where waiting for the store is allowed.
+    Arc::new(move |record: &DoneRecord, range| {
+        // Two results may have the same content, so each check has a copy of its own, which goes with the folder.
+        let own = tempfile::tempdir_in(&scratch).map_err(|error| one_line(&error))?;
+        let path = runtime.block_on(store.local_file(&record.artifact, own.path()));
+        let path = path.map_err(|error| one_line(&error))?;
+        let checked = stitch::check_segment(&path, &record.artifact, range);
+        checked.map(|_info| ()).map_err(|error| one_line(&error))
+    })
+}
 
 /// The number of segments that are verified at a time; each is decoded, which takes a core.
 const SEGMENTS_AT_ONCE: usize = 2;

@@ -7,6 +7,7 @@ use latentfarm_common::ids::WorkerId;
 use latentfarm_common::nats::Outage;
 use latentfarm_common::nats::storage::STORAGE_MEND;
 use latentfarm_common::wire::memory::MEDIA_MIB;
+use serde::{Deserialize, Serialize};
 
 use super::workers::Workers;
 use crate::job::chunks::{Chunks, Counts};
@@ -14,7 +15,7 @@ use crate::job::record::MemoryWait;
 use crate::job::segments::Segments;
 
 /// What a job waits for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum WaitReason {
     /// The link to the farm's server is down.
     Server { url: String, error: Option<String> },
@@ -36,15 +37,22 @@ pub enum WaitReason {
     Begin { queued: usize, idle: usize },
     /// An operator has paused the job.
     Paused,
+    /// It is not the job's turn yet.
+    Turn,
+    /// No coordinator answers on the farm at this server.
+    Coordinator { url: String },
     /// The chunks that can be made of the `checked` source frames so far are done; `of` is the number of all.
     Video { checked: u64, of: u64 },
 }
 
 impl WaitReason {
+    /// The kind of a wait for the link to the server.
+    pub(crate) const SERVER: &str = "server";
+
     /// The kind of thing that is waited for, as the JSON events name it.
     pub fn kind(&self) -> &'static str {
         match self {
-            Self::Server { .. } => "server",
+            Self::Server { .. } => Self::SERVER,
             Self::Worker { .. } => "worker",
             Self::AnalysisMemory | Self::Memory { .. } => "memory",
             Self::Device => "device",
@@ -53,6 +61,8 @@ impl WaitReason {
             Self::Queue { .. } => "queue",
             Self::Begin { .. } => "begin",
             Self::Paused => "operator",
+            Self::Turn => "turn",
+            Self::Coordinator { .. } => "coordinator",
             Self::Video { .. } => "video",
         }
     }
@@ -77,6 +87,13 @@ impl WaitReason {
             }
             Self::Begin { .. } => "look into their logs".to_owned(),
             Self::Paused => "run `latentfarm resume` to go on with it".to_owned(),
+            Self::Turn => {
+                "run `latentfarm jobs` to see what goes before it, and `latentfarm set` to give it another priority"
+                    .to_owned()
+            }
+            Self::Coordinator { url } => {
+                format!("start one with `latentfarm serve --nats {url}`; the job then goes on by itself")
+            }
             Self::Video { .. } => {
                 "the workers go on with the next ones as they come; if none comes, look into the disk that holds the \
                  video, or submit the job again if its submitter was interrupted"
@@ -96,6 +113,8 @@ impl WaitReason {
             | Self::Queue { .. }
             | Self::Begin { .. }
             | Self::Paused
+            | Self::Turn
+            | Self::Coordinator { .. }
             | Self::Video { .. } => false,
         }
     }
@@ -139,6 +158,8 @@ impl fmt::Display for WaitReason {
                 "{queued} tasks are queued, and none of the {idle} idle workers takes one"
             ),
             Self::Paused => f.write_str("the job is paused"),
+            Self::Turn => f.write_str("other jobs of the farm go first"),
+            Self::Coordinator { url } => write!(f, "no coordinator answers on the farm at {url}"),
             Self::Video { checked, of } => write!(
                 f,
                 "only {checked} of {of} frames of the video have been checked and cut so far"
@@ -271,7 +292,9 @@ mod tests {
             WaitReason::Queue { .. } => Some(WaitReason::Begin { queued: 1, idle: 1 }),
             WaitReason::Begin { idle: 1, .. } => Some(WaitReason::Begin { queued: 1, idle: 0 }),
             WaitReason::Begin { .. } => Some(WaitReason::Paused),
-            WaitReason::Paused => Some(WaitReason::Video { checked: 1, of: 2 }),
+            WaitReason::Paused => Some(WaitReason::Turn),
+            WaitReason::Turn => Some(WaitReason::Coordinator { url: text() }),
+            WaitReason::Coordinator { .. } => Some(WaitReason::Video { checked: 1, of: 2 }),
             WaitReason::Video { .. } => None,
         })
         .collect()
@@ -290,7 +313,7 @@ mod tests {
             "restart ",
         ];
         let reasons = every_reason();
-        assert_eq!(reasons.len(), 12);
+        assert_eq!(reasons.len(), 14);
         for reason in reasons {
             let mend = reason.mend("start one with `x`");
             assert!(STEPS.iter().any(|step| mend.contains(step)), "{reason}: {mend}");

@@ -6,14 +6,18 @@ use std::time::Duration;
 
 use latentfarm_common::error::one_line;
 use latentfarm_common::ids::JobId;
-use latentfarm_common::nats::Connection;
 use latentfarm_common::nats::events::Follower;
+use latentfarm_common::nats::{Connection, subjects};
 use latentfarm_common::wire;
 use latentfarm_common::wire::job::{CutRecord, JobSpec, Timeline};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
-use super::messages::{JobOrder, JobPhase};
-use crate::dispatch::{Admission, Ending, Farm, JobEnd, JobEvent, JobSettings, Order, PlannedJob};
+use super::messages::{JobOrder, JobOutcome, JobPhase};
+use super::watchers::Watchers;
+use crate::dispatch::{
+    Admission, Ending, Farm, JobEnd, JobEvent, JobSettings, Order, PlannedJob, WaitReason,
+};
 use crate::job::manifest::{self, ManifestError};
 use crate::job::segments::VideoNews;
 
@@ -27,8 +31,18 @@ pub(super) enum Report {
     Progress { frames_done: u64 },
     /// The job waits for this, or no longer waits.
     Wait(Option<String>),
-    /// The job has left the dispatcher, in this phase and for this reason.
-    Left(JobPhase, Option<String>),
+    /// The job has left the dispatcher.
+    Left(Departure),
+}
+
+/// How a job has left the dispatcher.
+#[derive(Debug)]
+pub(super) struct Departure {
+    pub(super) phase: JobPhase,
+    /// Why, if the job is not complete.
+    pub(super) reason: Option<String>,
+    /// How it ended there, if it did.
+    pub(super) outcome: Option<Box<JobOutcome>>,
 }
 
 /// Why a job did not come to the dispatcher.
@@ -54,6 +68,7 @@ pub(super) struct Attempt {
     pub(super) start_worker: String,
     pub(super) orders: mpsc::UnboundedSender<Order>,
     pub(super) reports: mpsc::UnboundedSender<Reported>,
+    pub(super) watchers: Watchers,
 }
 
 impl Attempt {
@@ -65,19 +80,23 @@ impl Attempt {
         news: mpsc::UnboundedSender<VideoNews>,
         video: mpsc::UnboundedReceiver<VideoNews>,
     ) {
-        let (phase, reason) = match self.dispatch(folder, news, video).await {
-            Ok(end) => ended(end),
+        let departure = match self.dispatch(folder, news, video).await {
+            Ok(end) => departure(end),
             Err(NotBegun {
                 reason,
                 may_pass: false,
-            }) => (JobPhase::Failed, Some(reason)),
+            }) => Departure {
+                phase: JobPhase::Failed,
+                reason: Some(reason),
+                outcome: None,
+            },
             Err(NotBegun { reason, .. }) => {
                 tracing::warn!(job = %self.job, reason, "a job cannot be dispatched yet, trying again");
                 tokio::time::sleep(PAUSE).await;
-                (JobPhase::Queued, None)
+                Departure::AGAIN
             }
         };
-        self.report(Report::Left(phase, reason));
+        self.report(Report::Left(departure));
     }
 
     fn report(&self, report: Report) {
@@ -112,7 +131,7 @@ impl Attempt {
         loop {
             tokio::select! {
                 biased;
-                Some(event) = events.recv() => self.on_event(&event),
+                Some(event) = events.recv() => self.on_event(&event).await,
                 end = &mut ended => return match end {
                     Ok(Ok(end)) => Ok(Some(end)),
                     Ok(Err(error)) => Err(NotBegun {
@@ -127,7 +146,13 @@ impl Attempt {
         }
     }
 
-    fn on_event(&self, event: &JobEvent) {
+    async fn on_event(&self, event: &JobEvent) {
+        if is_news(event)
+            && self.farm.connection.is_up()
+            && self.watchers.is_watched(self.job, Instant::now())
+        {
+            self.publish(event).await;
+        }
         match event {
             JobEvent::Progress(progress) => self.report(Report::Progress {
                 frames_done: progress.render.frames_done,
@@ -135,6 +160,24 @@ impl Attempt {
             JobEvent::Waiting { .. } => self.report(Report::Wait(Some(event.to_string()))),
             JobEvent::WaitOver { .. } => self.report(Report::Wait(None)),
             _ => {}
+        }
+    }
+
+    /// Publishes an event for those who watch the job.
+    async fn publish(&self, event: &JobEvent) {
+        let subject = subjects::news_of_job(self.job);
+        let published = match wire::encode(event) {
+            Ok(payload) => {
+                let client = &self.farm.connection.client;
+                client
+                    .publish(subject, payload.into())
+                    .await
+                    .map_err(async_nats::Error::from)
+            }
+            Err(error) => Err(error.into()),
+        };
+        if let Err(error) = published {
+            tracing::debug!(job = %self.job, error = one_line(error.as_ref()), "an event cannot be published");
         }
     }
 
@@ -174,6 +217,18 @@ impl Attempt {
     }
 }
 
+/// Whether an event is for those who watch the job. Heartbeats have a subject of their own, and each process reports
+/// its own link to the server.
+fn is_news(event: &JobEvent) -> bool {
+    let is_link = |kind: &str| kind == WaitReason::SERVER;
+    match event {
+        JobEvent::Heartbeat(_) | JobEvent::ServerLost { .. } | JobEvent::ServerBack { .. } => false,
+        JobEvent::Waiting { reason, .. } => !is_link(reason.kind()),
+        JobEvent::WaitOver { kind, .. } => !is_link(kind),
+        _ => true,
+    }
+}
+
 /// Passes on the segments of a job's video as its submitter stores them, until the last one.
 async fn follow_video(connection: &Connection, job: JobId, news: &mpsc::UnboundedSender<VideoNews>) {
     let mut follower = match connection.outlast(|| Follower::segments(connection, job)).await {
@@ -202,32 +257,44 @@ async fn follow_video(connection: &Connection, job: JobId, news: &mpsc::Unbounde
     }
 }
 
-/// Returns the phase of a job that has left the dispatcher, and why. A job whose end was not reported is gone
-/// on with by the next coordinator.
-fn ended(end: Option<JobEnd>) -> (JobPhase, Option<String>) {
-    let Some(end) = end else {
-        return (JobPhase::Queued, None);
+impl Departure {
+    /// The job waits for its turn again.
+    const AGAIN: Self = Self {
+        phase: JobPhase::Queued,
+        reason: None,
+        outcome: None,
     };
-    match end.ending {
+}
+
+/// Returns how a job has left the dispatcher. A job whose end was not reported is gone on with by the next
+/// coordinator.
+fn departure(end: Option<JobEnd>) -> Departure {
+    let Some(JobEnd { ending, report, .. }) = end else {
+        return Departure::AGAIN;
+    };
+    let (phase, reason) = match &ending {
         Ending::Complete => (JobPhase::Complete, None),
         Ending::Incomplete { quarantined } | Ending::Failed { quarantined } => {
             let cause = quarantined.first().map_or("", |chunk| chunk.reason.as_str());
             let reason = format!("{} chunks were given up: {cause}", quarantined.len());
             (JobPhase::Incomplete, Some(reason))
         }
-        Ending::NoWorker { reason } => (JobPhase::Incomplete, Some(reason)),
-        Ending::NoVideo { reason } => (
-            JobPhase::Failed,
-            Some(format!("the video cannot be cut to its end: {reason}")),
-        ),
-        Ending::NoFace => (
-            JobPhase::Failed,
-            Some(
-                "no face was found in the whole video: submit it with --allow-no-face to get it unchanged"
-                    .to_owned(),
-            ),
-        ),
+        Ending::NoWorker { reason } => (JobPhase::Incomplete, Some(reason.clone())),
+        Ending::NoVideo { reason } => {
+            let reason = format!("the video cannot be cut to its end: {reason}");
+            (JobPhase::Failed, Some(reason))
+        }
+        Ending::NoFace => {
+            let reason =
+                "no face was found in the whole video: submit it with --allow-no-face to get it unchanged";
+            (JobPhase::Failed, Some(reason.to_owned()))
+        }
         Ending::Cancelled => (JobPhase::Cancelled, None),
-        Ending::Interrupted { .. } => (JobPhase::Queued, None),
+        Ending::Interrupted { .. } => return Departure::AGAIN,
+    };
+    Departure {
+        phase,
+        reason,
+        outcome: Some(Box::new(JobOutcome { ending, report })),
     }
 }

@@ -28,6 +28,8 @@ pub enum ClientError {
     NoAnswer { url: String },
     #[error("cannot ask the coordinator")]
     Request(#[source] async_nats::RequestError),
+    #[error("cannot listen to the news of the job")]
+    Subscribe(#[source] async_nats::SubscribeError),
     #[error("cannot read the coordinator's answer")]
     Wire(#[from] WireError),
     #[error("the farm has no job {job}: `latentfarm jobs` lists those that it has")]
@@ -77,6 +79,11 @@ impl FarmClient {
     /// Returns how a job stands.
     pub async fn show(&self, job: JobId) -> Result<JobView, ClientError> {
         self.job(&FarmRequest::Show { job }).await
+    }
+
+    /// Returns how a job stands, and lets its events be published for a time.
+    pub(super) async fn watch(&self, job: JobId) -> Result<JobView, ClientError> {
+        self.job(&FarmRequest::Watch { job }).await
     }
 
     /// Changes a job, and returns how it stands then.

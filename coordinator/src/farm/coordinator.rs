@@ -8,22 +8,25 @@ use std::time::{Duration, SystemTime};
 use futures::StreamExt as _;
 use latentfarm_common::error::one_line;
 use latentfarm_common::ids::JobId;
+use latentfarm_common::nats::connect::SEED_VARIABLE;
 use latentfarm_common::nats::lease::Lease;
+use latentfarm_common::nats::storage;
 use latentfarm_common::nats::subjects::{COORDINATOR_INBOX, FARM_REQUESTS, OPERATOR_INBOX};
 use latentfarm_common::wire;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::attempt::{Attempt, Report, Reported};
+use super::attempt::{Attempt, Departure, Report, Reported};
 use super::error::ServeError;
 use super::messages::{Control, FarmReply, FarmRequest, JobPhase, MAX_TEXT_BYTES, Submission};
 use super::records::{RecordError, RecordStore};
 use super::registry::{Refusal, Registry};
+use super::watchers::Watchers;
 use crate::dispatch::{Farm, Order};
 use crate::job::manifest;
 use crate::job::segments::VideoNews;
-use crate::render::ensure_storage;
+use crate::render::NoStorage;
 
 /// How often records that have changed are stored.
 const TICK: Duration = Duration::from_secs(1);
@@ -41,6 +44,9 @@ pub(super) struct Coordinator<'a> {
     attempts: JoinSet<()>,
     /// Where news of the video of each job on the dispatcher are sent.
     videos: BTreeMap<JobId, mpsc::UnboundedSender<VideoNews>>,
+    /// Jobs that have left the dispatcher, with the numbers of their submissions, whose figures are not stored yet.
+    departures: Vec<(JobId, u64, Departure)>,
+    watchers: Watchers,
     reports: mpsc::UnboundedReceiver<Reported>,
     reporter: mpsc::UnboundedSender<Reported>,
 }
@@ -68,6 +74,8 @@ impl<'a> Coordinator<'a> {
             orders,
             attempts: JoinSet::new(),
             videos: BTreeMap::new(),
+            departures: Vec::new(),
+            watchers: Watchers::default(),
             reports,
             reporter,
         })
@@ -83,8 +91,14 @@ impl<'a> Coordinator<'a> {
         loop {
             tokio::select! {
                 Some(request) = requests.next() => self.on_request(&request).await?,
-                Some(reported) = self.reports.recv() => self.on_report(reported),
-                _ = ticks.tick() => self.save().await?,
+                Some(reported) = self.reports.recv() => {
+                    self.on_report(reported);
+                    self.take_departures().await;
+                }
+                _ = ticks.tick() => {
+                    self.take_departures().await;
+                    self.save().await?;
+                }
             }
             while self.attempts.try_join_next().is_some() {}
             if self.lease.is_held() && self.farm.connection.is_up() {
@@ -100,6 +114,7 @@ impl<'a> Coordinator<'a> {
         while let Ok(reported) = self.reports.try_recv() {
             self.on_report(reported);
         }
+        self.take_departures().await;
         if self.lease.is_held()
             && let Err(error) = self.save().await
         {
@@ -153,6 +168,10 @@ impl<'a> Coordinator<'a> {
                 self.registry.view(job)
             }
             FarmRequest::Show { job } => self.registry.view(job),
+            FarmRequest::Watch { job } => {
+                self.watchers.watch(job, Instant::now());
+                self.registry.view(job)
+            }
             FarmRequest::List(filter) => {
                 let (jobs, total) = self.registry.list(&filter);
                 return Ok(FarmReply::Jobs { jobs, total });
@@ -166,19 +185,23 @@ impl<'a> Coordinator<'a> {
             Ok(view) if view.record.phase == JobPhase::Complete || !view.record.phase.is_over() => {
                 FarmReply::Job(Box::new(view))
             }
-            _ => match ensure_storage(self.farm, store_bytes).await {
-                Ok(()) => FarmReply::Room,
-                Err(error) => FarmReply::Refused {
-                    reason: one_line(&error),
-                },
-            },
+            _ => {
+                let room = storage::media_room(&self.farm.connection.context).await;
+                let refused = match room {
+                    Ok(room) => NoStorage::check(store_bytes, room)
+                        .err()
+                        .map(|error| one_line(&error)),
+                    Err(error) => Some(one_line(&error)),
+                };
+                refused.map_or(FarmReply::Room, |reason| FarmReply::Refused { reason })
+            }
         }
     }
 
     async fn submit(&mut self, submission: Submission) -> Result<FarmReply, ServeError> {
         let Submission { spec, order } = submission;
         let job = spec.id;
-        if [&order.name, &order.submitter, &order.extension]
+        if [&order.name, &order.submitter, &order.extension, &order.weights]
             .iter()
             .any(|text| text.len() > MAX_TEXT_BYTES)
         {
@@ -198,6 +221,8 @@ impl<'a> Coordinator<'a> {
         if is_new {
             tracing::info!(%job, "submitted");
         }
+        // Whoever submits a job and watches it misses nothing.
+        self.watchers.watch(job, Instant::now());
         self.stored(job, is_new).await
     }
 
@@ -268,12 +293,32 @@ impl<'a> Coordinator<'a> {
         match report {
             Report::Progress { frames_done } => self.registry.on_progress(job, number, frames_done),
             Report::Wait(waits_for) => self.registry.on_wait(job, number, waits_for),
-            Report::Left(phase, reason) => {
-                tracing::info!(%job, %phase, reason, "a job has left the dispatcher");
-                self.registry.on_left(job, number, (phase, reason), now_ms());
-                self.videos.remove(&job);
-                self.unsaved.insert(job);
+            Report::Left(departure) => self.departures.push((job, number, departure)),
+        }
+    }
+
+    /// Records the jobs that have left the dispatcher, each once its figures are stored: whoever sees that a job is
+    /// over can read them.
+    async fn take_departures(&mut self) {
+        for (job, number, mut departure) in std::mem::take(&mut self.departures) {
+            if let Some(outcome) = departure.outcome.take() {
+                let stored = if self.farm.connection.is_up() && self.lease.is_held() {
+                    self.records.write_outcome(job, &outcome).await
+                } else {
+                    Err(RecordError::Away)
+                };
+                if let Err(error) = stored {
+                    tracing::debug!(%job, error = one_line(&error), "the figures of a job are not stored yet");
+                    departure.outcome = Some(outcome);
+                    self.departures.push((job, number, departure));
+                    continue;
+                }
             }
+            let Departure { phase, reason, .. } = departure;
+            tracing::info!(%job, %phase, reason, "a job has left the dispatcher");
+            self.registry.on_left(job, number, (phase, reason), now_ms());
+            self.videos.remove(&job);
+            self.unsaved.insert(job);
         }
     }
 
@@ -290,12 +335,10 @@ impl<'a> Coordinator<'a> {
             number,
             order: entry.order.clone(),
             priority,
-            start_worker: format!(
-                "start one with `latentfarm-worker run --nats {} --weights DIR`",
-                self.farm.connection.url()
-            ),
+            start_worker: start_worker(self.farm.connection.url(), &entry.order.weights),
             orders: self.orders.clone(),
             reports: self.reporter.clone(),
+            watchers: self.watchers.clone(),
         };
         let (news, video) = mpsc::unbounded_channel();
         self.videos.insert(job, news.clone());
@@ -339,6 +382,15 @@ fn is_inbox(subject: &str) -> bool {
             .strip_prefix(inbox)
             .is_some_and(|rest| rest.starts_with('.'))
     })
+}
+
+/// Returns how a worker of the farm is started, in one clause.
+fn start_worker(url: &str, weights: &str) -> String {
+    let key = match std::env::var_os(SEED_VARIABLE) {
+        Some(_) => format!(", with the worker's key in {SEED_VARIABLE}"),
+        None => String::new(),
+    };
+    format!("start one with `latentfarm-worker run --nats {url} --weights {weights}`{key}")
 }
 
 /// Turns a refusal into an answer.

@@ -10,9 +10,8 @@ use latentfarm_common::nats::done::DoneLog;
 use latentfarm_common::wire::outcome::DoneRecord;
 
 use super::messages::{JobPhase, JobView};
-use crate::dispatch::Farm;
+use crate::dispatch::{Farm, FarmError};
 use crate::job::manifest;
-use crate::local::FarmError;
 use crate::render::{Join, Observer, RenderError, Written};
 use crate::stitch::OutputTarget;
 

@@ -10,10 +10,12 @@ use latentfarm_common::wire::job::JobSpec;
 use serde::{Deserialize, Serialize};
 use strum::{Display, EnumString};
 
-use crate::placement::{CpuFallback, JobNeeds};
+use crate::dispatch::{CpuFallback, Ending, JobNeeds, JobReport};
 
 /// The most bytes of a job's name and of the other texts that its submitter chooses.
 pub(super) const MAX_TEXT_BYTES: usize = 256;
+/// So long after the last question for it, the events of a job are published.
+pub(super) const WATCH_TIME: Duration = Duration::from_secs(30);
 /// The most jobs that one answer lists, so that it stays below the limit of a message.
 pub const PAGE: usize = 64;
 
@@ -40,6 +42,8 @@ pub struct JobOrder {
     pub extension: String,
     /// The job begins only when this one is complete.
     pub after: Option<JobId>,
+    /// The folder of the weights on the submitter's machine, for people who start a worker.
+    pub weights: String,
 }
 
 impl Message for JobOrder {
@@ -99,6 +103,17 @@ pub struct JobRecord {
 
 impl Message for JobRecord {
     const KIND: u8 = 18;
+}
+
+/// How a job ended on the dispatcher, with its figures.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobOutcome {
+    pub ending: Ending,
+    pub report: JobReport,
+}
+
+impl Message for JobOutcome {
+    const KIND: u8 = 21;
 }
 
 /// One job as a command shows it.
@@ -167,6 +182,10 @@ pub enum FarmRequest {
         control: Control,
     },
     Show {
+        job: JobId,
+    },
+    /// Like [`FarmRequest::Show`], and asks for the events of the job for [`WATCH_TIME`].
+    Watch {
         job: JobId,
     },
     List(ListFilter),

@@ -18,14 +18,19 @@ mod fetch;
 mod messages;
 mod records;
 mod registry;
+mod render;
 mod serve;
 mod submit;
+mod watch;
+mod watchers;
 
 pub use client::{ClientError, FarmClient};
 pub use error::ServeError;
 pub use fetch::{FetchError, fetch};
 pub use messages::{
-    Control, FarmRequest, JobOrder, JobPhase, JobRecord, JobView, ListFilter, PAGE, Submission,
+    Control, FarmRequest, JobOrder, JobOutcome, JobPhase, JobRecord, JobView, ListFilter, PAGE, Submission,
 };
+pub use render::{FarmRenderError, render};
 pub use serve::{ServeSettings, serve};
-pub use submit::{SubmitError, SubmitOptions, submit};
+pub use submit::{SubmitError, SubmitOptions, Then, submit};
+pub use watch::watch;

@@ -12,7 +12,7 @@ use latentfarm_common::nats::topology::{self, JOBS_BUCKET, JOBS_STREAM};
 use latentfarm_common::nats::{Connection, StreamError, subjects};
 use latentfarm_common::wire::{self, Message, WireError};
 
-use super::messages::{JobOrder, JobRecord};
+use super::messages::{JobOrder, JobOutcome, JobRecord};
 
 /// The coordinator's view of the bucket.
 #[derive(Debug)]
@@ -30,10 +30,29 @@ pub enum RecordError {
     Bucket(#[source] async_nats::Error),
     #[error(transparent)]
     Read(#[from] StreamError),
+    #[error("the farm's server is away, or another coordinator has the farm")]
+    Away,
     #[error("cannot encode a job's record")]
     Encode(#[source] WireError),
+    #[error("cannot read the figures of a job")]
+    Decode(#[source] WireError),
     #[error("another coordinator has written to the records of this farm")]
     Taken,
+}
+
+/// Reads how a job ended; `None` if the farm has no figures of it.
+pub(super) async fn outcome(connection: &Connection, job: JobId) -> Result<Option<JobOutcome>, RecordError> {
+    let failed = |error: async_nats::Error| RecordError::Bucket(error);
+    let bucket = connection.context.get_key_value(JOBS_BUCKET).await;
+    let found = bucket
+        .map_err(|error| failed(error.into()))?
+        .get(subjects::outcome_key(job))
+        .await;
+    let found = found.map_err(|error| failed(error.into()))?;
+    found
+        .map(|bytes| wire::decode(&bytes))
+        .transpose()
+        .map_err(RecordError::Decode)
 }
 
 impl RecordStore {
@@ -88,6 +107,15 @@ impl RecordStore {
 
     pub(super) async fn write_record(&mut self, job: JobId, record: &JobRecord) -> Result<(), RecordError> {
         self.write(format!("{job}.{}", subjects::RECORD), record).await
+    }
+
+    /// Stores how a job ended, with its figures. They are for people, so the last ones that are written count.
+    pub(super) async fn write_outcome(&self, job: JobId, outcome: &JobOutcome) -> Result<(), RecordError> {
+        let bytes = wire::encode(outcome).map_err(RecordError::Encode)?;
+        let stored = self.bucket.put(subjects::outcome_key(job), bytes.into()).await;
+        stored
+            .map(|_revision| ())
+            .map_err(|error| RecordError::Bucket(error.into()))
     }
 
     /// Removes everything that the farm has of a job but its blobs: order, record, manifest, segment records and

@@ -3,25 +3,18 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
-use latentfarm_common::blob::Store;
-use latentfarm_common::error::{FileError, one_line};
-use latentfarm_common::nats::connect::{self, Identity};
+use latentfarm_common::error::FileError;
+use latentfarm_common::nats::connect::Identity;
 use latentfarm_common::nats::lease::{Lease, LeaseError};
-use latentfarm_common::nats::topology::{self, Topology};
 use latentfarm_common::nats::{Connection, Role};
 use latentfarm_common::shutdown::Shutdown;
-use latentfarm_common::wire::outcome::DoneRecord;
-use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 use super::coordinator::Coordinator;
 use super::error::ServeError;
-use crate::dispatch::{self, Farm, FarmSettings, SegmentCheck};
-use crate::render::FARM_STORE;
-use crate::stitch;
+use crate::dispatch::{self, Farm, FarmSettings, segment_check};
 
 /// How often a coordinator that waits for the lease tries to take it.
 const LEASE_RETRY: Duration = Duration::from_secs(1);
@@ -54,15 +47,8 @@ pub async fn serve(
     let _absent = fs::remove_dir_all(&scratch);
     fs::create_dir_all(&scratch).map_err(FileError::at("create", &scratch))?;
     let identity = Identity::from_environment(Role::Coordinator, "latentfarm serve".to_owned());
-    let connection = connect::connect(&url, &identity, connect::BRIEF).await?;
-    let farm = Farm {
-        store: Store::open(FARM_STORE, Some(&connection.client))?,
-        topology: Topology::default(),
-        connection,
-    };
-    topology::ensure(&farm.connection.context, &farm.topology)
-        .await
-        .map_err(ServeError::Streams)?;
+    let farm = Farm::connect(&url, &identity).await?;
+    farm.prepare().await?;
     let lease = acquire(&farm.connection, &of_farm)
         .await
         .map_err(ServeError::Lease)?;
@@ -118,18 +104,4 @@ async fn acquire(connection: &Connection, settings: &FarmSettings) -> Result<Lea
             acquired => return acquired,
         }
     }
-}
-
-/// Returns the check of a result's segment, which decodes every frame of it.
-fn segment_check(store: &Store, scratch: PathBuf) -> SegmentCheck {
-    let (store, runtime) = (store.clone(), Handle::current());
-    // The dispatcher calls the check on a thread for blocking work, where waiting for the store is allowed.
-    Arc::new(move |record: &DoneRecord, range| {
-        // Two results may have the same content, so each check has a copy of its own, which goes with the folder.
-        let own = tempfile::tempdir_in(&scratch).map_err(|error| one_line(&error))?;
-        let path = runtime.block_on(store.local_file(&record.artifact, own.path()));
-        let path = path.map_err(|error| one_line(&error))?;
-        let checked = stitch::check_segment(&path, &record.artifact, range);
-        checked.map(|_info| ()).map_err(|error| one_line(&error))
-    })
 }

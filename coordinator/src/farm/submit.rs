@@ -5,17 +5,15 @@
 use latentfarm_common::error::one_line;
 use latentfarm_common::ids::JobId;
 use latentfarm_common::shutdown::{Phase, Shutdown};
-use latentfarm_common::wire;
-use latentfarm_common::wire::job::{JobSpec, Timeline};
 use tokio::sync::mpsc;
-use tokio::task::spawn_blocking;
 
 use super::client::{ClientError, FarmClient};
-use super::messages::{FarmRequest, JobOrder, JobPhase, JobView, Submission};
+use super::messages::{FarmRequest, JobOrder, JobPhase, JobView, MAX_TEXT_BYTES, Submission};
+use super::watch::watch;
 use crate::dispatch::Farm;
-use crate::ingest::{ExaminedInputs, SourceVideo};
+use crate::ingest::ExaminedInputs;
 use crate::job::manifest;
-use crate::render::{Observer, Preflight, RenderError, RenderEvent, RenderJob, StoreSink, VideoCut};
+use crate::render::{Observer, Preflight, RenderError, RenderEvent, RenderJob, StoredInputs, VideoCut};
 
 /// Why a job could not be handed over.
 #[derive(Debug, thiserror::Error)]
@@ -46,94 +44,148 @@ pub struct SubmitOptions {
     pub after: Option<JobId>,
 }
 
-/// Submits a job to the farm, and waits until its video is cut. Returns how the job stands then; `None` if a
-/// signal came first: the same call goes on.
+/// What follows when the farm has a job and its video is cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Then {
+    /// The submitter has nothing more to do.
+    Return,
+    /// The events of the job are passed on, from the beginning, until it is over.
+    Watch,
+}
+
+/// Submits a job to the farm, waits until its video is cut, and watches it if that is wanted. Returns how the job
+/// stands then; `None` if a signal came first: the same call goes on.
 pub async fn submit(
     job: RenderJob,
     farm: &Farm,
     options: SubmitOptions,
+    then: Then,
     observer: &Observer,
-    shutdown: Shutdown,
+    mut shutdown: Shutdown,
 ) -> Result<Option<JobView>, SubmitError> {
     let client = FarmClient::new(&farm.connection);
-    let (preflight, examined) = job.into_parts();
-    let id = preflight.job;
-    let known = client.announce(id, preflight.estimate.store_bytes).await?;
-    if let Some(view) = known
-        .as_ref()
-        .filter(|view| view.record.phase == JobPhase::Complete)
-    {
-        return Ok(Some(view.clone()));
+    let client_side = Submitter {
+        farm,
+        client: &client,
+        observer,
+        shutdown: shutdown.clone(),
+    };
+    let stop = shutdown.clone();
+    // The future is large.
+    let submitting = Box::pin(async {
+        let (preflight, examined) = job.into_parts();
+        let (view, inputs) = match client_side.hand_over(preflight, examined, options).await? {
+            HandedOver::Complete(view) => return Ok(Some(view)),
+            HandedOver::Open(view, inputs) => (view, inputs),
+        };
+        let id = view.job;
+        let cutting = client_side.cut(*inputs);
+        if then == Then::Return {
+            cutting.await?;
+            return if stop.is_running() {
+                Ok(Some(client.show(id).await?))
+            } else {
+                Ok(None)
+            };
+        }
+        observer.send(RenderEvent::DispatchBegins {
+            frames: view.record.frames,
+        });
+        let watching = watch(&farm.connection, *view, observer, stop);
+        tokio::pin!(cutting, watching);
+        tokio::select! {
+            // A job that is over needs no more of its video.
+            watched = &mut watching => Ok(watched?),
+            cut = &mut cutting => {
+                cut?;
+                Ok(watching.await?)
+            }
+        }
+    });
+    tokio::select! {
+        submitted = submitting => submitted,
+        () = shutdown.reached(Phase::Draining) => Ok(None),
     }
-    let submitting = async {
-        let (spec, timeline, video) = match known {
-            Some(_) => stored(farm, &preflight, examined).await?,
+}
+
+/// A job that the farm has.
+enum HandedOver {
+    /// It is complete.
+    Complete(JobView),
+    /// Its video may still have to be cut.
+    Open(Box<JobView>, Box<StoredInputs>),
+}
+
+struct Submitter<'a> {
+    farm: &'a Farm,
+    client: &'a FarmClient,
+    observer: &'a Observer,
+    shutdown: Shutdown,
+}
+
+impl Submitter<'_> {
+    /// Stores the inputs and submits the job, unless the farm has it.
+    async fn hand_over(
+        &self,
+        preflight: Preflight,
+        examined: ExaminedInputs,
+        options: SubmitOptions,
+    ) -> Result<HandedOver, SubmitError> {
+        let id = preflight.job;
+        let known = self.client.announce(id, preflight.estimate.store_bytes).await?;
+        let (view, inputs) = match known {
+            Some(view) if view.record.phase == JobPhase::Complete => return Ok(HandedOver::Complete(view)),
+            Some(view) => {
+                let found = manifest::read_from_farm(&self.farm.connection, id).await;
+                let spec = found
+                    .map_err(RenderError::from)?
+                    .ok_or(ClientError::NoSuchJob { job: id })?;
+                (view, StoredInputs::read(self.farm, spec, examined).await?)
+            }
             None => {
-                store(
-                    farm,
-                    &client,
-                    &preflight,
-                    options,
-                    examined,
-                    observer,
-                    shutdown.clone(),
-                )
-                .await?
+                let (observer, shutdown) = (self.observer, self.shutdown.clone());
+                let stored = StoredInputs::store(self.farm, &preflight, examined, observer, shutdown);
+                let inputs = stored.await?;
+                let submission = Submission {
+                    spec: inputs.spec.clone(),
+                    order: order(&preflight, options),
+                };
+                let request = FarmRequest::Submit(Box::new(submission));
+                (self.client.job(&request).await?, inputs)
             }
         };
-        cut(farm, &client, spec, &timeline, video, observer, shutdown.clone()).await
-    };
-    let mut stopping = shutdown.clone();
-    tokio::select! {
-        submitted = submitting => submitted?,
-        () = stopping.reached(Phase::Draining) => return Ok(None),
+        Ok(HandedOver::Open(Box::new(view), Box::new(inputs)))
     }
-    if !shutdown.is_running() {
-        return Ok(None);
+
+    /// Cuts the video to its end. The coordinator reads the records of the segments as they are stored, and learns
+    /// of a video that cannot be cut.
+    async fn cut(&self, inputs: StoredInputs) -> Result<(), SubmitError> {
+        let id = inputs.spec.id;
+        let (news, _unread) = mpsc::unbounded_channel();
+        let cut = VideoCut {
+            farm: self.farm.clone(),
+            job: inputs.spec,
+            audio_windows: inputs.timeline.audio.len(),
+            observer: self.observer.clone(),
+            news,
+        };
+        let Err(error) = cut.run(inputs.video, self.shutdown.clone()).await else {
+            return Ok(());
+        };
+        if error.is_refusal() {
+            let reason = one_line(&error);
+            let request = FarmRequest::VideoFailed { job: id, reason };
+            self.client.job(&request).await?;
+        }
+        Err(error.into())
     }
-    Ok(Some(client.show(id).await?))
 }
 
-/// Reads what an earlier submission of the job has stored.
-async fn stored(
-    farm: &Farm,
-    preflight: &Preflight,
-    examined: ExaminedInputs,
-) -> Result<(JobSpec, Timeline, SourceVideo), SubmitError> {
-    let found = manifest::read_from_farm(&farm.connection, preflight.job).await;
-    let spec = found
-        .map_err(RenderError::from)?
-        .ok_or(ClientError::NoSuchJob { job: preflight.job })?;
-    let bytes = farm
-        .store
-        .get_bytes(&spec.timeline)
-        .await
-        .map_err(RenderError::from)?;
-    let timeline = wire::decode(&bytes).map_err(RenderError::from)?;
-    Ok((spec, timeline, examined.into_video()))
-}
-
-/// Stores sound, speech and timeline, and submits the job.
-async fn store(
-    farm: &Farm,
-    client: &FarmClient,
-    preflight: &Preflight,
-    options: SubmitOptions,
-    examined: ExaminedInputs,
-    observer: &Observer,
-    shutdown: Shutdown,
-) -> Result<(JobSpec, Timeline, SourceVideo), SubmitError> {
-    observer.send(RenderEvent::IngestBegins {
-        source_frames: examined.table.sources,
-    });
-    let (mut sink, _stop) = StoreSink::new(farm, shutdown);
-    let stored = spawn_blocking(move || examined.store(&mut sink)).await;
-    let (ingested, video) = stored.map_err(RenderError::from)?.map_err(RenderError::from)?;
-    let bytes = wire::encode(&ingested.timeline).map_err(RenderError::from)?;
-    let timeline = farm.store.put_bytes(bytes).await.map_err(RenderError::from)?;
-    let spec = preflight.manifest(&ingested, timeline);
+/// Returns how the job is to be dispatched.
+fn order(preflight: &Preflight, options: SubmitOptions) -> JobOrder {
     let settings = &preflight.settings;
-    let order = JobOrder {
+    let weights = settings.weights.display().to_string();
+    JobOrder {
         name: options.name,
         submitter: options.submitter,
         priority: options.priority,
@@ -144,41 +196,10 @@ async fn store(
         keeps_tail: settings.ingest.keep_tail,
         extension: settings.ingest.container.extension().to_owned(),
         after: options.after,
-    };
-    let submission = Submission {
-        spec: spec.clone(),
-        order,
-    };
-    client.job(&FarmRequest::Submit(Box::new(submission))).await?;
-    Ok((spec, ingested.timeline, video))
-}
-
-/// Cuts the video to its end. The coordinator reads the records of the segments as they are stored, and is told
-/// of a video that cannot be cut.
-async fn cut(
-    farm: &Farm,
-    client: &FarmClient,
-    spec: JobSpec,
-    timeline: &Timeline,
-    video: SourceVideo,
-    observer: &Observer,
-    shutdown: Shutdown,
-) -> Result<(), SubmitError> {
-    let id = spec.id;
-    let (news, _unread) = mpsc::unbounded_channel();
-    let cut = VideoCut {
-        farm: farm.clone(),
-        job: spec,
-        audio_windows: timeline.audio.len(),
-        observer: observer.clone(),
-        news,
-    };
-    let Err(error) = cut.run(video, shutdown).await else {
-        return Ok(());
-    };
-    if error.is_refusal() {
-        let reason = one_line(&error);
-        client.job(&FarmRequest::VideoFailed { job: id, reason }).await?;
+        weights: if weights.len() <= MAX_TEXT_BYTES {
+            weights
+        } else {
+            "DIR".to_owned()
+        },
     }
-    Err(error.into())
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use latentfarm_common::ids::{ChunkId, JobId, WorkKind};
 use latentfarm_common::time::FrameRange;
 use latentfarm_common::wire::outcome::DoneRecord;
+use serde::{Deserialize, Serialize};
 
 use super::chunk::state::Phase;
 use super::record::{ChunkRecord, MemoryWait};
@@ -20,7 +21,7 @@ pub struct Chunks {
 }
 
 /// The number of chunks in each phase, and their frames.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
     pub waiting: usize,
     pub backlog: usize,
@@ -34,7 +35,7 @@ pub struct Counts {
 }
 
 /// A chunk that was quarantined, which means given up for this run.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QuarantinedChunk {
     pub work: WorkKind,
     pub index: u32,
@@ -43,7 +44,7 @@ pub struct QuarantinedChunk {
 }
 
 /// The way in which a job ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Ending {
     /// Every output frame was rendered.
     Complete,

@@ -2,9 +2,10 @@
 //! waits.
 
 use latentfarm_common::wire::outcome::Failure;
+use serde::{Deserialize, Serialize};
 
 /// The reasons for which an attempt may end without a result.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum RetryClass {
     OutOfMemory,
     InsufficientMemory,

@@ -11,12 +11,12 @@ use latentfarm_common::nats::server::{EmbeddedServer, ServerBinary, ServerOption
 use latentfarm_common::nats::topology::Topology;
 use tokio::sync::mpsc;
 
-use super::error::FarmError;
+use super::error::LocalFarmError;
 use super::notice::LocalNotice;
 use super::server::SupervisedServer;
 use super::watch_file::WatchFile;
 use super::workers::{LaunchPlan, LocalWorkers, WorkerOptions, WorkerSpec};
-use crate::dispatch::Farm;
+use crate::dispatch::{Farm, FarmError};
 use crate::job::folder::JobFolder;
 
 /// A running private server, and this machine's workers while they are started.
@@ -42,12 +42,16 @@ impl LocalFarm {
         folder: &JobFolder,
         workers: Vec<WorkerOptions>,
         threads: usize,
-    ) -> Result<(Farm, Self), FarmError> {
+    ) -> Result<(Farm, Self), LocalFarmError> {
         let ids = workers.iter().map(|worker| worker.id.clone()).collect();
         let options = ServerOptions::new(binary, absolute(&folder.nats())?, ids);
-        let server = EmbeddedServer::start(options).await.map_err(FarmError::Server)?;
-        let connection = connect::connect(&server.url(), &server.coordinator(), connect::BRIEF).await?;
-        let store = Store::open(&Store::file_url(&absolute(&folder.blobs())?)?, None)?;
+        let server = EmbeddedServer::start(options)
+            .await
+            .map_err(LocalFarmError::Server)?;
+        let connection = connect::connect(&server.url(), &server.coordinator(), connect::BRIEF).await;
+        let connection = connection.map_err(FarmError::from)?;
+        let store = Store::file_url(&absolute(&folder.blobs())?).and_then(|url| Store::open(&url, None));
+        let store = store.map_err(FarmError::from)?;
         let spec = |options: WorkerOptions| WorkerSpec {
             nkey_seed: server.worker(&options.id).and_then(|identity| identity.nkey_seed),
             options,
@@ -83,7 +87,12 @@ impl LocalFarm {
 
     /// Starts the workers with a worker program and a folder of weights. Their temporary files and logs go to
     /// `scratch`.
-    pub fn start_workers(&mut self, program: &Path, weights: &Path, scratch: &Path) -> Result<(), FarmError> {
+    pub fn start_workers(
+        &mut self,
+        program: &Path,
+        weights: &Path,
+        scratch: &Path,
+    ) -> Result<(), LocalFarmError> {
         let plan = LaunchPlan {
             program: program.to_owned(),
             nats_url: self.url.clone(),
@@ -116,14 +125,14 @@ impl LocalFarm {
     }
 
     /// Counts the workers that are left. Returns an error if the farm cannot go on after the event.
-    pub fn handle_notice(&mut self, notice: &LocalNotice) -> Result<(), FarmError> {
+    pub fn handle_notice(&mut self, notice: &LocalNotice) -> Result<(), LocalFarmError> {
         match notice {
-            LocalNotice::ServerLost { why } => return Err(FarmError::ServerLost { why: why.clone() }),
+            LocalNotice::ServerLost { why } => return Err(LocalFarmError::ServerLost { why: why.clone() }),
             LocalNotice::WorkerGivenUp { .. } => self.working = self.working.saturating_sub(1),
             LocalNotice::WorkerDied { .. } | LocalNotice::ServerRestarted { .. } => {}
         }
         if self.working == 0 {
-            return Err(FarmError::NoWorkers);
+            return Err(LocalFarmError::NoWorkers);
         }
         Ok(())
     }

@@ -10,7 +10,7 @@ mod tools;
 mod watch_file;
 mod workers;
 
-pub use error::FarmError;
+pub use error::LocalFarmError;
 pub use farm::LocalFarm;
 pub use notice::LocalNotice;
 pub(crate) use process::{signal_child, spawn_worker};

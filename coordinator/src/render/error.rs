@@ -9,14 +9,14 @@ use latentfarm_common::error::FileError;
 use latentfarm_common::wire::WireError;
 use tokio::task::JoinError;
 
-use super::room::{NoRoom, NoStorage};
+use super::room::NoRoom;
 use super::weights::WeightsError;
-use crate::dispatch::DispatchError;
+use crate::dispatch::{DispatchError, FarmError};
 use crate::ingest::IngestError;
 use crate::job::folder::FolderError;
 use crate::job::manifest::ManifestError;
 use crate::job::segment_log::SegmentLogError;
-use crate::local::{FarmError, ToolError};
+use crate::local::{LocalFarmError, ToolError};
 use crate::stitch::StitchError;
 
 /// An error of a render, by the phase that it arose in.
@@ -54,9 +54,8 @@ pub enum RenderError {
         free_bytes: u64,
         need_bytes: u64,
     },
-    /// The server of the farm has too little storage for the job.
-    #[error(transparent)]
-    Storage(#[from] NoStorage),
+    #[error("a render on a private farm needs a job folder")]
+    NoWorkFolder,
     #[error(transparent)]
     Folder(#[from] FolderError),
     /// The output is complete and in its place; only the job folder is left over.
@@ -64,6 +63,8 @@ pub enum RenderError {
     RemoveFolder(#[source] FolderError),
     #[error(transparent)]
     Farm(#[from] FarmError),
+    #[error(transparent)]
+    Local(#[from] LocalFarmError),
     #[error(transparent)]
     Manifest(#[from] ManifestError),
     #[error(transparent)]

@@ -72,7 +72,13 @@ impl Estimate {
             frames,
             chunks: frames.div_ceil(u64::from(settings.chunk_frames.get())),
             disk_bytes,
-            free_bytes: Volume::of(&settings.work_dir).map(|volume| volume.free_bytes),
+            free_bytes: Volume::of(
+                settings
+                    .work
+                    .as_ref()
+                    .map_or(settings.target.path(), |work| &work.path),
+            )
+            .map(|volume| volume.free_bytes),
             places,
             store_bytes: store_bytes(examined, input, result_bytes(settings, examined)),
             worker_mib: leanest(DeviceKind::Cpu).unwrap_or(0),
@@ -115,13 +121,13 @@ fn places(settings: &RenderSettings, examined: &ExaminedInputs, input: InputByte
     // The video is cut into segments one after the other.
     let segment_frames = settings.ingest.limits.max_frames;
     let cut_bytes = input.video * segment_frames.min(examined.table.sources) / examined.table.sources.max(1);
-    vec![
-        Place {
-            name: "the work folder",
-            path: settings.work_dir.clone(),
-            bytes: stored_bytes.saturating_sub(written_bytes(&settings.work_dir)),
-            chosen_by: "--work-dir",
-        },
+    let work = settings.work.as_ref().map(|work| Place {
+        name: "the work folder",
+        path: work.path.clone(),
+        bytes: stored_bytes.saturating_sub(written_bytes(&work.path)),
+        chosen_by: "--work-dir",
+    });
+    let mut places = vec![
         Place {
             name: "the output",
             path: settings.target.path().to_owned(),
@@ -134,7 +140,9 @@ fn places(settings: &RenderSettings, examined: &ExaminedInputs, input: InputByte
             bytes: speech_bytes + cut_bytes + input.sound,
             chosen_by: "TMPDIR",
         },
-    ]
+    ];
+    places.extend(work);
+    places
 }
 
 impl fmt::Display for Estimate {

@@ -5,7 +5,7 @@ use tokio::task::spawn_blocking;
 
 use super::error::RenderError;
 use super::event::Observer;
-use super::farm::{FarmChoice, ensure_storage};
+use super::farm::PrivateFarm;
 use super::preflight::Preflight;
 use super::report::RenderReport;
 use super::run::Run;
@@ -13,7 +13,6 @@ use super::settings::RenderSettings;
 use crate::dispatch::{Ending, Farm};
 use crate::ingest::ExaminedInputs;
 use crate::job::folder::JobFolder;
-use crate::job::manifest;
 use crate::local::LocalFarm;
 
 /// One render, made by [`RenderJob::check`].
@@ -43,43 +42,31 @@ impl RenderJob {
         self.examined.notes()
     }
 
-    /// Opens the job folder and the farm, runs the render, closes the farm, and removes the folder if nothing
+    /// Opens the job folder, starts the farm, runs the render, closes the farm, and removes the folder if nothing
     /// in it is needed any more. Returns `None` if the render was interrupted: the same settings resume it.
-    pub async fn run_alone(
+    ///
+    /// # Errors
+    /// [`RenderError::NoWorkFolder`] if the settings name no job folder, and any other for its own reason.
+    pub async fn run(
         self,
-        choice: FarmChoice,
+        farm: PrivateFarm,
         observer: &Observer,
         shutdown: Shutdown,
     ) -> Result<Option<RenderReport>, RenderError> {
-        let settings = &self.preflight.settings;
-        let keep = settings.keep;
-        let folder = JobFolder::open(&settings.work_dir, self.preflight.job, settings.discard_other)?;
-        let (farm, mut local) = choice.open(&folder).await?;
-        let is_new = manifest::read(folder.path())?.is_none();
-        // What an unfinished job still has to store is not known.
-        let checked = if local.is_none() && is_new {
-            ensure_storage(&farm, self.preflight.estimate.store_bytes).await
-        } else {
-            Ok(())
-        };
-        let outcome = match checked {
-            // The inner future is large: without the box it would be part of this one.
-            Ok(()) => Box::pin(self.run(&folder, &farm, local.as_mut(), observer, shutdown)).await,
-            Err(error) => Err(error),
-        };
+        let work = self.preflight.settings.work.clone();
+        let work = work.ok_or(RenderError::NoWorkFolder)?;
+        let folder = JobFolder::open(&work.path, self.preflight.job, work.discard_other)?;
+        let (farm, mut local) = farm.open(&folder).await?;
+        // The inner future is large: without the box it would be part of this one.
+        let outcome = Box::pin(self.run_on(&folder, &farm, &mut local, observer, shutdown)).await;
         farm.connection.close().await;
-        if let Some(local) = local {
-            local.close().await;
-        }
+        local.close().await;
         let is_over = match &outcome {
             Ok(report) => {
-                !keep
-                    && report
-                        .as_ref()
-                        .is_some_and(|report| report.ending == Ending::Complete)
+                let report = report.as_ref();
+                !work.keep && report.is_some_and(|report| report.ending == Ending::Complete)
             }
             // A refused job leaves no folder, unless the folder holds the work of an earlier run.
-            Err(RenderError::Storage(_)) => is_new,
             Err(error) => error.is_refusal() && !folder.resumed(),
         };
         if is_over {
@@ -88,13 +75,11 @@ impl RenderJob {
         outcome
     }
 
-    /// Runs the render on a connected farm. Other renders may use the farm at the same time, unless it is
-    /// this render's private `local` farm. Returns `None` if the render was interrupted.
-    pub async fn run(
+    async fn run_on(
         self,
         folder: &JobFolder,
         farm: &Farm,
-        local: Option<&mut LocalFarm>,
+        local: &mut LocalFarm,
         observer: &Observer,
         mut shutdown: Shutdown,
     ) -> Result<Option<RenderReport>, RenderError> {
@@ -104,12 +89,12 @@ impl RenderJob {
             farm,
             observer,
         };
-        let Some(planned) = run.prepare(self.examined, &mut shutdown).await? else {
+        let Some(inputs) = run.prepare(self.examined, &mut shutdown).await? else {
             return Ok(None);
         };
-        let spec = planned.spec.clone();
+        let spec = inputs.spec.clone();
         // The future is large.
-        let dispatching = Box::pin(run.dispatch(planned, local, shutdown.clone()));
+        let dispatching = Box::pin(run.dispatch(inputs, local, shutdown.clone()));
         let Some(dispatched) = dispatching.await? else {
             return Ok(None);
         };

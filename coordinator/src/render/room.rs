@@ -104,14 +104,14 @@ impl std::error::Error for NoRoom {}
     "the job needs about {} MiB of the farm's storage, and {} has {} of its {} MiB free: {STORAGE_MEND}",
     need_bytes.div_ceil(1 << 20), room.limited_by, room.free_bytes() >> 20, room.limit_bytes >> 20
 )]
-pub struct NoStorage {
+pub(crate) struct NoStorage {
     need_bytes: u64,
     room: StorageRoom,
 }
 
 impl NoStorage {
     /// Checks whether blobs of `need_bytes` fit. Storage without a limit is enough.
-    pub(super) fn check(need_bytes: u64, room: Option<StorageRoom>) -> Result<(), Self> {
+    pub(crate) fn check(need_bytes: u64, room: Option<StorageRoom>) -> Result<(), Self> {
         match room.filter(|room| room.free_bytes() < need_bytes) {
             Some(room) => Err(Self { need_bytes, room }),
             None => Ok(()),

@@ -4,37 +4,31 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use latentfarm_common::blob::Store;
 use latentfarm_common::error::one_line;
 use latentfarm_common::ids::WorkerId;
-use latentfarm_common::nats::connect::SEED_VARIABLE;
 use latentfarm_common::nats::lease::{Contention, Lease};
 use latentfarm_common::shutdown::{Phase, Shutdown};
-use latentfarm_common::wire;
-use latentfarm_common::wire::job::{JobSpec, Timeline};
+use latentfarm_common::wire::job::JobSpec;
 use latentfarm_common::wire::outcome::DoneRecord;
-use tokio::runtime::Handle;
 use tokio::sync::mpsc;
-use tokio::task::spawn_blocking;
 use tokio::time::MissedTickBehavior;
 
 use super::cut::VideoCut;
 use super::error::RenderError;
 use super::event::{Observer, RenderEvent};
+use super::inputs::StoredInputs;
 use super::join::Join;
 use super::preflight::Preflight;
 use super::report::{RenderReport, Written};
 use super::room::Volume;
-use super::store_sink::StoreSink;
 use crate::dispatch::{
-    self, DispatchSettings, Ending, Farm, JobEnd, JobEvent, OnlyJob, PlannedJob, SegmentCheck,
+    self, DispatchSettings, Ending, Farm, JobEnd, JobEvent, OnlyJob, PlannedJob, segment_check,
 };
-use crate::ingest::{ExaminedInputs, SourceVideo};
+use crate::ingest::ExaminedInputs;
 use crate::job::folder::JobFolder;
 use crate::job::manifest;
 use crate::job::segments::VideoNews;
 use crate::local::LocalFarm;
-use crate::stitch;
 
 /// How often the room of the work folder is looked at while chunks are rendered.
 const ROOM_INTERVAL: Duration = Duration::from_secs(1);
@@ -47,13 +41,6 @@ pub(super) struct Run<'a> {
     pub(super) folder: &'a JobFolder,
     pub(super) farm: &'a Farm,
     pub(super) observer: &'a Observer,
-}
-
-/// A job that can be dispatched, and the video that is still to be cut for it.
-pub(super) struct Planned {
-    pub(super) spec: JobSpec,
-    timeline: Timeline,
-    video: SourceVideo,
 }
 
 /// A job that the dispatcher has ended.
@@ -72,65 +59,37 @@ impl Run<'_> {
         &self,
         examined: ExaminedInputs,
         shutdown: &mut Shutdown,
-    ) -> Result<Option<Planned>, RenderError> {
+    ) -> Result<Option<StoredInputs>, RenderError> {
         let Some(spec) = manifest::read(self.folder.path())? else {
             let stop = shutdown.clone();
             return tokio::select! {
                 () = shutdown.reached(Phase::Draining) => Ok(None),
-                ingested = self.ingest(examined, stop) => ingested.map(Some),
+                stored = StoredInputs::store(self.farm, self.preflight, examined, self.observer, stop) => {
+                    stored.map(Some)
+                }
             };
         };
         self.observer.send(RenderEvent::Resuming {
             folder: self.folder.path().to_owned(),
         });
-        let timeline = wire::decode(&self.farm.store.get_bytes(&spec.timeline).await?)?;
-        let video = examined.into_video();
-        Ok(Some(Planned {
-            spec,
-            timeline,
-            video,
-        }))
-    }
-
-    /// Stores sound, speech and timeline.
-    async fn ingest(&self, examined: ExaminedInputs, shutdown: Shutdown) -> Result<Planned, RenderError> {
-        self.observer.send(RenderEvent::IngestBegins {
-            source_frames: examined.table.sources,
-        });
-        let (mut sink, _stop) = StoreSink::new(self.farm, shutdown);
-        let (ingested, video) = spawn_blocking(move || examined.store(&mut sink)).await??;
-        let timeline = self
-            .farm
-            .store
-            .put_bytes(wire::encode(&ingested.timeline)?)
-            .await?;
-        let spec = self.preflight.manifest(&ingested, timeline);
-        Ok(Planned {
-            spec,
-            timeline: ingested.timeline,
-            video,
-        })
+        StoredInputs::read(self.farm, spec, examined).await.map(Some)
     }
 
     /// Starts this machine's workers, runs the dispatcher, cuts the video beside it, and stops the workers.
     /// Returns `None` if a second signal ended the dispatcher.
     pub(super) async fn dispatch(
         &self,
-        planned: Planned,
-        mut local: Option<&mut LocalFarm>,
+        inputs: StoredInputs,
+        local: &mut LocalFarm,
         shutdown: Shutdown,
     ) -> Result<Option<Dispatched>, RenderError> {
-        if let Some(local) = &mut local {
-            local.start_workers(
-                &self.preflight.worker,
-                &self.preflight.settings.weights,
-                &self.folder.scratch(),
-            )?;
-        }
-        let dispatched = self.run_dispatcher(planned, local.as_deref_mut(), shutdown).await;
-        if let Some(local) = local {
-            local.stop_workers().await;
-        }
+        local.start_workers(
+            &self.preflight.worker,
+            &self.preflight.settings.weights,
+            &self.folder.scratch(),
+        )?;
+        let dispatched = self.run_dispatcher(inputs, local, shutdown).await;
+        local.stop_workers().await;
         match dispatched? {
             Some(dispatched) if matches!(dispatched.end.ending, Ending::Interrupted { .. }) => {
                 dispatched.lease.release().await;
@@ -145,25 +104,23 @@ impl Run<'_> {
     /// `None` on the second signal. A video that cannot be cut to its end ends the job.
     async fn run_dispatcher(
         &self,
-        planned: Planned,
-        mut local: Option<&mut LocalFarm>,
+        inputs: StoredInputs,
+        local: &mut LocalFarm,
         mut shutdown: Shutdown,
     ) -> Result<Option<Dispatched>, RenderError> {
         let mut dispatch = DispatchSettings::new(self.folder.path().to_owned(), self.preflight.needs);
         dispatch.job.allow_no_face = self.preflight.settings.allow_no_face;
         dispatch.job.cpu_fallback = self.preflight.settings.cpu_fallback;
         dispatch.job.unplaceable_wait = self.preflight.settings.unplaceable_wait;
-        dispatch.job.start_worker = self.start_worker(local.as_deref());
-        if local.is_some() {
-            // A private server belongs to the job folder, which this process has locked, so no other
-            // coordinator can be alive and the lease may be taken at once.
-            dispatch.farm.contention = Contention::Seize;
-        }
-        let Planned {
+        dispatch.job.start_worker = self.start_worker(local);
+        // The server belongs to the job folder, which this process has locked, so no other coordinator can be
+        // alive and the lease may be taken at once.
+        dispatch.farm.contention = Contention::Seize;
+        let StoredInputs {
             spec,
             timeline,
             video,
-        } = planned;
+        } = inputs;
         let (news, video_news) = mpsc::unbounded_channel();
         let cut = VideoCut {
             farm: self.farm.clone(),
@@ -175,7 +132,7 @@ impl Run<'_> {
         let mut cut = Box::pin(cut.run(video, shutdown.clone()));
         let (mut is_cutting, mut cut_failure) = (true, None);
         let (job_observer, mut job_events) = mpsc::unbounded_channel();
-        let check = segment_check(&self.farm.store, self.folder);
+        let check = segment_check(&self.farm.store, self.folder.scratch());
         let stop = shutdown.clone();
         self.observer
             .send(RenderEvent::DispatchBegins { frames: spec.frames });
@@ -211,18 +168,14 @@ impl Run<'_> {
                     }
                 }
                 _ = room_checks.tick() => self.ensure_room()?,
-                Some(notice) = async { local.as_mut()?.next_notice().await } => {
+                Some(notice) = local.next_notice() => {
                     self.observer.send(RenderEvent::Local(notice.clone()));
-                    if let Some(local) = &mut local {
-                        local.handle_notice(&notice)?;
-                    }
+                    local.handle_notice(&notice)?;
                 }
                 () = shutdown.reached(Phase::Draining), if !draining => {
                     draining = true;
                     self.observer.send(RenderEvent::Draining);
-                    if let Some(local) = &local {
-                        local.drain_workers();
-                    }
+                    local.drain_workers();
                 }
                 () = stopping.reached(Phase::Stopping), if draining => return Ok(None),
             }
@@ -243,23 +196,12 @@ impl Run<'_> {
         }))
     }
 
-    /// Returns how a worker of the farm is started, or where those of this machine write why they do not join.
-    fn start_worker(&self, local: Option<&LocalFarm>) -> String {
-        if let Some(local) = local {
-            let scratch = self.folder.scratch();
-            let log = |worker: &WorkerId| format!("`{}`", scratch.join(format!("{worker}.log")).display());
-            let logs: Vec<String> = local.worker_ids().map(log).collect();
-            return format!("the workers of this machine write to {}", logs.join(", "));
-        }
-        let (url, weights) = (self.farm.connection.url(), &self.preflight.settings.weights);
-        let key = match std::env::var_os(SEED_VARIABLE) {
-            Some(_) => format!(", with the worker's key in {SEED_VARIABLE}"),
-            None => String::new(),
-        };
-        format!(
-            "start one with `latentfarm-worker run --nats {url} --weights {}`{key}",
-            weights.display()
-        )
+    /// Returns where the workers write why they do not join.
+    fn start_worker(&self, local: &LocalFarm) -> String {
+        let scratch = self.folder.scratch();
+        let log = |worker: &WorkerId| format!("`{}`", scratch.join(format!("{worker}.log")).display());
+        let logs: Vec<String> = local.worker_ids().map(log).collect();
+        format!("the workers of this machine write to {}", logs.join(", "))
     }
 
     /// Ends the job before its disk is full: nats-server and the workers would fail in ways that name no cause.
@@ -324,20 +266,4 @@ impl Run<'_> {
         lease.held().await.map_err(|_lost| RenderError::LeaseLost)?;
         join.commit(assembled).await
     }
-}
-
-/// Returns the check that a render chunk's done record must pass before the chunk counts as done. The check
-/// compares the segment's digest and decodes every frame of the segment.
-fn segment_check(store: &Store, folder: &JobFolder) -> SegmentCheck {
-    let (store, scratch) = (store.clone(), folder.scratch());
-    let runtime = Handle::current();
-    // The dispatcher calls the check on a thread for blocking work, where waiting for the store is allowed.
-    Arc::new(move |record: &DoneRecord, range| {
-        let path = runtime
-            .block_on(store.local_file(&record.artifact, &scratch))
-            .map_err(|error| one_line(&error))?;
-        stitch::check_segment(&path, &record.artifact, range)
-            .map(|_info| ())
-            .map_err(|error| one_line(&error))
-    })
 }

@@ -8,6 +8,17 @@ use crate::ingest::IngestRequest;
 use crate::plan::split::ChunkFrames;
 use crate::stitch::OutputTarget;
 
+/// The folder of a render on a private farm.
+#[derive(Clone, Debug)]
+pub struct WorkFolder {
+    /// The job folder, which is created if it does not exist.
+    pub path: PathBuf,
+    /// Whether another unfinished job in the job folder is discarded.
+    pub discard_other: bool,
+    /// Whether the job folder is kept when the job is complete.
+    pub keep: bool,
+}
+
 /// The settings of one render, without the farm that it runs on.
 #[derive(Clone, Debug)]
 pub struct RenderSettings {
@@ -35,10 +46,6 @@ pub struct RenderSettings {
     pub analyze_frames: ChunkFrames,
     /// Number of engine threads over all workers, for the estimate.
     pub threads: usize,
-    /// The job folder, which is created if it does not exist.
-    pub work_dir: PathBuf,
-    /// Whether another unfinished job in the job folder is discarded.
-    pub discard_other: bool,
-    /// Whether the job folder is kept when the job is complete.
-    pub keep: bool,
+    /// The job folder; `None` for a job of an existing farm, which has none.
+    pub work: Option<WorkFolder>,
 }

@@ -1,6 +1,7 @@
 //! Every command that a page, a help text or a message prints is run as it is printed, or stands in a table
 //! with the reason why it is not.
 
+mod farm_table;
 mod literals;
 mod runner;
 mod sources;
@@ -11,11 +12,10 @@ use std::process::Command;
 
 use farm_tests::program;
 
+use farm_table::{IN_A_FARM, SERVED, WITHOUT_KEYS};
 use runner::Runner;
 use sources::is_synopsis;
-use table::{
-    AT_LENGTH, How, IN_A_FARM, MEASURING, NOT_RUN, ON_ONE_MACHINE, SERVED, WHILE_RENDERING, WITHOUT_KEYS,
-};
+use table::{AT_LENGTH, How, MEASURING, NOT_RUN, ON_ONE_MACHINE, WHILE_RENDERING};
 
 #[test]
 fn every_printed_command_is_in_the_table() {

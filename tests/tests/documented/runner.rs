@@ -197,6 +197,7 @@ impl Runner {
         let srv = format!("{}/", self.path("srv").display());
         let mut text = command.replace("/srv/", &srv).replace("-o OUT", "-o out.mp4");
         text = text.replace("top OUT", "top out.mp4");
+        text.push(' ');
         for job in [" JOB ", " 0123456789abcdef "] {
             text = text.replace(job, &format!(" {} ", self.job));
         }

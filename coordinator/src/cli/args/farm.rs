@@ -182,7 +182,7 @@ pub(in crate::cli) struct ControlArgs {
     pub(in crate::cli) job: JobId,
     #[command(flatten)]
     pub(in crate::cli) farm: FarmArgs,
-    /// Print the job as one JSON object
+    /// Print the job as one JSON object, after its events if there are any
     #[arg(long)]
     pub(in crate::cli) json: bool,
 }

@@ -12,8 +12,8 @@ use clap::{Parser, Subcommand, value_parser};
 use latentfarm_common::ids::WorkerId;
 
 pub(super) use farm::{
-    BatchArgs, ControlArgs, FarmArgs, FetchArgs, JobsArgs, LineArgs, ServeArgs, SetArgs, StatusArgs,
-    SubmitArgs, SubmittedArgs, SubmittedJob,
+    BatchArgs, ControlArgs, FetchArgs, JobsArgs, LineArgs, ServeArgs, SetArgs, StatusArgs, SubmitArgs,
+    SubmittedArgs, SubmittedJob,
 };
 pub(super) use job::JobArgs;
 
@@ -83,6 +83,15 @@ Examples:
 
 Exit codes: 0 not over yet or complete, 1 failed, 2 no such job, 3 over and not complete.")]
     Status(StatusArgs),
+    /// Show what happens to a job of a farm, until it is over
+    #[command(after_help = "\
+Examples:
+  latentfarm watch 0123456789abcdef --nats nats://farm.example:4222
+  latentfarm watch 0123456789abcdef --nats nats://farm.example:4222 --json
+
+Exit codes: 0 complete, 1 failed, 2 no such job, 3 over and not complete, 130 interrupted; the farm goes on with
+the job.")]
+    Watch(ControlArgs),
     /// Let a job of a farm rest: what runs is finished, and nothing more of it begins
     #[command(after_help = "Example:\n  latentfarm pause 0123456789abcdef --nats nats://farm.example:4222")]
     Pause(ControlArgs),
@@ -172,6 +181,7 @@ impl Command {
             Self::Serve(_)
             | Self::Jobs(_)
             | Self::Status(_)
+            | Self::Watch(_)
             | Self::Pause(_)
             | Self::Resume(_)
             | Self::Cancel(_)
@@ -281,9 +291,15 @@ pub(super) struct RenderArgs {
     /// --workers
     #[arg(long, value_name = "SPEC", hide = true, conflicts_with = "workers")]
     pub(super) worker: Vec<String>,
-    /// Use the farm at this NATS server instead of a private one on this machine; the environment variable
-    /// `LATENTFARM_NKEY_SEED` holds the coordinator's key
-    #[arg(long, value_name = "URL", help_heading = "Farm")]
+    /// Hand the job to the farm at this NATS server, whose coordinator `latentfarm serve` runs, and wait for it,
+    /// instead of a private farm on this machine; the environment variable `LATENTFARM_NKEY_SEED` holds the
+    /// operator's key
+    #[arg(
+        long,
+        value_name = "URL",
+        help_heading = "Farm",
+        conflicts_with_all = ["workers", "device", "reserve", "worker", "work_dir", "keep"]
+    )]
     pub(super) nats: Option<String>,
     /// nats-server program for the private server (2.12 or newer)
     #[arg(

@@ -53,7 +53,10 @@ impl JobWaits {
             .reporter
             .observe(reason.as_ref().map(WaitReason::kind), now)?;
         match (report, reason) {
-            (WaitReport::Over { kind, waited }, _) => Some(JobEvent::WaitOver { kind, waited }),
+            (WaitReport::Over { kind, waited }, _) => Some(JobEvent::WaitOver {
+                kind: kind.to_owned(),
+                waited,
+            }),
             (WaitReport::GoesOn(waited), reason) => Some(JobEvent::Waiting {
                 mend: reason.as_ref()?.mend(&settings.start_worker),
                 reason: reason?,

@@ -21,6 +21,7 @@ fn order(name: &str, priority: u8) -> JobOrder {
         keeps_tail: false,
         extension: "mp4".to_owned(),
         after: None,
+        weights: "weights".to_owned(),
     }
 }
 

@@ -1,0 +1,291 @@
+//! The printed commands of farms of several machines, with what a test does with each.
+
+use crate::table::How::{As, Beside, BesideAs, Prepares, PreparesUntil, Runs, Stays, StaysAs};
+use crate::table::Row;
+
+/// A farm of several machines, whose server admits by keys.
+pub(crate) const IN_A_FARM: &[Row] = &[
+    (
+        "latentfarm nats-config /srv/farm --worker gpu1 --worker gpu2",
+        Runs,
+    ),
+    (
+        "latentfarm nats-config /srv/latentfarm --worker gpu1 --worker gpu2",
+        Runs,
+    ),
+    (
+        "nats-server --config /srv/latentfarm/nats.conf",
+        Stays("Server is ready"),
+    ),
+    ("nats-server --signal reload=/srv/latentfarm/run/nats.pid", Runs),
+    (
+        "nats-server --config /srv/farm/nats.conf",
+        Stays("Server is ready"),
+    ),
+    ("nats-server --signal reload=/srv/farm/run/nats.pid", Runs),
+    (
+        "export LATENTFARM_NKEY_SEED=$(cat worker-gpu1.nk) && latentfarm-worker run --nats nats://farm.example:4222 \
+         --name gpu1 --weights /srv/latentsync",
+        Stays("ready for tasks"),
+    ),
+    (
+        "LATENTFARM_NKEY_SEED=$(cat worker-gpu1.nk) latentfarm-worker run --nats nats://HOST:4222 --name gpu1 --weights DIR",
+        StaysAs(
+            "LATENTFARM_NKEY_SEED=$(cat worker-gpu2.nk) latentfarm-worker run --nats nats://HOST:4222 --name gpu2 --weights DIR",
+            "ready for tasks",
+        ),
+    ),
+    (
+        "latentfarm top --nats nats://farm.example:4222",
+        BesideAs("LATENTFARM_NKEY_SEED=$(cat observer.nk) latentfarm top --nats nats://farm.example:4222"),
+    ),
+    (
+        "latentfarm top --nats nats://farm.example:4222 --json",
+        BesideAs(
+            "LATENTFARM_NKEY_SEED=$(cat observer.nk) latentfarm top --nats nats://farm.example:4222 --json",
+        ),
+    ),
+    (
+        "LATENTFARM_NKEY_SEED=$(cat observer.nk) latentfarm top --nats nats://HOST:4222",
+        Beside,
+    ),
+    (
+        "latentfarm serve --nats nats://farm.example:4222 --dir /srv/farm/coordinator",
+        StaysAs(
+            "LATENTFARM_NKEY_SEED=$(cat coordinator.nk) latentfarm serve --nats nats://farm.example:4222 --dir \
+             /srv/farm/coordinator",
+            "coordinating the farm",
+        ),
+    ),
+    (
+        "LATENTFARM_NKEY_SEED=$(cat operator.nk) latentfarm render VIDEO AUDIO -o OUT --weights DIR --nats nats://HOST:4222",
+        Runs,
+    ),
+    (
+        "latentfarm explain JOB --nats nats://HOST:4222",
+        As("LATENTFARM_NKEY_SEED=$(cat observer.nk) latentfarm explain JOB --nats nats://HOST:4222"),
+    ),
+    (
+        "latentfarm explain 0123456789abcdef --nats nats://farm:4222",
+        As("LATENTFARM_NKEY_SEED=$(cat observer.nk) latentfarm explain JOB --nats nats://farm:4222"),
+    ),
+];
+
+/// A farm with a standing coordinator.
+pub(crate) const SERVED: &[Row] = &[
+    (
+        "latentfarm nats-config /srv/farm --worker gpu1 --worker gpu2",
+        Prepares,
+    ),
+    (
+        "nats-server --config /srv/farm/nats.conf",
+        PreparesUntil("Server is ready"),
+    ),
+    (
+        "LATENTFARM_NKEY_SEED=$(cat worker-gpu1.nk) latentfarm-worker run --nats nats://farm.example:4222 --name gpu1 --weights /srv/latentsync",
+        PreparesUntil("ready for tasks"),
+    ),
+    (
+        "export LATENTFARM_NKEY_SEED=$(cat /srv/farm/keys/coordinator.nk) && latentfarm serve --nats nats://farm.example:4222 --dir /srv/farm/coordinator",
+        Stays("coordinating the farm"),
+    ),
+    (
+        "export LATENTFARM_NATS=nats://farm.example:4222 LATENTFARM_NKEY_SEED=$(cat operator.nk) && latentfarm submit talk.mp4 speech.wav -o out.mp4 --weights /srv/latentsync",
+        Runs,
+    ),
+    (
+        "latentfarm render talk.mp4 speech.wav -o out.mp4 --weights /srv/latentsync --nats $LATENTFARM_NATS",
+        As(
+            "LATENTFARM_NKEY_SEED=$(cat operator.nk) latentfarm render talk.mp4 speech.wav -o out.mp4 --weights /srv/latentsync --nats nats://farm.example:4222",
+        ),
+    ),
+    (
+        "latentfarm submit talk.mp4 speech.wav -o out.mp4 --weights ~/latentsync --nats nats://farm.example:4222",
+        As(
+            "LATENTFARM_NKEY_SEED=$(cat operator.nk) latentfarm submit talk.mp4 speech.wav -o out.mp4 --weights ~/latentsync --nats nats://farm.example:4222",
+        ),
+    ),
+    (
+        "latentfarm submit talk.mp4 speech.wav -o out.mp4 --nats nats://farm.example:4222 --priority 0 --wait",
+        As(
+            "LATENTFARM_NKEY_SEED=$(cat operator.nk) latentfarm submit talk.mp4 speech.wav -o out.mp4 --nats nats://farm.example:4222 --priority 0 --wait",
+        ),
+    ),
+    (
+        "latentfarm submit --batch jobs.jsonl --nats nats://farm.example:4222",
+        As(
+            "echo '{\"video\": \"talk.mp4\", \"audio\": \"speech.wav\", \"output\": \"batch.mp4\", \"steps\": 2}' > jobs.jsonl \
+             && LATENTFARM_NKEY_SEED=$(cat operator.nk) latentfarm submit --batch jobs.jsonl --nats nats://farm.example:4222",
+        ),
+    ),
+    (
+        "latentfarm submit --batch jobs.jsonl",
+        As(
+            "LATENTFARM_NKEY_SEED=$(cat operator.nk) LATENTFARM_NATS=nats://farm.example:4222 latentfarm submit --batch \
+             jobs.jsonl",
+        ),
+    ),
+    (
+        "latentfarm jobs",
+        As(
+            "LATENTFARM_NKEY_SEED=$(cat operator.nk) LATENTFARM_NATS=nats://farm.example:4222 latentfarm jobs",
+        ),
+    ),
+    (
+        "latentfarm status JOB",
+        As(
+            "LATENTFARM_NKEY_SEED=$(cat operator.nk) LATENTFARM_NATS=nats://farm.example:4222 latentfarm status JOB",
+        ),
+    ),
+    (
+        "latentfarm watch JOB",
+        As(
+            "LATENTFARM_NKEY_SEED=$(cat operator.nk) LATENTFARM_NATS=nats://farm.example:4222 latentfarm watch JOB",
+        ),
+    ),
+    (
+        "latentfarm fetch JOB -o out.mp4",
+        As(
+            "LATENTFARM_NKEY_SEED=$(cat operator.nk) LATENTFARM_NATS=nats://farm.example:4222 latentfarm fetch JOB -o out.mp4",
+        ),
+    ),
+    (
+        "latentfarm jobs --nats nats://farm.example:4222",
+        As("LATENTFARM_NKEY_SEED=$(cat operator.nk) latentfarm jobs --nats nats://farm.example:4222"),
+    ),
+    (
+        "latentfarm jobs --nats nats://farm.example:4222 --phase running --phase queued",
+        As(
+            "LATENTFARM_NKEY_SEED=$(cat operator.nk) latentfarm jobs --nats nats://farm.example:4222 --phase running --phase queued",
+        ),
+    ),
+    (
+        "latentfarm jobs --nats nats://farm.example:4222 --text talk --json",
+        As(
+            "LATENTFARM_NKEY_SEED=$(cat operator.nk) latentfarm jobs --nats nats://farm.example:4222 --text talk --json",
+        ),
+    ),
+    (
+        "latentfarm status 0123456789abcdef --nats nats://farm.example:4222",
+        As(
+            "LATENTFARM_NKEY_SEED=$(cat operator.nk) latentfarm status 0123456789abcdef --nats nats://farm.example:4222",
+        ),
+    ),
+    (
+        "latentfarm status 0123456789abcdef --nats nats://farm.example:4222 --wait",
+        As(
+            "LATENTFARM_NKEY_SEED=$(cat operator.nk) latentfarm status 0123456789abcdef --nats nats://farm.example:4222 --wait",
+        ),
+    ),
+    (
+        "latentfarm watch 0123456789abcdef --nats nats://farm.example:4222",
+        As(
+            "LATENTFARM_NKEY_SEED=$(cat operator.nk) latentfarm watch 0123456789abcdef --nats nats://farm.example:4222",
+        ),
+    ),
+    (
+        "latentfarm watch 0123456789abcdef --nats nats://farm.example:4222 --json",
+        As(
+            "LATENTFARM_NKEY_SEED=$(cat operator.nk) latentfarm watch 0123456789abcdef --nats nats://farm.example:4222 --json",
+        ),
+    ),
+    (
+        "latentfarm fetch 0123456789abcdef -o out.mp4 --nats nats://farm.example:4222",
+        As(
+            "LATENTFARM_NKEY_SEED=$(cat operator.nk) latentfarm fetch 0123456789abcdef -o out.mp4 --nats nats://farm.example:4222",
+        ),
+    ),
+    (
+        "LATENTFARM_NKEY_SEED=$(cat operator.nk) LATENTFARM_NATS=nats://farm.example:4222 latentfarm submit longer.mp4 longer.wav -o longer-out.mp4 --steps 200 --chunk-frames 16",
+        Prepares,
+    ),
+    (
+        "latentfarm set JOB --priority 0",
+        As(
+            "LATENTFARM_NKEY_SEED=$(cat operator.nk) LATENTFARM_NATS=nats://farm.example:4222 latentfarm set JOB --priority 0",
+        ),
+    ),
+    (
+        "latentfarm pause 0123456789abcdef --nats nats://farm.example:4222",
+        As(
+            "LATENTFARM_NKEY_SEED=$(cat operator.nk) latentfarm pause 0123456789abcdef --nats nats://farm.example:4222",
+        ),
+    ),
+    (
+        "latentfarm resume 0123456789abcdef --nats nats://farm.example:4222",
+        As(
+            "LATENTFARM_NKEY_SEED=$(cat operator.nk) latentfarm resume 0123456789abcdef --nats nats://farm.example:4222",
+        ),
+    ),
+    (
+        "latentfarm set 0123456789abcdef --priority 0 --nats nats://farm.example:4222",
+        As(
+            "LATENTFARM_NKEY_SEED=$(cat operator.nk) latentfarm set 0123456789abcdef --priority 0 --nats nats://farm.example:4222",
+        ),
+    ),
+    (
+        "latentfarm set",
+        As(
+            "LATENTFARM_NKEY_SEED=$(cat operator.nk) LATENTFARM_NATS=nats://farm.example:4222 latentfarm set JOB --priority 1",
+        ),
+    ),
+    (
+        "latentfarm cancel {job}",
+        As(
+            "LATENTFARM_NKEY_SEED=$(cat operator.nk) LATENTFARM_NATS=nats://farm.example:4222 latentfarm cancel JOB",
+        ),
+    ),
+    (
+        "LATENTFARM_NKEY_SEED=$(cat operator.nk) LATENTFARM_NATS=nats://farm.example:4222 latentfarm retry JOB",
+        Prepares,
+    ),
+    (
+        "latentfarm cancel 0123456789abcdef --nats nats://farm.example:4222",
+        As(
+            "LATENTFARM_NKEY_SEED=$(cat operator.nk) latentfarm cancel 0123456789abcdef --nats nats://farm.example:4222",
+        ),
+    ),
+    (
+        "latentfarm retry 0123456789abcdef --nats nats://farm.example:4222",
+        As(
+            "LATENTFARM_NKEY_SEED=$(cat operator.nk) latentfarm retry 0123456789abcdef --nats nats://farm.example:4222",
+        ),
+    ),
+    (
+        "LATENTFARM_NKEY_SEED=$(cat operator.nk) latentfarm cancel 0123456789abcdef --nats nats://farm.example:4222",
+        Prepares,
+    ),
+    (
+        "latentfarm delete 0123456789abcdef --nats nats://farm.example:4222",
+        As(
+            "LATENTFARM_NKEY_SEED=$(cat operator.nk) latentfarm delete 0123456789abcdef --nats nats://farm.example:4222",
+        ),
+    ),
+];
+
+/// A farm whose server admits everybody.
+pub(crate) const WITHOUT_KEYS: &[Row] = &[
+    ("nats-server --jetstream", Stays("Server is ready")),
+    (
+        "latentfarm-worker run --nats nats://farm.example:4222 --weights /srv/latentsync",
+        Stays("ready for tasks"),
+    ),
+    (
+        "latentfarm serve --nats {url}",
+        StaysAs("latentfarm serve --nats URL", "coordinating the farm"),
+    ),
+    (
+        "latentfarm-worker run --nats URL --weights DIR",
+        StaysAs(
+            "latentfarm-worker run --nats URL --weights DIR --name second",
+            "ready for tasks",
+        ),
+    ),
+    (
+        "latentfarm-worker run --nats {url} --weights {weights}",
+        StaysAs(
+            "latentfarm-worker run --nats URL --weights DIR --name third",
+            "ready for tasks",
+        ),
+    ),
+];
