@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, mpsc};
@@ -21,8 +22,24 @@ const START_DEADLINE: Duration = Duration::from_secs(30);
 pub struct Server {
     process: Child,
     dir: PathBuf,
-    keys: PathBuf,
+    access: Access,
+}
+
+/// How the programs of a farm reach its server.
+#[derive(Clone, Debug)]
+pub struct Access {
     pub url: String,
+    keys: PathBuf,
+    /// The certificate by which they recognise it, if it encrypts.
+    authority: Option<PathBuf>,
+}
+
+impl Deref for Server {
+    type Target = Access;
+
+    fn deref(&self) -> &Access {
+        &self.access
+    }
 }
 
 impl Server {
@@ -44,8 +61,11 @@ impl Server {
         Self {
             process,
             dir: dir.to_owned(),
-            keys: dir.join("keys"),
-            url,
+            access: Access {
+                url,
+                keys: dir.join("keys"),
+                authority: None,
+            },
         }
     }
 
@@ -79,9 +99,11 @@ impl Server {
         self.process = launch(&self.dir, port);
         assert_eq!(address_of(&self.dir, self.process.id()), self.url);
     }
+}
 
-    /// Returns the environment variable with which a program connects as `user`: `coordinator`, `observer`,
-    /// or `worker-NAME`.
+impl Access {
+    /// Returns the environment variable with which a program connects as `user`: `coordinator`, `operator`,
+    /// `observer`, or `worker-NAME`.
     #[track_caller]
     pub fn key(&self, user: &str) -> (&'static str, String) {
         let path = self.keys.join(format!("{user}.nk"));
@@ -100,8 +122,7 @@ impl Drop for Server {
 #[track_caller]
 fn launch(dir: &Path, port: &str) -> Child {
     let named = std::env::var_os("LATENTFARM_NATS_SERVER");
-    let installed = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.cache/bin/nats-server");
-    let binary = named.map_or(installed, Into::into);
+    let binary = named.map_or_else(installed_server, Into::into);
     Command::new(&binary)
         .arg("--config")
         .arg(dir.join("nats.conf"))
@@ -111,6 +132,11 @@ fn launch(dir: &Path, port: &str) -> Child {
         .stderr(Stdio::null())
         .spawn()
         .unwrap_or_else(|error| panic!("cannot start `{}`: {error}", binary.display()))
+}
+
+/// Returns the path of the server that the project's set-up has installed.
+fn installed_server() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../.cache/bin/nats-server")
 }
 
 /// Waits until the server of this process listens, and returns its address.
@@ -141,7 +167,7 @@ pub struct Worker {
 
 impl Worker {
     #[track_caller]
-    pub fn start(server: &Server, name: &str, weights: &Path, log: &Path, tag: &ProcessTag) -> Self {
+    pub fn start(server: &Access, name: &str, weights: &Path, log: &Path, tag: &ProcessTag) -> Self {
         let (variable, value) = tag.env();
         let (seed_variable, seed) = server.key(&format!("worker-{name}"));
         let log = fs::File::create(log).expect("a log");
@@ -161,6 +187,7 @@ impl Worker {
             .arg(weights)
             .env(variable, value)
             .env(seed_variable, seed)
+            .envs(server.authority())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
@@ -196,14 +223,46 @@ pub struct Coordinator {
 impl Coordinator {
     /// Starts the coordinator of a farm, with its folder in `dir`, and waits until it answers.
     #[track_caller]
-    pub fn start(server: &Server, dir: &Path, tag: &ProcessTag) -> Self {
-        let (variable, value) = tag.env();
+    pub fn start(server: &Access, dir: &Path, tag: &ProcessTag) -> Self {
         let (seed_variable, seed) = server.key("coordinator");
-        let process = Command::new(program("latentfarm"))
+        let mut command = Command::new(program("latentfarm"));
+        command
             .args(["serve", "--nats", &server.url, "--dir"])
             .arg(dir)
+            .env(seed_variable, seed);
+        Self::run(command, tag)
+    }
+
+    /// Starts a coordinator with a server of its own, which listens at `listen` and admits this worker, and waits
+    /// until it answers.
+    #[track_caller]
+    pub fn with_own_server(dir: &Path, worker: &str, listen: &str, tag: &ProcessTag) -> (Self, Access) {
+        let mut command = Command::new(program("latentfarm"));
+        command
+            .args(["serve", "--worker", worker, "--listen", listen, "--dir"])
+            .arg(dir);
+        if std::env::var_os("LATENTFARM_NATS_SERVER").is_none() {
+            command.env("LATENTFARM_NATS_SERVER", installed_server());
+        }
+        let coordinator = Self::run(command, tag);
+        let log = coordinator.log();
+        let address = log.split("coordinating the farm at ").nth(1);
+        let url = address
+            .and_then(|rest| rest.split(": ").next())
+            .expect("an address");
+        let access = Access {
+            url: url.to_owned(),
+            keys: dir.join("server/keys"),
+            authority: Some(dir.join("server/tls/ca.pem")),
+        };
+        (coordinator, access)
+    }
+
+    #[track_caller]
+    fn run(mut command: Command, tag: &ProcessTag) -> Self {
+        let (variable, value) = tag.env();
+        let process = command
             .env(variable, value)
-            .env(seed_variable, seed)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -277,7 +336,12 @@ impl Answer {
     }
 }
 
-impl Server {
+impl Access {
+    /// Returns the environment variable that names the certificate of the server's authority, if it has one.
+    fn authority(&self) -> Option<(&'static str, &Path)> {
+        self.authority.as_deref().map(|path| ("LATENTFARM_CA", path))
+    }
+
     /// Returns a `latentfarm` command of an operator of this farm.
     #[track_caller]
     pub fn operator(&self, tag: &ProcessTag) -> Command {
@@ -287,6 +351,7 @@ impl Server {
         command
             .env(variable, value)
             .env(seed_variable, seed)
+            .envs(self.authority())
             .env("LATENTFARM_NATS", &self.url)
             .stdin(Stdio::null());
         command

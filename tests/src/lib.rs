@@ -15,7 +15,7 @@ mod restrict;
 
 pub use cards::Card;
 pub use clips::{Clips, Material, decoded, repeat, tiny_weights, tiny_weights_as, transcode, zeroed};
-pub use farm::{Answer, Coordinator, Server, Worker};
+pub use farm::{Access, Answer, Coordinator, Server, Worker};
 pub use processes::{ProcessTag, wait_until};
 pub use render::{Finished, Render, Running, program};
 pub use restrict::{SmallDisk, as_plain_user, skip, unshared};

@@ -8,7 +8,8 @@ use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Stdio};
 
 use farm_tests::{Coordinator, Material, ProcessTag, Server, Worker, decoded};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 /// Options of the tests' jobs: several chunks of some seconds each.
@@ -426,4 +427,61 @@ fn renders_share_a_farm_and_one_that_was_interrupted_is_waited_for_again() {
         stage.assert_like_a_render(output, seed, &finished.frames_digest().into());
     }
     stage.close(coordinator);
+}
+
+#[test]
+fn a_coordinator_with_a_server_of_its_own_keeps_jobs_over_a_killed_server_and_its_own_restart() {
+    let material = Material::seconds("1", "1");
+    let tag = ProcessTag::new();
+    let dir = material.path("farm");
+    let (coordinator, server) = Coordinator::with_own_server(&dir, "first", "127.0.0.1:0", &tag);
+    let log = material.path("first.log");
+    let worker = Worker::start(&server, "first", &material.weights, &log, &tag);
+    let mut args: Vec<OsString> = vec![
+        "submit".into(),
+        (&material.video).into(),
+        (&material.audio).into(),
+    ];
+    args.extend([
+        "-o".into(),
+        material.path("out.mp4").into(),
+        "--weights".into(),
+        (&material.weights).into(),
+    ]);
+    args.extend(["--chunk-frames", "16", "--steps", "10", "--lossless"].map(OsString::from));
+    let job = server.operate(args.clone()).last();
+    let pids = tag.matching("nats-server");
+    assert_eq!(pids.len(), 1, "{pids:?}");
+    kill(Pid::from_raw(pids[0]), Signal::SIGKILL).unwrap();
+    let status = |more: &[&str]| server.operate([&["status", job["job"].as_str().unwrap()], more].concat());
+    assert_eq!(status(&[]).last()["job"], job["job"]);
+    assert!(
+        coordinator.log().contains("was started again"),
+        "{}",
+        coordinator.log()
+    );
+    // The next coordinator has the same server, at the same address, with the same keys.
+    assert_eq!(coordinator.interrupt(), Some(0));
+    let address = server.url.trim_start_matches("tls://").to_owned();
+    let (coordinator, again) = Coordinator::with_own_server(&dir, "first", &address, &tag);
+    assert_eq!(again.url, server.url);
+    assert_eq!(status(&["--wait"]).last()["phase"], "complete");
+    args.push("--wait".into());
+    let fetched = server.operate(args);
+    let digest = &written(&fetched.lines)["frames_digest"];
+    let alone = material
+        .render("alone.mp4")
+        .args(["--chunk-frames", "16", "--steps", "10", "--lossless"]);
+    assert_eq!(
+        digest,
+        alone
+            .args(["--workers", "1"])
+            .run()
+            .complete()
+            .frames_digest()
+            .as_str()
+    );
+    assert_eq!(worker.drain(), Some(0));
+    assert_eq!(coordinator.interrupt(), Some(0));
+    tag.assert_nothing_left();
 }

@@ -4,6 +4,7 @@
 //! direct gets (the library creates a consumer, a permission that workers do not have).
 
 use std::collections::VecDeque;
+use std::error::Error;
 use std::path::Path;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use async_nats::jetstream;
 use async_nats::jetstream::context::PublishAckFuture;
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::object_store::{ObjectInfo, ObjectOptions};
+use async_nats::jetstream::stream::{DirectGetError, DirectGetErrorKind};
 use bytes::Bytes;
 use data_encoding::BASE64URL;
 use tokio::fs::File;
@@ -29,6 +31,12 @@ const IN_FLIGHT: usize = 8;
 /// The server must acknowledge a chunk within this time.
 const ACK_LIMIT: Duration = Duration::from_secs(30);
 
+/// An answer about an object is awaited for this long. Then the question is asked again, because a link that broke
+/// and is back brings no answer.
+const LOOK_UP_LIMIT: Duration = Duration::from_secs(5);
+/// Number of times that the question is asked.
+const LOOK_UPS: u32 = 6;
+
 /// The action that errors name if a put fails.
 const STORE: &str = "store";
 /// The action that errors name if an object's description cannot be read.
@@ -38,6 +46,8 @@ const LOOK_UP: &str = "look up";
 pub(super) struct ObjectStore {
     bucket: String,
     context: jetstream::Context,
+    /// The context of questions about objects.
+    look_ups: jetstream::Context,
 }
 
 impl ObjectStore {
@@ -46,9 +56,13 @@ impl ObjectStore {
             .timeout(ACK_LIMIT)
             .ack_timeout(ACK_LIMIT)
             .build(client.clone());
+        let look_ups = jetstream::ContextBuilder::new()
+            .timeout(LOOK_UP_LIMIT)
+            .build(client.clone());
         Self {
             bucket: bucket.to_owned(),
             context,
+            look_ups,
         }
     }
 
@@ -123,7 +137,14 @@ impl ObjectStore {
             digest: blob.digest,
             place: self.place(),
         };
-        let stored = last_of(&self.context, &self.stream(), &self.meta_subject(blob.digest)).await;
+        let (stream, subject) = (self.stream(), self.meta_subject(blob.digest));
+        let mut stored = last_of(&self.look_ups, &stream, &subject).await;
+        for _ in 1..LOOK_UPS {
+            if !stored.as_ref().is_err_and(|error| is_unanswered(error.as_ref())) {
+                break;
+            }
+            stored = last_of(&self.look_ups, &stream, &subject).await;
+        }
         let message = stored.map_err(self.failed(LOOK_UP, blob))?.ok_or_else(missing)?;
         let info: ObjectInfo =
             serde_json::from_slice(&message.payload).map_err(self.failed(LOOK_UP, blob))?;
@@ -255,6 +276,13 @@ impl ObjectStore {
     fn place(&self) -> String {
         format!("object store {}", self.bucket)
     }
+}
+
+/// Whether a question got no answer in time.
+fn is_unanswered(error: &(dyn Error + 'static)) -> bool {
+    error
+        .downcast_ref::<DirectGetError>()
+        .is_some_and(|error| error.kind() == DirectGetErrorKind::TimedOut)
 }
 
 /// Reads an object's chunks in order. At the end it fails if they do not have the blob's digest.

@@ -2,6 +2,7 @@
 //! end.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,6 +35,9 @@ const FIRST_CONNECT: Backoff = Backoff::new(Duration::from_millis(50), Duration:
 /// Environment variable with the nkey seed that the process signs in with.
 pub const SEED_VARIABLE: &str = "LATENTFARM_NKEY_SEED";
 
+/// Environment variable with the path of the certificate by which the server is recognised.
+pub const AUTHORITY_VARIABLE: &str = "LATENTFARM_CA";
+
 /// Limit of the first connection for a user who waits at a terminal: enough for a server that is just
 /// starting.
 pub const BRIEF: RetryLimit = RetryLimit::For(Duration::from_secs(10));
@@ -45,17 +49,22 @@ pub struct Identity {
     pub role: Role,
     /// The nkey seed (`SU...`), if the server requires one.
     pub nkey_seed: Option<String>,
+    /// The certificate of the authority that has signed the server's, if that is none of the system's.
+    pub authority: Option<PathBuf>,
     /// The name is shown by the server's monitoring.
     pub name: String,
 }
 
 impl Identity {
-    /// Takes the nkey seed from [`SEED_VARIABLE`], if that is set.
+    /// Takes the nkey seed from [`SEED_VARIABLE`] and the authority from [`AUTHORITY_VARIABLE`], if those are set.
     pub fn from_environment(role: Role, name: String) -> Self {
         let nkey_seed = std::env::var(SEED_VARIABLE).ok();
         Self {
             role,
             nkey_seed,
+            authority: std::env::var_os(AUTHORITY_VARIABLE)
+                .filter(|path| !path.is_empty())
+                .map(Into::into),
             name,
         }
     }
@@ -66,6 +75,7 @@ impl fmt::Debug for Identity {
         f.debug_struct("Identity")
             .field("role", &self.role)
             .field("nkey_seed", &self.nkey_seed.as_ref().map(|_| "(hidden)"))
+            .field("authority", &self.authority)
             .field("name", &self.name)
             .finish()
     }
@@ -88,6 +98,17 @@ pub enum ConnectError {
         /// Address of the server, as the caller gave it.
         url: String,
         /// The refusal that the client library returned.
+        source: async_nats::ConnectError,
+    },
+    /// The connection cannot be encrypted: the server is none that this process trusts.
+    #[error(
+        "cannot encrypt the connection to the NATS server at {url}: {AUTHORITY_VARIABLE} must name the `ca.pem` of the \
+         farm, and the address be one that its certificate is for (`latentfarm serve --host`)"
+    )]
+    Tls {
+        /// Address of the server, as the caller gave it.
+        url: String,
+        /// The error that the client library returned.
         source: async_nats::ConnectError,
     },
     /// The server lacks what the farm needs.
@@ -113,11 +134,8 @@ impl ConnectError {
     /// Whether another try may succeed.
     fn may_pass(&self) -> bool {
         match self {
-            Self::Connect { source, .. } => !matches!(
-                source.kind(),
-                ConnectErrorKind::ServerParse | ConnectErrorKind::Tls
-            ),
-            Self::Refused { .. } | Self::TooOld { .. } | Self::NoJetStream { .. } => false,
+            Self::Connect { source, .. } => source.kind() != ConnectErrorKind::ServerParse,
+            Self::Tls { .. } | Self::Refused { .. } | Self::TooOld { .. } | Self::NoJetStream { .. } => false,
         }
     }
 }
@@ -285,12 +303,20 @@ async fn connect_once(url: &str, identity: &Identity) -> Result<Connection, Conn
     if let Some(seed) = &identity.nkey_seed {
         options = options.nkey(seed.clone());
     }
+    if let Some(authority) = &identity.authority {
+        options = options.add_root_certificates(authority.clone());
+    }
     let servers: Vec<&str> = url.split(',').map(str::trim).collect();
     let client = options.connect(servers).await.map_err(|source| {
         let url = address.clone();
         match source.kind() {
             ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => {
                 ConnectError::Refused { url, source }
+            }
+            ConnectErrorKind::Tls => ConnectError::Tls { url, source },
+            // The library has no kind for a server whose first message says that it wants to encrypt.
+            ConnectErrorKind::Io if one_line(&source).contains("certificate") => {
+                ConnectError::Tls { url, source }
             }
             _ => ConnectError::Connect { url, source },
         }

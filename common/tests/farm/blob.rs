@@ -1,6 +1,7 @@
 //! Tests of both blob stores: a directory, and the object store of a real server.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use crate::support::{Farm, blob, file_in};
 use latentfarm_common::blob::{BlobError, Store};
@@ -196,4 +197,22 @@ async fn a_bucket_that_is_full_says_so_and_how_much_it_holds() {
         room.used_bytes > 700 << 10 && room.free_bytes() < 324 << 10,
         "{room:?}"
     );
+}
+
+#[tokio::test]
+async fn a_question_that_is_lost_with_the_link_is_asked_again() {
+    let mut farm = Farm::start().await;
+    let connection = farm.worker("w1").await;
+    let store = Store::open("nats://farm-media", Some(&connection.client)).unwrap();
+    let blob = store.put_bytes(b"small".to_vec()).await.unwrap();
+    let server = nix::unistd::Pid::from_raw(farm.server.id());
+    nix::sys::signal::kill(server, nix::sys::signal::Signal::SIGSTOP).unwrap();
+    let asked = Instant::now();
+    let check = store.check(&blob);
+    tokio::pin!(check);
+    let unanswered = tokio::time::timeout(Duration::from_secs(1), &mut check).await;
+    assert!(unanswered.is_err(), "a stopped server answers nothing");
+    farm.server.restart().await.unwrap();
+    check.await.unwrap();
+    assert!(asked.elapsed() < Duration::from_secs(20), "{:?}", asked.elapsed());
 }

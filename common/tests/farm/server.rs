@@ -8,9 +8,9 @@ use crate::support::{Farm, LIMIT, chunk, eventually, file_in, options, record, w
 use latentfarm_common::backoff::RetryLimit;
 use latentfarm_common::nats::done::DoneLog;
 use latentfarm_common::nats::server::{
-    EmbeddedServer, ServerBinary, ServerError, ServerOptions, StandaloneServer,
+    EmbeddedServer, Network, ServerBinary, ServerError, ServerOptions, StandaloneServer,
 };
-use latentfarm_common::nats::{Identity, Role, ServerVersion, connect, topology};
+use latentfarm_common::nats::{ConnectError, Identity, Role, ServerVersion, connect, topology};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -318,4 +318,60 @@ fn a_standing_server_keeps_keys_that_exist_and_lets_in_whoever_has_one() {
     std::fs::write(&first.keys[0].1, "nonsense").unwrap();
     let refused = configure(&[]).unwrap_err();
     assert!(matches!(refused, ServerError::BadKey { .. }), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_server_on_the_network_keeps_its_keys_and_is_recognised_by_its_certificate() {
+    let dir = tempfile::tempdir().unwrap();
+    let networked = async |hosts: &[&str]| {
+        let options = ServerOptions {
+            network: Some(Network {
+                listen: "127.0.0.1:0".parse().unwrap(),
+                hosts: hosts.iter().map(|host| (*host).to_owned()).collect(),
+            }),
+            ..options(dir.path()).await
+        };
+        EmbeddedServer::start(options).await.unwrap()
+    };
+    let once = RetryLimit::Tries(1);
+    let server = networked(&[]).await;
+    assert!(server.url().starts_with("tls://127.0.0.1:"), "{}", server.url());
+    let (coordinator, key) = (
+        server.coordinator(),
+        server.worker(&worker("w1")).unwrap().nkey_seed,
+    );
+    connect(&server.url(), &coordinator, once).await.unwrap();
+    // Without its certificate the server is not trusted, and nothing is sent to it in the clear.
+    let stranger = Identity {
+        authority: None,
+        ..coordinator.clone()
+    };
+    for url in [server.url(), server.url().replace("tls://", "nats://")] {
+        let refused = connect(&url, &stranger, once).await.unwrap_err();
+        assert!(matches!(refused, ConnectError::Tls { .. }), "{refused:?}");
+        assert!(refused.to_string().contains("LATENTFARM_CA"), "{refused}");
+    }
+    server.stop().await;
+    // The same keys and the same authority serve after a restart, for other names too.
+    let server = networked(&["farm.example"]).await;
+    assert_eq!(server.worker(&worker("w1")).unwrap().nkey_seed, key);
+    assert_eq!(server.coordinator().nkey_seed, coordinator.nkey_seed);
+    connect(&server.url(), &coordinator, once).await.unwrap();
+    server.stop().await;
+    for secret in [
+        "keys/coordinator.nk",
+        "keys/worker-w1.nk",
+        "tls/ca.key",
+        "tls/server.key",
+    ] {
+        let mode = dir
+            .path()
+            .join("nats")
+            .join(secret)
+            .metadata()
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o077, 0, "{secret}");
+    }
 }

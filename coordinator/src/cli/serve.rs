@@ -2,13 +2,15 @@
 
 use anyhow::Context as _;
 use latentfarm_common::console::tell;
+use latentfarm_common::nats::connect::AUTHORITY_VARIABLE;
 use latentfarm_common::nats::lease::{Contention, LeaseTtl};
+use latentfarm_common::nats::server::{Network, ServerOptions, locate};
 use latentfarm_common::shutdown;
 
 use super::args::ServeArgs;
 use super::exit::{CommandError, ExitStatus, runtime};
 use crate::dispatch::{FarmSettings, Timeouts};
-use crate::farm::{self, ServeSettings};
+use crate::farm::{self, FarmServer, Ready, ServeSettings};
 
 pub(super) fn main(args: ServeArgs) -> Result<ExitStatus, CommandError> {
     runtime(2)?.block_on(run(args))
@@ -20,10 +22,29 @@ async fn run(args: ServeArgs) -> Result<ExitStatus, CommandError> {
     let dir = std::path::absolute(&args.dir)
         .with_context(|| format!("cannot resolve `{}`", args.dir.display()))
         .map_err(CommandError::refused)?;
-    let url = args.nats.clone();
+    let keys = dir.join("server/keys");
+    let server = match args.nats {
+        Some(url) => FarmServer::Existing { url },
+        None => {
+            let binary = locate(args.nats_server.as_deref()).await;
+            let binary = binary.map_err(CommandError::refused)?;
+            let mut options = ServerOptions::new(binary, dir.join("server"), args.worker);
+            let hosts = if args.host.is_empty() {
+                this_host().into_iter().collect()
+            } else {
+                args.host
+            };
+            options.network = Some(Network {
+                listen: args.listen,
+                hosts,
+            });
+            FarmServer::Own(Box::new(options))
+        }
+    };
     let settings = ServeSettings {
-        url: args.nats,
+        server,
         dir,
+        replicas: args.replicas,
         farm: FarmSettings {
             holder: format!("process {} of latentfarm serve", std::process::id()),
             contention: Contention::Refuse,
@@ -31,9 +52,20 @@ async fn run(args: ServeArgs) -> Result<ExitStatus, CommandError> {
             timeouts: Timeouts::default(),
         },
     };
-    let ready = |open: usize| {
+    let ready = |Ready {
+                     url,
+                     authority,
+                     open_jobs,
+                 }| {
+        if let Some(authority) = authority {
+            tell(format_args!(
+                "the farm's server has its keys in `{}`; its clients need those and {AUTHORITY_VARIABLE}={}",
+                keys.display(),
+                authority.display()
+            ));
+        }
         tell(format_args!(
-            "coordinating the farm at {url}: {open} jobs are not over; `latentfarm submit` takes more"
+            "coordinating the farm at {url}: {open_jobs} jobs are not over; `latentfarm submit` takes more"
         ));
     };
     // The future is large.
@@ -42,4 +74,9 @@ async fn run(args: ServeArgs) -> Result<ExitStatus, CommandError> {
         .map_err(CommandError::failed)?;
     tell(format_args!("ended; the same command goes on with the jobs"));
     Ok(ExitStatus::Complete)
+}
+
+/// Returns the name of this machine.
+fn this_host() -> Option<String> {
+    nix::unistd::gethostname().ok()?.into_string().ok()
 }

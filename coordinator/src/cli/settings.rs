@@ -8,7 +8,6 @@ use latentfarm_common::InvalidText;
 use latentfarm_common::ids::WorkerId;
 
 use super::args::{JobArgs, RenderArgs};
-use crate::dispatch::CpuFallback;
 use crate::ingest::{IngestRequest, RateChoice, SEGMENT_LIMITS};
 use crate::local::WorkerOptions;
 use crate::plan::split::{ChunkFrames, InvalidChunkFrames};
@@ -172,14 +171,9 @@ impl JobSettings {
 }
 
 /// Returns the options of `count` workers: the common ones of the command line, and each worker's own from
-/// its `--worker`. Without a device they take the GPUs, and the CPU for what does not fit those.
+/// its `--worker`.
 fn workers(args: &RenderArgs, count: usize) -> Result<Vec<WorkerOptions>, ArgumentError> {
     let mut workers: Vec<WorkerOptions> = Vec::with_capacity(count);
-    let device = match (&args.device, args.job.cpu_fallback) {
-        (Some(device), _) => device,
-        (None, CpuFallback::Never) => "auto",
-        (None, CpuFallback::Last | CpuFallback::Always) => "auto,cpu",
-    };
     for number in 1..=count {
         let spec = args.worker.get(number - 1).map_or("", String::as_str);
         let wrong = || ArgumentError::Worker {
@@ -201,7 +195,7 @@ fn workers(args: &RenderArgs, count: usize) -> Result<Vec<WorkerOptions>, Argume
         }
         let mut options = Vec::new();
         let reserve = args.reserve.map(|mib| mib.to_string());
-        for (flag, common) in [("--device", Some(device.to_owned())), ("--reserve", reserve)] {
+        for (flag, common) in [("--device", args.device.clone()), ("--reserve", reserve)] {
             let is_own = own.iter().any(|option| option.starts_with(&format!("{flag}=")));
             if let (Some(value), false) = (common, is_own) {
                 options.extend([flag.to_owned(), value]);
@@ -250,9 +244,6 @@ mod tests {
         );
         assert_eq!(mixed[1].id.as_str(), "w2");
         assert_eq!(mixed[1].args, ["--device", "cpu"]);
-        assert_eq!(parsed(&[]).unwrap()[0].args, ["--device", "auto,cpu"]);
-        let on_gpus = parsed(&["--cpu-fallback", "never"]).unwrap();
-        assert_eq!(on_gpus[0].args, ["--device", "auto"]);
         assert!(parsed(&["--worker", "name=a", "--worker", "name=a"]).is_err());
         assert!(parsed(&["--worker", "fast"]).is_err());
     }

@@ -2,6 +2,7 @@
 
 use latentfarm_common::error::FileError;
 use latentfarm_common::nats::lease::LeaseError;
+use latentfarm_common::nats::server::ServerError;
 
 use super::records::RecordError;
 use crate::dispatch::{DispatchError, FarmError};
@@ -9,6 +10,10 @@ use crate::dispatch::{DispatchError, FarmError};
 /// Why the coordinator cannot begin, or has ended.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
+    #[error("cannot start the farm's nats-server")]
+    Server(#[source] ServerError),
+    #[error("the farm's nats-server is lost: {why}")]
+    ServerLost { why: String },
     #[error(transparent)]
     Farm(#[from] FarmError),
     #[error(transparent)]

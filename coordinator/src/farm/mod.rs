@@ -31,6 +31,6 @@ pub use messages::{
     Control, FarmRequest, JobOrder, JobOutcome, JobPhase, JobRecord, JobView, ListFilter, PAGE, Submission,
 };
 pub use render::{FarmRenderError, render};
-pub use serve::{ServeSettings, serve};
+pub use serve::{FarmServer, Ready, ServeSettings, serve};
 pub use submit::{SubmitError, SubmitOptions, Then, submit};
 pub use watch::watch;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use latentfarm_common::error::FileError;
 use latentfarm_common::nats::connect::Identity;
 use latentfarm_common::nats::lease::{Lease, LeaseError};
+use latentfarm_common::nats::server::{EmbeddedServer, ServerOptions};
 use latentfarm_common::nats::{Connection, Role};
 use latentfarm_common::shutdown::Shutdown;
 use tokio::sync::mpsc;
@@ -15,45 +16,121 @@ use tokio::sync::mpsc;
 use super::coordinator::Coordinator;
 use super::error::ServeError;
 use crate::dispatch::{self, Farm, FarmSettings, segment_check};
+use crate::local::{LocalNotice, SupervisedServer};
 
 /// How often a coordinator that waits for the lease tries to take it.
 const LEASE_RETRY: Duration = Duration::from_secs(1);
 
+/// The server of a farm.
+#[derive(Clone, Debug)]
+pub enum FarmServer {
+    /// One that runs already.
+    Existing { url: String },
+    /// One that is started with the coordinator, and stopped with it.
+    Own(Box<ServerOptions>),
+}
+
 /// How a standing coordinator is run.
 #[derive(Clone, Debug)]
 pub struct ServeSettings {
-    /// URL of the farm's NATS server.
-    pub url: String,
+    pub server: FarmServer,
     /// Folder for the journals of jobs and for temporary files. It can be lost: the farm's server has all that
     /// a job needs to go on.
     pub dir: PathBuf,
+    /// Number of copies that the servers of a cluster keep of everything: 1, or 3.
+    pub replicas: usize,
     pub farm: FarmSettings,
 }
 
+/// A coordinator that is ready.
+#[derive(Clone, Debug)]
+pub struct Ready {
+    /// Address of the server, as this machine reaches it.
+    pub url: String,
+    /// The certificate by which the clients of the coordinator's own server recognise it.
+    pub authority: Option<PathBuf>,
+    /// Number of jobs that are not over.
+    pub open_jobs: usize,
+}
+
 /// Runs the coordinator of a farm until `shutdown`, or until another coordinator takes over. The jobs stay on the
-/// farm's server, and the next coordinator goes on with them. `ready` is called once requests are answered, with
-/// the number of jobs that are not over.
+/// farm's server, and the next coordinator goes on with them. `ready` is called once requests are answered.
 pub async fn serve(
     settings: ServeSettings,
     shutdown: Shutdown,
-    ready: impl FnOnce(usize),
+    ready: impl FnOnce(Ready),
 ) -> Result<(), ServeError> {
-    let ServeSettings {
-        url,
-        dir,
-        farm: of_farm,
-    } = settings;
-    let scratch = dir.join("scratch");
+    let scratch = settings.dir.join("scratch");
     let _absent = fs::remove_dir_all(&scratch);
     fs::create_dir_all(&scratch).map_err(FileError::at("create", &scratch))?;
-    let identity = Identity::from_environment(Role::Coordinator, "latentfarm serve".to_owned());
-    let farm = Farm::connect(&url, &identity).await?;
+    let (notify, mut notices) = mpsc::unbounded_channel();
+    let (url, identity, server) = match settings.server.clone() {
+        FarmServer::Existing { url } => {
+            let identity = Identity::from_environment(Role::Coordinator, "latentfarm serve".to_owned());
+            (url, identity, None)
+        }
+        FarmServer::Own(options) => {
+            let server = EmbeddedServer::start(*options)
+                .await
+                .map_err(ServeError::Server)?;
+            let (url, identity) = (server.url(), server.coordinator());
+            (url, identity, Some(SupervisedServer::new(server, notify.clone())))
+        }
+    };
+    let lost = async {
+        while let Some(notice) = notices.recv().await {
+            match notice {
+                LocalNotice::ServerLost { why } => return why,
+                LocalNotice::ServerRestarted { how } => {
+                    tracing::warn!(
+                        how,
+                        "the farm's nats-server ended unexpectedly and was started again"
+                    );
+                }
+                // It has no workers.
+                LocalNotice::WorkerDied { .. } | LocalNotice::WorkerGivenUp { .. } => {}
+            }
+        }
+        // A farm without a server of its own loses none.
+        std::future::pending().await
+    };
+    let ready = |open_jobs| {
+        ready(Ready {
+            url: url.clone(),
+            authority: identity.authority.clone().filter(|_| server.is_some()),
+            open_jobs,
+        });
+    };
+    // The future is large.
+    let coordinated = Box::pin(coordinate(&url, &identity, settings, scratch, shutdown, ready));
+    let ended = tokio::select! {
+        ended = coordinated => ended,
+        why = lost => Err(ServeError::ServerLost { why }),
+    };
+    if let Some(server) = server {
+        server.stop().await;
+    }
+    ended
+}
+
+/// Runs the coordinator on a server that runs.
+async fn coordinate(
+    url: &str,
+    identity: &Identity,
+    settings: ServeSettings,
+    scratch: PathBuf,
+    shutdown: Shutdown,
+    ready: impl FnOnce(usize),
+) -> Result<(), ServeError> {
+    let mut farm = Farm::connect(url, identity).await?;
+    farm.topology.replicas = settings.replicas;
     farm.prepare().await?;
+    let of_farm = settings.farm;
     let lease = acquire(&farm.connection, &of_farm)
         .await
         .map_err(ServeError::Lease)?;
     let (orders, ordered) = mpsc::unbounded_channel();
-    let coordinator = Coordinator::open(&farm, &lease, dir, orders).await;
+    let coordinator = Coordinator::open(&farm, &lease, settings.dir, orders).await;
     let ended = match coordinator {
         Ok(mut coordinator) => {
             let check = segment_check(&farm.store, scratch);

@@ -14,6 +14,7 @@ pub use error::LocalFarmError;
 pub use farm::LocalFarm;
 pub use notice::LocalNotice;
 pub(crate) use process::{signal_child, spawn_worker};
+pub(crate) use server::SupervisedServer;
 pub use tools::{ToolError, worker_program};
 pub use watch_file::{WatchFile, WatchFileError};
 pub use workers::WorkerOptions;

@@ -1,4 +1,4 @@
-//! Keeps the private nats-server running for as long as a job needs it.
+//! Keeps a nats-server of our own running for as long as its jobs need it.
 
 use latentfarm_common::error::one_line;
 use latentfarm_common::nats::server::EmbeddedServer;
@@ -10,10 +10,10 @@ use super::notice::LocalNotice;
 /// If the server ends more often than this, another start will not help.
 const MAX_RESTARTS: u32 = 5;
 
-/// The private server and the task that supervises it. [`SupervisedServer::stop`] shuts the server down in
+/// The server and the task that supervises it. [`SupervisedServer::stop`] shuts the server down in
 /// order; if this is dropped instead, the server is killed with the runtime.
 #[derive(Debug)]
-pub(super) struct SupervisedServer {
+pub(crate) struct SupervisedServer {
     supervisor: JoinHandle<()>,
     stop: oneshot::Sender<()>,
 }
@@ -21,14 +21,14 @@ pub(super) struct SupervisedServer {
 impl SupervisedServer {
     /// Supervises a running server: whenever it ends unexpectedly, it is started again on the same port and
     /// store.
-    pub(super) fn new(server: EmbeddedServer, notices: mpsc::UnboundedSender<LocalNotice>) -> Self {
+    pub(crate) fn new(server: EmbeddedServer, notices: mpsc::UnboundedSender<LocalNotice>) -> Self {
         let (stop, stopping) = oneshot::channel();
         let supervisor = tokio::spawn(supervise(server, stopping, notices));
         Self { supervisor, stop }
     }
 
     /// Shuts the server down and waits until its process has ended.
-    pub(super) async fn stop(self) {
+    pub(crate) async fn stop(self) {
         let _already_ended = self.stop.send(());
         let _panicked = self.supervisor.await;
     }

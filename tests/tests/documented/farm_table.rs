@@ -1,6 +1,6 @@
 //! The printed commands of farms of several machines, with what a test does with each.
 
-use crate::table::How::{As, Beside, BesideAs, Prepares, PreparesUntil, Runs, Stays, StaysAs};
+use crate::table::How::{As, Beside, BesideAs, Prepares, Runs, Stays, StaysAs};
 use crate::table::Row;
 
 /// A farm of several machines, whose server admits by keys.
@@ -74,23 +74,18 @@ pub(crate) const IN_A_FARM: &[Row] = &[
 /// A farm with a standing coordinator.
 pub(crate) const SERVED: &[Row] = &[
     (
-        "latentfarm nats-config /srv/farm --worker gpu1 --worker gpu2",
-        Prepares,
+        "latentfarm serve --dir /srv/farm --host farm.example --worker gpu1 --worker gpu2",
+        StaysAs(
+            "latentfarm serve --dir /srv/farm --host farm.example --worker gpu1 --worker gpu2 --listen 127.0.0.1:0",
+            "coordinating the farm",
+        ),
     ),
     (
-        "nats-server --config /srv/farm/nats.conf",
-        PreparesUntil("Server is ready"),
+        "export LATENTFARM_CA=ca.pem LATENTFARM_NKEY_SEED=$(cat worker-gpu1.nk) && latentfarm-worker run --nats tls://farm.example:4222 --name gpu1 --weights /srv/latentsync",
+        Stays("ready for tasks"),
     ),
     (
-        "LATENTFARM_NKEY_SEED=$(cat worker-gpu1.nk) latentfarm-worker run --nats nats://farm.example:4222 --name gpu1 --weights /srv/latentsync",
-        PreparesUntil("ready for tasks"),
-    ),
-    (
-        "export LATENTFARM_NKEY_SEED=$(cat /srv/farm/keys/coordinator.nk) && latentfarm serve --nats nats://farm.example:4222 --dir /srv/farm/coordinator",
-        Stays("coordinating the farm"),
-    ),
-    (
-        "export LATENTFARM_NATS=nats://farm.example:4222 LATENTFARM_NKEY_SEED=$(cat operator.nk) && latentfarm submit talk.mp4 speech.wav -o out.mp4 --weights /srv/latentsync",
+        "export LATENTFARM_NATS=tls://farm.example:4222 LATENTFARM_CA=ca.pem LATENTFARM_NKEY_SEED=$(cat operator.nk) && latentfarm submit talk.mp4 speech.wav -o out.mp4 --weights /srv/latentsync",
         Runs,
     ),
     (

@@ -41,7 +41,7 @@ impl Runner {
     pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let path = |name: &str| dir.path().join(name);
-        for folder in ["bin", "home", "srv", "ports"] {
+        for folder in ["bin", "home", "srv", "srv/farm", "ports"] {
             fs::create_dir(path(folder)).expect("a folder");
         }
         let clips = Clips::fetched();
@@ -54,6 +54,9 @@ impl Runner {
             transcode(&clips.speech(), &["-t", seconds], path(&format!("{name}.wav")));
         }
         let link = |to: &str, name: &str| symlink(to, path(name)).expect("a link");
+        // The server of `serve` has its files beside the others, so that keys are in one place.
+        link(".", "srv/farm/server");
+        link("srv/farm/tls/ca.pem", "ca.pem");
         link("talk.mp4", "VIDEO");
         link("speech.wav", "AUDIO");
         link("../home/latentsync", "srv/latentsync");
@@ -143,6 +146,14 @@ impl Runner {
             }
             std::thread::park_timeout(Duration::from_millis(20));
         }
+        let log = fs::read_to_string(&started.log).expect("a log");
+        if let Some(url) = log
+            .split("coordinating the farm at ")
+            .nth(1)
+            .and_then(|rest| rest.split(": ").next())
+        {
+            url.clone_into(&mut self.url);
+        }
         if command.starts_with("nats-server") {
             let ports = self.path(&format!("ports/nats-server_{}.ports", started.process.id()));
             let ports = fs::read_to_string(&ports).expect("the server's ports");
@@ -177,6 +188,11 @@ impl Runner {
             .env("LATENTFARM_WEIGHTS", self.path("DIR"))
             .env("LATENTFARM_NATS_SERVER", self.path("bin/nats-server"))
             .env(name, value)
+            .envs(
+                self.url
+                    .starts_with("tls://")
+                    .then(|| ("LATENTFARM_CA", self.path("ca.pem"))),
+            )
             .stdin(Stdio::null())
             .stdout(file.try_clone().expect("a log"))
             .stderr(file)
@@ -202,6 +218,7 @@ impl Runner {
             text = text.replace(job, &format!(" {} ", self.job));
         }
         for server in [
+            "tls://farm.example:4222",
             "nats://farm.example:4222",
             "nats://farm:4222",
             "nats://HOST:4222",

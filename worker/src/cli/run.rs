@@ -146,9 +146,8 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
     shutdown::on_signals(trigger).context("cannot listen for signals")?;
     let serving = workers.into_iter().map(|(name, settings)| {
         let identity = Identity {
-            role: Role::Worker(name.clone()),
             nkey_seed: nkey_seed.clone(),
-            name: name.to_string(),
+            ..Identity::from_environment(Role::Worker(name.clone()), name.to_string())
         };
         serve(
             name,

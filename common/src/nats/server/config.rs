@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
+use super::tls::TlsFiles;
 use super::users::User;
 
 /// Limit of all stored data, from which streams reserve their own limits. Nothing is allocated ahead.
@@ -19,6 +20,8 @@ pub(super) struct ServerConfig<'a> {
     pub(super) port: i32,
     /// Limit of all stored data in bytes.
     pub(super) max_file_bytes: u64,
+    /// The certificate with which the server encrypts all connections; `None` for a server without.
+    pub(super) tls: Option<&'a TlsFiles>,
     /// Whether another program starts the server and reads its log file and its port from `dir`.
     pub(super) is_embedded: bool,
 }
@@ -32,6 +35,11 @@ pub(super) fn render(config: &ServerConfig<'_>, users: &[&User]) -> String {
         let (ports, log) = (at("run"), at("nats.log"));
         let _ = writeln!(text, "ports_file_dir: {ports}\nlogfile: {log}");
         text.push_str("logfile_size_limit: 16MB\nlogfile_max_num: 4\n");
+    }
+    if let Some(TlsFiles { certificate, key, .. }) = config.tls {
+        let path = |path: &Path| quote(&path.to_string_lossy());
+        let (certificate, key) = (path(certificate), path(key));
+        let _ = writeln!(text, "tls {{ cert_file: {certificate}, key_file: {key} }}");
     }
     let (host, port) = (quote(config.host), config.port);
     let (pid_file, store_dir, max_file) = (at("run/nats.pid"), at("js"), config.max_file_bytes);
@@ -103,6 +111,7 @@ mod tests {
                 host: "127.0.0.1",
                 port: -1,
                 max_file_bytes: 1,
+                tls: None,
                 is_embedded: true,
             },
             &[],

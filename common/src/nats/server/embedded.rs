@@ -1,6 +1,6 @@
-//! A private nats-server for a render on one machine. It listens on loopback at a free port, and its keys
-//! exist only in memory. The coordinator starts it before anything else, and stops it at the end of the
-//! render.
+//! A nats-server that the coordinator starts before anything else and stops at its end. That of a render on one
+//! machine is private: it listens on loopback at a free port, and its keys exist only in memory. That of a farm is
+//! reached over the network: it encrypts all connections, and its keys and certificates are in files.
 //!
 //! ```text
 //! <dir>/lock       locked while the server runs: nats-server itself takes no lock
@@ -8,11 +8,12 @@
 //! <dir>/nats.log   the server's log; nats.err has what it printed
 //! <dir>/js         streams
 //! <dir>/run        files with the port and the process id
+//! <dir>/keys       keys, and <dir>/tls certificates, of a server that is reached over the network
 //! ```
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
@@ -28,7 +29,8 @@ use super::error::ServerError;
 use super::files::{create_file, create_folder};
 use super::locate::ServerBinary;
 use super::process::ServerProcess;
-use super::users::{User, Users};
+use super::tls::TlsFiles;
+use super::users::Users;
 use crate::ids::WorkerId;
 use crate::nats::connect::Identity;
 
@@ -49,6 +51,17 @@ pub struct ServerOptions {
     pub workers: Vec<WorkerId>,
     /// Limit of all stored data in bytes.
     pub max_file_bytes: u64,
+    /// How other machines reach the server; `None` for a private one.
+    pub network: Option<Network>,
+}
+
+/// How other machines reach a server.
+#[derive(Clone, Debug)]
+pub struct Network {
+    /// The address and the port at which the server listens; port 0 stands for a free one.
+    pub listen: SocketAddr,
+    /// The names and addresses that the server's certificate is for, besides those of this machine for itself.
+    pub hosts: Vec<String>,
 }
 
 impl ServerOptions {
@@ -59,6 +72,7 @@ impl ServerOptions {
             dir,
             workers,
             max_file_bytes: DEFAULT_MAX_FILE_BYTES,
+            network: None,
         }
     }
 }
@@ -67,6 +81,7 @@ impl ServerOptions {
 pub struct EmbeddedServer {
     options: ServerOptions,
     users: Users,
+    tls: Option<TlsFiles>,
     port: u16,
     process: ServerProcess,
     /// The lock is held here too, so that the folder stays locked across a restart.
@@ -80,23 +95,41 @@ impl EmbeddedServer {
             create_folder(&options.dir.join(name))?;
         }
         let lock = lock(&options.dir)?;
-        let users = Users::make(&options.workers)?;
-        let (process, port) = launch(&options, &users, None, &lock).await?;
+        let (users, tls) = match &options.network {
+            None => (Users::make(&options.workers)?, None),
+            Some(network) => (
+                Users::kept(&options.dir.join("keys"), &options.workers)?,
+                Some(TlsFiles::make(&options.dir.join("tls"), &network.hosts)?),
+            ),
+        };
+        let port = options.network.as_ref().map(|network| network.listen.port());
+        let port = port.filter(|port| *port != 0);
+        let (process, port) = launch(&options, (&users, tls.as_ref()), port, &lock).await?;
         let trial = tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await;
         trial.map_err(ServerError::NoLoopback)?;
         tracing::debug!(port, version = %options.binary.version, "nats-server is ready");
         Ok(Self {
             options,
             users,
+            tls,
             port,
             process,
             lock,
         })
     }
 
-    /// Returns the address, `nats://127.0.0.1:<port>`.
+    /// Returns the address for this machine, `nats://127.0.0.1:<port>`, or `tls://` for a server that encrypts.
     pub fn url(&self) -> String {
-        format!("nats://127.0.0.1:{}", self.port)
+        format!(
+            "{}://127.0.0.1:{}",
+            if self.tls.is_some() { "tls" } else { "nats" },
+            self.port
+        )
+    }
+
+    /// Returns the path of the certificate with which clients recognise the server, if it encrypts.
+    pub fn authority(&self) -> Option<&Path> {
+        self.tls.as_ref().map(|tls| tls.authority.as_path())
     }
 
     /// Returns the process id of the server.
@@ -106,22 +139,24 @@ impl EmbeddedServer {
 
     /// Returns the user that the coordinator connects as.
     pub fn coordinator(&self) -> Identity {
-        self.users.coordinator.identity()
+        self.users.coordinator.identity(self.authority())
     }
 
     /// Returns the user that operators connect as.
     pub fn operator(&self) -> Identity {
-        self.users.operator.identity()
+        self.users.operator.identity(self.authority())
     }
 
     /// Returns the user that observers connect as.
     pub fn observer(&self) -> Identity {
-        self.users.observer.identity()
+        self.users.observer.identity(self.authority())
     }
 
     /// Returns the user that a worker connects as, or `None` if the server was started without this worker.
     pub fn worker(&self, worker: &WorkerId) -> Option<Identity> {
-        self.users.worker(worker).map(User::identity)
+        self.users
+            .worker(worker)
+            .map(|user| user.identity(self.authority()))
     }
 
     /// The exit status of the process, once it has ended for whatever reason.
@@ -134,7 +169,13 @@ impl EmbeddedServer {
     pub async fn restart(&mut self) -> Result<(), ServerError> {
         self.process.signal(Signal::SIGKILL);
         self.ended(KILL_LIMIT).await;
-        let (process, _) = launch(&self.options, &self.users, Some(self.port), &self.lock).await?;
+        let (process, _) = launch(
+            &self.options,
+            (&self.users, self.tls.as_ref()),
+            Some(self.port),
+            &self.lock,
+        )
+        .await?;
         self.process = process;
         Ok(())
     }
@@ -175,18 +216,23 @@ fn lock(dir: &Path) -> Result<Flock<File>, ServerError> {
 
 async fn launch(
     options: &ServerOptions,
-    users: &Users,
+    (users, tls): (&Users, Option<&TlsFiles>),
     port: Option<u16>,
     lock: &Flock<File>,
 ) -> Result<(ServerProcess, u16), ServerError> {
     let dir = &options.dir;
     let run = dir.join("run");
     remove_ports_files(&run).map_err(ServerError::files("clear", &run))?;
+    let host = options
+        .network
+        .as_ref()
+        .map_or(Ipv4Addr::LOCALHOST.into(), |network| network.listen.ip());
     let settings = ServerConfig {
         dir,
-        host: "127.0.0.1",
+        host: &host.to_string(),
         port: port.map_or(-1, i32::from),
         max_file_bytes: options.max_file_bytes,
+        tls,
         is_embedded: true,
     };
     let config = dir.join("nats.conf");

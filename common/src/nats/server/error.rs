@@ -22,6 +22,9 @@ pub enum ServerError {
     /// A new key cannot be made.
     #[error("cannot make a key")]
     Key(#[source] nkeys::error::Error),
+    /// The certificates of the server cannot be made.
+    #[error("cannot make the server's certificates")]
+    Certificate(#[source] rcgen::Error),
     /// A key file has another content.
     #[error("`{}` does not hold the nkey seed of a user", path.display())]
     BadKey {

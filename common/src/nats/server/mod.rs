@@ -9,9 +9,10 @@ mod files;
 mod locate;
 mod process;
 mod standalone;
+mod tls;
 mod users;
 
-pub use embedded::{EmbeddedServer, ServerOptions};
+pub use embedded::{EmbeddedServer, Network, ServerOptions};
 pub use error::ServerError;
 pub use locate::{BINARY_VARIABLE, LocateError, ServerBinary, check, locate};
 pub use standalone::StandaloneServer;

@@ -1,9 +1,15 @@
 //! The users of a farm's server and their keys, for the server's configuration and for the clients that sign
 //! in.
 
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{ErrorKind, Write as _};
+use std::path::{Path, PathBuf};
+
 use nkeys::KeyPair;
 
 use super::error::ServerError;
+use super::files::{create_file, create_folder};
 use crate::ids::WorkerId;
 use crate::nats::connect::Identity;
 use crate::nats::role::Role;
@@ -36,16 +42,61 @@ impl User {
         })
     }
 
-    pub(super) fn identity(&self) -> Identity {
+    pub(super) fn identity(&self, authority: Option<&Path>) -> Identity {
         Identity {
             role: self.role.clone(),
             nkey_seed: Some(self.seed.clone()),
+            authority: authority.map(Path::to_owned),
             name: self.role.to_string(),
+        }
+    }
+
+    /// Returns the path of the user's key in a folder of keys.
+    pub(super) fn file_in(&self, dir: &Path) -> PathBuf {
+        dir.join(file_name(&self.role))
+    }
+
+    /// Returns the user whose key is in `dir`; makes a key if there is none.
+    fn kept(role: Role, dir: &Path) -> Result<Self, ServerError> {
+        let path = dir.join(file_name(&role));
+        match fs::read_to_string(&path) {
+            Ok(seed) => {
+                Self::from_seed(role, seed.trim()).map_err(|source| ServerError::BadKey { path, source })
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                let user = Self::make(role)?;
+                let written = writeln!(create_file(&path)?, "{}", user.seed);
+                written.map_err(ServerError::files("write", &path))?;
+                Ok(user)
+            }
+            Err(error) => Err(ServerError::files("read", &path)(error)),
         }
     }
 }
 
-/// The users of an embedded server, with keys that exist only in memory.
+fn file_name(role: &Role) -> String {
+    match role {
+        Role::Coordinator | Role::Operator | Role::Observer => format!("{role}.nk"),
+        Role::Worker(worker) => format!("worker-{worker}.nk"),
+    }
+}
+
+/// Lists the workers whose keys are in `dir`.
+fn workers_with_keys(dir: &Path) -> Result<Vec<WorkerId>, ServerError> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).map_err(ServerError::files("read", dir))? {
+        let name = entry.map_err(ServerError::files("read", dir))?.file_name();
+        let name = name.to_string_lossy();
+        let worker = name
+            .strip_prefix("worker-")
+            .and_then(|name| name.strip_suffix(".nk"));
+        found.extend(worker.and_then(|worker| worker.parse().ok()));
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// The users of a server.
 pub(super) struct Users {
     pub(super) coordinator: User,
     pub(super) operator: User,
@@ -54,12 +105,31 @@ pub(super) struct Users {
 }
 
 impl Users {
+    /// Makes users with keys that exist only in memory.
     pub(super) fn make(workers: &[WorkerId]) -> Result<Self, ServerError> {
-        let workers = workers.iter().map(|id| User::make(Role::Worker(id.clone())));
+        Self::each(workers, User::make)
+    }
+
+    /// Returns users with keys in the folder `dir`, which get one if they have none. Workers that have a key there
+    /// are users too.
+    pub(super) fn kept(dir: &Path, workers: &[WorkerId]) -> Result<Self, ServerError> {
+        create_folder(dir)?;
+        let mut all = workers.to_vec();
+        all.extend(workers_with_keys(dir)?);
+        let mut seen = BTreeSet::new();
+        all.retain(|worker| seen.insert(worker.clone()));
+        Self::each(&all, |role| User::kept(role, dir))
+    }
+
+    fn each(
+        workers: &[WorkerId],
+        user: impl Fn(Role) -> Result<User, ServerError>,
+    ) -> Result<Self, ServerError> {
+        let workers = workers.iter().map(|id| user(Role::Worker(id.clone())));
         Ok(Self {
-            coordinator: User::make(Role::Coordinator)?,
-            operator: User::make(Role::Operator)?,
-            observer: User::make(Role::Observer)?,
+            coordinator: user(Role::Coordinator)?,
+            operator: user(Role::Operator)?,
+            observer: user(Role::Observer)?,
             workers: workers.collect::<Result<_, ServerError>>()?,
         })
     }

@@ -1,10 +1,11 @@
 //! The options of the commands that run a farm of many jobs or talk to its coordinator. The doc comments are the
 //! help texts.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{ArgMatches, Args, Command, FromArgMatches, Parser, value_parser};
-use latentfarm_common::ids::JobId;
+use latentfarm_common::ids::{JobId, WorkerId};
 use latentfarm_common::queues::{DEFAULT_PRIORITY, PRIORITIES};
 
 use super::job::JobArgs;
@@ -21,13 +22,52 @@ pub(in crate::cli) struct FarmArgs {
 
 #[derive(clap::Args, Debug)]
 pub(in crate::cli) struct ServeArgs {
-    /// URL of the farm's NATS server; the environment variable `LATENTFARM_NKEY_SEED` holds the coordinator's
-    /// key, if the server wants one
+    /// URL of a NATS server that runs already, or of a cluster of them; the environment variable
+    /// `LATENTFARM_NKEY_SEED` holds the coordinator's key, if the server wants one. Without this option the
+    /// coordinator starts a server of its own, with keys and certificates in its folder
     #[arg(long, value_name = "URL", env = "LATENTFARM_NATS")]
-    pub(in crate::cli) nats: String,
-    /// Folder for the journals of jobs and for temporary files
+    pub(in crate::cli) nats: Option<String>,
+    /// Folder for the journals of jobs and for temporary files, and for a server of the coordinator's own
     #[arg(long, value_name = "DIR", default_value = "latentfarm-serve")]
     pub(in crate::cli) dir: PathBuf,
+    /// Number of copies that a cluster of NATS servers keeps of everything
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = replicas, requires = "nats")]
+    pub(in crate::cli) replicas: usize,
+    /// Address and port at which the coordinator's own server listens
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        default_value = "0.0.0.0:4222",
+        conflicts_with = "nats",
+        help_heading = "Own server"
+    )]
+    pub(in crate::cli) listen: SocketAddr,
+    /// Name or address by which other machines reach the own server, for its certificate; may be given several
+    /// times (default: the name of this machine)
+    #[arg(
+        long,
+        value_name = "NAME",
+        conflicts_with = "nats",
+        help_heading = "Own server"
+    )]
+    pub(in crate::cli) host: Vec<String>,
+    /// Name of a worker that gets a key of the own server, as in `latentfarm-worker run --name`; may be given
+    /// several times
+    #[arg(
+        long,
+        value_name = "NAME",
+        conflicts_with = "nats",
+        help_heading = "Own server"
+    )]
+    pub(in crate::cli) worker: Vec<WorkerId>,
+    /// nats-server program of the own server (2.12 or newer)
+    #[arg(
+        long,
+        value_name = "PATH",
+        env = "LATENTFARM_NATS_SERVER",
+        help_heading = "Own server"
+    )]
+    pub(in crate::cli) nats_server: Option<PathBuf>,
 }
 
 #[derive(clap::Args, Debug)]
@@ -42,6 +82,15 @@ pub(in crate::cli) struct SubmitArgs {
     /// Print events and the job as JSON lines on standard output
     #[arg(long, help_heading = "Output")]
     pub(in crate::cli) json: bool,
+}
+
+/// Parses a number of copies: an even number of servers agrees no better than one fewer.
+fn replicas(text: &str) -> Result<usize, String> {
+    match text {
+        "1" => Ok(1),
+        "3" => Ok(3),
+        _ => Err("must be 1 or 3".to_owned()),
+    }
 }
 
 /// One job, or those of a file.

@@ -50,7 +50,8 @@ Examples:
     /// Runs until it is interrupted. The farm's NATS server has all that the jobs need: after a crash or a
     /// restart, here or on another machine, the same command goes on with them.
     #[command(after_help = "\
-Example:
+Examples:
+  latentfarm serve --dir /srv/farm --host farm.example --worker gpu1 --worker gpu2
   latentfarm serve --nats nats://farm.example:4222 --dir /srv/farm/coordinator
 
 Exit codes: 0 interrupted in order, 1 failed, 2 wrong usage.")]
@@ -279,8 +280,8 @@ pub(super) struct RenderArgs {
     /// Worker processes to start on this machine, 1 to 64 (default: 1 on a machine with 1 or 2 cores, else 2)
     #[arg(long, value_name = "N", help_heading = "Farm")]
     pub(super) workers: Option<usize>,
-    /// Devices of each worker on this machine, separated by commas: auto, cpu, cuda:N, or a GPU's UUID (default:
-    /// `auto,cpu`, which takes the CPU for chunks that fit no GPU; `auto` with --cpu-fallback never)
+    /// Device of each worker on this machine: auto, cpu, cuda:N, or a GPU's UUID (default: that of
+    /// `latentfarm-worker run`)
     #[arg(long, value_name = "DEVICE", help_heading = "Farm")]
     pub(super) device: Option<String>,
     /// Memory that each worker on this machine leaves free, in MiB (default: that of `latentfarm-worker run`)
