@@ -236,11 +236,18 @@ impl Coordinator {
     /// Starts a coordinator with a server of its own, which listens at `listen` and admits this worker, and waits
     /// until it answers.
     #[track_caller]
-    pub fn with_own_server(dir: &Path, worker: &str, listen: &str, tag: &ProcessTag) -> (Self, Access) {
+    pub fn with_own_server(
+        dir: &Path,
+        worker: &str,
+        listen: &str,
+        more: &[&str],
+        tag: &ProcessTag,
+    ) -> (Self, Access) {
         let mut command = Command::new(program("latentfarm"));
         command
             .args(["serve", "--worker", worker, "--listen", listen, "--dir"])
-            .arg(dir);
+            .arg(dir)
+            .args(more);
         if std::env::var_os("LATENTFARM_NATS_SERVER").is_none() {
             command.env("LATENTFARM_NATS_SERVER", installed_server());
         }

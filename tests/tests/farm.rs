@@ -8,8 +8,7 @@ use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Stdio};
 
 use farm_tests::{Coordinator, Material, ProcessTag, Server, Worker, decoded};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 /// Options of the tests' jobs: several chunks of some seconds each.
@@ -102,6 +101,33 @@ impl Stage {
             decoded(&self.material.path(output)),
             decoded(&self.material.path(&name))
         );
+    }
+
+    /// Asserts that a table with the options of `a.mp4` names the same job.
+    #[track_caller]
+    fn assert_like_a_table(&self, job: &Value) {
+        let Material {
+            video,
+            audio,
+            weights,
+            ..
+        } = &self.material;
+        let table = format!(
+            "video,audio,output,preset,lossless,chunk_frames,seed\n{},{},a.mp4,lean,true,16,1\n",
+            video.display(),
+            audio.display()
+        );
+        let path = self.material.path("jobs.csv");
+        fs::write(&path, table).unwrap();
+        fs::remove_file(self.material.path("a.mp4")).unwrap();
+        let args: [OsString; 5] = [
+            "submit".into(),
+            "--batch".into(),
+            path.into(),
+            "--weights".into(),
+            weights.into(),
+        ];
+        assert_eq!(&self.server.operate(args).last()["job"], job);
     }
 
     /// Ends the worker and the coordinator in order.
@@ -303,7 +329,7 @@ fn a_batch_is_checked_whole_before_any_job_is_queued() {
         line("a.mp4", serde_json::json!({ "seed": 1 })),
         line(
             "b.mp4",
-            serde_json::json!({ "seed": 2, "name": "talk b", "priority": 0 }),
+            serde_json::json!({ "seed": 2, "name": "talk b", "priority": 0, "after": "a.mp4" }),
         ),
     ];
     let wrong = [
@@ -361,7 +387,16 @@ fn a_batch_is_checked_whole_before_any_job_is_queued() {
     assert_eq!(digests.len(), 2);
     assert_ne!(digests[0]["frames_digest"], digests[1]["frames_digest"]);
     assert!(stage.material.path("a.mp4").exists() && stage.material.path("b.mp4").exists());
-    assert_eq!(stage.server.operate(["jobs"]).lines.len(), 2);
+    let listed = stage.server.operate(["jobs"]).lines;
+    let [second, first] = listed.as_slice() else {
+        panic!("{listed:#?}")
+    };
+    assert!(
+        second["begun_ms"].as_u64() >= first["ended_ms"].as_u64(),
+        "{listed:#?}"
+    );
+    assert!(listed.iter().all(|job| job["fetched_ms"].is_u64()), "{listed:#?}");
+    stage.assert_like_a_table(&first["job"]);
     stage.close(coordinator);
 }
 
@@ -427,61 +462,4 @@ fn renders_share_a_farm_and_one_that_was_interrupted_is_waited_for_again() {
         stage.assert_like_a_render(output, seed, &finished.frames_digest().into());
     }
     stage.close(coordinator);
-}
-
-#[test]
-fn a_coordinator_with_a_server_of_its_own_keeps_jobs_over_a_killed_server_and_its_own_restart() {
-    let material = Material::seconds("1", "1");
-    let tag = ProcessTag::new();
-    let dir = material.path("farm");
-    let (coordinator, server) = Coordinator::with_own_server(&dir, "first", "127.0.0.1:0", &tag);
-    let log = material.path("first.log");
-    let worker = Worker::start(&server, "first", &material.weights, &log, &tag);
-    let mut args: Vec<OsString> = vec![
-        "submit".into(),
-        (&material.video).into(),
-        (&material.audio).into(),
-    ];
-    args.extend([
-        "-o".into(),
-        material.path("out.mp4").into(),
-        "--weights".into(),
-        (&material.weights).into(),
-    ]);
-    args.extend(["--chunk-frames", "16", "--steps", "10", "--lossless"].map(OsString::from));
-    let job = server.operate(args.clone()).last();
-    let pids = tag.matching("nats-server");
-    assert_eq!(pids.len(), 1, "{pids:?}");
-    kill(Pid::from_raw(pids[0]), Signal::SIGKILL).unwrap();
-    let status = |more: &[&str]| server.operate([&["status", job["job"].as_str().unwrap()], more].concat());
-    assert_eq!(status(&[]).last()["job"], job["job"]);
-    assert!(
-        coordinator.log().contains("was started again"),
-        "{}",
-        coordinator.log()
-    );
-    // The next coordinator has the same server, at the same address, with the same keys.
-    assert_eq!(coordinator.interrupt(), Some(0));
-    let address = server.url.trim_start_matches("tls://").to_owned();
-    let (coordinator, again) = Coordinator::with_own_server(&dir, "first", &address, &tag);
-    assert_eq!(again.url, server.url);
-    assert_eq!(status(&["--wait"]).last()["phase"], "complete");
-    args.push("--wait".into());
-    let fetched = server.operate(args);
-    let digest = &written(&fetched.lines)["frames_digest"];
-    let alone = material
-        .render("alone.mp4")
-        .args(["--chunk-frames", "16", "--steps", "10", "--lossless"]);
-    assert_eq!(
-        digest,
-        alone
-            .args(["--workers", "1"])
-            .run()
-            .complete()
-            .frames_digest()
-            .as_str()
-    );
-    assert_eq!(worker.drain(), Some(0));
-    assert_eq!(coordinator.interrupt(), Some(0));
-    tag.assert_nothing_left();
 }

@@ -13,12 +13,14 @@
 mod error;
 mod file;
 mod object;
+mod sweep;
 
 use std::path::{Path, PathBuf};
 
 use async_nats::Client;
 
 pub use error::BlobError;
+pub use sweep::StoredObject;
 
 use crate::wire::blob::BlobRef;
 use file::FileStore;

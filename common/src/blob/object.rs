@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use async_nats::Client;
 use async_nats::jetstream;
-use async_nats::jetstream::context::PublishAckFuture;
+use async_nats::jetstream::context::{PublishAckFuture, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::object_store::{ObjectInfo, ObjectOptions};
 use async_nats::jetstream::stream::{DirectGetError, DirectGetErrorKind};
@@ -40,14 +40,14 @@ const LOOK_UPS: u32 = 6;
 /// The action that errors name if a put fails.
 const STORE: &str = "store";
 /// The action that errors name if an object's description cannot be read.
-const LOOK_UP: &str = "look up";
+pub(super) const LOOK_UP: &str = "look up";
 
 #[derive(Clone, Debug)]
 pub(super) struct ObjectStore {
     bucket: String,
-    context: jetstream::Context,
+    pub(super) context: jetstream::Context,
     /// The context of questions about objects.
-    look_ups: jetstream::Context,
+    pub(super) look_ups: jetstream::Context,
 }
 
 impl ObjectStore {
@@ -116,14 +116,21 @@ impl ObjectStore {
     }
 
     pub(super) async fn check(&self, blob: &BlobRef) -> Result<(), BlobError> {
-        self.info(blob).await.map(|_| ())
+        self.info(blob).await.map(|_found| ())
     }
 
-    /// Whether the blob is there and undamaged. A damaged blob is put again; a chunk that is rendered again
-    /// stores the same content again.
+    /// Whether the blob is there and undamaged; then it is young again, so that the coordinator does not take it for
+    /// one that nobody needs. A damaged blob is put again; a chunk that is rendered again stores the same content
+    /// again.
     async fn is_present(&self, blob: &BlobRef) -> Result<bool, BlobError> {
-        match self.verify(blob).await {
-            Ok(()) => Ok(true),
+        let found = async {
+            let (info, sequence) = self.info(blob).await?;
+            let mut chunks = self.chunks_of(blob, &info);
+            while chunks.next().await?.is_some() {}
+            Ok((info, sequence))
+        };
+        match found.await {
+            Ok((info, sequence)) => self.touch(blob, &info, sequence).await,
             Err(BlobError::Missing { .. } | BlobError::WrongSize { .. } | BlobError::Damaged { .. }) => {
                 Ok(false)
             }
@@ -131,8 +138,40 @@ impl ObjectStore {
         }
     }
 
-    /// Returns the object's description, after checking that the object is there and has the right size.
-    async fn info(&self, blob: &BlobRef) -> Result<ObjectInfo, BlobError> {
+    /// Stores the description of an object again, unless it has gone meanwhile. Returns whether it is there.
+    async fn touch(&self, blob: &BlobRef, info: &ObjectInfo, sequence: u64) -> Result<bool, BlobError> {
+        let message = self
+            .description(blob, info)?
+            .expected_last_subject_sequence(sequence);
+        let publish = self
+            .context
+            .send_publish(self.meta_subject(blob.digest), message)
+            .await;
+        match publish.map_err(self.failed(STORE, blob))?.await {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => {
+                // It was put again by another, or it is gone.
+                match self.info(blob).await {
+                    Ok(_) => Ok(true),
+                    Err(BlobError::Missing { .. }) => Ok(false),
+                    Err(error) => Err(error),
+                }
+            }
+            Err(error) => Err(self.failed(STORE, blob)(error)),
+        }
+    }
+
+    /// Returns the message that stores a description in place of an earlier one.
+    fn description(&self, blob: &BlobRef, info: &ObjectInfo) -> Result<PublishMessage, BlobError> {
+        let payload = serde_json::to_vec(info).map_err(self.failed(STORE, blob))?;
+        Ok(PublishMessage::build()
+            .header(async_nats::header::NATS_ROLLUP, "sub")
+            .payload(payload.into()))
+    }
+
+    /// Returns the object's description and its sequence number, after checking that the object is there and has the
+    /// right size.
+    async fn info(&self, blob: &BlobRef) -> Result<(ObjectInfo, u64), BlobError> {
         let missing = || BlobError::Missing {
             digest: blob.digest,
             place: self.place(),
@@ -160,19 +199,23 @@ impl ObjectStore {
                 found_bytes,
             });
         }
-        Ok(info)
+        Ok((info, message.sequence))
     }
 
     async fn chunks(&self, blob: &BlobRef) -> Result<Chunks, BlobError> {
-        let info = self.info(blob).await?;
+        let (info, _sequence) = self.info(blob).await?;
+        Ok(self.chunks_of(blob, &info))
+    }
+
+    fn chunks_of(&self, blob: &BlobRef, info: &ObjectInfo) -> Chunks {
         let subject = self.chunk_subject(&info.nuid);
-        Ok(Chunks {
+        Chunks {
             blob: *blob,
             place: self.place(),
             reader: DirectReader::new(&self.context.client(), &self.stream(), &subject, 1),
             digest: DigestWriter::new(),
             left: info.chunks,
-        })
+        }
     }
 
     async fn put(
@@ -210,10 +253,7 @@ impl ObjectStore {
         let (digest, bytes) = sent.finish();
         check_content(blob, digest, bytes, &format!("`{}`", from.display()))?;
         let info = self.describe(blob, nuid, chunks);
-        let payload = serde_json::to_vec(&info).map_err(self.failed(STORE, blob))?;
-        let message = PublishMessage::build()
-            .header(async_nats::header::NATS_ROLLUP, "sub")
-            .payload(payload.into());
+        let message = self.description(blob, &info)?;
         let publish = self
             .context
             .send_publish(self.meta_subject(blob.digest), message)
@@ -224,7 +264,7 @@ impl ObjectStore {
 
     /// Returns the conversion of a NATS error to a [`BlobError`] that names the action and the blob, for
     /// `map_err`.
-    fn failed<E: Into<async_nats::Error>>(
+    pub(super) fn failed<E: Into<async_nats::Error>>(
         &self,
         action: &'static str,
         blob: &BlobRef,
@@ -257,15 +297,20 @@ impl ObjectStore {
         }
     }
 
-    fn stream(&self) -> String {
+    pub(super) fn stream(&self) -> String {
         format!("OBJ_{}", self.bucket)
     }
 
-    fn chunk_subject(&self, nuid: &str) -> String {
+    pub(super) fn chunk_subject(&self, nuid: &str) -> String {
         format!("$O.{}.C.{nuid}", self.bucket)
     }
 
-    fn meta_subject(&self, digest: Digest) -> String {
+    /// Filter for the descriptions of all objects.
+    pub(super) fn descriptions(&self) -> String {
+        format!("$O.{}.M.*", self.bucket)
+    }
+
+    pub(super) fn meta_subject(&self, digest: Digest) -> String {
         format!(
             "$O.{}.M.{}",
             self.bucket,

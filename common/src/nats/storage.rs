@@ -11,7 +11,7 @@ use super::topology::{HALVINGS, MEDIA_BUCKET, Topology};
 
 /// What the operator can do about storage that is full, in one clause.
 pub const STORAGE_MEND: &str = "give JetStream more room (`max_file` in the server's configuration, or the account's \
-                                limit), or remove blobs of finished jobs from the bucket farm-media";
+                                limit, and `--store-limit` of the coordinator), or delete jobs that are over";
 
 /// What sets the limit of the storage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -139,9 +139,8 @@ impl Topology {
                 discard: DiscardPolicy::New,
                 allow_rollup: true,
                 max_bytes: self.media_max_bytes,
-                // This removes blobs that no job refers to. It is far longer than a job should wait for its
-                // blobs.
-                max_age: 30 * DAY,
+                // The coordinator removes what no job needs. An age would take the chunks of objects that are
+                // described anew.
                 ..base(
                     &format!("OBJ_{MEDIA_BUCKET}"),
                     vec![format!("$O.{MEDIA_BUCKET}.C.>"), format!("$O.{MEDIA_BUCKET}.M.>")],

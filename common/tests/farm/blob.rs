@@ -216,3 +216,54 @@ async fn a_question_that_is_lost_with_the_link_is_asked_again() {
     check.await.unwrap();
     assert!(asked.elapsed() < Duration::from_secs(20), "{:?}", asked.elapsed());
 }
+
+#[tokio::test]
+async fn what_nobody_has_put_again_is_removed_with_its_chunks() {
+    let farm = Farm::start().await;
+    let coordinator = &farm.coordinator;
+    let store = Store::open("nats://farm-media", Some(&coordinator.client)).unwrap();
+    let (gone, kept) = (large(), b"kept".to_vec());
+    let (gone, kept) = (
+        store.put_bytes(gone).await.unwrap(),
+        store.put_bytes(kept).await.unwrap(),
+    );
+    let listed = store.objects().await.unwrap();
+    let of = |blob: &BlobRef| listed.iter().find(|object| object.digest == blob.digest).unwrap();
+    assert_eq!(listed.len(), 2);
+    assert_eq!((of(&gone).bytes, of(&kept).bytes), (gone.bytes, kept.bytes));
+    // One that is put again after it was listed stays, whole.
+    store.put_bytes(b"kept".to_vec()).await.unwrap();
+    assert!(!store.remove(of(&kept)).await.unwrap());
+    assert_eq!(store.get_bytes(&kept).await.unwrap(), b"kept");
+    assert!(store.remove(of(&gone)).await.unwrap());
+    assert!(matches!(store.check(&gone).await, Err(BlobError::Missing { .. })));
+    let bytes = async || {
+        let stream = coordinator.context.get_stream("OBJ_farm-media").await.unwrap();
+        stream.cached_info().state.bytes
+    };
+    assert!(bytes().await < 4096, "{} bytes are left", bytes().await);
+    // It can be stored anew.
+    assert_eq!(store.put_bytes(large()).await.unwrap(), gone);
+    store.verify(&gone).await.unwrap();
+    // Chunks without a description are those of a put that was interrupted.
+    let lost = "$O.farm-media.C.lost".to_owned();
+    coordinator
+        .context
+        .publish(lost, "chunk".into())
+        .await
+        .unwrap()
+        .await
+        .unwrap();
+    let listed = store.objects().await.unwrap();
+    assert_eq!(
+        store
+            .remove_leftovers(&listed, Duration::from_mins(1))
+            .await
+            .unwrap(),
+        0,
+        "it is young"
+    );
+    assert_eq!(store.remove_leftovers(&listed, Duration::ZERO).await.unwrap(), 1);
+    store.verify(&gone).await.unwrap();
+    assert_eq!(store.get_bytes(&kept).await.unwrap(), b"kept");
+}

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::args::{ControlArgs, JobsArgs, StatusArgs};
 use super::exit::{CommandError, ExitStatus, runtime};
 use super::stdout::print_result;
-use crate::farm::{ClientError, Control, FarmClient, JobPhase, JobView, ListFilter};
+use crate::farm::{ClientError, Control, FarmClient, JobPhase, JobRecord, JobView, ListFilter};
 
 /// How often a command that waits looks how the job stands.
 pub(super) const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -160,6 +160,8 @@ pub(super) fn to_json(view: &JobView) -> Value {
         "submitted_ms": record.submitted_ms,
         "begun_ms": record.begun_ms,
         "ended_ms": record.ended_ms,
+        "deadline_ms": record.deadline_ms,
+        "fetched_ms": record.fetched_ms,
     })
 }
 
@@ -182,9 +184,23 @@ fn to_text(view: &JobView) -> String {
             rough_time(since(record.submitted_ms))
         ),
     ];
+    lines.extend(deadline(record, now_ms()));
     lines.extend(record.reason.iter().map(|why| format!("  reason: {why}")));
     lines.extend(view.waits_for.iter().map(|why| format!("  now: {why}")));
     lines.join("\n")
+}
+
+/// Returns what is to be known of the time in which the job is wanted.
+fn deadline(record: &JobRecord, now_ms: u64) -> Option<String> {
+    let wanted = record.deadline_ms?;
+    let at = record.ended_ms.unwrap_or(now_ms);
+    let time = |ms| rough_time(Duration::from_millis(ms));
+    Some(match (record.phase.is_over(), at <= wanted) {
+        (true, true) => format!("  in time, {} before it was wanted", time(wanted - at)),
+        (true, false) => format!("  late, {} after it was wanted", time(at - wanted)),
+        (false, true) => format!("  wanted in {}", time(wanted - at)),
+        (false, false) => format!("  wanted {} ago", time(at - wanted)),
+    })
 }
 
 /// Returns a table with a line for each job.
@@ -212,8 +228,13 @@ fn table(jobs: &[JobView]) -> String {
 
 /// The time since a moment in milliseconds since the Unix epoch.
 fn since(moment_ms: u64) -> Duration {
+    Duration::from_millis(now_ms().saturating_sub(moment_ms))
+}
+
+/// The time in milliseconds since the Unix epoch.
+fn now_ms() -> u64 {
     let now = std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH);
-    Duration::from_millis(now.map_or(0, milliseconds).saturating_sub(moment_ms))
+    now.map_or(0, milliseconds)
 }
 
 /// Returns how long a job that is over took from its begin, in words.

@@ -96,6 +96,7 @@ async fn run(settings: RenderCommand) -> Result<ExitStatus, CommandError> {
                 submitter: submit::submitter(),
                 priority: DEFAULT_PRIORITY,
                 after: None,
+                deadline: None,
             };
             let running = Box::pin(farm::render(job, &farm, options, &observer, shutdown));
             (

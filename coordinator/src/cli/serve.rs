@@ -1,5 +1,7 @@
 //! `latentfarm serve`: the standing coordinator of a farm.
 
+use std::path::Path;
+
 use anyhow::Context as _;
 use latentfarm_common::console::tell;
 use latentfarm_common::nats::connect::AUTHORITY_VARIABLE;
@@ -10,7 +12,8 @@ use latentfarm_common::shutdown;
 use super::args::ServeArgs;
 use super::exit::{CommandError, ExitStatus, runtime};
 use crate::dispatch::{FarmSettings, Timeouts};
-use crate::farm::{self, FarmServer, Ready, ServeSettings};
+use crate::farm::{self, FarmServer, Ready, Retention, ServeSettings};
+use crate::render::{Volume, written_bytes};
 
 pub(super) fn main(args: ServeArgs) -> Result<ExitStatus, CommandError> {
     runtime(2)?.block_on(run(args))
@@ -23,28 +26,33 @@ async fn run(args: ServeArgs) -> Result<ExitStatus, CommandError> {
         .with_context(|| format!("cannot resolve `{}`", args.dir.display()))
         .map_err(CommandError::refused)?;
     let keys = dir.join("server/keys");
-    let server = match args.nats {
-        Some(url) => FarmServer::Existing { url },
-        None => {
-            let binary = locate(args.nats_server.as_deref()).await;
-            let binary = binary.map_err(CommandError::refused)?;
-            let mut options = ServerOptions::new(binary, dir.join("server"), args.worker);
-            let hosts = if args.host.is_empty() {
-                this_host().into_iter().collect()
-            } else {
-                args.host
-            };
-            options.network = Some(Network {
-                listen: args.listen,
-                hosts,
-            });
-            FarmServer::Own(Box::new(options))
-        }
+    let server = if let Some(url) = args.nats {
+        FarmServer::Existing { url }
+    } else {
+        let binary = locate(args.nats_server.as_deref()).await;
+        let binary = binary.map_err(CommandError::refused)?;
+        let mut options = ServerOptions::new(binary, dir.join("server"), args.worker);
+        let hosts = if args.host.is_empty() {
+            this_host().into_iter().collect()
+        } else {
+            args.host
+        };
+        options.max_file_bytes = options.max_file_bytes.min(room_for_server(&options.dir));
+        options.network = Some(Network {
+            listen: args.listen,
+            hosts,
+        });
+        FarmServer::Own(Box::new(options))
     };
     let settings = ServeSettings {
         server,
         dir,
         replicas: args.replicas,
+        store_limit_bytes: args.store_limit.map(|mib| mib << 20),
+        retention: Retention {
+            results: args.keep_results,
+            history: args.keep_history,
+        },
         farm: FarmSettings {
             holder: format!("process {} of latentfarm serve", std::process::id()),
             contention: Contention::Refuse,
@@ -74,6 +82,13 @@ async fn run(args: ServeArgs) -> Result<ExitStatus, CommandError> {
         .map_err(CommandError::failed)?;
     tell(format_args!("ended; the same command goes on with the jobs"));
     Ok(ExitStatus::Complete)
+}
+
+/// Returns how much the own server may store in its folder, what it has stored included. A tenth of what is free stays
+/// free.
+fn room_for_server(dir: &Path) -> u64 {
+    let free = Volume::of(dir).map_or(u64::MAX, |volume| volume.free_bytes);
+    written_bytes(dir).saturating_add(free / 10 * 9)
 }
 
 /// Returns the name of this machine.

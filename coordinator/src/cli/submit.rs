@@ -174,6 +174,7 @@ pub(super) fn settings_of(job: SubmittedJob) -> Result<(SubmitOptions, JobSettin
         submitter: submitter(),
         priority: job.priority,
         after: job.after,
+        deadline: job.deadline,
     };
     Ok((options, JobSettings::new(job.job, 1)?))
 }

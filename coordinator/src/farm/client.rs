@@ -35,6 +35,8 @@ pub enum ClientError {
     #[error("the farm has no job {job}: `latentfarm jobs` lists those that it has")]
     NoSuchJob { job: JobId },
     #[error("{reason}")]
+    Full { reason: String },
+    #[error("{reason}")]
     Refused { reason: String },
     #[error("the coordinator gave the answer to another question")]
     OtherAnswer,
@@ -43,7 +45,10 @@ pub enum ClientError {
 impl ClientError {
     /// Whether the request itself was refused, so that another one may succeed.
     pub fn is_refusal(&self) -> bool {
-        matches!(self, Self::NoSuchJob { .. } | Self::Refused { .. })
+        matches!(
+            self,
+            Self::NoSuchJob { .. } | Self::Full { .. } | Self::Refused { .. }
+        )
     }
 
     /// Whether the same request may succeed later, as no coordinator answered.
@@ -135,6 +140,7 @@ fn job_of(reply: FarmReply) -> Result<JobView, ClientError> {
 fn refused(reply: FarmReply) -> ClientError {
     match reply {
         FarmReply::NoSuchJob { job } => ClientError::NoSuchJob { job },
+        FarmReply::Full { reason } => ClientError::Full { reason },
         FarmReply::Refused { reason } => ClientError::Refused { reason },
         FarmReply::Room | FarmReply::Job(_) | FarmReply::Jobs { .. } | FarmReply::Deleted => {
             ClientError::OtherAnswer

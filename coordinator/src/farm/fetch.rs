@@ -4,12 +4,13 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use latentfarm_common::error::FileError;
+use latentfarm_common::error::{FileError, one_line};
 use latentfarm_common::ids::WorkKind;
 use latentfarm_common::nats::done::DoneLog;
 use latentfarm_common::wire::outcome::DoneRecord;
 
-use super::messages::{JobPhase, JobView};
+use super::client::FarmClient;
+use super::messages::{FarmRequest, JobPhase, JobView};
 use crate::dispatch::{Farm, FarmError};
 use crate::job::manifest;
 use crate::render::{Join, Observer, RenderError, Written};
@@ -80,5 +81,13 @@ pub async fn fetch(
         keeps_tail: view.keeps_tail,
     };
     let assembled = join.assemble(observer).await?;
-    Ok(join.commit(assembled).await?)
+    let written = join.commit(assembled).await?;
+    // The farm may need the room. One that does not hear of it keeps the results for their time.
+    let told = FarmClient::new(&farm.connection)
+        .job(&FarmRequest::Fetched { job })
+        .await;
+    if let Err(error) = told {
+        tracing::debug!(%job, error = one_line(&error), "the coordinator does not know that the job is fetched");
+    }
+    Ok(written)
 }

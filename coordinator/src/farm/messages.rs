@@ -42,6 +42,11 @@ pub struct JobOrder {
     pub extension: String,
     /// The job begins only when this one is complete.
     pub after: Option<JobId>,
+    /// The time after its submission in which the job is wanted.
+    pub deadline: Option<Duration>,
+    /// Bytes that the inputs, and then the results, take in the farm's store at most.
+    pub input_bytes: u64,
+    pub result_bytes: u64,
     /// The folder of the weights on the submitter's machine, for people who start a worker.
     pub weights: String,
 }
@@ -99,6 +104,10 @@ pub struct JobRecord {
     pub frames: u64,
     /// Number of output frames that are rendered, as far as that was recorded.
     pub frames_done: u64,
+    /// When the job is wanted, if anybody has said so.
+    pub deadline_ms: Option<u64>,
+    /// When the output was written last where somebody fetched it.
+    pub fetched_ms: Option<u64>,
 }
 
 impl Message for JobRecord {
@@ -173,6 +182,10 @@ pub enum FarmRequest {
         job: JobId,
         reason: String,
     },
+    /// Tells that the output of a complete job is written where it is wanted.
+    Fetched {
+        job: JobId,
+    },
     /// Forgets a job that is over, with its results.
     Delete {
         job: JobId,
@@ -208,6 +221,8 @@ pub(super) enum FarmReply {
     Deleted,
     /// The farm has no such job.
     NoSuchJob { job: JobId },
+    /// The farm's store has no room for the job now.
+    Full { reason: String },
     /// The request is not carried out, for this reason; it says what the operator can do.
     Refused { reason: String },
 }

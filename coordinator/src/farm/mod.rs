@@ -21,10 +21,12 @@ mod registry;
 mod render;
 mod serve;
 mod submit;
+mod sweep;
 mod watch;
 mod watchers;
 
 pub use client::{ClientError, FarmClient};
+pub use coordinator::Retention;
 pub use error::ServeError;
 pub use fetch::{FetchError, fetch};
 pub use messages::{

@@ -13,7 +13,7 @@ use latentfarm_common::nats::{Connection, Role};
 use latentfarm_common::shutdown::Shutdown;
 use tokio::sync::mpsc;
 
-use super::coordinator::Coordinator;
+use super::coordinator::{Coordinator, Retention};
 use super::error::ServeError;
 use crate::dispatch::{self, Farm, FarmSettings, segment_check};
 use crate::local::{LocalNotice, SupervisedServer};
@@ -39,6 +39,9 @@ pub struct ServeSettings {
     pub dir: PathBuf,
     /// Number of copies that the servers of a cluster keep of everything: 1, or 3.
     pub replicas: usize,
+    /// Limit of all blobs in bytes; by default what the server allows.
+    pub store_limit_bytes: Option<u64>,
+    pub retention: Retention,
     pub farm: FarmSettings,
 }
 
@@ -124,13 +127,16 @@ async fn coordinate(
 ) -> Result<(), ServeError> {
     let mut farm = Farm::connect(url, identity).await?;
     farm.topology.replicas = settings.replicas;
+    if let Some(bytes) = settings.store_limit_bytes {
+        farm.topology.media_max_bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+    }
     farm.prepare().await?;
     let of_farm = settings.farm;
     let lease = acquire(&farm.connection, &of_farm)
         .await
         .map_err(ServeError::Lease)?;
     let (orders, ordered) = mpsc::unbounded_channel();
-    let coordinator = Coordinator::open(&farm, &lease, settings.dir, orders).await;
+    let coordinator = Coordinator::open(&farm, &lease, settings.dir, settings.retention, orders).await;
     let ended = match coordinator {
         Ok(mut coordinator) => {
             let check = segment_check(&farm.store, scratch);

@@ -2,6 +2,8 @@
 //! video while the farm renders what was cut already. The same job may be submitted again at any time; what is
 //! stored of it is not stored again.
 
+use std::time::Duration;
+
 use latentfarm_common::error::one_line;
 use latentfarm_common::ids::JobId;
 use latentfarm_common::shutdown::{Phase, Shutdown};
@@ -25,6 +27,11 @@ pub enum SubmitError {
 }
 
 impl SubmitError {
+    /// Whether the farm's store has no room for the job now.
+    pub fn is_full(&self) -> bool {
+        matches!(self, Self::Client(ClientError::Full { .. }))
+    }
+
     /// Whether the inputs, the options or the request were refused.
     pub fn is_refusal(&self) -> bool {
         match self {
@@ -42,6 +49,8 @@ pub struct SubmitOptions {
     pub priority: u8,
     /// The job begins only when this one is complete.
     pub after: Option<JobId>,
+    /// The time in which the job is wanted.
+    pub deadline: Option<Duration>,
 }
 
 /// What follows when the farm has a job and its video is cut.
@@ -75,7 +84,7 @@ pub async fn submit(
     let submitting = Box::pin(async {
         let (preflight, examined) = job.into_parts();
         let (view, inputs) = match client_side.hand_over(preflight, examined, options).await? {
-            HandedOver::Complete(view) => return Ok(Some(view)),
+            HandedOver::Complete(view) => return Ok(Some(*view)),
             HandedOver::Open(view, inputs) => (view, inputs),
         };
         let id = view.job;
@@ -111,7 +120,7 @@ pub async fn submit(
 /// A job that the farm has.
 enum HandedOver {
     /// It is complete.
-    Complete(JobView),
+    Complete(Box<JobView>),
     /// Its video may still have to be cut.
     Open(Box<JobView>, Box<StoredInputs>),
 }
@@ -134,7 +143,9 @@ impl Submitter<'_> {
         let id = preflight.job;
         let known = self.client.announce(id, preflight.estimate.store_bytes).await?;
         let (view, inputs) = match known {
-            Some(view) if view.record.phase == JobPhase::Complete => return Ok(HandedOver::Complete(view)),
+            Some(view) if view.record.phase == JobPhase::Complete => {
+                return Ok(HandedOver::Complete(Box::new(view)));
+            }
             Some(view) => {
                 let found = manifest::read_from_farm(&self.farm.connection, id).await;
                 let spec = found
@@ -196,6 +207,12 @@ fn order(preflight: &Preflight, options: SubmitOptions) -> JobOrder {
         keeps_tail: settings.ingest.keep_tail,
         extension: settings.ingest.container.extension().to_owned(),
         after: options.after,
+        deadline: options.deadline,
+        input_bytes: preflight
+            .estimate
+            .store_bytes
+            .saturating_sub(preflight.estimate.result_bytes),
+        result_bytes: preflight.estimate.result_bytes,
         weights: if weights.len() <= MAX_TEXT_BYTES {
             weights
         } else {

@@ -36,6 +36,8 @@ pub struct Estimate {
     pub(super) places: Vec<Place>,
     /// Bytes of the blobs that the job stores, at its fullest moment.
     pub store_bytes: u64,
+    /// Bytes of the rendered video, which are a part of them.
+    pub result_bytes: u64,
     /// Host memory that a worker on the CPU needs under the leanest plan.
     pub worker_mib: u64,
     /// Device memory that a worker on a GPU needs under the leanest plan, if that is known.
@@ -81,6 +83,7 @@ impl Estimate {
             .map(|volume| volume.free_bytes),
             places,
             store_bytes: store_bytes(examined, input, result_bytes(settings, examined)),
+            result_bytes: result_bytes(settings, examined),
             worker_mib: leanest(DeviceKind::Cpu).unwrap_or(0),
             gpu_mib: leanest(DeviceKind::Cuda),
             seconds: START_SECONDS + model_flop / (FLOPS_PER_THREAD * threads) + media_seconds / threads,

@@ -22,10 +22,10 @@ pub(super) struct Place {
 
 /// A file system, and what is free on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Volume {
+pub(crate) struct Volume {
     /// The number of the device, which is the same for all folders of the file system.
     device: u64,
-    pub(super) free_bytes: u64,
+    pub(crate) free_bytes: u64,
 }
 
 /// File systems without enough room, with the places that the render would write to on each.
@@ -34,7 +34,7 @@ pub struct NoRoom(Vec<(Volume, Vec<Place>)>);
 
 impl Volume {
     /// Returns the file system that holds `path` or would hold it. `None` if it does not say what is free.
-    pub(super) fn of(path: &Path) -> Option<Self> {
+    pub(crate) fn of(path: &Path) -> Option<Self> {
         let path = std::path::absolute(path).ok()?;
         let existing = path.ancestors().find(|folder| folder.exists())?;
         let stat = nix::sys::statvfs::statvfs(existing).ok()?;
@@ -101,26 +101,34 @@ impl std::error::Error for NoRoom {}
 /// The storage of a farm's server has too little room for a job.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error(
-    "the job needs about {} MiB of the farm's storage, and {} has {} of its {} MiB free: {STORAGE_MEND}",
-    need_bytes.div_ceil(1 << 20), room.limited_by, room.free_bytes() >> 20, room.limit_bytes >> 20
+    "the job needs about {} MiB of the farm's storage; {} has {} of its {} MiB free, and the jobs that the farm has need {} \
+     MiB more: wait until they are over and fetched, or {STORAGE_MEND}",
+    need_bytes.div_ceil(1 << 20), room.limited_by, room.free_bytes() >> 20, room.limit_bytes >> 20,
+    promised_bytes.div_ceil(1 << 20)
 )]
 pub(crate) struct NoStorage {
     need_bytes: u64,
+    promised_bytes: u64,
     room: StorageRoom,
 }
 
 impl NoStorage {
-    /// Checks whether blobs of `need_bytes` fit. Storage without a limit is enough.
-    pub(crate) fn check(need_bytes: u64, room: Option<StorageRoom>) -> Result<(), Self> {
-        match room.filter(|room| room.free_bytes() < need_bytes) {
-            Some(room) => Err(Self { need_bytes, room }),
+    /// Checks whether blobs of `need_bytes` fit besides those that other jobs may still store. Storage without a limit
+    /// is enough.
+    pub(crate) fn check(need_bytes: u64, promised_bytes: u64, room: Option<StorageRoom>) -> Result<(), Self> {
+        match room.filter(|room| room.free_bytes() < need_bytes.saturating_add(promised_bytes)) {
+            Some(room) => Err(Self {
+                need_bytes,
+                promised_bytes,
+                room,
+            }),
             None => Ok(()),
         }
     }
 }
 
 /// Returns the bytes of all files under `path`, which an unfinished job has written there; 0 if there are none.
-pub(super) fn written_bytes(path: &Path) -> u64 {
+pub(crate) fn written_bytes(path: &Path) -> u64 {
     let Ok(entries) = fs::read_dir(path) else { return 0 };
     let sizes = entries.flatten().map(|entry| match entry.metadata() {
         Ok(found) if found.is_dir() => written_bytes(&entry.path()),
@@ -184,11 +192,12 @@ mod tests {
             used_bytes: 90 << 20,
             limit_bytes: limit_mib << 20,
         };
-        let check = |room| NoStorage::check(11 << 20, room);
+        let check = |room| NoStorage::check(9 << 20, 2 << 20, room);
         assert!(check(None).is_ok() && check(Some(room(101))).is_ok());
         let text = check(Some(room(100))).unwrap_err().to_string();
         for part in [
-            "11 MiB",
+            "needs about 9 MiB",
+            "need 2 MiB more",
             "the bucket farm-media",
             "10 of its 100 MiB free",
             "give JetStream",

@@ -1,6 +1,6 @@
 //! The printed commands of farms of several machines, with what a test does with each.
 
-use crate::table::How::{As, Beside, BesideAs, Prepares, Runs, Stays, StaysAs};
+use crate::table::How::{As, Beside, BesideAs, Prepares, PreparesUntil, Runs, Stays, StaysAs};
 use crate::table::Row;
 
 /// A farm of several machines, whose server admits by keys.
@@ -26,7 +26,7 @@ pub(crate) const IN_A_FARM: &[Row] = &[
     (
         "export LATENTFARM_NKEY_SEED=$(cat worker-gpu1.nk) && latentfarm-worker run --nats nats://farm.example:4222 \
          --name gpu1 --weights /srv/latentsync",
-        Stays("ready for tasks"),
+        PreparesUntil("ready for tasks"),
     ),
     (
         "LATENTFARM_NKEY_SEED=$(cat worker-gpu1.nk) latentfarm-worker run --nats nats://HOST:4222 --name gpu1 --weights DIR",

@@ -3,12 +3,13 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{ArgMatches, Args, Command, FromArgMatches, Parser, value_parser};
 use latentfarm_common::ids::{JobId, WorkerId};
 use latentfarm_common::queues::{DEFAULT_PRIORITY, PRIORITIES};
 
-use super::job::JobArgs;
+use super::job::{JobArgs, duration};
 use crate::farm::JobPhase;
 
 /// The farm that a command talks to.
@@ -30,6 +31,17 @@ pub(in crate::cli) struct ServeArgs {
     /// Folder for the journals of jobs and for temporary files, and for a server of the coordinator's own
     #[arg(long, value_name = "DIR", default_value = "latentfarm-serve")]
     pub(in crate::cli) dir: PathBuf,
+    /// Limit of what the farm's store holds, in MiB (default: what the server grants, at most 32 GiB). When room is
+    /// short, what complete and fetched jobs have left there is removed first; a job that does not fit is refused
+    #[arg(long, value_name = "MIB", value_parser = value_parser!(u64).range(1..), help_heading = "Store")]
+    pub(in crate::cli) store_limit: Option<u64>,
+    /// How long results are kept for whoever has not fetched them, and what a job that failed needs to be tried
+    /// again: `12h`, `7d`
+    #[arg(long, value_name = "TIME", default_value = "7d", value_parser = duration, help_heading = "Store")]
+    pub(in crate::cli) keep_results: Duration,
+    /// How long `latentfarm jobs` lists a job that is over
+    #[arg(long, value_name = "TIME", default_value = "90d", value_parser = duration, help_heading = "Store")]
+    pub(in crate::cli) keep_history: Duration,
     /// Number of copies that a cluster of NATS servers keeps of everything
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = replicas, requires = "nats")]
     pub(in crate::cli) replicas: usize,
@@ -117,6 +129,9 @@ pub(in crate::cli) struct SubmittedJob {
         help_heading = "Farm"
     )]
     pub(in crate::cli) priority: u8,
+    /// The job is wanted in so much time: among jobs of one priority, those that are wanted first go first
+    #[arg(long, value_name = "TIME", value_parser = duration, help_heading = "Farm")]
+    pub(in crate::cli) deadline: Option<Duration>,
     /// Begin only when this job of the farm is complete
     #[arg(long, value_name = "JOB", help_heading = "Farm")]
     pub(in crate::cli) after: Option<JobId>,
@@ -126,9 +141,10 @@ pub(in crate::cli) struct SubmittedJob {
 pub(in crate::cli) struct BatchArgs {
     /// Submit the jobs of a file, each line a JSON object with `video`, `audio`, `output` and other options of this
     /// command by their long names: {"video": "a.mp4", "audio": "a.wav", "output": "out.mp4", "steps": 20,
-    /// "lossless": true}. Relative paths begin at the file's folder. All lines are checked first; if one is wrong,
+    /// "lossless": true}; or, in a .csv file, a row under a first row that names the options. Relative paths begin
+    /// at the file's folder; `after` may name an earlier line. All lines are checked first; if one is wrong,
     /// nothing is queued
-    #[arg(long = "batch", value_name = "JOBS.jsonl", help_heading = "Farm")]
+    #[arg(long = "batch", value_name = "JOBS.jsonl|csv", help_heading = "Farm")]
     pub(in crate::cli) batch: PathBuf,
     /// With --batch: if lines are wrong, submit the jobs of the others
     #[arg(long, requires = "batch", help_heading = "Farm")]

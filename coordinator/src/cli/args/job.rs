@@ -165,13 +165,14 @@ pub(in crate::cli) struct JobArgs {
     pub(in crate::cli) unplaceable_wait: Duration,
 }
 
-/// Parses a time with a unit of seconds, minutes or hours: `30s`, `10m`, `2h`.
-fn duration(text: &str) -> Result<Duration, &'static str> {
-    let wrong = "not a time such as 30s, 10m or 2h";
+/// Parses a time with a unit of seconds, minutes, hours or days: `30s`, `10m`, `2h`, `7d`.
+pub(in crate::cli) fn duration(text: &str) -> Result<Duration, &'static str> {
+    let wrong = "not a time such as 30s, 10m, 2h or 7d";
     let unit = match text.chars().last() {
         Some('s') => 1,
         Some('m') => 60,
         Some('h') => 3600,
+        Some('d') => 24 * 3600,
         _ => return Err(wrong),
     };
     let number: u64 = text[..text.len() - 1].parse().map_err(|_| wrong)?;
@@ -187,7 +188,8 @@ mod tests {
     fn times_have_a_unit() {
         assert_eq!(duration("90s").unwrap(), Duration::from_secs(90));
         assert_eq!(duration("10m").unwrap(), Duration::from_mins(10));
-        for text in ["", "10", "m", "1d", "-1s"] {
+        assert_eq!(duration("2d").unwrap(), Duration::from_hours(48));
+        for text in ["", "10", "m", "1w", "-1s"] {
             assert!(duration(text).is_err(), "{text}");
         }
     }

@@ -6,8 +6,10 @@ use std::collections::BTreeMap;
 
 use latentfarm_common::ids::JobId;
 use latentfarm_common::queues::PRIORITIES;
+use latentfarm_common::time::milliseconds;
 
 use crate::farm::messages::{Control, JobOrder, JobPhase, JobRecord, JobView, ListFilter, PAGE};
+use crate::farm::sweep::SweptJob;
 
 /// So many jobs of one priority are on the dispatcher at a time, those that wait for memory or workers not
 /// counted: enough to keep every worker busy over the ends of jobs.
@@ -100,6 +102,10 @@ impl Registry {
             ended_ms: None,
             frames,
             frames_done: 0,
+            deadline_ms: order
+                .deadline
+                .map(|time| now_ms.saturating_add(milliseconds(time))),
+            fetched_ms: None,
         };
         self.jobs.insert(job, Entry::new(order, record));
         Ok(true)
@@ -189,6 +195,55 @@ impl Registry {
         }
     }
 
+    /// Records that the output of a complete job is where it is wanted. Returns whether that is new.
+    pub(super) fn on_fetched(&mut self, job: JobId, now_ms: u64) -> Result<bool, Refusal> {
+        let record = &mut self.get_mut(job)?.record;
+        let is_new = record.phase == JobPhase::Complete && record.fetched_ms.is_none();
+        if is_new {
+            record.fetched_ms = Some(now_ms);
+        }
+        Ok(is_new)
+    }
+
+    /// The bytes that the jobs which are not over may still store.
+    pub(super) fn outstanding_bytes(&self) -> u64 {
+        let open = self.jobs.values().filter(|entry| !entry.record.phase.is_over());
+        open.map(|entry| {
+            let (order, record) = (&entry.order, &entry.record);
+            let left = record.frames.saturating_sub(record.frames_done);
+            let results =
+                u128::from(order.result_bytes) * u128::from(left) / u128::from(record.frames.max(1));
+            // The inputs of a job are stored before its last frames are rendered.
+            let inputs = if record.frames_done == 0 {
+                order.input_bytes
+            } else {
+                0
+            };
+            inputs.saturating_add(u64::try_from(results).unwrap_or(u64::MAX))
+        })
+        .fold(0, u64::saturating_add)
+    }
+
+    /// All jobs as the sweep of the store sees them. The results of those that ended before `expiry_ms` are not kept.
+    pub(super) fn swept(&self, expiry_ms: u64) -> Vec<SweptJob> {
+        let swept = self.jobs.iter().map(|(job, Entry { record, .. })| SweptJob {
+            job: *job,
+            phase: record.phase,
+            ended_ms: record.ended_ms.unwrap_or(u64::MAX),
+            is_fetched: record.fetched_ms.is_some(),
+            is_expired: record.phase.is_over() && record.ended_ms.is_some_and(|ended| ended < expiry_ms),
+        });
+        swept.collect()
+    }
+
+    /// The jobs that ended before this time.
+    pub(super) fn ended_before(&self, expiry_ms: u64) -> Vec<JobId> {
+        let ended =
+            |record: &JobRecord| record.phase.is_over() && record.ended_ms.is_some_and(|at| at < expiry_ms);
+        let jobs = self.jobs.iter().filter(|(_, entry)| ended(&entry.record));
+        jobs.map(|(job, _)| *job).collect()
+    }
+
     /// The number of jobs that are not over.
     pub(super) fn open(&self) -> usize {
         let jobs = self.jobs.values();
@@ -212,7 +267,13 @@ impl Registry {
             .filter(|(_, entry)| self.held_by(entry).is_none())
             .map(|(job, entry)| (*job, &entry.record))
             .collect();
-        queued.sort_by_key(|(_, record)| (record.priority, record.number));
+        queued.sort_by_key(|(_, record)| {
+            (
+                record.priority,
+                record.deadline_ms.unwrap_or(u64::MAX),
+                record.number,
+            )
+        });
         queued.retain(|(_, record)| {
             let room = &mut room[usize::from(record.priority)];
             let is_due = *room > 0;

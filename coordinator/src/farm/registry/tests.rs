@@ -21,6 +21,9 @@ fn order(name: &str, priority: u8) -> JobOrder {
         keeps_tail: false,
         extension: "mp4".to_owned(),
         after: None,
+        deadline: None,
+        input_bytes: 300,
+        result_bytes: 1000,
         weights: "weights".to_owned(),
     }
 }
@@ -261,4 +264,53 @@ fn only_a_job_that_is_over_is_retried_or_forgotten() {
     );
     assert_eq!(registry.remove(job), Ok(()));
     assert_eq!(registry.remove(job), Err(Refusal::NoSuchJob(job)));
+}
+
+#[test]
+fn among_jobs_of_one_priority_those_that_are_wanted_first_go_first() {
+    let mut registry = Registry::default();
+    for (name, hours) in [("none", None), ("late", Some(9)), ("soon", Some(1))] {
+        let order = JobOrder {
+            deadline: hours.map(Duration::from_hours),
+            ..order(name, 1)
+        };
+        registry.submit(id(name), 10, order, 0).unwrap();
+    }
+    registry.submit(id("urgent"), 10, order("any", 0), 0).unwrap();
+    assert_eq!(registry.due(), ["urgent", "soon", "late", "none"].map(id));
+    assert_eq!(
+        registry.view(id("soon")).unwrap().record.deadline_ms,
+        Some(3_600_000)
+    );
+}
+
+#[test]
+fn open_jobs_are_promised_what_they_have_not_stored_yet() {
+    let mut registry = Registry::default();
+    registry.submit(id("a"), 10, order("any", 1), 0).unwrap();
+    registry.submit(id("b"), 10, order("any", 1), 0).unwrap();
+    assert_eq!(registry.outstanding_bytes(), 2 * 1300);
+    let number = registry.on_dispatched(id("a"), 1).unwrap().number;
+    registry.on_progress(id("a"), number, 4);
+    assert_eq!(registry.outstanding_bytes(), 600 + 1300);
+    registry.on_left(id("a"), number, (JobPhase::Complete, None), 5);
+    assert_eq!(registry.outstanding_bytes(), 1300);
+}
+
+#[test]
+fn a_complete_job_is_fetched_once_and_over_when_it_is_old() {
+    let mut registry = Registry::default();
+    registry.submit(id("a"), 10, order("any", 1), 0).unwrap();
+    assert_eq!(registry.on_fetched(id("a"), 3), Ok(false), "it is not complete");
+    let number = registry.on_dispatched(id("a"), 1).unwrap().number;
+    registry.on_left(id("a"), number, (JobPhase::Complete, None), 5);
+    assert_eq!(registry.on_fetched(id("a"), 7), Ok(true));
+    assert_eq!(registry.on_fetched(id("a"), 9), Ok(false));
+    assert_eq!(registry.view(id("a")).unwrap().record.fetched_ms, Some(7));
+    assert_eq!(
+        (registry.ended_before(5), registry.ended_before(6)),
+        (vec![], vec![id("a")])
+    );
+    let expired = |expiry_ms| registry.swept(expiry_ms)[0].is_expired;
+    assert!(!expired(5) && expired(6));
 }
