@@ -452,6 +452,17 @@ fn renders_share_a_farm_and_one_that_was_interrupted_is_waited_for_again() {
     );
     let first = first.finish().complete();
     let second = render("b.mp4", "2").run().complete();
+    // The video was cut and analysed for the others, so that another job of it begins with rendering.
+    let third = render("c.mp4", "3").run().complete();
+    let is_about_video = |event: &&Value| {
+        event["event"] == "ingest_progress" || event["event"] == "chunk_started" && event["work"] == "analyze"
+    };
+    assert!(
+        third.events.iter().find(is_about_video).is_none(),
+        "{:#?}",
+        third.events
+    );
+    stage.assert_like_a_render("c.mp4", "3", &third.frames_digest().into());
     for (finished, output, seed) in [(first, "a.mp4", "1"), (second, "b.mp4", "2")] {
         assert_eq!(
             finished.report["workers"]["first"].as_u64(),

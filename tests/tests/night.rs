@@ -41,7 +41,7 @@ fn write_batch(material: &Material) -> OsString {
     let output = |seed: u64| format!("{seed}.mp4");
     let mut lines: Vec<String> = (0..JOBS - 1)
         .map(|seed| {
-            let priority = if seed % 10 == 5 { 0 } else { 1 };
+            let priority = u8::from(seed % 10 != 5);
             line(
                 &output(seed),
                 json!({ "seed": seed, "name": name(seed), "priority": priority }),
@@ -178,10 +178,10 @@ fn a_night_of_forty_jobs_survives_what_nights_bring() {
         complete.iter().all(|job| job["frames_done"] == job["frames"]),
         "{complete:#?}"
     );
-    let (follower, followed) = (named(&server, FOLLOWER), named(&server, FOLLOWED));
+    let (follower, before) = (named(&server, FOLLOWER), named(&server, FOLLOWED));
     assert!(
-        follower["begun_ms"].as_u64() >= followed["ended_ms"].as_u64(),
-        "{follower} {followed}"
+        follower["begun_ms"].as_u64() >= before["ended_ms"].as_u64(),
+        "{follower} {before}"
     );
 
     // The frames are those of single renders, and each job has its own.

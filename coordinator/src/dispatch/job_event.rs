@@ -160,7 +160,7 @@ impl fmt::Display for JobEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Resumed { records } => {
-                write!(f, "found {records} finished chunks of an earlier run")
+                write!(f, "found {records} chunks that are finished already")
             }
             Self::WorkerJoined { worker, device } => write!(f, "worker {worker} joined with {device}"),
             Self::WorkerLeft { worker } => write!(f, "worker {worker} left"),

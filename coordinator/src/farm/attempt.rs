@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::messages::{JobOrder, JobOutcome, JobPhase};
+use super::share;
 use super::watchers::Watchers;
 use crate::dispatch::{
     Admission, Ending, Farm, JobEnd, JobEvent, JobSettings, Order, PlannedJob, WaitReason,
@@ -69,6 +70,8 @@ pub(super) struct Attempt {
     pub(super) orders: mpsc::UnboundedSender<Order>,
     pub(super) reports: mpsc::UnboundedSender<Reported>,
     pub(super) watchers: Watchers,
+    /// Other jobs with the same video.
+    pub(super) same_video: Vec<JobId>,
 }
 
 impl Attempt {
@@ -111,6 +114,13 @@ impl Attempt {
         video: mpsc::UnboundedReceiver<VideoNews>,
     ) -> Result<Option<JobEnd>, NotBegun> {
         let (spec, timeline) = self.read().await?;
+        match share::analyses(&self.farm, &spec, &self.same_video).await {
+            Ok(0) => {}
+            Ok(count) => tracing::info!(job = %self.job, count, "the farm has analyses of the video already"),
+            Err(error) => {
+                tracing::debug!(job = %self.job, error = one_line(&error), "the video is analysed afresh");
+            }
+        }
         let (observer, mut events) = mpsc::unbounded_channel();
         let (sender, mut ended) = oneshot::channel();
         let admission = Admission {

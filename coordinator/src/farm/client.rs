@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use async_nats::RequestErrorKind;
+use latentfarm_common::digest::Digest;
 use latentfarm_common::ids::JobId;
 use latentfarm_common::nats::Connection;
 use latentfarm_common::nats::subjects::FARM_REQUESTS;
@@ -17,6 +18,15 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(8);
 #[derive(Clone, Debug)]
 pub struct FarmClient {
     connection: Connection,
+}
+
+/// What the farm has of a job that is about to be submitted.
+#[derive(Debug)]
+pub(super) enum Announced {
+    /// The job is there and not to be submitted again.
+    Known(Box<JobView>),
+    /// It is not there, and there is room for it. These other jobs have the same video.
+    New { same_video: Vec<JobId> },
 }
 
 /// Why there is no answer, or another one than was asked for.
@@ -67,12 +77,21 @@ impl FarmClient {
         }
     }
 
-    /// Asks whether the farm has this job, and room for it. Returns the job if it is there and not to be
-    /// submitted again.
-    pub async fn announce(&self, job: JobId, store_bytes: u64) -> Result<Option<JobView>, ClientError> {
-        match self.ask(&FarmRequest::Announce { job, store_bytes }).await? {
-            FarmReply::Room => Ok(None),
-            other => job_of(other).map(Some),
+    /// Asks whether the farm has this job of a video, and room for so many bytes of it.
+    pub(super) async fn announce(
+        &self,
+        job: JobId,
+        store_bytes: u64,
+        video: Digest,
+    ) -> Result<Announced, ClientError> {
+        let request = FarmRequest::Announce {
+            job,
+            store_bytes,
+            video,
+        };
+        match self.ask(&request).await? {
+            FarmReply::Room { same_video } => Ok(Announced::New { same_video }),
+            other => job_of(other).map(Box::new).map(Announced::Known),
         }
     }
 
@@ -142,7 +161,7 @@ fn refused(reply: FarmReply) -> ClientError {
         FarmReply::NoSuchJob { job } => ClientError::NoSuchJob { job },
         FarmReply::Full { reason } => ClientError::Full { reason },
         FarmReply::Refused { reason } => ClientError::Refused { reason },
-        FarmReply::Room | FarmReply::Job(_) | FarmReply::Jobs { .. } | FarmReply::Deleted => {
+        FarmReply::Room { .. } | FarmReply::Job(_) | FarmReply::Jobs { .. } | FarmReply::Deleted => {
             ClientError::OtherAnswer
         }
     }

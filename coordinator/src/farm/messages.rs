@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use latentfarm_common::digest::Digest;
 use latentfarm_common::ids::JobId;
 use latentfarm_common::wire::Message;
 use latentfarm_common::wire::job::JobSpec;
@@ -47,6 +48,8 @@ pub struct JobOrder {
     /// Bytes that the inputs, and then the results, take in the farm's store at most.
     pub input_bytes: u64,
     pub result_bytes: u64,
+    /// Digest of the video: jobs with the same one share what was made of it.
+    pub video: Digest,
     /// The folder of the weights on the submitter's machine, for people who start a worker.
     pub weights: String,
 }
@@ -175,6 +178,8 @@ pub enum FarmRequest {
     Announce {
         job: JobId,
         store_bytes: u64,
+        /// Digest of the video.
+        video: Digest,
     },
     Submit(Box<Submission>),
     /// Tells that the video of a job cannot be cut to its end.
@@ -211,8 +216,8 @@ impl Message for FarmRequest {
 /// The answer to a request.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) enum FarmReply {
-    /// The farm does not have the job, and has room for it.
-    Room,
+    /// The farm does not have the job, and has room for it; these other jobs have the same video.
+    Room { same_video: Vec<JobId> },
     /// The job as it is after the request.
     Job(Box<JobView>),
     /// One page of jobs, the newest first, and the number of all that the filter selects.

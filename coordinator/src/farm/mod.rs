@@ -20,6 +20,7 @@ mod records;
 mod registry;
 mod render;
 mod serve;
+mod share;
 mod submit;
 mod sweep;
 mod watch;

@@ -4,13 +4,16 @@
 
 use std::time::Duration;
 
+use latentfarm_common::digest::Digest;
 use latentfarm_common::error::one_line;
 use latentfarm_common::ids::JobId;
 use latentfarm_common::shutdown::{Phase, Shutdown};
+use latentfarm_common::wire::job::JobSpec;
 use tokio::sync::mpsc;
 
-use super::client::{ClientError, FarmClient};
+use super::client::{Announced, ClientError, FarmClient};
 use super::messages::{FarmRequest, JobOrder, JobPhase, JobView, MAX_TEXT_BYTES, Submission};
+use super::share;
 use super::watch::watch;
 use crate::dispatch::Farm;
 use crate::ingest::ExaminedInputs;
@@ -141,31 +144,44 @@ impl Submitter<'_> {
         options: SubmitOptions,
     ) -> Result<HandedOver, SubmitError> {
         let id = preflight.job;
-        let known = self.client.announce(id, preflight.estimate.store_bytes).await?;
-        let (view, inputs) = match known {
-            Some(view) if view.record.phase == JobPhase::Complete => {
-                return Ok(HandedOver::Complete(Box::new(view)));
+        let announced = self
+            .client
+            .announce(id, preflight.estimate.store_bytes, examined.video_digest);
+        let (view, inputs) = match announced.await? {
+            Announced::Known(view) if view.record.phase == JobPhase::Complete => {
+                return Ok(HandedOver::Complete(view));
             }
-            Some(view) => {
+            Announced::Known(view) => {
                 let found = manifest::read_from_farm(&self.farm.connection, id).await;
                 let spec = found
                     .map_err(RenderError::from)?
                     .ok_or(ClientError::NoSuchJob { job: id })?;
-                (view, StoredInputs::read(self.farm, spec, examined).await?)
+                (*view, StoredInputs::read(self.farm, spec, examined).await?)
             }
-            None => {
+            Announced::New { same_video } => {
                 let (observer, shutdown) = (self.observer, self.shutdown.clone());
                 let stored = StoredInputs::store(self.farm, &preflight, examined, observer, shutdown);
                 let inputs = stored.await?;
                 let submission = Submission {
                     spec: inputs.spec.clone(),
-                    order: order(&preflight, options),
+                    order: order(&preflight, options, inputs.spec.video_digest),
                 };
                 let request = FarmRequest::Submit(Box::new(submission));
-                (self.client.job(&request).await?, inputs)
+                let view = self.client.job(&request).await?;
+                self.take_over_segments(&inputs.spec, &same_video).await;
+                (view, inputs)
             }
         };
         Ok(HandedOver::Open(Box::new(view), Box::new(inputs)))
+    }
+
+    /// Takes over the segments of another job's video, so that they need not be cut and stored again.
+    async fn take_over_segments(&self, spec: &JobSpec, same_video: &[JobId]) {
+        match share::segments(self.farm, spec, same_video).await {
+            Ok(0) => {}
+            Ok(count) => tracing::info!(job = %spec.id, count, "the farm has segments of the video already"),
+            Err(error) => tracing::debug!(error = one_line(&error), "the video is cut afresh"),
+        }
     }
 
     /// Cuts the video to its end. The coordinator reads the records of the segments as they are stored, and learns
@@ -193,7 +209,7 @@ impl Submitter<'_> {
 }
 
 /// Returns how the job is to be dispatched.
-fn order(preflight: &Preflight, options: SubmitOptions) -> JobOrder {
+fn order(preflight: &Preflight, options: SubmitOptions, video: Digest) -> JobOrder {
     let settings = &preflight.settings;
     let weights = settings.weights.display().to_string();
     JobOrder {
@@ -213,6 +229,7 @@ fn order(preflight: &Preflight, options: SubmitOptions) -> JobOrder {
             .store_bytes
             .saturating_sub(preflight.estimate.result_bytes),
         result_bytes: preflight.estimate.result_bytes,
+        video,
         weights: if weights.len() <= MAX_TEXT_BYTES {
             weights
         } else {

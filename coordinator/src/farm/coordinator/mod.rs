@@ -209,6 +209,7 @@ impl<'a> Coordinator<'a> {
             orders: self.orders.clone(),
             reports: self.reporter.clone(),
             watchers: self.watchers.clone(),
+            same_video: self.registry.with_video(entry.order.video, job),
         };
         let (news, video) = mpsc::unbounded_channel();
         self.videos.insert(job, news.clone());

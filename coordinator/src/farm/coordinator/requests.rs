@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use latentfarm_common::digest::Digest;
 use latentfarm_common::error::one_line;
 use latentfarm_common::ids::JobId;
 use latentfarm_common::nats::storage;
@@ -49,7 +50,11 @@ impl Coordinator<'_> {
 
     async fn answer(&mut self, request: FarmRequest) -> Result<FarmReply, ServeError> {
         let answered = match request {
-            FarmRequest::Announce { job, store_bytes } => return Ok(self.announce(job, store_bytes).await),
+            FarmRequest::Announce {
+                job,
+                store_bytes,
+                video,
+            } => return Ok(self.announce(job, store_bytes, video).await),
             FarmRequest::Submit(submission) => return self.submit(*submission).await,
             FarmRequest::Control { job, control } => return self.control(job, control).await,
             FarmRequest::Delete { job } => return Ok(self.delete(job).await),
@@ -77,7 +82,7 @@ impl Coordinator<'_> {
         Ok(reply(answered.map(Box::new).map(FarmReply::Job)))
     }
 
-    async fn announce(&mut self, job: JobId, store_bytes: u64) -> FarmReply {
+    async fn announce(&mut self, job: JobId, store_bytes: u64, video: Digest) -> FarmReply {
         match self.registry.view(job) {
             Ok(view) if view.record.phase == JobPhase::Complete || !view.record.phase.is_over() => {
                 FarmReply::Job(Box::new(view))
@@ -94,7 +99,8 @@ impl Coordinator<'_> {
                 match NoStorage::check(store_bytes, promised_bytes, room) {
                     Ok(()) => {
                         self.coming.insert(job, Instant::now());
-                        FarmReply::Room
+                        let same_video = self.registry.with_video(video, job);
+                        FarmReply::Room { same_video }
                     }
                     Err(error) => {
                         let reason = one_line(&error);

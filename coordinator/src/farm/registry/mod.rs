@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use latentfarm_common::digest::Digest;
 use latentfarm_common::ids::JobId;
 use latentfarm_common::queues::PRIORITIES;
 use latentfarm_common::time::milliseconds;
@@ -14,6 +15,9 @@ use crate::farm::sweep::SweptJob;
 /// So many jobs of one priority are on the dispatcher at a time, those that wait for memory or workers not
 /// counted: enough to keep every worker busy over the ends of jobs.
 const AT_A_TIME: usize = 16;
+
+/// So many other jobs of the same video are looked at for what a job may take over.
+const SAME_VIDEO: usize = 4;
 
 /// All jobs that the farm knows.
 #[derive(Debug, Default)]
@@ -193,6 +197,17 @@ impl Registry {
             )),
             phase => Some(format!("job {before}, which it follows, is {phase}")),
         }
+    }
+
+    /// The newest jobs with this video besides `job`, of which that may take over segments and analyses.
+    pub(super) fn with_video(&self, video: Digest, job: JobId) -> Vec<JobId> {
+        let others = self
+            .jobs
+            .iter()
+            .filter(|(id, entry)| entry.order.video == video && **id != job);
+        let mut others: Vec<(u64, JobId)> = others.map(|(id, entry)| (entry.record.number, *id)).collect();
+        others.sort_unstable_by(|one, other| other.cmp(one));
+        others.into_iter().take(SAME_VIDEO).map(|(_, id)| id).collect()
     }
 
     /// Records that the output of a complete job is where it is wanted. Returns whether that is new.

@@ -22,6 +22,7 @@ fn order(name: &str, priority: u8) -> JobOrder {
         extension: "mp4".to_owned(),
         after: None,
         deadline: None,
+        video: Digest::of(b"video"),
         input_bytes: 300,
         result_bytes: 1000,
         weights: "weights".to_owned(),
@@ -313,4 +314,15 @@ fn a_complete_job_is_fetched_once_and_over_when_it_is_old() {
     );
     let expired = |expiry_ms| registry.swept(expiry_ms)[0].is_expired;
     assert!(!expired(5) && expired(6));
+}
+
+#[test]
+fn the_newest_other_jobs_of_a_video_are_found() {
+    let mut registry = Registry::default();
+    let names: Vec<String> = (0..SAME_VIDEO + 2).map(|index| format!("job {index}")).collect();
+    let jobs: Vec<JobId> = names.iter().map(|name| submit(&mut registry, name, 1)).collect();
+    let video = Digest::of(b"video");
+    let newest: Vec<JobId> = jobs[1..jobs.len() - 1].iter().rev().copied().collect();
+    assert_eq!(registry.with_video(video, jobs[jobs.len() - 1]), newest);
+    assert!(registry.with_video(Digest::of(b"another"), jobs[0]).is_empty());
 }
