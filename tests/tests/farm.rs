@@ -181,6 +181,20 @@ fn jobs_of_a_farm_survive_its_coordinator_and_have_the_frames_of_single_renders(
         (&"complete".into(), &second["frames"])
     );
 
+    // The coordinator says where each chunk was placed, and why, also to those who may only read.
+    let (variable, key) = stage.server.key("observer");
+    let mut explaining = stage.server.operator(&stage.tag);
+    explaining
+        .env(variable, key)
+        .args(["explain", "--json", "--nats", &stage.server.url]);
+    let explained = explaining.arg(first["job"].as_str().unwrap()).output().unwrap();
+    let explained: Value = serde_json::from_slice(&explained.stdout).unwrap();
+    let placed = |chunk: &Value| chunk["history"].to_string().contains("\"why\"");
+    assert!(
+        explained["chunks"].as_array().unwrap().iter().any(placed),
+        "{explained}"
+    );
+
     let output = stage.material.path("a.mp4");
     let output = output.to_str().unwrap();
     assert!(!fs::exists(output).unwrap(), "nobody has fetched it");

@@ -5,7 +5,7 @@
 use std::fmt;
 
 use super::subjects::{
-    ALL_NEWS, COORDINATOR_INBOX, FARM_REQUESTS, OBSERVER_INBOX, OPERATOR_INBOX, worker_inbox,
+    ALL_NEWS, COORDINATOR_INBOX, FARM_QUESTIONS, FARM_REQUESTS, OBSERVER_INBOX, OPERATOR_INBOX, worker_inbox,
 };
 use super::topology::{DONE, JOBS_BUCKET, LEASE_BUCKET, MEDIA_BUCKET, NEEDS_BUCKET, TASKS};
 use crate::ids::WorkerId;
@@ -77,8 +77,9 @@ impl Role {
                     format!("$KV.{LEASE_BUCKET}.>"),
                     format!("$KV.{NEEDS_BUCKET}.>"),
                     format!("$O.{MEDIA_BUCKET}.>"),
-                    // Answers to operators.
+                    // Answers to operators and observers.
                     format!("{OPERATOR_INBOX}.>"),
+                    format!("{OBSERVER_INBOX}.>"),
                 ],
                 publish_deny: vec![
                     "$JS.API.STREAM.RESTORE.>".to_owned(),
@@ -120,6 +121,7 @@ impl Role {
             Self::Operator => Permissions {
                 publish: vec![
                     FARM_REQUESTS.to_owned(),
+                    FARM_QUESTIONS.to_owned(),
                     "$JS.API.INFO".to_owned(),
                     format!("$JS.API.STREAM.INFO.KV_{JOBS_BUCKET}"),
                     format!("$JS.API.STREAM.INFO.OBJ_{MEDIA_BUCKET}"),
@@ -133,6 +135,7 @@ impl Role {
             },
             Self::Observer => Permissions {
                 publish: vec![
+                    FARM_QUESTIONS.to_owned(),
                     "$JS.API.INFO".to_owned(),
                     "$JS.API.STREAM.INFO.*".to_owned(),
                     "$JS.API.STREAM.NAMES".to_owned(),

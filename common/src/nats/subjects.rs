@@ -10,6 +10,7 @@
 //! | `farm.ctl.<worker>`, `farm.ctl.all` | commands to workers, not stored |
 //! | `farm.wake.<class>` | a notification that there is a task of this class, not stored; the payload is the queue |
 //! | `farm.news.<job>` | events of a job that somebody watches, not stored |
+//! | `farm.question` | requests that change nothing, which observers may make too; not stored |
 //! | `farm.request` | requests of operators' commands to the coordinator, which replies to each; not stored |
 
 use std::fmt;
@@ -34,6 +35,8 @@ pub const ALL_HEARTBEATS: &str = "farm.hb.*";
 pub const ALL_WAKES: &str = "farm.wake.*";
 /// Subject of the requests to the coordinator.
 pub const FARM_REQUESTS: &str = "farm.request";
+/// Subject of the requests to the coordinator that change nothing.
+pub const FARM_QUESTIONS: &str = "farm.question";
 /// Filter for the news of all jobs.
 pub const ALL_NEWS: &str = "farm.news.*";
 /// Subjects on which the server reports a task that was delivered too often or was terminated.

@@ -79,6 +79,17 @@ macro_rules! refusal_or_failure {
 
 refusal_or_failure!(ClientError, FarmRenderError, FetchError, RenderError, SubmitError);
 
+/// Returns why a command line is refused, in one line: the first paragraph of the message, without the usage.
+pub(super) fn reason(refusal: &clap::Error) -> String {
+    let text = refusal.to_string();
+    let paragraph = text.split("\n\n").next().unwrap_or_default();
+    let words: Vec<&str> = paragraph
+        .trim_start_matches("error: ")
+        .split_whitespace()
+        .collect();
+    words.join(" ")
+}
+
 /// Builds a tokio runtime with this number of threads for tasks.
 pub(super) fn runtime(threads: usize) -> Result<Runtime, CommandError> {
     let built = Builder::new_multi_thread()

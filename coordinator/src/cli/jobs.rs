@@ -160,6 +160,7 @@ pub(super) fn to_json(view: &JobView) -> Value {
         "submitted_ms": record.submitted_ms,
         "begun_ms": record.begun_ms,
         "ended_ms": record.ended_ms,
+        "done_in_seconds": view.done_in.map(|time| time.as_secs()),
         "deadline_ms": record.deadline_ms,
         "fetched_ms": record.fetched_ms,
     })
@@ -184,6 +185,8 @@ fn to_text(view: &JobView) -> String {
             rough_time(since(record.submitted_ms))
         ),
     ];
+    let done_in = |time| format!("  done in about {}", rough_time(time));
+    lines.extend(view.done_in.map(done_in));
     lines.extend(deadline(record, now_ms()));
     lines.extend(record.reason.iter().map(|why| format!("  reason: {why}")));
     lines.extend(view.waits_for.iter().map(|why| format!("  now: {why}")));

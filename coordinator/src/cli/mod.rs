@@ -44,14 +44,7 @@ pub fn main(version: &'static str) -> ExitCode {
             // `--help` and `--version` end here too, with exit code 0.
             let _closed = refusal.print();
             if refusal.use_stderr() && std::env::args_os().any(|arg| arg == "--json") {
-                // The first paragraph is the reason; the usage follows.
-                let text = refusal.to_string();
-                let paragraph = text.split("\n\n").next().unwrap_or_default();
-                let words: Vec<&str> = paragraph
-                    .trim_start_matches("error: ")
-                    .split_whitespace()
-                    .collect();
-                let _unread = print_line(events::error_json(ExitStatus::Refused, &words.join(" ")));
+                let _unread = print_line(events::error_json(ExitStatus::Refused, &exit::reason(&refusal)));
             }
             ExitCode::from(u8::try_from(refusal.exit_code()).unwrap_or(2))
         }

@@ -6,7 +6,7 @@ use async_nats::RequestErrorKind;
 use latentfarm_common::digest::Digest;
 use latentfarm_common::ids::JobId;
 use latentfarm_common::nats::Connection;
-use latentfarm_common::nats::subjects::FARM_REQUESTS;
+use latentfarm_common::nats::subjects::{FARM_QUESTIONS, FARM_REQUESTS};
 use latentfarm_common::wire::{self, WireError};
 
 use super::messages::{Control, FarmReply, FarmRequest, JobView, ListFilter};
@@ -18,6 +18,8 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(8);
 #[derive(Clone, Debug)]
 pub struct FarmClient {
     connection: Connection,
+    /// Subject of the requests.
+    subject: &'static str,
 }
 
 /// What the farm has of a job that is about to be submitted.
@@ -74,6 +76,15 @@ impl FarmClient {
     pub fn new(connection: &Connection) -> Self {
         Self {
             connection: connection.clone(),
+            subject: FARM_REQUESTS,
+        }
+    }
+
+    /// Makes a client of a process that is connected as an observer, who may only ask.
+    pub fn observing(connection: &Connection) -> Self {
+        Self {
+            connection: connection.clone(),
+            subject: FARM_QUESTIONS,
         }
     }
 
@@ -131,10 +142,26 @@ impl FarmClient {
         }
     }
 
+    /// Returns the lines of a job's journal, which has the reasons of each placement.
+    pub async fn journal(&self, job: JobId) -> Result<String, ClientError> {
+        let mut lines = String::new();
+        let mut offset = Some(0);
+        while let Some(from) = offset {
+            match self.ask(&FarmRequest::Journal { job, offset: from }).await? {
+                FarmReply::Journal { text, next } => {
+                    lines.push_str(&text);
+                    offset = next;
+                }
+                other => return Err(refused(other)),
+            }
+        }
+        Ok(lines)
+    }
+
     async fn ask(&self, request: &FarmRequest) -> Result<FarmReply, ClientError> {
         let payload = wire::encode(request)?;
         let url = || self.connection.url().to_owned();
-        let answer = self.connection.client.request(FARM_REQUESTS, payload.into());
+        let answer = self.connection.client.request(self.subject, payload.into());
         let answer = match tokio::time::timeout(ANSWER_LIMIT, answer).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(error)) if error.kind() == RequestErrorKind::NoResponders => {
@@ -161,8 +188,10 @@ fn refused(reply: FarmReply) -> ClientError {
         FarmReply::NoSuchJob { job } => ClientError::NoSuchJob { job },
         FarmReply::Full { reason } => ClientError::Full { reason },
         FarmReply::Refused { reason } => ClientError::Refused { reason },
-        FarmReply::Room { .. } | FarmReply::Job(_) | FarmReply::Jobs { .. } | FarmReply::Deleted => {
-            ClientError::OtherAnswer
-        }
+        FarmReply::Room { .. }
+        | FarmReply::Job(_)
+        | FarmReply::Jobs { .. }
+        | FarmReply::Journal { .. }
+        | FarmReply::Deleted => ClientError::OtherAnswer,
     }
 }

@@ -113,6 +113,14 @@ pub struct JobRecord {
     pub fetched_ms: Option<u64>,
 }
 
+impl JobRecord {
+    /// The place of the job among those that wait for their turn: the least goes first.
+    pub(super) fn turn(&self) -> (u8, u64, u64) {
+        let deadline = self.deadline_ms.unwrap_or(u64::MAX);
+        (self.priority, deadline, self.number)
+    }
+}
+
 impl Message for JobRecord {
     const KIND: u8 = 18;
 }
@@ -137,6 +145,8 @@ pub struct JobView {
     pub record: JobRecord,
     /// What the job waits for now, in one sentence, if it waits.
     pub waits_for: Option<String>,
+    /// The time until the job is done at today's rates, if that can be told.
+    pub done_in: Option<Duration>,
     pub extension: String,
     pub keeps_tail: bool,
 }
@@ -207,6 +217,26 @@ pub enum FarmRequest {
         job: JobId,
     },
     List(ListFilter),
+    /// Asks for the journal of a job from this byte on.
+    Journal {
+        job: JobId,
+        offset: u64,
+    },
+}
+
+impl FarmRequest {
+    /// Whether the request changes nothing, so that observers may make it.
+    pub(super) fn is_question(&self) -> bool {
+        match self {
+            Self::Show { .. } | Self::Watch { .. } | Self::List(_) | Self::Journal { .. } => true,
+            Self::Announce { .. }
+            | Self::Submit(_)
+            | Self::VideoFailed { .. }
+            | Self::Fetched { .. }
+            | Self::Delete { .. }
+            | Self::Control { .. } => false,
+        }
+    }
 }
 
 impl Message for FarmRequest {
@@ -222,6 +252,8 @@ pub(super) enum FarmReply {
     Job(Box<JobView>),
     /// One page of jobs, the newest first, and the number of all that the filter selects.
     Jobs { jobs: Vec<JobView>, total: usize },
+    /// Lines of a journal, and the byte after them if there may be more.
+    Journal { text: String, next: Option<u64> },
     /// The job is forgotten.
     Deleted,
     /// The farm has no such job.

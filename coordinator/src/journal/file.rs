@@ -1,7 +1,7 @@
 //! The file of a journal. Lines are appended without waiting for the disk, and the size is bounded.
 
 use std::fs::{self, File};
-use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -96,6 +96,33 @@ fn append_to(path: &Path) -> io::Result<(File, u64)> {
     Ok((file, bytes))
 }
 
+/// Reads whole lines of the current file of a journal from a byte on, at most so many bytes of them. Returns the lines,
+/// and the byte after them if there may be more. A missing journal is empty.
+pub fn page(folder: &Path, offset: u64, max_bytes: usize) -> io::Result<(String, Option<u64>)> {
+    let mut file = match File::open(folder.join(NAME)) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((String::new(), None)),
+        Err(error) => return Err(error),
+    };
+    file.seek(SeekFrom::Start(offset))?;
+    let mut bytes = Vec::new();
+    let _read = file.take(max_bytes as u64).read_to_end(&mut bytes)?;
+    let Some(end) = bytes.iter().rposition(|byte| *byte == b'\n') else {
+        // What is left is a line that is being written.
+        return Ok((String::new(), None));
+    };
+    bytes.truncate(end + 1);
+    let next = offset + bytes.len() as u64;
+    Ok((String::from_utf8_lossy(&bytes).into_owned(), Some(next)))
+}
+
+/// Returns the lines of a journal's text that can be decoded.
+pub fn parse(text: &str) -> Vec<JournalLine> {
+    text.lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect()
+}
+
 /// Reads all lines of the journal in a job folder, oldest first. Lines that cannot be decoded (because a
 /// crash cut them short, or another release wrote them) are skipped. A missing journal counts as an empty
 /// one.
@@ -147,6 +174,34 @@ mod tests {
             .map(|l| l.entry)
             .collect();
         assert_eq!(entries, [entry(1), entry(2)]);
+    }
+
+    #[test]
+    fn pages_are_whole_lines_and_make_up_the_journal() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(page(folder.path(), 0, 100).unwrap(), (String::new(), None));
+        let mut journal = Journal::open(folder.path());
+        (0..50).for_each(|number| journal.append(entry(number)));
+        let (mut text, mut offset, mut pages) = (String::new(), Some(0), 0);
+        while let Some(from) = offset {
+            let (lines, next) = page(folder.path(), from, 500).unwrap();
+            assert!(lines.len() <= 500 && (lines.is_empty() || lines.ends_with('\n')));
+            text.push_str(&lines);
+            (offset, pages) = (next, pages + 1);
+        }
+        assert!(pages > 5, "{pages} pages");
+        assert_eq!(parse(&text), read(folder.path()).unwrap());
+        let mut file = File::options()
+            .append(true)
+            .open(folder.path().join(NAME))
+            .unwrap();
+        file.write_all(b"{\"at_ms\":1").unwrap();
+        let whole = u64::try_from(text.len()).unwrap();
+        assert_eq!(
+            page(folder.path(), whole, 500).unwrap(),
+            (String::new(), None),
+            "it is being written"
+        );
     }
 
     #[test]

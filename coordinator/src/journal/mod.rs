@@ -7,4 +7,4 @@ mod entry;
 mod file;
 
 pub use entry::{JournalEntry, JournalLine};
-pub use file::{Journal, read};
+pub use file::{Journal, page, parse, read};

@@ -9,7 +9,7 @@ use latentfarm_common::ids::JobId;
 use serde_json::{Map, Value};
 
 use crate::cli::args::{LineArgs, SubmittedJob};
-use crate::cli::exit::CommandError;
+use crate::cli::exit::{CommandError, reason};
 use crate::cli::submit::name_of;
 
 /// The options of a line that are paths.
@@ -35,12 +35,9 @@ pub(super) struct Wrong {
 /// Parses the command line of a line.
 pub(super) fn parsed(line: &Line) -> Result<SubmittedJob, CommandError> {
     let parsed = LineArgs::try_parse_from(&line.words);
-    parsed.map(|args| args.job).map_err(|error| {
-        let text = error.to_string();
-        let reason = text.split("\n\n").next().unwrap_or_default();
-        let words: Vec<&str> = reason.trim_start_matches("error: ").split_whitespace().collect();
-        CommandError::refused(anyhow!(words.join(" ")))
-    })
+    parsed
+        .map(|args| args.job)
+        .map_err(|refusal| CommandError::refused(anyhow!(reason(&refusal))))
 }
 
 /// Returns the lines of a batch as command lines, and those that have none. Empty lines are passed over.

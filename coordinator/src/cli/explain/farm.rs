@@ -1,6 +1,6 @@
-//! Reads what a farm's server recorded of a job, its events and done records, as lines of a journal. `explain
-//! --nats` uses them if there is no job folder. Where chunks were placed, and why, is only in the
-//! coordinator's job folder.
+//! Reads what a farm knows of a job, as lines of a journal, for `explain --nats`: the journal that the coordinator
+//! keeps, which says where each chunk was placed, and why; or, without a coordinator, what the farm's server recorded,
+//! the events and the done records.
 
 use anyhow::Context as _;
 use latentfarm_common::ids::JobId;
@@ -12,13 +12,28 @@ use latentfarm_common::wire;
 use latentfarm_common::wire::job::JobSpec;
 use latentfarm_common::wire::outcome::{DoneBody, DoneRecord, Event, EventKind};
 
-use crate::journal::{JournalEntry, JournalLine};
+use crate::farm::FarmClient;
+use crate::journal::{self, JournalEntry, JournalLine};
+
+/// Returns the journal of the farm's coordinator, or else what the server recorded.
+pub(super) async fn lines(url: &str, job: JobId) -> anyhow::Result<Vec<JournalLine>> {
+    let identity = Identity::from_environment(Role::Observer, "latentfarm explain".to_owned());
+    let connection = connect::connect(url, &identity, connect::BRIEF).await?;
+    // One that has forgotten the job, or was moved without its folder, has no journal of it.
+    let kept = FarmClient::observing(&connection).journal(job).await;
+    let kept = kept.map(|text| journal::parse(&text)).unwrap_or_default();
+    let lines = if kept.is_empty() {
+        recorded(&connection, job).await?
+    } else {
+        kept
+    };
+    connection.close().await;
+    Ok(lines)
+}
 
 /// Returns the job's events in the order of the stream, with their times, and then its done records, whose
 /// time is 0. The first line is the job's manifest, if the farm has it.
-pub(super) async fn recorded(url: &str, job: JobId) -> anyhow::Result<Vec<JournalLine>> {
-    let identity = Identity::from_environment(Role::Observer, "latentfarm explain".to_owned());
-    let connection = connect::connect(url, &identity, connect::BRIEF).await?;
+async fn recorded(connection: &connect::Connection, job: JobId) -> anyhow::Result<Vec<JournalLine>> {
     let mut lines = Vec::new();
     let mut reader = DirectReader::new(
         &connection.client,
@@ -38,7 +53,7 @@ pub(super) async fn recorded(url: &str, job: JobId) -> anyhow::Result<Vec<Journa
             entry: of_event(event),
         });
     }
-    let log = DoneLog::new(&connection);
+    let log = DoneLog::new(connection);
     for stored in log.list(job).await.context("cannot read the done log")? {
         if let Ok(record) = stored.record {
             lines.push(JournalLine {
@@ -47,7 +62,7 @@ pub(super) async fn recorded(url: &str, job: JobId) -> anyhow::Result<Vec<Journa
             });
         }
     }
-    if let Some(entry) = manifest(&connection, job).await?
+    if let Some(entry) = manifest(connection, job).await?
         && !lines.is_empty()
     {
         let at_ms = lines
@@ -57,7 +72,6 @@ pub(super) async fn recorded(url: &str, job: JobId) -> anyhow::Result<Vec<Journa
             .unwrap_or(0);
         lines.insert(0, JournalLine { at_ms, entry });
     }
-    connection.close().await;
     Ok(lines)
 }
 

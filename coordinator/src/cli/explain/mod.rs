@@ -1,5 +1,5 @@
 //! `latentfarm explain`: explains where each chunk of a job is and why. It reads the journal in the job
-//! folder or, with `--nats`, what the farm's server recorded.
+//! folder or, with `--nats`, that of the farm's coordinator or what the farm's server recorded.
 
 mod describe;
 mod farm;
@@ -73,7 +73,7 @@ fn recorded(url: &str, job: &Path) -> Result<Vec<JournalLine>, CommandError> {
         .parse()
         .with_context(|| format!("`{text}` is no job folder, no output, and no job id"))
         .map_err(CommandError::refused)?;
-    let lines = runtime(1)?.block_on(farm::recorded(url, id))?;
+    let lines = runtime(1)?.block_on(farm::lines(url, id))?;
     require_lines(lines, || {
         format!("the farm at {url} has recorded nothing of job {id}")
     })

@@ -13,7 +13,7 @@ use latentfarm_common::error::one_line;
 use latentfarm_common::ids::JobId;
 use latentfarm_common::nats::connect::SEED_VARIABLE;
 use latentfarm_common::nats::lease::Lease;
-use latentfarm_common::nats::subjects::FARM_REQUESTS;
+use latentfarm_common::nats::subjects::{FARM_QUESTIONS, FARM_REQUESTS};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -50,6 +50,8 @@ pub(in crate::farm) struct Coordinator<'a> {
     records: RecordStore,
     /// Jobs whose records have changed since they were stored.
     unsaved: BTreeSet<JobId>,
+    /// Those of them whose orders are to be stored too, which never change after that.
+    unsaved_orders: BTreeSet<JobId>,
     orders: mpsc::UnboundedSender<Order>,
     attempts: JoinSet<()>,
     /// Where news of the video of each job on the dispatcher are sent.
@@ -91,6 +93,7 @@ impl<'a> Coordinator<'a> {
             registry,
             records,
             unsaved: BTreeSet::new(),
+            unsaved_orders: BTreeSet::new(),
             orders,
             attempts: JoinSet::new(),
             videos: BTreeMap::new(),
@@ -109,8 +112,16 @@ impl<'a> Coordinator<'a> {
 
     /// Answers requests and brings jobs to the dispatcher, without end.
     pub(in crate::farm) async fn run(&mut self, ready: impl FnOnce(usize)) -> Result<(), ServeError> {
-        let requests = self.farm.connection.client.subscribe(FARM_REQUESTS).await;
-        let mut requests = requests.map_err(ServeError::Requests)?;
+        let client = &self.farm.connection.client;
+        let requests = client
+            .subscribe(FARM_REQUESTS)
+            .await
+            .map_err(ServeError::Requests)?;
+        let questions = client
+            .subscribe(FARM_QUESTIONS)
+            .await
+            .map_err(ServeError::Requests)?;
+        let mut requests = futures::stream::select(requests, questions);
         ready(self.registry.open());
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -228,12 +239,19 @@ impl<'a> Coordinator<'a> {
             let Ok(entry) = self.registry.get(job) else {
                 continue;
             };
-            let written = match self.records.write_order(job, &entry.order).await {
+            let order = if self.unsaved_orders.contains(&job) {
+                self.records.write_order(job, &entry.order).await
+            } else {
+                Ok(())
+            };
+            let written = match order {
                 Ok(()) => self.records.write_record(job, &entry.record).await,
                 Err(error) => Err(error),
             };
             match written {
-                Ok(()) => {}
+                Ok(()) => {
+                    self.unsaved_orders.remove(&job);
+                }
                 Err(RecordError::Taken) => return Err(RecordError::Taken.into()),
                 Err(error) => {
                     tracing::warn!(%job, error = one_line(&error), "cannot store the record of a job, trying again");

@@ -6,8 +6,9 @@ use latentfarm_common::digest::Digest;
 use latentfarm_common::error::one_line;
 use latentfarm_common::ids::JobId;
 use latentfarm_common::nats::storage;
-use latentfarm_common::nats::subjects::{COORDINATOR_INBOX, OPERATOR_INBOX};
+use latentfarm_common::nats::subjects::{COORDINATOR_INBOX, FARM_QUESTIONS, OBSERVER_INBOX, OPERATOR_INBOX};
 use latentfarm_common::wire;
+use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 
 use super::{Coordinator, now_ms};
@@ -17,7 +18,11 @@ use crate::farm::messages::{Control, FarmReply, FarmRequest, JobPhase, MAX_TEXT_
 use crate::farm::registry::Refusal;
 use crate::job::manifest;
 use crate::job::segments::VideoNews;
+use crate::journal;
 use crate::render::NoStorage;
+/// The most bytes of a journal in one answer, which stays below the limit of a message.
+const JOURNAL_PAGE: usize = 512 << 10;
+
 impl Coordinator<'_> {
     pub(super) async fn on_request(&mut self, request: &async_nats::Message) -> Result<(), ServeError> {
         let answer_to = request.reply.clone().filter(|subject| is_inbox(subject));
@@ -28,7 +33,11 @@ impl Coordinator<'_> {
         if !self.lease.is_held() {
             return Ok(());
         }
-        let reply = match wire::decode(&request.payload) {
+        let may_only_ask = request.subject.as_str() == FARM_QUESTIONS;
+        let reply = match wire::decode::<FarmRequest>(&request.payload) {
+            Ok(request) if may_only_ask && !request.is_question() => FarmReply::Refused {
+                reason: "an observer may only ask: use the operator's key".to_owned(),
+            },
             Ok(request) => self.answer(request).await?,
             Err(error) => FarmReply::Refused {
                 reason: format!("the coordinator cannot read the request: {}", one_line(&error)),
@@ -67,15 +76,16 @@ impl Coordinator<'_> {
                     // The attempt may just have ended.
                     let _ended = news.send(VideoNews::Failed { reason });
                 }
-                self.registry.view(job)
+                self.registry.view(job, now_ms())
             }
-            FarmRequest::Show { job } => self.registry.view(job),
+            FarmRequest::Show { job } => self.registry.view(job, now_ms()),
             FarmRequest::Watch { job } => {
                 self.watchers.watch(job, Instant::now());
-                self.registry.view(job)
+                self.registry.view(job, now_ms())
             }
+            FarmRequest::Journal { job, offset } => return Ok(self.journal(job, offset).await),
             FarmRequest::List(filter) => {
-                let (jobs, total) = self.registry.list(&filter);
+                let (jobs, total) = self.registry.list(&filter, now_ms());
                 return Ok(FarmReply::Jobs { jobs, total });
             }
         };
@@ -83,7 +93,7 @@ impl Coordinator<'_> {
     }
 
     async fn announce(&mut self, job: JobId, store_bytes: u64, video: Digest) -> FarmReply {
-        match self.registry.view(job) {
+        match self.registry.view(job, now_ms()) {
             Ok(view) if view.record.phase == JobPhase::Complete || !view.record.phase.is_over() => {
                 FarmReply::Job(Box::new(view))
             }
@@ -140,6 +150,7 @@ impl Coordinator<'_> {
         self.coming.remove(&job);
         if is_new {
             tracing::info!(%job, "submitted");
+            self.unsaved_orders.insert(job);
         }
         // Whoever submits a job and watches it misses nothing.
         self.watchers.watch(job, Instant::now());
@@ -187,11 +198,27 @@ impl Coordinator<'_> {
             Ok(()) => {
                 tracing::info!(%job, "an operator has deleted a job");
                 self.unsaved.remove(&job);
+                self.unsaved_orders.remove(&job);
                 // It may never have had a journal.
                 let _absent = fs::remove_dir_all(self.folder_of(job));
                 FarmReply::Deleted
             }
             Err(refusal) => reply(Err(refusal)),
+        }
+    }
+
+    /// Answers with lines of a job's journal.
+    async fn journal(&self, job: JobId, offset: u64) -> FarmReply {
+        if let Err(refusal) = self.registry.get(job) {
+            return reply(Err(refusal));
+        }
+        let folder = self.folder_of(job);
+        let page = spawn_blocking(move || journal::page(&folder, offset, JOURNAL_PAGE)).await;
+        match page.map_err(std::io::Error::other).flatten() {
+            Ok((text, next)) => FarmReply::Journal { text, next },
+            Err(error) => FarmReply::Refused {
+                reason: format!("the journal of the job cannot be read: {}", one_line(&error)),
+            },
         }
     }
 
@@ -208,18 +235,25 @@ impl Coordinator<'_> {
                     .to_owned(),
             });
         }
-        Ok(reply(self.registry.view(job).map(Box::new).map(FarmReply::Job)))
+        Ok(reply(
+            self.registry
+                .view(job, now_ms())
+                .map(Box::new)
+                .map(FarmReply::Job),
+        ))
     }
 }
 
 /// Whether a subject is one that answers are sent to. Whoever may ask must not make the coordinator, which may
 /// do more, publish anywhere else.
 fn is_inbox(subject: &str) -> bool {
-    [OPERATOR_INBOX, COORDINATOR_INBOX].iter().any(|inbox| {
-        subject
-            .strip_prefix(inbox)
-            .is_some_and(|rest| rest.starts_with('.'))
-    })
+    [OPERATOR_INBOX, OBSERVER_INBOX, COORDINATOR_INBOX]
+        .iter()
+        .any(|inbox| {
+            subject
+                .strip_prefix(inbox)
+                .is_some_and(|rest| rest.starts_with('.'))
+        })
 }
 
 /// Turns a refusal into an answer.
@@ -238,7 +272,7 @@ mod tests {
 
     #[test]
     fn answers_go_to_inboxes_alone() {
-        for inbox in [OPERATOR_INBOX, COORDINATOR_INBOX] {
+        for inbox in [OPERATOR_INBOX, OBSERVER_INBOX, COORDINATOR_INBOX] {
             assert!(is_inbox(&format!("{inbox}.a.b")));
         }
         for subject in [

@@ -2,15 +2,19 @@
 //! request and from each report of the dispatcher. It does no input or output; the coordinator stores what has
 //! changed and passes the orders on.
 
+mod forecast;
+mod upkeep;
+
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use latentfarm_common::digest::Digest;
 use latentfarm_common::ids::JobId;
 use latentfarm_common::queues::PRIORITIES;
 use latentfarm_common::time::milliseconds;
 
+use self::forecast::{Forecast, OpenJob};
 use crate::farm::messages::{Control, JobOrder, JobPhase, JobRecord, JobView, ListFilter, PAGE};
-use crate::farm::sweep::SweptJob;
 
 /// So many jobs of one priority are on the dispatcher at a time, those that wait for memory or workers not
 /// counted: enough to keep every worker busy over the ends of jobs.
@@ -35,6 +39,8 @@ pub(super) struct Entry {
     pub(super) is_dispatched: bool,
     /// What the job waits for, if the dispatcher says that it waits.
     pub(super) waits_for: Option<String>,
+    /// When the job came to the dispatcher, and how many frames were rendered then.
+    dispatched_at: Option<(u64, u64)>,
 }
 
 /// Why a request about a job is not carried out.
@@ -210,55 +216,6 @@ impl Registry {
         others.into_iter().take(SAME_VIDEO).map(|(_, id)| id).collect()
     }
 
-    /// Records that the output of a complete job is where it is wanted. Returns whether that is new.
-    pub(super) fn on_fetched(&mut self, job: JobId, now_ms: u64) -> Result<bool, Refusal> {
-        let record = &mut self.get_mut(job)?.record;
-        let is_new = record.phase == JobPhase::Complete && record.fetched_ms.is_none();
-        if is_new {
-            record.fetched_ms = Some(now_ms);
-        }
-        Ok(is_new)
-    }
-
-    /// The bytes that the jobs which are not over may still store.
-    pub(super) fn outstanding_bytes(&self) -> u64 {
-        let open = self.jobs.values().filter(|entry| !entry.record.phase.is_over());
-        open.map(|entry| {
-            let (order, record) = (&entry.order, &entry.record);
-            let left = record.frames.saturating_sub(record.frames_done);
-            let results =
-                u128::from(order.result_bytes) * u128::from(left) / u128::from(record.frames.max(1));
-            // The inputs of a job are stored before its last frames are rendered.
-            let inputs = if record.frames_done == 0 {
-                order.input_bytes
-            } else {
-                0
-            };
-            inputs.saturating_add(u64::try_from(results).unwrap_or(u64::MAX))
-        })
-        .fold(0, u64::saturating_add)
-    }
-
-    /// All jobs as the sweep of the store sees them. The results of those that ended before `expiry_ms` are not kept.
-    pub(super) fn swept(&self, expiry_ms: u64) -> Vec<SweptJob> {
-        let swept = self.jobs.iter().map(|(job, Entry { record, .. })| SweptJob {
-            job: *job,
-            phase: record.phase,
-            ended_ms: record.ended_ms.unwrap_or(u64::MAX),
-            is_fetched: record.fetched_ms.is_some(),
-            is_expired: record.phase.is_over() && record.ended_ms.is_some_and(|ended| ended < expiry_ms),
-        });
-        swept.collect()
-    }
-
-    /// The jobs that ended before this time.
-    pub(super) fn ended_before(&self, expiry_ms: u64) -> Vec<JobId> {
-        let ended =
-            |record: &JobRecord| record.phase.is_over() && record.ended_ms.is_some_and(|at| at < expiry_ms);
-        let jobs = self.jobs.iter().filter(|(_, entry)| ended(&entry.record));
-        jobs.map(|(job, _)| *job).collect()
-    }
-
     /// The number of jobs that are not over.
     pub(super) fn open(&self) -> usize {
         let jobs = self.jobs.values();
@@ -282,13 +239,7 @@ impl Registry {
             .filter(|(_, entry)| self.held_by(entry).is_none())
             .map(|(job, entry)| (*job, &entry.record))
             .collect();
-        queued.sort_by_key(|(_, record)| {
-            (
-                record.priority,
-                record.deadline_ms.unwrap_or(u64::MAX),
-                record.number,
-            )
-        });
+        queued.sort_by_key(|(_, record)| record.turn());
         queued.retain(|(_, record)| {
             let room = &mut room[usize::from(record.priority)];
             let is_due = *room > 0;
@@ -304,6 +255,7 @@ impl Registry {
         entry.is_dispatched = true;
         entry.record.phase = JobPhase::Running;
         entry.record.begun_ms = Some(now_ms);
+        entry.dispatched_at = Some((now_ms, entry.record.frames_done));
         Ok(&entry.record)
     }
 
@@ -350,25 +302,45 @@ impl Registry {
         }
     }
 
-    /// Returns the view of one job.
-    pub(super) fn view(&self, job: JobId) -> Result<JobView, Refusal> {
-        Ok(self.view_of(job, self.get(job)?))
+    fn forecast(&self, now_ms: u64) -> Forecast {
+        let in_phase = |phase| {
+            let jobs = self
+                .jobs
+                .iter()
+                .filter(move |(_, entry)| entry.record.phase == phase);
+            let open = |(job, entry): (&JobId, &Entry)| OpenJob {
+                job: *job,
+                frames_left: entry.record.frames.saturating_sub(entry.record.frames_done),
+                rate: entry.rate(now_ms),
+            };
+            let mut jobs: Vec<(&JobId, &Entry)> = jobs.collect();
+            jobs.sort_by_key(|(_, entry)| entry.record.turn());
+            jobs.into_iter().map(open).collect::<Vec<_>>()
+        };
+        Forecast::new(&in_phase(JobPhase::Running), &in_phase(JobPhase::Queued))
     }
 
-    fn view_of(&self, job: JobId, entry: &Entry) -> JobView {
+    /// Returns the view of one job.
+    pub(super) fn view(&self, job: JobId, now_ms: u64) -> Result<JobView, Refusal> {
+        Ok(self.view_of(job, self.get(job)?, &self.forecast(now_ms)))
+    }
+
+    fn view_of(&self, job: JobId, entry: &Entry, forecast: &Forecast) -> JobView {
         JobView {
             job,
             name: entry.order.name.clone(),
             submitter: entry.order.submitter.clone(),
             record: entry.record.clone(),
             waits_for: entry.waits_for.clone().or_else(|| self.held_by(entry)),
+            done_in: forecast.of(job),
             extension: entry.order.extension.clone(),
             keeps_tail: entry.order.keeps_tail,
         }
     }
 
     /// Returns a page of the jobs that the filter selects, the newest first, and the number of all of them.
-    pub(super) fn list(&self, filter: &ListFilter) -> (Vec<JobView>, usize) {
+    pub(super) fn list(&self, filter: &ListFilter, now_ms: u64) -> (Vec<JobView>, usize) {
+        let forecast = self.forecast(now_ms);
         let is_wanted = |job: &JobId, entry: &Entry| {
             let in_phase = filter.phases.is_empty() || filter.phases.contains(&entry.record.phase);
             in_phase && (entry.order.name.contains(&filter.text) || job.to_string().contains(&filter.text))
@@ -377,18 +349,33 @@ impl Registry {
         let mut wanted: Vec<(&JobId, &Entry)> = wanted.collect();
         wanted.sort_by_key(|(_, entry)| std::cmp::Reverse(entry.record.number));
         let page = wanted.iter().skip(filter.offset).take(PAGE);
-        let views = page.map(|(job, entry)| self.view_of(**job, entry)).collect();
+        let views = page
+            .map(|(job, entry)| self.view_of(**job, entry, &forecast))
+            .collect();
         (views, wanted.len())
     }
 }
 
 impl Entry {
+    /// The frames that are rendered in a second, since the job came to the dispatcher.
+    fn rate(&self, now_ms: u64) -> Option<f64> {
+        let (begun_ms, frames_then) = self.dispatched_at.filter(|_| self.is_dispatched)?;
+        let frames = self
+            .record
+            .frames_done
+            .checked_sub(frames_then)
+            .filter(|frames| *frames > 0)?;
+        let time = now_ms.checked_sub(begun_ms).filter(|time| *time > 0)?;
+        Some(frames as f64 / Duration::from_millis(time).as_secs_f64())
+    }
+
     fn new(order: JobOrder, record: JobRecord) -> Self {
         Self {
             order,
             record,
             is_dispatched: false,
             waits_for: None,
+            dispatched_at: None,
         }
     }
 }

@@ -184,24 +184,30 @@ fn jobs_are_listed_newest_first_in_pages_and_by_phase_and_text() {
     }
     let cancelled = id("talk 007");
     registry.control(cancelled, Control::Cancel, 1).unwrap();
-    let (page, total) = registry.list(&ListFilter::default());
+    let (page, total) = registry.list(&ListFilter::default(), 0);
     assert_eq!((page.len(), total), (PAGE, PAGE + 10));
     assert_eq!(page[0].name, format!("talk {:03}", PAGE + 9));
     let rest = ListFilter {
         offset: PAGE,
         ..ListFilter::default()
     };
-    let (page, _) = registry.list(&rest);
+    let (page, _) = registry.list(&rest, 0);
     assert_eq!((page.len(), page[9].name.as_str()), (10, "talk 000"));
-    let (page, total) = registry.list(&ListFilter {
-        phases: vec![JobPhase::Cancelled],
-        ..ListFilter::default()
-    });
+    let (page, total) = registry.list(
+        &ListFilter {
+            phases: vec![JobPhase::Cancelled],
+            ..ListFilter::default()
+        },
+        0,
+    );
     assert_eq!((page[0].job, total), (cancelled, 1));
-    let (page, total) = registry.list(&ListFilter {
-        text: "007".to_owned(),
-        ..ListFilter::default()
-    });
+    let (page, total) = registry.list(
+        &ListFilter {
+            text: "007".to_owned(),
+            ..ListFilter::default()
+        },
+        0,
+    );
     assert_eq!((page[0].job, total), (cancelled, 1));
 }
 
@@ -223,7 +229,7 @@ fn a_job_that_follows_another_waits_until_that_one_is_complete() {
         Err(Refusal::AfterItself)
     );
     assert_eq!(registry.submit(second, 1, after(first), 1), Ok(true));
-    let waits_for = |registry: &Registry| registry.view(second).unwrap().waits_for;
+    let waits_for = |registry: &Registry| registry.view(second, 0).unwrap().waits_for;
     assert_eq!(
         dispatch(&mut registry),
         [first],
@@ -280,7 +286,7 @@ fn among_jobs_of_one_priority_those_that_are_wanted_first_go_first() {
     registry.submit(id("urgent"), 10, order("any", 0), 0).unwrap();
     assert_eq!(registry.due(), ["urgent", "soon", "late", "none"].map(id));
     assert_eq!(
-        registry.view(id("soon")).unwrap().record.deadline_ms,
+        registry.view(id("soon"), 0).unwrap().record.deadline_ms,
         Some(3_600_000)
     );
 }
@@ -307,7 +313,7 @@ fn a_complete_job_is_fetched_once_and_over_when_it_is_old() {
     registry.on_left(id("a"), number, (JobPhase::Complete, None), 5);
     assert_eq!(registry.on_fetched(id("a"), 7), Ok(true));
     assert_eq!(registry.on_fetched(id("a"), 9), Ok(false));
-    assert_eq!(registry.view(id("a")).unwrap().record.fetched_ms, Some(7));
+    assert_eq!(registry.view(id("a"), 0).unwrap().record.fetched_ms, Some(7));
     assert_eq!(
         (registry.ended_before(5), registry.ended_before(6)),
         (vec![], vec![id("a")])
@@ -325,4 +331,46 @@ fn the_newest_other_jobs_of_a_video_are_found() {
     let newest: Vec<JobId> = jobs[1..jobs.len() - 1].iter().rev().copied().collect();
     assert_eq!(registry.with_video(video, jobs[jobs.len() - 1]), newest);
     assert!(registry.with_video(Digest::of(b"another"), jobs[0]).is_empty());
+}
+
+#[test]
+fn open_jobs_are_forecast_from_the_rates_of_those_that_are_rendered() {
+    let mut registry = Registry::default();
+    let jobs = ["a", "b", "c", "d"].map(|name| submit(&mut registry, name, 1));
+    let done_in = |registry: &Registry, now_ms| {
+        jobs.map(|job| {
+            registry
+                .view(job, now_ms)
+                .unwrap()
+                .done_in
+                .map(|time| time.as_millis())
+        })
+    };
+    assert_eq!(done_in(&registry, 10), [None; 4], "nothing is rendered yet");
+    for job in &jobs[..2] {
+        registry.on_dispatched(*job, 1000).unwrap();
+    }
+    for (job, frames) in [(jobs[0], 50), (jobs[1], 25)] {
+        let number = number(&registry, job);
+        registry.on_progress(job, number, frames);
+    }
+    registry.control(jobs[3], Control::Pause, 1).unwrap();
+    // 75 frames in 1000 ms; 125 frames are left of the first two, and 100 of the third.
+    assert_eq!(
+        done_in(&registry, 2000),
+        [Some(1000), Some(3000), Some(3000), None]
+    );
+    // Frames that were rendered before do not count.
+    let number = number(&registry, jobs[0]);
+    registry.on_left(jobs[0], number, (JobPhase::Queued, None), 2000);
+    registry.on_dispatched(jobs[0], 3000).unwrap();
+    registry.on_progress(jobs[0], number, 60);
+    assert_eq!(
+        registry
+            .view(jobs[0], 4000)
+            .unwrap()
+            .done_in
+            .map(|time| time.as_millis()),
+        Some(4000)
+    );
 }
