@@ -2,8 +2,9 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::time::{Duration, Instant};
 
-use farm_tests::{Coordinator, Material, ProcessTag, Worker, decoded};
+use farm_tests::{Coordinator, Material, ProcessTag, Worker, decoded, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -12,7 +13,9 @@ fn a_coordinator_with_a_server_of_its_own_keeps_jobs_over_a_killed_server_and_it
     let material = Material::seconds("1", "1");
     let tag = ProcessTag::new();
     let dir = material.path("farm");
-    let (coordinator, server) = Coordinator::with_own_server(&dir, "first", "127.0.0.1:0", &[], &tag);
+    let outputs = material.path("outputs");
+    let more = ["--output-root", outputs.to_str().expect("a path")];
+    let (coordinator, server) = Coordinator::with_own_server(&dir, "first", "127.0.0.1:0", &more, &tag);
     let log = material.path("first.log");
     let worker = Worker::start(&server, "first", &material.weights, &log, &tag);
     let mut args: Vec<OsString> = vec![
@@ -27,7 +30,21 @@ fn a_coordinator_with_a_server_of_its_own_keeps_jobs_over_a_killed_server_and_it
         (&material.weights).into(),
     ]);
     args.extend(["--chunk-frames", "16", "--steps", "10", "--lossless"].map(OsString::from));
-    let job = server.operate(args.clone()).last();
+    let outside = [
+        args.clone(),
+        ["--deliver", "../out.mp4"].map(OsString::from).to_vec(),
+    ]
+    .concat();
+    let refused = server.operate(outside);
+    assert_eq!(refused.code, Some(2), "{refused:?}");
+    assert!(
+        refused.stderr.contains("below the coordinator's output folder"),
+        "{}",
+        refused.stderr
+    );
+    let delivered = ["--deliver", "night/1.mp4"].map(OsString::from).to_vec();
+    let job = server.operate([args.clone(), delivered].concat()).last();
+    assert_eq!(job["delivery"], "written when the job is complete");
     let pids = tag.matching("nats-server");
     assert_eq!(pids.len(), 1, "{pids:?}");
     kill(Pid::from_raw(pids[0]), Signal::SIGKILL).unwrap();
@@ -41,7 +58,7 @@ fn a_coordinator_with_a_server_of_its_own_keeps_jobs_over_a_killed_server_and_it
     // The next coordinator has the same server, at the same address, with the same keys.
     assert_eq!(coordinator.interrupt(), Some(0));
     let address = server.url.trim_start_matches("tls://").to_owned();
-    let (coordinator, again) = Coordinator::with_own_server(&dir, "first", &address, &[], &tag);
+    let (coordinator, again) = Coordinator::with_own_server(&dir, "first", &address, &more, &tag);
     assert_eq!(again.url, server.url);
     assert_eq!(status(&["--wait"]).last()["phase"], "complete");
     args.push("--wait".into());
@@ -59,6 +76,18 @@ fn a_coordinator_with_a_server_of_its_own_keeps_jobs_over_a_killed_server_and_it
             .complete()
             .frames_digest()
             .as_str()
+    );
+    // The coordinator has written the output too.
+    let begun = Instant::now();
+    let mut look = begun;
+    while status(&[]).last()["delivery"] != "written" {
+        look += Duration::from_millis(200);
+        assert!(begun.elapsed() < Duration::from_mins(1), "{}", coordinator.log());
+        wait_until(look);
+    }
+    assert_eq!(
+        decoded(&outputs.join("night/1.mp4")),
+        decoded(&material.path("out.mp4"))
     );
     assert_eq!(worker.drain(), Some(0));
     assert_eq!(coordinator.interrupt(), Some(0));

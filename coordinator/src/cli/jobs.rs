@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::args::{ControlArgs, JobsArgs, StatusArgs};
 use super::exit::{CommandError, ExitStatus, runtime};
 use super::stdout::print_result;
-use crate::farm::{ClientError, Control, FarmClient, JobPhase, JobRecord, JobView, ListFilter};
+use crate::farm::{ClientError, Control, Delivery, FarmClient, JobPhase, JobRecord, JobView, ListFilter};
 
 /// How often a command that waits looks how the job stands.
 pub(super) const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -163,6 +163,7 @@ pub(super) fn to_json(view: &JobView) -> Value {
         "done_in_seconds": view.done_in.map(|time| time.as_secs()),
         "deadline_ms": record.deadline_ms,
         "fetched_ms": record.fetched_ms,
+        "delivery": delivery(&record.delivery),
     })
 }
 
@@ -188,9 +189,21 @@ fn to_text(view: &JobView) -> String {
     let done_in = |time| format!("  done in about {}", rough_time(time));
     lines.extend(view.done_in.map(done_in));
     lines.extend(deadline(record, now_ms()));
+    lines.extend(delivery(&record.delivery).map(|what| format!("  output at the coordinator: {what}")));
     lines.extend(record.reason.iter().map(|why| format!("  reason: {why}")));
     lines.extend(view.waits_for.iter().map(|why| format!("  now: {why}")));
     lines.join("\n")
+}
+
+/// Returns what has become of the output at the coordinator; `None` if nothing is to.
+fn delivery(delivery: &Delivery) -> Option<String> {
+    match delivery {
+        Delivery::Fetched => None,
+        Delivery::Wanted => Some("written when the job is complete".to_owned()),
+        Delivery::Begun => Some("being written".to_owned()),
+        Delivery::Done => Some("written".to_owned()),
+        Delivery::Failed { reason } => Some(format!("not written: {reason}; `latentfarm retry` tries again")),
+    }
 }
 
 /// Returns what is to be known of the time in which the job is wanted.

@@ -97,6 +97,7 @@ async fn run(settings: RenderCommand) -> Result<ExitStatus, CommandError> {
                 priority: DEFAULT_PRIORITY,
                 after: None,
                 deadline: None,
+                deliver: None,
             };
             let running = Box::pin(farm::render(job, &farm, options, &observer, shutdown));
             (

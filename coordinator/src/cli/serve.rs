@@ -12,7 +12,7 @@ use latentfarm_common::shutdown;
 use super::args::ServeArgs;
 use super::exit::{CommandError, ExitStatus, runtime};
 use crate::dispatch::{FarmSettings, Timeouts};
-use crate::farm::{self, FarmServer, Ready, Retention, ServeSettings};
+use crate::farm::{self, CoordinatorSettings, FarmServer, Ready, Retention, ServeSettings};
 use crate::render::{Volume, written_bytes};
 
 pub(super) fn main(args: ServeArgs) -> Result<ExitStatus, CommandError> {
@@ -46,13 +46,16 @@ async fn run(args: ServeArgs) -> Result<ExitStatus, CommandError> {
     };
     let settings = ServeSettings {
         server,
-        dir,
+        coordinator: CoordinatorSettings {
+            dir,
+            retention: Retention {
+                results: args.keep_results,
+                history: args.keep_history,
+            },
+            output_root: args.output_root,
+        },
         replicas: args.replicas,
         store_limit_bytes: args.store_limit.map(|mib| mib << 20),
-        retention: Retention {
-            results: args.keep_results,
-            history: args.keep_history,
-        },
         farm: FarmSettings {
             holder: format!("process {} of latentfarm serve", std::process::id()),
             contention: Contention::Refuse,

@@ -175,6 +175,7 @@ pub(super) fn settings_of(job: SubmittedJob) -> Result<(SubmitOptions, JobSettin
         priority: job.priority,
         after: job.after,
         deadline: job.deadline,
+        deliver: job.deliver,
     };
     Ok((options, JobSettings::new(job.job, 1)?))
 }

@@ -48,6 +48,8 @@ pub struct JobOrder {
     /// Bytes that the inputs, and then the results, take in the farm's store at most.
     pub input_bytes: u64,
     pub result_bytes: u64,
+    /// The file below the coordinator's output folder to which the output is written.
+    pub deliver: Option<String>,
     /// Digest of the video: jobs with the same one share what was made of it.
     pub video: Digest,
     /// The folder of the weights on the submitter's machine, for people who start a worker.
@@ -88,6 +90,21 @@ impl JobPhase {
     }
 }
 
+/// What becomes of a job's output at the coordinator.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Delivery {
+    /// Somebody fetches it.
+    Fetched,
+    /// It is written when the job is complete.
+    Wanted,
+    /// It is being written, or was when a coordinator ended.
+    Begun,
+    /// It is written.
+    Done,
+    /// It could not be written.
+    Failed { reason: String },
+}
+
 /// What the coordinator records of a job while it goes through the farm. Times are in milliseconds since the
 /// Unix epoch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -107,6 +124,8 @@ pub struct JobRecord {
     pub frames: u64,
     /// Number of output frames that are rendered, as far as that was recorded.
     pub frames_done: u64,
+    /// What becomes of the output at the coordinator.
+    pub delivery: Delivery,
     /// When the job is wanted, if anybody has said so.
     pub deadline_ms: Option<u64>,
     /// When the output was written last where somebody fetched it.

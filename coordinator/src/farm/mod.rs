@@ -27,11 +27,12 @@ mod watch;
 mod watchers;
 
 pub use client::{ClientError, FarmClient};
-pub use coordinator::Retention;
+pub use coordinator::{CoordinatorSettings, Retention};
 pub use error::ServeError;
 pub use fetch::{FetchError, fetch};
 pub use messages::{
-    Control, FarmRequest, JobOrder, JobOutcome, JobPhase, JobRecord, JobView, ListFilter, PAGE, Submission,
+    Control, Delivery, FarmRequest, JobOrder, JobOutcome, JobPhase, JobRecord, JobView, ListFilter, PAGE,
+    Submission,
 };
 pub use render::{FarmRenderError, render};
 pub use serve::{FarmServer, Ready, ServeSettings, serve};

@@ -13,7 +13,7 @@ use latentfarm_common::nats::{Connection, Role};
 use latentfarm_common::shutdown::Shutdown;
 use tokio::sync::mpsc;
 
-use super::coordinator::{Coordinator, Retention};
+use super::coordinator::{Coordinator, CoordinatorSettings};
 use super::error::ServeError;
 use crate::dispatch::{self, Farm, FarmSettings, segment_check};
 use crate::local::{LocalNotice, SupervisedServer};
@@ -34,14 +34,13 @@ pub enum FarmServer {
 #[derive(Clone, Debug)]
 pub struct ServeSettings {
     pub server: FarmServer,
-    /// Folder for the journals of jobs and for temporary files. It can be lost: the farm's server has all that
-    /// a job needs to go on.
-    pub dir: PathBuf,
+    /// Its folder is for journals and temporary files, and can be lost: the farm's server has all that a job needs to
+    /// go on.
+    pub coordinator: CoordinatorSettings,
     /// Number of copies that the servers of a cluster keep of everything: 1, or 3.
     pub replicas: usize,
     /// Limit of all blobs in bytes; by default what the server allows.
     pub store_limit_bytes: Option<u64>,
-    pub retention: Retention,
     pub farm: FarmSettings,
 }
 
@@ -63,9 +62,14 @@ pub async fn serve(
     shutdown: Shutdown,
     ready: impl FnOnce(Ready),
 ) -> Result<(), ServeError> {
-    let scratch = settings.dir.join("scratch");
+    let scratch = settings.coordinator.dir.join("scratch");
     let _absent = fs::remove_dir_all(&scratch);
-    fs::create_dir_all(&scratch).map_err(FileError::at("create", &scratch))?;
+    for folder in [Some(&scratch), settings.coordinator.output_root.as_ref()]
+        .into_iter()
+        .flatten()
+    {
+        fs::create_dir_all(folder).map_err(FileError::at("create", folder))?;
+    }
     let (notify, mut notices) = mpsc::unbounded_channel();
     let (url, identity, server) = match settings.server.clone() {
         FarmServer::Existing { url } => {
@@ -136,7 +140,7 @@ async fn coordinate(
         .await
         .map_err(ServeError::Lease)?;
     let (orders, ordered) = mpsc::unbounded_channel();
-    let coordinator = Coordinator::open(&farm, &lease, settings.dir, settings.retention, orders).await;
+    let coordinator = Coordinator::open(&farm, &lease, settings.coordinator, orders).await;
     let ended = match coordinator {
         Ok(mut coordinator) => {
             let check = segment_check(&farm.store, scratch);

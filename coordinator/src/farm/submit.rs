@@ -54,6 +54,8 @@ pub struct SubmitOptions {
     pub after: Option<JobId>,
     /// The time in which the job is wanted.
     pub deadline: Option<Duration>,
+    /// The file below the coordinator's output folder to which it writes the output.
+    pub deliver: Option<String>,
 }
 
 /// What follows when the farm has a job and its video is cut.
@@ -224,6 +226,7 @@ fn order(preflight: &Preflight, options: SubmitOptions, video: Digest) -> JobOrd
         extension: settings.ingest.container.extension().to_owned(),
         after: options.after,
         deadline: options.deadline,
+        deliver: options.deliver,
         input_bytes: preflight
             .estimate
             .store_bytes

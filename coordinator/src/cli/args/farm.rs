@@ -42,6 +42,9 @@ pub(in crate::cli) struct ServeArgs {
     /// How long `latentfarm jobs` lists a job that is over
     #[arg(long, value_name = "TIME", default_value = "90d", value_parser = duration, help_heading = "Store")]
     pub(in crate::cli) keep_history: Duration,
+    /// Folder below which the coordinator writes the outputs of jobs that were submitted with --deliver
+    #[arg(long, value_name = "DIR", help_heading = "Store")]
+    pub(in crate::cli) output_root: Option<PathBuf>,
     /// Number of copies that a cluster of NATS servers keeps of everything
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = replicas, requires = "nats")]
     pub(in crate::cli) replicas: usize,
@@ -129,6 +132,10 @@ pub(in crate::cli) struct SubmittedJob {
         help_heading = "Farm"
     )]
     pub(in crate::cli) priority: u8,
+    /// Let the coordinator write the output to this file, a relative path below its `--output-root`, when the job is
+    /// complete
+    #[arg(long, value_name = "FILE", help_heading = "Farm")]
+    pub(in crate::cli) deliver: Option<String>,
     /// The job is wanted in so much time: among jobs of one priority, those that are wanted first go first
     #[arg(long, value_name = "TIME", value_parser = duration, help_heading = "Farm")]
     pub(in crate::cli) deadline: Option<Duration>,

@@ -1,6 +1,7 @@
 //! The jobs of a standing coordinator: it answers the operators' requests, brings jobs to the dispatcher when it
 //! is their turn, and records what becomes of them.
 
+mod deliveries;
 mod requests;
 mod upkeep;
 
@@ -41,6 +42,16 @@ pub struct Retention {
     pub history: Duration,
 }
 
+/// What a standing coordinator is given besides its farm.
+#[derive(Clone, Debug)]
+pub struct CoordinatorSettings {
+    /// Folder for the journals of jobs.
+    pub dir: PathBuf,
+    pub retention: Retention,
+    /// Folder below which outputs are written for the jobs that ask for that; `None` if none may.
+    pub output_root: Option<PathBuf>,
+}
+
 /// The jobs of the farm, and the ways to its dispatcher and its bucket.
 pub(in crate::farm) struct Coordinator<'a> {
     farm: &'a Farm,
@@ -60,6 +71,9 @@ pub(in crate::farm) struct Coordinator<'a> {
     departures: Vec<(JobId, u64, Departure)>,
     watchers: Watchers,
     retention: Retention,
+    output_root: Option<PathBuf>,
+    /// The output that is being written, if one is.
+    deliveries: JoinSet<(JobId, Result<(), String>)>,
     /// Jobs whose submitters have room and store the first blobs, each since when.
     coming: BTreeMap<JobId, Instant>,
     /// The sweep of the store, if one is under way.
@@ -76,10 +90,14 @@ impl<'a> Coordinator<'a> {
     pub(in crate::farm) async fn open(
         farm: &'a Farm,
         lease: &'a Lease,
-        dir: PathBuf,
-        retention: Retention,
+        settings: CoordinatorSettings,
         orders: mpsc::UnboundedSender<Order>,
     ) -> Result<Self, ServeError> {
+        let CoordinatorSettings {
+            dir,
+            retention,
+            output_root,
+        } = settings;
         let mut records = RecordStore::open(&farm.connection).await?;
         let mut registry = Registry::default();
         for (job, order, record) in records.load().await? {
@@ -100,6 +118,8 @@ impl<'a> Coordinator<'a> {
             departures: Vec::new(),
             watchers: Watchers::default(),
             retention,
+            output_root,
+            deliveries: JoinSet::new(),
             coming: BTreeMap::new(),
             sweeps: JoinSet::new(),
             wanted_bytes: 0,
@@ -137,7 +157,9 @@ impl<'a> Coordinator<'a> {
                     self.save().await?;
                     self.forget_old().await;
                     self.look_after_store();
+                    self.deliver();
                 }
+                Some(delivered) = self.deliveries.join_next() => self.on_delivered(delivered),
                 Some(swept) = self.sweeps.join_next() => Self::on_swept(swept),
             }
             while self.attempts.try_join_next().is_some() {}

@@ -11,6 +11,7 @@ use latentfarm_common::wire;
 use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 
+use super::deliveries::check_name;
 use super::{Coordinator, now_ms};
 use crate::dispatch::Order;
 use crate::farm::error::ServeError;
@@ -136,6 +137,13 @@ impl Coordinator<'_> {
         {
             return Ok(FarmReply::Refused {
                 reason: format!("a name is longer than {MAX_TEXT_BYTES} bytes"),
+            });
+        }
+        if let Some(name) = &order.deliver
+            && let Err(error) = check_name(self.output_root.as_deref(), name, &order.extension)
+        {
+            return Ok(FarmReply::Refused {
+                reason: one_line(&error),
             });
         }
         if let Err(error) = manifest::store_on_farm(&self.farm.connection, &spec).await {

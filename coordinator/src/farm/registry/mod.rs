@@ -14,7 +14,7 @@ use latentfarm_common::queues::PRIORITIES;
 use latentfarm_common::time::milliseconds;
 
 use self::forecast::{Forecast, OpenJob};
-use crate::farm::messages::{Control, JobOrder, JobPhase, JobRecord, JobView, ListFilter, PAGE};
+use crate::farm::messages::{Control, Delivery, JobOrder, JobPhase, JobRecord, JobView, ListFilter, PAGE};
 
 /// So many jobs of one priority are on the dispatcher at a time, those that wait for memory or workers not
 /// counted: enough to keep every worker busy over the ends of jobs.
@@ -116,6 +116,11 @@ impl Registry {
                 .deadline
                 .map(|time| now_ms.saturating_add(milliseconds(time))),
             fetched_ms: None,
+            delivery: if order.deliver.is_some() {
+                Delivery::Wanted
+            } else {
+                Delivery::Fetched
+            },
         };
         self.jobs.insert(job, Entry::new(order, record));
         Ok(true)
@@ -161,6 +166,11 @@ impl Registry {
         let number = self.last_number + 1;
         let entry = self.get_mut(job)?;
         match entry.record.phase {
+            // Only its delivery is tried again.
+            JobPhase::Complete if matches!(entry.record.delivery, Delivery::Failed { .. }) => {
+                entry.record.delivery = Delivery::Wanted;
+                return Ok(true);
+            }
             JobPhase::Complete => return Err(Refusal::Complete(job)),
             phase if !phase.is_over() => return Ok(false),
             _ => {}

@@ -22,6 +22,7 @@ fn order(name: &str, priority: u8) -> JobOrder {
         extension: "mp4".to_owned(),
         after: None,
         deadline: None,
+        deliver: None,
         video: Digest::of(b"video"),
         input_bytes: 300,
         result_bytes: 1000,
@@ -373,4 +374,37 @@ fn open_jobs_are_forecast_from_the_rates_of_those_that_are_rendered() {
             .map(|time| time.as_millis()),
         Some(4000)
     );
+}
+
+#[test]
+fn a_complete_job_that_asks_for_it_is_delivered_until_that_is_done_or_has_failed() {
+    let mut registry = Registry::default();
+    let order = JobOrder {
+        deliver: Some("night/a.mp4".to_owned()),
+        ..order("a", 1)
+    };
+    registry.submit(id("a"), 10, order, 0).unwrap();
+    submit(&mut registry, "b", 1);
+    let next = |registry: &Registry| {
+        registry
+            .next_delivery(0)
+            .map(|(view, name, begun)| (view.job, name, begun))
+    };
+    for job in [id("a"), id("b")] {
+        let number = registry.on_dispatched(job, 1).unwrap().number;
+        assert_eq!(next(&registry), None, "it is not complete");
+        registry.on_left(job, number, (JobPhase::Complete, None), 5);
+        if job == id("a") {
+            assert_eq!(next(&registry), Some((job, "night/a.mp4".to_owned(), false)));
+            assert!(registry.set_delivery(job, Delivery::Begun));
+            assert_eq!(next(&registry), Some((job, "night/a.mp4".to_owned(), true)));
+            let reason = "the disk is full".to_owned();
+            registry.set_delivery(job, Delivery::Failed { reason });
+            assert_eq!(next(&registry), None);
+            assert_eq!(registry.control(job, Control::Retry, 6), Ok(true));
+            assert!(next(&registry).is_some());
+            registry.set_delivery(job, Delivery::Done);
+        }
+    }
+    assert_eq!(next(&registry), None);
 }

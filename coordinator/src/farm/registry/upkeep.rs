@@ -3,10 +3,31 @@
 use latentfarm_common::ids::JobId;
 
 use super::{Entry, Refusal, Registry};
-use crate::farm::messages::{JobPhase, JobRecord};
+use crate::farm::messages::{Delivery, JobPhase, JobRecord, JobView};
 use crate::farm::sweep::SweptJob;
 
 impl Registry {
+    /// Returns a complete job whose output is still to be written at the coordinator, the name of the file, and whether
+    /// that was begun before.
+    pub(in crate::farm) fn next_delivery(&self, now_ms: u64) -> Option<(JobView, String, bool)> {
+        let is_due = |entry: &&Entry| {
+            let is_open = matches!(entry.record.delivery, Delivery::Wanted | Delivery::Begun);
+            is_open && entry.record.phase == JobPhase::Complete
+        };
+        let (job, entry) = self.jobs.iter().find(|(_, entry)| is_due(entry))?;
+        let view = self.view(*job, now_ms).ok()?;
+        let has_begun = entry.record.delivery == Delivery::Begun;
+        Some((view, entry.order.deliver.clone()?, has_begun))
+    }
+
+    /// Records what has become of a job's output. Returns whether the job is there.
+    pub(in crate::farm) fn set_delivery(&mut self, job: JobId, delivery: Delivery) -> bool {
+        self.jobs.get_mut(&job).is_some_and(|entry| {
+            entry.record.delivery = delivery;
+            true
+        })
+    }
+
     /// Records that the output of a complete job is where it is wanted. Returns whether that is new.
     pub(in crate::farm) fn on_fetched(&mut self, job: JobId, now_ms: u64) -> Result<bool, Refusal> {
         let record = &mut self.get_mut(job)?.record;
