@@ -33,6 +33,7 @@ pub(super) fn list(args: JobsArgs) -> Result<ExitStatus, CommandError> {
         let mut filter = ListFilter {
             phases: args.phase,
             text: args.text,
+            sort: args.sort,
             offset: args.offset,
         };
         let (mut jobs, mut total) = client.list(filter.clone()).await?;

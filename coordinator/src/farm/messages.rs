@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use clap::ValueEnum;
 use latentfarm_common::digest::Digest;
 use latentfarm_common::ids::JobId;
 use latentfarm_common::wire::Message;
@@ -196,8 +197,23 @@ pub struct ListFilter {
     pub phases: Vec<JobPhase>,
     /// Only jobs whose name or id contains this text.
     pub text: String,
+    pub sort: JobSort,
     /// So many jobs are passed over.
     pub offset: usize,
+}
+
+/// The order in which jobs are listed. Each variant's comment is its help on the command line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+pub enum JobSort {
+    /// The newest first
+    #[default]
+    Newest,
+    /// The oldest first
+    Oldest,
+    /// In the order in which those that wait have their turn
+    Turn,
+    /// By name
+    Name,
 }
 
 /// A request to the coordinator.

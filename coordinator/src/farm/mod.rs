@@ -31,8 +31,8 @@ pub use coordinator::{CoordinatorSettings, Retention};
 pub use error::ServeError;
 pub use fetch::{FetchError, fetch};
 pub use messages::{
-    Control, Delivery, FarmRequest, JobOrder, JobOutcome, JobPhase, JobRecord, JobView, ListFilter, PAGE,
-    Submission,
+    Control, Delivery, FarmRequest, JobOrder, JobOutcome, JobPhase, JobRecord, JobSort, JobView, ListFilter,
+    PAGE, Submission,
 };
 pub use render::{FarmRenderError, render};
 pub use serve::{FarmServer, Ready, ServeSettings, serve};

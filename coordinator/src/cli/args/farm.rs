@@ -10,7 +10,7 @@ use latentfarm_common::ids::{JobId, WorkerId};
 use latentfarm_common::queues::{DEFAULT_PRIORITY, PRIORITIES};
 
 use super::job::{JobArgs, duration};
-use crate::farm::JobPhase;
+use crate::farm::{JobPhase, JobSort};
 
 /// The farm that a command talks to.
 #[derive(clap::Args, Debug)]
@@ -223,10 +223,13 @@ pub(in crate::cli) struct JobsArgs {
     /// Only jobs whose name or id contains this text
     #[arg(long, default_value = "", hide_default_value = true)]
     pub(in crate::cli) text: String,
+    /// Order of the list
+    #[arg(long, value_name = "ORDER", value_enum, default_value = "newest")]
+    pub(in crate::cli) sort: JobSort,
     /// List so many jobs at most, after those that are passed over
     #[arg(long, value_name = "N", default_value_t = 50)]
     pub(in crate::cli) limit: usize,
-    /// Pass over so many of the newest jobs
+    /// Pass over so many of the jobs
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(in crate::cli) offset: usize,
     /// Print one JSON object a job

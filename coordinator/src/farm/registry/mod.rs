@@ -4,17 +4,16 @@
 
 mod forecast;
 mod upkeep;
+mod views;
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use latentfarm_common::digest::Digest;
 use latentfarm_common::ids::JobId;
 use latentfarm_common::queues::PRIORITIES;
 use latentfarm_common::time::milliseconds;
 
-use self::forecast::{Forecast, OpenJob};
-use crate::farm::messages::{Control, Delivery, JobOrder, JobPhase, JobRecord, JobView, ListFilter, PAGE};
+use crate::farm::messages::{Control, Delivery, JobOrder, JobPhase, JobRecord};
 
 /// So many jobs of one priority are on the dispatcher at a time, those that wait for memory or workers not
 /// counted: enough to keep every worker busy over the ends of jobs.
@@ -311,74 +310,9 @@ impl Registry {
             entry.record.ended_ms = phase.is_over().then_some(now_ms);
         }
     }
-
-    fn forecast(&self, now_ms: u64) -> Forecast {
-        let in_phase = |phase| {
-            let jobs = self
-                .jobs
-                .iter()
-                .filter(move |(_, entry)| entry.record.phase == phase);
-            let open = |(job, entry): (&JobId, &Entry)| OpenJob {
-                job: *job,
-                frames_left: entry.record.frames.saturating_sub(entry.record.frames_done),
-                rate: entry.rate(now_ms),
-            };
-            let mut jobs: Vec<(&JobId, &Entry)> = jobs.collect();
-            jobs.sort_by_key(|(_, entry)| entry.record.turn());
-            jobs.into_iter().map(open).collect::<Vec<_>>()
-        };
-        Forecast::new(&in_phase(JobPhase::Running), &in_phase(JobPhase::Queued))
-    }
-
-    /// Returns the view of one job.
-    pub(super) fn view(&self, job: JobId, now_ms: u64) -> Result<JobView, Refusal> {
-        Ok(self.view_of(job, self.get(job)?, &self.forecast(now_ms)))
-    }
-
-    fn view_of(&self, job: JobId, entry: &Entry, forecast: &Forecast) -> JobView {
-        JobView {
-            job,
-            name: entry.order.name.clone(),
-            submitter: entry.order.submitter.clone(),
-            record: entry.record.clone(),
-            waits_for: entry.waits_for.clone().or_else(|| self.held_by(entry)),
-            done_in: forecast.of(job),
-            extension: entry.order.extension.clone(),
-            keeps_tail: entry.order.keeps_tail,
-        }
-    }
-
-    /// Returns a page of the jobs that the filter selects, the newest first, and the number of all of them.
-    pub(super) fn list(&self, filter: &ListFilter, now_ms: u64) -> (Vec<JobView>, usize) {
-        let forecast = self.forecast(now_ms);
-        let is_wanted = |job: &JobId, entry: &Entry| {
-            let in_phase = filter.phases.is_empty() || filter.phases.contains(&entry.record.phase);
-            in_phase && (entry.order.name.contains(&filter.text) || job.to_string().contains(&filter.text))
-        };
-        let wanted = self.jobs.iter().filter(|(job, entry)| is_wanted(job, entry));
-        let mut wanted: Vec<(&JobId, &Entry)> = wanted.collect();
-        wanted.sort_by_key(|(_, entry)| std::cmp::Reverse(entry.record.number));
-        let page = wanted.iter().skip(filter.offset).take(PAGE);
-        let views = page
-            .map(|(job, entry)| self.view_of(**job, entry, &forecast))
-            .collect();
-        (views, wanted.len())
-    }
 }
 
 impl Entry {
-    /// The frames that are rendered in a second, since the job came to the dispatcher.
-    fn rate(&self, now_ms: u64) -> Option<f64> {
-        let (begun_ms, frames_then) = self.dispatched_at.filter(|_| self.is_dispatched)?;
-        let frames = self
-            .record
-            .frames_done
-            .checked_sub(frames_then)
-            .filter(|frames| *frames > 0)?;
-        let time = now_ms.checked_sub(begun_ms).filter(|time| *time > 0)?;
-        Some(frames as f64 / Duration::from_millis(time).as_secs_f64())
-    }
-
     fn new(order: JobOrder, record: JobRecord) -> Self {
         Self {
             order,
