@@ -168,6 +168,8 @@ pub(crate) const NOT_RUN: &[(&str, &str)] = &[
     ("deploy/build-cuda 80", NETWORK),
     ("deploy/gpu-check", "needs a GPU"),
     ("latentfarm serve --host", NO_COMMAND),
+    ("latentfarm fetch", NO_COMMAND),
+    ("latentfarm retry", NO_COMMAND),
     ("latentfarm serve --replicas 3", "needs a cluster of servers"),
     (
         "HF_ENDPOINT=https://mirror.example latentfarm-worker weights pull --out ~/latentsync",
