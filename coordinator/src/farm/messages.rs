@@ -247,7 +247,7 @@ pub enum FarmRequest {
     Show {
         job: JobId,
     },
-    /// Like [`FarmRequest::Show`], and asks for the events of the job for [`WATCH_TIME`].
+    /// Like [`FarmRequest::Show`], and asks for the events of the job to be published for half a minute.
     Watch {
         job: JobId,
     },
