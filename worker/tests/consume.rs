@@ -373,7 +373,7 @@ async fn a_result_that_does_not_fit_into_the_store_is_kept_until_there_is_room()
 async fn memory_is_freed_by_a_worker_without_a_task_only() {
     let script = [ScriptedAction::Finish, ScriptedAction::WorkUntilStopped];
     let mut harness = WorkerHarness::start(&script).await;
-    // A worker that has run a task hears commands.
+    // A worker that has run a task is subscribed to commands.
     harness.publish(2, 0).await;
     assert_eq!(harness.next_event().await.kind, EventKind::Started);
     harness.done(2).await;

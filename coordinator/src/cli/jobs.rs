@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use latentfarm_common::clock;
 use latentfarm_common::console::tell;
 use latentfarm_common::error::one_line;
 use latentfarm_common::nats::connect::{self, Identity};
@@ -20,10 +21,14 @@ use crate::farm::{ClientError, Control, Delivery, FarmClient, JobPhase, JobRecor
 /// How often a command that waits looks how the job stands.
 pub(super) const LOOK_EVERY: Duration = Duration::from_secs(1);
 
+/// Returns what the commands of operators connect to a farm with.
+pub(super) fn operator() -> Identity {
+    Identity::from_environment(Role::Operator, "latentfarm".to_owned())
+}
+
 /// Connects to a farm as an operator.
 pub(super) async fn connection(url: &str) -> Result<Connection, CommandError> {
-    let identity = Identity::from_environment(Role::Operator, "latentfarm".to_owned());
-    let connected = connect::connect(url, &identity, connect::BRIEF).await;
+    let connected = connect::connect(url, &operator(), connect::BRIEF).await;
     connected.map_err(CommandError::failed)
 }
 
@@ -189,7 +194,7 @@ fn to_text(view: &JobView) -> String {
     ];
     let done_in = |time| format!("  done in about {}", rough_time(time));
     lines.extend(view.done_in.map(done_in));
-    lines.extend(deadline(record, now_ms()));
+    lines.extend(deadline(record, milliseconds(clock::since_1970())));
     lines.extend(delivery(&record.delivery).map(|what| format!("  output at the coordinator: {what}")));
     lines.extend(record.reason.iter().map(|why| format!("  reason: {why}")));
     lines.extend(view.waits_for.iter().map(|why| format!("  now: {why}")));
@@ -245,13 +250,7 @@ fn table(jobs: &[JobView]) -> String {
 
 /// The time since a moment in milliseconds since the Unix epoch.
 fn since(moment_ms: u64) -> Duration {
-    Duration::from_millis(now_ms().saturating_sub(moment_ms))
-}
-
-/// The time in milliseconds since the Unix epoch.
-fn now_ms() -> u64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH);
-    now.map_or(0, milliseconds)
+    clock::since_1970().saturating_sub(Duration::from_millis(moment_ms))
 }
 
 /// Returns how long a job that is over took from its begin, in words.

@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use latentfarm_common::ids::JobId;
-use latentfarm_common::nats::connect::Identity;
-use latentfarm_common::nats::{Connection, Role};
+use latentfarm_common::nats::Connection;
 use latentfarm_common::shutdown::{self, Phase, Shutdown};
 use serde_json::json;
 
@@ -156,8 +155,7 @@ pub(super) fn no_longer_waiting(job: JobId) -> String {
 
 /// Connects to a farm that has a coordinator.
 pub(super) async fn coordinated_farm(url: &str) -> Result<Farm, CommandError> {
-    let identity = Identity::from_environment(Role::Operator, "latentfarm".to_owned());
-    let farm = Farm::connect(url, &identity)
+    let farm = Farm::connect(url, &jobs::operator())
         .await
         .map_err(CommandError::failed)?;
     // A farm without a coordinator is found before the inputs are read.

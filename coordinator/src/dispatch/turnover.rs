@@ -164,7 +164,7 @@ impl Dispatcher<'_> {
         }
     }
 
-    /// Asks the workers that are at work on a job to give it up. One that does not hear it finishes its chunk.
+    /// Asks the workers that are at work on a job to give it up. A worker that does not receive this finishes its chunk.
     async fn stop_workers_of(&self, job: JobId) {
         let payload = match wire::encode(&WorkerCommand::Cancel(job)) {
             Ok(payload) => payload,

@@ -76,7 +76,7 @@ pub(super) struct Attempt {
 
 impl Attempt {
     /// Runs until the job has left the dispatcher. `folder` is for the job's journal; `news` and `video` are
-    /// the two ends of what is told of its video.
+    /// the two ends of the channel for news of its video.
     pub(super) async fn run(
         self,
         folder: &Path,
@@ -251,7 +251,7 @@ async fn follow_video(connection: &Connection, job: JobId, news: &mpsc::Unbounde
     };
     loop {
         let message = follower.next().await;
-        let (told, is_last) = match wire::decode::<CutRecord>(&message.payload) {
+        let (event, is_last) = match wire::decode::<CutRecord>(&message.payload) {
             Ok(record) => {
                 let is_last = matches!(record, CutRecord::End);
                 (VideoNews::Recorded(record), is_last)
@@ -261,7 +261,7 @@ async fn follow_video(connection: &Connection, job: JobId, news: &mpsc::Unbounde
                 (VideoNews::Failed { reason }, true)
             }
         };
-        if news.send(told).is_err() || is_last {
+        if news.send(event).is_err() || is_last {
             return;
         }
     }

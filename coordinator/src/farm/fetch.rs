@@ -82,11 +82,11 @@ pub async fn fetch(
     };
     let assembled = join.assemble(observer).await?;
     let written = join.commit(assembled).await?;
-    // The farm may need the room. One that does not hear of it keeps the results for their time.
-    let told = FarmClient::new(&farm.connection)
+    // The farm may need the room. A farm that does not receive this keeps the results for their time.
+    let recorded = FarmClient::new(&farm.connection)
         .job(&FarmRequest::Fetched { job })
         .await;
-    if let Err(error) = told {
+    if let Err(error) = recorded {
         tracing::debug!(%job, error = one_line(&error), "the coordinator does not know that the job is fetched");
     }
     Ok(written)

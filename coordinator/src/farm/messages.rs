@@ -165,7 +165,7 @@ pub struct JobView {
     pub record: JobRecord,
     /// What the job waits for now, in one sentence, if it waits.
     pub waits_for: Option<String>,
-    /// The time until the job is done at today's rates, if that can be told.
+    /// The time until the job is done at the present rates, if they are known.
     pub done_in: Option<Duration>,
     pub extension: String,
     pub keeps_tail: bool,
@@ -285,7 +285,7 @@ pub(super) enum FarmReply {
     Room { same_video: Vec<JobId> },
     /// The job as it is after the request.
     Job(Box<JobView>),
-    /// One page of jobs, the newest first, and the number of all that the filter selects.
+    /// One page of jobs, in the order of the filter, and the number of all that the filter selects.
     Jobs { jobs: Vec<JobView>, total: usize },
     /// Lines of a journal, and the byte after them if there may be more.
     Journal { text: String, next: Option<u64> },

@@ -78,7 +78,7 @@ pub async fn submit(
     mut shutdown: Shutdown,
 ) -> Result<Option<JobView>, SubmitError> {
     let client = FarmClient::new(&farm.connection);
-    let client_side = Submitter {
+    let submitter = Submitter {
         farm,
         client: &client,
         observer,
@@ -88,12 +88,12 @@ pub async fn submit(
     // The future is large.
     let submitting = Box::pin(async {
         let (preflight, examined) = job.into_parts();
-        let (view, inputs) = match client_side.hand_over(preflight, examined, options).await? {
+        let (view, inputs) = match submitter.hand_over(preflight, examined, options).await? {
             HandedOver::Complete(view) => return Ok(Some(*view)),
             HandedOver::Open(view, inputs) => (view, inputs),
         };
         let id = view.job;
-        let cutting = client_side.cut(*inputs);
+        let cutting = submitter.cut(*inputs);
         if then == Then::Return {
             cutting.await?;
             return if stop.is_running() {
@@ -117,7 +117,7 @@ pub async fn submit(
         }
     });
     tokio::select! {
-        submitted = submitting => submitted,
+        outcome = submitting => outcome,
         () = shutdown.reached(Phase::Draining) => Ok(None),
     }
 }

@@ -7,14 +7,11 @@ use latentfarm_common::error::{FileError, one_line};
 use latentfarm_common::ids::JobId;
 use tokio::task::JoinError;
 
-use super::{Coordinator, now_ms};
+use super::{Coordinator, Delivered, now_ms};
 use crate::farm::fetch::fetch;
 use crate::farm::messages::Delivery;
 use crate::render::Observer;
 use crate::stitch::{OutputError, OutputTarget};
-
-/// A delivery that has ended, and why it failed if it did.
-pub(in crate::farm) type Delivered = (JobId, Result<(), String>);
 
 /// Why a name is none of a file below the output folder.
 #[derive(Debug, thiserror::Error)]

@@ -7,14 +7,16 @@ mod upkeep;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use futures::StreamExt as _;
+use latentfarm_common::clock;
 use latentfarm_common::error::one_line;
 use latentfarm_common::ids::JobId;
 use latentfarm_common::nats::connect::SEED_VARIABLE;
 use latentfarm_common::nats::lease::Lease;
 use latentfarm_common::nats::subjects::{FARM_QUESTIONS, FARM_REQUESTS};
+use latentfarm_common::time::milliseconds;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -52,6 +54,9 @@ pub struct CoordinatorSettings {
     pub output_root: Option<PathBuf>,
 }
 
+/// A delivery that has ended, and why it failed if it did.
+type Delivered = (JobId, Result<(), String>);
+
 /// The jobs of the farm, and the ways to its dispatcher and its bucket.
 pub(in crate::farm) struct Coordinator<'a> {
     farm: &'a Farm,
@@ -73,7 +78,7 @@ pub(in crate::farm) struct Coordinator<'a> {
     retention: Retention,
     output_root: Option<PathBuf>,
     /// The output that is being written, if one is.
-    deliveries: JoinSet<(JobId, Result<(), String>)>,
+    deliveries: JoinSet<Delivered>,
     /// Jobs whose submitters have room and store the first blobs, each since when.
     coming: BTreeMap<JobId, Instant>,
     /// The sweep of the store, if one is under way.
@@ -296,6 +301,5 @@ fn start_worker(url: &str, weights: &str) -> String {
 
 /// Returns the time in milliseconds since the Unix epoch, for people.
 fn now_ms() -> u64 {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    now.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    milliseconds(clock::since_1970())
 }

@@ -21,6 +21,7 @@ use crate::job::manifest;
 use crate::job::segments::VideoNews;
 use crate::journal;
 use crate::render::NoStorage;
+
 /// The most bytes of a journal in one answer, which stays below the limit of a message.
 const JOURNAL_PAGE: usize = 512 << 10;
 

@@ -45,7 +45,7 @@ impl Registry {
         }
     }
 
-    /// Returns a page of the jobs that the filter selects, the newest first, and the number of all of them.
+    /// Returns a page of the jobs that the filter selects, in the order of the filter, and the number of all of them.
     pub(in crate::farm) fn list(&self, filter: &ListFilter, now_ms: u64) -> (Vec<JobView>, usize) {
         let forecast = self.forecast(now_ms);
         let is_wanted = |job: &JobId, entry: &Entry| {
