@@ -12,6 +12,7 @@ mod farm;
 mod processes;
 mod render;
 mod restrict;
+mod stage;
 
 pub use cards::Card;
 pub use clips::{Clips, Material, decoded, repeat, tiny_weights, tiny_weights_as, transcode, zeroed};
@@ -19,3 +20,4 @@ pub use farm::{Access, Answer, Coordinator, Server, Worker};
 pub use processes::{ProcessTag, wait_until};
 pub use render::{Finished, Render, Running, program};
 pub use restrict::{SmallDisk, as_plain_user, skip, unshared};
+pub use stage::{OPTIONS, Stage};
