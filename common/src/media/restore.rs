@@ -22,7 +22,8 @@ use crate::wire::job::{DefectKind, SourceDefect};
 pub(super) struct Restoration<'a> {
     index: &'a VideoIndex,
     pub(super) format: &'a PictureFormat,
-    /// Number of source frames that the job needs; faults of later frames do not matter.
+    /// Number of source frames that the job needs. Faults of later frames are noted, for another job that takes over
+    /// the segment, but do not count towards a refusal.
     wanted: u64,
     /// The form of every picture of the job, once the first picture is known.
     form: Option<Look>,
@@ -201,10 +202,7 @@ impl<'a> Restoration<'a> {
     }
 
     fn note(&mut self, kind: DefectKind, frame: u64) {
-        if frame >= self.wanted {
-            return;
-        }
-        if kind != DefectKind::Converted {
+        if frame < self.wanted && kind != DefectKind::Converted {
             self.first_fault = Some(self.first_fault.map_or(frame, |first| first.min(frame)));
         }
         // The stretches of the other kinds may lie between, but only one of each can still grow.

@@ -36,8 +36,20 @@ pub struct JobSpec {
     pub chunk_frames: u32,
     /// Number of source frames of one `Analyze` chunk: a multiple of 16. The last chunk may have fewer.
     pub analyze_frames: u32,
+    /// Number of source frames, from the first on, whose faces the job uses: [`Timeline::face_frames`].
+    pub face_frames: u64,
     /// Blob that holds the job's [`Timeline`].
     pub timeline: BlobRef,
+}
+
+impl JobSpec {
+    /// Whether this job and another one see the same pictures of the same video, so that segments and analyses of one
+    /// serve the other.
+    pub fn has_video_of(&self, other: &Self) -> bool {
+        let (ours, theirs) = (&self.source, &other.source);
+        self.video_digest == other.video_digest
+            && (&ours.picture, ours.time_base) == (&theirs.picture, theirs.time_base)
+    }
 }
 
 impl Message for JobSpec {
@@ -156,6 +168,14 @@ pub struct Timeline {
     pub audio: Vec<BlobRef>,
     /// Output frames in which nobody speaks, in order; empty with [`SilenceMode::Off`].
     pub silence: Vec<FrameRange>,
+}
+
+impl Timeline {
+    /// Returns the number of source frames, from the first on, up to the last one that is shown with speech.
+    pub fn face_frames(&self) -> u64 {
+        let synced = self.outputs.iter().filter(|shown| shown.synced);
+        synced.map(|shown| u64::from(shown.source) + 1).max().unwrap_or(0)
+    }
 }
 
 impl Message for Timeline {

@@ -92,6 +92,7 @@ pub fn benchmark_job(sources: u32, outputs: u32) -> (JobSpec, Timeline) {
         frames: u64::from(outputs),
         chunk_frames: 16,
         analyze_frames: 16,
+        face_frames: timeline.face_frames(),
         timeline: blob("timeline"),
     };
     (spec, timeline)

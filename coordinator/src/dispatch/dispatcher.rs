@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use latentfarm_common::ids::{ChunkId, JobId};
 use latentfarm_common::nats::Connection;
+use latentfarm_common::nats::done::DoneLog;
 use latentfarm_common::nats::lease::Lease;
 use latentfarm_common::shutdown::{Phase as Stage, Shutdown};
 use latentfarm_common::wire::WireError;
@@ -26,6 +27,7 @@ use super::placer::Placer;
 use super::publisher::TaskPublisher;
 use super::repair::repair;
 use super::settings::FarmSettings;
+use super::shared_analysis::RecordSharer;
 use super::verify::{SegmentCheck, Verdict, Verifier};
 use super::wait_reason::FarmView;
 use super::workers::Workers;
@@ -54,6 +56,7 @@ pub(super) struct Dispatcher<'a> {
     pub(super) draining_since: Option<Instant>,
     outages: OutageWatch,
     memory_requests: MemoryRequests,
+    pub(super) sharer: RecordSharer,
     next_reconcile: Instant,
 }
 
@@ -84,6 +87,7 @@ impl<'a> Dispatcher<'a> {
             draining_since: None,
             outages: OutageWatch::default(),
             memory_requests: MemoryRequests::default(),
+            sharer: RecordSharer::new(DoneLog::new(&farm.connection)),
             next_reconcile: Instant::now() + timeouts.reconcile_interval,
             settings,
         })
@@ -289,6 +293,7 @@ impl<'a> Dispatcher<'a> {
                     self.publisher.remove_tasks(chunk).await;
                 }
                 job.notify_progress(&self.workers);
+                self.sharer.share(&mut self.jobs, &record);
             }
             Err(reason) => {
                 job.retract(chunk, sequence, record.attempt, reason);

@@ -29,7 +29,7 @@ use crate::job::record::Scheduled;
 use crate::job::retry::RetryClass;
 use crate::job::segments::Segments;
 use crate::journal::{self, JournalEntry};
-use crate::plan::split::{ChunkFrames, split};
+use crate::plan::split::{ChunkFrames, analysis_ranges, split};
 
 pub(super) struct Job {
     pub(super) spec: JobSpec,
@@ -57,11 +57,10 @@ impl Job {
         observer: mpsc::UnboundedSender<JobEvent>,
     ) -> Result<Self, DispatchError> {
         task_inputs::check(&spec, &timeline)?;
-        let analyzed = task_inputs::analyzed_frames(&timeline);
-        let analyze = split(analyzed, ChunkFrames::new(spec.analyze_frames)?);
+        let analyze = analysis_ranges(&spec)?;
         let render = split(spec.frames, ChunkFrames::new(spec.chunk_frames)?);
         Ok(Self {
-            gate: ReleaseGate::new(&spec, &timeline, analyzed, &render),
+            gate: ReleaseGate::new(&spec, &timeline, &render),
             chunks: Chunks::new(spec.id, analyze, render),
             segments: Segments::new(spec.source.frames),
             log: JobLog::open(&settings.job_dir, observer),

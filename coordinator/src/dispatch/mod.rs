@@ -38,6 +38,7 @@ mod repair;
 mod report;
 mod run;
 mod settings;
+mod shared_analysis;
 mod task_inputs;
 #[cfg(test)]
 #[expect(unreachable_pub, reason = "the integration tests include it too")]

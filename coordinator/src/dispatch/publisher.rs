@@ -25,6 +25,7 @@ use super::job::Job;
 use super::placer::Reassignment;
 use super::publish_window::{free_slots, round_robin};
 use super::reconcile::QueueView;
+use super::shared_analysis::SharedAnalyses;
 use super::task_inputs::{analyze_input, render_input};
 use super::wait_reason::Refusal;
 use super::workers::Workers;
@@ -340,7 +341,7 @@ impl TaskPublisher {
 
 /// Chooses the chunks that are published to each queue now: as many as its window has free slots, one of each
 /// job in turn, each job's chunks in frame order. The size of a window depends on the number of workers that
-/// serve its queue.
+/// serve its queue. An analysis that another job has under way is not chosen.
 pub(super) fn choose(
     jobs: &BTreeMap<JobId, Job>,
     workers: &Workers,
@@ -348,10 +349,14 @@ pub(super) fn choose(
 ) -> Vec<(Queue, Vec<ChunkId>)> {
     let mut queues: BTreeMap<Queue, Vec<Vec<ChunkId>>> = BTreeMap::new();
     let mut under_way: BTreeMap<Queue, usize> = BTreeMap::new();
+    let mut analyses = SharedAnalyses::under_way(jobs.values());
     for job in jobs.values() {
         let mut ready: BTreeMap<Queue, Vec<ChunkId>> = BTreeMap::new();
         for record in job.chunks.iter() {
             if let Some(class) = record.class_to_publish(now).filter(|_| !job.is_paused) {
+                if class == ResourceClass::Analyze && analyses.is_elsewhere(job, record.range) {
+                    continue;
+                }
                 ready
                     .entry(job.settings.queue(class))
                     .or_default()

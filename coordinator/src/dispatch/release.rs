@@ -28,9 +28,10 @@ pub(super) struct ReleaseGate {
 }
 
 impl ReleaseGate {
-    /// A gate over the first `analyzed` source frames, for chunks of these ranges of output frames.
-    pub(super) fn new(spec: &JobSpec, timeline: &Timeline, analyzed: u64, render: &[FrameRange]) -> Self {
-        let lookahead = lookahead_frames(&timeline.source_pts, spec.source.time_base);
+    /// A gate for chunks of these ranges of output frames.
+    pub(super) fn new(spec: &JobSpec, timeline: &Timeline, render: &[FrameRange]) -> Self {
+        let shown = task_inputs::shown_pts(timeline);
+        let lookahead = lookahead_frames(shown, spec.source.time_base);
         let required_prefixes = render
             .iter()
             .map(|range| task_inputs::required_prefix(timeline, *range));
@@ -38,7 +39,7 @@ impl ReleaseGate {
             .iter()
             .map(|range| task_inputs::shown_prefix(timeline, *range));
         Self {
-            track: SpeakerTrack::new(analyzed, lookahead, spec.model.resolution_px),
+            track: SpeakerTrack::new(spec.face_frames, lookahead, spec.model.resolution_px),
             required_prefixes: required_prefixes.collect(),
             shown_prefixes: shown_prefixes.collect(),
             analyses_released_to: 0,

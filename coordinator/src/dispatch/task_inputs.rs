@@ -15,6 +15,8 @@ pub enum BadTimeline {
     Outputs { expected: u64, found: u64 },
     #[error("the timeline has {found} source frames, the manifest has {expected}")]
     Sources { expected: u64, found: u64 },
+    #[error("the timeline uses the faces of {found} source frames, the manifest says {expected}")]
+    Faces { expected: u64, found: u64 },
     #[error("output frame {output} shows source frame {source_frame}, which does not exist")]
     NoSuchSource { output: u64, source_frame: u64 },
     #[error("the track needs audio window {0}, which is not in the timeline")]
@@ -52,6 +54,13 @@ pub(super) fn check(spec: &JobSpec, timeline: &Timeline) -> Result<(), BadTimeli
             return Err(BadTimeline::NoSuchSource { output, source_frame });
         }
     }
+    let faces = timeline.face_frames();
+    if faces != spec.face_frames {
+        return Err(BadTimeline::Faces {
+            expected: spec.face_frames,
+            found: faces,
+        });
+    }
     let windows = audio_windows(spec, FrameRange::new(0, spec.frames));
     match windows
         .into_iter()
@@ -62,10 +71,10 @@ pub(super) fn check(spec: &JobSpec, timeline: &Timeline) -> Result<(), BadTimeli
     }
 }
 
-/// The number of source frames that have to be analysed, which is up to the last frame that is shown with
-/// speech.
-pub(super) fn analyzed_frames(timeline: &Timeline) -> u64 {
-    required_prefix(timeline, FrameRange::new(0, timeline.outputs.len() as u64))
+/// The PTS of the source frames up to the last one that is shown.
+pub(super) fn shown_pts(timeline: &Timeline) -> &[i64] {
+    let shown = shown_prefix(timeline, FrameRange::new(0, timeline.outputs.len() as u64));
+    part(&timeline.source_pts, FrameRange::new(0, shown))
 }
 
 /// The number of source frames, from the first on, that must be analysed for the output frames of `range`.

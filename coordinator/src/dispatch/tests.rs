@@ -253,11 +253,12 @@ fn a_drained_job_is_not_complete_before_its_video_has_ended() {
 #[test]
 fn frames_without_speech_are_rendered_when_they_are_cut() {
     let folder = tempfile::tempdir().unwrap();
-    let (spec, mut timeline) = benchmark_job(64, 64);
+    let (mut spec, mut timeline) = benchmark_job(64, 64);
     // A tail of 48 frames, which is not analysed.
     for output in &mut timeline.outputs[16..] {
         output.synced = false;
     }
+    spec.face_frames = 16;
     let settings = DispatchSettings::new(folder.path().to_owned(), JobNeeds::flat_cpu(3000)).job;
     let (observer, _events) = mpsc::unbounded_channel();
     let mut job = Job::new(spec, timeline, settings, Timeouts::default(), observer).unwrap();

@@ -108,6 +108,7 @@ impl Dispatcher<'_> {
             self.on_done(entry.chunk, entry.sequence, entry.record).await;
         }
         self.inbox.follow(self.connection, id, next).await?;
+        self.sharer.supply(&mut self.jobs, id);
         self.inbox.follow_video(id, video);
         Ok(())
     }

@@ -3,16 +3,23 @@
 use std::time::Duration;
 
 use async_nats::RequestErrorKind;
+use bytes::Bytes;
 use latentfarm_common::digest::Digest;
 use latentfarm_common::ids::JobId;
 use latentfarm_common::nats::Connection;
 use latentfarm_common::nats::subjects::{FARM_QUESTIONS, FARM_REQUESTS};
 use latentfarm_common::wire::{self, WireError};
+use tokio::time::Instant;
 
 use super::messages::{Control, FarmReply, FarmRequest, JobView, ListFilter};
 
 /// How long a coordinator may take for an answer. It may have to store something first.
 const ANSWER_LIMIT: Duration = Duration::from_secs(8);
+
+/// How long a question that nobody listens for is repeated: after an outage of the server, a coordinator may be back a
+/// little later than whoever asks.
+const ABSENCE_LIMIT: Duration = Duration::from_secs(5);
+const ABSENCE_CHECK: Duration = Duration::from_millis(250);
 
 /// A farm to whose server this process is connected.
 #[derive(Clone, Debug)]
@@ -159,9 +166,21 @@ impl FarmClient {
     }
 
     async fn ask(&self, request: &FarmRequest) -> Result<FarmReply, ClientError> {
-        let payload = wire::encode(request)?;
+        let payload = Bytes::from(wire::encode(request)?);
+        let begun = Instant::now();
+        loop {
+            match self.ask_once(payload.clone()).await {
+                Err(ClientError::NoCoordinator { .. }) if begun.elapsed() < ABSENCE_LIMIT => {
+                    tokio::time::sleep(ABSENCE_CHECK).await;
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    async fn ask_once(&self, payload: Bytes) -> Result<FarmReply, ClientError> {
         let url = || self.connection.url().to_owned();
-        let answer = self.connection.client.request(self.subject, payload.into());
+        let answer = self.connection.client.request(self.subject, payload);
         let answer = match tokio::time::timeout(ANSWER_LIMIT, answer).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(error)) if error.kind() == RequestErrorKind::NoResponders => {

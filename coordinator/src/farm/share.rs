@@ -1,9 +1,11 @@
 //! Takes over what another job has made of the same video, so that a video is cut, stored and analysed once however
 //! many jobs it has: languages, seeds, settings.
 //!
-//! Segments and analyses are functions of the video alone, up to the last ones, which end where a job needs no more of
-//! it. What is taken over is checked as if the job's own workers had made it: a segment whose blob is gone is cut again,
-//! and an analysis that cannot be read is retracted and made again.
+//! Segments and analyses are functions of the video alone: their bounds do not depend on how much of it a job shows, so
+//! two jobs share all that both show. What is taken over is checked as if the job's own workers had made it: a segment
+//! whose blob is gone is cut again, and an analysis that cannot be read is retracted and made again.
+
+use std::collections::BTreeMap;
 
 use latentfarm_common::ids::{ChunkId, JobId, WorkKind};
 use latentfarm_common::nats::StreamError;
@@ -15,6 +17,8 @@ use latentfarm_common::wire::outcome::DoneRecord;
 use crate::dispatch::Farm;
 use crate::job::manifest::{self, ManifestError};
 use crate::job::segment_log::{SegmentLog, SegmentLogError};
+use crate::job::segments::Segments;
+use crate::plan::split::analysis_ranges;
 
 /// Why nothing could be taken over. The job goes on without.
 #[derive(Debug, thiserror::Error)]
@@ -27,174 +31,170 @@ pub(super) enum ShareError {
     Done(#[from] StreamError),
 }
 
-/// Records the segments of another job's video as those of this one, as far as both need the same ones. Returns their
-/// number. A job that has records of its own takes over none.
+/// Records the segments of another job's video as those of this one, as far as this one needs them, from the job that has
+/// most of them. Returns their number. A job that has records of its own takes over none.
 pub(super) async fn segments(farm: &Farm, spec: &JobSpec, others: &[JobId]) -> Result<usize, ShareError> {
     let log = SegmentLog::open(&farm.connection, spec.id).await?;
     if !log.list().await?.is_empty() {
         return Ok(0);
     }
-    for other in others {
-        let Some(donor) = manifest::read_from_farm(&farm.connection, *other).await? else {
-            continue;
-        };
-        let records = SegmentLog::open(&farm.connection, *other).await?.list().await?;
-        let records = shared_segments(spec, &donor, records);
-        if records.is_empty() {
-            continue;
+    let mut longest = Vec::new();
+    for donor in donors(farm, spec, others).await? {
+        let records = SegmentLog::open(&farm.connection, donor.id).await?.list().await?;
+        let records = shared_segments(spec, records);
+        if records.len() > longest.len() {
+            longest = records;
         }
-        for (number, record) in (0..).zip(&records) {
-            log.append(number, record).await?;
+        if matches!(longest.last(), Some(CutRecord::End)) {
+            break;
         }
-        return Ok(records.len());
     }
-    Ok(0)
+    for (number, record) in (0..).zip(&longest) {
+        log.append(number, record).await?;
+    }
+    Ok(longest.len())
 }
 
-/// Records the analyses of other jobs' video as those of this one, where they are of the same frames. Returns their
-/// number.
+/// Records the analyses of other jobs' video as those of this one, where they are of the same frames and this one has
+/// none yet. Returns their number.
 pub(super) async fn analyses(farm: &Farm, spec: &JobSpec, others: &[JobId]) -> Result<usize, ShareError> {
     let log = DoneLog::new(&farm.connection);
-    let known = log.list(spec.id).await?;
-    if known.iter().any(|entry| entry.chunk.work == WorkKind::Analyze) {
-        return Ok(0);
+    let mut missing = analyzed(spec);
+    for entry in log.list(spec.id).await? {
+        missing.remove(&entry.chunk);
     }
+    let mut shared = 0;
+    for donor in donors(farm, spec, others).await? {
+        if missing.is_empty() {
+            break;
+        }
+        let theirs = analyzed(&donor);
+        for entry in log.list(donor.id).await? {
+            let range = theirs.get(&entry.chunk);
+            let chunk = ChunkId {
+                job: spec.id,
+                ..entry.chunk
+            };
+            if let Ok(record) = entry.record
+                && range.is_some_and(|range| missing.get(&chunk) == Some(range))
+            {
+                log.commit(&DoneRecord { chunk, ..record }).await?;
+                missing.remove(&chunk);
+                shared += 1;
+            }
+        }
+    }
+    Ok(shared)
+}
+
+/// Returns those of the other jobs that see the same pictures of the same video.
+async fn donors(farm: &Farm, spec: &JobSpec, others: &[JobId]) -> Result<Vec<JobSpec>, ShareError> {
+    let mut donors = Vec::new();
     for other in others {
-        let Some(donor) = manifest::read_from_farm(&farm.connection, *other).await? else {
-            continue;
-        };
-        let records = log
-            .list(*other)
-            .await?
-            .into_iter()
-            .filter_map(|entry| entry.record.ok());
-        let records = shared_analyses(spec, &donor, records.collect());
-        if records.is_empty() {
-            continue;
-        }
-        for record in &records {
-            log.commit(record).await?;
-        }
-        return Ok(records.len());
+        let found = manifest::read_from_farm(&farm.connection, *other).await?;
+        donors.extend(found.filter(|donor| spec.has_video_of(donor)));
     }
-    Ok(0)
+    Ok(donors)
 }
 
-/// Whether two jobs see the same pictures of the same video.
-fn is_same_video(spec: &JobSpec, donor: &JobSpec) -> bool {
-    let (ours, theirs) = (&spec.source, &donor.source);
-    spec.video_digest == donor.video_digest
-        && (&ours.picture, ours.time_base) == (&theirs.picture, theirs.time_base)
-}
-
-/// Returns the first records of another job's video that are those of this job's too.
-fn shared_segments(spec: &JobSpec, donor: &JobSpec, records: Vec<CutRecord>) -> Vec<CutRecord> {
-    if !is_same_video(spec, donor) {
-        return Vec::new();
-    }
-    let (ours, theirs) = (spec.source.frames, donor.source.frames);
-    let is_shared = |record: &CutRecord| match record {
-        CutRecord::End => ours == theirs,
-        CutRecord::Segment(segment) => {
-            let end = segment.entry.first.saturating_add(segment.entry.frames);
-            // The last one ends where its job ends.
-            ours == theirs || end < ours.min(theirs)
+/// Returns the records of a video as far as a job needs them, with the end if they go as far.
+fn shared_segments(spec: &JobSpec, records: Vec<CutRecord>) -> Vec<CutRecord> {
+    let mut segments = Segments::new(spec.source.frames);
+    let mut shared = Vec::new();
+    for record in records {
+        if segments.covered() >= spec.source.frames || segments.add(&record).is_err() {
+            break;
         }
-    };
-    records.into_iter().take_while(is_shared).collect()
+        shared.push(record);
+    }
+    if segments.covered() >= spec.source.frames {
+        shared.push(CutRecord::End);
+    }
+    shared
 }
 
-/// Returns the analyses of another job's video that are of the same frames as chunks of this job, as records of these.
-fn shared_analyses(spec: &JobSpec, donor: &JobSpec, records: Vec<DoneRecord>) -> Vec<DoneRecord> {
-    if !is_same_video(spec, donor) || spec.analyze_frames != donor.analyze_frames {
-        return Vec::new();
-    }
-    let range = |spec: &JobSpec, index: u32| {
-        let size = u64::from(spec.analyze_frames);
-        let start = u64::from(index) * size;
-        FrameRange::new(start, (start + size).min(spec.source.frames))
-    };
-    let is_shared = |record: &DoneRecord| {
-        let index = record.chunk.index;
-        record.chunk.work == WorkKind::Analyze
-            && u64::from(index) * u64::from(spec.analyze_frames) < spec.source.frames.min(donor.source.frames)
-            && range(spec, index) == range(donor, index)
-    };
-    let of_this_job = |record: DoneRecord| DoneRecord {
-        chunk: ChunkId {
-            job: spec.id,
-            ..record.chunk
-        },
-        ..record
-    };
-    records.into_iter().filter(is_shared).map(of_this_job).collect()
+/// Returns the source frames of each analysis chunk of a job.
+fn analyzed(spec: &JobSpec) -> BTreeMap<ChunkId, FrameRange> {
+    // The coordinator refuses a job with a chunk length that is off the grid.
+    let ranges = analysis_ranges(spec).unwrap_or_default();
+    let chunks = (0..).zip(ranges).map(|(index, range)| {
+        let (job, work) = (spec.id, WorkKind::Analyze);
+        (ChunkId { job, work, index }, range)
+    });
+    chunks.collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::dispatch::benchmark_job::benchmark_job;
-    use crate::job::test_support::{done_record, segment};
+    use crate::job::test_support::segment;
     use latentfarm_common::digest::Digest;
-    use latentfarm_common::ids::Attempt;
 
     /// A job that needs so many frames of the video, analysed in chunks of 16.
     fn job(sources: u32) -> JobSpec {
         benchmark_job(sources, 32).0
     }
 
-    fn analysis(job: &JobSpec, work: WorkKind, index: u32) -> DoneRecord {
-        let chunk = ChunkId {
-            job: job.id,
-            work,
-            index,
+    #[test]
+    fn segments_are_shared_as_far_as_a_job_needs_them() {
+        let all = || vec![segment(0, 30), segment(30, 30), segment(60, 20), CutRecord::End];
+        let shared = |frames: u32, records| {
+            let shared = shared_segments(&job(frames), records);
+            (shared.len(), shared.last() == Some(&CutRecord::End))
         };
-        done_record(chunk, Attempt::default(), "w1".parse().unwrap())
+        assert_eq!(shared(80, all()), (4, true));
+        assert_eq!(
+            shared(70, all()),
+            (4, true),
+            "the last one holds more than is needed"
+        );
+        assert_eq!(shared(60, all()), (3, true));
+        assert_eq!(shared(20, all()), (2, true));
+        assert_eq!(
+            shared(100, all()),
+            (3, false),
+            "the rest is cut by the job itself"
+        );
+        let begun = vec![segment(0, 30)];
+        assert_eq!(
+            shared(80, begun),
+            (1, false),
+            "the other job's video is still being cut"
+        );
+        assert_eq!(shared(80, Vec::new()), (0, false));
     }
 
     #[test]
-    fn segments_are_shared_up_to_the_one_that_ends_where_one_of_the_jobs_ends() {
-        let all = || vec![segment(0, 30), segment(30, 30), segment(60, 20), CutRecord::End];
-        let shared = |ours, theirs| shared_segments(&job(ours), &job(theirs), all()).len();
-        assert_eq!(shared(80, 80), 4, "the same frames");
-        assert_eq!(shared(100, 80), 2, "the third one is cut short");
-        assert_eq!(shared(70, 80), 2);
+    fn analyses_have_the_same_frames_whatever_a_job_shows() {
+        let ranges = |faces: u64, sources: u32| {
+            let mut spec = job(sources);
+            spec.face_frames = faces;
+            let ranges: Vec<_> = analyzed(&spec)
+                .into_values()
+                .map(|range| (range.start, range.end))
+                .collect();
+            ranges
+        };
+        assert_eq!(ranges(20, 80), [(0, 16), (16, 32)]);
+        assert_eq!(ranges(33, 80), [(0, 16), (16, 32), (32, 48)]);
         assert_eq!(
-            shared(60, 80),
-            1,
-            "the second one may be another where it is the last"
+            ranges(33, 40),
+            [(0, 16), (16, 32), (32, 40)],
+            "the video ends there"
         );
-        assert_eq!(shared(20, 80), 0);
+        assert_eq!(ranges(0, 40), []);
+    }
+
+    #[test]
+    fn the_same_video_is_one_that_shows_the_same_pictures() {
+        let donor = job(80);
+        assert!(job(60).has_video_of(&donor));
         let mut other = job(80);
         other.video_digest = Digest::of(b"another video");
-        assert!(shared_segments(&other, &job(80), all()).is_empty());
+        assert!(!other.has_video_of(&donor));
         let mut other = job(80);
         other.source.picture.width = 320;
-        assert!(shared_segments(&other, &job(80), all()).is_empty());
-    }
-
-    #[test]
-    fn analyses_are_shared_where_their_chunks_are_of_the_same_frames() {
-        let donor = job(40);
-        let records = || {
-            let mut records: Vec<DoneRecord> = (0..3)
-                .map(|index| analysis(&donor, WorkKind::Analyze, index))
-                .collect();
-            records.push(analysis(&donor, WorkKind::Render, 0));
-            records
-        };
-        let shared = |ours: u32| -> Vec<u32> {
-            let spec = job(ours);
-            let found = shared_analyses(&spec, &donor, records());
-            assert!(found.iter().all(|record| record.chunk.job == spec.id));
-            found.into_iter().map(|record| record.chunk.index).collect()
-        };
-        assert_eq!(shared(40), [0, 1, 2]);
-        assert_eq!(shared(48), [0, 1], "the last one of the other job is shorter");
-        assert_eq!(shared(36), [0, 1]);
-        assert_eq!(shared(16), [0]);
-        let mut other = job(40);
-        other.analyze_frames = 32;
-        assert!(shared_analyses(&other, &donor, records()).is_empty());
+        assert!(!other.has_video_of(&donor));
     }
 }

@@ -87,7 +87,8 @@ pub async fn submit(
     let stop = shutdown.clone();
     // The future is large.
     let submitting = Box::pin(async {
-        let (preflight, examined) = job.into_parts();
+        let (preflight, mut examined) = job.into_parts();
+        examined.share_video();
         let (view, inputs) = match submitter.hand_over(preflight, examined, options).await? {
             HandedOver::Complete(view) => return Ok(Some(*view)),
             HandedOver::Open(view, inputs) => (view, inputs),

@@ -75,6 +75,41 @@ fn segments_of_an_earlier_run_are_not_recorded_again_and_the_others_are_the_same
 }
 
 #[test]
+fn the_segments_of_a_job_that_shows_less_are_the_first_ones_of_a_job_that_shows_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let request = request(dir.path(), 90, 3.0);
+    let whole = std::fs::read(&request.video).unwrap();
+    // Damage that lies in the last segment of the shorter job, behind the frames that it shows.
+    let damage = whole.len() * 45 / 100;
+    let damaged = [&whole[..damage], &[0; 300], &whole[damage + 300..]].concat();
+    let mut store = MemoryStore::default();
+    for (bytes, has_defects) in [(whole, false), (damaged, true)] {
+        std::fs::write(&request.video, bytes).unwrap();
+        let mut records = |sources: u64, shares: bool| {
+            let mut examined = examine(&request).unwrap();
+            (examined.table.sources, examined.cut_frames) = (sources, sources);
+            if shares {
+                examined.share_video();
+            }
+            let video = examined.into_video();
+            let mut records = Vec::new();
+            let mut keep = |record| {
+                records.push(record);
+                Ok(())
+            };
+            video.cut(0, &|| Ok(()), &mut store, &mut keep).unwrap();
+            records
+        };
+        let (all, less) = (records(90, false), records(30, false));
+        assert_eq!(less.len(), 2, "{less:#?}");
+        assert_eq!(less, all[..2]);
+        assert_eq!(!less[1].defects.is_empty(), has_defects, "{less:#?}");
+        assert_eq!(records(45, true), all, "half of the video is shown");
+        assert_eq!(records(44, true), all[..2], "the rest is not likely to be used");
+    }
+}
+
+#[test]
 fn a_cut_that_is_not_wanted_any_more_ends_between_two_packets() {
     let dir = tempfile::tempdir().unwrap();
     let mut request = request(dir.path(), 90, 3.0);

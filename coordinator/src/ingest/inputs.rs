@@ -27,6 +27,8 @@ pub struct ExaminedInputs {
     /// Frame rate of the output.
     pub rate: FrameRate,
     pub table: FrameTable,
+    /// Number of source frames that are cut, at least those that the job shows.
+    pub cut_frames: u64,
     index: VideoIndex,
     /// The video, which is read once more when it is cut.
     watched_video: WatchedFile,
@@ -102,6 +104,7 @@ pub fn examine(request: &IngestRequest) -> Result<ExaminedInputs, IngestError> {
         video_digest,
         audio_digest,
         rate,
+        cut_frames: table.sources,
         table,
         index,
         watched_video,
@@ -111,6 +114,15 @@ pub fn examine(request: &IngestRequest) -> Result<ExaminedInputs, IngestError> {
 }
 
 impl ExaminedInputs {
+    /// Has the whole video cut if the job shows at least half of it, because other jobs of a farm are likely to
+    /// show the rest: the same video with a longer speech is then not cut again.
+    pub fn share_video(&mut self) {
+        let all = self.index.pts.len() as u64;
+        if self.table.sources >= all.div_ceil(2) {
+            self.cut_frames = all;
+        }
+    }
+
     /// Returns the number of output frames.
     pub fn frames(&self) -> u64 {
         self.table.outputs.len() as u64
@@ -142,7 +154,7 @@ impl ExaminedInputs {
         let audio = self.speech.store_windows(self.request.windows, sink)?;
         let sound = self.store_sound(sink)?;
         let silence = self.silence();
-        let used = usize::try_from(self.table.sources).unwrap_or(usize::MAX);
+        let used = usize::try_from(self.cut_frames).unwrap_or(usize::MAX);
         let pts = &self.index.pts;
         let ingested = Ingested {
             video_digest: self.video_digest,
@@ -150,7 +162,7 @@ impl ExaminedInputs {
             source: SourceSpec {
                 picture: self.video.picture,
                 time_base: self.video.time_base,
-                frames: self.table.sources,
+                frames: self.cut_frames,
             },
             audio: AudioSpec {
                 digest: self.speech.digest,
@@ -174,9 +186,9 @@ impl ExaminedInputs {
     /// Returns the video, which is still to be cut, if everything else was stored by an earlier run.
     pub fn into_video(self) -> SourceVideo {
         SourceVideo {
+            frames: self.cut_frames,
             index: self.index,
             picture: self.video.picture,
-            frames: self.table.sources,
             limits: self.request.limits,
             watched: self.watched_video,
             scratch: self.request.scratch,

@@ -17,7 +17,7 @@ use super::watched::WatchedFile;
 pub struct SourceVideo {
     pub(super) index: VideoIndex,
     pub(super) picture: PictureFormat,
-    /// Number of source frames that the job needs, from the first on.
+    /// Number of source frames that are cut, from the first on.
     pub(super) frames: u64,
     pub(super) limits: CutLimits,
     pub(super) watched: WatchedFile,
@@ -26,8 +26,9 @@ pub struct SourceVideo {
 }
 
 impl SourceVideo {
-    /// Cuts the part of the video that is shown. Each segment is decoded, replaced if it is damaged, stored,
-    /// and then handed to `record`, in order. Segments of the first `recorded` source frames, which an
+    /// Cuts the video as far as it is wanted. Each segment is decoded, replaced if it is damaged, stored,
+    /// and then handed to `record`, in order. Its bounds are a function of the video alone, so the last one may
+    /// go on behind the frames that are wanted. Segments of the first `recorded` source frames, which an
     /// earlier run has recorded, are made again only because the later ones depend on them. `keep_on` is
     /// asked often, and ends the cut with its error.
     ///
@@ -44,13 +45,10 @@ impl SourceVideo {
         let scratch = tempfile::tempdir_in(&self.scratch)
             .map_err(FileError::at("make a scratch directory in", &self.scratch))?;
         let mut store = |segment: SegmentFile| {
-            let first = segment.first;
-            // The last segment may hold frames that are not shown.
-            let end = (first + segment.frames).min(self.frames);
-            if end > first.max(recorded) {
+            let (first, frames) = (segment.first, segment.frames);
+            if first < self.frames && first + frames > recorded {
                 self.watched.check().map_err(io::Error::other)?;
                 let blob = sink.put_file(&segment.path)?;
-                let frames = end - first;
                 record(SegmentRecord {
                     entry: SegmentEntry { blob, first, frames },
                     reencoded: segment.reencoded,

@@ -25,8 +25,6 @@ pub struct Segments {
 pub enum BadSegments {
     #[error("the segments of the video do not cover source frame {0}")]
     Gap(u64),
-    #[error("a segment of the video ends at source frame {end}, but the job has {needed}")]
-    TooLong { end: u64, needed: u64 },
     #[error("there is a record after the end of the video")]
     PastEnd,
 }
@@ -84,17 +82,20 @@ impl Segments {
             }
             CutRecord::Segment(segment) => segment,
         };
-        let SegmentEntry { first, frames, .. } = segment.entry;
+        if covered >= self.needed {
+            return Err(BadSegments::PastEnd);
+        }
+        let SegmentEntry { blob, first, frames } = segment.entry;
         if first != covered || frames == 0 {
             return Err(BadSegments::Gap(covered));
         }
-        let (end, needed) = (first.saturating_add(frames), self.needed);
-        if end > needed {
-            return Err(BadSegments::TooLong { end, needed });
-        }
-        self.entries.push(segment.entry);
+        // The last one may hold frames that another job needs.
+        let frames = frames.min(self.needed - first);
+        self.entries.push(SegmentEntry { blob, first, frames });
         self.reencoded += usize::from(segment.reencoded);
-        SourceDefect::append(&mut self.defects, &segment.defects);
+        let is_needed = |defect: &&SourceDefect| defect.frames.start < self.needed;
+        let defects: Vec<SourceDefect> = segment.defects.iter().filter(is_needed).cloned().collect();
+        SourceDefect::append(&mut self.defects, &defects);
         Ok(())
     }
 
@@ -165,14 +166,19 @@ mod tests {
             (segment(0, 32), BadSegments::Gap(32)),
             (segment(33, 7), BadSegments::Gap(32)),
             (segment(32, 0), BadSegments::Gap(32)),
-            (segment(32, 9), BadSegments::TooLong { end: 41, needed: 40 }),
             (CutRecord::End, BadSegments::Gap(32)),
         ] {
             assert_eq!(segments.add(&record), Err(expected));
         }
         assert_eq!((segments.covered(), segments.is_complete()), (32, false));
-        segments.add(&segment(32, 8)).unwrap();
+        segments.add(&segment(32, 9)).unwrap();
+        assert_eq!(
+            segments.covered(),
+            40,
+            "the segment holds a frame more than the job needs"
+        );
         assert!(!segments.is_complete(), "the end has not been recorded");
+        assert_eq!(segments.add(&segment(40, 1)), Err(BadSegments::PastEnd));
         segments.add(&CutRecord::End).unwrap();
         assert!(segments.is_complete());
         for late in [segment(40, 1), CutRecord::End] {

@@ -6,6 +6,7 @@
 //! ```
 
 use latentfarm_common::time::{FrameRange, WINDOW_FRAMES};
+use latentfarm_common::wire::job::JobSpec;
 use serde::Serialize;
 
 /// The length of the largest chunk in frames.
@@ -42,6 +43,15 @@ pub fn split(total: u64, unit: ChunkFrames) -> Vec<FrameRange> {
     (0..total.div_ceil(unit))
         .map(|index| FrameRange::new(index * unit, total.min((index + 1) * unit)))
         .collect()
+}
+
+/// Returns the ranges of source frames that a job's analysis chunks cover. The last one goes on behind the frames
+/// whose faces the job uses, as far as its video does, so that its analysis serves other jobs that show more of
+/// the video.
+pub fn analysis_ranges(spec: &JobSpec) -> Result<Vec<FrameRange>, InvalidChunkFrames> {
+    let size = ChunkFrames::new(spec.analyze_frames)?;
+    let whole_chunks = spec.face_frames.next_multiple_of(u64::from(size.get()));
+    Ok(split(whole_chunks.min(spec.source.frames), size))
 }
 
 #[cfg(test)]

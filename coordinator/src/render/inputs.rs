@@ -30,7 +30,7 @@ impl StoredInputs {
         shutdown: Shutdown,
     ) -> Result<Self, RenderError> {
         observer.send(RenderEvent::IngestBegins {
-            source_frames: examined.table.sources,
+            source_frames: examined.cut_frames,
         });
         let (mut sink, _stop) = StoreSink::new(farm, shutdown);
         let (ingested, video) = spawn_blocking(move || examined.store(&mut sink)).await??;

@@ -120,6 +120,7 @@ impl Preflight {
             frames: ingested.frames,
             chunk_frames: self.settings.chunk_frames.get(),
             analyze_frames: self.settings.analyze_frames.get(),
+            face_frames: ingested.timeline.face_frames(),
             timeline,
         }
     }

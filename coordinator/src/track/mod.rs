@@ -103,21 +103,30 @@ impl SpeakerTrack {
         }
     }
 
-    /// Adds the observations of one range. A range that was added before is ignored.
-    pub fn add(&mut self, range: FrameRange, observations: Vec<FrameObservation>) -> Result<(), WrongLength> {
+    /// Adds the observations of one range. A range that was added before is ignored, and so is what lies past
+    /// the track's end.
+    pub fn add(
+        &mut self,
+        range: FrameRange,
+        mut observations: Vec<FrameObservation>,
+    ) -> Result<(), WrongLength> {
         if observations.len() as u64 != range.len() {
             return Err(WrongLength {
                 range,
                 found: observations.len(),
             });
         }
+        let kept = self.frames.saturating_sub(range.start);
+        observations.truncate(usize::try_from(kept).unwrap_or(usize::MAX));
         self.insert(range, RangeResult::Observed(observations));
         Ok(())
     }
 
     /// Records that a range will never be analysed.
     pub fn mark_missing(&mut self, range: FrameRange) {
-        self.insert(range, RangeResult::Missing(range));
+        let end = range.end.min(self.frames).max(range.start);
+        let missing = FrameRange::new(range.start, end);
+        self.insert(missing, RangeResult::Missing(missing));
     }
 
     /// Returns the number of leading frames whose answer is final.

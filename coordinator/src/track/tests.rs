@@ -159,3 +159,29 @@ fn ten_seconds_are_counted_at_the_source_rate() {
     let slow: Vec<i64> = (0..100).map(|n| n * 1000).collect();
     assert_eq!(lookahead_frames(&slow, millis), 32);
 }
+
+proptest! {
+    #[test]
+    fn what_is_analysed_past_the_end_changes_nothing(
+        frames in prop::collection::vec(any_frame(), 1..60),
+        more in prop::collection::vec(any_frame(), 1..40),
+        is_missing in any::<bool>(),
+    ) {
+        let mut track = SpeakerTrack::new(frames.len() as u64, LOOKAHEAD, 256);
+        let mut expected = SpeakerTrack::new(frames.len() as u64, LOOKAHEAD, 256);
+        let all: Vec<_> = frames.iter().chain(&more).cloned().collect();
+        let parts = pieces(&all).into_iter().zip(pieces(&frames));
+        let last = frames.len().div_ceil(16) - 1;
+        for (number, ((range, observations), (shorter, fewer))) in parts.enumerate() {
+            if is_missing && number == last {
+                track.mark_missing(range);
+                expected.mark_missing(shorter);
+            } else {
+                track.add(range, observations).unwrap();
+                expected.add(shorter, fewer).unwrap();
+            }
+        }
+        prop_assert!(track.is_complete());
+        prop_assert_eq!(faces_of(&track), faces_of(&expected));
+    }
+}

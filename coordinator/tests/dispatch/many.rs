@@ -4,6 +4,7 @@
 use std::sync::{Arc, Mutex};
 
 use futures::StreamExt as _;
+use latentfarm_common::digest::Digest;
 use latentfarm_common::ids::{ChunkId, JobId, WorkKind};
 use latentfarm_common::nats::subjects::Subject;
 use latentfarm_common::nats::tasks::TaskStream;
@@ -46,6 +47,48 @@ impl Begun {
 fn only_once(counter: &AttemptCounter) {
     let begun = counter.begun();
     assert!(begun.values().all(|times| *times == 1), "{begun:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_that_show_one_video_analyse_each_of_its_frames_once() {
+    let stage = Stage::open(16).await;
+    let counter = AttemptCounter::default();
+    let farm = stage.run_farm().await;
+    let mut jobs = vec![farm.admit(640, USUAL), farm.admit(96, USUAL)];
+    let analyst = || FakeMachine::cpu(FOR_ANALYSIS);
+    let _w1 = stage
+        .worker_on("w1", &counter, analyst(), always(Act::Succeed))
+        .await;
+    let _w2 = stage
+        .worker_on("w2", &counter, analyst(), always(Act::Succeed))
+        .await;
+    let analyzed = || {
+        let begun = counter.begun();
+        assert!(begun.values().all(|times| *times == 1), "{begun:?}");
+        let mut frames: Vec<u32> = begun.keys().map(|chunk| chunk.index).collect();
+        frames.sort_unstable();
+        frames
+    };
+    for job in &mut jobs {
+        job.wait_for("the job is analysed", |progress| {
+            progress.analyze.frames_done == progress.analyze.frames
+        })
+        .await;
+    }
+    assert_eq!(analyzed(), (0..40).collect::<Vec<u32>>());
+    // A job that begins later has what the others have, and only the rest is analysed.
+    let mut later = farm.admit(672, USUAL);
+    later
+        .wait_for("the job is analysed", |progress| {
+            progress.analyze.frames_done == progress.analyze.frames
+        })
+        .await;
+    assert_eq!(analyzed(), (0..42).collect::<Vec<u32>>());
+    jobs.push(later);
+    for job in &jobs {
+        farm.order(Order::Cancel(job.id));
+    }
+    farm.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -240,7 +283,7 @@ async fn a_farm_that_is_asked_to_end_finishes_what_runs_and_reports_every_job() 
     first
         .wait_for("a chunk is running", |progress| progress.render.running == 1)
         .await;
-    let mut second = farm.admit(96, USUAL);
+    let mut second = farm.admit_changed(96, USUAL, |spec| spec.video_digest = Digest::of(b"another video"));
     second
         .wait_for("the other job is there", |progress| progress.analyze.queued > 0)
         .await;

@@ -91,7 +91,7 @@ async fn manifest(connection: &connect::Connection, job: JobId) -> anyhow::Resul
     Ok(Some(JournalEntry::RunBegins {
         job,
         epoch: 0,
-        analyze_chunks: chunks(spec.source.frames, spec.analyze_frames),
+        analyze_chunks: chunks(spec.face_frames, spec.analyze_frames),
         render_chunks: chunks(spec.frames, spec.chunk_frames),
         frames: spec.frames,
         chunk_frames: spec.chunk_frames,

@@ -186,6 +186,7 @@ pub(crate) fn job_spec() -> JobSpec {
         frames: 30,
         chunk_frames: 16,
         analyze_frames: 32,
+        face_frames: 50,
         timeline: blob(),
     }
 }
