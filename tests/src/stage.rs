@@ -21,6 +21,8 @@ pub const OPTIONS: [&str; 7] = [
 
 /// A server with one worker, and the folder of its coordinator.
 pub struct Stage {
+    /// The options of the jobs; [`OPTIONS`] unless a test needs others.
+    pub options: [&'static str; 7],
     pub material: Material,
     pub server: Server,
     worker: Worker,
@@ -36,6 +38,7 @@ impl Stage {
         let log = material.path("first.log");
         let worker = Worker::start(&server, "first", &material.weights, &log, &tag);
         Self {
+            options: OPTIONS,
             material,
             server,
             worker,
@@ -65,7 +68,7 @@ impl Stage {
         args.extend(
             ["--seed", seed]
                 .iter()
-                .chain(&OPTIONS)
+                .chain(&self.options)
                 .chain(more)
                 .map(OsString::from),
         );
@@ -92,7 +95,7 @@ impl Stage {
         let alone = self
             .material
             .render(&name)
-            .args(&OPTIONS[2..])
+            .args(&self.options[2..])
             .args(["--seed", seed]);
         let alone = alone.args(["--workers", "1"]).run().complete();
         assert_eq!(digest, alone.frames_digest().as_str());

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Stdio};
 
-use farm_tests::{OPTIONS, Stage};
+use farm_tests::Stage;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -190,10 +190,12 @@ fn a_farm_without_a_coordinator_and_bad_inputs_are_refused_with_the_mend() {
 
 #[test]
 fn renders_share_a_farm_and_one_that_was_interrupted_is_waited_for_again() {
-    let stage = Stage::open();
+    let mut stage = Stage::open();
+    // A job takes longer than it takes to begin to watch it.
+    stage.options[6] = "60";
     let (variable, key) = stage.server.key("operator");
     let render = |output: &str, seed: &str| {
-        let render = stage.material.render(output).args(&OPTIONS[2..]);
+        let render = stage.material.render(output).args(&stage.options[2..]);
         render
             .args(["--seed", seed, "--nats", &stage.server.url])
             .env(variable, &key)

@@ -1,12 +1,12 @@
 //! One video with several speeches on one farm: what the first job makes of the video serves the others.
 
-use farm_tests::{Finished, OPTIONS, Stage, transcode};
+use farm_tests::{Finished, Stage, transcode};
 
 /// Renders on the farm with the speech of the stage.
 #[track_caller]
 fn render(stage: &Stage, output: &str, seed: &str) -> Finished {
     let (variable, key) = stage.server.key("operator");
-    let render = stage.material.render(output).args(&OPTIONS[2..]);
+    let render = stage.material.render(output).args(&stage.options[2..]);
     let render = render.args(["--seed", seed, "--nats", &stage.server.url]);
     render.env(variable, &key).run().complete()
 }

@@ -128,7 +128,7 @@ fn a_farm_of_different_machines_with_every_kind_of_failure_ends_with_the_same_fr
 #[test]
 fn a_chunk_that_fits_nowhere_says_what_it_needs_and_what_there_is() {
     let material = material("2", "2");
-    let card = Card::new(&material.path("."), "card", 3 << 10, 500);
+    let card = Card::new(&material.path("."), "card", 2 << 10, 500);
     let finished = material
         .render("out.mp4")
         .args(SMALL_CHUNKS)

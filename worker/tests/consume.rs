@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod harness;
+mod held_tasks;
 #[path = "../../common/tests/support/mod.rs"]
 mod support;
 
@@ -236,6 +237,10 @@ async fn a_draining_worker_finishes_its_task() {
     harness
         .instruct(Subject::Control(Some(worker("w1"))), &WorkerCommand::Drain)
         .await;
+    eventually("the worker is draining", async || {
+        (harness.heartbeat_state.snapshot().state == WorkerState::Draining).then_some(())
+    })
+    .await;
     go_on.notify_one();
     harness.done(0).await;
     let summary = timeout(LIMIT, harness.serving)
@@ -349,8 +354,9 @@ async fn a_result_that_does_not_fit_into_the_store_is_kept_until_there_is_room()
     "nats://farm-media".clone_into(&mut harness.store);
     harness.publish(0, 0).await;
     eventually("the worker shows that the store is full", async || {
-        let task = harness.heartbeat_state.snapshot().task?;
-        (task.stage == TaskStage::StoreFull).then_some(())
+        let heartbeat = harness.heartbeat_state.snapshot();
+        let mut tasks = heartbeat.tasks();
+        tasks.any(|task| task.stage == TaskStage::StoreFull).then_some(())
     })
     .await;
     // The operator makes room.

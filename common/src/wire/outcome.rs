@@ -89,8 +89,8 @@ pub struct StageTimings {
     /// Milliseconds in which the engine was idle within the chunk, as the crops of the next window were not
     /// there yet.
     pub media_wait_ms: u64,
-    /// Milliseconds in which the engine was idle before the first window, while inputs were fetched, and
-    /// after the last one, while it was pasted, encoded and checked.
+    /// Milliseconds in which the engine was idle before the chunk: since its last window, if the worker held the task
+    /// then; otherwise since the task was begun. Loading the model is not in it.
     pub edge_ms: u64,
 }
 
@@ -212,8 +212,12 @@ pub struct Heartbeat {
     /// What the worker could offer to a task now, beside the other programs of the machine; what its own
     /// processes hold counts as free.
     pub available: Available,
-    /// The task that the worker holds, if there is one.
+    /// The task that the worker runs, if there is one.
     pub task: Option<TaskProgress>,
+    /// Tasks whose last frames are encoded, or whose results are stored, beside the one that runs.
+    pub finishing: Vec<TaskProgress>,
+    /// The chunks whose tasks the worker holds and has not begun.
+    pub held: Vec<ChunkId>,
     /// The engine's last measurement, if an engine runs.
     pub memory: Option<MemorySample>,
     /// Status of the GPU, if the device is one.
@@ -225,6 +229,11 @@ pub struct Heartbeat {
 }
 
 impl Heartbeat {
+    /// Iterates over the tasks that the worker has begun and not answered for.
+    pub fn tasks(&self) -> impl Iterator<Item = &TaskProgress> {
+        self.task.iter().chain(&self.finishing)
+    }
+
     /// Returns the heartbeat of a worker that just started: its device was not measured yet, and nothing is
     /// done.
     pub fn starting(worker: WorkerId, device: String) -> Self {
@@ -238,6 +247,8 @@ impl Heartbeat {
             capacity: RenderMemory::default(),
             available: Available::default(),
             task: None,
+            finishing: Vec::new(),
+            held: Vec::new(),
             memory: None,
             gpu: None,
             frames_per_second: 0.0,
@@ -334,6 +345,8 @@ pub enum WorkerCommand {
     Drain,
     /// Makes a worker without a task end its engine, because a chunk waits for memory.
     FreeMemory,
+    /// Makes the worker that holds this chunk's task, and has not begun it, give it back.
+    GiveBack(ChunkId),
 }
 
 impl Message for WorkerCommand {

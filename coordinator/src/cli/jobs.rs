@@ -1,6 +1,7 @@
 //! `latentfarm jobs`, `status`, `pause`, `resume`, `cancel` and `set`: what a farm's coordinator has to do, shown
 //! and changed.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use latentfarm_common::clock;
@@ -16,7 +17,9 @@ use tokio::time::Instant;
 use super::args::{ControlArgs, JobsArgs, StatusArgs};
 use super::exit::{CommandError, ExitStatus, runtime};
 use super::stdout::print_result;
-use crate::farm::{ClientError, Control, Delivery, FarmClient, JobPhase, JobRecord, JobView, ListFilter};
+use crate::farm::{
+    ClientError, Control, Delivery, FarmClient, JobPhase, JobRecord, JobView, ListFilter, OneMore, Outlook,
+};
 
 /// How often a command that waits looks how the job stands.
 pub(super) const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -41,10 +44,18 @@ pub(super) fn list(args: JobsArgs) -> Result<ExitStatus, CommandError> {
             sort: args.sort,
             offset: args.offset,
         };
-        let (mut jobs, mut total) = client.list(filter.clone()).await?;
+        let (mut jobs, mut total, outlook) = client.list(filter.clone()).await?;
+        if args.forecast {
+            print_result(if args.json {
+                outlook_json(&outlook).to_string()
+            } else {
+                outlook_text(&outlook)
+            })?;
+            return Ok(ExitStatus::Complete);
+        }
         while jobs.len() < args.limit.min(total - args.offset.min(total)) {
             filter.offset = args.offset + jobs.len();
-            let (more, of) = client.list(filter.clone()).await?;
+            let (more, of, _) = client.list(filter.clone()).await?;
             // The last ones may be gone by now.
             if more.is_empty() {
                 break;
@@ -63,6 +74,9 @@ pub(super) fn list(args: JobsArgs) -> Result<ExitStatus, CommandError> {
         let listed = args.offset + jobs.len();
         if listed < total {
             print_result(format_args!("{} more: --offset {listed}", total - listed))?;
+        }
+        if outlook.open > 0 {
+            print_result(outlook_text(&outlook))?;
         }
         Ok(ExitStatus::Complete)
     })
@@ -167,6 +181,8 @@ pub(super) fn to_json(view: &JobView) -> Value {
         "begun_ms": record.begun_ms,
         "ended_ms": record.ended_ms,
         "done_in_seconds": view.done_in.map(|time| time.as_secs()),
+        "first_forecast_ms": record.forecast.map(|forecast| forecast.done_ms),
+        "forecast_error_seconds": forecast_error_ms(record).map(|error| error as f64 / 1000.0),
         "deadline_ms": record.deadline_ms,
         "fetched_ms": record.fetched_ms,
         "delivery": delivery(&record.delivery),
@@ -194,11 +210,83 @@ fn to_text(view: &JobView) -> String {
     ];
     let done_in = |time| format!("  done in about {}", rough_time(time));
     lines.extend(view.done_in.map(done_in));
+    lines.extend(forecast_line(record));
     lines.extend(deadline(record, milliseconds(clock::since_1970())));
     lines.extend(delivery(&record.delivery).map(|what| format!("  output at the coordinator: {what}")));
     lines.extend(record.reason.iter().map(|why| format!("  reason: {why}")));
     lines.extend(view.waits_for.iter().map(|why| format!("  now: {why}")));
     lines.join("\n")
+}
+
+/// By how much a complete job was done later than the first forecast said, in milliseconds; less than 0 if it was
+/// earlier.
+fn forecast_error_ms(record: &JobRecord) -> Option<i64> {
+    let (forecast, ended_ms) = (record.forecast?, record.ended_ms?);
+    let is_complete = record.phase == JobPhase::Complete;
+    is_complete.then(|| {
+        ended_ms
+            .cast_signed()
+            .saturating_sub(forecast.done_ms.cast_signed())
+    })
+}
+
+/// Returns how far off the first forecast of a complete job was.
+fn forecast_line(record: &JobRecord) -> Option<String> {
+    let (error_ms, forecast) = (forecast_error_ms(record)?, record.forecast?);
+    let time = |ms| rough_time(Duration::from_millis(ms));
+    let expected = time(forecast.done_ms.saturating_sub(forecast.made_ms));
+    let side = if error_ms < 0 { "earlier" } else { "later" };
+    Some(format!(
+        "  done {} {side} than its first forecast, of {expected}",
+        time(error_ms.unsigned_abs())
+    ))
+}
+
+/// Returns what is to be expected of the jobs that were asked for.
+fn outlook_text(outlook: &Outlook) -> String {
+    let Outlook {
+        open,
+        frames_left,
+        done_in,
+        one_more,
+    } = outlook;
+    let noun = if *open == 1 { "job" } else { "jobs" };
+    let mut text = format!("{open} {noun} open, {frames_left} frames left");
+    match done_in {
+        Some(time) => {
+            let _written = write!(text, ": done in about {}", rough_time(*time));
+        }
+        None if *open > 0 => text.push_str(": no forecast before frames are rendered"),
+        None => {}
+    }
+    if let Some(OneMore {
+        like,
+        device_mib,
+        saves,
+    }) = one_more
+    {
+        let _written = write!(
+            text,
+            "; one more worker like {like} ({} GiB) saves {}",
+            device_mib.div_ceil(1024),
+            rough_time(*saves)
+        );
+    }
+    text
+}
+
+fn outlook_json(outlook: &Outlook) -> Value {
+    json!({
+        "event": "forecast",
+        "open": outlook.open,
+        "frames_left": outlook.frames_left,
+        "done_in_seconds": outlook.done_in.map(|time| time.as_secs()),
+        "one_more": outlook.one_more.as_ref().map(|more| json!({
+            "like": more.like,
+            "device_mib": more.device_mib,
+            "saves_seconds": more.saves.as_secs(),
+        })),
+    })
 }
 
 /// Returns what has become of the output at the coordinator; `None` if nothing is to.

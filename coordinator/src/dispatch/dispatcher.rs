@@ -23,8 +23,9 @@ use super::memory_request::MemoryRequests;
 use super::need_estimator::NeedEstimator;
 use super::order::{JobEnd, Order};
 use super::outage_watch::OutageWatch;
-use super::placer::Placer;
+use super::placer::{Placer, Reassignment};
 use super::publisher::TaskPublisher;
+use super::rebalance::{self, Rebalancer};
 use super::repair::repair;
 use super::settings::FarmSettings;
 use super::shared_analysis::RecordSharer;
@@ -32,6 +33,7 @@ use super::verify::{SegmentCheck, Verdict, Verifier};
 use super::wait_reason::FarmView;
 use super::workers::Workers;
 use crate::job::chunk::event::ChunkEvent;
+use crate::job::chunk::state::Phase;
 
 const TICK: Duration = Duration::from_millis(500);
 
@@ -57,6 +59,7 @@ pub(super) struct Dispatcher<'a> {
     outages: OutageWatch,
     memory_requests: MemoryRequests,
     pub(super) sharer: RecordSharer,
+    rebalancer: Rebalancer,
     next_reconcile: Instant,
 }
 
@@ -87,6 +90,7 @@ impl<'a> Dispatcher<'a> {
             draining_since: None,
             outages: OutageWatch::default(),
             memory_requests: MemoryRequests::default(),
+            rebalancer: Rebalancer::default(),
             sharer: RecordSharer::new(DoneLog::new(&farm.connection)),
             next_reconcile: Instant::now() + timeouts.reconcile_interval,
             settings,
@@ -165,7 +169,7 @@ impl<'a> Dispatcher<'a> {
                 record,
             } => self.on_done(chunk, sequence, record).await,
             FarmMessage::Event(event) => self.on_event(event),
-            FarmMessage::Heartbeat(heartbeat) => self.on_heartbeat(heartbeat),
+            FarmMessage::Heartbeat(heartbeat) => self.on_heartbeat(heartbeat).await,
             FarmMessage::Video { job, news } => {
                 if let Some(job) = self.jobs.get_mut(&job) {
                     job.segments.on_news(&news);
@@ -176,7 +180,7 @@ impl<'a> Dispatcher<'a> {
 
     async fn on_tick(&mut self) {
         let (now, is_up) = (Instant::now(), self.connection.is_up());
-        self.expire_workers(now);
+        self.expire_workers(now).await;
         if now >= self.next_reconcile && is_up {
             self.next_reconcile = now + self.settings.timeouts.reconcile_interval;
             for job in self.jobs.values_mut() {
@@ -332,7 +336,7 @@ impl<'a> Dispatcher<'a> {
         }
     }
 
-    fn on_heartbeat(&mut self, heartbeat: Heartbeat) {
+    async fn on_heartbeat(&mut self, heartbeat: Heartbeat) {
         let now = Instant::now();
         for job in self.jobs.values_mut() {
             job.on_heartbeat(&heartbeat, now);
@@ -342,9 +346,13 @@ impl<'a> Dispatcher<'a> {
             self.notify_all(&JobEvent::WorkerJoined { worker, device });
         }
         self.notify_all(&JobEvent::Heartbeat(heartbeat));
+        if self.draining_since.is_none() && self.connection.is_up() && self.lease.is_held() {
+            let reliefs = self.rebalancer.choose(&self.jobs, &self.workers, now);
+            rebalance::send(self.connection, reliefs).await;
+        }
     }
 
-    fn expire_workers(&mut self, now: Instant) {
+    async fn expire_workers(&mut self, now: Instant) {
         let listening = self.connection.is_up();
         for departed in self.workers.expire(now, listening) {
             let worker = departed.worker.clone();
@@ -356,6 +364,20 @@ impl<'a> Dispatcher<'a> {
             for job in self.jobs.values_mut() {
                 job.on_worker_departed(&departed.worker);
             }
+            // The queue would deliver them again only after the acknowledgement wait.
+            let is_queued = |chunk: &ChunkId| {
+                let record = self.jobs.get(&chunk.job).and_then(|job| job.chunks.get(*chunk));
+                record.is_some_and(|record| record.state().phase == Phase::Queued)
+            };
+            let held = departed.held.into_iter().filter(is_queued);
+            let why = format!("{} held it and is gone", departed.worker);
+            let moves = held
+                .map(|chunk| Reassignment {
+                    chunk,
+                    why: why.clone(),
+                })
+                .collect();
+            self.publisher.reassign(&mut self.jobs, moves).await;
         }
     }
 

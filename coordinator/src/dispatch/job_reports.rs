@@ -53,10 +53,10 @@ impl Job {
     /// before the queue would deliver it again.
     pub(super) fn on_heartbeat(&mut self, heartbeat: &Heartbeat, now: Instant) {
         let worker = &heartbeat.worker;
-        let working_on = heartbeat.task.as_ref();
-        if let Some(task) = working_on
-            && let Some(record) = self.chunks.get_mut(task.chunk)
-        {
+        for task in heartbeat.tasks() {
+            let Some(record) = self.chunks.get_mut(task.chunk) else {
+                continue;
+            };
             let adopted = record.inherited.take_if(|attempt| *attempt == task.attempt);
             if let Some(attempt) = adopted {
                 record.not_before = None;
@@ -71,7 +71,7 @@ impl Job {
             let Some(record) = self.chunks.get_mut(chunk) else {
                 continue;
             };
-            if working_on.is_some_and(|task| task.chunk == chunk) {
+            if heartbeat.tasks().any(|task| task.chunk == chunk) {
                 record.unreported_since = None;
             } else if now - *record.unreported_since.get_or_insert(now) > self.timeouts.worker_timeout / 2 {
                 let worker = worker.clone();

@@ -32,6 +32,7 @@ mod outage_watch;
 mod placer;
 mod publish_window;
 mod publisher;
+mod rebalance;
 mod reconcile;
 mod release;
 mod repair;

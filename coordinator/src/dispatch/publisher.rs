@@ -10,12 +10,14 @@ use latentfarm_common::error::one_line;
 use latentfarm_common::ids::{ChunkId, JobId, WorkKind};
 use latentfarm_common::nats::direct::DirectReader;
 use latentfarm_common::nats::done::DoneLog;
+use latentfarm_common::nats::subjects::Subject;
 use latentfarm_common::nats::tasks::{Published, TaskError, TaskStream};
 use latentfarm_common::nats::{Connection, storage, subjects, topology};
 use latentfarm_common::queues::{Queue, ResourceClass};
 use latentfarm_common::time::FrameRange;
 use latentfarm_common::wire;
 use latentfarm_common::wire::blob::BlobRef;
+use latentfarm_common::wire::outcome::WorkerCommand;
 use latentfarm_common::wire::task::{AnalyzeTask, RenderTask, Task, TaskBody};
 use tokio::time::Instant;
 
@@ -24,6 +26,7 @@ use super::farm::Farm;
 use super::job::Job;
 use super::placer::Reassignment;
 use super::publish_window::{free_slots, round_robin};
+use super::rebalance;
 use super::reconcile::QueueView;
 use super::shared_analysis::SharedAnalyses;
 use super::task_inputs::{analyze_input, render_input};
@@ -239,11 +242,16 @@ impl TaskPublisher {
         Ok(input)
     }
 
-    /// Removes the tasks of one chunk, whether they are running or not. A task that cannot be removed only
-    /// causes a second run of the chunk.
+    /// Removes the tasks of one chunk, whether they are running or not, and has a worker that holds one of them and has
+    /// not begun it give it up. A task that cannot be removed only causes a second run of the chunk.
     pub(super) async fn remove_tasks(&self, chunk: ChunkId) {
         if let Err(error) = self.task_stream.remove_chunk(chunk).await {
             tracing::warn!(%chunk, error = one_line(&error), "cannot remove a task that is not needed");
+        }
+        let give_back = WorkerCommand::GiveBack(chunk);
+        let dropped = rebalance::command(&self.connection, Subject::Control(None), &give_back);
+        if let Err(error) = dropped.await {
+            tracing::debug!(%chunk, error = one_line(error.as_ref()), "the workers were not told");
         }
     }
 

@@ -11,7 +11,7 @@ use latentfarm_common::nats::subjects::{FARM_QUESTIONS, FARM_REQUESTS};
 use latentfarm_common::wire::{self, WireError};
 use tokio::time::Instant;
 
-use super::messages::{Control, FarmReply, FarmRequest, JobView, ListFilter};
+use super::messages::{Control, FarmReply, FarmRequest, JobView, ListFilter, Outlook};
 
 /// How long a coordinator may take for an answer. It may have to store something first.
 const ANSWER_LIMIT: Duration = Duration::from_secs(8);
@@ -141,10 +141,10 @@ impl FarmClient {
         }
     }
 
-    /// Returns a page of jobs, and the number of all that the filter selects.
-    pub async fn list(&self, filter: ListFilter) -> Result<(Vec<JobView>, usize), ClientError> {
+    /// Returns a page of jobs, with the number and the outlook of all that the filter selects.
+    pub async fn list(&self, filter: ListFilter) -> Result<(Vec<JobView>, usize, Outlook), ClientError> {
         match self.ask(&FarmRequest::List(filter)).await? {
-            FarmReply::Jobs { jobs, total } => Ok((jobs, total)),
+            FarmReply::Jobs { jobs, total, outlook } => Ok((jobs, total, outlook)),
             other => Err(refused(other)),
         }
     }

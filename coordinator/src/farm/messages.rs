@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use latentfarm_common::digest::Digest;
-use latentfarm_common::ids::JobId;
+use latentfarm_common::ids::{JobId, WorkerId};
 use latentfarm_common::wire::Message;
 use latentfarm_common::wire::job::JobSpec;
 use serde::{Deserialize, Serialize};
@@ -131,6 +131,38 @@ pub struct JobRecord {
     pub deadline_ms: Option<u64>,
     /// When the output was written last where somebody fetched it.
     pub fetched_ms: Option<u64>,
+    /// The first forecast that was made when a part of the job was rendered.
+    pub forecast: Option<MadeForecast>,
+}
+
+/// When somebody expected what; both times are in milliseconds since the Unix epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MadeForecast {
+    pub made_ms: u64,
+    /// When the job was expected to be done.
+    pub done_ms: u64,
+}
+
+/// What is to be expected of some jobs together: a batch, or all of the farm.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Outlook {
+    /// Number of them that are not over.
+    pub open: usize,
+    /// Number of frames that are still to be rendered.
+    pub frames_left: u64,
+    /// The time until the last of them is done at the present rates, if these are known.
+    pub done_in: Option<Duration>,
+    /// What one more worker would change.
+    pub one_more: Option<OneMore>,
+}
+
+/// A worker as the farm has one already, and the time by which a further one would shorten [`Outlook::done_in`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct OneMore {
+    pub like: WorkerId,
+    /// Memory of its device in MiB.
+    pub device_mib: u64,
+    pub saves: Duration,
 }
 
 impl JobRecord {
@@ -285,8 +317,12 @@ pub(super) enum FarmReply {
     Room { same_video: Vec<JobId> },
     /// The job as it is after the request.
     Job(Box<JobView>),
-    /// One page of jobs, in the order of the filter, and the number of all that the filter selects.
-    Jobs { jobs: Vec<JobView>, total: usize },
+    /// One page of jobs, in the order of the filter, with the number and the outlook of all that the filter selects.
+    Jobs {
+        jobs: Vec<JobView>,
+        total: usize,
+        outlook: Outlook,
+    },
     /// Lines of a journal, and the byte after them if there may be more.
     Journal { text: String, next: Option<u64> },
     /// The job is forgotten.

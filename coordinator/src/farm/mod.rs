@@ -32,7 +32,7 @@ pub use error::ServeError;
 pub use fetch::{FetchError, fetch};
 pub use messages::{
     Control, Delivery, FarmRequest, JobOrder, JobOutcome, JobPhase, JobRecord, JobSort, JobView, ListFilter,
-    PAGE, Submission,
+    MadeForecast, OneMore, Outlook, PAGE, Submission,
 };
 pub use render::{FarmRenderError, render};
 pub use serve::{FarmServer, Ready, ServeSettings, serve};

@@ -94,7 +94,7 @@ impl Segments {
         self.entries.push(SegmentEntry { blob, first, frames });
         self.reencoded += usize::from(segment.reencoded);
         let is_needed = |defect: &&SourceDefect| defect.frames.start < self.needed;
-        let defects: Vec<SourceDefect> = segment.defects.iter().filter(is_needed).cloned().collect();
+        let defects: Vec<SourceDefect> = segment.defects.iter().filter(is_needed).copied().collect();
         SourceDefect::append(&mut self.defects, &defects);
         Ok(())
     }

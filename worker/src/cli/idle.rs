@@ -21,7 +21,7 @@ use latentfarm_common::wire::outcome::{
 use latentfarm_common::wire::task::TaskBody;
 
 use super::exit::{block_on, failed};
-use crate::consume::{self, Artifact, Assignment, HeartbeatState, TaskOutput, TaskRunner};
+use crate::consume::{self, Artifact, Assignment, Finish, HeartbeatState, TaskOutput, TaskRunner};
 
 #[derive(clap::Args, Debug)]
 pub(super) struct IdleArgs {
@@ -74,7 +74,7 @@ impl TaskRunner for Idle {
         AVAILABLE
     }
 
-    async fn run(&mut self, assignment: Assignment<'_>) -> Result<TaskOutput, Failure> {
+    async fn run(&mut self, assignment: Assignment<'_>) -> Result<Finish, Failure> {
         let (artifact, body) = match &assignment.task.body {
             TaskBody::Analyze(task) => {
                 let frames = usize::try_from(task.range.len()).unwrap_or(0);
@@ -101,13 +101,14 @@ impl TaskRunner for Idle {
                 (assignment.task.chunk.to_string().into_bytes(), body)
             }
         };
-        Ok(TaskOutput {
+        let output = TaskOutput {
             artifact: Artifact::Bytes(artifact),
             body,
             timings: StageTimings::default(),
             memory: None,
             numerics_fingerprint: "none".to_owned(),
-        })
+        };
+        Ok(Box::pin(std::future::ready(Ok(output))))
     }
 }
 

@@ -86,7 +86,7 @@ async fn upload(store: &Store, artifact: &Artifact, progress: &Progress) -> Resu
     let put = async {
         loop {
             let stored = match artifact {
-                Artifact::File(path) => store.put_file(path).await,
+                Artifact::File(path) => store.put_file(path.as_ref()).await,
                 Artifact::Bytes(bytes) => store.put_bytes(bytes.clone()).await,
             };
             match stored {

@@ -58,12 +58,14 @@ impl ControlInbox {
         }
     }
 
-    /// Reads the messages that came while the worker was idle: a drain counts, a cancel is dropped, as there
-    /// was no task.
-    pub(super) fn drop_cancels(&mut self) {
+    /// Returns a command that has come and was not read yet.
+    pub(super) fn waiting(&mut self) -> Option<WorkerCommand> {
         while let Some(Some(message)) = self.messages.next().now_or_never() {
-            self.read(&message);
+            if let Some(command) = self.read(&message) {
+                return Some(command);
+            }
         }
+        None
     }
 
     /// Decodes a message; `None`, with a warning, if it is to somebody else or invalid.
@@ -82,13 +84,13 @@ impl ControlInbox {
         }
         match wire::decode::<WorkerCommand>(&message.payload) {
             Ok(command) => {
-                if command == WorkerCommand::FreeMemory {
-                    // The coordinator repeats it.
+                // The coordinator repeats the first, and sends the second for each task that it moves.
+                if matches!(command, WorkerCommand::FreeMemory | WorkerCommand::GiveBack(_)) {
                     tracing::debug!(?command, "received a command from the coordinator");
-                    self.wants_memory = true;
                 } else {
                     tracing::info!(?command, "received a command from the coordinator");
                 }
+                self.wants_memory |= command == WorkerCommand::FreeMemory;
                 self.draining |= command == WorkerCommand::Drain;
                 Some(command)
             }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use latentfarm_common::error::one_line;
-use latentfarm_common::ids::{Attempt, ChunkId};
+use latentfarm_common::ids::{Attempt, ChunkId, WorkerId};
 use latentfarm_common::nats::Connection;
 use latentfarm_common::nats::ack::{AckError, InProgress};
 use latentfarm_common::nats::events;
@@ -12,7 +12,6 @@ use latentfarm_common::nats::topology::MAX_DELIVER;
 use latentfarm_common::wire::outcome::{Event, EventKind, Failure};
 use latentfarm_common::wire::task::Task;
 
-use super::settings::Settings;
 use super::task_message::UnreadableTask;
 
 /// How long the event of a failure may take to be stored. If it is not stored, the task is not terminated.
@@ -36,15 +35,15 @@ pub(super) enum DeliveryOutcome {
 }
 
 /// A delivered message that is held with in-progress acknowledgements until it gets its final answer.
-pub(super) struct Delivery<'a> {
-    pub(super) connection: &'a Connection,
-    pub(super) settings: &'a Settings,
+pub(super) struct Delivery {
+    pub(super) connection: Connection,
+    pub(super) worker: WorkerId,
     pub(super) held: InProgress,
     /// How often the message has been delivered, this delivery included.
     pub(super) deliveries: i64,
 }
 
-impl Delivery<'_> {
+impl Delivery {
     /// Publishes an event about the task. Returns false if it was not stored.
     pub(super) async fn publish_event(&mut self, chunk: ChunkId, attempt: Attempt, kind: EventKind) -> bool {
         let limit = match kind {
@@ -54,10 +53,10 @@ impl Delivery<'_> {
         let event = Event {
             chunk,
             attempt,
-            worker: self.settings.worker.clone(),
+            worker: self.worker.clone(),
             kind,
         };
-        let published = events::publish(self.connection, &event, limit).await;
+        let published = events::publish(&self.connection, &event, limit).await;
         if let Err(error) = &published {
             tracing::warn!(%chunk, error = one_line(error), "an event was not stored");
         }
@@ -90,7 +89,7 @@ impl Delivery<'_> {
         let Some(chunk) = chunk else {
             return self.term(DeliveryOutcome::Unfinished).await;
         };
-        let message = format!("worker {} cannot read the task: {reason}", self.settings.worker);
+        let message = format!("worker {} cannot read the task: {reason}", self.worker);
         let kind = EventKind::Failed(Failure::Transient { message });
         self.publish_event(chunk, attempt, kind).await;
         self.term(DeliveryOutcome::Unfinished).await
@@ -110,6 +109,12 @@ impl Delivery<'_> {
         self.publish_event(task.chunk, task.attempt, EventKind::Released)
             .await;
         self.nak(None, DeliveryOutcome::Unfinished).await
+    }
+
+    /// Gives back a task that was not begun, so that another worker takes it at once.
+    pub(super) async fn give_back(self, task: &Task) -> DeliveryOutcome {
+        tracing::debug!(chunk = %task.chunk, "a task that was not begun is given back");
+        self.nak(None, DeliveryOutcome::Skipped).await
     }
 
     /// Acknowledges the task: it is not delivered again.

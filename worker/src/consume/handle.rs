@@ -1,135 +1,154 @@
-//! Handles one task from its delivery to the final answer to the broker. The worker's loop calls it for each
-//! message that it pulls.
+//! Runs one task that the worker holds, and finishes it beside the next one: its last frames are encoded, its result
+//! is committed, and the broker gets the final answer.
 
 use std::time::Duration;
 
-use async_nats::jetstream::Message;
-use latentfarm_common::blob::Store;
 use latentfarm_common::error::one_line;
-use latentfarm_common::nats::Connection;
-use latentfarm_common::nats::ack::InProgress;
-use latentfarm_common::nats::done::DoneLog;
+use latentfarm_common::queues::ResourceClass;
 use latentfarm_common::shutdown::{Phase, Shutdown};
-use latentfarm_common::wire::outcome::{EventKind, Failure, WorkerCommand};
-use latentfarm_common::wire::task::Task;
+use latentfarm_common::wire::outcome::{EventKind, Failure, WorkerCommand, WorkerState};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::commit::commit;
 use super::control_inbox::ControlInbox;
-use super::delivery::{Delivery, DeliveryOutcome};
-use super::heartbeat_state::HeartbeatState;
-use super::progress::Progress;
-use super::runner::{Assignment, TaskOutput, TaskRunner};
-use super::settings::Settings;
-use super::task_message::{frames_of, read_task};
+use super::delivery::DeliveryOutcome;
+use super::held_task::{HeldTask, WorkerLink};
+use super::held_tasks::HeldTasks;
+use super::runner::{Assignment, Finish, TaskRunner};
+use super::task_message::frames_of;
 
 /// How often the log reports that the task is still running.
 const LOG_INTERVAL: Duration = Duration::from_mins(1);
 
 /// How the runner's part ended.
-#[expect(clippy::large_enum_variant, reason = "one lives at a time, for a moment")]
 enum RunEnd {
-    Ran(Result<TaskOutput, Failure>),
+    Ran(Result<Finish, Failure>),
     /// The coordinator cancelled the job.
     Cancelled,
     /// The worker has to leave at once.
     Released,
 }
 
-/// Handles one delivery: reads the task, runs it unless its chunk is done, commits the result, and answers
-/// the broker.
+/// A task whose device is free again, and that is still to be finished.
+pub(super) struct Unfinished {
+    held: HeldTask,
+    finish: Finish,
+    started: Instant,
+}
+
+/// Runs a task until its device is free, or until it has failed and is answered for.
 pub(super) async fn handle<R: TaskRunner>(
-    connection: &Connection,
-    settings: &Settings,
+    link: &WorkerLink,
     runner: &mut R,
-    heartbeat_state: &HeartbeatState,
-    message: Message,
+    (mut held, was_held): (HeldTask, bool),
+    held_tasks: &mut HeldTasks,
     shutdown: &mut Shutdown,
     control: &mut ControlInbox,
-) -> DeliveryOutcome {
-    let deliveries = message.info().map_or(1, |info| info.delivered);
-    let (progress, steps) = Progress::new(heartbeat_state);
-    let (message, held) = InProgress::begin(message, connection, steps, settings.progress_interval);
-    let mut delivery = Delivery {
-        connection,
-        settings,
-        held,
-        deliveries,
-    };
-    let (task, queue) = match read_task(&message) {
-        Ok(read) => read,
-        Err(unreadable) => return delivery.reject(unreadable).await,
-    };
-    let chunk = task.chunk;
-    match DoneLog::new(connection).get(chunk).await {
-        Ok(None) => {}
-        Ok(Some(entry)) if entry.record.is_ok() => {
-            tracing::debug!(%chunk, "the chunk is done already");
-            return delivery.ack(DeliveryOutcome::Skipped).await;
-        }
-        Ok(Some(_)) => {
-            tracing::warn!(%chunk, "the chunk's done record cannot be read; the coordinator has to retract it");
-            return delivery.retry_later(DeliveryOutcome::Skipped).await;
-        }
-        Err(error) => {
-            tracing::warn!(%chunk, error = one_line(&error), "cannot check whether the chunk is done");
-            return delivery.retry_later(DeliveryOutcome::Skipped).await;
-        }
-    }
-    heartbeat_state.set_task(chunk, task.attempt, frames_of(&task), Some(queue));
-    tracing::info!(%chunk, attempt = %task.attempt, deliveries, "task started");
+) -> Result<Unfinished, DeliveryOutcome> {
+    let (chunk, attempt) = (held.task.chunk, held.task.attempt);
+    let heartbeat_state = &link.heartbeat_state;
+    heartbeat_state.set_task(chunk, attempt, frames_of(&held.task), Some(held.queue));
+    tracing::info!(%chunk, %attempt, deliveries = held.delivery.deliveries, "task started");
     let started = Instant::now();
-    let store = match Store::open_existing(&task.store, Some(&connection.client)) {
-        Ok(store) => store,
-        Err(error) => {
-            let message = one_line(&error);
-            return delivery.fail(&task, Failure::WorkerUnfit { message }).await;
-        }
-    };
     // The runner does not wait until the event is on the server's disk, but the answer to the broker does. A
     // lost event costs nothing: the coordinator accepts a record, or a failure, of a task that is queued by
     // its own account.
     let (_stored, end) = tokio::join!(
-        delivery.publish_event(chunk, task.attempt, EventKind::Started),
+        held.delivery.publish_event(chunk, attempt, EventKind::Started),
         run(
-            settings,
+            link,
             runner,
-            &task,
-            (&store, connection),
-            &progress,
+            Assignment {
+                task: &held.task,
+                store: &held.store,
+                link: Some(&link.connection),
+                progress: &held.progress,
+                stop: watch::channel(false).1,
+                was_held,
+                prepared: held.prepared.take(),
+            },
+            held_tasks,
             shutdown,
             control
         )
     );
-    match end {
-        RunEnd::Ran(Ok(finished)) => {
-            let committed = tokio::select! {
-                committed = commit(connection, &settings.worker, &task, &store, finished, &progress) => committed,
-                // What waits for the server or for room in the store is given up when the worker has to
-                // leave.
-                () = grace_is_over(shutdown, settings.stop_grace) => return delivery.release(&task).await,
-            };
-            match committed {
-                Ok(ours) => {
-                    tracing::info!(%chunk, ours, seconds = started.elapsed().as_secs(), "task done");
-                    let outcome = if ours {
-                        DeliveryOutcome::Finished
-                    } else {
-                        DeliveryOutcome::Unfinished
-                    };
-                    delivery.ack(outcome).await
-                }
-                Err(error) => {
-                    let message = one_line(&error);
-                    delivery.fail(&task, Failure::Transient { message }).await
-                }
+    let outcome = match end {
+        RunEnd::Ran(Ok(finish)) => {
+            if held.queue.class != ResourceClass::Analyze {
+                held_tasks.record_pace(started.elapsed());
             }
+            heartbeat_state.begin_finishing(chunk);
+            return Ok(Unfinished {
+                held,
+                finish,
+                started,
+            });
         }
-        RunEnd::Ran(Err(failure)) => delivery.fail(&task, failure).await,
-        RunEnd::Cancelled => delivery.cancel(&task).await,
-        RunEnd::Released => delivery.release(&task).await,
+        RunEnd::Ran(Err(failure)) => held.delivery.fail(&held.task, failure).await,
+        RunEnd::Cancelled => held.delivery.cancel(&held.task).await,
+        RunEnd::Released => held.delivery.release(&held.task).await,
+    };
+    heartbeat_state.end_task(chunk);
+    Err(outcome)
+}
+
+/// Finishes a task: waits for its result, commits it, and answers the broker.
+pub(super) async fn finish(
+    link: WorkerLink,
+    unfinished: Unfinished,
+    mut shutdown: Shutdown,
+) -> DeliveryOutcome {
+    let Unfinished {
+        held:
+            HeldTask {
+                task,
+                store,
+                delivery,
+                progress,
+                ..
+            },
+        finish,
+        started,
+    } = unfinished;
+    let chunk = task.chunk;
+    let committed = async {
+        let output = finish.await?;
+        let committed = commit(
+            &link.connection,
+            &link.settings.worker,
+            &task,
+            &store,
+            output,
+            &progress,
+        );
+        committed.await.map_err(|error| Failure::Transient {
+            message: one_line(&error),
+        })
+    };
+    let committed = tokio::select! {
+        committed = committed => Some(committed),
+        // What waits for the server or for room in the store is given up when the worker has to leave.
+        () = grace_is_over(&mut shutdown, link.settings.stop_grace) => None,
+    };
+    let outcome = match committed {
+        Some(Ok(ours)) => {
+            tracing::info!(%chunk, ours, seconds = started.elapsed().as_secs(), "task done");
+            let outcome = if ours {
+                DeliveryOutcome::Finished
+            } else {
+                DeliveryOutcome::Unfinished
+            };
+            delivery.ack(outcome).await
+        }
+        Some(Err(failure)) => delivery.fail(&task, failure).await,
+        None => delivery.release(&task).await,
+    };
+    link.heartbeat_state.end_task(chunk);
+    if outcome == DeliveryOutcome::Finished {
+        link.heartbeat_state.update(|heartbeat| heartbeat.finished += 1);
     }
+    outcome
 }
 
 /// Waits until the worker has to leave at once and `grace` has passed since.
@@ -138,31 +157,36 @@ async fn grace_is_over(shutdown: &mut Shutdown, grace: Duration) {
     tokio::time::sleep(grace).await;
 }
 
-/// Runs the task to its end, or until it is cancelled or the worker has to leave at once.
+/// Runs the task until its device is free, or until it is cancelled or the worker has to leave at once. Meanwhile the
+/// tasks that follow are taken.
 async fn run<R: TaskRunner>(
-    settings: &Settings,
+    link: &WorkerLink,
     runner: &mut R,
-    task: &Task,
-    (store, connection): (&Store, &Connection),
-    progress: &Progress,
+    assignment: Assignment<'_>,
+    held_tasks: &mut HeldTasks,
     shutdown: &mut Shutdown,
     control: &mut ControlInbox,
 ) -> RunEnd {
     let (stop, stop_receiver) = watch::channel(false);
+    let (chunk, progress) = (assignment.task.chunk, assignment.progress);
     let running = runner.run(Assignment {
-        task,
-        store,
-        link: Some(connection),
-        progress,
         stop: stop_receiver,
+        ..assignment
     });
     tokio::pin!(running);
+    let mut leaving = shutdown.clone();
     let mut stop_request: Option<(RunEnd, Instant)> = None;
+    let mut is_leaving = false;
+    let mut kept_at = progress.steps();
+    // What is held besides is kept as long as this task advances.
+    let keep_interval = link.settings.progress_interval / 2;
+    let mut keep_ticks = tokio::time::interval_at(Instant::now() + keep_interval, keep_interval);
     let mut log_ticks = tokio::time::interval_at(Instant::now() + LOG_INTERVAL, LOG_INTERVAL);
     loop {
+        let stopped_since = stop_request.as_ref().map(|(_, since)| *since);
         let grace_over = async {
-            match &stop_request {
-                Some((_, since)) => tokio::time::sleep_until(*since + settings.stop_grace).await,
+            match stopped_since {
+                Some(since) => tokio::time::sleep_until(since + link.settings.stop_grace).await,
                 None => std::future::pending().await,
             }
         };
@@ -175,11 +199,15 @@ async fn run<R: TaskRunner>(
                 (result, _) => RunEnd::Ran(result),
             },
             () = grace_over => {
-                tracing::warn!(chunk = %task.chunk, "the task did not stop in time and is dropped");
+                tracing::warn!(%chunk, "the task did not stop in time and is dropped");
                 return stop_request.map_or(RunEnd::Released, |(end, _)| end);
             }
             command = control.next() => {
-                if command == WorkerCommand::Cancel(task.chunk.job) && stop_request.is_none() {
+                held_tasks.obey(&command);
+                if control.draining() {
+                    link.heartbeat_state.set_state(WorkerState::Draining);
+                }
+                if command == WorkerCommand::Cancel(chunk.job) && stop_request.is_none() {
                     stop.send_replace(true);
                     stop_request = Some((RunEnd::Cancelled, Instant::now()));
                 }
@@ -188,8 +216,19 @@ async fn run<R: TaskRunner>(
                 stop.send_replace(true);
                 stop_request = Some((RunEnd::Released, Instant::now()));
             }
+            () = leaving.reached(Phase::Draining), if !is_leaving => {
+                is_leaving = true;
+                link.heartbeat_state.set_state(WorkerState::Draining);
+                held_tasks.give_back_all();
+            }
+            () = held_tasks.taken(), if !is_leaving && !control.draining() => {}
+            _ = keep_ticks.tick() => {
+                if std::mem::replace(&mut kept_at, progress.steps()) != progress.steps() {
+                    held_tasks.step();
+                }
+            }
             _ = log_ticks.tick() => {
-                tracing::info!(chunk = %task.chunk, steps = progress.steps(), "the task is still running");
+                tracing::info!(%chunk, steps = progress.steps(), "the task is still running");
             }
         }
     }

@@ -11,6 +11,7 @@ use latentfarm_common::nats::subjects::Subject;
 use latentfarm_common::queues::Queue;
 use latentfarm_common::wire;
 use latentfarm_common::wire::outcome::{Heartbeat, TaskProgress, TaskStage, WorkerState};
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
@@ -18,13 +19,21 @@ use tokio::time::MissedTickBehavior;
 #[derive(Clone, Debug)]
 pub struct HeartbeatState {
     heartbeat: Arc<Mutex<Heartbeat>>,
+    /// Something has changed that the coordinator acts upon at once.
+    news: Arc<Notify>,
 }
+
+/// The least time between two heartbeats.
+const LEAST_INTERVAL: Duration = Duration::from_millis(200);
+/// The time after which a change that concerns the coordinator is published.
+const NEWS_DELAY: Duration = Duration::from_millis(50);
 
 impl HeartbeatState {
     /// Makes the state of a worker that is starting; `device` is its [`Heartbeat::device`].
     pub fn new(worker: WorkerId, device: String) -> Self {
         Self {
             heartbeat: Arc::new(Mutex::new(Heartbeat::starting(worker, device))),
+            news: Arc::default(),
         }
     }
 
@@ -42,7 +51,50 @@ impl HeartbeatState {
     }
 
     pub(super) fn set_state(&self, state: WorkerState) {
-        self.update(|heartbeat| heartbeat.state = state);
+        let mut is_new = false;
+        self.update(|heartbeat| is_new = std::mem::replace(&mut heartbeat.state, state) != state);
+        if is_new {
+            self.news.notify_one();
+        }
+    }
+
+    /// Names the chunks whose tasks are held and not begun.
+    pub(super) fn set_held(&self, held: Vec<ChunkId>) {
+        let mut is_new = false;
+        self.update(|heartbeat| {
+            is_new = heartbeat.held != held;
+            heartbeat.held = held;
+        });
+        if is_new {
+            self.news.notify_one();
+        }
+    }
+
+    /// Changes what is reported about a chunk, if it is at work or its result is being stored.
+    pub(super) fn update_task(&self, chunk: ChunkId, change: impl FnOnce(&mut TaskProgress)) {
+        self.update(|heartbeat| {
+            let mut tasks = heartbeat.task.iter_mut().chain(&mut heartbeat.finishing);
+            if let Some(task) = tasks.find(|task| task.chunk == chunk) {
+                change(task);
+            }
+        });
+    }
+
+    /// Notes that the task is no longer the one that runs, and is finished beside the next one.
+    pub(super) fn begin_finishing(&self, chunk: ChunkId) {
+        self.update(|heartbeat| {
+            heartbeat
+                .finishing
+                .extend(heartbeat.task.take_if(|task| task.chunk == chunk));
+        });
+    }
+
+    /// Notes that the worker has answered for a task.
+    pub(super) fn end_task(&self, chunk: ChunkId) {
+        self.update(|heartbeat| {
+            heartbeat.task.take_if(|task| task.chunk == chunk);
+            heartbeat.finishing.retain(|task| task.chunk != chunk);
+        });
     }
 
     pub(super) fn set_task(&self, chunk: ChunkId, attempt: Attempt, frames_total: u32, queue: Option<Queue>) {
@@ -83,11 +135,19 @@ impl HeartbeatState {
             let mut ticks = tokio::time::interval(interval);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
-                ticks.tick().await;
+                tokio::select! {
+                    _ = ticks.tick() => {}
+                    () = state.news.notified() => {
+                        // What lasts for a moment only is not worth a message.
+                        tokio::time::sleep(NEWS_DELAY).await;
+                        ticks.reset();
+                    }
+                }
                 // Heartbeats of an outage would be buffered, and be out of date when they arrive.
                 if connection.is_up() {
                     state.publish(&connection).await;
                 }
+                tokio::time::sleep(LEAST_INTERVAL.min(interval)).await;
             }
         };
         JoinSet::from_iter([publishing])

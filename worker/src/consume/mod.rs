@@ -4,11 +4,12 @@
 //! ```text
 //! free memory ─▶ queues that fit ─▶ pull ─▶ done already? ──yes──▶ ack
 //!                                             │ no
-//!                                      event: started
-//!                                             │
-//!                                        run the task ──failure──▶ event: failed ─▶ term
-//!                                             │                     (unfit: nak, then wait)
-//!                  blob ─▶ check ─▶ done record by compare-and-set ─▶ ack
+//!                        ┌────────────▶ event: started
+//!  held: tasks that      │                    │
+//!  follow, pulled while ─┘        run the task ──failure──▶ event: failed ─▶ term
+//!  the task runs                              │                     (unfit: nak, then wait)
+//!                  beside the next task:      ▼
+//!       encode the last frames ─▶ blob ─▶ check ─▶ done record by compare-and-set ─▶ ack
 //! ```
 //! The order of the last line is what makes repeats harmless: a task is acknowledged only after its chunk's
 //! record exists, and the first record stays. A failure is published as an event before the task is
@@ -21,6 +22,8 @@ mod delivery;
 mod error;
 mod handle;
 mod heartbeat_state;
+mod held_task;
+mod held_tasks;
 mod idle_reporter;
 mod progress;
 mod puller;
@@ -28,20 +31,25 @@ mod runner;
 mod settings;
 mod task_message;
 
+use std::panic::resume_unwind;
+
 use latentfarm_common::nats::Connection;
-use latentfarm_common::queues::fitting;
+use latentfarm_common::queues::{Queue, fitting};
 use latentfarm_common::shutdown::{Phase, Shutdown};
 use latentfarm_common::wire::outcome::WorkerState;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 pub use error::ServeError;
 pub use heartbeat_state::HeartbeatState;
 pub use progress::Progress;
-pub use runner::{Artifact, Assignment, TaskOutput, TaskRunner};
+pub use runner::{Artifact, Assignment, Finish, Prepare, Prepared, TaskOutput, TaskRunner};
 pub use settings::Settings;
 
 use control_inbox::ControlInbox;
 use delivery::DeliveryOutcome;
+use held_task::{WorkerLink, open};
+use held_tasks::HeldTasks;
 use idle_reporter::IdleReporter;
 use puller::TaskPuller;
 
@@ -52,6 +60,25 @@ pub struct Summary {
     pub finished: u64,
     /// The number of tasks that failed, or whose result came after that of another worker.
     pub unfinished: u64,
+}
+
+impl Summary {
+    fn count(&mut self, outcome: DeliveryOutcome) {
+        match outcome {
+            DeliveryOutcome::Finished => self.finished += 1,
+            DeliveryOutcome::Unfinished | DeliveryOutcome::Unfit => self.unfinished += 1,
+            DeliveryOutcome::Skipped => {}
+        }
+    }
+
+    /// Waits for the next of the tasks that are being finished, and counts it.
+    async fn count_next(&mut self, finishing: &mut JoinSet<DeliveryOutcome>) {
+        match finishing.join_next().await {
+            Some(Ok(outcome)) => self.count(outcome),
+            Some(Err(error)) if error.is_panic() => resume_unwind(error.into_panic()),
+            Some(Err(_)) | None => {}
+        }
+    }
 }
 
 /// Runs tasks until `shutdown` or the coordinator requests a drain. The current task is then finished, or
@@ -71,58 +98,84 @@ pub async fn serve<R: TaskRunner>(
     let mut summary = Summary::default();
     let mut idle = IdleReporter::default();
     tracing::info!(worker = %settings.worker, "ready for tasks");
+    let link = WorkerLink {
+        connection: connection.clone(),
+        settings: settings.clone(),
+        heartbeat_state: heartbeat_state.clone(),
+    };
+    let mut held_tasks = HeldTasks::new(&link, runner.preparer());
+    let mut finishing = JoinSet::new();
     loop {
-        control.drop_cancels();
+        while let Some(command) = control.waiting() {
+            held_tasks.obey(&command);
+        }
         if !shutdown.is_running() || control.draining() {
             break;
         }
-        heartbeat_state.set_state(WorkerState::Idle);
-        if control.take_memory_request() {
+        // One result may be stored beside the next task. The second one is waited for, so that they do not pile up.
+        while finishing.len() > 1 {
+            summary.count_next(&mut finishing).await;
+        }
+        if held_tasks.is_empty() {
+            held_tasks.settle().await;
+        }
+        if control.take_memory_request() && held_tasks.is_empty() {
             runner.free_memory().await;
         }
         let available = runner.available().await;
         let queues = fitting(&available);
-        let Some(message) = puller.pull(&queues, &mut shutdown, &mut control).await else {
-            let link = (connection.is_up(), connection.url());
-            if let Some(line) = idle.note(link, &available, &runner.shortage(), Instant::now()) {
-                tracing::info!("{line}");
-            }
-            continue;
+        let is_next = |queue: Queue| queues.contains(&queue) && !puller.has_more_urgent(&queues, queue);
+        let held = held_tasks.pop_if(is_next);
+        let was_held = held.is_some();
+        let opened = if let Some(held) = held {
+            Ok(held)
+        } else {
+            heartbeat_state.set_state(WorkerState::Idle);
+            let Some(message) = puller.pull(&queues, &mut shutdown, &mut control).await else {
+                let link = (connection.is_up(), connection.url());
+                if let Some(line) = idle.note(link, &available, &runner.shortage(), Instant::now()) {
+                    tracing::info!("{line}");
+                }
+                continue;
+            };
+            open(&link, message).await
         };
         idle.end();
-        heartbeat_state.set_state(WorkerState::Working);
-        let handled = handle::handle(
-            connection,
-            settings,
-            runner,
-            heartbeat_state,
-            message,
-            &mut shutdown,
-            &mut control,
-        )
-        .await;
-        heartbeat_state.update(|heartbeat| heartbeat.task = None);
+        let handled = match opened {
+            Ok(held) => {
+                heartbeat_state.set_state(WorkerState::Working);
+                held_tasks.extend(held.queue);
+                let held = (held, was_held);
+                handle::handle(&link, runner, held, &mut held_tasks, &mut shutdown, &mut control).await
+            }
+            Err(outcome) => Err(outcome),
+        };
         // A request that came during the task was for workers without one. It is repeated while it holds.
         control.take_memory_request();
         match handled {
-            DeliveryOutcome::Finished => {
-                summary.finished += 1;
-                heartbeat_state.update(|heartbeat| heartbeat.finished += 1);
+            Ok(unfinished) => {
+                finishing.spawn(handle::finish(link.clone(), unfinished, shutdown.clone()));
                 unfit.reset();
             }
-            DeliveryOutcome::Unfinished => summary.unfinished += 1,
-            DeliveryOutcome::Skipped => {}
-            DeliveryOutcome::Unfit => {
-                summary.unfinished += 1;
-                heartbeat_state.set_state(WorkerState::Unfit);
-                let delay = unfit.next_delay();
-                tracing::warn!(
-                    ?delay,
-                    "this worker is unfit for its tasks and waits before it tries again"
-                );
-                let _ = tokio::time::timeout(delay, shutdown.reached(Phase::Draining)).await;
+            Err(outcome) => {
+                summary.count(outcome);
+                if outcome == DeliveryOutcome::Unfit {
+                    heartbeat_state.set_state(WorkerState::Unfit);
+                    held_tasks.settle().await;
+                    held_tasks.give_back_all();
+                    let delay = unfit.next_delay();
+                    tracing::warn!(
+                        ?delay,
+                        "this worker is unfit for its tasks and waits before it tries again"
+                    );
+                    let _ = tokio::time::timeout(delay, shutdown.reached(Phase::Draining)).await;
+                }
             }
         }
+    }
+    held_tasks.close().await;
+    while !finishing.is_empty() {
+        summary.count_next(&mut finishing).await;
     }
     heartbeat_state.set_state(WorkerState::Left);
     drop(heartbeats);

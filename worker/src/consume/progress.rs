@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use latentfarm_common::ids::ChunkId;
 use latentfarm_common::wire::outcome::TaskStage;
 use tokio::sync::watch;
 
@@ -13,20 +14,22 @@ use super::heartbeat_state::HeartbeatState;
 pub struct Progress {
     steps: watch::Sender<u64>,
     heartbeat_state: HeartbeatState,
+    chunk: ChunkId,
 }
 
 impl Progress {
-    pub(crate) fn new(heartbeat_state: &HeartbeatState) -> (Self, watch::Receiver<u64>) {
+    pub(crate) fn new(heartbeat_state: &HeartbeatState, chunk: ChunkId) -> (Self, watch::Receiver<u64>) {
         let (steps, receiver) = watch::channel(0);
         let progress = Self {
             steps,
             heartbeat_state: heartbeat_state.clone(),
+            chunk,
         };
         (progress, receiver)
     }
 
     /// Counts a step: a denoising step, a frame, a part of a download, or a stretch of a long stage that is
-    /// still within its time limit. The mere passing of time is no step, as a hung task must lose its lease.
+    /// still within its time limit. The mere passing of time is no step, as a hung task must lose its held_tasks.
     pub fn step(&self) {
         self.steps.send_modify(|steps| *steps += 1);
     }
@@ -46,13 +49,11 @@ impl Progress {
     /// if either has changed.
     pub fn report(&self, frames_done: u32, stage: TaskStage) {
         let mut changed = false;
-        self.heartbeat_state.update(|heartbeat| {
-            if let Some(task) = &mut heartbeat.task {
-                changed = task.frames_done != frames_done || task.stage != stage;
-                if changed {
-                    task.frames_done = frames_done;
-                    task.stage = stage;
-                }
+        self.heartbeat_state.update_task(self.chunk, |task| {
+            changed = task.frames_done != frames_done || task.stage != stage;
+            if changed {
+                task.frames_done = frames_done;
+                task.stage = stage;
             }
         });
         if changed {
@@ -62,11 +63,8 @@ impl Progress {
 
     /// Reports that the result cannot be stored yet.
     pub(super) fn store_is_full(&self) {
-        self.heartbeat_state.update(|heartbeat| {
-            if let Some(task) = &mut heartbeat.task {
-                task.stage = TaskStage::StoreFull;
-            }
-        });
+        self.heartbeat_state
+            .update_task(self.chunk, |task| task.stage = TaskStage::StoreFull);
     }
 
     /// The number of steps so far.
@@ -78,15 +76,16 @@ impl Progress {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use latentfarm_common::ids::{Attempt, ChunkId, JobId, WorkKind};
+    use latentfarm_common::ids::{Attempt, JobId, WorkKind};
 
     #[test]
     fn the_same_report_twice_is_one_step() {
         let heartbeat_state = HeartbeatState::new("w1".parse().unwrap(), "cpu".to_owned());
         let job: JobId = "0123456789abcdef".parse().unwrap();
         let work = WorkKind::Render;
-        heartbeat_state.set_task(ChunkId { job, work, index: 0 }, Attempt::default(), 16, None);
-        let (progress, _) = Progress::new(&heartbeat_state);
+        let chunk = ChunkId { job, work, index: 0 };
+        heartbeat_state.set_task(chunk, Attempt::default(), 16, None);
+        let (progress, _) = Progress::new(&heartbeat_state, chunk);
         progress.report(1, TaskStage::FaceAnalysis);
         progress.report(1, TaskStage::FaceAnalysis);
         assert_eq!(progress.steps(), 1);

@@ -88,6 +88,14 @@ impl TaskPuller {
         }
     }
 
+    /// Whether a task was announced in one of `queues` that is more urgent than `other`, since the last pull.
+    pub(super) fn has_more_urgent(&self, queues: &[Queue], other: Queue) -> bool {
+        let woken = self.wakes.woken.borrow();
+        woken
+            .iter()
+            .any(|queue| queue.priority < other.priority && queues.contains(queue))
+    }
+
     async fn try_pull(
         &mut self,
         queues: &[Queue],

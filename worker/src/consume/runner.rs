@@ -1,14 +1,17 @@
 //! The interface between the worker's loop and whoever runs its tasks: the supervisor's `Runner`, or a
 //! stand-in.
 
-use std::path::PathBuf;
+use std::any::Any;
+use std::sync::Arc;
 
+use futures::future::BoxFuture;
 use latentfarm_common::blob::Store;
 use latentfarm_common::nats::Connection;
 use latentfarm_common::queues::Available;
 use latentfarm_common::wire::memory::MemoryUse;
 use latentfarm_common::wire::outcome::{DoneBody, Failure, StageTimings};
 use latentfarm_common::wire::task::Task;
+use tempfile::TempPath;
 use tokio::sync::watch;
 
 use super::progress::Progress;
@@ -16,8 +19,8 @@ use super::progress::Progress;
 /// The result of a chunk, before it is stored as a blob.
 #[derive(Clone, Debug)]
 pub enum Artifact {
-    /// A file, which the runner may remove at its next task.
-    File(PathBuf),
+    /// A file, which goes when the artifact is dropped.
+    File(Arc<TempPath>),
     Bytes(Vec<u8>),
 }
 
@@ -44,10 +47,26 @@ pub struct Assignment<'a> {
     /// needs no server.
     pub link: Option<&'a Connection>,
     /// Every step is reported to it; without steps the broker gives the task to another worker.
-    pub progress: &'a Progress,
+    pub progress: &'a Arc<Progress>,
     /// Becomes true when the task is cancelled or the worker must leave: the runner then returns soon, with
     /// any failure.
     pub stop: watch::Receiver<bool>,
+    /// Whether the worker held the task while it ran the one before.
+    pub was_held: bool,
+    /// What the runner's [`Prepare`] has made for the task.
+    pub prepared: Option<Prepared>,
+}
+
+/// The rest of a task whose device is free again: its last frames are encoded beside the next task.
+pub type Finish = BoxFuture<'static, Result<TaskOutput, Failure>>;
+
+/// What was made for a task before it is begun, known to its runner alone. Dropping it ends the preparation.
+pub type Prepared = Box<dyn Any + Send>;
+
+/// Fetches the inputs of a task before it is begun, beside the one that runs.
+pub trait Prepare: Send + Sync {
+    /// Begins to prepare this task, in the background; `None` if there is nothing to prepare.
+    fn prepare(&self, task: &Task, store: &Store, link: &Connection) -> Option<Prepared>;
 }
 
 /// Runs tasks for the worker's loop.
@@ -65,7 +84,12 @@ pub trait TaskRunner: Send {
         std::future::ready(())
     }
 
-    /// Runs one task. The future is dropped if it does not return in time after `stop`.
-    fn run(&mut self, assignment: Assignment<'_>)
-    -> impl Future<Output = Result<TaskOutput, Failure>> + Send;
+    /// Returns what prepares tasks beside the one that runs; `None` if nothing does.
+    fn preparer(&self) -> Option<Arc<dyn Prepare>> {
+        None
+    }
+
+    /// Runs one task until its device is free for the next one. The future is dropped if it does not return in
+    /// time after `stop`.
+    fn run(&mut self, assignment: Assignment<'_>) -> impl Future<Output = Result<Finish, Failure>> + Send;
 }

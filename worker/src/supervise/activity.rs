@@ -77,8 +77,6 @@ impl RenderActivity {
 /// How the time of a chunk is spread over the engine's work and waits.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct EngineTime {
-    /// Time to load the model. It is counted apart, as one load serves many chunks.
-    pub(super) load: Duration,
     /// Time to encode audio and to render windows.
     pub(super) busy: Duration,
     /// Time in which the engine waited for crops.

@@ -19,11 +19,11 @@ use latentfarm_engine::numerics_fingerprint;
 
 /// Has the media child find the faces, and returns them with the timings.
 pub(super) async fn analyze(
-    media: &mut WarmMedia,
+    media: &WarmMedia,
     engine: &mut WarmEngine,
     body: &AnalyzeTask,
-    fetcher: &Fetcher<'_>,
-    reporter: &ProgressReporter<'_>,
+    fetcher: &Fetcher,
+    reporter: &ProgressReporter,
 ) -> Result<TaskOutput, Failure> {
     let started = Instant::now();
     let input: AnalyzeInput = fetcher.message(&body.input).await?;
@@ -52,13 +52,13 @@ pub(super) async fn analyze(
                 timings,
             } => break (observations, timings),
             MediaReply::Failed(failure) => {
-                media.keep(child);
+                child.keep();
                 return Err(media_failure(failure));
             }
             other => return Err(unexpected_reply(&other)),
         }
     };
-    media.keep(child);
+    child.keep();
     let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
     let with_face = observations
         .frames

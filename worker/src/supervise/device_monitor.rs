@@ -39,7 +39,10 @@ struct MonitorShared {
 #[derive(Debug)]
 struct MonitorState {
     engine_pid: Option<u32>,
-    media_pid: Option<u32>,
+    media_pids: Vec<u32>,
+    /// What the task that was admitted last needs of the device, and what other workers have reserved, in MiB.
+    need_mib: u64,
+    reserved_by_others_mib: u64,
     /// The memory of the device that the engine held at its last sample.
     engine_own_mib: u64,
     /// Why the device could not be read, as last logged; `None` if it could.
@@ -66,7 +69,9 @@ impl DeviceMonitor {
     pub(super) fn new(device: Device, probe: Probe, limits: MemoryLimits, warn_gib: &[u64]) -> Self {
         let state = MonitorState {
             engine_pid: None,
-            media_pid: None,
+            media_pids: Vec::new(),
+            need_mib: 0,
+            reserved_by_others_mib: 0,
             engine_own_mib: 0,
             read_error: None,
             thresholds: UsageThresholds::new(warn_gib),
@@ -91,12 +96,26 @@ impl DeviceMonitor {
         });
     }
 
-    pub(super) fn set_media_pid(&self, pid: Option<u32>) {
-        self.change(|state| state.media_pid = pid);
+    pub(super) fn add_media_pid(&self, pid: Option<u32>) {
+        self.change(|state| state.media_pids.extend(pid));
     }
 
-    pub(super) fn media_pid(&self) -> Option<u32> {
-        self.change(|state| state.media_pid)
+    /// Records what an admitted task needs of the device, and what other workers have reserved of it.
+    pub(super) fn record_admission(&self, need_mib: u64, reserved_by_others_mib: u64) {
+        self.change(|state| {
+            (state.need_mib, state.reserved_by_others_mib) = (need_mib, reserved_by_others_mib);
+        });
+    }
+
+    /// Returns the host memory that is still going to be taken, by the task that was admitted last and by other
+    /// workers.
+    pub(super) fn outstanding_mib(&self) -> u64 {
+        if self.shared.device != Device::Cpu {
+            return 0;
+        }
+        self.change(|state| {
+            state.need_mib.saturating_sub(state.engine_own_mib) + state.reserved_by_others_mib
+        })
     }
 
     /// Returns the memory of the device that the engine held at its last sample; 0 before the first.
@@ -134,25 +153,28 @@ impl DeviceMonitor {
 
     fn read_blocking(&self, reserved_by_others_mib: u64) -> MachineStatus {
         let MonitorShared { device, probe, .. } = &*self.shared;
-        let (engine, media, engine_own_mib) =
-            self.change(|state| (state.engine_pid, state.media_pid, state.engine_own_mib));
-        let held = |pid: Option<u32>| pid.map_or(0, host::held_mib);
-        let rss = |pid: Option<u32>| pid.map_or(0, host::rss_mib);
-        let (engine_rss_mib, supervisor_mib) = (rss(engine), host::own_rss_mib());
+        let (engine, media, engine_own_mib) = self.change(|state| {
+            // Those that have ended hold nothing.
+            state.media_pids.retain(|pid| host::rss_mib(*pid) > 0);
+            (state.engine_pid, state.media_pids.clone(), state.engine_own_mib)
+        });
+        let (engine_rss_mib, supervisor_mib) = (engine.map_or(0, host::rss_mib), host::own_rss_mib());
+        let media_rss_mib: u64 = media.iter().map(|pid| host::rss_mib(*pid)).sum();
         // An engine that has died holds nothing.
         let engine_own_mib = if engine_rss_mib == 0 { 0 } else { engine_own_mib };
         let mut host = HostState {
             free_mib: host::available_mib(),
             total_mib: host::total_mib(),
             reserved_by_others_mib: 0,
-            engine_mib: held(engine),
-            media_mib: held(media),
+            engine_mib: engine.map_or(0, host::held_mib),
+            // The next task uses one of them again.
+            media_mib: media.iter().map(|pid| host::held_mib(*pid)).max().unwrap_or(0),
             supervisor_mib,
         };
         let mut status = MachineStatus {
             free_mib: host.free_mib,
             total_mib: host.total_mib,
-            host_rss_mib: supervisor_mib + engine_rss_mib + rss(media),
+            host_rss_mib: supervisor_mib + engine_rss_mib + media_rss_mib,
             engine_rss_mib,
             ..MachineStatus::unknown(device)
         };

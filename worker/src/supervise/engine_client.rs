@@ -38,7 +38,7 @@ pub(super) struct EngineClient<'a> {
     pub(super) body: &'a RenderTask,
     /// The silent frames of each window, as [`silent_frames`] returns them.
     pub(super) silent: Vec<u16>,
-    pub(super) reporter: &'a ProgressReporter<'a>,
+    pub(super) reporter: &'a ProgressReporter,
     pub(super) activity: &'a RenderActivity,
 }
 
@@ -74,7 +74,7 @@ impl EngineClient<'_> {
     pub(super) async fn encode_audio(
         &mut self,
         input: &RenderInput,
-        fetcher: &Fetcher<'_>,
+        fetcher: &Fetcher,
     ) -> Result<(), Failure> {
         self.reporter.report_engine_stage(EngineStage::Audio);
         let audio = &self.body.audio;
@@ -253,8 +253,8 @@ pub(super) fn silent_frames(frames: &[RenderFrame]) -> Vec<u16> {
 }
 
 /// Fetches 16-bit samples, which a blob holds in little-endian order.
-async fn samples(blob: &BlobRef, fetcher: &Fetcher<'_>) -> Result<Vec<i16>, Failure> {
-    let bytes = fetcher.bytes(blob).await?;
+async fn samples(blob: &BlobRef, fetcher: &Fetcher) -> Result<Vec<i16>, Failure> {
+    let bytes = fetcher.kept_bytes(blob).await?;
     let (pairs, rest) = bytes.as_chunks::<2>();
     if rest.is_empty() {
         return Ok(pairs.iter().map(|pair| i16::from_le_bytes(*pair)).collect());

@@ -13,6 +13,7 @@
 
 mod activity;
 mod analyze;
+mod background;
 mod child;
 mod device_monitor;
 mod engine_client;
@@ -22,6 +23,7 @@ mod hang_detector;
 pub mod leak_detector;
 mod memory_recorder;
 mod oom_bounds;
+mod open_task;
 mod progress_reporter;
 mod render;
 mod settings;
@@ -40,10 +42,12 @@ use latentfarm_common::wire::outcome::Failure;
 use latentfarm_common::wire::task::{Task, TaskBody};
 use tokio::task::JoinSet;
 
-use crate::consume::{Assignment, HeartbeatState, TaskOutput, TaskRunner};
+use crate::consume::{Assignment, Finish, HeartbeatState, Prepare, Prepared, TaskRunner};
 use crate::machine::probe::Probe;
+use background::Background;
 use device_monitor::DeviceMonitor;
-use fetch::Fetcher;
+use fetch::{FetchFolder, Fetcher};
+use open_task::OpenedTask;
 use progress_reporter::ProgressReporter;
 use warm_engine::WarmEngine;
 use warm_media::WarmMedia;
@@ -56,6 +60,9 @@ pub struct Runner {
     settings: Arc<RunnerSettings>,
     media: WarmMedia,
     engine: WarmEngine,
+    folder: FetchFolder,
+    /// Whether the scratch folder was emptied since this process began.
+    is_cleared: bool,
     /// Keeps the device's figures in the heartbeats fresh until it is dropped.
     _refresher: JoinSet<()>,
 }
@@ -74,24 +81,46 @@ impl TaskRunner for Runner {
         self.media.free_memory().await;
     }
 
-    async fn run(&mut self, assignment: Assignment<'_>) -> Result<TaskOutput, Failure> {
-        let Assignment {
-            task,
-            store,
-            link,
-            progress,
-            mut stop,
-        } = assignment;
-        let reporter = ProgressReporter::new(progress);
+    fn preparer(&self) -> Option<Arc<dyn Prepare>> {
+        Some(Arc::new(Preparer {
+            media: self.media.clone(),
+            folder: self.folder.clone(),
+        }))
+    }
+
+    async fn run(&mut self, assignment: Assignment<'_>) -> Result<Finish, Failure> {
+        let mut stop = assignment.stop.clone();
         let stopped = stop.wait_for(|stop| *stop);
         let outcome = tokio::select! {
             // A child in the middle of a request dies with the future that holds it.
             _ = stopped => Err(Failure::Transient { message: "stopped on request".to_owned() }),
-            outcome = self.perform(task, (store, link), &reporter) => outcome,
+            outcome = self.perform(assignment) => outcome,
         };
         // The memory that the task has taken stays with the engine and is read there.
         self.engine.reservations.release();
         outcome
+    }
+}
+
+/// Opens tasks that are held, beside the one that runs.
+struct Preparer {
+    media: WarmMedia,
+    folder: FetchFolder,
+}
+
+impl Prepare for Preparer {
+    fn prepare(&self, task: &Task, store: &Store, link: &Connection) -> Option<Prepared> {
+        let TaskBody::Render(body) = task.body.clone() else {
+            return None;
+        };
+        let fetcher = Fetcher {
+            store: store.clone(),
+            link: Some(link.clone()),
+            folder: self.folder.clone(),
+        };
+        let (task, media) = (task.clone(), self.media.clone());
+        let opening = async move { open_task::open_ahead(&media, &task, &body, &fetcher).await };
+        Some(Box::new(Background::spawn(opening)))
     }
 }
 
@@ -109,6 +138,8 @@ impl Runner {
             _refresher: monitor.start_refresher(&heartbeat_state),
             media: WarmMedia::new(Arc::clone(&settings), monitor.clone()),
             engine: WarmEngine::new(Arc::clone(&settings), monitor, heartbeat_state),
+            folder: FetchFolder::new(&settings.scratch),
+            is_cleared: false,
             settings,
         }
     }
@@ -116,28 +147,42 @@ impl Runner {
     /// Ends both children and waits until they are gone.
     pub async fn close(mut self) {
         self.engine.close().await;
-        self.media.close().await;
+        self.media.free_memory().await;
     }
 
-    async fn perform(
-        &mut self,
-        task: &Task,
-        (store, link): (&Store, Option<&Connection>),
-        reporter: &ProgressReporter<'_>,
-    ) -> Result<TaskOutput, Failure> {
-        let Self {
-            settings,
-            media,
-            engine,
+    async fn perform(&mut self, assignment: Assignment<'_>) -> Result<Finish, Failure> {
+        let Assignment {
+            task,
+            store,
+            link,
+            progress,
+            was_held,
+            prepared,
             ..
-        } = self;
-        let scratch = &settings.scratch;
-        clear(scratch)?;
-        let fetcher = Fetcher { store, link, scratch };
+        } = assignment;
+        if !self.is_cleared {
+            clear(&self.settings.scratch)?;
+            self.is_cleared = true;
+        }
+        let fetcher = Fetcher {
+            store: store.clone(),
+            link: link.cloned(),
+            folder: self.folder.clone(),
+        };
+        let (media, engine) = (&self.media, &mut self.engine);
+        let reporter = Arc::new(ProgressReporter::new(progress));
         match &task.body {
-            TaskBody::Analyze(body) => analyze::analyze(media, engine, body, &fetcher, reporter).await,
+            TaskBody::Analyze(body) => {
+                let output = analyze::analyze(media, engine, body, &fetcher, &reporter).await?;
+                Ok(Box::pin(std::future::ready(Ok(output))))
+            }
             TaskBody::Render(body) => {
-                let outcome = render::render(media, engine, task, body, &fetcher, reporter).await;
+                let opened = match prepared.and_then(|prepared| prepared.downcast().ok()) {
+                    Some(opening) => opened_ahead(*opening).await,
+                    None => None,
+                };
+                let work = (task, body);
+                let outcome = render::render(media, engine, work, opened, was_held, &fetcher, reporter).await;
                 engine.record_out_of_memory(&body.memory, &outcome);
                 outcome
             }
@@ -145,7 +190,15 @@ impl Runner {
     }
 }
 
-/// Empties the scratch folder, as the next task has no use for the files of the last one.
+/// Waits for a task that is being opened; `None` if that fails: it is opened again, and fails for the task itself.
+async fn opened_ahead(opening: Background<OpenedTask>) -> Option<OpenedTask> {
+    let opened = opening.finish().await;
+    opened
+        .inspect_err(|failure| tracing::debug!(?failure, "a task could not be opened ahead"))
+        .ok()
+}
+
+/// Empties the scratch folder of what an earlier process has left.
 fn clear(scratch: &Path) -> Result<(), Failure> {
     let unfit = |error: std::io::Error| Failure::WorkerUnfit {
         message: format!("cannot empty the scratch folder `{}`: {error}", scratch.display()),

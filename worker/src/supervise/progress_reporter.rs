@@ -1,6 +1,7 @@
 //! Reports the progress of a running task: to the broker that the task is alive, and to the heartbeats how
 //! far it is. The runner makes one reporter for each task.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -15,15 +16,15 @@ use crate::consume::Progress;
 pub(super) const ALIVE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Reports the progress of one task.
-pub(super) struct ProgressReporter<'a> {
-    pub(super) progress: &'a Progress,
+pub(super) struct ProgressReporter {
+    pub(super) progress: Arc<Progress>,
     frames_done: AtomicU32,
 }
 
-impl<'a> ProgressReporter<'a> {
-    pub(super) fn new(progress: &'a Progress) -> Self {
+impl ProgressReporter {
+    pub(super) fn new(progress: &Arc<Progress>) -> Self {
         Self {
-            progress,
+            progress: Arc::clone(progress),
             frames_done: AtomicU32::new(0),
         }
     }

@@ -2,39 +2,47 @@
 //! children compute. The runner calls it.
 //!
 //! ```text
-//! media    crops 0 │ crops 1 │ paste 0, crops 2 │ paste 1, crops 3 ...
-//! engine           │ window 0         │ window 1        │ window 2 ...
+//! media    crops 0 │ crops 1 │ paste 0, crops 2 │ paste 1, crops 3 ... │ paste, encode the rest
+//! engine           │ window 0         │ window 1        │ window 2 ... │ window 0 of the next task
 //! ```
-//! The crops of one window lie ready here while the engine renders the window before it.
+//! The crops of one window lie ready here while the engine renders the window before it. A task that is held while
+//! another one runs is opened meanwhile (`open_task.rs`): its inputs are fetched, and a second media child cuts out its
+//! first crops. A task lets go of the engine after its last window, and the rest is [`Finish`].
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use candle_core::DType;
+use latentfarm_common::host;
 use latentfarm_common::time::{FrameRange, milliseconds};
 use latentfarm_common::wire::engine::EngineTimings;
-use latentfarm_common::wire::media::{MediaReply, MediaRequest, MediaTimings, RenderRequest};
+use latentfarm_common::wire::media::{MediaReply, MediaRequest, MediaTimings};
 use latentfarm_common::wire::memory::{DeviceKind, MemoryStage};
 use latentfarm_common::wire::outcome::{DoneBody, Failure, StageTimings, TaskStage};
 use latentfarm_common::wire::task::{RenderFrame, RenderInput, RenderTask, Task};
+use latentfarm_engine::numerics_fingerprint;
 use tokio::sync::mpsc;
 
 use super::activity::{EngineTime, RenderActivity, timed};
 use super::analyze::{media_failure, unexpected_reply};
+use super::background::Background;
 use super::child::{ChildError, ChildReceiver, ChildSender};
 use super::device_monitor::DeviceMonitor;
 use super::engine_client::{EngineClient, silent_frames};
 use super::failure_class::media_lost;
 use super::fetch::Fetcher;
+use super::open_task::{OpenedTask, StartedMedia};
 use super::progress_reporter::{ALIVE_INTERVAL, ProgressReporter};
 use super::settings::RunnerSettings;
 use super::warm_engine::{AdmittedTask, WarmEngine};
-use super::warm_media::WarmMedia;
-use crate::consume::{Artifact, TaskOutput};
-use latentfarm_common::host;
-use latentfarm_engine::numerics_fingerprint;
+use super::warm_media::{MediaChild, WarmMedia};
+use crate::consume::{Artifact, Finish, TaskOutput};
 
 /// The number of windows whose crops lie ready for the engine.
 const READY_WINDOWS: usize = 1;
+
+/// The frames of a window; a chunk begins with a whole one.
+const WINDOW: usize = 16;
 
 /// The crops of a window, on their way to the engine.
 type Crops = (FrameRange, Vec<u8>);
@@ -47,102 +55,118 @@ struct Computed {
     /// Time to encode audio, which is part of the busy time too.
     audio: Duration,
     time: EngineTime,
+    /// Time in which the engine was idle before the chunk.
+    edge: Duration,
 }
 
-/// Renders a chunk with both children; the result is a segment file in the scratch folder.
+/// Renders a chunk with both children up to its last window. The rest encodes the segment.
 pub(super) async fn render(
-    media: &mut WarmMedia,
+    media: &WarmMedia,
     engine: &mut WarmEngine,
-    task: &Task,
-    body: &RenderTask,
-    fetcher: &Fetcher<'_>,
-    reporter: &ProgressReporter<'_>,
-) -> Result<TaskOutput, Failure> {
+    (task, body): (&Task, &RenderTask),
+    opened: Option<OpenedTask>,
+    was_held: bool,
+    fetcher: &Fetcher,
+    reporter: Arc<ProgressReporter>,
+) -> Result<Finish, Failure> {
     let started = Instant::now();
-    let mut input: RenderInput = fetcher.message(&body.input).await?;
-    let segments = fetcher.slices(&input.segments).await?;
-    let fetch_ms = milliseconds(started.elapsed());
-
+    let mut opened = match opened {
+        Some(opened) => opened,
+        None => OpenedTask::fetch(body, fetcher).await?,
+    };
     // A chunk without a frame to render needs no model.
-    let is_rendered = input.frames.iter().any(RenderFrame::is_rendered);
+    let is_rendered = opened.input.frames.iter().any(RenderFrame::is_rendered);
     let (mut process, admitted) = if is_rendered {
         let (process, admitted) = engine.begin(body).await?;
-        (Some(process), Some(admitted))
+        (Some(process), Some(Arc::new(admitted)))
     } else {
         (None, None)
     };
-    let silent = silent_frames(&input.frames);
-
-    let output = fetcher
-        .scratch
-        .join(format!("{}.{}.nut", task.chunk, task.attempt.number));
-    let request = RenderRequest {
-        source: body.source.clone(),
-        encoder: body.encoder.clone(),
-        resolution_px: body.model.resolution_px,
-        range: body.range,
-        segments,
-        frames: std::mem::take(&mut input.frames),
-        output: output.display().to_string(),
+    let silent = silent_frames(&opened.input.frames);
+    if opened.media.is_none() {
+        let child = media.take()?;
+        opened.start(child, task, body, fetcher.scratch()).await?;
+    }
+    let OpenedTask {
+        input, fetch, media, ..
+    } = opened;
+    let Some(StartedMedia { child, output }) = media else {
+        return Err(Failure::Transient {
+            message: "no media child was started".to_owned(),
+        });
     };
-    let mut child = media.take()?;
-    child
-        .send(&MediaRequest::Render(request))
-        .await
-        .map_err(|error| media_lost(&error, "media", None))?;
 
-    let activity = RenderActivity::new();
+    let activity = Arc::new(RenderActivity::new());
     let (crops_sender, crops) = mpsc::channel(READY_WINDOWS);
-    let (media_sender, media_receiver) = child.split();
+    let (requests, to_media) = mpsc::channel(1);
     let session = RenderSession {
-        settings: &media.settings,
-        monitor: &media.monitor,
-        reporter,
-        activity: &activity,
-        admitted: admitted.as_ref(),
+        settings: Arc::clone(&engine.settings),
+        monitor: engine.monitor.clone(),
+        reporter: Arc::clone(&reporter),
+        activity: Arc::clone(&activity),
+        admitted: admitted.clone(),
+        media_pid: child.pid(),
     };
+    let mut compositing = Background::spawn(session.composite(child, to_media, crops_sender));
     let computing = async {
         let (Some(process), Some(admitted)) = (&mut process, &admitted) else {
             return Ok(Computed::default());
         };
+        // Windows whose frames all pass through are not sent.
+        let windows = input
+            .frames
+            .chunks(WINDOW)
+            .filter(|frames| frames.iter().any(RenderFrame::is_rendered));
+        let windows = windows.count();
+        let idle_since = engine.last_used.filter(|_| was_held).unwrap_or(started);
         let client = EngineClient {
             process,
             warm_engine: &mut *engine,
             admitted,
             body,
             silent,
-            reporter,
+            reporter: &reporter,
             activity: &activity,
         };
-        session
-            .compute(client, &input, fetcher, crops, media_sender)
-            .await
+        compute(client, (&input, windows), fetcher, crops, requests, idle_since).await
     };
-    let compositing = session.composite(media_receiver, crops_sender);
-    let outcome = tokio::try_join!(compositing, computing);
-    let memory = admitted.map(AdmittedTask::finish);
+    let computed = {
+        tokio::pin!(computing);
+        tokio::select! {
+            computed = &mut computing => computed,
+            // The media child may be done first, if it does not wait for the engine.
+            composited = compositing.failed() => match composited {
+                Some(failure) => Err(failure),
+                None => computing.await,
+            },
+        }
+    };
     if let Some(process) = process {
         engine.keep(process, &activity).await;
     }
-    let ((body, media_timings), computed) = outcome?;
-    media.keep(child);
-    let timings = stage_timings(started, fetch_ms, media_timings, &computed);
-    Ok(TaskOutput {
-        artifact: Artifact::File(output),
-        body,
-        timings,
-        memory,
-        numerics_fingerprint: computed
-            .numerics_fingerprint
-            .unwrap_or_else(|| numerics_fingerprint("cpu", DType::F32)),
-    })
+    if let Some(admitted) = &admitted {
+        admitted.record_kernel_peak();
+    }
+    let computed = computed?;
+    Ok(Box::pin(async move {
+        let (body, media_timings) = compositing.finish().await?;
+        let memory = admitted.and_then(Arc::into_inner).map(AdmittedTask::finish);
+        Ok(TaskOutput {
+            artifact: Artifact::File(Arc::new(output)),
+            body,
+            timings: stage_timings(fetch, media_timings, &computed),
+            memory,
+            numerics_fingerprint: computed
+                .numerics_fingerprint
+                .unwrap_or_else(|| numerics_fingerprint("cpu", DType::F32)),
+        })
+    }))
 }
 
-fn stage_timings(started: Instant, fetch_ms: u64, media: MediaTimings, computed: &Computed) -> StageTimings {
-    let EngineTime { load, busy, waiting } = computed.time;
-    let edge = started.elapsed().saturating_sub(load + busy + waiting);
+fn stage_timings(fetch: Duration, media: MediaTimings, computed: &Computed) -> StageTimings {
+    let EngineTime { busy, waiting } = computed.time;
     StageTimings {
-        fetch_ms,
+        fetch_ms: milliseconds(fetch),
         decode_ms: media.decode_ms,
         face_ms: media.face_ms,
         audio_ms: milliseconds(computed.audio),
@@ -154,27 +178,55 @@ fn stage_timings(started: Instant, fetch_ms: u64, media: MediaTimings, computed:
         commit_ms: 0,
         engine_ms: milliseconds(busy),
         media_wait_ms: milliseconds(waiting),
-        edge_ms: computed
-            .numerics_fingerprint
-            .as_ref()
-            .map_or(0, |_| milliseconds(edge)),
+        edge_ms: milliseconds(computed.edge),
     }
 }
 
-/// The exchange of one chunk's crops with both children.
-struct RenderSession<'a> {
-    settings: &'a RunnerSettings,
-    reporter: &'a ProgressReporter<'a>,
-    activity: &'a RenderActivity,
-    monitor: &'a DeviceMonitor,
+/// The exchange of one chunk's crops with the media child.
+struct RenderSession {
+    settings: Arc<RunnerSettings>,
+    reporter: Arc<ProgressReporter>,
+    activity: Arc<RenderActivity>,
+    monitor: DeviceMonitor,
     /// `None` if no model runs.
-    admitted: Option<&'a AdmittedTask>,
+    admitted: Option<Arc<AdmittedTask>>,
+    media_pid: Option<u32>,
 }
 
-impl RenderSession<'_> {
+impl RenderSession {
+    /// Talks to the media child until it has written the segment, and keeps the child then. Its crops are passed on to
+    /// `crops`, and `requests` to it.
+    async fn composite(
+        self,
+        mut child: MediaChild,
+        requests: mpsc::Receiver<MediaRequest>,
+        crops: mpsc::Sender<Crops>,
+    ) -> Result<(DoneBody, MediaTimings), Failure> {
+        let (sender, receiver) = child.split();
+        let composited = tokio::select! {
+            composited = self.read(receiver, crops) => composited?,
+            failure = self.write(sender, requests) => return Err(failure),
+        };
+        child.keep();
+        Ok(composited)
+    }
+
+    /// Sends requests to the media child. Returns only if one cannot be sent.
+    async fn write(&self, media: &mut ChildSender, mut requests: mpsc::Receiver<MediaRequest>) -> Failure {
+        while let Some(request) = requests.recv().await {
+            match media.send(&request).await {
+                Ok(true) => {}
+                // The loop that reads the media child returns how it ended.
+                Ok(false) => break,
+                Err(error) => return self.media_lost(&error),
+            }
+        }
+        std::future::pending().await
+    }
+
     /// Reads the media child's replies up to its result and passes its crops on to `crops`. That channel is
     /// never full, as the child sends one window ahead at most.
-    async fn composite(
+    async fn read(
         &self,
         media: &mut ChildReceiver,
         crops: mpsc::Sender<Crops>,
@@ -248,7 +300,7 @@ impl RenderSession<'_> {
     }
 
     fn record_media_memory(&self, stages: [MemoryStage; 2]) {
-        if let (Some(admitted), Some(pid)) = (self.admitted, self.monitor.media_pid()) {
+        if let (Some(admitted), Some(pid)) = (&self.admitted, self.media_pid) {
             admitted
                 .recorder(|recorder| recorder.record_media(stages, host::held_mib(pid), host::rss_mib(pid)));
         }
@@ -256,48 +308,49 @@ impl RenderSession<'_> {
 
     fn media_lost(&self, error: &ChildError) -> Failure {
         let on_host = self.settings.device.kind() == DeviceKind::Cpu;
-        let rendering = self.admitted.filter(|_| on_host);
+        let rendering = self.admitted.as_ref().filter(|_| on_host);
         media_lost(error, "media", rendering.map(|admitted| &admitted.admission))
     }
+}
 
-    /// Loads the model and encodes the audio while the media child decodes, then renders windows as their
-    /// crops come and sends the rendered crops to the media child.
-    async fn compute(
-        &self,
-        mut client: EngineClient<'_>,
-        input: &RenderInput,
-        fetcher: &Fetcher<'_>,
-        mut crops: mpsc::Receiver<Crops>,
-        media: &mut ChildSender,
-    ) -> Result<Computed, Failure> {
-        let activity = self.activity;
-        let mut computed = Computed::default();
+/// Loads the model and encodes the audio while the media child decodes, then renders windows as their crops come and
+/// sends the rendered crops to the media child. The engine was idle since `idle_since`.
+async fn compute(
+    mut client: EngineClient<'_>,
+    (input, windows): (&RenderInput, usize),
+    fetcher: &Fetcher,
+    mut crops: mpsc::Receiver<Crops>,
+    media: mpsc::Sender<MediaRequest>,
+    idle_since: Instant,
+) -> Result<Computed, Failure> {
+    let activity = client.activity;
+    let mut computed = Computed::default();
+    activity.set_engine_busy(true);
+    let mut load = Duration::ZERO;
+    computed.numerics_fingerprint = Some(timed(&mut load, client.load()).await?);
+    computed.edge = idle_since.elapsed().saturating_sub(load);
+    timed(&mut computed.audio, client.encode_audio(input, fetcher)).await?;
+    computed.time.busy += computed.audio;
+    activity.set_engine_busy(false);
+    for _ in 0..windows {
+        let waiting_since = Instant::now();
+        let Some((window, faces)) = crops.recv().await else {
+            break;
+        };
+        computed.time.waiting += waiting_since.elapsed();
         activity.set_engine_busy(true);
-        computed.numerics_fingerprint = Some(timed(&mut computed.time.load, client.load()).await?);
-        timed(&mut computed.audio, client.encode_audio(input, fetcher)).await?;
-        computed.time.busy += computed.audio;
+        let rendering = client.render(window, faces);
+        let (faces, took) = timed(&mut computed.time.busy, rendering).await?;
         activity.set_engine_busy(false);
-        loop {
-            let waiting_since = Instant::now();
-            let Some((window, faces)) = crops.recv().await else {
-                return Ok(computed);
-            };
-            computed.time.waiting += waiting_since.elapsed();
-            activity.set_engine_busy(true);
-            let rendering = client.render(window, faces);
-            let (faces, took) = timed(&mut computed.time.busy, rendering).await?;
-            activity.set_engine_busy(false);
-            computed.timings.vae_encode_ms += took.vae_encode_ms;
-            computed.timings.denoise_ms += took.denoise_ms;
-            computed.timings.vae_decode_ms += took.vae_decode_ms;
-            let was_read = media
-                .send(&MediaRequest::Synced { window, faces })
-                .await
-                .map_err(|error| self.media_lost(&error))?;
-            if !was_read {
-                // The loop that reads the media child returns how it ended.
-                std::future::pending::<()>().await;
-            }
+        client.warm_engine.last_used = Some(Instant::now());
+        computed.timings.vae_encode_ms += took.vae_encode_ms;
+        computed.timings.denoise_ms += took.denoise_ms;
+        computed.timings.vae_decode_ms += took.vae_decode_ms;
+        let sent = media.send(MediaRequest::Synced { window, faces });
+        if sent.await.is_err() {
+            // What talks to the media child knows how it ended.
+            break;
         }
     }
+    Ok(computed)
 }

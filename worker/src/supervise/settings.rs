@@ -15,8 +15,7 @@ pub struct RunnerSettings {
     pub device: Device,
     pub media: ChildCommand,
     pub engine: ChildCommand,
-    /// The folder that holds encoded segments and fetched blobs while a task runs. It is emptied before each
-    /// task.
+    /// The folder that holds encoded segments and fetched blobs. It is emptied before the first task.
     pub scratch: PathBuf,
     pub limits: MemoryLimits,
     /// The thresholds of memory use, in GiB, above which a warning is logged.

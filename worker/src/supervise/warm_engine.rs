@@ -2,7 +2,8 @@
 //! memory plan, its budget, and the memory that it reserves against other workers of this host. The runner in
 //! `mod.rs` owns it; a render task in `render.rs` borrows it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Instant;
 
 use latentfarm_common::error::one_line;
 use latentfarm_common::host;
@@ -20,7 +21,7 @@ use super::leak_detector::{Leak, LeakDetector};
 use super::memory_recorder::MemoryRecorder;
 use super::oom_bounds::LocalOomBounds;
 use super::settings::RunnerSettings;
-use crate::consume::{HeartbeatState, TaskOutput};
+use crate::consume::{Finish, HeartbeatState};
 use crate::machine::admission;
 use crate::machine::probe::Device;
 use crate::machine::reservations::Reservations;
@@ -58,6 +59,8 @@ pub(super) struct AdmittedTask {
     /// The process whose peak resident set the kernel counts anew since the task began; `None` if it does
     /// not.
     peak_rss_pid: Option<u32>,
+    /// The peak resident set of the engine during the task, once it has done its part.
+    kernel_peak_mib: OnceLock<u64>,
 }
 
 impl AdmittedTask {
@@ -65,9 +68,16 @@ impl AdmittedTask {
         change(&mut self.recorder.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Records the kernel's count before the engine goes on with another task.
+    pub(super) fn record_kernel_peak(&self) {
+        if let Some(pid) = self.peak_rss_pid {
+            self.kernel_peak_mib.get_or_init(|| host::peak_rss_mib(pid));
+        }
+    }
+
     /// Ends the record and returns the memory that the task used.
     pub(super) fn finish(self) -> MemoryUse {
-        let peak_mib = self.peak_rss_pid.map(host::peak_rss_mib);
+        let peak_mib = self.kernel_peak_mib.get().copied();
         let recorder = self.recorder.into_inner().unwrap_or_else(PoisonError::into_inner);
         recorder.finish(peak_mib)
     }
@@ -85,6 +95,8 @@ pub(super) struct WarmEngine {
     oom_bounds: LocalOomBounds,
     /// The number of engines that were replaced because they leaked memory.
     pub(super) restarts: u32,
+    /// When the engine ended its last window.
+    pub(super) last_used: Option<Instant>,
     /// The machine's memory before the last pull.
     last_snapshot: Option<admission::Snapshot>,
 }
@@ -110,6 +122,7 @@ impl WarmEngine {
             idle: None,
             oom_bounds: LocalOomBounds::default(),
             restarts: 0,
+            last_used: None,
             last_snapshot: None,
         }
     }
@@ -166,7 +179,7 @@ impl WarmEngine {
     pub(super) fn record_out_of_memory(
         &mut self,
         constraints: &MemoryConstraints,
-        outcome: &Result<TaskOutput, Failure>,
+        outcome: &Result<Finish, Failure>,
     ) {
         if let Err(Failure::OutOfMemory(OutOfMemory {
             plan,
@@ -215,7 +228,8 @@ impl WarmEngine {
             });
         }
         let lock = self.reservations.lock_admission().await;
-        let status = self.monitor.read(self.reservations.others_mib()).await;
+        let others_mib = self.reservations.others_mib();
+        let status = self.monitor.read(others_mib).await;
         let available = admission::available(&status.snapshot, &self.settings.limits);
         let (plan, need_mib) = admission::choose_plan(constraints, available.memory).map_err(|error| {
             Failure::InsufficientMemory {
@@ -226,6 +240,7 @@ impl WarmEngine {
         })?;
         self.reservations
             .write(need_mib.saturating_sub(self.monitor.engine_own_mib()));
+        self.monitor.record_admission(need_mib, others_mib);
         drop(lock);
         let free_mib = available.memory.of(kind).unwrap_or(0);
         tracing::info!(%device, %plan, need_mib, free_mib, "memory plan chosen");
@@ -244,6 +259,7 @@ impl WarmEngine {
             },
             need_mib,
             peak_rss_pid: None,
+            kernel_peak_mib: OnceLock::new(),
         })
     }
 

@@ -11,15 +11,16 @@ use latentfarm_common::nats::done::DoneLog;
 use latentfarm_common::nats::events::{Follower, StartFrom};
 use latentfarm_common::nats::subjects::Subject;
 use latentfarm_common::nats::tasks::TaskStream;
-use latentfarm_common::queues::Available;
+use latentfarm_common::queues::{Available, Queue};
 use latentfarm_common::shutdown::{self, Trigger};
 use latentfarm_common::wire;
+use latentfarm_common::wire::memory::RenderMemory;
 use latentfarm_common::wire::outcome::{
     DoneBody, DoneRecord, Event, Failure, StageTimings, TaskStage, WorkerCommand,
 };
 use latentfarm_common::wire::task::Task;
 use latentfarm_worker::consume::{
-    Artifact, Assignment, HeartbeatState, Settings, Summary, TaskOutput, TaskRunner, serve,
+    Artifact, Assignment, Finish, HeartbeatState, Settings, Summary, TaskOutput, TaskRunner, serve,
 };
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -36,6 +37,8 @@ pub(crate) enum ScriptedAction {
     WorkUntilStopped,
     /// Makes progress until it is notified, then finishes.
     FinishLater(Arc<Notify>),
+    /// Lets go of the device at once, and finishes when it is notified.
+    FinishBeside(Arc<Notify>),
 }
 
 /// A runner that follows a script, and finishes every task after the end of the script.
@@ -45,6 +48,8 @@ pub(crate) struct ScriptedRunner {
     pub(crate) ran: Arc<Mutex<Vec<Task>>>,
     /// How often the loop asked for memory.
     pub(crate) freed: Arc<AtomicU32>,
+    /// The memory that it offers to render tasks.
+    pub(crate) memory: RenderMemory,
 }
 
 impl ScriptedRunner {
@@ -54,6 +59,7 @@ impl ScriptedRunner {
             script: Arc::new(Mutex::new(script)),
             ran: Arc::default(),
             freed: Arc::default(),
+            memory: RenderMemory::default(),
         }
     }
 
@@ -66,7 +72,7 @@ impl TaskRunner for ScriptedRunner {
     async fn available(&mut self) -> Available {
         Available {
             analyze: true,
-            ..Available::default()
+            memory: self.memory,
         }
     }
 
@@ -74,7 +80,7 @@ impl TaskRunner for ScriptedRunner {
         self.freed.fetch_add(1, Ordering::SeqCst);
     }
 
-    async fn run(&mut self, mut assignment: Assignment<'_>) -> Result<TaskOutput, Failure> {
+    async fn run(&mut self, mut assignment: Assignment<'_>) -> Result<Finish, Failure> {
         self.ran.lock().unwrap().push(assignment.task.clone());
         assignment.progress.report(1, TaskStage::FaceAnalysis);
         let action = self
@@ -83,8 +89,10 @@ impl TaskRunner for ScriptedRunner {
             .unwrap()
             .pop()
             .unwrap_or(ScriptedAction::Finish);
+        let mut beside = None;
         match action {
             ScriptedAction::Finish => {}
+            ScriptedAction::FinishBeside(go_on) => beside = Some(go_on),
             ScriptedAction::Fail(failure) => return Err(failure),
             ScriptedAction::FinishLater(go_on) => {
                 let mut ticks = tokio::time::interval(Duration::from_millis(100));
@@ -101,7 +109,7 @@ impl TaskRunner for ScriptedRunner {
                 return Err(Failure::Transient { message });
             }
         }
-        Ok(TaskOutput {
+        let output = TaskOutput {
             artifact: Artifact::Bytes(assignment.task.chunk.to_string().into_bytes()),
             body: DoneBody::Analyze {
                 frames: 16,
@@ -110,7 +118,13 @@ impl TaskRunner for ScriptedRunner {
             timings: StageTimings::default(),
             numerics_fingerprint: "fake".to_owned(),
             memory: None,
-        })
+        };
+        Ok(Box::pin(async move {
+            if let Some(go_on) = beside {
+                go_on.notified().await;
+            }
+            Ok(output)
+        }))
     }
 }
 
@@ -132,8 +146,11 @@ impl WorkerHarness {
     }
 
     pub(crate) async fn on(farm: Farm, actions: &[ScriptedAction]) -> Self {
+        Self::with(farm, ScriptedRunner::with(actions)).await
+    }
+
+    pub(crate) async fn with(farm: Farm, runner: ScriptedRunner) -> Self {
         let connection = farm.worker("w1").await;
-        let runner = ScriptedRunner::with(actions);
         let heartbeat_state = HeartbeatState::new(worker("w1"), "fake device".to_owned());
         let (trigger, shutdown, _drain) = shutdown::channel();
         let settings = Settings {
@@ -169,8 +186,12 @@ impl WorkerHarness {
     }
 
     pub(crate) async fn publish(&self, index: u32, attempt: u32) {
+        self.publish_to(queue(), index, attempt).await;
+    }
+
+    pub(crate) async fn publish_to(&self, queue: Queue, index: u32, attempt: u32) {
         self.task_stream
-            .publish(queue(), &self.task(index, attempt))
+            .publish(queue, &self.task(index, attempt))
             .await
             .unwrap();
     }

@@ -232,6 +232,9 @@ pub(in crate::cli) struct JobsArgs {
     /// Pass over so many of the jobs
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(in crate::cli) offset: usize,
+    /// Instead of the jobs, print when all that are selected will be done, and what one more worker would save
+    #[arg(long)]
+    pub(in crate::cli) forecast: bool,
     /// Print one JSON object a job
     #[arg(long)]
     pub(in crate::cli) json: bool,

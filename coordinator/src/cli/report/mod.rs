@@ -189,17 +189,16 @@ struct EngineTime {
     busy_ms: u64,
     /// Time in which the engine was idle inside chunks because the next pictures were not ready.
     media_wait_ms: u64,
-    /// Time in which the engine was idle before the first and after the last window of a chunk.
+    /// Time in which the engine was idle between two chunks.
     edge_ms: u64,
 }
 
 impl EngineTime {
     fn of(render: &StageTimings) -> Self {
-        let is_used = render.engine_ms > 0;
         Self {
             busy_ms: render.engine_ms,
             media_wait_ms: render.media_wait_ms,
-            edge_ms: render.edge_ms + if is_used { render.commit_ms } else { 0 },
+            edge_ms: render.edge_ms,
         }
     }
 
@@ -269,7 +268,7 @@ mod tests {
         };
         assert_eq!(
             EngineTime::of(&render).to_text().unwrap(),
-            "engine busy 97 % of 100.0 s, waited 0.3 s for media and 2.7 s between chunks"
+            "engine busy 98 % of 99.3 s, waited 0.3 s for media and 2.0 s between chunks"
         );
         let unused = StageTimings {
             commit_ms: 5,

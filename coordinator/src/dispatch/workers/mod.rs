@@ -107,6 +107,8 @@ fn largest_classes(machine: Option<&WorkerCapacity>) -> Option<[Option<ResourceC
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct DepartedWorker {
     pub worker: WorkerId,
+    /// The chunks whose tasks it held and had not begun.
+    pub held: Vec<ChunkId>,
     /// The worker had announced that it leaves, and held no task.
     pub announced: bool,
 }
@@ -136,7 +138,7 @@ impl Workers {
         // A host's figures during a task are not exact, since its pages are shared with files and with other
         // processes: what a busy worker offers does not fall.
         let host_mib = memory.host_mib.unwrap_or(0);
-        if heartbeat.task.is_none() || host_mib >= known.host.best() {
+        if heartbeat.tasks().next().is_none() || host_mib >= known.host.best() {
             known.host.note(host_mib, grace_period, now);
         }
         let shows_fit = |unfit: &mut Unfit| {
@@ -205,13 +207,18 @@ impl Workers {
             now - known.last_seen >= timeout || known.state() == Some(WorkerState::Left)
         };
         let is_leaving = |heartbeat: Heartbeat| match heartbeat.state {
-            WorkerState::Draining => heartbeat.task.is_none(),
+            WorkerState::Draining => heartbeat.tasks().next().is_none(),
             WorkerState::Left => true,
             WorkerState::Starting | WorkerState::Idle | WorkerState::Working | WorkerState::Unfit => false,
         };
         let removed = self.known.extract_if(.., is_gone);
         let departed = removed.map(|(worker, known)| DepartedWorker {
             worker,
+            held: known
+                .heartbeat
+                .as_ref()
+                .map(|heartbeat| heartbeat.held.clone())
+                .unwrap_or_default(),
             announced: known.heartbeat.is_some_and(is_leaving),
         });
         let departed: Vec<DepartedWorker> = departed.collect();
@@ -274,11 +281,8 @@ impl Workers {
     /// A worker that holds a result for which the store has no room, if there is one.
     pub(super) fn without_store(&self) -> Option<&WorkerId> {
         let waits = |known: &&WorkerRecord| {
-            let task = known
-                .heartbeat
-                .as_ref()
-                .and_then(|heartbeat| heartbeat.task.as_ref());
-            task.is_some_and(|task| task.stage == TaskStage::StoreFull)
+            let mut tasks = known.heartbeat.iter().flat_map(Heartbeat::tasks);
+            tasks.any(|task| task.stage == TaskStage::StoreFull)
         };
         let (worker, _) = self.known.iter().find(|(_, known)| waits(known))?;
         Some(worker)
@@ -309,7 +313,29 @@ impl Workers {
 
     fn tasks(&self) -> impl Iterator<Item = &TaskProgress> {
         let heartbeats = self.known.values().filter_map(|known| known.heartbeat.as_ref());
-        heartbeats.filter_map(|heartbeat| heartbeat.task.as_ref())
+        heartbeats.flat_map(Heartbeat::tasks)
+    }
+
+    /// What the idle workers offer to render tasks.
+    pub(super) fn idle_capacities(&self) -> Vec<WorkerCapacity> {
+        let is_idle = |known: &&WorkerRecord| {
+            let heartbeat = known.heartbeat.as_ref();
+            known.is_usable()
+                && !known.is_busy()
+                && heartbeat.is_some_and(|heartbeat| heartbeat.state == WorkerState::Idle)
+        };
+        let idle = self.known.values().filter(is_idle);
+        idle.filter_map(WorkerRecord::machine).collect()
+    }
+
+    /// The workers that hold tasks which they have not begun, by the chunks of these.
+    pub(super) fn holders(&self) -> BTreeMap<ChunkId, &WorkerId> {
+        let heartbeats = self.known.values().filter_map(|known| known.heartbeat.as_ref());
+        let held = heartbeats.flat_map(|heartbeat| {
+            let chunks = heartbeat.held.iter();
+            chunks.map(|chunk| (*chunk, &heartbeat.worker))
+        });
+        held.collect()
     }
 }
 

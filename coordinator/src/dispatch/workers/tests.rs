@@ -41,7 +41,11 @@ fn a_worker_that_dies_before_its_first_heartbeat_is_missed() {
     let announced = false;
     assert_eq!(
         expire_until(&mut workers, start, 10, true),
-        [DepartedWorker { worker, announced }]
+        [DepartedWorker {
+            worker,
+            held: Vec::new(),
+            announced
+        }]
     );
     workers.record_report(&"w2".parse().unwrap(), start);
     assert!(
@@ -70,7 +74,11 @@ fn a_worker_that_said_that_it_is_gone_is_not_waited_for() {
     let announced = true;
     assert_eq!(
         workers.expire(start, true),
-        [DepartedWorker { worker, announced }]
+        [DepartedWorker {
+            worker,
+            held: Vec::new(),
+            announced
+        }]
     );
 }
 

@@ -15,8 +15,9 @@ use latentfarm_common::error::one_line;
 use latentfarm_common::ids::JobId;
 use latentfarm_common::nats::connect::SEED_VARIABLE;
 use latentfarm_common::nats::lease::Lease;
-use latentfarm_common::nats::subjects::{FARM_QUESTIONS, FARM_REQUESTS};
+use latentfarm_common::nats::subjects::{ALL_HEARTBEATS, FARM_QUESTIONS, FARM_REQUESTS};
 use latentfarm_common::time::milliseconds;
+use latentfarm_common::wire;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -147,18 +148,30 @@ impl<'a> Coordinator<'a> {
             .await
             .map_err(ServeError::Requests)?;
         let mut requests = futures::stream::select(requests, questions);
+        let mut heartbeats = client
+            .subscribe(ALL_HEARTBEATS)
+            .await
+            .map_err(ServeError::Requests)?;
         ready(self.registry.open());
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 Some(request) = requests.next() => self.on_request(&request).await?,
+                Some(message) = heartbeats.next() => {
+                    // The dispatcher reports one that cannot be read.
+                    if let Ok(heartbeat) = wire::decode(&message.payload) {
+                        self.registry.on_heartbeat(&heartbeat, now_ms());
+                    }
+                    continue;
+                }
                 Some(reported) = self.reports.recv() => {
                     self.on_report(reported);
                     self.take_departures().await;
                 }
                 _ = ticks.tick() => {
                     self.take_departures().await;
+                    self.unsaved.extend(self.registry.record_forecasts(now_ms()));
                     self.save().await?;
                     self.forget_old().await;
                     self.look_after_store();

@@ -87,8 +87,8 @@ impl Coordinator<'_> {
             }
             FarmRequest::Journal { job, offset } => return Ok(self.journal(job, offset).await),
             FarmRequest::List(filter) => {
-                let (jobs, total) = self.registry.list(&filter, now_ms());
-                return Ok(FarmReply::Jobs { jobs, total });
+                let (jobs, total, outlook) = self.registry.list(&filter, now_ms());
+                return Ok(FarmReply::Jobs { jobs, total, outlook });
             }
         };
         Ok(reply(answered.map(Box::new).map(FarmReply::Job)))

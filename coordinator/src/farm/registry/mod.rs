@@ -12,8 +12,10 @@ use latentfarm_common::digest::Digest;
 use latentfarm_common::ids::JobId;
 use latentfarm_common::queues::PRIORITIES;
 use latentfarm_common::time::milliseconds;
+use latentfarm_common::wire::outcome::Heartbeat;
 
-use crate::farm::messages::{Control, Delivery, JobOrder, JobPhase, JobRecord};
+use crate::farm::messages::{Control, Delivery, JobOrder, JobPhase, JobRecord, MadeForecast};
+use forecast::WorkerRates;
 
 /// So many jobs of one priority are on the dispatcher at a time, those that wait for memory or workers not
 /// counted: enough to keep every worker busy over the ends of jobs.
@@ -22,11 +24,15 @@ const AT_A_TIME: usize = 16;
 /// So many other jobs of the same video are looked at for what a job may take over.
 const SAME_VIDEO: usize = 4;
 
+/// A job's first forecast is recorded when one part in this number is rendered.
+const FORECAST_AFTER: u64 = 10;
+
 /// All jobs that the farm knows.
 #[derive(Debug, Default)]
 pub(super) struct Registry {
     jobs: BTreeMap<JobId, Entry>,
     last_number: u64,
+    workers: WorkerRates,
 }
 
 /// What the farm knows of one job.
@@ -115,6 +121,7 @@ impl Registry {
                 .deadline
                 .map(|time| now_ms.saturating_add(milliseconds(time))),
             fetched_ms: None,
+            forecast: None,
             delivery: if order.deliver.is_some() {
                 Delivery::Wanted
             } else {
@@ -182,6 +189,7 @@ impl Registry {
             reason: None,
             begun_ms: None,
             ended_ms: None,
+            forecast: None,
             ..entry.record.clone()
         };
         self.last_number = number;
@@ -280,6 +288,36 @@ impl Registry {
         if let Some(entry) = self.dispatched(job, number) {
             entry.record.frames_done = frames_done;
         }
+    }
+
+    /// Records the first forecast of each job of which a part is rendered. Returns the jobs whose records have changed.
+    pub(super) fn record_forecasts(&mut self, now_ms: u64) -> Vec<JobId> {
+        let is_due = |entry: &Entry| {
+            let record = &entry.record;
+            record.phase == JobPhase::Running
+                && record.forecast.is_none()
+                && record.frames_done * FORECAST_AFTER >= record.frames
+        };
+        if !self.jobs.values().any(is_due) {
+            return Vec::new();
+        }
+        let forecast = self.forecast(now_ms);
+        let mut made = Vec::new();
+        for (job, entry) in self.jobs.iter_mut().filter(|(_, entry)| is_due(entry)) {
+            if let Some(time) = forecast.of(*job) {
+                entry.record.forecast = Some(MadeForecast {
+                    made_ms: now_ms,
+                    done_ms: now_ms.saturating_add(milliseconds(time)),
+                });
+                made.push(*job);
+            }
+        }
+        made
+    }
+
+    /// Records what a worker reports of itself.
+    pub(super) fn on_heartbeat(&mut self, heartbeat: &Heartbeat, now_ms: u64) {
+        self.workers.note(heartbeat, now_ms);
     }
 
     /// Records what a job waits for, or that it waits no longer.

@@ -6,10 +6,10 @@ use latentfarm_common::ids::JobId;
 
 use super::forecast::{Forecast, OpenJob};
 use super::{Entry, Refusal, Registry};
-use crate::farm::messages::{JobPhase, JobSort, JobView, ListFilter, PAGE};
+use crate::farm::messages::{JobPhase, JobSort, JobView, ListFilter, Outlook, PAGE};
 
 impl Registry {
-    fn forecast(&self, now_ms: u64) -> Forecast {
+    pub(super) fn forecast(&self, now_ms: u64) -> Forecast {
         let in_phase = |phase| {
             let jobs = self
                 .jobs
@@ -45,8 +45,9 @@ impl Registry {
         }
     }
 
-    /// Returns a page of the jobs that the filter selects, in the order of the filter, and the number of all of them.
-    pub(in crate::farm) fn list(&self, filter: &ListFilter, now_ms: u64) -> (Vec<JobView>, usize) {
+    /// Returns a page of the jobs that the filter selects, in the order of the filter, with the number and the outlook of
+    /// all of them.
+    pub(in crate::farm) fn list(&self, filter: &ListFilter, now_ms: u64) -> (Vec<JobView>, usize, Outlook) {
         let forecast = self.forecast(now_ms);
         let is_wanted = |job: &JobId, entry: &Entry| {
             let in_phase = filter.phases.is_empty() || filter.phases.contains(&entry.record.phase);
@@ -65,7 +66,21 @@ impl Registry {
         let views = page
             .map(|(job, entry)| self.view_of(**job, entry, &forecast))
             .collect();
-        (views, wanted.len())
+        let open = wanted.iter().filter(|(_, entry)| !entry.record.phase.is_over());
+        let open: Vec<&(&JobId, &Entry)> = open.collect();
+        (views, wanted.len(), self.outlook(&open, &forecast, now_ms))
+    }
+
+    /// What is to be expected of some jobs that are not over. Those that are paused are left out of the time.
+    fn outlook(&self, open: &[&(&JobId, &Entry)], forecast: &Forecast, now_ms: u64) -> Outlook {
+        let left = |entry: &Entry| entry.record.frames.saturating_sub(entry.record.frames_done);
+        let done_in = open.iter().filter_map(|(job, _)| forecast.of(**job)).max();
+        Outlook {
+            open: open.len(),
+            frames_left: open.iter().map(|(_, entry)| left(entry)).sum(),
+            done_in,
+            one_more: done_in.and_then(|time| self.workers.one_more(time, now_ms)),
+        }
     }
 }
 

@@ -126,6 +126,16 @@ pub fn media_fits(snapshot: &Snapshot, limits: &MemoryLimits) -> bool {
     host.free_mib + host.media_mib >= limits.reserve(host.total_mib) + MEDIA_MIB
 }
 
+/// Returns true if the host has the memory for a second media child, beside one that is at work and an engine that is
+/// still going to take `outstanding_mib` of the host.
+pub fn second_media_fits(snapshot: &Snapshot, limits: &MemoryLimits, outstanding_mib: u64) -> bool {
+    let host = &snapshot.host;
+    let growth_mib = outstanding_mib + MEDIA_MIB.saturating_sub(host.media_mib);
+    let own_mib = host.supervisor_mib + host.engine_mib + host.media_mib + growth_mib + MEDIA_MIB;
+    host.free_mib >= limits.reserve(host.total_mib) + growth_mib + MEDIA_MIB
+        && limits.memory_limit_mib.is_none_or(|limit| own_mib <= limit)
+}
+
 /// Returns the memory that a task could use if nothing else ran on the machine.
 pub fn capacity(snapshot: &Snapshot, limits: &MemoryLimits) -> RenderMemory {
     let host = &snapshot.host;

@@ -22,7 +22,7 @@ use tempfile::TempDir;
 use tokio::sync::watch;
 
 use super::super::*;
-use crate::consume::Progress;
+use crate::consume::{Progress, TaskOutput};
 use crate::machine::admission::MemoryLimits;
 use crate::machine::probe::Device;
 
@@ -261,7 +261,8 @@ pub(super) async fn run(
     task: &Task,
     heartbeat_state: &HeartbeatState,
 ) -> Result<TaskOutput, Failure> {
-    let (progress, _) = Progress::new(heartbeat_state);
+    let (progress, _) = Progress::new(heartbeat_state, task.chunk);
+    let progress = Arc::new(progress);
     let (_stop, receiver) = watch::channel(false);
     let running = runner.run(Assignment {
         task,
@@ -269,8 +270,13 @@ pub(super) async fn run(
         link: None,
         progress: &progress,
         stop: receiver,
+        was_held: false,
+        prepared: None,
     });
-    tokio::time::timeout(LIMIT, running).await.expect("the task ends")
+    let finished = Box::pin(async { running.await?.await });
+    tokio::time::timeout(LIMIT, finished)
+        .await
+        .expect("the task ends")
 }
 
 /// Reads the requests that an engine received.

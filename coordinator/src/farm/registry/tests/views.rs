@@ -11,16 +11,16 @@ fn jobs_are_listed_newest_first_in_pages_and_by_phase_and_text() {
     }
     let cancelled = id("talk 007");
     registry.control(cancelled, Control::Cancel, 1).unwrap();
-    let (page, total) = registry.list(&ListFilter::default(), 0);
+    let (page, total, _) = registry.list(&ListFilter::default(), 0);
     assert_eq!((page.len(), total), (PAGE, PAGE + 10));
     assert_eq!(page[0].name, format!("talk {:03}", PAGE + 9));
     let rest = ListFilter {
         offset: PAGE,
         ..ListFilter::default()
     };
-    let (page, _) = registry.list(&rest, 0);
+    let (page, ..) = registry.list(&rest, 0);
     assert_eq!((page.len(), page[9].name.as_str()), (10, "talk 000"));
-    let (page, total) = registry.list(
+    let (page, total, _) = registry.list(
         &ListFilter {
             phases: vec![JobPhase::Cancelled],
             ..ListFilter::default()
@@ -28,7 +28,7 @@ fn jobs_are_listed_newest_first_in_pages_and_by_phase_and_text() {
         0,
     );
     assert_eq!((page[0].job, total), (cancelled, 1));
-    let (page, total) = registry.list(
+    let (page, total, _) = registry.list(
         &ListFilter {
             text: "007".to_owned(),
             ..ListFilter::default()
@@ -164,4 +164,57 @@ fn jobs_are_listed_in_four_orders() {
     };
     let orders = [JobSort::Newest, JobSort::Oldest, JobSort::Turn, JobSort::Name];
     assert_eq!(orders.map(names), ["acb", "bca", "cba", "abc"]);
+}
+
+#[test]
+fn a_selection_has_one_forecast_and_says_what_one_more_worker_would_save() {
+    let mut registry = Registry::default();
+    let jobs = ["night 1", "night 2", "other"].map(|name| submit(&mut registry, name, 1));
+    let outlook = |registry: &Registry, text: &str, now_ms| {
+        let filter = ListFilter {
+            text: text.to_owned(),
+            ..ListFilter::default()
+        };
+        registry.list(&filter, now_ms).2
+    };
+    let before = outlook(&registry, "night", 10);
+    assert_eq!((before.open, before.frames_left, before.done_in), (2, 200, None));
+    registry.on_dispatched(jobs[0], 1000).unwrap();
+    let number = number(&registry, jobs[0]);
+    registry.on_progress(jobs[0], number, 20);
+    let heartbeat = |name: &str, frames_per_second| Heartbeat {
+        frames_per_second,
+        device_total_mib: 24_000,
+        ..Heartbeat::starting(name.parse().unwrap(), "cuda:0".to_owned())
+    };
+    for (name, rate) in [("slow", 5.0), ("fast", 15.0), ("gone", 100.0)] {
+        let at_ms = if name == "gone" { 0 } else { 40_000 };
+        registry.on_heartbeat(&heartbeat(name, rate), at_ms);
+    }
+    // 20 frames in 40 s: 80 frames of the first and 100 of the second are left.
+    let night = outlook(&registry, "night", 41_000);
+    assert_eq!(night.frames_left, 180);
+    assert_eq!(night.done_in, Some(Duration::from_mins(6)));
+    let more = night.one_more.unwrap();
+    assert_eq!((more.like.as_str(), more.device_mib), ("fast", 24_000));
+    // 20 frames a second become 35.
+    assert_eq!(more.saves.as_secs(), 154);
+    let all = outlook(&registry, "", 41_000);
+    assert_eq!((all.open, all.done_in), (3, Some(Duration::from_secs(560))));
+}
+
+#[test]
+fn the_first_forecast_of_a_job_is_kept() {
+    let mut registry = Registry::default();
+    let job = submit(&mut registry, "a", 1);
+    registry.on_dispatched(job, 0).unwrap();
+    let number = number(&registry, job);
+    registry.on_progress(job, number, 9);
+    assert_eq!(registry.record_forecasts(900), [], "too little is rendered");
+    registry.on_progress(job, number, 10);
+    assert_eq!(registry.record_forecasts(1000), [job]);
+    registry.on_progress(job, number, 90);
+    assert_eq!(registry.record_forecasts(2000), []);
+    let forecast = registry.view(job, 2000).unwrap().record.forecast.unwrap();
+    assert_eq!((forecast.made_ms, forecast.done_ms), (1000, 10_000));
 }
