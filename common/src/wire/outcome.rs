@@ -347,6 +347,8 @@ pub enum WorkerCommand {
     FreeMemory,
     /// Makes the worker that holds this chunk's task, and has not begun it, give it back.
     GiveBack(ChunkId),
+    /// Stops the work on this chunk, because it is done.
+    Abandon(ChunkId),
 }
 
 impl Message for WorkerCommand {

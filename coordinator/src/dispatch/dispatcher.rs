@@ -23,9 +23,9 @@ use super::memory_request::MemoryRequests;
 use super::need_estimator::NeedEstimator;
 use super::order::{JobEnd, Order};
 use super::outage_watch::OutageWatch;
-use super::placer::{Placer, Reassignment};
+use super::placer::Placer;
 use super::publisher::TaskPublisher;
-use super::rebalance::{self, Rebalancer};
+use super::rebalance::Rebalancer;
 use super::repair::repair;
 use super::settings::FarmSettings;
 use super::shared_analysis::RecordSharer;
@@ -33,7 +33,6 @@ use super::verify::{SegmentCheck, Verdict, Verifier};
 use super::wait_reason::FarmView;
 use super::workers::Workers;
 use crate::job::chunk::event::ChunkEvent;
-use crate::job::chunk::state::Phase;
 
 const TICK: Duration = Duration::from_millis(500);
 
@@ -59,7 +58,7 @@ pub(super) struct Dispatcher<'a> {
     outages: OutageWatch,
     memory_requests: MemoryRequests,
     pub(super) sharer: RecordSharer,
-    rebalancer: Rebalancer,
+    pub(super) rebalancer: Rebalancer,
     next_reconcile: Instant,
 }
 
@@ -293,7 +292,10 @@ impl<'a> Dispatcher<'a> {
                 if record.attempt.epoch == epoch {
                     self.estimator.observe_done(&job.spec.model, &record);
                 }
-                if has_task {
+                let backup = job.chunks.get_mut(chunk).and_then(|known| known.backup.take());
+                if backup.is_some() {
+                    self.publisher.end_backup(chunk).await;
+                } else if has_task {
                     self.publisher.remove_tasks(chunk).await;
                 }
                 job.notify_progress(&self.workers);
@@ -321,6 +323,14 @@ impl<'a> Dispatcher<'a> {
         if attempt.epoch == 0 {
             attempt.epoch = current;
         }
+        let known = job.chunks.get_mut(chunk);
+        if let Some(known) = known.filter(|known| known.backup == Some(attempt)) {
+            // The attempt that counts is another one.
+            if event.kind != EventKind::Started {
+                known.backup = None;
+            }
+            return;
+        }
         match event.kind {
             EventKind::Started => job.on_started(chunk, attempt, worker),
             EventKind::Released => job.apply(chunk, ChunkEvent::Returned { attempt }),
@@ -347,37 +357,7 @@ impl<'a> Dispatcher<'a> {
         }
         self.notify_all(&JobEvent::Heartbeat(heartbeat));
         if self.draining_since.is_none() && self.connection.is_up() && self.lease.is_held() {
-            let reliefs = self.rebalancer.choose(&self.jobs, &self.workers, now);
-            rebalance::send(self.connection, reliefs).await;
-        }
-    }
-
-    async fn expire_workers(&mut self, now: Instant) {
-        let listening = self.connection.is_up();
-        for departed in self.workers.expire(now, listening) {
-            let worker = departed.worker.clone();
-            self.notify_all(&if departed.announced {
-                JobEvent::WorkerLeft { worker }
-            } else {
-                JobEvent::WorkerLost { worker }
-            });
-            for job in self.jobs.values_mut() {
-                job.on_worker_departed(&departed.worker);
-            }
-            // The queue would deliver them again only after the acknowledgement wait.
-            let is_queued = |chunk: &ChunkId| {
-                let record = self.jobs.get(&chunk.job).and_then(|job| job.chunks.get(*chunk));
-                record.is_some_and(|record| record.state().phase == Phase::Queued)
-            };
-            let held = departed.held.into_iter().filter(is_queued);
-            let why = format!("{} held it and is gone", departed.worker);
-            let moves = held
-                .map(|chunk| Reassignment {
-                    chunk,
-                    why: why.clone(),
-                })
-                .collect();
-            self.publisher.reassign(&mut self.jobs, moves).await;
+            self.relieve_idle(now).await;
         }
     }
 

@@ -29,6 +29,7 @@ use crate::job::record::Scheduled;
 use crate::job::retry::RetryClass;
 use crate::job::segments::Segments;
 use crate::journal::{self, JournalEntry};
+use crate::placement::Fit;
 use crate::plan::split::{ChunkFrames, analysis_ranges, split};
 
 pub(super) struct Job {
@@ -275,6 +276,16 @@ impl Job {
             self.log.on_placed(task.chunk, attempt, queue, &fit, why);
         }
         self.apply(task.chunk, ChunkEvent::Enqueued { attempt });
+    }
+
+    /// Records that a second task of a running chunk was stored in the queue.
+    pub(super) fn on_backup(&mut self, chunk: ChunkId, attempt: Attempt, fit: &Fit) {
+        if let Some(record) = self.chunks.get_mut(chunk) {
+            record.backup = Some(attempt);
+        }
+        let queue = self.settings.queue(fit.class);
+        let why = "an idle worker is likely to be done with the chunk before the one that has it";
+        self.log.on_placed(chunk, attempt, queue, fit, why);
     }
 
     /// Records that a task that no worker had begun was removed from its queue. Its chunk is placed again.

@@ -5,10 +5,10 @@
 use std::time::Duration;
 
 use latentfarm_common::nats::Connection;
-use latentfarm_common::nats::subjects::Subject;
-use latentfarm_common::wire;
 use latentfarm_common::wire::outcome::WorkerCommand;
 use tokio::time::Instant;
+
+use super::command;
 
 /// A worker that was busy gets the next request, so they are repeated.
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -26,11 +26,9 @@ impl MemoryRequests {
             return;
         }
         self.next = Some(now + INTERVAL);
-        let subject = Subject::Control(None).to_string();
-        let sent = match wire::encode(&WorkerCommand::FreeMemory) {
-            Ok(payload) => connection.client.publish(subject, payload.into()).await.is_ok(),
-            Err(_) => false,
-        };
+        let sent = command::send(connection, None, &WorkerCommand::FreeMemory)
+            .await
+            .is_ok();
         tracing::debug!(
             sent,
             "asked idle workers to end their engines, as a chunk waits for memory"

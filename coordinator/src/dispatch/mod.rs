@@ -15,7 +15,9 @@
 //! a chunk counts. The dispatcher compares its state with the queue every minute, and rebuilds it from the
 //! done log when the coordinator is started again.
 
+mod backup;
 pub mod benchmark_job;
+mod command;
 mod dispatcher;
 mod error;
 mod farm;

@@ -3,26 +3,77 @@
 //! A queue holds only a short window of the backlog, so that a new priority or a cancelled job takes effect
 //! soon.
 
-use latentfarm_common::ids::ChunkId;
+use std::collections::BTreeMap;
+
+use latentfarm_common::ids::{ChunkId, JobId};
+use latentfarm_common::queues::{Queue, ResourceClass};
+use tokio::time::Instant;
+
+use super::job::Job;
+use super::shared_analysis::SharedAnalyses;
+use super::workers::Workers;
 
 /// The number of tasks that may still be published to a queue, whose window is two tasks a live worker and 16
 /// more.
-pub(super) fn free_slots(live_workers: usize, in_flight: usize) -> usize {
+fn free_slots(live_workers: usize, in_flight: usize) -> usize {
     (2 * live_workers + 16).saturating_sub(in_flight)
 }
 
 /// Chooses up to `slots` chunks, one of each job in turn, each job's in its own order.
-pub(super) fn round_robin(slots: usize, jobs: &[Vec<ChunkId>]) -> Vec<ChunkId> {
+fn round_robin(slots: usize, jobs: &[Vec<ChunkId>]) -> Vec<ChunkId> {
     let longest = jobs.iter().map(Vec::len).max().unwrap_or(0);
     let rounds = (0..longest).flat_map(|round| jobs.iter().filter_map(move |job| job.get(round)));
     rounds.take(slots).copied().collect()
+}
+
+/// Chooses the chunks that are published to each queue now: as many as its window has free slots, one of each
+/// job in turn, each job's chunks in frame order. The size of a window depends on the number of workers that
+/// serve its queue. An analysis that another job has under way is not chosen.
+pub(super) fn choose(
+    jobs: &BTreeMap<JobId, Job>,
+    workers: &Workers,
+    now: Instant,
+) -> Vec<(Queue, Vec<ChunkId>)> {
+    let mut queues: BTreeMap<Queue, Vec<Vec<ChunkId>>> = BTreeMap::new();
+    let mut under_way: BTreeMap<Queue, usize> = BTreeMap::new();
+    let mut analyses = SharedAnalyses::under_way(jobs.values());
+    for job in jobs.values() {
+        let mut ready: BTreeMap<Queue, Vec<ChunkId>> = BTreeMap::new();
+        for record in job.chunks.iter() {
+            if let Some(class) = record.class_to_publish(now).filter(|_| !job.is_paused) {
+                if class == ResourceClass::Analyze && analyses.is_elsewhere(job, record.range) {
+                    continue;
+                }
+                ready
+                    .entry(job.settings.queue(class))
+                    .or_default()
+                    .push(record.id);
+            } else if let Some(class) = record.class_under_way() {
+                *under_way.entry(job.settings.queue(class)).or_default() += 1;
+            }
+        }
+        for (queue, chunks) in ready {
+            queues.entry(queue).or_default().push(chunks);
+        }
+    }
+    let capacities = workers.capacities();
+    // Render queues come before the analysis queue, so that a video is finished from its first frame on.
+    let chosen = queues.into_iter().rev().map(|(queue, backlogs)| {
+        let serving = match queue.class {
+            ResourceClass::Analyze => workers.live(),
+            class => capacities.iter().filter(|worker| worker.serves(class)).count(),
+        };
+        let slots = free_slots(serving, under_way.get(&queue).copied().unwrap_or(0));
+        (queue, round_robin(slots, &backlogs))
+    });
+    chosen.filter(|(_, chunks)| !chunks.is_empty()).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use latentfarm_common::digest::Digest;
-    use latentfarm_common::ids::{JobId, WorkKind};
+    use latentfarm_common::ids::WorkKind;
     use proptest::prelude::*;
 
     fn backlog(job: u8, chunks: u32) -> Vec<ChunkId> {

@@ -10,28 +10,29 @@ use latentfarm_common::error::one_line;
 use latentfarm_common::ids::{ChunkId, JobId, WorkKind};
 use latentfarm_common::nats::direct::DirectReader;
 use latentfarm_common::nats::done::DoneLog;
-use latentfarm_common::nats::subjects::Subject;
 use latentfarm_common::nats::tasks::{Published, TaskError, TaskStream};
 use latentfarm_common::nats::{Connection, storage, subjects, topology};
 use latentfarm_common::queues::{Queue, ResourceClass};
 use latentfarm_common::time::FrameRange;
 use latentfarm_common::wire;
 use latentfarm_common::wire::blob::BlobRef;
+use latentfarm_common::wire::job::JobSpec;
 use latentfarm_common::wire::outcome::WorkerCommand;
 use latentfarm_common::wire::task::{AnalyzeTask, RenderTask, Task, TaskBody};
 use tokio::time::Instant;
 
+use super::backup::Backup;
+use super::command;
 use super::error::DispatchError;
 use super::farm::Farm;
 use super::job::Job;
 use super::placer::Reassignment;
-use super::publish_window::{free_slots, round_robin};
-use super::rebalance;
+use super::publish_window::choose;
 use super::reconcile::QueueView;
-use super::shared_analysis::SharedAnalyses;
 use super::task_inputs::{analyze_input, render_input};
 use super::wait_reason::Refusal;
 use super::workers::Workers;
+use crate::placement::Fit;
 
 /// When the farm has refused tasks, or the store their inputs, for this long, the dispatcher gives up.
 const PUBLISH_TIMEOUT: Duration = Duration::from_mins(1);
@@ -200,15 +201,7 @@ impl TaskPublisher {
                 range,
                 input,
             }),
-            (WorkKind::Render, Some(scheduled)) => TaskBody::Render(RenderTask {
-                source: spec.source.clone(),
-                audio: spec.audio.clone(),
-                model: spec.model.clone(),
-                encoder: spec.encoder.clone(),
-                range,
-                input,
-                memory: scheduled.fit.constraints,
-            }),
+            (WorkKind::Render, Some(scheduled)) => render_task(spec, range, input, &scheduled.fit),
         };
         Ok(Some(Task {
             chunk,
@@ -216,6 +209,45 @@ impl TaskPublisher {
             store: self.store.url().to_owned(),
             body,
         }))
+    }
+
+    /// Publishes a second task of a chunk that is running.
+    pub(super) async fn publish_backup(&self, job: &mut Job, backup: &Backup) -> Result<(), DispatchError> {
+        let Backup { chunk, fit, .. } = backup;
+        let Some(record) = job.chunks.get(*chunk) else {
+            return Ok(());
+        };
+        let (range, mut attempt) = (record.range, record.state().attempt.next());
+        let input = match record.input {
+            Some(input) => input,
+            None => self.store_input(*chunk, range, job).await?,
+        };
+        let queue = job.settings.queue(fit.class);
+        loop {
+            let task = Task {
+                chunk: *chunk,
+                attempt,
+                store: self.store.url().to_owned(),
+                body: render_task(&job.spec, range, input, fit),
+            };
+            let published = self.task_stream.publish(queue, &task).await;
+            match published.map_err(DispatchError::Tasks)? {
+                Published::Queued => break,
+                // An earlier run used the attempt's number not long ago.
+                Published::Duplicate => attempt = attempt.next(),
+            }
+        }
+        job.on_backup(*chunk, attempt, fit);
+        Ok(())
+    }
+
+    /// Removes the other tasks of a chunk that is done, and has the worker that runs one of them give it up.
+    pub(super) async fn end_backup(&self, chunk: ChunkId) {
+        self.remove_tasks(chunk).await;
+        let abandon = WorkerCommand::Abandon(chunk);
+        if let Err(error) = command::send(&self.connection, None, &abandon).await {
+            tracing::debug!(%chunk, error = one_line(error.as_ref()), "the workers were not told");
+        }
     }
 
     /// Stores the input of a chunk's task as a blob, and keeps its reference in the chunk's record.
@@ -249,7 +281,7 @@ impl TaskPublisher {
             tracing::warn!(%chunk, error = one_line(&error), "cannot remove a task that is not needed");
         }
         let give_back = WorkerCommand::GiveBack(chunk);
-        let dropped = rebalance::command(&self.connection, Subject::Control(None), &give_back);
+        let dropped = command::send(&self.connection, None, &give_back);
         if let Err(error) = dropped.await {
             tracing::debug!(%chunk, error = one_line(error.as_ref()), "the workers were not told");
         }
@@ -347,45 +379,14 @@ impl TaskPublisher {
     }
 }
 
-/// Chooses the chunks that are published to each queue now: as many as its window has free slots, one of each
-/// job in turn, each job's chunks in frame order. The size of a window depends on the number of workers that
-/// serve its queue. An analysis that another job has under way is not chosen.
-pub(super) fn choose(
-    jobs: &BTreeMap<JobId, Job>,
-    workers: &Workers,
-    now: Instant,
-) -> Vec<(Queue, Vec<ChunkId>)> {
-    let mut queues: BTreeMap<Queue, Vec<Vec<ChunkId>>> = BTreeMap::new();
-    let mut under_way: BTreeMap<Queue, usize> = BTreeMap::new();
-    let mut analyses = SharedAnalyses::under_way(jobs.values());
-    for job in jobs.values() {
-        let mut ready: BTreeMap<Queue, Vec<ChunkId>> = BTreeMap::new();
-        for record in job.chunks.iter() {
-            if let Some(class) = record.class_to_publish(now).filter(|_| !job.is_paused) {
-                if class == ResourceClass::Analyze && analyses.is_elsewhere(job, record.range) {
-                    continue;
-                }
-                ready
-                    .entry(job.settings.queue(class))
-                    .or_default()
-                    .push(record.id);
-            } else if let Some(class) = record.class_under_way() {
-                *under_way.entry(job.settings.queue(class)).or_default() += 1;
-            }
-        }
-        for (queue, chunks) in ready {
-            queues.entry(queue).or_default().push(chunks);
-        }
-    }
-    let capacities = workers.capacities();
-    // Render queues come before the analysis queue, so that a video is finished from its first frame on.
-    let chosen = queues.into_iter().rev().map(|(queue, backlogs)| {
-        let serving = match queue.class {
-            ResourceClass::Analyze => workers.live(),
-            class => capacities.iter().filter(|worker| worker.serves(class)).count(),
-        };
-        let slots = free_slots(serving, under_way.get(&queue).copied().unwrap_or(0));
-        (queue, round_robin(slots, &backlogs))
-    });
-    chosen.filter(|(_, chunks)| !chunks.is_empty()).collect()
+fn render_task(spec: &JobSpec, range: FrameRange, input: BlobRef, fit: &Fit) -> TaskBody {
+    TaskBody::Render(RenderTask {
+        source: spec.source.clone(),
+        audio: spec.audio.clone(),
+        model: spec.model.clone(),
+        encoder: spec.encoder.clone(),
+        range,
+        input,
+        memory: fit.constraints,
+    })
 }

@@ -10,13 +10,14 @@ use latentfarm_common::ids::{ChunkId, JobId, WorkerId};
 use latentfarm_common::nats::Connection;
 use latentfarm_common::nats::subjects::Subject;
 use latentfarm_common::queues::Queue;
-use latentfarm_common::wire;
 use latentfarm_common::wire::outcome::WorkerCommand;
 use tokio::time::Instant;
 
+use super::command;
 use super::job::Job;
 use super::workers::Workers;
 use crate::job::chunk::state::Phase;
+use crate::placement::WorkerCapacity;
 
 /// The least time between two looks at the farm.
 const INTERVAL: Duration = Duration::from_millis(200);
@@ -32,6 +33,14 @@ pub(super) enum Relief {
     Announce(Queue),
 }
 
+/// What is done for idle workers.
+#[derive(Debug, Default)]
+pub(super) struct Relieved {
+    pub(super) reliefs: Vec<Relief>,
+    /// Those for which there is nothing that others have not begun.
+    pub(super) without: Vec<WorkerCapacity>,
+}
+
 /// What was done a moment ago.
 #[derive(Debug, Default)]
 pub(super) struct Rebalancer {
@@ -41,19 +50,20 @@ pub(super) struct Rebalancer {
 }
 
 impl Rebalancer {
-    /// Returns what is to be done now, one thing for each idle worker at most.
+    /// Returns what is to be done now, one thing for each idle worker at most; `None` if no worker is idle, or the last
+    /// look was a moment ago.
     pub(super) fn choose(
         &mut self,
         jobs: &BTreeMap<JobId, Job>,
         workers: &Workers,
         now: Instant,
-    ) -> Vec<Relief> {
+    ) -> Option<Relieved> {
         if self.next.is_some_and(|next| now < next) {
-            return Vec::new();
+            return None;
         }
         let idle = workers.idle_capacities();
         if idle.is_empty() {
-            return Vec::new();
+            return None;
         }
         self.next = Some(now + INTERVAL);
         self.asked.retain(|_, at| now - *at < PATIENCE);
@@ -76,7 +86,7 @@ impl Rebalancer {
                 *others += 1;
             }
         }
-        let mut reliefs = Vec::new();
+        let (mut reliefs, mut without) = (Vec::new(), Vec::new());
         for worker in idle {
             let mut served = queues.iter_mut().filter(|(queue, _)| worker.serves(queue.class));
             let found = served.find_map(|(queue, (held, others))| {
@@ -89,13 +99,16 @@ impl Rebalancer {
                 let holder = (*holders.get(&chunk)?).clone();
                 Some(Relief::GiveBack { holder, chunk })
             });
-            reliefs.extend(found);
+            match found {
+                Some(relief) => reliefs.push(relief),
+                None => without.push(worker),
+            }
         }
         reliefs.retain(|relief| match relief {
             Relief::GiveBack { chunk, .. } => self.asked.insert(*chunk, now).is_none(),
             Relief::Announce(queue) => self.announced.insert(*queue, now).is_none(),
         });
-        reliefs
+        Some(Relieved { reliefs, without })
     }
 }
 
@@ -105,12 +118,7 @@ pub(super) async fn send(connection: &Connection, reliefs: Vec<Relief>) {
         tracing::debug!(?relief, "an idle worker is to get a task");
         let sent = match relief {
             Relief::GiveBack { holder, chunk } => {
-                command(
-                    connection,
-                    Subject::Control(Some(holder)),
-                    &WorkerCommand::GiveBack(chunk),
-                )
-                .await
+                command::send(connection, Some(holder), &WorkerCommand::GiveBack(chunk)).await
             }
             Relief::Announce(queue) => {
                 let subject = Subject::Wake(queue.class).to_string();
@@ -126,18 +134,4 @@ pub(super) async fn send(connection: &Connection, reliefs: Vec<Relief>) {
             );
         }
     }
-}
-
-/// Sends a command to one worker or to all.
-pub(super) async fn command(
-    connection: &Connection,
-    subject: Subject,
-    command: &WorkerCommand,
-) -> Result<(), async_nats::Error> {
-    let payload = wire::encode(command)?;
-    connection
-        .client
-        .publish(subject.to_string(), payload.into())
-        .await?;
-    Ok(())
 }

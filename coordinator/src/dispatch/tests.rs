@@ -16,7 +16,7 @@ use super::benchmark_job::{benchmark_job, benchmark_segments};
 use super::job::Job;
 use super::need_estimator::NeedEstimator;
 use super::placer::Placer;
-use super::publisher::choose;
+use super::publish_window::choose;
 use super::settings::{DispatchSettings, Timeouts};
 use super::test_support::observations;
 use super::workers::Workers;

@@ -1,20 +1,22 @@
-//! How jobs come to a farm and leave it. The dispatcher calls this for each [`Order`], for jobs that have ended,
+//! How jobs come to a farm and leave it, how workers leave it, and what idle ones are given. The dispatcher calls this for each [`Order`], for jobs that have ended,
 //! and when it is asked to end.
 
 use latentfarm_common::error::one_line;
-use latentfarm_common::ids::JobId;
+use latentfarm_common::ids::{ChunkId, JobId};
 use latentfarm_common::nats::lease::Contention;
-use latentfarm_common::nats::subjects::Subject;
-use latentfarm_common::wire;
 use latentfarm_common::wire::outcome::WorkerCommand;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::backup;
+use super::command;
 use super::dispatcher::Dispatcher;
 use super::error::DispatchError;
 use super::job::Job;
 use super::job_event::JobEvent;
 use super::order::{Admission, JobEnd, Order};
+use super::placer::Reassignment;
+use super::rebalance::{self, Relieved};
 use super::report::JobReport;
 use crate::job::chunk::state::Phase;
 use crate::job::chunks::Ending;
@@ -165,20 +167,63 @@ impl Dispatcher<'_> {
         }
     }
 
+    /// Finds something to do for idle workers.
+    pub(super) async fn relieve_idle(&mut self, now: Instant) {
+        let Some(Relieved { reliefs, without }) = self.rebalancer.choose(&self.jobs, &self.workers, now)
+        else {
+            return;
+        };
+        rebalance::send(self.connection, reliefs).await;
+        let Some(backup) = backup::choose(&self.jobs, &self.workers, &without, &self.estimator) else {
+            return;
+        };
+        let Some(job) = self.jobs.get_mut(&backup.chunk.job) else {
+            return;
+        };
+        let (chunk, worker) = (backup.chunk, &backup.worker);
+        match self.publisher.publish_backup(job, &backup).await {
+            Ok(()) => tracing::info!(%chunk, idle = %worker, "a chunk has a backup task"),
+            Err(error) => tracing::warn!(%chunk, error = one_line(&error), "a chunk has no backup task"),
+        }
+    }
+
+    /// Removes the workers that have left or were lost, and gives their tasks to others.
+    pub(super) async fn expire_workers(&mut self, now: Instant) {
+        let listening = self.connection.is_up();
+        for departed in self.workers.expire(now, listening) {
+            let worker = departed.worker.clone();
+            self.notify_all(&if departed.announced {
+                JobEvent::WorkerLeft { worker }
+            } else {
+                JobEvent::WorkerLost { worker }
+            });
+            for job in self.jobs.values_mut() {
+                job.on_worker_departed(&departed.worker);
+            }
+            // The queue would deliver them again only after the acknowledgement wait.
+            let is_queued = |chunk: &ChunkId| {
+                let record = self.jobs.get(&chunk.job).and_then(|job| job.chunks.get(*chunk));
+                record.is_some_and(|record| record.state().phase == Phase::Queued)
+            };
+            let held = departed.held.into_iter().filter(is_queued);
+            let why = format!("{} held it and is gone", departed.worker);
+            let moves = held
+                .map(|chunk| Reassignment {
+                    chunk,
+                    why: why.clone(),
+                })
+                .collect();
+            self.publisher.reassign(&mut self.jobs, moves).await;
+        }
+    }
+
     /// Asks the workers that are at work on a job to give it up. A worker that does not receive this finishes its chunk.
     async fn stop_workers_of(&self, job: JobId) {
-        let payload = match wire::encode(&WorkerCommand::Cancel(job)) {
-            Ok(payload) => payload,
-            Err(error) => {
-                tracing::warn!(error = one_line(&error), "a command cannot be encoded");
-                return;
-            }
-        };
-        let subject = Subject::Control(None).to_string();
-        if let Err(error) = self.connection.client.publish(subject, payload.into()).await {
+        let cancel = WorkerCommand::Cancel(job);
+        if let Err(error) = command::send(self.connection, None, &cancel).await {
             tracing::warn!(
-                error = one_line(&error),
-                "cannot tell the workers that a job is cancelled"
+                error = one_line(error.as_ref()),
+                "cannot ask the workers to give a job up"
             );
         }
     }

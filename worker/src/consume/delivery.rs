@@ -95,7 +95,7 @@ impl Delivery {
         self.term(DeliveryOutcome::Unfinished).await
     }
 
-    /// Terminates a task whose job was cancelled.
+    /// Terminates a task that is not wanted any more.
     pub(super) async fn cancel(mut self, task: &Task) -> DeliveryOutcome {
         tracing::info!(chunk = %task.chunk, "task cancelled");
         self.publish_event(task.chunk, task.attempt, EventKind::Released)

@@ -24,7 +24,7 @@ const LOG_INTERVAL: Duration = Duration::from_mins(1);
 /// How the runner's part ended.
 enum RunEnd {
     Ran(Result<Finish, Failure>),
-    /// The coordinator cancelled the job.
+    /// The coordinator cancelled the job, or has the chunk from another worker.
     Cancelled,
     /// The worker has to leave at once.
     Released,
@@ -207,7 +207,8 @@ async fn run<R: TaskRunner>(
                 if control.draining() {
                     link.heartbeat_state.set_state(WorkerState::Draining);
                 }
-                if command == WorkerCommand::Cancel(chunk.job) && stop_request.is_none() {
+                let stops = [WorkerCommand::Cancel(chunk.job), WorkerCommand::Abandon(chunk)];
+                if stops.contains(&command) && stop_request.is_none() {
                     stop.send_replace(true);
                     stop_request = Some((RunEnd::Cancelled, Instant::now()));
                 }

@@ -53,7 +53,7 @@ pub(super) struct HeldTasks {
     taking: Arc<Mutex<()>>,
     /// How long the last chunk occupied the device.
     pace: Option<Duration>,
-    /// The answers for tasks that were given back, and what takes tasks; both end with the held_tasks.
+    /// The answers for tasks that were given back, and what takes tasks; both end with this.
     answers: JoinSet<DeliveryOutcome>,
     _taker: JoinSet<()>,
 }
@@ -147,7 +147,9 @@ impl HeldTasks {
     /// Does what a command asks for about tasks that are held.
     pub(super) fn obey(&mut self, command: &WorkerCommand) {
         match command {
-            WorkerCommand::GiveBack(chunk) => self.give_back(|task| task.task.chunk == *chunk),
+            WorkerCommand::GiveBack(chunk) | WorkerCommand::Abandon(chunk) => {
+                self.give_back(|task| task.task.chunk == *chunk);
+            }
             WorkerCommand::Cancel(job) => self.give_back(|task| task.task.chunk.job == *job),
             WorkerCommand::Drain => self.give_back_all(),
             WorkerCommand::FreeMemory => {}

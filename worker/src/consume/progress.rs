@@ -29,7 +29,7 @@ impl Progress {
     }
 
     /// Counts a step: a denoising step, a frame, a part of a download, or a stretch of a long stage that is
-    /// still within its time limit. The mere passing of time is no step, as a hung task must lose its held_tasks.
+    /// still within its time limit. The mere passing of time is no step, as a hung task must go to another worker.
     pub fn step(&self) {
         self.steps.send_modify(|steps| *steps += 1);
     }

@@ -149,6 +149,24 @@ async fn a_cancelled_job_takes_the_held_tasks_with_it() {
 }
 
 #[tokio::test]
+async fn a_task_whose_chunk_is_done_elsewhere_stops_and_the_next_one_runs() {
+    let script = [ScriptedAction::Finish, ScriptedAction::WorkUntilStopped];
+    let harness = offering_memory(Farm::start().await, &script).await;
+    for index in 0..4 {
+        harness.publish_to(USUAL, index, 0).await;
+    }
+    holds(&harness, &[2, 3]).await;
+    harness
+        .instruct(Subject::Control(None), &WorkerCommand::Abandon(chunk(1)))
+        .await;
+    for index in [0, 2, 3] {
+        harness.done(index).await;
+    }
+    harness.queue_is_empty().await;
+    assert_eq!(ran(&harness), [0, 1, 2, 3]);
+}
+
+#[tokio::test]
 async fn held_tasks_are_kept_longer_than_the_acknowledgement_wait() {
     let topology = Topology {
         ack_wait: Duration::from_secs(1),

@@ -304,16 +304,24 @@ impl Workers {
     /// out.
     pub(super) fn frames_under_way(&self, job: JobId, is_done: impl Fn(ChunkId) -> bool) -> u64 {
         let rendering = |task: &&TaskProgress| task.chunk.job == job && task.chunk.work == WorkKind::Render;
-        self.tasks()
-            .filter(rendering)
-            .filter(|task| !is_done(task.chunk))
-            .map(|task| u64::from(task.frames_done))
-            .sum()
+        // Two workers may render one chunk.
+        let mut frames: BTreeMap<ChunkId, u64> = BTreeMap::new();
+        for task in self.tasks().filter(rendering).filter(|task| !is_done(task.chunk)) {
+            let most = frames.entry(task.chunk).or_default();
+            *most = u64::from(task.frames_done).max(*most);
+        }
+        frames.values().sum()
     }
 
     fn tasks(&self) -> impl Iterator<Item = &TaskProgress> {
         let heartbeats = self.known.values().filter_map(|known| known.heartbeat.as_ref());
         heartbeats.flat_map(Heartbeat::tasks)
+    }
+
+    /// What a worker reports of a chunk that it has begun.
+    pub(super) fn task_of(&self, worker: &WorkerId, chunk: ChunkId) -> Option<&TaskProgress> {
+        let heartbeat = self.known.get(worker)?.heartbeat.as_ref()?;
+        heartbeat.tasks().find(|task| task.chunk == chunk)
     }
 
     /// What the idle workers offer to render tasks.

@@ -57,6 +57,9 @@ pub struct ChunkRecord {
     pub refusals: Option<Refusals>,
     /// The queue that the chunk was last published to.
     pub published: Option<Fit>,
+    /// The attempt of a second task of the chunk, which another worker runs beside the one that counts. Its reports change
+    /// nothing; its result counts if it is the first.
+    pub backup: Option<Attempt>,
 }
 
 /// The queue that a chunk of the backlog is to be published to.
@@ -162,6 +165,7 @@ impl ChunkRecord {
             unschedulable: None,
             refusals: None,
             published: None,
+            backup: None,
         }
     }
 
@@ -291,7 +295,10 @@ impl ChunkRecord {
         self.scheduled = None;
         match self.state.phase {
             Phase::Waiting => {}
-            Phase::Backlog => self.maybe_queued |= is_end,
+            Phase::Backlog => {
+                self.maybe_queued |= is_end;
+                self.backup = None;
+            }
             Phase::Queued | Phase::Running { .. } | Phase::Done { .. } => {
                 self.not_before = None;
                 self.inherited = None;

@@ -138,7 +138,9 @@ pub(crate) fn heartbeats() -> [Heartbeat; 2] {
             analyze: true,
             memory,
         },
-        task: Some(task),
+        task: Some(task.clone()),
+        finishing: vec![task],
+        held: vec![chunk(WorkKind::Render)],
         memory: Some(MemorySample::default()),
         gpu: Some(GpuStatus {
             temperature_c: Some(60),
@@ -151,11 +153,13 @@ pub(crate) fn heartbeats() -> [Heartbeat; 2] {
     [Heartbeat::starting(worker(), "cpu".to_owned()), working]
 }
 
-pub(crate) fn commands() -> [WorkerCommand; 3] {
+pub(crate) fn commands() -> [WorkerCommand; 5] {
     [
         WorkerCommand::Cancel(job()),
         WorkerCommand::Drain,
         WorkerCommand::FreeMemory,
+        WorkerCommand::GiveBack(chunk(WorkKind::Render)),
+        WorkerCommand::Abandon(chunk(WorkKind::Render)),
     ]
 }
 
