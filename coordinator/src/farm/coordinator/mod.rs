@@ -212,7 +212,7 @@ impl<'a> Coordinator<'a> {
 
     fn on_report(&mut self, (job, number, report): Reported) {
         match report {
-            Report::Progress { frames_done } => self.registry.on_progress(job, number, frames_done),
+            Report::Progress { frames_done } => self.registry.on_progress(job, number, frames_done, now_ms()),
             Report::Wait(waits_for) => self.registry.on_wait(job, number, waits_for),
             Report::Left(departure) => self.departures.push((job, number, departure)),
         }

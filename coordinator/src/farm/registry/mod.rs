@@ -44,8 +44,9 @@ pub(super) struct Entry {
     pub(super) is_dispatched: bool,
     /// What the job waits for, if the dispatcher says that it waits.
     pub(super) waits_for: Option<String>,
-    /// When the job came to the dispatcher, and how many frames were rendered then.
-    dispatched_at: Option<(u64, u64)>,
+    /// When the job came to the dispatcher, or the last time at which no more was rendered than then, and how many frames
+    /// that were.
+    rated_since: Option<(u64, u64)>,
 }
 
 /// Why a request about a job is not carried out.
@@ -272,7 +273,7 @@ impl Registry {
         entry.is_dispatched = true;
         entry.record.phase = JobPhase::Running;
         entry.record.begun_ms = Some(now_ms);
-        entry.dispatched_at = Some((now_ms, entry.record.frames_done));
+        entry.rated_since = Some((now_ms, entry.record.frames_done));
         Ok(&entry.record)
     }
 
@@ -283,10 +284,16 @@ impl Registry {
         (entry.is_dispatched && entry.record.number == number).then_some(entry)
     }
 
-    /// Records how many frames of a job are rendered.
-    pub(super) fn on_progress(&mut self, job: JobId, number: u64, frames_done: u64) {
+    /// Records how many frames of a job are rendered. The time before the first ones, in which its video is analysed and
+    /// engines start, does not count towards its rate.
+    pub(super) fn on_progress(&mut self, job: JobId, number: u64, frames_done: u64, now_ms: u64) {
         if let Some(entry) = self.dispatched(job, number) {
             entry.record.frames_done = frames_done;
+            if let Some((since_ms, before)) = &mut entry.rated_since
+                && *before == frames_done
+            {
+                *since_ms = now_ms;
+            }
         }
     }
 
@@ -357,7 +364,7 @@ impl Entry {
             record,
             is_dispatched: false,
             waits_for: None,
-            dispatched_at: None,
+            rated_since: None,
         }
     }
 }

@@ -87,7 +87,7 @@ impl Registry {
 impl Entry {
     /// The frames that are rendered in a second, since the job came to the dispatcher.
     fn rate(&self, now_ms: u64) -> Option<f64> {
-        let (begun_ms, frames_then) = self.dispatched_at.filter(|_| self.is_dispatched)?;
+        let (begun_ms, frames_then) = self.rated_since.filter(|_| self.is_dispatched)?;
         let frames = self
             .record
             .frames_done

@@ -123,7 +123,7 @@ fn a_late_report_about_a_cancelled_job_does_not_end_its_next_submission() {
     assert_eq!(registry.control(job, Control::Pause, 3), Err(over));
     assert_eq!(registry.submit(job, 100, order("a", 1), 4), Ok(true));
     assert_eq!(dispatch(&mut registry), [job]);
-    registry.on_progress(job, first, 77);
+    registry.on_progress(job, first, 77, 0);
     registry.on_left(job, first, (JobPhase::Cancelled, None), 5);
     assert_eq!(phase(&registry, job), JobPhase::Running);
     assert_eq!(registry.get(job).unwrap().record.frames_done, 0);

@@ -45,7 +45,7 @@ fn open_jobs_are_promised_what_they_have_not_stored_yet() {
     registry.submit(id("b"), 10, order("any", 1), 0).unwrap();
     assert_eq!(registry.outstanding_bytes(), 2 * 1300);
     let number = registry.on_dispatched(id("a"), 1).unwrap().number;
-    registry.on_progress(id("a"), number, 4);
+    registry.on_progress(id("a"), number, 4, 0);
     assert_eq!(registry.outstanding_bytes(), 600 + 1300);
     registry.on_left(id("a"), number, (JobPhase::Complete, None), 5);
     assert_eq!(registry.outstanding_bytes(), 1300);
@@ -88,7 +88,7 @@ fn open_jobs_are_forecast_from_the_rates_of_those_that_are_rendered() {
     }
     for (job, frames) in [(jobs[0], 50), (jobs[1], 25)] {
         let number = number(&registry, job);
-        registry.on_progress(job, number, frames);
+        registry.on_progress(job, number, frames, 0);
     }
     registry.control(jobs[3], Control::Pause, 1).unwrap();
     // 75 frames in 1000 ms; 125 frames are left of the first two, and 100 of the third.
@@ -96,11 +96,22 @@ fn open_jobs_are_forecast_from_the_rates_of_those_that_are_rendered() {
         done_in(&registry, 2000),
         [Some(1000), Some(3000), Some(3000), None]
     );
+    // The time before the first frame does not count.
+    let late = submit(&mut registry, "late", 1);
+    registry.on_dispatched(late, 0).unwrap();
+    let its_number = registry.view(late, 0).unwrap().record.number;
+    registry.on_progress(late, its_number, 0, 9000);
+    registry.on_progress(late, its_number, 10, 9500);
+    assert_eq!(
+        registry.view(late, 10_000).unwrap().done_in,
+        Some(Duration::from_secs(9))
+    );
+    registry.control(late, Control::Cancel, 1).unwrap();
     // Frames that were rendered before do not count.
     let number = number(&registry, jobs[0]);
     registry.on_left(jobs[0], number, (JobPhase::Queued, None), 2000);
     registry.on_dispatched(jobs[0], 3000).unwrap();
-    registry.on_progress(jobs[0], number, 60);
+    registry.on_progress(jobs[0], number, 60, 0);
     assert_eq!(
         registry
             .view(jobs[0], 4000)
@@ -181,7 +192,7 @@ fn a_selection_has_one_forecast_and_says_what_one_more_worker_would_save() {
     assert_eq!((before.open, before.frames_left, before.done_in), (2, 200, None));
     registry.on_dispatched(jobs[0], 1000).unwrap();
     let number = number(&registry, jobs[0]);
-    registry.on_progress(jobs[0], number, 20);
+    registry.on_progress(jobs[0], number, 20, 0);
     let heartbeat = |name: &str, frames_per_second| Heartbeat {
         frames_per_second,
         device_total_mib: 24_000,
@@ -209,11 +220,11 @@ fn the_first_forecast_of_a_job_is_kept() {
     let job = submit(&mut registry, "a", 1);
     registry.on_dispatched(job, 0).unwrap();
     let number = number(&registry, job);
-    registry.on_progress(job, number, 9);
+    registry.on_progress(job, number, 9, 0);
     assert_eq!(registry.record_forecasts(900), [], "too little is rendered");
-    registry.on_progress(job, number, 10);
+    registry.on_progress(job, number, 10, 0);
     assert_eq!(registry.record_forecasts(1000), [job]);
-    registry.on_progress(job, number, 90);
+    registry.on_progress(job, number, 90, 0);
     assert_eq!(registry.record_forecasts(2000), []);
     let forecast = registry.view(job, 2000).unwrap().record.forecast.unwrap();
     assert_eq!((forecast.made_ms, forecast.done_ms), (1000, 10_000));
