@@ -244,10 +244,7 @@ impl TaskPublisher {
     /// Removes the other tasks of a chunk that is done, and has the worker that runs one of them give it up.
     pub(super) async fn end_backup(&self, chunk: ChunkId) {
         self.remove_tasks(chunk).await;
-        let abandon = WorkerCommand::Abandon(chunk);
-        if let Err(error) = command::send(&self.connection, None, &abandon).await {
-            tracing::debug!(%chunk, error = one_line(error.as_ref()), "the workers were not told");
-        }
+        self.command(WorkerCommand::Abandon(chunk)).await;
     }
 
     /// Stores the input of a chunk's task as a blob, and keeps its reference in the chunk's record.
@@ -280,10 +277,17 @@ impl TaskPublisher {
         if let Err(error) = self.task_stream.remove_chunk(chunk).await {
             tracing::warn!(%chunk, error = one_line(&error), "cannot remove a task that is not needed");
         }
-        let give_back = WorkerCommand::GiveBack(chunk);
-        let dropped = command::send(&self.connection, None, &give_back);
-        if let Err(error) = dropped.await {
-            tracing::debug!(%chunk, error = one_line(error.as_ref()), "the workers were not told");
+        self.command(WorkerCommand::GiveBack(chunk)).await;
+    }
+
+    /// Sends a command to all workers. One that does not receive it does work that is not needed.
+    async fn command(&self, command: WorkerCommand) {
+        if let Err(error) = command::send(&self.connection, None, &command).await {
+            tracing::debug!(
+                ?command,
+                error = one_line(error.as_ref()),
+                "a command was not sent"
+            );
         }
     }
 
@@ -313,8 +317,8 @@ impl TaskPublisher {
         }
     }
 
-    /// Removes the tasks of an earlier coordinator from the queue, because workers ignore its epoch from now
-    /// on. Chunks that a worker may still be running are not published before `adopt_at`, if that is given.
+    /// Removes the tasks of an earlier coordinator from the queue, because its epoch does not count from now on, and has
+    /// workers give up those that they have not begun. Chunks that a worker may still be running are not published before `adopt_at`, if that is given.
     pub(super) async fn take_over(
         &self,
         job: &mut Job,
@@ -331,6 +335,7 @@ impl TaskPublisher {
                 record.inherited = Some(task.attempt);
                 record.not_before = adopt_at;
             }
+            self.command(WorkerCommand::GiveBack(task.chunk)).await;
         }
         let removed = self.task_stream.remove_job(job.spec.id).await;
         let removed = removed.map_err(DispatchError::Tasks)?;

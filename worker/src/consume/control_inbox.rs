@@ -58,6 +58,14 @@ impl ControlInbox {
         }
     }
 
+    /// Waits for a command that concerns a worker without a task.
+    pub(super) async fn changed(&mut self) {
+        while matches!(
+            self.next().await,
+            WorkerCommand::GiveBack(_) | WorkerCommand::Abandon(_)
+        ) {}
+    }
+
     /// Returns a command that has come and was not read yet.
     pub(super) fn waiting(&mut self) -> Option<WorkerCommand> {
         while let Some(Some(message)) = self.messages.next().now_or_never() {
@@ -84,8 +92,11 @@ impl ControlInbox {
         }
         match wire::decode::<WorkerCommand>(&message.payload) {
             Ok(command) => {
-                // The coordinator repeats the first, and sends the second for each task that it moves.
-                if matches!(command, WorkerCommand::FreeMemory | WorkerCommand::GiveBack(_)) {
+                // The coordinator repeats the first, and sends the others for each task that it moves or has done.
+                if matches!(
+                    command,
+                    WorkerCommand::FreeMemory | WorkerCommand::GiveBack(_) | WorkerCommand::Abandon(_)
+                ) {
                     tracing::debug!(?command, "received a command from the coordinator");
                 } else {
                     tracing::info!(?command, "received a command from the coordinator");

@@ -53,6 +53,8 @@ pub(super) struct HeldTasks {
     taking: Arc<Mutex<()>>,
     /// How long the last chunk occupied the device.
     pace: Option<Duration>,
+    /// Changes when the link to the server comes back after an outage.
+    connects: watch::Receiver<u64>,
     /// The answers for tasks that were given back, and what takes tasks; both end with this.
     answers: JoinSet<DeliveryOutcome>,
     _taker: JoinSet<()>,
@@ -79,6 +81,7 @@ impl HeldTasks {
             held,
             taking,
             pace: None,
+            connects: link.connection.connects(),
             answers: JoinSet::new(),
             _taker: JoinSet::from_iter([taker.run()]),
         }
@@ -126,9 +129,12 @@ impl HeldTasks {
         }
     }
 
-    /// Returns the task that is run next, if its queue is still the one to run from. Otherwise all is given back.
+    /// Returns the task that is run next, if its queue is still the one to run from. Otherwise all is given back. So it is
+    /// after an outage, in which the server may have given the tasks to others.
     pub(super) fn pop_if(&mut self, is_next: impl Fn(Queue) -> bool) -> Option<HeldTask> {
-        if !self.tasks.front().is_some_and(|task| is_next(task.queue)) {
+        let was_away = self.connects.has_changed().unwrap_or(true);
+        self.connects.mark_unchanged();
+        if was_away || !self.tasks.front().is_some_and(|task| is_next(task.queue)) {
             self.give_back_all();
             return None;
         }

@@ -114,7 +114,14 @@ pub async fn serve<R: TaskRunner>(
         }
         // One result may be stored beside the next task. The second one is waited for, so that they do not pile up.
         while finishing.len() > 1 {
-            summary.count_next(&mut finishing).await;
+            let counted = summary.count_next(&mut finishing);
+            if tokio::time::timeout(settings.progress_interval, counted)
+                .await
+                .is_err()
+            {
+                // The store is full or away. Other workers may be able to go on.
+                held_tasks.give_back_all();
+            }
         }
         if held_tasks.is_empty() {
             held_tasks.settle().await;

@@ -130,7 +130,7 @@ impl TaskPuller {
             tokio::select! {
                 () = wakes.wait_for(|queue| queues.contains(queue) && Some(*queue) != first_present) => {}
                 () = shutdown.reached(Phase::Draining) => {}
-                _ = control.next() => {}
+                () = control.changed() => {}
             }
         };
         let Some(queue) = first_present else {
