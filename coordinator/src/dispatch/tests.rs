@@ -17,6 +17,7 @@ use super::job::Job;
 use super::need_estimator::NeedEstimator;
 use super::placer::Placer;
 use super::publish_window::choose;
+use super::rebalance::{Rebalancer, Relief, Relieved};
 use super::settings::{DispatchSettings, Timeouts};
 use super::test_support::observations;
 use super::workers::Workers;
@@ -283,4 +284,63 @@ fn frames_without_speech_are_rendered_when_they_are_cut() {
     job.segments.on_news(&VideoNews::Recorded(segment(32, 32)));
     job.release();
     assert_eq!(released(&job), 5, "all");
+}
+
+/// Places the chunks of a job, and marks them as queued.
+fn queue_all(jobs: &mut BTreeMap<JobId, Job>, workers: &Workers, now: Instant) -> Vec<ChunkId> {
+    let mut placer = Placer::new(EVERY, now);
+    placer.place(jobs, &workers.capacities(), &NeedEstimator::default(), now);
+    let mut chunks = Vec::new();
+    for job in jobs.values_mut() {
+        for chunk in job.chunks.ids(|record| record.scheduled.is_some()) {
+            let record = job.chunks.get_mut(chunk).unwrap();
+            record.published = record.scheduled.map(|scheduled| scheduled.fit);
+            let attempt = record.state().attempt;
+            job.apply(chunk, ChunkEvent::Enqueued { attempt });
+            chunks.push(chunk);
+        }
+    }
+    chunks
+}
+
+#[test]
+fn an_idle_worker_gets_what_nobody_holds_and_then_what_another_one_would_begin_last() {
+    let (job, _folder) = job(3);
+    let (mut jobs, mut workers, now) = (farm([job]), workers(), Instant::now());
+    let holder = |held: &[ChunkId]| Heartbeat {
+        state: WorkerState::Working,
+        held: held.to_vec(),
+        ..heartbeat("w1", 16_384)
+    };
+    workers.record_heartbeat(holder(&[]), now);
+    let chunks = queue_all(&mut jobs, &workers, now);
+    assert_eq!(chunks.len(), 3);
+    let mut rebalancer = Rebalancer::default();
+    let mut at = |workers: &Workers, ms: u64| {
+        let looked = rebalancer.choose(&jobs, workers, now + Duration::from_millis(ms));
+        looked.map(|Relieved { reliefs, without }| (reliefs, without.len()))
+    };
+    workers.record_heartbeat(holder(&chunks[..2]), now);
+    assert_eq!(at(&workers, 0), None, "no worker is idle");
+    workers.record_heartbeat(heartbeat("w2", 16_384), now);
+    let Some((reliefs, 0)) = at(&workers, 0) else {
+        panic!("it has something to do")
+    };
+    assert!(matches!(reliefs.as_slice(), [Relief::Announce(_)]), "{reliefs:?}");
+    assert_eq!(at(&workers, 100), None, "a moment ago");
+    workers.record_heartbeat(holder(&chunks), now);
+    let give_back = |chunk: ChunkId| {
+        let holder = "w1".parse().unwrap();
+        Some((vec![Relief::GiveBack { holder, chunk }], 0))
+    };
+    assert_eq!(at(&workers, 300), give_back(chunks[2]));
+    assert_eq!(at(&workers, 600), Some((Vec::new(), 0)), "it was asked for it");
+    assert_eq!(at(&workers, 4000), give_back(chunks[2]), "the message was lost");
+    workers.record_heartbeat(holder(&chunks[..0]), now);
+    workers.record_heartbeat(heartbeat("w2", 1), now);
+    assert_eq!(
+        at(&workers, 8000),
+        Some((Vec::new(), 1)),
+        "it has too little memory"
+    );
 }

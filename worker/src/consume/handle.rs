@@ -54,24 +54,27 @@ pub(super) async fn handle<R: TaskRunner>(
     // The runner does not wait until the event is on the server's disk, but the answer to the broker does. A
     // lost event costs nothing: the coordinator accepts a record, or a failure, of a task that is queued by
     // its own account.
+    let HeldTask {
+        task,
+        store,
+        progress,
+        prepared,
+        delivery,
+        ..
+    } = &mut held;
+    let (stop, stopped) = watch::channel(false);
+    let assignment = Assignment {
+        task,
+        store,
+        link: Some(&link.connection),
+        progress,
+        stop: stopped,
+        was_held,
+        prepared: prepared.take(),
+    };
     let (_stored, end) = tokio::join!(
-        held.delivery.publish_event(chunk, attempt, EventKind::Started),
-        run(
-            link,
-            runner,
-            Assignment {
-                task: &held.task,
-                store: &held.store,
-                link: Some(&link.connection),
-                progress: &held.progress,
-                stop: watch::channel(false).1,
-                was_held,
-                prepared: held.prepared.take(),
-            },
-            held_tasks,
-            shutdown,
-            control
-        )
+        delivery.publish_event(chunk, attempt, EventKind::Started),
+        run(link, runner, (assignment, stop), held_tasks, shutdown, control)
     );
     let outcome = match end {
         RunEnd::Ran(Ok(finish)) => {
@@ -162,17 +165,13 @@ async fn grace_is_over(shutdown: &mut Shutdown, grace: Duration) {
 async fn run<R: TaskRunner>(
     link: &WorkerLink,
     runner: &mut R,
-    assignment: Assignment<'_>,
+    (assignment, stop): (Assignment<'_>, watch::Sender<bool>),
     held_tasks: &mut HeldTasks,
     shutdown: &mut Shutdown,
     control: &mut ControlInbox,
 ) -> RunEnd {
-    let (stop, stop_receiver) = watch::channel(false);
     let (chunk, progress) = (assignment.task.chunk, assignment.progress);
-    let running = runner.run(Assignment {
-        stop: stop_receiver,
-        ..assignment
-    });
+    let running = runner.run(assignment);
     tokio::pin!(running);
     let mut leaving = shutdown.clone();
     let mut stop_request: Option<(RunEnd, Instant)> = None;
