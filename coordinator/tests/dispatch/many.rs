@@ -54,7 +54,14 @@ async fn jobs_that_show_one_video_analyse_each_of_its_frames_once() {
     let stage = Stage::open(16).await;
     let counter = AttemptCounter::default();
     let farm = stage.run_farm().await;
-    let mut jobs = vec![farm.admit(640, USUAL), farm.admit(96, USUAL)];
+    // Both are queued before a worker comes.
+    let mut jobs = vec![farm.admit(96, USUAL), farm.admit(640, USUAL)];
+    for job in &mut jobs {
+        job.wait_for("the job is dispatched", |progress| {
+            progress.analyze.queued + progress.analyze.backlog > 0
+        })
+        .await;
+    }
     let analyst = || FakeMachine::cpu(FOR_ANALYSIS);
     let _w1 = stage
         .worker_on("w1", &counter, analyst(), always(Act::Succeed))
