@@ -318,7 +318,8 @@ impl TaskPublisher {
     }
 
     /// Removes the tasks of an earlier coordinator from the queue, because its epoch does not count from now on, and has
-    /// workers give up those that they have not begun. Chunks that a worker may still be running are not published before `adopt_at`, if that is given.
+    /// workers give up those that they have not begun. Chunks that a worker may still be running are not published before
+    /// `adopt_at`, if that is given.
     pub(super) async fn take_over(
         &self,
         job: &mut Job,

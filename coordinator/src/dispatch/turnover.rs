@@ -1,5 +1,5 @@
-//! How jobs come to a farm and leave it, how workers leave it, and what idle ones are given. The dispatcher calls this for each [`Order`], for jobs that have ended,
-//! and when it is asked to end.
+//! How jobs come to a farm and leave it, how workers leave it, and what idle ones are given. The dispatcher calls this for
+//! each [`Order`], for jobs that have ended, for heartbeats and their absence, and when it is asked to end.
 
 use latentfarm_common::error::one_line;
 use latentfarm_common::ids::{ChunkId, JobId};
