@@ -21,6 +21,8 @@ pub(super) struct RecordStore {
     bucket: kv::Store,
     /// The last known revision of each key.
     revisions: BTreeMap<String, u64>,
+    /// What was written to a key after its last known revision without an answer. The server may have stored one of these.
+    unanswered: BTreeMap<String, Vec<Vec<u8>>>,
 }
 
 /// Why a record cannot be read or written.
@@ -63,6 +65,7 @@ impl RecordStore {
             connection: connection.clone(),
             bucket: bucket.map_err(|error| RecordError::Bucket(error.into()))?,
             revisions: BTreeMap::new(),
+            unanswered: BTreeMap::new(),
         })
     }
 
@@ -136,28 +139,48 @@ impl RecordStore {
                 .map_err(|error| failed(error.into()))?;
         }
         for kind in [subjects::ORDER, subjects::RECORD] {
-            self.revisions.remove(&format!("{job}.{kind}"));
+            let key = format!("{job}.{kind}");
+            self.revisions.remove(&key);
+            self.unanswered.remove(&key);
         }
         Ok(())
     }
 
     async fn write<M: Message>(&mut self, key: String, value: &M) -> Result<(), RecordError> {
         let bytes = wire::encode(value).map_err(RecordError::Encode)?;
-        let last = self.revisions.get(&key).copied().unwrap_or(0);
-        let revision = match self.bucket.update(&key, bytes.clone().into(), last).await {
-            Ok(revision) => revision,
-            Err(error) if error.kind() == UpdateErrorKind::WrongLastRevision => {
-                // It may be our own, the answer to which was lost.
-                let found = self.bucket.entry(&key).await;
-                let found = found.map_err(|error| RecordError::Bucket(error.into()))?;
-                match found {
-                    Some(entry) if entry.value[..] == bytes[..] => entry.revision,
-                    _ => return Err(RecordError::Taken),
+        let failed = |error: async_nats::Error| RecordError::Bucket(error);
+        loop {
+            let last = self.revisions.get(&key).copied().unwrap_or(0);
+            let revision = match self.bucket.update(&key, bytes.clone().into(), last).await {
+                Ok(revision) => revision,
+                Err(error) if error.kind() == UpdateErrorKind::WrongLastRevision => {
+                    let found = self.bucket.entry(&key).await;
+                    let found = found.map_err(|error| failed(error.into()))?;
+                    let entry = found.ok_or(RecordError::Taken)?;
+                    let stored = entry.value.to_vec();
+                    // It may be our own, the answer to which was lost.
+                    let unanswered = self.unanswered.get(&key);
+                    let is_earlier = unanswered.is_some_and(|writes| writes.contains(&stored));
+                    if stored != bytes && is_earlier && entry.revision != last {
+                        self.revisions.insert(key.clone(), entry.revision);
+                        continue;
+                    }
+                    if stored != bytes {
+                        return Err(RecordError::Taken);
+                    }
+                    entry.revision
                 }
-            }
-            Err(error) => return Err(RecordError::Bucket(error.into())),
-        };
-        self.revisions.insert(key, revision);
-        Ok(())
+                Err(error) => {
+                    let writes = self.unanswered.entry(key).or_default();
+                    if !writes.contains(&bytes) {
+                        writes.push(bytes);
+                    }
+                    return Err(failed(error.into()));
+                }
+            };
+            self.unanswered.remove(&key);
+            self.revisions.insert(key, revision);
+            return Ok(());
+        }
     }
 }

@@ -118,8 +118,10 @@ pub async fn submit(
         }
     });
     tokio::select! {
-        outcome = submitting => outcome,
+        // What is stored ends with an error of its own when it is interrupted.
+        biased;
         () = shutdown.reached(Phase::Draining) => Ok(None),
+        outcome = submitting => outcome,
     }
 }
 

@@ -63,6 +63,8 @@ impl Run<'_> {
         let Some(spec) = manifest::read(self.folder.path())? else {
             let stop = shutdown.clone();
             return tokio::select! {
+                // The store ends with an error of its own when it is interrupted.
+                biased;
                 () = shutdown.reached(Phase::Draining) => Ok(None),
                 stored = StoredInputs::store(self.farm, self.preflight, examined, self.observer, stop) => {
                     stored.map(Some)
