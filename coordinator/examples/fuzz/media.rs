@@ -185,12 +185,14 @@ fn ingest(video: &Path, audio: &Path, scratch: &Path) -> anyhow::Result<&'static
     for segment in &segments {
         ensure!(segment.first == next, "segments do not follow each other");
         next += segment.frames;
-        let range = usize::try_from(segment.first)?..usize::try_from(next)?;
+        // The last one may hold frames that another job needs.
+        let end = next.min(done.source.frames);
+        let range = usize::try_from(segment.first)?..usize::try_from(end)?;
         let pts = done
             .timeline
             .source_pts
             .get(range)
-            .context("a segment is longer than the video")?;
+            .context("a segment begins behind the frames that are needed")?;
         slices.push(LocalSlice {
             path: blobs
                 .path()
