@@ -204,7 +204,7 @@ fn ingest(video: &Path, audio: &Path, scratch: &Path) -> anyhow::Result<&'static
         });
     }
     ensure!(
-        next == done.source.frames,
+        next >= done.source.frames,
         "segments hold {next} of {} frames",
         done.source.frames
     );
