@@ -38,12 +38,6 @@ pub(super) fn choose(
 ) -> Option<Backup> {
     let mut best: Option<(f64, Backup)> = None;
     for job in jobs.values().filter(|job| !job.is_paused) {
-        let running: Vec<(&ChunkRecord, f64)> = job
-            .chunks
-            .render
-            .iter()
-            .filter_map(|record| Some((record, seconds_left(job, record, workers, estimator)?)))
-            .collect();
         // What is still to come needs the idle workers more.
         let has_more = job.chunks.render.iter().any(|record| {
             matches!(
@@ -51,7 +45,16 @@ pub(super) fn choose(
                 Phase::Waiting | Phase::Backlog | Phase::Queued
             )
         });
-        if running.is_empty() || has_more {
+        if has_more {
+            continue;
+        }
+        let running: Vec<(&ChunkRecord, f64)> = job
+            .chunks
+            .render
+            .iter()
+            .filter_map(|record| Some((record, seconds_left(job, record, workers, estimator)?)))
+            .collect();
+        if running.is_empty() {
             continue;
         }
         let observations = |kind| estimator.observations(&job.spec.model, kind);

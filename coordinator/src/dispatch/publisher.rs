@@ -189,10 +189,7 @@ impl TaskPublisher {
         }
         let attempt = record.state().attempt.under(self.epoch);
         let (range, scheduled) = (record.range, record.scheduled);
-        let input = match record.input {
-            Some(input) => input,
-            None => self.store_input(chunk, range, job).await?,
-        };
+        let input = self.input_of(chunk, range, job).await?;
         let spec = &job.spec;
         let body = match (chunk.work, scheduled) {
             (WorkKind::Render, None) => return Ok(None),
@@ -218,10 +215,7 @@ impl TaskPublisher {
             return Ok(());
         };
         let (range, mut attempt) = (record.range, record.state().attempt.next());
-        let input = match record.input {
-            Some(input) => input,
-            None => self.store_input(*chunk, range, job).await?,
-        };
+        let input = self.input_of(*chunk, range, job).await?;
         let queue = job.settings.queue(fit.class);
         loop {
             let task = Task {
@@ -247,13 +241,17 @@ impl TaskPublisher {
         self.command(WorkerCommand::Abandon(chunk)).await;
     }
 
-    /// Stores the input of a chunk's task as a blob, and keeps its reference in the chunk's record.
-    async fn store_input(
+    /// Returns the input of a chunk's task. It is stored as a blob when a task first needs it, and the chunk's record
+    /// keeps the reference.
+    async fn input_of(
         &self,
         chunk: ChunkId,
         range: FrameRange,
         job: &mut Job,
     ) -> Result<BlobRef, DispatchError> {
+        if let Some(input) = job.chunks.get(chunk).and_then(|record| record.input) {
+            return Ok(input);
+        }
         let (spec, timeline, track) = (&job.spec, &job.timeline, &job.gate.track);
         let segments = job.segments.entries();
         let bytes = match chunk.work {

@@ -34,7 +34,7 @@ pub(super) enum Relief {
 }
 
 /// What is done for idle workers.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Relieved {
     pub(super) reliefs: Vec<Relief>,
     /// Those for which there is nothing that others have not begun.

@@ -45,12 +45,12 @@ impl<'a> SharedAnalyses<'a> {
             claims: HashMap::new(),
         };
         for job in jobs {
-            for record in job
-                .chunks
-                .analyze
-                .iter()
-                .filter(|record| record.state().is_under_way())
-            {
+            // Most jobs have a video of their own.
+            if !analyses.shared_videos.contains(&job.spec.video_digest) {
+                continue;
+            }
+            let records = job.chunks.analyze.iter();
+            for record in records.filter(|record| record.state().is_under_way()) {
                 analyses.claim(job, record.range, is_running(record));
             }
         }

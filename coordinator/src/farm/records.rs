@@ -149,38 +149,39 @@ impl RecordStore {
     async fn write<M: Message>(&mut self, key: String, value: &M) -> Result<(), RecordError> {
         let bytes = wire::encode(value).map_err(RecordError::Encode)?;
         let failed = |error: async_nats::Error| RecordError::Bucket(error);
+        let unanswered = self.unanswered.entry(key.clone()).or_default();
+        if !unanswered.contains(&bytes) {
+            unanswered.push(bytes.clone());
+        }
         loop {
             let last = self.revisions.get(&key).copied().unwrap_or(0);
-            let revision = match self.bucket.update(&key, bytes.clone().into(), last).await {
-                Ok(revision) => revision,
-                Err(error) if error.kind() == UpdateErrorKind::WrongLastRevision => {
-                    let found = self.bucket.entry(&key).await;
-                    let found = found.map_err(|error| failed(error.into()))?;
-                    let entry = found.ok_or(RecordError::Taken)?;
-                    let stored = entry.value.to_vec();
-                    // It may be our own, the answer to which was lost.
-                    let unanswered = self.unanswered.get(&key);
-                    let is_earlier = unanswered.is_some_and(|writes| writes.contains(&stored));
-                    if stored != bytes && is_earlier && entry.revision != last {
-                        self.revisions.insert(key.clone(), entry.revision);
-                        continue;
-                    }
-                    if stored != bytes {
-                        return Err(RecordError::Taken);
-                    }
-                    entry.revision
+            let error = match self.bucket.update(&key, bytes.clone().into(), last).await {
+                Ok(revision) => {
+                    self.unanswered.remove(&key);
+                    self.revisions.insert(key, revision);
+                    return Ok(());
                 }
-                Err(error) => {
-                    let writes = self.unanswered.entry(key).or_default();
-                    if !writes.contains(&bytes) {
-                        writes.push(bytes);
-                    }
-                    return Err(failed(error.into()));
-                }
+                Err(error) => error,
             };
-            self.unanswered.remove(&key);
-            self.revisions.insert(key, revision);
-            return Ok(());
+            if error.kind() != UpdateErrorKind::WrongLastRevision {
+                return Err(failed(error.into()));
+            }
+            // The last value may be our own, the answer to which was lost.
+            let found = self.bucket.entry(&key).await;
+            let found = found.map_err(|error| failed(error.into()))?;
+            let entry = found.ok_or(RecordError::Taken)?;
+            let unanswered = self.unanswered.get(&key);
+            let is_ours =
+                unanswered.is_some_and(|writes| writes.iter().any(|write| entry.value[..] == write[..]));
+            if !is_ours || entry.revision == last {
+                return Err(RecordError::Taken);
+            }
+            let is_written = entry.value[..] == bytes[..];
+            self.revisions.insert(key.clone(), entry.revision);
+            if is_written {
+                self.unanswered.remove(&key);
+                return Ok(());
+            }
         }
     }
 }

@@ -150,6 +150,6 @@ async fn the_last_chunk_of_a_slow_worker_is_done_by_an_idle_faster_one() {
             }
         }
     };
-    let told = tokio::time::timeout(LIMIT, abandoned).await;
-    told.expect("the slow worker is asked to give up");
+    let received = tokio::time::timeout(LIMIT, abandoned).await;
+    received.expect("the slow worker is asked to give up");
 }

@@ -51,9 +51,6 @@ pub(super) async fn handle<R: TaskRunner>(
     heartbeat_state.set_task(chunk, attempt, frames_of(&held.task), Some(held.queue));
     tracing::info!(%chunk, %attempt, deliveries = held.delivery.deliveries, "task started");
     let started = Instant::now();
-    // The runner does not wait until the event is on the server's disk, but the answer to the broker does. A
-    // lost event costs nothing: the coordinator accepts a record, or a failure, of a task that is queued by
-    // its own account.
     let HeldTask {
         task,
         store,
@@ -72,6 +69,9 @@ pub(super) async fn handle<R: TaskRunner>(
         was_held,
         prepared: prepared.take(),
     };
+    // The runner does not wait until the event is on the server's disk, but the answer to the broker does. A
+    // lost event costs nothing: the coordinator accepts a record, or a failure, of a task that is queued by
+    // its own account.
     let (_stored, end) = tokio::join!(
         delivery.publish_event(chunk, attempt, EventKind::Started),
         run(link, runner, (assignment, stop), held_tasks, shutdown, control)

@@ -30,7 +30,7 @@ const STRETCH: Duration = Duration::from_mins(2);
 const LONGEST_CHUNK: Duration = Duration::from_mins(1);
 /// The most tasks that a worker takes at a time, the one that runs included.
 const MAX_TASKS: u32 = 8;
-/// How long nothing is taken after something was given back, and how often an empty queue is asked.
+/// How often a queue without a task is asked again.
 const PAUSE: Duration = Duration::from_secs(2);
 
 /// How many tasks are wanted from which queue besides the one that runs.
@@ -110,9 +110,7 @@ impl HeldTasks {
     pub(super) async fn settle(&mut self) {
         self.wanted.send_replace(None);
         drop(self.taking.lock().await);
-        while let Ok(task) = self.opened.try_recv() {
-            self.push(task);
-        }
+        self.receive();
     }
 
     /// Waits for the next task that is taken. The future may be dropped at any time.
@@ -168,9 +166,7 @@ impl HeldTasks {
     }
 
     fn give_back(&mut self, is_meant: impl Fn(&HeldTask) -> bool) {
-        while let Ok(task) = self.opened.try_recv() {
-            self.push(task);
-        }
+        self.receive();
         let (meant, kept) = std::mem::take(&mut self.tasks).into_iter().partition(is_meant);
         self.tasks = kept;
         let meant: VecDeque<HeldTask> = meant;
@@ -195,6 +191,13 @@ impl HeldTasks {
         self.settle().await;
         self.give_back_all();
         while self.answers.join_next().await.is_some() {}
+    }
+
+    /// Takes what has been opened so far.
+    fn receive(&mut self) {
+        while let Ok(task) = self.opened.try_recv() {
+            self.push(task);
+        }
     }
 
     fn push(&mut self, task: HeldTask) {

@@ -112,7 +112,7 @@ async fn a_held_task_goes_to_another_worker_when_the_coordinator_asks_for_it() {
 async fn a_more_urgent_task_runs_before_those_that_are_held() {
     let (harness, go_on) = holding(Farm::start().await).await;
     harness.publish_to(URGENT, 9, 0).await;
-    // The worker hears of it while it is busy.
+    // The announcement reaches the worker while it is busy.
     harness.farm.coordinator.client.flush().await.unwrap();
     tokio::time::sleep(Duration::from_millis(100)).await;
     go_on.notify_one();
