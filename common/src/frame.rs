@@ -119,6 +119,40 @@ impl FrameHash {
     }
 }
 
+/// How much two pictures of one frame differ, in 8-bit luma.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PictureDifference {
+    /// The sum of the squared differences of all samples.
+    pub squared_error: u64,
+    /// The number of samples.
+    pub samples: u64,
+    /// The largest difference of one sample, in 0..=255.
+    pub largest: u8,
+}
+
+impl PictureDifference {
+    /// Measures the difference of two planes of one size.
+    pub fn between(one: &[u8], other: &[u8]) -> Self {
+        let differences = one.iter().zip(other).map(|(a, b)| a.abs_diff(*b));
+        let mut difference = Self {
+            squared_error: 0,
+            samples: one.len() as u64,
+            largest: 0,
+        };
+        for sample in differences {
+            difference.squared_error += u64::from(sample).pow(2);
+            difference.largest = difference.largest.max(sample);
+        }
+        difference
+    }
+
+    /// Returns the peak signal-to-noise ratio in dB, for a peak of 255; `None` if the pictures are equal.
+    pub fn psnr_db(&self) -> Option<f64> {
+        let mean = self.squared_error as f64 / self.samples.max(1) as f64;
+        (self.squared_error > 0).then(|| 10.0 * (255.0_f64.powi(2) / mean).log10())
+    }
+}
+
 /// An RGB picture with three bytes a pixel and no padding between rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rgb {

@@ -55,6 +55,9 @@ pub enum WorkKind {
     Analyze,
     /// Makes lip-synced, encoded frames for a range of output frames.
     Render,
+    /// Renders the first frames of a render chunk again on a machine of another numeric kind, to measure by how
+    /// much the kinds differ. Its index is that of the render chunk.
+    Border,
 }
 
 impl WorkKind {
@@ -62,11 +65,12 @@ impl WorkKind {
         match self {
             Self::Analyze => 'a',
             Self::Render => 'r',
+            Self::Border => 'b',
         }
     }
 }
 
-/// Names a chunk within its job. The text form is `a` or `r` and the index in 5 digits or more; fewer digits
+/// Names a chunk within its job. The text form is `a`, `r` or `b` and the index in 5 digits or more; fewer digits
 /// are accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ChunkName {
@@ -90,6 +94,7 @@ impl FromStr for ChunkName {
         let (work, digits) = match text.split_at_checked(1) {
             Some(("a", digits)) => (WorkKind::Analyze, digits),
             Some(("r", digits)) => (WorkKind::Render, digits),
+            Some(("b", digits)) => (WorkKind::Border, digits),
             _ => return Err(InvalidText::new("chunk name", text)),
         };
         let index = Some(digits).filter(|digits| digits.bytes().all(|b| b.is_ascii_digit()));

@@ -28,6 +28,7 @@ pub mod media;
 pub mod memory_estimate;
 #[cfg(feature = "farm")]
 pub mod nats;
+pub mod numeric_kind;
 pub mod queues;
 #[cfg(feature = "farm")]
 pub mod shutdown;

@@ -168,6 +168,19 @@ pub struct Worker {
 impl Worker {
     #[track_caller]
     pub fn start(server: &Access, name: &str, weights: &Path, log: &Path, tag: &ProcessTag) -> Self {
+        Self::start_with(server, name, weights, log, tag, &[])
+    }
+
+    /// Starts a worker with further options.
+    #[track_caller]
+    pub fn start_with(
+        server: &Access,
+        name: &str,
+        weights: &Path,
+        log: &Path,
+        tag: &ProcessTag,
+        more: &[&str],
+    ) -> Self {
         let (variable, value) = tag.env();
         let (seed_variable, seed) = server.key(&format!("worker-{name}"));
         let log = fs::File::create(log).expect("a log");
@@ -183,6 +196,7 @@ impl Worker {
                 "--device",
                 "cpu",
             ])
+            .args(more)
             .arg("--weights")
             .arg(weights)
             .env(variable, value)

@@ -46,4 +46,7 @@ pub use sound::{
     AudioOffset, AudioTreatment, InvalidOffset, SPEECH_RATE_HZ, Sound, SoundOrigin, SoundRequest,
     TrackChoice, decode_sound,
 };
-pub use verify::{AudioLength, FinalReport, SegmentInfo, decode_hashes, verify_output, verify_segment};
+pub use verify::{
+    AudioLength, FinalReport, SegmentInfo, compare_first_pictures, decode_hashes, verify_output,
+    verify_segment,
+};

@@ -3,7 +3,7 @@
 //!
 //! | subject | carries |
 //! |---|---|
-//! | `farm.task.<class>.p<priority>.<job>.<chunk>` | tasks (stream `FARM_TASKS`) |
+//! | `farm.task.<lane>.p<priority>.<job>.<chunk>` | tasks (stream `FARM_TASKS`) |
 //! | `farm.done.<job>.<chunk>` | done records (stream `FARM_DONE`) |
 //! | `farm.evt.<worker>.<job>.<kind>` | events (stream `FARM_EVT`) |
 //! | `farm.hb.<worker>` | heartbeats, not stored |
@@ -124,7 +124,7 @@ impl fmt::Display for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Task { queue, chunk } => {
-                write!(f, "farm.task.{}.p{}.{chunk}", queue.class, queue.priority)
+                write!(f, "farm.task.{}.p{}.{chunk}", queue.lane, queue.priority)
             }
             Self::Done(chunk) => write!(f, "farm.done.{chunk}"),
             Self::Event { worker, job, tag } => write!(f, "farm.evt.{worker}.{job}.{tag}"),
@@ -142,7 +142,7 @@ impl FromStr for Subject {
     fn from_str(text: &str) -> Result<Self, InvalidText> {
         let tokens: Vec<&str> = text.split('.').collect();
         let subject = match tokens.as_slice() {
-            ["farm", "task", class, priority, job, tail] => task(class, priority, job, tail),
+            ["farm", "task", lane, priority, job, tail] => task(lane, priority, job, tail),
             ["farm", "done", job, tail] => chunk(job, tail).map(Self::Done),
             ["farm", "evt", worker, job, tag] => event(worker, job, tag),
             ["farm", "hb", worker] => worker.parse().ok().map(Self::Heartbeat),
@@ -159,9 +159,9 @@ fn chunk(job: &str, tail: &str) -> Option<ChunkId> {
     format!("{job}.{tail}").parse().ok()
 }
 
-fn task(class: &str, priority: &str, job: &str, tail: &str) -> Option<Subject> {
+fn task(lane: &str, priority: &str, job: &str, tail: &str) -> Option<Subject> {
     let queue = Queue {
-        class: class.parse().ok()?,
+        lane: lane.parse().ok()?,
         priority: parse_priority(priority)?,
     };
     chunk(job, tail).map(|chunk| Subject::Task { queue, chunk })
@@ -177,7 +177,7 @@ fn event(worker: &str, job: &str, tag: &str) -> Option<Subject> {
 
 /// Filter of a queue's consumer: the tasks in that queue.
 pub fn queue_filter(queue: Queue) -> String {
-    format!("farm.task.{}.p{}.>", queue.class, queue.priority)
+    format!("farm.task.{}.p{}.>", queue.lane, queue.priority)
 }
 
 /// Filter for the tasks of one job in every queue.
@@ -262,7 +262,8 @@ mod tests {
     use super::*;
     use crate::digest::Digest;
     use crate::ids::WorkKind;
-    use crate::queues::{CPU_CLASSES_MIB, GPU_CLASSES_MIB, PRIORITIES};
+    use crate::numeric_kind::NumericKind;
+    use crate::queues::{CPU_CLASSES_MIB, GPU_CLASSES_MIB, Lane, PRIORITIES};
     use proptest::prelude::*;
 
     fn class() -> impl Strategy<Value = ResourceClass> {
@@ -293,7 +294,12 @@ mod tests {
     }
 
     fn subject() -> impl Strategy<Value = Subject> {
-        let queue = (class(), 0..PRIORITIES).prop_map(|(class, priority)| Queue { class, priority });
+        let kind =
+            proptest::option::of("[a-z]{0,9}").prop_map(|text| text.map(|text| NumericKind::of(&text)));
+        let queue = (class(), kind, 0..PRIORITIES).prop_map(|(class, kind, priority)| Queue {
+            lane: Lane { class, kind },
+            priority,
+        });
         prop_oneof![
             (queue, chunk()).prop_map(|(queue, chunk)| Subject::Task { queue, chunk }),
             chunk().prop_map(Subject::Done),

@@ -106,7 +106,7 @@ impl TaskStream {
             .buffered(IN_FLIGHT)
             .try_collect::<Vec<_>>()
             .await?;
-        let wake = Subject::Wake(queue.class).to_string();
+        let wake = Subject::Wake(queue.lane.class).to_string();
         let notified = self
             .connection
             .client

@@ -59,6 +59,21 @@ impl MemoryPlan {
         .expect("an enum has all its variants");
     /// The plan that uses the least memory.
     pub const LEANEST: Self = Self::ALL[Self::COUNT - 1];
+    /// The plans that add sums in another order on CUDA than the plans before them. On the CPU no plan does:
+    /// guidance always runs in two passes there, and the operations that are sliced keep the order of their
+    /// sums.
+    pub const CHANGING_BITS_ON_CUDA: [Self; 2] = [Self::SequentialGuidance, Self::Sliced];
+
+    /// Returns the first and the last plan of each group of plans that give equal bits on CUDA, the fastest first.
+    pub fn equal_on_cuda() -> [(Self, Self); 3] {
+        let [second, third] = Self::CHANGING_BITS_ON_CUDA;
+        let before = |plan: Self| Self::ALL[plan.index().saturating_sub(1)];
+        [
+            (Self::ALL[0], before(second)),
+            (second, before(third)),
+            (third, Self::LEANEST),
+        ]
+    }
 
     /// Returns the plan's place in [`MemoryPlan::ALL`].
     pub fn index(self) -> usize {

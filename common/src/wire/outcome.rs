@@ -11,6 +11,7 @@ use super::engine::EngineStage;
 use super::memory::{MemoryObservation, MemoryPlan, MemorySample, MemoryUse, OutOfMemory, RenderMemory};
 use crate::frame::FrameHash;
 use crate::ids::{Attempt, ChunkId, JobId, WorkerId};
+use crate::numeric_kind::NumericKind;
 use crate::queues::{Available, Queue};
 
 /// The one record that makes a chunk done. It is written by compare-and-set on its subject, so that the first
@@ -26,6 +27,9 @@ pub struct DoneRecord {
     /// Fingerprint of build, instruction set and device: results with equal fingerprints are equal bit for
     /// bit.
     pub numerics_fingerprint: String,
+    /// Numeric kind of the machine that finished it, if that is known: only such machines take tasks that are
+    /// for this kind.
+    pub kind: Option<NumericKind>,
     /// Blob of the [`FaceObservations`] of an `Analyze` chunk, or of the encoded segment of a `Render` chunk.
     pub artifact: BlobRef,
     /// Facts about the chunk's result.
@@ -201,6 +205,8 @@ pub struct Heartbeat {
     pub state: WorkerState,
     /// Text form of the device: `cpu` or `cuda:0 NVIDIA L4`.
     pub device: String,
+    /// Numeric kind of the machine; `None` if it takes only tasks that are for any.
+    pub kind: Option<NumericKind>,
     /// Free memory of the device in MiB.
     pub device_free_mib: u64,
     /// Memory of the device in all, in MiB.
@@ -241,6 +247,7 @@ impl Heartbeat {
             worker,
             state: WorkerState::Starting,
             device,
+            kind: None,
             device_free_mib: 0,
             device_total_mib: 0,
             host_rss_mib: 0,

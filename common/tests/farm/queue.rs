@@ -225,10 +225,7 @@ async fn tasks_are_published_once_for_each_attempt() {
     let rest: Vec<_> = (1..200)
         .map(|index| task(chunk(index), 0, "file:///nowhere"))
         .collect();
-    let high = Queue {
-        class: ResourceClass::Gpu(8 * 1024),
-        priority: 0,
-    };
+    let high = Queue::any(ResourceClass::Gpu(8 * 1024), 0);
     task_stream.publish_all(high, &rest).await.unwrap();
     let queued = task_stream.queued(job("a job")).await.unwrap();
     assert_eq!(queued.len(), 200);

@@ -93,10 +93,7 @@ pub(crate) fn chunk(index: u32) -> ChunkId {
 }
 
 pub(crate) fn queue() -> Queue {
-    Queue {
-        class: ResourceClass::Analyze,
-        priority: 1,
-    }
+    Queue::any(ResourceClass::Analyze, 1)
 }
 
 pub(crate) fn blob(text: &str) -> BlobRef {
@@ -112,6 +109,7 @@ pub(crate) fn record(chunk: ChunkId, worker_name: &str) -> DoneRecord {
         attempt: Attempt { epoch: 1, number: 0 },
         worker: worker(worker_name),
         numerics_fingerprint: "test".to_owned(),
+        kind: None,
         artifact: blob(worker_name),
         body: DoneBody::Analyze {
             frames: 16,

@@ -153,6 +153,7 @@ fn chunk_json(event: &str, chunk: ChunkId, range: FrameRange, more: &Value) -> V
     let work = match chunk.work {
         WorkKind::Analyze => "analyze",
         WorkKind::Render => "render",
+        WorkKind::Border => "border",
     };
     let mut value = json!({
         "event": event,

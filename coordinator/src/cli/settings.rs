@@ -160,6 +160,7 @@ impl JobSettings {
             x264_preset: args.x264_preset,
             allow_no_face: args.allow_no_face,
             cpu_fallback: args.cpu_fallback,
+            one_kind: args.one_kind,
             unplaceable_wait: args.unplaceable_wait,
             chunk_frames: ChunkFrames::new(args.chunk_frames)?,
             analyze_frames: ChunkFrames::new(ANALYZE_FRAMES)?,

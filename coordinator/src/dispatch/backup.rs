@@ -62,7 +62,16 @@ pub(super) fn choose(
         for worker in idle {
             let own = std::slice::from_ref(worker);
             for (record, left) in &running {
+                // A chunk that is kept to a numeric kind has its backup on a machine of that kind.
+                let kind = record.published.and_then(|fit| fit.kind);
+                if kind.is_some() && worker.kind != kind {
+                    continue;
+                }
                 let choices = options(&needs, &record.memory, own);
+                let choices = match kind {
+                    Some(kind) => choices.of_kind(kind),
+                    None => choices,
+                };
                 let cpu = choices
                     .cpu
                     .filter(|_| job.settings.cpu_fallback != CpuFallback::Never);

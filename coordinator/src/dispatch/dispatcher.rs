@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use latentfarm_common::ids::{ChunkId, JobId};
+use latentfarm_common::ids::{ChunkId, JobId, WorkKind};
 use latentfarm_common::nats::Connection;
 use latentfarm_common::nats::done::DoneLog;
 use latentfarm_common::nats::lease::Lease;
@@ -29,7 +29,7 @@ use super::rebalance::Rebalancer;
 use super::repair::repair;
 use super::settings::FarmSettings;
 use super::shared_analysis::RecordSharer;
-use super::verify::{SegmentCheck, Verdict, Verifier};
+use super::verify::{Results, SegmentReader, Verdict, Verifier};
 use super::wait_reason::FarmView;
 use super::workers::Workers;
 use crate::job::chunk::event::ChunkEvent;
@@ -46,8 +46,8 @@ pub(super) struct Dispatcher<'a> {
     pub(super) estimator: NeedEstimator,
     placer: Placer,
     pub(super) publisher: TaskPublisher,
-    verifier: Verifier,
-    verdicts: mpsc::UnboundedReceiver<Verdict>,
+    pub(super) verifier: Verifier,
+    results: Results,
     pub(super) jobs: BTreeMap<JobId, Job>,
     /// Who is told how each job ended.
     pub(super) ends: BTreeMap<JobId, oneshot::Sender<Result<JobEnd, DispatchError>>>,
@@ -67,11 +67,11 @@ impl<'a> Dispatcher<'a> {
         farm: &'a Farm,
         lease: &'a Lease,
         settings: FarmSettings,
-        check: SegmentCheck,
+        reader: SegmentReader,
         orders: mpsc::UnboundedReceiver<Order>,
     ) -> Result<Self, DispatchError> {
         let timeouts = &settings.timeouts;
-        let (verifier, verdicts) = Verifier::new(farm, check);
+        let (verifier, results) = Verifier::new(farm, reader);
         Ok(Self {
             connection: &farm.connection,
             lease,
@@ -81,7 +81,7 @@ impl<'a> Dispatcher<'a> {
             placer: Placer::new(timeouts.placement_interval, Instant::now()),
             publisher: TaskPublisher::new(farm, lease.epoch()),
             verifier,
-            verdicts,
+            results,
             jobs: BTreeMap::new(),
             ends: BTreeMap::new(),
             orders,
@@ -123,7 +123,8 @@ impl<'a> Dispatcher<'a> {
                     Some(order) => self.on_order(order).await,
                     None => self.takes_orders = false,
                 },
-                Some(verdict) = self.verdicts.recv() => self.on_verdict(verdict).await,
+                Some(verdict) = self.results.verdicts.recv() => self.on_verdict(verdict).await,
+                Some(compared) = self.results.comparisons.recv() => self.on_comparison(compared),
                 _ = ticks.tick() => self.on_tick().await,
                 () = sleep_until(placing.unwrap_or_else(Instant::now)), if placing.is_some() => {}
                 () = self.lease.lost() => return Err(DispatchError::LeaseLost),
@@ -149,6 +150,9 @@ impl<'a> Dispatcher<'a> {
             }
             for job in self.jobs.values_mut() {
                 job.release();
+            }
+            if self.draining_since.is_none() && self.connection.is_up() {
+                self.measure_borders().await;
             }
             let is_over = self.is_drained();
             self.finish(|job| job.ending(is_over)).await;
@@ -180,6 +184,9 @@ impl<'a> Dispatcher<'a> {
     async fn on_tick(&mut self) {
         let (now, is_up) = (Instant::now(), self.connection.is_up());
         self.expire_workers(now).await;
+        if is_up {
+            self.check_border_samples(now);
+        }
         if now >= self.next_reconcile && is_up {
             self.next_reconcile = now + self.settings.timeouts.reconcile_interval;
             for job in self.jobs.values_mut() {
@@ -264,6 +271,10 @@ impl<'a> Dispatcher<'a> {
         sequence: u64,
         record: Result<DoneRecord, WireError>,
     ) {
+        if chunk.work == WorkKind::Border {
+            self.on_border_record(chunk, record);
+            return;
+        }
         let Some(job) = self.jobs.get_mut(&chunk.job) else {
             return;
         };
@@ -311,6 +322,10 @@ impl<'a> Dispatcher<'a> {
     fn on_event(&mut self, event: Event) {
         let (chunk, worker) = (event.chunk, event.worker);
         self.workers.record_report(&worker, Instant::now());
+        if chunk.work == WorkKind::Border {
+            self.on_border_event(chunk, &event.kind);
+            return;
+        }
         let Some(job) = self.jobs.get_mut(&chunk.job) else {
             return;
         };
@@ -355,7 +370,7 @@ impl<'a> Dispatcher<'a> {
         if self.workers.record_heartbeat(heartbeat.clone(), now) {
             self.notify_all(&JobEvent::WorkerJoined { worker, device });
         }
-        self.notify_all(&JobEvent::Heartbeat(heartbeat));
+        self.notify_all(&JobEvent::Heartbeat(Box::new(heartbeat)));
         if self.draining_since.is_none() && self.connection.is_up() && self.lease.is_held() {
             self.relieve_idle(now).await;
         }

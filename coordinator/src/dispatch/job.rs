@@ -13,6 +13,8 @@ use latentfarm_common::wire::task::Task;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::border::Mouths;
+use super::border_samples::BorderSamples;
 use super::error::DispatchError;
 use super::job_event::{JobEvent, Progress};
 use super::job_waits::{self, JobWaits};
@@ -44,6 +46,7 @@ pub(super) struct Job {
     /// Whether a render chunk has changed its state since the last call of [`Job::take_moved`].
     moved: bool,
     pub(super) waits: JobWaits,
+    pub(super) border_samples: BorderSamples,
     /// Whether nothing of the job is published.
     pub(super) is_paused: bool,
     pub(super) timeouts: Timeouts,
@@ -67,6 +70,7 @@ impl Job {
             log: JobLog::open(&settings.job_dir, observer),
             moved: false,
             waits: JobWaits::default(),
+            border_samples: BorderSamples::default(),
             is_paused: false,
             timeouts,
             spec,
@@ -170,6 +174,15 @@ impl Job {
         self.settings.allow_no_face || Counts::of(&self.chunks.analyze).quarantined > 0
     }
 
+    /// What decides which mouth the job's frames show.
+    pub(super) fn mouths(&self) -> Mouths<'_> {
+        Mouths {
+            timeline: &self.timeline,
+            track: &self.gate.track,
+            silence: self.spec.audio.silence,
+        }
+    }
+
     /// How the job ended; `None` while a chunk, a record or the video is open and no drain `is_over`.
     pub(super) fn ending(&self, is_over: bool) -> Option<Ending> {
         if let Some(reason) = self.segments.failure().map(str::to_owned) {
@@ -188,6 +201,9 @@ impl Job {
         let starved = || self.waits.starved().map(no_worker);
         let interrupted = || is_over.then(|| self.chunks.interrupted());
         let settled = self.chunks.ending().filter(|_| is_cut);
+        if settled.is_some() && !is_over && !self.border_samples.is_settled() {
+            return None;
+        }
         settled.or_else(starved).or_else(interrupted)
     }
 
@@ -272,7 +288,7 @@ impl Job {
             && let Some(Scheduled { fit, why }) = record.scheduled
         {
             record.published = Some(fit);
-            let queue = self.settings.queue(fit.class);
+            let queue = self.settings.queue(fit.lane());
             self.log.on_placed(task.chunk, attempt, queue, &fit, why);
         }
         self.apply(task.chunk, ChunkEvent::Enqueued { attempt });
@@ -283,7 +299,7 @@ impl Job {
         if let Some(record) = self.chunks.get_mut(chunk) {
             record.backup = Some(attempt);
         }
-        let queue = self.settings.queue(fit.class);
+        let queue = self.settings.queue(fit.lane());
         let why = "an idle worker is likely to be done with the chunk before the one that has it";
         self.log.on_placed(chunk, attempt, queue, fit, why);
     }
@@ -296,7 +312,7 @@ impl Job {
         let attempt = record.state().attempt;
         record.not_before = Some(Instant::now() + self.timeouts.reassign_delay);
         if let Some(fit) = record.published.take() {
-            let queue = self.settings.queue(fit.class);
+            let queue = self.settings.queue(fit.lane());
             tracing::info!(%chunk, %queue, why, "removed a task from its queue, to be placed again");
             self.log.append(JournalEntry::Reassigned {
                 chunk: chunk.name(),

@@ -128,7 +128,7 @@ pub enum JobEvent {
         away: Duration,
     },
     Progress(Progress),
-    Heartbeat(Heartbeat),
+    Heartbeat(Box<Heartbeat>),
 }
 
 impl Message for JobEvent {

@@ -40,7 +40,7 @@ impl Job {
             attempt,
             worker: worker.clone(),
             failure: failure.clone(),
-            queue: published.map(|fit| self.settings.queue(fit.class)),
+            queue: published.map(|fit| self.settings.queue(fit.lane())),
             consequence,
         };
         self.log.record_failure(entry, is_current);

@@ -90,7 +90,7 @@ impl JobLog {
             && let Some(queue) = queue
             && let Some(record) = chunks.render.get_mut(chunk.index as usize)
         {
-            record.record_oom(needs, &note.oom, Some(queue.class));
+            record.record_oom(needs, &note.oom, Some(queue.lane.class));
         }
         self.ooms.push(note);
     }

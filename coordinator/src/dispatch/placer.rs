@@ -11,17 +11,23 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use latentfarm_common::ids::{ChunkId, JobId};
-use latentfarm_common::queues::ResourceClass;
-use latentfarm_common::wire::memory::DeviceKind;
+use latentfarm_common::numeric_kind::NumericKind;
+use latentfarm_common::queues::{Lane, ResourceClass};
+use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan};
 use tokio::time::Instant;
 
 use super::job::Job;
+use super::kinds;
 use super::need_estimator::NeedEstimator;
 use crate::job::chunk::state::Phase;
 use crate::job::record::{ChunkRecord, Scheduled, Unschedulable};
 use crate::placement::{
     Candidate, ChunkMemory, CpuFallback, JobNeeds, Load, Options, Placement, WorkerCapacity, options, solve,
 };
+
+/// The milliseconds that a GPU, and a CPU, is supposed to need for a frame until it is measured. Only their ratio counts.
+const SUPPOSED_GPU_FRAME_MS: f64 = 100.0;
+const SUPPOSED_CPU_FRAME_MS: f64 = 5000.0;
 
 /// Decides when chunks are placed, and places them.
 #[derive(Debug)]
@@ -114,26 +120,63 @@ fn place_job(
     }
     let observations = |kind| estimator.observations(&job.spec.model, kind);
     let needs = job.settings.needs.corrected(observations);
-    let usual = options(&needs, &ChunkMemory::default(), capacities);
+    let rates = rates_by_kind(job, &needs, capacities, estimator);
+    let mut moves = Vec::new();
+    for (kind, unbegun) in kinds::choose(job, &unbegun, capacities, &rates) {
+        let chunks = (kind, unbegun.as_slice());
+        moves.extend(place_chunks(
+            job, chunks, &needs, capacities, estimator, committed, now,
+        ));
+    }
+    moves
+}
+
+/// Places some chunks of a job, which are given by their indices, on machines of one numeric kind, or of any if that is
+/// `None`.
+fn place_chunks(
+    job: &mut Job,
+    (kind, unbegun): (Option<NumericKind>, &[usize]),
+    needs: &JobNeeds,
+    capacities: &[WorkerCapacity],
+    estimator: &NeedEstimator,
+    committed: &mut CommittedLoad,
+    now: Instant,
+) -> Vec<Reassignment> {
+    let fallback = job.settings.cpu_fallback;
+    let own = capacities
+        .iter()
+        .filter(|worker| kind.is_none() || worker.kind == kind);
+    let own: Vec<WorkerCapacity> = own.cloned().collect();
+    let usual = match kind {
+        None => options(needs, &ChunkMemory::default(), &own),
+        Some(_) => options_rounding_alike(needs, &own),
+    };
     let candidates = unbegun.iter().map(|index| {
         let record = &job.chunks.render[*index];
+        let choices = options_of(record, needs, &usual, &own, fallback);
+        let choices = match kind {
+            None => choices,
+            Some(kind) if choices.any(fallback) => choices.of_kind(kind),
+            // The chunk needs more memory than the machines of this kind have.
+            Some(_) => options(needs, &record.memory, capacities),
+        };
         Candidate {
             frames: record.range.len(),
-            options: options_of(record, &needs, &usual, capacities, job.settings.cpu_fallback),
-            queued_in: record.class_under_way(),
+            options: choices,
+            queued_in: record.lane_under_way(),
         }
     });
     let candidates: Vec<Candidate> = candidates.collect();
-    let load = load(job, estimator, capacities, &candidates, committed);
-    let placements = solve(job.settings.cpu_fallback, &candidates, &load);
+    let load = load(job, estimator, &own, &candidates, committed);
+    let placements = solve(fallback, &candidates, &load);
     let mut moves = Vec::new();
-    for ((index, candidate), placement) in unbegun.into_iter().zip(&candidates).zip(placements) {
-        committed.add(placement.class(), candidate.frames);
-        let record = &mut job.chunks.render[index];
-        if candidate.queued_in.is_some() && candidate.queued_in != placement.class() {
+    for ((index, candidate), placement) in unbegun.iter().zip(&candidates).zip(placements) {
+        committed.add(placement.lane(), candidate.frames);
+        let record = &mut job.chunks.render[*index];
+        if candidate.queued_in.is_some() && candidate.queued_in != placement.lane() {
             let why = match &placement {
                 Placement::Queue { fit, why } => {
-                    format!("queue {} is better: {why}", job.settings.queue(fit.class))
+                    format!("queue {} is better: {why}", job.settings.queue(fit.lane()))
                 }
                 Placement::Wait { .. } => "no live worker serves that queue any more".to_owned(),
             };
@@ -162,6 +205,48 @@ fn place_job(
     moves
 }
 
+/// How workers of one numeric kind can take a usual chunk under memory plans that give equal bits: the plans that most of
+/// them have the memory for, and of several such groups the fastest.
+fn options_rounding_alike(needs: &JobNeeds, capacities: &[WorkerCapacity]) -> Options {
+    let groups = MemoryPlan::equal_on_cuda().map(|(first, last)| {
+        options(&needs.up_to(last), &ChunkMemory::default(), capacities).from_plan(first)
+    });
+    let served = |options: &Options| {
+        let serves = |worker: &&WorkerCapacity| options.gpu.is_some_and(|fit| worker.serves(fit.class));
+        capacities.iter().filter(serves).count()
+    };
+    // Of equal ones the last is chosen, so they are looked at from the leanest on.
+    let best = groups.into_iter().rev().max_by_key(served);
+    best.unwrap_or_default()
+}
+
+/// Returns the frames that the workers of each numeric kind that can take a usual chunk of the job render in a second, by
+/// the kinds of their devices. Only a job that is kept to one kind needs it.
+fn rates_by_kind(
+    job: &Job,
+    needs: &JobNeeds,
+    capacities: &[WorkerCapacity],
+    estimator: &NeedEstimator,
+) -> BTreeMap<NumericKind, f64> {
+    let mut rates = BTreeMap::new();
+    if job.settings.one_kind.is_none() {
+        return rates;
+    }
+    for worker in capacities {
+        let choices = options(needs, &ChunkMemory::default(), std::slice::from_ref(worker));
+        if let Some(kind) = worker.kind.filter(|_| choices.any(job.settings.cpu_fallback)) {
+            let device = choices.gpu.map_or(DeviceKind::Cpu, |_| DeviceKind::Cuda);
+            let frame_ms = estimator.frame_ms(&job.spec.model, device);
+            let frame_ms = frame_ms.unwrap_or(match device {
+                DeviceKind::Cpu => SUPPOSED_CPU_FRAME_MS,
+                DeviceKind::Cuda => SUPPOSED_GPU_FRAME_MS,
+            });
+            *rates.entry(kind).or_default() += 1000.0 / frame_ms.max(1e-3);
+        }
+    }
+    rates
+}
+
 /// Finds the queues for one chunk; `usual` are those of a chunk that has not failed for memory. A chunk that
 /// the workers of its class refused again and again belongs to a larger class, if a worker serves one.
 fn options_of(
@@ -174,7 +259,7 @@ fn options_of(
     let refusals = record.refusals.as_ref().filter(|refusals| refusals.is_wait());
     if let Some(class) = refusals.and_then(|refusals| refusals.class) {
         let above = options(needs, &record.memory.above(class), capacities);
-        if above.gpu.is_some() || above.cpu.is_some() && fallback != CpuFallback::Never {
+        if above.any(fallback) {
             return above;
         }
     }
@@ -223,16 +308,72 @@ impl CommittedLoad {
     fn add_running(&mut self, job: &Job) {
         for record in &job.chunks.render {
             if matches!(record.state().phase, Phase::Running { .. }) {
-                self.add(record.class_under_way(), record.range.len());
+                self.add(record.lane_under_way(), record.range.len());
             }
         }
     }
 
-    fn add(&mut self, class: Option<ResourceClass>, frames: u64) {
-        match class {
+    fn add(&mut self, lane: Option<Lane>, frames: u64) {
+        match lane.map(|lane| lane.class) {
             Some(ResourceClass::Gpu(_)) => self.gpu_frames += frames,
             Some(ResourceClass::Cpu(_)) => self.cpu_chunks += 1,
             Some(ResourceClass::Analyze) | None => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use latentfarm_common::wire::memory::{MemoryRequirements, RenderMemory};
+
+    fn gpu(device_mib: u64) -> WorkerCapacity {
+        let memory = RenderMemory {
+            host_mib: None,
+            device_mib: Some(device_mib),
+        };
+        WorkerCapacity {
+            worker: "gpu".parse().unwrap(),
+            kind: Some(NumericKind::of("gpu")),
+            capacity: memory,
+            alone: memory,
+        }
+    }
+
+    /// The plan that each of some cards chooses for a chunk of a job that is kept to one kind; `None` for a card that does
+    /// not get it.
+    fn plans(cards: &[u64]) -> Vec<Option<MemoryPlan>> {
+        let needs = JobNeeds {
+            cpu: None,
+            cuda: Some(MemoryRequirements {
+                mib: [6000, 5000, 4000, 4000, 3000, 2500],
+            }),
+            media_mib: 0,
+        };
+        let capacities: Vec<WorkerCapacity> = cards.iter().copied().map(gpu).collect();
+        let fit = options_rounding_alike(&needs, &capacities).gpu.unwrap();
+        let constraints = fit.constraints;
+        let chosen = cards.iter().zip(&capacities).map(|(free, card)| {
+            let serves = card.serves(fit.class);
+            serves.then(|| {
+                constraints
+                    .needs
+                    .fastest_within(constraints.floor, *free)
+                    .unwrap()
+            })
+        });
+        chosen.collect()
+    }
+
+    #[test]
+    fn cards_of_one_kind_use_memory_plans_that_round_alike() {
+        use MemoryPlan::{BatchedGuidance, Offload, Sliced};
+        assert_eq!(plans(&[8192, 8192]), [Some(BatchedGuidance); 2]);
+        // Three cards with a leaner plan are better than one with the fastest, which has the smaller ones idle.
+        assert_eq!(plans(&[8192, 4096, 4096]), [Some(Sliced); 3]);
+        // Sliced does not fit, and what does gives the same bits.
+        assert_eq!(plans(&[4096, 3072]), [Some(Sliced), Some(Offload)]);
+        // A card that is too small for everything changes nothing.
+        assert_eq!(plans(&[8192, 2048]), [Some(BatchedGuidance), None]);
     }
 }

@@ -40,16 +40,13 @@ pub(super) fn choose(
     for job in jobs.values() {
         let mut ready: BTreeMap<Queue, Vec<ChunkId>> = BTreeMap::new();
         for record in job.chunks.iter() {
-            if let Some(class) = record.class_to_publish(now).filter(|_| !job.is_paused) {
-                if class == ResourceClass::Analyze && analyses.is_elsewhere(job, record.range) {
+            if let Some(lane) = record.lane_to_publish(now).filter(|_| !job.is_paused) {
+                if lane.class == ResourceClass::Analyze && analyses.is_elsewhere(job, record.range) {
                     continue;
                 }
-                ready
-                    .entry(job.settings.queue(class))
-                    .or_default()
-                    .push(record.id);
-            } else if let Some(class) = record.class_under_way() {
-                *under_way.entry(job.settings.queue(class)).or_default() += 1;
+                ready.entry(job.settings.queue(lane)).or_default().push(record.id);
+            } else if let Some(lane) = record.lane_under_way() {
+                *under_way.entry(job.settings.queue(lane)).or_default() += 1;
             }
         }
         for (queue, chunks) in ready {
@@ -59,9 +56,12 @@ pub(super) fn choose(
     let capacities = workers.capacities();
     // Render queues come before the analysis queue, so that a video is finished from its first frame on.
     let chosen = queues.into_iter().rev().map(|(queue, backlogs)| {
-        let serving = match queue.class {
+        let serving = match queue.lane.class {
             ResourceClass::Analyze => workers.live(),
-            class => capacities.iter().filter(|worker| worker.serves(class)).count(),
+            ResourceClass::Cpu(_) | ResourceClass::Gpu(_) => capacities
+                .iter()
+                .filter(|worker| worker.takes(queue.lane))
+                .count(),
         };
         let slots = free_slots(serving, under_way.get(&queue).copied().unwrap_or(0));
         (queue, round_robin(slots, &backlogs))

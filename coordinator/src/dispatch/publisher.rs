@@ -12,16 +12,16 @@ use latentfarm_common::nats::direct::DirectReader;
 use latentfarm_common::nats::done::DoneLog;
 use latentfarm_common::nats::tasks::{Published, TaskError, TaskStream};
 use latentfarm_common::nats::{Connection, storage, subjects, topology};
-use latentfarm_common::queues::{Queue, ResourceClass};
+use latentfarm_common::queues::{Lane, Queue, ResourceClass};
 use latentfarm_common::time::FrameRange;
 use latentfarm_common::wire;
+use latentfarm_common::wire::WireError;
 use latentfarm_common::wire::blob::BlobRef;
 use latentfarm_common::wire::job::JobSpec;
 use latentfarm_common::wire::outcome::WorkerCommand;
 use latentfarm_common::wire::task::{AnalyzeTask, RenderTask, Task, TaskBody};
 use tokio::time::Instant;
 
-use super::backup::Backup;
 use super::command;
 use super::error::DispatchError;
 use super::farm::Farm;
@@ -41,11 +41,11 @@ const RETRY_BACKOFF: Backoff = Backoff::new(Duration::from_millis(500), Duration
 /// Publishes tasks to the queues, and removes them.
 pub(super) struct TaskPublisher {
     connection: Connection,
-    task_stream: TaskStream,
+    pub(super) task_stream: TaskStream,
     pub(super) done_log: DoneLog,
-    store: Store,
+    pub(super) store: Store,
     /// The fencing token of this coordinator.
-    epoch: u64,
+    pub(super) epoch: u64,
     /// The failure that goes on, if the last attempt to publish failed.
     failure: Option<PublishFailure>,
 }
@@ -192,13 +192,15 @@ impl TaskPublisher {
         let input = self.input_of(chunk, range, job).await?;
         let spec = &job.spec;
         let body = match (chunk.work, scheduled) {
-            (WorkKind::Render, None) => return Ok(None),
+            (WorkKind::Render | WorkKind::Border, None) => return Ok(None),
             (WorkKind::Analyze, _) => TaskBody::Analyze(AnalyzeTask {
                 source: spec.source.clone(),
                 range,
                 input,
             }),
-            (WorkKind::Render, Some(scheduled)) => render_task(spec, range, input, &scheduled.fit),
+            (WorkKind::Render | WorkKind::Border, Some(scheduled)) => {
+                render_task(spec, range, input, &scheduled.fit)
+            }
         };
         Ok(Some(Task {
             chunk,
@@ -208,31 +210,11 @@ impl TaskPublisher {
         }))
     }
 
-    /// Publishes a second task of a chunk that is running.
-    pub(super) async fn publish_backup(&self, job: &mut Job, backup: &Backup) -> Result<(), DispatchError> {
-        let Backup { chunk, fit, .. } = backup;
-        let Some(record) = job.chunks.get(*chunk) else {
-            return Ok(());
-        };
-        let (range, mut attempt) = (record.range, record.state().attempt.next());
-        let input = self.input_of(*chunk, range, job).await?;
-        let queue = job.settings.queue(fit.class);
-        loop {
-            let task = Task {
-                chunk: *chunk,
-                attempt,
-                store: self.store.url().to_owned(),
-                body: render_task(&job.spec, range, input, fit),
-            };
-            let published = self.task_stream.publish(queue, &task).await;
-            match published.map_err(DispatchError::Tasks)? {
-                Published::Queued => break,
-                // An earlier run used the attempt's number not long ago.
-                Published::Duplicate => attempt = attempt.next(),
-            }
-        }
-        job.on_backup(*chunk, attempt, fit);
-        Ok(())
+    /// Stores the input of a task.
+    pub(super) async fn put(&self, encoded: Result<Vec<u8>, WireError>) -> Result<BlobRef, DispatchError> {
+        let bytes = encoded.map_err(DispatchError::at("encode the input of a chunk"))?;
+        let stored = self.store.put_bytes(bytes).await;
+        stored.map_err(|error| DispatchError::Store(Box::new(error)))
     }
 
     /// Removes the other tasks of a chunk that is done, and has the worker that runs one of them give it up.
@@ -243,7 +225,7 @@ impl TaskPublisher {
 
     /// Returns the input of a chunk's task. It is stored as a blob when a task first needs it, and the chunk's record
     /// keeps the reference.
-    async fn input_of(
+    pub(super) async fn input_of(
         &self,
         chunk: ChunkId,
         range: FrameRange,
@@ -256,13 +238,11 @@ impl TaskPublisher {
         let segments = job.segments.entries();
         let bytes = match chunk.work {
             WorkKind::Analyze => wire::encode(&analyze_input(timeline, segments, range)),
-            WorkKind::Render => wire::encode(&render_input(spec, timeline, segments, track, range)),
+            WorkKind::Render | WorkKind::Border => {
+                wire::encode(&render_input(spec, timeline, segments, track, range))
+            }
         };
-        let stored = self
-            .store
-            .put_bytes(bytes.map_err(DispatchError::at("encode the input of a chunk"))?)
-            .await;
-        let input = stored.map_err(|error| DispatchError::Store(Box::new(error)))?;
+        let input = self.put(bytes).await?;
         if let Some(record) = job.chunks.get_mut(chunk) {
             record.input = Some(input);
         }
@@ -279,7 +259,7 @@ impl TaskPublisher {
     }
 
     /// Sends a command to all workers. One that does not receive it does work that is not needed.
-    async fn command(&self, command: WorkerCommand) {
+    pub(super) async fn command(&self, command: WorkerCommand) {
         if let Err(error) = command::send(&self.connection, None, &command).await {
             tracing::debug!(
                 ?command,
@@ -354,11 +334,13 @@ impl TaskPublisher {
     /// Reads which chunks of a job have a task in the queue, for the comparison with the chunks' states.
     pub(super) async fn view(&self, job: &Job, workers: &Workers) -> Result<QueueView, TaskError> {
         let tasks = self.task_stream.queued(job.spec.id).await?;
-        let classes = job.chunks.render.iter().filter_map(|record| record.published);
-        let classes = classes.map(|fit| fit.class).chain([ResourceClass::Analyze]);
+        let published = job.chunks.render.iter().filter_map(|record| record.published);
+        let lanes = published
+            .map(|fit| fit.lane())
+            .chain([Lane::any(ResourceClass::Analyze)]);
         let mut stranded = BTreeSet::new();
-        for class in classes.collect::<BTreeSet<ResourceClass>>() {
-            let queue = job.settings.queue(class);
+        for lane in lanes.collect::<BTreeSet<Lane>>() {
+            let queue = job.settings.queue(lane);
             if self.delivers_nothing(queue).await? {
                 let there = tasks.iter().filter(|(at, _)| *at == queue);
                 stranded.extend(there.map(|(_, chunk)| *chunk));
@@ -383,7 +365,7 @@ impl TaskPublisher {
     }
 }
 
-fn render_task(spec: &JobSpec, range: FrameRange, input: BlobRef, fit: &Fit) -> TaskBody {
+pub(super) fn render_task(spec: &JobSpec, range: FrameRange, input: BlobRef, fit: &Fit) -> TaskBody {
     TaskBody::Render(RenderTask {
         source: spec.source.clone(),
         audio: spec.audio.clone(),

@@ -79,7 +79,7 @@ impl Rebalancer {
             let Some(fit) = record.published.filter(|_| record.state().phase == Phase::Queued) else {
                 continue;
             };
-            let (held, others) = queues.entry(job.settings.queue(fit.class)).or_default();
+            let (held, others) = queues.entry(job.settings.queue(fit.lane())).or_default();
             if holders.contains_key(&record.id) {
                 held.push(record.id);
             } else {
@@ -88,7 +88,7 @@ impl Rebalancer {
         }
         let (mut reliefs, mut without) = (Vec::new(), Vec::new());
         for worker in idle {
-            let mut served = queues.iter_mut().filter(|(queue, _)| worker.serves(queue.class));
+            let mut served = queues.iter_mut().filter(|(queue, _)| worker.takes(queue.lane));
             let found = served.find_map(|(queue, (held, others))| {
                 if *others > 0 {
                     *others -= 1;
@@ -121,7 +121,7 @@ pub(super) async fn send(connection: &Connection, reliefs: Vec<Relief>) {
                 command::send(connection, Some(holder), &WorkerCommand::GiveBack(chunk)).await
             }
             Relief::Announce(queue) => {
-                let subject = Subject::Wake(queue.class).to_string();
+                let subject = Subject::Wake(queue.lane.class).to_string();
                 let payload = queue.to_string().into();
                 let sent = connection.client.publish(subject, payload).await;
                 sent.map_err(async_nats::Error::from)

@@ -9,6 +9,7 @@ use latentfarm_common::wire::outcome::{DoneBody, StageTimings};
 use latentfarm_common::wire::task::Mouth;
 use serde::{Deserialize, Serialize};
 
+use super::border::{self, KindBorders, Mouths};
 use super::job::Job;
 use super::log::OomRecord;
 use super::task_inputs;
@@ -42,9 +43,11 @@ pub struct JobReport {
     pub render: StageTimings,
     /// The number of chunks that each worker finished.
     pub workers: BTreeMap<WorkerId, u64>,
-    /// The number of chunks by numerics fingerprint. Results of equal fingerprints are equal bit for bit, so
-    /// that more than one fingerprint is worth a warning.
+    /// The number of render chunks by numerics fingerprint. Results of equal fingerprints are equal bit for bit,
+    /// so that more than one fingerprint is worth a warning.
     pub numerics_fingerprints: BTreeMap<String, u64>,
+    /// The borders between results of different numerics fingerprints, by the two that meet.
+    pub borders: Vec<KindBorders>,
     /// The attempts that ran out of memory, in order, those of earlier runs included.
     pub ooms: Vec<OomRecord>,
     /// The memory that the finished render chunks used.
@@ -54,7 +57,7 @@ pub struct JobReport {
 impl JobReport {
     /// The figures of a job on the farm.
     pub(super) fn of(job: &Job) -> Self {
-        let figures = Self::new(
+        let mut figures = Self::new(
             &job.chunks,
             &job.gate.track,
             &job.timeline,
@@ -62,6 +65,7 @@ impl JobReport {
             job.log.retries.clone(),
             job.log.ooms.clone(),
         );
+        job.border_samples.add_to(&mut figures.borders);
         Self {
             defects: job.segments.defects().to_vec(),
             ..figures
@@ -89,13 +93,15 @@ impl JobReport {
                 continue;
             };
             *report.workers.entry(record.worker.clone()).or_default() += 1;
-            *report
-                .numerics_fingerprints
-                .entry(record.numerics_fingerprint.clone())
-                .or_default() += 1;
+            if chunk.id.work == WorkKind::Render {
+                *report
+                    .numerics_fingerprints
+                    .entry(record.numerics_fingerprint.clone())
+                    .or_default() += 1;
+            }
             let total = match chunk.id.work {
                 WorkKind::Analyze => &mut report.analyze,
-                WorkKind::Render => &mut report.render,
+                WorkKind::Render | WorkKind::Border => &mut report.render,
             };
             add(total, &record.timings);
             if let (WorkKind::Render, Some(used)) = (chunk.id.work, &record.memory) {
@@ -106,6 +112,12 @@ impl JobReport {
                 report.passed += u64::from(*passed);
             }
         }
+        let mouths = Mouths {
+            timeline,
+            track,
+            silence,
+        };
+        report.borders = border::count(&border::borders(&chunks.render, mouths));
         report.memory.compute_warnings();
         for (frame, output) in (0_u64..).zip(&timeline.outputs) {
             if !output.synced {

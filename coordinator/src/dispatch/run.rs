@@ -12,7 +12,7 @@ use super::farm::Farm;
 use super::job_event::JobEvent;
 use super::order::{Admission, JobEnd, Order, PlannedJob};
 use super::settings::{DispatchSettings, FarmSettings};
-use super::verify::SegmentCheck;
+use super::verify::SegmentReader;
 use crate::job::manifest;
 
 /// The end of a farm's only job.
@@ -25,7 +25,7 @@ pub struct OnlyJob {
 }
 
 /// Carries out `orders` until no more can come and all jobs have ended, or until `shutdown`: then the jobs end
-/// as interrupted. This process holds the `lease` of the farm, whose streams exist. `check` verifies the
+/// as interrupted. This process holds the `lease` of the farm, whose streams exist. `reader` verifies the
 /// segment of each render record before it counts.
 ///
 /// # Errors
@@ -35,25 +35,25 @@ pub async fn run_farm(
     farm: &Farm,
     lease: &Lease,
     settings: FarmSettings,
-    check: SegmentCheck,
+    reader: SegmentReader,
     orders: mpsc::UnboundedReceiver<Order>,
     shutdown: Shutdown,
 ) -> Result<(), DispatchError> {
     // The future is boxed because it is too large to be part of the callers' futures.
     let run = async {
-        let mut dispatcher = Dispatcher::open(farm, lease, settings, check, orders).await?;
+        let mut dispatcher = Dispatcher::open(farm, lease, settings, reader, orders).await?;
         dispatcher.run(shutdown).await
     };
     Box::pin(run).await
 }
 
 /// Runs a job to its end, or until `shutdown`. This process becomes the farm's coordinator, and stops at once
-/// if another one takes over. `check` verifies the segment of each render record before it counts.
+/// if another one takes over. `reader` verifies the segment of each render record before it counts.
 pub async fn run_job(
     farm: &Farm,
     planned: PlannedJob,
     settings: DispatchSettings,
-    check: SegmentCheck,
+    reader: SegmentReader,
     observer: mpsc::UnboundedSender<JobEvent>,
     shutdown: Shutdown,
 ) -> Result<OnlyJob, DispatchError> {
@@ -77,7 +77,7 @@ pub async fn run_job(
     // The receiver is here, and takes no other order.
     drop(orders.send(Order::Admit(Box::new(admission))));
     drop(orders);
-    let driven = run_farm(farm, &lease, of_farm, check, only_one, shutdown).await;
+    let driven = run_farm(farm, &lease, of_farm, reader, only_one, shutdown).await;
     let end = match driven {
         // A farm that was asked to end before it took the job has not begun it.
         Ok(()) => end.await.unwrap_or_else(|_never_begun| Ok(JobEnd::not_begun())),

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use latentfarm_common::backoff::Backoff;
 use latentfarm_common::nats::lease::{Contention, LeaseTtl};
-use latentfarm_common::queues::{DEFAULT_PRIORITY, Queue, ResourceClass};
+use latentfarm_common::queues::{DEFAULT_PRIORITY, Lane, Queue};
 
 use crate::job::retry::RetryDelay;
-use crate::placement::{CpuFallback, JobNeeds};
+use crate::placement::{CpuFallback, JobNeeds, OneKind};
 
 /// How long a chunk that fits no live worker waits for a bigger one by default, and a job without any worker
 /// for one. A machine that restarts is back within it, and a job that nobody watches does not wait all night.
@@ -44,6 +44,8 @@ pub struct JobSettings {
     /// The predicted memory needs by kind of device.
     pub needs: JobNeeds,
     pub cpu_fallback: CpuFallback,
+    /// What is rendered by machines of one numeric kind only; `None` if the kinds may mix.
+    pub one_kind: Option<OneKind>,
     /// How long a chunk that fits no live worker waits for a bigger one, and the job for any worker at all.
     pub unplaceable_wait: Duration,
     /// How the operator starts a worker of this farm or finds out why none starts, in one clause.
@@ -115,6 +117,7 @@ impl DispatchSettings {
                 priority: DEFAULT_PRIORITY,
                 needs,
                 cpu_fallback: CpuFallback::default(),
+                one_kind: None,
                 unplaceable_wait: DEFAULT_UNPLACEABLE_WAIT,
                 start_worker: "start one with `latentfarm-worker run --nats URL --weights DIR`".to_owned(),
                 allow_no_face: false,
@@ -124,8 +127,8 @@ impl DispatchSettings {
 }
 
 impl JobSettings {
-    pub(super) fn queue(&self, class: ResourceClass) -> Queue {
+    pub(super) fn queue(&self, lane: Lane) -> Queue {
         let priority = self.priority;
-        Queue { class, priority }
+        Queue { lane, priority }
     }
 }

@@ -144,7 +144,7 @@ fn two_jobs_take_turns_in_the_window_of_a_lane() {
     let [(queue, chosen)] = queues.as_slice() else {
         panic!("{queues:?}")
     };
-    assert_eq!(queue.class, ResourceClass::Cpu(3072));
+    assert_eq!(queue.lane.class, ResourceClass::Cpu(3072));
     assert_eq!(
         chosen.len(),
         18,

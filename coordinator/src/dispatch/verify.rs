@@ -7,9 +7,12 @@ use std::time::Duration;
 use latentfarm_common::backoff::Backoff;
 use latentfarm_common::blob::{BlobError, Store};
 use latentfarm_common::error::one_line;
-use latentfarm_common::ids::WorkKind;
+use latentfarm_common::frame::PictureDifference;
+use latentfarm_common::ids::{ChunkId, WorkKind};
+use latentfarm_common::media;
 use latentfarm_common::time::FrameRange;
 use latentfarm_common::wire;
+use latentfarm_common::wire::blob::BlobRef;
 use latentfarm_common::wire::outcome::{DoneBody, DoneRecord, FaceObservations, FrameObservation};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc};
@@ -22,9 +25,44 @@ use crate::stitch;
 /// blocking thread, and returns one clause that describes what is wrong.
 pub type SegmentCheck = Arc<dyn Fn(&DoneRecord, FrameRange) -> Result<(), String> + Send + Sync>;
 
+/// Compares the first pictures of two segments of one job. It runs on a blocking thread, and returns one clause that
+/// describes what is wrong.
+pub type PictureComparison =
+    Arc<dyn Fn(&BlobRef, &BlobRef) -> Result<PictureDifference, String> + Send + Sync>;
+
+/// What looks into the segments of a farm.
+#[derive(Clone)]
+pub struct SegmentReader {
+    pub check: SegmentCheck,
+    pub compare: PictureComparison,
+}
+
+impl SegmentReader {
+    /// Reads the segments in a store. Copies of those that are stored elsewhere are made in `scratch`. The caller is on a
+    /// runtime.
+    pub(crate) fn new(store: &Store, scratch: PathBuf) -> Self {
+        Self {
+            compare: picture_comparison(store, scratch.clone()),
+            check: segment_check(store, scratch),
+        }
+    }
+}
+
+fn picture_comparison(store: &Store, scratch: PathBuf) -> PictureComparison {
+    let (store, runtime) = (store.clone(), Handle::current());
+    Arc::new(move |one, other| {
+        let own = tempfile::tempdir_in(&scratch).map_err(|error| one_line(&error))?;
+        let path = |blob| {
+            let path = runtime.block_on(store.local_file(blob, own.path()));
+            path.map_err(|error| one_line(&error))
+        };
+        media::compare_first_pictures(&path(one)?, &path(other)?).map_err(|error| one_line(&error))
+    })
+}
+
 /// Returns the check that compares a segment's digest and decodes every frame of it. Copies of segments that are
 /// stored elsewhere are made in `scratch`. The caller is on a runtime.
-pub(crate) fn segment_check(store: &Store, scratch: PathBuf) -> SegmentCheck {
+fn segment_check(store: &Store, scratch: PathBuf) -> SegmentCheck {
     let (store, runtime) = (store.clone(), Handle::current());
     // The verifier calls the check on a thread for blocking work, where waiting for the store is allowed.
     Arc::new(move |record: &DoneRecord, range| {
@@ -55,40 +93,55 @@ pub(super) struct Verdict {
     pub result: Result<Vec<FrameObservation>, String>,
 }
 
+/// The result of comparing the first picture of a chunk with the one that another machine rendered.
+#[derive(Debug)]
+pub(super) struct Comparison {
+    /// The chunk of the other rendering.
+    pub chunk: ChunkId,
+    pub result: Result<PictureDifference, String>,
+}
+
 /// Runs verifications, and sends their verdicts. Dropping the verifier aborts those that are running.
 pub(super) struct Verifier {
     farm: Farm,
-    check: SegmentCheck,
+    reader: SegmentReader,
     segments: Arc<Semaphore>,
     analyses: Arc<Semaphore>,
     verdicts: mpsc::UnboundedSender<Verdict>,
+    comparisons: mpsc::UnboundedSender<Comparison>,
     running: JoinSet<()>,
 }
 
 impl Verifier {
-    /// Makes a verifier, and the receiver of its verdicts.
-    pub(super) fn new(farm: &Farm, check: SegmentCheck) -> (Self, mpsc::UnboundedReceiver<Verdict>) {
-        let (verdicts, receiver) = mpsc::unbounded_channel();
+    /// Makes a verifier, and the receivers of its results.
+    pub(super) fn new(farm: &Farm, reader: SegmentReader) -> (Self, Results) {
+        let (verdicts, verdict_receiver) = mpsc::unbounded_channel();
+        let (comparisons, comparison_receiver) = mpsc::unbounded_channel();
         let verifier = Self {
             farm: farm.clone(),
-            check,
+            reader,
             segments: Arc::new(Semaphore::new(SEGMENTS_AT_ONCE)),
             analyses: Arc::new(Semaphore::new(ANALYSES_AT_ONCE)),
             verdicts,
+            comparisons,
             running: JoinSet::new(),
         };
-        (verifier, receiver)
+        let results = Results {
+            verdicts: verdict_receiver,
+            comparisons: comparison_receiver,
+        };
+        (verifier, results)
     }
 
     /// Begins to verify a record, whose chunk covers `range`.
     pub(super) fn start(&mut self, record: DoneRecord, sequence: u64, range: FrameRange) {
         while self.running.try_join_next().is_some() {}
         let record = Arc::new(record);
-        let (farm, check) = (self.farm.clone(), Arc::clone(&self.check));
+        let (farm, check) = (self.farm.clone(), Arc::clone(&self.reader.check));
         let verdicts = self.verdicts.clone();
         let permits = Arc::clone(match record.chunk.work {
             WorkKind::Analyze => &self.analyses,
-            WorkKind::Render => &self.segments,
+            WorkKind::Render | WorkKind::Border => &self.segments,
         });
         self.running.spawn(async move {
             // The semaphore is never closed.
@@ -102,6 +155,28 @@ impl Verifier {
             });
         });
     }
+
+    /// Begins to compare the first pictures of two segments, the second of which is the result of `chunk`.
+    pub(super) fn compare(&mut self, chunk: ChunkId, original: BlobRef, again: BlobRef) {
+        while self.running.try_join_next().is_some() {}
+        let (farm, compare) = (self.farm.clone(), Arc::clone(&self.reader.compare));
+        let (comparisons, permits) = (self.comparisons.clone(), Arc::clone(&self.segments));
+        self.running.spawn(async move {
+            let _permit = permits.acquire_owned().await.ok();
+            let compared = farm.connection.outlast(|| {
+                let compare = Arc::clone(&compare);
+                beside(move || compare(&original, &again))
+            });
+            let result = compared.await;
+            let _ = comparisons.send(Comparison { chunk, result });
+        });
+    }
+}
+
+/// The receivers of a verifier's results.
+pub(super) struct Results {
+    pub(super) verdicts: mpsc::UnboundedReceiver<Verdict>,
+    pub(super) comparisons: mpsc::UnboundedReceiver<Comparison>,
 }
 
 async fn verify(
@@ -113,20 +188,25 @@ async fn verify(
     check_counts(record, range)?;
     match record.chunk.work {
         WorkKind::Analyze => observations(farm, record, range).await,
-        WorkKind::Render => {
+        WorkKind::Render | WorkKind::Border => {
             // A result that cannot be read during an outage is not a bad one.
             let done = farm
                 .connection
-                .outlast(|| check_beside(Arc::clone(&check), Arc::clone(record), range))
+                .outlast(|| {
+                    let (check, record) = (Arc::clone(&check), Arc::clone(record));
+                    beside(move || check(&record, range))
+                })
                 .await;
             done.map(|()| Vec::new())
         }
     }
 }
 
-/// Runs the check on a thread for blocking work.
-async fn check_beside(check: SegmentCheck, record: Arc<DoneRecord>, range: FrameRange) -> Result<(), String> {
-    let done = tokio::task::spawn_blocking(move || check(&record, range)).await;
+/// Looks into segments on a thread for blocking work.
+async fn beside<T: Send + 'static>(
+    look: impl FnOnce() -> Result<T, String> + Send + 'static,
+) -> Result<T, String> {
+    let done = tokio::task::spawn_blocking(look).await;
     done.unwrap_or_else(|error| Err(format!("the verification was cut short: {error}")))
 }
 
@@ -146,16 +226,15 @@ fn check_counts(record: &DoneRecord, range: FrameRange) -> Result<(), String> {
                 synced,
                 passed,
             },
-            WorkKind::Render,
+            WorkKind::Render | WorkKind::Border,
         ) => {
             let (hashes, counted) = (frame_hashes.len() as u64, u64::from(*synced) + u64::from(*passed));
             let fits = hashes == frames && counted == frames;
             fits.then_some(())
                 .ok_or_else(|| format!("it has {hashes} hashes and counts {counted} frames of {frames}"))
         }
-        (DoneBody::Analyze { .. }, WorkKind::Render) | (DoneBody::Render { .. }, WorkKind::Analyze) => {
-            Err("it is about another kind of work".to_owned())
-        }
+        (DoneBody::Analyze { .. }, WorkKind::Render | WorkKind::Border)
+        | (DoneBody::Render { .. }, WorkKind::Analyze) => Err("it is about another kind of work".to_owned()),
     }
 }
 

@@ -220,6 +220,7 @@ impl Attempt {
             priority: self.priority,
             needs: order.needs,
             cpu_fallback: order.cpu_fallback,
+            one_kind: order.one_kind,
             unplaceable_wait: order.unplaceable_wait,
             start_worker: self.start_worker.clone(),
             allow_no_face: order.allow_no_face,

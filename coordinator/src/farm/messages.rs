@@ -12,7 +12,7 @@ use latentfarm_common::wire::job::JobSpec;
 use serde::{Deserialize, Serialize};
 use strum::{Display, EnumString};
 
-use crate::dispatch::{CpuFallback, Ending, JobNeeds, JobReport};
+use crate::dispatch::{CpuFallback, Ending, JobNeeds, JobReport, OneKind};
 
 /// The most bytes of a job's name and of the other texts that its submitter chooses.
 pub(super) const MAX_TEXT_BYTES: usize = 256;
@@ -34,6 +34,8 @@ pub struct JobOrder {
     /// The predicted memory needs by kind of device.
     pub needs: JobNeeds,
     pub cpu_fallback: CpuFallback,
+    /// What is rendered by machines of one numeric kind only; `None` if the kinds may mix.
+    pub one_kind: Option<OneKind>,
     /// How long a chunk that fits no live worker waits for a bigger one, and the job for any worker at all.
     pub unplaceable_wait: Duration,
     /// Whether the job is rendered even if no frame has a face.

@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 
 use super::coordinator::{Coordinator, CoordinatorSettings};
 use super::error::ServeError;
-use crate::dispatch::{self, Farm, FarmSettings, segment_check};
+use crate::dispatch::{self, Farm, FarmSettings, SegmentReader};
 use crate::local::{LocalNotice, SupervisedServer};
 
 /// How often a coordinator that waits for the lease tries to take it.
@@ -143,8 +143,8 @@ async fn coordinate(
     let coordinator = Coordinator::open(&farm, &lease, settings.coordinator, orders).await;
     let ended = match coordinator {
         Ok(mut coordinator) => {
-            let check = segment_check(&farm.store, scratch);
-            let dispatched = dispatch::run_farm(&farm, &lease, of_farm, check, ordered, shutdown);
+            let reader = SegmentReader::new(&farm.store, scratch);
+            let dispatched = dispatch::run_farm(&farm, &lease, of_farm, reader, ordered, shutdown);
             // The jobs of a coordinator that ends are reported before the dispatcher returns.
             let ended = tokio::select! {
                 ended = dispatched => ended.map_err(ServeError::Dispatch),

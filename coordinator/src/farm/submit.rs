@@ -223,6 +223,7 @@ fn order(preflight: &Preflight, options: SubmitOptions, video: Digest) -> JobOrd
         priority: options.priority,
         needs: preflight.needs,
         cpu_fallback: settings.cpu_fallback,
+        one_kind: settings.one_kind,
         unplaceable_wait: settings.unplaceable_wait,
         allow_no_face: settings.allow_no_face,
         keeps_tail: settings.ingest.keep_tail,

@@ -104,6 +104,8 @@ impl Chunks {
         let chunks = match chunk.work {
             WorkKind::Analyze => &self.analyze,
             WorkKind::Render => &self.render,
+            // A measurement beside the job is no chunk of it.
+            WorkKind::Border => return None,
         };
         let found = chunks.get(chunk.index as usize);
         found.filter(|_| chunk.job == self.job)
@@ -114,6 +116,7 @@ impl Chunks {
         let chunks = match chunk.work {
             WorkKind::Analyze => &mut self.analyze,
             WorkKind::Render => &mut self.render,
+            WorkKind::Border => return None,
         };
         let found = chunks.get_mut(chunk.index as usize);
         found.filter(|_| chunk.job == self.job)

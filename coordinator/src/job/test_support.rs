@@ -13,6 +13,7 @@ pub(crate) fn done_record(chunk: ChunkId, attempt: Attempt, worker: WorkerId) ->
         attempt,
         worker,
         numerics_fingerprint: "test".to_owned(),
+        kind: None,
         artifact: BlobRef {
             digest: Digest::of(b"segment"),
             bytes: 7,

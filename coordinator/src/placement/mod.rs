@@ -18,12 +18,14 @@
 mod needs;
 mod oom_policy;
 mod options;
+mod policy;
 mod solve;
 
 pub use needs::{JobNeeds, gib};
 pub use oom_policy::{ChunkMemory, OomDecision};
 pub use options::{Fit, Largest, Options, Shortage, WorkerCapacity, options};
-pub use solve::{Candidate, CpuFallback, Load, Placement, solve};
+pub use policy::{CpuFallback, OneKind};
+pub use solve::{Candidate, Load, Placement, solve};
 
 #[cfg(test)]
 mod tests;

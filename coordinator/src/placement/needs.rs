@@ -43,6 +43,20 @@ impl JobNeeds {
         }
     }
 
+    /// The same needs, for windows that use no plan after `last` on a GPU: the leaner ones are made to need what `last` does,
+    /// and a worker chooses the first plan that fits.
+    #[must_use]
+    pub fn up_to(&self, last: MemoryPlan) -> Self {
+        let cuda = self.cuda.map(|mut needs| {
+            let most = needs.of(last);
+            for plan in MemoryPlan::ALL.into_iter().filter(|plan| *plan > last) {
+                needs.mib[plan.index()] = most;
+            }
+            needs
+        });
+        Self { cuda, ..*self }
+    }
+
     /// These needs, corrected by what finished tasks used on each kind of device.
     #[must_use]
     pub fn corrected<'a>(&self, observed: impl Fn(DeviceKind) -> &'a [MemoryObservation]) -> Self {

@@ -4,16 +4,20 @@
 use std::fmt;
 
 use latentfarm_common::ids::WorkerId;
-use latentfarm_common::queues::ResourceClass;
-use latentfarm_common::wire::memory::{DeviceKind, MemoryConstraints, RenderMemory};
+use latentfarm_common::numeric_kind::NumericKind;
+use latentfarm_common::queues::{Lane, ResourceClass};
+use latentfarm_common::wire::memory::{DeviceKind, MemoryConstraints, MemoryPlan, RenderMemory};
 
 use super::needs::{JobNeeds, gib};
 use super::oom_policy::{ChunkMemory, class_for};
+use super::policy::CpuFallback;
 
 /// The memory that a live worker can offer to a task if it runs none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WorkerCapacity {
     pub worker: WorkerId,
+    /// The numeric kind of its machine, if it takes tasks that are for one.
+    pub kind: Option<NumericKind>,
     /// What is free, and what the worker's own processes hold. What other programs hold for long is not in
     /// it.
     pub capacity: RenderMemory,
@@ -22,7 +26,12 @@ pub struct WorkerCapacity {
 }
 
 impl WorkerCapacity {
-    /// Whether the worker pulls tasks from the queue of `class`.
+    /// Whether the worker pulls tasks from the queues of `lane`.
+    pub fn takes(&self, lane: Lane) -> bool {
+        self.serves(lane.class) && (lane.kind.is_none() || lane.kind == self.kind)
+    }
+
+    /// Whether the worker has the memory for tasks of `class`.
     pub fn serves(&self, class: ResourceClass) -> bool {
         match class {
             ResourceClass::Analyze => true,
@@ -36,10 +45,20 @@ impl WorkerCapacity {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fit {
     pub class: ResourceClass,
+    /// The numeric kind of the machines that may take the chunk; `None` if all may.
+    pub kind: Option<NumericKind>,
     pub constraints: MemoryConstraints,
     /// The memory that the engine needs under the leanest memory plan, and on the CPU the media process
     /// beside it.
     pub need_mib: u64,
+}
+
+impl Fit {
+    /// What a machine must be to take the chunk.
+    pub fn lane(&self) -> Lane {
+        let Self { class, kind, .. } = *self;
+        Lane { class, kind }
+    }
 }
 
 /// A kind of device of which no live worker has enough memory for a chunk.
@@ -106,6 +125,38 @@ pub struct Options {
     pub shortages: Vec<Shortage>,
 }
 
+impl Options {
+    /// The same, but only for machines of one numeric kind.
+    #[must_use]
+    pub fn of_kind(self, kind: NumericKind) -> Self {
+        let of_kind = |fit: Option<Fit>| {
+            fit.map(|fit| Fit {
+                kind: Some(kind),
+                ..fit
+            })
+        };
+        Self {
+            gpu: of_kind(self.gpu),
+            cpu: of_kind(self.cpu),
+            ..self
+        }
+    }
+
+    /// The same, but with no memory plan before `first` on a GPU.
+    #[must_use]
+    pub fn from_plan(mut self, first: MemoryPlan) -> Self {
+        if let Some(fit) = &mut self.gpu {
+            fit.constraints.floor = fit.constraints.floor.max(first);
+        }
+        self
+    }
+
+    /// Whether the chunk fits a live worker that may take it.
+    pub fn any(&self, fallback: CpuFallback) -> bool {
+        self.gpu.is_some() || self.cpu.is_some() && fallback != CpuFallback::Never
+    }
+}
+
 /// Finds the smallest queue on each kind of device that holds the chunk's leanest plan, if a live worker
 /// serves it.
 pub fn options(needs: &JobNeeds, memory: &ChunkMemory, capacities: &[WorkerCapacity]) -> Options {
@@ -126,6 +177,7 @@ pub fn options(needs: &JobNeeds, memory: &ChunkMemory, capacities: &[WorkerCapac
         };
         let fit = Some(Fit {
             class,
+            kind: None,
             constraints: memory.constraints(kind, predicted),
             need_mib,
         });

@@ -1,39 +1,23 @@
 //! Distributes chunks over GPU and CPU queues: every chunk that fits a GPU is placed there, and
 //! `--cpu-fallback` decides which chunks the CPU workers take.
 
-use clap::ValueEnum;
-use latentfarm_common::queues::ResourceClass;
+use latentfarm_common::queues::{Lane, ResourceClass};
 use latentfarm_common::wire::memory::DeviceKind;
-use serde::{Deserialize, Serialize};
 
 use super::options::{Fit, Options, Shortage};
+use super::policy::CpuFallback;
 
 /// A chunk is moved to the CPU only if the CPU would be done this many times earlier, because predictions are
 /// not exact and moving a task has a cost.
 const CPU_LEAD: f64 = 1.25;
-
-/// When the CPU renders a chunk on a farm that has GPUs. Without a GPU worker it always does, unless `Never`.
-/// Each variant's comment is its help on the command line.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum CpuFallback {
-    /// The CPU renders nothing: chunks wait for a GPU that they fit into
-    Never,
-    /// The CPU renders a chunk if no live GPU can ever fit it, or if the CPU is predicted to finish it
-    /// earlier
-    #[default]
-    Last,
-    /// The CPU renders too: workers without a GPU are always kept busy
-    Always,
-}
 
 /// A chunk that no worker has begun.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Candidate {
     pub frames: u64,
     pub options: Options,
-    /// The class of the queue that holds the chunk's task, if it was published.
-    pub queued_in: Option<ResourceClass>,
+    /// The lane of the queue that holds the chunk's task, if it was published.
+    pub queued_in: Option<Lane>,
 }
 
 /// The workers, the work in hand and the observed speed of the farm.
@@ -63,10 +47,10 @@ pub enum Placement {
 }
 
 impl Placement {
-    /// The class of the chosen queue; `None` if the chunk waits.
-    pub fn class(&self) -> Option<ResourceClass> {
+    /// The lane of the chosen queue; `None` if the chunk waits.
+    pub fn lane(&self) -> Option<Lane> {
         match self {
-            Self::Queue { fit, .. } => Some(fit.class),
+            Self::Queue { fit, .. } => Some(fit.lane()),
             Self::Wait { .. } => None,
         }
     }
@@ -94,7 +78,10 @@ pub fn solve(fallback: CpuFallback, candidates: &[Candidate], load: &Load) -> Ve
             options.gpu.is_some() && options.cpu.is_some()
         })
         .collect();
-    let forced = placements.iter().filter(|placement| is_cpu(placement)).count();
+    let forced = placements
+        .iter()
+        .filter(|placement| is_cpu(placement.lane()))
+        .count();
     let mut idle_cpu_workers = load.cpu_workers.saturating_sub(load.cpu_chunks + forced);
     let fits_gpu = |candidate: &&Candidate| candidate.options.gpu.is_some();
     let queued = candidates.iter().filter(fits_gpu);
@@ -119,7 +106,7 @@ pub fn solve(fallback: CpuFallback, candidates: &[Candidate], load: &Load) -> Ve
     };
     let (kept, others): (Vec<usize>, Vec<usize>) = shared
         .into_iter()
-        .partition(|index| matches!(candidates[*index].queued_in, Some(ResourceClass::Cpu(_))));
+        .partition(|index| is_cpu(candidates[*index].queued_in));
     for index in kept {
         if idle_cpu_workers > 0 && cpu_is_earlier(candidates[index].frames, all_gpu_frames, 1.0) {
             assign_cpu(index, &mut idle_cpu_workers, &mut gpu_frames);
@@ -157,8 +144,8 @@ fn prefer_gpu(fallback: CpuFallback, candidate: &Candidate) -> Placement {
     }
 }
 
-fn is_cpu(placement: &Placement) -> bool {
-    matches!(placement.class(), Some(ResourceClass::Cpu(_)))
+fn is_cpu(lane: Option<Lane>) -> bool {
+    lane.is_some_and(|lane| matches!(lane.class, ResourceClass::Cpu(_)))
 }
 
 /// Whether an idle CPU worker would finish a chunk of `frames` at least `margin` times earlier than the GPUs

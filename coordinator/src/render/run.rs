@@ -22,7 +22,7 @@ use super::preflight::Preflight;
 use super::report::{RenderReport, Written};
 use super::room::Volume;
 use crate::dispatch::{
-    self, DispatchSettings, Ending, Farm, JobEnd, JobEvent, OnlyJob, PlannedJob, segment_check,
+    self, DispatchSettings, Ending, Farm, JobEnd, JobEvent, OnlyJob, PlannedJob, SegmentReader,
 };
 use crate::ingest::ExaminedInputs;
 use crate::job::folder::JobFolder;
@@ -113,6 +113,7 @@ impl Run<'_> {
         let mut dispatch = DispatchSettings::new(self.folder.path().to_owned(), self.preflight.needs);
         dispatch.job.allow_no_face = self.preflight.settings.allow_no_face;
         dispatch.job.cpu_fallback = self.preflight.settings.cpu_fallback;
+        dispatch.job.one_kind = self.preflight.settings.one_kind;
         dispatch.job.unplaceable_wait = self.preflight.settings.unplaceable_wait;
         dispatch.job.start_worker = self.start_worker(local);
         // The server belongs to the job folder, which this process has locked, so no other coordinator can be
@@ -134,7 +135,7 @@ impl Run<'_> {
         let mut cut = Box::pin(cut.run(video, shutdown.clone()));
         let (mut is_cutting, mut cut_failure) = (true, None);
         let (job_observer, mut job_events) = mpsc::unbounded_channel();
-        let check = segment_check(&self.farm.store, self.folder.scratch());
+        let reader = SegmentReader::new(&self.farm.store, self.folder.scratch());
         let stop = shutdown.clone();
         self.observer
             .send(RenderEvent::DispatchBegins { frames: spec.frames });
@@ -143,7 +144,7 @@ impl Run<'_> {
             timeline,
             video: video_news,
         };
-        let job = dispatch::run_job(self.farm, planned, dispatch, check, job_observer, stop);
+        let job = dispatch::run_job(self.farm, planned, dispatch, reader, job_observer, stop);
         tokio::pin!(job);
         let mut resumed_chunks = 0;
         let mut forward = |event: JobEvent| {

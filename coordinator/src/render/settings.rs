@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::dispatch::CpuFallback;
+use crate::dispatch::{CpuFallback, OneKind};
 use crate::ingest::IngestRequest;
 use crate::plan::split::ChunkFrames;
 use crate::stitch::OutputTarget;
@@ -38,6 +38,8 @@ pub struct RenderSettings {
     /// Whether the unchanged video is written if no frame has a face.
     pub allow_no_face: bool,
     pub cpu_fallback: CpuFallback,
+    /// What is rendered by machines of one numeric kind only; `None` if the kinds may mix.
+    pub one_kind: Option<OneKind>,
     /// How long a chunk that fits no live worker waits for one with more memory.
     pub unplaceable_wait: Duration,
     /// Output frames of one render chunk.

@@ -51,6 +51,8 @@ pub struct SpeakerTrack {
     front: u64,
     /// The current shot; `None` after a missing range, until the next cut.
     shot: Option<Shot>,
+    /// The frames at which a shot begins, in order; the first one's is left out.
+    cuts: Vec<u64>,
     /// The final answers, from frame 0 on.
     faces: Vec<FrameFace>,
     has_face: bool,
@@ -98,6 +100,7 @@ impl SpeakerTrack {
             pending: BTreeMap::new(),
             front: 0,
             shot: Some(Shot::new(lookahead, resolution_px)),
+            cuts: Vec::new(),
             faces: Vec::new(),
             has_face: false,
         }
@@ -152,6 +155,13 @@ impl SpeakerTrack {
         self.has_face
     }
 
+    /// Whether two frames are known to be of different shots.
+    pub fn has_cut_between(&self, one: u64, other: u64) -> bool {
+        let (first, last) = (one.min(other), one.max(other));
+        let next = self.cuts.partition_point(|cut| *cut <= first);
+        self.cuts.get(next).is_some_and(|cut| *cut <= last)
+    }
+
     fn insert(&mut self, range: FrameRange, result: RangeResult) {
         if range.start < self.front || range.is_empty() {
             return;
@@ -161,10 +171,10 @@ impl SpeakerTrack {
         while let Some(result) = self.pending.remove(&self.front) {
             match result {
                 RangeResult::Observed(observations) => {
-                    self.front += observations.len() as u64;
-                    for observation in &observations {
-                        self.process(observation);
+                    for (frame, observation) in (self.front..).zip(&observations) {
+                        self.process(frame, observation);
                     }
+                    self.front += observations.len() as u64;
                 }
                 RangeResult::Missing(missing) => {
                     self.front = missing.end;
@@ -180,8 +190,9 @@ impl SpeakerTrack {
         self.has_face = self.has_face || self.faces[final_before..].iter().any(is_face);
     }
 
-    fn process(&mut self, observation: &FrameObservation) {
+    fn process(&mut self, frame: u64, observation: &FrameObservation) {
         if observation.cut {
+            self.cuts.push(frame);
             self.end_shot();
             self.shot = Some(Shot::new(self.lookahead, self.resolution_px));
         }

@@ -149,10 +149,7 @@ fn heartbeats(worker: &WorkerId, job: JobId) -> Vec<Vec<u8>> {
             frames_done: u32::MAX,
             frames_total: 0,
             stage: TaskStage::FaceAnalysis,
-            queue: Some(Queue {
-                class: ResourceClass::Analyze,
-                priority: 1,
-            }),
+            queue: Some(Queue::any(ResourceClass::Analyze, 1)),
             plan: Some(MemoryPlan::Streamed),
         }),
         memory: Some(sample),
@@ -229,6 +226,7 @@ fn records(worker: &WorkerId, job: JobId) -> Vec<Vec<u8>> {
             attempt,
             worker: worker.clone(),
             numerics_fingerprint: String::new(),
+            kind: None,
             artifact: BlobRef {
                 digest: Digest::of(b"none"),
                 bytes: u64::MAX,

@@ -6,6 +6,7 @@
 mod endings;
 mod faults;
 mod hostile;
+mod kinds;
 mod many;
 mod memory;
 mod moves;

@@ -290,7 +290,9 @@ async fn a_chunk_that_its_class_refuses_again_and_again_moves_to_a_larger_one() 
     assert_eq!(result.ending, Ending::Complete);
     let lines = journal::read(&stage.settings.job.job_dir).unwrap();
     let queues = lines.iter().filter_map(|line| match &line.entry {
-        JournalEntry::Placed { chunk, queue, .. } if chunk.to_string() == "r00000" => Some(queue.class.mib()),
+        JournalEntry::Placed { chunk, queue, .. } if chunk.to_string() == "r00000" => {
+            Some(queue.lane.class.mib())
+        }
         _ => None,
     });
     let queues: Vec<u64> = queues.collect();

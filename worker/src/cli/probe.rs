@@ -167,7 +167,7 @@ fn worker(device: &Device, probe: &Probe, engines: &Engines, limits: &MemoryLimi
         device: target,
     };
     let available = admission::available(&snapshot, limits);
-    let queues = fitting(&available)
+    let queues = fitting(&available, None)
         .into_iter()
         .filter(|queue| queue.priority == 0);
     let (program, _, _) = engines.command(device);
@@ -184,7 +184,7 @@ fn worker(device: &Device, probe: &Probe, engines: &Engines, limits: &MemoryLimi
         reserve_mib,
         available_mib: available.memory.of(device.kind()),
         capacity_mib: admission::capacity(&snapshot, limits).of(device.kind()),
-        resource_classes: queues.map(|queue| queue.class.to_string()).collect(),
+        resource_classes: queues.map(|queue| queue.lane.to_string()).collect(),
         problem: reading.err().or(missing),
     }
 }

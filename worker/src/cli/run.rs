@@ -11,6 +11,7 @@ use latentfarm_common::ids::WorkerId;
 use latentfarm_common::limits::{self, Needs};
 use latentfarm_common::nats::Role;
 use latentfarm_common::nats::connect::{self, Identity, SEED_VARIABLE};
+use latentfarm_common::numeric_kind::NumericKind;
 use latentfarm_common::shutdown::{self, Shutdown};
 use latentfarm_common::wire::memory::WARN_GIB;
 
@@ -21,7 +22,7 @@ use crate::consume::{self, HeartbeatState};
 use crate::machine::probe::{Device, Probe};
 use crate::machine::reservations::Reservations;
 use crate::supervise::{ChildCommand, Runner, RunnerSettings};
-use latentfarm_engine::Precision;
+use latentfarm_engine::{Precision, numerics_fingerprint};
 use latentsync::Checkpoint;
 
 #[derive(clap::Args, Debug)]
@@ -145,12 +146,16 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
     let (trigger, shutdown, drain) = shutdown::channel();
     shutdown::on_signals(trigger).context("cannot listen for signals")?;
     let serving = workers.into_iter().map(|(name, settings)| {
+        let kind = numeric_kind(&settings.device, args.precision, &probe);
         let identity = Identity {
             nkey_seed: nkey_seed.clone(),
             ..Identity::from_environment(Role::Worker(name.clone()), name.to_string())
         };
         serve(
-            name,
+            consume::Settings {
+                kind: Some(kind),
+                ..consume::Settings::new(name)
+            },
             settings,
             probe.clone(),
             &args.nats,
@@ -167,7 +172,7 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
 
 /// Pulls and renders tasks on one device, as one worker, until the shutdown begins.
 async fn serve(
-    name: WorkerId,
+    loop_settings: consume::Settings,
     settings: RunnerSettings,
     probe: Probe,
     nats: &str,
@@ -180,10 +185,10 @@ async fn serve(
         () = leaving.reached(shutdown::Phase::Draining) => return Ok(()),
     };
     drop(leaving);
+    let name = loop_settings.worker.clone();
     let heartbeat_state = HeartbeatState::new(name.clone(), settings.device.to_string());
     tracing::info!(worker = %name, device = %settings.device, "the worker has joined the farm");
     let mut runner = Runner::new(settings, probe, heartbeat_state.clone());
-    let loop_settings = consume::Settings::new(name);
     let serving = consume::serve(
         &connection,
         &loop_settings,
@@ -196,6 +201,20 @@ async fn serve(
     runner.close().await;
     connection.close().await;
     Ok(())
+}
+
+/// Returns the numeric kind of a device: two devices with the same answer render the same bits.
+fn numeric_kind(device: &Device, precision: Option<Precision>, probe: &Probe) -> NumericKind {
+    let (computes_as, usual) = match device {
+        // A simulated GPU computes on the CPU.
+        Device::Cpu | Device::Simulated(_) => ("cpu".to_owned(), Precision::F32),
+        Device::Cuda { gpu, .. } => {
+            let driver = probe.driver_version().unwrap_or_default();
+            (format!("cuda {}, driver {driver}", gpu.name), Precision::F16)
+        }
+    };
+    let dtype = precision.unwrap_or(usual).dtype();
+    NumericKind::of(&numerics_fingerprint(&computes_as, dtype))
 }
 
 /// Reduces `auto` to the GPU with the most free memory, since one key admits only one worker.

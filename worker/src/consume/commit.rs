@@ -6,7 +6,6 @@ use std::time::Duration;
 use latentfarm_common::backoff::Backoff;
 use latentfarm_common::blob::{BlobError, Store};
 use latentfarm_common::error::one_line;
-use latentfarm_common::ids::WorkerId;
 use latentfarm_common::nats::done::{CommitOutcome, DoneLog};
 use latentfarm_common::nats::storage::{self, STORAGE_MEND};
 use latentfarm_common::nats::{Connection, StreamError};
@@ -19,6 +18,7 @@ use tokio::time::Instant;
 
 use super::progress::Progress;
 use super::runner::{Artifact, TaskOutput};
+use super::settings::Settings;
 
 /// An upload that takes longer is abandoned; a chunk has at most 480 frames.
 const UPLOAD_LIMIT: Duration = Duration::from_mins(15);
@@ -44,7 +44,7 @@ pub(super) enum CommitError {
 /// another one was recorded first. An outage of the server is waited out.
 pub(super) async fn commit(
     connection: &Connection,
-    worker: &WorkerId,
+    settings: &Settings,
     task: &Task,
     store: &Store,
     finished: TaskOutput,
@@ -59,8 +59,9 @@ pub(super) async fn commit(
     let record = DoneRecord {
         chunk: task.chunk,
         attempt: task.attempt,
-        worker: worker.clone(),
+        worker: settings.worker.clone(),
         numerics_fingerprint: finished.numerics_fingerprint,
+        kind: settings.kind,
         artifact,
         body: finished.body,
         timings,

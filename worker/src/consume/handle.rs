@@ -78,7 +78,7 @@ pub(super) async fn handle<R: TaskRunner>(
     );
     let outcome = match end {
         RunEnd::Ran(Ok(finish)) => {
-            if held.queue.class != ResourceClass::Analyze {
+            if held.queue.lane.class != ResourceClass::Analyze {
                 held_tasks.record_pace(started.elapsed());
             }
             heartbeat_state.begin_finishing(chunk);
@@ -117,14 +117,7 @@ pub(super) async fn finish(
     let chunk = task.chunk;
     let committed = async {
         let output = finish.await?;
-        let committed = commit(
-            &link.connection,
-            &link.settings.worker,
-            &task,
-            &store,
-            output,
-            &progress,
-        );
+        let committed = commit(&link.connection, &link.settings, &task, &store, output, &progress);
         committed.await.map_err(|error| Failure::Transient {
             message: one_line(&error),
         })

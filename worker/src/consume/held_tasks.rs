@@ -94,7 +94,7 @@ impl HeldTasks {
 
     /// Begins to take tasks from the queue of the task that runs from now on.
     pub(super) fn extend(&mut self, queue: Queue) {
-        let tasks = match queue.class {
+        let tasks = match queue.lane.class {
             // Rendering comes first, and may become possible with each analysis.
             ResourceClass::Analyze => 0,
             ResourceClass::Gpu(_) | ResourceClass::Cpu(_) => tasks_beside(self.pace),

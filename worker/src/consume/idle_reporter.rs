@@ -62,7 +62,7 @@ impl IdleReporter {
 /// Whether some class of render tasks fits into the memory.
 fn renders(memory: RenderMemory) -> bool {
     let analyze = false;
-    !latentfarm_common::queues::fitting(&Available { analyze, memory }).is_empty()
+    !latentfarm_common::queues::fitting(&Available { analyze, memory }, None).is_empty()
 }
 
 #[cfg(test)]

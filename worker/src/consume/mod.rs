@@ -94,6 +94,7 @@ pub async fn serve<R: TaskRunner>(
     let mut control = ControlInbox::subscribe(connection, &settings.worker).await?;
     let mut puller = TaskPuller::subscribe(connection, settings.poll_interval).await?;
     let mut unfit = settings.unfit_backoff.clone();
+    heartbeat_state.update(|heartbeat| heartbeat.kind = settings.kind);
     let heartbeats = heartbeat_state.start_publisher(connection, settings.heartbeat_interval);
     let mut summary = Summary::default();
     let mut idle = IdleReporter::default();
@@ -130,7 +131,7 @@ pub async fn serve<R: TaskRunner>(
             runner.free_memory().await;
         }
         let available = runner.available().await;
-        let queues = fitting(&available);
+        let queues = fitting(&available, settings.kind);
         let is_next = |queue: Queue| queues.contains(&queue) && !puller.has_more_urgent(&queues, queue);
         let held = held_tasks.pop_if(is_next);
         let was_held = held.is_some();

@@ -5,11 +5,14 @@ use std::time::Duration;
 use latentfarm_common::backoff::Backoff;
 use latentfarm_common::ids::WorkerId;
 use latentfarm_common::nats::ack::PROGRESS_INTERVAL;
+use latentfarm_common::numeric_kind::NumericKind;
 
 /// The settings of the worker's loop. Tests shorten the intervals; all else uses the defaults.
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub worker: WorkerId,
+    /// The numeric kind of the machine, if tasks for that kind are taken too.
+    pub kind: Option<NumericKind>,
     /// How long the loop waits for a task on one queue before it checks all queues again.
     pub poll_interval: Duration,
     /// How often a heartbeat is published.
@@ -27,6 +30,7 @@ impl Settings {
     pub fn new(worker: WorkerId) -> Self {
         Self {
             worker,
+            kind: None,
             poll_interval: Duration::from_secs(5),
             heartbeat_interval: Duration::from_secs(2),
             progress_interval: PROGRESS_INTERVAL,

@@ -18,10 +18,7 @@ const USUAL: Queue = render_queue(1);
 const URGENT: Queue = render_queue(0);
 
 const fn render_queue(priority: u8) -> Queue {
-    Queue {
-        class: ResourceClass::Cpu(256),
-        priority,
-    }
+    Queue::any(ResourceClass::Cpu(256), priority)
 }
 
 /// A worker that has finished chunk 0, so that its pace is known, and that runs chunk 1 until it is notified. It holds

@@ -1,6 +1,7 @@
 use super::*;
+use crate::error::one_line;
 use crate::media::test_clips::{encode, format, picture, probe, spec};
-use crate::media::{decode_hashes, verify_segment};
+use crate::media::{compare_first_pictures, decode_hashes, verify_segment};
 use crate::time::FrameRange;
 
 #[test]
@@ -113,4 +114,21 @@ fn picture_of_another_size_is_refused() {
     short.u.pop();
     assert!(encoder.push(&short).is_err());
     assert!(encoder.finish().is_err(), "an empty segment was finished");
+}
+
+#[test]
+fn the_first_picture_of_a_segment_is_measured_against_that_of_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let lossy = spec("25", Some(18));
+    let path = |name: &str| dir.path().join(name);
+    encode(&path("long.nut"), &format(), &lossy, FrameRange::new(32, 80));
+    encode(&path("short.nut"), &format(), &lossy, FrameRange::new(32, 48));
+    encode(&path("later.nut"), &format(), &lossy, FrameRange::new(33, 48));
+    // The same pictures, of which one segment has more: what follows does not change the first one.
+    let difference = compare_first_pictures(&path("long.nut"), &path("short.nut")).unwrap();
+    assert_eq!((difference.squared_error, difference.largest), (0, 0));
+    assert_eq!(difference.psnr_db(), None);
+    let other = compare_first_pictures(&path("long.nut"), &path("later.nut"));
+    let refused = one_line(&other.unwrap_err());
+    assert!(refused.contains("begins with frame 33"), "{refused}");
 }

@@ -16,7 +16,7 @@ pub use self::output::{AudioLength, FinalReport, verify_output};
 use self::pictures::PictureReader;
 use super::MediaError;
 use super::container;
-use crate::frame::FrameHash;
+use crate::frame::{FrameHash, PictureDifference};
 use crate::time::FrameRange;
 
 /// Properties of a segment that was decoded completely.
@@ -66,6 +66,31 @@ pub fn decode_hashes(path: &Path, sink: &mut dyn FnMut(u64, FrameHash)) -> Resul
         frames += 1;
     }
     Ok(frames)
+}
+
+/// Decodes the first picture of each of two segments, and measures how much their luma differs.
+///
+/// # Errors
+/// If one cannot be decoded, or if they are of different frames or sizes.
+pub fn compare_first_pictures(one: &Path, other: &Path) -> Result<PictureDifference, MediaError> {
+    let first = |path: &Path| {
+        let mut pictures = PictureReader::open(path)?;
+        let found = next_frame(&mut pictures)?;
+        found.ok_or_else(|| MediaError::rejected(path, "it has no picture"))
+    };
+    let ((number, before), (other_number, after)) = (first(one)?, first(other)?);
+    let sizes = [&before, &after].map(|picture| (picture.width(), picture.height()));
+    if number != other_number || sizes[0] != sizes[1] {
+        let cause = format!(
+            "it begins with frame {other_number} of {:?} pixels in place of frame {number} of {:?}",
+            sizes[1], sizes[0]
+        );
+        return Err(MediaError::rejected(other, cause));
+    }
+    Ok(PictureDifference::between(
+        &pictures::luma(&before),
+        &pictures::luma(&after),
+    ))
 }
 
 /// Decodes the next picture of a segment and returns it with its output frame number; returns `None` at the

@@ -119,11 +119,16 @@ impl PictureReader {
 /// same hash.
 pub(super) fn hash(picture: &frame::Video) -> FrameHash {
     debug_assert!(matches!(picture.format(), Pixel::YUV420P | Pixel::YUVJ420P));
-    FrameHash::of((0..3).flat_map(|plane| {
-        let row = picture.plane_width(plane) as usize;
-        picture
-            .data(plane)
-            .chunks(picture.stride(plane))
-            .map(move |line| &line[..row])
-    }))
+    FrameHash::of((0..3).flat_map(|plane| rows(picture, plane)))
+}
+
+/// Returns the luma plane without the decoder's row padding.
+pub(super) fn luma(picture: &frame::Video) -> Vec<u8> {
+    rows(picture, 0).collect::<Vec<&[u8]>>().concat()
+}
+
+fn rows(picture: &frame::Video, plane: usize) -> impl Iterator<Item = &[u8]> {
+    let row = picture.plane_width(plane) as usize;
+    let lines = picture.data(plane).chunks(picture.stride(plane));
+    lines.map(move |line| &line[..row])
 }

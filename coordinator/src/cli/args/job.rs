@@ -8,7 +8,7 @@ use clap::{ValueEnum, value_parser};
 use latentfarm_common::media::{AudioOffset, TrackChoice};
 use latentfarm_common::wire::job::{AudioWindows, SilenceMode};
 
-use crate::dispatch::CpuFallback;
+use crate::dispatch::{CpuFallback, OneKind};
 use crate::ingest::OnShort;
 
 const X264_PRESETS: [&str; 10] = [
@@ -152,6 +152,18 @@ pub(in crate::cli) struct JobArgs {
         help_heading = "Memory"
     )]
     pub(in crate::cli) cpu_fallback: CpuFallback,
+    /// Have machines of one numeric kind render the job, or each shot, as far as the farm has such machines;
+    /// others round differently, and the report counts the borders and measures them
+    #[arg(
+        long,
+        value_enum,
+        value_name = "WHAT",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "job",
+        help_heading = "Farm"
+    )]
+    pub(in crate::cli) one_kind: Option<OneKind>,
     /// How long a chunk that fits no live worker waits for one with more free memory, and a job without any
     /// worker for one or for room in the farm's storage, before it is given up: `30s`, `10m`, `2h`; waiting
     /// for a worker that is merely busy does not count

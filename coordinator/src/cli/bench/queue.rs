@@ -107,7 +107,10 @@ async fn run(farm: &Farm, spec: JobSpec, timeline: Timeline, folder: &Path) -> a
     });
     let (_trigger, shutdown, _drain) = shutdown::channel();
     let dispatch = DispatchSettings::new(folder.join("job"), JobNeeds::flat_cpu(1));
-    let check: dispatch::SegmentCheck = Arc::new(|_, _| Ok(()));
+    let reader = dispatch::SegmentReader {
+        check: Arc::new(|_, _| Ok(())),
+        compare: Arc::new(|_, _| Err("there are no pictures".to_owned())),
+    };
     let video = whole_video(benchmark_segments(SOURCES));
     let planned = PlannedJob {
         spec,
@@ -115,7 +118,7 @@ async fn run(farm: &Farm, spec: JobSpec, timeline: Timeline, folder: &Path) -> a
         video,
     };
     let dispatch::OnlyJob { end, lease } =
-        dispatch::run_job(farm, planned, dispatch, check, observer, shutdown).await?;
+        dispatch::run_job(farm, planned, dispatch, reader, observer, shutdown).await?;
     anyhow::ensure!(
         end.ending == Ending::Complete,
         "not all of the {chunks} chunks were completed: {:?}",

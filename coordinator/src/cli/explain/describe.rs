@@ -43,7 +43,7 @@ pub(super) fn table(history: &JobHistory<'_>) -> String {
         });
         let queue = status
             .queue
-            .map_or_else(|| "-".to_owned(), |queue| queue.class.to_string());
+            .map_or_else(|| "-".to_owned(), |queue| queue.lane.class.to_string());
         let _ = write!(
             text,
             "\n{name:<8} {frames:>13} {:>8} {:>5} {queue:>7} {plan:>14} {peak:>9}  {}",

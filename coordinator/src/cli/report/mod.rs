@@ -1,6 +1,7 @@
 //! The report of a render that has ended, as a short text for people and as one JSON object for programs.
 //! `cli::render` prints one of them last.
 
+mod borders;
 pub(super) mod memory;
 
 use std::collections::BTreeMap;
@@ -43,6 +44,7 @@ pub(super) fn to_json(report: &RenderReport) -> Value {
         "retries": retries,
         "workers": report.job.workers,
         "numerics_fingerprints": report.job.numerics_fingerprints.keys().collect::<Vec<_>>(),
+        "borders": report.job.borders.iter().map(borders::to_json).collect::<Vec<_>>(),
         "given_up": given_up,
         "no_worker": match &report.ending {
             Ending::NoWorker { reason } => Some(reason),
@@ -137,15 +139,7 @@ pub(super) fn to_text(report: &RenderReport) -> String {
             report.resumed_chunks
         );
     }
-    if report.job.numerics_fingerprints.len() > 1 {
-        let fingerprints = report.job.numerics_fingerprints.keys();
-        let fingerprints: Vec<&str> = fingerprints.map(String::as_str).collect();
-        let _ = write!(
-            text,
-            "\n  rendered by machines that round differently; numerics fingerprints: {}",
-            fingerprints.join(", ")
-        );
-    }
+    text.push_str(&borders::to_text(&report.job));
     text.push_str(&memory::to_text(&report.job));
     if let Some(written) = &report.written {
         let _ = write!(text, "\n  sound: {}", written.sound);
@@ -176,7 +170,7 @@ fn given_up(report: &RenderReport) -> impl Iterator<Item = (FrameRange, String)>
     quarantined.iter().map(|chunk| {
         let reason = match chunk.work {
             WorkKind::Analyze => format!("face analysis: {}", chunk.reason),
-            WorkKind::Render => chunk.reason.clone(),
+            WorkKind::Render | WorkKind::Border => chunk.reason.clone(),
         };
         (chunk.range, reason)
     })

@@ -58,6 +58,7 @@ impl WorkerRecord {
         let renders = heartbeat.capacity != RenderMemory::default();
         (renders && takes_tasks(heartbeat.state)).then(|| WorkerCapacity {
             worker: heartbeat.worker.clone(),
+            kind: heartbeat.kind,
             capacity: RenderMemory {
                 host_mib: host_mib.map(|mib| mib.min(self.host.best())),
                 device_mib: device_mib.map(|mib| mib.min(self.device.best())),
@@ -81,12 +82,12 @@ impl WorkerRecord {
 /// memory matters to the placement.
 fn largest_classes(machine: Option<&WorkerCapacity>) -> Option<[Option<ResourceClass>; 2]> {
     let largest = |memory| {
-        fitting(&Available {
+        let available = Available {
             analyze: false,
             memory,
-        })
-        .first()
-        .map(|queue| queue.class)
+        };
+        let queues = fitting(&available, None);
+        queues.first().map(|queue| queue.lane.class)
     };
     machine.map(|machine| {
         let RenderMemory { host_mib, device_mib } = machine.capacity;

@@ -2,7 +2,7 @@
 //! begins, and only the dispatcher's task changes them.
 
 use latentfarm_common::ids::{Attempt, ChunkId, WorkKind, WorkerId};
-use latentfarm_common::queues::ResourceClass;
+use latentfarm_common::queues::{Lane, ResourceClass};
 use latentfarm_common::time::FrameRange;
 use latentfarm_common::wire::blob::BlobRef;
 use latentfarm_common::wire::memory::{DeviceKind, MemoryConstraints, OutOfMemory};
@@ -189,22 +189,22 @@ impl ChunkRecord {
             && self.may_be_published(now)
     }
 
-    /// The class of the queue to which the chunk is to be published now; `None` if it is not to be published.
-    pub fn class_to_publish(&self, now: Instant) -> Option<ResourceClass> {
-        let class = self.class_of(self.scheduled.map(|scheduled| scheduled.fit));
-        class.filter(|_| self.may_be_published(now))
+    /// The lane of the queue to which the chunk is to be published now; `None` if it is not to be published.
+    pub fn lane_to_publish(&self, now: Instant) -> Option<Lane> {
+        let lane = self.lane_of(self.scheduled.map(|scheduled| scheduled.fit));
+        lane.filter(|_| self.may_be_published(now))
     }
 
-    /// The class of the queue in which a task of the chunk is queued or running.
-    pub fn class_under_way(&self) -> Option<ResourceClass> {
-        let class = self.class_of(self.published);
-        class.filter(|_| self.state.is_under_way())
+    /// The lane of the queue in which a task of the chunk is queued or running.
+    pub fn lane_under_way(&self) -> Option<Lane> {
+        let lane = self.lane_of(self.published);
+        lane.filter(|_| self.state.is_under_way())
     }
 
-    fn class_of(&self, fit: Option<Fit>) -> Option<ResourceClass> {
+    fn lane_of(&self, fit: Option<Fit>) -> Option<Lane> {
         match self.id.work {
-            WorkKind::Analyze => Some(ResourceClass::Analyze),
-            WorkKind::Render => fit.map(|fit| fit.class),
+            WorkKind::Analyze => Some(Lane::any(ResourceClass::Analyze)),
+            WorkKind::Render | WorkKind::Border => fit.map(|fit| fit.lane()),
         }
     }
 

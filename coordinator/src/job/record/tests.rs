@@ -34,6 +34,7 @@ fn scheduled(class: ResourceClass) -> Scheduled {
     };
     let fit = Fit {
         class,
+        kind: None,
         constraints,
         need_mib: 400,
     };
@@ -81,12 +82,15 @@ fn a_placement_is_needed_by_render_chunks_that_have_none_and_could_go() {
     let mut analysis = record(WorkKind::Analyze);
     analysis.apply(ChunkEvent::Released);
     assert!(!analysis.needs_placement(now), "any worker analyses");
-    assert_eq!(analysis.class_to_publish(now), Some(ResourceClass::Analyze));
-    assert_eq!(analysis.class_under_way(), None);
+    assert_eq!(
+        analysis.lane_to_publish(now),
+        Some(Lane::any(ResourceClass::Analyze))
+    );
+    assert_eq!(analysis.lane_under_way(), None);
 }
 
 #[test]
-fn the_class_under_way_is_that_of_the_queue_it_was_published_to() {
+fn the_lane_under_way_is_that_of_the_queue_it_was_published_to() {
     let now = Instant::now();
     let (first, second) = (ResourceClass::Gpu(4096), ResourceClass::Gpu(8192));
     let attempt = Attempt::default();
@@ -94,11 +98,11 @@ fn the_class_under_way_is_that_of_the_queue_it_was_published_to() {
         chunk.scheduled = Some(scheduled(first));
         chunk.published = Some(scheduled(second).fit);
     });
-    assert_eq!(chunk.class_to_publish(now), Some(first));
-    assert_eq!(chunk.class_under_way(), None);
+    assert_eq!(chunk.lane_to_publish(now), Some(Lane::any(first)));
+    assert_eq!(chunk.lane_under_way(), None);
     chunk.apply(ChunkEvent::Enqueued { attempt });
-    assert_eq!(chunk.class_to_publish(now), None);
-    assert_eq!(chunk.class_under_way(), Some(second));
+    assert_eq!(chunk.lane_to_publish(now), None);
+    assert_eq!(chunk.lane_under_way(), Some(Lane::any(second)));
 }
 
 #[test]

@@ -24,6 +24,7 @@ fn needs() -> JobNeeds {
 fn worker(name: &str, host_mib: Option<u64>, device_mib: Option<u64>) -> WorkerCapacity {
     WorkerCapacity {
         worker: name.parse().unwrap(),
+        kind: None,
         capacity: RenderMemory { host_mib, device_mib },
         alone: RenderMemory { host_mib, device_mib },
     }
@@ -59,8 +60,8 @@ fn bound(memory: &ChunkMemory, kind: DeviceKind) -> u64 {
 
 fn name(placement: &Placement) -> String {
     placement
-        .class()
-        .map_or_else(|| "wait".to_owned(), |class| class.to_string())
+        .lane()
+        .map_or_else(|| "wait".to_owned(), |lane| lane.to_string())
 }
 
 fn place(fallback: CpuFallback, memory: &ChunkMemory, capacities: &[WorkerCapacity]) -> Placement {

@@ -127,7 +127,7 @@ proptest! {
             .collect();
         let once = solve(fallback, &candidates, &load);
         for (candidate, placement) in candidates.iter_mut().zip(&once) {
-            candidate.queued_in = placement.class();
+            candidate.queued_in = placement.lane();
         }
         prop_assert_eq!(solve(fallback, &candidates, &load), once);
     }

@@ -58,7 +58,7 @@ impl Stage {
                 &farm,
                 &lease,
                 settings,
-                Arc::new(|_, _| Ok(())),
+                super::reader(Arc::new(|_, _| Ok(()))),
                 ordered,
                 shutdown,
             )

@@ -1,5 +1,7 @@
 //! The machine that a fake worker runs on.
 
+use latentfarm_common::frame::FrameHash;
+use latentfarm_common::numeric_kind::NumericKind;
 use latentfarm_common::wire::memory::{
     DeviceKind, MemoryConstraints, MemoryRequirements, MemoryStage, MemoryUse, OutOfMemory, RenderMemory,
     StagePeak,
@@ -17,6 +19,8 @@ pub struct FakeMachine {
     pub frame_ms: u64,
     /// The memory that other programs of the machine hold, in MiB.
     pub held_mib: u64,
+    /// The numerics fingerprint of its results.
+    pub rounds_like: &'static str,
 }
 
 impl Default for FakeMachine {
@@ -36,6 +40,7 @@ impl FakeMachine {
             truth: None,
             frame_ms: 0,
             held_mib: 0,
+            rounds_like: "fake",
         }
     }
 
@@ -49,7 +54,17 @@ impl FakeMachine {
             truth: None,
             frame_ms: 0,
             held_mib: 0,
+            rounds_like: "fake",
         }
+    }
+
+    pub fn kind(&self) -> NumericKind {
+        NumericKind::of(self.rounds_like)
+    }
+
+    /// The hash of every frame that the machine renders.
+    pub fn frame_hash(&self) -> FrameHash {
+        FrameHash::of([self.rounds_like.as_bytes()])
     }
 
     pub fn device(&self) -> &'static str {

@@ -14,17 +14,19 @@ use std::time::Duration;
 
 use latentfarm_common::backoff::{Backoff, RetryLimit};
 use latentfarm_common::blob::Store;
+use latentfarm_common::frame::PictureDifference;
 use latentfarm_common::ids::WorkerId;
 use latentfarm_common::nats::lease::{Contention, LeaseTtl};
 use latentfarm_common::nats::server::{EmbeddedServer, ServerBinary, ServerOptions, check, locate};
 use latentfarm_common::nats::topology::Topology;
 use latentfarm_common::nats::{Connection, connect};
 use latentfarm_common::shutdown::{self, Trigger};
+use latentfarm_common::wire::blob::BlobRef;
 use latentfarm_common::wire::job::{JobSpec, Timeline};
 use latentfarm_coordinator::dispatch::benchmark_job::{benchmark_job, benchmark_segments};
 use latentfarm_coordinator::dispatch::{
     DispatchError, DispatchSettings, Farm, FarmSettings, JobEnd, JobEvent, JobNeeds, OnlyJob, PlannedJob,
-    SegmentCheck, Timeouts, run_job,
+    SegmentCheck, SegmentReader, Timeouts, run_job,
 };
 use latentfarm_coordinator::job::segments::{VideoNews, whole_video};
 use tokio::sync::mpsc;
@@ -34,6 +36,13 @@ pub use machine::FakeMachine;
 pub use scripts::{always, begins, first_time, is_render, transient};
 pub use test_support::observations;
 pub use worker::{Act, AttemptCounter, FakeWorker, Script};
+
+/// What every comparison of two pictures measures.
+pub const DIFFERENCE: PictureDifference = PictureDifference {
+    squared_error: 5,
+    samples: 100,
+    largest: 1,
+};
 
 /// A test fails if one of its steps takes this long, which is far more than any needs.
 pub const LIMIT: Duration = Duration::from_mins(1);
@@ -153,8 +162,9 @@ impl Stage {
         };
         let (observer, events) = mpsc::unbounded_channel();
         let (trigger, shutdown, _drain) = shutdown::channel();
+        let reader = reader(check);
         let job =
-            tokio::spawn(async move { run_job(&farm, planned, settings, check, observer, shutdown).await });
+            tokio::spawn(async move { run_job(&farm, planned, settings, reader, observer, shutdown).await });
         Run { job, events, trigger }
     }
 
@@ -169,6 +179,12 @@ impl Stage {
             job: self.settings.job.clone(),
         }
     }
+}
+
+/// Returns a reader of segments with this check, for which all pictures differ by [`DIFFERENCE`].
+fn reader(check: SegmentCheck) -> SegmentReader {
+    let compare = Arc::new(|_: &BlobRef, _: &BlobRef| Ok(DIFFERENCE));
+    SegmentReader { check, compare }
 }
 
 async fn coordinator(server: &EmbeddedServer) -> Connection {

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use async_nats::jetstream::AckKind;
 use latentfarm_common::blob::Store;
-use latentfarm_common::frame::FrameHash;
 use latentfarm_common::ids::{ChunkId, WorkerId};
 use latentfarm_common::nats::done::{CommitOutcome, DoneLog};
 use latentfarm_common::nats::pull::{Pulled, try_pull, wait_for_task};
@@ -131,6 +130,7 @@ async fn send_heartbeats(
                 memory: machine.available(),
             },
             task,
+            kind: Some(machine.kind()),
             ..Heartbeat::starting(worker.clone(), machine.device().to_owned())
         };
         let subject = Subject::Heartbeat(worker.clone()).to_string();
@@ -156,12 +156,9 @@ impl Worker {
             analyze: true,
             memory: self.machine.available(),
         };
-        let analyze = Queue {
-            class: ResourceClass::Analyze,
-            priority: 1,
-        };
+        let analyze = Queue::any(ResourceClass::Analyze, 1);
         // The lowest priority has no tests, and the last queue is waited at.
-        let queues: Vec<Queue> = fitting(&available)
+        let queues: Vec<Queue> = fitting(&available, Some(self.machine.kind()))
             .into_iter()
             .filter(|queue| queue.priority <= 1 && *queue != analyze)
             .collect();
@@ -277,7 +274,7 @@ impl Worker {
                 let synced = input.frames.iter().filter(|frame| frame.face.is_some()).count();
                 let segment = format!("segment {} attempt {}", task.chunk, task.attempt.number);
                 let body = DoneBody::Render {
-                    frame_hashes: input.frames.iter().map(|_| FrameHash([7; 16])).collect(),
+                    frame_hashes: input.frames.iter().map(|_| self.machine.frame_hash()).collect(),
                     synced: u32::try_from(synced).unwrap(),
                     passed: u32::try_from(input.frames.len() - synced).unwrap(),
                 };
@@ -288,7 +285,8 @@ impl Worker {
             chunk: task.chunk,
             attempt: task.attempt,
             worker: self.id.clone(),
-            numerics_fingerprint: "fake".to_owned(),
+            numerics_fingerprint: self.machine.rounds_like.to_owned(),
+            kind: Some(self.machine.kind()),
             artifact,
             body,
             timings: StageTimings {

@@ -82,6 +82,7 @@ pub(crate) fn done_records() -> [DoneRecord; 2] {
         attempt: ATTEMPT,
         worker: worker(),
         numerics_fingerprint: "avx512".to_owned(),
+        kind: None,
         artifact: blob(),
         body,
         timings: StageTimings::default(),
@@ -118,10 +119,7 @@ pub(crate) fn heartbeats() -> [Heartbeat; 2] {
         host_mib: Some(4096),
         device_mib: None,
     };
-    let queue = Queue {
-        class: ResourceClass::Cpu(4096),
-        priority: 5,
-    };
+    let queue = Queue::any(ResourceClass::Cpu(4096), 5);
     let task = TaskProgress {
         chunk: chunk(WorkKind::Render),
         attempt: ATTEMPT,

@@ -1,11 +1,8 @@
 //! Which memory plans change the bits of a result. The engine makes this a part of its numerics fingerprint,
-//! so that the coordinator never joins chunks of one job that were computed in different ways.
+//! so that the coordinator
+//! sees where results meet that were computed in different ways.
 
 use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan};
-
-/// The plans that add sums in another order on CUDA than the plans before them. On the CPU no plan does:
-/// guidance always runs in two passes there, and the operations that are sliced keep the order of their sums.
-const PLANS_CHANGING_BITS_ON_CUDA: [MemoryPlan; 2] = [MemoryPlan::SequentialGuidance, MemoryPlan::Sliced];
 
 /// The largest difference between a window's values under two plans, relative to the largest value, that
 /// tests allow in `f32`: seven times what was measured. Half types round the difference to their own steps:
@@ -15,7 +12,7 @@ pub const TOLERANCE: f64 = 5e-6;
 /// Returns the names of the plans up to `plan` that may change bits on a kind of device, joined by `+`, or
 /// `None` if no plan does. Results are equal bit for bit only between plans for which this is equal.
 pub fn plans_changing_bits(kind: DeviceKind, plan: MemoryPlan) -> Option<String> {
-    let names: Vec<&str> = PLANS_CHANGING_BITS_ON_CUDA
+    let names: Vec<&str> = MemoryPlan::CHANGING_BITS_ON_CUDA
         .into_iter()
         .filter(|changing| kind == DeviceKind::Cuda && *changing <= plan)
         .map(<&str>::from)

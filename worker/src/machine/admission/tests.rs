@@ -28,8 +28,10 @@ fn gpu(free_mib: u64, total_gib: u64) -> GpuState {
 
 /// Returns the largest class of each kind that fits, and checks that all smaller ones do too.
 fn classes(available: &Available) -> String {
-    let queues = fitting(available).into_iter().filter(|queue| queue.priority == 0);
-    let classes: Vec<ResourceClass> = queues.map(|queue| queue.class).collect();
+    let queues = fitting(available, None)
+        .into_iter()
+        .filter(|queue| queue.priority == 0);
+    let classes: Vec<ResourceClass> = queues.map(|queue| queue.lane.class).collect();
     let count =
         |all: &[u32], mib: Option<u64>| all.iter().filter(|class| Some(u64::from(**class)) <= mib).count();
     let memory = available.memory;

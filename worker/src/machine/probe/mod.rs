@@ -110,6 +110,11 @@ impl Probe {
         }
     }
 
+    /// Returns the version of the NVIDIA driver, if there is one that tells.
+    pub fn driver_version(&self) -> Option<String> {
+        self.shared.driver.as_ref().ok()?.version()
+    }
+
     fn read_gpu(&self, uuid: &str) -> Result<Reading, String> {
         let driver = self.shared.driver.as_ref().map_err(Clone::clone)?;
         // The lock is held during the query, so that a second caller gets the first one's reading.

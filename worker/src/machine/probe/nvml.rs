@@ -53,6 +53,11 @@ impl Driver {
         Ok(gpus)
     }
 
+    /// Returns the version of the driver.
+    pub(super) fn version(&self) -> Option<String> {
+        self.nvml.sys_driver_version().ok()
+    }
+
     /// Reads the memory of one GPU or partition, and the sensors of the GPU.
     pub(super) fn read(&self, uuid: &str) -> Result<Reading, String> {
         let failed =

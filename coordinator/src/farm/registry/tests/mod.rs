@@ -18,6 +18,7 @@ fn order(name: &str, priority: u8) -> JobOrder {
         priority,
         needs: JobNeeds::default(),
         cpu_fallback: CpuFallback::default(),
+        one_kind: None,
         unplaceable_wait: Duration::from_mins(10),
         allow_no_face: false,
         keeps_tail: false,

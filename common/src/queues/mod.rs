@@ -1,5 +1,6 @@
 //! There is one queue of tasks for each resource class and each priority. The coordinator publishes a task to
-//! the queue of its class; a worker pulls from the queues of the classes that fit at the moment.
+//! the queue of its class; a worker pulls from the queues of the classes that fit at the moment. A task that is
+//! only for machines of one numeric kind is in a queue of that class and kind.
 //!
 //! A class states how much memory a worker must have free to take the task. Its number is the upper bound of
 //! the requirement in GiB, or in MiB with an `m`, so a worker with 11 GiB free pulls from `g10`, `g08`, `g06`
@@ -10,6 +11,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::numeric_kind::NumericKind;
 use crate::text::{InvalidText, serde_as_text};
 use crate::wire::memory::{DeviceKind, RenderMemory};
 
@@ -138,20 +140,66 @@ impl FromStr for ResourceClass {
     }
 }
 
-/// A queue of tasks of one class and one priority. Its text form, which is also the name of its consumer, is
-/// `<class>-p<priority>`.
+/// What a machine must be to take a task: its resource class and, if the task is only for one, its numeric
+/// kind. The text form is that of the class, or `<class>-<kind>`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Lane {
+    /// The class of the task.
+    pub class: ResourceClass,
+    /// The numeric kind of the machines that may take the task; `None` if all may.
+    pub kind: Option<NumericKind>,
+}
+
+impl Lane {
+    /// Returns the lane of the tasks of a class that machines of any kind may take.
+    pub const fn any(class: ResourceClass) -> Self {
+        Self { class, kind: None }
+    }
+}
+
+impl fmt::Display for Lane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.class.fmt(f)?;
+        self.kind.map_or(Ok(()), |kind| write!(f, "-{kind}"))
+    }
+}
+
+impl FromStr for Lane {
+    type Err = InvalidText;
+
+    fn from_str(text: &str) -> Result<Self, InvalidText> {
+        let Some((class, kind)) = text.split_once('-') else {
+            return text.parse().map(Self::any);
+        };
+        Ok(Self {
+            class: class.parse()?,
+            kind: Some(kind.parse()?),
+        })
+    }
+}
+
+/// A queue of tasks of one lane and one priority. Its text form, which is also the name of its consumer, is
+/// `<lane>-p<priority>`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Queue {
-    /// The class of the tasks in the queue.
-    pub class: ResourceClass,
+    /// What a machine must be to take the tasks in the queue.
+    pub lane: Lane,
     /// The priority, in `0..PRIORITIES`; 0 is the highest.
     pub priority: u8,
 }
 serde_as_text!(Queue);
 
+impl Queue {
+    /// Returns the queue of the tasks of a class and priority that machines of any kind may take.
+    pub const fn any(class: ResourceClass, priority: u8) -> Self {
+        let lane = Lane::any(class);
+        Self { lane, priority }
+    }
+}
+
 impl fmt::Display for Queue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-p{}", self.class, self.priority)
+        write!(f, "{}-p{}", self.lane, self.priority)
     }
 }
 
@@ -159,10 +207,10 @@ impl FromStr for Queue {
     type Err = InvalidText;
 
     fn from_str(text: &str) -> Result<Self, InvalidText> {
-        let invalid = || InvalidText::new("queue (<class>-p<priority>)", text);
-        let (class, priority) = text.split_once('-').ok_or_else(invalid)?;
+        let invalid = || InvalidText::new("queue (<class>-p<priority> or <class>-<kind>-p<priority>)", text);
+        let (lane, priority) = text.rsplit_once('-').ok_or_else(invalid)?;
         Ok(Self {
-            class: class.parse()?,
+            lane: lane.parse()?,
             priority: parse_priority(priority).ok_or_else(invalid)?,
         })
     }
@@ -182,18 +230,24 @@ pub struct Available {
     pub memory: RenderMemory,
 }
 
-/// Returns the queues that fit, in the order in which to pull from them: by priority, then rendering before
-/// analysis (so that a video is finished front to back), then the largest class first.
-pub fn fitting(available: &Available) -> Vec<Queue> {
+/// Returns the queues that fit a machine of this numeric kind, in the order in which to pull from them: by
+/// priority, then rendering before analysis (so that a video is finished front to back), then the largest class
+/// first, and of one class the tasks that only machines of this kind may take. Without a kind only tasks for any
+/// machine fit.
+pub fn fitting(available: &Available, kind: Option<NumericKind>) -> Vec<Queue> {
     let memory = available.memory;
     let gpu = within(&GPU_CLASSES_MIB, memory.device_mib).map(ResourceClass::Gpu);
     let cpu = within(&CPU_CLASSES_MIB, memory.host_mib).map(ResourceClass::Cpu);
-    let analyze = available.analyze.then_some(ResourceClass::Analyze);
-    let classes: Vec<ResourceClass> = gpu.chain(cpu).chain(analyze).collect();
+    let of_class = |class| {
+        let own = kind.map(|_| Lane { class, kind });
+        own.into_iter().chain([Lane::any(class)])
+    };
+    let analyze = available.analyze.then_some(Lane::any(ResourceClass::Analyze));
+    let lanes: Vec<Lane> = gpu.chain(cpu).flat_map(of_class).chain(analyze).collect();
     (0..PRIORITIES)
         .flat_map(|priority| {
-            classes.iter().map(move |class| Queue {
-                class: *class,
+            lanes.iter().map(move |lane| Queue {
+                lane: *lane,
                 priority,
             })
         })
@@ -208,133 +262,4 @@ fn within(classes: &[u32], free_mib: Option<u64>) -> impl Iterator<Item = u32> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn names(available: &Available) -> Vec<String> {
-        fitting(available).iter().map(ToString::to_string).collect()
-    }
-
-    fn gpu(device_mib: u64) -> RenderMemory {
-        RenderMemory {
-            host_mib: None,
-            device_mib: Some(device_mib),
-        }
-    }
-
-    #[test]
-    fn queues_are_in_order_of_priority_then_of_size() {
-        let available = Available {
-            analyze: true,
-            memory: gpu(2 * 1024 + 100),
-        };
-        let classes = ["g02", "g1536m", "g01", "g512m", "analyze"];
-        let expected =
-            (0..PRIORITIES).flat_map(|priority| classes.map(|class| format!("{class}-p{priority}")));
-        assert_eq!(names(&available), expected.collect::<Vec<_>>());
-    }
-
-    #[test]
-    fn no_queue_fits_a_worker_without_free_memory() {
-        assert_eq!(fitting(&Available::default()), []);
-        let too_small = Available {
-            analyze: false,
-            memory: RenderMemory {
-                host_mib: Some(255),
-                device_mib: Some(511),
-            },
-        };
-        assert_eq!(fitting(&too_small), []);
-    }
-
-    #[test]
-    fn every_queue_is_read_from_its_own_text() {
-        let everything = Available {
-            analyze: true,
-            memory: RenderMemory {
-                host_mib: Some(u64::MAX),
-                device_mib: Some(u64::MAX),
-            },
-        };
-        let all = fitting(&everything);
-        let classes = 1 + CPU_CLASSES_MIB.len() + GPU_CLASSES_MIB.len();
-        assert_eq!(all.len(), classes * usize::from(PRIORITIES));
-        for queue in all {
-            assert_eq!(queue.to_string().parse::<Queue>().unwrap(), queue);
-            assert_eq!(
-                queue.class.to_string().parse::<ResourceClass>().unwrap(),
-                queue.class
-            );
-        }
-    }
-
-    #[test]
-    fn text_forms_are_padded_to_two_digits() {
-        let texts = [
-            (ResourceClass::Gpu(4096), "g04"),
-            (ResourceClass::Gpu(141 * 1024), "g141"),
-            (ResourceClass::Cpu(2048), "cpu02"),
-            (ResourceClass::Cpu(512), "cpu512m"),
-            (ResourceClass::Gpu(1536), "g1536m"),
-        ];
-        for (class, text) in texts {
-            assert_eq!(class.to_string(), text);
-        }
-        let wrong = [
-            "g4",
-            "g05",
-            "g004",
-            "cpu2",
-            "gpu04",
-            "",
-            "analyze-p1",
-            "*",
-            "cpu512",
-            "cpu2048m",
-            "g4m",
-        ];
-        for text in wrong {
-            assert!(text.parse::<ResourceClass>().is_err(), "{text}");
-        }
-        for text in ["g04", "g04-p3", "g04-1", "g04-p01", "g05-p1"] {
-            assert!(text.parse::<Queue>().is_err(), "{text}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn the_class_of_a_need_is_asked_by_whoever_has_that_much_free(need_mib in 1_u64..141 * 1024) {
-            let Some(class @ ResourceClass::Gpu(_)) = ResourceClass::gpu_for(need_mib) else {
-                return Err(TestCaseError::fail("every need up to the largest class has one"));
-            };
-            prop_assert!(class.mib() >= need_mib);
-            let available = Available { analyze: false, memory: gpu(class.mib()) };
-            prop_assert_eq!(fitting(&available)[0].class, class);
-        }
-    }
-
-    #[test]
-    fn small_needs_have_small_classes() {
-        let cpu = |need_mib| ResourceClass::cpu_for(need_mib).unwrap().mib();
-        assert_eq!([1, 130, 257, 1100, 1537].map(cpu), [256, 256, 512, 1536, 2048]);
-        let small = Available {
-            analyze: false,
-            memory: RenderMemory {
-                host_mib: Some(700),
-                device_mib: None,
-            },
-        };
-        assert_eq!(names(&small)[..2], ["cpu512m-p0", "cpu256m-p0"]);
-    }
-
-    #[test]
-    fn a_need_beyond_the_largest_class_has_none() {
-        assert_eq!(ResourceClass::gpu_for(141 * 1024 + 1), None);
-        assert_eq!(
-            ResourceClass::cpu_for(64 * 1024),
-            Some(ResourceClass::Cpu(64 * 1024))
-        );
-        assert_eq!(ResourceClass::cpu_for(64 * 1024 + 1), None);
-    }
-}
+mod tests;

@@ -1,0 +1,70 @@
+//! Publishes tasks beside those of the backlogs: backups of chunks that are running, and frames that are rendered again to
+//! measure a border.
+
+use latentfarm_common::ids::{Attempt, ChunkId};
+use latentfarm_common::nats::tasks::Published;
+use latentfarm_common::queues::Queue;
+use latentfarm_common::time::FrameRange;
+use latentfarm_common::wire;
+use latentfarm_common::wire::task::Task;
+
+use super::backup::Backup;
+use super::border_samples::SampleTask;
+use super::error::DispatchError;
+use super::job::Job;
+use super::publisher::{TaskPublisher, render_task};
+use super::task_inputs::render_input;
+
+impl TaskPublisher {
+    /// Publishes a second task of a chunk that is running.
+    pub(super) async fn publish_backup(&self, job: &mut Job, backup: &Backup) -> Result<(), DispatchError> {
+        let Backup { chunk, fit, .. } = backup;
+        let Some(record) = job.chunks.get(*chunk) else {
+            return Ok(());
+        };
+        let (range, attempt) = (record.range, record.state().attempt.next());
+        let input = self.input_of(*chunk, range, job).await?;
+        let task = Task {
+            chunk: *chunk,
+            attempt,
+            store: self.store.url().to_owned(),
+            body: render_task(&job.spec, range, input, fit),
+        };
+        let attempt = self.publish_one(job.settings.queue(fit.lane()), task).await?;
+        job.on_backup(*chunk, attempt, fit);
+        Ok(())
+    }
+
+    /// Publishes the task to render the first frames of a chunk again, on a machine of another numeric kind.
+    pub(super) async fn publish_sample(
+        &self,
+        job: &Job,
+        chunk: ChunkId,
+        sample: &SampleTask,
+    ) -> Result<(), DispatchError> {
+        let SampleTask { range, fit, .. } = sample;
+        let (spec, segments) = (&job.spec, job.segments.entries());
+        let range = FrameRange::new(range.start, range.end.min(spec.frames));
+        let input = render_input(spec, &job.timeline, segments, &job.gate.track, range);
+        let input = self.put(wire::encode(&input)).await?;
+        let task = Task {
+            chunk,
+            attempt: Attempt::default().under(self.epoch),
+            store: self.store.url().to_owned(),
+            body: render_task(spec, range, input, fit),
+        };
+        self.publish_one(job.settings.queue(fit.lane()), task).await?;
+        Ok(())
+    }
+
+    /// Publishes one task, under the first number from its attempt's on that no earlier run used not long ago.
+    async fn publish_one(&self, queue: Queue, mut task: Task) -> Result<Attempt, DispatchError> {
+        loop {
+            let published = self.task_stream.publish(queue, &task).await;
+            match published.map_err(DispatchError::Tasks)? {
+                Published::Queued => return Ok(task.attempt),
+                Published::Duplicate => task.attempt = task.attempt.next(),
+            }
+        }
+    }
+}
