@@ -86,7 +86,7 @@ impl Dispatcher<'_> {
     pub(super) fn check_border_samples(&mut self, now: Instant) {
         let is_open = |job: &&mut Job| !job.border_samples.is_settled();
         for job in self.jobs.values_mut().filter(is_open) {
-            let (id, at_most) = (job.spec.id, job.settings.unplaceable_wait);
+            let id = job.spec.id;
             let is_begun = |index| {
                 self.workers.any_works_on(ChunkId {
                     job: id,
@@ -95,7 +95,7 @@ impl Dispatcher<'_> {
                 })
             };
             let capacities = self.workers.capacities();
-            job.border_samples.check(&capacities, is_begun, at_most, now);
+            job.border_samples.check(&capacities, is_begun, now);
         }
     }
 }

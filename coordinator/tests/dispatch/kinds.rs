@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use crate::support::{
     Act, AttemptCounter, DIFFERENCE, FakeMachine, Run, Script, Stage, always, begins, first_time, is_render,
+    transient,
 };
 
 fn rounding_like(rounds_like: &'static str) -> FakeMachine {
@@ -19,14 +20,13 @@ fn rounding_like(rounds_like: &'static str) -> FakeMachine {
     }
 }
 
-/// A script that waits with render chunk `index` until the gate opens.
-fn waiting_with(index: u32, gate: watch::Receiver<bool>) -> Script {
-    Arc::new(move |task, _| {
-        if is_render(task, index) {
-            Act::Wait(gate.clone())
-        } else {
-            Act::Succeed
-        }
+/// A script that waits with render chunk `index` until the gate opens, and does `again` when frames are to be rendered
+/// again.
+fn waiting_with(index: u32, gate: watch::Receiver<bool>, again: Act) -> Script {
+    Arc::new(move |task, _| match task.chunk.work {
+        WorkKind::Border => again.clone(),
+        _ if is_render(task, index) => Act::Wait(gate.clone()),
+        WorkKind::Analyze | WorkKind::Render => Act::Succeed,
     })
 }
 
@@ -43,14 +43,21 @@ async fn rendered(run: &mut Run, chunks: usize) {
     .await;
 }
 
-/// A job of four chunks, of which w1 has begun the third, which waits for the gate.
+/// A job of four chunks, of which w1 has begun the third, which waits for the gate. It does `again` when it is to render
+/// frames again.
 async fn half_rendered(
     counter: &AttemptCounter,
+    again: Act,
 ) -> (Stage, watch::Sender<bool>, crate::support::FakeWorker, Run) {
     let stage = Stage::open(64).await;
     let (gate, closed) = watch::channel(false);
     let first = stage
-        .worker_on("w1", counter, rounding_like("one"), waiting_with(2, closed))
+        .worker_on(
+            "w1",
+            counter,
+            rounding_like("one"),
+            waiting_with(2, closed, again),
+        )
         .await;
     let mut run = stage.dispatch().await;
     run.wait_for("the third chunk is begun", begins(2)).await;
@@ -60,7 +67,7 @@ async fn half_rendered(
 #[tokio::test(flavor = "multi_thread")]
 async fn the_border_of_two_kinds_is_rendered_again_on_the_other_kind_and_measured() {
     let counter = AttemptCounter::default();
-    let (stage, gate, _w1, mut run) = half_rendered(&counter).await;
+    let (stage, gate, _w1, mut run) = half_rendered(&counter, Act::Succeed).await;
     let _w2 = stage
         .worker_on("w2", &counter, rounding_like("two"), always(Act::Succeed))
         .await;
@@ -92,10 +99,15 @@ async fn the_border_of_two_kinds_is_rendered_again_on_the_other_kind_and_measure
 #[tokio::test(flavor = "multi_thread")]
 async fn a_border_whose_first_kind_has_left_is_measured_on_the_second() {
     let counter = AttemptCounter::default();
-    let (stage, gate, w1, mut run) = half_rendered(&counter).await;
+    let (stage, gate, w1, mut run) = half_rendered(&counter, Act::Succeed).await;
     let (last, closed) = watch::channel(false);
     let _w2 = stage
-        .worker_on("w2", &counter, rounding_like("two"), waiting_with(3, closed))
+        .worker_on(
+            "w2",
+            &counter,
+            rounding_like("two"),
+            waiting_with(3, closed, Act::Succeed),
+        )
         .await;
     run.wait_for("the last chunk is begun", begins(3)).await;
     gate.send_replace(true);
@@ -125,17 +137,7 @@ async fn a_border_whose_first_kind_has_left_is_measured_on_the_second() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_measurement_that_fails_costs_the_job_nothing() {
     let counter = AttemptCounter::default();
-    let stage = Stage::open(64).await;
-    let (gate, closed) = watch::channel(false);
-    let script: Script = Arc::new(move |task, before| match task.chunk.work {
-        WorkKind::Border => Act::Fail(crate::support::transient()),
-        WorkKind::Analyze | WorkKind::Render => waiting_with(2, closed.clone())(task, before),
-    });
-    let _w1 = stage
-        .worker_on("w1", &counter, rounding_like("one"), script)
-        .await;
-    let mut run = stage.dispatch().await;
-    run.wait_for("the third chunk is begun", begins(2)).await;
+    let (stage, gate, _w1, mut run) = half_rendered(&counter, Act::Fail(transient())).await;
     let _w2 = stage
         .worker_on("w2", &counter, rounding_like("two"), always(Act::Succeed))
         .await;
