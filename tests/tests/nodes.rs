@@ -63,25 +63,27 @@ fn a_machine_that_joins_is_used_at_once_and_one_that_leaves_is_not_missed() {
     assert_eq!(left, ["first"]);
     assert!(finished.event("worker_lost").is_some(), "{:#?}", finished.events);
 
-    // An observer, whose key permits reading only, can read from the farm how the job went.
-    let (variable, key) = server.key("observer");
+    // An observer, whose key permits reading only, can read from the farm how the job went, and so can an operator.
     let job = &finished.event("estimate").expect("an estimate")["job"];
-    let explained = Command::new(program("latentfarm"))
-        .args(["explain", "--json", "--nats", &server.url])
-        .arg(job.as_str().expect("a job's name"))
-        .env(variable, key)
-        .output()
-        .expect("run latentfarm");
-    let stderr = String::from_utf8_lossy(&explained.stderr);
-    assert!(explained.status.success(), "{stderr}");
-    let explained: Value = serde_json::from_slice(&explained.stdout).expect("one JSON object");
-    let chunks = explained["chunks"].as_array().expect("chunks");
-    let is_done = |chunk: &Value| {
-        chunk["state"]
-            .as_str()
-            .is_some_and(|state| state.starts_with("done"))
-    };
-    assert!(!chunks.is_empty() && chunks.iter().all(is_done), "{explained}");
+    for user in ["observer", "operator"] {
+        let (variable, key) = server.key(user);
+        let explained = Command::new(program("latentfarm"))
+            .args(["explain", "--json", "--nats", &server.url])
+            .arg(job.as_str().expect("a job's name"))
+            .env(variable, key)
+            .output()
+            .expect("run latentfarm");
+        let stderr = String::from_utf8_lossy(&explained.stderr);
+        assert!(explained.status.success(), "{user}: {stderr}");
+        let explained: Value = serde_json::from_slice(&explained.stdout).expect("one JSON object");
+        let chunks = explained["chunks"].as_array().expect("chunks");
+        let is_done = |chunk: &Value| {
+            chunk["state"]
+                .as_str()
+                .is_some_and(|state| state.starts_with("done"))
+        };
+        assert!(!chunks.is_empty() && chunks.iter().all(is_done), "{explained}");
+    }
 }
 
 /// Renders a small video of so many seconds, and returns the peak resident KiB of the coordinator and of the

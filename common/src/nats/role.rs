@@ -22,7 +22,7 @@ pub enum Role {
     /// make the server publish to subjects that the worker itself may not publish to.
     Worker(WorkerId),
     /// An operator submits jobs, with their blobs and the records of their segments, asks the coordinator about
-    /// them, and reads what is stored to fetch their results.
+    /// them, and reads what is stored to fetch their results. It may do all that an observer may.
     Operator,
     /// An observer reads the state of streams and consumers, stored messages, events, done records and
     /// heartbeats.
@@ -87,8 +87,9 @@ impl Role {
                 ],
                 subscribe: vec![
                     inbox,
-                    // Its key serves for the commands of operators too.
+                    // Its key serves for the commands of operators and observers too.
                     format!("{OPERATOR_INBOX}.>"),
+                    format!("{OBSERVER_INBOX}.>"),
                     "farm.>".to_owned(),
                     "$JS.EVENT.ADVISORY.>".to_owned(),
                     "$KV.>".to_owned(),
@@ -118,21 +119,18 @@ impl Role {
                     "farm.wake.*".to_owned(),
                 ],
             },
-            Self::Operator => Permissions {
-                publish: vec![
+            Self::Operator => {
+                // Its key serves for the commands of observers too, and so does their inbox.
+                let mut permissions = Self::Observer.permissions();
+                permissions.publish.extend([
                     FARM_REQUESTS.to_owned(),
-                    FARM_QUESTIONS.to_owned(),
-                    "$JS.API.INFO".to_owned(),
-                    format!("$JS.API.STREAM.INFO.KV_{JOBS_BUCKET}"),
-                    format!("$JS.API.STREAM.INFO.OBJ_{MEDIA_BUCKET}"),
-                    "$JS.API.DIRECT.GET.>".to_owned(),
                     format!("$KV.{JOBS_BUCKET}.*.segment.*"),
                     format!("$O.{MEDIA_BUCKET}.C.*"),
                     format!("$O.{MEDIA_BUCKET}.M.*"),
-                ],
-                publish_deny: Vec::new(),
-                subscribe: vec![inbox, ALL_NEWS.to_owned()],
-            },
+                ]);
+                permissions.subscribe.push(inbox);
+                permissions
+            }
             Self::Observer => Permissions {
                 publish: vec![
                     FARM_QUESTIONS.to_owned(),

@@ -31,14 +31,20 @@ pub(super) fn to_text(job: &JobReport) -> String {
         return text;
     }
     text.push_str("\n  rendered by machines that round differently; numerics fingerprints:");
-    for fingerprint in job.numerics_fingerprints.keys() {
-        let _ = write!(text, "\n    {fingerprint}");
+    for (number, fingerprint) in (1..).zip(job.numerics_fingerprints.keys()) {
+        let _ = write!(text, "\n    ({number}) {fingerprint}");
     }
+    let number_of = |fingerprint: &String| {
+        let mut known = job.numerics_fingerprints.keys();
+        known
+            .position(|other| other == fingerprint)
+            .map_or(0, |place| place + 1)
+    };
     for borders in &job.borders {
-        let [one, other] = &borders.fingerprints;
+        let [one, other] = borders.fingerprints.each_ref().map(number_of);
         let _ = write!(
             text,
-            "\n  between {one} and {other}: {} within a shot",
+            "\n  between ({one}) and ({other}): {} within a shot",
             counted(borders.visible, "border")
         );
         if borders.hidden > 0 {
@@ -111,7 +117,7 @@ mod tests {
         assert_eq!(
             text.lines().skip(4).collect::<Vec<_>>(),
             [
-                "  between cpu/f16 and cpu/f32: 2 borders within a shot, 1 at a cut or beside a frame without a rendered \
+                "  between (1) and (2): 2 borders within a shot, 1 at a cut or beside a frame without a rendered \
                  mouth",
                 "    frame 48, rendered by both: PSNR 48.1 dB, at most 2 of 255 apart",
                 "  --one-kind=shot moves such borders to cuts, and --one-kind avoids them",
