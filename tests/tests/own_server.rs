@@ -2,9 +2,10 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use farm_tests::{Coordinator, Material, ProcessTag, Worker, decoded, wait_until};
+use farm_tests::{Coordinator, Material, ProcessTag, Server, Worker, decoded, program, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -147,4 +148,28 @@ fn a_batch_that_needs_more_than_the_store_holds_waits_for_room_and_loses_nothing
     assert_eq!(worker.drain(), Some(0));
     assert_eq!(coordinator.interrupt(), Some(0));
     tag.assert_nothing_left();
+}
+
+#[test]
+fn copies_that_a_single_server_cannot_keep_are_refused_with_what_mends_it() {
+    let material = Material::seconds("1", "1");
+    let server = Server::start(&material.path("server"), &["first"]);
+    let (variable, key) = server.key("coordinator");
+    // On a new farm, and on one that has its streams.
+    for _ in 0..2 {
+        let refused = Command::new(program("latentfarm"))
+            .args(["serve", "--nats", &server.url, "--replicas", "3", "--dir"])
+            .arg(material.path("coordinator"))
+            .env(variable, &key)
+            .output()
+            .unwrap();
+        let stderr = String::from_utf8_lossy(&refused.stderr);
+        assert!(!refused.status.success());
+        for part in [&server.url, "not part of a cluster", "leave out --replicas"] {
+            assert!(stderr.contains(part), "{stderr}");
+        }
+        let tag = ProcessTag::new();
+        let coordinator = Coordinator::start(&server, &material.path("coordinator"), &tag);
+        assert_eq!(coordinator.interrupt(), Some(0));
+    }
 }

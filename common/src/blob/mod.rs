@@ -13,6 +13,7 @@
 mod error;
 mod file;
 mod object;
+mod settle;
 mod sweep;
 
 use std::path::{Path, PathBuf};
@@ -20,6 +21,7 @@ use std::path::{Path, PathBuf};
 use async_nats::Client;
 
 pub use error::BlobError;
+pub use settle::settled;
 pub use sweep::StoredObject;
 
 use crate::wire::blob::BlobRef;
@@ -108,7 +110,7 @@ impl Store {
     pub async fn get_to_file(&self, blob: &BlobRef, destination: &Path) -> Result<(), BlobError> {
         match &self.backend {
             Backend::Files(store) => store.get_to_file(blob, destination).await,
-            Backend::Objects(store) => store.get_to_file(blob, destination).await,
+            Backend::Objects(store) => settled(|| store.get_to_file(blob, destination)).await,
         }
     }
 
@@ -116,7 +118,7 @@ impl Store {
     pub async fn get_bytes(&self, blob: &BlobRef) -> Result<Vec<u8>, BlobError> {
         match &self.backend {
             Backend::Files(store) => store.get_bytes(blob).await,
-            Backend::Objects(store) => store.get_bytes(blob).await,
+            Backend::Objects(store) => settled(|| store.get_bytes(blob)).await,
         }
     }
 
@@ -146,7 +148,7 @@ impl Store {
     pub async fn verify(&self, blob: &BlobRef) -> Result<(), BlobError> {
         match &self.backend {
             Backend::Files(store) => store.verify(blob).await,
-            Backend::Objects(store) => store.verify(blob).await,
+            Backend::Objects(store) => settled(|| store.verify(blob)).await,
         }
     }
 }

@@ -6,7 +6,7 @@ use std::fmt;
 use async_nats::jetstream;
 
 use super::error::StreamError;
-pub use super::full::is_full;
+pub use super::full::{is_full, needs_cluster};
 use super::topology::{HALVINGS, MEDIA_BUCKET, Topology};
 
 /// What the operator can do about storage that is full, in one clause.

@@ -53,8 +53,9 @@ const GIB: i64 = 1 << 30;
 pub struct Topology {
     /// A task goes to another worker if its worker reports no progress for this long.
     pub ack_wait: Duration,
-    /// Number of copies of every stream: 1, or 3 on a cluster.
-    pub replicas: usize,
+    /// Number of copies of every stream: 1, or 3 on a cluster. `None` leaves streams as they are, and gives new ones one
+    /// copy.
+    pub replicas: Option<usize>,
     /// Limit of all blobs in the object store, in bytes.
     pub media_max_bytes: i64,
 }
@@ -63,7 +64,7 @@ impl Default for Topology {
     fn default() -> Self {
         Self {
             ack_wait: Duration::from_secs(30),
-            replicas: 1,
+            replicas: None,
             media_max_bytes: 32 * GIB,
         }
     }
@@ -80,7 +81,7 @@ impl Topology {
             name: name.to_owned(),
             subjects,
             storage: StorageType::File,
-            num_replicas: self.replicas,
+            num_replicas: self.replicas.unwrap_or(1),
             allow_direct: true,
             max_consumers: -1,
             max_messages: -1,
@@ -187,7 +188,15 @@ pub async fn ensure(context: &jetstream::Context, topology: &Topology) -> Result
     let mut missing = Vec::new();
     for config in topology.streams() {
         match context.get_stream(&config.name).await {
-            Ok(stream) => update(context, config, stream.cached_info().config.max_bytes).await?,
+            Ok(stream) => {
+                let found = &stream.cached_info().config;
+                let num_replicas = topology.replicas.unwrap_or(found.num_replicas);
+                let config = Config {
+                    num_replicas,
+                    ..config
+                };
+                update(context, config, found.max_bytes).await?;
+            }
             Err(error) if is_not_found(error.kind()) => missing.push(config),
             Err(error) => {
                 return Err(StreamError::new(

@@ -26,6 +26,12 @@ pub enum FarmError {
     Store(#[from] BlobError),
     #[error("cannot prepare the farm's streams")]
     Streams(#[source] StreamError),
+    /// Copies were asked for, and the server is alone.
+    #[error(
+        "the NATS server at {url} is not part of a cluster, so that it cannot keep several copies: give the address of \
+         a cluster of at least three servers, or leave out --replicas"
+    )]
+    NoCluster { url: String, source: StreamError },
     /// The least limits of the streams exceed what the server allows, so that they cannot be created.
     #[error(
         "the farm's streams need at least {} MiB together, and the NATS server allows {}: raise the limit (`max_file` in \
@@ -57,6 +63,10 @@ impl Farm {
         let source = match topology::ensure(context, &self.topology).await {
             Ok(_) => return Ok(()),
             Err(error) if storage::is_full(&error) => error,
+            Err(source) if storage::needs_cluster(&source) => {
+                let url = self.connection.url().to_owned();
+                return Err(FarmError::NoCluster { url, source });
+            }
             Err(error) => return Err(FarmError::Streams(error)),
         };
         let account = storage::account_room(context).await;

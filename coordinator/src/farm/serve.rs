@@ -37,8 +37,8 @@ pub struct ServeSettings {
     /// Its folder is for journals and temporary files, and can be lost: the farm's server has all that a job needs to
     /// go on.
     pub coordinator: CoordinatorSettings,
-    /// Number of copies that the servers of a cluster keep of everything: 1, or 3.
-    pub replicas: usize,
+    /// Number of copies that the servers of a cluster keep of everything: 1, or 3; `None` leaves it as it is.
+    pub replicas: Option<usize>,
     /// Limit of all blobs in bytes; by default what the server allows.
     pub store_limit_bytes: Option<u64>,
     pub farm: FarmSettings,

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use latentfarm_common::backoff::Backoff;
-use latentfarm_common::blob::{BlobError, Store};
+use latentfarm_common::blob::{BlobError, Store, settled};
 use latentfarm_common::error::one_line;
 use latentfarm_common::nats::done::{CommitOutcome, DoneLog};
 use latentfarm_common::nats::storage::{self, STORAGE_MEND};
@@ -109,6 +109,7 @@ async fn upload(store: &Store, artifact: &Artifact, progress: &Progress) -> Resu
     let put = tokio::time::timeout(UPLOAD_LIMIT, put);
     let artifact = progress.step_while(UPLOAD_STEP, put).await;
     let artifact = artifact.map_err(|_elapsed| CommitError::TooSlow)??;
-    store.check(&artifact).await.map_err(CommitError::Check)?;
+    let checked = settled(|| store.check(&artifact)).await;
+    checked.map_err(CommitError::Check)?;
     Ok(artifact)
 }

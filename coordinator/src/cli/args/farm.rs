@@ -45,9 +45,10 @@ pub(in crate::cli) struct ServeArgs {
     /// Folder below which the coordinator writes the outputs of jobs that were submitted with --deliver
     #[arg(long, value_name = "DIR", help_heading = "Store")]
     pub(in crate::cli) output_root: Option<PathBuf>,
-    /// Number of copies that a cluster of NATS servers keeps of everything
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = replicas, requires = "nats")]
-    pub(in crate::cli) replicas: usize,
+    /// Number of copies that a cluster of NATS servers keeps of everything: 1 or 3 (default: as it is, and 1 on a
+    /// new farm)
+    #[arg(long, value_name = "N", value_parser = replicas, requires = "nats")]
+    pub(in crate::cli) replicas: Option<usize>,
     /// Address and port at which the coordinator's own server listens
     #[arg(
         long,
