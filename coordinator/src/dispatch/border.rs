@@ -119,26 +119,27 @@ impl Mouths<'_> {
         let Some(before) = at.checked_sub(1) else {
             return false;
         };
-        let source = |frame: u64| {
-            let index = usize::try_from(frame).unwrap_or(usize::MAX);
-            let shown = self.timeline.outputs.get(index);
-            shown.map(|shown| u64::from(shown.source))
-        };
-        let (Some(one), Some(other)) = (source(before), source(at)) else {
+        let (Some(one), Some(other)) = (self.rendered_source(before), self.rendered_source(at)) else {
             return false;
         };
-        self.is_rendered(before) && self.is_rendered(at) && !self.track.has_cut_between(one, other)
+        !self.track.has_cut_between(one, other)
     }
 
     /// Whether the model renders the mouth of an output frame, as far as that is known.
     pub(super) fn is_rendered(&self, frame: u64) -> bool {
+        self.rendered_source(frame).is_some()
+    }
+
+    /// The source frame that an output frame shows, if the model renders its mouth.
+    fn rendered_source(&self, frame: u64) -> Option<u64> {
         let index = usize::try_from(frame).unwrap_or(usize::MAX);
-        let Some(shown) = self.timeline.outputs.get(index).filter(|shown| shown.synced) else {
-            return false;
-        };
-        let face = self.track.face(u64::from(shown.source));
+        let shown = self.timeline.outputs.get(index).filter(|shown| shown.synced)?;
+        let source = u64::from(shown.source);
+        let face = self.track.face(source);
         let may_have_face = !matches!(face, Some(FrameFace::Absent | FrameFace::Unknown));
-        may_have_face && task_inputs::mouth(self.silence, self.timeline, frame) != Mouth::Kept
+        let is_rendered =
+            may_have_face && task_inputs::mouth(self.silence, self.timeline, frame) != Mouth::Kept;
+        is_rendered.then_some(source)
     }
 }
 

@@ -115,16 +115,13 @@ fn assign(parts: &[Part], rates: &BTreeMap<NumericKind, f64>) -> Vec<NumericKind
         if let Some(kind) = settled {
             return kind;
         }
-        let end = |kind: &NumericKind, load: u64| (load + part.open_frames) as f64 / rates[kind];
-        let (mut best, mut best_end) = (None, f64::INFINITY);
-        for (kind, load) in &loads {
-            if best.is_none() || end(kind, *load) < best_end {
-                (best, best_end) = (Some(*kind), end(kind, *load));
-            }
-        }
-        let kind = best.unwrap_or_else(|| *rates.keys().next().expect("some kind is live"));
-        *loads.entry(kind).or_default() += part.open_frames;
-        kind
+        let end = |(kind, load): &(&NumericKind, &mut u64)| (**load + part.open_frames) as f64 / rates[*kind];
+        let first = loads
+            .iter_mut()
+            .min_by(|one, other| end(one).total_cmp(&end(other)));
+        let (kind, load) = first.expect("some kind is live");
+        *load += part.open_frames;
+        *kind
     });
     chosen.collect()
 }
