@@ -1,5 +1,7 @@
 //! Child processes that do not outlive their parent: nats-server, workers, engines and media processes.
 
+use std::fs::File;
+use std::io;
 use std::process::Command;
 
 /// Makes the kernel kill the child when the thread that spawns it ends, for whatever reason. Spawn from a
@@ -19,7 +21,7 @@ pub fn die_with_parent_by(command: &mut Command, signal: nix::sys::signal::Signa
         if nix::unistd::getppid() == parent {
             Ok(())
         } else {
-            Err(std::io::Error::other("the parent process has ended"))
+            Err(io::Error::other("the parent process has ended"))
         }
     };
     #[expect(
@@ -31,6 +33,33 @@ pub fn die_with_parent_by(command: &mut Command, signal: nix::sys::signal::Signa
     unsafe {
         command.pre_exec(before_exec);
     }
+}
+
+/// Lets the child inherit an open file, and with it a lock on the file: the kernel keeps the lock until both this
+/// process and the child have closed the file or ended.
+///
+/// # Errors
+/// If the process can open no more files.
+pub fn keep_open(command: &mut Command, file: &File) -> io::Result<()> {
+    use std::os::unix::process::CommandExt as _;
+
+    use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+
+    let file = file.try_clone()?;
+    let before_exec = move || {
+        fcntl(&file, FcntlArg::F_SETFD(FdFlag::empty()))?;
+        Ok(())
+    };
+    #[expect(
+        unsafe_code,
+        reason = "there is no other way to let one child alone inherit a file"
+    )]
+    // SAFETY: the closure makes one system call and allocates nothing, which is what the state between fork and
+    // exec allows.
+    unsafe {
+        command.pre_exec(before_exec);
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -171,7 +171,7 @@ impl Worker {
         Self::start_with(server, name, weights, log, tag, &[])
     }
 
-    /// Starts a worker with further options.
+    /// Starts a worker with further options; it is on the CPU if they name no device.
     #[track_caller]
     pub fn start_with(
         server: &Access,
@@ -184,18 +184,14 @@ impl Worker {
         let (variable, value) = tag.env();
         let (seed_variable, seed) = server.key(&format!("worker-{name}"));
         let log = fs::File::create(log).expect("a log");
+        let device: &[&str] = if more.contains(&"--device") {
+            &[]
+        } else {
+            &["--device", "cpu"]
+        };
         let process = Command::new(program("latentfarm-worker"))
-            .args([
-                "run",
-                "--nats",
-                &server.url,
-                "--name",
-                name,
-                "--threads",
-                "1",
-                "--device",
-                "cpu",
-            ])
+            .args(["run", "--nats", &server.url, "--name", name, "--threads", "1"])
+            .args(device)
             .args(more)
             .arg("--weights")
             .arg(weights)

@@ -9,6 +9,7 @@
 mod cards;
 mod clips;
 mod farm;
+mod gpus;
 mod processes;
 mod render;
 mod restrict;
@@ -17,6 +18,7 @@ mod stage;
 pub use cards::Card;
 pub use clips::{Clips, Material, decoded, repeat, tiny_weights, tiny_weights_as, transcode, zeroed};
 pub use farm::{Access, Answer, Coordinator, Server, Worker};
+pub use gpus::StandInGpu;
 pub use processes::{ProcessTag, wait_until};
 pub use render::{Finished, Render, Running, program};
 pub use restrict::{SmallDisk, as_plain_user, skip, unshared};

@@ -1,7 +1,7 @@
 //! Compiles the kernels of `src/kernels/cuda` to PTX if the feature `cuda` is on. The driver compiles the PTX
 //! for the GPU of the machine when an engine starts.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
 
@@ -27,6 +27,8 @@ fn compile() {
     // This is the compute capability of the oldest GPU that the engine supports; `deploy/build-cuda` sets the
     // same.
     let capability = env::var("CUDA_COMPUTE_CAP").unwrap_or_else(|_| "80".to_owned());
+    println!("cargo::rustc-env=LATENTSYNC_CUDA_CAPABILITY={capability}");
+    println!("cargo::rustc-env=LATENTSYNC_CUDA_TOOLKIT={}", toolkit(&compiler));
     let status = Command::new(&compiler)
         .args(["-ptx", "-O3", "-std=c++17", "--fmad=true"])
         .arg(format!("-arch=compute_{capability}"))
@@ -47,4 +49,20 @@ fn compile() {
         "{} is empty",
         out.display()
     );
+}
+
+/// Returns the version of the toolkit that the compiler belongs to, such as `13.0`.
+fn toolkit(compiler: &Path) -> String {
+    let output = Command::new(compiler).arg("--version").output();
+    let text = output.map_or_else(
+        |error| panic!("cannot start {}: {error}", compiler.display()),
+        |output| String::from_utf8_lossy(&output.stdout).into_owned(),
+    );
+    let version = text
+        .split_once("release ")
+        .and_then(|(_, rest)| rest.split_once(','));
+    let Some((version, _)) = version else {
+        panic!("{} does not tell its version: {text}", compiler.display())
+    };
+    version.trim().to_owned()
 }

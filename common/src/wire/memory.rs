@@ -209,6 +209,15 @@ pub struct MemorySample {
     pub host_rss: u64,
 }
 
+impl MemorySample {
+    /// Returns the bytes that the allocator held at its peak and that no tensor used at theirs: fragmentation. A small
+    /// device runs out of memory by them although its tensors would fit. It means nothing on the CPU, where what the
+    /// allocator holds is the resident set.
+    pub fn fragmented_peak(&self) -> u64 {
+        self.reserved_peak.saturating_sub(self.live_peak)
+    }
+}
+
 /// The highest use of memory in one stage of a task, in MiB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StagePeak {
@@ -237,6 +246,10 @@ pub struct MemoryUse {
     pub least_free_mib: u64,
     /// The peaks of the stages, in the order of [`MemoryStage`], each at most once.
     pub stages: Vec<StagePeak>,
+    /// The shortages after which the engine went on in place under a leaner plan, in order. The other figures are those
+    /// of the last plan alone.
+    #[serde(default)]
+    pub shortages: Vec<OutOfMemory>,
 }
 
 /// An attempt at a task that ran out of a device's memory.

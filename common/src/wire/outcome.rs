@@ -205,6 +205,9 @@ pub struct Heartbeat {
     pub state: WorkerState,
     /// Text form of the device: `cpu` or `cuda:0 NVIDIA L4`.
     pub device: String,
+    /// What keeps the worker from its work, or from a better device of its machine, in one line for people; `None` if
+    /// nothing does.
+    pub problem: Option<String>,
     /// Numeric kind of the machine; `None` if it takes only tasks that are for any.
     pub kind: Option<NumericKind>,
     /// Free memory of the device in MiB.
@@ -247,6 +250,7 @@ impl Heartbeat {
             worker,
             state: WorkerState::Starting,
             device,
+            problem: None,
             kind: None,
             device_free_mib: 0,
             device_total_mib: 0,
@@ -279,10 +283,12 @@ pub enum WorkerState {
     Working,
     /// The worker finishes its task and then ends.
     Draining,
-    /// The worker cannot work, for a reason that its log has.
+    /// The worker cannot work; [`Heartbeat::problem`] says why.
     Unfit,
     /// The worker has ended and holds no task. This is in its last heartbeat.
     Left,
+    /// The worker takes no task for a while, because the coordinator has set it aside; [`Heartbeat::problem`] says why.
+    SetAside,
 }
 
 /// The progress of a task that a worker holds.
@@ -356,6 +362,13 @@ pub enum WorkerCommand {
     GiveBack(ChunkId),
     /// Stops the work on this chunk, because it is done.
     Abandon(ChunkId),
+    /// Makes the worker take no task for this time, because it fails what other workers finish.
+    SetAside {
+        /// Milliseconds after which it may take one.
+        pause_ms: u64,
+        /// The reason, in one line for people.
+        reason: String,
+    },
 }
 
 impl Message for WorkerCommand {

@@ -205,8 +205,7 @@ async fn a_question_that_is_lost_with_the_link_is_asked_again() {
     let connection = farm.worker("w1").await;
     let store = Store::open("nats://farm-media", Some(&connection.client)).unwrap();
     let blob = store.put_bytes(b"small".to_vec()).await.unwrap();
-    let server = nix::unistd::Pid::from_raw(farm.server.id());
-    nix::sys::signal::kill(server, nix::sys::signal::Signal::SIGSTOP).unwrap();
+    suspend(farm.server.id()).await;
     let asked = Instant::now();
     let check = store.check(&blob);
     tokio::pin!(check);
@@ -215,6 +214,23 @@ async fn a_question_that_is_lost_with_the_link_is_asked_again() {
     farm.server.restart().await.unwrap();
     check.await.unwrap();
     assert!(asked.elapsed() < Duration::from_secs(20), "{:?}", asked.elapsed());
+}
+
+/// Stops a process, and returns once every thread of it has stopped: until then it may still answer.
+async fn suspend(pid: i32) {
+    let id = nix::unistd::Pid::from_raw(pid);
+    nix::sys::signal::kill(id, nix::sys::signal::Signal::SIGSTOP).unwrap();
+    let process = procfs::process::Process::new(pid).unwrap();
+    let is_stopped = || {
+        let states = process
+            .tasks()
+            .unwrap()
+            .map(|task| task.unwrap().stat().unwrap().state);
+        states.into_iter().all(|state| state == 'T')
+    };
+    while !is_stopped() {
+        tokio::task::yield_now().await;
+    }
 }
 
 #[tokio::test]

@@ -111,6 +111,16 @@ fn job_json(event: &JobEvent) -> Option<Value> {
         }
         JobEvent::WorkerLeft { worker } => json!({ "event": "worker_left", "worker": worker }),
         JobEvent::WorkerLost { worker } => json!({ "event": "worker_lost", "worker": worker }),
+        JobEvent::WorkerSetAside {
+            worker,
+            reason,
+            pause,
+        } => json!({
+            "event": "worker_set_aside",
+            "worker": worker,
+            "reason": reason,
+            "pause_seconds": pause.map(|pause| pause.as_secs()),
+        }),
         JobEvent::ChunkStarted {
             chunk,
             range,

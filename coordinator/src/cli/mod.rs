@@ -2,6 +2,7 @@
 //! subcommand has a file or folder of its own.
 
 mod args;
+mod argument_error;
 mod batch;
 mod bench;
 mod doctor;
@@ -18,6 +19,7 @@ mod settings;
 mod stdout;
 mod submit;
 mod top;
+mod worker_list;
 
 use std::process::ExitCode;
 

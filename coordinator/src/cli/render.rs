@@ -71,7 +71,7 @@ async fn run(settings: RenderCommand) -> Result<ExitStatus, CommandError> {
         () = interrupted.reached(Phase::Draining) => return Ok(ExitStatus::Interrupted),
     };
     drop(interrupted);
-    if let Some(note) = settings.rate_note {
+    for note in settings.notes {
         ui.show(&RenderEvent::Note(note));
     }
     announce(&mut ui, &job, place.workers());
@@ -147,7 +147,14 @@ fn conclude(ui: &JobUi, ending: &Ending, kept: &str) -> ExitStatus {
             );
             ExitStatus::Incomplete
         }
-        Ending::Incomplete { quarantined } | Ending::Failed { quarantined } => {
+        Ending::Failed { quarantined } => {
+            let cause = quarantined.first().map_or("", |chunk| chunk.reason.as_str());
+            ui.warn(&format!(
+                "no chunk could be rendered, so nothing was written: {cause}; the same command tries again"
+            ));
+            ExitStatus::Incomplete
+        }
+        Ending::Incomplete { quarantined } => {
             let cause = quarantined.first().map_or("", |chunk| chunk.reason.as_str());
             ui.warn(&format!(
                 "incomplete: {} chunks were given up, so nothing was written: {cause}; finished chunks are kept \

@@ -12,10 +12,11 @@ use latentfarm_common::shutdown::{self, Phase, Shutdown};
 use serde_json::json;
 
 use super::args::{ControlArgs, FetchArgs, SubmitArgs, SubmittedArgs, SubmittedJob};
+use super::argument_error::ArgumentError;
 use super::exit::{CommandError, ExitStatus, runtime};
 use super::jobs;
 use super::progress::{JobUi, SYNTHETIC};
-use super::settings::{ArgumentError, JobSettings};
+use super::settings::JobSettings;
 use crate::dispatch::Farm;
 use crate::farm::{self, FarmClient, JobPhase, JobView, SubmitOptions, Then};
 use crate::render::{Observer, RenderEvent, RenderJob, RenderSettings};

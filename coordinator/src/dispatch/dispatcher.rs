@@ -10,7 +10,7 @@ use latentfarm_common::nats::done::DoneLog;
 use latentfarm_common::nats::lease::Lease;
 use latentfarm_common::shutdown::{Phase as Stage, Shutdown};
 use latentfarm_common::wire::WireError;
-use latentfarm_common::wire::outcome::{DoneRecord, Event, EventKind, Failure, Heartbeat};
+use latentfarm_common::wire::outcome::{DoneRecord, Event, EventKind, Heartbeat};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
@@ -31,7 +31,7 @@ use super::settings::FarmSettings;
 use super::shared_analysis::RecordSharer;
 use super::verify::{Results, SegmentReader, Verdict, Verifier};
 use super::wait_reason::FarmView;
-use super::workers::Workers;
+use super::workers::{VANISHED, Workers};
 use crate::job::chunk::event::ChunkEvent;
 
 const TICK: Duration = Duration::from_millis(500);
@@ -76,7 +76,8 @@ impl<'a> Dispatcher<'a> {
             connection: &farm.connection,
             lease,
             inbox: Inbox::open(&farm.connection).await?,
-            workers: Workers::new(timeouts.worker_timeout, timeouts.tenant_grace_period),
+            workers: Workers::new(timeouts.worker_timeout, timeouts.tenant_grace_period)
+                .with_pauses(timeouts.set_aside.clone()),
             estimator: NeedEstimator::default(),
             placer: Placer::new(timeouts.placement_interval, Instant::now()),
             publisher: TaskPublisher::new(farm, lease.epoch()),
@@ -154,6 +155,7 @@ impl<'a> Dispatcher<'a> {
             if self.draining_since.is_none() && self.connection.is_up() {
                 self.measure_borders().await;
             }
+            self.announce_set_aside().await;
             let is_over = self.is_drained();
             self.finish(|job| job.ending(is_over)).await;
             // Without a link each request would take until its time limit, and nothing else would be done.
@@ -184,6 +186,10 @@ impl<'a> Dispatcher<'a> {
     async fn on_tick(&mut self) {
         let (now, is_up) = (Instant::now(), self.connection.is_up());
         self.expire_workers(now).await;
+        self.workers.end_pauses(now);
+        for job in self.jobs.values_mut() {
+            job.give_up_failing(&self.workers);
+        }
         if is_up {
             self.check_border_samples(now);
         }
@@ -301,6 +307,11 @@ impl<'a> Dispatcher<'a> {
         match result.and_then(|observations| job.count(&record, observations, epoch)) {
             Ok(has_task) => {
                 if record.attempt.epoch == epoch {
+                    self.workers.record_success(&record.worker, chunk, Instant::now());
+                    let predicted = &job.settings.needs;
+                    for oom in record.memory.iter().flat_map(|used| &used.shortages) {
+                        self.estimator.observe_oom(&job.spec.model, predicted, oom);
+                    }
                     self.estimator.observe_done(&job.spec.model, &record);
                 }
                 let backup = job.chunks.get_mut(chunk).and_then(|known| known.backup.take());
@@ -313,7 +324,11 @@ impl<'a> Dispatcher<'a> {
                 self.sharer.share(&mut self.jobs, &record);
             }
             Err(reason) => {
-                job.retract(chunk, sequence, record.attempt, reason);
+                self.workers
+                    .record_failure(&record.worker, chunk, &reason, Instant::now());
+                let result = (record.attempt, Some(record.worker.clone()));
+                job.retract(chunk, sequence, result, reason);
+                job.give_up_if_failing(chunk, &self.workers);
                 self.publisher.retract_pending(job).await;
             }
         }
@@ -322,6 +337,9 @@ impl<'a> Dispatcher<'a> {
     fn on_event(&mut self, event: Event) {
         let (chunk, worker) = (event.chunk, event.worker);
         self.workers.record_report(&worker, Instant::now());
+        if let EventKind::Failed(failure) = &event.kind {
+            self.on_worker_failure(&worker, chunk, failure);
+        }
         if chunk.work == WorkKind::Border {
             self.on_border_event(chunk, &event.kind);
             return;
@@ -350,13 +368,11 @@ impl<'a> Dispatcher<'a> {
             EventKind::Started => job.on_started(chunk, attempt, worker),
             EventKind::Released => job.apply(chunk, ChunkEvent::Returned { attempt }),
             EventKind::Failed(failure) => {
-                if let Failure::WorkerUnfit { message } = &failure {
-                    self.workers.record_unfit(&worker, message, Instant::now());
-                }
                 if let Some(oom) = job.on_failed(chunk, attempt, &worker, failure) {
                     let predicted = &job.settings.needs;
                     self.estimator.observe_oom(&job.spec.model, predicted, &oom);
                 }
+                job.give_up_if_failing(chunk, &self.workers);
             }
         }
     }
@@ -364,23 +380,19 @@ impl<'a> Dispatcher<'a> {
     async fn on_heartbeat(&mut self, heartbeat: Heartbeat) {
         let now = Instant::now();
         for job in self.jobs.values_mut() {
-            job.on_heartbeat(&heartbeat, now);
+            for chunk in job.on_heartbeat(&heartbeat, now) {
+                self.workers
+                    .record_failure(&heartbeat.worker, chunk, VANISHED, now);
+            }
         }
         let (worker, device) = (heartbeat.worker.clone(), heartbeat.device.clone());
         if self.workers.record_heartbeat(heartbeat.clone(), now) {
             self.notify_all(&JobEvent::WorkerJoined { worker, device });
         }
+        self.keep_set_aside(&heartbeat, now).await;
         self.notify_all(&JobEvent::Heartbeat(Box::new(heartbeat)));
         if self.draining_since.is_none() && self.connection.is_up() && self.lease.is_held() {
             self.relieve_idle(now).await;
-        }
-    }
-
-    /// Logs an event that concerns the whole farm, and sends it to the observer of every job.
-    pub(super) fn notify_all(&self, event: &JobEvent) {
-        event.log();
-        for job in self.jobs.values() {
-            job.log.send(event.clone());
         }
     }
 }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use latentfarm_common::error::one_line;
-use latentfarm_common::ids::{Attempt, ChunkId, WorkKind};
+use latentfarm_common::ids::{Attempt, ChunkId, WorkKind, WorkerId};
 use latentfarm_common::time::FrameRange;
 use latentfarm_common::wire::WireError;
 use latentfarm_common::wire::job::{JobSpec, Timeline};
@@ -223,19 +223,22 @@ impl Job {
             return None;
         }
         let current = known.state().attempt;
-        let (attempt, reason) = match record {
-            Err(error) => (current, one_line(&error)),
-            Ok(record) if record.chunk != chunk => (current, format!("it is a record of {}", record.chunk)),
+        let (result, reason) = match record {
+            Err(error) => ((current, None), one_line(&error)),
+            Ok(record) if record.chunk != chunk => {
+                let reason = format!("it is a record of {}", record.chunk);
+                ((current, Some(record.worker)), reason)
+            }
             Ok(record) if known.retracted.is_some_and(|last| record.attempt <= last) => {
                 let reason = "it is older than a result that was retracted".to_owned();
-                (record.attempt, reason)
+                ((record.attempt, None), reason)
             }
             Ok(record) => {
                 known.being_verified = true;
                 return Some((record, known.range));
             }
         };
-        self.retract(chunk, sequence, attempt, reason);
+        self.retract(chunk, sequence, result, reason);
         None
     }
 
@@ -257,7 +260,7 @@ impl Job {
             added.map_err(|error| one_line(&error))?;
         }
         if record.attempt.epoch == epoch {
-            self.log.append(JournalEntry::Done {
+            self.log.record_done(JournalEntry::Done {
                 chunk: chunk.name(),
                 attempt: record.attempt,
                 worker: record.worker.clone(),
@@ -272,9 +275,20 @@ impl Job {
     }
 
     /// Rejects a record. Its chunk is rendered again once the record is removed from the done log.
-    pub(super) fn retract(&mut self, chunk: ChunkId, sequence: u64, attempt: Attempt, reason: String) {
+    pub(super) fn retract(
+        &mut self,
+        chunk: ChunkId,
+        sequence: u64,
+        (attempt, worker): (Attempt, Option<WorkerId>),
+        reason: String,
+    ) {
         tracing::warn!(%chunk, %attempt, reason, "retracting a result");
-        self.apply(chunk, ChunkEvent::Retracted { attempt, reason });
+        let retracted = ChunkEvent::Retracted {
+            attempt,
+            worker,
+            reason,
+        };
+        self.apply(chunk, retracted);
         if let Some(record) = self.chunks.get_mut(chunk) {
             record.retracted = record.retracted.max(Some(attempt));
             record.pending_retraction = Some(sequence);

@@ -12,7 +12,7 @@ use latentfarm_common::wire::outcome::{Heartbeat, StageTimings};
 use serde::{Deserialize, Serialize};
 
 use super::wait_reason::WaitReason;
-use super::workers::Workers;
+use super::workers::{SetAside, Workers};
 use crate::job::chunks::{Chunks, Counts};
 use crate::job::record::MemoryWait;
 
@@ -72,6 +72,13 @@ pub enum JobEvent {
     },
     WorkerLost {
         worker: WorkerId,
+    },
+    /// The worker gets no task for `pause`, because it fails what others finish; or it is unfit by its own report, and
+    /// decides itself when it tries again.
+    WorkerSetAside {
+        worker: WorkerId,
+        reason: String,
+        pause: Option<Duration>,
     },
     ChunkStarted {
         chunk: ChunkId,
@@ -136,12 +143,22 @@ impl Message for JobEvent {
 }
 
 impl JobEvent {
+    /// The event that a worker is unfit or set aside.
+    pub(super) fn set_aside(out: &SetAside) -> Self {
+        Self::WorkerSetAside {
+            worker: out.worker.clone(),
+            reason: out.reason.clone(),
+            pause: out.pause,
+        }
+    }
+
     /// Writes the event to the log, except for progress, heartbeats and what others log.
     pub(super) fn log(&self) {
         match self {
             // The connection itself logs an outage.
             Self::Progress(_) | Self::Heartbeat(_) | Self::ServerLost { .. } | Self::ServerBack { .. } => {}
             Self::WorkerLost { .. }
+            | Self::WorkerSetAside { .. }
             | Self::Waiting { .. }
             | Self::ChunkUnschedulable { .. }
             | Self::ChunkRequeued { .. }
@@ -166,6 +183,15 @@ impl fmt::Display for JobEvent {
             Self::WorkerLeft { worker } => write!(f, "worker {worker} left"),
             Self::WorkerLost { worker } => {
                 write!(f, "worker {worker} is lost: its heartbeat stopped")
+            }
+            Self::WorkerSetAside {
+                worker,
+                reason,
+                pause,
+            } => {
+                let time = pause.map(rough_time);
+                let state = time.map_or("unfit".to_owned(), |time| format!("set aside for {time}"));
+                write!(f, "worker {worker} is {state}: {reason}")
             }
             Self::ChunkStarted {
                 chunk,

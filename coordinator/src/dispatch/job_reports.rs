@@ -44,14 +44,20 @@ impl Job {
             consequence,
         };
         self.log.record_failure(entry, is_current);
-        self.apply(chunk, ChunkEvent::Failed { attempt, failure });
+        let worker = worker.clone();
+        let failed = ChunkEvent::Failed {
+            attempt,
+            worker,
+            failure,
+        };
+        self.apply(chunk, failed);
         oom
     }
 
     /// Handles a heartbeat. A worker that still runs a task of an earlier coordinator keeps it. A worker that
     /// was restarted under its name no longer runs its chunk, which is then given to another worker long
-    /// before the queue would deliver it again.
-    pub(super) fn on_heartbeat(&mut self, heartbeat: &Heartbeat, now: Instant) {
+    /// before the queue would deliver it again: these chunks are returned.
+    pub(super) fn on_heartbeat(&mut self, heartbeat: &Heartbeat, now: Instant) -> Vec<ChunkId> {
         let worker = &heartbeat.worker;
         for task in heartbeat.tasks() {
             let Some(record) = self.chunks.get_mut(task.chunk) else {
@@ -67,6 +73,7 @@ impl Job {
                 record.on_progress(worker, task);
             }
         }
+        let mut lost = Vec::new();
         for chunk in self.running_on(worker) {
             let Some(record) = self.chunks.get_mut(chunk) else {
                 continue;
@@ -76,16 +83,20 @@ impl Job {
             } else if now - *record.unreported_since.get_or_insert(now) > self.timeouts.worker_timeout / 2 {
                 let worker = worker.clone();
                 self.apply(chunk, ChunkEvent::WorkerLost { worker });
+                lost.push(chunk);
             }
         }
+        lost
     }
 
-    /// Handles the loss of a worker, with which the attempts that it was running end.
-    pub(super) fn on_worker_departed(&mut self, worker: &WorkerId) {
-        for chunk in self.running_on(worker) {
+    /// Handles the loss of a worker, with which the attempts that it was running end: their chunks are returned.
+    pub(super) fn on_worker_departed(&mut self, worker: &WorkerId) -> Vec<ChunkId> {
+        let lost = self.running_on(worker);
+        for chunk in &lost {
             let worker = worker.clone();
-            self.apply(chunk, ChunkEvent::WorkerLost { worker });
+            self.apply(*chunk, ChunkEvent::WorkerLost { worker });
         }
+        lost
     }
 
     fn running_on(&self, worker: &WorkerId) -> Vec<ChunkId> {

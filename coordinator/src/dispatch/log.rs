@@ -8,12 +8,13 @@ use std::time::Duration;
 use latentfarm_common::ids::{Attempt, ChunkId, ChunkName, WorkKind, WorkerId};
 use latentfarm_common::queues::Queue;
 use latentfarm_common::time::FrameRange;
-use latentfarm_common::wire::memory::OutOfMemory;
+use latentfarm_common::wire::memory::{MemoryPlan, OutOfMemory};
 use latentfarm_common::wire::outcome::Failure;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use super::job_event::JobEvent;
+use super::workers::SetAside;
 use crate::job::chunk::state::{ChunkState, Phase};
 use crate::job::chunks::Chunks;
 use crate::job::refusals::{REFUSAL_LIMIT, Refusals};
@@ -54,9 +55,50 @@ impl OomRecord {
         }
     }
 
+    /// The shortages of an attempt that went on in place and finished; the list is empty if the entry is about anything
+    /// else.
+    pub fn in_place(entry: &JournalEntry) -> Vec<Self> {
+        let JournalEntry::Done {
+            chunk,
+            attempt,
+            worker,
+            memory: Some(used),
+            ..
+        } = entry
+        else {
+            return Vec::new();
+        };
+        let next_plans = used
+            .shortages
+            .iter()
+            .skip(1)
+            .map(|next| next.plan)
+            .chain([used.plan]);
+        // Each shortage was followed by a leaner plan; a record with more of them is not believed.
+        let shortages = used.shortages.iter().zip(next_plans).take(MemoryPlan::COUNT);
+        shortages
+            .map(|(oom, next)| Self {
+                chunk: *chunk,
+                attempt: *attempt,
+                worker: worker.clone(),
+                oom: oom.clone(),
+                consequence: format!("the attempt went on under plan {next}"),
+            })
+            .collect()
+    }
+
     fn is_same_attempt(&self, other: &Self) -> bool {
         (self.chunk, self.attempt, &self.worker) == (other.chunk, other.attempt, &other.worker)
     }
+}
+
+/// A worker that was unfit or set aside, as the report lists it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetAsideRecord {
+    /// How often.
+    pub times: u32,
+    /// The reason of the last time, as a clause that follows the worker's name.
+    pub reason: String,
 }
 
 /// The log of one job.
@@ -64,6 +106,8 @@ pub(super) struct JobLog {
     journal: Journal,
     /// The attempts that ran out of memory, in order, those of earlier runs first.
     pub(super) ooms: Vec<OomRecord>,
+    /// The workers that were unfit or set aside while this run had the job.
+    pub(super) set_aside: BTreeMap<WorkerId, SetAsideRecord>,
     /// The number of attempts of this run that ended without a result, by reason.
     pub(super) retries: BTreeMap<RetryClass, u64>,
     observer: mpsc::UnboundedSender<JobEvent>,
@@ -74,6 +118,7 @@ impl JobLog {
         Self {
             journal: Journal::open(folder),
             ooms: Vec::new(),
+            set_aside: BTreeMap::new(),
             retries: BTreeMap::new(),
             observer,
         }
@@ -82,6 +127,7 @@ impl JobLog {
     /// Takes from an entry of an earlier run that an attempt ran out of memory, and what that showed of its
     /// chunk.
     pub(super) fn restore(&mut self, entry: &JournalEntry, chunks: &mut Chunks, needs: &JobNeeds) {
+        self.ooms.extend(OomRecord::in_place(entry));
         let (JournalEntry::Failed { chunk, queue, .. }, Some(note)) = (entry, OomRecord::of(entry)) else {
             return;
         };
@@ -189,6 +235,18 @@ impl JobLog {
         });
     }
 
+    /// Logs that a worker is unfit or set aside. The observer gets the event from the dispatcher, as it concerns all jobs.
+    pub(super) fn on_set_aside(&mut self, out: &SetAside) {
+        let record = self.set_aside.entry(out.worker.clone()).or_default();
+        record.times += 1;
+        record.reason = out.describe();
+        self.append(JournalEntry::SetAside {
+            worker: out.worker.clone(),
+            reason: out.reason.clone(),
+            pause_seconds: out.pause.map(|pause| pause.as_secs()),
+        });
+    }
+
     /// Appends the entry of an attempt that failed. If the attempt ran out of memory, the report lists it.
     /// If the attempt had stopped to count, only the first report that it ran out of memory matters.
     pub(super) fn record_failure(&mut self, entry: JournalEntry, counts: bool) {
@@ -198,6 +256,12 @@ impl JobLog {
             self.ooms.extend(oom);
             self.append(entry);
         }
+    }
+
+    /// Appends the entry of an attempt that finished. The report lists what it ran out of on the way.
+    pub(super) fn record_done(&mut self, entry: JournalEntry) {
+        self.ooms.extend(OomRecord::in_place(&entry));
+        self.append(entry);
     }
 
     /// Logs an event of the job, and sends it to the observer.
@@ -217,7 +281,7 @@ impl JobLog {
 mod tests {
     use super::*;
     use crate::journal;
-    use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan, MemoryStage};
+    use latentfarm_common::wire::memory::{DeviceKind, MemoryStage, MemoryUse};
 
     fn failed(worker: &str, number: u32, failure: Failure) -> JournalEntry {
         JournalEntry::Failed {
@@ -241,6 +305,52 @@ mod tests {
             suspected: false,
         };
         failed(worker, number, Failure::OutOfMemory(oom))
+    }
+
+    #[test]
+    fn an_attempt_that_went_on_in_place_lists_each_shortage_with_the_plan_that_followed() {
+        let shortage = |plan| OutOfMemory {
+            kind: DeviceKind::Cuda,
+            device: "cuda:0".to_owned(),
+            stage: Some(MemoryStage::VaeDecode),
+            plan,
+            needed_at_least_mib: Some(4000),
+            free_before_mib: 3900,
+            suspected: false,
+        };
+        let done = JournalEntry::Done {
+            chunk: "r00001".parse().unwrap(),
+            attempt: Attempt { epoch: 1, number: 0 },
+            worker: "w1".parse().unwrap(),
+            frames: 16,
+            numerics_fingerprint: "recorded".to_owned(),
+            memory: Some(MemoryUse {
+                kind: DeviceKind::Cuda,
+                device: "cuda:0".to_owned(),
+                plan: MemoryPlan::Streamed,
+                predicted_mib: 2000,
+                peak_mib: 1900,
+                least_free_mib: 100,
+                stages: Vec::new(),
+                shortages: vec![shortage(MemoryPlan::Sliced), shortage(MemoryPlan::Offload)],
+            }),
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let (observer, _events) = mpsc::unbounded_channel();
+        let mut log = JobLog::open(folder.path(), observer);
+        log.record_done(done);
+        let listed: Vec<(MemoryPlan, &str)> = log
+            .ooms
+            .iter()
+            .map(|note| (note.oom.plan, note.consequence.as_str()))
+            .collect();
+        assert_eq!(
+            listed,
+            [
+                (MemoryPlan::Sliced, "the attempt went on under plan offload"),
+                (MemoryPlan::Offload, "the attempt went on under plan streamed"),
+            ]
+        );
     }
 
     #[test]

@@ -20,7 +20,7 @@ use super::job::Job;
 use super::kinds;
 use super::need_estimator::NeedEstimator;
 use crate::job::chunk::state::Phase;
-use crate::job::record::{ChunkRecord, Scheduled, Unschedulable};
+use crate::job::record::{ChunkRecord, Detour, Scheduled, Unschedulable};
 use crate::placement::{
     Candidate, ChunkMemory, CpuFallback, JobNeeds, Load, Options, Placement, WorkerCapacity, options, solve,
 };
@@ -153,12 +153,19 @@ fn place_chunks(
     };
     let candidates = unbegun.iter().map(|index| {
         let record = &job.chunks.render[*index];
-        let choices = options_of(record, needs, &usual, &own, fallback);
-        let choices = match kind {
-            None => choices,
-            Some(kind) if choices.any(fallback) => choices.of_kind(kind),
-            // The chunk needs more memory than the machines of this kind have.
-            Some(_) => options(needs, &record.memory, capacities),
+        let choices = match (record.detour, kind) {
+            (Detour::Cpu, _) => options(needs, &record.memory, capacities).off_gpu(fallback),
+            (Detour::AnyKind, _) => options(needs, &record.memory, capacities),
+            (Detour::None, None) => options_of(record, needs, &usual, &own, fallback),
+            (Detour::None, Some(kind)) => {
+                let choices = options_of(record, needs, &usual, &own, fallback);
+                if choices.any(fallback) {
+                    choices.of_kind(kind)
+                } else {
+                    // The chunk needs more memory than the machines of this kind have.
+                    options(needs, &record.memory, capacities)
+                }
+            }
         };
         Candidate {
             frames: record.range.len(),

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::border::{self, KindBorders, Mouths};
 use super::job::Job;
-use super::log::OomRecord;
+use super::log::{OomRecord, SetAsideRecord};
 use super::task_inputs;
 use super::usage::MemoryUsage;
 use crate::job::chunks::Chunks;
@@ -46,6 +46,8 @@ pub struct JobReport {
     /// The number of render chunks by numerics fingerprint. Results of equal fingerprints are equal bit for bit,
     /// so that more than one fingerprint is worth a warning.
     pub numerics_fingerprints: BTreeMap<String, u64>,
+    /// The workers that were unfit or set aside during the job.
+    pub set_aside: BTreeMap<WorkerId, SetAsideRecord>,
     /// The borders between results of different numerics fingerprints, by the two that meet.
     pub borders: Vec<KindBorders>,
     /// The attempts that ran out of memory, in order, those of earlier runs included.
@@ -68,6 +70,7 @@ impl JobReport {
         job.border_samples.add_to(&mut figures.borders);
         Self {
             defects: job.segments.defects().to_vec(),
+            set_aside: job.log.set_aside.clone(),
             ..figures
         }
     }

@@ -72,6 +72,8 @@ pub struct Timeouts {
     /// How long after its task was removed a chunk is published again, because a worker may have pulled the
     /// task just before.
     pub reassign_delay: Duration,
+    /// How long a worker that fails what others finish gets no task.
+    pub set_aside: Backoff,
     /// How long other processes must have held a GPU's memory before it no longer counts as available.
     pub tenant_grace_period: Duration,
 }
@@ -86,6 +88,7 @@ impl Default for Timeouts {
             adopt_timeout: Duration::from_secs(5),
             drain_timeout: Duration::from_mins(10),
             reassign_delay: Duration::from_millis(250),
+            set_aside: Backoff::new(Duration::from_mins(1), Duration::from_mins(10)),
             tenant_grace_period: Duration::from_secs(30),
         }
     }

@@ -18,6 +18,7 @@ use super::order::{Admission, JobEnd, Order};
 use super::placer::Reassignment;
 use super::rebalance::{self, Relieved};
 use super::report::JobReport;
+use super::workers::VANISHED;
 use crate::job::chunk::state::Phase;
 use crate::job::chunks::Ending;
 use crate::job::segments::VideoNews;
@@ -101,6 +102,10 @@ impl Dispatcher<'_> {
             job.log.notify(JobEvent::Resumed {
                 records: entries.len(),
             });
+        }
+        for out in self.workers.out_of_service(Instant::now()) {
+            job.log.on_set_aside(&out);
+            job.log.send(JobEvent::set_aside(&out));
         }
         self.jobs.insert(id, job);
         // The first sequence number of the done log that was not read yet.
@@ -198,7 +203,10 @@ impl Dispatcher<'_> {
                 JobEvent::WorkerLost { worker }
             });
             for job in self.jobs.values_mut() {
-                job.on_worker_departed(&departed.worker);
+                for chunk in job.on_worker_departed(&departed.worker) {
+                    self.workers
+                        .record_failure(&departed.worker, chunk, VANISHED, now);
+                }
             }
             // The queue would deliver them again only after the acknowledgement wait.
             let is_queued = |chunk: &ChunkId| {
@@ -214,6 +222,14 @@ impl Dispatcher<'_> {
                 })
                 .collect();
             self.publisher.reassign(&mut self.jobs, moves).await;
+        }
+    }
+
+    /// Logs an event that concerns the whole farm, and sends it to the observer of every job.
+    pub(super) fn notify_all(&self, event: &JobEvent) {
+        event.log();
+        for job in self.jobs.values() {
+            job.log.send(event.clone());
         }
     }
 

@@ -132,6 +132,7 @@ mod tests {
             predicted_mib,
             peak_mib,
             least_free_mib: 24_000 - peak_mib,
+            shortages: Vec::new(),
             stages: vec![peak(MemoryStage::Load, 50), peak(MemoryStage::Denoise, peak_mib)],
         }
     }

@@ -8,6 +8,7 @@ use latentfarm_common::nats::Outage;
 use latentfarm_common::nats::storage::STORAGE_MEND;
 use latentfarm_common::wire::memory::MEDIA_MIB;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use super::workers::Workers;
 use crate::job::chunks::{Chunks, Counts};
@@ -19,7 +20,7 @@ use crate::job::segments::Segments;
 pub enum WaitReason {
     /// The link to the farm's server is down.
     Server { url: String, error: Option<String> },
-    /// No worker takes tasks. Those that cannot run the job's are listed with their reasons.
+    /// No worker takes tasks. Those that are unfit or set aside are listed with what is the matter with each.
     Worker { unfit: Vec<(WorkerId, String)> },
     /// No worker has the host memory for face analysis.
     AnalysisMemory,
@@ -85,7 +86,9 @@ impl WaitReason {
             Self::Begin { idle: 0, .. } => {
                 "they go on with this job when they are free; add a worker to begin sooner".to_owned()
             }
-            Self::Begin { .. } => "look into their logs".to_owned(),
+            Self::Begin { .. } => {
+                "look into their logs: another worker of their machine may have its turn on the GPU".to_owned()
+            }
             Self::Paused => "run `latentfarm resume` to go on with it".to_owned(),
             Self::Turn => {
                 "run `latentfarm jobs` to see what goes before it, and `latentfarm set` to give it another priority"
@@ -132,7 +135,7 @@ impl fmt::Display for WaitReason {
                 f.write_str("no worker can run the tasks")?;
                 unfit
                     .iter()
-                    .try_for_each(|(worker, reason)| write!(f, "; {worker} is unfit: {reason}"))
+                    .try_for_each(|(worker, reason)| write!(f, "; {worker} {reason}"))
             }
             Self::AnalysisMemory => write!(
                 f,
@@ -217,10 +220,12 @@ pub(super) fn reason(chunks: &Chunks, workers: &Workers, farm: FarmView<'_>) -> 
     let open = |counts: Counts| counts.backlog + counts.queued;
     if !is_at_work {
         if !workers.any_usable() {
-            let unfit = workers.unfit();
-            return Some(WaitReason::Worker { unfit });
+            let unfit = workers.out_of_service(Instant::now()).into_iter();
+            return Some(WaitReason::Worker {
+                unfit: unfit.map(|out| (out.worker.clone(), out.describe())).collect(),
+            });
         }
-        if open(analyze) > 0 && !workers.any_analyzes() {
+        if open(analyze) > 0 && workers.analyzers().is_empty() {
             return Some(WaitReason::AnalysisMemory);
         }
         if open(render) > 0 && workers.capacities().is_empty() {

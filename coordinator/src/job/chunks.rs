@@ -200,7 +200,6 @@ mod tests {
     use crate::job::test_support::done_record;
     use latentfarm_common::digest::Digest;
     use latentfarm_common::ids::Attempt;
-    use latentfarm_common::wire::outcome::Failure;
 
     fn ranges(count: u64) -> Vec<FrameRange> {
         (0..count).map(|n| FrameRange::new(n * 16, n * 16 + 16)).collect()
@@ -225,12 +224,9 @@ mod tests {
     }
 
     fn spoil(job: &mut Chunks, work: WorkKind, index: u32) {
-        let attempt = Attempt::default();
-        apply(job, work, index, ChunkEvent::Enqueued { attempt });
-        let failure = Failure::BadInput {
-            message: "broken".to_owned(),
-        };
-        apply(job, work, index, ChunkEvent::Failed { attempt, failure });
+        apply(job, work, index, ChunkEvent::Released);
+        let reason = "bad input: broken".to_owned();
+        apply(job, work, index, ChunkEvent::Blocked { reason });
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //!     │                    ▲               │  ◀─────────     │
 //!     │ Blocked            │   Reassigned  │   Returned      │
 //!     ▼                    │   Failed, WorkerLost, QueueLost │
-//!  Quarantined ◀───────────┴── (budget used up) ─────────────┤
+//!  Quarantined             └─────────────────────────────────┤
 //!     │                    ▲                                 │ DoneSeen (from any state)
 //!     │ DoneSeen           │ Retracted                       ▼
 //!     └────────────────────┼──────────────────────────────▶ Done
@@ -14,13 +14,15 @@
 //! ```
 //! [`chunk::state::ChunkState::on`] is pure and total: it has no clock and no socket. It ignores late and
 //! repeated events, and denies impossible ones. `Reassigned` moves a queued chunk back to the backlog, which
-//! counts as no attempt; `Blocked` quarantines a chunk of the backlog too. The dispatcher is the one task
+//! counts as no attempt; `Blocked` quarantines a chunk of the backlog too, if it has failed on enough workers
+//! ([`failures`]) or has waited too long for memory. The dispatcher is the one task
 //! that owns the states, each in its [`record::ChunkRecord`]. The manifest ([`manifest`]), the records of the
 //! video's segments ([`segment_log`]) and the done log are the truth; everything else here can be rebuilt
 //! from them.
 
 pub mod chunk;
 pub mod chunks;
+pub mod failures;
 pub mod folder;
 pub mod manifest;
 pub mod record;

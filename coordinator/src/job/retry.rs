@@ -1,4 +1,4 @@
-//! Why an attempt ended without a result, which budget of the chunk that uses, and how long the next attempt
+//! Why an attempt ended without a result, which count of the chunk that raises, and how long the next attempt
 //! waits.
 
 use latentfarm_common::wire::outcome::Failure;
@@ -18,20 +18,18 @@ pub enum RetryClass {
     BadResult,
 }
 
-/// The budget of the chunk that an attempt without a result uses.
+/// The count of the chunk that an attempt without a result raises.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Budget {
-    /// The attempt failed by the chunk's own fault; the limit is [`super::tries::MAX_FAILURES`].
+    /// The attempt failed, by the fault of the chunk or of the worker.
     Failures,
-    /// The attempt ended by no fault of the chunk; the limit is [`super::tries::MAX_EXCUSED`].
+    /// The attempt ended by no fault of the chunk. There is no limit.
     Excused,
     /// The attempt ran out of memory. There is no limit, because each time raises the chunk's memory plan or
     /// class.
     OutOfMemory,
     /// Too little memory was free to begin. There is no limit.
     InsufficientMemory,
-    /// No further attempt can help.
-    Final,
 }
 
 /// The kind of delay before the next attempt.
@@ -47,17 +45,17 @@ pub enum RetryDelay {
 }
 
 impl RetryClass {
-    /// The table of reasons: the label of each in the report, the budget that it uses, and the delay that
+    /// The table of reasons: the label of each in the report, the count that it raises, and the delay that
     /// follows.
     fn row(self) -> (&'static str, Budget, RetryDelay) {
         use RetryDelay::{Exponential, Immediate, Shortest};
         match self {
             Self::OutOfMemory => ("out of memory", Budget::OutOfMemory, Shortest),
             Self::InsufficientMemory => ("insufficient memory", Budget::InsufficientMemory, Exponential),
-            Self::WorkerUnfit => ("unfit worker", Budget::Excused, Exponential),
+            Self::WorkerUnfit => ("unfit worker", Budget::Excused, Shortest),
             Self::Transient => ("transient failure", Budget::Failures, Exponential),
             Self::EngineLost => ("lost engine or media process", Budget::Failures, Exponential),
-            Self::BadInput => ("bad input", Budget::Final, Exponential),
+            Self::BadInput => ("bad input", Budget::Failures, Shortest),
             Self::WorkerLost => ("lost worker", Budget::Excused, Immediate),
             Self::QueueLost => ("lost task", Budget::Excused, Immediate),
             Self::BadResult => ("result that failed verification", Budget::Failures, Exponential),

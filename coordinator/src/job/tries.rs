@@ -1,17 +1,12 @@
-//! The attempts at a chunk that ended without a result, and how many of them it may have.
-
-/// A chunk is quarantined when this many attempts have failed by its own fault.
-pub const MAX_FAILURES: u32 = 4;
-/// A chunk is quarantined when this many attempts have ended by no fault of its own (an unfit or lost worker,
-/// a lost task), so that no chunk runs forever.
-pub const MAX_EXCUSED: u32 = 8;
+//! The number of attempts at a chunk that ended without a result. On which workers they failed is in
+//! [`Failures`](super::failures::Failures), by which a chunk is given up.
 
 /// The attempts at one chunk that ended without a result, counted by the budget that each of them uses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tries {
-    /// The attempts that failed by the chunk's own fault; [`MAX_FAILURES`] is their limit.
+    /// The attempts that failed, by the fault of the chunk or of the worker.
     pub failed: u32,
-    /// The attempts that ended by no fault of the chunk; [`MAX_EXCUSED`] is their limit.
+    /// The attempts that ended by no fault of the chunk (an unfit or lost worker, a lost task).
     pub excused: u32,
     /// The attempts that ran out of memory. They have no limit, because each raises the chunk's memory plan
     /// or class.

@@ -101,7 +101,14 @@ pub enum JournalEntry {
         numerics_fingerprint: String,
         memory: Option<MemoryUse>,
     },
-    /// The chunk has used up its attempts, or no attempt can help. The next run of the job tries it again.
+    /// A worker is unfit by its own report, or gets no task for a while because it fails what others finish.
+    SetAside {
+        worker: WorkerId,
+        reason: String,
+        /// How long; `None` if the worker itself decides when it tries again.
+        pause_seconds: Option<u64>,
+    },
+    /// The chunk has failed on enough workers, or no attempt can help. The next run of the job tries it again.
     Quarantined { chunk: ChunkName, reason: String },
 }
 
@@ -109,7 +116,7 @@ impl JournalEntry {
     /// The chunk that the entry is about; `None` if it is about the whole job.
     pub fn chunk(&self) -> Option<ChunkName> {
         match self {
-            Self::RunBegins { .. } => None,
+            Self::RunBegins { .. } | Self::SetAside { .. } => None,
             Self::Placed { chunk, .. }
             | Self::Reassigned { chunk, .. }
             | Self::Unschedulable { chunk, .. }

@@ -16,8 +16,9 @@ pub enum LocalFarmError {
     File(#[from] FileError),
     #[error("the private nats-server is lost: {why}")]
     ServerLost { why: String },
-    #[error(
-        "no worker is left to render the job: every worker of this machine ended too often or cannot render"
-    )]
-    NoWorkers,
+    #[error("no worker of this machine can render the job: {why}")]
+    NoWorkers {
+        /// Each worker with the reason why it was given up, in one line.
+        why: String,
+    },
 }

@@ -6,12 +6,15 @@ use std::path::{Path, PathBuf};
 use latentfarm_common::blob::Store;
 use latentfarm_common::error::FileError;
 use latentfarm_common::ids::WorkerId;
+use latentfarm_common::nats::Connection;
 use latentfarm_common::nats::connect;
 use latentfarm_common::nats::server::{EmbeddedServer, ServerBinary, ServerOptions};
 use latentfarm_common::nats::topology::Topology;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
 use super::error::LocalFarmError;
+use super::joins::Joins;
 use super::notice::LocalNotice;
 use super::server::SupervisedServer;
 use super::watch_file::WatchFile;
@@ -26,10 +29,13 @@ pub struct LocalFarm {
     specs: Vec<WorkerSpec>,
     /// Threads of each worker's engine.
     threads: usize,
+    connection: Connection,
+    /// Follows which workers have joined.
+    joining: JoinSet<()>,
     /// `None` before the workers are started and after they are stopped.
     workers: Option<LocalWorkers>,
-    /// Number of workers that are running or are started again.
-    working: usize,
+    /// The workers that are not started again, each with the reason, in one line.
+    given_up: Vec<String>,
     notify: mpsc::UnboundedSender<LocalNotice>,
     notices: mpsc::UnboundedReceiver<LocalNotice>,
 }
@@ -63,16 +69,18 @@ impl LocalFarm {
         }
         let (notify, notices) = mpsc::unbounded_channel();
         let farm = Farm {
-            connection,
+            connection: connection.clone(),
             topology: Topology::default(),
             store,
         };
         let local = Self {
             server: SupervisedServer::new(server, notify.clone()),
             url,
-            working: specs.len(),
+            given_up: Vec::new(),
             specs,
             threads,
+            connection,
+            joining: JoinSet::new(),
             workers: None,
             notify,
             notices,
@@ -101,7 +109,11 @@ impl LocalFarm {
             threads: self.threads,
             folder: absolute(scratch)?,
         };
-        self.workers = Some(LocalWorkers::start(&plan, &self.notify));
+        let awaited = plan.workers.iter().map(|spec| &spec.options);
+        let awaited = awaited.filter(|options| !options.starts_last);
+        let joins = Joins::of(awaited.map(|options| options.id.clone()));
+        self.joining.spawn(joins.clone().follow(self.connection.clone()));
+        self.workers = Some(LocalWorkers::start(&plan, &joins, &self.notify));
         Ok(())
     }
 
@@ -128,11 +140,12 @@ impl LocalFarm {
     pub fn handle_notice(&mut self, notice: &LocalNotice) -> Result<(), LocalFarmError> {
         match notice {
             LocalNotice::ServerLost { why } => return Err(LocalFarmError::ServerLost { why: why.clone() }),
-            LocalNotice::WorkerGivenUp { .. } => self.working = self.working.saturating_sub(1),
+            LocalNotice::WorkerGivenUp { worker, why } => self.given_up.push(format!("{worker}: {why}")),
             LocalNotice::WorkerDied { .. } | LocalNotice::ServerRestarted { .. } => {}
         }
-        if self.working == 0 {
-            return Err(LocalFarmError::NoWorkers);
+        if self.given_up.len() >= self.specs.len() {
+            let why = self.given_up.join("; ");
+            return Err(LocalFarmError::NoWorkers { why });
         }
         Ok(())
     }

@@ -1,8 +1,10 @@
-//! This machine's part of a private farm: its server, its worker processes, and the file by which `latentfarm
-//! top` finds them. `render` uses it unless it is given the URL of an existing farm.
+//! This machine's part of a private farm: its devices, its server, its worker processes, and the file by which
+//! `latentfarm top` finds them. `render` uses it unless it is given the URL of an existing farm.
 
+mod devices;
 mod error;
 mod farm;
+mod joins;
 mod notice;
 mod process;
 mod server;
@@ -10,6 +12,7 @@ mod tools;
 mod watch_file;
 mod workers;
 
+pub use devices::{DevicesError, LocalDevice, LocalDevices, PROBE_LIMIT};
 pub use error::LocalFarmError;
 pub use farm::LocalFarm;
 pub use notice::LocalNotice;

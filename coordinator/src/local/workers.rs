@@ -13,6 +13,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+use super::joins::Joins;
 use super::notice::LocalNotice;
 use super::process::{signal_child, spawn_worker};
 
@@ -25,6 +26,9 @@ const HEALTHY_AFTER: Duration = Duration::from_mins(1);
 const MAX_QUICK_DEATHS: u32 = 8;
 /// A worker that has not ended so long after it was signalled to stop is killed.
 const STOP_GRACE: Duration = Duration::from_secs(10);
+/// A worker that starts last waits no longer for the others. The first start of an engine on a new kind of GPU takes
+/// up to 40 s.
+const JOIN_LIMIT: Duration = Duration::from_mins(2);
 
 /// The options that all workers are started with, and those of each.
 #[derive(Clone, Debug)]
@@ -45,6 +49,8 @@ pub struct WorkerOptions {
     pub id: WorkerId,
     /// Further options of `latentfarm-worker run`.
     pub args: Vec<String>,
+    /// Whether it is started only when all others have joined the farm.
+    pub starts_last: bool,
 }
 
 /// One worker to start, with the key that it connects with.
@@ -74,13 +80,18 @@ pub(super) struct LocalWorkers {
 
 impl LocalWorkers {
     /// Starts the workers and supervises them.
-    pub(super) fn start(plan: &LaunchPlan, notices: &mpsc::UnboundedSender<LocalNotice>) -> Self {
+    pub(super) fn start(
+        plan: &LaunchPlan,
+        joins: &Joins,
+        notices: &mpsc::UnboundedSender<LocalNotice>,
+    ) -> Self {
         let (desired, _) = watch::channel(DesiredState::Running);
         let mut supervisors = JoinSet::new();
         for spec in &plan.workers {
             supervisors.spawn(supervise(
                 plan.clone(),
                 spec.clone(),
+                joins.clone(),
                 desired.subscribe(),
                 notices.clone(),
             ));
@@ -106,10 +117,18 @@ impl LocalWorkers {
 async fn supervise(
     plan: LaunchPlan,
     spec: WorkerSpec,
+    joins: Joins,
     mut desired: watch::Receiver<DesiredState>,
     notices: mpsc::UnboundedSender<LocalNotice>,
 ) {
     let worker = spec.options.id.clone();
+    if spec.options.starts_last {
+        tokio::select! {
+            () = joins.complete() => {}
+            () = tokio::time::sleep(JOIN_LIMIT) => {}
+            _ended = desired.wait_for(|state| *state != DesiredState::Running) => return,
+        }
+    }
     let log = plan.folder.join(format!("{worker}.log"));
     let mut quick_deaths = 0;
     while *desired.borrow_and_update() == DesiredState::Running {
@@ -118,6 +137,7 @@ async fn supervise(
             Ok(child) => child,
             Err(error) => {
                 let why = format!("cannot start `{}`: {error}", plan.program.display());
+                joins.settle(&worker);
                 let _no_receiver = notices.send(LocalNotice::WorkerGivenUp { worker, why });
                 return;
             }
@@ -136,10 +156,9 @@ async fn supervise(
             .is_ok_and(|status| status.code() == Some(EXIT_UNFIT));
         let how = status.map_or_else(|error| error.to_string(), |status| status.to_string());
         if is_unfit || quick_deaths > MAX_QUICK_DEATHS {
-            let why = format!(
-                "{how}: {}",
-                last_line(&log).unwrap_or_else(|| log.display().to_string())
-            );
+            let last = last_line(&log).unwrap_or_else(|| log.display().to_string());
+            let why = if is_unfit { last } else { format!("{how}: {last}") };
+            joins.settle(&worker);
             let _no_receiver = notices.send(LocalNotice::WorkerGivenUp { worker, why });
             return;
         }
@@ -184,7 +203,7 @@ fn start(plan: &LaunchPlan, spec: &WorkerSpec, log: &Path) -> io::Result<Child> 
     let (name, args) = (spec.options.id.as_str(), &spec.options.args);
     let mut command = Command::new(&plan.program);
     command
-        .args(["run", "--nats", &plan.nats_url, "--name", name])
+        .args(["run", "--nats", &plan.nats_url, "--name", name, "--exit-if-unfit"])
         .arg("--weights")
         .arg(&plan.weights)
         .arg("--scratch")
@@ -198,12 +217,15 @@ fn start(plan: &LaunchPlan, spec: &WorkerSpec, log: &Path) -> io::Result<Child> 
     spawn_worker(&mut command, spec.nkey_seed.as_deref())
 }
 
+/// Returns the last line of a log; of an error, the message alone.
 fn last_line(log: &Path) -> Option<String> {
     let text = std::fs::read_to_string(log).ok()?;
-    text.lines()
-        .rev()
-        .find(|line| !line.trim().is_empty())
-        .map(str::to_owned)
+    let line = text.lines().rev().find(|line| !line.trim().is_empty())?;
+    let message = line
+        .split_once(" ERROR ")
+        .and_then(|(_, rest)| rest.split_once(": "))
+        .map_or(line, |(_, message)| message);
+    Some(message.to_owned())
 }
 
 #[cfg(test)]
@@ -223,6 +245,7 @@ mod tests {
                     options: WorkerOptions {
                         id: format!("w{number}").parse().unwrap(),
                         args: Vec::new(),
+                        starts_last: false,
                     },
                     nkey_seed: None,
                 })
@@ -239,7 +262,7 @@ mod tests {
         let script = "if [ -e ran ]; then echo 'no weights' >&2; exit 3; fi; touch ran; kill -KILL $$";
         let script = format!("cd {}; {script}", folder.path().display());
         let (sender, mut notices) = mpsc::unbounded_channel();
-        let mut workers = LocalWorkers::start(&plan(folder.path(), &script, 1), &sender);
+        let mut workers = LocalWorkers::start(&plan(folder.path(), &script, 1), &Joins::of([]), &sender);
         assert!(matches!(
             notices.recv().await,
             Some(LocalNotice::WorkerDied { .. })
@@ -252,11 +275,39 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_worker_that_starts_last_waits_until_the_others_have_joined_or_are_given_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let script = format!("cd {}; echo \"$5\" >> started; exit 3", folder.path().display());
+        let mut plan = plan(folder.path(), &script, 3);
+        plan.workers[0].options.starts_last = true;
+        let others = [2, 3].map(|number| format!("w{number}").parse().unwrap());
+        let joins = Joins::of(others);
+        let (sender, mut notices) = mpsc::unbounded_channel();
+        let mut workers = LocalWorkers::start(&plan, &joins, &sender);
+        for _ in 0..3 {
+            assert!(matches!(
+                notices.recv().await,
+                Some(LocalNotice::WorkerGivenUp { .. })
+            ));
+        }
+        while workers.supervisors.join_next().await.is_some() {}
+        let started = std::fs::read_to_string(folder.path().join("started")).unwrap();
+        assert_eq!(started.lines().last(), Some("w1"), "{started}");
+        // It is not started at all if the job ends before.
+        let (sender, _notices) = mpsc::unbounded_channel();
+        plan.workers.truncate(1);
+        let joins = Joins::of(["w2".parse().unwrap()]);
+        LocalWorkers::start(&plan, &joins, &sender).stop().await;
+        let again = std::fs::read_to_string(folder.path().join("started")).unwrap();
+        assert_eq!(again, started);
+    }
+
+    #[tokio::test]
     async fn stop_waits_until_every_worker_has_ended() {
         let folder = tempfile::tempdir().unwrap();
         let script = format!("cd {}; touch up-$$; exec sleep 1000", folder.path().display());
         let (sender, _notices) = mpsc::unbounded_channel();
-        let workers = LocalWorkers::start(&plan(folder.path(), &script, 2), &sender);
+        let workers = LocalWorkers::start(&plan(folder.path(), &script, 2), &Joins::of([]), &sender);
         workers.stop().await;
     }
 }

@@ -151,6 +151,15 @@ impl Options {
         self
     }
 
+    /// The same, but without a GPU if the CPU can and may take the chunk.
+    #[must_use]
+    pub fn off_gpu(mut self, fallback: CpuFallback) -> Self {
+        if self.cpu.is_some() && fallback != CpuFallback::Never {
+            self.gpu = None;
+        }
+        self
+    }
+
     /// Whether the chunk fits a live worker that may take it.
     pub fn any(&self, fallback: CpuFallback) -> bool {
         self.gpu.is_some() || self.cpu.is_some() && fallback != CpuFallback::Never

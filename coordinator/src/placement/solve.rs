@@ -58,6 +58,7 @@ impl Placement {
 
 const ONLY_GPU: &str = "the smallest GPU queue that holds its leanest plan";
 const NO_GPU_FITS: &str = "no live GPU can fit it";
+const NO_GPU_CAN: &str = "no GPU can render it";
 const CPU_EARLIER: &str = "the CPU is predicted to be done with it earlier";
 const CPU_ALWAYS: &str = "the CPU always helps";
 
@@ -131,7 +132,11 @@ fn prefer_gpu(fallback: CpuFallback, candidate: &Candidate) -> Placement {
     match options.cpu {
         Some(fit) if fallback != CpuFallback::Never => Placement::Queue {
             fit,
-            why: NO_GPU_FITS,
+            why: if options.shortages.is_empty() {
+                NO_GPU_CAN
+            } else {
+                NO_GPU_FITS
+            },
         },
         _ => Placement::Wait {
             shortages: options

@@ -218,6 +218,7 @@ fn records(worker: &WorkerId, job: JobId) -> Vec<Vec<u8>> {
         predicted_mib: 0,
         peak_mib: u64::MAX,
         least_free_mib: 0,
+        shortages: Vec::new(),
         stages: vec![peak],
     };
     let records = attempts(job).into_iter().flat_map(|(chunk, attempt)| {

@@ -16,7 +16,7 @@ use latentfarm_common::wire::engine::{
 use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan, MemorySample, MemoryStage};
 
 use super::audio_cache::AudioCache;
-use super::classify::{ErrorClass, classify};
+use super::classify::ErrorClass;
 use super::memory_monitor::{MemoryMonitor, SharedMonitor};
 use super::settings::EngineSettings;
 use super::window_stages::{ProgressFn, WindowStages};
@@ -164,11 +164,10 @@ impl Engine {
     fn load(&mut self, dir: &Path, expected: Digest, plan: MemoryPlan) -> Result<(), EngineFailure> {
         drop(CleanupGuard::new(&self.monitor, CleanupScope::Task));
         self.plan = plan;
-        let known = self
-            .loaded
-            .as_ref()
-            .is_some_and(|loaded| loaded.identity == expected);
-        if known {
+        let known = self.loaded.as_ref().filter(|loaded| loaded.identity == expected);
+        if let Some(loaded) = known {
+            loaded.model.evict_idle(ExecutionOptions::of(plan));
+            self.monitor.borrow_mut().change_plan(plan);
             return Ok(());
         }
         // The old model is dropped first: a device that holds one model may not hold two.
@@ -290,9 +289,9 @@ impl Engine {
             return EngineFailure::AudioMissing { window: *window };
         }
         let text = one_line(error);
-        let class = classify(&text);
-        self.poisoned = self.poisoned || class == ErrorClass::Poisoned;
         let mut monitor = self.monitor.borrow_mut();
+        let class = monitor.classify(&text);
+        self.poisoned = self.poisoned || class == ErrorClass::Poisoned;
         let message = format!("{}: {text}", monitor.stage());
         match monitor.out_of_memory_details(class) {
             Some(details) => {
@@ -307,6 +306,7 @@ impl Engine {
                     free_before_mib: details.free_before / MIB,
                 }
             }
+            None if class == ErrorClass::Unfit => EngineFailure::Unfit { message },
             None => EngineFailure::Other { message },
         }
     }

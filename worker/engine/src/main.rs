@@ -14,7 +14,7 @@ use latentfarm_engine::bench::{self, Part, Sizes};
 use latentfarm_engine::check::{Check, check};
 use latentfarm_engine::memory::cleanup::CleanupPolicy;
 use latentfarm_engine::memory::counting::CountingAllocator;
-use latentfarm_engine::memory::device;
+use latentfarm_engine::memory::device::{self, EngineMemory};
 use latentfarm_engine::memory::fault_injection::{FaultInjector, InjectedFault};
 use latentfarm_engine::{EXIT_POISONED, EngineSettings, Precision, ServeError};
 use mimalloc::MiMalloc;
@@ -36,7 +36,7 @@ static ALLOCATOR: CountingAllocator<MiMalloc> = CountingAllocator(MiMalloc);
 #[derive(Parser)]
 #[command(name = "latentfarm-engine", version = VERSION)]
 struct Args {
-    /// Where to compute: `cpu`, or `cuda:N` in a CUDA build.
+    /// Where to compute: `cpu`, `cuda:N` in a CUDA build, or `sim:PATH`.
     #[arg(long, default_value = "cpu", global = true)]
     device: String,
     /// Number type that the networks compute in (default: f32 on the CPU, f16 on CUDA)
@@ -118,15 +118,18 @@ fn main() -> ExitCode {
             part,
             sizes,
             save,
-        }) => measure(&bench::BenchSettings {
-            weights,
-            part,
-            sizes,
-            save,
-            device: device.device,
-            device_name: device.computes_as,
-            dtype: precision.dtype(),
-        }),
+        }) => measure(
+            device.memory,
+            &bench::BenchSettings {
+                weights,
+                part,
+                sizes,
+                save,
+                device: device.device,
+                device_name: device.computes_as,
+                dtype: precision.dtype(),
+            },
+        ),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -137,8 +140,9 @@ fn main() -> ExitCode {
     }
 }
 
-fn measure(settings: &bench::BenchSettings) -> anyhow::Result<()> {
-    let report = bench::measure(settings)?;
+fn measure(mut memory: Box<dyn EngineMemory>, settings: &bench::BenchSettings) -> anyhow::Result<()> {
+    let on_gpu = !settings.device.is_cpu();
+    let report = bench::measure(settings, on_gpu.then_some(&mut *memory))?;
     writeln!(std::io::stdout(), "{}", serde_json::to_string(&report)?)?;
     Ok(())
 }

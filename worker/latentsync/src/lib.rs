@@ -46,6 +46,7 @@ mod faces;
 mod finite;
 mod hooks;
 mod kernels;
+pub mod layer_check;
 mod layers;
 pub mod mask;
 pub mod noise;
@@ -64,7 +65,9 @@ pub use checkpoint::{Checkpoint, synth};
 pub use error::{ModelError, Stopped};
 pub use faces::Faces;
 pub use hooks::{Hooks, Op};
-pub use kernels::cuda::{KernelCheck, check_kernels, cuda_kernels_enabled, relative_distance};
+pub use kernels::cuda::{
+    CudaBuild, KernelCheck, check_kernels, cuda_build, cuda_dtypes, cuda_kernels_enabled, relative_distance,
+};
 pub use options::ExecutionOptions;
 pub use pipeline::{LatentSync, RenderedWindow};
 pub use run::Run;

@@ -87,11 +87,12 @@ mod tests {
             let sizes = |options: &ExecutionOptions| {
                 let SliceLimits {
                     scores,
+                    batches,
                     columns,
                     hidden,
                     normed,
                 } = options.limits;
-                [scores, columns, hidden, normed]
+                [scores, batches, columns, hidden, normed]
             };
             let grown = sizes(before).into_iter().zip(sizes(after)).any(|(a, b)| b > a);
             assert!(!grown, "{before:?} then {after:?}");

@@ -121,6 +121,16 @@ impl LatentSync {
         OffloadGuard(Some(used))
     }
 
+    /// Evicts all networks from the device if `options` keep idle networks off it. The engine calls it when the memory
+    /// plan changes, so that what another plan kept there is not taken for the need of the new one.
+    pub fn evict_idle(&self, options: ExecutionOptions) {
+        if options.offload {
+            self.unet.network_weights().evict();
+            self.vae.network_weights().evict();
+            self.whisper.network_weights().evict();
+        }
+    }
+
     /// Returns the number of audio tokens of an output frame, and their width.
     pub fn audio_shape(&self) -> (usize, usize) {
         let rows = latentfarm_common::audio::windows::ROWS_PER_FRAME;

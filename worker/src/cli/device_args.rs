@@ -1,18 +1,21 @@
 //! The options about devices and memory that `run` and `probe` share, and what they choose on this machine.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use latentfarm_common::ids::WorkerId;
 
-use super::engine_program::program_path;
+use super::engines::Engines;
 use crate::machine::admission::MemoryLimits;
-use crate::machine::probe::{Device, DeviceSelector, Inventory, Probe, SelectedDevices, resolve};
+use crate::machine::device_check::CHECK_LIMIT;
+use crate::machine::probe::{Device, DeviceSelector, Inventory, Probe, SelectedDevices};
 
-#[derive(clap::Args, Debug)]
+#[derive(clap::Args, Clone, Debug)]
 pub(super) struct DeviceArgs {
     /// Devices to compute on, separated by commas: `auto` (every usable GPU, or the CPU if there is none),
-    /// `cpu`, `cuda:N` (counted within `CUDA_VISIBLE_DEVICES`), or `sim:PATH` (a GPU that a file simulates)
+    /// `cpu`, `cuda:N` (counted within `CUDA_VISIBLE_DEVICES`), a GPU's UUID (`GPU-...`, or `MIG-...` for a
+    /// partition) or a beginning of it, or `sim:PATH` (a GPU that a file simulates)
     ///
     /// Each device has its own engine and pulls its own tasks. A single device is the worker NAME; several
     /// are the workers NAME-g0, NAME-g1 and NAME-cpu. A machine with a GPU renders on its CPU only if `cpu`
@@ -33,31 +36,16 @@ pub(super) struct DeviceArgs {
     /// Engine program (default: latentfarm-engine beside this program)
     #[arg(long, value_name = "PATH")]
     engine: Option<PathBuf>,
-    /// Engine program for GPUs (default: latentfarm-engine-cuda beside this program)
+    /// Engine program for GPUs (default: those beside this program whose names begin with latentfarm-engine-cuda;
+    /// the first that passes its check on a GPU is used for it)
     #[arg(long, value_name = "PATH")]
     engine_cuda: Option<PathBuf>,
-}
-
-/// The engine programs, one for the CPU and simulated GPUs and one for CUDA.
-#[derive(Clone, Debug)]
-pub(super) struct Engines {
-    pub(super) host: PathBuf,
-    cuda: PathBuf,
-}
-
-impl Engines {
-    /// Returns the program for a device, the value of its `--device`, and the variables of its environment.
-    pub(super) fn command(&self, device: &Device) -> (&Path, String, Vec<(String, String)>) {
-        match device {
-            Device::Cpu => (&self.host, "cpu".to_owned(), Vec::new()),
-            Device::Simulated(path) => (&self.host, format!("sim:{}", path.display()), Vec::new()),
-            // Only this GPU is visible to the engine, so that CUDA and NVML need not number GPUs alike.
-            Device::Cuda { gpu, .. } => {
-                let visible = ("CUDA_VISIBLE_DEVICES".to_owned(), gpu.uuid.clone());
-                (&self.cuda, "cuda:0".to_owned(), vec![visible])
-            }
-        }
-    }
+    /// Take the GPUs from a JSON file and not from the driver, for tests
+    #[arg(long, value_name = "FILE", hide = true)]
+    gpus_from: Option<PathBuf>,
+    /// Seconds after which the check of a GPU has failed
+    #[arg(long, value_name = "SECONDS", default_value_t = CHECK_LIMIT.as_secs(), hide = true)]
+    check_limit: u64,
 }
 
 impl DeviceArgs {
@@ -72,10 +60,8 @@ impl DeviceArgs {
 
     /// Returns the engine programs, whether they exist or not.
     pub(super) fn engines(&self) -> anyhow::Result<Engines> {
-        Ok(Engines {
-            host: program_path(self.engine.as_deref(), "latentfarm-engine")?,
-            cuda: program_path(self.engine_cuda.as_deref(), "latentfarm-engine-cuda")?,
-        })
+        let limit = Duration::from_secs(self.check_limit);
+        Engines::new(self.engine.as_deref(), self.engine_cuda.as_deref(), limit)
     }
 
     /// Whether the list of devices is `auto`, as it is by default.
@@ -85,12 +71,9 @@ impl DeviceArgs {
 
     /// Makes the probe, and opens the GPU driver only if the list needs it.
     pub(super) fn probe(&self) -> Probe {
-        let needs_driver =
-            |selector: &DeviceSelector| matches!(selector, DeviceSelector::Auto | DeviceSelector::Cuda(_));
-        if self.device.iter().any(needs_driver) {
-            Probe::open()
-        } else {
-            Probe::without_driver()
+        match &self.gpus_from {
+            Some(path) => Probe::stand_in(path.clone()),
+            None => Probe::for_devices(&self.device),
         }
     }
 
@@ -98,11 +81,10 @@ impl DeviceArgs {
     pub(super) fn select(
         &self,
         probe: &Probe,
-        engines: &Engines,
+        engines: &mut Engines,
     ) -> (anyhow::Result<SelectedDevices>, Inventory) {
-        let inventory = probe.inventory(engines.cuda.clone());
-        let selected = resolve(&self.device, &inventory).map_err(anyhow::Error::new);
-        (selected, inventory)
+        let (selected, inventory) = engines.select(&self.device, probe);
+        (selected.map_err(anyhow::Error::new), inventory)
     }
 }
 
@@ -161,20 +143,5 @@ mod tests {
         let long: WorkerId = "x".repeat(39).parse().unwrap();
         let error = worker_names(&long, &[gpu(0), gpu(1)]).unwrap_err();
         assert!(error.to_string().contains("shorter --name"), "{error}");
-    }
-
-    #[test]
-    fn an_engine_on_a_gpu_sees_that_gpu_alone() {
-        let engines = Engines {
-            host: "/opt/latentfarm-engine".into(),
-            cuda: "/opt/latentfarm-engine-cuda".into(),
-        };
-        let (program, device, envs) = engines.command(&gpu(1));
-        assert_eq!(program, Path::new("/opt/latentfarm-engine-cuda"));
-        assert_eq!(device, "cuda:0");
-        assert_eq!(envs, [("CUDA_VISIBLE_DEVICES".to_owned(), "GPU-1".to_owned())]);
-        let (program, device, envs) = engines.command(&Device::Simulated("/tmp/a.gpu".into()));
-        assert_eq!(program, Path::new("/opt/latentfarm-engine"));
-        assert_eq!((device.as_str(), envs.len()), ("sim:/tmp/a.gpu", 0));
     }
 }

@@ -3,9 +3,11 @@
 mod bench;
 mod device_args;
 mod engine_program;
+mod engines;
 mod exit;
 mod idle;
 mod memtest;
+mod one_device;
 mod probe;
 mod run;
 mod weights;

@@ -9,10 +9,11 @@ use latentfarm_common::queues::{ResourceClass, fitting};
 use latentfarm_common::wire::memory::DeviceKind;
 use serde::Serialize;
 
-use super::device_args::{DeviceArgs, Engines};
+use super::device_args::DeviceArgs;
+use super::engines::Engines;
 use super::exit::{EXIT_CANNOT_WORK, print, usage_error};
 use crate::machine::admission::{self, DeviceState, GpuState, HostState, MemoryLimits, Snapshot};
-use crate::machine::probe::{Device, Probe};
+use crate::machine::probe::{Device, FailedDevice, Probe};
 use crate::machine::reservations::Reservations;
 use latentfarm_common::host;
 
@@ -62,6 +63,8 @@ struct GpuReport {
 #[derive(Clone, Debug, Serialize)]
 struct WorkerReport {
     device: String,
+    /// What names the device to `--device`.
+    selector: String,
     engine: String,
     free_mib: u64,
     reserved_by_others_mib: u64,
@@ -76,11 +79,11 @@ struct WorkerReport {
 }
 
 pub(super) fn main(args: &ProbeArgs) -> ExitCode {
-    let engines = match args.devices.engines() {
+    let mut engines = match args.devices.engines() {
         Ok(engines) => engines,
         Err(error) => return usage_error(error.as_ref()),
     };
-    let report = gather(&args.devices, &engines);
+    let report = gather(&args.devices, &mut engines);
     let text = if args.json {
         serde_json::to_string_pretty(&report).unwrap_or_default()
     } else {
@@ -99,7 +102,7 @@ impl ProbeReport {
     }
 }
 
-fn gather(args: &DeviceArgs, engines: &Engines) -> ProbeReport {
+fn gather(args: &DeviceArgs, engines: &mut Engines) -> ProbeReport {
     let probe = args.probe();
     let (selected, inventory) = args.select(&probe, engines);
     let limits = args.limits();
@@ -109,7 +112,10 @@ fn gather(args: &DeviceArgs, engines: &Engines) -> ProbeReport {
                 .devices
                 .iter()
                 .map(|device| worker(device, &probe, engines, &limits));
-            (workers.collect(), None, selected.note)
+            let workers: Vec<WorkerReport> = workers.collect();
+            let failed: Vec<String> = selected.failed.iter().map(FailedDevice::describe).collect();
+            let refused = workers.is_empty().then(|| failed.join("; "));
+            (workers, refused, selected.note)
         }
         Err(error) => (Vec::new(), Some(one_line(error.as_ref())), None),
     };
@@ -124,7 +130,7 @@ fn gather(args: &DeviceArgs, engines: &Engines) -> ProbeReport {
             name: device.to_string(),
             free_mib: reading.as_ref().ok().map(|reading| reading.free_mib),
             total_mib: reading.as_ref().ok().map(|reading| reading.total_mib),
-            problem: reading.err(),
+            problem: inventory.failed.get(&gpu.uuid).cloned().or(reading.err()),
         }
     });
     ProbeReport {
@@ -178,6 +184,7 @@ fn worker(device: &Device, probe: &Probe, engines: &Engines, limits: &MemoryLimi
     };
     WorkerReport {
         device: device.to_string(),
+        selector: device.selector(),
         engine: program.display().to_string(),
         free_mib: reading.as_ref().map_or(0, |reading| reading.free_mib),
         reserved_by_others_mib,

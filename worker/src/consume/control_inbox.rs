@@ -2,6 +2,8 @@
 //! `render` command, which has a farm for itself, stops its workers with signals; a coordinator of many jobs,
 //! on a farm that outlives each of them, sends these.
 
+use std::time::Duration;
+
 use async_nats::Subscriber;
 use futures::stream::{Select, select};
 use futures::{FutureExt as _, StreamExt as _};
@@ -10,8 +12,12 @@ use latentfarm_common::nats::Connection;
 use latentfarm_common::nats::subjects::Subject;
 use latentfarm_common::wire;
 use latentfarm_common::wire::outcome::WorkerCommand;
+use tokio::time::Instant;
 
 use super::error::ServeError;
+
+/// The coordinator asks again for a longer pause than this.
+const LONGEST_PAUSE: Duration = Duration::from_hours(1);
 
 /// Receives commands to this worker and to all workers.
 pub(super) struct ControlInbox {
@@ -21,6 +27,8 @@ pub(super) struct ControlInbox {
     draining: bool,
     /// True once a request for memory has been received, until it is taken.
     wants_memory: bool,
+    /// Until when the worker takes no tasks, and why, if the coordinator has set it aside.
+    pause: Option<(Instant, String)>,
 }
 
 impl ControlInbox {
@@ -32,12 +40,28 @@ impl ControlInbox {
             worker: worker.clone(),
             draining: false,
             wants_memory: false,
+            pause: None,
         })
     }
 
     /// Returns true if the coordinator has sent a drain: the worker has to leave.
     pub(super) fn draining(&self) -> bool {
         self.draining
+    }
+
+    /// Whether the coordinator lets the worker take tasks.
+    pub(super) fn takes_tasks(&self) -> bool {
+        let is_paused = self
+            .pause
+            .as_ref()
+            .is_some_and(|(until, _)| *until > Instant::now());
+        !self.draining && !is_paused
+    }
+
+    /// Returns until when the worker takes no tasks, and why; `None` if it takes them.
+    pub(super) fn pause(&mut self, now: Instant) -> Option<(Instant, String)> {
+        self.pause.take_if(|(until, _)| *until <= now);
+        self.pause.clone()
     }
 
     /// Takes the request for memory, if one was received since the last call.
@@ -103,6 +127,10 @@ impl ControlInbox {
                 }
                 self.wants_memory |= command == WorkerCommand::FreeMemory;
                 self.draining |= command == WorkerCommand::Drain;
+                if let WorkerCommand::SetAside { pause_ms, reason } = &command {
+                    let pause = Duration::from_millis(*pause_ms).min(LONGEST_PAUSE);
+                    self.pause = Some((Instant::now() + pause, reason.clone()));
+                }
                 Some(command)
             }
             Err(error) => {

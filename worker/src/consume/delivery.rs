@@ -26,8 +26,10 @@ const RETRY_DELAY: Duration = Duration::from_secs(5);
 pub(super) enum DeliveryOutcome {
     /// This worker wrote the chunk's done record.
     Finished,
-    /// The task failed, was cancelled or given back, or another worker's result came first.
+    /// The task ran out of memory, was cancelled or given back, or another worker's result came first.
     Unfinished,
+    /// The task failed for another reason.
+    Failed,
     /// The task was not run, as its chunk is done or its done record could not be read.
     Skipped,
     /// This worker cannot run such tasks.
@@ -68,13 +70,21 @@ impl Delivery {
     pub(super) async fn fail(mut self, task: &Task, failure: Failure) -> DeliveryOutcome {
         tracing::warn!(chunk = %task.chunk, attempt = %task.attempt, ?failure, "task failed");
         let unfit = matches!(failure, Failure::WorkerUnfit { .. });
+        let outcome = match &failure {
+            Failure::Transient { .. } | Failure::EngineLost { .. } | Failure::BadInput { .. } => {
+                DeliveryOutcome::Failed
+            }
+            Failure::OutOfMemory(_) | Failure::InsufficientMemory { .. } | Failure::WorkerUnfit { .. } => {
+                DeliveryOutcome::Unfinished
+            }
+        };
         let stored = self
             .publish_event(task.chunk, task.attempt, EventKind::Failed(failure))
             .await;
         match (unfit, stored) {
             (true, _) => self.retry_later(DeliveryOutcome::Unfit).await,
-            (false, true) => self.term(DeliveryOutcome::Unfinished).await,
-            (false, false) => self.retry_later(DeliveryOutcome::Unfinished).await,
+            (false, true) => self.term(outcome).await,
+            (false, false) => self.retry_later(outcome).await,
         }
     }
 

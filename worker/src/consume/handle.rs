@@ -88,7 +88,12 @@ pub(super) async fn handle<R: TaskRunner>(
                 started,
             });
         }
-        RunEnd::Ran(Err(failure)) => held.delivery.fail(&held.task, failure).await,
+        RunEnd::Ran(Err(failure)) => {
+            if let Failure::WorkerUnfit { message } = &failure {
+                heartbeat_state.set_problem(Some(message.clone()));
+            }
+            held.delivery.fail(&held.task, failure).await
+        }
         RunEnd::Cancelled => held.delivery.cancel(&held.task).await,
         RunEnd::Released => held.delivery.release(&held.task).await,
     };
@@ -214,7 +219,7 @@ async fn run<R: TaskRunner>(
                 link.heartbeat_state.set_state(WorkerState::Draining);
                 held_tasks.give_back_all();
             }
-            () = held_tasks.taken(), if !is_leaving && !control.draining() => {}
+            () = held_tasks.taken(), if !is_leaving && control.takes_tasks() => {}
             _ = keep_ticks.tick() => {
                 if std::mem::replace(&mut kept_at, progress.steps()) != progress.steps() {
                     held_tasks.step();

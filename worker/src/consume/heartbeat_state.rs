@@ -19,6 +19,8 @@ use tokio::time::MissedTickBehavior;
 #[derive(Clone, Debug)]
 pub struct HeartbeatState {
     heartbeat: Arc<Mutex<Heartbeat>>,
+    /// The problem that lasts, if there is one: why the worker does not use a better device.
+    lasting_problem: Option<Arc<str>>,
     /// Something has changed that the coordinator acts upon at once.
     news: Arc<Notify>,
 }
@@ -33,8 +35,24 @@ impl HeartbeatState {
     pub fn new(worker: WorkerId, device: String) -> Self {
         Self {
             heartbeat: Arc::new(Mutex::new(Heartbeat::starting(worker, device))),
+            lasting_problem: None,
             news: Arc::default(),
         }
+    }
+
+    /// Has every heartbeat name a problem, unless there is a worse one.
+    #[must_use]
+    pub fn with_problem(mut self, problem: Option<String>) -> Self {
+        self.lasting_problem = problem.map(Into::into);
+        self.set_problem(None);
+        self
+    }
+
+    /// Sets what keeps the worker from its work, in one line for people.
+    pub(super) fn set_problem(&self, problem: Option<String>) {
+        let lasting = self.lasting_problem.as_deref();
+        let problem = problem.or_else(|| lasting.map(str::to_owned));
+        self.update(|heartbeat| heartbeat.problem = problem);
     }
 
     /// Changes the state. The next heartbeat has the change.

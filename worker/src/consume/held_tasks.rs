@@ -155,7 +155,7 @@ impl HeldTasks {
                 self.give_back(|task| task.task.chunk == *chunk);
             }
             WorkerCommand::Cancel(job) => self.give_back(|task| task.task.chunk.job == *job),
-            WorkerCommand::Drain => self.give_back_all(),
+            WorkerCommand::Drain | WorkerCommand::SetAside { .. } => self.give_back_all(),
             WorkerCommand::FreeMemory => {}
         }
     }

@@ -27,6 +27,7 @@ mod held_tasks;
 mod idle_reporter;
 mod progress;
 mod puller;
+mod rest;
 mod runner;
 mod settings;
 mod task_message;
@@ -34,8 +35,8 @@ mod task_message;
 use std::panic::resume_unwind;
 
 use latentfarm_common::nats::Connection;
-use latentfarm_common::queues::{Queue, fitting};
-use latentfarm_common::shutdown::{Phase, Shutdown};
+use latentfarm_common::queues::{Available, Queue, fitting};
+use latentfarm_common::shutdown::Shutdown;
 use latentfarm_common::wire::outcome::WorkerState;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -43,6 +44,7 @@ use tokio::time::Instant;
 pub use error::ServeError;
 pub use heartbeat_state::HeartbeatState;
 pub use progress::Progress;
+pub use rest::wait_unfit;
 pub use runner::{Artifact, Assignment, Finish, Prepare, Prepared, TaskOutput, TaskRunner};
 pub use settings::Settings;
 
@@ -52,6 +54,7 @@ use held_task::{WorkerLink, open};
 use held_tasks::HeldTasks;
 use idle_reporter::IdleReporter;
 use puller::TaskPuller;
+use rest::{Rests, obey_pause};
 
 /// How many tasks a worker ran until it left.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -66,8 +69,27 @@ impl Summary {
     fn count(&mut self, outcome: DeliveryOutcome) {
         match outcome {
             DeliveryOutcome::Finished => self.finished += 1,
-            DeliveryOutcome::Unfinished | DeliveryOutcome::Unfit => self.unfinished += 1,
+            DeliveryOutcome::Unfinished | DeliveryOutcome::Failed | DeliveryOutcome::Unfit => {
+                self.unfinished += 1;
+            }
             DeliveryOutcome::Skipped => {}
+        }
+    }
+
+    /// Waits until at most one result is being stored: it may be beside the next task, and more would pile up.
+    async fn leave_one(
+        &mut self,
+        finishing: &mut JoinSet<DeliveryOutcome>,
+        held_tasks: &mut HeldTasks,
+        settings: &Settings,
+    ) {
+        while finishing.len() > 1 {
+            let counted = self.count_next(finishing);
+            let in_time = tokio::time::timeout(settings.progress_interval, counted).await;
+            if in_time.is_err() {
+                // The store is full or away. Other workers may be able to go on.
+                held_tasks.give_back_all();
+            }
         }
     }
 
@@ -79,6 +101,12 @@ impl Summary {
             Some(Err(_)) | None => {}
         }
     }
+}
+
+/// The queues that the worker would pull from too if another worker of its machine had not the device.
+fn withheld<R: TaskRunner>(runner: &R, settings: &Settings) -> Vec<Queue> {
+    let (analyze, memory) = (false, runner.withheld());
+    fitting(&Available { analyze, memory }, settings.kind)
 }
 
 /// Runs tasks until `shutdown` or the coordinator requests a drain. The current task is then finished, or
@@ -93,7 +121,7 @@ pub async fn serve<R: TaskRunner>(
     let _permit = shutdown.permit();
     let mut control = ControlInbox::subscribe(connection, &settings.worker).await?;
     let mut puller = TaskPuller::subscribe(connection, settings.poll_interval).await?;
-    let mut unfit = settings.unfit_backoff.clone();
+    let mut rests = Rests::new(settings);
     heartbeat_state.update(|heartbeat| heartbeat.kind = settings.kind);
     let heartbeats = heartbeat_state.start_publisher(connection, settings.heartbeat_interval);
     let mut summary = Summary::default();
@@ -113,22 +141,18 @@ pub async fn serve<R: TaskRunner>(
         if !shutdown.is_running() || control.draining() {
             break;
         }
-        // One result may be stored beside the next task. The second one is waited for, so that they do not pile up.
-        while finishing.len() > 1 {
-            let counted = summary.count_next(&mut finishing);
-            if tokio::time::timeout(settings.progress_interval, counted)
-                .await
-                .is_err()
-            {
-                // The store is full or away. Other workers may be able to go on.
-                held_tasks.give_back_all();
-            }
-        }
+        summary.leave_one(&mut finishing, &mut held_tasks, settings).await;
         if held_tasks.is_empty() {
             held_tasks.settle().await;
         }
+        if obey_pause(runner, &link, &mut control, &mut held_tasks, &mut shutdown).await {
+            continue;
+        }
         if control.take_memory_request() && held_tasks.is_empty() {
             runner.free_memory().await;
+        }
+        if puller.was_announced(&withheld(runner, settings)) {
+            runner.need_device();
         }
         let available = runner.available().await;
         let queues = fitting(&available, settings.kind);
@@ -139,11 +163,14 @@ pub async fn serve<R: TaskRunner>(
             Ok(held)
         } else {
             heartbeat_state.set_state(WorkerState::Idle);
-            let Some(message) = puller.pull(&queues, &mut shutdown, &mut control).await else {
+            let wanted = [queues, withheld(runner, settings)];
+            let interrupt = runner.device_changed();
+            let Some(message) = puller.pull(&wanted, interrupt, &mut shutdown, &mut control).await else {
                 let link = (connection.is_up(), connection.url());
                 if let Some(line) = idle.note(link, &available, &runner.shortage(), Instant::now()) {
                     tracing::info!("{line}");
                 }
+                runner.rest().await;
                 continue;
             };
             open(&link, message).await
@@ -163,21 +190,14 @@ pub async fn serve<R: TaskRunner>(
         match handled {
             Ok(unfinished) => {
                 finishing.spawn(handle::finish(link.clone(), unfinished, shutdown.clone()));
-                unfit.reset();
+                rests.end();
+                heartbeat_state.set_problem(None);
             }
             Err(outcome) => {
                 summary.count(outcome);
-                if outcome == DeliveryOutcome::Unfit {
-                    heartbeat_state.set_state(WorkerState::Unfit);
-                    held_tasks.settle().await;
-                    held_tasks.give_back_all();
-                    let delay = unfit.next_delay();
-                    tracing::warn!(
-                        ?delay,
-                        "this worker is unfit for its tasks and waits before it tries again"
-                    );
-                    let _ = tokio::time::timeout(delay, shutdown.reached(Phase::Draining)).await;
-                }
+                rests
+                    .after(outcome, runner, heartbeat_state, &mut held_tasks, &mut shutdown)
+                    .await;
             }
         }
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use async_nats::Subscriber;
 use async_nats::jetstream::Message;
 use futures::StreamExt as _;
+use futures::future::BoxFuture;
 use latentfarm_common::backoff::Backoff;
 use latentfarm_common::error::one_line;
 use latentfarm_common::nats::pull::{Pulled, try_pull, wait_for_task};
@@ -52,12 +53,13 @@ impl TaskPuller {
         })
     }
 
-    /// Returns a task from one of `queues`, which are tried in their order. Returns `None` after the poll
+    /// Returns a task from one of the `queues`, which are tried in their order. Returns `None` after the poll
     /// interval without a task, after an error, or on an event that the caller has to check: a control
-    /// message, a shutdown, a reconnect.
+    /// message, a shutdown, a reconnect, the end of `interrupt`, or a task that is announced in one of `withheld`.
     pub(super) async fn pull(
         &mut self,
-        queues: &[Queue],
+        [queues, withheld]: &[Vec<Queue>; 2],
+        interrupt: BoxFuture<'static, ()>,
         shutdown: &mut Shutdown,
         control: &mut ControlInbox,
     ) -> Option<Message> {
@@ -72,7 +74,14 @@ impl TaskPuller {
             let _still_down = timeout(self.poll_interval, up).await;
             return None;
         }
-        match self.try_pull(queues, shutdown, control).await {
+        let checked = async {
+            tokio::select! {
+                () = interrupt => {}
+                () = shutdown.reached(Phase::Draining) => {}
+                () = control.changed() => {}
+            }
+        };
+        match self.try_pull(queues, withheld, checked).await {
             Ok(task) => {
                 self.errors.reset();
                 task
@@ -88,6 +97,12 @@ impl TaskPuller {
         }
     }
 
+    /// Whether a task was announced in one of `queues` since the last pull.
+    pub(super) fn was_announced(&self, queues: &[Queue]) -> bool {
+        let woken = self.wakes.woken.borrow();
+        woken.iter().any(|queue| queues.contains(queue))
+    }
+
     /// Whether a task was announced in one of `queues` that is more urgent than `other`, since the last pull.
     pub(super) fn has_more_urgent(&self, queues: &[Queue], other: Queue) -> bool {
         let woken = self.wakes.woken.borrow();
@@ -99,8 +114,8 @@ impl TaskPuller {
     async fn try_pull(
         &mut self,
         queues: &[Queue],
-        shutdown: &mut Shutdown,
-        control: &mut ControlInbox,
+        withheld: &[Queue],
+        interrupt: impl Future<Output = ()>,
     ) -> Result<Option<Message>, StreamError> {
         for queue in self.wakes.take() {
             self.absent.remove(&queue);
@@ -126,11 +141,13 @@ impl TaskPuller {
             }
         }
         let wakes = &self.wakes;
+        let is_news = |queue: &Queue| {
+            queues.contains(queue) && Some(*queue) != first_present || withheld.contains(queue)
+        };
         let interrupt = async {
             tokio::select! {
-                () = wakes.wait_for(|queue| queues.contains(queue) && Some(*queue) != first_present) => {}
-                () = shutdown.reached(Phase::Draining) => {}
-                () = control.changed() => {}
+                () = wakes.wait_for(is_news) => {}
+                () = interrupt => {}
             }
         };
         let Some(queue) = first_present else {

@@ -8,7 +8,7 @@ use futures::future::BoxFuture;
 use latentfarm_common::blob::Store;
 use latentfarm_common::nats::Connection;
 use latentfarm_common::queues::Available;
-use latentfarm_common::wire::memory::MemoryUse;
+use latentfarm_common::wire::memory::{MemoryUse, RenderMemory};
 use latentfarm_common::wire::outcome::{DoneBody, Failure, StageTimings};
 use latentfarm_common::wire::task::Task;
 use tempfile::TempPath;
@@ -73,6 +73,26 @@ pub trait Prepare: Send + Sync {
 pub trait TaskRunner: Send {
     /// Returns the memory that a task could use at this moment. The loop calls it before every pull.
     fn available(&mut self) -> impl Future<Output = Available> + Send;
+
+    /// The memory that [`TaskRunner::available`] left out at its last call because another worker of this machine has
+    /// the device, and that a task can use when this worker's turn comes.
+    fn withheld(&self) -> RenderMemory {
+        RenderMemory::default()
+    }
+
+    /// Makes the runner wait for its turn on the device: there is a task for which it withholds memory.
+    fn need_device(&mut self) {}
+
+    /// Returns a future that ends when [`TaskRunner::available`] may have another answer: this worker's turn on the
+    /// device has come, or another worker waits for it.
+    fn device_changed(&self) -> BoxFuture<'static, ()> {
+        Box::pin(std::future::pending())
+    }
+
+    /// Called when a pull has brought no task: the runner may let another worker have the device.
+    fn rest(&mut self) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
+    }
 
     /// Describes in one clause why no render task fits, for the log of a worker that waits for memory.
     fn shortage(&self) -> String {

@@ -24,6 +24,9 @@ pub struct Settings {
     pub stop_grace: Duration,
     /// How long an unfit worker waits before it tries again.
     pub unfit_backoff: Backoff,
+    /// How long a worker waits after each failed task that follows another one, so that it does not use up the attempts
+    /// of all chunks while others are at work.
+    pub failure_backoff: Backoff,
 }
 
 impl Settings {
@@ -36,6 +39,7 @@ impl Settings {
             progress_interval: PROGRESS_INTERVAL,
             stop_grace: Duration::from_secs(10),
             unfit_backoff: Backoff::new(Duration::from_secs(2), Duration::from_mins(2)),
+            failure_backoff: Backoff::new(Duration::from_secs(1), Duration::from_mins(1)),
         }
     }
 }

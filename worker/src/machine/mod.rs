@@ -1,7 +1,9 @@
 //! Facts about this machine by which the supervisor admits tasks: its devices, their free memory, the memory
-//! that other workers of this machine have reserved, and the memory plans that fit.
+//! that other workers of this machine have reserved, which worker has a GPU, and the memory plans that fit.
 
 pub mod admission;
+pub mod device_check;
+pub mod device_lock;
 pub mod probe;
 pub mod reservations;
 pub mod usage_thresholds;

@@ -43,7 +43,6 @@ impl Reservations {
     /// Makes the reservations on the device with this key, by a worker whose name is unique on the host, in
     /// files under `root`. Nothing is written yet.
     pub fn new(root: &Path, key: &str, worker: &str) -> Self {
-        let plain = |text: &str| text.replace(|c: char| !c.is_ascii_alphanumeric() && c != '-', "_");
         Self {
             folder: root.join(plain(key)),
             own_name: format!("{}-{}.{SUFFIX}", std::process::id(), plain(worker)),
@@ -110,10 +109,7 @@ impl Reservations {
     }
 
     fn open_lock_file(&self) -> io::Result<File> {
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&self.folder)?;
+        ensure_folder(&self.folder)?;
         File::options()
             .create(true)
             .truncate(false)
@@ -144,6 +140,19 @@ impl Drop for Reservations {
     fn drop(&mut self) {
         self.release();
     }
+}
+
+/// Makes the folder of a device, which only this user can read.
+pub(super) fn ensure_folder(folder: &Path) -> io::Result<()> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+}
+
+/// Returns the text as a part of a file name.
+pub(super) fn plain(text: &str) -> String {
+    text.replace(|c: char| !c.is_ascii_alphanumeric() && c != '-', "_")
 }
 
 /// Returns the memory that a reservation's owner wrote; if the owner has ended, `None`, and the file is

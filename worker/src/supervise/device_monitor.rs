@@ -5,11 +5,12 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use latentfarm_common::wire::memory::MemorySample;
+use latentfarm_common::wire::memory::{MEDIA_MIB, MemorySample};
 use latentfarm_common::wire::outcome::GpuStatus;
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
+use super::task_reservations::ReservedMemory;
 use super::throughput::Throughput;
 use crate::consume::HeartbeatState;
 use crate::machine::admission::{self, DeviceState, GpuState, HostState, MemoryLimits, Snapshot};
@@ -20,6 +21,8 @@ use latentfarm_common::host;
 /// How often the heartbeats' figures are read anew; as often as a heartbeat is sent.
 const INTERVAL: Duration = Duration::from_secs(2);
 const MIB: u64 = 1 << 20;
+/// The host memory of an engine on a GPU: CUDA's libraries and the driver's context. On an H200 it was 770 to 855 MiB.
+const CUDA_ENGINE_HOST_MIB: u64 = 850;
 
 /// Monitors one worker's device. Clones share the state; the runner, the warm children and the refresher have
 /// one each.
@@ -42,7 +45,9 @@ struct MonitorState {
     media_pids: Vec<u32>,
     /// What the task that was admitted last needs of the device, and what other workers have reserved, in MiB.
     need_mib: u64,
-    reserved_by_others_mib: u64,
+    reserved_by_others: ReservedMemory,
+    /// The memory of the device that heartbeats offer while another worker of this host has it; `None` if none has.
+    offered_mib: Option<u64>,
     /// The memory of the device that the engine held at its last sample.
     engine_own_mib: u64,
     /// Why the device could not be read, as last logged; `None` if it could.
@@ -71,7 +76,8 @@ impl DeviceMonitor {
             engine_pid: None,
             media_pids: Vec::new(),
             need_mib: 0,
-            reserved_by_others_mib: 0,
+            reserved_by_others: ReservedMemory::default(),
+            offered_mib: None,
             engine_own_mib: 0,
             read_error: None,
             thresholds: UsageThresholds::new(warn_gib),
@@ -100,22 +106,50 @@ impl DeviceMonitor {
         self.change(|state| state.media_pids.extend(pid));
     }
 
-    /// Records what an admitted task needs of the device, and what other workers have reserved of it.
-    pub(super) fn record_admission(&self, need_mib: u64, reserved_by_others_mib: u64) {
+    /// Records what an admitted task needs of the device, and what other workers have reserved.
+    pub(super) fn record_admission(&self, need_mib: u64, reserved_by_others: ReservedMemory) {
         self.change(|state| {
-            (state.need_mib, state.reserved_by_others_mib) = (need_mib, reserved_by_others_mib);
+            (state.need_mib, state.reserved_by_others) = (need_mib, reserved_by_others);
         });
     }
 
-    /// Returns the host memory that is still going to be taken, by the task that was admitted last and by other
-    /// workers.
+    /// Sets the memory of the device that heartbeats offer while another worker of this host has it, so that the
+    /// coordinator keeps tasks for this worker's turn.
+    pub(super) fn set_offered(&self, mib: Option<u64>) {
+        self.change(|state| state.offered_mib = mib);
+    }
+
+    /// Returns the host memory that is still going to be taken, by the engine of this worker and by other workers.
     pub(super) fn outstanding_mib(&self) -> u64 {
-        if self.shared.device != Device::Cpu {
+        let is_on_host = self.shared.device == Device::Cpu;
+        let (need_mib, others, engine_own_mib) =
+            self.change(|state| (state.need_mib, state.reserved_by_others, state.engine_own_mib));
+        if is_on_host {
+            need_mib.saturating_sub(engine_own_mib) + others.device_mib
+        } else {
+            self.engine_growth_mib() + others.host_mib
+        }
+    }
+
+    /// Returns the host memory that this worker's engine on a GPU and its media child are still going to take; 0
+    /// for an engine on the host, whose need is that of its task.
+    pub(super) fn host_growth_mib(&self) -> u64 {
+        if self.shared.device == Device::Cpu {
             return 0;
         }
-        self.change(|state| {
-            state.need_mib.saturating_sub(state.engine_own_mib) + state.reserved_by_others_mib
-        })
+        let media = self.change(|state| state.media_pids.clone());
+        let media_mib = media.into_iter().map(host::held_mib).max().unwrap_or(0);
+        self.engine_growth_mib() + MEDIA_MIB.saturating_sub(media_mib)
+    }
+
+    fn engine_growth_mib(&self) -> u64 {
+        match self.shared.device {
+            Device::Cuda { .. } => {
+                let engine = self.change(|state| state.engine_pid);
+                CUDA_ENGINE_HOST_MIB.saturating_sub(engine.map_or(0, host::rss_mib))
+            }
+            Device::Cpu | Device::Simulated(_) => 0,
+        }
     }
 
     /// Returns the memory of the device that the engine held at its last sample; 0 before the first.
@@ -142,16 +176,15 @@ impl DeviceMonitor {
         self.change(|state| state.throughput.add(Instant::now(), frames));
     }
 
-    /// Reads the device and the host. `reserved_by_others_mib` is the device's memory that other workers have
-    /// reserved and not taken yet.
-    pub(super) async fn read(&self, reserved_by_others_mib: u64) -> MachineStatus {
+    /// Reads the device and the host. `reserved_by_others` is what other workers have reserved and not taken yet.
+    pub(super) async fn read(&self, reserved_by_others: ReservedMemory) -> MachineStatus {
         let own = self.clone();
         // A driver takes milliseconds to reply, a broken one longer.
-        let status = tokio::task::spawn_blocking(move || own.read_blocking(reserved_by_others_mib)).await;
+        let status = tokio::task::spawn_blocking(move || own.read_blocking(reserved_by_others)).await;
         status.unwrap_or_else(|_panicked| MachineStatus::unknown(&self.shared.device))
     }
 
-    fn read_blocking(&self, reserved_by_others_mib: u64) -> MachineStatus {
+    fn read_blocking(&self, reserved_by_others: ReservedMemory) -> MachineStatus {
         let MonitorShared { device, probe, .. } = &*self.shared;
         let (engine, media, engine_own_mib) = self.change(|state| {
             // Those that have ended hold nothing.
@@ -165,11 +198,12 @@ impl DeviceMonitor {
         let mut host = HostState {
             free_mib: host::available_mib(),
             total_mib: host::total_mib(),
-            reserved_by_others_mib: 0,
+            reserved_by_others_mib: reserved_by_others.host_mib,
             engine_mib: engine.map_or(0, host::held_mib),
             // The next task uses one of them again.
             media_mib: media.iter().map(|pid| host::held_mib(*pid)).max().unwrap_or(0),
             supervisor_mib,
+            engine_growth_mib: self.engine_growth_mib(),
         };
         let mut status = MachineStatus {
             free_mib: host.free_mib,
@@ -179,7 +213,7 @@ impl DeviceMonitor {
             ..MachineStatus::unknown(device)
         };
         if *device == Device::Cpu {
-            host.reserved_by_others_mib = reserved_by_others_mib;
+            host.reserved_by_others_mib = reserved_by_others.device_mib;
         } else {
             let reading = probe.read(device);
             self.log_read_error(reading.as_ref().err());
@@ -189,7 +223,7 @@ impl DeviceMonitor {
             let gpu = reading.map(|reading: Reading| GpuState {
                 free_mib: reading.free_mib,
                 total_mib: reading.total_mib,
-                reserved_by_others_mib,
+                reserved_by_others_mib: reserved_by_others.device_mib,
                 engine_mib: if engine_in_free { 0 } else { engine_own_mib },
             });
             let uncounted_mib = if engine_in_free { engine_own_mib } else { 0 };
@@ -227,9 +261,13 @@ impl DeviceMonitor {
 
     /// Writes a status into the state behind the heartbeats.
     pub(super) fn update_heartbeat(&self, status: &MachineStatus, heartbeat_state: &HeartbeatState) {
-        let frames_per_second = self.change(|state| state.throughput.per_second(Instant::now()));
+        let (frames_per_second, offered_mib) =
+            self.change(|state| (state.throughput.per_second(Instant::now()), state.offered_mib));
         let capacity = admission::capacity(&status.snapshot, &self.shared.limits);
-        let available = admission::available(&status.snapshot, &self.shared.limits);
+        let mut available = admission::available(&status.snapshot, &self.shared.limits);
+        if offered_mib.is_some() {
+            available.memory.device_mib = offered_mib;
+        }
         heartbeat_state.update(|heartbeat| {
             heartbeat.device_free_mib = status.free_mib;
             heartbeat.device_total_mib = status.total_mib;
@@ -250,7 +288,7 @@ impl DeviceMonitor {
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 ticks.tick().await;
-                let status = monitor.read(0).await;
+                let status = monitor.read(ReservedMemory::default()).await;
                 monitor.update_heartbeat(&status, &heartbeat_state);
                 let taken_mib = status.total_mib.saturating_sub(status.free_mib);
                 let used_mib = match monitor.shared.device {

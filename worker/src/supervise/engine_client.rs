@@ -18,6 +18,7 @@ use latentfarm_common::wire::outcome::Failure;
 use latentfarm_common::wire::task::{Mouth, RenderFrame, RenderInput, RenderTask};
 
 use super::activity::RenderActivity;
+use super::admitted_task::AdmittedTask;
 use super::analyze::unexpected_reply;
 use super::child::ChildError;
 use super::failure_class::{engine_failed, engine_lost};
@@ -26,7 +27,8 @@ use super::hang_detector::RequestKind;
 use super::memory_recorder::{MemoryRecorder, log};
 use super::oom_bounds::WindowShape;
 use super::progress_reporter::ProgressReporter;
-use super::warm_engine::{AdmittedTask, EngineProcess, WarmEngine};
+use super::task_reservations::ReservedMemory;
+use super::warm_engine::{EngineProcess, WarmEngine};
 
 const MIB: u64 = 1 << 20;
 
@@ -40,33 +42,44 @@ pub(super) struct EngineClient<'a> {
     pub(super) silent: Vec<u16>,
     pub(super) reporter: &'a ProgressReporter,
     pub(super) activity: &'a RenderActivity,
+    /// The engine's numerics fingerprint under the present plan, once the weights are loaded.
+    pub(super) numerics_fingerprint: Option<String>,
+    /// Whether a window of the task is rendered already.
+    pub(super) are_rendered: bool,
 }
 
 impl EngineClient<'_> {
-    /// Has the engine load the job's weights, if they are not loaded; returns its numerics fingerprint.
-    pub(super) async fn load(&mut self) -> Result<String, Failure> {
+    /// Has the engine load the job's weights, if they are not loaded.
+    pub(super) async fn load(&mut self) -> Result<(), Failure> {
         self.reporter.report_engine_stage(EngineStage::Loading);
-        let request = EngineRequest::Load {
-            weights_dir: self.warm_engine.settings.weights_dir.display().to_string(),
-            expected: self.body.model.weights,
-            plan: self.admitted.admission.plan,
-        };
-        let loaded = self.exchange(&request).await.map_err(|failure| match failure {
-            // The chunk is not at fault that an engine does not even start: another worker takes it.
-            Failure::EngineLost { message } if !self.process.has_loaded => Failure::WorkerUnfit {
-                message: format!("the engine does not start: {message}"),
-            },
-            other => other,
-        });
-        match loaded? {
-            EngineReply::Loaded {
-                numerics_fingerprint, ..
-            } => {
+        let request = self.load_request();
+        match self.exchange_in_place(request).await? {
+            reply @ EngineReply::Loaded { .. } => {
                 self.process.has_loaded = true;
-                Ok(numerics_fingerprint)
+                self.keep_fingerprint(reply)
             }
             other => Err(self.failure(other)),
         }
+    }
+
+    fn load_request(&self) -> EngineRequest {
+        EngineRequest::Load {
+            weights_dir: self.warm_engine.settings.weights_dir.display().to_string(),
+            expected: self.body.model.weights,
+            plan: self.admitted.admission().plan,
+        }
+    }
+
+    /// Keeps the numerics fingerprint of the reply to a request to load.
+    fn keep_fingerprint(&mut self, reply: EngineReply) -> Result<(), Failure> {
+        let EngineReply::Loaded {
+            numerics_fingerprint, ..
+        } = reply
+        else {
+            return Err(self.failure(reply));
+        };
+        self.numerics_fingerprint = Some(numerics_fingerprint);
+        Ok(())
     }
 
     /// Has the engine encode the speech of a chunk with Whisper, and silence too if some frames are
@@ -108,7 +121,7 @@ impl EngineClient<'_> {
     /// is sent without them first, as the window may have been encoded for a neighbouring chunk.
     async fn send_audio(&mut self, request: AudioRequest) -> Result<bool, Failure> {
         let has_samples = !request.pcm.is_empty();
-        match self.exchange(&EngineRequest::Audio(request)).await? {
+        match self.exchange_in_place(EngineRequest::Audio(request)).await? {
             EngineReply::AudioReady { .. } => Ok(true),
             EngineReply::Failed(EngineFailure::AudioMissing { .. }) if !has_samples => Ok(false),
             other => Err(self.failure(other)),
@@ -136,18 +149,52 @@ impl EngineClient<'_> {
             rate: body.encoder.rate,
             faces,
             silence: silence.filter(|silence| silence.frames != 0),
-            plan: self.admitted.admission.plan,
+            plan: self.admitted.admission().plan,
         });
-        match self.exchange(&request).await? {
+        match self.exchange_in_place(request).await? {
             EngineReply::Window {
                 faces,
                 timings,
                 memory,
             } => {
                 self.process.check_for_leak(&memory);
+                self.are_rendered = true;
                 Ok((faces, timings))
             }
             other => Err(self.failure(other)),
+        }
+    }
+
+    /// Sends a request, and sends it again under a leaner memory plan whenever the engine has run out of memory and freed
+    /// what it held, as long as there is such a plan. Returns the final reply, which may be a failure.
+    async fn exchange_in_place(&mut self, mut request: EngineRequest) -> Result<EngineReply, Failure> {
+        loop {
+            let reply = self.exchange(&request).await?;
+            let EngineReply::Failed(failure @ EngineFailure::OutOfMemory { .. }) = &reply else {
+                return Ok(reply);
+            };
+            let Failure::OutOfMemory(shortage) = engine_failed(failure.clone(), &self.admitted.admission())
+            else {
+                return Ok(reply);
+            };
+            let leaner = self
+                .warm_engine
+                .go_leaner(self.admitted, &shortage, self.are_rendered);
+            let Some(leaner) = leaner else {
+                return Ok(reply);
+            };
+            match &mut request {
+                EngineRequest::Load { plan, .. } => {
+                    *plan = leaner;
+                    continue;
+                }
+                EngineRequest::Window(window) => window.plan = leaner,
+                EngineRequest::Audio(_) => {}
+            }
+            // The engine has the weights: this tells it the plan, and has it return all unused memory.
+            let load = self.load_request();
+            let loaded = self.exchange(&load).await?;
+            self.keep_fingerprint(loaded)?;
         }
     }
 
@@ -221,18 +268,21 @@ impl EngineClient<'_> {
         warm_engine
             .heartbeat_state
             .update(|heartbeat| heartbeat.memory = Some(*sample));
-        let outstanding_mib = self.admitted.need_mib.saturating_sub(sample.own / MIB);
-        warm_engine.reservations.write(outstanding_mib);
+        warm_engine.reservations.write(ReservedMemory {
+            device_mib: self.admitted.need_mib().saturating_sub(sample.own / MIB),
+            host_mib: warm_engine.monitor.host_growth_mib(),
+        });
     }
 
     fn lost(&self, error: &ChildError, stage: EngineStage) -> Failure {
-        engine_lost(error, stage, &self.admitted.admission)
+        let has_loaded = self.process.has_loaded;
+        engine_lost(error, stage, has_loaded, &self.admitted.admission())
     }
 
     /// Returns the failure for a final reply that is not the one that was asked for.
     fn failure(&self, reply: EngineReply) -> Failure {
         match reply {
-            EngineReply::Failed(failure) => engine_failed(failure, &self.admitted.admission),
+            EngineReply::Failed(failure) => engine_failed(failure, &self.admitted.admission()),
             other => unexpected_reply(&other),
         }
     }

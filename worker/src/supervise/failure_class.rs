@@ -8,7 +8,7 @@ use latentfarm_common::wire::outcome::Failure;
 
 use super::child::{ChildError, ExitCause};
 
-/// The device and the plan that a task was admitted with, for the report if its memory runs out.
+/// The device that a task was admitted with and the plan that it runs under, for the report if its memory runs out.
 #[derive(Clone, Debug)]
 pub(super) struct Admission {
     pub(super) kind: DeviceKind,
@@ -33,13 +33,26 @@ impl Admission {
     }
 }
 
-/// Returns the failure for an engine that ended, hung or sent something invalid in `stage`.
-pub(super) fn engine_lost(error: &ChildError, stage: EngineStage, admission: &Admission) -> Failure {
+/// Returns the failure for an engine that ended, hung or sent something invalid in `stage`. If it has not loaded weights
+/// yet and would end like this again, the worker is unfit: the chunk is not at fault that an engine does not start.
+pub(super) fn engine_lost(
+    error: &ChildError,
+    stage: EngineStage,
+    has_loaded: bool,
+    admission: &Admission,
+) -> Failure {
     let message = format!("{}, in stage {stage}", one_line(error));
+    let is_broken_start = match error {
+        ChildError::Ended { exit, .. } => exit.is_broken_start(),
+        ChildError::Start { .. } | ChildError::Silent { .. } | ChildError::InvalidMessage { .. } => true,
+    };
     match cause(error) {
         ExitCause::OutOfMemory { suspected } => {
             Failure::OutOfMemory(admission.out_of_memory(Some(stage.memory_stage()), suspected))
         }
+        _ if !has_loaded && is_broken_start => Failure::WorkerUnfit {
+            message: format!("the engine does not start: {message}"),
+        },
         ExitCause::Poisoned => Failure::EngineLost {
             message: format!("the GPU's context broke: {message}"),
         },

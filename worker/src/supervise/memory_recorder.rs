@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use latentfarm_common::wire::memory::{
-    DeviceKind, MemoryPlan, MemorySample, MemoryStage, MemoryUse, StagePeak,
+    DeviceKind, MemoryPlan, MemorySample, MemoryStage, MemoryUse, OutOfMemory, StagePeak,
 };
 
 const MIB: u64 = 1 << 20;
@@ -15,6 +15,9 @@ const SHOWN_IN_GIB: u64 = GIB / 10;
 /// in [`NOTABLE_SHARE`] of the device.
 const NOTABLE_BYTES: u64 = 256 * MIB;
 const NOTABLE_SHARE: u64 = 20;
+
+/// Fragmentation of the GPU's memory pool is logged from so many bytes on.
+const NOTABLE_FRAGMENTATION: u64 = 64 * MIB;
 
 /// A line for the log about the memory after a stage.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +54,7 @@ impl MemoryRecorder {
                 peak_mib: 0,
                 least_free_mib: 0,
                 stages: Vec::new(),
+                shortages: Vec::new(),
             },
             peaks: BTreeMap::new(),
             least_free: None,
@@ -58,6 +62,16 @@ impl MemoryRecorder {
             pending: None,
             logged: BTreeMap::new(),
         }
+    }
+
+    /// Records that the task goes on under another plan, because it ran out of memory. What the engine used until then
+    /// belongs to another plan and is forgotten; the media process's use is not.
+    pub(super) fn change_plan(&mut self, shortage: OutOfMemory, plan: MemoryPlan, predicted_mib: u64) {
+        self.total.shortages.push(shortage);
+        self.total.plan = plan;
+        self.total.predicted_mib = predicted_mib;
+        self.peaks.retain(|stage, _| is_of_media(*stage));
+        (self.least_free, self.peak, self.pending) = (None, 0, None);
     }
 
     /// Records the engine's sample of `stage`. Returns a line about the previous stage if this is a new one.
@@ -87,7 +101,7 @@ impl MemoryRecorder {
             self.logged.insert(stage, sample);
         }
         Some(StageLine {
-            text: readable(stage, &sample),
+            text: readable(stage, &sample, self.total.kind),
             is_notable,
         })
     }
@@ -123,6 +137,19 @@ impl MemoryRecorder {
     }
 }
 
+/// Whether the media process works in a stage.
+fn is_of_media(stage: MemoryStage) -> bool {
+    match stage {
+        MemoryStage::Decode | MemoryStage::Align | MemoryStage::Paste | MemoryStage::Encode => true,
+        MemoryStage::Load
+        | MemoryStage::Audio
+        | MemoryStage::VaeEncode
+        | MemoryStage::Denoise
+        | MemoryStage::VaeDecode
+        | MemoryStage::Idle => false,
+    }
+}
+
 fn has_changed_much(logged: &MemorySample, now: &MemorySample) -> bool {
     let bound = NOTABLE_BYTES.min(now.total / NOTABLE_SHARE);
     let moved = |before: u64, after: u64| before.abs_diff(after) > bound;
@@ -144,15 +171,25 @@ pub(super) fn log(line: Option<StageLine>) {
     }
 }
 
-fn readable(stage: MemoryStage, sample: &MemorySample) -> String {
+fn readable(stage: MemoryStage, sample: &MemorySample, kind: DeviceKind) -> String {
     let gib = |bytes: u64| format!("{:.1}", bytes as f64 / GIB as f64);
     let (free, total) = (gib(sample.free), gib(sample.total));
+    let fragmented = match (kind, sample.fragmented_peak()) {
+        (DeviceKind::Cuda, bytes) if bytes >= NOTABLE_FRAGMENTATION => {
+            format!("; {} MiB lost to fragmentation at the peak", bytes / MIB)
+        }
+        _ => String::new(),
+    };
     if sample.live.min(sample.reserved) >= SHOWN_IN_GIB {
         let (live, reserved) = (gib(sample.live), gib(sample.reserved));
-        return format!("after {stage}: {live} GiB in use, {reserved} reserved, {free} free of {total}");
+        return format!(
+            "after {stage}: {live} GiB in use, {reserved} reserved, {free} free of {total}{fragmented}"
+        );
     }
     let (live, reserved) = (sample.live / MIB, sample.reserved / MIB);
-    format!("after {stage}: {live} MiB in use, {reserved} MiB reserved, {free} GiB free of {total}")
+    format!(
+        "after {stage}: {live} MiB in use, {reserved} MiB reserved, {free} GiB free of {total}{fragmented}"
+    )
 }
 
 #[cfg(test)]
@@ -189,7 +226,7 @@ mod tests {
         let line = recorder.record(MemoryStage::Denoise, sample(3000, 4915)).unwrap();
         assert_eq!(
             line.text,
-            "after VAE encode: 4.2 GiB in use, 4.8 reserved, 19.1 free of 24.0"
+            "after VAE encode: 4.2 GiB in use, 4.8 reserved, 19.1 free of 24.0; 614 MiB lost to fragmentation at the peak"
         );
         assert!(line.is_notable);
         let line = recorder.end_stage().unwrap();
@@ -209,12 +246,34 @@ mod tests {
     }
 
     #[test]
+    fn what_a_gpus_pool_lost_to_fragmentation_is_in_its_line() {
+        let peaks = MemorySample {
+            live_peak: 4400 * MIB,
+            reserved_peak: 4915 * MIB,
+            ..sample(4200, 4800)
+        };
+        let line = |kind| {
+            let mut recorder = MemoryRecorder::new(kind, "device".to_owned(), MemoryPlan::Sliced, 5000);
+            recorder.record(MemoryStage::Denoise, peaks);
+            recorder.end_stage().unwrap().text
+        };
+        let expected = "after denoise: 4.1 GiB in use, 4.7 reserved, 19.1 free of 24.0";
+        let lost = "; 515 MiB lost to fragmentation at the peak";
+        assert_eq!(line(DeviceKind::Cuda), format!("{expected}{lost}"));
+        assert_eq!(
+            line(DeviceKind::Cpu),
+            expected,
+            "what the CPU's allocator holds is another thing"
+        );
+    }
+
+    #[test]
     fn small_amounts_are_shown_in_mib() {
         let mut recorder = recorder();
         recorder.record(MemoryStage::Audio, sample(12, 80));
         assert_eq!(
             recorder.end_stage().unwrap().text,
-            "after audio: 12 MiB in use, 80 MiB reserved, 19.1 GiB free of 24.0"
+            "after audio: 12 MiB in use, 80 MiB reserved, 19.1 GiB free of 24.0; 68 MiB lost to fragmentation at the peak"
         );
     }
 

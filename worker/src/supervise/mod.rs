@@ -12,21 +12,25 @@
 //! killed and the next task starts a new one.
 
 mod activity;
+mod admitted_task;
 mod analyze;
 mod background;
 mod child;
 mod device_monitor;
+mod device_turn;
 mod engine_client;
 mod failure_class;
 mod fetch;
 mod hang_detector;
 pub mod leak_detector;
+mod leaner_plan;
 mod memory_recorder;
 mod oom_bounds;
 mod open_task;
 mod progress_reporter;
 mod render;
 mod settings;
+mod task_reservations;
 mod throughput;
 mod warm_engine;
 mod warm_media;
@@ -34,10 +38,12 @@ mod warm_media;
 use std::path::Path;
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
 use latentfarm_common::blob::Store;
 use latentfarm_common::error::ignore_not_found;
 use latentfarm_common::nats::Connection;
 use latentfarm_common::queues::Available;
+use latentfarm_common::wire::memory::RenderMemory;
 use latentfarm_common::wire::outcome::Failure;
 use latentfarm_common::wire::task::{Task, TaskBody};
 use tokio::task::JoinSet;
@@ -74,6 +80,23 @@ impl TaskRunner for Runner {
 
     fn shortage(&self) -> String {
         self.engine.shortage()
+    }
+
+    fn withheld(&self) -> RenderMemory {
+        self.engine.withheld()
+    }
+
+    fn need_device(&mut self) {
+        self.engine.set_device_needed(true);
+    }
+
+    fn device_changed(&self) -> BoxFuture<'static, ()> {
+        self.engine.device_changed()
+    }
+
+    async fn rest(&mut self) {
+        self.engine.set_device_needed(false);
+        self.engine.lend_device().await;
     }
 
     async fn free_memory(&mut self) {
@@ -173,6 +196,8 @@ impl Runner {
         let reporter = Arc::new(ProgressReporter::new(progress));
         match &task.body {
             TaskBody::Analyze(body) => {
+                // Face analysis needs no GPU.
+                engine.lend_device().await;
                 let output = analyze::analyze(media, engine, body, &fetcher, &reporter).await?;
                 Ok(Box::pin(std::future::ready(Ok(output))))
             }

@@ -24,6 +24,7 @@ use latentfarm_engine::numerics_fingerprint;
 use tokio::sync::mpsc;
 
 use super::activity::{EngineTime, RenderActivity, timed};
+use super::admitted_task::AdmittedTask;
 use super::analyze::{media_failure, unexpected_reply};
 use super::background::Background;
 use super::child::{ChildError, ChildReceiver, ChildSender};
@@ -34,7 +35,7 @@ use super::fetch::Fetcher;
 use super::open_task::{OpenedTask, StartedMedia};
 use super::progress_reporter::{ALIVE_INTERVAL, ProgressReporter};
 use super::settings::RunnerSettings;
-use super::warm_engine::{AdmittedTask, WarmEngine};
+use super::warm_engine::WarmEngine;
 use super::warm_media::{MediaChild, WarmMedia};
 use crate::consume::{Artifact, Finish, TaskOutput};
 
@@ -127,6 +128,8 @@ pub(super) async fn render(
             silent,
             reporter: &reporter,
             activity: &activity,
+            numerics_fingerprint: None,
+            are_rendered: false,
         };
         compute(client, (&input, windows), fetcher, crops, requests, idle_since).await
     };
@@ -309,7 +312,8 @@ impl RenderSession {
     fn media_lost(&self, error: &ChildError) -> Failure {
         let on_host = self.settings.device.kind() == DeviceKind::Cpu;
         let rendering = self.admitted.as_ref().filter(|_| on_host);
-        media_lost(error, "media", rendering.map(|admitted| &admitted.admission))
+        let admission = rendering.map(|admitted| admitted.admission());
+        media_lost(error, "media", admission.as_ref())
     }
 }
 
@@ -327,7 +331,7 @@ async fn compute(
     let mut computed = Computed::default();
     activity.set_engine_busy(true);
     let mut load = Duration::ZERO;
-    computed.numerics_fingerprint = Some(timed(&mut load, client.load()).await?);
+    timed(&mut load, client.load()).await?;
     computed.edge = idle_since.elapsed().saturating_sub(load);
     timed(&mut computed.audio, client.encode_audio(input, fetcher)).await?;
     computed.time.busy += computed.audio;
@@ -352,5 +356,6 @@ async fn compute(
             break;
         }
     }
+    computed.numerics_fingerprint = client.numerics_fingerprint;
     Ok(computed)
 }

@@ -20,8 +20,10 @@ pub struct RunnerSettings {
     pub limits: MemoryLimits,
     /// The thresholds of memory use, in GiB, above which a warning is logged.
     pub warn_gib: Vec<u64>,
-    /// The folder in which this host's workers record their memory reservations.
+    /// The folder in which this host's workers record their memory reservations, and which of them has a GPU.
     pub reservations_dir: PathBuf,
+    /// How long the engine may go on with task after task while another worker of this host waits for the GPU.
+    pub device_turn: Duration,
     /// A child that sends nothing for so long is killed as hung, until it is known how long its requests
     /// take.
     pub silence_limit: Duration,

@@ -1,30 +1,35 @@
 //! The engine process that a runner keeps running between tasks, and the admission of a task to it: its
-//! memory plan, its budget, and the memory that it reserves against other workers of this host. The runner in
+//! memory plan, its budget, and the memory and the GPU that it shares with other workers of this host. The runner in
 //! `mod.rs` owns it; a render task in `render.rs` borrows it.
 
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use latentfarm_common::error::one_line;
-use latentfarm_common::host;
 use latentfarm_common::queues::Available;
-use latentfarm_common::wire::memory::{DeviceKind, MemoryConstraints, MemorySample, MemoryUse, OutOfMemory};
+use latentfarm_common::wire::memory::{
+    DeviceKind, MemoryConstraints, MemoryPlan, MemorySample, OutOfMemory, RenderMemory,
+};
 use latentfarm_common::wire::outcome::Failure;
 use latentfarm_common::wire::task::RenderTask;
 
 use super::activity::RenderActivity;
+use super::admitted_task::AdmittedTask;
 use super::child::Child;
 use super::device_monitor::DeviceMonitor;
+use super::device_turn::DeviceTurn;
 use super::failure_class::Admission;
 use super::hang_detector::HangDetector;
 use super::leak_detector::{Leak, LeakDetector};
-use super::memory_recorder::MemoryRecorder;
+use super::leaner_plan::leaner_plan;
 use super::oom_bounds::LocalOomBounds;
 use super::settings::RunnerSettings;
+use super::task_reservations::{ReservedMemory, TaskReservations};
 use crate::consume::{Finish, HeartbeatState};
 use crate::machine::admission;
 use crate::machine::probe::Device;
-use crate::machine::reservations::Reservations;
 
 /// A running engine process, with what the runner keeps about it.
 #[derive(Debug)]
@@ -49,46 +54,14 @@ impl EngineProcess {
     }
 }
 
-/// A task that was admitted under a memory plan, with the memory that it uses.
-#[derive(Debug)]
-pub(super) struct AdmittedTask {
-    pub(super) admission: Admission,
-    /// The memory that the plan needs, in MiB.
-    pub(super) need_mib: u64,
-    recorder: Mutex<MemoryRecorder>,
-    /// The process whose peak resident set the kernel counts anew since the task began; `None` if it does
-    /// not.
-    peak_rss_pid: Option<u32>,
-    /// The peak resident set of the engine during the task, once it has done its part.
-    kernel_peak_mib: OnceLock<u64>,
-}
-
-impl AdmittedTask {
-    pub(super) fn recorder<T>(&self, change: impl FnOnce(&mut MemoryRecorder) -> T) -> T {
-        change(&mut self.recorder.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Records the kernel's count before the engine goes on with another task.
-    pub(super) fn record_kernel_peak(&self) {
-        if let Some(pid) = self.peak_rss_pid {
-            self.kernel_peak_mib.get_or_init(|| host::peak_rss_mib(pid));
-        }
-    }
-
-    /// Ends the record and returns the memory that the task used.
-    pub(super) fn finish(self) -> MemoryUse {
-        let peak_mib = self.kernel_peak_mib.get().copied();
-        let recorder = self.recorder.into_inner().unwrap_or_else(PoisonError::into_inner);
-        recorder.finish(peak_mib)
-    }
-}
-
 /// The device's engine, if one runs, and what decides whether a task may use it.
 pub(super) struct WarmEngine {
     pub(super) settings: Arc<RunnerSettings>,
     pub(super) monitor: DeviceMonitor,
     pub(super) heartbeat_state: HeartbeatState,
-    pub(super) reservations: Reservations,
+    pub(super) reservations: TaskReservations,
+    /// This worker's turns on its GPU; `None` on the CPU.
+    turn: Option<DeviceTurn>,
     pub(super) hang_detector: HangDetector,
     /// The engine while no task uses it.
     pub(super) idle: Option<EngineProcess>,
@@ -99,6 +72,10 @@ pub(super) struct WarmEngine {
     pub(super) last_used: Option<Instant>,
     /// The machine's memory before the last pull.
     last_snapshot: Option<admission::Snapshot>,
+    /// The memory of the GPU that a task could use when it was last this worker's.
+    last_device_mib: Option<u64>,
+    /// The memory of the GPU that a task could use if it were this worker's; `None` if it is.
+    withheld_mib: Option<u64>,
 }
 
 impl WarmEngine {
@@ -110,11 +87,8 @@ impl WarmEngine {
     ) -> Self {
         let worker = heartbeat_state.snapshot().worker;
         Self {
-            reservations: Reservations::new(
-                &settings.reservations_dir,
-                &settings.device.key(),
-                worker.as_str(),
-            ),
+            reservations: TaskReservations::new(&settings, worker.as_str()),
+            turn: DeviceTurn::new(&settings, worker.as_str()),
             hang_detector: HangDetector::new(settings.silence_limit),
             settings,
             monitor,
@@ -124,24 +98,84 @@ impl WarmEngine {
             restarts: 0,
             last_used: None,
             last_snapshot: None,
+            last_device_mib: None,
+            withheld_mib: None,
         }
     }
 
     /// Returns the memory that a task could use at this moment, and updates the heartbeats. Called before
-    /// each pull.
+    /// each pull. A GPU that another worker of this host has offers none.
     pub(super) async fn available(&mut self) -> Available {
         // A task that was dropped before its end has left its reservation.
         self.reservations.release();
-        let status = self.monitor.read(self.reservations.others_mib()).await;
+        if self.turn.as_ref().is_some_and(DeviceTurn::is_over) {
+            tracing::info!("giving the GPU up to another worker of this machine, which waits for it");
+            self.release_device().await;
+        }
+        let has_device = self.turn.as_mut().is_none_or(DeviceTurn::take);
+        let status = self.monitor.read(self.reservations.of_others()).await;
+        let limits = &self.settings.limits;
+        let mut available = admission::available(&status.snapshot, limits);
+        let device_mib = available.memory.device_mib;
+        if has_device {
+            self.last_device_mib = device_mib;
+            self.withheld_mib = None;
+        } else {
+            // What the other worker's engine holds now is free when this worker's turn comes.
+            let alone = || admission::capacity(&status.snapshot, limits).device_mib;
+            self.withheld_mib = device_mib.max(self.last_device_mib.or_else(alone));
+            available.memory.device_mib = None;
+        }
+        self.monitor.set_offered(self.withheld_mib);
         self.monitor.update_heartbeat(&status, &self.heartbeat_state);
         self.last_snapshot = Some(status.snapshot);
-        admission::available(&status.snapshot, &self.settings.limits)
+        available
     }
 
     /// Describes why no render task fitted before the last pull.
     pub(super) fn shortage(&self) -> String {
+        if let (Some(turn), Some(_)) = (&self.turn, self.withheld_mib) {
+            return turn.describe_user();
+        }
         let describe = |snapshot| admission::describe_shortage(&snapshot, &self.settings.limits);
         self.last_snapshot.map(describe).unwrap_or_default()
+    }
+
+    /// The memory that a task could use besides if the GPU were not another worker's.
+    pub(super) fn withheld(&self) -> RenderMemory {
+        RenderMemory {
+            host_mib: None,
+            device_mib: self.withheld_mib,
+        }
+    }
+
+    /// Notes whether the farm has tasks for the GPU of this worker.
+    pub(super) fn set_device_needed(&mut self, is_needed: bool) {
+        if let Some(turn) = &mut self.turn {
+            turn.set_needed(is_needed);
+        }
+    }
+
+    /// Gives the GPU up if no engine is idle on it, or if another worker waits for it.
+    pub(super) async fn lend_device(&mut self) {
+        if self.idle.is_none() || self.turn.as_ref().is_some_and(DeviceTurn::is_contended) {
+            self.release_device().await;
+        }
+    }
+
+    /// Returns a future that ends when the GPU may have become this worker's, or another worker waits for it.
+    pub(super) fn device_changed(&self) -> BoxFuture<'static, ()> {
+        let changed = self.turn.as_ref().map(DeviceTurn::changed);
+        changed.unwrap_or_else(|| std::future::pending().boxed())
+    }
+
+    async fn release_device(&mut self) {
+        if self.turn.is_some() {
+            self.close().await;
+        }
+        if let Some(turn) = &mut self.turn {
+            turn.release();
+        }
     }
 
     /// Admits a task and returns it with an engine to render it; a failure if no plan fits or no engine
@@ -155,7 +189,7 @@ impl WarmEngine {
         let engine = self.take(&admitted).await?;
         // On a GPU the resident set is not the memory that counts.
         let pid = engine.child.pid().filter(|_| body.memory.kind == DeviceKind::Cpu);
-        admitted.peak_rss_pid = pid.filter(|pid| host::reset_peak_rss(*pid));
+        admitted.count_peak_rss_of(pid);
         Ok((engine, admitted))
     }
 
@@ -194,7 +228,7 @@ impl WarmEngine {
 
     /// Ends an idle engine if the host has too little memory for face analysis beside it.
     pub(super) async fn free_memory_for_media(&mut self) {
-        let status = self.monitor.read(0).await;
+        let status = self.monitor.read(ReservedMemory::default()).await;
         if self.idle.is_some() && !admission::media_fits(&status.snapshot, &self.settings.limits) {
             tracing::info!("ending the idle engine because face analysis needs the host's memory");
             self.close().await;
@@ -228,8 +262,8 @@ impl WarmEngine {
             });
         }
         let lock = self.reservations.lock_admission().await;
-        let others_mib = self.reservations.others_mib();
-        let status = self.monitor.read(others_mib).await;
+        let reserved_by_others = self.reservations.of_others();
+        let status = self.monitor.read(reserved_by_others).await;
         let available = admission::available(&status.snapshot, &self.settings.limits);
         let (plan, need_mib) = admission::choose_plan(constraints, available.memory).map_err(|error| {
             Failure::InsufficientMemory {
@@ -238,9 +272,11 @@ impl WarmEngine {
                 free_mib: error.free_mib,
             }
         })?;
-        self.reservations
-            .write(need_mib.saturating_sub(self.monitor.engine_own_mib()));
-        self.monitor.record_admission(need_mib, others_mib);
+        self.reservations.write(ReservedMemory {
+            device_mib: need_mib.saturating_sub(self.monitor.engine_own_mib()),
+            host_mib: self.monitor.host_growth_mib(),
+        });
+        self.monitor.record_admission(need_mib, reserved_by_others);
         drop(lock);
         let free_mib = available.memory.of(kind).unwrap_or(0);
         tracing::info!(%device, %plan, need_mib, free_mib, "memory plan chosen");
@@ -249,18 +285,47 @@ impl WarmEngine {
                 task.plan = Some(plan);
             }
         });
-        Ok(AdmittedTask {
-            recorder: Mutex::new(MemoryRecorder::new(kind, device.clone(), plan, need_mib)),
-            admission: Admission {
-                kind,
-                device,
-                plan,
-                free_mib,
-            },
-            need_mib,
-            peak_rss_pid: None,
-            kernel_peak_mib: OnceLock::new(),
-        })
+        let admission = Admission {
+            kind,
+            device,
+            plan,
+            free_mib,
+        };
+        Ok(AdmittedTask::new(*constraints, admission))
+    }
+
+    /// Has a task go on under the plan that follows the one under which the engine ran out of memory. Returns that plan;
+    /// `None` if there is none, so that the attempt fails. `are_rendered` says whether windows of the chunk are rendered
+    /// already.
+    pub(super) fn go_leaner(
+        &mut self,
+        admitted: &AdmittedTask,
+        shortage: &OutOfMemory,
+        are_rendered: bool,
+    ) -> Option<MemoryPlan> {
+        let plan = leaner_plan(&admitted.constraints, shortage, are_rendered)?;
+        if let Some(mib) = shortage.needed_at_least_mib {
+            self.oom_bounds.record(&admitted.constraints, shortage.plan, mib);
+        }
+        admitted.change_plan(shortage, plan);
+        let need_mib = admitted.need_mib();
+        self.reservations.write(ReservedMemory {
+            device_mib: need_mib.saturating_sub(self.monitor.engine_own_mib()),
+            host_mib: self.monitor.host_growth_mib(),
+        });
+        let reserved_by_others = self.reservations.of_others();
+        self.monitor.record_admission(need_mib, reserved_by_others);
+        tracing::warn!(
+            stage = shortage.stage.map(tracing::field::display),
+            ran_out_under = %shortage.plan, %plan, need_mib,
+            "out of memory: the request is repeated under a leaner memory plan"
+        );
+        self.heartbeat_state.update(|heartbeat| {
+            if let Some(task) = &mut heartbeat.task {
+                task.plan = Some(plan);
+            }
+        });
+        Some(plan)
     }
 
     /// Returns the idle engine, or a new one if there is none or if the idle one's budget is less than the
@@ -268,7 +333,11 @@ impl WarmEngine {
     async fn take(&mut self, admitted: &AdmittedTask) -> Result<EngineProcess, Failure> {
         if let Some(mut engine) = self.idle.take() {
             let is_alive = engine.child.is_alive();
-            if is_alive && engine.budget_mib.is_none_or(|budget| budget >= admitted.need_mib) {
+            if is_alive
+                && engine
+                    .budget_mib
+                    .is_none_or(|budget| budget >= admitted.need_mib())
+            {
                 engine.child.clear_log();
                 return Ok(engine);
             }
@@ -282,13 +351,25 @@ impl WarmEngine {
         // An engine on the host gets a budget, so that it ends a window in order before the kernel kills it
         // for want of memory.
         let is_on_host = self.settings.device == Device::Cpu;
-        let budget_mib = is_on_host.then_some(admitted.admission.free_mib.max(1));
+        let budget_mib = is_on_host.then_some(admitted.admission().free_mib.max(1));
         if let Some(budget_mib) = budget_mib {
             command
                 .args
                 .extend(["--budget".into(), budget_mib.to_string().into()]);
         }
-        let child = Child::spawn(&command).map_err(|error| Failure::WorkerUnfit {
+        let mut lock = None;
+        if let Some(turn) = &mut self.turn {
+            // It was this worker's when the task was pulled.
+            if !turn.take() {
+                return Err(Failure::InsufficientMemory {
+                    device: self.settings.device.to_string(),
+                    needed_mib: admitted.need_mib(),
+                    free_mib: 0,
+                });
+            }
+            lock = turn.begin_engine();
+        }
+        let child = Child::spawn_with(&command, lock).map_err(|error| Failure::WorkerUnfit {
             message: one_line(&error),
         })?;
         self.monitor.set_engine_pid(child.pid());

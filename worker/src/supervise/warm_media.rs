@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use super::child::Child;
 use super::device_monitor::DeviceMonitor;
 use super::settings::RunnerSettings;
+use super::task_reservations::ReservedMemory;
 use crate::machine::admission;
 
 /// The media child, if one runs. Clones share it.
@@ -91,7 +92,7 @@ impl WarmMedia {
             }
             returned.await;
         }
-        let status = self.monitor.read(0).await;
+        let status = self.monitor.read(ReservedMemory::default()).await;
         let outstanding_mib = self.monitor.outstanding_mib();
         if admission::second_media_fits(&status.snapshot, &self.settings.limits, outstanding_mib) {
             self.take().map(Some)

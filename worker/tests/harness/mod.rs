@@ -50,6 +50,11 @@ pub(crate) struct ScriptedRunner {
     pub(crate) freed: Arc<AtomicU32>,
     /// The memory that it offers to render tasks.
     pub(crate) memory: RenderMemory,
+    /// The memory that it offers once the loop has asked for the device.
+    pub(crate) withheld: RenderMemory,
+    /// How often the loop asked for the device, and had no task.
+    pub(crate) asked: Arc<AtomicU32>,
+    pub(crate) rested: Arc<AtomicU32>,
 }
 
 impl ScriptedRunner {
@@ -59,7 +64,7 @@ impl ScriptedRunner {
             script: Arc::new(Mutex::new(script)),
             ran: Arc::default(),
             freed: Arc::default(),
-            memory: RenderMemory::default(),
+            ..Self::default()
         }
     }
 
@@ -70,10 +75,25 @@ impl ScriptedRunner {
 
 impl TaskRunner for ScriptedRunner {
     async fn available(&mut self) -> Available {
+        if self.asked.load(Ordering::SeqCst) > 0 && self.withheld != RenderMemory::default() {
+            self.memory = std::mem::take(&mut self.withheld);
+        }
         Available {
             analyze: true,
             memory: self.memory,
         }
+    }
+
+    fn withheld(&self) -> RenderMemory {
+        self.withheld
+    }
+
+    fn need_device(&mut self) {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+    }
+
+    async fn rest(&mut self) {
+        self.rested.fetch_add(1, Ordering::SeqCst);
     }
 
     async fn free_memory(&mut self) {

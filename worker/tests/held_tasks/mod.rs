@@ -1,6 +1,7 @@
 //! The tasks that a worker holds beside the one that it runs.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::harness::{ScriptedAction, ScriptedRunner, WorkerHarness};
@@ -201,4 +202,34 @@ async fn a_result_is_finished_beside_the_next_task_and_two_are_not() {
         harness.done(index).await;
     }
     assert_eq!(ran(&harness), [0, 1, 2]);
+}
+
+#[tokio::test]
+async fn a_worker_asks_for_its_device_when_a_task_is_announced_for_it_and_rests_without_one() {
+    let withheld = RenderMemory {
+        host_mib: None,
+        device_mib: Some(512),
+    };
+    let runner = ScriptedRunner {
+        withheld,
+        ..ScriptedRunner::default()
+    };
+    let harness = WorkerHarness::with(Farm::start().await, runner).await;
+    // It pulls for face analysis, and is told of no task for its device.
+    harness.publish(0, 0).await;
+    harness.done(0).await;
+    assert_eq!(harness.runner.asked.load(Ordering::SeqCst), 0);
+    let on_gpu = Queue::any(ResourceClass::Gpu(512), 1);
+    harness.publish_to(on_gpu, 1, 0).await;
+    harness.done(1).await;
+    assert!(harness.runner.asked.load(Ordering::SeqCst) > 0);
+    let rested = harness.runner.rested.load(Ordering::SeqCst);
+    harness
+        .instruct(Subject::Control(None), &WorkerCommand::FreeMemory)
+        .await;
+    eventually("the worker rests when its pull ends without a task", async || {
+        (harness.runner.rested.load(Ordering::SeqCst) > rested).then_some(())
+    })
+    .await;
+    harness.leave().await;
 }

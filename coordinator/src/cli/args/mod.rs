@@ -277,12 +277,14 @@ pub(super) struct DoctorArgs {
 pub(super) struct RenderArgs {
     #[command(flatten)]
     pub(super) job: JobArgs,
-    /// Worker processes to start on this machine, 1 to 64 (default: 1 on a machine with 1 or 2 cores, else 2)
+    /// Worker processes to start on this machine, 1 to 64 (default: one for each GPU, and one on the CPU for what fits
+    /// none unless --cpu-fallback is `never`; without a GPU 1 on a machine with 1 or 2 cores, else 2); workers that
+    /// share a GPU take turns on it
     #[arg(long, value_name = "N", help_heading = "Farm")]
     pub(super) workers: Option<usize>,
-    /// Device of each worker on this machine: auto, cpu, cuda:N, or a GPU's UUID (default: that of
-    /// `latentfarm-worker run`)
-    #[arg(long, value_name = "DEVICE", help_heading = "Farm")]
+    /// Devices of this machine to render on, separated by commas, with one worker for each: auto (every usable GPU, or
+    /// the CPU if there is none), cpu, cuda:N, or a GPU's UUID (default: every usable GPU, and the CPU beside them)
+    #[arg(long, value_name = "LIST", help_heading = "Farm")]
     pub(super) device: Option<String>,
     /// Memory that each worker on this machine leaves free, in MiB (default: that of `latentfarm-worker run`)
     #[arg(long, value_name = "MIB", help_heading = "Farm")]

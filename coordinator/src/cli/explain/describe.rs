@@ -57,6 +57,14 @@ pub(super) fn table(history: &JobHistory<'_>) -> String {
             "analysis", status.attempts, status.state
         );
     }
+    for line in &history.set_aside {
+        let _ = write!(
+            text,
+            "\n{:>8.1} s {}",
+            history.seconds(line),
+            sentence(&line.entry)
+        );
+    }
     text
 }
 
@@ -70,7 +78,7 @@ pub(super) fn chunk(history: &JobHistory<'_>, name: ChunkName) -> String {
         None => format!("{name}: {state}"),
     };
     for line in lines {
-        let seconds = line.at_ms.saturating_sub(history.start_ms) as f64 / 1000.0;
+        let seconds = history.seconds(line);
         let _ = match line.at_ms {
             // Done records of a farm have no time.
             0 => write!(text, "\n             {}", sentence(&line.entry)),
@@ -153,9 +161,20 @@ fn sentence(entry: &JournalEntry) -> String {
                 if let Some(share) = deviation(used.peak_mib, used.predicted_mib) {
                     let _ = write!(text, " ({:+.0} %)", 100.0 * share);
                 }
+                for oom in OomRecord::in_place(entry) {
+                    let _ = write!(text, "; before that, {}", oom_text(&oom));
+                }
             }
             numbered(*attempt, &text)
         }
+        JournalEntry::SetAside {
+            worker,
+            reason,
+            pause_seconds,
+        } => match pause_seconds {
+            Some(seconds) => format!("{worker} was set aside for {seconds} s: {reason}"),
+            None => format!("{worker} was unfit: {reason}"),
+        },
         JournalEntry::Quarantined { reason, .. } => format!("given up: {reason}"),
     }
 }

@@ -22,6 +22,8 @@ pub(super) struct JobHistory<'a> {
     /// Time of the first line, in milliseconds since 1970.
     pub(super) start_ms: u64,
     pub(super) chunks: BTreeMap<ChunkName, Vec<&'a JournalLine>>,
+    /// The lines about workers that were unfit or set aside.
+    pub(super) set_aside: Vec<&'a JournalLine>,
 }
 
 /// The status of a chunk after the last of its lines.
@@ -47,6 +49,7 @@ impl<'a> JobHistory<'a> {
             analyze_chunks: 0,
             start_ms: lines.first().map_or(0, |line| line.at_ms),
             chunks: BTreeMap::new(),
+            set_aside: Vec::new(),
         };
         for line in lines {
             if let JournalEntry::RunBegins {
@@ -62,11 +65,19 @@ impl<'a> JobHistory<'a> {
                 (history.frames, history.chunk_frames) = (*frames, *chunk_frames);
                 (history.render_chunks, history.analyze_chunks) = (*render_chunks, *analyze_chunks);
             }
+            if matches!(line.entry, JournalEntry::SetAside { .. }) {
+                history.set_aside.push(line);
+            }
             if let Some(chunk) = line.entry.chunk() {
                 history.chunks.entry(chunk).or_default().push(line);
             }
         }
         history
+    }
+
+    /// Returns the seconds from the first line of the journal to this one.
+    pub(super) fn seconds(&self, line: &JournalLine) -> f64 {
+        line.at_ms.saturating_sub(self.start_ms) as f64 / 1000.0
     }
 
     /// Returns the output frames of a render chunk, or `None` if the journal has no figures of the job.
@@ -108,6 +119,7 @@ impl<'a> JobHistory<'a> {
             "render_chunks": self.render_chunks,
             "analyze_chunks": self.analyze_chunks,
             "chunks": chunks,
+            "set_aside": self.set_aside,
         })
     }
 }
@@ -124,7 +136,7 @@ impl<'a> ChunkStatus<'a> {
 
     fn update(&mut self, entry: &'a JournalEntry) {
         self.state = match entry {
-            JournalEntry::RunBegins { .. } => return,
+            JournalEntry::RunBegins { .. } | JournalEntry::SetAside { .. } => return,
             JournalEntry::Placed { attempt, queue, .. } => {
                 self.queue = Some(*queue);
                 self.attempts = self.attempts.max(attempt.number + 1);
@@ -143,6 +155,7 @@ impl<'a> ChunkStatus<'a> {
             JournalEntry::Done { worker, memory, .. } => {
                 self.is_done = true;
                 self.used = memory.as_ref();
+                self.ooms += OomRecord::in_place(entry).len();
                 match memory {
                     Some(used) => format!("done by {worker} ({})", used.device),
                     None => format!("done by {worker}"),

@@ -178,6 +178,7 @@ mod tests {
             predicted_mib: 4000,
             peak_mib: 4096,
             least_free_mib: 900,
+            shortages: Vec::new(),
             stages: vec![
                 StagePeak {
                     stage: MemoryStage::Load,

@@ -43,6 +43,7 @@ pub(super) fn to_json(report: &RenderReport) -> Value {
         "sound": written.map(|written| &written.sound),
         "retries": retries,
         "workers": report.job.workers,
+        "set_aside": report.job.set_aside,
         "numerics_fingerprints": report.job.numerics_fingerprints.keys().collect::<Vec<_>>(),
         "borders": report.job.borders.iter().map(borders::to_json).collect::<Vec<_>>(),
         "given_up": given_up,
@@ -138,6 +139,12 @@ pub(super) fn to_text(report: &RenderReport) -> String {
             "; {} chunks were done by an earlier run",
             report.resumed_chunks
         );
+    }
+    for (worker, record) in &report.job.set_aside {
+        let _ = write!(text, "\n  {worker} {}", record.reason);
+        if record.times > 1 {
+            let _ = write!(text, " ({} times)", record.times);
+        }
     }
     text.push_str(&borders::to_text(&report.job));
     text.push_str(&memory::to_text(&report.job));

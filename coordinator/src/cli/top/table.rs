@@ -32,7 +32,7 @@ pub(super) fn text(rows: &[Row<'_>]) -> String {
     };
     let widths: Vec<usize> = (0..HEADINGS.len()).map(width).collect();
     let mut text = String::new();
-    let mut line = |row: &[String]| {
+    let line = |text: &mut String, row: &[String]| {
         let padded: Vec<String> = row
             .iter()
             .zip(&widths)
@@ -41,9 +41,14 @@ pub(super) fn text(rows: &[Row<'_>]) -> String {
         text.push_str(padded.join("  ").trim_end());
         text.push('\n');
     };
-    line(&HEADINGS.map(str::to_owned));
+    line(&mut text, &HEADINGS.map(str::to_owned));
     for row in &cells {
-        line(row);
+        line(&mut text, row);
+    }
+    for row in rows {
+        if let Some(problem) = &row.heartbeat.problem {
+            let _written = writeln!(text, "{}: {problem}", row.heartbeat.worker);
+        }
     }
     let working = rows
         .iter()
@@ -67,7 +72,7 @@ fn cells(row: &Row<'_>) -> [String; HEADINGS.len()] {
     let state = if row.silent >= LATE {
         format!("silent {} s", row.silent.as_secs())
     } else {
-        format!("{:?}", heartbeat.state).to_ascii_lowercase()
+        state_name(heartbeat.state).to_owned()
     };
     [
         heartbeat.worker.to_string(),
@@ -93,6 +98,18 @@ fn cells(row: &Row<'_>) -> [String; HEADINGS.len()] {
     ]
 }
 
+fn state_name(state: WorkerState) -> &'static str {
+    match state {
+        WorkerState::Starting => "starting",
+        WorkerState::Idle => "idle",
+        WorkerState::Working => "working",
+        WorkerState::Draining => "draining",
+        WorkerState::Unfit => "unfit",
+        WorkerState::SetAside => "set aside",
+        WorkerState::Left => "left",
+    }
+}
+
 /// Returns one JSON object for each worker, one a line.
 pub(super) fn json_lines(rows: &[Row<'_>]) -> String {
     rows.iter().fold(String::new(), |mut text, row| {
@@ -100,7 +117,8 @@ pub(super) fn json_lines(rows: &[Row<'_>]) -> String {
         let task = heartbeat.task.as_ref();
         let object = json!({
             "worker": heartbeat.worker,
-            "state": format!("{:?}", heartbeat.state).to_ascii_lowercase(),
+            "state": state_name(heartbeat.state),
+            "problem": heartbeat.problem,
             "silent_s": row.silent.as_secs_f32(),
             "device": heartbeat.device,
             "device_free_mib": heartbeat.device_free_mib,
@@ -201,6 +219,28 @@ mod tests {
         assert_eq!(column(lines[0], "DEVICE"), column(lines[1], "cuda:0"));
         assert_eq!(column(lines[0], "DEVICE"), column(lines[2], "cuda:0"));
         assert_eq!(lines[3], "2 workers, 1 working, 3.00 frames/s, 6 chunks finished");
+    }
+
+    #[test]
+    fn what_is_the_matter_with_a_worker_stands_below_the_table() {
+        let heartbeat = Heartbeat {
+            problem: Some("the driver is too old: it has CUDA 12.4, and 13.0 is needed".to_owned()),
+            ..heartbeat("w1", WorkerState::SetAside)
+        };
+        let (heartbeat, silent) = (&heartbeat, Duration::ZERO);
+        let text = text(&[Row { heartbeat, silent }]);
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[1].contains("set aside"), "{text}");
+        assert_eq!(
+            lines[2],
+            "w1: the driver is too old: it has CUDA 12.4, and 13.0 is needed"
+        );
+        let json: serde_json::Value =
+            serde_json::from_str(json_lines(&[Row { heartbeat, silent }]).trim()).unwrap();
+        assert_eq!(
+            (json["state"].as_str(), json["problem"].is_string()),
+            (Some("set aside"), true)
+        );
     }
 
     #[test]

@@ -1,15 +1,23 @@
 //! The workers of the farm, which the dispatcher knows from their heartbeats and reports.
 
+mod health;
+mod service;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use latentfarm_common::backoff::Backoff;
 use latentfarm_common::ids::{ChunkId, JobId, WorkKind, WorkerId};
 use latentfarm_common::queues::{Available, ResourceClass, fitting};
 use latentfarm_common::wire::memory::{DeviceKind, RenderMemory};
 use latentfarm_common::wire::outcome::{Heartbeat, TaskProgress, TaskStage, WorkerState};
 use tokio::time::Instant;
 
+use super::settings::Timeouts;
 use crate::placement::WorkerCapacity;
+use health::Health;
+
+pub(super) use health::{SetAside, VANISHED};
 
 /// The known workers, with the last heartbeat of each.
 #[derive(Debug)]
@@ -23,6 +31,9 @@ pub(super) struct Workers {
     /// Whether the queues that a worker serves have changed since the last call of
     /// [`Workers::take_changed`].
     changed: bool,
+    health: Health,
+    /// The workers that were set aside since the last call of [`Workers::take_set_aside`].
+    newly_set_aside: Vec<SetAside>,
     /// Whether the offered memory has changed at all since the last call of [`Workers::take_drifted`].
     drifted: bool,
 }
@@ -34,8 +45,10 @@ struct WorkerRecord {
     heartbeat: Option<Heartbeat>,
     host: OfferedMemory,
     device: OfferedMemory,
-    /// Set if the worker's last task failed because the worker is unfit for it.
+    /// Set if the worker's last task failed because the worker is unfit for it, or if it reports so itself.
     unfit: Option<Unfit>,
+    /// Whether the coordinator has set the worker aside.
+    is_set_aside: bool,
 }
 
 /// The report of a worker that it cannot run a task.
@@ -56,7 +69,7 @@ impl WorkerRecord {
         let heartbeat = self.heartbeat.as_ref()?;
         let RenderMemory { host_mib, device_mib } = heartbeat.capacity;
         let renders = heartbeat.capacity != RenderMemory::default();
-        (renders && takes_tasks(heartbeat.state)).then(|| WorkerCapacity {
+        (renders && takes_tasks(heartbeat.state) && !self.is_set_aside).then(|| WorkerCapacity {
             worker: heartbeat.worker.clone(),
             kind: heartbeat.kind,
             capacity: RenderMemory {
@@ -69,7 +82,7 @@ impl WorkerRecord {
 
     /// Whether the worker accepts tasks and its last one did not show that it is unfit.
     fn is_usable(&self) -> bool {
-        self.state().is_none_or(takes_tasks) && self.unfit.is_none()
+        self.state().is_none_or(takes_tasks) && self.unfit.is_none() && !self.is_set_aside
     }
 
     fn is_busy(&self) -> bool {
@@ -122,14 +135,23 @@ impl Workers {
             tenant_grace_period,
             known: BTreeMap::new(),
             last_expiry: None,
+            health: Health::new(Timeouts::default().set_aside),
+            newly_set_aside: Vec::new(),
             changed: false,
             drifted: false,
         }
     }
 
+    /// Sets how long a worker that fails what others finish gets no task.
+    pub(super) fn with_pauses(mut self, pauses: Backoff) -> Self {
+        self.health = Health::new(pauses);
+        self
+    }
+
     /// Records a heartbeat, and returns whether it is the worker's first.
     pub(super) fn record_heartbeat(&mut self, heartbeat: Heartbeat, now: Instant) -> bool {
         let grace_period = self.tenant_grace_period;
+        self.note_service(&heartbeat, now);
         let known = self.mark_seen(&heartbeat.worker, now);
         let before = known.machine();
         let memory = heartbeat.available.memory;
@@ -142,25 +164,12 @@ impl Workers {
         if heartbeat.tasks().next().is_none() || host_mib >= known.host.best() {
             known.host.note(host_mib, grace_period, now);
         }
-        let shows_fit = |unfit: &mut Unfit| {
-            heartbeat.finished > unfit.finished || heartbeat.state == WorkerState::Starting
-        };
-        known.unfit.take_if(shows_fit);
         let is_new = known.heartbeat.replace(heartbeat).is_none();
         let after = known.machine();
         self.drifted |= after != before;
         let (before, after) = (largest_classes(before.as_ref()), largest_classes(after.as_ref()));
         self.changed |= after != before;
         is_new
-    }
-
-    /// Records that a worker reported that it is unfit for a task.
-    pub(super) fn record_unfit(&mut self, worker: &WorkerId, message: &str, now: Instant) {
-        let known = self.mark_seen(worker, now);
-        known.unfit = Some(Unfit {
-            message: message.to_owned(),
-            finished: known.heartbeat.as_ref().map_or(0, |heartbeat| heartbeat.finished),
-        });
     }
 
     /// Records that a worker reported an event, so that a worker that dies before its first heartbeat is
@@ -170,12 +179,14 @@ impl Workers {
     }
 
     fn mark_seen(&mut self, worker: &WorkerId, now: Instant) -> &mut WorkerRecord {
-        let known = self.known.entry(worker.clone()).or_insert(WorkerRecord {
+        let health = &self.health;
+        let known = self.known.entry(worker.clone()).or_insert_with(|| WorkerRecord {
             last_seen: now,
             heartbeat: None,
             host: OfferedMemory::default(),
             device: OfferedMemory::default(),
             unfit: None,
+            is_set_aside: health.set_aside(worker, now).is_some(),
         });
         known.last_seen = now;
         known
@@ -210,7 +221,11 @@ impl Workers {
         let is_leaving = |heartbeat: Heartbeat| match heartbeat.state {
             WorkerState::Draining => heartbeat.tasks().next().is_none(),
             WorkerState::Left => true,
-            WorkerState::Starting | WorkerState::Idle | WorkerState::Working | WorkerState::Unfit => false,
+            WorkerState::Starting
+            | WorkerState::Idle
+            | WorkerState::Working
+            | WorkerState::Unfit
+            | WorkerState::SetAside => false,
         };
         let removed = self.known.extract_if(.., is_gone);
         let departed = removed.map(|(worker, known)| DepartedWorker {
@@ -225,41 +240,6 @@ impl Workers {
         let departed: Vec<DepartedWorker> = departed.collect();
         self.changed |= !departed.is_empty();
         departed
-    }
-
-    /// The number of workers that accept tasks or soon will.
-    pub(super) fn live(&self) -> usize {
-        let states = self.known.values().map(WorkerRecord::state);
-        states.filter(|state| state.is_none_or(takes_tasks)).count()
-    }
-
-    /// Whether some worker can take a task of any kind, now or when it has finished the one that it holds.
-    pub(super) fn any_usable(&self) -> bool {
-        self.known.values().any(WorkerRecord::is_usable)
-    }
-
-    /// The workers whose last task showed that they are unfit, with the reason.
-    pub(super) fn unfit(&self) -> Vec<(WorkerId, String)> {
-        let unfit = |(worker, known): (&WorkerId, &WorkerRecord)| {
-            Some((worker.clone(), known.unfit.as_ref()?.message.clone()))
-        };
-        self.known.iter().filter_map(unfit).collect()
-    }
-
-    /// The number of usable workers that hold no task.
-    pub(super) fn idle(&self) -> usize {
-        let is_idle = |known: &&WorkerRecord| known.is_usable() && !known.is_busy();
-        self.known.values().filter(is_idle).count()
-    }
-
-    /// Whether a usable worker has the host memory for face analysis, or may have it after its task.
-    pub(super) fn any_analyzes(&self) -> bool {
-        let analyzes = |known: &WorkerRecord| {
-            let heartbeat = known.heartbeat.as_ref();
-            known.is_usable()
-                && (known.is_busy() || heartbeat.is_none_or(|heartbeat| heartbeat.available.analyze))
-        };
-        self.known.values().any(analyzes)
     }
 
     /// Whether a worker that holds a task other than `chunk` could offer this much if nothing else ran on its
@@ -351,7 +331,7 @@ impl Workers {
 fn takes_tasks(state: WorkerState) -> bool {
     match state {
         WorkerState::Starting | WorkerState::Idle | WorkerState::Working => true,
-        WorkerState::Draining | WorkerState::Unfit | WorkerState::Left => false,
+        WorkerState::Draining | WorkerState::Unfit | WorkerState::SetAside | WorkerState::Left => false,
     }
 }
 

@@ -6,8 +6,8 @@ use latentfarm_common::ids::{Attempt, WorkerId};
 use latentfarm_common::wire::outcome::DoneRecord;
 
 use super::event::ChunkEvent;
-use crate::job::retry::{Budget, Cause};
-use crate::job::tries::{MAX_EXCUSED, MAX_FAILURES, Tries};
+use crate::job::retry::{Budget, RetryClass};
+use crate::job::tries::Tries;
 
 use Phase::{Backlog, Done, Quarantined, Queued, Running, Waiting};
 
@@ -152,7 +152,7 @@ impl ChunkState {
             }
         };
         let ended = ended.zip(cause);
-        ended.map_or(Step::Ignored, |(attempt, cause)| self.end(attempt, &cause))
+        ended.map_or(Step::Ignored, |(attempt, cause)| self.end(attempt, cause.class))
     }
 
     fn moved(&self, attempt: Attempt, phase: Phase) -> Step {
@@ -200,30 +200,19 @@ impl ChunkState {
         }
     }
 
-    /// Ends an attempt without a result: the chunk is tried again if its budget allows that.
-    fn end(&self, attempt: Attempt, cause: &Cause) -> Step {
-        let (mut tries, reason) = (self.tries, &cause.reason);
-        match cause.class.budget() {
+    /// Ends an attempt without a result: the chunk is tried again, unless the dispatcher gives it up.
+    fn end(&self, attempt: Attempt, class: RetryClass) -> Step {
+        let mut tries = self.tries;
+        match class.budget() {
             Budget::Failures => tries.failed += 1,
             Budget::Excused => tries.excused += 1,
             Budget::OutOfMemory => tries.out_of_memory += 1,
             Budget::InsufficientMemory => tries.insufficient_memory += 1,
-            Budget::Final => {
-                let reason = reason.clone();
-                return self.moved(attempt, Quarantined { reason });
-            }
         }
-        let (attempt, phase) = if tries.failed >= MAX_FAILURES || tries.excused >= MAX_EXCUSED {
-            let attempts = tries.total();
-            let reason = format!("gave up after {attempts} attempts; the last one: {reason}");
-            (attempt, Quarantined { reason })
-        } else {
-            (attempt.next(), Backlog)
-        };
         Step::Moved(Self {
-            attempt,
+            attempt: attempt.next(),
             tries,
-            phase,
+            phase: Backlog,
         })
     }
 }

@@ -11,7 +11,9 @@ use tokio::time::Instant;
 
 use crate::job::chunk::event::ChunkEvent;
 use crate::job::chunk::state::{ChunkState, Phase, Step};
+use crate::job::failures::Failures;
 use crate::job::refusals::Refusals;
+use crate::job::retry::RetryClass;
 use crate::placement::{ChunkMemory, Fit, JobNeeds, OomDecision, Shortage};
 
 #[cfg(test)]
@@ -49,6 +51,10 @@ pub struct ChunkRecord {
     pub memory: ChunkMemory,
     /// How many workers were lost while they ran the chunk.
     pub losses: u32,
+    /// On which workers attempts have failed.
+    pub failures: Failures,
+    /// Who may run the chunk although the job's settings ask for others, because it failed on those.
+    pub detour: Detour,
     /// The queue that the last placement chose; only a chunk of the backlog has one.
     pub scheduled: Option<Scheduled>,
     /// Why the last placement found no live worker for the chunk, if it found none.
@@ -60,6 +66,18 @@ pub struct ChunkRecord {
     /// The attempt of a second task of the chunk, which another worker runs beside the one that counts. Its reports change
     /// nothing; its result counts if it is the first.
     pub backup: Option<Attempt>,
+}
+
+/// How far a chunk has left the machines that it would be placed on, because it failed on all of these.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Detour {
+    /// The chunk is placed like all others.
+    #[default]
+    None,
+    /// Machines of all numeric kinds may run it.
+    AnyKind,
+    /// The CPU may run it although it fits a GPU.
+    Cpu,
 }
 
 /// The queue that a chunk of the backlog is to be published to.
@@ -161,6 +179,8 @@ impl ChunkRecord {
             unreported_since: None,
             memory: ChunkMemory::default(),
             losses: 0,
+            failures: Failures::default(),
+            detour: Detour::default(),
             scheduled: None,
             unschedulable: None,
             refusals: None,
@@ -287,9 +307,15 @@ impl ChunkRecord {
 
     /// Applies an event to the chunk's state, and clears what no longer holds in the new state.
     pub fn apply(&mut self, event: ChunkEvent) -> Step {
-        let is_end = event.cause().is_some();
+        let cause = event.cause();
+        let is_end = cause.is_some();
+        let failed_on = event.failed_on().cloned();
         let step = self.state.on(event);
         let Step::Moved(next) = &step else { return step };
+        if let (Some(cause), Some(worker)) = (cause, failed_on) {
+            let is_bad_input = cause.class == RetryClass::BadInput;
+            self.failures.add(&worker, &cause.reason, is_bad_input);
+        }
         self.state = next.clone();
         self.unreported_since = None;
         self.scheduled = None;

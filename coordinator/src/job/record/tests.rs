@@ -165,7 +165,12 @@ fn a_new_state_forgets_what_no_longer_holds() {
     let failure = Failure::Transient {
         message: "a broken pipe".to_owned(),
     };
-    chunk.apply(ChunkEvent::Failed { attempt, failure });
+    let worker = "w".parse().unwrap();
+    chunk.apply(ChunkEvent::Failed {
+        attempt,
+        worker,
+        failure,
+    });
     assert!(
         chunk.maybe_queued,
         "the task of a failed attempt may lie in the queue still"

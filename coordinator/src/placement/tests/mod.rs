@@ -351,7 +351,7 @@ fn a_chunk_that_only_the_cpu_can_take_occupies_a_cpu_worker() {
     only_cpu.options.gpu = None;
     let placed = solve(CpuFallback::Always, &[only_cpu, both(None)], &load);
     assert_eq!(names(&placed), ["cpu12", "g03"]);
-    assert_eq!(reasons(&placed)[0], "no live GPU can fit it");
+    assert_eq!(reasons(&placed)[0], "no GPU can render it");
 }
 
 #[test]

@@ -119,6 +119,7 @@ impl FakeMachine {
             predicted_mib: constraints.needs.of(plan),
             peak_mib: needed,
             least_free_mib: free_mib - needed,
+            shortages: Vec::new(),
             stages: vec![peak],
         })
     }

@@ -92,6 +92,7 @@ impl Stage {
             adopt_timeout: Duration::from_secs(10),
             drain_timeout: Duration::from_secs(10),
             reassign_delay: Duration::from_millis(100),
+            set_aside: Backoff::new(Duration::from_secs(1), Duration::from_secs(2)),
             tenant_grace_period: Duration::from_mins(1),
         };
         let topology = Topology::default();

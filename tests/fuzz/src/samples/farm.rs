@@ -58,6 +58,7 @@ pub(crate) fn done_records() -> [DoneRecord; 2] {
         predicted_mib: 900,
         peak_mib: 870,
         least_free_mib: 100,
+        shortages: Vec::new(),
         stages: vec![StagePeak {
             stage: MemoryStage::VaeDecode,
             live_mib: 800,
@@ -146,18 +147,23 @@ pub(crate) fn heartbeats() -> [Heartbeat; 2] {
             power_w: Some(72),
         }),
         frames_per_second: 4.5,
+        problem: Some("cuda:1 NVIDIA L4 cannot be used".to_owned()),
         ..Heartbeat::starting(worker(), "cuda:0 NVIDIA L4".to_owned())
     };
     [Heartbeat::starting(worker(), "cpu".to_owned()), working]
 }
 
-pub(crate) fn commands() -> [WorkerCommand; 5] {
+pub(crate) fn commands() -> [WorkerCommand; 6] {
     [
         WorkerCommand::Cancel(job()),
         WorkerCommand::Drain,
         WorkerCommand::FreeMemory,
         WorkerCommand::GiveBack(chunk(WorkKind::Render)),
         WorkerCommand::Abandon(chunk(WorkKind::Render)),
+        WorkerCommand::SetAside {
+            pause_ms: 60_000,
+            reason: "it failed 3 attempts in a row".to_owned(),
+        },
     ]
 }
 

@@ -12,8 +12,11 @@
 //! | `window`     | two encodes a frame, all steps without guidance, one decode a frame, masking and pasting |
 //!
 //! Every part runs once unmeasured first; the window's warm-up is a window of two frames and one step.
-//! Memory is what the process holds with the networks loaded, and its peak over warm-up and repetitions.
+//! Memory is what the process holds with the networks loaded, and its peak over warm-up and repetitions. On a
+//! GPU the pool's peaks are reported too, and the driver's free memory, which is sampled during one more
+//! repetition, so that sampling costs the timed ones nothing.
 
+mod device_memory;
 mod machine;
 mod measure;
 mod parts;
@@ -28,6 +31,7 @@ use clap::builder::RangedU64ValueParser;
 use latentfarm_common::wire::memory::MemoryPlan;
 use serde::{Deserialize, Serialize};
 
+pub use device_memory::DeviceMemoryUse;
 pub use machine::BenchMachine;
 pub use measure::measure;
 pub use report::{BenchReport, EngineReport, PartReport, WeightsReport};

@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Part;
+use super::device_memory::DeviceMemoryUse;
 use super::machine::BenchMachine;
 
 /// The results of one part.
@@ -26,6 +27,9 @@ pub struct PartReport {
     /// loading included.
     #[serde(default)]
     pub peak_was_reset: bool,
+    /// The memory of the GPU; `None` if the part ran on the CPU.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device_memory: Option<DeviceMemoryUse>,
     /// Multiplications and additions of one repetition, in units of 10^9, if they are counted.
     #[serde(default)]
     pub gflop: Option<f64>,
@@ -130,6 +134,7 @@ mod tests {
             baseline_bytes: 0,
             peak_bytes: 0,
             peak_was_reset: true,
+            device_memory: None,
             gflop: None,
         }
     }

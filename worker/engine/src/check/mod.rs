@@ -3,8 +3,11 @@
 //! These checks need the engine alone, while a worker needs FFmpeg's libraries too. `deploy/gpu-check` runs
 //! them on a machine that is to join a farm. Every result is one JSON object on a line of its own.
 
+mod layers;
+mod open;
 mod parts;
 mod print;
+mod verdicts;
 mod windows;
 
 use std::io::{Write, stdin};
@@ -12,6 +15,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::bail;
+use clap::builder::RangedU64ValueParser;
 use latentsync::check_kernels;
 use latentsync::synth::{Size, synthesize};
 use serde_json::json;
@@ -24,6 +28,8 @@ pub use self::windows::WindowsArgs;
 /// The checks, each with its arguments.
 #[derive(Clone, Debug, clap::Subcommand)]
 pub enum Check {
+    /// Open the device, run every kernel and a product in each number type, and print what the device is
+    Open,
     /// Compare every kernel of a CUDA build with the reference on the device
     Kernels,
     /// Write random weights for the other checks
@@ -40,6 +46,12 @@ pub enum Check {
         /// Folder with the model weights; small ones, since the CPU computes with them too
         #[arg(long, value_name = "DIR")]
         weights: PathBuf,
+    },
+    /// Compare single layers of the published widths with the CPU
+    Layers {
+        /// Divide the sides of images and the numbers of tokens by this
+        #[arg(long, value_name = "N", default_value_t = 1, value_parser = RangedU64ValueParser::<usize>::new().range(1..=8))]
+        shrink: usize,
     },
     /// Render windows through the whole engine and print the memory after each request
     Windows(WindowsArgs),
@@ -59,6 +71,7 @@ pub fn check(check: Check, mut settings: EngineSettings, output: &mut impl Write
     let started = Instant::now();
     let on_cpu = settings.device.device.is_cpu();
     match check {
+        Check::Open => open::open(&settings.device, output),
         Check::Kernels | Check::Hold { .. } if on_cpu => {
             bail!("this check is for GPUs only: name one with `--device cuda:N`")
         }
@@ -78,6 +91,7 @@ pub fn check(check: Check, mut settings: EngineSettings, output: &mut impl Write
             let device = (&settings.device.device, settings.device.computes_as.as_str());
             parts::parts(&weights, device, output)
         }
+        Check::Layers { shrink } => layers::layers(&settings.device.device, shrink, output),
         Check::Windows(args) => windows::windows(&args, settings, output),
         Check::Hold { leave } => {
             let free = settings.device.memory.reading().free;

@@ -8,10 +8,11 @@ use std::time::Instant;
 use latentfarm_common::digest::Digest;
 use latentfarm_common::wire::engine::{EngineReply, EngineRequest};
 use latentfarm_common::wire::job::ModelSpec;
-use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan};
+use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan, MemorySample};
 use serde_json::{Value, json};
 
 use super::print::{all_passed, memory, print};
+use super::verdicts::{MeasuredNeed, SteadyWindows};
 use crate::{Engine, EngineSettings, dummy_requests};
 use latentsync::Checkpoint;
 use latentsync::cost::prediction::MemoryPredictor;
@@ -40,11 +41,11 @@ pub struct WindowsArgs {
     pub plan: MemoryPlan,
 }
 
-/// Runs the requests and prints one line for each; the first line is the memory that is predicted for the
-/// plan.
+/// Runs the requests and prints one line for each. The first line is the memory that is predicted for the
+/// plan; the last ones compare it with the memory that was measured, and the windows with each other.
 ///
 /// # Errors
-/// Fails if the weights cannot be read, or, after all requests, if any of them failed.
+/// Fails if the weights cannot be read, or, after all requests, if any of them or of the comparisons failed.
 pub(super) fn windows(
     args: &WindowsArgs,
     settings: EngineSettings,
@@ -75,7 +76,8 @@ pub(super) fn windows(
     let mut engine = ManuallyDrop::new(Engine::new(settings));
     let mut failed = 0;
     let requests = requests(args, &checkpoint, resolution_px);
-    let total = requests.len();
+    let mut total = requests.len();
+    let mut replies = Vec::new();
     for (name, request) in requests {
         let started = Instant::now();
         let mut highest = (0, 0);
@@ -91,10 +93,29 @@ pub(super) fn windows(
             memory.reserved_peak = memory.reserved_peak.max(highest.1);
         }
         failed += usize::from(matches!(reply, EngineReply::Failed(_)));
-        print(output, name, &reply_json(&reply), started.elapsed().as_secs_f64())?;
+        print(
+            output,
+            name,
+            &reply_json(&reply, kind),
+            started.elapsed().as_secs_f64(),
+        )?;
         if engine.is_poisoned() {
             return all_passed(failed, total);
         }
+        replies.push(reply);
+    }
+    if failed == 0 {
+        let need = MeasuredNeed::of(&replies, prediction.need_mib);
+        print(output, "need", &need.json(), 0.0)?;
+        failed += usize::from(!need.passed());
+        total += 1;
+    }
+    if failed == 0
+        && let Some(steady) = SteadyWindows::of(&replies)
+    {
+        print(output, "steady", &steady.json(), 0.0)?;
+        failed += usize::from(!steady.passed());
+        total += 1;
     }
     drop(ManuallyDrop::into_inner(engine));
     all_passed(failed, total)
@@ -120,8 +141,16 @@ fn requests(
     requests
 }
 
-/// Returns what is printed of a reply.
-fn reply_json(reply: &EngineReply) -> Value {
+/// Returns what is printed of a reply, with what the pool lost to fragmentation at its peak if the device is a GPU.
+fn reply_json(reply: &EngineReply, kind: DeviceKind) -> Value {
+    let memory = |sample: &MemorySample| {
+        let mut figures = memory(sample);
+        if kind == DeviceKind::Cuda {
+            let mib = sample.fragmented_peak() as f64 / 1_048_576.0;
+            figures["fragmented_peak"] = json!((mib * 10.0).round() / 10.0);
+        }
+        figures
+    };
     match reply {
         EngineReply::Loaded {
             numerics_fingerprint,
@@ -144,5 +173,27 @@ fn reply_json(reply: &EngineReply) -> Value {
             result
         }
         EngineReply::Failed(failure) => json!({ "failed": failure }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fragmentation_is_printed_for_a_gpu_alone() {
+        let memory = MemorySample {
+            live_peak: 3330 << 20,
+            reserved_peak: 3872 << 20,
+            ..MemorySample::default()
+        };
+        let reply = EngineReply::AudioReady {
+            cached: false,
+            elapsed_ms: 1,
+            memory,
+        };
+        let figure = |kind| reply_json(&reply, kind)["memory"]["fragmented_peak"].clone();
+        assert_eq!(figure(DeviceKind::Cuda), json!(542.0));
+        assert_eq!(figure(DeviceKind::Cpu), Value::Null);
     }
 }

@@ -12,10 +12,11 @@ use anyhow::Context as _;
 use clap::ValueEnum as _;
 use latentfarm_common::child::die_with_parent;
 
-use super::engine_program::{ensure_installed, program_path, thread_count};
-use super::exit::{failed, print, usage_error};
+use super::engine_program::thread_count;
+use super::exit::{EXIT_CANNOT_WORK, failed, print, usage_error};
+use super::one_device::{DeviceEngine, OneDeviceArgs};
 use latentfarm_engine::bench::{BenchMachine, BenchReport, EngineReport, Part, Sizes};
-use latentfarm_engine::environment;
+use latentfarm_engine::{Precision, environment};
 use latentsync::Checkpoint;
 use latentsync::synth::{self, Size};
 
@@ -32,12 +33,11 @@ pub(super) struct BenchArgs {
     parts: Vec<Part>,
     #[command(flatten)]
     sizes: Sizes,
-    /// Device to compute on: `cpu`, or `cuda:N` with a CUDA engine
-    #[arg(long, default_value = "cpu")]
-    device: String,
-    /// Engine program (default: latentfarm-engine beside this program)
-    #[arg(long, value_name = "PATH")]
-    engine: Option<PathBuf>,
+    #[command(flatten)]
+    device: OneDeviceArgs,
+    /// Number type that the networks compute in (default: f32 on the CPU, f16 on CUDA)
+    #[arg(long, value_enum, value_name = "TYPE")]
+    precision: Option<Precision>,
     /// Earlier JSON report of this program or of bench-pytorch, to compare this run with
     #[arg(long, value_name = "FILE")]
     compare: Option<PathBuf>,
@@ -54,7 +54,11 @@ pub(super) fn main(args: &BenchArgs) -> ExitCode {
         Ok(prepared) => prepared,
         Err(error) => return usage_error(error.as_ref()),
     };
-    let text = prepared.run(args).and_then(|report| {
+    let engine = match args.device.choose() {
+        Ok(engine) => engine,
+        Err(error) => return failed(error.as_ref(), EXIT_CANNOT_WORK),
+    };
+    let text = prepared.run(args, &engine).and_then(|report| {
         if args.json {
             return Ok(serde_json::to_string_pretty(&report)?);
         }
@@ -71,7 +75,6 @@ struct Prepared {
     weights: PathBuf,
     /// The folder of synthetic weights that were made for this run; dropping it removes them.
     _made: Option<tempfile::TempDir>,
-    engine: PathBuf,
     threads: usize,
     parts: Vec<Part>,
     compare: Option<BenchReport>,
@@ -79,8 +82,7 @@ struct Prepared {
 
 impl Prepared {
     fn new(args: &BenchArgs) -> anyhow::Result<Self> {
-        let engine = program_path(args.engine.as_deref(), "latentfarm-engine")?;
-        ensure_installed(&engine)?;
+        args.device.check()?;
         if let Some(dir) = &args.save {
             anyhow::ensure!(
                 dir.is_dir(),
@@ -107,14 +109,13 @@ impl Prepared {
         Ok(Self {
             weights,
             _made: made,
-            engine,
             threads: thread_count(args.threads),
             parts,
             compare,
         })
     }
 
-    fn run(&self, args: &BenchArgs) -> anyhow::Result<BenchReport> {
+    fn run(&self, args: &BenchArgs, engine: &DeviceEngine) -> anyhow::Result<BenchReport> {
         let mut report = BenchReport {
             threads: self.threads,
             frames: args.sizes.frames,
@@ -123,7 +124,7 @@ impl Prepared {
             ..BenchReport::default()
         };
         for &part in &self.parts {
-            let measured = self.measure(part, args)?;
+            let measured = self.measure(part, args, engine)?;
             report.software = measured.numerics_fingerprint;
             report.resolution_px = measured.resolution_px;
             report.plan = measured.plan;
@@ -134,7 +135,7 @@ impl Prepared {
     }
 
     /// Measures one part in its own engine process, whose log goes to this process's standard error.
-    fn measure(&self, part: Part, args: &BenchArgs) -> anyhow::Result<EngineReport> {
+    fn measure(&self, part: Part, args: &BenchArgs, engine: &DeviceEngine) -> anyhow::Result<EngineReport> {
         let Sizes {
             resolution,
             frames,
@@ -142,22 +143,22 @@ impl Prepared {
             repeat,
             plan,
         } = args.sizes;
-        let mut command = Command::new(&self.engine);
+        let mut command = Command::new(&engine.program);
         command
-            .args([
-                "--device",
-                &args.device,
-                "bench",
-                "--part",
-                part.name(),
-                "--weights",
-            ])
+            .args(["--device", &engine.device])
+            .args(
+                args.precision
+                    .iter()
+                    .flat_map(|dtype| ["--dtype".to_owned(), dtype.to_string()]),
+            )
+            .args(["bench", "--part", part.name(), "--weights"])
             .arg(&self.weights)
             .args(["--frames", &frames.to_string()])
             .args(["--steps", &steps.to_string()])
             .args(["--repeat", &repeat.to_string()])
             .args(["--plan", plan.into()])
             .envs(environment(self.threads))
+            .envs(engine.envs.iter().cloned())
             .stdin(Stdio::null())
             .stderr(Stdio::inherit());
         if let Some(side) = resolution {
@@ -169,7 +170,7 @@ impl Prepared {
         die_with_parent(&mut command);
         let output = command
             .output()
-            .with_context(|| format!("cannot start the engine `{}`", self.engine.display()))?;
+            .with_context(|| format!("cannot start the engine `{}`", engine.program.display()))?;
         anyhow::ensure!(
             output.status.success(),
             "the engine could not measure `{}` ({}); its log is above",
@@ -177,7 +178,7 @@ impl Prepared {
             output.status
         );
         serde_json::from_slice(&output.stdout)
-            .with_context(|| format!("`{}` did not print a report", self.engine.display()))
+            .with_context(|| format!("`{}` did not print a report", engine.program.display()))
     }
 }
 

@@ -33,6 +33,7 @@ pub(super) fn render(report: &BenchReport, other: Option<&BenchReport>) -> Strin
     lines.push(header(other.is_some()));
     lines.extend(report.parts.iter().map(|part| row(part, other)));
     lines.push(String::new());
+    lines.extend(device_memory(report));
     lines.push("MiB: resident before the part ran (networks loaded, except for load and mel), and the peak on top of that.".to_owned());
     if report.parts.iter().any(|part| !part.peak_was_reset) {
         lines.push(
@@ -114,6 +115,43 @@ fn row(part: &PartReport, other: Option<&BenchReport>) -> String {
     text
 }
 
+/// Returns the table of the GPU's memory; nothing if the parts ran on the CPU.
+fn device_memory(report: &BenchReport) -> Vec<String> {
+    let measured = report.parts.iter().filter_map(|part| {
+        let memory = part.device_memory.as_ref()?;
+        Some((part.part.name(), memory))
+    });
+    let mib = |bytes: u64| format!("{:.0}", bytes as f64 / MIB);
+    let mut lines: Vec<String> = measured
+        .map(|(name, memory)| {
+            format!(
+                "{name:<11}{:>10}{:>10}{:>10}{:>12}{:>12}{:>12}",
+                mib(memory.used_before),
+                mib(memory.used_peak),
+                mib(memory.reserved_peak),
+                mib(memory.fragmented()),
+                mib(memory.beside_pool),
+                mib(memory.least_free),
+            )
+        })
+        .collect();
+    if lines.is_empty() {
+        return lines;
+    }
+    let header = format!(
+        "{:<11}{:>10}{:>10}{:>10}{:>12}{:>12}{:>12}",
+        "GPU, MiB", "before", "in use", "reserved", "fragmented", "context", "least free"
+    );
+    lines.insert(0, header);
+    lines.push(String::new());
+    lines.push(
+        "GPU: bytes in tensors before the part and at most, the most that the pool held, the difference of the two \
+         peaks, what the context takes beside the pool, and the least that the driver had free."
+            .to_owned(),
+    );
+    lines
+}
+
 /// Formats seconds with about four significant digits.
 fn seconds(value: f64) -> String {
     let decimals = if value < 1.0 { 4 } else { 2 };
@@ -123,7 +161,7 @@ fn seconds(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use latentfarm_engine::bench::Part;
+    use latentfarm_engine::bench::{DeviceMemoryUse, Part};
 
     fn report(seconds: f64) -> BenchReport {
         BenchReport {
@@ -136,6 +174,7 @@ mod tests {
                 baseline_bytes: 100 << 20,
                 peak_bytes: 107 << 20,
                 peak_was_reset: true,
+                device_memory: None,
                 gflop: Some(10.0),
             }],
             ..BenchReport::default()
@@ -155,6 +194,28 @@ mod tests {
             ["unet", "2.00", "2.00", "2.00", "3.00", "100", "7", "5"]
         );
         assert!(!text.contains("whole process"), "{text}");
+    }
+
+    #[test]
+    fn the_memory_of_a_gpu_has_a_table_of_its_own() {
+        let mut report = report(2.0);
+        assert!(!render(&report, None).contains("fragmented"));
+        report.parts[0].device_memory = Some(DeviceMemoryUse {
+            used_before: 2600 << 20,
+            used_peak: 3300 << 20,
+            reserved_peak: 3904 << 20,
+            beside_pool: 691 << 20,
+            least_free: 138_000 << 20,
+            total: 143_000 << 20,
+        });
+        let text = render(&report, None);
+        let line = text
+            .lines()
+            .filter(|line| line.starts_with("unet"))
+            .nth(1)
+            .unwrap();
+        let figures: Vec<&str> = line.split_whitespace().collect();
+        assert_eq!(figures, ["unet", "2600", "3300", "3904", "604", "691", "138000"]);
     }
 
     #[test]

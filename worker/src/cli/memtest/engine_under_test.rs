@@ -6,6 +6,7 @@ use latentfarm_common::wire::engine::{EngineFailure, EngineReply, EngineRequest,
 use latentfarm_common::wire::memory::MemorySample;
 
 use super::setup::Setup;
+use crate::cli::one_device::DeviceEngine;
 use crate::supervise::{Child, ChildCommand};
 
 /// A running engine process, which is killed when this is dropped.
@@ -24,14 +25,15 @@ pub(super) struct TimedReply {
 impl EngineUnderTest {
     /// Starts an engine on the device under test with more arguments. Its log becomes part of this process's
     /// log.
-    pub(super) fn start(setup: &Setup, args: &[String]) -> anyhow::Result<Self> {
-        let device = ["--device", &setup.args.device].map(Into::into);
+    pub(super) fn start(setup: &Setup, engine: &DeviceEngine, args: &[String]) -> anyhow::Result<Self> {
+        let device = ["--device", &engine.device].map(Into::into);
+        // The first backtrace loads tables of many MiB for good, which would look like a leak.
+        let no_backtrace = ("RUST_BACKTRACE".to_owned(), "0".to_owned());
         let child = Child::spawn(&ChildCommand {
             name: "engine",
-            program: setup.engine.clone(),
+            program: engine.program.clone(),
             args: device.into_iter().chain(args.iter().map(Into::into)).collect(),
-            // The first backtrace loads tables of many MiB for good, which would look like a leak.
-            envs: vec![("RUST_BACKTRACE".to_owned(), "0".to_owned())],
+            envs: engine.envs.iter().cloned().chain([no_backtrace]).collect(),
             threads: setup.threads,
         })?;
         Ok(Self {

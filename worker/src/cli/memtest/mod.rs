@@ -21,7 +21,8 @@ pub(super) fn main(args: MemtestArgs) -> ExitCode {
         Ok(setup) => setup,
         Err(error) => return usage_error(error.as_ref()),
     };
-    let report = match block_on(suite::run(&setup)) {
+    let tested = setup.engine().map(|engine| block_on(suite::run(&setup, &engine)));
+    let report = match tested.and_then(|report| report) {
         Ok(report) => report,
         Err(error) => return failed(error.as_ref(), EXIT_CANNOT_WORK),
     };

@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use crate::cli::engine_program::{ensure_installed, program_path, thread_count};
+use crate::cli::engine_program::thread_count;
+use crate::cli::one_device::{DeviceEngine, OneDeviceArgs};
 use latentsync::Checkpoint;
 
 #[derive(clap::Args, Debug)]
@@ -10,9 +11,8 @@ pub(in crate::cli) struct MemtestArgs {
     /// Folder with the model weights
     #[arg(long, value_name = "DIR", env = "LATENTFARM_WEIGHTS")]
     pub(super) weights: PathBuf,
-    /// Device to compute on: `cpu`, or `cuda:N` with a CUDA engine
-    #[arg(long, default_value = "cpu")]
-    pub(super) device: String,
+    #[command(flatten)]
+    device: OneDeviceArgs,
     /// Number of windows to render in search of leaks
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(50..=100_000))]
     pub(super) windows: u32,
@@ -25,9 +25,6 @@ pub(in crate::cli) struct MemtestArgs {
     /// Seconds without a message after which the engine counts as hung; every denoising step must take less
     #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub(super) silence_limit: u64,
-    /// Engine program (default: latentfarm-engine beside this program)
-    #[arg(long, value_name = "PATH")]
-    engine: Option<PathBuf>,
     /// Print one JSON object instead of the table
     #[arg(long)]
     pub(super) json: bool,
@@ -36,26 +33,31 @@ pub(in crate::cli) struct MemtestArgs {
     pub(super) engine_arg: Vec<String>,
 }
 
-/// The checked arguments, with the checkpoint and the engine that they name.
+/// The checked arguments, with the checkpoint that they name.
 pub(super) struct Setup {
     pub(super) args: MemtestArgs,
     pub(super) checkpoint: Checkpoint,
-    pub(super) engine: PathBuf,
     pub(super) threads: usize,
 }
 
 impl Setup {
     /// Checks the arguments; an error is one that the user can put right.
     pub(super) fn new(args: MemtestArgs) -> anyhow::Result<Self> {
-        let engine = program_path(args.engine.as_deref(), "latentfarm-engine")?;
-        ensure_installed(&engine)?;
+        args.device.check()?;
         let checkpoint = Checkpoint::open(&args.weights)?;
         checkpoint.check_tensors()?;
         Ok(Self {
             checkpoint,
-            engine,
             threads: thread_count(args.threads),
             args,
         })
+    }
+
+    /// Returns the engine for the device under test.
+    ///
+    /// # Errors
+    /// Fails if this machine has no such device that can be used.
+    pub(super) fn engine(&self) -> anyhow::Result<DeviceEngine> {
+        self.args.device.choose()
     }
 }

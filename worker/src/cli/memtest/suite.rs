@@ -9,6 +9,7 @@ use super::engine_under_test::{EngineUnderTest, TimedReply, describe};
 use super::report::{Check, GuidanceCost, MemtestReport, WindowCost};
 use super::requests::{self, GUIDED, UNGUIDED};
 use super::setup::Setup;
+use crate::cli::one_device::DeviceEngine;
 use crate::supervise::leak_detector::LeakDetector;
 
 const MIB: f64 = 1_048_576.0;
@@ -20,9 +21,9 @@ const BOOKKEEPING_BYTES: u64 = 64 << 10;
 /// # Errors
 /// If the model cannot be loaded or render a window here, or an engine ends or hangs: there is then no
 /// verdict.
-pub(super) async fn run(setup: &Setup) -> anyhow::Result<MemtestReport> {
-    let mut engine = EngineUnderTest::start(setup, &setup.args.engine_arg)?;
-    tracing::info!(device = setup.args.device, "loading the model");
+pub(super) async fn run(setup: &Setup, device: &DeviceEngine) -> anyhow::Result<MemtestReport> {
+    let mut engine = EngineUnderTest::start(setup, device, &setup.args.engine_arg)?;
+    tracing::info!(device = device.device, "loading the model");
     let loaded = engine.request(&requests::load(setup)).await?;
     let mut samples = vec![loaded.ready().context("the model cannot be loaded here")?];
     samples.push(engine.request(&requests::audio()).await?.ready()?);
@@ -42,7 +43,7 @@ pub(super) async fn run(setup: &Setup) -> anyhow::Result<MemtestReport> {
         frames(setup, &windows),
         steps(&windows),
         after_windows(&windows)?,
-        errors(setup, &off).await?,
+        errors(setup, device, &off).await?,
     ];
     let (leaks, baselines) = leaks(setup, &mut engine).await?;
     checks.push(leaks);
@@ -52,7 +53,7 @@ pub(super) async fn run(setup: &Setup) -> anyhow::Result<MemtestReport> {
             device,
             ..
         } => (numerics_fingerprint, device),
-        _ => (String::new(), setup.args.device.clone()),
+        _ => (String::new(), device.device.clone()),
     };
     Ok(MemtestReport {
         device,
@@ -183,10 +184,10 @@ fn after_windows(windows: &[&TimedReply]) -> anyhow::Result<Check> {
 
 /// Checks that a second engine frees all memory after each of several injected faults, and then renders the
 /// same faces.
-async fn errors(setup: &Setup, expected: &TimedReply) -> anyhow::Result<Check> {
+async fn errors(setup: &Setup, device: &DeviceEngine, expected: &TimedReply) -> anyhow::Result<Check> {
     tracing::info!("rendering windows with injected faults");
     let mut faults = vec!["error@denoise#2", "oom@vae-decode#3"];
-    if !setup.args.device.starts_with("cuda") {
+    if !device.is_gpu {
         // On CUDA a panic ends the engine.
         faults.push("panic@vae-encode#4");
     }
@@ -194,7 +195,7 @@ async fn errors(setup: &Setup, expected: &TimedReply) -> anyhow::Result<Check> {
         .iter()
         .flat_map(|fault| ["--fault".to_owned(), (*fault).to_owned()])
         .collect();
-    let mut engine = EngineUnderTest::start(setup, &args)?;
+    let mut engine = EngineUnderTest::start(setup, device, &args)?;
     engine.request(&requests::load(setup)).await?.ready()?;
     engine.request(&requests::audio()).await?.ready()?;
     let window = requests::window(setup, setup.args.steps, UNGUIDED);

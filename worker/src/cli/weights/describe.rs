@@ -1,4 +1,5 @@
-//! `weights describe` prints what a checkpoint is and how much memory it needs under each memory plan.
+//! `weights describe` prints what a checkpoint is and how much memory it needs under each memory plan, on both kinds of
+//! device or on one device of this machine.
 
 use std::path::Path;
 
@@ -6,6 +7,9 @@ use candle_core::DType;
 use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan};
 use serde::Serialize;
 
+use crate::cli::engines::Engines;
+use crate::machine::device_check::CHECK_LIMIT;
+use crate::machine::probe::{DeviceSelector, Probe};
 use latentsync::cost::prediction::{MemoryPrediction, MemoryPredictor, is_validated};
 use latentsync::cost::shape::ModelShape;
 use latentsync::{Checkpoint, WeightsError};
@@ -18,7 +22,40 @@ struct Description {
     resolution_px: u32,
     unet_parameters: u64,
     vae_parameters: u64,
+    /// The device that the needs are printed for; `None` for both kinds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    device: Option<DescribedDevice>,
     needs: Vec<TaskMemory>,
+}
+
+/// The device of this machine whose needs are printed.
+#[derive(Serialize)]
+pub(super) struct DescribedDevice {
+    name: String,
+    kind: DeviceKind,
+    free_mib: u64,
+    total_mib: u64,
+}
+
+impl DescribedDevice {
+    /// Finds the device and reads its memory.
+    ///
+    /// # Errors
+    /// Fails if this machine has no such device that can be used, or its memory cannot be read.
+    pub(super) fn read(selector: &DeviceSelector) -> anyhow::Result<Self> {
+        let probe = Probe::for_devices(std::slice::from_ref(selector));
+        let (device, note) = Engines::new(None, None, CHECK_LIMIT)?.choose(selector, &probe)?;
+        if let Some(note) = note {
+            tracing::info!("{}", note.replace("; renders", "; described for a worker"));
+        }
+        let reading = probe.read(&device).map_err(anyhow::Error::msg)?;
+        Ok(Self {
+            name: device.to_string(),
+            kind: device.kind(),
+            free_mib: reading.free_mib,
+            total_mib: reading.total_mib,
+        })
+    }
 }
 
 /// The memory that one task needs on one kind of device.
@@ -36,8 +73,12 @@ struct TaskMemory {
     predicted: Vec<MemoryPrediction>,
 }
 
-/// Returns the description as text, or as one JSON object.
-pub(super) fn describe(dir: &Path, json: bool) -> Result<String, WeightsError> {
+/// Returns the description as text, or as one JSON object; with the needs on `device`, or on both kinds of device.
+pub(super) fn describe(
+    dir: &Path,
+    device: Option<DescribedDevice>,
+    json: bool,
+) -> Result<String, WeightsError> {
     let checkpoint = Checkpoint::open(dir)?;
     let parameters = checkpoint.check_tensors()?;
     let description = Description {
@@ -46,10 +87,13 @@ pub(super) fn describe(dir: &Path, json: bool) -> Result<String, WeightsError> {
         resolution_px: checkpoint.resolution_px(),
         unet_parameters: parameters.unet,
         vae_parameters: parameters.vae,
-        needs: needs(&checkpoint).map_err(|source| WeightsError::Read {
-            path: dir.to_owned(),
-            source,
+        needs: needs(&checkpoint, device.as_ref().map(|device| device.kind)).map_err(|source| {
+            WeightsError::Read {
+                path: dir.to_owned(),
+                source,
+            }
         })?,
+        device,
     };
     if json {
         return Ok(serde_json::json!(description).to_string());
@@ -57,13 +101,16 @@ pub(super) fn describe(dir: &Path, json: bool) -> Result<String, WeightsError> {
     Ok(text(&description, &checkpoint))
 }
 
-fn needs(checkpoint: &Checkpoint) -> candle_core::Result<Vec<TaskMemory>> {
+fn needs(checkpoint: &Checkpoint, only: Option<DeviceKind>) -> candle_core::Result<Vec<TaskMemory>> {
     let accounted = ModelShape::accounted(checkpoint).map_err(candle_core::Error::wrap)?;
     let devices = [
         (DeviceKind::Cpu, DType::F32, ModelShape::of(checkpoint)),
         (DeviceKind::Cuda, DType::F16, accounted),
     ];
     let mut needs = Vec::new();
+    let devices = devices
+        .into_iter()
+        .filter(|(kind, ..)| only.is_none_or(|only| only == *kind));
     for (kind, dtype, shape) in devices {
         let mut predictor = MemoryPredictor::with_dtype(shape, kind, dtype)?;
         for guided in [false, true] {
@@ -101,6 +148,15 @@ fn text(description: &Description, checkpoint: &Checkpoint) -> String {
             model.resolution_px()
         ));
     }
+    if let Some(device) = &description.device {
+        let DescribedDevice {
+            name,
+            free_mib,
+            total_mib,
+            ..
+        } = device;
+        lines.push(format!("{free_mib} of {total_mib} MiB are free on {name}"));
+    }
     for need in &description.needs {
         let guidance = if need.guided {
             "with guidance"
@@ -117,7 +173,12 @@ fn text(description: &Description, checkpoint: &Checkpoint) -> String {
         lines.push(format!("{} {}, {guidance} ({basis}):", need.kind, need.dtype));
         for (predicted, mib) in need.predicted.iter().zip(need.mib) {
             let (plan, tightest) = (predicted.plan, predicted.tightest);
-            lines.push(format!("  {plan:<14} {mib:>6} MiB  {tightest}"));
+            let fits = match &description.device {
+                Some(device) if mib > device.free_mib => "does not fit  ",
+                Some(_) => "fits          ",
+                None => "",
+            };
+            lines.push(format!("  {plan:<14} {mib:>6} MiB  {fits}{tightest}"));
         }
     }
     lines.join("\n")

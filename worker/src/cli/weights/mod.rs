@@ -14,7 +14,8 @@ use clap::{Subcommand, ValueEnum};
 use indicatif::BinaryBytes;
 use latentfarm_common::console::tell;
 
-use super::exit::{print, usage_error};
+use super::exit::{EXIT_CANNOT_WORK, failed, print, usage_error};
+use crate::machine::probe::DeviceSelector;
 use bar::{bar, spinner};
 use latentsync::checkpoint::{self as weights, DigestCheck, FileCheck, FolderMetadata, StoredAs};
 use latentsync::{Checkpoint, WeightsError, synth};
@@ -79,6 +80,10 @@ pub(super) enum WeightsCommand {
     Describe {
         /// Folder that holds the checkpoint
         dir: PathBuf,
+        /// Print the memory that this device needs alone, and how much of it is free: `cpu`, `auto` (the first usable
+        /// GPU, or the CPU if there is none), `cuda:N`, a GPU's UUID or `sim:PATH` (default: both kinds of device)
+        #[arg(long, value_name = "DEVICE")]
+        device: Option<DeviceSelector>,
         /// Print one JSON object instead of the text
         #[arg(long)]
         json: bool,
@@ -114,7 +119,13 @@ pub(super) fn main(command: WeightsCommand) -> ExitCode {
             account_as,
         } => make(size, &out, seed, account_as),
         WeightsCommand::Verify { dir } => return verify(&dir),
-        WeightsCommand::Describe { dir, json } => describe::describe(&dir, json),
+        WeightsCommand::Describe { dir, device, json } => {
+            let device = match device.as_ref().map(describe::DescribedDevice::read).transpose() {
+                Ok(device) => device,
+                Err(error) => return failed(error.as_ref(), EXIT_CANNOT_WORK),
+            };
+            describe::describe(&dir, device, json)
+        }
     };
     match outcome {
         Ok(text) => print(&text, ExitCode::SUCCESS),

@@ -5,6 +5,8 @@
 //! may be taken meanwhile. Both use the same sums, so that a task from a queue that fitted is refused only if
 //! something has changed.
 
+use std::fmt::Write as _;
+
 use latentfarm_common::queues::{Available, CPU_CLASSES_MIB, GPU_CLASSES_MIB};
 use latentfarm_common::wire::memory::{MEDIA_MIB, MemoryConstraints, MemoryPlan, RenderMemory};
 
@@ -56,6 +58,8 @@ pub struct HostState {
     pub media_mib: u64,
     /// Memory that the supervisor holds.
     pub supervisor_mib: u64,
+    /// Memory that this worker's engine on a GPU is still going to take of the host.
+    pub engine_growth_mib: u64,
 }
 
 /// A GPU's memory from the view of one worker, in MiB.
@@ -89,6 +93,7 @@ pub fn available(snapshot: &Snapshot, limits: &MemoryLimits) -> Available {
     let host = &snapshot.host;
     let media_mib = MEDIA_MIB.saturating_sub(host.media_mib);
     let media_fits = media_fits(snapshot, limits);
+    let engine_fits = gpu_engine_fits(snapshot, limits);
     let (host_mib, device_mib) = match snapshot.device {
         DeviceState::Cpu => {
             // All that the media child holds counts as free: what exceeds its usual part is in a task's need.
@@ -108,8 +113,7 @@ pub fn available(snapshot: &Snapshot, limits: &MemoryLimits) -> Available {
                     .saturating_sub(gpu.reserved_by_others_mib)
                     .saturating_sub(limits.reserve_device(gpu.total_mib))
             };
-            // An engine on a GPU needs the media child on the host too, for its crops.
-            (None, state.filter(|_| media_fits).map(free))
+            (None, state.filter(|_| engine_fits).map(free))
         }
     };
     Available {
@@ -124,6 +128,14 @@ pub fn available(snapshot: &Snapshot, limits: &MemoryLimits) -> Available {
 pub fn media_fits(snapshot: &Snapshot, limits: &MemoryLimits) -> bool {
     let host = &snapshot.host;
     host.free_mib + host.media_mib >= limits.reserve(host.total_mib) + MEDIA_MIB
+}
+
+/// Returns true if the host has the memory for an engine on a GPU and the media child beside it, which makes its crops,
+/// besides what other workers of the host have reserved.
+fn gpu_engine_fits(snapshot: &Snapshot, limits: &MemoryLimits) -> bool {
+    let host = &snapshot.host;
+    let taken_mib = limits.reserve(host.total_mib) + host.reserved_by_others_mib;
+    host.free_mib + host.media_mib >= taken_mib + host.engine_growth_mib + MEDIA_MIB
 }
 
 /// Returns true if the host has the memory for a second media child, beside one that is at work and an engine that is
@@ -159,13 +171,13 @@ pub fn capacity(snapshot: &Snapshot, limits: &MemoryLimits) -> RenderMemory {
 pub fn describe_shortage(snapshot: &Snapshot, limits: &MemoryLimits) -> String {
     let host = &snapshot.host;
     let (free, total, reserve) = (host.free_mib, host.total_mib, limits.reserve(host.total_mib));
-    let host_text = format!(
+    let mut host_text = format!(
         "{free} of the host's {total} MiB are free, of which {reserve} MiB stay free (--reserve) and {MEDIA_MIB} MiB \
          are for the media process"
     );
     match snapshot.device {
         DeviceState::Gpu(None) => "the GPU cannot be read".to_owned(),
-        DeviceState::Gpu(Some(gpu)) if media_fits(snapshot, limits) => {
+        DeviceState::Gpu(Some(gpu)) if gpu_engine_fits(snapshot, limits) => {
             let (free, total) = (gpu.free_mib + gpu.engine_mib, gpu.total_mib);
             let (reserve, least) = (limits.reserve_device(total), GPU_CLASSES_MIB[0]);
             format!(
@@ -173,7 +185,19 @@ pub fn describe_shortage(snapshot: &Snapshot, limits: &MemoryLimits) -> String {
                  smallest tasks need {least} MiB: end other programs on it"
             )
         }
-        DeviceState::Gpu(Some(_)) => format!("{host_text}: end other programs on the host"),
+        DeviceState::Gpu(Some(_)) => {
+            let HostState {
+                engine_growth_mib,
+                reserved_by_others_mib,
+                ..
+            } = host;
+            let _infallible = write!(
+                host_text,
+                ", {engine_growth_mib} MiB for the engine's own part and {reserved_by_others_mib} MiB for other workers: \
+                 end other programs on the host"
+            );
+            host_text
+        }
         DeviceState::Cpu => {
             let least = CPU_CLASSES_MIB[0];
             format!("{host_text}; the smallest tasks need {least} MiB: end other programs on the host")

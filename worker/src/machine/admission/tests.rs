@@ -190,6 +190,35 @@ fn a_worker_without_room_says_what_there_is_and_what_stays_free() {
 }
 
 #[test]
+fn an_engine_on_a_gpu_needs_memory_of_the_host_that_no_other_worker_is_about_to_take() {
+    let offers = |reserved_by_others_mib, engine_growth_mib| {
+        let host = HostState {
+            free_mib: 512 + 256 + 850,
+            total_mib: 64 * GIB,
+            reserved_by_others_mib,
+            engine_growth_mib,
+            ..HostState::default()
+        };
+        let snapshot = Snapshot {
+            host,
+            ..on_gpu(gpu(8000, 8))
+        };
+        let available = available(&snapshot, &LIMITS);
+        assert!(available.analyze);
+        let text = describe_shortage(&snapshot, &LIMITS);
+        (available.memory.device_mib.is_some(), text)
+    };
+    assert!(offers(0, 850).0);
+    assert!(offers(850, 0).0, "its engine runs");
+    let (fits, text) = offers(1, 850);
+    assert!(!fits);
+    assert!(
+        text.contains("850 MiB for the engine's own part and 1 MiB for other workers"),
+        "{text}"
+    );
+}
+
+#[test]
 fn a_reserve_is_never_used() {
     let limits = MemoryLimits {
         reserve_mib: Some(12 * GIB),

@@ -3,8 +3,10 @@
 //! `latentfarm-worker probe` use it.
 
 mod devices;
+mod driver;
 mod nvml;
 mod reading;
+mod stand_in;
 mod visible;
 
 use std::collections::BTreeMap;
@@ -15,12 +17,13 @@ use std::time::{Duration, Instant};
 use latentfarm_common::error::one_line;
 use latentfarm_common::wire::outcome::GpuStatus;
 
+use driver::Driver;
 use latentfarm_common::host;
 use latentfarm_common::simulated_device::SimulatedDevice;
-use nvml::Driver;
 
 pub use devices::{
-    Device, DeviceSelector, InvalidDeviceSelector, Inventory, SelectedDevices, Unavailable, resolve,
+    Device, DeviceSelector, FailedDevice, InvalidDeviceSelector, Inventory, SelectedDevices, Unavailable,
+    resolve,
 };
 pub use reading::{Gpu, Reading};
 
@@ -48,6 +51,24 @@ impl Probe {
     /// Opens the driver's library if there is one.
     pub fn open() -> Self {
         Self::new(Driver::open())
+    }
+
+    /// Makes a probe whose GPUs a file describes, for tests.
+    pub fn stand_in(path: PathBuf) -> Self {
+        Self::new(Ok(Driver::stand_in(path)))
+    }
+
+    /// Opens the driver's library only if one of the selectors can name a real GPU.
+    pub fn for_devices(selectors: &[DeviceSelector]) -> Self {
+        let needs_driver = |selector: &DeviceSelector| match selector {
+            DeviceSelector::Auto | DeviceSelector::Cuda(_) | DeviceSelector::Uuid(_) => true,
+            DeviceSelector::Cpu | DeviceSelector::Simulated(_) => false,
+        };
+        if selectors.iter().any(needs_driver) {
+            Self::open()
+        } else {
+            Self::without_driver()
+        }
     }
 
     /// Makes a probe that does not use the driver and reports no GPU.
@@ -85,6 +106,7 @@ impl Probe {
         Inventory {
             gpus: self.gpus(),
             cuda_engine,
+            failed: BTreeMap::new(),
         }
     }
 

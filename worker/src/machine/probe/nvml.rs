@@ -12,11 +12,11 @@ const MIB: u64 = 1 << 20;
 
 /// The open library of the driver.
 #[derive(Debug)]
-pub(super) struct Driver {
+pub(super) struct Nvidia {
     nvml: Nvml,
 }
 
-impl Driver {
+impl Nvidia {
     /// Opens the library; the error is one line for people if there is no driver or a broken one.
     pub(super) fn open() -> Result<Self, String> {
         match Nvml::init() {

@@ -12,6 +12,8 @@ use latentfarm_engine::{EXIT_POISONED, is_out_of_memory};
 const SHORT_OF_MEMORY_PERCENT: f32 = 10.0;
 /// The signal with which the kernel kills a process for want of memory.
 const SIGKILL: i32 = 9;
+/// The signal with which a process ends itself when an allocation fails.
+const SIGABRT: i32 = 6;
 
 /// The cause of a child's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,6 +94,15 @@ impl ChildExit {
     }
 }
 
+impl ChildExit {
+    /// Whether a child that ended like this before it was ready would do so again: it exited by itself or crashed. A kill or
+    /// an abort may be for want of memory.
+    pub fn is_broken_start(&self) -> bool {
+        let signal = self.status.and_then(|status| status.signal());
+        !matches!(signal, Some(SIGKILL | SIGABRT))
+    }
+}
+
 impl fmt::Display for ChildExit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.status {
@@ -131,6 +142,16 @@ mod tests {
             ExitCause::Other,
             "the kernel kills with 9 only"
         );
+    }
+
+    #[test]
+    fn an_engine_that_exits_or_crashes_at_its_start_is_broken_and_one_that_is_killed_may_lack_memory() {
+        let broken = |wait_status| {
+            let exit = ChildExit::new(Some(ExitStatus::from_raw(wait_status)), String::new(), None);
+            exit.is_broken_start()
+        };
+        assert!(broken(3 << 8) && broken(127 << 8) && broken(11) && broken(4));
+        assert!(!broken(9) && !broken(6));
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod exit;
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
+use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -97,6 +98,11 @@ impl Child {
     /// Must be called on a thread that lives as long as the child should: the kernel's parent-death signal
     /// watches the spawning thread. The supervisor's runtime runs on its main thread.
     pub fn spawn(command: &ChildCommand) -> Result<Self, ChildError> {
+        Self::spawn_with(command, None)
+    }
+
+    /// As [`Child::spawn`], with an open file that the child inherits, and with it a lock on the file.
+    pub fn spawn_with(command: &ChildCommand, inherited: Option<&File>) -> Result<Self, ChildError> {
         let name = command.name;
         let start = |source| ChildError::Start {
             name,
@@ -113,6 +119,9 @@ impl Child {
             .stderr(Stdio::piped())
             .kill_on_drop(true);
         latentfarm_common::child::die_with_parent(process.as_std_mut());
+        if let Some(file) = inherited {
+            latentfarm_common::child::keep_open(process.as_std_mut(), file).map_err(start)?;
+        }
         let mut process = process.spawn().map_err(start)?;
         let missing = || start(io::Error::other("a pipe is missing"));
         let stdin = process.stdin.take().ok_or_else(missing)?;

@@ -117,6 +117,7 @@ impl RunnerHarness {
             },
             warn_gib: vec![15, 20],
             reservations_dir: self.path("claims"),
+            device_turn: Duration::from_mins(1),
             silence_limit: Duration::from_secs(20),
         }
     }

@@ -1,11 +1,13 @@
 //! Tests of the runner with recorded children: scripts that send the replies of an engine or a media child.
 
 mod harness;
+mod leaner_plan;
+mod turns;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use latentfarm_common::digest::Digest;
-use latentfarm_common::wire::engine::{EngineFailure, EngineReply, EngineRequest, EngineStage};
+use latentfarm_common::wire::engine::{EngineReply, EngineRequest, EngineStage};
 use latentfarm_common::wire::media::MediaReply;
 use latentfarm_common::wire::memory::{
     DeviceKind, MEDIA_MIB, MemoryPlan, MemoryRequirements, MemoryStage, OutOfMemory,
@@ -77,36 +79,6 @@ async fn a_task_of_which_no_plan_fits_any_more_is_given_back_untried() {
         .await
         .unwrap_err();
     assert!(matches!(failure, Failure::WorkerUnfit { .. }), "{failure:?}");
-}
-
-#[tokio::test]
-async fn an_engine_that_reports_that_it_ran_out_of_memory_is_used_again() {
-    let harness = RunnerHarness::new().await;
-    let out_of_memory = EngineReply::Failed(EngineFailure::OutOfMemory {
-        stage: MemoryStage::VaeDecode,
-        needed_at_least_mib: Some(7100),
-        free_before_mib: 300,
-    });
-    let replies = [vec![loaded(), out_of_memory, loaded()], window()].concat();
-    let engine = harness.child("engine", &replies, "exec cat > $INPUT");
-    let heartbeat_state = heartbeat_state();
-    let mut runner = runner(harness.settings(engine), &heartbeat_state);
-    let task = harness.task(DeviceKind::Cuda, NEEDS);
-    let failure = run(&mut runner, &harness, &task, &heartbeat_state)
-        .await
-        .unwrap_err();
-    let expected = Failure::OutOfMemory(OutOfMemory {
-        kind: DeviceKind::Cuda,
-        device: "sim:card".to_owned(),
-        stage: Some(MemoryStage::VaeDecode),
-        plan: MemoryPlan::SequentialGuidance,
-        needed_at_least_mib: Some(7100),
-        free_before_mib: 300,
-        suspected: false,
-    });
-    assert_eq!(failure, expected);
-    run(&mut runner, &harness, &task, &heartbeat_state).await.unwrap();
-    assert_eq!(harness.starts("engine").len(), 1);
 }
 
 #[tokio::test]
@@ -191,46 +163,6 @@ async fn an_engine_that_never_starts_makes_its_worker_unfit_and_is_no_fault_of_t
             "{failure:?}"
         );
     }
-}
-
-#[tokio::test]
-async fn memory_that_one_worker_is_about_to_take_is_not_free_to_another() {
-    let harness = RunnerHarness::new().await;
-    // The first engine has taken 1000 of the 7000 MiB that it needs, and waits for a line in the fifo.
-    let go_on = harness.path("go-on");
-    let replies = [vec![loaded()], window()].concat();
-    let bytes = pipe::encode(&loaded()).unwrap().len();
-    let recording = harness.path("engine.replies");
-    let script = format!(
-        "mkfifo {fifo}; head -c {bytes} {recording}; read line < {fifo}; tail -c +{next} {recording}; exec cat > /dev/null",
-        fifo = go_on.display(),
-        recording = recording.display(),
-        next = bytes + 1,
-    );
-    let mut engine = harness.child("engine", &replies, "");
-    engine.args = vec!["-c".into(), script.into()];
-    let first_state = heartbeat_state();
-    let mut first = runner(harness.settings(engine.clone()), &first_state);
-    let second_state = HeartbeatState::new("w2".parse().unwrap(), "sim:card".to_owned());
-    let mut second = runner(harness.settings(engine), &second_state);
-    assert_eq!(second.available().await.memory.device_mib, Some(8000));
-    let task = harness.task(DeviceKind::Cuda, NEEDS);
-    let working = run(&mut first, &harness, &task, &first_state);
-    let watching = async {
-        let begun = Instant::now();
-        let mut seen = Vec::new();
-        while seen.last() != Some(&Some(2000)) {
-            assert!(begun.elapsed() < LIMIT, "{seen:?}");
-            let available_mib = second.available().await.memory.device_mib;
-            if seen.last() != Some(&available_mib) {
-                seen.push(available_mib);
-            }
-        }
-        tokio::fs::write(&go_on, "go\n").await.unwrap();
-    };
-    let (finished, ()) = tokio::join!(working, watching);
-    finished.unwrap();
-    assert_eq!(second.available().await.memory.device_mib, Some(8000));
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ pub(super) use latentfarm_common::wire::outcome::{DoneRecord, Failure};
 pub(super) use super::super::event::ChunkEvent;
 pub(super) use super::super::state::{ChunkState, DenyReason, Phase, Step};
 use crate::job::test_support::done_record;
-pub(super) use crate::job::tries::{MAX_EXCUSED, MAX_FAILURES, Tries};
+pub(super) use crate::job::tries::Tries;
 
 pub(super) fn at(number: u32) -> Attempt {
     Attempt { epoch: 7, number }
@@ -100,6 +100,7 @@ pub(super) fn started(number: u32, by: &str) -> ChunkEvent {
 pub(super) fn failed(number: u32, failure: Failure) -> ChunkEvent {
     ChunkEvent::Failed {
         attempt: at(number),
+        worker: worker("w1"),
         failure,
     }
 }
@@ -111,6 +112,7 @@ pub(super) fn enqueued(number: u32) -> ChunkEvent {
 pub(super) fn retracted(number: u32) -> ChunkEvent {
     ChunkEvent::Retracted {
         attempt: at(number),
+        worker: Some(worker("w1")),
         reason: "16 frames decode, 32 are due".to_owned(),
     }
 }

@@ -12,10 +12,12 @@ mod host;
 mod interface;
 mod simulated;
 
+use std::time::{Duration, Instant};
+
 use candle_core::Device;
 
 pub use host::HostMemory;
-pub use interface::{EngineMemory, Shortage, StageWork};
+pub use interface::{DeviceCondition, DeviceFacts, EngineMemory, FreeMemoryReader, Shortage, StageWork};
 pub use simulated::SimulatedMemory;
 
 use latentfarm_common::simulated_device::{SimulatedDevice, SimulatedDeviceError};
@@ -30,6 +32,8 @@ pub struct EngineDevice {
     pub computes_as: String,
     /// The memory of the device.
     pub memory: Box<dyn EngineMemory>,
+    /// How long it took to open the device and to try its kernels.
+    pub opened_in: Duration,
 }
 
 /// Why a device cannot be opened.
@@ -55,11 +59,13 @@ pub enum DeviceError {
 /// # Errors
 /// Fails if the text names no device, or the device cannot be used.
 pub fn open(name: &str, budget: Option<u64>) -> Result<EngineDevice, DeviceError> {
+    let started = Instant::now();
     let on_cpu = |memory: Box<dyn EngineMemory>| EngineDevice {
         device: Device::Cpu,
         name: name.to_owned(),
         computes_as: "cpu".to_owned(),
         memory,
+        opened_in: started.elapsed(),
     };
     if name == "cpu" {
         return Ok(on_cpu(Box::new(HostMemory::new(budget))));
@@ -69,9 +75,13 @@ pub fn open(name: &str, budget: Option<u64>) -> Result<EngineDevice, DeviceError
     }
     let ordinal = name.strip_prefix("cuda:").and_then(|text| text.parse().ok());
     let ordinal = ordinal.ok_or_else(|| DeviceError::Unknown(name.to_owned()))?;
-    open_cuda(ordinal, name).map_err(|source| DeviceError::Driver {
+    let opened = open_cuda(ordinal, name).map_err(|source| DeviceError::Driver {
         name: name.to_owned(),
         source,
+    });
+    opened.map(|device| EngineDevice {
+        opened_in: started.elapsed(),
+        ..device
     })
 }
 
@@ -83,6 +93,7 @@ fn open_cuda(ordinal: usize, name: &str) -> candle_core::Result<EngineDevice> {
         name: name.to_owned(),
         computes_as: memory.chip()?,
         memory: Box::new(memory),
+        opened_in: Duration::ZERO,
     })
 }
 
@@ -95,6 +106,7 @@ fn open_cuda(ordinal: usize, name: &str) -> candle_core::Result<EngineDevice> {
         name: name.to_owned(),
         computes_as: name.to_owned(),
         memory: Box::new(HostMemory::new(None)),
+        opened_in: Duration::ZERO,
     })
 }
 

@@ -106,6 +106,8 @@ impl EngineMemory for SimulatedMemory {
     fn unloaded(&mut self) {
         self.model = None;
         self.live = 0;
+        // A device's high water goes back to what is in use once it was read; the weights are gone by then.
+        self.peak = self.leaked;
     }
 
     fn begin(&mut self, work: StageWork) -> Result<(), Shortage> {

@@ -8,6 +8,7 @@
 
 use super::figures::{OpMemory, OpParams, bytes};
 use crate::hooks::Op;
+use crate::kernels::reference::SOFTMAX_AT_ONCE;
 use crate::slices::{AttentionShape, ConvolutionShape, GroupNormShape, SliceLimits, feed_forward_rows};
 
 const F32: usize = 4;
@@ -97,7 +98,14 @@ fn attention(sizes: AttentionShape, width: usize, across: bool, each: usize, lim
     );
     let scores = bytes(step.rows * step.heads * step.queries * keys, each);
     let scaling = split * q + 2 * bytes(some_queries, F32);
-    let softmax = (split + 1) * q + 2 * scores;
+    // The softmax converts some of the scores to `f32` at a time.
+    let scores_at_once = (step.rows * step.heads * step.queries * keys).min(SOFTMAX_AT_ONCE.max(keys));
+    let converted = if each < F32 {
+        2 * bytes(scores_at_once, F32)
+    } else {
+        0
+    };
+    let softmax = (split + 1) * q + 2 * scores + converted;
     let mixing = (split + 1) * q + scores + q;
     let all = (step.rows, step.heads, step.queries) == (rows, heads, queries);
     let whole = if all {

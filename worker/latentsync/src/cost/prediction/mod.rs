@@ -6,12 +6,15 @@
 //!   live tensors and workspaces, and a constant for the rest of the process ([`HOST_BASE`]). Without that
 //!   constant it is the peak of the counting allocator plus the mapped weights;
 //! - on CUDA it is the process's memory on the device: the context ([`CUDA_CONTEXT`]) and the pool, which is
-//!   what the operations allocate plus what the pool loses to fragmentation (`pool_size`). It is fitted to
-//!   and tested against measurements on an H200, `measured.json`; other GPUs were not measured.
+//!   what the operations allocate plus what the pool loses to fragmentation. The constants ([`CUDA`]) are
+//!   fitted to measurements on an H200 ([`fit`]), and the predictions are tested against those of another
+//!   session on it, `measured.json`; other GPUs were not measured.
 //!
 //! The memory of other processes on the device, and the margin that a worker leaves free for them, are not in
 //! the figures.
 
+mod cuda_constants;
+pub mod fit;
 #[cfg(test)]
 mod tests;
 
@@ -21,6 +24,7 @@ use std::fmt;
 use candle_core::{DType, Result};
 use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan, MemoryRequirements};
 
+pub use self::cuda_constants::CudaConstants;
 use super::compute::ComputeSpec;
 use super::shape::{ModelShape, WeightCounts};
 pub use super::walk::StageMemory;
@@ -32,14 +36,16 @@ const MIB: u64 = 1 << 20;
 /// freed memory that the allocator keeps for a second. It was measured as 34 to 78 MiB, depending on what was
 /// freed within the last second.
 pub const HOST_BASE: u64 = 64 * MIB;
-/// The memory of a CUDA context with all modules and of the libraries. It was measured as 689 MiB on an H200.
-pub const CUDA_CONTEXT: u64 = 692 * MIB;
-
-/// Returns the bytes of the device that a memory pool holds if at most `live` bytes are in use at once. The
-/// rest is lost to fragmentation between blocks of many sizes.
-fn pool_size(live: u64) -> u64 {
-    live + live / 12 + 96 * MIB
-}
+/// The constants for CUDA, which [`fit`](fit::fit) gives for the measurements on an H200 in
+/// `worker/measurements/h200-2026-11-27-gpu-check.jsonl`: the context with all modules and of the libraries, and what the
+/// pool loses to fragmentation between blocks of many sizes.
+pub const CUDA: CudaConstants = CudaConstants {
+    context_mib: 692,
+    share: 14,
+    fixed_mib: 128,
+};
+/// The bytes of a CUDA context with all modules and of the libraries.
+pub const CUDA_CONTEXT: u64 = CUDA.context_mib * MIB;
 
 /// Returns whether the figures for a kind of device hold for all such devices. Those for CUDA were measured
 /// on one GPU only.
@@ -124,7 +130,7 @@ impl MemoryPredictor {
     pub fn predict(&mut self, plan: MemoryPlan, guided: bool) -> MemoryPrediction {
         let (base, held): (u64, fn(u64) -> u64) = match self.spec.kind {
             DeviceKind::Cpu => (HOST_BASE, |live| live),
-            DeviceKind::Cuda => (CUDA_CONTEXT, pool_size),
+            DeviceKind::Cuda => (CUDA_CONTEXT, |live| CUDA.pool_size(live)),
         };
         let stages = self.stages(plan, guided);
         let tightest = stages.iter().fold(stages[0], |highest, stage| {

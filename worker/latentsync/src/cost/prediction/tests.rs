@@ -176,3 +176,46 @@ fn every_need_measured_on_a_gpu_is_predicted_with_less_than_an_eighth_too_much()
         );
     }
 }
+
+#[test]
+fn the_constants_for_cuda_are_those_that_fit_the_committed_measurements() {
+    let lines = include_str!("../../../../measurements/h200-2026-11-27-gpu-check.jsonl");
+    let measured = fit::measurements(lines).unwrap();
+    assert_eq!(
+        measured.len(),
+        14,
+        "two sizes, six plans, and one without guidance"
+    );
+    assert_eq!(fit::fit(&measured), Some(CUDA));
+}
+
+#[test]
+fn a_fit_leaves_a_chunk_above_every_measurement_and_no_more_than_it_must() {
+    let measured = |live_mib: u64, pool_mib: f64| fit::CudaMeasurement {
+        stage: format!("need-{live_mib}"),
+        context_mib: 500.5,
+        pool_mib,
+        predicted_live: live_mib * MIB,
+    };
+    // One part in eight and 64 MiB, less the chunk that is left free.
+    let exact = [800, 1600, 3200].map(|live| measured(live, (live + live / 8 + 64 - 32) as f64));
+    let expected = CudaConstants {
+        context_mib: 504,
+        share: 8,
+        fixed_mib: 64,
+    };
+    assert_eq!(fit::fit(&exact), Some(expected));
+    assert_eq!(fit::fit(&[]), None);
+    assert_eq!(
+        fit::fit(&[measured(1000, 9000.0)]),
+        None,
+        "nine times as much is no fragmentation"
+    );
+    let error = fit::measurements(r#"{"stage":"need-256-fast-1","check":"window","result":{}}"#);
+    assert!(
+        error
+            .unwrap_err()
+            .to_string()
+            .contains("`fast` is not a memory plan")
+    );
+}

@@ -6,6 +6,7 @@ use candle_core::{DType, Device, Result, Tensor};
 
 use super::attention::attention;
 use super::availability::disable_kernels;
+use super::build_info::cuda_dtypes;
 use super::conv2d::conv2d;
 use super::elementwise::{add_to_frames, geglu, gelu, transpose};
 use super::epilogue::{Epilogue, add_epilogue_to_rows};
@@ -35,14 +36,14 @@ impl KernelCheck {
     }
 }
 
-/// Compares every kernel with the reference backend on `device`, in every number type. If any fails, all
+/// Compares every kernel with the reference backend on `device`, in every number type of this build. If any fails, all
 /// kernels are disabled in this process, see [`cuda_kernels_enabled`](super::cuda_kernels_enabled).
 ///
 /// # Errors
 /// Fails if an operation cannot run at all; all kernels are disabled then, too.
 pub fn check_kernels(device: &Device) -> Result<Vec<KernelCheck>> {
     let mut checks = Vec::new();
-    for dtype in [DType::F32, DType::F16, DType::BF16] {
+    for &dtype in cuda_dtypes() {
         let mut checker = KernelChecker {
             device,
             dtype,

@@ -7,6 +7,7 @@
 
 mod attention;
 mod availability;
+mod build_info;
 mod check;
 mod conv2d;
 mod elementwise;
@@ -17,6 +18,7 @@ mod norm;
 pub(crate) use attention::{attention, dense};
 pub use availability::cuda_kernels_enabled;
 pub(crate) use availability::supports;
+pub use build_info::{CudaBuild, cuda_build, cuda_dtypes};
 pub use check::{KernelCheck, check_kernels, relative_distance};
 pub(crate) use conv2d::conv2d;
 pub(crate) use elementwise::{add_to_frames, geglu, gelu, transpose};

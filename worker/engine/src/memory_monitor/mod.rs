@@ -7,11 +7,11 @@ use std::rc::Rc;
 
 use candle_core::{Error, Result, Tensor};
 use latentfarm_common::error::one_line;
-use latentfarm_common::wire::memory::{MemorySample, MemoryStage};
+use latentfarm_common::wire::memory::{MemoryPlan, MemorySample, MemoryStage};
 
-use super::classify::{ErrorClass, classify};
+use crate::classify::{ErrorClass, classify};
 use crate::memory::cleanup::{Cleaner, CleanupPolicy, CleanupScope, Retention};
-use crate::memory::device::{EngineMemory, Shortage, StageWork};
+use crate::memory::device::{DeviceCondition, EngineMemory, Shortage, StageWork};
 use crate::memory::fault_injection::{FaultInjector, FaultKind, RequestKind};
 use latentsync::Checkpoint;
 use latentsync::{Hooks, Op};
@@ -50,7 +50,7 @@ impl MemoryMonitor {
             faults,
             work: StageWork {
                 stage: MemoryStage::Idle,
-                plan: latentfarm_common::wire::memory::MemoryPlan::default(),
+                plan: MemoryPlan::default(),
                 guided: false,
             },
             free_before: 0,
@@ -116,6 +116,21 @@ impl MemoryMonitor {
         sample
     }
 
+    /// Classifies the text of an error. If the text does not say what went wrong, the device is examined.
+    pub(super) fn classify(&mut self, text: &str) -> ErrorClass {
+        let class = classify(text);
+        if class != ErrorClass::Unclear {
+            return class;
+        }
+        let condition = self.memory.examine();
+        tracing::warn!(?condition, stage = %self.work.stage, "the device was examined after an unclear error: {text}");
+        match condition {
+            DeviceCondition::Works => ErrorClass::Other,
+            DeviceCondition::NearlyFull => ErrorClass::OutOfMemory,
+            DeviceCondition::Broken => ErrorClass::Poisoned,
+        }
+    }
+
     /// Called when a request ends with an error of `class`: returns what is known if memory ran out, and
     /// leaves the device ready for the next request.
     pub(super) fn out_of_memory_details(&mut self, class: ErrorClass) -> Option<OutOfMemoryDetails> {
@@ -123,16 +138,34 @@ impl MemoryMonitor {
         let needed = match (shortage, class) {
             (Some(shortage), _) => shortage.needed,
             (None, ErrorClass::OutOfMemory) => self.memory.needed_at_least(),
-            (None, ErrorClass::Poisoned | ErrorClass::Other) => return None,
+            (None, _) => return None,
         };
         if shortage.is_none() {
             self.memory.recover();
         }
+        // The peaks are those of a request that failed. The next sample may be of another plan.
+        self.forget_peaks();
         Some(OutOfMemoryDetails {
             stage: self.work.stage,
             needed,
             free_before: self.free_before,
         })
+    }
+
+    /// Returns unused memory and begins to measure anew, because the requests that follow run under `plan`.
+    pub(super) fn change_plan(&mut self, plan: MemoryPlan) {
+        self.work.plan = plan;
+        self.work.stage = MemoryStage::Idle;
+        self.memory.trim(0);
+        // The idle stage needs nothing, so that it is never refused.
+        let _fits = self.memory.begin(self.work);
+        self.forget_peaks();
+    }
+
+    fn forget_peaks(&mut self) {
+        self.memory.take_peak();
+        self.memory.take_reserved_peak();
+        self.peak = 0;
     }
 
     /// Keeps `shortage` until the request's failure is reported.
@@ -188,9 +221,9 @@ impl Hooks for MemoryMonitor {
     /// Allows one repetition in a request: after unused memory is returned, memory that other processes have
     /// freed or that was fragmented may be available.
     fn retry(&mut self, error: &Error) -> bool {
-        let out_of_memory_details =
-            self.shortage.is_none() && classify(&one_line(error)) == ErrorClass::OutOfMemory;
-        if !out_of_memory_details || std::mem::replace(&mut self.retried, true) {
+        let is_refused =
+            self.shortage.is_none() && self.classify(&one_line(error)) == ErrorClass::OutOfMemory;
+        if !is_refused || std::mem::replace(&mut self.retried, true) {
             return false;
         }
         let again = self.memory.recover();
@@ -231,136 +264,4 @@ impl Cleaner for MemoryMonitor {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use candle_core::{DType, Device};
-    use latentfarm_common::wire::memory::MemoryPlan;
-    use latentsync::Run;
-
-    /// A device on which a refused allocation may succeed if it is repeated.
-    #[derive(Default)]
-    struct FakeDeviceMemory {
-        trims: Rc<RefCell<Vec<u64>>>,
-        peak: u64,
-    }
-
-    impl EngineMemory for FakeDeviceMemory {
-        fn survives_panic(&self) -> bool {
-            false
-        }
-        fn reading(&self) -> MemorySample {
-            MemorySample {
-                free: 1000,
-                live: 7,
-                ..MemorySample::default()
-            }
-        }
-        fn take_peak(&mut self) -> u64 {
-            std::mem::take(&mut self.peak)
-        }
-        fn begin(&mut self, work: StageWork) -> std::result::Result<(), Shortage> {
-            self.peak = if work.stage == MemoryStage::Denoise {
-                500
-            } else {
-                900
-            };
-            Ok(())
-        }
-        fn before(&mut self, _: Op, _: usize) -> std::result::Result<(), Shortage> {
-            Err(Shortage {
-                needed: 2000,
-                limit: 1000,
-            })
-        }
-        fn needed_at_least(&self) -> u64 {
-            1234
-        }
-        fn recover(&mut self) -> bool {
-            self.trim(0);
-            true
-        }
-        fn trim(&mut self, keep: u64) {
-            self.trims.borrow_mut().push(keep);
-        }
-        fn leak(&mut self, _: u64) {}
-    }
-
-    fn window() -> StageWork {
-        StageWork {
-            stage: MemoryStage::VaeEncode,
-            plan: MemoryPlan::default(),
-            guided: false,
-        }
-    }
-
-    fn monitor(cleanup: CleanupPolicy) -> (MemoryMonitor, Rc<RefCell<Vec<u64>>>) {
-        let device = FakeDeviceMemory::default();
-        let trims = Rc::clone(&device.trims);
-        let mut monitor = MemoryMonitor::new(Box::new(device), cleanup, FaultInjector::default());
-        monitor.begin_request(RequestKind::Window, window());
-        (monitor, trims)
-    }
-
-    #[test]
-    fn what_the_driver_refuses_is_repeated_once_and_what_the_monitor_refuses_is_not() {
-        let (mut monitor, trims) = monitor(CleanupPolicy::Step);
-        let refusal = Error::wrap("DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")");
-        assert!(!monitor.retry(&Error::Msg("a shape does not fit".to_owned())));
-        assert!(monitor.retry(&refusal));
-        assert!(!monitor.retry(&refusal), "a second time in the same request");
-        assert_eq!(*trims.borrow(), [0]);
-        let details = monitor.out_of_memory_details(ErrorClass::OutOfMemory).unwrap();
-        assert_eq!((details.needed, details.free_before), (1234, 1000));
-        monitor.begin_request(RequestKind::Window, window());
-        let x = Tensor::zeros(1, DType::F32, &Device::Cpu).unwrap();
-        let own = monitor.before(Op::Copy { elements: 1 }, &x).unwrap_err();
-        assert!(!monitor.retry(&own));
-        assert_eq!(
-            monitor.out_of_memory_details(ErrorClass::Other).unwrap().needed,
-            2000
-        );
-        assert!(
-            monitor.out_of_memory_details(ErrorClass::Poisoned).is_none(),
-            "the shortage was reported"
-        );
-    }
-
-    #[test]
-    fn a_step_is_run_again_through_the_context() {
-        let (monitor, trims) = monitor(CleanupPolicy::Step);
-        let monitor = RefCell::new(monitor);
-        let run = Run::default().with_hooks(&monitor);
-        let runs = std::cell::Cell::new(0);
-        let outcome = run.retried(|| {
-            runs.set(runs.get() + 1);
-            if runs.get() == 1 {
-                return Err(Error::wrap("CUDA_ERROR_OUT_OF_MEMORY"));
-            }
-            Ok(runs.get())
-        });
-        assert_eq!(outcome.unwrap(), 2);
-        assert_eq!(*trims.borrow(), [0]);
-    }
-
-    #[test]
-    fn a_step_is_trimmed_to_the_steps_peak_and_its_peak_is_reported() {
-        for (cleanup, expected) in [
-            (CleanupPolicy::Strict, &[0, 0, 0][..]),
-            (CleanupPolicy::Step, &[500, 0]),
-            (CleanupPolicy::Window, &[0]),
-            (CleanupPolicy::Task, &[]),
-        ] {
-            let (mut monitor, trims) = monitor(cleanup);
-            monitor.begin_stage(MemoryStage::VaeEncode).unwrap();
-            monitor.clean(CleanupScope::Step);
-            assert_eq!(monitor.sample().live_peak, 900);
-            monitor.begin_stage(MemoryStage::Denoise).unwrap();
-            monitor.clean(CleanupScope::Step);
-            assert_eq!(monitor.sample().live_peak, 500);
-            assert_eq!(monitor.sample().live_peak, 7, "a peak is reported once");
-            monitor.clean(CleanupScope::Window);
-            assert_eq!(*trims.borrow(), expected, "{cleanup:?}");
-            assert_eq!(monitor.stage(), MemoryStage::Idle);
-        }
-    }
-}
+mod tests;

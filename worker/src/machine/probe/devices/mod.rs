@@ -1,6 +1,7 @@
 //! Resolves the `--device` list of the command line to the devices of this machine that workers compute on.
 //! The command line calls it once at the start.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -17,13 +18,15 @@ pub enum DeviceSelector {
     Cpu,
     /// The visible GPU with this index.
     Cuda(usize),
+    /// The visible GPU or MIG partition whose UUID is this text or begins with it.
+    Uuid(String),
     /// A GPU that is simulated from a file.
     Simulated(PathBuf),
 }
 
 /// The error for a text that names no device.
 #[derive(Debug, thiserror::Error)]
-#[error("`{0}` is not a device: auto, cpu, cuda:N or sim:PATH")]
+#[error("`{0}` is not a device: auto, cpu, cuda:N, the UUID of a GPU (GPU-... or MIG-...) or sim:PATH")]
 pub struct InvalidDeviceSelector(String);
 
 impl FromStr for DeviceSelector {
@@ -34,11 +37,25 @@ impl FromStr for DeviceSelector {
         match (text, text.split_once(':')) {
             ("auto", _) => Ok(Self::Auto),
             ("cpu", _) => Ok(Self::Cpu),
+            _ if is_uuid(text) => Ok(Self::Uuid(text.to_owned())),
             (_, Some(("cuda", ordinal))) => ordinal.parse().map(Self::Cuda).map_err(|_| invalid()),
             (_, Some(("sim", path))) if !path.is_empty() => Ok(Self::Simulated(path.into())),
             _ => Err(invalid()),
         }
     }
+}
+
+/// Whether a text is, or begins, a UUID as the driver writes it.
+fn is_uuid(text: &str) -> bool {
+    let known = ["GPU-", "MIG-"]
+        .iter()
+        .filter_map(|prefix| text.strip_prefix(prefix));
+    known.into_iter().any(|digits| {
+        !digits.is_empty()
+            && digits
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '/')
+    })
 }
 
 /// A device that an engine computes on.
@@ -54,6 +71,15 @@ impl Device {
         match self {
             Self::Cpu => DeviceKind::Cpu,
             Self::Cuda { .. } | Self::Simulated(_) => DeviceKind::Cuda,
+        }
+    }
+
+    /// Returns the text that names the device to `--device`.
+    pub fn selector(&self) -> String {
+        match self {
+            Self::Cpu => "cpu".to_owned(),
+            Self::Cuda { gpu, .. } => gpu.uuid.clone(),
+            Self::Simulated(path) => format!("sim:{}", path.display()),
         }
     }
 
@@ -90,12 +116,24 @@ pub struct Inventory {
     pub gpus: Result<Vec<Gpu>, String>,
     /// The path of the CUDA engine; as an error if there is no file.
     pub cuda_engine: Result<PathBuf, PathBuf>,
+    /// The GPUs that failed their check, by UUID, with the reasons.
+    pub failed: BTreeMap<String, String>,
+}
+
+/// A device that is to be used and cannot be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FailedDevice {
+    pub device: Device,
+    /// Why, and what to do about it, in one line.
+    pub reason: String,
 }
 
 /// The devices to work on, with a note for the operator if the CPU is used for want of a GPU.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SelectedDevices {
     pub devices: Vec<Device>,
+    /// The GPUs that would be used too if they passed their check.
+    pub failed: Vec<FailedDevice>,
     pub note: Option<String>,
 }
 
@@ -104,6 +142,8 @@ pub struct SelectedDevices {
 pub enum Unavailable {
     #[error("device `cuda:{ordinal}` cannot be used: {reason}")]
     Cuda { ordinal: usize, reason: String },
+    #[error("device `{uuid}` cannot be used: {reason}")]
+    Uuid { uuid: String, reason: String },
     #[error("device `{0}` is named twice")]
     Twice(Device),
     #[error("no device is named")]
@@ -111,16 +151,29 @@ pub enum Unavailable {
 }
 
 /// Resolves selectors to devices, in their order. `auto` takes the usable GPUs, or the CPU with a note why
-/// there is none; a device that is named must be there.
+/// there is none; a device that is named must be there. GPUs that failed their check are listed apart.
 pub fn resolve(selectors: &[DeviceSelector], inventory: &Inventory) -> Result<SelectedDevices, Unavailable> {
     let usable = inventory.usable();
     let mut devices: Vec<Device> = Vec::new();
+    let mut failed: Vec<FailedDevice> = Vec::new();
     let mut note = None;
     for selector in selectors {
         let found = match (selector, &usable) {
             (DeviceSelector::Cpu, _) => vec![Device::Cpu],
             (DeviceSelector::Simulated(path), _) => vec![Device::Simulated(path.clone())],
-            (DeviceSelector::Auto, Ok(gpus)) => gpus.clone(),
+            (DeviceSelector::Auto, Ok(gpus)) => {
+                let reasons: Vec<String> = gpus
+                    .iter()
+                    .filter_map(|gpu| Some(inventory.failure_of(gpu)?.describe()))
+                    .collect();
+                if reasons.len() == gpus.len() {
+                    note = Some(format!("{}; renders on the CPU", reasons.join("; ")));
+                    failed.extend(gpus.iter().filter_map(|gpu| inventory.failure_of(gpu)));
+                    vec![Device::Cpu]
+                } else {
+                    gpus.clone()
+                }
+            }
             (DeviceSelector::Auto, Err(reason)) => {
                 note = Some(format!("{reason}; renders on the CPU"));
                 vec![Device::Cpu]
@@ -132,6 +185,14 @@ pub fn resolve(selectors: &[DeviceSelector], inventory: &Inventory) -> Result<Se
                 })?;
                 vec![found.clone()]
             }
+            (DeviceSelector::Uuid(uuid), gpus) => {
+                let found = gpus.as_ref().map_err(Clone::clone);
+                let found = found.and_then(|gpus| with_uuid(uuid, gpus));
+                vec![found.map_err(|reason| Unavailable::Uuid {
+                    uuid: uuid.clone(),
+                    reason,
+                })?]
+            }
             (DeviceSelector::Cuda(ordinal), Err(reason)) => {
                 return Err(Unavailable::Cuda {
                     ordinal: *ordinal,
@@ -140,6 +201,13 @@ pub fn resolve(selectors: &[DeviceSelector], inventory: &Inventory) -> Result<Se
             }
         };
         for device in found {
+            if let Some(failure) = inventory.failure_of(&device) {
+                if failed.contains(&failure) {
+                    return Err(Unavailable::Twice(device));
+                }
+                failed.push(failure);
+                continue;
+            }
             match (devices.contains(&device), selector) {
                 (false, _) => devices.push(device),
                 // `auto,cpu` on a machine without a GPU.
@@ -148,13 +216,50 @@ pub fn resolve(selectors: &[DeviceSelector], inventory: &Inventory) -> Result<Se
             }
         }
     }
-    if devices.is_empty() {
+    if devices.is_empty() && failed.is_empty() {
         return Err(Unavailable::None);
     }
-    Ok(SelectedDevices { devices, note })
+    Ok(SelectedDevices {
+        devices,
+        failed,
+        note,
+    })
+}
+
+impl FailedDevice {
+    /// The device and the reason, in one line.
+    pub fn describe(&self) -> String {
+        format!("{} cannot be used: {}", self.device, self.reason)
+    }
+}
+
+/// Returns the one GPU whose UUID begins with `text`, or in one line why there is no such GPU.
+fn with_uuid(text: &str, gpus: &[Device]) -> Result<Device, String> {
+    let named = gpus.iter().filter(|device| device.key().starts_with(text));
+    let named: Vec<&Device> = named.collect();
+    match named.as_slice() {
+        [device] => Ok((*device).clone()),
+        [] => {
+            let visible: Vec<String> = gpus.iter().map(Device::key).collect();
+            Err(format!("the visible GPUs are {}", visible.join(", ")))
+        }
+        several => Err(format!("{} GPUs have a UUID that begins so", several.len())),
+    }
 }
 
 impl Inventory {
+    /// The failed check of a device, if it failed it.
+    fn failure_of(&self, device: &Device) -> Option<FailedDevice> {
+        let Device::Cuda { gpu, .. } = device else {
+            return None;
+        };
+        let reason = self.failed.get(&gpu.uuid)?.clone();
+        Some(FailedDevice {
+            device: device.clone(),
+            reason,
+        })
+    }
+
     /// Returns the GPUs that an engine can compute on, never an empty list, or in one line why there are
     /// none.
     fn usable(&self) -> Result<Vec<Device>, String> {
@@ -178,88 +283,4 @@ impl Inventory {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn gpus(count: u32) -> Vec<Gpu> {
-        let gpu = |number| Gpu {
-            uuid: format!("GPU-{number}"),
-            name: "NVIDIA L4".to_owned(),
-            number,
-            parent: None,
-            is_partitioned: false,
-        };
-        (0..count).map(gpu).collect()
-    }
-
-    fn inventory(gpus: Result<Vec<Gpu>, &str>, engine: bool) -> Inventory {
-        let path = PathBuf::from("/opt/latentfarm-engine-cuda");
-        Inventory {
-            gpus: gpus.map_err(str::to_owned),
-            cuda_engine: if engine { Ok(path) } else { Err(path) },
-        }
-    }
-
-    fn names(selectors: &str, inventory: &Inventory) -> Result<String, String> {
-        let selectors: Vec<DeviceSelector> = selectors.split(',').map(|text| text.parse().unwrap()).collect();
-        let chosen = resolve(&selectors, inventory).map_err(|error| error.to_string())?;
-        let names: Vec<String> = chosen.devices.iter().map(ToString::to_string).collect();
-        Ok(names.join(", ") + &chosen.note.map(|note| format!(" ({note})")).unwrap_or_default())
-    }
-
-    #[test]
-    fn auto_takes_every_gpu_and_the_cpu_only_where_there_is_none_or_it_is_asked_for() {
-        let two = inventory(Ok(gpus(2)), true);
-        assert_eq!(names("auto", &two).unwrap(), "cuda:0 NVIDIA L4, cuda:1 NVIDIA L4");
-        assert_eq!(
-            names("auto,cpu", &two).unwrap(),
-            "cuda:0 NVIDIA L4, cuda:1 NVIDIA L4, cpu"
-        );
-        let none = inventory(Err("no NVIDIA driver on this machine"), true);
-        assert_eq!(
-            names("auto", &none).unwrap(),
-            "cpu (no NVIDIA driver on this machine; renders on the CPU)"
-        );
-        assert_eq!(
-            names("auto,cpu", &none).unwrap(),
-            "cpu (no NVIDIA driver on this machine; renders on the CPU)"
-        );
-        let hidden = inventory(Ok(Vec::new()), true);
-        assert_eq!(
-            names("auto", &hidden).unwrap(),
-            "cpu (no GPU is visible; renders on the CPU)"
-        );
-        let no_engine = inventory(Ok(gpus(1)), false);
-        assert_eq!(
-            names("auto", &no_engine).unwrap(),
-            "cpu (there is a GPU (NVIDIA L4) but no CUDA engine `/opt/latentfarm-engine-cuda`; renders on the CPU)"
-        );
-    }
-
-    #[test]
-    fn a_device_that_is_named_must_be_there_once() {
-        let two = inventory(Ok(gpus(2)), true);
-        assert_eq!(names("cuda:1", &two).unwrap(), "cuda:1 NVIDIA L4");
-        assert_eq!(
-            names("cuda:2", &two).unwrap_err(),
-            "device `cuda:2` cannot be used: the visible GPUs are cuda:0 to cuda:1"
-        );
-        let none = inventory(Err("no NVIDIA driver on this machine"), true);
-        assert_eq!(
-            names("cuda:0", &none).unwrap_err(),
-            "device `cuda:0` cannot be used: no NVIDIA driver on this machine"
-        );
-        assert_eq!(
-            names("cuda:0,cuda:0", &two).unwrap_err(),
-            "device `cuda:0 NVIDIA L4` is named twice"
-        );
-        assert_eq!(names("sim:/tmp/a.gpu,cpu", &none).unwrap(), "sim:a, cpu");
-    }
-
-    #[test]
-    fn text_that_is_no_device_is_refused() {
-        for text in ["", "gpu", "cuda", "cuda:", "cuda:x", "cuda:-1", "sim:", "cpu:0"] {
-            assert!(text.parse::<DeviceSelector>().is_err(), "{text}");
-        }
-    }
-}
+mod tests;

@@ -1,0 +1,30 @@
+//! The errors of arguments that the parser accepts and that are refused all the same: exit code 2.
+
+use latentfarm_common::InvalidText;
+
+use crate::plan::split::InvalidChunkFrames;
+use crate::stitch::OutputError;
+
+/// An argument that is missing, malformed or out of its bounds.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ArgumentError {
+    #[error("--fps must be `source`, N, N/D or a decimal number")]
+    Rate(#[from] InvalidText),
+    #[error("--chunk-frames is not a valid chunk length")]
+    ChunkFrames(#[from] InvalidChunkFrames),
+    #[error("--guidance {0} is not between 0 and 20")]
+    Guidance(f32),
+    #[error(
+        "--worker `{spec}` is not `key=value,...` with keys such as name, device and reserve, or its name is used twice"
+    )]
+    Worker { spec: String },
+    #[error("--workers {0} is not between 1 and 64")]
+    Workers(usize),
+    #[error(
+        "no weights are given: name their folder with --weights DIR; `latentfarm-worker weights synth --size tiny \
+         --out DIR` makes random ones for trying the farm"
+    )]
+    NoWeights,
+    #[error("cannot write the result")]
+    Output(#[from] OutputError),
+}

@@ -1,0 +1,155 @@
+//! Which workers are in service: those that take tasks, are not unfit by their own report, and are not set aside.
+
+use std::collections::BTreeSet;
+
+use latentfarm_common::ids::{ChunkId, WorkerId};
+use latentfarm_common::wire::outcome::{Heartbeat, WorkerState};
+use tokio::time::Instant;
+
+use super::health::SetAside;
+use super::{Unfit, WorkerRecord, Workers, takes_tasks};
+use crate::placement::WorkerCapacity;
+
+impl Workers {
+    /// Records that a worker reported that it is unfit for a task.
+    pub(in crate::dispatch) fn record_unfit(&mut self, worker: &WorkerId, message: &str, now: Instant) {
+        let known = self.mark_seen(worker, now);
+        let is_new = known.unfit.is_none();
+        known.unfit = Some(Unfit {
+            message: message.to_owned(),
+            finished: known.heartbeat.as_ref().map_or(0, |heartbeat| heartbeat.finished),
+        });
+        if is_new {
+            self.newly_set_aside.push(SetAside {
+                worker: worker.clone(),
+                reason: message.to_owned(),
+                pause: None,
+            });
+        }
+    }
+
+    /// Takes from a heartbeat whether its worker is fit. One that has finished a task since it was unfit is fit again, and
+    /// one that was started anew may be: it has a try.
+    pub(super) fn note_service(&mut self, heartbeat: &Heartbeat, now: Instant) {
+        let worker = &heartbeat.worker;
+        let known = self.mark_seen(worker, now);
+        let shows_fit = |unfit: &mut Unfit| {
+            heartbeat.finished > unfit.finished || heartbeat.state == WorkerState::Starting
+        };
+        known.unfit.take_if(shows_fit);
+        let is_unfit = known.unfit.is_some();
+        match (heartbeat.state, &heartbeat.problem) {
+            (WorkerState::Starting, _) => {
+                self.health.end_pause(worker);
+                self.mirror_pauses(now);
+            }
+            (WorkerState::Unfit, Some(problem)) if !is_unfit => self.record_unfit(worker, problem, now),
+            _ => {}
+        }
+    }
+
+    /// Records that an attempt at a chunk failed on a worker, by the worker's fault or by the chunk's.
+    pub(in crate::dispatch) fn record_failure(
+        &mut self,
+        worker: &WorkerId,
+        chunk: ChunkId,
+        reason: &str,
+        now: Instant,
+    ) {
+        let mut others = self.known.iter().filter(|(other, _)| *other != worker);
+        let could_help = others.any(|(_, known)| known.is_usable());
+        let judged = self.health.record_failure(worker, chunk, reason, could_help, now);
+        self.take_out(judged, now);
+    }
+
+    /// Records that a worker finished a chunk.
+    pub(in crate::dispatch) fn record_success(&mut self, worker: &WorkerId, chunk: ChunkId, now: Instant) {
+        let judged = self.health.record_success(worker, chunk, now);
+        self.take_out(judged, now);
+    }
+
+    /// Takes workers back whose pauses are over.
+    pub(in crate::dispatch) fn end_pauses(&mut self, now: Instant) {
+        if self.health.end_pauses(now) {
+            self.mirror_pauses(now);
+        }
+    }
+
+    fn take_out(&mut self, judged: impl IntoIterator<Item = SetAside>, now: Instant) {
+        let before = self.newly_set_aside.len();
+        self.newly_set_aside.extend(judged);
+        if self.newly_set_aside.len() > before {
+            self.mirror_pauses(now);
+        }
+    }
+
+    fn mirror_pauses(&mut self, now: Instant) {
+        for (worker, known) in &mut self.known {
+            known.is_set_aside = self.health.set_aside(worker, now).is_some();
+        }
+        self.changed = true;
+    }
+
+    /// The workers that went out of service since the last call.
+    pub(in crate::dispatch) fn take_set_aside(&mut self) -> Vec<SetAside> {
+        std::mem::take(&mut self.newly_set_aside)
+    }
+
+    /// Why the coordinator gives a worker no task, and for how long still; `None` if it does.
+    pub(in crate::dispatch) fn set_aside(&self, worker: &WorkerId, now: Instant) -> Option<SetAside> {
+        self.health.set_aside(worker, now)
+    }
+
+    /// Whether a worker is unfit or set aside.
+    pub(in crate::dispatch) fn is_out(&self, worker: &WorkerId) -> bool {
+        let known = self.known.get(worker);
+        known.is_some_and(|known| known.unfit.is_some() || known.is_set_aside)
+    }
+
+    /// The workers that are unfit or set aside, with the reasons.
+    pub(in crate::dispatch) fn out_of_service(&self, now: Instant) -> Vec<SetAside> {
+        let unfit = |(worker, known): (&WorkerId, &WorkerRecord)| {
+            let unfit = known.unfit.as_ref()?;
+            Some(SetAside {
+                worker: worker.clone(),
+                reason: unfit.message.clone(),
+                pause: None,
+            })
+        };
+        let out = |entry: (&WorkerId, &WorkerRecord)| self.set_aside(entry.0, now).or_else(|| unfit(entry));
+        self.known.iter().filter_map(out).collect()
+    }
+
+    /// The number of workers that accept tasks or soon will.
+    pub(in crate::dispatch) fn live(&self) -> usize {
+        let is_live = |known: &&WorkerRecord| known.state().is_none_or(takes_tasks) && !known.is_set_aside;
+        self.known.values().filter(is_live).count()
+    }
+
+    /// Whether some worker can take a task of any kind, now or when it has finished the one that it holds.
+    pub(in crate::dispatch) fn any_usable(&self) -> bool {
+        self.known.values().any(WorkerRecord::is_usable)
+    }
+
+    /// The number of usable workers that hold no task.
+    pub(in crate::dispatch) fn idle(&self) -> usize {
+        let is_idle = |known: &&WorkerRecord| known.is_usable() && !known.is_busy();
+        self.known.values().filter(is_idle).count()
+    }
+
+    /// The usable workers that have the host memory for face analysis, or may have it after their task.
+    pub(in crate::dispatch) fn analyzers(&self) -> BTreeSet<WorkerId> {
+        let analyzes = |(worker, known): (&WorkerId, &WorkerRecord)| {
+            let heartbeat = known.heartbeat.as_ref();
+            let has_memory = known.is_busy() || heartbeat.is_none_or(|heartbeat| heartbeat.available.analyze);
+            (known.is_usable() && has_memory).then(|| worker.clone())
+        };
+        self.known.iter().filter_map(analyzes).collect()
+    }
+
+    /// The memory that each usable worker offers to render tasks.
+    pub(in crate::dispatch) fn healthy_capacities(&self) -> Vec<WorkerCapacity> {
+        let usable = self.known.values().filter(|known| known.is_usable());
+        usable.filter_map(WorkerRecord::machine).collect()
+    }
+}

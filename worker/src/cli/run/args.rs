@@ -1,0 +1,58 @@
+//! The arguments of `run`.
+
+use std::path::PathBuf;
+
+use latentfarm_common::wire::memory::WARN_GIB;
+
+use crate::cli::device_args::DeviceArgs;
+use latentfarm_engine::Precision;
+
+#[derive(clap::Args, Debug)]
+pub(in crate::cli) struct RunArgs {
+    /// URL of the farm's NATS server
+    #[arg(long, value_name = "URL")]
+    pub(super) nats: String,
+    /// Name of this worker, unique on the farm: 1 to 40 of a-z, 0-9 and - (default: the host's name)
+    #[arg(long, value_name = "NAME")]
+    pub(super) name: Option<String>,
+    /// Folder with the model weights
+    #[arg(long, value_name = "DIR", env = "LATENTFARM_WEIGHTS")]
+    pub(super) weights: PathBuf,
+    #[command(flatten)]
+    pub(super) devices: DeviceArgs,
+    /// Number type that the engine computes in (default: f32 on the CPU, f16 on CUDA)
+    #[arg(long, value_enum, value_name = "TYPE")]
+    pub(super) precision: Option<Precision>,
+    /// Threads of the engine and of the media process (default: all cores)
+    #[arg(long, value_name = "N")]
+    pub(super) threads: Option<u32>,
+    /// Folder for temporary files (default: a new one that is removed at the end)
+    #[arg(long, value_name = "DIR")]
+    pub(super) scratch: Option<PathBuf>,
+    /// Seconds without a message after which an engine or media process counts as hung and is killed; for
+    /// work that this device has done before, the limit is five times its longest silence so far, and at
+    /// least one minute
+    #[arg(long, value_name = "SECONDS", default_value_t = 900)]
+    pub(super) silence_limit: u64,
+    /// Seconds for which this worker goes on with task after task while another worker of this machine waits for
+    /// the same GPU; one of them has an engine there at a time, and they take turns
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    pub(super) device_turn: u64,
+    /// Amounts of used memory, in GiB, whose crossing is logged as a warning; 90 % of a device always is
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_values_t = WARN_GIB)]
+    pub(super) warn_gib: Vec<u64>,
+    /// When the engine gives unused memory back to the device; the more often it does, the more other
+    /// programs find free
+    #[arg(long, value_name = "WHEN", value_parser = ["strict", "step", "window", "task"])]
+    pub(super) cleanup: Option<String>,
+    /// Seconds after which a GPU that failed its check is checked again
+    #[arg(long, value_name = "SECONDS", default_value_t = 600, hide = true, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(super) recheck: u64,
+    /// End with exit code 3 if no device can be used, instead of waiting for one; `latentfarm render` asks for it, since no
+    /// other worker would join its farm
+    #[arg(long, hide = true)]
+    pub(super) exit_if_unfit: bool,
+    /// Argument to pass on to the engine
+    #[arg(long, value_name = "ARG", hide = true, allow_hyphen_values = true)]
+    pub(super) engine_arg: Vec<String>,
+}

@@ -1,0 +1,85 @@
+//! `latentfarm-worker run` is the supervisor: for each device it joins the farm as a worker, and it renders
+//! until a signal ends it.
+
+mod args;
+mod round;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use latentfarm_common::ids::WorkerId;
+use latentfarm_common::limits::{self, Needs};
+use latentfarm_common::nats::connect::SEED_VARIABLE;
+use latentfarm_common::shutdown;
+
+use super::engine_program::{ensure_installed, thread_count};
+use super::exit::{EXIT_CANNOT_WORK, block_on, failed};
+use latentsync::Checkpoint;
+use round::FarmWorker;
+
+pub(super) use args::RunArgs;
+
+pub(super) fn main(args: RunArgs) -> ExitCode {
+    match block_on(run(args)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failed(error.as_ref(), EXIT_CANNOT_WORK),
+    }
+}
+
+async fn run(args: RunArgs) -> anyhow::Result<()> {
+    let worker = worker_id(args.name.as_deref())?;
+    let (scratch, _removed_at_the_end) = if let Some(dir) = &args.scratch {
+        (dir.clone(), None)
+    } else {
+        let dir = tempfile::tempdir().context("cannot make a scratch folder")?;
+        (dir.path().to_owned(), Some(dir))
+    };
+    // Unusable weights are reported now rather than with the first task.
+    let checkpoint = Checkpoint::open(&args.weights)?;
+    // The engine maps the weights, and about 2 GiB before it uses any.
+    limits::check(Needs {
+        address_space_mib: 2560 + (checkpoint.bytes() >> 20),
+        open_files: 64,
+        threads: 8 + 2 * thread_count(args.threads) as u64,
+    })?;
+    checkpoint.check_tensors()?;
+    let engines = args.devices.engines()?;
+    ensure_installed(&engines.host)?;
+    let farm_worker = FarmWorker {
+        nkey_seed: std::env::var(SEED_VARIABLE).ok(),
+        own_program: std::env::current_exe().context("cannot find out where this program lies")?,
+        weights_dir: std::path::absolute(&args.weights).context("cannot resolve the weights folder")?,
+        probe: args.devices.probe(),
+        worker,
+        scratch,
+        args,
+    };
+    let (trigger, shutdown, drain) = shutdown::channel();
+    shutdown::on_signals(trigger).context("cannot listen for signals")?;
+    // A round ends when a GPU that could not be used can be: the next one uses it.
+    while shutdown.is_running() && farm_worker.round(engines.clone(), &shutdown).await? {}
+    drop(shutdown);
+    let _in_time = drain.finished(Duration::from_secs(5)).await;
+    Ok(())
+}
+
+fn worker_id(name: Option<&str>) -> anyhow::Result<WorkerId> {
+    if let Some(name) = name {
+        return Ok(name.parse()?);
+    }
+    let host = nix::unistd::gethostname().context("cannot find out the host's name; give --name")?;
+    let mut text: String = host
+        .to_string_lossy()
+        .to_ascii_lowercase()
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
+        .collect();
+    text.truncate(40);
+    text.parse().with_context(|| {
+        format!(
+            "the host's name `{}` cannot be made a worker name; give --name",
+            host.display()
+        )
+    })
+}
