@@ -45,11 +45,11 @@ pub(super) struct RenderCommand {
 impl RenderCommand {
     pub(super) fn new(args: RenderArgs) -> Result<Self, ArgumentError> {
         let discard_other = args.job.force;
-        // What is wrong with the arguments is told before this machine is examined.
+        // What is wrong with the arguments is reported before this machine is examined.
         let JobSettings {
             mut render,
             rate_note,
-        } = JobSettings::new(args.job.clone(), 1)?;
+        } = JobSettings::new(args.job.clone())?;
         let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
         let WorkerList { workers, notes } = WorkerList::choose(&args, cores, |device| {
             let worker = worker_program().map_err(|error| one_line(&error))?;
@@ -90,8 +90,7 @@ pub(super) struct JobSettings {
 }
 
 impl JobSettings {
-    /// `threads` is the number of engine threads over all workers, for the estimate.
-    pub(super) fn new(args: JobArgs, threads: usize) -> Result<Self, ArgumentError> {
+    pub(super) fn new(args: JobArgs) -> Result<Self, ArgumentError> {
         let rate = match args.fps.as_str() {
             "source" => RateChoice::Source,
             text => RateChoice::Fixed(text.parse()?),
@@ -139,7 +138,8 @@ impl JobSettings {
             unplaceable_wait: args.unplaceable_wait,
             chunk_frames: ChunkFrames::new(args.chunk_frames)?,
             analyze_frames: ChunkFrames::new(ANALYZE_FRAMES)?,
-            threads,
+            // A farm's threads are not known here; `render` sets those of its own workers.
+            threads: 1,
             work: None,
         };
         Ok(Self { render, rate_note })

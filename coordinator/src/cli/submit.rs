@@ -176,7 +176,7 @@ pub(super) fn settings_of(job: SubmittedJob) -> Result<(SubmitOptions, JobSettin
         deadline: job.deadline,
         deliver: job.deliver,
     };
-    Ok((options, JobSettings::new(job.job, 1)?))
+    Ok((options, JobSettings::new(job.job)?))
 }
 
 pub(super) fn watch(args: &ControlArgs) -> Result<ExitStatus, CommandError> {

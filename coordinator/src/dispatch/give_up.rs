@@ -32,15 +32,16 @@ impl Job {
             return;
         }
         let is_out = |worker: &WorkerId| workers.is_out(worker);
+        let capacities = workers.healthy_capacities();
         let able = match chunk.work {
             WorkKind::Analyze => workers.analyzers(),
-            WorkKind::Render | WorkKind::Border => self.renderers(record, workers),
+            WorkKind::Render | WorkKind::Border => self.renderers(record, &capacities),
         };
         if let Some(reason) = record.failures.verdict(&able, is_out) {
             self.apply(chunk, ChunkEvent::Blocked { reason });
             return;
         }
-        let detour = detour(record, workers);
+        let detour = detour(record, &capacities);
         if let Some(record) = self.chunks.get_mut(chunk)
             && detour > record.detour
         {
@@ -51,9 +52,8 @@ impl Job {
     }
 
     /// The live workers, not set aside, that can render a chunk on a device that the job's settings allow.
-    fn renderers(&self, record: &ChunkRecord, workers: &Workers) -> BTreeSet<WorkerId> {
-        let capacities = workers.healthy_capacities();
-        let choices = options(&self.settings.needs, &record.memory, &capacities);
+    fn renderers(&self, record: &ChunkRecord, capacities: &[WorkerCapacity]) -> BTreeSet<WorkerId> {
+        let choices = options(&self.settings.needs, &record.memory, capacities);
         let allows_cpu = self.settings.cpu_fallback != CpuFallback::Never;
         let classes = [
             record.published.map(|fit| fit.class),
@@ -66,11 +66,10 @@ impl Job {
 }
 
 /// How far the chunk may leave the machines that it is placed on: it does if it has failed on all of these.
-fn detour(record: &ChunkRecord, workers: &Workers) -> Detour {
+fn detour(record: &ChunkRecord, capacities: &[WorkerCapacity]) -> Detour {
     let Some(fit) = record.published else {
         return record.detour;
     };
-    let capacities = workers.healthy_capacities();
     let covers = |of: &dyn Fn(&WorkerCapacity) -> bool| {
         let of_them = names(capacities.iter().filter(|worker| of(worker)));
         record.failures.cover(&of_them)

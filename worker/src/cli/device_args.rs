@@ -112,20 +112,6 @@ pub(super) fn worker_names(name: &WorkerId, devices: &[Device]) -> anyhow::Resul
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::probe::Gpu;
-
-    fn gpu(number: u32) -> Device {
-        Device::Cuda {
-            ordinal: usize::try_from(number).unwrap(),
-            gpu: Gpu {
-                uuid: format!("GPU-{number}"),
-                name: "NVIDIA L4".to_owned(),
-                number,
-                parent: None,
-                is_partitioned: false,
-            },
-        }
-    }
 
     #[test]
     fn every_device_has_a_worker_name_and_the_only_one_has_the_given_one() {
@@ -134,14 +120,18 @@ mod tests {
             let names = worker_names(&name, devices).unwrap();
             names.iter().map(ToString::to_string).collect()
         };
-        assert_eq!(names(&[gpu(3)]), ["box"]);
+        assert_eq!(names(&[Device::gpu_for_tests(3)]), ["box"]);
         assert_eq!(names(&[Device::Cpu]), ["box"]);
         assert_eq!(
-            names(&[gpu(0), Device::Cpu, Device::Simulated("a".into())]),
+            names(&[
+                Device::gpu_for_tests(0),
+                Device::Cpu,
+                Device::Simulated("a".into())
+            ]),
             ["box-g0", "box-cpu", "box-g1"]
         );
         let long: WorkerId = "x".repeat(39).parse().unwrap();
-        let error = worker_names(&long, &[gpu(0), gpu(1)]).unwrap_err();
+        let error = worker_names(&long, &[Device::gpu_for_tests(0), Device::gpu_for_tests(1)]).unwrap_err();
         assert!(error.to_string().contains("shorter --name"), "{error}");
     }
 }

@@ -4,6 +4,7 @@ use std::num::NonZero;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use latentfarm_engine::Precision;
 
 /// Returns the program that the user named, or else the one called `name` in the folder of this program.
 pub(super) fn program_path(named: Option<&Path>, name: &str) -> anyhow::Result<PathBuf> {
@@ -19,6 +20,11 @@ pub(super) fn ensure_installed(path: &Path) -> anyhow::Result<()> {
         path.display()
     );
     Ok(())
+}
+
+/// Returns the engine's arguments for the number type that the user named, if one was.
+pub(super) fn dtype_args(named: Option<Precision>) -> Vec<String> {
+    named.map_or_else(Vec::new, |dtype| vec!["--dtype".to_owned(), dtype.to_string()])
 }
 
 /// Returns the number of threads that the user named, or else that of the cores which this process may use.

@@ -80,8 +80,8 @@ impl Engines {
         (selected, inventory)
     }
 
-    /// Chooses the one device that a selector names, with a note for the operator if `auto` found no GPU.
-    /// `auto` takes the first usable GPU, or the CPU if there is none.
+    /// Chooses the one device that a selector names. `auto` takes the first usable GPU, or the CPU if there is none: the
+    /// reason for that comes with it.
     pub(super) fn choose(
         &mut self,
         selector: &DeviceSelector,
@@ -91,10 +91,10 @@ impl Engines {
         let SelectedDevices {
             devices,
             failed,
-            note,
+            cpu_because,
         } = selected?;
         match (devices.into_iter().next(), failed.first()) {
-            (Some(first), _) => Ok((first, note)),
+            (Some(first), _) => Ok((first, cpu_because)),
             (None, Some(failed)) => Err(anyhow!("{}", failed.describe())),
             (None, None) => Err(Unavailable::None.into()),
         }
@@ -147,20 +147,6 @@ fn passes_file() -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::probe::Gpu;
-
-    fn gpu(number: u32) -> Device {
-        Device::Cuda {
-            ordinal: usize::try_from(number).unwrap(),
-            gpu: Gpu {
-                uuid: format!("GPU-{number}"),
-                name: "NVIDIA L4".to_owned(),
-                number,
-                parent: None,
-                is_partitioned: false,
-            },
-        }
-    }
 
     #[test]
     fn an_engine_on_a_gpu_sees_that_gpu_alone() {
@@ -173,9 +159,9 @@ mod tests {
             chosen: BTreeMap::from([("GPU-2".to_owned(), "/opt/latentfarm-engine-cuda-sm75".into())]),
             check_limit: Duration::from_secs(1),
         };
-        let (program, device, envs) = engines.command(&gpu(1));
+        let (program, device, envs) = engines.command(&Device::gpu_for_tests(1));
         assert_eq!(program, Path::new("/opt/latentfarm-engine-cuda"));
-        let chosen = gpu(2);
+        let chosen = Device::gpu_for_tests(2);
         assert_eq!(
             engines.command(&chosen).0,
             Path::new("/opt/latentfarm-engine-cuda-sm75")

@@ -42,9 +42,9 @@ impl OneDeviceArgs {
         let probe = Probe::for_devices(std::slice::from_ref(&self.device));
         let named = self.engine.as_deref();
         let mut engines = Engines::new(named, named, CHECK_LIMIT)?;
-        let (device, note) = engines.choose(&self.device, &probe)?;
-        if let Some(note) = note {
-            tracing::info!("{}", note.replace("; renders", "; this command runs"));
+        let (device, cpu_because) = engines.choose(&self.device, &probe)?;
+        if let Some(reason) = cpu_because {
+            tracing::info!("{reason}; this command runs on the CPU");
         }
         let (program, text, envs) = engines.command(&device);
         if !envs.is_empty() {

@@ -115,7 +115,7 @@ fn gather(args: &DeviceArgs, engines: &mut Engines) -> ProbeReport {
             let workers: Vec<WorkerReport> = workers.collect();
             let failed: Vec<String> = selected.failed.iter().map(FailedDevice::describe).collect();
             let refused = workers.is_empty().then(|| failed.join("; "));
-            (workers, refused, selected.note)
+            (workers, refused, selected.note())
         }
         Err(error) => (Vec::new(), Some(one_line(error.as_ref())), None),
     };

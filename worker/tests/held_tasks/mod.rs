@@ -215,7 +215,7 @@ async fn a_worker_asks_for_its_device_when_a_task_is_announced_for_it_and_rests_
         ..ScriptedRunner::default()
     };
     let harness = WorkerHarness::with(Farm::start().await, runner).await;
-    // It pulls for face analysis, and is told of no task for its device.
+    // It pulls for face analysis, and no task for its device is announced to it.
     harness.publish(0, 0).await;
     harness.done(0).await;
     assert_eq!(harness.runner.asked.load(Ordering::SeqCst), 0);

@@ -109,11 +109,11 @@ impl Health {
         judged
     }
 
-    /// Ends the pause of a worker that was started anew. It has a single try, as after any pause.
-    pub(super) fn end_pause(&mut self, worker: &WorkerId) {
-        if let Some(failing) = self.failing.get_mut(worker) {
-            failing.set_aside = None;
-        }
+    /// Ends the pause of a worker that was started anew. It has a single try, as after any pause. Returns whether there was
+    /// one.
+    pub(super) fn end_pause(&mut self, worker: &WorkerId) -> bool {
+        let failing = self.failing.get_mut(worker);
+        failing.is_some_and(|failing| failing.set_aside.take().is_some())
     }
 
     /// Why the worker is set aside, and for how long still; `None` if it is not.

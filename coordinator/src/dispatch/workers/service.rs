@@ -38,13 +38,11 @@ impl Workers {
         };
         known.unfit.take_if(shows_fit);
         let is_unfit = known.unfit.is_some();
-        match (heartbeat.state, &heartbeat.problem) {
-            (WorkerState::Starting, _) => {
-                self.health.end_pause(worker);
-                self.mirror_pauses(now);
-            }
-            (WorkerState::Unfit, Some(problem)) if !is_unfit => self.record_unfit(worker, problem, now),
-            _ => {}
+        if heartbeat.state == WorkerState::Starting && self.health.end_pause(worker) {
+            self.mirror_pauses(now);
+        }
+        if let (WorkerState::Unfit, Some(problem), false) = (heartbeat.state, &heartbeat.problem, is_unfit) {
+            self.record_unfit(worker, problem, now);
         }
     }
 

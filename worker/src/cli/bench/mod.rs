@@ -12,7 +12,7 @@ use anyhow::Context as _;
 use clap::ValueEnum as _;
 use latentfarm_common::child::die_with_parent;
 
-use super::engine_program::thread_count;
+use super::engine_program::{dtype_args, thread_count};
 use super::exit::{EXIT_CANNOT_WORK, failed, print, usage_error};
 use super::one_device::{DeviceEngine, OneDeviceArgs};
 use latentfarm_engine::bench::{BenchMachine, BenchReport, EngineReport, Part, Sizes};
@@ -146,11 +146,7 @@ impl Prepared {
         let mut command = Command::new(&engine.program);
         command
             .args(["--device", &engine.device])
-            .args(
-                args.precision
-                    .iter()
-                    .flat_map(|dtype| ["--dtype".to_owned(), dtype.to_string()]),
-            )
+            .args(dtype_args(args.precision))
             .args(["bench", "--part", part.name(), "--weights"])
             .arg(&self.weights)
             .args(["--frames", &frames.to_string()])

@@ -16,7 +16,7 @@ use tokio::time::sleep;
 
 use super::args::RunArgs;
 use crate::cli::device_args::worker_names;
-use crate::cli::engine_program::thread_count;
+use crate::cli::engine_program::{dtype_args, thread_count};
 use crate::cli::engines::Engines;
 use crate::consume::{self, HeartbeatState};
 use crate::machine::device_check::DeviceChecker;
@@ -64,10 +64,11 @@ impl FarmWorker {
         for failed in &selected.failed {
             tracing::warn!("{}", failed.describe());
         }
-        if let Some(note) = &selected.note {
+        let note = selected.note();
+        if let Some(note) = &note {
             tracing::info!("{note}");
         }
-        let problem = selected.note.clone().filter(|_| !selected.failed.is_empty());
+        let problem = note.filter(|_| !selected.failed.is_empty());
         let failed = selected.failed.clone();
         let seats = self.seats(selected)?;
         let (trigger, round, drain) = shutdown::channel();
@@ -109,7 +110,7 @@ impl FarmWorker {
                 selected.failed.clear();
             }
         }
-        let is_replaced = selected.note.is_some();
+        let is_replaced = selected.cpu_because.is_some();
         let mut seats: Vec<(Device, Option<String>)> = selected
             .devices
             .into_iter()
@@ -193,11 +194,7 @@ impl FarmWorker {
         let threads = thread_count(args.threads).max(1);
         let (program, text, envs) = engines.command(&seat.device);
         let mut engine_args = vec!["--device".to_owned(), text];
-        engine_args.extend(
-            args.precision
-                .iter()
-                .flat_map(|dtype| ["--dtype".to_owned(), dtype.to_string()]),
-        );
+        engine_args.extend(dtype_args(args.precision));
         engine_args.extend(
             args.cleanup
                 .iter()

@@ -44,9 +44,9 @@ impl DescribedDevice {
     /// Fails if this machine has no such device that can be used, or its memory cannot be read.
     pub(super) fn read(selector: &DeviceSelector) -> anyhow::Result<Self> {
         let probe = Probe::for_devices(std::slice::from_ref(selector));
-        let (device, note) = Engines::new(None, None, CHECK_LIMIT)?.choose(selector, &probe)?;
-        if let Some(note) = note {
-            tracing::info!("{}", note.replace("; renders", "; described for a worker"));
+        let (device, cpu_because) = Engines::new(None, None, CHECK_LIMIT)?.choose(selector, &probe)?;
+        if let Some(reason) = cpu_because {
+            tracing::info!("{reason}; described for a worker on the CPU");
         }
         let reading = probe.read(&device).map_err(anyhow::Error::msg)?;
         Ok(Self {

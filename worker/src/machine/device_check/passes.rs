@@ -26,7 +26,7 @@ pub(super) struct Passes {
 }
 
 impl Pass {
-    /// The pass of this engine on this GPU; `None` if it could not be told from another one's.
+    /// The pass of this engine on this GPU; `None` if it could not be distinguished from another one's.
     pub(super) fn new(engine: &Path, gpu: &Gpu, driver: Option<&str>) -> Option<Self> {
         let (digest, _bytes) = Digest::of_file(engine).ok()?;
         Some(Self {

@@ -4,13 +4,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use super::*;
 
 fn gpu() -> Gpu {
-    Gpu {
-        uuid: "GPU-1".to_owned(),
-        name: "NVIDIA L4".to_owned(),
-        number: 0,
-        parent: None,
-        is_partitioned: false,
-    }
+    Gpu::for_tests(0, "GPU-1")
 }
 
 /// Makes an engine that is a shell script.

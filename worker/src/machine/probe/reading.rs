@@ -17,6 +17,20 @@ pub struct Gpu {
     pub is_partitioned: bool,
 }
 
+#[cfg(test)]
+impl Gpu {
+    /// A whole GPU for tests.
+    pub(crate) fn for_tests(number: u32, uuid: &str) -> Self {
+        Self {
+            uuid: uuid.to_owned(),
+            name: "NVIDIA L4".to_owned(),
+            number,
+            parent: None,
+            is_partitioned: false,
+        }
+    }
+}
+
 /// The memory of a device at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reading {

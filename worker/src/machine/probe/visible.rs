@@ -43,31 +43,21 @@ fn names(entry: &str, gpu: &Gpu) -> bool {
 mod tests {
     use super::*;
 
-    fn gpu(number: u32, uuid: &str) -> Gpu {
-        Gpu {
-            uuid: uuid.to_owned(),
-            name: "NVIDIA L4".to_owned(),
-            number,
-            parent: None,
-            is_partitioned: false,
-        }
-    }
-
     fn partition(number: u32, parent: &str, uuid: &str) -> Gpu {
         Gpu {
             parent: Some(parent.to_owned()),
-            ..gpu(number, uuid)
+            ..Gpu::for_tests(number, uuid)
         }
     }
 
     fn machine() -> Vec<Gpu> {
         let whole = Gpu {
             is_partitioned: true,
-            ..gpu(2, "GPU-cccc")
+            ..Gpu::for_tests(2, "GPU-cccc")
         };
         vec![
-            gpu(0, "GPU-aaaa-1"),
-            gpu(1, "GPU-bbbb-2"),
+            Gpu::for_tests(0, "GPU-aaaa-1"),
+            Gpu::for_tests(1, "GPU-bbbb-2"),
             whole,
             partition(2, "GPU-cccc", "MIG-dddd"),
             partition(2, "GPU-cccc", "MIG-eeee"),

@@ -96,6 +96,17 @@ impl Device {
     }
 }
 
+#[cfg(test)]
+impl Device {
+    /// A GPU for tests, whose UUID is `GPU-` and its number.
+    pub(crate) fn gpu_for_tests(number: u32) -> Self {
+        Self::Cuda {
+            ordinal: number as usize,
+            gpu: Gpu::for_tests(number, &format!("GPU-{number}")),
+        }
+    }
+}
+
 impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -128,13 +139,14 @@ pub struct FailedDevice {
     pub reason: String,
 }
 
-/// The devices to work on, with a note for the operator if the CPU is used for want of a GPU.
+/// The devices to work on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SelectedDevices {
     pub devices: Vec<Device>,
     /// The GPUs that would be used too if they passed their check.
     pub failed: Vec<FailedDevice>,
-    pub note: Option<String>,
+    /// Why the CPU takes the place of a GPU, if it does.
+    pub cpu_because: Option<String>,
 }
 
 /// Why a selector cannot be resolved.
@@ -150,13 +162,13 @@ pub enum Unavailable {
     None,
 }
 
-/// Resolves selectors to devices, in their order. `auto` takes the usable GPUs, or the CPU with a note why
-/// there is none; a device that is named must be there. GPUs that failed their check are listed apart.
+/// Resolves selectors to devices, in their order. `auto` takes the usable GPUs, or the CPU if there is
+/// none; a device that is named must be there. GPUs that failed their check are listed apart.
 pub fn resolve(selectors: &[DeviceSelector], inventory: &Inventory) -> Result<SelectedDevices, Unavailable> {
     let usable = inventory.usable();
     let mut devices: Vec<Device> = Vec::new();
     let mut failed: Vec<FailedDevice> = Vec::new();
-    let mut note = None;
+    let mut cpu_because = None;
     for selector in selectors {
         let found = match (selector, &usable) {
             (DeviceSelector::Cpu, _) => vec![Device::Cpu],
@@ -167,7 +179,7 @@ pub fn resolve(selectors: &[DeviceSelector], inventory: &Inventory) -> Result<Se
                     .filter_map(|gpu| Some(inventory.failure_of(gpu)?.describe()))
                     .collect();
                 if reasons.len() == gpus.len() {
-                    note = Some(format!("{}; renders on the CPU", reasons.join("; ")));
+                    cpu_because = Some(reasons.join("; "));
                     failed.extend(gpus.iter().filter_map(|gpu| inventory.failure_of(gpu)));
                     vec![Device::Cpu]
                 } else {
@@ -175,7 +187,7 @@ pub fn resolve(selectors: &[DeviceSelector], inventory: &Inventory) -> Result<Se
                 }
             }
             (DeviceSelector::Auto, Err(reason)) => {
-                note = Some(format!("{reason}; renders on the CPU"));
+                cpu_because = Some(reason.clone());
                 vec![Device::Cpu]
             }
             (DeviceSelector::Cuda(ordinal), Ok(gpus)) => {
@@ -222,8 +234,16 @@ pub fn resolve(selectors: &[DeviceSelector], inventory: &Inventory) -> Result<Se
     Ok(SelectedDevices {
         devices,
         failed,
-        note,
+        cpu_because,
     })
+}
+
+impl SelectedDevices {
+    /// What the operator of a worker has to know, if the CPU takes the place of a GPU.
+    pub fn note(&self) -> Option<String> {
+        let reason = self.cpu_because.as_ref()?;
+        Some(format!("{reason}; renders on the CPU"))
+    }
 }
 
 impl FailedDevice {

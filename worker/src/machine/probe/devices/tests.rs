@@ -1,14 +1,8 @@
 use super::*;
 
 fn gpus(count: u32) -> Vec<Gpu> {
-    let gpu = |number| Gpu {
-        uuid: format!("GPU-{number}"),
-        name: "NVIDIA L4".to_owned(),
-        number,
-        parent: None,
-        is_partitioned: false,
-    };
-    (0..count).map(gpu).collect()
+    let gpus = (0..count).map(|number| Gpu::for_tests(number, &format!("GPU-{number}")));
+    gpus.collect()
 }
 
 fn inventory(gpus: Result<Vec<Gpu>, &str>, engine: bool) -> Inventory {
@@ -24,7 +18,7 @@ fn names(selectors: &str, inventory: &Inventory) -> Result<String, String> {
     let selectors: Vec<DeviceSelector> = selectors.split(',').map(|text| text.parse().unwrap()).collect();
     let chosen = resolve(&selectors, inventory).map_err(|error| error.to_string())?;
     let names: Vec<String> = chosen.devices.iter().map(ToString::to_string).collect();
-    Ok(names.join(", ") + &chosen.note.map(|note| format!(" ({note})")).unwrap_or_default())
+    Ok(names.join(", ") + &chosen.note().map(|note| format!(" ({note})")).unwrap_or_default())
 }
 
 #[test]
@@ -86,7 +80,7 @@ fn a_gpu_that_failed_its_check_is_left_out_and_named() {
         let chosen = resolve(&selectors, inventory).unwrap();
         let devices: Vec<String> = chosen.devices.iter().map(ToString::to_string).collect();
         let failed: Vec<String> = chosen.failed.iter().map(FailedDevice::describe).collect();
-        (devices.join(", "), failed.join(", "), chosen.note)
+        (devices.join(", "), failed.join(", "), chosen.note())
     };
     let hangs = "cuda:1 NVIDIA L4 cannot be used: its driver hangs".to_owned();
     let first = "cuda:0 NVIDIA L4".to_owned();
