@@ -3,7 +3,7 @@
 use candle_core::Result;
 
 use crate::Checkpoint;
-use crate::checkpoint::{BytesPerWeight, TensorShapes, unet_tensors, vae_tensors, whisper_tensors};
+use crate::checkpoint::{BytesPerWeight, unet_tensors, vae_tensors, whisper_tensors};
 use crate::config::{ConfigError, UNetConfig, VaeConfig, WhisperDims};
 
 /// The configurations of the networks, and the size of the faces that they run on.
@@ -96,9 +96,14 @@ impl ModelShape {
     /// # Errors
     /// Fails if a network cannot be built from its configuration.
     pub fn weights(&self) -> Result<WeightCounts> {
+        let vae = vae_tensors(&self.vae)?;
+        let of_encoder = |name: &str| name.starts_with("encoder.") || name.starts_with("quant_conv.");
+        let (encoder, decoder): (Vec<_>, Vec<_>) = vae.iter().partition(|(name, _)| of_encoder(name));
         Ok(WeightCounts {
             unet: WeightCount::of(&unet_tensors(&self.unet)?),
-            vae: WeightCount::of(&vae_tensors(&self.vae)?),
+            vae: WeightCount::of(&vae),
+            vae_encoder: WeightCount::of(encoder),
+            vae_decoder: WeightCount::of(decoder),
             whisper: WeightCount::of(&whisper_tensors(&self.whisper)?),
         })
     }
@@ -111,6 +116,10 @@ pub struct WeightCounts {
     pub unet: WeightCount,
     /// The weights of the image autoencoder.
     pub vae: WeightCount,
+    /// Those of them that encode pictures.
+    pub vae_encoder: WeightCount,
+    /// Those of them that decode latents.
+    pub vae_decoder: WeightCount,
     /// The weights of the audio encoder.
     pub whisper: WeightCount,
 }
@@ -132,7 +141,7 @@ pub struct WeightCount {
 }
 
 impl WeightCount {
-    fn of(shapes: &TensorShapes) -> Self {
+    fn of<'a>(shapes: impl IntoIterator<Item = (&'a String, &'a Vec<usize>)>) -> Self {
         let mut values = Self::default();
         for (name, shape) in shapes {
             let count: usize = shape.iter().product();

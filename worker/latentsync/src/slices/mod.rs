@@ -46,6 +46,14 @@ impl SliceLimits {
         hidden: 1 << 23,
         normed: 1 << 22,
     };
+    /// The limits for a picture that is computed again in `f32` while memory is short: those of
+    /// [`LOW_MEMORY`](Self::LOW_MEMORY) in bytes.
+    pub(crate) const LOW_MEMORY_F32: Self = Self {
+        scores: Self::LOW_MEMORY.scores / 2,
+        columns: Self::LOW_MEMORY.columns / 2,
+        hidden: Self::LOW_MEMORY.hidden / 2,
+        ..Self::LOW_MEMORY
+    };
 }
 
 // A limit beyond what the kernels can index would give wrong results without an error.

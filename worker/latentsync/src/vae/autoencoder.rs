@@ -9,7 +9,9 @@ use crate::config::VaeConfig;
 use crate::error::ModelError;
 use crate::finite::is_finite;
 use crate::layers::Conv2d;
+use crate::options::ExecutionOptions;
 use crate::run::Run;
+use crate::slices::SliceLimits;
 use crate::tensors::{LoadReport, NetworkWeights, TensorFile, VarBuilder};
 
 /// The factor by which latents are multiplied after encoding. The reference's pipeline sets it; it is not in
@@ -76,6 +78,18 @@ impl DiagonalGaussianDistribution {
 struct F32Fallback {
     file: TensorFile,
     device: Device,
+}
+
+/// Returns the options under which a picture is computed again in `f32` in a run under `options`: the
+/// smallest slices and weights that are copied layer by layer, whatever the plan. Values in `f32` take twice
+/// the memory of those in a half type, and so rare a picture may take longer rather than need a larger device.
+pub(crate) fn f32_options(options: ExecutionOptions) -> ExecutionOptions {
+    ExecutionOptions {
+        limits: SliceLimits::LOW_MEMORY_F32,
+        offload: true,
+        streamed: true,
+        ..options
+    }
 }
 
 impl EncoderHalf {
@@ -172,7 +186,7 @@ impl AutoencoderKl {
     ) -> std::result::Result<DiagonalGaussianDistribution, ModelError> {
         let failed = |source| ModelError::compute("encode a face", source);
         let moments = self.raw_moments(run, pixels).map_err(failed)?;
-        let moments = self.finite_or_f32(moments, "encoding", frame, |vb, config| {
+        let moments = self.finite_or_f32(run, moments, "encoding", frame, |run, vb, config| {
             EncoderHalf::load(vb, config)?.forward(run, pixels)
         })?;
         DiagonalGaussianDistribution::from_tensor(&moments).map_err(failed)
@@ -192,19 +206,21 @@ impl AutoencoderKl {
         let pixels = self
             .decode(run, latents)
             .map_err(|source| ModelError::compute("decode a face", source))?;
-        self.finite_or_f32(pixels, "decoding", frame, |vb, config| {
+        self.finite_or_f32(run, pixels, "decoding", frame, |run, vb, config| {
             DecoderHalf::load(vb, config)?.forward(run, latents)
         })
     }
 
     /// Returns `first` if it is finite, else the result of `redo`, which loads the weights in `f32` and drops
-    /// them when it returns, because they take twice the memory of those in the half type.
+    /// them when it returns. Those in the half type leave the device meanwhile, so that both together need
+    /// little more memory than the first attempt.
     fn finite_or_f32(
         &self,
+        run: &Run,
         first: Tensor,
         stage: &'static str,
         frame: u64,
-        redo: impl FnOnce(&VarBuilder, &VaeConfig) -> Result<Tensor>,
+        redo: impl FnOnce(&Run, &VarBuilder, &VaeConfig) -> Result<Tensor>,
     ) -> std::result::Result<Tensor, ModelError> {
         let failed = |source| ModelError::compute("check a face", source);
         if is_finite(&first).map_err(failed)? {
@@ -218,9 +234,13 @@ impl AutoencoderKl {
                 dtype = self.decoder_half.dtype.as_str(),
                 "values left the type's range; the frame is done again in f32"
             );
+            self.network_weights.evict();
+            let options = f32_options(run.options);
             let report = LoadReport::default();
-            let vb = VarBuilder::root(&f32_fallback.file, &report, &f32_fallback.device, DType::F32);
-            let second = redo(&vb, &self.config)
+            let vb = VarBuilder::root(&f32_fallback.file, &report, &f32_fallback.device, DType::F32)
+                .with_options(options)
+                .streamed();
+            let second = redo(&run.with_options(options), &vb, &self.config)
                 .map_err(|source| ModelError::compute("do a face again in f32", source))?;
             if is_finite(&second).map_err(failed)? {
                 return Ok(second);

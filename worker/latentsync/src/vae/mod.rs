@@ -15,4 +15,5 @@ mod blocks;
 mod decoder;
 mod encoder;
 
+pub(crate) use autoencoder::f32_options;
 pub use autoencoder::{AutoencoderKl, DiagonalGaussianDistribution, SCALING_FACTOR};

@@ -74,7 +74,7 @@ pub fn measurements(lines: &str) -> Result<Vec<CudaMeasurement>> {
         measured.push(CudaMeasurement {
             context_mib: figure("own")? - figure("reserved")?,
             pool_mib: figure("reserved_peak")?,
-            predicted_live: predictor.predict(plan, guidance > 1.0).tightest.peak,
+            predicted_live: predictor.tightest_stage(plan, guidance > 1.0).peak,
             stage: line.stage,
         });
     }

@@ -10,6 +10,9 @@
 //!   fitted to measurements on an H200 ([`fit`]), and the predictions are tested against those of another
 //!   session on it, `measured.json`; other GPUs were not measured.
 //!
+//! A picture that the image autoencoder computes again in `f32`, because values left the range of a half type,
+//! is in the figures.
+//!
 //! The memory of other processes on the device, and the margin that a worker leaves free for them, are not in
 //! the figures.
 
@@ -28,7 +31,7 @@ pub use self::cuda_constants::CudaConstants;
 use super::compute::ComputeSpec;
 use super::shape::{ModelShape, WeightCounts};
 pub use super::walk::StageMemory;
-use super::walk::walk;
+use super::walk::{Walk, walk};
 
 const MIB: u64 = 1 << 20;
 
@@ -84,7 +87,7 @@ pub struct MemoryPredictor {
     shape: ModelShape,
     weights: WeightCounts,
     spec: ComputeSpec,
-    walked: HashMap<(MemoryPlan, bool), Vec<StageMemory>>,
+    walked: HashMap<(MemoryPlan, bool), Walk>,
 }
 
 impl MemoryPredictor {
@@ -115,6 +118,16 @@ impl MemoryPredictor {
 
     /// Returns the memory of each stage of a task under `plan`, without the constant part.
     pub fn stages(&mut self, plan: MemoryPlan, guided: bool) -> &[StageMemory] {
+        &self.walked(plan, guided).stages
+    }
+
+    /// Returns the stage of a task under `plan` that needs the most memory if no value leaves the range of a
+    /// half type.
+    pub fn tightest_stage(&mut self, plan: MemoryPlan, guided: bool) -> StageMemory {
+        highest(&self.walked(plan, guided).stages)
+    }
+
+    fn walked(&mut self, plan: MemoryPlan, guided: bool) -> &Walk {
         let Self {
             shape,
             weights,
@@ -123,23 +136,18 @@ impl MemoryPredictor {
         } = self;
         walked
             .entry((plan, guided))
-            .or_insert_with(|| walk(shape, weights, spec, plan, guided).stages)
+            .or_insert_with(|| walk(shape, weights, spec, plan, guided))
     }
 
-    /// Predicts the memory that a task needs under one plan.
+    /// Predicts the memory that a task needs under one plan. A picture that has to be computed again in `f32`
+    /// is in it.
     pub fn predict(&mut self, plan: MemoryPlan, guided: bool) -> MemoryPrediction {
         let (base, held): (u64, fn(u64) -> u64) = match self.spec.kind {
             DeviceKind::Cpu => (HOST_BASE, |live| live),
             DeviceKind::Cuda => (CUDA_CONTEXT, |live| CUDA.pool_size(live)),
         };
-        let stages = self.stages(plan, guided);
-        let tightest = stages.iter().fold(stages[0], |highest, stage| {
-            if stage.peak > highest.peak {
-                *stage
-            } else {
-                highest
-            }
-        });
+        let walked = self.walked(plan, guided);
+        let tightest = highest(walked.stages.iter().chain(&walked.in_f32));
         MemoryPrediction {
             plan,
             need_mib: (base + held(tightest.peak)).div_ceil(MIB),
@@ -158,4 +166,11 @@ impl MemoryPredictor {
         }
         needs
     }
+}
+
+/// Returns the stage with the highest peak, the first of several; every task has stages.
+fn highest<'a>(stages: impl IntoIterator<Item = &'a StageMemory>) -> StageMemory {
+    let higher = |a: StageMemory, b: StageMemory| if b.peak > a.peak { b } else { a };
+    let highest = stages.into_iter().copied().reduce(higher);
+    highest.unwrap_or_else(|| unreachable!("a walk has five stages"))
 }

@@ -19,4 +19,4 @@ mod whisper;
 mod window;
 
 pub use self::stage::StageMemory;
-pub(crate) use self::task::{unet_operations, walk};
+pub(crate) use self::task::{Walk, unet_operations, walk};

@@ -75,6 +75,12 @@ impl<'a> ResidentWeights<'a> {
         self.tracker.hold(self.copied_for(stage), &[])
     }
 
+    /// Returns the bytes of the VAE's layers, which leave the device while a picture is computed again in
+    /// `f32`.
+    pub(super) fn vae_layers(&self) -> u64 {
+        self.vae
+    }
+
     /// Returns the bytes of the weights that are copied to the device for `stage`.
     fn copied_for(&self, stage: MemoryStage) -> u64 {
         let options = self.tracker.options;

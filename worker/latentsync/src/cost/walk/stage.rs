@@ -13,6 +13,9 @@ const MIB: u64 = 1 << 20;
 pub struct StageMemory {
     /// The stage that the figures are for.
     pub stage: MemoryStage,
+    /// Whether the figures are for a picture that is computed again in `f32` in this stage, because values
+    /// left the range of a half type.
+    pub in_f32: bool,
     /// The bytes of the weights that stay on the device during the stage, without those that are streamed
     /// layer by layer.
     pub weights: u64,
@@ -26,10 +29,11 @@ pub struct StageMemory {
 
 impl fmt::Display for StageMemory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let again = if self.in_f32 { " again in f32" } else { "" };
         let layer = self.at_peak.map_or_else(|| "between layers".to_owned(), layer);
         write!(
             f,
-            "{}, {layer}: weights {} MiB, tensors {} MiB",
+            "{}{again}, {layer}: weights {} MiB, tensors {} MiB",
             self.stage,
             self.weights / MIB,
             (self.peak - self.weights) / MIB

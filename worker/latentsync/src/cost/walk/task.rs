@@ -16,6 +16,9 @@ use crate::hooks::Op;
 pub(crate) struct Walk {
     /// The stages in the order in which they run: load, audio, VAE encode, denoise, VAE decode.
     pub(crate) stages: Vec<StageMemory>,
+    /// The memory while a picture is encoded and decoded again in `f32` because a half type overflowed. It is
+    /// empty if the networks compute in `f32`.
+    pub(crate) in_f32: Vec<StageMemory>,
     /// The operations of one audio window and of a window of faces with one denoising step.
     pub(crate) ops: Vec<Op>,
 }
@@ -29,9 +32,10 @@ pub(crate) fn walk(
     guided: bool,
 ) -> Walk {
     let tracker = MemoryTracker::new(*spec, ExecutionOptions::of(plan));
-    let stages = window::stages(&tracker, shape, weights, guided);
+    let (stages, in_f32) = window::stages(&tracker, shape, weights, guided);
     Walk {
         stages,
+        in_f32,
         ops: tracker.into_ops(),
     }
 }

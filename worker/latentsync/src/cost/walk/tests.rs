@@ -3,7 +3,6 @@ use std::cell::RefCell;
 use candle_core::{DType, Device, Result, Tensor};
 use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan};
 
-use super::task::Walk;
 use super::*;
 use crate::cost::compute::ComputeSpec;
 use crate::cost::shape::ModelShape;

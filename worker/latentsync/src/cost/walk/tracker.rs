@@ -13,6 +13,7 @@ use crate::cost::compute::ComputeSpec;
 use crate::cost::op::{OpMemory, OpParams, feed_forward_memory, op_memory};
 use crate::hooks::Op;
 use crate::slices::{AttentionShape, ConvolutionShape};
+use crate::vae::f32_options;
 
 /// The device and the options of a walk, and the memory that is in use.
 pub(super) struct MemoryTracker {
@@ -20,6 +21,8 @@ pub(super) struct MemoryTracker {
     pub(super) options: ExecutionOptions,
     /// The bytes of one weight that is on the device only while its layer runs; 0 if the weights stay there.
     pub(super) streamed_bytes: Cell<usize>,
+    /// Whether the operations are recorded, besides their memory.
+    records_ops: bool,
     memory: Rc<RefCell<TrackedMemory>>,
 }
 
@@ -29,7 +32,28 @@ impl MemoryTracker {
             spec,
             options,
             streamed_bytes: Cell::new(0),
+            records_ops: true,
             memory: Rc::default(),
+        }
+    }
+
+    /// Returns a tracker of the same memory for a network that computes in `f32` under the options of
+    /// [`f32_options`]. It records no operations, because such a network runs only where a half type
+    /// overflowed.
+    pub(super) fn in_f32(&self) -> Self {
+        Self {
+            spec: ComputeSpec {
+                bytes_per_value: size_of::<f32>(),
+                ..self.spec
+            },
+            options: f32_options(self.options),
+            streamed_bytes: Cell::new(match self.spec.kind {
+                // Layers are used as they lie in the mapped file.
+                DeviceKind::Cpu => 0,
+                DeviceKind::Cuda => size_of::<f32>(),
+            }),
+            records_ops: false,
+            memory: Rc::clone(&self.memory),
         }
     }
 
@@ -77,7 +101,9 @@ impl MemoryTracker {
 
     /// Records an operation without counting its memory.
     fn announce(&self, op: Op) {
-        self.memory.borrow_mut().ops.push(op);
+        if self.records_ops {
+            self.memory.borrow_mut().ops.push(op);
+        }
     }
 
     /// Records an operation, counts its memory and returns its result.

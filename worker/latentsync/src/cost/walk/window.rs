@@ -8,7 +8,7 @@ use super::stage::StageMemory;
 use super::tensor::MetaTensor;
 use super::tracker::MemoryTracker;
 use super::{unet, vae, whisper};
-use crate::cost::shape::{ModelShape, WeightCounts};
+use crate::cost::shape::{ModelShape, WeightCount, WeightCounts};
 
 const F32: usize = 4;
 /// The number of channels of latents.
@@ -24,25 +24,35 @@ struct UNetInputs {
     encoder_hidden_states: MetaTensor,
 }
 
-/// Returns the memory of each stage of a task, in order.
+/// Returns the memory of each stage of a task, in order; and that of the stages in which the image
+/// autoencoder computes a picture again in `f32`, which are none if it computes in `f32` anyway.
 pub(super) fn stages(
     tracker: &MemoryTracker,
     shape: &ModelShape,
     weights: &WeightCounts,
     guided: bool,
-) -> Vec<StageMemory> {
-    let mut stages = Vec::new();
+) -> (Vec<StageMemory>, Vec<StageMemory>) {
+    let (mut stages, mut in_f32) = (Vec::new(), Vec::new());
     let resident = ResidentWeights::new(tracker, shape, weights);
-    let mut ended = |stage| {
+    let since_the_last = |stage| {
         let (peak, at_peak) = tracker.take_peak();
-        stages.push(StageMemory {
+        StageMemory {
             stage,
+            in_f32: false,
             weights: resident.bytes(stage),
             live_after: tracker.live(),
             peak,
             at_peak,
-        });
+        }
     };
+    let mut ended = |stage| stages.push(since_the_last(stage));
+    let again_in_f32 = |stage: StageMemory| StageMemory {
+        in_f32: true,
+        weights: stage.weights - resident.vae_layers(),
+        peak: stage.peak - resident.vae_layers(),
+        ..stage
+    };
+    let may_overflow = tracker.spec.bytes_per_value < F32;
     ended(MemoryStage::Load);
 
     let network = resident.bring_network(MemoryStage::Audio);
@@ -52,6 +62,10 @@ pub(super) fn stages(
 
     let request = Request::new(tracker, shape);
     let network = resident.bring_network(MemoryStage::VaeEncode);
+    if may_overflow {
+        encode_in_f32(tracker, shape, weights.vae_encoder);
+        in_f32.push(again_in_f32(since_the_last(MemoryStage::VaeEncode)));
+    }
     let (latents, conditioning) = encode(tracker, shape);
     drop(network);
     ended(MemoryStage::VaeEncode);
@@ -62,10 +76,14 @@ pub(super) fn stages(
     ended(MemoryStage::Denoise);
 
     let network = resident.bring_network(MemoryStage::VaeDecode);
+    if may_overflow {
+        decode_in_f32(tracker, shape, weights.vae_decoder);
+        in_f32.push(again_in_f32(since_the_last(MemoryStage::VaeDecode)));
+    }
     decode(tracker, shape, &latents);
     drop((latents, network, request, features));
     ended(MemoryStage::VaeDecode);
-    stages
+    (stages, in_f32)
 }
 
 /// Encodes an audio window and returns the rows that the host keeps of all windows.
@@ -118,6 +136,22 @@ fn encode(tracker: &MemoryTracker, shape: &ModelShape) -> (MetaTensor, UNetInput
         ),
     };
     (noise, conditioning)
+}
+
+/// Encodes a picture again in `f32`, which copies the norms and biases of `weights` at once and the layers one
+/// by one. The latents of the window's earlier pictures, at most 2 MiB at 512 px, do not count.
+fn encode_in_f32(tracker: &MemoryTracker, shape: &ModelShape, weights: WeightCount) {
+    let _rest = tracker.tensor(F32, &[weights.rest]);
+    let pixels = tracker.tensor(F32, &[1, 3, shape.resolution_px, shape.resolution_px]);
+    vae::encode(&tracker.in_f32(), &shape.vae, &pixels);
+}
+
+/// Decodes a picture again in `f32`, with the weights as in [`encode_in_f32`].
+fn decode_in_f32(tracker: &MemoryTracker, shape: &ModelShape, weights: WeightCount) {
+    let _rest = tracker.tensor(F32, &[weights.rest]);
+    let side = shape.latent_side();
+    let frame = tracker.tensor(F32, &[1, LATENT, side, side]);
+    vae::decode(&tracker.in_f32(), &shape.vae, &frame);
 }
 
 /// Encodes one picture and returns its latents in `f32`.
