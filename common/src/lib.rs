@@ -23,6 +23,7 @@ pub mod frame;
 pub mod host;
 pub mod ids;
 pub mod limits;
+pub mod lip_sync;
 #[cfg(feature = "media")]
 pub mod media;
 pub mod memory_estimate;

@@ -13,4 +13,5 @@ pub mod placement;
 pub mod plan;
 pub mod render;
 pub mod stitch;
+pub mod sync;
 pub mod track;

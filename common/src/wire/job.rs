@@ -168,6 +168,9 @@ pub struct Timeline {
     pub audio: Vec<BlobRef>,
     /// Output frames in which nobody speaks, in order; empty with [`SilenceMode::Off`].
     pub silence: Vec<FrameRange>,
+    /// How loud the speech is in each output frame, for the sync meter (see
+    /// [`Levels::loudness`](crate::audio::silence::Levels::loudness)).
+    pub loudness: Vec<u8>,
 }
 
 impl Timeline {

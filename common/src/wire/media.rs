@@ -9,6 +9,7 @@ use super::job::{EncoderSpec, SourceSpec};
 use super::outcome::FaceObservations;
 use super::task::RenderFrame;
 use crate::frame::FrameHash;
+use crate::lip_sync::LipOpening;
 use crate::time::FrameRange;
 
 /// A segment file on this machine and the source frames wanted from it.
@@ -99,6 +100,9 @@ pub enum MediaReply {
         synced: u32,
         /// Number of frames that stayed as they were.
         passed: u32,
+        /// How far each rendered mouth is open, one entry for each frame; `None` where none was rendered or
+        /// seen.
+        lips: Vec<Option<LipOpening>>,
         /// Time spent in each stage.
         timings: MediaTimings,
     },

@@ -11,6 +11,7 @@ use super::engine::EngineStage;
 use super::memory::{MemoryObservation, MemoryPlan, MemorySample, MemoryUse, OutOfMemory, RenderMemory};
 use crate::frame::FrameHash;
 use crate::ids::{Attempt, ChunkId, JobId, WorkerId};
+use crate::lip_sync::LipOpening;
 use crate::numeric_kind::NumericKind;
 use crate::queues::{Available, Queue};
 
@@ -62,6 +63,9 @@ pub enum DoneBody {
         synced: u32,
         /// Number of frames that stayed as they were.
         passed: u32,
+        /// How far the mouth is open in each frame that shows a rendered one; `None` for the others and where
+        /// no mouth is seen.
+        lips: Vec<Option<LipOpening>>,
     },
 }
 
@@ -127,6 +131,8 @@ pub struct FaceObservation {
     pub score: f32,
     /// Points (x, y) of the left brow, the right brow and the nose, with left and right as in the picture.
     pub points: [[f32; 2]; 3],
+    /// How far the mouth is open.
+    pub lips: LipOpening,
 }
 
 /// An event in the life of a task. Events are kept for the audit and for the coordinator's decisions to queue

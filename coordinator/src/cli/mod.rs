@@ -10,6 +10,7 @@ mod events;
 mod exit;
 mod explain;
 mod jobs;
+mod lip_sync;
 mod nats_config;
 mod progress;
 mod render;
@@ -18,6 +19,7 @@ mod serve;
 mod settings;
 mod stdout;
 mod submit;
+mod sync;
 mod top;
 mod worker_list;
 
@@ -81,6 +83,7 @@ fn run(args: Args) -> ExitCode {
         args::Command::Set(args) => jobs::control(&args.control, Control::SetPriority(args.priority)),
         args::Command::Fetch(args) => submit::fetch(&args),
         args::Command::Explain(args) => explain::main(&args),
+        args::Command::Sync(args) => sync::main(args),
         args::Command::Doctor(args) => doctor::main(&args),
         args::Command::Bench(args) => bench::main(args),
         args::Command::Top(args) => top::main(&args),

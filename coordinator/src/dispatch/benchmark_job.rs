@@ -49,6 +49,7 @@ pub fn benchmark_job(sources: u32, outputs: u32) -> (JobSpec, Timeline) {
             .map(|index| blob(&format!("window {index}")))
             .collect(),
         silence: Vec::new(),
+        loudness: vec![0; outputs as usize],
     };
     let colour = Colour::BT709;
     let spec = JobSpec {

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use latentfarm_common::ids::{WorkKind, WorkerId};
-use latentfarm_common::time::FrameRange;
+use latentfarm_common::lip_sync::{self, LipSync};
+use latentfarm_common::time::{FrameRange, FrameRate};
 use latentfarm_common::wire::job::{SilenceMode, SourceDefect, Timeline};
 use latentfarm_common::wire::outcome::{DoneBody, StageTimings};
 use latentfarm_common::wire::task::Mouth;
@@ -19,7 +20,7 @@ use crate::job::retry::RetryClass;
 use crate::track::{FrameFace, SpeakerTrack};
 
 /// The figures of a job.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct JobReport {
     /// Output frames whose mouth was rendered.
     pub synced: u64,
@@ -37,6 +38,8 @@ pub struct JobReport {
     pub kept: u64,
     /// The number of attempts of this run that ended without a result, by reason.
     pub retries: BTreeMap<RetryClass, u64>,
+    /// How the rendered lips fit the speech; `None` if too few were seen to tell.
+    pub lip_sync: Option<LipSync>,
     /// The time of each stage of the analysis, summed over all chunks that are done.
     pub analyze: StageTimings,
     /// The time of each stage of the rendering, summed over all chunks that are done.
@@ -64,6 +67,7 @@ impl JobReport {
             &job.gate.track,
             &job.timeline,
             job.spec.audio.silence,
+            job.spec.encoder.rate,
             job.log.retries.clone(),
             job.log.ooms.clone(),
         );
@@ -82,6 +86,7 @@ impl JobReport {
         track: &SpeakerTrack,
         timeline: &Timeline,
         silence: SilenceMode,
+        rate: FrameRate,
         retries: BTreeMap<RetryClass, u64>,
         ooms: Vec<OomRecord>,
     ) -> Self {
@@ -91,6 +96,7 @@ impl JobReport {
             silent: timeline.silence.clone(),
             ..Self::default()
         };
+        let mut lips = vec![None; timeline.outputs.len()];
         for chunk in chunks.iter() {
             let Some(record) = chunk.state().record() else {
                 continue;
@@ -110,11 +116,22 @@ impl JobReport {
             if let (WorkKind::Render, Some(used)) = (chunk.id.work, &record.memory) {
                 report.memory.add(&record.worker, chunk.range.len(), used);
             }
-            if let DoneBody::Render { synced, passed, .. } = &record.body {
+            if let DoneBody::Render {
+                synced,
+                passed,
+                lips: measured,
+                ..
+            } = &record.body
+            {
                 report.synced += u64::from(*synced);
                 report.passed += u64::from(*passed);
+                let start = usize::try_from(chunk.range.start).unwrap_or(usize::MAX);
+                for (shown, measured) in lips.iter_mut().skip(start).zip(measured) {
+                    *shown = *measured;
+                }
             }
         }
+        report.lip_sync = lip_sync::measure(&lips, &timeline.loudness, rate);
         let mouths = Mouths {
             timeline,
             track,
@@ -161,10 +178,14 @@ fn add(total: &mut StageTimings, part: &StageTimings) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::job::chunk::event::ChunkEvent;
+    use crate::job::test_support::done_record;
     use latentfarm_common::digest::Digest;
-    use latentfarm_common::ids::JobId;
+    use latentfarm_common::ids::{Attempt, JobId};
+    use latentfarm_common::lip_sync::LipOpening;
     use latentfarm_common::wire::job::OutputFrame;
     use latentfarm_common::wire::outcome::FrameObservation;
+    use std::sync::Arc;
 
     #[test]
     fn frames_without_a_face_are_listed_as_ranges_and_the_tail_is_not() {
@@ -189,6 +210,7 @@ mod tests {
             &track,
             &timeline,
             SilenceMode::Off,
+            FrameRate::FPS_25,
             BTreeMap::new(),
             Vec::new(),
         );
@@ -197,5 +219,58 @@ mod tests {
             [FrameRange::new(0, 2), FrameRange::new(3, 4)]
         );
         assert_eq!(report.tail, 1);
+    }
+
+    #[test]
+    fn rendered_lips_are_compared_with_the_speech_of_their_own_frames() {
+        let job = JobId::from_digest(&Digest::of(b"job"));
+        let ranges = vec![FrameRange::new(0, 64), FrameRange::new(64, 128)];
+        let mut chunks = Chunks::new(job, Vec::new(), ranges);
+        let random = |n: u32| {
+            n.wrapping_mul(0x9E37_79B9)
+                .rotate_left(9)
+                .wrapping_mul(0x85EB_CA6B)
+                >> 24
+        };
+        let loudness: Vec<u8> = (0..128).map(|n| u8::try_from(random(n)).unwrap()).collect();
+        let shown = |source| OutputFrame { source, synced: true };
+        let timeline = Timeline {
+            outputs: (0..128).map(shown).collect(),
+            loudness: loudness.clone(),
+            ..Timeline::default()
+        };
+        let report = |chunks: &Chunks| {
+            let (track, log) = (SpeakerTrack::new(128, 32, 256), (BTreeMap::new(), Vec::new()));
+            JobReport::new(
+                chunks,
+                &track,
+                &timeline,
+                SilenceMode::Off,
+                FrameRate::FPS_25,
+                log.0,
+                log.1,
+            )
+        };
+        assert_eq!(report(&chunks).lip_sync, None);
+        // The lips of the second chunk alone are two frames late.
+        for (id, lag) in chunks.ids(|_| true).into_iter().zip([0, 2]) {
+            let mut record = done_record(id, Attempt::default(), "w1".parse().unwrap());
+            let start = 64 * id.index as usize - lag;
+            record.body = DoneBody::Render {
+                frame_hashes: Vec::new(),
+                lips: loudness[start..start + 64]
+                    .iter()
+                    .map(|&loud| Some(LipOpening(u16::from(loud))))
+                    .collect(),
+                synced: 64,
+                passed: 0,
+            };
+            let record = Arc::new(record);
+            chunks.get_mut(id).unwrap().apply(ChunkEvent::DoneSeen { record });
+            let fit = report(&chunks).lip_sync.unwrap();
+            assert_eq!(fit.frames, 64 * (u64::from(id.index) + 1));
+            let range = if lag == 0 { 0.99..1.01 } else { 0.2..0.7 };
+            assert!(range.contains(&fit.correlation_at_zero), "{fit:?}");
+        }
     }
 }

@@ -225,13 +225,18 @@ fn check_counts(record: &DoneRecord, range: FrameRange) -> Result<(), String> {
                 frame_hashes,
                 synced,
                 passed,
+                lips,
             },
             WorkKind::Render | WorkKind::Border,
         ) => {
             let (hashes, counted) = (frame_hashes.len() as u64, u64::from(*synced) + u64::from(*passed));
-            let fits = hashes == frames && counted == frames;
-            fits.then_some(())
-                .ok_or_else(|| format!("it has {hashes} hashes and counts {counted} frames of {frames}"))
+            let measured = lips.len() as u64;
+            let fits = hashes == frames && counted == frames && measured == frames;
+            fits.then_some(()).ok_or_else(|| {
+                format!(
+                    "it has {hashes} hashes and {measured} mouths, and counts {counted} frames of {frames}"
+                )
+            })
         }
         (DoneBody::Analyze { .. }, WorkKind::Render | WorkKind::Border)
         | (DoneBody::Render { .. }, WorkKind::Analyze) => Err("it is about another kind of work".to_owned()),

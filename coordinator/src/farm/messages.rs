@@ -180,7 +180,7 @@ impl Message for JobRecord {
 }
 
 /// How a job ended on the dispatcher, with its figures.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct JobOutcome {
     pub ending: Ending,
     pub report: JobReport,

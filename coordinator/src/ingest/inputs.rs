@@ -128,6 +128,11 @@ impl ExaminedInputs {
         self.table.outputs.len() as u64
     }
 
+    /// Returns how loud the speech is in each output frame, 0 to 255.
+    pub fn loudness(&self) -> Vec<u8> {
+        self.speech.levels.loudness(self.rate, self.frames())
+    }
+
     /// Returns the most bytes that the sound of the output can have.
     pub fn sound_bytes(&self) -> u64 {
         self.sound.output_bytes()
@@ -153,7 +158,7 @@ impl ExaminedInputs {
     pub fn store(mut self, sink: &mut dyn BlobSink) -> Result<(Ingested, SourceVideo), IngestError> {
         let audio = self.speech.store_windows(self.request.windows, sink)?;
         let sound = self.store_sound(sink)?;
-        let silence = self.silence();
+        let (silence, loudness) = (self.silence(), self.loudness());
         let used = usize::try_from(self.cut_frames).unwrap_or(usize::MAX);
         let pts = &self.index.pts;
         let ingested = Ingested {
@@ -178,6 +183,7 @@ impl ExaminedInputs {
                 outputs: std::mem::take(&mut self.table.outputs),
                 audio,
                 silence,
+                loudness,
             },
         };
         Ok((ingested, self.into_video()))

@@ -2,12 +2,13 @@
 //! of the first ones.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use latentfarm_common::error::FileError;
 use latentfarm_common::frame::PictureFormat;
 use latentfarm_common::media::{CutLimits, SegmentFile, VideoIndex, cut_segments};
 use latentfarm_common::wire::job::{SegmentEntry, SegmentRecord};
+use latentfarm_common::wire::media::LocalSlice;
 
 use super::error::IngestError;
 use super::sink::BlobSink;
@@ -26,6 +27,42 @@ pub struct SourceVideo {
 }
 
 impl SourceVideo {
+    /// Cuts the wanted part of the video into files in `folder`, for readers on this machine. `keep_on` is asked
+    /// often, and ends the cut with its error.
+    ///
+    /// # Errors
+    /// See [`cut`](Self::cut).
+    pub fn cut_to_files(
+        &self,
+        folder: &Path,
+        keep_on: &dyn Fn() -> io::Result<()>,
+    ) -> Result<Vec<LocalSlice>, IngestError> {
+        let mut slices = Vec::new();
+        let mut keep = |segment: SegmentFile| {
+            let first = usize::try_from(segment.first).map_err(io::Error::other)?;
+            let count = usize::try_from(segment.frames).map_err(io::Error::other)?;
+            slices.push(LocalSlice {
+                path: segment.path.display().to_string(),
+                first: segment.first,
+                pts: self.index.pts[first..first + count].to_vec(),
+            });
+            Ok(())
+        };
+        let (index, picture) = (&self.index, &self.picture);
+        let cut = cut_segments(
+            index,
+            picture,
+            self.frames,
+            folder,
+            self.limits,
+            keep_on,
+            &mut keep,
+        );
+        self.watched.check()?;
+        cut?;
+        Ok(slices)
+    }
+
     /// Cuts the video as far as it is wanted. Each segment is decoded, replaced if it is damaged, stored,
     /// and then handed to `record`, in order. Its bounds are a function of the video alone, so the last one may
     /// go on behind the frames that are wanted. Segments of the first `recorded` source frames, which an

@@ -20,6 +20,7 @@ pub(crate) fn done_record(chunk: ChunkId, attempt: Attempt, worker: WorkerId) ->
         },
         body: DoneBody::Render {
             frame_hashes: Vec::new(),
+            lips: Vec::new(),
             synced: 16,
             passed: 0,
         },

@@ -90,7 +90,7 @@ impl Run<'_> {
             &self.preflight.settings.weights,
             &self.folder.scratch(),
         )?;
-        let dispatched = self.run_dispatcher(inputs, local, shutdown).await;
+        let dispatched = Box::pin(self.run_dispatcher(inputs, local, shutdown)).await;
         local.stop_workers().await;
         match dispatched? {
             Some(dispatched) if matches!(dispatched.end.ending, Ending::Interrupted { .. }) => {

@@ -18,6 +18,7 @@
 mod face;
 pub mod smooth;
 pub mod speaker;
+pub mod tracklets;
 
 use std::collections::BTreeMap;
 

@@ -9,7 +9,7 @@
 use latentfarm_common::align::Smoother;
 
 use super::face::FrameFace;
-use super::speaker::{TrackedFace, TrackletId};
+use super::tracklets::{TrackedFace, TrackletId};
 
 /// The length of the longest gap that is filled, in source frames.
 pub const MAX_GAP: usize = 8;
@@ -106,6 +106,7 @@ fn between(from: &Points, to: &Points, share: f64) -> Points {
 mod tests {
     use super::*;
     use crate::track::speaker::SpeakerSelector;
+    use latentfarm_common::lip_sync::LipOpening;
     use latentfarm_common::wire::outcome::FaceObservation;
 
     fn face(x: f32) -> FaceObservation {
@@ -113,6 +114,7 @@ mod tests {
             bbox: [x, 100.0, 60.0, 60.0],
             score: 0.9,
             points: [[x + 10.0, 110.0], [x + 50.0, 110.0], [x + 30.0, 130.0]],
+            lips: LipOpening(50),
         }
     }
 

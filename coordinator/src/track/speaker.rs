@@ -7,49 +7,20 @@
 //! absence the speaker is chosen again. The answer for a frame depends on earlier frames of its shot and on
 //! at most `lookahead` frames from it on, never on the time of the query.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use latentfarm_common::wire::outcome::FaceObservation;
 
-/// Largest distance that a face's centre moves in one frame, in sides of its box.
-const MAX_MOVE: f64 = 0.75;
-/// The distance by which [`MAX_MOVE`] grows for each frame in which the face was missing.
-const MAX_MOVE_PER_MISSED_FRAME: f64 = 0.1;
-/// Largest ratio of the sides of one face's boxes in two consecutive observations.
-const MAX_SIDE_RATIO: f64 = 1.6;
-
-/// Identifies one person within one shot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct TrackletId(u32);
-
-/// The speaker's face in one frame.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct TrackedFace {
-    pub tracklet: TrackletId,
-    pub face: FaceObservation,
-}
+use super::tracklets::{TrackedFace, TrackletId, TrackletLinker, side};
 
 /// Links the faces of one shot, frame by frame, and selects the speaker's.
 #[derive(Debug)]
 pub struct SpeakerSelector {
     lookahead: usize,
-    /// Number of frames pushed so far.
-    pushed: u64,
-    tracklets: Vec<Tracklet>,
-    /// The id of the next tracklet.
-    next: u32,
+    linker: TrackletLinker,
     /// The tracked faces of each frame that has no answer yet, oldest first.
     undecided: VecDeque<Vec<TrackedFace>>,
     speaker: Option<Speaker>,
-}
-
-/// One person's face, as it was last observed.
-#[derive(Debug)]
-struct Tracklet {
-    id: TrackletId,
-    centre: (f64, f64),
-    side: f64,
-    last_frame: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -63,11 +34,10 @@ impl SpeakerSelector {
     /// Makes the selector of a new shot. `lookahead` is in frames, at least 1.
     pub fn new(lookahead: usize) -> Self {
         debug_assert!(lookahead > 0, "the speaker is chosen from at least one frame");
+        let lookahead = lookahead.max(1);
         Self {
-            lookahead: lookahead.max(1),
-            pushed: 0,
-            tracklets: Vec::new(),
-            next: 0,
+            lookahead,
+            linker: TrackletLinker::new(lookahead as u64),
             undecided: VecDeque::new(),
             speaker: None,
         }
@@ -75,7 +45,7 @@ impl SpeakerSelector {
 
     /// Processes the next frame's faces and returns the answers that became final, in frame order.
     pub fn push(&mut self, faces: &[FaceObservation]) -> Vec<Option<TrackedFace>> {
-        let tracked_faces = self.link(faces);
+        let tracked_faces = self.linker.link(faces);
         self.undecided.push_back(tracked_faces);
         self.decide(false)
     }
@@ -131,110 +101,19 @@ impl SpeakerSelector {
             .max_by(|a, b| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0)));
         largest.map(|(id, _area)| id)
     }
-
-    /// Links every usable face of the next frame to the nearest tracklet that it fits, or else to a new one.
-    fn link(&mut self, faces: &[FaceObservation]) -> Vec<TrackedFace> {
-        let now = self.pushed;
-        self.pushed += 1;
-        let memory = self.lookahead as u64;
-        self.tracklets
-            .retain(|tracklet| now - tracklet.last_frame <= memory + 1);
-
-        let faces: Vec<&FaceObservation> = faces.iter().filter(|face| is_usable(face)).collect();
-        let mut pairs: Vec<(f64, usize, usize)> = Vec::new();
-        for (tracklet_index, tracklet) in self.tracklets.iter().enumerate() {
-            for (face_index, face) in faces.iter().enumerate() {
-                if let Some(distance) = tracklet.distance_to(face, now) {
-                    pairs.push((distance, tracklet_index, face_index));
-                }
-            }
-        }
-        pairs.sort_by(|a, b| a.0.total_cmp(&b.0).then((a.1, a.2).cmp(&(b.1, b.2))));
-
-        let mut tracklet_of = BTreeMap::new();
-        let mut taken = BTreeSet::new();
-        for (_distance, tracklet_index, face_index) in pairs {
-            if !tracklet_of.contains_key(&face_index) && taken.insert(tracklet_index) {
-                tracklet_of.insert(face_index, tracklet_index);
-            }
-        }
-        let mut tracked_faces = Vec::with_capacity(faces.len());
-        for (face_index, face) in faces.into_iter().enumerate() {
-            let tracklet = match tracklet_of.get(&face_index) {
-                Some(&index) => {
-                    let tracklet = &mut self.tracklets[index];
-                    tracklet.update(face, now);
-                    tracklet.id
-                }
-                None => self.start(face, now),
-            };
-            tracked_faces.push(TrackedFace {
-                tracklet,
-                face: *face,
-            });
-        }
-        tracked_faces
-    }
-
-    fn start(&mut self, face: &FaceObservation, now: u64) -> TrackletId {
-        let id = TrackletId(self.next);
-        self.next += 1;
-        self.tracklets.push(Tracklet {
-            id,
-            centre: centre(face),
-            side: side(face),
-            last_frame: now,
-        });
-        id
-    }
-}
-
-impl Tracklet {
-    /// Returns the distance in sides of the box, or `None` if the face cannot be this person's.
-    fn distance_to(&self, face: &FaceObservation, now: u64) -> Option<f64> {
-        let missed = (now - self.last_frame).saturating_sub(1);
-        let max_move = MAX_MOVE + MAX_MOVE_PER_MISSED_FRAME * missed as f64;
-        let (x, y) = centre(face);
-        let distance = (x - self.centre.0).hypot(y - self.centre.1) / self.side;
-        let ratio = (side(face) / self.side).max(self.side / side(face));
-        (distance <= max_move && ratio <= MAX_SIDE_RATIO).then_some(distance)
-    }
-
-    fn update(&mut self, face: &FaceObservation, now: u64) {
-        self.centre = centre(face);
-        self.side = side(face);
-        self.last_frame = now;
-    }
-}
-
-fn is_usable(face: &FaceObservation) -> bool {
-    let finite = face
-        .bbox
-        .iter()
-        .chain(face.points.iter().flatten())
-        .all(|v| v.is_finite());
-    finite && face.bbox[2] > 0.0 && face.bbox[3] > 0.0
-}
-
-fn centre(face: &FaceObservation) -> (f64, f64) {
-    let [x, y, width, height] = face.bbox.map(f64::from);
-    (x + width / 2.0, y + height / 2.0)
-}
-
-/// Returns the side of a square that has the area of the box.
-fn side(face: &FaceObservation) -> f64 {
-    (f64::from(face.bbox[2]) * f64::from(face.bbox[3])).sqrt()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use latentfarm_common::lip_sync::LipOpening;
 
     fn face(x: f32, size: f32) -> FaceObservation {
         FaceObservation {
             bbox: [x, 100.0, size, size],
             score: 0.9,
             points: [[x, 100.0], [x + size, 100.0], [x + size / 2.0, 150.0]],
+            lips: LipOpening(50),
         }
     }
 

@@ -1,3 +1,4 @@
+use latentfarm_common::lip_sync::LipOpening;
 use latentfarm_common::wire::outcome::FaceObservation;
 use proptest::prelude::*;
 
@@ -14,6 +15,7 @@ fn face(x: f32, size: f32) -> FaceObservation {
             [x + size, 102.0],
             [x + size / 2.0, 100.0 + size / 2.0],
         ],
+        lips: LipOpening(50),
     }
 }
 

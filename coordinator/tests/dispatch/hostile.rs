@@ -202,6 +202,7 @@ fn records(worker: &WorkerId, job: JobId) -> Vec<Vec<u8>> {
         },
         DoneBody::Render {
             frame_hashes: Vec::new(),
+            lips: Vec::new(),
             synced: u32::MAX,
             passed: u32::MAX,
         },

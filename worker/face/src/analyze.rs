@@ -6,6 +6,7 @@ use latentfarm_common::wire::outcome::{FaceObservation, FrameObservation};
 use super::blazeface::Detector;
 use super::error::FaceError;
 use super::geometry::Rect;
+use super::lip_meter::LipMeter;
 use super::mesh::{Landmarker, Mesh, Region};
 use super::shot_boundary::Thumbnail;
 
@@ -16,8 +17,6 @@ pub const UNIT_FRAMES: usize = 16;
 const MAX_FACES: usize = 4;
 /// Smallest score of a detection that counts; most false detections score less.
 const MIN_SCORE: f32 = 0.65;
-/// Smallest presence, as the mesh network gives it, of a face that counts; below it a tracked face is lost.
-const MIN_PRESENCE: f32 = 0.5;
 /// Two faces whose boxes have a larger intersection over union than this are the same.
 const SAME_FACE_IOU: f32 = 0.3;
 /// Smallest width and height of a usable face, in pixels.
@@ -95,6 +94,14 @@ impl FaceAnalyzer {
         Ok(observations)
     }
 
+    /// Returns a meter of the lips in the consecutive pictures of one window.
+    pub fn lip_meter(&self) -> LipMeter<'_> {
+        LipMeter {
+            landmarker: &self.landmarker,
+            last: None,
+        }
+    }
+
     /// Returns the faces of the last frame that are still there, at their new places.
     fn track(&self, frame: &Rgb, tracks: &[(Region, f32)]) -> Result<Vec<TrackedFace>, FaceError> {
         let mut found = Vec::with_capacity(MAX_FACES);
@@ -118,7 +125,7 @@ impl FaceAnalyzer {
                 continue;
             }
             let rough = self.landmarker.mesh(frame, &Region::of_detection(&detection))?;
-            if rough.presence < MIN_PRESENCE {
+            if !rough.is_face() {
                 continue;
             }
             let mesh = self.landmarker.mesh(frame, &rough.region())?;
@@ -135,6 +142,7 @@ impl TrackedFace {
             bbox: [area.left, area.top, area.width(), area.height()],
             score: self.score,
             points: self.mesh.alignment_points(),
+            lips: self.mesh.lip_opening(),
         }
     }
 }
@@ -151,7 +159,7 @@ fn keep_if_usable(found: &mut Vec<TrackedFace>, mesh: Mesh, score: f32, frame: &
         && area.height() >= MIN_SIZE[1]
         && ASPECT.contains(&(area.width() / area.height()));
     // `sized` is false for points that are not finite.
-    if mesh.presence >= MIN_PRESENCE && inside && sized && !is_known(found, &area) {
+    if mesh.is_face() && inside && sized && !is_known(found, &area) {
         found.push(TrackedFace { mesh, area, score });
     }
 }

@@ -4,6 +4,7 @@
 //! So a picture that goes both ways changes only by rounding; interpolation would blur its colours a little
 //! each time.
 
+use super::mask::PixelRect;
 use latentfarm_common::frame::{Colour, ColourMatrix, ColourRange, Picture, Rgb};
 
 /// Fraction bits of the fixed-point arithmetic.
@@ -27,15 +28,26 @@ fn levels(range: ColourRange) -> [f32; 3] {
 
 /// Converts a whole picture, on one thread. Values outside 0..=255 are clipped.
 pub fn to_rgb(picture: &Picture) -> Rgb {
-    let (width, height) = (picture.format.width as usize, picture.format.height as usize);
+    let whole = PixelRect {
+        left: 0,
+        top: 0,
+        width: picture.format.width as usize,
+        height: picture.format.height as usize,
+    };
+    part_to_rgb(picture, whole)
+}
+
+/// Converts the part of a picture inside `area`, which lies within it, begins at even pixels and has an even
+/// width.
+pub(super) fn part_to_rgb(picture: &Picture, area: PixelRect) -> Rgb {
+    let stride = picture.format.width as usize;
+    let (width, height) = (area.width, area.height);
     let factors = YuvToRgb::new(picture.format.colour);
     let mut data = vec![0_u8; width * height * 3];
-    let rows = data
-        .chunks_exact_mut(width * 3)
-        .zip(picture.y.chunks_exact(width))
-        .enumerate();
-    for (y, (out, luma)) in rows {
-        let at = y / 2 * (width / 2);
+    for (row, out) in data.chunks_exact_mut((width * 3).max(1)).enumerate() {
+        let y = area.top + row;
+        let luma = &picture.y[y * stride + area.left..][..width];
+        let at = y / 2 * (stride / 2) + area.left / 2;
         let (u, v) = (&picture.u[at..at + width / 2], &picture.v[at..at + width / 2]);
         let pairs = out
             .chunks_exact_mut(6)

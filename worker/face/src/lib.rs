@@ -6,6 +6,7 @@
 //! | `tflite`, `network`, `kernels` | read the original weight files of the two networks and run them on one CPU thread |
 //! | `blazeface`, `mesh` | detect faces, then find 468 points of each |
 //! | `analyze`, `shot_boundary` | turn one unit of 16 source frames into observations |
+//! | `lip_meter` | measures how far mouths are open, where the alignment is known |
 //! | `colour` | converts 4:2:0 pictures to RGB and back |
 //! | `warp`, `resize` | make the aligned crop that the model is given |
 //! | `mask`, `paste` | put a rendered crop back into its frame |
@@ -20,6 +21,7 @@ mod error;
 pub mod fuzzing;
 mod geometry;
 mod kernels;
+mod lip_meter;
 pub mod mask;
 mod mesh;
 mod network;
@@ -33,6 +35,7 @@ pub mod warp;
 pub use analyze::{FaceAnalyzer, UNIT_FRAMES};
 pub use error::FaceError;
 pub use latentfarm_common::align;
+pub use lip_meter::LipMeter;
 pub use mask::PixelRect;
 pub use paste::paste;
 pub use tflite::TfliteError;

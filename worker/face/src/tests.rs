@@ -1,11 +1,13 @@
 //! Compares the networks with outputs of the original runtime, and tests the analysis on a photo.
 
-use latentfarm_common::frame::Rgb;
+use latentfarm_common::align;
+use latentfarm_common::frame::{Colour, Picture, PictureFormat, Rgb};
 use safetensors::SafeTensors;
 use sha2::{Digest, Sha256};
 
 use super::analyze::FaceAnalyzer;
 use super::blazeface::{self, Detector};
+use super::colour::{self, RgbToYuv, quantize};
 use super::error::FaceError;
 use super::mesh::{self, Landmarker, Region};
 use super::sample::SIDE;
@@ -269,4 +271,83 @@ fn broken_units_are_refused_by_name() {
         refused(Some(&wider), &[frame]),
         FaceError::FrameSize { .. }
     ));
+}
+
+/// Converts a frame to the planes of a picture.
+fn picture_of(frame: &Rgb) -> Picture {
+    let (width, height) = (frame.width, frame.height);
+    let mut picture = Picture::black(PictureFormat {
+        width: u32::try_from(width).unwrap(),
+        height: u32::try_from(height).unwrap(),
+        colour: Colour::BT709,
+        sample_aspect: (1, 1),
+    });
+    let convert = RgbToYuv::new(Colour::BT709);
+    let colour = |x: usize, y: usize| -> [f32; 3] {
+        std::array::from_fn(|channel| f32::from(frame.data[(y * width + x) * 3 + channel]))
+    };
+    for y in 0..height {
+        for x in 0..width {
+            picture.y[y * width + x] = quantize(convert.luma(colour(x, y)));
+            let at = y / 2 * (width / 2) + x / 2;
+            [picture.u[at], picture.v[at]] = convert.chroma(colour(x, y)).map(quantize);
+        }
+    }
+    picture
+}
+
+#[test]
+fn lips_in_a_picture_are_as_open_as_the_analysis_sees_them() {
+    let picture = picture_of(&scene(640, 480, &[[171, 93]]));
+    let analyzer = FaceAnalyzer::new().unwrap();
+    let seen = analyzer.analyze_unit(None, &[colour::to_rgb(&picture)]).unwrap();
+    let [face] = seen[0].faces.as_slice() else {
+        panic!("{seen:?}")
+    };
+    // She smiles with her teeth apart.
+    let expected = face.lips.share();
+    assert!((0.05..0.4).contains(&expected), "{expected}");
+    for resolution in [128, 256, 512] {
+        let to_face = align::similarity(&face.points, resolution);
+        let mut meter = analyzer.lip_meter();
+        for pass in ["found", "followed"] {
+            let measured = meter.measure(&picture, &to_face, resolution).unwrap();
+            let share = measured.unwrap().share();
+            assert!(
+                (share - expected).abs() < 0.03,
+                "{resolution} px, {pass}: {share} and not {expected}"
+            );
+        }
+        // A face that is somewhere else in the next picture is not looked for where the last one was.
+        let elsewhere = picture_of(&scene(640, 480, &[[371, 193]]));
+        let [a, b, tx, c, d, ty] = to_face;
+        let moved = [a, b, tx - 200.0 * a - 100.0 * b, c, d, ty - 200.0 * c - 100.0 * d];
+        let share = meter
+            .measure(&elsewhere, &moved, resolution)
+            .unwrap()
+            .unwrap()
+            .share();
+        assert!(
+            (share - expected).abs() < 0.03,
+            "{resolution} px, elsewhere: {share}"
+        );
+    }
+}
+
+#[test]
+fn no_mouth_is_measured_where_no_face_is() {
+    let picture = picture_of(&scene(640, 480, &[[171, 93]]));
+    let analyzer = FaceAnalyzer::new().unwrap();
+    let mut meter = analyzer.lip_meter();
+    let mut lips = |to_face: [f32; 6]| meter.measure(&picture, &to_face, 256).unwrap();
+    for to_face in [
+        [0.0; 6],
+        [f32::NAN; 6],
+        // The grey corner, and places beside the picture.
+        [1.5, 0.0, 10.0, 0.0, 1.5, 10.0],
+        [1.0, 0.0, 9e6, 0.0, 1.0, 9e6],
+        [1.0, 0.0, -9e6, 0.0, 1.0, 0.0],
+    ] {
+        assert_eq!(lips(to_face), None, "{to_face:?}");
+    }
 }

@@ -9,6 +9,7 @@ use latentfarm_common::backoff::RetryLimit;
 use latentfarm_common::error::one_line;
 use latentfarm_common::frame::FrameHash;
 use latentfarm_common::ids::WorkerId;
+use latentfarm_common::lip_sync::LipOpening;
 use latentfarm_common::nats::Role;
 use latentfarm_common::nats::connect::{self, Identity};
 use latentfarm_common::queues::Available;
@@ -95,6 +96,7 @@ impl TaskRunner for Idle {
                 let frames = u32::try_from(task.range.len()).unwrap_or(u32::MAX);
                 let body = DoneBody::Render {
                     frame_hashes: vec![FrameHash([0; 16]); frames as usize],
+                    lips: vec![None; frames as usize],
                     synced: frames,
                     passed: 0,
                 };
@@ -120,6 +122,7 @@ fn face() -> FrameObservation {
             bbox: [200.0, 100.0, 60.0, 60.0],
             score: 0.9,
             points: [[210.0, 110.0], [250.0, 110.0], [230.0, 130.0]],
+            lips: LipOpening(50),
         }],
     }
 }

@@ -14,19 +14,14 @@ use super::pipes::Pipes;
 use super::timed::timed;
 use latentfarm_face::{FaceAnalyzer, colour};
 
-/// Answers an analysis request, with a `Progress` after each unit. The first request loads the networks into
-/// `analyzer`.
+/// Answers an analysis request, with a `Progress` after each unit.
 pub(super) fn run<R: Read, W: Write>(
-    analyzer: &mut Option<FaceAnalyzer>,
+    analyzer: &FaceAnalyzer,
     source: &SourceSpec,
     range: FrameRange,
     segments: Vec<LocalSlice>,
     pipes: &mut Pipes<R, W>,
 ) -> Result<MediaReply, RequestError> {
-    let analyzer = match analyzer {
-        Some(analyzer) => analyzer,
-        None => analyzer.insert(FaceAnalyzer::new()?),
-    };
     let mut decode_us = 0;
     let mut face_us = 0;
     let mut reader = FrameReader::new(segments, source);

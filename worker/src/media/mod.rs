@@ -36,8 +36,11 @@ pub fn serve(input: impl Read, output: impl Write) -> Result<(), PipeError> {
                 source,
                 range,
                 segments,
-            } => analyze::run(&mut analyzer, &source, range, segments, &mut pipes),
-            MediaRequest::Render(request) => render::run(&request, &mut pipes),
+            } => loaded(&mut analyzer)
+                .and_then(|analyzer| analyze::run(analyzer, &source, range, segments, &mut pipes)),
+            MediaRequest::Render(request) => {
+                loaded(&mut analyzer).and_then(|analyzer| render::run(analyzer, &request, &mut pipes))
+            }
             MediaRequest::Synced { window, .. } => Err(RequestError::Inconsistent(format!(
                 "rendered crops for {window} came without a render request"
             ))),
@@ -50,6 +53,14 @@ pub fn serve(input: impl Read, output: impl Write) -> Result<(), PipeError> {
         pipes.send(&reply)?;
     }
     Ok(())
+}
+
+/// Returns the face networks, which the first request that needs them loads.
+fn loaded(analyzer: &mut Option<FaceAnalyzer>) -> Result<&FaceAnalyzer, RequestError> {
+    Ok(match analyzer {
+        Some(analyzer) => analyzer,
+        None => analyzer.insert(FaceAnalyzer::new()?),
+    })
 }
 
 fn failure(error: &RequestError) -> MediaFailure {

@@ -10,6 +10,7 @@ use std::io::{Read, Write};
 use std::path::Path;
 
 use latentfarm_common::frame::FrameHash;
+use latentfarm_common::lip_sync::LipOpening;
 use latentfarm_common::media::{FrameReader, SegmentEncoder, verify_segment};
 use latentfarm_common::time::FrameRange;
 use latentfarm_common::wire::media::{MediaReply, MediaRequest, MediaTimings, RenderRequest};
@@ -19,6 +20,7 @@ use super::error::RequestError;
 use super::pipes::Pipes;
 use super::timed::timed;
 use super::window::Window;
+use latentfarm_face::FaceAnalyzer;
 
 /// Microseconds spent on each kind of work.
 #[derive(Default)]
@@ -27,10 +29,12 @@ struct StageMicros {
     crop: u64,
     paste: u64,
     encode: u64,
+    lips: u64,
 }
 
 /// One render request in progress.
 struct ChunkRender<'a, R, W> {
+    analyzer: &'a FaceAnalyzer,
     request: &'a RenderRequest,
     /// Side of a crop in pixels.
     resolution: usize,
@@ -39,6 +43,8 @@ struct ChunkRender<'a, R, W> {
     encoder: SegmentEncoder,
     /// Hashes of the pictures that were encoded so far.
     frame_hashes: Vec<FrameHash>,
+    /// How far the mouths in those pictures are open, `None` where none was rendered or seen.
+    lips: Vec<Option<LipOpening>>,
     /// Number of those pictures that show a rendered mouth.
     synced: u32,
     micros: StageMicros,
@@ -46,6 +52,7 @@ struct ChunkRender<'a, R, W> {
 
 /// Answers a render request; between its windows it sends `Crops` and `Progress` and receives `Synced`.
 pub(super) fn run<R: Read, W: Write>(
+    analyzer: &FaceAnalyzer,
     request: &RenderRequest,
     pipes: &mut Pipes<R, W>,
 ) -> Result<MediaReply, RequestError> {
@@ -65,12 +72,14 @@ pub(super) fn run<R: Read, W: Write>(
         request.range.start,
     )?;
     let mut render = ChunkRender {
+        analyzer,
         request,
         resolution: request.resolution_px as usize,
         pipes,
         reader: FrameReader::new(request.segments.clone(), &request.source),
         encoder,
         frame_hashes: Vec::with_capacity(request.frames.len()),
+        lips: Vec::with_capacity(request.frames.len()),
         synced: 0,
         micros: StageMicros::default(),
     };
@@ -89,6 +98,7 @@ pub(super) fn run<R: Read, W: Write>(
     let ChunkRender {
         encoder,
         frame_hashes,
+        lips,
         synced,
         mut micros,
         ..
@@ -103,9 +113,10 @@ pub(super) fn run<R: Read, W: Write>(
         frame_hashes,
         synced,
         passed: frames - synced,
+        lips,
         timings: MediaTimings {
             decode_ms: micros.decode / 1000,
-            face_ms: micros.crop / 1000,
+            face_ms: (micros.crop + micros.lips) / 1000,
             paste_ms: micros.paste / 1000,
             encode_ms: micros.encode / 1000,
         },
@@ -131,15 +142,22 @@ impl<R: Read, W: Write> ChunkRender<'_, R, W> {
         Ok(window)
     }
 
-    /// Waits for the rendered crops of a window, if it has any, pastes them, and hashes and encodes the
-    /// pictures.
+    /// Waits for the rendered crops of a window, if it has any, pastes them, and hashes, measures and encodes
+    /// the pictures.
     fn paste_and_encode(&mut self, mut window: Window) -> Result<(), RequestError> {
         if window.is_rendered() {
             let faces = self.receive_synced(window.range)?;
             self.synced += timed(&mut self.micros.paste, || window.paste(&faces, self.resolution));
         }
-        for (_, picture) in &window.frames {
+        let mut meter = self.analyzer.lip_meter();
+        for (frame, picture) in &window.frames {
             self.frame_hashes.push(picture.hash());
+            let lips = timed(&mut self.micros.lips, || {
+                let face = frame.face.filter(|_| frame.is_rendered());
+                let Some(to_face) = face else { return Ok(None) };
+                meter.measure(picture, &to_face, self.request.resolution_px)
+            })?;
+            self.lips.push(lips);
             timed(&mut self.micros.encode, || self.encoder.push(picture))?;
         }
         Ok(())

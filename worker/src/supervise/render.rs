@@ -257,12 +257,14 @@ impl RenderSession {
                     frame_hashes,
                     synced,
                     passed,
+                    lips,
                     timings,
                 } => {
                     let body = DoneBody::Render {
                         frame_hashes,
                         synced,
                         passed,
+                        lips,
                     };
                     return Ok((body, timings));
                 }

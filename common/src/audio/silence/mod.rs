@@ -53,6 +53,9 @@ const HANG_OVER_BLOCKS: usize = 15;
 /// A shorter pause is part of speaking: closing the mouth for it would look like a twitch.
 const MIN_SILENCE_BLOCKS: usize = 30;
 
+/// The blocks over which [`Levels::loudness`] is smoothed: 120 ms, as jaws cannot follow faster changes.
+const SMOOTHED_BLOCKS: u8 = 12;
+
 /// Number of frames over which the rendered mouth is faded into the source picture at either end of a silent
 /// stretch.
 pub const FADE_FRAMES: u64 = 3;
@@ -137,6 +140,38 @@ impl Levels {
                 (start < end).then(|| FrameRange::new(start, end))
             })
             .collect()
+    }
+
+    /// Returns how loud the speech is in the middle of each of the first `frames` output frames, for the sync
+    /// meter: 255 at the track's level, linear in decibels down to 0 where speech ends, smoothed over a
+    /// syllable's length. Time past the track's end is silent.
+    pub fn loudness(&self, rate: FrameRate, frames: u64) -> Vec<u8> {
+        let loud = f64::from(self.loud().unwrap_or(0));
+        let range = f64::from(CLOSE_BELOW_DB * STEPS_PER_DB);
+        let height = |&level: &Level| {
+            let is_floor = level >= FLOOR_DB * STEPS_PER_DB;
+            if is_floor {
+                0.0
+            } else {
+                1.0 - ((f64::from(level) - loud) / range).clamp(0.0, 1.0)
+            }
+        };
+        let heights: Vec<f64> = self.0.iter().map(height).collect();
+        let value = |frame: u64| {
+            let smoothed = f64::from(SMOOTHED_BLOCKS);
+            let middle = (frame as f64 + 0.5) / rate.as_f64() * BLOCKS_PER_SECOND as f64;
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "positions are not negative and within the track's length or past its end"
+            )]
+            let from = (middle - smoothed / 2.0).round().max(0.0) as usize;
+            let part = heights.iter().skip(from).take(usize::from(SMOOTHED_BLOCKS));
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0..=255")]
+            let mean = (part.sum::<f64>() / smoothed * 255.0).round() as u8;
+            mean
+        };
+        (0..frames).map(value).collect()
     }
 
     /// Returns the silent stretches as (first block, end block).

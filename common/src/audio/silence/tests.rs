@@ -57,6 +57,36 @@ fn a_pause_is_silent_but_for_lead_in_and_hang_over() {
 }
 
 #[test]
+fn loudness_is_linear_in_decibels_and_read_in_the_middle_of_each_frame() {
+    // A fifth of the amplitude is 14 dB less; 30 dB less is 0.
+    let track = [
+        tone(1.0, 10_000.0),
+        tone(1.0, 2000.0),
+        tone(1.0, 200.0),
+        tone(1.0, 0.0),
+        tone(1.0, 10_000.0),
+    ];
+    let levels = levels(&track.concat());
+    for (num, den) in [(25, 1), (24_000, 1001), (60, 1)] {
+        let rate = FrameRate::new(num, den).unwrap();
+        let second = rate.frames_covering(16_000, 16_000);
+        let loudness = levels.loudness(rate, 6 * second);
+        let at = |middle: u64| loudness[usize::try_from(second * middle / 10).unwrap()];
+        // In the middle of each second, and after the end.
+        assert_eq!(
+            [at(5), at(15), at(25), at(35), at(45), at(55)],
+            [255, 136, 0, 0, 255, 0],
+            "{rate}"
+        );
+    }
+    // The tone ends with frame 24: the middle of the last one is 20 ms, or a sixth of what is smoothed, before
+    // the end, and so is the first one of the quieter tone after it.
+    let loudness = levels.loudness(RATE, 125);
+    assert_eq!(loudness[23..27], [255, 215, 176, 136]);
+    assert!(Levels(Vec::new()).loudness(RATE, 3) == [0; 3]);
+}
+
+#[test]
 fn silence_at_both_ends_reaches_the_ends() {
     let track = [tone(1.0, 0.0), tone(1.0, 8000.0), tone(1.01, 0.0)];
     assert_eq!(silent(&track), ranges(&[(0, 22), (54, 76)]));

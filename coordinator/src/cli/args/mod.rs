@@ -10,6 +10,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, value_parser};
 use latentfarm_common::ids::WorkerId;
+use latentfarm_common::media::TrackChoice;
 
 pub(super) use farm::{
     BatchArgs, ControlArgs, FetchArgs, JobsArgs, LineArgs, ServeArgs, SetArgs, StatusArgs, SubmitArgs,
@@ -133,6 +134,19 @@ Examples:
 
 Exit codes: 0 explained, 1 failed, 2 no such job or chunk.")]
     Explain(ExplainArgs),
+    /// Measure whether the lips in VIDEO follow its speech, or that of AUDIO, and by how much they are late
+    ///
+    /// An indicator of timing, not of picture quality: the opening of the inner lips is compared with the loudness of
+    /// the speech. A real video of a talking person correlates with its own sound by 0.3 to 0.6; a few seconds are too
+    /// short to tell.
+    #[command(after_help = "\
+Examples:
+  latentfarm sync out.mp4
+  latentfarm sync talk.mp4 speech.wav --json
+  latentfarm sync out.mp4 --html sync.html
+
+Exit codes: 0 measured, 1 failed, 2 no face, no speech or otherwise unusable input, 130 interrupted.")]
+    Sync(SyncArgs),
     /// Check that this machine has what a render needs
     #[command(after_help = "Example:\n  latentfarm doctor --weights ~/latentsync")]
     Doctor(DoctorArgs),
@@ -179,6 +193,7 @@ impl Command {
             Self::Render(args) => args.json,
             Self::Submit(args) => args.json,
             Self::Fetch(args) => args.json,
+            Self::Sync(args) => args.json,
             Self::Serve(_)
             | Self::Jobs(_)
             | Self::Status(_)
@@ -261,6 +276,26 @@ pub(super) struct TopArgs {
     /// Like --once, but print one JSON object per worker
     #[arg(long)]
     pub(super) json: bool,
+}
+
+#[derive(clap::Args, Debug)]
+pub(super) struct SyncArgs {
+    /// Video whose lips are measured
+    pub(super) video: PathBuf,
+    /// File with the speech, which begins with the first frame (default: the sound of VIDEO)
+    pub(super) audio: Option<PathBuf>,
+    /// Audio track of that file by number (from 1), language or title (default: the first marked as default)
+    #[arg(long, value_name = "N|LANG|TITLE")]
+    pub(super) audio_track: Option<TrackChoice>,
+    /// Media processes that look for faces, 1 to 64 (default: one for each core, at most 8)
+    #[arg(long, value_name = "N", value_parser = value_parser!(u8).range(1..=64))]
+    pub(super) processes: Option<u8>,
+    /// Print the measurement as one JSON object
+    #[arg(long)]
+    pub(super) json: bool,
+    /// Also write a page with the curves of lips and loudness
+    #[arg(long, value_name = "FILE")]
+    pub(super) html: Option<PathBuf>,
 }
 
 #[derive(clap::Args, Debug)]

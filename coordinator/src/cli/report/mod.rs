@@ -13,6 +13,7 @@ use latentfarm_common::wire::job::SilenceMode;
 use latentfarm_common::wire::outcome::StageTimings;
 use serde_json::{Value, json};
 
+use super::lip_sync;
 use crate::dispatch::Ending;
 use crate::ingest::defects;
 use crate::render::RenderReport;
@@ -44,6 +45,7 @@ pub(super) fn to_json(report: &RenderReport) -> Value {
         "retries": retries,
         "workers": report.job.workers,
         "set_aside": report.job.set_aside,
+        "lip_sync": report.job.lip_sync.as_ref().map(lip_sync::to_json),
         "numerics_fingerprints": report.job.numerics_fingerprints.keys().collect::<Vec<_>>(),
         "borders": report.job.borders.iter().map(borders::to_json).collect::<Vec<_>>(),
         "given_up": given_up,
@@ -106,6 +108,15 @@ pub(super) fn to_text(report: &RenderReport) -> String {
             let _ = write!(text, ", {} of them kept from the source", report.job.kept);
         }
         let _ = write!(text, ": {}", ranges(&report.job.silent));
+    }
+    if report.job.synced > 0 {
+        let _ = write!(text, "\n  {}", lip_sync::sentence(report.job.lip_sync.as_ref()));
+        // Random weights move the mouth at random, which the report says below.
+        for warning in report.job.lip_sync.iter().flat_map(lip_sync::warnings) {
+            if !report.spec.model.synthetic {
+                let _ = write!(text, "\n  WARNING: {warning}");
+            }
+        }
     }
     for sentence in defects::sentences(&report.job.defects) {
         let _ = write!(text, "\n  {sentence}");

@@ -17,6 +17,7 @@ fn record(work: WorkKind, index: u32, fingerprint: &str) -> DoneRecord {
         kind: Some(NumericKind::of(fingerprint)),
         body: DoneBody::Render {
             frame_hashes: vec![FrameHash::of([fingerprint.as_bytes()])],
+            lips: vec![None],
             synced: 16,
             passed: 0,
         },

@@ -275,6 +275,7 @@ impl Worker {
                 let segment = format!("segment {} attempt {}", task.chunk, task.attempt.number);
                 let body = DoneBody::Render {
                     frame_hashes: input.frames.iter().map(|_| self.machine.frame_hash()).collect(),
+                    lips: vec![None; input.frames.len()],
                     synced: u32::try_from(synced).unwrap(),
                     passed: u32::try_from(input.frames.len() - synced).unwrap(),
                 };

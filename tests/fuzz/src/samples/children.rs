@@ -1,6 +1,7 @@
 //! The messages to and from the supervisor's children.
 
 use latentfarm_common::frame::FrameHash;
+use latentfarm_common::lip_sync::LipOpening;
 use latentfarm_common::time::FrameRate;
 use latentfarm_common::wire::engine::{
     AudioRequest, EngineFailure, EngineReply, EngineRequest, EngineStage, EngineTimings, SilentFrames,
@@ -131,6 +132,7 @@ pub(crate) fn media_replies() -> [MediaReply; 6] {
         },
         MediaReply::Rendered {
             frame_hashes: vec![FrameHash([7; 16])],
+            lips: vec![Some(LipOpening(83))],
             synced: 1,
             passed: 0,
             timings: MediaTimings::default(),

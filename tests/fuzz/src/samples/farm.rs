@@ -2,6 +2,7 @@
 
 use latentfarm_common::frame::FrameHash;
 use latentfarm_common::ids::WorkKind;
+use latentfarm_common::lip_sync::LipOpening;
 use latentfarm_common::queues::{Available, Queue, ResourceClass};
 use latentfarm_common::wire::engine::EngineStage;
 use latentfarm_common::wire::job::{
@@ -67,6 +68,7 @@ pub(crate) fn done_records() -> [DoneRecord; 2] {
     };
     let rendered = DoneBody::Render {
         frame_hashes: vec![FrameHash([7; 16]); 2],
+        lips: vec![Some(LipOpening(83)), None],
         synced: 1,
         passed: 1,
     };
@@ -208,6 +210,7 @@ pub(crate) fn timeline() -> Timeline {
         }],
         audio: vec![blob()],
         silence: vec![RANGE],
+        loudness: vec![200],
     }
 }
 
@@ -236,6 +239,7 @@ pub(crate) fn observations() -> FaceObservations {
         bbox: [10.0, 12.0, 50.0, 60.0],
         score: 0.9,
         points: [[20.0, 30.0], [40.0, 30.0], [30.0, 45.0]],
+        lips: LipOpening(50),
     };
     FaceObservations {
         frames: vec![FrameObservation {

@@ -241,6 +241,7 @@ pub(super) fn media_replies() -> Vec<MediaReply> {
         MediaReply::Progress { frames_done: 16 },
         MediaReply::Rendered {
             frame_hashes: vec![FrameHash([0; 16]); 16],
+            lips: vec![None; 16],
             synced: 16,
             passed: 0,
             timings: MediaTimings::default(),
