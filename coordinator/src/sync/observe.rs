@@ -21,7 +21,7 @@ const UNIT: u64 = 16;
 /// Why the faces could not be found.
 #[derive(Debug, thiserror::Error)]
 pub enum ObserveError {
-    #[error("cannot start the media process `latentfarm-worker media`")]
+    #[error("cannot start a media process of latentfarm-worker")]
     Start(#[source] std::io::Error),
     #[error("the media process cannot be reached")]
     Pipe(#[from] PipeError),
