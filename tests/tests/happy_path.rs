@@ -181,6 +181,36 @@ fn only_the_face_changes_and_the_rest_keeps_its_quality() {
 }
 
 #[test]
+fn demo_weights_are_named_and_render_with_the_steps_that_they_were_trained_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let clips = Clips::fetched();
+    let weights = tiny_weights(dir.path());
+    let note = weights.join("latentfarm.json");
+    let mut described: serde_json::Value = serde_json::from_slice(&std::fs::read(&note).unwrap()).unwrap();
+    described["kind"] = "demo".into();
+    described["steps"] = 2.into();
+    std::fs::write(&note, described.to_string()).unwrap();
+    let comment = |args: &[&str], name: &str| {
+        let output = dir.path().join(name);
+        let render = Render::new(&clips.face(), &clips.speech(), &output, &weights).args(args);
+        let finished = render.run().complete();
+        assert_eq!(finished.event("estimate").unwrap()["weights_kind"], "demo");
+        assert_eq!(finished.event("report").unwrap()["weights_kind"], "demo");
+        probe(&output, "format_tags")
+    };
+    let tags = comment(&[], "own.mp4");
+    assert!(
+        tags.contains("DEMO WEIGHTS; ") && tags.contains(", 2 steps,"),
+        "{tags}"
+    );
+    let tags = comment(&["--preset", "lean"], "preset.mp4");
+    assert!(
+        tags.contains("DEMO WEIGHTS; ") && tags.contains(", 1 steps,"),
+        "{tags}"
+    );
+}
+
+#[test]
 fn dry_run_prints_an_estimate_and_writes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let clips = Clips::fetched();

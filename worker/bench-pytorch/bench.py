@@ -185,7 +185,7 @@ def report(networks, args):
         "frames": args.frames,
         "steps": args.steps,
         "machine": {"cpu": cpu_name(), "cores": os.cpu_count(), "load_average": load_average},
-        "weights": {"identity": "", "synthetic": bool(networks.folder.note.get("synthetic"))},
+        "weights": {"identity": "", "kind": networks.folder.note.get("kind", "trained")},
         "parts": parts,
     }
 

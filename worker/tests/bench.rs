@@ -6,6 +6,7 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
+use latentfarm_common::wire::job::WeightsKind;
 use latentfarm_engine::bench::{BenchReport, Part};
 use latentsync::synth::{Size, synthesize};
 
@@ -39,7 +40,7 @@ fn every_part_is_measured_and_printed_as_json() {
     assert!(output.status.success(), "{}", text(&output.stderr));
     let report: BenchReport = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((report.threads, report.frames, report.resolution_px), (2, 2, 64));
-    assert!(report.weights.synthetic && report.weights.identity.len() == 64);
+    assert!(report.weights.kind == WeightsKind::Synthetic && report.weights.identity.len() == 64);
     let parts: Vec<Part> = report.parts.iter().map(|part| part.part).collect();
     assert_eq!(
         parts,

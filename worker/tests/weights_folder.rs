@@ -16,6 +16,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use candle_core::{DType, Device};
+use latentfarm_common::wire::job::WeightsKind;
 use latentsync::checkpoint::{DigestCheck, FolderMetadata, StoredAs, convert, converted_bytes, verify};
 use latentsync::synth::{Size, bytes_of, synthesize, synthesize_watched};
 use latentsync::tensors::{list_tensors, read_tensor};
@@ -92,7 +93,7 @@ fn converted_checkpoint_is_the_original_rounded_to_f16_and_loads() {
     assert!(rounded > 100 && tables > 2, "{rounded} rounded, {tables} tables");
 
     let checkpoint = Checkpoint::open(to.path()).unwrap();
-    assert!(checkpoint.synthetic());
+    assert_eq!(checkpoint.kind(), WeightsKind::Synthetic);
     assert_eq!(checkpoint.resolution_px(), 64);
     checkpoint.check_tensors().unwrap();
     LatentSync::load(&checkpoint, &Device::Cpu, DType::F32, ExecutionOptions::default())
@@ -277,7 +278,7 @@ fn description_is_one_json_object() {
     let output = worker(&["describe", "--json", dir.path().to_str().unwrap()]);
     assert!(output.status.success());
     let described: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(described["synthetic"], true);
+    assert_eq!(described["kind"], "synthetic");
     assert_eq!(described["resolution_px"], 64);
     let identity = Checkpoint::open(dir.path()).unwrap().identity().to_string();
     assert_eq!(described["identity"], identity);

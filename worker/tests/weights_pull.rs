@@ -10,6 +10,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use hub::{COMMIT, Fault, HubServer, Served};
+use latentfarm_common::wire::job::WeightsKind;
 use latentsync::Checkpoint;
 use latentsync::checkpoint::FolderMetadata;
 use latentsync::synth::{Size, synthesize};
@@ -81,7 +82,7 @@ fn assert_complete(output: &Output, out: &Path) {
     let checkpoint = Checkpoint::open(out).unwrap();
     checkpoint.check_tensors().unwrap();
     assert_eq!(checkpoint.resolution_px(), 512);
-    assert!(!checkpoint.synthetic());
+    assert_eq!(checkpoint.kind(), WeightsKind::Trained);
     assert!(!out.join(".pull").exists(), "unfinished downloads are removed");
 }
 

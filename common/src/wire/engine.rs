@@ -91,8 +91,6 @@ pub struct SilentFrames {
 pub enum EngineReply {
     /// The checkpoint is loaded and ready.
     Loaded {
-        /// Whether the weights are random.
-        synthetic: bool,
         /// Fingerprint of the engine's arithmetic; see `DoneRecord::numerics_fingerprint`.
         numerics_fingerprint: String,
         /// Text form of the device: `cpu` or `cuda:0 NVIDIA L4`.

@@ -115,13 +115,49 @@ pub enum SilenceMode {
     Close,
 }
 
+/// What the weights of a model are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WeightsKind {
+    /// Trained ones of full size.
+    #[default]
+    Trained,
+    /// Small ones that were trained for a first look at the farm: the mouth follows the speech, and looks poor.
+    Demo,
+    /// Random ones, for trying the farm: the mouth is noise.
+    Synthetic,
+}
+
+impl WeightsKind {
+    /// Returns the words that logs, reports and the metadata of files begin with; `None` for trained weights.
+    pub fn mark(self) -> Option<&'static str> {
+        match self {
+            Self::Trained => None,
+            Self::Demo => Some("DEMO WEIGHTS"),
+            Self::Synthetic => Some("SYNTHETIC WEIGHTS"),
+        }
+    }
+
+    /// Returns what the user has to know of a render with such weights, after the mark.
+    pub fn notice(self) -> Option<String> {
+        let says = match self {
+            Self::Trained => return None,
+            Self::Demo => {
+                "small ones for a first look; `latentfarm-worker weights pull` fetches those of real quality"
+            }
+            Self::Synthetic => "the mouth moves at random",
+        };
+        self.mark().map(|mark| format!("{mark}: {says}"))
+    }
+}
+
 /// The checkpoint of a job and the parameters that it is run with.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ModelSpec {
     /// The identity of the checkpoint is a digest over the digests of the weight files and the configs.
     pub weights: Digest,
-    /// Whether the weights are random, for trying the farm. Logs, report and metadata then state it.
-    pub synthetic: bool,
+    /// What the weights are. Logs, report and metadata state it if they are not trained ones of full size.
+    pub weights_kind: WeightsKind,
     /// Side of the face crop in pixels, a multiple of 64.
     pub resolution_px: u32,
     /// Number of denoising steps, 1..=1000.

@@ -64,7 +64,7 @@ fn weights(dir: Option<&Path>) -> CheckResult {
         "give --weights DIR; `latentfarm-worker weights synth --size tiny --out DIR` makes random ones for a trial",
     )?;
     let info = WeightsInfo::read(&worker_program()?, dir)?;
-    let kind = if info.synthetic { "SYNTHETIC" } else { "real" };
+    let kind = info.kind.mark().unwrap_or("real weights");
     Ok(format!(
         "{kind}, {} px, {:.0} M values",
         info.resolution_px,

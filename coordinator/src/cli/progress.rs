@@ -18,8 +18,6 @@ use crate::local::LocalNotice;
 use crate::render::RenderEvent;
 use crate::stitch::StitchStep;
 
-/// What is printed before a job whose weights are random.
-pub(super) const SYNTHETIC: &str = "SYNTHETIC WEIGHTS: the mouth will move at random";
 /// Without a terminal, each phase prints a line for every tenth of its work.
 const PARTS: u64 = 10;
 /// A phase that is shorter than this prints no progress lines.

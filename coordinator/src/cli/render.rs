@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::args::RenderArgs;
 use super::exit::{CommandError, ExitStatus, runtime};
-use super::progress::{JobUi, SYNTHETIC};
+use super::progress::JobUi;
 use super::report;
 use super::settings::RenderCommand;
 use super::submit;
@@ -185,8 +185,8 @@ fn conclude(ui: &JobUi, ending: &Ending, kept: &str) -> ExitStatus {
 fn announce(ui: &mut JobUi, job: &RenderJob, workers: usize) {
     let preflight = job.preflight();
     let estimate = &preflight.estimate;
-    if preflight.model.synthetic {
-        ui.line(SYNTHETIC);
+    if let Some(notice) = preflight.model.weights_kind.notice() {
+        ui.line(&notice);
     }
     for note in job.notes() {
         ui.show(&RenderEvent::Note(note));
@@ -202,6 +202,6 @@ fn announce(ui: &mut JobUi, job: &RenderJob, workers: usize) {
         "disk_bytes": estimate.disk_bytes,
         "worker_mib": estimate.worker_mib,
         "workers": workers,
-        "synthetic_weights": preflight.model.synthetic,
+        "weights_kind": preflight.model.weights_kind,
     }));
 }

@@ -6,13 +6,13 @@ use std::path::PathBuf;
 
 use latentfarm_common::error::one_line;
 
-use super::args::{JobArgs, RenderArgs};
+use super::args::{JobArgs, Preset, RenderArgs};
 use super::argument_error::ArgumentError;
 use super::worker_list::WorkerList;
 use crate::ingest::{IngestRequest, RateChoice, SEGMENT_LIMITS};
 use crate::local::{LocalDevices, PROBE_LIMIT, WorkerOptions, worker_program};
 use crate::plan::split::ChunkFrames;
-use crate::render::{RenderSettings, WorkFolder};
+use crate::render::{RenderSettings, StepsChoice, WorkFolder};
 use crate::stitch::OutputTarget;
 
 /// The number of frames of VIDEO in one analysis chunk. A render chunk is published once the faces of its
@@ -127,7 +127,11 @@ impl JobSettings {
             },
             target,
             weights,
-            steps: args.steps.unwrap_or(preset_steps),
+            steps: match (args.steps, args.preset) {
+                (Some(steps), _) => StepsChoice::Exactly(steps),
+                (None, Preset::Standard) => StepsChoice::OfWeightsOr(preset_steps),
+                (None, _) => StepsChoice::Exactly(preset_steps),
+            },
             guidance_scale,
             seed: args.seed,
             crf: (!args.lossless).then_some(args.crf),

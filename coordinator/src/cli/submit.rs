@@ -15,7 +15,7 @@ use super::args::{ControlArgs, FetchArgs, SubmitArgs, SubmittedArgs, SubmittedJo
 use super::argument_error::ArgumentError;
 use super::exit::{CommandError, ExitStatus, runtime};
 use super::jobs;
-use super::progress::{JobUi, SYNTHETIC};
+use super::progress::JobUi;
 use super::settings::JobSettings;
 use crate::dispatch::Farm;
 use crate::farm::{self, FarmClient, JobPhase, JobView, SubmitOptions, Then};
@@ -95,8 +95,8 @@ impl Submitter {
         let Some(job) = self.check(settings.render).await? else {
             return Ok(None);
         };
-        if job.preflight().model.synthetic {
-            self.ui.line(SYNTHETIC);
+        if let Some(notice) = job.preflight().model.weights_kind.notice() {
+            self.ui.line(&notice);
         }
         for note in settings.rate_note.into_iter().chain(job.notes()) {
             self.ui.show(&RenderEvent::Note(note));

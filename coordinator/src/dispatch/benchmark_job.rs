@@ -9,7 +9,7 @@ use latentfarm_common::time::{FrameRate, TimeBase};
 use latentfarm_common::wire::blob::BlobRef;
 use latentfarm_common::wire::job::{
     AudioSpec, AudioWindows, EncoderSpec, JobSpec, ModelSpec, OutputFrame, SegmentEntry, SegmentRecord,
-    SilenceMode, SoundSpec, SourceSpec, Timeline,
+    SilenceMode, SoundSpec, SourceSpec, Timeline, WeightsKind,
 };
 
 fn blob(name: &str) -> BlobRef {
@@ -79,7 +79,7 @@ pub fn benchmark_job(sources: u32, outputs: u32) -> (JobSpec, Timeline) {
         },
         model: ModelSpec {
             weights: Digest::of(b"weights"),
-            synthetic: true,
+            weights_kind: WeightsKind::Synthetic,
             resolution_px: 256,
             steps: 1,
             guidance_scale: 1.0,

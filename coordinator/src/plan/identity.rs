@@ -55,12 +55,13 @@ impl Identity<'_> {
 mod tests {
     use super::*;
     use latentfarm_common::time::FrameRate;
+    use latentfarm_common::wire::job::WeightsKind;
     use std::collections::BTreeSet;
 
     fn model() -> ModelSpec {
         ModelSpec {
             weights: Digest::of(b"weights"),
-            synthetic: true,
+            weights_kind: WeightsKind::Synthetic,
             resolution_px: 256,
             steps: 20,
             guidance_scale: 1.0,
@@ -129,7 +130,7 @@ mod tests {
             id(|i, _, _| i.chunk_frames = ChunkFrames::new(48).unwrap()),
             id(|i, _, _| i.analyze_frames = ChunkFrames::new(48).unwrap()),
             id(|_, m, _| m.weights = Digest::of(b"other")),
-            id(|_, m, _| m.synthetic = false),
+            id(|_, m, _| m.weights_kind = WeightsKind::Demo),
             id(|_, m, _| m.resolution_px = 512),
             id(|_, m, _| m.steps = 1),
             id(|_, m, _| m.guidance_scale = 1.5),

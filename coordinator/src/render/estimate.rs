@@ -202,7 +202,7 @@ mod tests {
 
     const DESCRIBED: &str = r#"{
         "identity": "00000000000000000000000000000000000000000000000000000000000000ff",
-        "synthetic": true, "resolution_px": 256, "unet_parameters": 1000, "vae_parameters": 10,
+        "kind": "synthetic", "resolution_px": 256, "unet_parameters": 1000, "vae_parameters": 10,
         "needs": [
             {"kind": "cpu", "dtype": "f32", "guided": false, "mib": [70, 60, 50, 40, 20, 10], "confirmed": true},
             {"kind": "cuda", "dtype": "f16", "guided": true, "mib": [7, 6, 5, 4, 2, 1], "confirmed": false}

@@ -60,8 +60,8 @@ fn metadata(spec: &JobSpec) -> Vec<(String, String)> {
         model.guidance_scale,
         model.seed
     );
-    if model.synthetic {
-        comment.insert_str(0, "SYNTHETIC WEIGHTS; ");
+    if let Some(mark) = model.weights_kind.mark() {
+        comment.insert_str(0, &format!("{mark}; "));
     }
     vec![("comment".to_owned(), comment)]
 }

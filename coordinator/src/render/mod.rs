@@ -43,5 +43,5 @@ pub use preflight::Preflight;
 pub use report::{RenderReport, Written};
 pub use room::NoRoom;
 pub(crate) use room::{NoStorage, Volume, written_bytes};
-pub use settings::{RenderSettings, WorkFolder};
+pub use settings::{RenderSettings, StepsChoice, WorkFolder};
 pub use weights::{WeightsError, WeightsInfo};

@@ -54,9 +54,9 @@ impl Preflight {
         let weights = WeightsInfo::read(&worker, &settings.weights)?;
         let model = ModelSpec {
             weights: weights.identity,
-            synthetic: weights.synthetic,
+            weights_kind: weights.kind,
             resolution_px: weights.resolution_px,
-            steps: settings.steps,
+            steps: settings.steps.of(&weights),
             guidance_scale: settings.guidance_scale,
             seed: settings.seed,
         };

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::weights::WeightsInfo;
 use crate::dispatch::{CpuFallback, OneKind};
 use crate::ingest::IngestRequest;
 use crate::plan::split::ChunkFrames;
@@ -19,6 +20,25 @@ pub struct WorkFolder {
     pub keep: bool,
 }
 
+/// The number of denoising steps, 1 to 1000.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StepsChoice {
+    /// The user asked for this number.
+    Exactly(u32),
+    /// The number that the weights were trained for, or else this one.
+    OfWeightsOr(u32),
+}
+
+impl StepsChoice {
+    /// Returns the number for these weights.
+    pub fn of(self, weights: &WeightsInfo) -> u32 {
+        match self {
+            Self::Exactly(steps) => steps,
+            Self::OfWeightsOr(steps) => weights.steps.unwrap_or(steps),
+        }
+    }
+}
+
 /// The settings of one render, without the farm that it runs on.
 #[derive(Clone, Debug)]
 pub struct RenderSettings {
@@ -27,8 +47,7 @@ pub struct RenderSettings {
     pub target: OutputTarget,
     /// Folder with the model weights.
     pub weights: PathBuf,
-    /// Number of denoising steps, 1 to 1000.
-    pub steps: u32,
+    pub steps: StepsChoice,
     pub guidance_scale: f32,
     /// The seed that all noise is derived from.
     pub seed: u64,

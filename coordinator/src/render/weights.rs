@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use latentfarm_common::digest::Digest;
+use latentfarm_common::wire::job::WeightsKind;
 use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan, MemoryRequirements};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
@@ -16,8 +17,10 @@ pub struct WeightsInfo {
     /// Digest that identifies the checkpoint.
     #[serde(deserialize_with = "digest_from_text")]
     pub identity: Digest,
-    /// Whether the weights are random, made by `weights synth`.
-    pub synthetic: bool,
+    /// What the weights are.
+    pub kind: WeightsKind,
+    /// The number of denoising steps that they were trained for, if their folder states it.
+    pub steps: Option<u32>,
     /// Side of the face crop.
     pub resolution_px: u32,
     pub unet_parameters: u64,

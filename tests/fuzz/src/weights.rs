@@ -146,7 +146,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
         latentsync::config::UNetConfig::PUBLISHED,
         latentsync::config::VaeConfig::PUBLISHED,
     ];
-    let metadata = br#"{"synthetic":true,"resolution_px":64,"account_as":"1.5","made_by":"synth",
+    let metadata = br#"{"kind":"synthetic","resolution_px":64,"account_as":"1.5","made_by":"synth",
         "files":{"a":{"bytes":2,"sha256":"00"}}}"#;
     let contents: [(u8, Vec<u8>); 11] = [
         (0, EMPTY.to_vec()),

@@ -41,7 +41,7 @@ pub fn audio(track: Digest) -> EngineRequest {
 pub fn model(checkpoint: &Checkpoint, steps: u32, guidance_scale: f32) -> ModelSpec {
     ModelSpec {
         weights: checkpoint.identity(),
-        synthetic: checkpoint.synthetic(),
+        weights_kind: checkpoint.kind(),
         resolution_px: checkpoint.resolution_px(),
         steps,
         guidance_scale,

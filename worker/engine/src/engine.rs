@@ -56,8 +56,6 @@ struct ComputeTarget {
 struct LoadedModel {
     /// The digest that identifies the checkpoint.
     identity: Digest,
-    /// Whether the weights are random ones, for tests.
-    synthetic: bool,
     model: LatentSync,
 }
 
@@ -118,7 +116,6 @@ impl Engine {
             } => {
                 self.load(Path::new(&weights_dir), expected, plan)?;
                 Ok(EngineReply::Loaded {
-                    synthetic: self.loaded()?.synthetic,
                     numerics_fingerprint: self.numerics_fingerprint(plan),
                     device: self.target.name.clone(),
                     memory: self.sample(),
@@ -192,11 +189,7 @@ impl Engine {
             self.monitor.borrow_mut().memory.unloaded();
         })?;
         self.monitor.borrow_mut().memory.loaded(&checkpoint);
-        self.loaded = Some(LoadedModel {
-            identity,
-            synthetic: checkpoint.synthetic(),
-            model,
-        });
+        self.loaded = Some(LoadedModel { identity, model });
         tracing::info!(
             weights = %dir.display(),
             dtype = self.target.dtype.as_str(),

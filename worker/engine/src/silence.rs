@@ -50,7 +50,7 @@ mod tests {
     use latentfarm_common::audio::silence::{SILENT_TRACK_SAMPLES, silent_track};
     use latentfarm_common::digest::Digest;
     use latentfarm_common::time::FrameRate;
-    use latentfarm_common::wire::job::{AudioWindows, ModelSpec};
+    use latentfarm_common::wire::job::{AudioWindows, ModelSpec, WeightsKind};
     use latentfarm_common::wire::memory::MemoryPlan;
 
     #[test]
@@ -68,7 +68,7 @@ mod tests {
         let request = WindowRequest {
             model: ModelSpec {
                 weights: Digest::of(b"weights"),
-                synthetic: true,
+                weights_kind: WeightsKind::Synthetic,
                 resolution_px: 64,
                 steps: 1,
                 guidance_scale: 1.0,

@@ -22,7 +22,7 @@ use latentfarm_common::audio::windows::pcm_range;
 use latentfarm_common::digest::Digest;
 use latentfarm_common::time::FrameRate;
 use latentfarm_common::wire::engine::{AudioRequest, EngineReply, EngineRequest, WindowRequest};
-use latentfarm_common::wire::job::{AudioWindows, ModelSpec};
+use latentfarm_common::wire::job::{AudioWindows, ModelSpec, WeightsKind};
 use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan};
 use latentfarm_common::wire::pipe;
 use latentfarm_engine::environment;
@@ -109,7 +109,7 @@ fn measured(task: &Task) -> (f64, f64) {
     let window = EngineRequest::Window(WindowRequest {
         model: ModelSpec {
             weights: identity,
-            synthetic: true,
+            weights_kind: WeightsKind::Synthetic,
             resolution_px: u32::try_from(task.side).unwrap(),
             steps: 1,
             guidance_scale: if task.guided { 1.5 } else { 1.0 },

@@ -20,7 +20,7 @@ use latentfarm_common::audio::windows;
 use latentfarm_common::digest::Digest;
 use latentfarm_common::time::FrameRate;
 use latentfarm_common::wire::engine::{AudioRequest, EngineStage, WindowRequest};
-use latentfarm_common::wire::job::{AudioWindows, ModelSpec};
+use latentfarm_common::wire::job::{AudioWindows, ModelSpec, WeightsKind};
 use latentfarm_common::wire::memory::MemoryPlan;
 use latentsync::synth::{Size, synthesize};
 use latentsync::{
@@ -57,7 +57,7 @@ fn window_request(checkpoint: &Checkpoint, first_frame: u64, guidance_scale: f32
     WindowRequest {
         model: ModelSpec {
             weights: checkpoint.identity(),
-            synthetic: true,
+            weights_kind: WeightsKind::Synthetic,
             resolution_px: checkpoint.resolution_px(),
             steps: 3,
             guidance_scale,
@@ -275,7 +275,7 @@ fn features_of_a_window_hold_the_rows_it_serves() {
 #[test]
 fn equal_seeds_give_equal_identities() {
     let (dir, checkpoint) = synthetic(Size::Tiny);
-    assert!(checkpoint.synthetic());
+    assert_eq!(checkpoint.kind(), WeightsKind::Synthetic);
     assert_eq!(checkpoint.identity(), synthetic(Size::Tiny).1.identity());
     assert_eq!(
         checkpoint.identity(),

@@ -60,7 +60,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let request = WindowRequest {
         model: ModelSpec {
             weights: checkpoint.identity(),
-            synthetic: checkpoint.synthetic(),
+            weights_kind: checkpoint.kind(),
             resolution_px: checkpoint.resolution_px(),
             steps: 2,
             guidance_scale: 1.0,

@@ -64,12 +64,13 @@ impl LocalOomBounds {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use latentfarm_common::wire::job::WeightsKind;
     use latentfarm_common::wire::memory::{DeviceKind, MemoryRequirements};
 
     fn model(guidance_scale: f32) -> ModelSpec {
         ModelSpec {
             weights: Digest::of(b"weights"),
-            synthetic: true,
+            weights_kind: WeightsKind::Synthetic,
             resolution_px: 256,
             steps: 1,
             guidance_scale,

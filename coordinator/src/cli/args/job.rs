@@ -30,7 +30,7 @@ const X264_PRESETS: [&str; 10] = [
 pub(in crate::cli) enum Preset {
     /// 1 step, no guidance: least memory and time
     Lean,
-    /// 20 steps, no guidance: half the work of `best`
+    /// 20 steps, or those that the weights were trained for; no guidance
     Standard,
     /// 3 steps, guidance 1.5
     High,

@@ -16,7 +16,7 @@ pub(super) use farm::{
     BatchArgs, ControlArgs, FetchArgs, JobsArgs, LineArgs, ServeArgs, SetArgs, StatusArgs, SubmitArgs,
     SubmittedArgs, SubmittedJob,
 };
-pub(super) use job::JobArgs;
+pub(super) use job::{JobArgs, Preset};
 
 /// Lip-syncs videos on a farm of mixed machines, or on this one.
 #[derive(Parser, Debug)]

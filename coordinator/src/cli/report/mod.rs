@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 
 use latentfarm_common::ids::WorkKind;
 use latentfarm_common::time::FrameRange;
-use latentfarm_common::wire::job::SilenceMode;
+use latentfarm_common::wire::job::{SilenceMode, WeightsKind};
 use latentfarm_common::wire::outcome::StageTimings;
 use serde_json::{Value, json};
 
@@ -40,7 +40,7 @@ pub(super) fn to_json(report: &RenderReport) -> Value {
         "source_defects": report.job.defects,
         "resumed_chunks": report.resumed_chunks,
         "frames_digest": written.map(|written| &written.frames_digest),
-        "synthetic_weights": report.spec.model.synthetic,
+        "weights_kind": report.spec.model.weights_kind,
         "sound": written.map(|written| &written.sound),
         "retries": retries,
         "workers": report.job.workers,
@@ -113,7 +113,7 @@ pub(super) fn to_text(report: &RenderReport) -> String {
         let _ = write!(text, "\n  {}", lip_sync::sentence(report.job.lip_sync.as_ref()));
         // Random weights move the mouth at random, which the report says below.
         for warning in report.job.lip_sync.iter().flat_map(lip_sync::warnings) {
-            if !report.spec.model.synthetic {
+            if report.spec.model.weights_kind != WeightsKind::Synthetic {
                 let _ = write!(text, "\n  WARNING: {warning}");
             }
         }
@@ -166,8 +166,8 @@ pub(super) fn to_text(report: &RenderReport) -> String {
         let _ = write!(text, "\n  given up: frames {range}: {reason}");
     }
     if let Some(written) = &report.written {
-        if report.spec.model.synthetic {
-            text.push_str("\n  SYNTHETIC WEIGHTS: the mouth moves at random");
+        if let Some(notice) = report.spec.model.weights_kind.notice() {
+            let _ = write!(text, "\n  {notice}");
         }
         let _ = write!(text, "\nwrote {}", written.path.display());
     }

@@ -68,7 +68,6 @@ pub(crate) fn engine_replies() -> [EngineReply; 8] {
     let [a, b, c, d] = failed.map(EngineReply::Failed);
     [
         EngineReply::Loaded {
-            synthetic: true,
             numerics_fingerprint: "avx512".to_owned(),
             device: "cpu".to_owned(),
             memory,

@@ -6,7 +6,7 @@ use latentfarm_common::ids::{Attempt, ChunkId, JobId, WorkKind, WorkerId};
 use latentfarm_common::time::{FrameRange, FrameRate, TimeBase};
 use latentfarm_common::wire::blob::BlobRef;
 use latentfarm_common::wire::job::{
-    AudioSpec, AudioWindows, EncoderSpec, ModelSpec, SilenceMode, SourceSpec,
+    AudioSpec, AudioWindows, EncoderSpec, ModelSpec, SilenceMode, SourceSpec, WeightsKind,
 };
 use latentfarm_common::wire::media::LocalSlice;
 use latentfarm_common::wire::memory::{
@@ -70,7 +70,7 @@ pub(super) fn audio() -> AudioSpec {
 pub(super) fn model() -> ModelSpec {
     ModelSpec {
         weights: digest(),
-        synthetic: true,
+        weights_kind: WeightsKind::Synthetic,
         resolution_px: 256,
         steps: 20,
         guidance_scale: 1.5,

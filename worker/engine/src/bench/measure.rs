@@ -31,7 +31,7 @@ pub fn measure(
     Ok(EngineReport {
         weights: WeightsReport {
             identity: checkpoint.identity().to_string(),
-            synthetic: checkpoint.synthetic(),
+            kind: checkpoint.kind(),
         },
         resolution_px: side,
         plan: settings.sizes.plan.to_string(),

@@ -1,6 +1,7 @@
 //! The results of measurements: of one part as the engine prints them, and of all parts as `latentfarm-worker
 //! bench --json` does.
 
+use latentfarm_common::wire::job::WeightsKind;
 use serde::{Deserialize, Serialize};
 
 use super::Part;
@@ -69,8 +70,8 @@ impl PartReport {
 pub struct WeightsReport {
     /// The digest that identifies the checkpoint.
     pub identity: String,
-    /// Whether the weights are random ones, for tests.
-    pub synthetic: bool,
+    /// What the weights are.
+    pub kind: WeightsKind,
 }
 
 /// The results of one part as the engine prints them.

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use candle_core::DType;
 use latentfarm_common::digest::{Digest, DigestWriter};
+use latentfarm_common::wire::job::WeightsKind;
 
 use super::digest_cache::DigestCache;
 use super::files::{CheckpointFiles, Network};
@@ -88,9 +89,14 @@ impl Checkpoint {
         &self.files
     }
 
-    /// Returns whether the weights are random ones, which are made for trying the farm.
-    pub fn synthetic(&self) -> bool {
-        self.files.metadata.synthetic
+    /// Returns what the weights are.
+    pub fn kind(&self) -> WeightsKind {
+        self.files.metadata.kind
+    }
+
+    /// Returns the number of denoising steps that the weights were trained for, if the folder states it.
+    pub fn steps(&self) -> Option<u32> {
+        self.files.metadata.steps
     }
 
     /// Returns the configuration of the UNet.

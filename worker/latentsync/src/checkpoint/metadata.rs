@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
+use latentfarm_common::wire::job::WeightsKind;
 use serde::{Deserialize, Serialize};
 
 use super::text::{read_text, write_json};
@@ -19,10 +20,13 @@ pub const METADATA_FILE: &str = "latentfarm.json";
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct FolderMetadata {
-    /// Whether the weights are random ones, which are made for trying the farm.
-    pub synthetic: bool,
+    /// What the weights are.
+    pub kind: WeightsKind,
     /// The side in pixels of the face crop that the model was trained with.
     pub resolution_px: Option<u32>,
+    /// The number of denoising steps that the weights were trained for. Jobs take it if nothing else is chosen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub steps: Option<u32>,
     /// A description of the weights for people.
     pub note: String,
     /// The published model whose memory a simulated GPU charges instead of that of these weights.
@@ -96,6 +100,12 @@ impl FolderMetadata {
             metadata.resolution_px,
             "a multiple of 64 up to 1024 is supported",
         )?;
+        check(
+            metadata.steps.is_none_or(|steps| (1..=1000).contains(&steps)),
+            "steps",
+            metadata.steps,
+            "1 to 1000 are supported",
+        )?;
         Ok(metadata)
     }
 
@@ -118,11 +128,7 @@ pub(super) fn prepare_folder(dir: &Path, maker: MadeBy) -> Result<(), WeightsErr
     if fs::read_dir(dir).map_err(failed)?.next().is_none() {
         return Ok(());
     }
-    let own = FolderMetadata::read(dir)?.is_some_and(|metadata| {
-        // Synthetic folders of earlier releases do not name their maker.
-        metadata.made_by == Some(maker)
-            || (maker == MadeBy::Synth && metadata.made_by.is_none() && metadata.synthetic)
-    });
+    let own = FolderMetadata::read(dir)?.is_some_and(|metadata| metadata.made_by == Some(maker));
     if own {
         Ok(())
     } else {
@@ -133,6 +139,16 @@ pub(super) fn prepare_folder(dir: &Path, maker: MadeBy) -> Result<(), WeightsErr
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_kind_is_trained_unless_the_folder_says_otherwise_and_steps_are_checked() {
+        let read = |text: &str| FolderMetadata::from_json(text);
+        assert_eq!(read("{}").unwrap().kind, WeightsKind::Trained);
+        let demo = read(r#"{"kind": "demo", "steps": 3}"#).unwrap();
+        assert_eq!((demo.kind, demo.steps), (WeightsKind::Demo, Some(3)));
+        assert!(read(r#"{"kind": "other"}"#).is_err());
+        assert!(read(r#"{"steps": 0}"#).is_err() && read(r#"{"steps": 1001}"#).is_err());
+    }
 
     #[test]
     fn a_resolution_that_no_model_has_is_refused() {

@@ -7,6 +7,7 @@ use std::path::Path;
 use candle_core::{DType, Result};
 use half::f16;
 use latentfarm_common::digest::Digest;
+use latentfarm_common::wire::job::WeightsKind;
 use rayon::prelude::*;
 use serde_json::{Value, json};
 
@@ -108,7 +109,7 @@ pub fn synthesize_watched(
     let files = SynthFiles::of(&sizes)?;
     prepare_folder(dir, MadeBy::Synth)?;
     let mut metadata = FolderMetadata {
-        synthetic: true,
+        kind: WeightsKind::Synthetic,
         resolution_px: Some(sizes.resolution_px),
         note: format!("random weights, {size:?}, seed {seed}: not a trained model"),
         made_by: Some(MadeBy::Synth),

@@ -9,7 +9,7 @@ use latentfarm_common::audio::windows::{self, WindowRow};
 use latentfarm_common::digest::Digest;
 use latentfarm_common::time::FrameRate;
 use latentfarm_common::wire::engine::{AudioRequest, WindowRequest};
-use latentfarm_common::wire::job::{AudioWindows, ModelSpec};
+use latentfarm_common::wire::job::{AudioWindows, ModelSpec, WeightsKind};
 use latentfarm_common::wire::memory::MemoryPlan;
 use latentsync::checkpoint::{load_whisper, whisper_dims};
 use latentsync::config::WhisperDims;
@@ -146,7 +146,7 @@ impl Track {
         let request = WindowRequest {
             model: ModelSpec {
                 weights: Digest::of(b"golden"),
-                synthetic: true,
+                weights_kind: WeightsKind::Synthetic,
                 resolution_px: 64,
                 steps: 1,
                 guidance_scale: 1.0,

@@ -17,11 +17,11 @@ pub(super) fn render(report: &BenchReport, other: Option<&BenchReport>) -> Strin
         about(report),
         format!(
             "{}weights {}",
-            if report.weights.synthetic {
-                "SYNTHETIC WEIGHTS: "
-            } else {
-                ""
-            },
+            report
+                .weights
+                .kind
+                .mark()
+                .map_or_else(String::new, |mark| format!("{mark}: ")),
             report.weights.identity
         ),
     ];
@@ -161,6 +161,7 @@ fn seconds(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use latentfarm_common::wire::job::WeightsKind;
     use latentfarm_engine::bench::{DeviceMemoryUse, Part};
 
     fn report(seconds: f64) -> BenchReport {
@@ -240,7 +241,7 @@ mod tests {
     #[test]
     fn synthetic_weights_and_unreset_peaks_are_marked() {
         let mut report = report(2.0);
-        report.weights.synthetic = true;
+        report.weights.kind = WeightsKind::Synthetic;
         report.parts[0].peak_was_reset = false;
         let text = render(&report, None);
         assert!(

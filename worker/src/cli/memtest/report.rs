@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use latentfarm_common::wire::job::WeightsKind;
 use serde::Serialize;
 
 const MIB: f64 = 1_048_576.0;
@@ -34,7 +35,7 @@ pub(super) struct GuidanceCost {
 pub(super) struct MemtestReport {
     pub(super) device: String,
     pub(super) numerics_fingerprint: String,
-    pub(super) synthetic_weights: bool,
+    pub(super) weights_kind: WeightsKind,
     /// Whether all checks have passed.
     pub(super) passed: bool,
     pub(super) checks: Vec<Check>,
@@ -46,8 +47,8 @@ pub(super) struct MemtestReport {
 impl MemtestReport {
     pub(super) fn table(&self) -> String {
         let mut text = format!("{} on {}\n", self.numerics_fingerprint, self.device);
-        if self.synthetic_weights {
-            text.push_str("SYNTHETIC WEIGHTS\n");
+        if let Some(mark) = self.weights_kind.mark() {
+            let _infallible = writeln!(text, "{mark}");
         }
         text.push('\n');
         let names = self.checks.iter().map(|check| check.name.len());

@@ -58,7 +58,7 @@ pub(super) async fn run(setup: &Setup, device: &DeviceEngine) -> anyhow::Result<
     Ok(MemtestReport {
         device,
         numerics_fingerprint,
-        synthetic_weights: setup.checkpoint.synthetic(),
+        weights_kind: setup.checkpoint.kind(),
         passed: checks.iter().all(|check| check.passed),
         checks,
         guidance: GuidanceCost {

@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use candle_core::DType;
+use latentfarm_common::wire::job::WeightsKind;
 use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan};
 use serde::Serialize;
 
@@ -18,7 +19,10 @@ use latentsync::{Checkpoint, WeightsError};
 #[derive(Serialize)]
 struct Description {
     identity: String,
-    synthetic: bool,
+    kind: WeightsKind,
+    /// The number of denoising steps that the weights were trained for, if their folder states it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    steps: Option<u32>,
     resolution_px: u32,
     unet_parameters: u64,
     vae_parameters: u64,
@@ -83,7 +87,8 @@ pub(super) fn describe(
     let parameters = checkpoint.check_tensors()?;
     let description = Description {
         identity: checkpoint.identity().to_string(),
-        synthetic: checkpoint.synthetic(),
+        kind: checkpoint.kind(),
+        steps: checkpoint.steps(),
         resolution_px: checkpoint.resolution_px(),
         unet_parameters: parameters.unet,
         vae_parameters: parameters.vae,
@@ -130,11 +135,7 @@ fn needs(checkpoint: &Checkpoint, only: Option<DeviceKind>) -> candle_core::Resu
 }
 
 fn text(description: &Description, checkpoint: &Checkpoint) -> String {
-    let kind = if description.synthetic {
-        "SYNTHETIC WEIGHTS"
-    } else {
-        "real weights"
-    };
+    let kind = description.kind.mark().unwrap_or("real weights");
     let mut lines = vec![format!(
         "{kind}, {} px, UNet {:.1} M parameters, VAE {:.1} M parameters, identity {}",
         description.resolution_px,
@@ -142,6 +143,11 @@ fn text(description: &Description, checkpoint: &Checkpoint) -> String {
         description.vae_parameters as f64 / 1e6,
         description.identity
     )];
+    if let Some(steps) = description.steps {
+        lines.push(format!(
+            "trained for {steps} denoising steps, which jobs take unless they say otherwise"
+        ));
+    }
     if let Some(model) = checkpoint.account_as() {
         lines.push(format!(
             "simulated GPUs count its memory as that of the published {} px model",

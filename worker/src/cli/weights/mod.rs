@@ -167,11 +167,8 @@ fn convert(dir: &Path, out: &Path, dtype: ConvertTo) -> Result<String, WeightsEr
     ));
     let bar = bar("converting", bytes);
     weights::convert(dir, out, stored_as, &mut |more| bar.inc(more))?;
-    let marked = if Checkpoint::open(out)?.synthetic() {
-        "SYNTHETIC WEIGHTS, "
-    } else {
-        ""
-    };
+    let mark = Checkpoint::open(out)?.kind().mark();
+    let marked = mark.map_or_else(String::new, |mark| format!("{mark}, "));
     Ok(format!("{marked}converted to {}", out.display()))
 }
 

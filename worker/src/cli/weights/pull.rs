@@ -8,6 +8,7 @@ use indicatif::BinaryBytes;
 use latentfarm_common::console::tell;
 use latentfarm_common::digest::Digest;
 use latentfarm_common::error::{Chain, FileError, ignore_not_found};
+use latentfarm_common::wire::job::WeightsKind;
 
 use super::hub::{Hub, HubError, PUBLIC_ENDPOINT, RemoteFile};
 use crate::cli::exit::{print, usage_error};
@@ -218,7 +219,7 @@ fn open_metadata(out: &Path, model: Model) -> Result<FolderMetadata, PullError> 
     let pulled_before = metadata.made_by == Some(MadeBy::Pull) && metadata.note == description;
     // A folder that the user began by hand may be completed if it is for the same model.
     let begun_by_hand = metadata.made_by.is_none()
-        && !metadata.synthetic
+        && metadata.kind == WeightsKind::Trained
         && metadata
             .resolution_px
             .is_none_or(|px| px == model.resolution_px());

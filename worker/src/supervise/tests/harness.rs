@@ -10,7 +10,7 @@ use latentfarm_common::ids::{Attempt, ChunkId, JobId, WorkKind};
 use latentfarm_common::time::{FrameRange, FrameRate, TimeBase};
 use latentfarm_common::wire::engine::{EngineReply, EngineRequest, EngineStage, EngineTimings};
 use latentfarm_common::wire::job::{
-    AudioSpec, AudioWindows, EncoderSpec, ModelSpec, SilenceMode, SourceSpec,
+    AudioSpec, AudioWindows, EncoderSpec, ModelSpec, SilenceMode, SourceSpec, WeightsKind,
 };
 use latentfarm_common::wire::media::{MediaReply, MediaTimings};
 use latentfarm_common::wire::memory::{
@@ -170,7 +170,7 @@ pub(super) fn render_task(
         },
         model: ModelSpec {
             weights: Digest::of(b"weights"),
-            synthetic: true,
+            weights_kind: WeightsKind::Synthetic,
             resolution_px: 64,
             steps: 2,
             guidance_scale: 1.0,
@@ -206,7 +206,6 @@ pub(super) fn sample(own_mib: u64) -> MemorySample {
 
 pub(super) fn loaded() -> EngineReply {
     EngineReply::Loaded {
-        synthetic: true,
         numerics_fingerprint: "recorded".to_owned(),
         device: "sim".to_owned(),
         memory: sample(1000),
