@@ -29,17 +29,19 @@ pub struct Render {
 }
 
 impl Render {
+    /// Makes a render with the preset that takes the least time.
     pub fn new(video: &Path, audio: &Path, output: &Path, weights: &Path) -> Self {
+        Self::with_defaults(video, audio, output, weights).args(["--preset", "lean"])
+    }
+
+    /// Makes a render that leaves all choices to the program.
+    pub fn with_defaults(video: &Path, audio: &Path, output: &Path, weights: &Path) -> Self {
         let tag = ProcessTag::new();
         let (name, value) = tag.env();
         let mut command = Command::new(program("latentfarm"));
         command.env(name, value);
         command.arg("render").arg(video).arg(audio).arg("-o").arg(output);
-        command
-            .arg("--weights")
-            .arg(weights)
-            .args(["--preset", "lean"])
-            .stdin(Stdio::null());
+        command.arg("--weights").arg(weights).stdin(Stdio::null());
         Self { command, tag }
     }
 

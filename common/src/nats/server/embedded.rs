@@ -22,7 +22,7 @@ use std::time::Duration;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::Signal;
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::config::{self, DEFAULT_MAX_FILE_BYTES, ServerConfig};
 use super::error::ServerError;
@@ -36,6 +36,9 @@ use crate::nats::connect::Identity;
 
 const READY_LIMIT: Duration = Duration::from_secs(15);
 const READY_LOOK: Duration = Duration::from_millis(5);
+/// How long a start waits for the folder's lock, and how often it tries.
+const LOCK_LIMIT: Duration = Duration::from_secs(3);
+const LOCK_LOOK: Duration = Duration::from_millis(20);
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 const KILL_LIMIT: Duration = Duration::from_secs(5);
 
@@ -94,7 +97,7 @@ impl EmbeddedServer {
         for name in ["", "js", "run"] {
             create_folder(&options.dir.join(name))?;
         }
-        let lock = lock(&options.dir)?;
+        let lock = lock(&options.dir).await?;
         let (users, tls) = match &options.network {
             None => (Users::make(&options.workers)?, None),
             Some(network) => (
@@ -197,7 +200,9 @@ impl EmbeddedServer {
     }
 }
 
-fn lock(dir: &Path) -> Result<Flock<File>, ServerError> {
+/// Locks the folder. It waits for a server that is about to end: one whose coordinator was killed dies with it, and
+/// holds the lock until the kernel has cleared it away, while the coordinator may be started again at once.
+async fn lock(dir: &Path) -> Result<Flock<File>, ServerError> {
     let path = dir.join("lock");
     let file = OpenOptions::new()
         .create(true)
@@ -205,13 +210,21 @@ fn lock(dir: &Path) -> Result<Flock<File>, ServerError> {
         .write(true)
         .mode(0o600)
         .open(&path);
-    let file = file.map_err(ServerError::files("open", &path))?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
-        nix::errno::Errno::EWOULDBLOCK => ServerError::Locked {
-            dir: dir.to_path_buf(),
-        },
-        errno => ServerError::files("lock", &path)(errno.into()),
-    })
+    let mut file = file.map_err(ServerError::files("open", &path))?;
+    let deadline = Instant::now() + LOCK_LIMIT;
+    loop {
+        file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(locked) => return Ok(locked),
+            Err((file, nix::errno::Errno::EWOULDBLOCK)) if Instant::now() < deadline => file,
+            Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
+                return Err(ServerError::Locked {
+                    dir: dir.to_path_buf(),
+                });
+            }
+            Err((_, errno)) => return Err(ServerError::files("lock", &path)(errno.into())),
+        };
+        sleep(LOCK_LOOK).await;
+    }
 }
 
 async fn launch(
