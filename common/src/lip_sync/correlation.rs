@@ -10,25 +10,25 @@ pub(super) struct Pair<'a> {
     pub(super) loudness: &'a [u8],
 }
 
-/// Which loudness belongs to a frame.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Place {
-    /// That of the frame `lag` frames earlier; frames without one do not count.
-    Lag(i64),
-    /// As `Lag`, in speech that begins `start` frames later and is continued by its own beginning.
-    Turned { start: i64, lag: i64 },
-    /// As `Turned`, in speech that is played backwards.
-    Reversed { start: i64, lag: i64 },
+/// The correlations at all lags of a search.
+pub(super) struct LagSearch {
+    limit: i64,
+    /// The lag with the highest correlation; of equal ones the smallest.
+    pub(super) best: i64,
+    /// The correlations in order of the lag.
+    correlations: Vec<f64>,
 }
 
-impl Place {
-    fn index(self, frame: i64, frames: i64) -> Option<usize> {
-        let index = match self {
-            Self::Lag(lag) => frame - lag,
-            Self::Turned { start, lag } => (frame + start - lag).rem_euclid(frames),
-            Self::Reversed { start, lag } => (frames - 1 - frame - start + lag).rem_euclid(frames),
-        };
-        usize::try_from(index).ok()
+impl LagSearch {
+    /// Returns the correlation at a lag that was searched.
+    pub(super) fn at(&self, lag: i64) -> Option<f64> {
+        let index = usize::try_from(lag + self.limit).ok()?;
+        self.correlations.get(index).copied()
+    }
+
+    /// Returns the highest correlation.
+    pub(super) fn highest(&self) -> f64 {
+        self.at(self.best).unwrap_or(0.0)
     }
 }
 
@@ -38,30 +38,42 @@ impl Pair<'_> {
         i64::try_from(self.loudness.len()).unwrap_or(i64::MAX)
     }
 
-    /// Returns Pearson's correlation over all frames whose mouth is seen, 0 if either does not vary.
-    pub(super) fn correlation(&self, place: Place) -> f64 {
-        let frames = self.frames();
-        let mut sums = Sums::default();
-        for (frame, opening) in (0_i64..).zip(self.openings) {
-            let index = place.index(frame, frames);
-            let loudness = index.and_then(|index| self.loudness.get(index));
-            if let (Some(opening), Some(loudness)) = (opening, loudness) {
-                sums.add(f64::from(opening.0), f64::from(*loudness));
-            }
+    /// Correlates the openings with the loudness `lag` frames earlier, for all lags in `-limit..=limit`. Frames
+    /// without such a loudness do not count.
+    pub(super) fn search(&self, limit: i64) -> LagSearch {
+        let at = |lag: i64| {
+            let skipped = |frames: i64| usize::try_from(frames).unwrap_or(0);
+            let openings = self.openings.iter().skip(skipped(lag));
+            correlation(openings.zip(self.loudness.iter().skip(skipped(-lag))))
+        };
+        let correlations: Vec<f64> = (-limit..=limit).map(at).collect();
+        let by_size = |a: &(i64, f64), b: &(i64, f64)| a.1.total_cmp(&b.1).then(b.0.abs().cmp(&a.0.abs()));
+        let best = (-limit..=limit).zip(correlations.iter().copied()).max_by(by_size);
+        LagSearch {
+            limit,
+            best: best.map_or(0, |(lag, _)| lag),
+            correlations,
         }
-        sums.correlation()
     }
 
-    /// Returns the lag within `-limit..=limit` at which the correlation is highest, with all correlations in
-    /// order of the lag. Of equal ones the smallest lag counts.
-    pub(super) fn best_lag(&self, limit: i64) -> (i64, Vec<f64>) {
-        let all: Vec<f64> = (-limit..=limit)
-            .map(|lag| self.correlation(Place::Lag(lag)))
-            .collect();
-        let by_size = |a: &(i64, f64), b: &(i64, f64)| a.1.total_cmp(&b.1).then(b.0.abs().cmp(&a.0.abs()));
-        let best = (-limit..=limit).zip(all.iter().copied()).max_by(by_size);
-        (best.map_or(0, |(lag, _)| lag), all)
+    /// Returns the correlation with speech that begins `start` frames later and is continued by its own
+    /// beginning.
+    pub(super) fn turned(&self, start: i64) -> f64 {
+        let start = usize::try_from(start.rem_euclid(self.frames().max(1))).unwrap_or(0);
+        let (beginning, rest) = self.loudness.split_at(start);
+        correlation(self.openings.iter().zip(rest.iter().chain(beginning)))
     }
+}
+
+/// Returns Pearson's correlation over all frames whose mouth is seen, 0 if either does not vary.
+fn correlation<'a>(pairs: impl Iterator<Item = (&'a Option<LipOpening>, &'a u8)>) -> f64 {
+    let mut sums = Sums::default();
+    for (opening, loudness) in pairs {
+        if let Some(opening) = opening {
+            sums.add(f64::from(opening.0), f64::from(*loudness));
+        }
+    }
+    sums.correlation()
 }
 
 /// The sums that a correlation is computed from.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::correlation::{Pair, Place};
+use super::correlation::Pair;
 use super::opening::LipOpening;
 use crate::time::{FrameRange, FrameRate};
 
@@ -130,23 +130,19 @@ pub fn measure(openings: &[Option<LipOpening>], loudness: &[u8], rate: FrameRate
         return None;
     }
     let limit = frames_in(MAX_LAG_SECONDS, rate).max(1);
-    let (lag, all) = pair.best_lag(limit);
-    let at = |lag: i64| {
-        usize::try_from(lag + limit)
-            .ok()
-            .and_then(|index| all.get(index))
-            .copied()
-    };
-    let correlation = at(lag).unwrap_or(0.0);
+    let search = pair.search(limit);
+    let (lag, correlation) = (search.best, search.highest());
     let frame_ms = 1000.0 / rate.as_f64();
     let off_ms = (lag as f64).abs() * frame_ms;
     Some(LipSync {
         frames: seen as u64,
         lag_frames: i32::try_from(lag).unwrap_or(0),
-        lag_ms: rounded((lag as f64 + vertex(at(lag - 1), correlation, at(lag + 1))) * frame_ms),
+        lag_ms: rounded(
+            (lag as f64 + vertex(search.at(lag - 1), correlation, search.at(lag + 1))) * frame_ms,
+        ),
         is_on_time: lag.abs() <= 1 || off_ms <= TOLERANCE_MS,
         correlation: narrow(correlation),
-        correlation_at_zero: narrow(at(0).unwrap_or(0.0)),
+        correlation_at_zero: narrow(search.at(0).unwrap_or(0.0)),
         confidence: confidence(pair, limit, correlation),
         opening: [0.05, 0.95].map(|share| quantile(pair.openings.iter().flatten(), share)),
         silence: silent_lips(pair, rate),
@@ -160,14 +156,18 @@ fn confidence(pair: Pair, limit: i64, correlation: f64) -> Option<f32> {
     // Turned speech must be so far from its true place that the search does not reach back to it.
     let (first, end) = (2 * limit + 1, frames - 2 * limit);
     let step = ((end - first) / MOST_PLACES).max(limit);
-    let best = |place: &dyn Fn(i64) -> Place| {
+    let best = |pair: Pair, start: i64| {
         let lags = -limit..=limit;
-        lags.map(|lag| pair.correlation(place(lag)))
-            .fold(f64::MIN, f64::max)
+        lags.map(|lag| pair.turned(start - lag)).fold(f64::MIN, f64::max)
     };
     let starts = |from: i64, to: i64| (from..to).step_by(usize::try_from(step).unwrap_or(1));
-    let turned = starts(first, end).map(|start| best(&|lag| Place::Turned { start, lag }));
-    let reversed = starts(0, frames).map(|start| best(&|lag| Place::Reversed { start, lag }));
+    let backwards: Vec<u8> = pair.loudness.iter().rev().copied().collect();
+    let reversed = Pair {
+        loudness: &backwards,
+        ..pair
+    };
+    let turned = starts(first, end).map(|start| best(pair, start));
+    let reversed = starts(0, frames).map(|start| best(reversed, start));
     let others: Vec<f64> = turned.chain(reversed).collect();
     let worse = others.iter().filter(|other| **other < correlation).count();
     // The true place counts as one more, so that few places cannot give certainty.
@@ -193,14 +193,12 @@ fn stretches(pair: Pair, limit: i64, overall: i64, rate: FrameRate) -> Vec<Stret
                 openings: &pair.openings[start..end],
                 loudness: &pair.loudness[start..end],
             };
-            let (lag, all) = part.best_lag(limit);
-            let at = |lag: i64| usize::try_from(lag + limit).ok().and_then(|index| all.get(index));
-            let correlation = |lag: i64| at(lag).copied().map_or(0.0, narrow);
+            let search = part.search(limit);
             Stretch {
                 range: FrameRange::new(start as u64, end as u64),
-                lag_frames: i32::try_from(lag).unwrap_or(0),
-                correlation: correlation(lag),
-                correlation_at_overall_lag: correlation(overall),
+                lag_frames: i32::try_from(search.best).unwrap_or(0),
+                correlation: narrow(search.highest()),
+                correlation_at_overall_lag: narrow(search.at(overall).unwrap_or(0.0)),
             }
         })
         .collect()
