@@ -36,6 +36,11 @@ impl Clips {
         self.dir.join("face.mp4")
     }
 
+    /// Returns the last 7.7 s of that video, in which the mouth moves and nothing covers it.
+    pub fn talking(&self) -> PathBuf {
+        self.dir.join("talking.mp4")
+    }
+
     /// Returns a video without any face.
     pub fn no_face(&self) -> PathBuf {
         self.dir.join("no-face.mp4")
@@ -49,6 +54,11 @@ impl Clips {
     /// Returns about 7 s of real speech.
     pub fn long_speech(&self) -> PathBuf {
         self.dir.join("speech-long.wav")
+    }
+
+    /// Returns both speeches one after the other, 11.4 s with half a second of silence after each.
+    pub fn sentences(&self) -> PathBuf {
+        self.dir.join("sentences.wav")
     }
 }
 

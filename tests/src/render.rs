@@ -34,14 +34,21 @@ impl Render {
         Self::with_defaults(video, audio, output, weights).args(["--preset", "lean"])
     }
 
-    /// Makes a render that leaves all choices to the program.
+    /// Makes a render that leaves all choices but the weights to the program.
     pub fn with_defaults(video: &Path, audio: &Path, output: &Path, weights: &Path) -> Self {
+        Self::with_demo_weights(video, audio, output)
+            .arg("--weights")
+            .arg(weights)
+    }
+
+    /// Makes a render that leaves all choices to the program, which takes its demo weights.
+    pub fn with_demo_weights(video: &Path, audio: &Path, output: &Path) -> Self {
         let tag = ProcessTag::new();
         let (name, value) = tag.env();
         let mut command = Command::new(program("latentfarm"));
-        command.env(name, value);
+        command.env(name, value).env_remove("LATENTFARM_WEIGHTS");
         command.arg("render").arg(video).arg(audio).arg("-o").arg(output);
-        command.arg("--weights").arg(weights).stdin(Stdio::null());
+        command.stdin(Stdio::null());
         Self { command, tag }
     }
 

@@ -181,46 +181,60 @@ fn only_the_face_changes_and_the_rest_keeps_its_quality() {
 }
 
 #[test]
-fn demo_weights_are_named_and_render_with_the_steps_that_they_were_trained_for() {
+fn without_weights_the_demo_weights_are_used_and_named_with_the_steps_that_they_were_trained_for() {
     let dir = tempfile::tempdir().unwrap();
     let clips = Clips::fetched();
-    let weights = tiny_weights(dir.path());
-    let note = weights.join("latentfarm.json");
-    let mut described: serde_json::Value = serde_json::from_slice(&std::fs::read(&note).unwrap()).unwrap();
-    described["kind"] = "demo".into();
-    described["steps"] = 2.into();
-    std::fs::write(&note, described.to_string()).unwrap();
     let output = dir.path().join("out.mp4");
-    let comment = |render: Render| {
-        let finished = render.arg("--force").run().complete();
-        assert_eq!(finished.event("estimate").unwrap()["weights_kind"], "demo");
-        let report = finished.event("report").unwrap();
-        assert_eq!(report["weights_kind"], "demo");
-        // A mesh is seen in nearly every frame, whatever noise the mouth shows.
-        let measured = report["lip_sync"]["frames"].as_u64().unwrap();
-        let synced = report["synced"].as_u64().unwrap();
-        assert!(
-            measured <= synced && measured > synced / 2,
-            "{measured} of {synced} mouths"
-        );
-        probe(&output, "format_tags")
+    let caches = dir.path().join("caches");
+    let render = || {
+        Render::with_demo_weights(&clips.talking(), &clips.speech(), &output)
+            .env("XDG_CACHE_HOME", caches.to_str().unwrap())
+            .arg("--force")
     };
-    let tags = comment(Render::with_defaults(
-        &clips.face(),
-        &clips.speech(),
-        &output,
-        &weights,
-    ));
+    let finished = render().run().complete();
+    assert_eq!(finished.event("estimate").unwrap()["weights_kind"], "demo");
+    let report = finished.event("report").unwrap();
+    assert_eq!(report["weights_kind"], "demo");
+    // A mesh is seen in nearly every rendered mouth.
+    let measured = report["lip_sync"]["frames"].as_u64().unwrap();
+    let synced = report["synced"].as_u64().unwrap();
     assert!(
-        tags.contains("DEMO WEIGHTS; ") && tags.contains(", 2 steps,"),
+        measured <= synced && measured > synced / 2,
+        "{measured} of {synced} mouths"
+    );
+    let tags = probe(&output, "format_tags");
+    assert!(
+        tags.contains("DEMO WEIGHTS; ") && tags.contains(", 3 steps,"),
         "{tags}"
     );
+    let folders = std::fs::read_dir(caches.join("latentfarm")).unwrap();
+    let written = folders.flatten().filter(|entry| entry.path().is_dir()).count();
+    assert_eq!(written, 1, "the weights are written once");
     // A preset that is chosen counts.
-    let tags = comment(Render::new(&clips.face(), &clips.speech(), &output, &weights));
+    let _finished = render().args(["--preset", "lean"]).run().complete();
+    let tags = probe(&output, "format_tags");
     assert!(
         tags.contains("DEMO WEIGHTS; ") && tags.contains(", 1 steps,"),
         "{tags}"
     );
+}
+
+#[test]
+fn a_job_for_a_farm_has_to_name_its_weights() {
+    let dir = tempfile::tempdir().unwrap();
+    let clips = Clips::fetched();
+    let output = dir.path().join("out.mp4");
+    let render = Render::with_demo_weights(&clips.talking(), &clips.speech(), &output);
+    let finished = render.args(["--nats", "nats://127.0.0.1:1"]).run();
+    assert_eq!(finished.code(), Some(2), "{}", finished.stderr);
+    assert!(
+        finished
+            .stderr
+            .contains("no weights are given: name with --weights DIR"),
+        "{}",
+        finished.stderr
+    );
+    assert!(!output.exists());
 }
 
 #[test]

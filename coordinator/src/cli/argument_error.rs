@@ -2,7 +2,9 @@
 
 use latentfarm_common::InvalidText;
 
+use crate::local::ToolError;
 use crate::plan::split::InvalidChunkFrames;
+use crate::render::WeightsError;
 use crate::stitch::OutputError;
 
 /// An argument that is missing, malformed or out of its bounds.
@@ -21,10 +23,14 @@ pub(super) enum ArgumentError {
     #[error("--workers {0} is not between 1 and 64")]
     Workers(usize),
     #[error(
-        "no weights are given: name their folder with --weights DIR; `latentfarm-worker weights synth --size tiny \
-         --out DIR` makes random ones for trying the farm"
+        "no weights are given: name with --weights DIR the folder of those that the farm's workers have; \
+         `latentfarm-worker weights demo` prints the folder of the demo weights, for a trial"
     )]
     NoWeights,
+    #[error("no weights are named with --weights DIR, and the demo weights cannot be used")]
+    DemoWeights(#[from] WeightsError),
+    #[error("no weights are named with --weights DIR, and the demo weights are not at hand")]
+    NoWorkerProgram(#[from] ToolError),
     #[error("cannot write the result")]
     Output(#[from] OutputError),
 }

@@ -11,13 +11,13 @@ use super::args::DoctorArgs;
 use super::exit::{CommandError, ExitStatus};
 use super::stdout::print_result;
 use crate::local::worker_program;
-use crate::render::WeightsInfo;
+use crate::render::{WeightsInfo, demo_folder};
 
 /// The text after `ok`, or why the check failed.
 type CheckResult = Result<String, Box<dyn Error>>;
 
 /// Runs the checks and prints one line for each. The exit status is [`ExitStatus::Refused`] if any check
-/// failed, or if no weights were given.
+/// failed.
 pub(super) fn main(args: &DoctorArgs) -> Result<ExitStatus, CommandError> {
     let checks = [
         ("nats-server", nats_server(args.nats_server.as_deref())),
@@ -60,10 +60,12 @@ fn worker() -> CheckResult {
 }
 
 fn weights(dir: Option<&Path>) -> CheckResult {
-    let dir = dir.ok_or(
-        "give --weights DIR; `latentfarm-worker weights synth --size tiny --out DIR` makes random ones for a trial",
-    )?;
-    let info = WeightsInfo::read(&worker_program()?, dir)?;
+    let worker = worker_program()?;
+    let dir = match dir {
+        Some(dir) => dir.to_owned(),
+        None => demo_folder(&worker)?,
+    };
+    let info = WeightsInfo::read(&worker, &dir)?;
     let kind = info.kind.mark().unwrap_or("real weights");
     Ok(format!(
         "{kind}, {} px, {:.0} M values",

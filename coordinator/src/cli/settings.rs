@@ -12,7 +12,7 @@ use super::worker_list::WorkerList;
 use crate::ingest::{IngestRequest, RateChoice, SEGMENT_LIMITS};
 use crate::local::{LocalDevices, PROBE_LIMIT, WorkerOptions, worker_program};
 use crate::plan::split::ChunkFrames;
-use crate::render::{RenderSettings, StepsChoice, WorkFolder};
+use crate::render::{RenderSettings, StepsChoice, WorkFolder, demo_folder};
 use crate::stitch::OutputTarget;
 
 /// The number of frames of VIDEO in one analysis chunk. A render chunk is published once the faces of its
@@ -43,8 +43,13 @@ pub(super) struct RenderCommand {
 }
 
 impl RenderCommand {
-    pub(super) fn new(args: RenderArgs) -> Result<Self, ArgumentError> {
+    pub(super) fn new(mut args: RenderArgs) -> Result<Self, ArgumentError> {
         let discard_other = args.job.force;
+        // The workers of a farm have weights of their own, and what is left running there for a night should
+        // not be made with demo weights because of a missing option.
+        if args.nats.is_none() && args.job.weights.is_none() {
+            args.job.weights = Some(demo_folder(&worker_program()?)?);
+        }
         // What is wrong with the arguments is reported before this machine is examined.
         let JobSettings {
             mut render,
@@ -107,8 +112,8 @@ impl JobSettings {
         if !(0.0..=20.0).contains(&guidance_scale) {
             return Err(ArgumentError::Guidance(guidance_scale));
         }
-        let weights = args.weights.ok_or(ArgumentError::NoWeights)?;
         let target = OutputTarget::check(&args.output, &[&args.video, &args.audio], args.force)?;
+        let weights = args.weights.ok_or(ArgumentError::NoWeights)?;
         let render = RenderSettings {
             ingest: IngestRequest {
                 video: args.video,

@@ -44,4 +44,4 @@ pub use report::{RenderReport, Written};
 pub use room::NoRoom;
 pub(crate) use room::{NoStorage, Volume, written_bytes};
 pub use settings::{RenderSettings, StepsChoice, WorkFolder};
-pub use weights::{WeightsError, WeightsInfo};
+pub use weights::{WeightsError, WeightsInfo, demo_folder};

@@ -1,8 +1,10 @@
-//! The description of the weights in a folder, as `latentfarm-worker weights describe` prints it: the
-//! coordinator itself links no model code. `render` reads it once in its checks, and so does `latentfarm
-//! doctor`.
+//! The description of the weights in a folder, as `latentfarm-worker weights describe` prints it, and the folder
+//! of the demo weights: the coordinator itself links no model code. `render` reads the description once in its
+//! checks, and so does `latentfarm doctor`.
 
-use std::path::Path;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use latentfarm_common::digest::Digest;
@@ -45,9 +47,10 @@ struct PredictedNeeds {
 /// The reason for which the weights cannot be described.
 #[derive(Debug, thiserror::Error)]
 pub enum WeightsError {
-    #[error("cannot run `{program} weights describe`")]
+    #[error("cannot run `{program} weights {command}`")]
     Run {
         program: String,
+        command: String,
         #[source]
         source: std::io::Error,
     },
@@ -61,20 +64,8 @@ pub enum WeightsError {
 impl WeightsInfo {
     /// Runs `WORKER weights describe` on the folder `dir`.
     pub fn read(worker: &Path, dir: &Path) -> Result<Self, WeightsError> {
-        let output = Command::new(worker)
-            .args(["weights", "describe", "--json"])
-            .arg(dir)
-            .output()
-            .map_err(|source| WeightsError::Run {
-                program: worker.display().to_string(),
-                source,
-            })?;
-        if !output.status.success() {
-            let message = String::from_utf8_lossy(&output.stderr);
-            let message = message.trim().trim_start_matches("error: ").to_owned();
-            return Err(WeightsError::Refused(message));
-        }
-        serde_json::from_slice(&output.stdout).map_err(WeightsError::NotADescription)
+        let printed = weights_command(worker, ["describe", "--json"].map(OsStr::new), Some(dir))?;
+        serde_json::from_slice(&printed).map_err(WeightsError::NotADescription)
     }
 
     /// Returns the memory that a window needs on a kind of device, or `None` if the worker program does not
@@ -84,4 +75,35 @@ impl WeightsInfo {
         let found = predicted.find(|entry| entry.kind == kind && entry.guided == guided);
         found.map(|entry| MemoryRequirements { mib: entry.mib })
     }
+}
+
+/// Runs `WORKER weights demo` and returns the folder of the demo weights, which are written there if they are
+/// missing.
+pub fn demo_folder(worker: &Path) -> Result<PathBuf, WeightsError> {
+    let printed = weights_command(worker, ["demo"].map(OsStr::new), None)?;
+    Ok(OsStr::from_bytes(printed.trim_ascii_end()).into())
+}
+
+/// Runs `WORKER weights` with some arguments and, after them, a folder. Returns what it printed.
+fn weights_command<const N: usize>(
+    worker: &Path,
+    args: [&OsStr; N],
+    dir: Option<&Path>,
+) -> Result<Vec<u8>, WeightsError> {
+    let output = Command::new(worker)
+        .arg("weights")
+        .args(args)
+        .args(dir)
+        .output()
+        .map_err(|source| WeightsError::Run {
+            program: worker.display().to_string(),
+            command: args[0].to_string_lossy().into_owned(),
+            source,
+        })?;
+    if output.status.success() {
+        return Ok(output.stdout);
+    }
+    let message = String::from_utf8_lossy(&output.stderr);
+    let message = message.trim().trim_start_matches("error: ").to_owned();
+    Err(WeightsError::Refused(message))
 }

@@ -33,6 +33,12 @@ pub(crate) const ON_ONE_MACHINE: &[Row] = &[
         Runs,
     ),
     ("latentfarm-worker weights synth --size tiny --out DIR", Runs),
+    ("latentfarm-worker weights demo", Runs),
+    ("latentfarm-worker weights demo --out weights-demo", Runs),
+    (
+        "latentfarm-worker weights demo --out DIR",
+        As("latentfarm-worker weights demo --out weights-demo"),
+    ),
     (
         "latentfarm-worker weights synth --size tiny --out ~/latentsync",
         Prepares,

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 
-from . import export, library, speech, train_joint, train_unet, train_vae, train_whisper, wiring_vae
-from .networks import UNET_CONFIG, UNet
+from . import export, library, speech, train_unet, train_vae, train_whisper, wiring_vae
 
-STEPS = {"scenes": 640, "tracks": 320, "whisper": 2200, "vae": 1400, "unet": 2400, "joint": 700}
+STEPS = {"scenes": 640, "tracks": 320, "whisper": 2200, "vae": 1400, "unet": 2400, "mouth": 7000,
+         "whole": 4400}
 
 
 def main():
@@ -18,7 +18,6 @@ def main():
     parser.add_argument("out", type=Path, help="folder of weights to write")
     parser.add_argument("--work", type=Path, required=True, help="folder for pictures, speech and checkpoints")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--until", choices=["vae", "unet", "joint"], default="joint", help="last stage to train")
     for name, count in STEPS.items():
         parser.add_argument(f"--{name}", type=int, default=count, help=f"number of {name} or steps of that stage")
     options = parser.parse_args()
@@ -34,18 +33,19 @@ def main():
     encoder, _ = train_whisper.train(options.work, options.whisper, log=log)
     encoder.eval().requires_grad_(False)
     vae = finished_vae(options, log)
-    if options.until == "vae":
-        return
-
-    if options.until == "joint" and (options.work / "joint.ckpt").exists():
-        unet = UNet(UNET_CONFIG)  # the checkpoint of the last stage replaces its values
-    else:
-        unet = train_unet.train(options.work, vae, encoder, options.unet, log)
-    if options.until == "joint":
-        unet = train_joint.train(options.work, vae, unet.state_dict(), encoder, options.joint, log)
+    unet = trained_unet(options, vae, encoder, log)
     export.write(options.out, unet, vae, encoder)
     log(f"wrote {options.out}: {export.parameters(unet, vae, encoder) / 1e6:.2f} million values, "
         f"{sum(path.stat().st_size for path in options.out.rglob('*.safetensors')) / 1e6:.2f} MB")
+
+
+def trained_unet(options, vae, encoder, log):
+    """Returns the UNet after the phases of its own, of which each goes on from the one before it."""
+    unet = None
+    for phase in (train_unet.COPY, train_unet.MOUTH, train_unet.WHOLE):
+        begin = unet.state_dict() if unet else None
+        unet = train_unet.train(options.work, vae, encoder, getattr(options, phase.name), phase, begin, log)
+    return unet
 
 
 def finished_vae(options, log):

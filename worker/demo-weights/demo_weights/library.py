@@ -29,6 +29,14 @@ def target_index(opening, spread):
     return np.where(level == 0, 0, 1 + (level - 1) * len(SHAPES) + shape)
 
 
+def mouth_of_target(index):
+    """Returns opening and spread, (..., 2) f32, of pictures of the grid."""
+    index = np.asarray(index)
+    level, shape = np.divmod(np.maximum(index - 1, 0), len(SHAPES))
+    opening, spread = np.array(LEVELS)[level + 1], np.array(SHAPES)[shape]
+    return np.where(index[..., None] == 0, 0, np.stack([opening, spread], -1)).astype(np.float32)
+
+
 def draw_scene(head, seed):
     """Draws all pictures of a scene."""
     random = np.random.default_rng([20251128, seed])

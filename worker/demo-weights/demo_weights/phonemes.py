@@ -11,8 +11,8 @@ from scipy.signal import resample_poly
 
 RATE = 16000
 # Voices that training never hears, for tests.
-HELD_OUT = ("en-us+f5", "de+m7", "fr-fr+klatt3", "flite:kal16")
-LANGUAGES = ("en-us", "en-gb", "en-gb-scotland", "en-029", "de", "fr-fr", "es", "it", "pt-br", "nl", "sv", "pl", "ru",
+HELD_OUT = ("en-us+f5", "de+m7", "fr+klatt3", "flite:kal16")
+LANGUAGES = ("en-us", "en-gb", "en-gb-scotland", "en-029", "de", "fr", "es", "it", "pt-br", "nl", "sv", "pl", "ru",
              "tr", "el", "fi", "hu", "ro", "cs", "id", "sw", "hi")
 VARIANTS = ("m1", "m2", "m3", "m4", "m5", "m6", "m8", "f1", "f2", "f3", "f4", "klatt", "klatt2", "klatt4", "Alex",
             "Andrea", "Andy", "Annie", "Denis", "Diogo", "Hugo", "Jacky", "Lee", "Marco", "Mario", "Michael", "Storm",

@@ -1,44 +1,102 @@
-"""Trains the UNet to redraw the mouth of a reference as the speech says, and all else as the reference has it."""
+"""Trains the UNet to redraw the mouth of a reference as the speech says, and all else as the reference has it.
 
+Three phases follow each other. COPY mainly takes the absolute error of short windows: the copy of what is not the mouth
+becomes sharp. MOUTH takes single frames, since those of a window teach nearly the same, and of these the part around
+the mouth. It mainly takes the squared error, whose best guess is the mean of all mouths that fit the speech; an absolute
+error is content with the most frequent mouth, and so with lips that hardly move. WHOLE goes back to whole frames, and to
+some windows, as the product has them, and takes the second step of a run from the network's own first one.
+"""
+
+from dataclasses import dataclass
+
+import cv2
 import numpy as np
 import torch
+from torch import nn
 
 from . import library, sampler, speech, train_whisper, wiring
 from .checkpoint import Average, Progress, cosine
 from .networks import FACTOR, UNET_CONFIG, UNet, mouth_mask
 
-RATE = 6e-4  # higher ones undo the copy that the UNet begins with
-ENCODED = 384  # the scenes whose latents the UNet sees; the autoencoder sees all scenes
+
+
+@dataclass
+class Phase:
+    """A phase of training: its file of progress, its peak learning rate, and what it adds up to its loss."""
+
+    name: str
+    seed: int
+    rate: float
+    absolute: float
+    squared: float
+    told: float  # the weight of the mouth that a layer reads from the features before the last block
+    shapes: tuple  # batches as (windows, frames, share of the steps)
+    single: bool = False  # without motion modules, and only what lies in CROP
+    chained: bool = False  # the second step of a run starts from the network's own first one
+
+
+SHORT = ((12, 2, 0.35), (8, 3, 0.3), (6, 4, 0.25), (2, 16, 0.1))
+COPY = Phase("unet", 3, 6e-4, absolute=1.0, squared=0.1, told=0.0, shapes=SHORT)  # higher rates undo the first copy
+MOUTH = Phase("mouth", 6, 8e-4, absolute=0.1, squared=1.0, told=0.1, shapes=((24, 1, 1.0),), single=True)
+WHOLE = Phase("whole", 7, 8e-4, absolute=0.15, squared=1.0, told=0.1, chained=True,
+              shapes=((24, 1, 0.8), (6, 4, 0.12), (2, 16, 0.08)))
+CROP = (..., slice(4, 16), slice(2, 14))
+# What a unit of each latent means for the picture, from the decoder: the fourth one is mostly fine detail.
+CHANNELS = torch.tensor([1.2, 1.2, 1.2, 0.4])[None, :, None, None, None]
+VARIANTS = 2  # people for each scene
 # The pictures that a reference may show: the unspread mouths of the grid, and the free ones.
 SEEN = (*(0, *range(2, library.TARGETS, 3)), *range(library.TARGETS, library.PICTURES))
+# Of these, the ones with a wide smile.
+SMILES = [place for place, picture in enumerate(SEEN)
+          if picture >= library.TARGETS and (picture - library.TARGETS) % 2]
 # The share of training with runs of so many steps.
 RUNS = {3: 1.0}
 
 
 @torch.no_grad()
 def encode_library(vae, scenes, folder, log=print):
-    """Encodes the pictures of the first scenes, those of every second scene mirrored.
+    """Encodes the pictures of all people: those of the scenes, and VARIANTS - 1 more for each.
 
-    Returns all whole ones, (scenes, pictures, 4, h, w) in f16, and those of SEEN without the mouth.
+    Returns all whole ones, (people, pictures, 4, h, w) in f16, and those of SEEN without the mouth.
     """
     path = folder / "latents.pt"
     if path.exists():
         return torch.load(path, weights_only=True)
     mask, _ = mouth_mask()
     whole, masked = [], []
-    for index, scene in enumerate(scenes[:ENCODED]):
-        pixels = torch.from_numpy(scene).permute(0, 3, 1, 2).float() / 127.5 - 1
-        if index % 2:
-            pixels = pixels.flip(3)
+    for person in range(len(scenes) * VARIANTS):
+        pixels = pictures_of(scenes, person)
         both = torch.cat([pixels, pixels[list(SEEN)] * mask])
         latents = ((vae.quant_conv(vae.encoder(both)))[:, :4] * FACTOR).half()
-        whole.append(latents[:len(scene)])
-        masked.append(latents[len(scene):])
-        if index % 50 == 0:
-            log(f"latents of scene {index}")
+        whole.append(latents[:len(pixels)])
+        masked.append(latents[len(pixels):])
+        if person % 50 == 0:
+            log(f"latents of person {person}")
     result = [torch.stack(whole), torch.stack(masked)]
     torch.save(result, path)
     return result
+
+
+def pictures_of(scenes, person, shown=slice(None)):
+    """Returns pictures of a person, (pictures, 3, side, side) in -1..1.
+
+    The first people are those of the scenes, every second one mirrored. The others are the same with other colours,
+    a little nearer or further, and mirrored the other way.
+    """
+    variant, scene = divmod(person, len(scenes))
+    pictures = scenes[scene][shown]
+    if (scene + variant) % 2:
+        pictures = pictures[:, :, ::-1]
+    if variant:
+        random = np.random.default_rng([8, person])
+        zoom, (x, y) = random.uniform(0.94, 1.08), random.uniform(-3, 3, 2)
+        side = pictures.shape[1]
+        matrix = np.array([[zoom, 0, (1 - zoom) * side / 2 + x], [0, zoom, (1 - zoom) * side / 2 + y]])
+        moved = [cv2.warpAffine(np.ascontiguousarray(picture), matrix, (side, side), flags=cv2.INTER_CUBIC,
+                                borderMode=cv2.BORDER_REFLECT) for picture in pictures]
+        gain = random.uniform(0.75, 1.2) * (1 + random.normal(0, 0.08, 3))
+        pictures = np.clip((np.stack(moved) / 255.0) ** random.uniform(0.8, 1.25) * gain, 0, 1) * 255
+    return torch.from_numpy(np.ascontiguousarray(pictures, np.float32)).permute(0, 3, 1, 2) / 127.5 - 1
 
 
 @torch.no_grad()
@@ -71,12 +129,17 @@ class Windows:
         return track, first, self.mouths[track][first:first + frames].numpy()
 
     def reference(self, frames):
-        """Returns what of SEEN the reference shows: another speech, one picture, or some in turn."""
+        """Returns what of SEEN the reference shows: a smile, another speech, one picture, or some in turn.
+
+        Footage shows smiles with all teeth often, and they are the furthest from a speaking mouth.
+        """
         kind = self.random.random()
         if kind < 0.4:
+            return self.random.choice(SMILES, frames) if kind < 0.1 else np.full(frames, self.random.choice(SMILES))
+        if kind < 0.6:
             opening = self.of_speech(frames)[2][:, 0]
             return np.searchsorted(library.BORDERS, opening)
-        if kind < 0.75:
+        if kind < 0.85:
             return np.full(frames, self.random.integers(len(SEEN)))
         return self.random.integers(0, len(SEEN), 4)[np.sort(self.random.integers(0, 4, frames))]
 
@@ -87,7 +150,8 @@ class Windows:
         for _ in range(count):
             person = self.random.integers(len(whole))
             track, first, mouth = self.of_speech(frames)
-            shown, seen = library.target_index(mouth[:, 0], mouth[:, 1]), self.reference(frames)
+            # Spread and rounded mouths would double what so small a network has to learn.
+            shown, seen = library.target_index(mouth[:, 0], np.zeros(frames)), self.reference(frames)
             wanted.append(whole[person, shown])
             masked.append(without[person, seen])
             reference.append(whole[person, np.array(SEEN)[seen]])
@@ -97,11 +161,12 @@ class Windows:
         return *stack, torch.stack(audio).float(), places
 
 
-def start(target, reference, random):
+def start(target, reference, random, estimate=None):
     """Returns noisy latents, the timestep and the run's steps: the state of a run somewhere on its way.
 
     The first step of a run sees pure noise, the same for all frames. A later one sees what the sampler makes of the
-    student's own estimate, which is imitated by the target with an error and a share of the reference.
+    student's own estimate, which `estimate` tells from noise and timestep. Without it, and for the last step, the
+    estimate is imitated by the target with an error and a share of the reference.
     """
     steps = int(random.choice(list(RUNS), p=list(RUNS.values())))
     times = sampler.timesteps(steps)
@@ -109,7 +174,9 @@ def start(target, reference, random):
     place = random.choice(len(times), p=run_shares(len(times)))
     if place == 0:
         return noise, times[0], steps
-    share = random.uniform(0, 0.3)
+    if place == 1 and estimate is not None:
+        return sampler.advance(noise, estimate(noise, times[0]), times[0], steps), times[1], steps
+    share = random.uniform(0, 0.5)
     rough = (1 - share) * target + share * reference + random.uniform(0.02, 0.25) * torch.randn_like(target)
     z, now = noise, times[0]
     a = sampler.ALPHAS[now]
@@ -133,55 +200,95 @@ def weights_of(latent_mask):
     return (0.25 + 0.75 * (1 - latent_mask[0, 0].round()) + 3 * mouth)[None, None, None]
 
 
-def optimizer_of(unet):
+def optimizer_of(unet, reader, rate):
     """Returns the optimiser: the layers before the output, whose steps show at once, take shorter ones."""
     near = {*unet.conv_out.parameters(), *unet.up_blocks[-1].resnets[-1].conv2.parameters()}
-    far = [parameter for parameter in unet.parameters() if parameter not in near]
-    return torch.optim.AdamW([{"params": far, "share": 1.0}, {"params": [p for p in unet.parameters() if p in near], "share": 0.3}], lr=RATE,
+    far = [parameter for parameter in unet.parameters() if parameter not in near] + list(reader.parameters())
+    return torch.optim.AdamW([{"params": far, "share": 1.0}, {"params": [p for p in unet.parameters() if p in near], "share": 0.3}], lr=rate,
                              betas=(0.9, 0.99), eps=1e-12, weight_decay=1e-4)  # the deep layers' gradients are tiny
 
 
-def train(folder, vae, encoder, steps, log=print):
-    torch.manual_seed(3)
+class MouthReader(nn.Module):
+    """Reads opening and spread from the features that enter the UNet's last block: it is not kept."""
+
+    def __init__(self, unet, mouth):
+        super().__init__()
+        self.mouth = mouth
+        self.read = nn.Linear(UNET_CONFIG["block_out_channels"][-1], 2)
+        unet.up_blocks[0].upsamplers[0].register_forward_hook(self.see)
+
+    def see(self, _layer, _inputs, features):
+        self.seen = features[self.mouth].mean((3, 4)).transpose(1, 2)
+
+    def forward(self):
+        """Returns (batch, frames, 2) of the UNet's last run."""
+        return self.read(self.seen)
+
+
+def leave_out_motion(unet):
+    for module in unet.modules():
+        if type(module).__name__ == "MotionModule":
+            module.forward = lambda x: x
+
+
+def train(folder, vae, encoder, steps, phase=COPY, begin=None, log=print):
+    """Trains for `steps` steps of a phase in all, from the state `begin` or from the wired network."""
+    torch.manual_seed(phase.seed)
     scenes = library.load(folder)
     latents = encode_library(vae, scenes, folder, log)
     tokens, mouths = encode_speech(encoder, folder)
     _, latent_mask = mouth_mask()
     unet = UNet(UNET_CONFIG)
     wiring.initialise(unet)
+    if begin is not None:
+        unet.load_state_dict(begin)
+    if phase.single:
+        leave_out_motion(unet)
+    part, mouth = (CROP, (..., slice(4, 9), slice(2, 10))) if phase.single else ((...,), (..., slice(8, 13), slice(4, 12)))
+    reader = MouthReader(unet, mouth)
     average = Average(unet, 0.998)
-    optimizer = optimizer_of(unet)
-    progress = Progress(folder / "unet.ckpt", {"unet": unet, "average": average, "optimizer": optimizer})
-    torch.manual_seed(3 + progress.step)
-    windows = Windows(latents, tokens, mouths, [3, progress.step])
-    weight = weights_of(latent_mask)
+    optimizer = optimizer_of(unet, reader, phase.rate)
+    progress = Progress(folder / f"{phase.name}.ckpt", {
+        "unet": unet, "average": average, "reader": reader, "optimizer": optimizer})
+    torch.manual_seed(phase.seed + progress.step)
+    windows = Windows(latents, tokens, mouths, [phase.seed, progress.step])
+    weight = weights_of(latent_mask)[part] * CHANNELS
     shown = {}
     while progress.step < steps:
         step = progress.step
         for group in optimizer.param_groups:
-            group["lr"] = cosine(step, steps, RATE, warm=100) * group["share"]
-        count, frames = ((12, 2), (8, 3), (6, 4), (2, 16))[windows.random.choice(4, p=[0.35, 0.3, 0.25, 0.1])]
-        target, masked, reference, audio, _ = windows.batch(count, frames)
-        z, timestep, _ = start(target, reference, windows.random)
+            group["lr"] = cosine(step, steps, phase.rate, warm=100) * group["share"]
+        count, frames, _ = phase.shapes[windows.random.choice(len(phase.shapes), p=[shape[2] for shape in phase.shapes])]
+        *pictures, audio, places = windows.batch(count, frames)
         mask = latent_mask[:, :, None].expand(count, 1, frames, 16, 16)
-        noise = unet(torch.cat([z, mask, masked, reference], 1), timestep, audio)
-        error = (sampler.clean(z, noise, timestep) - target) * weight
+        target, masked, reference, mask = (picture[part] for picture in (*pictures, mask))
+        conditioning = torch.cat([mask, masked, reference], 1)
+
+        @torch.no_grad()
+        def estimate(z, timestep):
+            return unet(torch.cat([z, conditioning], 1), timestep, audio)
+
+        z, timestep, _ = start(target, reference, windows.random, estimate if phase.chained else None)
+        noise = unet(torch.cat([z, conditioning], 1), timestep, audio)
+        error = sampler.clean(z, noise, timestep) - target
         a = sampler.ALPHAS[timestep]
         gain = (2.9 * (a / (1 - a)).sqrt()).clamp(0.2, 2.7).item()  # 1 at t = 667, less where errors grow
-        # Both norms: the first for sharp pictures, the second for the mouth's large errors.
-        loss = gain * (error.abs().mean() + 0.1 * error.pow(2).mean())
+        loss = gain * (weight * (phase.absolute * error.abs() + phase.squared * error.pow(2))).mean()
+        if phase.told:
+            wanted = torch.stack([torch.from_numpy(library.mouth_of_target(of)) for _, of in places])
+            loss = loss + phase.told * (reader() - wanted).pow(2).mean()
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(unet.parameters(), 5.0)
+        torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
         optimizer.step()
         average.update(unet, step)
-        part = (..., slice(8, 13), slice(4, 12))
-        left = (error.detach()[part].abs().mean() / ((reference - target) * weight)[part].abs().mean()).item()
-        shown[timestep] = 0.97 * shown.get(timestep, left) + 0.03 * left
+        with torch.no_grad():
+            left, whole = ((CHANNELS * value.pow(2))[mouth].mean() for value in (error, reference - target))
+            shown[timestep] = 0.97 * shown.get(timestep, left / whole) + 0.03 * left / whole
         progress.tick()
         if step % 50 == 0:
             told = ", ".join(f"t {t}: {shown[t]:.4f}" for t in (667, 334, 1) if t in shown)
-            log(f"unet {step} of {steps}: error of the mouth over that of the reference at {told}")
+            log(f"{phase.name} {step} of {steps}: squared error of the mouth over that of the reference at {told}")
     progress.save()
     average.copy_to(unet)
     return unet

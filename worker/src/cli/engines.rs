@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 
+use super::caches::user_caches;
 use super::engine_program::program_path;
 use crate::machine::device_check::DeviceChecker;
 use crate::machine::probe::{
@@ -135,13 +136,7 @@ fn cuda_engines() -> anyhow::Result<Vec<PathBuf>> {
 
 /// Returns the file in which this user's workers keep which GPUs passed their check.
 fn passes_file() -> Option<PathBuf> {
-    let variable = |name| {
-        std::env::var_os(name)
-            .map(PathBuf::from)
-            .filter(|path| path.is_absolute())
-    };
-    let caches = variable("XDG_CACHE_HOME").or_else(|| Some(variable("HOME")?.join(".cache")));
-    Some(caches?.join("latentfarm/gpu-checks.json"))
+    Some(user_caches()?.join("gpu-checks.json"))
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The command line of `latentfarm-worker`: `main.rs` parses it, and one module here runs each subcommand.
 
 mod bench;
+mod caches;
 mod device_args;
 mod engine_program;
 mod engines;
@@ -42,7 +43,7 @@ enum Command {
         after_help = "Example:\n  latentfarm-worker run --nats nats://farm.example:4222 --weights /srv/latentsync"
     )]
     Run(run::RunArgs),
-    /// Fetch, make, convert, check or describe model weights
+    /// Fetch, make, convert, check or describe model weights, or find the demo weights
     #[command(subcommand)]
     Weights(weights::WeightsCommand),
     /// Print what this machine has, how much of it is free, and which tasks a worker on it would pull

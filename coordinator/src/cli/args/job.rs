@@ -66,7 +66,7 @@ pub(in crate::cli) struct JobArgs {
     /// Replace OUT if it exists, and discard the unfinished job of other inputs or settings in its job folder
     #[arg(long)]
     pub(in crate::cli) force: bool,
-    /// Folder with the model weights
+    /// Folder with the model weights (default on this machine alone: the demo weights that come with latentfarm)
     #[arg(long, value_name = "DIR", env = "LATENTFARM_WEIGHTS", help_heading = "Model")]
     pub(in crate::cli) weights: Option<PathBuf>,
     /// Number of denoising steps, and guidance scale

@@ -300,7 +300,7 @@ pub(super) struct SyncArgs {
 
 #[derive(clap::Args, Debug)]
 pub(super) struct DoctorArgs {
-    /// Folder with the model weights
+    /// Folder with the model weights (default: the demo weights that come with latentfarm)
     #[arg(long, value_name = "DIR", env = "LATENTFARM_WEIGHTS")]
     pub(super) weights: Option<PathBuf>,
     /// nats-server program to use (2.12 or newer)

@@ -72,6 +72,8 @@ pub enum MadeBy {
     Convert,
     /// The folder was made by `weights pull`.
     Pull,
+    /// The folder has the demo weights that come with latentfarm.
+    Demo,
     /// The folder was made by a command that this release does not have.
     #[serde(other)]
     Other,

@@ -10,6 +10,7 @@
 //! | metadata | `latentfarm.json`, optional: see [`FolderMetadata`]                                         |
 
 mod convert;
+mod demo;
 mod digest_cache;
 mod files;
 mod folder;
@@ -21,6 +22,7 @@ mod text;
 mod verify;
 
 pub use convert::{StoredAs, convert, converted_bytes};
+pub use demo::{cached_demo, write_demo};
 pub use files::whisper_dims;
 pub use folder::{BytesPerWeight, Checkpoint, ParameterCounts};
 pub use load::{load_unet, load_vae, load_whisper};

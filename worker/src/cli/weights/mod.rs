@@ -1,6 +1,7 @@
-//! `latentfarm-worker weights` fetches, makes, converts, verifies and describes checkpoints.
+//! `latentfarm-worker weights` fetches, makes, converts, verifies and describes checkpoints, and has the demo weights.
 
 mod bar;
+mod demo;
 mod describe;
 mod hub;
 mod pull;
@@ -46,7 +47,19 @@ pub(super) enum WeightsCommand {
         #[arg(long, value_enum, default_value = "f16")]
         dtype: ConvertTo,
     },
-    /// Make random weights in the published layout, for trying the farm without a download
+    /// Print the folder with the demo weights that come with latentfarm, or write them to another one
+    ///
+    /// They are a small model of drawn faces and synthetic speech: lips follow the speech, faces are soft. `render`
+    /// on one machine uses them where no weights are named. Everything that is made with them is marked DEMO WEIGHTS.
+    #[command(
+        after_help = "Examples:\n  latentfarm-worker weights demo\n  latentfarm-worker weights demo --out weights-demo"
+    )]
+    Demo {
+        /// Folder to write to; it must be new, empty, or made by this command (default: a folder in the user's cache)
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+    },
+    /// Make random weights in the published layout, for tests
     ///
     /// They render random mouths. Everything that is made with them is marked SYNTHETIC WEIGHTS.
     #[command(after_help = "Example:\n  latentfarm-worker weights synth --size tiny --out weights-tiny")]
@@ -111,6 +124,12 @@ pub(super) enum ConvertTo {
 pub(super) fn main(command: WeightsCommand) -> ExitCode {
     let outcome = match command {
         WeightsCommand::Pull(args) => return pull::main(&args),
+        WeightsCommand::Demo { out } => {
+            return match demo::write_or_find(out.as_deref()) {
+                Ok(text) => print(&text, ExitCode::SUCCESS),
+                Err(error) => usage_error(error.as_ref()),
+            };
+        }
         WeightsCommand::Convert { dir, out, dtype } => convert(&dir, &out, dtype),
         WeightsCommand::Synth {
             size,
