@@ -148,7 +148,7 @@ fn lips_follow_at_all_rates_and_with_all_codecs() {
 }
 
 #[test]
-#[ignore = "takes 5 minutes: cargo t --run-ignored only -E 'binary(lips_follow)'"]
+#[ignore = "takes 3 minutes: cargo t --run-ignored only -E 'binary(lips_follow)'"]
 fn lips_follow_around_the_seams_of_a_long_speech_and_after_an_interruption() {
     let stage = Stage::new();
     let video = stage.video("variable.mp4", &VARIABLE);

@@ -157,6 +157,10 @@ pub(crate) const NOT_RUN: &[(&str, &str)] = &[
         "cargo t --run-ignored only -E 'binary(documented)'",
         "runs the commands of `AT_LENGTH`",
     ),
+    (
+        "cargo t --run-ignored only -E 'binary(lips_follow)'",
+        "takes 20 minutes",
+    ),
     ("cargo quick", "runs a part of the tests"),
     ("cargo golden", "runs a part of the tests"),
     ("cargo golden --no-capture", "runs a part of the tests"),
@@ -172,6 +176,7 @@ pub(crate) const NOT_RUN: &[(&str, &str)] = &[
     ("deploy/fuzz", CI),
     ("deploy/quickstart", NETWORK),
     ("deploy/quickstart VIDEO AUDIO OUT.mp4", NETWORK),
+    ("deploy/pictures", NETWORK),
     ("deploy/demo-oom", NETWORK),
     ("deploy/build-cuda", NETWORK),
     ("deploy/build-cuda 75", NETWORK),
