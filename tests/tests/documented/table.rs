@@ -36,10 +36,6 @@ pub(crate) const ON_ONE_MACHINE: &[Row] = &[
     ("latentfarm-worker weights demo", Runs),
     ("latentfarm-worker weights demo --out weights-demo", Runs),
     (
-        "latentfarm-worker weights demo --out DIR",
-        As("latentfarm-worker weights demo --out weights-demo"),
-    ),
-    (
         "latentfarm-worker weights synth --size tiny --out ~/latentsync",
         Prepares,
     ),

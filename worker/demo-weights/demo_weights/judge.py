@@ -37,7 +37,7 @@ def fit(lips, loud):
 
 def judge(options, face, speech, steps, folder):
     out = folder / "out.mp4"
-    common = [options.bin / "latentfarm", "render", face, speech, "-o", out, "--force", "--json"]
+    common = [options.bin / "latentfarm", "render", face, speech, "-o", out, "--force", "--json", "--allow-no-face"]
     named = ["--weights", options.weights] if options.weights else []
     printed = subprocess.run([*common, *named, "--steps", str(steps)], check=True, capture_output=True, text=True).stdout
     report = json.loads(printed.strip().splitlines()[-1])
