@@ -192,7 +192,7 @@ fn a_farm_without_a_coordinator_and_bad_inputs_are_refused_with_the_mend() {
 fn renders_share_a_farm_and_one_that_was_interrupted_is_waited_for_again() {
     let mut stage = Stage::open();
     // A job takes longer than it takes to begin to watch it, also on a busy machine.
-    stage.options[6] = "150";
+    stage.options[6] = "90";
     let (variable, key) = stage.server.key("operator");
     let render = |output: &str, seed: &str| {
         let render = stage.material.render(output).args(&stage.options[2..]);
