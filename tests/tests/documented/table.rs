@@ -75,10 +75,6 @@ pub(crate) const ON_ONE_MACHINE: &[Row] = &[
         Runs,
     ),
     (
-        "latentfarm render talk.mp4 speech.wav -o out.mp4 --weights weights-tiny --workers 2",
-        Runs,
-    ),
-    (
         "latentfarm render talk.mp4 speech.wav -o out.mp4 --preset high --workers 4",
         Runs,
     ),
