@@ -52,14 +52,13 @@ impl Stage {
     }
 }
 
-/// Checks that a measurement finds lips that follow without any lag.
+/// Checks that a measurement finds lips that follow without a lag: it is 0 frames up to 30 frames per second, and at
+/// most 20 ms at higher rates, whose frames are as short as a step of the audio encoder.
 #[track_caller]
 fn in_step(what: &str, fit: &Value) {
-    assert_eq!(
-        (&fit["lag_frames"], &fit["verdict"]),
-        (&Value::from(0), &Value::from("follows")),
-        "{what}: {fit}"
-    );
+    assert_eq!(fit["verdict"], "follows", "{what}: {fit}");
+    let lag_ms = fit["lag_ms"].as_i64().expect("a number");
+    assert!(lag_ms.abs() <= 20, "{what}: {fit}");
     assert!(fit["correlation"].as_f64() > Some(FOLLOWS), "{what}: {fit}");
 }
 
