@@ -14,6 +14,7 @@ mod processes;
 mod render;
 mod restrict;
 mod stage;
+mod sync;
 
 pub use cards::Card;
 pub use clips::{Clips, Material, decoded, repeat, tiny_weights, tiny_weights_as, transcode, zeroed};
@@ -23,3 +24,4 @@ pub use processes::{ProcessTag, wait_until};
 pub use render::{Finished, Render, Running, program};
 pub use restrict::{SmallDisk, as_plain_user, skip, unshared};
 pub use stage::{OPTIONS, Stage};
+pub use sync::{measured, sync};

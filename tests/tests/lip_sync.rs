@@ -5,33 +5,10 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use farm_tests::{Clips, ProcessTag, program, transcode};
+use farm_tests::{Clips, measured, sync, transcode};
 use latentfarm_common::audio::silence::LevelMeter;
 use latentfarm_common::time::FrameRate;
 use serde_json::Value;
-
-/// Runs `latentfarm sync` and returns its exit code, its standard output and its standard error.
-fn sync(args: &[&str]) -> (Option<i32>, String, String) {
-    let tag = ProcessTag::new();
-    let (name, value) = tag.env();
-    let output = Command::new(program("latentfarm"))
-        .arg("sync")
-        .args(args)
-        .env(name, value)
-        .output()
-        .expect("run latentfarm");
-    tag.assert_nothing_left();
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
-    (output.status.code(), text(output.stdout), text(output.stderr))
-}
-
-fn measured(video: &Path, audio: Option<&Path>) -> Value {
-    let (video, audio) = (video.to_str(), audio.map(|audio| audio.to_str().expect("UTF-8")));
-    let args: Vec<&str> = video.into_iter().chain(audio).chain(["--json"]).collect();
-    let (code, stdout, stderr) = sync(&args);
-    assert_eq!(code, Some(0), "{stderr}");
-    serde_json::from_str(&stdout).expect("one JSON object")
-}
 
 /// A face whose pictures are sorted by the opening of its mouth.
 struct Puppet {

@@ -43,18 +43,16 @@ pub(super) struct RenderCommand {
 }
 
 impl RenderCommand {
-    pub(super) fn new(mut args: RenderArgs) -> Result<Self, ArgumentError> {
+    pub(super) fn new(args: RenderArgs) -> Result<Self, ArgumentError> {
         let discard_other = args.job.force;
-        // The workers of a farm have weights of their own, and what is left running there for a night should
-        // not be made with demo weights because of a missing option.
-        if args.nats.is_none() && args.job.weights.is_none() {
-            args.job.weights = Some(demo_folder(&worker_program()?)?);
-        }
         // What is wrong with the arguments is reported before this machine is examined.
         let JobSettings {
             mut render,
             rate_note,
-        } = JobSettings::new(args.job.clone())?;
+        } = JobSettings::new(args.job.clone(), || match args.nats {
+            Some(_) => Err(ArgumentError::NoWeights),
+            None => Ok(demo_folder(&worker_program()?)?),
+        })?;
         let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
         let WorkerList { workers, notes } = WorkerList::choose(&args, cores, |device| {
             let worker = worker_program().map_err(|error| one_line(&error))?;
@@ -95,7 +93,13 @@ pub(super) struct JobSettings {
 }
 
 impl JobSettings {
-    pub(super) fn new(args: JobArgs) -> Result<Self, ArgumentError> {
+    /// `default_weights` finds the folder of weights if the arguments name none. The workers of a farm have
+    /// weights of their own, and what is left running there for a night should not be made with demo weights
+    /// because of a missing option: only a render on this machine has a default.
+    pub(super) fn new(
+        args: JobArgs,
+        default_weights: impl FnOnce() -> Result<PathBuf, ArgumentError>,
+    ) -> Result<Self, ArgumentError> {
         let rate = match args.fps.as_str() {
             "source" => RateChoice::Source,
             text => RateChoice::Fixed(text.parse()?),
@@ -113,7 +117,7 @@ impl JobSettings {
             return Err(ArgumentError::Guidance(guidance_scale));
         }
         let target = OutputTarget::check(&args.output, &[&args.video, &args.audio], args.force)?;
-        let weights = args.weights.ok_or(ArgumentError::NoWeights)?;
+        let weights = args.weights.map_or_else(default_weights, Ok)?;
         let render = RenderSettings {
             ingest: IngestRequest {
                 video: args.video,

@@ -50,7 +50,7 @@ pub enum WeightsError {
     #[error("cannot run `{program} weights {command}`")]
     Run {
         program: String,
-        command: String,
+        command: &'static str,
         #[source]
         source: std::io::Error,
     },
@@ -64,7 +64,7 @@ pub enum WeightsError {
 impl WeightsInfo {
     /// Runs `WORKER weights describe` on the folder `dir`.
     pub fn read(worker: &Path, dir: &Path) -> Result<Self, WeightsError> {
-        let printed = weights_command(worker, ["describe", "--json"].map(OsStr::new), Some(dir))?;
+        let printed = run_weights(worker, "describe", &["--json".as_ref(), dir.as_os_str()])?;
         serde_json::from_slice(&printed).map_err(WeightsError::NotADescription)
     }
 
@@ -80,24 +80,19 @@ impl WeightsInfo {
 /// Runs `WORKER weights demo` and returns the folder of the demo weights, which are written there if they are
 /// missing.
 pub fn demo_folder(worker: &Path) -> Result<PathBuf, WeightsError> {
-    let printed = weights_command(worker, ["demo"].map(OsStr::new), None)?;
+    let printed = run_weights(worker, "demo", &[])?;
     Ok(OsStr::from_bytes(printed.trim_ascii_end()).into())
 }
 
-/// Runs `WORKER weights` with some arguments and, after them, a folder. Returns what it printed.
-fn weights_command<const N: usize>(
-    worker: &Path,
-    args: [&OsStr; N],
-    dir: Option<&Path>,
-) -> Result<Vec<u8>, WeightsError> {
+/// Runs a command of `WORKER weights` and returns what it printed.
+fn run_weights(worker: &Path, command: &'static str, args: &[&OsStr]) -> Result<Vec<u8>, WeightsError> {
     let output = Command::new(worker)
-        .arg("weights")
+        .args(["weights", command])
         .args(args)
-        .args(dir)
         .output()
         .map_err(|source| WeightsError::Run {
             program: worker.display().to_string(),
-            command: args[0].to_string_lossy().into_owned(),
+            command,
             source,
         })?;
     if output.status.success() {

@@ -151,7 +151,7 @@ pub(crate) const NOT_RUN: &[(&str, &str)] = &[
     ),
     (
         "cargo t --run-ignored only -E 'binary(lips_follow)'",
-        "takes 20 minutes",
+        "takes 8 minutes",
     ),
     ("cargo quick", "runs a part of the tests"),
     ("cargo golden", "runs a part of the tests"),

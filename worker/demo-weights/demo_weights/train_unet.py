@@ -19,7 +19,6 @@ from .checkpoint import Average, Progress, cosine
 from .networks import FACTOR, UNET_CONFIG, UNet, mouth_mask
 
 
-
 @dataclass
 class Phase:
     """A phase of training: its file of progress, its peak learning rate, and what it adds up to its loss."""
@@ -40,7 +39,7 @@ COPY = Phase("unet", 3, 6e-4, absolute=1.0, squared=0.1, told=0.0, shapes=SHORT)
 MOUTH = Phase("mouth", 6, 8e-4, absolute=0.1, squared=1.0, told=0.1, shapes=((24, 1, 1.0),), single=True)
 WHOLE = Phase("whole", 7, 8e-4, absolute=0.15, squared=1.0, told=0.1, chained=True,
               shapes=((24, 1, 0.8), (6, 4, 0.12), (2, 16, 0.08)))
-CROP = (..., slice(4, 16), slice(2, 14))
+CROP = (..., slice(4, 16), slice(2, 14))  # rows and columns of latents: from below the eyes to the chin
 # What a unit of each latent means for the picture, from the decoder: the fourth one is mostly fine detail.
 CHANNELS = torch.tensor([1.2, 1.2, 1.2, 0.4])[None, :, None, None, None]
 VARIANTS = 2  # people for each scene
