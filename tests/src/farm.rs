@@ -2,11 +2,9 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io::{BufRead as _, BufReader};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -15,7 +13,7 @@ use serde_json::Value;
 
 use crate::{ProcessTag, program};
 
-const START_DEADLINE: Duration = Duration::from_secs(30);
+pub(crate) const START_DEADLINE: Duration = Duration::from_secs(30);
 
 /// A nats-server with accounts, as `latentfarm nats-config` configures it. Dropping it kills the server.
 #[derive(Debug)]
@@ -29,9 +27,9 @@ pub struct Server {
 #[derive(Clone, Debug)]
 pub struct Access {
     pub url: String,
-    keys: PathBuf,
+    pub(crate) keys: PathBuf,
     /// The certificate by which they recognise it, if it encrypts.
-    authority: Option<PathBuf>,
+    pub(crate) authority: Option<PathBuf>,
 }
 
 impl Deref for Server {
@@ -135,7 +133,7 @@ fn launch(dir: &Path, port: &str) -> Child {
 }
 
 /// Returns the path of the server that the project's set-up has installed.
-fn installed_server() -> PathBuf {
+pub(crate) fn installed_server() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../.cache/bin/nats-server")
 }
 
@@ -213,125 +211,18 @@ impl Worker {
         kill(Pid::from_raw(pid), Signal::SIGINT).expect("signal");
         self.process.wait().expect("wait").code()
     }
+
+    /// Waits for the exit code of a worker that ends of itself.
+    #[track_caller]
+    pub fn ended(mut self) -> Option<i32> {
+        self.process.wait().expect("wait").code()
+    }
 }
 
 impl Drop for Worker {
     fn drop(&mut self) {
         let _already_gone = self.process.kill();
         let _already_gone = self.process.wait();
-    }
-}
-
-/// A running `latentfarm serve`. Dropping it kills the coordinator.
-#[derive(Debug)]
-pub struct Coordinator {
-    process: Child,
-    /// What it has written to standard error.
-    log: Arc<Mutex<String>>,
-}
-
-impl Coordinator {
-    /// Starts the coordinator of a farm, with its folder in `dir`, and waits until it answers.
-    #[track_caller]
-    pub fn start(server: &Access, dir: &Path, tag: &ProcessTag) -> Self {
-        let (seed_variable, seed) = server.key("coordinator");
-        let mut command = Command::new(program("latentfarm"));
-        command
-            .args(["serve", "--nats", &server.url, "--dir"])
-            .arg(dir)
-            .env(seed_variable, seed);
-        Self::run(command, tag)
-    }
-
-    /// Starts a coordinator with a server of its own, which listens at `listen` and admits this worker, and waits
-    /// until it answers.
-    #[track_caller]
-    pub fn with_own_server(
-        dir: &Path,
-        worker: &str,
-        listen: &str,
-        more: &[&str],
-        tag: &ProcessTag,
-    ) -> (Self, Access) {
-        let mut command = Command::new(program("latentfarm"));
-        command
-            .args(["serve", "--worker", worker, "--listen", listen, "--dir"])
-            .arg(dir)
-            .args(more);
-        if std::env::var_os("LATENTFARM_NATS_SERVER").is_none() {
-            command.env("LATENTFARM_NATS_SERVER", installed_server());
-        }
-        let coordinator = Self::run(command, tag);
-        let log = coordinator.log();
-        let address = log.split("coordinating the farm at ").nth(1);
-        let url = address
-            .and_then(|rest| rest.split(": ").next())
-            .expect("an address");
-        let access = Access {
-            url: url.to_owned(),
-            keys: dir.join("server/keys"),
-            authority: Some(dir.join("server/tls/ca.pem")),
-        };
-        (coordinator, access)
-    }
-
-    #[track_caller]
-    fn run(mut command: Command, tag: &ProcessTag) -> Self {
-        let (variable, value) = tag.env();
-        let process = command
-            .env(variable, value)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn();
-        let mut coordinator = Self {
-            process: process.expect("start a coordinator"),
-            log: Arc::default(),
-        };
-        let stderr = coordinator.process.stderr.take().expect("stderr");
-        let (sender, lines) = mpsc::channel();
-        let log = Arc::clone(&coordinator.log);
-        std::thread::spawn(move || {
-            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                let mut log = log.lock().expect("the log");
-                log.push_str(&line);
-                log.push('\n');
-                // Whoever started it may have heard enough.
-                let _nobody = sender.send(line);
-            }
-        });
-        while let Ok(line) = lines.recv_timeout(START_DEADLINE) {
-            if line.contains("coordinating the farm") {
-                return coordinator;
-            }
-        }
-        panic!("the coordinator does not begin: {}", coordinator.log());
-    }
-
-    /// Returns what the coordinator has written to standard error.
-    #[track_caller]
-    pub fn log(&self) -> String {
-        self.log.lock().expect("the log").clone()
-    }
-
-    /// Kills the coordinator and waits until it is gone.
-    pub fn kill(&mut self) {
-        let _already_gone = self.process.kill();
-        let _already_gone = self.process.wait();
-    }
-
-    /// Sends SIGINT, and returns the exit code.
-    #[track_caller]
-    pub fn interrupt(mut self) -> Option<i32> {
-        let pid = i32::try_from(self.process.id()).expect("pid");
-        kill(Pid::from_raw(pid), Signal::SIGINT).expect("signal");
-        self.process.wait().expect("wait").code()
-    }
-}
-
-impl Drop for Coordinator {
-    fn drop(&mut self) {
-        self.kill();
     }
 }
 

@@ -8,6 +8,7 @@
 
 mod cards;
 mod clips;
+mod coordinator;
 mod farm;
 mod gpus;
 mod processes;
@@ -18,7 +19,8 @@ mod sync;
 
 pub use cards::Card;
 pub use clips::{Clips, Material, decoded, repeat, tiny_weights, tiny_weights_as, transcode, zeroed};
-pub use farm::{Access, Answer, Coordinator, Server, Worker};
+pub use coordinator::Coordinator;
+pub use farm::{Access, Answer, Server, Worker};
 pub use gpus::StandInGpu;
 pub use processes::{ProcessTag, wait_until};
 pub use render::{Finished, Render, Running, program};

@@ -40,7 +40,18 @@ fn a_machine_that_joins_is_used_at_once_and_one_that_leaves_is_not_missed() {
     let waited = joined.elapsed();
     assert!(waited < USED_WITHIN, "it waited {waited:?} for work");
 
-    assert_eq!(first.drain(), Some(0));
+    let drained = server.operate(["drain", "first"]).last();
+    assert_eq!(
+        (&drained["event"], &drained["worker"]),
+        (&"drained".into(), &"first".into())
+    );
+    assert_eq!(first.ended(), Some(0));
+    let absent = server.operate(["drain", "first"]);
+    assert_eq!(absent.code, Some(2), "{absent:?}");
+    assert!(
+        absent.stderr.contains("no worker `first` is on the farm"),
+        "{absent:?}"
+    );
     while running.wait_for("chunk_done")["worker"] != "second" {}
     // The worker is killed while it renders.
     drop(second);

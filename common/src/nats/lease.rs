@@ -21,7 +21,7 @@ use tokio::time::Instant;
 
 use super::connect::Connection;
 use super::direct::last_of;
-use super::topology::LEASE_BUCKET;
+use super::topology::{LEASE_BUCKET, is_not_found};
 use crate::clock;
 
 const KEY: &str = "coordinator";
@@ -227,6 +227,21 @@ impl Lease {
             tracing::warn!(%error, "cannot give the coordinator's lease back, it will expire");
         }
     }
+}
+
+/// Returns the name of the coordinator that has the lease; `None` if it is free.
+pub async fn holder(connection: &Connection) -> Result<Option<String>, LeaseError> {
+    let stream = format!("KV_{LEASE_BUCKET}");
+    match connection.context.get_stream(&stream).await {
+        Ok(_) => {}
+        // Nobody has ever coordinated this farm.
+        Err(error) if is_not_found(error.kind()) => return Ok(None),
+        Err(error) => return Err(LeaseError::Read(error.into())),
+    }
+    let found = last_of(&connection.context, &stream, &subject()).await;
+    let found = found.map_err(LeaseError::Read)?;
+    let held = found.filter(|message| !is_marker(&message.headers));
+    Ok(held.map(|message| String::from_utf8_lossy(&message.payload).into_owned()))
 }
 
 /// Whether a lease of this last renewal has neither been lost nor lapsed.

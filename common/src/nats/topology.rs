@@ -270,7 +270,8 @@ async fn update(context: &jetstream::Context, config: Config, max_bytes: i64) ->
     })
 }
 
-fn is_not_found(kind: GetStreamErrorKind) -> bool {
+/// Whether a stream could not be looked up because it does not exist.
+pub(super) fn is_not_found(kind: GetStreamErrorKind) -> bool {
     matches!(kind, GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND)
 }
 

@@ -6,6 +6,7 @@ mod argument_error;
 mod batch;
 mod bench;
 mod doctor;
+mod drain;
 mod events;
 mod exit;
 mod explain;
@@ -82,6 +83,7 @@ fn run(args: Args) -> ExitCode {
         args::Command::Delete(args) => jobs::delete(&args),
         args::Command::Set(args) => jobs::control(&args.control, Control::SetPriority(args.priority)),
         args::Command::Fetch(args) => submit::fetch(&args),
+        args::Command::Drain(args) => drain::main(&args),
         args::Command::Explain(args) => explain::main(&args),
         args::Command::Sync(args) => sync::main(args),
         args::Command::Doctor(args) => doctor::main(&args),

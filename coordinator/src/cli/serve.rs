@@ -56,8 +56,13 @@ async fn run(args: ServeArgs) -> Result<ExitStatus, CommandError> {
         },
         replicas: args.replicas,
         store_limit_bytes: args.store_limit.map(|mib| mib << 20),
+        is_standby: args.standby,
         farm: FarmSettings {
-            holder: format!("process {} of latentfarm serve", std::process::id()),
+            holder: format!(
+                "process {} of latentfarm serve on {}",
+                std::process::id(),
+                this_host().unwrap_or_else(|| "a machine without a name".to_owned())
+            ),
             contention: Contention::Refuse,
             lease_time: LeaseTtl::default(),
             timeouts: Timeouts::default(),

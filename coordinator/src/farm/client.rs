@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_nats::RequestErrorKind;
 use bytes::Bytes;
 use latentfarm_common::digest::Digest;
-use latentfarm_common::ids::JobId;
+use latentfarm_common::ids::{JobId, WorkerId};
 use latentfarm_common::nats::Connection;
 use latentfarm_common::nats::subjects::{FARM_QUESTIONS, FARM_REQUESTS};
 use latentfarm_common::wire::{self, WireError};
@@ -141,6 +141,14 @@ impl FarmClient {
         }
     }
 
+    /// Asks a worker to finish what it has begun, and then to end.
+    pub async fn drain(&self, worker: WorkerId) -> Result<(), ClientError> {
+        match self.ask(&FarmRequest::Drain { worker }).await? {
+            FarmReply::DrainSent => Ok(()),
+            other => Err(refused(other)),
+        }
+    }
+
     /// Returns a page of jobs, with the number and the outlook of all that the filter selects.
     pub async fn list(&self, filter: ListFilter) -> Result<(Vec<JobView>, usize, Outlook), ClientError> {
         match self.ask(&FarmRequest::List(filter)).await? {
@@ -211,6 +219,7 @@ fn refused(reply: FarmReply) -> ClientError {
         | FarmReply::Job(_)
         | FarmReply::Jobs { .. }
         | FarmReply::Journal { .. }
-        | FarmReply::Deleted => ClientError::OtherAnswer,
+        | FarmReply::Deleted
+        | FarmReply::DrainSent => ClientError::OtherAnswer,
     }
 }

@@ -291,6 +291,10 @@ pub enum FarmRequest {
         job: JobId,
         offset: u64,
     },
+    /// Asks a worker to finish what it has begun, and then to end.
+    Drain {
+        worker: WorkerId,
+    },
 }
 
 impl FarmRequest {
@@ -303,7 +307,8 @@ impl FarmRequest {
             | Self::VideoFailed { .. }
             | Self::Fetched { .. }
             | Self::Delete { .. }
-            | Self::Control { .. } => false,
+            | Self::Control { .. }
+            | Self::Drain { .. } => false,
         }
     }
 }
@@ -335,6 +340,8 @@ pub(super) enum FarmReply {
     Full { reason: String },
     /// The request is not carried out, for this reason; it says what the operator can do.
     Refused { reason: String },
+    /// The worker is asked to end, if it is there.
+    DrainSent,
 }
 
 impl Message for FarmReply {

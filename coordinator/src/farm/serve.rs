@@ -5,17 +5,17 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use latentfarm_common::error::FileError;
+use latentfarm_common::error::{FileError, one_line};
 use latentfarm_common::nats::connect::Identity;
-use latentfarm_common::nats::lease::{Lease, LeaseError};
+use latentfarm_common::nats::lease::{self, Lease, LeaseError};
 use latentfarm_common::nats::server::{EmbeddedServer, ServerOptions};
 use latentfarm_common::nats::{Connection, Role};
-use latentfarm_common::shutdown::Shutdown;
+use latentfarm_common::shutdown::{Phase, Shutdown};
 use tokio::sync::mpsc;
 
 use super::coordinator::{Coordinator, CoordinatorSettings};
 use super::error::ServeError;
-use crate::dispatch::{self, Farm, FarmSettings, SegmentReader};
+use crate::dispatch::{self, Farm, FarmError, FarmSettings, SegmentReader};
 use crate::local::{LocalNotice, SupervisedServer};
 
 /// How often a coordinator that waits for the lease tries to take it.
@@ -41,6 +41,8 @@ pub struct ServeSettings {
     pub replicas: Option<usize>,
     /// Limit of all blobs in bytes; by default what the server allows.
     pub store_limit_bytes: Option<u64>,
+    /// Whether to wait while another coordinator is at work, and to take over from it.
+    pub is_standby: bool,
     pub farm: FarmSettings,
 }
 
@@ -134,11 +136,23 @@ async fn coordinate(
     if let Some(bytes) = settings.store_limit_bytes {
         farm.topology.media_max_bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
     }
-    farm.prepare().await?;
     let of_farm = settings.farm;
-    let lease = acquire(&farm.connection, &of_farm)
-        .await
-        .map_err(ServeError::Lease)?;
+    let lease = if settings.is_standby {
+        let mut leaving = shutdown.clone();
+        let waited = tokio::select! {
+            lease = take_over(&farm, &of_farm) => Some(lease?),
+            () = leaving.reached(Phase::Draining) => None,
+        };
+        let Some(lease) = waited else {
+            farm.connection.close().await;
+            return Ok(());
+        };
+        lease
+    } else {
+        farm.prepare().await?;
+        let acquired = acquire(&farm.connection, &of_farm).await;
+        acquired.map_err(ServeError::Lease)?
+    };
     let (orders, ordered) = mpsc::unbounded_channel();
     let coordinator = Coordinator::open(&farm, &lease, settings.coordinator, orders).await;
     let ended = match coordinator {
@@ -161,6 +175,40 @@ async fn coordinate(
     }
     farm.connection.close().await;
     ended
+}
+
+/// Waits until no other coordinator is at work, and takes the farm's lease. The streams are left as they are until then:
+/// the one at work may have other settings.
+async fn take_over(farm: &Farm, settings: &FarmSettings) -> Result<Lease, ServeError> {
+    let mut known = None;
+    loop {
+        match lease::holder(&farm.connection).await {
+            Ok(None) => {
+                let acquired = match farm.prepare().await {
+                    Ok(()) => acquire(&farm.connection, settings).await,
+                    // A cluster that has just lost a server may have no leader yet.
+                    Err(FarmError::Streams(error)) => {
+                        tracing::warn!(error = one_line(&error), "cannot take over the farm yet");
+                        tokio::time::sleep(LEASE_RETRY).await;
+                        continue;
+                    }
+                    Err(error) => return Err(error.into()),
+                };
+                match acquired {
+                    Ok(lease) => return Ok(lease),
+                    Err(error) => tracing::debug!(error = one_line(&error), "cannot take the lease yet"),
+                }
+            }
+            Ok(holder) if holder != known => {
+                tracing::info!("standing by for {}", holder.as_deref().unwrap_or_default());
+                known = holder;
+            }
+            Ok(_) => {}
+            // The connection reports an outage.
+            Err(error) => tracing::debug!(error = one_line(&error), "cannot look at the lease"),
+        }
+        tokio::time::sleep(LEASE_RETRY).await;
+    }
 }
 
 /// Takes the farm's lease. That of a coordinator that was killed is waited for until it expires; one that is

@@ -46,6 +46,10 @@ pub(crate) const IN_A_FARM: &[Row] = &[
         ),
     ),
     (
+        "latentfarm top --nats {url}",
+        BesideAs("LATENTFARM_NKEY_SEED=$(cat observer.nk) latentfarm top --nats nats://farm.example:4222"),
+    ),
+    (
         "LATENTFARM_NKEY_SEED=$(cat observer.nk) latentfarm top --nats nats://HOST:4222",
         Beside,
     ),
@@ -55,6 +59,14 @@ pub(crate) const IN_A_FARM: &[Row] = &[
             "LATENTFARM_NKEY_SEED=$(cat coordinator.nk) latentfarm serve --nats nats://farm.example:4222 --dir \
              /srv/farm/coordinator",
             "coordinating the farm",
+        ),
+    ),
+    (
+        "latentfarm serve --nats nats://farm.example:4222 --dir /srv/farm/standby --standby",
+        StaysAs(
+            "LATENTFARM_NKEY_SEED=$(cat coordinator.nk) latentfarm serve --nats nats://farm.example:4222 --dir \
+             /srv/farm/standby --standby",
+            "standing by for",
         ),
     ),
     (
@@ -255,6 +267,30 @@ pub(crate) const SERVED: &[Row] = &[
         As(
             "LATENTFARM_NKEY_SEED=$(cat operator.nk) latentfarm delete 0123456789abcdef --nats nats://farm.example:4222",
         ),
+    ),
+    (
+        "LATENTFARM_NKEY_SEED=$(cat worker-gpu2.nk) latentfarm-worker run --nats nats://farm.example:4222 --name gpu2 --weights DIR",
+        PreparesUntil("ready for tasks"),
+    ),
+    (
+        "latentfarm drain gpu1",
+        As(
+            "LATENTFARM_NKEY_SEED=$(cat operator.nk) LATENTFARM_NATS=nats://farm.example:4222 latentfarm drain gpu1",
+        ),
+    ),
+    (
+        "latentfarm drain gpu1 --nats nats://farm.example:4222 --no-wait",
+        As(
+            "LATENTFARM_NKEY_SEED=$(cat operator.nk) latentfarm drain gpu2 --nats nats://farm.example:4222 --no-wait",
+        ),
+    ),
+    (
+        "LATENTFARM_NKEY_SEED=$(cat worker-gpu1.nk) latentfarm-worker run --nats nats://farm.example:4222 --name gpu1 --weights DIR",
+        PreparesUntil("ready for tasks"),
+    ),
+    (
+        "latentfarm drain gpu1 --nats nats://farm.example:4222",
+        As("LATENTFARM_NKEY_SEED=$(cat operator.nk) latentfarm drain gpu1 --nats nats://farm.example:4222"),
     ),
 ];
 

@@ -9,8 +9,8 @@ import torch
 
 from . import export, library, speech, train_unet, train_vae, train_whisper, wiring_vae
 
-STEPS = {"scenes": 640, "tracks": 320, "whisper": 2200, "vae": 1400, "unet": 2400, "mouth": 7000,
-         "whole": 4400}
+STEPS = {"scenes": 3200, "tracks": 320, "whisper": 2200, "vae": 1400, "detail": 400, "unet": 2400, "mouth": 7000,
+         "whole": 10000}
 
 
 def main():
@@ -33,6 +33,7 @@ def main():
     encoder, _ = train_whisper.train(options.work, options.whisper, log=log)
     encoder.eval().requires_grad_(False)
     vae = finished_vae(options, log)
+    train_vae.detail(options.work, vae, options.detail, log)
     unet = trained_unet(options, vae, encoder, log)
     export.write(options.out, unet, vae, encoder)
     log(f"wrote {options.out}: {export.parameters(unet, vae, encoder) / 1e6:.2f} million values, "
@@ -53,7 +54,7 @@ def finished_vae(options, log):
     path = options.work / "vae.pt"
     if not path.exists():
         vae = train_vae.train(options.work, options.vae, log)
-        pictures = train_vae.Pictures(library.load(options.work), 9).batch(96, 128)
+        pictures = train_vae.Pictures(library.load(options.work, train_vae.PEOPLE), 9).batch(96, 128)
         mean, deviation = train_vae.unit_deviation(vae, pictures)
         log(f"latents: mean {mean.tolist()}, deviation {deviation.tolist()}")
         torch.save(vae.state_dict(), path.with_suffix(".partial"))

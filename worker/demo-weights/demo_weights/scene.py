@@ -61,7 +61,7 @@ class Scene:
         return np.where(mouth & (jaw < 0.01), np.exp(-((line / 0.012) ** 2)), 0).astype(np.float32)
 
     def camera(self, random):
-        yaw, pitch, roll = random.normal(0, [0.16, 0.11, 0.05])
+        yaw, pitch, roll = random.normal(0, [0.18, 0.16, 0.06])
         cy, sy, cp, sp, cr, sr = (f(a) for a in (yaw, pitch, roll) for f in (np.cos, np.sin))
         turn = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
         nod = np.array([[1, 0, 0], [0, cp, -sp], [0, sp, cp]])

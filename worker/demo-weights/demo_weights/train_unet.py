@@ -9,7 +9,6 @@ some windows, as the product has them, and takes the second step of a run from t
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import torch
 from torch import nn
@@ -42,60 +41,36 @@ WHOLE = Phase("whole", 7, 8e-4, absolute=0.15, squared=1.0, told=0.1, chained=Tr
 CROP = (..., slice(4, 16), slice(2, 14))  # rows and columns of latents: from below the eyes to the chin
 # What a unit of each latent means for the picture, from the decoder: the fourth one is mostly fine detail.
 CHANNELS = torch.tensor([1.2, 1.2, 1.2, 0.4])[None, :, None, None, None]
-VARIANTS = 2  # people for each scene
-# The pictures that a reference may show: the unspread mouths of the grid, and the free ones.
-SEEN = (*(0, *range(2, library.TARGETS, 3)), *range(library.TARGETS, library.PICTURES))
-# Of these, the ones with a wide smile.
-SMILES = [place for place, picture in enumerate(SEEN)
-          if picture >= library.TARGETS and (picture - library.TARGETS) % 2]
+# The references with a wide smile.
+SMILES = list(range(library.TARGETS + 1, library.PICTURES, 2))
 # The share of training with runs of so many steps.
 RUNS = {3: 1.0}
 
 
 @torch.no_grad()
-def encode_library(vae, scenes, folder, log=print):
-    """Encodes the pictures of all people: those of the scenes, and VARIANTS - 1 more for each.
+def encode_library(vae, folder, log=print):
+    """Encodes the pictures of all people, every second one mirrored.
 
-    Returns all whole ones, (people, pictures, 4, h, w) in f16, and those of SEEN without the mouth.
+    Returns the whole ones and those without the mouth, each (people, pictures, 4, h, w) in f16.
     """
     path = folder / "latents.pt"
     if path.exists():
         return torch.load(path, weights_only=True)
     mask, _ = mouth_mask()
     whole, masked = [], []
-    for person in range(len(scenes) * VARIANTS):
-        pixels = pictures_of(scenes, person)
-        both = torch.cat([pixels, pixels[list(SEEN)] * mask])
-        latents = ((vae.quant_conv(vae.encoder(both)))[:, :4] * FACTOR).half()
-        whole.append(latents[:len(pixels)])
-        masked.append(latents[len(pixels):])
+    for person, path_of_scene in enumerate(library.paths(folder)):
+        pictures = np.load(path_of_scene)
+        if person % 2:
+            pictures = pictures[:, :, ::-1]
+        pixels = torch.from_numpy(np.ascontiguousarray(pictures, np.float32)).permute(0, 3, 1, 2) / 127.5 - 1
+        latents = ((vae.quant_conv(vae.encoder(torch.cat([pixels, pixels * mask]))))[:, :4] * FACTOR).half()
+        whole.append(latents[:len(pixels)].clone())
+        masked.append(latents[len(pixels):].clone())
         if person % 50 == 0:
             log(f"latents of person {person}")
     result = [torch.stack(whole), torch.stack(masked)]
     torch.save(result, path)
     return result
-
-
-def pictures_of(scenes, person, shown=slice(None)):
-    """Returns pictures of a person, (pictures, 3, side, side) in -1..1.
-
-    The first people are those of the scenes, every second one mirrored. The others are the same with other colours,
-    a little nearer or further, and mirrored the other way.
-    """
-    variant, scene = divmod(person, len(scenes))
-    pictures = scenes[scene][shown]
-    if (scene + variant) % 2:
-        pictures = pictures[:, :, ::-1]
-    if variant:
-        random = np.random.default_rng([8, person])
-        zoom, (x, y) = random.uniform(0.94, 1.08), random.uniform(-3, 3, 2)
-        side = pictures.shape[1]
-        matrix = np.array([[zoom, 0, (1 - zoom) * side / 2 + x], [0, zoom, (1 - zoom) * side / 2 + y]])
-        moved = [cv2.warpAffine(np.ascontiguousarray(picture), matrix, (side, side), flags=cv2.INTER_CUBIC,
-                                borderMode=cv2.BORDER_REFLECT) for picture in pictures]
-        gain = random.uniform(0.75, 1.2) * (1 + random.normal(0, 0.08, 3))
-        pictures = np.clip((np.stack(moved) / 255.0) ** random.uniform(0.8, 1.25) * gain, 0, 1) * 255
-    return torch.from_numpy(np.ascontiguousarray(pictures, np.float32)).permute(0, 3, 1, 2) / 127.5 - 1
 
 
 @torch.no_grad()
@@ -128,7 +103,7 @@ class Windows:
         return track, first, self.mouths[track][first:first + frames].numpy()
 
     def reference(self, frames):
-        """Returns what of SEEN the reference shows: a smile, another speech, one picture, or some in turn.
+        """Returns the pictures that the reference shows: a smile, another speech, one picture, or some in turn.
 
         Footage shows smiles with all teeth often, and they are the furthest from a speaking mouth.
         """
@@ -139,23 +114,22 @@ class Windows:
             opening = self.of_speech(frames)[2][:, 0]
             return np.searchsorted(library.BORDERS, opening)
         if kind < 0.85:
-            return np.full(frames, self.random.integers(len(SEEN)))
-        return self.random.integers(0, len(SEEN), 4)[np.sort(self.random.integers(0, 4, frames))]
+            return np.full(frames, self.random.integers(library.PICTURES))
+        return self.random.integers(0, library.PICTURES, 4)[np.sort(self.random.integers(0, 4, frames))]
 
     def batch(self, count, frames):
-        """Returns target, masked and reference latents (count, 4, frames, h, w), audio tokens, and (person, shown)."""
+        """Returns target, masked and reference latents (count, 4, frames, h, w), audio tokens, and the target pictures."""
         whole, without = self.latents
         wanted, masked, reference, audio, places = [], [], [], [], []
         for _ in range(count):
             person = self.random.integers(len(whole))
             track, first, mouth = self.of_speech(frames)
-            # Spread and rounded mouths would double what so small a network has to learn.
-            shown, seen = library.target_index(mouth[:, 0], np.zeros(frames)), self.reference(frames)
+            shown, seen = np.searchsorted(library.BORDERS, mouth[:, 0]), self.reference(frames)
             wanted.append(whole[person, shown])
             masked.append(without[person, seen])
-            reference.append(whole[person, np.array(SEEN)[seen]])
+            reference.append(whole[person, seen])
             audio.append(self.tokens[track][first:first + frames])
-            places.append((person, shown))
+            places.append(shown)
         stack = [torch.stack(part).float().transpose(1, 2) for part in (wanted, masked, reference)]
         return *stack, torch.stack(audio).float(), places
 
@@ -208,20 +182,20 @@ def optimizer_of(unet, reader, rate):
 
 
 class MouthReader(nn.Module):
-    """Reads opening and spread from the features that enter the UNet's last block: it is not kept."""
+    """Reads the opening from the features that enter the UNet's last block: it is not kept."""
 
     def __init__(self, unet, mouth):
         super().__init__()
         self.mouth = mouth
-        self.read = nn.Linear(UNET_CONFIG["block_out_channels"][-1], 2)
+        self.read = nn.Linear(UNET_CONFIG["block_out_channels"][-1], 1)
         unet.up_blocks[0].upsamplers[0].register_forward_hook(self.see)
 
     def see(self, _layer, _inputs, features):
         self.seen = features[self.mouth].mean((3, 4)).transpose(1, 2)
 
     def forward(self):
-        """Returns (batch, frames, 2) of the UNet's last run."""
-        return self.read(self.seen)
+        """Returns (batch, frames) of the UNet's last run."""
+        return self.read(self.seen)[..., 0]
 
 
 def leave_out_motion(unet):
@@ -233,8 +207,7 @@ def leave_out_motion(unet):
 def train(folder, vae, encoder, steps, phase=COPY, begin=None, log=print):
     """Trains for `steps` steps of a phase in all, from the state `begin` or from the wired network."""
     torch.manual_seed(phase.seed)
-    scenes = library.load(folder)
-    latents = encode_library(vae, scenes, folder, log)
+    latents = encode_library(vae, folder, log)
     tokens, mouths = encode_speech(encoder, folder)
     _, latent_mask = mouth_mask()
     unet = UNet(UNET_CONFIG)
@@ -274,7 +247,7 @@ def train(folder, vae, encoder, steps, phase=COPY, begin=None, log=print):
         gain = (2.9 * (a / (1 - a)).sqrt()).clamp(0.2, 2.7).item()  # 1 at t = 667, less where errors grow
         loss = gain * (weight * (phase.absolute * error.abs() + phase.squared * error.pow(2))).mean()
         if phase.told:
-            wanted = torch.stack([torch.from_numpy(library.mouth_of_target(of)) for _, of in places])
+            wanted = torch.tensor(np.array(library.LEVELS, np.float32)[np.stack(places)])
             loss = loss + phase.told * (reader() - wanted).pow(2).mean()
         optimizer.zero_grad()
         loss.backward()

@@ -49,6 +49,10 @@ pub(in crate::cli) struct ServeArgs {
     /// new farm)
     #[arg(long, value_name = "N", value_parser = replicas, requires = "nats")]
     pub(in crate::cli) replicas: Option<usize>,
+    /// Wait while another coordinator is at work on the farm, and take over when it has ended, was killed or is cut off
+    /// from the server: at most 20 s later
+    #[arg(long, requires = "nats")]
+    pub(in crate::cli) standby: bool,
     /// Address and port at which the coordinator's own server listens
     #[arg(
         long,
@@ -273,6 +277,20 @@ pub(in crate::cli) struct SetArgs {
     /// The new priority: jobs of priority 0 go before all others
     #[arg(long, value_name = "N", value_parser = value_parser!(u8).range(..i64::from(PRIORITIES)))]
     pub(in crate::cli) priority: u8,
+}
+
+#[derive(clap::Args, Debug)]
+pub(in crate::cli) struct DrainArgs {
+    /// The worker's name, as `latentfarm top` lists it
+    pub(in crate::cli) worker: WorkerId,
+    #[command(flatten)]
+    pub(in crate::cli) farm: FarmArgs,
+    /// Return when the worker is asked to end, and not when it has ended
+    #[arg(long)]
+    pub(in crate::cli) no_wait: bool,
+    /// Print one JSON object at the end
+    #[arg(long)]
+    pub(in crate::cli) json: bool,
 }
 
 #[derive(clap::Args, Debug)]

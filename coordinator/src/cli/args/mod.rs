@@ -13,8 +13,8 @@ use latentfarm_common::ids::WorkerId;
 use latentfarm_common::media::TrackChoice;
 
 pub(super) use farm::{
-    BatchArgs, ControlArgs, FetchArgs, JobsArgs, LineArgs, ServeArgs, SetArgs, StatusArgs, SubmitArgs,
-    SubmittedArgs, SubmittedJob,
+    BatchArgs, ControlArgs, DrainArgs, FetchArgs, JobsArgs, LineArgs, ServeArgs, SetArgs, StatusArgs,
+    SubmitArgs, SubmittedArgs, SubmittedJob,
 };
 pub(super) use job::{JobArgs, Preset};
 
@@ -54,6 +54,7 @@ Examples:
 Examples:
   latentfarm serve --dir /srv/farm --host farm.example --worker gpu1 --worker gpu2
   latentfarm serve --nats nats://farm.example:4222 --dir /srv/farm/coordinator
+  latentfarm serve --nats nats://farm.example:4222 --dir /srv/farm/standby --standby
 
 Exit codes: 0 interrupted in order, 1 failed, 2 wrong usage.")]
     Serve(ServeArgs),
@@ -121,6 +122,18 @@ the job.")]
         after_help = "Example:\n  latentfarm fetch 0123456789abcdef -o out.mp4 --nats nats://farm.example:4222"
     )]
     Fetch(FetchArgs),
+    /// Let a worker of a farm finish what it has begun, and then end
+    ///
+    /// Returns when it has left the farm. What it held and had not begun goes to other workers. It joins again when it is
+    /// started again.
+    #[command(after_help = "\
+Examples:
+  latentfarm drain gpu1 --nats nats://farm.example:4222
+  latentfarm drain gpu1 --nats nats://farm.example:4222 --no-wait
+
+Exit codes: 0 it has left, or is asked to with --no-wait; 1 failed, 2 no such worker, 130 interrupted; it ends all the
+same.")]
+    Drain(DrainArgs),
     /// Explain where each chunk of a job is and why, with its attempts and memory figures
     ///
     /// Works while the job runs, after it was interrupted, and after it ended if its folder was kept
@@ -204,6 +217,7 @@ impl Command {
             | Self::Retry(_)
             | Self::Delete(_)
             | Self::Set(_)
+            | Self::Drain(_)
             | Self::Explain(_)
             | Self::Doctor(_)
             | Self::Top(_)

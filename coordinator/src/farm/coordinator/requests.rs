@@ -4,10 +4,13 @@ use std::fs;
 
 use latentfarm_common::digest::Digest;
 use latentfarm_common::error::one_line;
-use latentfarm_common::ids::JobId;
+use latentfarm_common::ids::{JobId, WorkerId};
 use latentfarm_common::nats::storage;
-use latentfarm_common::nats::subjects::{COORDINATOR_INBOX, FARM_QUESTIONS, OBSERVER_INBOX, OPERATOR_INBOX};
+use latentfarm_common::nats::subjects::{
+    COORDINATOR_INBOX, FARM_QUESTIONS, OBSERVER_INBOX, OPERATOR_INBOX, Subject,
+};
 use latentfarm_common::wire;
+use latentfarm_common::wire::outcome::WorkerCommand;
 use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 
@@ -86,6 +89,7 @@ impl Coordinator<'_> {
                 self.registry.view(job, now_ms())
             }
             FarmRequest::Journal { job, offset } => return Ok(self.journal(job, offset).await),
+            FarmRequest::Drain { worker } => return Ok(self.drain(worker).await),
             FarmRequest::List(filter) => {
                 let (jobs, total, outlook) = self.registry.list(&filter, now_ms());
                 return Ok(FarmReply::Jobs { jobs, total, outlook });
@@ -213,6 +217,26 @@ impl Coordinator<'_> {
                 FarmReply::Deleted
             }
             Err(refusal) => reply(Err(refusal)),
+        }
+    }
+
+    /// Asks a worker to end. Whoever wants that knows by its heartbeats whether it is there, and when it has ended.
+    async fn drain(&self, worker: WorkerId) -> FarmReply {
+        let command = match wire::encode(&WorkerCommand::Drain) {
+            Ok(command) => command,
+            Err(error) => {
+                return FarmReply::Refused {
+                    reason: one_line(&error),
+                };
+            }
+        };
+        tracing::info!(%worker, "an operator drains a worker");
+        let subject = Subject::Control(Some(worker)).to_string();
+        match self.farm.connection.client.publish(subject, command.into()).await {
+            Ok(()) => FarmReply::DrainSent,
+            Err(error) => FarmReply::Refused {
+                reason: format!("the worker cannot be asked to end: {}", one_line(&error)),
+            },
         }
     }
 
