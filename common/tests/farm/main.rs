@@ -9,6 +9,7 @@ mod connection;
 mod lease;
 mod lines;
 mod queue;
+mod roles;
 mod server;
 #[path = "../support/mod.rs"]
 mod support;
