@@ -10,7 +10,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 /// The least correlation of lips and speech.
-const FOLLOWS: f64 = 0.3;
+const FOLLOWS: f64 = 0.4;
 
 /// The inputs, and a folder for what is made of them.
 struct Stage {

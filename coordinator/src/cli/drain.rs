@@ -23,7 +23,7 @@ use crate::farm::FarmClient;
 const SEEN_WITHIN: Duration = Duration::from_secs(6);
 /// A worker that was seen and is silent for this long has ended, or is cut off.
 const GONE_AFTER: Duration = Duration::from_secs(30);
-/// The request is repeated this often: the worker may have been cut off when it came.
+/// A worker that does not show that it drains is asked again this often: it may have been cut off.
 const ASK_EVERY: Duration = Duration::from_secs(5);
 
 pub(super) fn main(args: &DrainArgs) -> Result<ExitStatus, CommandError> {
@@ -61,12 +61,20 @@ async fn drain(args: &DrainArgs) -> Result<ExitStatus, CommandError> {
     let (mut asked, mut seen) = (Instant::now(), Instant::now());
     let mut reporter = WaitReporter::default();
     loop {
-        match timeout(ASK_EVERY, next(&mut heartbeats)).await {
+        match timeout(SEEN_WITHIN, next(&mut heartbeats)).await {
             Ok(heartbeat) if heartbeat.state == WorkerState::Left => {
                 return print(args, "drained", &format!("{worker} has left the farm"));
             }
             Ok(heartbeat) => {
                 seen = Instant::now();
+                if heartbeat.state != WorkerState::Draining && asked.elapsed() > ASK_EVERY {
+                    match client.drain(worker.clone()).await {
+                        // The coordinator may be restarting.
+                        Err(error) if error.may_pass() => {}
+                        answered => answered?,
+                    }
+                    asked = Instant::now();
+                }
                 if let Some(WaitReport::GoesOn(waited)) = reporter.observe(Some(()), seen) {
                     tell(format_args!(
                         "waiting for {worker} for {}: {}",
@@ -83,10 +91,6 @@ async fn drain(args: &DrainArgs) -> Result<ExitStatus, CommandError> {
                 )));
             }
             Err(_) => {}
-        }
-        if asked.elapsed() > ASK_EVERY {
-            client.drain(worker.clone()).await?;
-            asked = Instant::now();
         }
     }
 }
