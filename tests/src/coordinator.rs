@@ -27,7 +27,7 @@ impl Coordinator {
     /// Starts the coordinator of a farm, with its folder in `dir`, and waits until it answers.
     #[track_caller]
     pub fn start(server: &Access, dir: &Path, tag: &ProcessTag) -> Self {
-        Self::run(Self::command(server, &server.url, dir), AT_WORK, tag)
+        Self::start_at(&server.url, server, dir, tag)
     }
 
     /// Starts a coordinator that reaches the server under another address.

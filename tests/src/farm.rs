@@ -242,6 +242,13 @@ impl Answer {
         assert_eq!(self.code, Some(0), "{self:#?}");
         self.lines.into_iter().next_back().expect("a line")
     }
+
+    /// Returns the event of a written output, and panics unless there is one.
+    #[track_caller]
+    pub fn written(&self) -> &Value {
+        let found = self.lines.iter().find(|line| line["event"] == "written");
+        found.unwrap_or_else(|| panic!("nothing was written: {self:#?}"))
+    }
 }
 
 impl Access {

@@ -8,13 +8,6 @@ use farm_tests::Stage;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-/// Returns the event of a written output.
-#[track_caller]
-fn written(lines: &[Value]) -> &Value {
-    let found = lines.iter().find(|line| line["event"] == "written");
-    found.unwrap_or_else(|| panic!("nothing was written: {lines:#?}"))
-}
-
 #[test]
 fn jobs_of_a_farm_survive_its_coordinator_and_have_the_frames_of_single_renders() {
     let stage = Stage::open();
@@ -69,7 +62,7 @@ fn jobs_of_a_farm_survive_its_coordinator_and_have_the_frames_of_single_renders(
     assert!(!fs::exists(output).unwrap(), "nobody has fetched it");
     let id = first["job"].as_str().unwrap();
     let fetched = stage.server.operate(["fetch", id, "-o", output]);
-    stage.assert_like_a_render("a.mp4", "1", &written(&fetched.lines)["frames_digest"]);
+    stage.assert_like_a_render("a.mp4", "1", &fetched.written()["frames_digest"]);
     // It is there already, and another name is of another kind of file.
     for (name, part) in [(output, "exists already"), ("c.mkv", "makes a .mp4 file")] {
         let refused = stage.server.operate(["fetch", id, "-o", name]);
@@ -78,7 +71,7 @@ fn jobs_of_a_farm_survive_its_coordinator_and_have_the_frames_of_single_renders(
     }
     // A complete job is not rendered again: its output is written at once.
     let again = stage.server.operate(stage.submission("b.mp4", "2", &["--wait"]));
-    stage.assert_like_a_render("b.mp4", "2", &written(&again.lines)["frames_digest"]);
+    stage.assert_like_a_render("b.mp4", "2", &again.written()["frames_digest"]);
     stage.close(coordinator);
 }
 
@@ -142,7 +135,7 @@ fn jobs_are_paused_made_more_urgent_and_cancelled() {
     }
     // What is forgotten is rendered afresh, with the same frames.
     let again = stage.server.operate(stage.submission("b.mp4", "2", &["--wait"]));
-    stage.assert_like_a_render("b.mp4", "2", &written(&again.lines)["frames_digest"]);
+    stage.assert_like_a_render("b.mp4", "2", &again.written()["frames_digest"]);
     stage.close(coordinator);
 }
 

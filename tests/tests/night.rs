@@ -195,8 +195,7 @@ fn a_night_of_forty_jobs_survives_what_nights_bring() {
             output.into(),
         ];
         let fetched = server.operate(args);
-        let written = fetched.lines.iter().find(|line| line["event"] == "written");
-        let digest = written.unwrap()["frames_digest"].as_str().unwrap().to_owned();
+        let digest = fetched.written()["frames_digest"].as_str().unwrap().to_owned();
         let seed = COMPARED.iter().find(|seed| job["name"] == format!("job {seed}"));
         if let Some(seed) = seed {
             let alone = material.render(&format!("alone-{seed}.mp4")).args(&OPTIONS[2..]);

@@ -64,8 +64,7 @@ fn a_coordinator_with_a_server_of_its_own_keeps_jobs_over_a_killed_server_and_it
     assert_eq!(status(&["--wait"]).last()["phase"], "complete");
     args.push("--wait".into());
     let fetched = server.operate(args);
-    let written = fetched.lines.iter().find(|line| line["event"] == "written");
-    let digest = &written.expect("an output")["frames_digest"];
+    let digest = &fetched.written()["frames_digest"];
     let alone = material
         .render("alone.mp4")
         .args(["--chunk-frames", "16", "--steps", "10", "--lossless"]);

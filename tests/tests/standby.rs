@@ -40,12 +40,7 @@ fn a_standby_goes_on_with_the_jobs_of_one_that_was_killed_or_hangs() {
             "-o",
             path.to_str().unwrap(),
         ]);
-        let written = fetched
-            .lines
-            .iter()
-            .find(|line| line["event"] == "written")
-            .unwrap();
-        stage.assert_like_a_render(output, seed, &written["frames_digest"]);
+        stage.assert_like_a_render(output, seed, &fetched.written()["frames_digest"]);
     }
     // A standby that nobody needs ends in order.
     assert_eq!(standby("fourth").interrupt(), Some(0));

@@ -2,7 +2,6 @@
 //! key of each role.
 
 use std::fmt::Write as _;
-use std::sync::{Arc, Mutex};
 
 use async_nats::{Client, ConnectOptions, Event, ServerError};
 use latentfarm_common::nats::Identity;
@@ -169,34 +168,25 @@ const OPERATIONS: &[(&str, Deed, [bool; 4])] = &[
     ("receive everything", Subscribe(">"), [false, false, false, false]),
 ];
 
-/// A client with all permissions that the server has said it lacks, in lower case.
+/// A client with the errors that the server has sent it, in lower case.
 struct Actor {
     client: Client,
-    refused: Arc<Mutex<Vec<String>>>,
-    count: watch::Receiver<usize>,
+    errors: watch::Receiver<Vec<String>>,
 }
 
 impl Actor {
     async fn connect(farm: &Farm, identity: Identity) -> Self {
-        let refused: Arc<Mutex<Vec<String>>> = Arc::default();
-        let (counter, count) = watch::channel(0);
-        let collected = Arc::clone(&refused);
+        let (collected, errors) = watch::channel(Vec::new());
         let client = ConnectOptions::with_nkey(identity.nkey_seed.unwrap())
             .custom_inbox_prefix(identity.role.inbox_prefix())
             .event_callback(move |event| {
                 if let Event::ServerError(ServerError::Other(error)) = event {
-                    let mut all = collected.lock().unwrap();
-                    all.push(error.to_lowercase());
-                    counter.send_replace(all.len());
+                    collected.send_modify(|all| all.push(error.to_lowercase()));
                 }
                 std::future::ready(())
             });
         let client = client.connect(farm.server.url()).await.unwrap();
-        Self {
-            client,
-            refused,
-            count,
-        }
+        Self { client, errors }
     }
 
     /// Whether the server lets the client do this. The server answers in order: once it has refused what is never
@@ -215,18 +205,15 @@ impl Actor {
         let probe = format!("nobody.may.{number}");
         self.client.publish(probe.clone(), "x".into()).await.unwrap();
         self.client.flush().await.unwrap();
-        let is_refused = |kind: &str, subject: &str| {
+        let is_refused = |all: &Vec<String>, kind: &str, subject: &str| {
             let part = format!("for {kind} to \"{}\"", subject.to_lowercase());
-            self.refused
-                .lock()
-                .unwrap()
-                .iter()
-                .any(|line| line.contains(&part))
+            all.iter().any(|line| line.contains(&part))
         };
-        let mut count = self.count.clone();
-        let answered = timeout(LIMIT, count.wait_for(|_| is_refused("publish", &probe))).await;
-        answered.expect("the server refuses what nobody may").unwrap();
-        !is_refused(kind, subject)
+        let mut errors = self.errors.clone();
+        let answered = errors.wait_for(|all| is_refused(all, "publish", &probe));
+        let answered = timeout(LIMIT, answered).await;
+        let all = answered.expect("the server refuses what nobody may").unwrap();
+        !is_refused(&all, kind, subject)
     }
 }
 

@@ -7,7 +7,7 @@ use latentfarm_common::wire;
 use latentfarm_common::wire::outcome::WorkerCommand;
 
 /// Sends a command to one worker, or to all.
-pub(super) async fn send(
+pub(crate) async fn send(
     connection: &Connection,
     to: Option<WorkerId>,
     command: &WorkerCommand,

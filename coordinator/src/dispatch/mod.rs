@@ -19,7 +19,7 @@ mod backup;
 pub mod benchmark_job;
 mod border;
 mod border_samples;
-mod command;
+pub(crate) mod command;
 mod dispatcher;
 mod error;
 mod extra_tasks;

@@ -6,9 +6,7 @@ use latentfarm_common::digest::Digest;
 use latentfarm_common::error::one_line;
 use latentfarm_common::ids::{JobId, WorkerId};
 use latentfarm_common::nats::storage;
-use latentfarm_common::nats::subjects::{
-    COORDINATOR_INBOX, FARM_QUESTIONS, OBSERVER_INBOX, OPERATOR_INBOX, Subject,
-};
+use latentfarm_common::nats::subjects::{COORDINATOR_INBOX, FARM_QUESTIONS, OBSERVER_INBOX, OPERATOR_INBOX};
 use latentfarm_common::wire;
 use latentfarm_common::wire::outcome::WorkerCommand;
 use tokio::task::spawn_blocking;
@@ -16,7 +14,7 @@ use tokio::time::Instant;
 
 use super::deliveries::check_name;
 use super::{Coordinator, now_ms};
-use crate::dispatch::Order;
+use crate::dispatch::{Order, command};
 use crate::farm::error::ServeError;
 use crate::farm::messages::{Control, FarmReply, FarmRequest, JobPhase, MAX_TEXT_BYTES, Submission};
 use crate::farm::registry::Refusal;
@@ -222,20 +220,11 @@ impl Coordinator<'_> {
 
     /// Asks a worker to end. Whoever wants that knows by its heartbeats whether it is there, and when it has ended.
     async fn drain(&self, worker: WorkerId) -> FarmReply {
-        let command = match wire::encode(&WorkerCommand::Drain) {
-            Ok(command) => command,
-            Err(error) => {
-                return FarmReply::Refused {
-                    reason: one_line(&error),
-                };
-            }
-        };
         tracing::info!(%worker, "an operator drains a worker");
-        let subject = Subject::Control(Some(worker)).to_string();
-        match self.farm.connection.client.publish(subject, command.into()).await {
+        match command::send(&self.farm.connection, Some(worker), &WorkerCommand::Drain).await {
             Ok(()) => FarmReply::DrainSent,
             Err(error) => FarmReply::Refused {
-                reason: format!("the worker cannot be asked to end: {}", one_line(&error)),
+                reason: format!("the worker cannot be asked to end: {}", one_line(error.as_ref())),
             },
         }
     }
