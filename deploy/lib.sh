@@ -57,6 +57,27 @@ fetch_wheel() {
     die "no pip found to download the wheel $wanted; install python3-pip"
 }
 
+# install_packages NAME.. installs those of these Debian packages that are missing.
+install_packages() {
+    local package status missing=() as_root=()
+    for package in "$@"; do
+        # Each package has a query of its own: one name that dpkg does not know would make a joint query fail.
+        status=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null) || status=
+        [ "$status" = installed ] || missing+=("$package")
+    done
+    [ "${#missing[@]}" -gt 0 ] || return 0
+    if [ "$(id -u)" -ne 0 ]; then
+        command -v sudo >/dev/null ||
+            die "these packages are missing; install them as root and run this again: ${missing[*]}"
+        as_root=(sudo)
+    fi
+    say "installing ${missing[*]}"
+    "${as_root[@]}" apt-get -qq update || die "apt-get update failed"
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
+        apt-get -qq install -y --no-install-recommends "${missing[@]}" >&2 ||
+        die "apt-get could not install: ${missing[*]}"
+}
+
 # target_dir prints the folder that cargo builds into, as an absolute path.
 target_dir() {
     realpath -m "${CARGO_TARGET_DIR:-target}"

@@ -208,9 +208,31 @@ pub struct WorkerId(String);
 serde_as_text!(WorkerId);
 
 impl WorkerId {
+    /// The most GPUs of a machine for which [`WorkerId::of_machine`] has names.
+    pub const MACHINE_GPUS: usize = 16;
+
     /// Returns the worker's name as text.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// Returns the name of the worker on a GPU of the machine of this name, which has several devices; the GPUs that it
+    /// uses are counted from 0.
+    pub fn of_gpu(&self, index: usize) -> Result<Self, InvalidText> {
+        format!("{self}-g{index}").parse()
+    }
+
+    /// Returns the name of the worker on the CPU of the machine of this name, which has several devices.
+    pub fn of_cpu(&self) -> Result<Self, InvalidText> {
+        format!("{self}-cpu").parse()
+    }
+
+    /// Returns the names that the workers of the machine of this name may have. Those that would be too long are left
+    /// out.
+    pub fn of_machine(&self) -> Vec<Self> {
+        let on_gpus = (0..Self::MACHINE_GPUS).map(|index| self.of_gpu(index));
+        let on_devices = on_gpus.chain([self.of_cpu()]).flatten();
+        std::iter::once(self.clone()).chain(on_devices).collect()
     }
 }
 
@@ -259,6 +281,18 @@ mod tests {
             prop_assume!(worker != "all");
             prop_assert_eq!(worker.parse::<WorkerId>().unwrap().to_string(), worker);
         }
+    }
+
+    #[test]
+    fn a_machine_has_a_worker_for_each_device_or_one_of_its_own_name() {
+        let machine: WorkerId = "gpu1".parse().unwrap();
+        let names = machine.of_machine();
+        assert_eq!(names.len(), 18);
+        for name in ["gpu1", "gpu1-g0", "gpu1-g15", "gpu1-cpu"] {
+            assert!(names.contains(&name.parse().unwrap()), "{name}");
+        }
+        let long: WorkerId = "x".repeat(38).parse().unwrap();
+        assert_eq!(long.of_machine(), [long]);
     }
 
     #[test]

@@ -7,8 +7,9 @@ use tracing_subscriber::util::TryInitError;
 
 /// Environment variable with the filter, in `tracing_subscriber`'s syntax: `debug`, `info,async_nats=debug`.
 pub const FILTER_VARIABLE: &str = "LATENTFARM_LOG";
-/// This is added to the default level. The NATS client library logs every reconnect, and so do we.
-const QUIET_LIBRARIES: &str = "async_nats=error";
+/// This is added to the default level. The NATS client library logs every reconnect, and so do we; why it cannot connect
+/// is in our own errors.
+const QUIET_LIBRARIES: &str = "async_nats=error,async_nats::connector=off";
 
 /// Why logging could not be set up.
 #[derive(Debug, thiserror::Error)]

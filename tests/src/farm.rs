@@ -179,23 +179,42 @@ impl Worker {
         tag: &ProcessTag,
         more: &[&str],
     ) -> Self {
-        let (variable, value) = tag.env();
         let (seed_variable, seed) = server.key(&format!("worker-{name}"));
-        let log = fs::File::create(log).expect("a log");
         let device: &[&str] = if more.contains(&"--device") {
             &[]
         } else {
             &["--device", "cpu"]
         };
-        let process = Command::new(program("latentfarm-worker"))
-            .args(["run", "--nats", &server.url, "--name", name, "--threads", "1"])
+        let mut command = Self::command(weights);
+        command
+            .args(["--nats", &server.url, "--name", name])
             .args(device)
             .args(more)
-            .arg("--weights")
-            .arg(weights)
-            .env(variable, value)
             .env(seed_variable, seed)
-            .envs(server.authority())
+            .envs(server.authority());
+        Self::run(command, log, tag)
+    }
+
+    /// Starts the worker of a machine that was invited, on these devices.
+    #[track_caller]
+    pub fn join(file: &Path, devices: &str, weights: &Path, log: &Path, tag: &ProcessTag) -> Self {
+        let mut command = Self::command(weights);
+        command.arg("--join").arg(file).args(["--device", devices]);
+        Self::run(command, log, tag)
+    }
+
+    fn command(weights: &Path) -> Command {
+        let mut command = Command::new(program("latentfarm-worker"));
+        command.args(["run", "--threads", "1", "--weights"]).arg(weights);
+        command
+    }
+
+    #[track_caller]
+    fn run(mut command: Command, log: &Path, tag: &ProcessTag) -> Self {
+        let (variable, value) = tag.env();
+        let log = fs::File::create(log).expect("a log");
+        let process = command
+            .env(variable, value)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
@@ -253,7 +272,7 @@ impl Answer {
 
 impl Access {
     /// Returns the environment variable that names the certificate of the server's authority, if it has one.
-    fn authority(&self) -> Option<(&'static str, &Path)> {
+    pub fn authority(&self) -> Option<(&'static str, &Path)> {
         self.authority.as_deref().map(|path| ("LATENTFARM_CA", path))
     }
 

@@ -2,6 +2,9 @@
 //! end.
 
 use std::fmt;
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::os::fd::AsRawFd as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +14,7 @@ use async_nats::jetstream::context::{ContextBuilder, PublishError, PublishErrorK
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::publish::PublishAck;
 use async_nats::{Client, ConnectErrorKind, ConnectOptions, Subscriber};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -49,10 +53,36 @@ pub struct Identity {
     pub role: Role,
     /// The nkey seed (`SU...`), if the server requires one.
     pub nkey_seed: Option<String>,
-    /// The certificate of the authority that has signed the server's, if that is none of the system's.
-    pub authority: Option<PathBuf>,
+    /// The authority that has signed the server's certificate, if that is none of the system's.
+    pub authority: Option<Authority>,
     /// The name is shown by the server's monitoring.
     pub name: String,
+}
+
+/// The certificate of an authority, in PEM. The client library reads it from a file, for each connection.
+#[derive(Clone, Debug)]
+pub enum Authority {
+    /// The path of the file.
+    File(PathBuf),
+    /// A file that exists in memory alone.
+    Memory(Arc<File>),
+}
+
+impl Authority {
+    /// Keeps a certificate in memory.
+    pub fn from_pem(pem: &str) -> io::Result<Self> {
+        let mut file = File::from(memfd_create(c"ca.pem", MFdFlags::MFD_CLOEXEC)?);
+        file.write_all(pem.as_bytes())?;
+        Ok(Self::Memory(Arc::new(file)))
+    }
+
+    /// Returns the path of the file, which is valid while this value exists.
+    fn path(&self) -> PathBuf {
+        match self {
+            Self::File(path) => path.clone(),
+            Self::Memory(file) => format!("/proc/self/fd/{}", file.as_raw_fd()).into(),
+        }
+    }
 }
 
 impl Identity {
@@ -64,7 +94,7 @@ impl Identity {
             nkey_seed,
             authority: std::env::var_os(AUTHORITY_VARIABLE)
                 .filter(|path| !path.is_empty())
-                .map(Into::into),
+                .map(|path| Authority::File(path.into())),
             name,
         }
     }
@@ -93,7 +123,9 @@ pub enum ConnectError {
         source: async_nats::ConnectError,
     },
     /// The server does not accept the nkey, or requires one and got none.
-    #[error("the NATS server at {url} refused these credentials")]
+    #[error(
+        "the NATS server at {url} refused these credentials: the key is none of this farm, or was revoked, or has expired"
+    )]
     Refused {
         /// Address of the server, as the caller gave it.
         url: String,
@@ -102,8 +134,8 @@ pub enum ConnectError {
     },
     /// The connection cannot be encrypted: the server is none that this process trusts.
     #[error(
-        "cannot encrypt the connection to the NATS server at {url}: {AUTHORITY_VARIABLE} must name the `ca.pem` of the \
-         farm, and the address be one that its certificate is for (`latentfarm serve --host`)"
+        "cannot encrypt the connection to the NATS server at {url}: {AUTHORITY_VARIABLE}, or the join file, must have the \
+         `ca.pem` of the farm, and the address be one that its certificate is for (`latentfarm serve --host`)"
     )]
     Tls {
         /// Address of the server, as the caller gave it.
@@ -287,6 +319,7 @@ async fn connect_once(url: &str, identity: &Identity) -> Result<Connection, Conn
     let address = without_credentials(url);
     let monitor = LinkMonitor::start(&address);
     let (connects, outage) = (monitor.connects(), monitor.outage());
+    let authority = identity.authority.clone();
     let mut options = ConnectOptions::new()
         .name(&identity.name)
         .custom_inbox_prefix(identity.role.inbox_prefix())
@@ -297,6 +330,8 @@ async fn connect_once(url: &str, identity: &Identity) -> Result<Connection, Conn
         .reconnect_delay_callback(|tries| RECONNECT.delay_for(tries))
         .subscription_capacity(4096)
         .event_callback(move |event| {
+            // The client reads it each time that it connects.
+            let _keeps_open = &authority;
             monitor.on_event(&event);
             std::future::ready(())
         });
@@ -304,7 +339,7 @@ async fn connect_once(url: &str, identity: &Identity) -> Result<Connection, Conn
         options = options.nkey(seed.clone());
     }
     if let Some(authority) = &identity.authority {
-        options = options.add_root_certificates(authority.clone());
+        options = options.add_root_certificates(authority.path());
     }
     let servers: Vec<&str> = url.split(',').map(str::trim).collect();
     let client = options.connect(servers).await.map_err(|source| {

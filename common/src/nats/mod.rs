@@ -12,6 +12,7 @@ pub mod done;
 mod error;
 pub mod events;
 mod full;
+pub mod join;
 pub mod lease;
 mod link;
 pub mod pull;

@@ -19,7 +19,8 @@ pub enum Role {
     Coordinator,
     /// A worker pulls and acknowledges tasks, writes done records and blobs, publishes events and heartbeats
     /// under its own name, and receives commands. It may not create consumers, because a push consumer could
-    /// make the server publish to subjects that the worker itself may not publish to.
+    /// make the server publish to subjects that the worker itself may not publish to. The key of a machine admits a
+    /// worker for each of its devices, see [`WorkerId::of_machine`].
     Worker(WorkerId),
     /// An operator submits jobs, with their blobs and the records of their segments, asks the coordinator about
     /// them, and reads what is stored to fetch their results. It may do all that an observer may.
@@ -95,30 +96,35 @@ impl Role {
                     "$KV.>".to_owned(),
                 ],
             },
-            Self::Worker(worker) => Permissions {
-                publish: vec![
-                    format!("$JS.API.CONSUMER.MSG.NEXT.{TASKS}.*"),
-                    // Servers use two forms of acknowledgement subjects: the second has two more tokens in
-                    // front.
-                    format!("$JS.ACK.{TASKS}.>"),
-                    format!("$JS.ACK.*.*.{TASKS}.>"),
-                    format!("farm.evt.{worker}.>"),
-                    format!("farm.hb.{worker}"),
-                    "farm.done.*.*".to_owned(),
-                    format!("$JS.API.DIRECT.GET.{DONE}.farm.done.*.*"),
-                    format!("$O.{MEDIA_BUCKET}.C.*"),
-                    format!("$O.{MEDIA_BUCKET}.M.*"),
-                    format!("$JS.API.DIRECT.GET.OBJ_{MEDIA_BUCKET}"),
-                    format!("$JS.API.DIRECT.GET.OBJ_{MEDIA_BUCKET}.$O.{MEDIA_BUCKET}.M.*"),
-                ],
-                publish_deny: Vec::new(),
-                subscribe: vec![
-                    inbox,
-                    format!("farm.ctl.{worker}"),
-                    "farm.ctl.all".to_owned(),
-                    "farm.wake.*".to_owned(),
-                ],
-            },
+            Self::Worker(machine) => {
+                let mut permissions = Permissions {
+                    publish: vec![
+                        format!("$JS.API.CONSUMER.MSG.NEXT.{TASKS}.*"),
+                        // Servers use two forms of acknowledgement subjects: the second has two more tokens in
+                        // front.
+                        format!("$JS.ACK.{TASKS}.>"),
+                        format!("$JS.ACK.*.*.{TASKS}.>"),
+                        "farm.done.*.*".to_owned(),
+                        format!("$JS.API.DIRECT.GET.{DONE}.farm.done.*.*"),
+                        format!("$O.{MEDIA_BUCKET}.C.*"),
+                        format!("$O.{MEDIA_BUCKET}.M.*"),
+                        format!("$JS.API.DIRECT.GET.OBJ_{MEDIA_BUCKET}"),
+                        format!("$JS.API.DIRECT.GET.OBJ_{MEDIA_BUCKET}.$O.{MEDIA_BUCKET}.M.*"),
+                    ],
+                    publish_deny: Vec::new(),
+                    subscribe: vec!["farm.ctl.all".to_owned(), "farm.wake.*".to_owned()],
+                };
+                for worker in machine.of_machine() {
+                    permissions
+                        .publish
+                        .extend([format!("farm.evt.{worker}.>"), format!("farm.hb.{worker}")]);
+                    permissions.subscribe.extend([
+                        format!("{}.>", worker_inbox(&worker)),
+                        format!("farm.ctl.{worker}"),
+                    ]);
+                }
+                permissions
+            }
             Self::Operator => {
                 // Its key serves for the commands of observers too, and so does their inbox.
                 let mut permissions = Self::Observer.permissions();

@@ -6,6 +6,7 @@
 
 mod blob;
 mod connection;
+mod keys;
 mod lease;
 mod lines;
 mod queue;

@@ -4,11 +4,12 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use crate::keys::networked;
 use crate::support::{Farm, LIMIT, chunk, eventually, file_in, options, record, worker};
 use latentfarm_common::backoff::RetryLimit;
 use latentfarm_common::nats::done::DoneLog;
 use latentfarm_common::nats::server::{
-    EmbeddedServer, Network, ServerBinary, ServerError, ServerOptions, StandaloneServer,
+    EmbeddedServer, ServerBinary, ServerError, ServerOptions, StandaloneServer,
 };
 use latentfarm_common::nats::{ConnectError, Identity, Role, ServerVersion, connect};
 use tokio::time::timeout;
@@ -33,7 +34,7 @@ async fn an_observer_reads_what_is_done() {
 #[tokio::test]
 async fn no_secret_is_written_to_disk() {
     let farm = Farm::start().await;
-    let config = std::fs::read_to_string(farm.dir.path().join("nats/nats.conf")).unwrap();
+    let config = std::fs::read_to_string(farm.dir.path().join("nats/users.conf")).unwrap();
     let workers = ["w1", "w2"].map(|name| farm.server.worker(&worker(name)).unwrap());
     for identity in workers
         .into_iter()
@@ -55,6 +56,7 @@ async fn no_secret_is_written_to_disk() {
     };
     assert_eq!(mode("nats"), 0o700);
     assert_eq!(mode("nats/nats.conf"), 0o600);
+    assert_eq!(mode("nats/users.conf"), 0o600);
     assert!(farm.server.worker(&worker("w3")).is_none());
 }
 
@@ -206,7 +208,8 @@ fn a_standing_server_keeps_keys_that_exist_and_lets_in_whoever_has_one() {
     let before: Vec<String> = first.keys.iter().map(|(_, path)| public_key(path)).collect();
 
     let second = configure(&["w2"]).unwrap();
-    let config = std::fs::read_to_string(&second.config).unwrap();
+    let users = dir.path().join("users.conf");
+    let config = std::fs::read_to_string(&users).unwrap();
     assert_eq!(second.keys.len(), 6);
     for (_, path) in &second.keys {
         assert!(config.contains(&public_key(path)), "{config}");
@@ -218,7 +221,7 @@ fn a_standing_server_keeps_keys_that_exist_and_lets_in_whoever_has_one() {
 
     std::fs::remove_file(&first.keys[3].1).unwrap();
     let third = configure(&[]).unwrap();
-    let config = std::fs::read_to_string(&third.config).unwrap();
+    let config = std::fs::read_to_string(&users).unwrap();
     assert_eq!(third.keys.len(), 5);
     assert!(!config.contains(&before[3]), "{config}");
 
@@ -230,18 +233,8 @@ fn a_standing_server_keeps_keys_that_exist_and_lets_in_whoever_has_one() {
 #[tokio::test]
 async fn a_server_on_the_network_keeps_its_keys_and_is_recognised_by_its_certificate() {
     let dir = tempfile::tempdir().unwrap();
-    let networked = async |hosts: &[&str]| {
-        let options = ServerOptions {
-            network: Some(Network {
-                listen: "127.0.0.1:0".parse().unwrap(),
-                hosts: hosts.iter().map(|host| (*host).to_owned()).collect(),
-            }),
-            ..options(dir.path()).await
-        };
-        EmbeddedServer::start(options).await.unwrap()
-    };
     let once = RetryLimit::Tries(1);
-    let server = networked(&[]).await;
+    let server = networked(dir.path(), &[]).await;
     assert!(server.url().starts_with("tls://127.0.0.1:"), "{}", server.url());
     let (coordinator, key) = (
         server.coordinator(),
@@ -260,7 +253,7 @@ async fn a_server_on_the_network_keeps_its_keys_and_is_recognised_by_its_certifi
     }
     server.stop().await;
     // The same keys and the same authority serve after a restart, for other names too.
-    let server = networked(&["farm.example"]).await;
+    let server = networked(dir.path(), &["farm.example"]).await;
     assert_eq!(server.worker(&worker("w1")).unwrap().nkey_seed, key);
     assert_eq!(server.coordinator().nkey_seed, coordinator.nkey_seed);
     connect(&server.url(), &coordinator, once).await.unwrap();

@@ -10,6 +10,7 @@ mod drain;
 mod events;
 mod exit;
 mod explain;
+mod invite;
 mod jobs;
 mod lip_sync;
 mod nats_config;
@@ -90,6 +91,8 @@ fn run(args: Args) -> ExitCode {
         args::Command::Bench(args) => bench::main(args),
         args::Command::Top(args) => top::main(&args),
         args::Command::NatsConfig(args) => nats_config::main(&args),
+        args::Command::Invite(args) => invite::invite(&args),
+        args::Command::Revoke(args) => invite::revoke(&args),
     };
     let status = outcome.unwrap_or_else(|error| {
         tell(format_args!("error: {}", Chain(error.source.as_ref())));

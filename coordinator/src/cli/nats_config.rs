@@ -2,6 +2,7 @@
 //! machines.
 
 use anyhow::Context as _;
+use latentfarm_common::console::tell;
 use latentfarm_common::nats::server::StandaloneServer;
 
 use super::args::NatsConfigArgs;
@@ -17,6 +18,12 @@ pub(super) fn main(args: &NatsConfigArgs) -> Result<ExitStatus, CommandError> {
         StandaloneServer::configure(&dir, args.listen, &args.worker).map_err(CommandError::failed)?;
     for (role, path) in &written.keys {
         print_result(format_args!("key of `{role}`: {}", path.display()))?;
+    }
+    if written.was_kept {
+        tell(format_args!(
+            "`{}` is left as it is, besides its keys: delete it to have it written anew",
+            written.config.display()
+        ));
     }
     print_result(format_args!(
         "start it with: nats-server --config {}",

@@ -1,17 +1,19 @@
 //! Runs the standing coordinator of a farm: takes the farm's lease, and runs the dispatcher beside the
 //! coordinator of its jobs.
 
+use std::convert::Infallible;
 use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use latentfarm_common::error::{FileError, one_line};
-use latentfarm_common::nats::connect::Identity;
+use latentfarm_common::nats::connect::{Authority, Identity};
 use latentfarm_common::nats::lease::{self, Lease, LeaseError};
-use latentfarm_common::nats::server::{EmbeddedServer, ServerOptions};
+use latentfarm_common::nats::server::{EmbeddedServer, ServerError, ServerFolder, ServerOptions};
 use latentfarm_common::nats::{Connection, Role};
 use latentfarm_common::shutdown::{Phase, Shutdown};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::coordinator::{Coordinator, CoordinatorSettings};
 use super::error::ServeError;
@@ -20,6 +22,11 @@ use crate::local::{LocalNotice, SupervisedServer};
 
 /// How often a coordinator that waits for the lease tries to take it.
 const LEASE_RETRY: Duration = Duration::from_secs(1);
+
+/// How often the coordinator looks whether the keys of its own server were changed.
+const KEYS_LOOK: Duration = Duration::from_secs(1);
+/// How often the machines are shut out whose keys have expired.
+const EXPIRY_CHECK: Duration = Duration::from_mins(1);
 
 /// The server of a farm.
 #[derive(Clone, Debug)]
@@ -73,15 +80,18 @@ pub async fn serve(
         fs::create_dir_all(folder).map_err(FileError::at("create", folder))?;
     }
     let (notify, mut notices) = mpsc::unbounded_channel();
+    let mut keys = None;
     let (url, identity, server) = match settings.server.clone() {
         FarmServer::Existing { url } => {
             let identity = Identity::from_environment(Role::Coordinator, "latentfarm serve".to_owned());
             (url, identity, None)
         }
         FarmServer::Own(options) => {
+            let dir = options.dir.clone();
             let server = EmbeddedServer::start(*options)
                 .await
                 .map_err(ServeError::Server)?;
+            keys = ServerFolder::find(&dir).ok();
             let (url, identity) = (server.url(), server.coordinator());
             (url, identity, Some(SupervisedServer::new(server, notify.clone())))
         }
@@ -106,7 +116,10 @@ pub async fn serve(
     let ready = |open_jobs| {
         ready(Ready {
             url: url.clone(),
-            authority: identity.authority.clone().filter(|_| server.is_some()),
+            authority: match &identity.authority {
+                Some(Authority::File(path)) if server.is_some() => Some(path.clone()),
+                _ => None,
+            },
             open_jobs,
         });
     };
@@ -115,6 +128,7 @@ pub async fn serve(
     let ended = tokio::select! {
         ended = coordinated => ended,
         why = lost => Err(ServeError::ServerLost { why }),
+        never = keep_keys(keys) => match never {},
     };
     if let Some(server) = server {
         server.stop().await;
@@ -237,6 +251,48 @@ async fn acquire(connection: &Connection, settings: &FarmSettings) -> Result<Lea
                 tokio::time::sleep(LEASE_RETRY).await;
             }
             acquired => return acquired,
+        }
+    }
+}
+
+/// Keeps an own server up to date with its keys: shuts out the machines whose keys expire, and lets it read what
+/// `latentfarm invite` and `revoke` have changed, which may run in a container of their own, where they cannot see the
+/// server's process. Whoever runs another server does that there.
+async fn keep_keys(folder: Option<ServerFolder>) -> Infallible {
+    let Some(folder) = folder else {
+        return std::future::pending().await;
+    };
+    let mut changed = folder.changed();
+    let mut checked = Instant::now();
+    loop {
+        tokio::time::sleep(KEYS_LOOK).await;
+        let expires = checked.elapsed() >= EXPIRY_CHECK;
+        if expires {
+            checked = Instant::now();
+        }
+        let (look, seen) = (folder.clone(), changed);
+        let looked = tokio::task::spawn_blocking(move || {
+            if expires {
+                for machine in look.shut_out_expired()? {
+                    tracing::warn!(%machine, "the machine's key has expired; `latentfarm invite` makes another");
+                }
+            }
+            let changed = look.changed();
+            if changed != seen {
+                look.reload()?;
+            }
+            Ok::<_, ServerError>(changed)
+        });
+        match looked.await {
+            Ok(Ok(now)) => changed = now,
+            Ok(Err(error)) => {
+                tracing::error!(
+                    error = one_line(&error),
+                    "cannot bring the server's keys up to date"
+                );
+            }
+            // The runtime ends.
+            Err(_) => {}
         }
     }
 }

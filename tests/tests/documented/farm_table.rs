@@ -9,13 +9,22 @@ pub(crate) const IN_A_FARM: &[Row] = &[
         "latentfarm nats-config /srv/farm --worker gpu1 --worker gpu2",
         Runs,
     ),
-    (
-        "latentfarm nats-config /srv/latentfarm --worker gpu1 --worker gpu2",
-        Runs,
-    ),
+    ("latentfarm nats-config /srv/latentfarm", Runs),
     (
         "nats-server --config /srv/latentfarm/nats.conf",
         Stays("Server is ready"),
+    ),
+    (
+        "latentfarm invite gpu1 --dir /srv/latentfarm",
+        As("latentfarm invite gpu1 --dir /srv/latentfarm --url nats://HOST:4222"),
+    ),
+    (
+        "latentfarm-worker run --join gpu1.join --weights DIR",
+        Stays("ready for tasks"),
+    ),
+    (
+        "latentfarm nats-config",
+        As("latentfarm nats-config /srv/latentfarm"),
     ),
     ("nats-server --signal reload=/srv/latentfarm/run/nats.pid", Runs),
     (
@@ -73,6 +82,7 @@ pub(crate) const IN_A_FARM: &[Row] = &[
         "LATENTFARM_NKEY_SEED=$(cat operator.nk) latentfarm render VIDEO AUDIO -o OUT --weights DIR --nats nats://HOST:4222",
         Runs,
     ),
+    ("latentfarm revoke gpu1 --dir /srv/latentfarm", Runs),
     (
         "latentfarm explain JOB --nats nats://HOST:4222",
         As("LATENTFARM_NKEY_SEED=$(cat observer.nk) latentfarm explain JOB --nats nats://HOST:4222"),
@@ -86,14 +96,18 @@ pub(crate) const IN_A_FARM: &[Row] = &[
 /// A farm with a standing coordinator.
 pub(crate) const SERVED: &[Row] = &[
     (
-        "latentfarm serve --dir /srv/farm --host farm.example --worker gpu1 --worker gpu2",
+        "latentfarm serve --dir /srv/farm --host farm.example",
         StaysAs(
-            "latentfarm serve --dir /srv/farm --host farm.example --worker gpu1 --worker gpu2 --listen 127.0.0.1:0",
+            "latentfarm serve --dir /srv/farm --host farm.example --worker gpu2 --listen 127.0.0.1:0",
             "coordinating the farm",
         ),
     ),
     (
-        "export LATENTFARM_CA=ca.pem LATENTFARM_NKEY_SEED=$(cat worker-gpu1.nk) && latentfarm-worker run --nats tls://farm.example:4222 --name gpu1 --weights /srv/latentsync",
+        "latentfarm invite gpu1 --dir /srv/farm",
+        As("latentfarm invite gpu1 --dir /srv/farm --url tls://farm.example:4222"),
+    ),
+    (
+        "latentfarm-worker run --join gpu1.join --weights /srv/latentsync",
         Stays("ready for tasks"),
     ),
     (
@@ -291,6 +305,31 @@ pub(crate) const SERVED: &[Row] = &[
     (
         "latentfarm drain gpu1 --nats nats://farm.example:4222",
         As("LATENTFARM_NKEY_SEED=$(cat operator.nk) latentfarm drain gpu1 --nats nats://farm.example:4222"),
+    ),
+    ("latentfarm revoke gpu1 --dir /srv/farm", Runs),
+    (
+        "latentfarm invite gpu1 --dir /srv/farm -o gpu1.join --valid 30d --url tls://farm.example:4222",
+        As(
+            "rm gpu1.join && latentfarm invite gpu1 --dir /srv/farm -o gpu1.join --valid 30d --url tls://farm.example:4222",
+        ),
+    ),
+    (
+        "latentfarm invite",
+        As(
+            "latentfarm revoke gpu1 --dir /srv/farm && latentfarm invite gpu1 --dir /srv/farm -o other.join --url tls://farm.example:4222",
+        ),
+    ),
+    (
+        "latentfarm revoke {name}",
+        As("latentfarm revoke gpu1 --dir /srv/farm"),
+    ),
+    (
+        "latentfarm invite {name}",
+        As("latentfarm invite gpu1 --dir /srv/farm -o again.join --url tls://farm.example:4222"),
+    ),
+    (
+        "latentfarm revoke {0}",
+        As("latentfarm revoke gpu1 --dir /srv/farm"),
     ),
 ];
 

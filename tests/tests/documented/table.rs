@@ -170,6 +170,7 @@ pub(crate) const NOT_RUN: &[(&str, &str)] = &[
     ("deploy/quickstart VIDEO AUDIO OUT.mp4", NETWORK),
     ("deploy/pictures", NETWORK),
     ("deploy/demo-oom", NETWORK),
+    ("deploy/bundle", NETWORK),
     ("deploy/build-cuda", NETWORK),
     ("deploy/build-cuda 75", NETWORK),
     ("deploy/cuda-libs", NETWORK),

@@ -64,11 +64,6 @@ impl DeviceArgs {
         Engines::new(self.engine.as_deref(), self.engine_cuda.as_deref(), limit)
     }
 
-    /// Whether the list of devices is `auto`, as it is by default.
-    pub(super) fn is_auto(&self) -> bool {
-        self.device == [DeviceSelector::Auto]
-    }
-
     /// Makes the probe, and opens the GPU driver only if the list needs it.
     pub(super) fn probe(&self) -> Probe {
         match &self.gpus_from {
@@ -93,18 +88,16 @@ pub(super) fn worker_names(name: &WorkerId, devices: &[Device]) -> anyhow::Resul
     if devices.len() == 1 {
         return Ok(vec![name.clone()]);
     }
-    let mut gpus = 0_u32;
+    let mut gpus = 0;
     let names = devices.iter().map(|device| {
-        let suffix = match device {
-            Device::Cpu => "cpu".to_owned(),
+        let named = match device {
+            Device::Cpu => name.of_cpu(),
             Device::Cuda { .. } | Device::Simulated(_) => {
                 gpus += 1;
-                format!("g{}", gpus - 1)
+                name.of_gpu(gpus - 1)
             }
         };
-        let text = format!("{name}-{suffix}");
-        text.parse()
-            .with_context(|| format!("`{text}` is not a worker name; give a shorter --name"))
+        named.context("give a shorter --name")
     });
     names.collect()
 }

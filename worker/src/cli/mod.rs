@@ -39,9 +39,10 @@ enum Command {
     ///
     /// The first Ctrl-C finishes the current chunk and then ends the worker; the second one ends it at once,
     /// and the farm renders the chunk elsewhere.
-    #[command(
-        after_help = "Example:\n  latentfarm-worker run --nats nats://farm.example:4222 --weights /srv/latentsync"
-    )]
+    #[command(after_help = "\
+Examples:
+  latentfarm-worker run --join gpu1.join --weights /srv/latentsync
+  latentfarm-worker run --nats nats://farm.example:4222 --weights /srv/latentsync")]
     Run(run::RunArgs),
     /// Fetch, make, convert, check or describe model weights, or find the demo weights
     #[command(subcommand)]

@@ -119,6 +119,13 @@ async fn report_outages(address: String, mut link: watch::Receiver<Option<Outage
 /// Returns the reminder that the server at `address` has been out of reach for `waited`.
 fn still_down(address: &str, waited: Duration, outage: Option<&Outage>) -> String {
     let last_error = outage.and_then(|outage| outage.last_error.as_deref());
+    if last_error.is_some_and(|error| error.contains("authorization violation")) {
+        return format!(
+            "the NATS server at {address} does not admit this program any more, for {}: its key was revoked, or has \
+             expired; start it again with a new one, as `latentfarm invite` makes for a worker",
+            rough_time(waited)
+        );
+    }
     let cause = last_error.map_or_else(String::new, |error| format!(" ({error})"));
     format!(
         "waiting for the NATS server at {address} for {}{cause}: start it again if it has stopped; this program \

@@ -39,6 +39,23 @@ async fn an_outage_is_two_lines_and_a_reminder_each_minute_however_many_tries_fa
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_program_that_was_shut_out_is_not_advised_to_start_the_server() {
+    let lines = Lines::default();
+    let _guard = lines.capture();
+    let monitor = LinkMonitor::start("nats://farm:4222");
+    monitor.on_event(&Event::Disconnected);
+    // As the client library words it.
+    let error = "authorization violation: nats: authorization violation";
+    monitor.on_event(&Event::ClientError(async_nats::ClientError::Other(
+        error.to_owned(),
+    )));
+    tokio::time::sleep(Duration::from_secs(15)).await;
+    let lines = lines.take();
+    assert_eq!(lines.len(), 2, "{lines:#?}");
+    assert!(lines[1].contains("was revoked, or has expired"), "{}", lines[1]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_client_that_ends_without_a_link_ends_the_reports() {
     let lines = Lines::default();
     let _guard = lines.capture();

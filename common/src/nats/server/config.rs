@@ -1,5 +1,5 @@
-//! The configuration file of a nats-server that serves one farm: its users, and what each may do. It holds
-//! public keys only.
+//! The configuration of a nats-server that serves one farm. Its users, and what each may do, are in a file of their own
+//! beside it, `users.conf`, which changes when a worker is invited or shut out. They hold public keys only.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -26,8 +26,11 @@ pub(super) struct ServerConfig<'a> {
     pub(super) is_embedded: bool,
 }
 
-/// Writes the text of the configuration file.
-pub(super) fn render(config: &ServerConfig<'_>, users: &[&User]) -> String {
+/// The file with the users, beside the configuration.
+pub(super) const USERS_FILE: &str = "users.conf";
+
+/// Returns the text of the configuration file.
+pub(super) fn render(config: &ServerConfig<'_>) -> String {
     let at = |name: &str| quote(&config.dir.join(name).to_string_lossy());
     // Writing to a string cannot fail.
     let mut text = String::new();
@@ -68,25 +71,36 @@ accounts {{
   SYS {{ users: [] }}
   FARM {{
     jetstream: enabled
-    users: [
+    include \"{USERS_FILE}\"
+  }}
+}}
+system_account: SYS
 "
     );
+    text
+}
+
+/// Returns the text of the file with the users.
+pub(super) fn render_users(users: &[&User]) -> String {
+    let mut text = "users: [\n".to_owned();
     for user in users {
         let permissions = user.role.permissions();
-        let _ = writeln!(text, "      {{ nkey: {}, permissions: {{", user.public_key);
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "  # {}", user.role);
+        let _ = writeln!(text, "  {{ nkey: {}, permissions: {{", user.public_key);
         let _ = writeln!(
             text,
-            "          publish: {{ allow: {}, deny: {} }}",
+            "      publish: {{ allow: {}, deny: {} }}",
             list(&permissions.publish),
             list(&permissions.publish_deny)
         );
         let _ = writeln!(
             text,
-            "          subscribe: {{ allow: {} }} }} }}",
+            "      subscribe: {{ allow: {} }} }} }}",
             list(&permissions.subscribe)
         );
     }
-    text.push_str("    ]\n  }\n}\nsystem_account: SYS\n");
+    text.push_str("]\n");
     text
 }
 
@@ -105,17 +119,14 @@ mod tests {
 
     #[test]
     fn paths_are_quoted() {
-        let text = render(
-            &ServerConfig {
-                dir: Path::new("/tmp/a \"b\""),
-                host: "127.0.0.1",
-                port: -1,
-                max_file_bytes: 1,
-                tls: None,
-                is_embedded: true,
-            },
-            &[],
-        );
+        let text = render(&ServerConfig {
+            dir: Path::new("/tmp/a \"b\""),
+            host: "127.0.0.1",
+            port: -1,
+            max_file_bytes: 1,
+            tls: None,
+            is_embedded: true,
+        });
         assert!(text.contains(r#"store_dir: "/tmp/a \"b\"/js""#), "{text}");
     }
 }

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! <dir>/lock       locked while the server runs: nats-server itself takes no lock
-//! <dir>/nats.conf  configuration, with public keys only
+//! <dir>/nats.conf  configuration; users.conf beside it: who may do what, with public keys only
 //! <dir>/nats.log   the server's log; nats.err has what it printed
 //! <dir>/js         streams
 //! <dir>/run        files with the port and the process id
@@ -27,6 +27,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::config::{self, DEFAULT_MAX_FILE_BYTES, ServerConfig};
 use super::error::ServerError;
 use super::files::{create_file, create_folder};
+use super::folder::{host_of, write_address, write_users};
 use super::locate::ServerBinary;
 use super::process::ServerProcess;
 use super::tls::TlsFiles;
@@ -110,6 +111,10 @@ impl EmbeddedServer {
         let (process, port) = launch(&options, (&users, tls.as_ref()), port, &lock).await?;
         let trial = tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await;
         trial.map_err(ServerError::NoLoopback)?;
+        if let Some(Network { listen, hosts }) = &options.network {
+            let host = hosts.first().cloned().unwrap_or_else(|| host_of(listen.ip()));
+            write_address(&options.dir, "tls", &host, port)?;
+        }
         tracing::debug!(port, version = %options.binary.version, "nats-server is ready");
         Ok(Self {
             options,
@@ -172,6 +177,10 @@ impl EmbeddedServer {
     pub async fn restart(&mut self) -> Result<(), ServerError> {
         self.process.signal(Signal::SIGKILL);
         self.ended(KILL_LIMIT).await;
+        if self.options.network.is_some() {
+            // Others may have been invited or shut out since the start.
+            self.users = Users::kept(&self.options.dir.join("keys"), &[])?;
+        }
         let (process, _) = launch(
             &self.options,
             (&self.users, self.tls.as_ref()),
@@ -250,8 +259,9 @@ async fn launch(
     };
     let config = dir.join("nats.conf");
     let mut file = create_file(&config)?;
-    let text = config::render(&settings, &users.all());
+    let text = config::render(&settings);
     io::Write::write_all(&mut file, text.as_bytes()).map_err(ServerError::files("write", &config))?;
+    write_users(dir, users)?;
     let stderr_path = dir.join("nats.err");
     let stderr = create_file(&stderr_path)?;
     let binary = &options.binary.path;

@@ -6,6 +6,7 @@ mod config;
 mod embedded;
 mod error;
 mod files;
+mod folder;
 mod locate;
 mod process;
 mod standalone;
@@ -14,5 +15,6 @@ mod users;
 
 pub use embedded::{EmbeddedServer, Network, ServerOptions};
 pub use error::ServerError;
+pub use folder::ServerFolder;
 pub use locate::{BINARY_VARIABLE, LocateError, ServerBinary, check, locate};
 pub use standalone::StandaloneServer;

@@ -5,13 +5,16 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use nkeys::KeyPair;
 
 use super::error::ServerError;
 use super::files::{create_file, create_folder};
+use crate::error::ignore_not_found;
 use crate::ids::WorkerId;
-use crate::nats::connect::Identity;
+use crate::nats::connect::{Authority, Identity};
+use crate::nats::join::unix_seconds;
 use crate::nats::role::Role;
 
 /// A user of the server.
@@ -46,7 +49,7 @@ impl User {
         Identity {
             role: self.role.clone(),
             nkey_seed: Some(self.seed.clone()),
-            authority: authority.map(Path::to_owned),
+            authority: authority.map(|path| Authority::File(path.to_owned())),
             name: self.role.to_string(),
         }
     }
@@ -81,15 +84,77 @@ fn file_name(role: &Role) -> String {
     }
 }
 
+/// Makes a key for a worker that has none, which expires at `expires`, and returns its seed.
+pub(super) fn make_key(worker: &WorkerId, expires: SystemTime, dir: &Path) -> Result<String, ServerError> {
+    let user = User::kept(Role::Worker(worker.clone()), dir)?;
+    let path = expiry_file(worker, dir);
+    let written = writeln!(create_file(&path)?, "{}", unix_seconds(expires));
+    written.map_err(ServerError::files("write", &path))?;
+    Ok(user.seed)
+}
+
+/// Returns the seed of a worker's key in `dir`, if it has one.
+pub(super) fn seed_of(worker: &WorkerId, dir: &Path) -> Result<Option<String>, ServerError> {
+    let path = key_file(worker, dir);
+    match fs::read_to_string(&path) {
+        Ok(seed) => Ok(Some(seed.trim().to_owned())),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(ServerError::files("read", &path)(error)),
+    }
+}
+
+/// Removes the key of a worker from `dir`, and its expiry. Returns whether there was one.
+pub(super) fn remove_key(worker: &WorkerId, dir: &Path) -> Result<bool, ServerError> {
+    let key = key_file(worker, dir);
+    let is_there = key.exists();
+    // The key goes first: without its expiry it would be valid for ever.
+    for path in [key, expiry_file(worker, dir)] {
+        ignore_not_found(fs::remove_file(&path)).map_err(ServerError::files("remove", &path))?;
+    }
+    Ok(is_there)
+}
+
+/// Removes the keys in `dir` that have expired, and returns whose they were.
+pub(super) fn remove_expired(dir: &Path) -> Result<Vec<WorkerId>, ServerError> {
+    let now = unix_seconds(SystemTime::now());
+    let mut removed = Vec::new();
+    for worker in named_in(dir, ".expires")? {
+        // Whoever deletes a key may leave its expiry, which is not that of the next key.
+        let is_over = !key_file(&worker, dir).exists() || {
+            let path = expiry_file(&worker, dir);
+            let text = fs::read_to_string(&path).map_err(ServerError::files("read", &path))?;
+            let expires: u64 = text.trim().parse().map_err(|_| ServerError::BadExpiry { path })?;
+            expires <= now
+        };
+        if is_over && remove_key(&worker, dir)? {
+            removed.push(worker);
+        }
+    }
+    Ok(removed)
+}
+
+fn key_file(worker: &WorkerId, dir: &Path) -> PathBuf {
+    dir.join(file_name(&Role::Worker(worker.clone())))
+}
+
+fn expiry_file(worker: &WorkerId, dir: &Path) -> PathBuf {
+    dir.join(format!("worker-{worker}.expires"))
+}
+
 /// Lists the workers whose keys are in `dir`.
-fn workers_with_keys(dir: &Path) -> Result<Vec<WorkerId>, ServerError> {
+pub(super) fn workers_with_keys(dir: &Path) -> Result<Vec<WorkerId>, ServerError> {
+    named_in(dir, ".nk")
+}
+
+/// Lists the workers that have a file with this extension in `dir`, sorted.
+fn named_in(dir: &Path, extension: &str) -> Result<Vec<WorkerId>, ServerError> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).map_err(ServerError::files("read", dir))? {
         let name = entry.map_err(ServerError::files("read", dir))?.file_name();
         let name = name.to_string_lossy();
         let worker = name
             .strip_prefix("worker-")
-            .and_then(|name| name.strip_suffix(".nk"));
+            .and_then(|name| name.strip_suffix(extension));
         found.extend(worker.and_then(|worker| worker.parse().ok()));
     }
     found.sort();
@@ -111,9 +176,10 @@ impl Users {
     }
 
     /// Returns users with keys in the folder `dir`, which get one if they have none. Workers that have a key there
-    /// are users too.
+    /// that has not expired are users too.
     pub(super) fn kept(dir: &Path, workers: &[WorkerId]) -> Result<Self, ServerError> {
         create_folder(dir)?;
+        remove_expired(dir)?;
         let mut all = workers.to_vec();
         all.extend(workers_with_keys(dir)?);
         let mut seen = BTreeSet::new();

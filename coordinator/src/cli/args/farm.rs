@@ -294,6 +294,36 @@ pub(in crate::cli) struct DrainArgs {
 }
 
 #[derive(clap::Args, Debug)]
+pub(in crate::cli) struct InviteArgs {
+    /// Name of the machine: 1 to 36 of a-z, 0-9 and -; its workers have it too
+    #[arg(value_name = "NAME")]
+    pub(in crate::cli) machine: WorkerId,
+    /// Folder of `latentfarm serve`, or of `latentfarm nats-config`
+    #[arg(long, value_name = "DIR", default_value = "latentfarm-serve")]
+    pub(in crate::cli) dir: PathBuf,
+    /// The join file (default: NAME.join)
+    #[arg(short, long, value_name = "FILE")]
+    pub(in crate::cli) output: Option<PathBuf>,
+    /// Address at which the machine reaches the server, or the addresses of a cluster's servers, separated by commas
+    /// (default: that which the server was set up with)
+    #[arg(long, value_name = "URL")]
+    pub(in crate::cli) url: Option<String>,
+    /// How long the key is valid: `12h`, `30d`
+    #[arg(long, value_name = "TIME", default_value = "365d", value_parser = duration)]
+    pub(in crate::cli) valid: Duration,
+}
+
+#[derive(clap::Args, Debug)]
+pub(in crate::cli) struct RevokeArgs {
+    /// Name of the machine, as it was invited
+    #[arg(value_name = "NAME")]
+    pub(in crate::cli) machine: WorkerId,
+    /// Folder of `latentfarm serve`, or of `latentfarm nats-config`
+    #[arg(long, value_name = "DIR", default_value = "latentfarm-serve")]
+    pub(in crate::cli) dir: PathBuf,
+}
+
+#[derive(clap::Args, Debug)]
 pub(in crate::cli) struct FetchArgs {
     /// The job's id, as `latentfarm jobs` lists it
     pub(in crate::cli) job: JobId,

@@ -13,8 +13,8 @@ use latentfarm_common::ids::WorkerId;
 use latentfarm_common::media::TrackChoice;
 
 pub(super) use farm::{
-    BatchArgs, ControlArgs, DrainArgs, FetchArgs, JobsArgs, LineArgs, ServeArgs, SetArgs, StatusArgs,
-    SubmitArgs, SubmittedArgs, SubmittedJob,
+    BatchArgs, ControlArgs, DrainArgs, FetchArgs, InviteArgs, JobsArgs, LineArgs, RevokeArgs, ServeArgs,
+    SetArgs, StatusArgs, SubmitArgs, SubmittedArgs, SubmittedJob,
 };
 pub(super) use job::{JobArgs, Preset};
 
@@ -52,7 +52,7 @@ Examples:
     /// restart, here or on another machine, the same command goes on with them.
     #[command(after_help = "\
 Examples:
-  latentfarm serve --dir /srv/farm --host farm.example --worker gpu1 --worker gpu2
+  latentfarm serve --dir /srv/farm --host farm.example
   latentfarm serve --nats nats://farm.example:4222 --dir /srv/farm/coordinator
   latentfarm serve --nats nats://farm.example:4222 --dir /srv/farm/standby --standby
 
@@ -188,15 +188,38 @@ Exit codes: 0 measured, 1 failed, 2 wrong usage or unusable video, 130 interrupt
     /// Write the configuration of a nats-server for a farm of several machines, and the keys of all who may
     /// connect
     ///
-    /// Every role has a key of its own and may do only what its work requires. Existing keys are kept: give
-    /// the command again with further workers to add them; to shut a worker out, delete its key first. A
-    /// running server applies the change when it is sent the reload signal.
+    /// Every role has a key of its own and may do only what its work requires. Existing keys are kept, and so is a
+    /// configuration that is there already. `latentfarm invite` admits machines later, and `latentfarm revoke` shuts them
+    /// out. Given again, this command leaves out the keys that have expired, which a running server applies when it is
+    /// sent the reload signal.
     #[command(after_help = "\
 Examples:
   latentfarm nats-config /srv/farm --worker gpu1 --worker gpu2
   nats-server --config /srv/farm/nats.conf
   nats-server --signal reload=/srv/farm/run/nats.pid")]
     NatsConfig(NatsConfigArgs),
+    /// Admit a machine to a farm: make a key for its workers, and write a join file
+    ///
+    /// Runs on the machine of the farm's server, in the folder of `latentfarm serve` or of `latentfarm nats-config`; a
+    /// running server admits the machine at once. The join file has all that the new machine needs to connect: the
+    /// address, the certificate and the key. Whoever has it can work for the farm under that name.
+    #[command(after_help = "\
+Examples:
+  latentfarm invite gpu1 --dir /srv/farm
+  latentfarm invite gpu1 --dir /srv/farm -o gpu1.join --valid 30d --url tls://farm.example:4222
+
+Exit codes: 0 the join file is written, 1 failed, 2 the name or the folder cannot be used.")]
+    Invite(InviteArgs),
+    /// Shut a machine out of a farm: remove the key of its workers
+    ///
+    /// Runs where `latentfarm invite` runs. A running server closes the connections of the machine's workers at once, and
+    /// takes nothing of them any more; what they were rendering goes to other workers.
+    #[command(after_help = "\
+Example:
+  latentfarm revoke gpu1 --dir /srv/farm
+
+Exit codes: 0 it is shut out, 1 failed, 2 no such machine.")]
+    Revoke(RevokeArgs),
 }
 
 impl Command {
@@ -222,7 +245,9 @@ impl Command {
             | Self::Doctor(_)
             | Self::Top(_)
             | Self::Bench(_)
-            | Self::NatsConfig(_) => false,
+            | Self::NatsConfig(_)
+            | Self::Invite(_)
+            | Self::Revoke(_) => false,
         }
     }
 }

@@ -9,9 +9,14 @@ use latentfarm_engine::Precision;
 
 #[derive(clap::Args, Debug)]
 pub(in crate::cli) struct RunArgs {
-    /// URL of the farm's NATS server
+    /// Join file of this machine, as `latentfarm invite` writes it: the address of the farm's server, the key and the
+    /// name of this machine
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["nats", "name"], required_unless_present = "nats")]
+    pub(super) join: Option<PathBuf>,
+    /// URL of the farm's NATS server, if there is no join file; the environment variable `LATENTFARM_NKEY_SEED` holds
+    /// the key of this machine, if the server wants one
     #[arg(long, value_name = "URL")]
-    pub(super) nats: String,
+    pub(super) nats: Option<String>,
     /// Name of this worker, unique on the farm: 1 to 40 of a-z, 0-9 and - (default: the host's name)
     #[arg(long, value_name = "NAME")]
     pub(super) name: Option<String>,
@@ -20,6 +25,9 @@ pub(in crate::cli) struct RunArgs {
     pub(super) weights: PathBuf,
     #[command(flatten)]
     pub(super) devices: DeviceArgs,
+    /// Use so many GPUs at most, those with the most free memory (default: all that the list of devices names)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..))]
+    pub(super) gpus: Option<u8>,
     /// Number type that the engine computes in (default: f32 on the CPU, f16 on CUDA)
     #[arg(long, value_enum, value_name = "TYPE")]
     pub(super) precision: Option<Precision>,

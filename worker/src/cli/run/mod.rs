@@ -1,6 +1,7 @@
 //! `latentfarm-worker run` is the supervisor: for each device it joins the farm as a worker, and it renders
 //! until a signal ends it.
 
+mod access;
 mod args;
 mod round;
 
@@ -10,11 +11,11 @@ use std::time::Duration;
 use anyhow::Context as _;
 use latentfarm_common::ids::WorkerId;
 use latentfarm_common::limits::{self, Needs};
-use latentfarm_common::nats::connect::SEED_VARIABLE;
 use latentfarm_common::shutdown;
 
 use super::engine_program::{ensure_installed, thread_count};
 use super::exit::{EXIT_CANNOT_WORK, block_on, failed};
+use access::Access;
 use latentsync::Checkpoint;
 use round::FarmWorker;
 
@@ -28,7 +29,11 @@ pub(super) fn main(args: RunArgs) -> ExitCode {
 }
 
 async fn run(args: RunArgs) -> anyhow::Result<()> {
-    let worker = worker_id(args.name.as_deref())?;
+    let access = Access::from_args(&args)?;
+    let worker = match &access {
+        Access::Joined(join) => join.name.clone(),
+        Access::Named { .. } => worker_id(args.name.as_deref())?,
+    };
     let (scratch, _removed_at_the_end) = if let Some(dir) = &args.scratch {
         (dir.clone(), None)
     } else {
@@ -47,7 +52,7 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
     let engines = args.devices.engines()?;
     ensure_installed(&engines.host)?;
     let farm_worker = FarmWorker {
-        nkey_seed: std::env::var(SEED_VARIABLE).ok(),
+        access,
         own_program: std::env::current_exe().context("cannot find out where this program lies")?,
         weights_dir: std::path::absolute(&args.weights).context("cannot resolve the weights folder")?,
         probe: args.devices.probe(),

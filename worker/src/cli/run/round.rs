@@ -8,12 +8,13 @@ use std::time::Duration;
 use futures::future::try_join_all;
 use latentfarm_common::backoff::RetryLimit;
 use latentfarm_common::ids::WorkerId;
-use latentfarm_common::nats::connect::{self, Identity};
-use latentfarm_common::nats::{Connection, Role};
+use latentfarm_common::nats::Connection;
+use latentfarm_common::nats::connect;
 use latentfarm_common::numeric_kind::NumericKind;
 use latentfarm_common::shutdown::{self, Phase, Shutdown, Trigger};
 use tokio::time::sleep;
 
+use super::access::Access;
 use super::args::RunArgs;
 use crate::cli::device_args::worker_names;
 use crate::cli::engine_program::{dtype_args, thread_count};
@@ -29,7 +30,7 @@ use latentfarm_engine::{Precision, numerics_fingerprint};
 pub(super) struct FarmWorker {
     pub(super) args: RunArgs,
     pub(super) worker: WorkerId,
-    pub(super) nkey_seed: Option<String>,
+    pub(super) access: Access,
     pub(super) own_program: PathBuf,
     pub(super) weights_dir: PathBuf,
     pub(super) scratch: PathBuf,
@@ -104,12 +105,11 @@ impl FarmWorker {
     /// render, unless the CPU takes their place.
     fn seats(&self, mut selected: SelectedDevices) -> anyhow::Result<Vec<Seat>> {
         let args = &self.args;
-        if self.nkey_seed.is_some() && args.devices.is_auto() {
-            keep_emptiest(&mut selected.devices, &self.probe);
-            if !selected.devices.is_empty() {
-                selected.failed.clear();
-            }
-        }
+        let most = args.gpus.map_or(WorkerId::MACHINE_GPUS, usize::from);
+        let most = most.min(WorkerId::MACHINE_GPUS);
+        let used = keep_emptiest(&mut selected.devices, most, &self.probe);
+        // Others take the places of the rest.
+        selected.failed.truncate(most - used);
         let is_replaced = selected.cpu_because.is_some();
         let mut seats: Vec<(Device, Option<String>)> = selected
             .devices
@@ -128,7 +128,6 @@ impl FarmWorker {
         }
         let devices: Vec<Device> = seats.iter().map(|(device, _)| device.clone()).collect();
         let names = worker_names(&self.worker, &devices)?;
-        ensure_one_key_each(self.nkey_seed.is_some(), &names)?;
         let seats = names.into_iter().zip(seats);
         let seat = |(name, (device, unfit))| Seat { name, device, unfit };
         Ok(seats.map(seat).collect())
@@ -177,12 +176,9 @@ impl FarmWorker {
 
     /// Connects to the farm; `None` if the round ends first.
     async fn join(&self, name: &WorkerId, mut leaving: Shutdown) -> anyhow::Result<Option<Connection>> {
-        let identity = Identity {
-            nkey_seed: self.nkey_seed.clone(),
-            ..Identity::from_environment(Role::Worker(name.clone()), name.to_string())
-        };
+        let (url, identity) = (self.access.url(), self.access.identity(name)?);
         tokio::select! {
-            connection = connect::connect(&self.args.nats, &identity, RetryLimit::Forever) => {
+            connection = connect::connect(url, &identity, RetryLimit::Forever) => {
                 Ok(Some(connection?))
             }
             () = leaving.reached(Phase::Draining) => Ok(None),
@@ -269,24 +265,22 @@ fn numeric_kind(device: &Device, precision: Option<Precision>, probe: &Probe) ->
     NumericKind::of(&numerics_fingerprint(&computes_as, dtype))
 }
 
-/// Reduces `auto` to the GPU with the most free memory, since one key admits only one worker.
-fn keep_emptiest(devices: &mut Vec<Device>, probe: &Probe) {
-    if devices.len() > 1 {
-        let free = |device: &Device| probe.read(device).map_or(0, |reading| reading.free_mib);
-        devices.sort_by_key(|device| std::cmp::Reverse(free(device)));
-        devices.truncate(1);
-        tracing::warn!(device = %devices[0], "LATENTFARM_NKEY_SEED is the key of one worker: only one of several GPUs is used");
+/// Reduces the devices to `most` GPUs, those with the most free memory, and the CPU if it is one of them. Returns the number
+/// of GPUs.
+fn keep_emptiest(devices: &mut Vec<Device>, most: usize, probe: &Probe) -> usize {
+    let is_gpu = |device: &Device| !matches!(device, Device::Cpu);
+    let mut gpus: Vec<Device> = devices.iter().filter(|device| is_gpu(device)).cloned().collect();
+    if gpus.len() <= most {
+        return gpus.len();
     }
-}
-
-/// Refuses several devices with one key, which admits only the worker that it names.
-fn ensure_one_key_each(has_key: bool, names: &[WorkerId]) -> anyhow::Result<()> {
-    anyhow::ensure!(
-        !has_key || names.len() == 1,
-        "LATENTFARM_NKEY_SEED is the key of one worker, and {} devices would be {} workers: start one worker for each \
-         device, with --device and its own key",
-        names.len(),
-        names.len()
+    let free = |device: &Device| probe.read(device).map_or(0, |reading| reading.free_mib);
+    gpus.sort_by_key(|device| std::cmp::Reverse(free(device)));
+    let left_out = gpus.split_off(most);
+    tracing::info!(
+        most,
+        ?left_out,
+        "this worker uses the GPUs with the most free memory"
     );
-    Ok(())
+    devices.retain(|device| !left_out.contains(device));
+    most
 }

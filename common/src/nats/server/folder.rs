@@ -1,0 +1,217 @@
+//! The folder of a server that other machines reach, with a key for each of them: machines are invited and shut out while
+//! the server runs. A server of the coordinator's own and one that an operator runs are alike here.
+//!
+//! ```text
+//! <dir>/address                  where other machines reach the server
+//! <dir>/users.conf               the part of the configuration that a change rewrites
+//! <dir>/keys/worker-NAME.nk      key of a machine
+//! <dir>/keys/worker-NAME.expires when that expires, in seconds since the Unix epoch
+//! <dir>/keys.lock                locked while keys are changed
+//! ```
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write as _};
+use std::net::{IpAddr, Ipv6Addr};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::config::{self, USERS_FILE};
+use super::error::ServerError;
+use super::files::create_file;
+use super::users::{self, Users};
+use crate::ids::WorkerId;
+use crate::nats::join::JoinFile;
+
+/// The folder of a server.
+#[derive(Clone, Debug)]
+pub struct ServerFolder {
+    dir: PathBuf,
+}
+
+impl ServerFolder {
+    /// Finds the server's folder: `dir` as `latentfarm nats-config` has filled it, or the folder in it of the server
+    /// that `latentfarm serve` runs.
+    pub fn find(dir: &Path) -> Result<Self, ServerError> {
+        let folders = [dir.to_owned(), dir.join("server")];
+        let found = folders
+            .into_iter()
+            .find(|dir| dir.join("keys").is_dir() && dir.join(USERS_FILE).is_file());
+        found
+            .map(|dir| Self { dir })
+            .ok_or_else(|| ServerError::NoServer { dir: dir.to_owned() })
+    }
+
+    /// Makes a key for a machine, which expires at `expires`, and asks the server to admit it. `url` is the address at
+    /// which the machine reaches the server; by default that which the server was set up with.
+    pub fn invite(
+        &self,
+        machine: &WorkerId,
+        url: Option<String>,
+        expires: SystemTime,
+    ) -> Result<JoinFile, ServerError> {
+        let _lock = self.lock()?;
+        let keys = self.keys();
+        let others = users::workers_with_keys(&keys)?;
+        if machine.of_gpu(WorkerId::MACHINE_GPUS - 1).is_err() {
+            return Err(ServerError::LongName(machine.clone()));
+        }
+        if others.contains(machine) {
+            return Err(ServerError::HasKey(machine.clone()));
+        }
+        if let Some(other) = others
+            .iter()
+            .find(|other| other.of_machine().contains(machine) || machine.of_machine().contains(other))
+        {
+            return Err(ServerError::NameOfOther {
+                machine: machine.clone(),
+                other: other.clone(),
+            });
+        }
+        let url = url.map_or_else(|| self.address(), Ok)?;
+        let authority = self.authority()?;
+        let seed = users::make_key(machine, expires, &keys)?;
+        self.apply(&Users::kept(&keys, &[])?)?;
+        Ok(JoinFile::new(machine.clone(), url, seed, authority, expires))
+    }
+
+    /// Removes the key of a machine, and asks the server to close the connections of its workers and to admit them no
+    /// more. Returns the key that is valid no more, with which that can be tried.
+    pub fn revoke(&self, machine: &WorkerId) -> Result<JoinFile, ServerError> {
+        let _lock = self.lock()?;
+        let keys = self.keys();
+        let Some(seed) = users::seed_of(machine, &keys)? else {
+            return Err(ServerError::NoKey {
+                machine: machine.clone(),
+                others: users::workers_with_keys(&keys)?,
+            });
+        };
+        let (url, authority) = (self.address()?, self.authority()?);
+        users::remove_key(machine, &keys)?;
+        self.apply(&Users::kept(&keys, &[])?)?;
+        let now = SystemTime::now();
+        Ok(JoinFile::new(machine.clone(), url, seed, authority, now))
+    }
+
+    /// Shuts out the machines whose keys have expired, and returns which those are.
+    pub fn shut_out_expired(&self) -> Result<Vec<WorkerId>, ServerError> {
+        let _lock = self.lock()?;
+        let keys = self.keys();
+        let expired = users::remove_expired(&keys)?;
+        if !expired.is_empty() {
+            self.apply(&Users::kept(&keys, &[])?)?;
+        }
+        Ok(expired)
+    }
+
+    /// Returns when the keys were changed last.
+    pub fn changed(&self) -> Option<SystemTime> {
+        let users = fs::metadata(self.dir.join(USERS_FILE)).ok()?;
+        users.modified().ok()
+    }
+
+    /// Asks the server to read its keys again, if it runs where this process can see it: not in another container.
+    pub fn reload(&self) -> Result<(), ServerError> {
+        let Some(pid) = self.running() else {
+            return Ok(());
+        };
+        match kill(pid, Signal::SIGHUP) {
+            // It has ended meanwhile, and reads its keys when it starts.
+            Ok(()) | Err(Errno::ESRCH) => Ok(()),
+            Err(errno) => Err(ServerError::Signal {
+                pid: pid.as_raw(),
+                source: errno.into(),
+            }),
+        }
+    }
+
+    fn keys(&self) -> PathBuf {
+        self.dir.join("keys")
+    }
+
+    fn authority(&self) -> Result<Option<String>, ServerError> {
+        let path = self.dir.join("tls/ca.pem");
+        match fs::read_to_string(&path) {
+            Ok(pem) => Ok(Some(pem)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(ServerError::files("read", &path)(error)),
+        }
+    }
+
+    fn address(&self) -> Result<String, ServerError> {
+        let path = self.dir.join("address");
+        let text = fs::read_to_string(&path).map_err(ServerError::files("read", &path))?;
+        Ok(text.trim().to_owned())
+    }
+
+    /// Keeps two commands from writing what either has read before.
+    fn lock(&self) -> Result<Flock<fs::File>, ServerError> {
+        let path = self.dir.join("keys.lock");
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(&path);
+        let file = file.map_err(ServerError::files("open", &path))?;
+        Flock::lock(file, FlockArg::LockExclusive)
+            .map_err(|(_, errno)| ServerError::files("lock", &path)(errno.into()))
+    }
+
+    /// Writes who may connect, and asks the server to read it.
+    fn apply(&self, users: &Users) -> Result<(), ServerError> {
+        write_users(&self.dir, users)?;
+        self.reload()
+    }
+
+    /// Returns the process of the server, if it runs. The process id in its file may be that of an earlier one, which
+    /// another program has now: it counts if its command line names the configuration.
+    fn running(&self) -> Option<Pid> {
+        let text = fs::read_to_string(self.dir.join("run/nats.pid")).ok()?;
+        let pid: i32 = text.trim().parse().ok()?;
+        let command = procfs::process::Process::new(pid).ok()?.cmdline().ok()?;
+        let names_it = |argument: &String| {
+            Path::new(argument)
+                .file_name()
+                .is_some_and(|name| name == "nats.conf")
+        };
+        command.iter().any(names_it).then(|| Pid::from_raw(pid))
+    }
+}
+
+/// Writes the file with the users. A server that reads it at the same time finds the old one or the new one.
+pub(super) fn write_users(dir: &Path, users: &Users) -> Result<(), ServerError> {
+    let (path, partial) = (dir.join(USERS_FILE), dir.join("users.conf.partial"));
+    let text = config::render_users(&users.all());
+    let mut file = create_file(&partial)?;
+    let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all());
+    written.map_err(ServerError::files("write", &partial))?;
+    fs::rename(&partial, &path).map_err(ServerError::files("write", &path))
+}
+
+/// Writes where other machines reach the server.
+pub(super) fn write_address(dir: &Path, scheme: &str, host: &str, port: u16) -> Result<(), ServerError> {
+    let path = dir.join("address");
+    let host = match host.parse::<Ipv6Addr>() {
+        Ok(address) => format!("[{address}]"),
+        Err(_) => host.to_owned(),
+    };
+    let written = writeln!(create_file(&path)?, "{scheme}://{host}:{port}");
+    written.map_err(ServerError::files("write", &path))
+}
+
+/// Returns the name by which other machines reach a server that listens at `ip`: the address itself, or the name of this
+/// machine for one that listens at all of its addresses.
+pub(super) fn host_of(ip: IpAddr) -> String {
+    let name = || nix::unistd::gethostname().ok()?.into_string().ok();
+    if ip.is_unspecified() {
+        name().unwrap_or_else(|| "127.0.0.1".to_owned())
+    } else {
+        ip.to_string()
+    }
+}
