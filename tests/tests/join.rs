@@ -177,7 +177,10 @@ fn a_machine_joins_with_one_file_and_one_that_is_shut_out_counts_no_more() {
         );
     }
     let _complete = running.finish().complete();
-    assert_eq!(worker.drain(), Some(0));
+    // The machine is drained by its name.
+    let drained = server.operate(["drain", "gpu1"]).last();
+    assert_eq!(drained["event"], "drained");
+    assert_eq!(worker.ended(), Some(0));
     assert_eq!(coordinator.interrupt(), Some(0));
     tag.assert_nothing_left();
 }

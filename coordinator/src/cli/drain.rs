@@ -1,17 +1,20 @@
-//! `latentfarm drain`: lets a worker of a farm finish what it has begun, and then end.
+//! `latentfarm drain`: lets a worker of a farm, or all those of a machine, finish what they have begun, and then end.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use async_nats::Subscriber;
 use futures::StreamExt as _;
+use futures::stream::{SelectAll, select_all};
 use latentfarm_common::console::tell;
+use latentfarm_common::ids::WorkerId;
 use latentfarm_common::nats::subjects::Subject;
 use latentfarm_common::waiting::{WaitReport, WaitReporter, rough_time};
 use latentfarm_common::wire;
 use latentfarm_common::wire::outcome::{Heartbeat, WorkerState};
 use serde_json::json;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::args::DrainArgs;
 use super::exit::{CommandError, ExitStatus, runtime};
@@ -19,7 +22,7 @@ use super::jobs;
 use super::stdout::print_result;
 use crate::farm::FarmClient;
 
-/// A worker publishes a heartbeat every 2 s: one that is there is seen in this time.
+/// A worker publishes a heartbeat every 2 s: those that are there are seen in this time.
 const SEEN_WITHIN: Duration = Duration::from_secs(6);
 /// A worker that was seen and is silent for this long has ended, or is cut off.
 const GONE_AFTER: Duration = Duration::from_secs(30);
@@ -41,62 +44,90 @@ pub(super) fn main(args: &DrainArgs) -> Result<ExitStatus, CommandError> {
 async fn drain(args: &DrainArgs) -> Result<ExitStatus, CommandError> {
     let connection = jobs::connection(&args.farm.nats).await?;
     let client = FarmClient::new(&connection);
-    let subject = Subject::Heartbeat(args.worker.clone()).to_string();
-    let subscribed = connection.client.subscribe(subject).await;
-    let mut heartbeats = subscribed.context("cannot subscribe to the worker's heartbeats")?;
-    let worker = &args.worker;
-    match timeout(SEEN_WITHIN, next(&mut heartbeats)).await {
-        Ok(heartbeat) if heartbeat.state != WorkerState::Left => {}
-        _ => {
-            let url = &args.farm.nats;
-            return Err(CommandError::refused(anyhow!(
-                "no worker `{worker}` is on the farm at {url}: `latentfarm top --nats {url}` lists those that are"
+    let mut subscribers = Vec::new();
+    for worker in args.worker.of_machine() {
+        let subject = Subject::Heartbeat(worker).to_string();
+        let subscribed = connection.client.subscribe(subject).await;
+        subscribers.push(subscribed.context("cannot subscribe to the worker's heartbeats")?);
+    }
+    let mut heartbeats = select_all(subscribers);
+    let name = &args.worker;
+    let mut workers = present(&mut heartbeats, name).await;
+    if workers.is_empty() {
+        let url = &args.farm.nats;
+        return Err(CommandError::refused(anyhow!(
+            "no worker `{name}` is on the farm at {url}: `latentfarm top --nats {url}` lists those that are"
+        )));
+    }
+    for worker in workers.keys() {
+        client.drain(worker.clone()).await?;
+    }
+    if args.no_wait {
+        return print(args, "asked", &format!("{name} is asked to end"));
+    }
+    let mut asked = Instant::now();
+    let mut reporter = WaitReporter::default();
+    while !workers.is_empty() {
+        let heartbeat = timeout(SEEN_WITHIN, next(&mut heartbeats)).await.ok();
+        let now = Instant::now();
+        if let Some(heartbeat) = heartbeat {
+            let worker = heartbeat.worker.clone();
+            if heartbeat.state == WorkerState::Left {
+                workers.remove(&worker);
+                continue;
+            }
+            workers.insert(worker.clone(), now);
+            if heartbeat.state != WorkerState::Draining && asked.elapsed() > ASK_EVERY {
+                match client.drain(worker.clone()).await {
+                    // The coordinator may be restarting.
+                    Err(error) if error.may_pass() => {}
+                    answered => answered?,
+                }
+                asked = now;
+            }
+            if let Some(WaitReport::GoesOn(waited)) = reporter.observe(Some(()), now) {
+                tell(format_args!(
+                    "waiting for {worker} for {}: {}",
+                    rough_time(waited),
+                    rest(&heartbeat)
+                ));
+            }
+        }
+        if let Some((worker, seen)) = workers.iter().find(|(_, seen)| now - **seen > GONE_AFTER) {
+            return Err(CommandError::failed(anyhow!(
+                "{worker} has sent nothing for {}: it was killed, or has lost the farm's server; what it had begun goes to \
+                 other workers",
+                rough_time(now - *seen)
             )));
         }
     }
-    client.drain(worker.clone()).await?;
-    if args.no_wait {
-        return print(args, "asked", &format!("{worker} is asked to end"));
-    }
-    let (mut asked, mut seen) = (Instant::now(), Instant::now());
-    let mut reporter = WaitReporter::default();
-    loop {
-        match timeout(SEEN_WITHIN, next(&mut heartbeats)).await {
-            Ok(heartbeat) if heartbeat.state == WorkerState::Left => {
-                return print(args, "drained", &format!("{worker} has left the farm"));
-            }
-            Ok(heartbeat) => {
-                seen = Instant::now();
-                if heartbeat.state != WorkerState::Draining && asked.elapsed() > ASK_EVERY {
-                    match client.drain(worker.clone()).await {
-                        // The coordinator may be restarting.
-                        Err(error) if error.may_pass() => {}
-                        answered => answered?,
-                    }
-                    asked = Instant::now();
-                }
-                if let Some(WaitReport::GoesOn(waited)) = reporter.observe(Some(()), seen) {
-                    tell(format_args!(
-                        "waiting for {worker} for {}: {}",
-                        rough_time(waited),
-                        rest(&heartbeat)
-                    ));
-                }
-            }
-            Err(_) if seen.elapsed() > GONE_AFTER => {
-                return Err(CommandError::failed(anyhow!(
-                    "{worker} has sent nothing for {}: it was killed, or has lost the farm's server; what it had begun \
-                     goes to other workers",
-                    rough_time(seen.elapsed())
-                )));
-            }
-            Err(_) => {}
-        }
-    }
+    print(args, "drained", &format!("{name} has left the farm"))
 }
 
+/// Returns the workers of this name that are on the farm, with the time at which each was seen: the worker itself, or those on
+/// the devices of the machine that has the name.
+async fn present(heartbeats: &mut Heartbeats, name: &WorkerId) -> BTreeMap<WorkerId, Instant> {
+    let mut found = BTreeMap::new();
+    let until = Instant::now() + SEEN_WITHIN;
+    while let Ok(heartbeat) = timeout_at(until, next(heartbeats)).await {
+        if heartbeat.state == WorkerState::Left {
+            found.remove(&heartbeat.worker);
+            continue;
+        }
+        let is_alone = heartbeat.worker == *name;
+        found.insert(heartbeat.worker, Instant::now());
+        if is_alone {
+            break;
+        }
+    }
+    found
+}
+
+/// The heartbeats of some workers.
+type Heartbeats = SelectAll<Subscriber>;
+
 /// Returns the next heartbeat that can be read.
-async fn next(heartbeats: &mut Subscriber) -> Heartbeat {
+async fn next(heartbeats: &mut Heartbeats) -> Heartbeat {
     loop {
         let Some(message) = heartbeats.next().await else {
             // The connection is closing: no heartbeat will come.

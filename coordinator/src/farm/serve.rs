@@ -91,7 +91,7 @@ pub async fn serve(
             let server = EmbeddedServer::start(*options)
                 .await
                 .map_err(ServeError::Server)?;
-            keys = ServerFolder::find(&dir).ok();
+            keys = Some(ServerFolder::find(&dir).map_err(ServeError::Server)?);
             let (url, identity) = (server.url(), server.coordinator());
             (url, identity, Some(SupervisedServer::new(server, notify.clone())))
         }

@@ -281,7 +281,7 @@ pub(in crate::cli) struct SetArgs {
 
 #[derive(clap::Args, Debug)]
 pub(in crate::cli) struct DrainArgs {
-    /// The worker's name, as `latentfarm top` lists it
+    /// The worker's name, as `latentfarm top` lists it, or that of a machine with several devices, for all of its workers
     pub(in crate::cli) worker: WorkerId,
     #[command(flatten)]
     pub(in crate::cli) farm: FarmArgs,

@@ -14,7 +14,7 @@ use latentfarm_common::limits::{self, Needs};
 use latentfarm_common::shutdown;
 
 use super::engine_program::{ensure_installed, thread_count};
-use super::exit::{EXIT_CANNOT_WORK, block_on, failed};
+use super::exit::{EXIT_CANNOT_WORK, block_on, failed, usage_error};
 use access::Access;
 use latentsync::Checkpoint;
 use round::FarmWorker;
@@ -22,14 +22,17 @@ use round::FarmWorker;
 pub(super) use args::RunArgs;
 
 pub(super) fn main(args: RunArgs) -> ExitCode {
-    match block_on(run(args)) {
+    let access = match Access::from_args(&args) {
+        Ok(access) => access,
+        Err(error) => return usage_error(error.as_ref()),
+    };
+    match block_on(run(args, access)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failed(error.as_ref(), EXIT_CANNOT_WORK),
     }
 }
 
-async fn run(args: RunArgs) -> anyhow::Result<()> {
-    let access = Access::from_args(&args)?;
+async fn run(args: RunArgs, access: Access) -> anyhow::Result<()> {
     let worker = match &access {
         Access::Joined(join) => join.name.clone(),
         Access::Named { .. } => worker_id(args.name.as_deref())?,
