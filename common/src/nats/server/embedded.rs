@@ -11,10 +11,9 @@
 //! <dir>/keys       keys, and <dir>/tls certificates, of a server that is reached over the network
 //! ```
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::Duration;
@@ -26,7 +25,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::config::{self, DEFAULT_MAX_FILE_BYTES, ServerConfig};
 use super::error::ServerError;
-use super::files::{create_file, create_folder};
+use super::files::{create_file, create_folder, lock_file};
 use super::folder::{host_of, write_address, write_users};
 use super::locate::ServerBinary;
 use super::process::ServerProcess;
@@ -213,13 +212,7 @@ impl EmbeddedServer {
 /// holds the lock until the kernel has cleared it away, while the coordinator may be started again at once.
 async fn lock(dir: &Path) -> Result<Flock<File>, ServerError> {
     let path = dir.join("lock");
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .open(&path);
-    let mut file = file.map_err(ServerError::files("open", &path))?;
+    let mut file = lock_file(&path)?;
     let deadline = Instant::now() + LOCK_LIMIT;
     loop {
         file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {

@@ -9,10 +9,9 @@
 //! <dir>/keys.lock                locked while keys are changed
 //! ```
 
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io::{self, Write as _};
 use std::net::{IpAddr, Ipv6Addr};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -23,7 +22,7 @@ use nix::unistd::Pid;
 
 use super::config::{self, USERS_FILE};
 use super::error::ServerError;
-use super::files::create_file;
+use super::files::{create_file, lock_file};
 use super::users::{self, Users};
 use crate::ids::WorkerId;
 use crate::nats::join::JoinFile;
@@ -152,14 +151,7 @@ impl ServerFolder {
     /// Keeps two commands from writing what either has read before.
     fn lock(&self) -> Result<Flock<fs::File>, ServerError> {
         let path = self.dir.join("keys.lock");
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(&path);
-        let file = file.map_err(ServerError::files("open", &path))?;
-        Flock::lock(file, FlockArg::LockExclusive)
+        Flock::lock(lock_file(&path)?, FlockArg::LockExclusive)
             .map_err(|(_, errno)| ServerError::files("lock", &path)(errno.into()))
     }
 
