@@ -9,7 +9,7 @@ import torch
 
 from . import export, library, speech, train_unet, train_vae, train_whisper, wiring_vae
 
-STEPS = {"scenes": 3200, "tracks": 320, "whisper": 2200, "vae": 1400, "detail": 400, "unet": 2400, "mouth": 7000,
+STEPS = {"scenes": 6000, "tracks": 320, "whisper": 2200, "vae": 1400, "detail": 400, "unet": 2400, "mouth": 7000,
          "whole": 10000}
 
 

@@ -36,7 +36,7 @@ class Phase:
 SHORT = ((12, 2, 0.35), (8, 3, 0.3), (6, 4, 0.25), (2, 16, 0.1))
 COPY = Phase("unet", 3, 6e-4, absolute=1.0, squared=0.1, told=0.0, shapes=SHORT)  # higher rates undo the first copy
 MOUTH = Phase("mouth", 6, 8e-4, absolute=0.1, squared=1.0, told=0.1, shapes=((24, 1, 1.0),), single=True)
-WHOLE = Phase("whole", 7, 8e-4, absolute=0.15, squared=1.0, told=0.1, chained=True,
+WHOLE = Phase("whole", 7, 8e-4, absolute=0.25, squared=1.0, told=0.1, chained=True,
               shapes=((24, 1, 0.8), (6, 4, 0.12), (2, 16, 0.08)))
 CROP = (..., slice(4, 16), slice(2, 14))  # rows and columns of latents: from below the eyes to the chin
 # What a unit of each latent means for the picture, from the decoder: the fourth one is mostly fine detail.
