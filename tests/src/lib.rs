@@ -22,7 +22,7 @@ pub use clips::{Clips, Material, decoded, repeat, tiny_weights, tiny_weights_as,
 pub use coordinator::Coordinator;
 pub use farm::{Access, Answer, Server, Worker};
 pub use gpus::StandInGpu;
-pub use processes::{ProcessTag, wait_until};
+pub use processes::{ProcessTag, eventually, wait_until};
 pub use render::{Finished, Render, Running, program};
 pub use restrict::{SmallDisk, as_plain_user, skip, unshared};
 pub use stage::{OPTIONS, Stage};

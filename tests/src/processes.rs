@@ -13,6 +13,19 @@ pub fn wait_until(moment: Instant) {
     }
 }
 
+/// Looks fifty times a second until there is something to see, for half a minute at most.
+#[track_caller]
+pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        if let Some(seen) = look() {
+            return seen;
+        }
+        assert!(Instant::now() < deadline, "never happened: {what}");
+        wait_until(Instant::now() + Duration::from_millis(20));
+    }
+}
+
 /// The value of an environment variable that all descendants of a test's processes inherit.
 #[derive(Clone, Debug)]
 pub struct ProcessTag(String);

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-use farm_tests::{Access, Card, Coordinator, Material, ProcessTag, Running, Worker, program, wait_until};
+use farm_tests::{Access, Card, Coordinator, Material, ProcessTag, Running, Worker, eventually, program};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -49,38 +49,16 @@ fn render(material: &Material, server: &Access, name: &str, seed: &str) -> Runni
         .spawn()
 }
 
-/// Waits until a program has said so.
-#[track_caller]
-fn until_said(log: &Path, text: &str) {
-    let begun = Instant::now();
-    let mut look = begun;
-    loop {
-        let said = fs::read_to_string(log).unwrap();
-        if said.contains(text) {
-            return;
-        }
-        assert!(
-            begun.elapsed() < Duration::from_secs(30),
-            "`{text}` is not in: {said}"
-        );
-        look += Duration::from_millis(100);
-        wait_until(look);
-    }
-}
-
 /// Returns the process of the only engine, which starts with its first task.
 #[track_caller]
 fn engine_of(tag: &ProcessTag) -> Pid {
-    let begun = Instant::now();
-    let mut look = begun;
-    loop {
-        if let [engine] = tag.matching("latentfarm-engine")[..] {
-            return Pid::from_raw(engine);
-        }
-        assert!(begun.elapsed() < Duration::from_secs(30), "no engine has started");
-        look += Duration::from_millis(20);
-        wait_until(look);
-    }
+    eventually(
+        "an engine starts",
+        || match tag.matching("latentfarm-engine")[..] {
+            [engine] => Some(Pid::from_raw(engine)),
+            _ => None,
+        },
+    )
 }
 
 #[test]
@@ -145,7 +123,11 @@ fn a_machine_joins_with_one_file_and_one_that_is_shut_out_counts_no_more() {
     let done: Vec<_> = finished.events.iter().filter(of_chunk).collect();
     assert_eq!(done.len(), 1, "{done:#?}");
     assert_eq!(done[0]["worker"], "spare");
-    until_said(&log, "does not admit this program any more");
+    eventually("the worker says that it is not admitted any more", || {
+        let said = fs::read_to_string(&log).unwrap();
+        said.contains("does not admit this program any more")
+            .then_some(())
+    });
     drop(worker);
 
     // The file is worth nothing any more, even after the server was started again.

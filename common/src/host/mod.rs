@@ -1,4 +1,4 @@
-//! Reads the state of host memory: how much is available to this process within the limits of its control
+//! Reads the name of this machine and the state of its memory: how much is available to this process within the limits of its control
 //! groups and its address space, how much processes use, and whether the kernel runs short of it.
 //!
 //! The worker's supervisor reads these numbers before it accepts work, to report them in heartbeats, and when
@@ -34,6 +34,11 @@ pub fn total_mib() -> u64 {
     let groups = cgroups::own_groups();
     let limits = groups.iter().filter_map(|dir| cgroups::group_memory(dir));
     limits.map(|memory| memory.limit).fold(system, u64::min) / MIB
+}
+
+/// Returns the name of this machine, if it has one in Unicode.
+pub fn name() -> Option<String> {
+    nix::unistd::gethostname().ok()?.into_string().ok()
 }
 
 /// Returns the resident set size of this process in MiB.

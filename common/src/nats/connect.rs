@@ -1,11 +1,6 @@
 //! A connection to a NATS server. Its settings notice a dead link within seconds, and it reconnects without
 //! end.
 
-use std::fmt;
-use std::fs::File;
-use std::io::{self, Write as _};
-use std::os::fd::AsRawFd as _;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,12 +9,11 @@ use async_nats::jetstream::context::{ContextBuilder, PublishError, PublishErrorK
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::publish::PublishAck;
 use async_nats::{Client, ConnectErrorKind, ConnectOptions, Subscriber};
-use nix::sys::memfd::{MFdFlags, memfd_create};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::identity::{AUTHORITY_VARIABLE, Identity};
 use super::link::{LinkMonitor, Outage};
-use super::role::Role;
 use super::version::ServerVersion;
 use crate::backoff::{Backoff, Retry, RetryLimit};
 use crate::error::one_line;
@@ -36,80 +30,9 @@ const AFTER_RECONNECT: Duration = Duration::from_millis(500);
 const RECONNECT: Backoff = Backoff::new(Duration::from_millis(25), Duration::from_secs(5));
 const FIRST_CONNECT: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
 
-/// Environment variable with the nkey seed that the process signs in with.
-pub const SEED_VARIABLE: &str = "LATENTFARM_NKEY_SEED";
-
-/// Environment variable with the path of the certificate by which the server is recognised.
-pub const AUTHORITY_VARIABLE: &str = "LATENTFARM_CA";
-
 /// Limit of the first connection for a user who waits at a terminal: enough for a server that is just
 /// starting.
 pub const BRIEF: RetryLimit = RetryLimit::For(Duration::from_secs(10));
-
-/// The user that a process connects as.
-#[derive(Clone)]
-pub struct Identity {
-    /// The role decides the prefix of reply subjects.
-    pub role: Role,
-    /// The nkey seed (`SU...`), if the server requires one.
-    pub nkey_seed: Option<String>,
-    /// The authority that has signed the server's certificate, if that is none of the system's.
-    pub authority: Option<Authority>,
-    /// The name is shown by the server's monitoring.
-    pub name: String,
-}
-
-/// The certificate of an authority, in PEM. The client library reads it from a file, for each connection.
-#[derive(Clone, Debug)]
-pub enum Authority {
-    /// The path of the file.
-    File(PathBuf),
-    /// A file that exists in memory alone.
-    Memory(Arc<File>),
-}
-
-impl Authority {
-    /// Keeps a certificate in memory.
-    pub fn from_pem(pem: &str) -> io::Result<Self> {
-        let mut file = File::from(memfd_create(c"ca.pem", MFdFlags::MFD_CLOEXEC)?);
-        file.write_all(pem.as_bytes())?;
-        Ok(Self::Memory(Arc::new(file)))
-    }
-
-    /// Returns the path of the file, which is valid while this value exists.
-    fn path(&self) -> PathBuf {
-        match self {
-            Self::File(path) => path.clone(),
-            Self::Memory(file) => format!("/proc/self/fd/{}", file.as_raw_fd()).into(),
-        }
-    }
-}
-
-impl Identity {
-    /// Takes the nkey seed from [`SEED_VARIABLE`] and the authority from [`AUTHORITY_VARIABLE`], if those are set.
-    pub fn from_environment(role: Role, name: String) -> Self {
-        let nkey_seed = std::env::var(SEED_VARIABLE).ok();
-        Self {
-            role,
-            nkey_seed,
-            authority: std::env::var_os(AUTHORITY_VARIABLE)
-                .filter(|path| !path.is_empty())
-                .map(|path| Authority::File(path.into())),
-            name,
-        }
-    }
-}
-
-impl fmt::Debug for Identity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Identity")
-            .field("role", &self.role)
-            .field("nkey_seed", &self.nkey_seed.as_ref().map(|_| "(hidden)"))
-            .field("authority", &self.authority)
-            .field("name", &self.name)
-            .finish()
-    }
-}
 
 /// Why there is no connection. Every variant names the server's address.
 #[derive(Debug, thiserror::Error)]

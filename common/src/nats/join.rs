@@ -6,14 +6,15 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use async_nats::rustls::pki_types::CertificateDer;
 use async_nats::rustls::pki_types::pem::PemObject as _;
 use serde::{Deserialize, Serialize};
 
-use super::connect::{Authority, Identity};
+use super::identity::{Authority, Identity};
 use super::role::Role;
+use crate::clock::since_1970;
 use crate::error::FileError;
 use crate::ids::WorkerId;
 use crate::waiting::rough_time;
@@ -102,14 +103,14 @@ pub enum JoinError {
 }
 
 impl JoinFile {
-    /// Makes the file of a machine: `nkey_seed` is its key, which expires at `expires`, and `authority` the certificate
-    /// in PEM by which the server at `url` is recognised.
+    /// Makes the file of a machine: `nkey_seed` is its key, which expires at `expires_unix`, in seconds since the Unix
+    /// epoch, and `authority` the certificate in PEM by which the server at `url` is recognised.
     pub(super) fn new(
         name: WorkerId,
         url: String,
         nkey_seed: String,
         authority: Option<String>,
-        expires: SystemTime,
+        expires_unix: u64,
     ) -> Self {
         Self {
             latentfarm_join: FORMAT,
@@ -117,7 +118,7 @@ impl JoinFile {
             url,
             nkey_seed,
             authority,
-            expires_unix: unix_seconds(expires),
+            expires_unix,
         }
     }
 
@@ -147,7 +148,7 @@ impl JoinFile {
                 path: path.to_owned(),
             });
         }
-        let since = unix_seconds(SystemTime::now()).checked_sub(join.expires_unix);
+        let since = since_1970().as_secs().checked_sub(join.expires_unix);
         if let Some(since) = since {
             return Err(JoinError::Expired {
                 path: path.to_owned(),
@@ -184,7 +185,7 @@ impl JoinFile {
 
     /// Returns for how long the key is still valid.
     pub fn valid_for(&self) -> Duration {
-        Duration::from_secs(self.expires_unix.saturating_sub(unix_seconds(SystemTime::now())))
+        Duration::from_secs(self.expires_unix.saturating_sub(since_1970().as_secs()))
     }
 }
 
@@ -194,26 +195,20 @@ struct Header {
     latentfarm_join: u32,
 }
 
-/// Returns the whole seconds since the Unix epoch; 0 for a time before it.
-pub(super) fn unix_seconds(time: SystemTime) -> u64 {
-    time.duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
 
-    fn join(expires: SystemTime) -> JoinFile {
+    fn join(expires: Duration) -> JoinFile {
         let name = "gpu1".parse().unwrap();
         JoinFile::new(
             name,
             "tls://farm:4222".to_owned(),
             "SUSEED".to_owned(),
             None,
-            expires,
+            expires.as_secs(),
         )
     }
 
@@ -221,9 +216,7 @@ mod tests {
     fn a_file_is_read_as_it_was_written_and_shows_its_key_to_nobody() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("gpu1.join");
-        join(SystemTime::now() + Duration::from_mins(1))
-            .write(&path)
-            .unwrap();
+        join(since_1970() + Duration::from_mins(1)).write(&path).unwrap();
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
         let read = JoinFile::read(&path).unwrap();
         assert_eq!(read.url, "tls://farm:4222");
@@ -232,7 +225,7 @@ mod tests {
         assert_eq!(identity.nkey_seed.as_deref(), Some("SUSEED"));
         assert!(!format!("{read:?} {identity:?}").contains("SUSEED"));
         // A file that exists is somebody's key.
-        join(SystemTime::now()).write(&path).unwrap_err();
+        join(since_1970()).write(&path).unwrap_err();
     }
 
     #[test]
@@ -247,11 +240,12 @@ mod tests {
         assert!(refused("b", "\u{0}").contains("no join file"));
         let newer = refused("c", r#"{"latentfarm_join": 2, "shape": "another"}"#);
         assert!(newer.contains("format 2"), "{newer}");
-        let old = serde_json::to_string(&join(SystemTime::now() - Duration::from_hours(50))).unwrap();
+        let old =
+            serde_json::to_string(&join(since_1970().saturating_sub(Duration::from_hours(50)))).unwrap();
         let expired = refused("d", &old);
         assert!(expired.contains("expired 2 days ago"), "{expired}");
         assert!(expired.contains("latentfarm invite gpu1"), "{expired}");
-        let mut damaged = join(SystemTime::now() + Duration::from_mins(1));
+        let mut damaged = join(since_1970() + Duration::from_mins(1));
         damaged.authority = Some("-----BEGIN CERTIFICATE-----\n".to_owned());
         let damaged = refused("e", &serde_json::to_string(&damaged).unwrap());
         assert!(damaged.contains("certificate"), "{damaged}");

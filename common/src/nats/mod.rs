@@ -12,6 +12,7 @@ pub mod done;
 mod error;
 pub mod events;
 mod full;
+pub mod identity;
 pub mod join;
 pub mod lease;
 mod link;
@@ -24,8 +25,9 @@ pub mod tasks;
 pub mod topology;
 mod version;
 
-pub use connect::{ConnectError, Connection, Identity, connect};
+pub use connect::{ConnectError, Connection, connect};
 pub use error::StreamError;
+pub use identity::Identity;
 pub use link::Outage;
 pub use role::{Permissions, Role};
 pub use version::ServerVersion;

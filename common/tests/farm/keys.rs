@@ -1,7 +1,7 @@
 //! Machines that are invited to a server and shut out, in its folder.
 
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use crate::support::{eventually, options, worker};
 use latentfarm_common::backoff::RetryLimit;
@@ -12,6 +12,7 @@ use latentfarm_common::nats::server::{
 use latentfarm_common::nats::{ConnectError, connect};
 
 const ONCE: RetryLimit = RetryLimit::Tries(1);
+const AN_HOUR: Duration = Duration::from_hours(1);
 
 /// Starts a server that other machines reach, with a certificate for these names besides those of this machine.
 pub(crate) async fn networked(dir: &Path, hosts: &[&str]) -> EmbeddedServer {
@@ -23,10 +24,6 @@ pub(crate) async fn networked(dir: &Path, hosts: &[&str]) -> EmbeddedServer {
         ..options(dir).await
     };
     EmbeddedServer::start(options).await.unwrap()
-}
-
-fn in_an_hour() -> SystemTime {
-    SystemTime::now() + Duration::from_hours(1)
 }
 
 /// Waits until the server admits the worker of this name with a join file, or refuses it.
@@ -50,7 +47,7 @@ async fn a_running_server_admits_a_machine_until_its_key_expires_and_keeps_the_o
     let other = connect(&server.url(), &other, ONCE).await.unwrap();
     let folder = ServerFolder::find(&dir.path().join("nats")).unwrap();
     let join = folder
-        .invite(&worker("gpu1"), Some(server.url()), in_an_hour())
+        .invite(&worker("gpu1"), Some(server.url()), AN_HOUR)
         .unwrap();
     // The certificate is in the file; the key is for all devices of the machine.
     for name in ["gpu1", "gpu1-g15", "gpu1-cpu"] {
@@ -71,12 +68,12 @@ fn a_server_that_does_not_run_admits_at_its_next_start_whoever_has_a_key_that_ha
         || StandaloneServer::configure(dir.path(), "127.0.0.1:4222".parse().unwrap(), &[]).unwrap();
     assert!(!configure().was_kept);
     let folder = ServerFolder::find(dir.path()).unwrap();
-    let join = folder.invite(&worker("gpu1"), None, in_an_hour()).unwrap();
+    let join = folder.invite(&worker("gpu1"), None, AN_HOUR).unwrap();
     assert_eq!(join.url, "nats://127.0.0.1:4222");
     // Another process has the server's old process id: it is not signalled, which would end this test.
     let pid = std::process::id().to_string();
     std::fs::write(dir.path().join("run/nats.pid"), pid).unwrap();
-    folder.invite(&worker("gpu2"), None, in_an_hour()).unwrap();
+    folder.invite(&worker("gpu2"), None, AN_HOUR).unwrap();
 
     let users = || std::fs::read_to_string(dir.path().join("users.conf")).unwrap();
     let has = |name: &str| users().contains(&format!("# {name}\n"));
@@ -106,7 +103,7 @@ fn a_name_that_cannot_be_used_changes_nothing() {
     StandaloneServer::configure(dir.path(), "127.0.0.1:4222".parse().unwrap(), &[worker("gpu1")]).unwrap();
     let folder = ServerFolder::find(dir.path()).unwrap();
     let users = std::fs::read_to_string(dir.path().join("users.conf")).unwrap();
-    let refused = |name: &str| folder.invite(&worker(name), None, in_an_hour()).unwrap_err();
+    let refused = |name: &str| folder.invite(&worker(name), None, AN_HOUR).unwrap_err();
     assert!(matches!(refused("gpu1"), ServerError::HasKey(_)));
     assert!(matches!(refused("gpu1-cpu"), ServerError::NameOfOther { .. }));
     assert!(matches!(refused(&"x".repeat(37)), ServerError::LongName(_)));

@@ -2,9 +2,9 @@
 //! farm's server, on its machine.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::anyhow;
 use latentfarm_common::backoff::RetryLimit;
 use latentfarm_common::console::tell;
 use latentfarm_common::error::one_line;
@@ -41,13 +41,9 @@ pub(super) fn invite(args: &InviteArgs) -> Result<ExitStatus, CommandError> {
             path.display()
         )));
     }
-    let expires = SystemTime::now()
-        .checked_add(args.valid)
-        .context("--valid is too long")
-        .map_err(CommandError::refused)?;
     let folder = ServerFolder::find(&args.dir).map_err(refused)?;
     let join = folder
-        .invite(&args.machine, args.url.clone(), expires)
+        .invite(&args.machine, args.url.clone(), args.valid)
         .map_err(refused)?;
     if let Err(error) = join.write(&path) {
         // Nobody has the key.

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use latentfarm_common::console::tell;
-use latentfarm_common::nats::connect::AUTHORITY_VARIABLE;
+use latentfarm_common::host;
+use latentfarm_common::nats::identity::AUTHORITY_VARIABLE;
 use latentfarm_common::nats::lease::{Contention, LeaseTtl};
 use latentfarm_common::nats::server::{Network, ServerOptions, locate};
 use latentfarm_common::shutdown;
@@ -33,7 +34,7 @@ async fn run(args: ServeArgs) -> Result<ExitStatus, CommandError> {
         let binary = binary.map_err(CommandError::refused)?;
         let mut options = ServerOptions::new(binary, dir.join("server"), args.worker);
         let hosts = if args.host.is_empty() {
-            this_host().into_iter().collect()
+            host::name().into_iter().collect()
         } else {
             args.host
         };
@@ -61,7 +62,7 @@ async fn run(args: ServeArgs) -> Result<ExitStatus, CommandError> {
             holder: format!(
                 "process {} of latentfarm serve on {}",
                 std::process::id(),
-                this_host().unwrap_or_else(|| "a machine without a name".to_owned())
+                host::name().unwrap_or_else(|| "a machine without a name".to_owned())
             ),
             contention: Contention::Refuse,
             lease_time: LeaseTtl::default(),
@@ -97,9 +98,4 @@ async fn run(args: ServeArgs) -> Result<ExitStatus, CommandError> {
 fn room_for_server(dir: &Path) -> u64 {
     let free = Volume::of(dir).map_or(u64::MAX, |volume| volume.free_bytes);
     written_bytes(dir).saturating_add(free / 10 * 9)
-}
-
-/// Returns the name of this machine.
-fn this_host() -> Option<String> {
-    nix::unistd::gethostname().ok()?.into_string().ok()
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use latentfarm_common::host;
 use latentfarm_common::ids::JobId;
 use latentfarm_common::nats::Connection;
 use latentfarm_common::shutdown::{self, Phase, Shutdown};
@@ -264,7 +265,6 @@ pub(super) fn submitter() -> String {
     let id = nix::unistd::geteuid();
     let user = nix::unistd::User::from_uid(id).ok().flatten();
     let user = user.map_or_else(|| id.to_string(), |user| user.name);
-    let host = nix::unistd::gethostname().ok();
-    let host = host.as_deref().and_then(OsStr::to_str).unwrap_or("unknown");
+    let host = host::name().unwrap_or_else(|| "unknown".to_owned());
     format!("{user}@{host}")
 }

@@ -1,8 +1,8 @@
 //! The connections to the farm that jobs run on, which the caller of the dispatcher opens.
 
 use latentfarm_common::blob::{BlobError, Store};
-use latentfarm_common::nats::connect::{self, ConnectError, Identity};
 use latentfarm_common::nats::topology::{self, Topology};
+use latentfarm_common::nats::{ConnectError, Identity, connect};
 use latentfarm_common::nats::{Connection, StreamError, storage};
 
 /// URL of the object store that holds the media of a farm of several machines.

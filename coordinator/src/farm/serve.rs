@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use latentfarm_common::error::{FileError, one_line};
-use latentfarm_common::nats::connect::{Authority, Identity};
+use latentfarm_common::nats::identity::{Authority, Identity};
 use latentfarm_common::nats::lease::{self, Lease, LeaseError};
 use latentfarm_common::nats::server::{EmbeddedServer, ServerError, ServerFolder, ServerOptions};
 use latentfarm_common::nats::{Connection, Role};

@@ -4,7 +4,7 @@ use std::io;
 use std::process::Stdio;
 
 use latentfarm_common::child::die_with_parent;
-use latentfarm_common::nats::connect::SEED_VARIABLE;
+use latentfarm_common::nats::identity::SEED_VARIABLE;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::process::{Child, Command};

@@ -8,7 +8,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use latentfarm_common::error::FileError;
-use latentfarm_common::nats::connect::Identity;
+use latentfarm_common::nats::Identity;
 use serde::{Deserialize, Serialize};
 
 const FILE_NAME: &str = "watch.json";

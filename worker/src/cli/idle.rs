@@ -11,7 +11,7 @@ use latentfarm_common::frame::FrameHash;
 use latentfarm_common::ids::WorkerId;
 use latentfarm_common::lip_sync::LipOpening;
 use latentfarm_common::nats::Role;
-use latentfarm_common::nats::connect::{self, Identity};
+use latentfarm_common::nats::{Identity, connect};
 use latentfarm_common::queues::Available;
 use latentfarm_common::shutdown;
 use latentfarm_common::wire;

@@ -32,7 +32,7 @@ use super::process::ServerProcess;
 use super::tls::TlsFiles;
 use super::users::Users;
 use crate::ids::WorkerId;
-use crate::nats::connect::Identity;
+use crate::nats::identity::Identity;
 
 const READY_LIMIT: Duration = Duration::from_secs(15);
 const READY_LOOK: Duration = Duration::from_millis(5);

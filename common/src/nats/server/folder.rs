@@ -13,7 +13,7 @@ use std::fs;
 use std::io::{self, Write as _};
 use std::net::{IpAddr, Ipv6Addr};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -24,6 +24,8 @@ use super::config::{self, USERS_FILE};
 use super::error::ServerError;
 use super::files::{create_file, lock_file};
 use super::users::{self, Users};
+use crate::clock::since_1970;
+use crate::host;
 use crate::ids::WorkerId;
 use crate::nats::join::JoinFile;
 
@@ -46,13 +48,13 @@ impl ServerFolder {
             .ok_or_else(|| ServerError::NoServer { dir: dir.to_owned() })
     }
 
-    /// Makes a key for a machine, which expires at `expires`, and asks the server to admit it. `url` is the address at
+    /// Makes a key for a machine, which is valid for so long, and asks the server to admit it. `url` is the address at
     /// which the machine reaches the server; by default that which the server was set up with.
     pub fn invite(
         &self,
         machine: &WorkerId,
         url: Option<String>,
-        expires: SystemTime,
+        valid: Duration,
     ) -> Result<JoinFile, ServerError> {
         let _lock = self.lock()?;
         let keys = self.keys();
@@ -74,6 +76,7 @@ impl ServerFolder {
         }
         let url = url.map_or_else(|| self.address(), Ok)?;
         let authority = self.authority()?;
+        let expires = since_1970().saturating_add(valid).as_secs();
         let seed = users::make_key(machine, expires, &keys)?;
         self.apply(&Users::kept(&keys, &[])?)?;
         Ok(JoinFile::new(machine.clone(), url, seed, authority, expires))
@@ -93,7 +96,7 @@ impl ServerFolder {
         let (url, authority) = (self.address()?, self.authority()?);
         users::remove_key(machine, &keys)?;
         self.apply(&Users::kept(&keys, &[])?)?;
-        let now = SystemTime::now();
+        let now = since_1970().as_secs();
         Ok(JoinFile::new(machine.clone(), url, seed, authority, now))
     }
 
@@ -200,9 +203,8 @@ pub(super) fn write_address(dir: &Path, scheme: &str, host: &str, port: u16) -> 
 /// Returns the name by which other machines reach a server that listens at `ip`: the address itself, or the name of this
 /// machine for one that listens at all of its addresses.
 pub(super) fn host_of(ip: IpAddr) -> String {
-    let name = || nix::unistd::gethostname().ok()?.into_string().ok();
     if ip.is_unspecified() {
-        name().unwrap_or_else(|| "127.0.0.1".to_owned())
+        host::name().unwrap_or_else(|| "127.0.0.1".to_owned())
     } else {
         ip.to_string()
     }

@@ -5,16 +5,15 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use nkeys::KeyPair;
 
 use super::error::ServerError;
 use super::files::{create_file, create_folder};
+use crate::clock::since_1970;
 use crate::error::ignore_not_found;
 use crate::ids::WorkerId;
-use crate::nats::connect::{Authority, Identity};
-use crate::nats::join::unix_seconds;
+use crate::nats::identity::{Authority, Identity};
 use crate::nats::role::Role;
 
 /// A user of the server.
@@ -62,18 +61,13 @@ impl User {
     /// Returns the user whose key is in `dir`; makes a key if there is none.
     fn kept(role: Role, dir: &Path) -> Result<Self, ServerError> {
         let path = dir.join(file_name(&role));
-        match fs::read_to_string(&path) {
-            Ok(seed) => {
-                Self::from_seed(role, seed.trim()).map_err(|source| ServerError::BadKey { path, source })
-            }
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                let user = Self::make(role)?;
-                let written = writeln!(create_file(&path)?, "{}", user.seed);
-                written.map_err(ServerError::files("write", &path))?;
-                Ok(user)
-            }
-            Err(error) => Err(ServerError::files("read", &path)(error)),
+        if let Some(seed) = seed_in(&path)? {
+            return Self::from_seed(role, &seed).map_err(|source| ServerError::BadKey { path, source });
         }
+        let user = Self::make(role)?;
+        let written = writeln!(create_file(&path)?, "{}", user.seed);
+        written.map_err(ServerError::files("write", &path))?;
+        Ok(user)
     }
 }
 
@@ -84,57 +78,64 @@ fn file_name(role: &Role) -> String {
     }
 }
 
-/// Makes a key for a worker that has none, which expires at `expires`, and returns its seed.
-pub(super) fn make_key(worker: &WorkerId, expires: SystemTime, dir: &Path) -> Result<String, ServerError> {
+/// Makes a key for a worker that has none, which expires at `expires_unix`, in seconds since the Unix epoch, and returns its
+/// seed.
+pub(super) fn make_key(worker: &WorkerId, expires_unix: u64, dir: &Path) -> Result<String, ServerError> {
     let user = User::kept(Role::Worker(worker.clone()), dir)?;
     let path = expiry_file(worker, dir);
-    let written = writeln!(create_file(&path)?, "{}", unix_seconds(expires));
+    let written = writeln!(create_file(&path)?, "{expires_unix}");
     written.map_err(ServerError::files("write", &path))?;
     Ok(user.seed)
 }
 
 /// Returns the seed of a worker's key in `dir`, if it has one.
 pub(super) fn seed_of(worker: &WorkerId, dir: &Path) -> Result<Option<String>, ServerError> {
-    let path = key_file(worker, dir);
-    match fs::read_to_string(&path) {
+    seed_in(&key_file(worker, dir))
+}
+
+/// Reads the seed in the file of a key, if there is one.
+fn seed_in(path: &Path) -> Result<Option<String>, ServerError> {
+    match fs::read_to_string(path) {
         Ok(seed) => Ok(Some(seed.trim().to_owned())),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(ServerError::files("read", &path)(error)),
+        Err(error) => Err(ServerError::files("read", path)(error)),
     }
 }
 
-/// Removes the key of a worker from `dir`, and its expiry. Returns whether there was one.
-pub(super) fn remove_key(worker: &WorkerId, dir: &Path) -> Result<bool, ServerError> {
-    let key = key_file(worker, dir);
-    let is_there = key.exists();
+/// Removes the key of a worker from `dir`, and its expiry, as far as they are there.
+pub(super) fn remove_key(worker: &WorkerId, dir: &Path) -> Result<(), ServerError> {
     // The key goes first: without its expiry it would be valid for ever.
-    for path in [key, expiry_file(worker, dir)] {
+    for path in [key_file(worker, dir), expiry_file(worker, dir)] {
         ignore_not_found(fs::remove_file(&path)).map_err(ServerError::files("remove", &path))?;
     }
-    Ok(is_there)
+    Ok(())
 }
 
 /// Removes the keys in `dir` that have expired, and returns whose they were.
 pub(super) fn remove_expired(dir: &Path) -> Result<Vec<WorkerId>, ServerError> {
-    let now = unix_seconds(SystemTime::now());
+    let now = since_1970().as_secs();
     let mut removed = Vec::new();
     for worker in named_in(dir, ".expires")? {
         // Whoever deletes a key may leave its expiry, which is not that of the next key.
-        let is_over = !key_file(&worker, dir).exists() || {
-            let path = expiry_file(&worker, dir);
-            let text = fs::read_to_string(&path).map_err(ServerError::files("read", &path))?;
-            let expires: u64 = text.trim().parse().map_err(|_| ServerError::BadExpiry { path })?;
-            expires <= now
-        };
-        if is_over && remove_key(&worker, dir)? {
-            removed.push(worker);
+        let has_key = key_file(&worker, dir).exists();
+        if has_key && expiry_of(&worker, dir)? > now {
+            continue;
         }
+        remove_key(&worker, dir)?;
+        removed.extend(has_key.then_some(worker));
     }
     Ok(removed)
 }
 
 fn key_file(worker: &WorkerId, dir: &Path) -> PathBuf {
     dir.join(file_name(&Role::Worker(worker.clone())))
+}
+
+/// Reads when the key of a worker expires, in seconds since the Unix epoch.
+fn expiry_of(worker: &WorkerId, dir: &Path) -> Result<u64, ServerError> {
+    let path = expiry_file(worker, dir);
+    let text = fs::read_to_string(&path).map_err(ServerError::files("read", &path))?;
+    text.trim().parse().map_err(|_| ServerError::BadExpiry { path })
 }
 
 fn expiry_file(worker: &WorkerId, dir: &Path) -> PathBuf {

@@ -294,6 +294,18 @@ pub(in crate::cli) struct DrainArgs {
 }
 
 #[derive(clap::Args, Debug)]
+pub(in crate::cli) struct NatsConfigArgs {
+    /// Folder of the server: its configuration, the keys, and later its data
+    pub(in crate::cli) dir: PathBuf,
+    /// Name of a worker that may connect, as in `latentfarm-worker run --name`; may be given several times
+    #[arg(long, value_name = "NAME")]
+    pub(in crate::cli) worker: Vec<WorkerId>,
+    /// Address and port that the server listens on
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:4222")]
+    pub(in crate::cli) listen: SocketAddr,
+}
+
+#[derive(clap::Args, Debug)]
 pub(in crate::cli) struct InviteArgs {
     /// Name of the machine: 1 to 36 of a-z, 0-9 and -; its workers have it too
     #[arg(value_name = "NAME")]

@@ -5,16 +5,14 @@
 mod farm;
 mod job;
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, value_parser};
-use latentfarm_common::ids::WorkerId;
 use latentfarm_common::media::TrackChoice;
 
 pub(super) use farm::{
-    BatchArgs, ControlArgs, DrainArgs, FetchArgs, InviteArgs, JobsArgs, LineArgs, RevokeArgs, ServeArgs,
-    SetArgs, StatusArgs, SubmitArgs, SubmittedArgs, SubmittedJob,
+    BatchArgs, ControlArgs, DrainArgs, FetchArgs, InviteArgs, JobsArgs, LineArgs, NatsConfigArgs, RevokeArgs,
+    ServeArgs, SetArgs, StatusArgs, SubmitArgs, SubmittedArgs, SubmittedJob,
 };
 pub(super) use job::{JobArgs, Preset};
 
@@ -273,18 +271,6 @@ pub(super) struct BenchArgs {
     /// Print the figures as one JSON object
     #[arg(long)]
     pub(super) json: bool,
-}
-
-#[derive(clap::Args, Debug)]
-pub(super) struct NatsConfigArgs {
-    /// Folder of the server: its configuration, the keys, and later its data
-    pub(super) dir: PathBuf,
-    /// Name of a worker that may connect, as in `latentfarm-worker run --name`; may be given several times
-    #[arg(long, value_name = "NAME")]
-    pub(super) worker: Vec<WorkerId>,
-    /// Address and port that the server listens on
-    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:4222")]
-    pub(super) listen: SocketAddr,
 }
 
 #[derive(clap::Args, Debug)]

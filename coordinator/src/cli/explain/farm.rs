@@ -4,9 +4,9 @@
 
 use anyhow::Context as _;
 use latentfarm_common::ids::JobId;
-use latentfarm_common::nats::connect::{self, Identity};
 use latentfarm_common::nats::direct::DirectReader;
 use latentfarm_common::nats::done::DoneLog;
+use latentfarm_common::nats::{Identity, connect};
 use latentfarm_common::nats::{Role, subjects, topology};
 use latentfarm_common::wire;
 use latentfarm_common::wire::job::JobSpec;

@@ -13,7 +13,7 @@ use futures::StreamExt as _;
 use latentfarm_common::clock;
 use latentfarm_common::error::one_line;
 use latentfarm_common::ids::JobId;
-use latentfarm_common::nats::connect::SEED_VARIABLE;
+use latentfarm_common::nats::identity::SEED_VARIABLE;
 use latentfarm_common::nats::lease::Lease;
 use latentfarm_common::nats::subjects::{ALL_HEARTBEATS, FARM_QUESTIONS, FARM_REQUESTS};
 use latentfarm_common::time::milliseconds;
