@@ -54,10 +54,53 @@ async fn a_running_server_admits_a_machine_until_its_key_expires_and_keeps_the_o
         until_admitted(&join, name, true).await;
     }
     assert!(folder.shut_out_expired().unwrap().is_empty());
-    std::fs::write(dir.path().join("nats/keys/worker-gpu1.expires"), "1700000000\n").unwrap();
-    assert_eq!(folder.shut_out_expired().unwrap(), [worker("gpu1")]);
+    let key = dir.path().join("nats/keys/worker-gpu1.nk");
+    let expiry = key.with_extension("expires");
+    let seed = std::fs::read_to_string(&key).unwrap();
+    let valid = std::fs::read_to_string(&expiry).unwrap();
+    // For the server it is the same whether the key's time passes or the clock steps.
+    std::fs::write(&expiry, "1700000000\n").unwrap();
+    for _ in 0..2 {
+        assert_eq!(folder.shut_out_expired().unwrap(), [worker("gpu1")]);
+    }
     until_admitted(&join, "gpu1", false).await;
+    assert_eq!(std::fs::read_to_string(&key).unwrap(), seed);
+    // The clock is right again, so that the machine works with the key that it has.
+    std::fs::write(&expiry, valid).unwrap();
+    assert!(folder.shut_out_expired().unwrap().is_empty());
+    until_admitted(&join, "gpu1", true).await;
     assert_eq!(*other.connects().borrow(), 1, "its connection was not touched");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn an_expired_key_is_replaced_by_an_invitation_or_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = networked(dir.path(), &[]).await;
+    let folder = ServerFolder::find(&dir.path().join("nats")).unwrap();
+    let invite = || folder.invite(&worker("gpu1"), Some(server.url()), AN_HOUR);
+    let expire = || {
+        std::fs::write(dir.path().join("nats/keys/worker-gpu1.expires"), "1700000000\n").unwrap();
+        assert_eq!(folder.shut_out_expired().unwrap(), [worker("gpu1")]);
+    };
+    let old = invite().unwrap();
+    until_admitted(&old, "gpu1", true).await;
+    assert!(matches!(invite(), Err(ServerError::HasKey(_))));
+    expire();
+    let new = invite().unwrap();
+    until_admitted(&new, "gpu1", true).await;
+    until_admitted(&old, "gpu1", false).await;
+    assert!(folder.shut_out_expired().unwrap().is_empty());
+    // Nobody else gets a name of its workers, even while it is shut out.
+    expire();
+    let other = folder.invite(&worker("gpu1-cpu"), Some(server.url()), AN_HOUR);
+    assert!(matches!(other, Err(ServerError::NameOfOther { .. })));
+    folder.revoke(&worker("gpu1")).unwrap();
+    assert!(folder.shut_out_expired().unwrap().is_empty());
+    assert!(matches!(
+        folder.revoke(&worker("gpu1")),
+        Err(ServerError::NoKey { .. })
+    ));
     server.stop().await;
 }
 

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use latentfarm_common::error::{FileError, one_line};
+use latentfarm_common::ids::WorkerId;
 use latentfarm_common::nats::identity::{Authority, Identity};
 use latentfarm_common::nats::lease::{self, Lease, LeaseError};
 use latentfarm_common::nats::server::{EmbeddedServer, ServerError, ServerFolder, ServerOptions};
@@ -255,7 +256,7 @@ async fn acquire(connection: &Connection, settings: &FarmSettings) -> Result<Lea
     }
 }
 
-/// Keeps an own server up to date with its keys: shuts out the machines whose keys expire, and lets it read what
+/// Keeps an own server up to date with its keys: shuts out the machines whose keys have expired by the clock, and lets it read what
 /// `latentfarm invite` and `revoke` have changed, which may run in a container of their own, where they cannot see the
 /// server's process. Whoever runs another server does that there.
 async fn keep_keys(folder: Option<ServerFolder>) -> Infallible {
@@ -264,27 +265,27 @@ async fn keep_keys(folder: Option<ServerFolder>) -> Infallible {
     };
     let mut changed = folder.changed();
     let mut checked = Instant::now();
+    let mut shut_out = Vec::new();
     loop {
         tokio::time::sleep(KEYS_LOOK).await;
         let expires = checked.elapsed() >= EXPIRY_CHECK;
         if expires {
             checked = Instant::now();
         }
-        let (look, seen) = (folder.clone(), changed);
+        let (look, seen, before) = (folder.clone(), changed, shut_out.clone());
         let looked = tokio::task::spawn_blocking(move || {
-            if expires {
-                for machine in look.shut_out_expired()? {
-                    tracing::warn!(%machine, "the machine's key has expired; `latentfarm invite` makes another");
-                }
-            }
+            let expired = if expires { look.shut_out_expired()? } else { before };
             let changed = look.changed();
             if changed != seen {
                 look.reload()?;
             }
-            Ok::<_, ServerError>(changed)
+            Ok::<_, ServerError>((changed, expired))
         });
         match looked.await {
-            Ok(Ok(now)) => changed = now,
+            Ok(Ok((now, expired))) => {
+                log_changes(&shut_out, &expired);
+                (changed, shut_out) = (now, expired);
+            }
             Ok(Err(error)) => {
                 tracing::error!(
                     error = one_line(&error),
@@ -294,5 +295,18 @@ async fn keep_keys(folder: Option<ServerFolder>) -> Infallible {
             // The runtime ends.
             Err(_) => {}
         }
+    }
+}
+
+/// Logs which machines are shut out because their keys have expired, and were not before, and which are admitted again.
+fn log_changes(before: &[WorkerId], expired: &[WorkerId]) {
+    for machine in expired.iter().filter(|machine| !before.contains(machine)) {
+        tracing::warn!(
+            %machine,
+            "the machine's key has expired by this machine's clock, and it is shut out; `latentfarm invite` makes another"
+        );
+    }
+    for machine in before.iter().filter(|machine| !expired.contains(machine)) {
+        tracing::info!(%machine, "the machine's expired key is shut out no more: it is valid, or was replaced or removed");
     }
 }

@@ -49,7 +49,8 @@ impl ServerFolder {
     }
 
     /// Makes a key for a machine, which is valid for so long, and asks the server to admit it. `url` is the address at
-    /// which the machine reaches the server; by default that which the server was set up with.
+    /// which the machine reaches the server; by default that which the server was set up with. The key replaces one of the
+    /// machine that has expired.
     pub fn invite(
         &self,
         machine: &WorkerId,
@@ -58,13 +59,15 @@ impl ServerFolder {
     ) -> Result<JoinFile, ServerError> {
         let _lock = self.lock()?;
         let keys = self.keys();
-        let others = users::workers_with_keys(&keys)?;
+        let mut others = users::workers_with_keys(&keys)?;
         if machine.of_gpu(WorkerId::MACHINE_GPUS - 1).is_err() {
             return Err(ServerError::LongName(machine.clone()));
         }
-        if others.contains(machine) {
+        let has_key = others.contains(machine);
+        if has_key && !users::expired_in(&keys)?.contains(machine) {
             return Err(ServerError::HasKey(machine.clone()));
         }
+        others.retain(|other| other != machine);
         if let Some(other) = others
             .iter()
             .find(|other| other.of_machine().contains(machine) || machine.of_machine().contains(other))
@@ -76,6 +79,9 @@ impl ServerFolder {
         }
         let url = url.map_or_else(|| self.address(), Ok)?;
         let authority = self.authority()?;
+        if has_key {
+            users::remove_key(machine, &keys)?;
+        }
         let expires = since_1970().saturating_add(valid).as_secs();
         let seed = users::make_key(machine, expires, &keys)?;
         self.apply(&Users::kept(&keys, &[])?)?;
@@ -100,15 +106,18 @@ impl ServerFolder {
         Ok(JoinFile::new(machine.clone(), url, seed, authority, now))
     }
 
-    /// Shuts out the machines whose keys have expired, and returns which those are.
+    /// Shuts out the machines whose keys have expired, and returns which those are, sorted. Their keys stay in the folder, and
+    /// the machines are admitted again if the clock goes back.
     pub fn shut_out_expired(&self) -> Result<Vec<WorkerId>, ServerError> {
         let _lock = self.lock()?;
         let keys = self.keys();
-        let expired = users::remove_expired(&keys)?;
-        if !expired.is_empty() {
-            self.apply(&Users::kept(&keys, &[])?)?;
+        let path = self.dir.join(USERS_FILE);
+        let admitted = fs::read_to_string(&path).map_err(ServerError::files("read", &path))?;
+        let users = Users::kept(&keys, &[])?;
+        if admitted != config::render_users(&users.all()) {
+            self.apply(&users)?;
         }
-        Ok(expired)
+        users::expired_in(&keys)
     }
 
     /// Returns when the keys were changed last.

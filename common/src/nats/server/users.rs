@@ -111,20 +111,27 @@ pub(super) fn remove_key(worker: &WorkerId, dir: &Path) -> Result<(), ServerErro
     Ok(())
 }
 
-/// Removes the keys in `dir` that have expired, and returns whose they were.
-pub(super) fn remove_expired(dir: &Path) -> Result<Vec<WorkerId>, ServerError> {
+/// Lists the workers whose keys in `dir` have expired, sorted. Their files stay: the clock of this machine may be wrong, and a key
+/// that was removed would not come back with the right time.
+pub(super) fn expired_in(dir: &Path) -> Result<Vec<WorkerId>, ServerError> {
     let now = since_1970().as_secs();
-    let mut removed = Vec::new();
+    let mut expired = Vec::new();
     for worker in named_in(dir, ".expires")? {
-        // Whoever deletes a key may leave its expiry, which is not that of the next key.
-        let has_key = key_file(&worker, dir).exists();
-        if has_key && expiry_of(&worker, dir)? > now {
-            continue;
+        if key_file(&worker, dir).exists() && expiry_of(&worker, dir)? <= now {
+            expired.push(worker);
         }
-        remove_key(&worker, dir)?;
-        removed.extend(has_key.then_some(worker));
     }
-    Ok(removed)
+    Ok(expired)
+}
+
+/// Removes the expiries in `dir` whose keys somebody has deleted: they are not those of the next keys.
+fn remove_stray_expiries(dir: &Path) -> Result<(), ServerError> {
+    for worker in named_in(dir, ".expires")? {
+        if !key_file(&worker, dir).exists() {
+            remove_key(&worker, dir)?;
+        }
+    }
+    Ok(())
 }
 
 fn key_file(worker: &WorkerId, dir: &Path) -> PathBuf {
@@ -177,22 +184,23 @@ impl Users {
     }
 
     /// Returns users with keys in the folder `dir`, which get one if they have none. Workers that have a key there
-    /// that has not expired are users too.
+    /// are users too. Those whose key has expired are left out.
     pub(super) fn kept(dir: &Path, workers: &[WorkerId]) -> Result<Self, ServerError> {
         create_folder(dir)?;
-        remove_expired(dir)?;
-        let mut all = workers.to_vec();
+        remove_stray_expiries(dir)?;
+        let mut all: BTreeSet<WorkerId> = workers.iter().cloned().collect();
         all.extend(workers_with_keys(dir)?);
-        let mut seen = BTreeSet::new();
-        all.retain(|worker| seen.insert(worker.clone()));
+        for expired in expired_in(dir)? {
+            all.remove(&expired);
+        }
         Self::each(&all, |role| User::kept(role, dir))
     }
 
-    fn each(
-        workers: &[WorkerId],
+    fn each<'a>(
+        workers: impl IntoIterator<Item = &'a WorkerId>,
         user: impl Fn(Role) -> Result<User, ServerError>,
     ) -> Result<Self, ServerError> {
-        let workers = workers.iter().map(|id| user(Role::Worker(id.clone())));
+        let workers = workers.into_iter().map(|id| user(Role::Worker(id.clone())));
         Ok(Self {
             coordinator: user(Role::Coordinator)?,
             operator: user(Role::Operator)?,
