@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::identity::{AUTHORITY_VARIABLE, Identity};
 use super::link::{LinkMonitor, Outage};
+use super::signature::{PublicKey, Signer};
 use super::version::ServerVersion;
 use crate::backoff::{Backoff, Retry, RetryLimit};
 use crate::error::one_line;
@@ -105,12 +106,23 @@ pub struct Connection {
     url: Arc<str>,
     connects: watch::Receiver<u64>,
     outage: watch::Receiver<Option<Outage>>,
+    signer: Option<Arc<Signer>>,
 }
 
 impl Connection {
     /// Returns the address of the server, as it was given to [`connect`], without a password.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Returns the public half of the nkey that the process signs in with, if it has one.
+    pub fn key(&self) -> Option<&PublicKey> {
+        self.signer().map(Signer::key)
+    }
+
+    /// Returns the nkey that the process signs in with, if it has one.
+    pub(super) fn signer(&self) -> Option<&Signer> {
+        self.signer.as_deref()
     }
 
     /// Returns the outage that goes on; `None` while the link is up.
@@ -290,6 +302,11 @@ async fn connect_once(url: &str, identity: &Identity) -> Result<Connection, Conn
         url: address.into(),
         connects,
         outage,
+        // A server without accounts accepts any seed, and one that is none signs nothing.
+        signer: identity
+            .nkey_seed
+            .as_ref()
+            .and_then(|seed| Signer::from_seed(seed).ok().map(Arc::new)),
     })
 }
 

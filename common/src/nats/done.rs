@@ -1,15 +1,19 @@
 //! The done log has one record for each finished chunk, which is written by compare-and-set. It is the truth
 //! about what is finished. Workers commit to it; the coordinator reads it, verifies what it names, and
-//! retracts what does not hold.
+//! retracts what does not hold. A record is signed with the key of the connection that wrote it, see
+//! [`signature`](super::signature).
 
 use std::time::Duration;
 
+use async_nats::HeaderMap;
 use async_nats::jetstream;
 use async_nats::jetstream::message::{PublishMessage, StreamMessage};
 
 use super::connect::Connection;
 use super::direct::{DirectReader, last_of};
 use super::error::StreamError;
+use super::events::FollowedMessage;
+use super::signature::Signature;
 use super::subjects::{self, Subject};
 use super::topology;
 use crate::backoff::{Backoff, Retry, RetryLimit};
@@ -31,6 +35,8 @@ pub struct DoneEntry {
     /// The record, or the error of one that cannot be decoded; that one does not count and has to be
     /// retracted.
     pub record: Result<DoneRecord, WireError>,
+    /// Who signed the record.
+    pub signature: Signature,
 }
 
 impl DoneEntry {
@@ -39,7 +45,23 @@ impl DoneEntry {
             chunk,
             sequence: message.sequence,
             record: wire::decode(&message.payload),
+            signature: Signature::of(&message.subject, &message.payload, &message.headers),
         }
+    }
+
+    /// Reads a message of the followed done log; `None` if its subject is not one of the log's.
+    pub fn of_followed(message: &FollowedMessage) -> Option<Self> {
+        let Some(Subject::Done(chunk)) = message.subject else {
+            return None;
+        };
+        // A subject has one text form, which is the one that was signed.
+        let subject = Subject::Done(chunk).to_string();
+        Some(Self {
+            chunk,
+            sequence: message.sequence,
+            record: wire::decode(&message.payload),
+            signature: Signature::of(&subject, &message.payload, &message.headers),
+        })
     }
 }
 
@@ -69,21 +91,30 @@ impl DoneLog {
         }
     }
 
-    /// Makes `record` its chunk's result, unless there is one. Waits while the link is down, tries for up to
+    /// Makes `record` its chunk's result, unless there is one, signed with the connection's key if it has one. Waits while the link is down, tries for up to
     /// a minute while the server does not answer, and finds out whether a try without an answer was stored.
     pub async fn commit(&self, record: &DoneRecord) -> Result<CommitOutcome, StreamError> {
         let chunk = record.chunk;
         let failed =
             |cause: async_nats::Error| StreamError::new(format!("commit {chunk} to the done log"), cause);
+        let subject = Subject::Done(chunk).to_string();
         let payload = wire::encode(record).map_err(|error| failed(error.into()))?;
+        let (signature, headers) = match self.connection.signer() {
+            Some(signer) => {
+                let headers = signer.sign(&subject, &payload);
+                let headers = headers.map_err(|error| failed(error.into()))?;
+                (Signature::By(signer.key().clone()), headers)
+            }
+            None => (Signature::Missing, HeaderMap::new()),
+        };
         let message = PublishMessage::build()
             .payload(payload.into())
+            .headers(headers)
             .expected_stream(topology::DONE)
             .expected_last_subject_sequence(0);
         let mut retry = Retry::new(RETRY, COMMIT_LIMIT);
         loop {
-            let subject = Subject::Done(chunk).to_string();
-            let error = match self.connection.publish(subject, message.clone()).await {
+            let error = match self.connection.publish(subject.clone(), message.clone()).await {
                 Ok(ack) => {
                     return Ok(CommitOutcome::Won {
                         sequence: ack.sequence,
@@ -93,7 +124,9 @@ impl DoneLog {
             };
             // The stored record is another one, or our own from a try whose answer was lost.
             match self.get(chunk).await {
-                Ok(Some(entry)) if entry.record.as_ref().ok() == Some(record) => {
+                Ok(Some(entry))
+                    if entry.signature == signature && entry.record.as_ref().ok() == Some(record) =>
+                {
                     return Ok(CommitOutcome::Won {
                         sequence: entry.sequence,
                     });

@@ -3,8 +3,8 @@
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::time::Duration;
 
-use async_nats::Subscriber;
 use async_nats::jetstream::message::PublishMessage;
+use async_nats::{HeaderMap, Subscriber};
 use bytes::Bytes;
 use futures::{FutureExt as _, StreamExt as _};
 
@@ -78,6 +78,8 @@ pub struct FollowedMessage {
     pub sequence: u64,
     /// The content in its envelope, as [`wire`] describes it.
     pub payload: Bytes,
+    /// The message's headers; empty if it has none.
+    pub headers: HeaderMap,
 }
 
 /// The messages of one stream, in order, without gaps, across reconnects and server restarts.
@@ -169,6 +171,7 @@ impl Follower {
                         subject: message.subject.as_str().parse().ok(),
                         sequence: message.sequence,
                         payload: message.payload,
+                        headers: message.headers,
                     };
                 }
                 Ok(None) => {}

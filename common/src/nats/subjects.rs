@@ -230,6 +230,19 @@ pub fn outcome_key(job: JobId) -> String {
     format!("{job}.outcome")
 }
 
+/// First part of the keys of [`worker_keys_key`].
+const WORKER_KEYS: &str = "keys";
+
+/// Key of the public keys of a worker, in the bucket of jobs. An operator may write no key with two parts there.
+pub fn worker_keys_key(worker: &WorkerId) -> String {
+    format!("{WORKER_KEYS}.{worker}")
+}
+
+/// Filter for the public keys of all workers, as keys of a bucket.
+pub fn keys_of_workers() -> String {
+    format!("{WORKER_KEYS}.*")
+}
+
 /// Returns the job whose value of this kind is stored under a subject of a key-value bucket; `None` if the
 /// subject has another form.
 pub fn job_of_value(bucket: &str, kind: &str, subject: &str) -> Option<JobId> {

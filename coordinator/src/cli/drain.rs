@@ -9,9 +9,9 @@ use futures::StreamExt as _;
 use futures::stream::{SelectAll, select_all};
 use latentfarm_common::console::tell;
 use latentfarm_common::ids::WorkerId;
+use latentfarm_common::nats::heartbeats;
 use latentfarm_common::nats::subjects::Subject;
 use latentfarm_common::waiting::{WaitReport, WaitReporter, rough_time};
-use latentfarm_common::wire;
 use latentfarm_common::wire::outcome::{Heartbeat, WorkerState};
 use serde_json::json;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -50,9 +50,9 @@ async fn drain(args: &DrainArgs) -> Result<ExitStatus, CommandError> {
         let subscribed = connection.client.subscribe(subject).await;
         subscribers.push(subscribed.context("cannot subscribe to the worker's heartbeats")?);
     }
-    let mut heartbeats = select_all(subscribers);
+    let mut messages = select_all(subscribers);
     let name = &args.worker;
-    let mut workers = present(&mut heartbeats, name).await;
+    let mut workers = present(&mut messages, name).await;
     if workers.is_empty() {
         let url = &args.farm.nats;
         return Err(CommandError::refused(anyhow!(
@@ -68,7 +68,7 @@ async fn drain(args: &DrainArgs) -> Result<ExitStatus, CommandError> {
     let mut asked = Instant::now();
     let mut reporter = WaitReporter::default();
     while !workers.is_empty() {
-        let heartbeat = timeout(SEEN_WITHIN, next(&mut heartbeats)).await.ok();
+        let heartbeat = timeout(SEEN_WITHIN, next(&mut messages)).await.ok();
         let now = Instant::now();
         if let Some(heartbeat) = heartbeat {
             let worker = heartbeat.worker.clone();
@@ -106,10 +106,10 @@ async fn drain(args: &DrainArgs) -> Result<ExitStatus, CommandError> {
 
 /// Returns the workers of this name that are on the farm, with the time at which each was seen: the worker itself, or those on
 /// the devices of the machine that has the name.
-async fn present(heartbeats: &mut Heartbeats, name: &WorkerId) -> BTreeMap<WorkerId, Instant> {
+async fn present(messages: &mut Heartbeats, name: &WorkerId) -> BTreeMap<WorkerId, Instant> {
     let mut found = BTreeMap::new();
     let until = Instant::now() + SEEN_WITHIN;
-    while let Ok(heartbeat) = timeout_at(until, next(heartbeats)).await {
+    while let Ok(heartbeat) = timeout_at(until, next(messages)).await {
         if heartbeat.state == WorkerState::Left {
             found.remove(&heartbeat.worker);
             continue;
@@ -127,15 +127,15 @@ async fn present(heartbeats: &mut Heartbeats, name: &WorkerId) -> BTreeMap<Worke
 type Heartbeats = SelectAll<Subscriber>;
 
 /// Returns the next heartbeat that can be read.
-async fn next(heartbeats: &mut Heartbeats) -> Heartbeat {
+async fn next(messages: &mut Heartbeats) -> Heartbeat {
     loop {
-        let Some(message) = heartbeats.next().await else {
+        let Some(message) = messages.next().await else {
             // The connection is closing: no heartbeat will come.
             return std::future::pending().await;
         };
-        match wire::decode(&message.payload) {
-            Ok(heartbeat) => return heartbeat,
-            Err(error) => tracing::warn!(%error, "cannot decode a heartbeat"),
+        match heartbeats::read(&message) {
+            Ok((heartbeat, _)) => return heartbeat,
+            Err(error) => tracing::warn!(%error, "a heartbeat cannot be read"),
         }
     }
 }

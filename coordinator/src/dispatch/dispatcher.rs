@@ -4,16 +4,16 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use latentfarm_common::ids::{ChunkId, JobId, WorkKind};
+use latentfarm_common::ids::{JobId, WorkKind};
 use latentfarm_common::nats::Connection;
 use latentfarm_common::nats::done::DoneLog;
 use latentfarm_common::nats::lease::Lease;
 use latentfarm_common::shutdown::{Phase as Stage, Shutdown};
-use latentfarm_common::wire::WireError;
-use latentfarm_common::wire::outcome::{DoneRecord, Event, EventKind, Heartbeat};
+use latentfarm_common::wire::outcome::{Event, EventKind, Heartbeat};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
+use super::claim::Claim;
 use super::error::DispatchError;
 use super::farm::Farm;
 use super::inbox::{FarmMessage, Inbox};
@@ -29,6 +29,7 @@ use super::rebalance::Rebalancer;
 use super::repair::repair;
 use super::settings::FarmSettings;
 use super::shared_analysis::RecordSharer;
+use super::signers::Signers;
 use super::verify::{Results, SegmentReader, Verdict, Verifier};
 use super::wait_reason::FarmView;
 use super::workers::{VANISHED, Workers};
@@ -43,6 +44,9 @@ pub(super) struct Dispatcher<'a> {
     pub(super) settings: FarmSettings,
     pub(super) inbox: Inbox,
     pub(super) workers: Workers,
+    pub(super) signers: Signers,
+    /// Records that wait for a report of their workers.
+    pub(super) claims: Vec<Claim>,
     pub(super) estimator: NeedEstimator,
     placer: Placer,
     pub(super) publisher: TaskPublisher,
@@ -78,6 +82,10 @@ impl<'a> Dispatcher<'a> {
             inbox: Inbox::open(&farm.connection).await?,
             workers: Workers::new(timeouts.worker_timeout, timeouts.tenant_grace_period)
                 .with_pauses(timeouts.set_aside.clone()),
+            signers: Signers::read(&farm.connection)
+                .await
+                .map_err(DispatchError::at("read the keys of workers"))?,
+            claims: Vec::new(),
             estimator: NeedEstimator::default(),
             placer: Placer::new(timeouts.placement_interval, Instant::now()),
             publisher: TaskPublisher::new(farm, lease.epoch()),
@@ -168,13 +176,18 @@ impl<'a> Dispatcher<'a> {
 
     async fn on_message(&mut self, message: FarmMessage) {
         match message {
-            FarmMessage::Done {
-                chunk,
-                sequence,
-                record,
-            } => self.on_done(chunk, sequence, record).await,
-            FarmMessage::Event(event) => self.on_event(event),
-            FarmMessage::Heartbeat(heartbeat) => self.on_heartbeat(heartbeat).await,
+            FarmMessage::Done(entry) => self.on_done(entry).await,
+            FarmMessage::Event(event) => {
+                let worker = event.worker.clone();
+                self.on_event(event);
+                self.settle_claims_of(&worker).await;
+            }
+            FarmMessage::Heartbeat { heartbeat, key } => {
+                let worker = heartbeat.worker.clone();
+                self.signers.learn(&worker, key.as_ref(), Instant::now());
+                self.on_heartbeat(heartbeat).await;
+                self.settle_claims_of(&worker).await;
+            }
             FarmMessage::Video { job, news } => {
                 if let Some(job) = self.jobs.get_mut(&job) {
                     job.segments.on_news(&news);
@@ -187,6 +200,7 @@ impl<'a> Dispatcher<'a> {
         let (now, is_up) = (Instant::now(), self.connection.is_up());
         self.expire_workers(now).await;
         self.workers.end_pauses(now);
+        self.settle_overdue_claims(now).await;
         for job in self.jobs.values_mut() {
             job.give_up_failing(&self.workers);
         }
@@ -264,30 +278,11 @@ impl<'a> Dispatcher<'a> {
         }
     }
 
-    /// Writes the estimated needs, if this process still holds the lease and is connected.
+    /// Writes the estimated needs and the keys of workers, if this process still holds the lease and is connected.
     pub(super) async fn write_estimates(&mut self, last: bool) {
         if self.connection.is_up() && self.lease.is_held() {
             self.estimator.write(self.connection, last).await;
-        }
-    }
-
-    pub(super) async fn on_done(
-        &mut self,
-        chunk: ChunkId,
-        sequence: u64,
-        record: Result<DoneRecord, WireError>,
-    ) {
-        if chunk.work == WorkKind::Border {
-            self.on_border_record(chunk, record);
-            return;
-        }
-        let Some(job) = self.jobs.get_mut(&chunk.job) else {
-            return;
-        };
-        if let Some((record, range)) = job.on_done_record(chunk, sequence, record) {
-            self.verifier.start(record, sequence, range);
-        } else {
-            self.publisher.retract_pending(job).await;
+            self.signers.write(self.connection).await;
         }
     }
 
@@ -356,7 +351,10 @@ impl<'a> Dispatcher<'a> {
         if attempt.epoch == 0 {
             attempt.epoch = current;
         }
-        let known = job.chunks.get_mut(chunk);
+        let mut known = job.chunks.get_mut(chunk);
+        if let (Some(known), EventKind::Started) = (&mut known, &event.kind) {
+            known.holders.add(&worker, attempt);
+        }
         if let Some(known) = known.filter(|known| known.backup == Some(attempt)) {
             // The attempt that counts is another one.
             if event.kind != EventKind::Started {

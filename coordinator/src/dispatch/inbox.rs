@@ -5,12 +5,14 @@ use std::collections::BTreeMap;
 
 use futures::StreamExt as _;
 use latentfarm_common::error::one_line;
-use latentfarm_common::ids::{ChunkId, JobId};
-use latentfarm_common::nats::Connection;
+use latentfarm_common::ids::JobId;
+use latentfarm_common::nats::done::DoneEntry;
 use latentfarm_common::nats::events::{FollowedMessage, Follower, StartFrom};
+use latentfarm_common::nats::signature::PublicKey;
 use latentfarm_common::nats::subjects::{ALL_HEARTBEATS, Subject};
-use latentfarm_common::wire::outcome::{DoneRecord, Event, Heartbeat};
-use latentfarm_common::wire::{self, WireError};
+use latentfarm_common::nats::{Connection, heartbeats};
+use latentfarm_common::wire;
+use latentfarm_common::wire::outcome::{Event, Heartbeat};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
@@ -23,13 +25,13 @@ const CAPACITY: usize = 1024;
 /// One message to the dispatcher.
 #[derive(Debug)]
 pub(super) enum FarmMessage {
-    Done {
-        chunk: ChunkId,
-        sequence: u64,
-        record: Result<DoneRecord, WireError>,
-    },
+    Done(DoneEntry),
     Event(Event),
-    Heartbeat(Heartbeat),
+    Heartbeat {
+        heartbeat: Heartbeat,
+        /// The key with which the worker signs its records, if it has one.
+        key: Option<PublicKey>,
+    },
     /// What a job learns about its source video. It comes from the task that cuts it, in order.
     Video {
         job: JobId,
@@ -51,15 +53,16 @@ impl Inbox {
     /// Subscribes to the heartbeats of all workers.
     pub(super) async fn open(connection: &Connection) -> Result<Self, DispatchError> {
         let (sender, messages) = mpsc::channel(CAPACITY);
-        let heartbeats = connection.client.subscribe(ALL_HEARTBEATS).await;
-        let mut heartbeats = heartbeats.map_err(DispatchError::at("follow the workers' heartbeats"))?;
+        let subscribed = connection.client.subscribe(ALL_HEARTBEATS).await;
+        let mut incoming = subscribed.map_err(DispatchError::at("follow the workers' heartbeats"))?;
         let mut listeners = JoinSet::new();
         let beats = sender.clone();
         listeners.spawn(async move {
-            while let Some(message) = heartbeats.next().await {
-                match wire::decode(&message.payload) {
-                    Ok(heartbeat) => {
-                        if beats.send(FarmMessage::Heartbeat(heartbeat)).await.is_err() {
+            while let Some(message) = incoming.next().await {
+                match heartbeats::read(&message) {
+                    Ok((heartbeat, key)) => {
+                        let message = FarmMessage::Heartbeat { heartbeat, key };
+                        if beats.send(message).await.is_err() {
                             break;
                         }
                     }
@@ -130,19 +133,24 @@ async fn forward(
 }
 
 fn read_done(message: &FollowedMessage) -> Option<FarmMessage> {
-    let Some(Subject::Done(chunk)) = message.subject else {
-        return None;
-    };
-    Some(FarmMessage::Done {
-        chunk,
-        sequence: message.sequence,
-        record: wire::decode(&message.payload),
-    })
+    DoneEntry::of_followed(message).map(FarmMessage::Done)
 }
 
 fn read_event(message: &FollowedMessage) -> Option<FarmMessage> {
-    match wire::decode(&message.payload) {
-        Ok(event) => Some(FarmMessage::Event(event)),
+    match wire::decode::<Event>(&message.payload) {
+        // The server's permissions tie the subject to the worker's key, and nothing else of the message.
+        Ok(event) => match &message.subject {
+            Some(Subject::Event { worker, job, .. })
+                if *worker == event.worker && *job == event.chunk.job =>
+            {
+                Some(FarmMessage::Event(event))
+            }
+            Some(_) | None => {
+                let (sequence, worker) = (message.sequence, event.worker);
+                tracing::warn!(sequence, %worker, "an event names another worker or job than its subject");
+                None
+            }
+        },
         Err(error) => {
             let error = one_line(&error);
             tracing::warn!(sequence = message.sequence, error, "an event cannot be read");

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use latentfarm_common::error::one_line;
 use latentfarm_common::ids::{Attempt, ChunkId, WorkKind, WorkerId};
-use latentfarm_common::time::FrameRange;
 use latentfarm_common::wire::WireError;
 use latentfarm_common::wire::job::{JobSpec, Timeline};
 use latentfarm_common::wire::outcome::{DoneRecord, FrameObservation};
@@ -207,14 +206,14 @@ impl Job {
         settled.or_else(starved).or_else(interrupted)
     }
 
-    /// Takes a record from the done log, which counts once it is verified. Returns the record and the frames
-    /// that it must cover if it has to be verified; `None` if it is of no use.
+    /// Takes a record from the done log, which counts once it is verified. Returns the record if it has to be
+    /// verified; `None` if it is of no use.
     pub(super) fn on_done_record(
         &mut self,
         chunk: ChunkId,
         sequence: u64,
         record: Result<DoneRecord, WireError>,
-    ) -> Option<(DoneRecord, FrameRange)> {
+    ) -> Option<DoneRecord> {
         let Some(known) = self.chunks.get_mut(chunk) else {
             tracing::warn!(%chunk, "a done record is about a chunk that the job does not have");
             return None;
@@ -235,7 +234,7 @@ impl Job {
             }
             Ok(record) => {
                 known.being_verified = true;
-                return Some((record, known.range));
+                return Some(record);
             }
         };
         self.retract(chunk, sequence, result, reason);
@@ -292,6 +291,23 @@ impl Job {
         if let Some(record) = self.chunks.get_mut(chunk) {
             record.retracted = record.retracted.max(Some(attempt));
             record.pending_retraction = Some(sequence);
+        }
+    }
+
+    /// Rejects a record that is not that of the worker which it names. Its attempt says nothing, so the result of a
+    /// worker that has begun the chunk still counts; the attempt that is under way ends, because its worker may have
+    /// given it up in favour of this record.
+    pub(super) fn reject(&mut self, chunk: ChunkId, sequence: u64, reason: String) {
+        let Some(record) = self.chunks.get_mut(chunk) else {
+            return;
+        };
+        record.being_verified = false;
+        record.pending_retraction = Some(sequence);
+        let attempt = record.state().attempt;
+        if record.state().is_under_way() {
+            self.apply(chunk, ChunkEvent::Forged { attempt, reason });
+        } else {
+            *self.log.retries.entry(RetryClass::ForgedResult).or_default() += 1;
         }
     }
 

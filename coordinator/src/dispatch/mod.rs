@@ -19,6 +19,7 @@ mod backup;
 pub mod benchmark_job;
 mod border;
 mod border_samples;
+mod claim;
 pub(crate) mod command;
 mod dispatcher;
 mod error;
@@ -48,7 +49,9 @@ mod report;
 mod run;
 mod set_aside;
 mod settings;
+mod settle_claims;
 mod shared_analysis;
+mod signers;
 mod task_inputs;
 #[cfg(test)]
 #[expect(unreachable_pub, reason = "the integration tests include it too")]
@@ -74,6 +77,7 @@ pub(crate) use outage_watch::OutageWatch;
 pub use report::JobReport;
 pub use run::{OnlyJob, run_farm, run_job};
 pub use settings::{DEFAULT_UNPLACEABLE_WAIT, DispatchSettings, FarmSettings, JobSettings, Timeouts};
+pub(crate) use signers::{Authorship, Signers};
 pub use usage::{DeviceUse, MemoryUsage, PlanUse, deviation};
 pub use verify::{PictureComparison, SegmentCheck, SegmentReader};
 pub use wait_reason::WaitReason;

@@ -295,6 +295,13 @@ impl TaskPublisher {
         }
     }
 
+    /// Removes a record of no chunk of the job from the done log, once; one that stays is not read again.
+    pub(super) async fn retract(&self, chunk: ChunkId, sequence: u64) {
+        if let Err(error) = self.done_log.retract(chunk, sequence).await {
+            tracing::warn!(%chunk, error = one_line(&error), "cannot remove a rejected result from the done log");
+        }
+    }
+
     /// Removes the tasks of an earlier coordinator from the queue, because its epoch does not count from now on, and has
     /// workers give up those that they have not begun. Chunks that a worker may still be running are not published before
     /// `adopt_at`, if that is given.

@@ -63,6 +63,8 @@ pub struct Timeouts {
     pub placement_interval: Duration,
     /// A worker that has sent no heartbeat for this long is lost.
     pub worker_timeout: Duration,
+    /// How long a result waits for the report of its worker that shows that the result is its own.
+    pub report_wait: Duration,
     /// The delay before each attempt at a chunk that failed.
     pub retry: Backoff,
     /// How long a chunk of an earlier coordinator is left to the worker that may still run it.
@@ -84,6 +86,7 @@ impl Default for Timeouts {
             reconcile_interval: Duration::from_mins(1),
             placement_interval: Duration::from_millis(250),
             worker_timeout: Duration::from_secs(10),
+            report_wait: Duration::from_secs(10),
             retry: Backoff::new(Duration::from_secs(1), Duration::from_secs(30)),
             adopt_timeout: Duration::from_secs(5),
             drain_timeout: Duration::from_mins(10),

@@ -112,7 +112,7 @@ impl Dispatcher<'_> {
         let mut next = 1;
         for entry in entries {
             next = next.max(entry.sequence + 1);
-            self.on_done(entry.chunk, entry.sequence, entry.record).await;
+            self.on_done(entry).await;
         }
         self.inbox.follow(self.connection, id, next).await?;
         self.sharer.supply(&mut self.jobs, id);

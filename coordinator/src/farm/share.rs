@@ -14,7 +14,7 @@ use latentfarm_common::time::FrameRange;
 use latentfarm_common::wire::job::{CutRecord, JobSpec};
 use latentfarm_common::wire::outcome::DoneRecord;
 
-use crate::dispatch::Farm;
+use crate::dispatch::{Authorship, Farm, Signers};
 use crate::job::manifest::{self, ManifestError};
 use crate::job::segment_log::{SegmentLog, SegmentLogError};
 use crate::job::segments::Segments;
@@ -64,7 +64,12 @@ pub(super) async fn analyses(farm: &Farm, spec: &JobSpec, others: &[JobId]) -> R
         missing.remove(&entry.chunk);
     }
     let mut shared = 0;
-    for donor in donors(farm, spec, others).await? {
+    let donors = donors(farm, spec, others).await?;
+    if donors.is_empty() {
+        return Ok(0);
+    }
+    let signers = Signers::read(&farm.connection).await?;
+    for donor in donors {
         if missing.is_empty() {
             break;
         }
@@ -75,7 +80,13 @@ pub(super) async fn analyses(farm: &Farm, spec: &JobSpec, others: &[JobId]) -> R
                 job: spec.id,
                 ..entry.chunk
             };
+            // The copy is signed by this coordinator, so it must not be one of a forged record.
+            let is_genuine = |record: &DoneRecord| match signers.author(&record.worker, &entry.signature) {
+                Authorship::Worker | Authorship::Coordinator => true,
+                Authorship::Unknown(_) | Authorship::Other(_) => false,
+            };
             if let Ok(record) = entry.record
+                && is_genuine(&record)
                 && range.is_some_and(|range| missing.get(&chunk) == Some(range))
             {
                 log.commit(&DoneRecord { chunk, ..record }).await?;

@@ -7,7 +7,7 @@
 //!     │ Blocked            │   Reassigned  │   Returned      │
 //!     ▼                    │   Failed, WorkerLost, QueueLost │
 //!  Quarantined             └─────────────────────────────────┤
-//!     │                    ▲                                 │ DoneSeen (from any state)
+//!     │                    ▲      Forged                     │ DoneSeen (from any state)
 //!     │ DoneSeen           │ Retracted                       ▼
 //!     └────────────────────┼──────────────────────────────▶ Done
 //!                          └─────────────────────────────────┘
@@ -24,6 +24,7 @@ pub mod chunk;
 pub mod chunks;
 pub mod failures;
 pub mod folder;
+pub mod holders;
 pub mod manifest;
 pub mod record;
 pub mod refusals;

@@ -16,6 +16,7 @@ pub enum RetryClass {
     WorkerLost,
     QueueLost,
     BadResult,
+    ForgedResult,
 }
 
 /// The count of the chunk that an attempt without a result raises.
@@ -59,6 +60,7 @@ impl RetryClass {
             Self::WorkerLost => ("lost worker", Budget::Excused, Immediate),
             Self::QueueLost => ("lost task", Budget::Excused, Immediate),
             Self::BadResult => ("result that failed verification", Budget::Failures, Exponential),
+            Self::ForgedResult => ("result that its worker has not signed", Budget::Excused, Shortest),
         }
     }
 
@@ -151,6 +153,7 @@ mod tests {
             RetryClass::WorkerLost,
             RetryClass::QueueLost,
             RetryClass::BadResult,
+            RetryClass::ForgedResult,
         ];
         let labels: BTreeSet<&str> = all.into_iter().map(RetryClass::label).collect();
         assert_eq!(labels.len(), all.len());

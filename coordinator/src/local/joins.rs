@@ -6,11 +6,9 @@ use std::sync::Arc;
 
 use futures::StreamExt as _;
 use latentfarm_common::ids::WorkerId;
-use latentfarm_common::nats::Connection;
 use latentfarm_common::nats::subjects::ALL_HEARTBEATS;
-use latentfarm_common::wire;
+use latentfarm_common::nats::{Connection, heartbeats};
 use latentfarm_common::wire::memory::RenderMemory;
-use latentfarm_common::wire::outcome::Heartbeat;
 use tokio::sync::watch;
 
 /// The workers that have neither joined the farm nor been given up. Clones share it.
@@ -50,8 +48,9 @@ impl Joins {
             }
         };
         while let Some(message) = messages.next().await {
-            let heartbeat = wire::decode::<Heartbeat>(&message.payload);
-            if let Some(heartbeat) = heartbeat.ok().filter(|it| it.capacity != RenderMemory::default()) {
+            if let Ok((heartbeat, _)) = heartbeats::read(&message)
+                && heartbeat.capacity != RenderMemory::default()
+            {
                 self.settle(&heartbeat.worker);
             }
             if self.missing.borrow().is_empty() {

@@ -12,6 +12,7 @@ mod memory;
 mod moves;
 #[path = "../../examples/fuzz/mutate.rs"]
 mod mutate;
+mod signatures;
 mod succession;
 mod support;
 mod video;

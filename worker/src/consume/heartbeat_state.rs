@@ -4,12 +4,10 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
+use latentfarm_common::error::one_line;
 use latentfarm_common::ids::{Attempt, ChunkId, WorkerId};
-use latentfarm_common::nats::Connection;
-use latentfarm_common::nats::subjects::Subject;
+use latentfarm_common::nats::{Connection, heartbeats};
 use latentfarm_common::queues::Queue;
-use latentfarm_common::wire;
 use latentfarm_common::wire::outcome::{Heartbeat, TaskProgress, TaskStage, WorkerState};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -130,19 +128,8 @@ impl HeartbeatState {
 
     /// Publishes the state as one heartbeat.
     pub(super) async fn publish(&self, connection: &Connection) {
-        let heartbeat = self.snapshot();
-        let subject = Subject::Heartbeat(heartbeat.worker.clone()).to_string();
-        let published = match wire::encode(&heartbeat) {
-            Ok(payload) => connection
-                .client
-                .publish(subject, Bytes::from(payload))
-                .await
-                .err()
-                .map(|e| e.to_string()),
-            Err(error) => Some(error.to_string()),
-        };
-        if let Some(error) = published {
-            tracing::debug!(error, "a heartbeat was not sent");
+        if let Err(error) = heartbeats::publish(connection, &self.snapshot()).await {
+            tracing::debug!(error = one_line(&error), "a heartbeat was not sent");
         }
     }
 

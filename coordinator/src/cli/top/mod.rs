@@ -7,13 +7,15 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use async_nats::Message;
 use console::Term;
 use futures::StreamExt as _;
 use latentfarm_common::backoff::RetryLimit;
 use latentfarm_common::ids::WorkerId;
-use latentfarm_common::nats::connect;
+use latentfarm_common::nats::heartbeats::ReadError;
 use latentfarm_common::nats::subjects::ALL_HEARTBEATS;
-use latentfarm_common::wire::{self, outcome::Heartbeat};
+use latentfarm_common::nats::{connect, heartbeats};
+use latentfarm_common::wire::outcome::Heartbeat;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::args::TopArgs;
@@ -40,8 +42,8 @@ struct FarmView {
 }
 
 impl FarmView {
-    fn record_heartbeat(&mut self, payload: &[u8], now: Instant) -> Result<(), wire::WireError> {
-        let heartbeat: Heartbeat = wire::decode(payload)?;
+    fn record_heartbeat(&mut self, message: &Message, now: Instant) -> Result<(), ReadError> {
+        let (heartbeat, _) = heartbeats::read(message)?;
         self.heartbeats.insert(heartbeat.worker.clone(), (heartbeat, now));
         Ok(())
     }
@@ -63,7 +65,7 @@ async fn watch(args: &TopArgs) -> Result<ExitStatus, CommandError> {
         .await
         .context(server.no_answer)
         .map_err(CommandError::refused)?;
-    let mut heartbeats = connection
+    let mut messages = connection
         .client
         .subscribe(ALL_HEARTBEATS)
         .await
@@ -78,12 +80,12 @@ async fn watch(args: &TopArgs) -> Result<ExitStatus, CommandError> {
     redraw.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            message = heartbeats.next() => {
+            message = messages.next() => {
                 let Some(message) = message else {
                     return Err(CommandError::failed(anyhow::anyhow!("the server closed the connection")));
                 };
-                if let Err(error) = view.record_heartbeat(&message.payload, Instant::now()) {
-                    tracing::warn!(subject = %message.subject, %error, "cannot decode a heartbeat");
+                if let Err(error) = view.record_heartbeat(&message, Instant::now()) {
+                    tracing::warn!(subject = %message.subject, %error, "a heartbeat cannot be read");
                 }
             }
             () = &mut collected, if !is_live => break,

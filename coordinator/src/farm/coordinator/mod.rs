@@ -13,11 +13,11 @@ use futures::StreamExt as _;
 use latentfarm_common::clock;
 use latentfarm_common::error::one_line;
 use latentfarm_common::ids::JobId;
+use latentfarm_common::nats::heartbeats;
 use latentfarm_common::nats::identity::SEED_VARIABLE;
 use latentfarm_common::nats::lease::Lease;
 use latentfarm_common::nats::subjects::{ALL_HEARTBEATS, FARM_QUESTIONS, FARM_REQUESTS};
 use latentfarm_common::time::milliseconds;
-use latentfarm_common::wire;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -148,7 +148,7 @@ impl<'a> Coordinator<'a> {
             .await
             .map_err(ServeError::Requests)?;
         let mut requests = futures::stream::select(requests, questions);
-        let mut heartbeats = client
+        let mut beats = client
             .subscribe(ALL_HEARTBEATS)
             .await
             .map_err(ServeError::Requests)?;
@@ -158,9 +158,9 @@ impl<'a> Coordinator<'a> {
         loop {
             tokio::select! {
                 Some(request) = requests.next() => self.on_request(&request).await?,
-                Some(message) = heartbeats.next() => {
+                Some(message) = beats.next() => {
                     // The dispatcher reports one that cannot be read.
-                    if let Ok(heartbeat) = wire::decode(&message.payload) {
+                    if let Ok((heartbeat, _)) = heartbeats::read(&message) {
                         self.registry.on_heartbeat(&heartbeat, now_ms());
                     }
                     continue;

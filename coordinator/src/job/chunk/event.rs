@@ -41,6 +41,9 @@ pub enum ChunkEvent {
         worker: Option<WorkerId>,
         reason: String,
     },
+    /// A record in the done log that its worker has not signed, or has not begun, is being removed. The worker that
+    /// has the attempt may have given it up because of that record.
+    Forged { attempt: Attempt, reason: String },
     /// The queue holds no task for the chunk any more, or no worker can get the task.
     QueueLost { attempt: Attempt },
 }
@@ -69,6 +72,7 @@ impl ChunkEvent {
             | Self::DoneSeen { .. }
             | Self::Reassigned { .. }
             | Self::Returned { .. }
+            | Self::Forged { .. }
             | Self::QueueLost { .. } => None,
         }
     }
@@ -81,6 +85,10 @@ impl ChunkEvent {
             Self::Retracted { reason, .. } => cause(
                 RetryClass::BadResult,
                 format!("its result failed verification: {reason}"),
+            ),
+            Self::Forged { reason, .. } => cause(
+                RetryClass::ForgedResult,
+                format!("a result of it was not accepted: {reason}"),
             ),
             Self::WorkerLost { worker } => cause(
                 RetryClass::WorkerLost,

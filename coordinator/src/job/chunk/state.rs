@@ -147,7 +147,7 @@ impl ChunkState {
             ChunkEvent::Failed { attempt, .. } if self.is_current(attempt) => Some(attempt),
             ChunkEvent::Failed { attempt, .. } => return self.unless_early(attempt),
             ChunkEvent::WorkerLost { worker } => self.is_running_on(&worker).then_some(self.attempt),
-            ChunkEvent::QueueLost { attempt } => {
+            ChunkEvent::QueueLost { attempt } | ChunkEvent::Forged { attempt, .. } => {
                 (self.is_under_way() && attempt == self.attempt).then_some(attempt)
             }
         };

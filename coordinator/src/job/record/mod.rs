@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use crate::job::chunk::event::ChunkEvent;
 use crate::job::chunk::state::{ChunkState, Phase, Step};
 use crate::job::failures::Failures;
+use crate::job::holders::Holders;
 use crate::job::refusals::Refusals;
 use crate::job::retry::RetryClass;
 use crate::placement::{ChunkMemory, Fit, JobNeeds, OomDecision, Shortage};
@@ -51,6 +52,8 @@ pub struct ChunkRecord {
     pub memory: ChunkMemory,
     /// How many workers were lost while they ran the chunk.
     pub losses: u32,
+    /// Which workers have begun which attempts.
+    pub holders: Holders,
     /// On which workers attempts have failed.
     pub failures: Failures,
     /// Who may run the chunk although the job's settings ask for others, because it failed on those.
@@ -179,6 +182,7 @@ impl ChunkRecord {
             unreported_since: None,
             memory: ChunkMemory::default(),
             losses: 0,
+            holders: Holders::default(),
             failures: Failures::default(),
             detour: Detour::default(),
             scheduled: None,
@@ -345,6 +349,7 @@ impl ChunkRecord {
     /// Records what a worker reports of its task of this chunk. One that has chosen a memory plan had the
     /// memory.
     pub fn on_progress(&mut self, worker: &WorkerId, task: &TaskProgress) {
+        self.holders.add(worker, task.attempt);
         if task.plan.is_some() && self.state.is_running_on(worker) {
             self.refusals = None;
         }

@@ -87,6 +87,7 @@ impl Stage {
         settings.farm.timeouts = Timeouts {
             reconcile_interval: Duration::from_mins(1),
             worker_timeout: Duration::from_secs(3),
+            report_wait: Duration::from_secs(2),
             placement_interval: Duration::from_millis(250),
             retry: Backoff::new(Duration::from_millis(50), Duration::from_millis(200)),
             adopt_timeout: Duration::from_secs(10),

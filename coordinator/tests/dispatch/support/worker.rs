@@ -7,8 +7,7 @@ use latentfarm_common::blob::Store;
 use latentfarm_common::ids::{ChunkId, WorkerId};
 use latentfarm_common::nats::done::{CommitOutcome, DoneLog};
 use latentfarm_common::nats::pull::{Pulled, try_pull, wait_for_task};
-use latentfarm_common::nats::subjects::Subject;
-use latentfarm_common::nats::{Connection, events};
+use latentfarm_common::nats::{Connection, events, heartbeats};
 use latentfarm_common::queues::{Available, Queue, ResourceClass, fitting};
 use latentfarm_common::wire;
 use latentfarm_common::wire::blob::BlobRef;
@@ -133,10 +132,8 @@ async fn send_heartbeats(
             kind: Some(machine.kind()),
             ..Heartbeat::starting(worker.clone(), machine.device().to_owned())
         };
-        let subject = Subject::Heartbeat(worker.clone()).to_string();
-        let payload = wire::encode(&heartbeat).unwrap();
         // A heartbeat is lost while the server is being restarted.
-        let _ = connection.client.publish(subject, payload.into()).await;
+        let _ = heartbeats::publish(&connection, &heartbeat).await;
     }
 }
 

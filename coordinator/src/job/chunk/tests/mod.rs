@@ -227,6 +227,10 @@ fn any_event() -> impl Strategy<Value = ChunkEvent> {
             reason: "x".to_owned()
         }),
         any_attempt().prop_map(|attempt| ChunkEvent::QueueLost { attempt }),
+        any_attempt().prop_map(|attempt| ChunkEvent::Forged {
+            attempt,
+            reason: "x".to_owned()
+        }),
     ]
 }
 
