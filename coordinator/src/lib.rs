@@ -12,6 +12,7 @@ pub mod local;
 pub mod placement;
 pub mod plan;
 pub mod render;
+pub mod segment_check;
 pub mod stitch;
 pub mod sync;
 pub mod track;

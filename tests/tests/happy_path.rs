@@ -195,6 +195,11 @@ fn without_weights_the_demo_weights_are_used_and_named_with_the_steps_that_they_
     assert_eq!(finished.event("estimate").unwrap()["weights_kind"], "demo");
     let report = finished.event("report").unwrap();
     assert_eq!(report["weights_kind"], "demo");
+    let doubtful = report["doubtful"].as_array().unwrap();
+    assert!(
+        doubtful.is_empty(),
+        "the pictures are what the model makes: {doubtful:?}"
+    );
     // A mesh is seen in nearly every rendered mouth.
     let measured = report["lip_sync"]["frames"].as_u64().unwrap();
     let synced = report["synced"].as_u64().unwrap();

@@ -21,7 +21,7 @@ pub const KEY_HEADER: &str = "Latentfarm-Key";
 pub const SIGNATURE_HEADER: &str = "Latentfarm-Signature";
 
 /// What is signed begins with this, so that a signature of anything else, as of a challenge of the server, never fits.
-const PURPOSE: &str = "latentfarm done record 1";
+const PURPOSE: &str = "done record of latentfarm, version 1";
 /// The text form of a public key: a letter for the kind, then base32.
 const KEY_CHARS: usize = 56;
 /// The text form of a signature: 64 bytes.

@@ -33,9 +33,10 @@ use latentfarm_common::error::{Chain, one_line};
 use latentfarm_common::telemetry;
 
 use args::Args;
-use exit::ExitStatus;
+use exit::{CommandError, ExitStatus};
 
 use crate::farm::Control;
+use crate::segment_check;
 
 /// Parses this process's command line and runs its subcommand; `version` is what `--version` prints. An error is
 /// printed once, with all its causes.
@@ -55,6 +56,14 @@ pub fn main(version: &'static str) -> ExitCode {
             ExitCode::from(u8::try_from(refusal.exit_code()).unwrap_or(2))
         }
     }
+}
+
+/// Runs as a child of a coordinator, which writes requests to the standard input of this process.
+fn check_segments() -> Result<ExitStatus, CommandError> {
+    let served = segment_check::serve(std::io::stdin().lock(), std::io::stdout().lock());
+    served
+        .map(|()| ExitStatus::Complete)
+        .map_err(CommandError::failed)
 }
 
 /// Runs the subcommand of a parsed command line.
@@ -93,6 +102,7 @@ fn run(args: Args) -> ExitCode {
         args::Command::NatsConfig(args) => nats_config::main(&args),
         args::Command::Invite(args) => invite::invite(&args),
         args::Command::Revoke(args) => invite::revoke(&args),
+        args::Command::CheckSegments => check_segments(),
     };
     let status = outcome.unwrap_or_else(|error| {
         tell(format_args!("error: {}", Chain(error.source.as_ref())));

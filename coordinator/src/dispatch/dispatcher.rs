@@ -27,10 +27,11 @@ use super::placer::Placer;
 use super::publisher::TaskPublisher;
 use super::rebalance::Rebalancer;
 use super::repair::repair;
+use super::segment_reader::SegmentReader;
 use super::settings::FarmSettings;
 use super::shared_analysis::RecordSharer;
 use super::signers::Signers;
-use super::verify::{Results, SegmentReader, Verdict, Verifier};
+use super::verify::{Results, Verdict, Verifier};
 use super::wait_reason::FarmView;
 use super::workers::{VANISHED, Workers};
 use crate::job::chunk::event::ChunkEvent;
@@ -157,9 +158,7 @@ impl<'a> Dispatcher<'a> {
                 self.finish(|job| Some(job.chunks.interrupted())).await;
                 continue;
             }
-            for job in self.jobs.values_mut() {
-                job.release();
-            }
+            self.release();
             if self.draining_since.is_none() && self.connection.is_up() {
                 self.measure_borders().await;
             }
@@ -299,7 +298,9 @@ impl<'a> Dispatcher<'a> {
         if let Some(known) = job.chunks.get_mut(chunk) {
             known.being_verified = false;
         }
-        match result.and_then(|observations| job.count(&record, observations, epoch)) {
+        let could_help = self.workers.could_help(&record.worker);
+        let weighed = job.weigh(result, &record, could_help);
+        match weighed.and_then(|observations| job.count(&record, observations, epoch)) {
             Ok(has_task) => {
                 if record.attempt.epoch == epoch {
                     self.workers.record_success(&record.worker, chunk, Instant::now());

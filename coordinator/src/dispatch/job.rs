@@ -1,6 +1,7 @@
 //! One job on the farm: its chunks, the speaker track of its video, and what follows from each event. A job
 //! has no access to the queue or the workers; the dispatcher passes on what concerns it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use latentfarm_common::error::one_line;
@@ -14,6 +15,7 @@ use tokio::time::Instant;
 
 use super::border::Mouths;
 use super::border_samples::BorderSamples;
+use super::doubtful::DoubtfulResults;
 use super::error::DispatchError;
 use super::job_event::{JobEvent, Progress};
 use super::job_waits::{self, JobWaits};
@@ -21,6 +23,7 @@ use super::log::JobLog;
 use super::release::ReleaseGate;
 use super::settings::{JobSettings, Timeouts};
 use super::task_inputs;
+use super::unverified::Unverified;
 use super::wait_reason::{self, FarmView, WaitReason};
 use super::workers::Workers;
 use crate::job::chunk::event::ChunkEvent;
@@ -46,6 +49,9 @@ pub(super) struct Job {
     moved: bool,
     pub(super) waits: JobWaits,
     pub(super) border_samples: BorderSamples,
+    /// The records that wait until it is known what they were rendered from.
+    pub(super) unverified: BTreeMap<ChunkId, Unverified>,
+    pub(super) doubtful: DoubtfulResults,
     /// Whether nothing of the job is published.
     pub(super) is_paused: bool,
     pub(super) timeouts: Timeouts,
@@ -70,6 +76,8 @@ impl Job {
             moved: false,
             waits: JobWaits::default(),
             border_samples: BorderSamples::default(),
+            unverified: BTreeMap::new(),
+            doubtful: DoubtfulResults::default(),
             is_paused: false,
             timeouts,
             spec,
@@ -207,7 +215,7 @@ impl Job {
     }
 
     /// Takes a record from the done log, which counts once it is verified. Returns the record if it has to be
-    /// verified; `None` if it is of no use.
+    /// verified (see [`Job::prepare_to_verify`]); `None` if it is of no use.
     pub(super) fn on_done_record(
         &mut self,
         chunk: ChunkId,

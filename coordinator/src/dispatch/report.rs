@@ -11,6 +11,7 @@ use latentfarm_common::wire::task::Mouth;
 use serde::{Deserialize, Serialize};
 
 use super::border::{self, KindBorders, Mouths};
+use super::doubtful::DoubtfulChunk;
 use super::job::Job;
 use super::log::{OomRecord, SetAsideRecord};
 use super::task_inputs;
@@ -51,6 +52,8 @@ pub struct JobReport {
     pub numerics_fingerprints: BTreeMap<String, u64>,
     /// The workers that were unfit or set aside during the job.
     pub set_aside: BTreeMap<WorkerId, SetAsideRecord>,
+    /// The chunks whose pictures look wrong although two attempts came to the same, in the order of their frames.
+    pub doubtful: Vec<DoubtfulChunk>,
     /// The borders between results of different numerics fingerprints, by the two that meet.
     pub borders: Vec<KindBorders>,
     /// The attempts that ran out of memory, in order, those of earlier runs included.
@@ -75,6 +78,7 @@ impl JobReport {
         Self {
             defects: job.segments.defects().to_vec(),
             set_aside: job.log.set_aside.clone(),
+            doubtful: job.doubtful.accepted(),
             ..figures
         }
     }

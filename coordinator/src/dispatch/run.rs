@@ -11,8 +11,8 @@ use super::error::DispatchError;
 use super::farm::Farm;
 use super::job_event::JobEvent;
 use super::order::{Admission, JobEnd, Order, PlannedJob};
+use super::segment_reader::SegmentReader;
 use super::settings::{DispatchSettings, FarmSettings};
-use super::verify::SegmentReader;
 use crate::job::manifest;
 
 /// The end of a farm's only job.

@@ -124,9 +124,9 @@ impl Dispatcher<'_> {
             return;
         }
         // The job may have ended meanwhile.
-        let job = self.jobs.get(&chunk.job);
-        if let Some(known) = job.and_then(|job| job.chunks.get(chunk)) {
-            self.verifier.start(record, claim.sequence, known.range);
+        let job = self.jobs.get_mut(&chunk.job);
+        if let Some(unverified) = job.and_then(|job| job.prepare_to_verify(record, claim.sequence)) {
+            self.verifier.start(unverified);
         }
     }
 

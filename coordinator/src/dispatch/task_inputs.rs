@@ -192,7 +192,7 @@ fn outputs(timeline: &Timeline, range: FrameRange) -> &[OutputFrame] {
 }
 
 /// The items of `range`. They are empty if the slice is too short, which [`check`] has excluded.
-fn part<T>(items: &[T], range: FrameRange) -> &[T] {
+pub(super) fn part<T>(items: &[T], range: FrameRange) -> &[T] {
     let bounds = usize::try_from(range.start)
         .ok()
         .zip(usize::try_from(range.end).ok());

@@ -1,6 +1,5 @@
 //! Verifies done records before they count, in tasks beside the dispatcher's.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,71 +8,17 @@ use latentfarm_common::blob::{BlobError, Store};
 use latentfarm_common::error::one_line;
 use latentfarm_common::frame::PictureDifference;
 use latentfarm_common::ids::{ChunkId, WorkKind};
-use latentfarm_common::media;
 use latentfarm_common::time::FrameRange;
 use latentfarm_common::wire;
 use latentfarm_common::wire::blob::BlobRef;
 use latentfarm_common::wire::outcome::{DoneBody, DoneRecord, FaceObservations, FrameObservation};
-use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
 use super::farm::Farm;
-use crate::stitch;
-
-/// Verifies the segment of a render record against the output frames that it should hold. It runs on a
-/// blocking thread, and returns one clause that describes what is wrong.
-pub type SegmentCheck = Arc<dyn Fn(&DoneRecord, FrameRange) -> Result<(), String> + Send + Sync>;
-
-/// Compares the first pictures of two segments of one job. It runs on a blocking thread, and returns one clause that
-/// describes what is wrong.
-pub type PictureComparison =
-    Arc<dyn Fn(&BlobRef, &BlobRef) -> Result<PictureDifference, String> + Send + Sync>;
-
-/// What looks into the segments of a farm.
-#[derive(Clone)]
-pub struct SegmentReader {
-    pub check: SegmentCheck,
-    pub compare: PictureComparison,
-}
-
-impl SegmentReader {
-    /// Reads the segments in a store. Copies of those that are stored elsewhere are made in `scratch`. The caller is on a
-    /// runtime.
-    pub(crate) fn new(store: &Store, scratch: PathBuf) -> Self {
-        Self {
-            compare: picture_comparison(store, scratch.clone()),
-            check: segment_check(store, scratch),
-        }
-    }
-}
-
-fn picture_comparison(store: &Store, scratch: PathBuf) -> PictureComparison {
-    let (store, runtime) = (store.clone(), Handle::current());
-    Arc::new(move |one, other| {
-        let own = tempfile::tempdir_in(&scratch).map_err(|error| one_line(&error))?;
-        let path = |blob| {
-            let path = runtime.block_on(store.local_file(blob, own.path()));
-            path.map_err(|error| one_line(&error))
-        };
-        media::compare_first_pictures(&path(one)?, &path(other)?).map_err(|error| one_line(&error))
-    })
-}
-
-/// Returns the check that compares a segment's digest and decodes every frame of it. Copies of segments that are
-/// stored elsewhere are made in `scratch`. The caller is on a runtime.
-fn segment_check(store: &Store, scratch: PathBuf) -> SegmentCheck {
-    let (store, runtime) = (store.clone(), Handle::current());
-    // The verifier calls the check on a thread for blocking work, where waiting for the store is allowed.
-    Arc::new(move |record: &DoneRecord, range| {
-        // Two results may have the same content, so each check has a copy of its own, which goes with the folder.
-        let own = tempfile::tempdir_in(&scratch).map_err(|error| one_line(&error))?;
-        let path = runtime.block_on(store.local_file(&record.artifact, own.path()));
-        let path = path.map_err(|error| one_line(&error))?;
-        let checked = stitch::check_segment(&path, &record.artifact, range);
-        checked.map(|_info| ()).map_err(|error| one_line(&error))
-    })
-}
+use super::segment_reader::{SegmentCheck, SegmentReader};
+use super::unverified::Unverified;
+use crate::segment_check::{BadSegment, ExpectedPictures};
 
 /// The number of segments that are verified at a time; each is decoded, which takes a core.
 const SEGMENTS_AT_ONCE: usize = 2;
@@ -90,7 +35,7 @@ pub(super) struct Verdict {
     /// The record's sequence number in the done log.
     pub sequence: u64,
     /// The observations of an analysis (empty for a render chunk), or a description of what is wrong.
-    pub result: Result<Vec<FrameObservation>, String>,
+    pub result: Result<Vec<FrameObservation>, BadSegment>,
 }
 
 /// The result of comparing the first picture of a chunk with the one that another machine rendered.
@@ -133,8 +78,16 @@ impl Verifier {
         (verifier, results)
     }
 
-    /// Begins to verify a record, whose chunk covers `range`.
-    pub(super) fn start(&mut self, record: DoneRecord, sequence: u64, range: FrameRange) {
+    /// Begins to verify a record.
+    pub(super) fn start(
+        &mut self,
+        Unverified {
+            record,
+            sequence,
+            range,
+            expected,
+        }: Unverified,
+    ) {
         while self.running.try_join_next().is_some() {}
         let record = Arc::new(record);
         let (farm, check) = (self.farm.clone(), Arc::clone(&self.reader.check));
@@ -146,7 +99,7 @@ impl Verifier {
         self.running.spawn(async move {
             // The semaphore is never closed.
             let _permit = permits.acquire_owned().await.ok();
-            let result = verify(&farm, check, &record, range).await;
+            let result = verify(&farm, check, &record, range, expected).await;
             // The dispatcher may have been dropped, which ends this task too.
             let _ = verdicts.send(Verdict {
                 record,
@@ -165,7 +118,7 @@ impl Verifier {
             let _permit = permits.acquire_owned().await.ok();
             let compared = farm.connection.outlast(|| {
                 let compare = Arc::clone(&compare);
-                beside(move || compare(&original, &again))
+                beside(move || compare(&original, &again), |cut_short| cut_short)
             });
             let result = compared.await;
             let _ = comparisons.send(Comparison { chunk, result });
@@ -184,17 +137,26 @@ async fn verify(
     check: SegmentCheck,
     record: &Arc<DoneRecord>,
     range: FrameRange,
-) -> Result<Vec<FrameObservation>, String> {
-    check_counts(record, range)?;
+    expected: Option<ExpectedPictures>,
+) -> Result<Vec<FrameObservation>, BadSegment> {
+    check_counts(record, range).map_err(BadSegment::Broken)?;
     match record.chunk.work {
-        WorkKind::Analyze => observations(farm, record, range).await,
+        WorkKind::Analyze => {
+            let observed = observations(farm, record, range).await;
+            observed.map_err(BadSegment::Broken)
+        }
         WorkKind::Render | WorkKind::Border => {
+            let expected = Arc::new(expected);
             // A result that cannot be read during an outage is not a bad one.
             let done = farm
                 .connection
                 .outlast(|| {
                     let (check, record) = (Arc::clone(&check), Arc::clone(record));
-                    beside(move || check(&record, range))
+                    let expected = Arc::clone(&expected);
+                    beside(
+                        move || check(&record, range, expected.as_ref().as_ref()),
+                        BadSegment::Broken,
+                    )
                 })
                 .await;
             done.map(|()| Vec::new())
@@ -203,11 +165,12 @@ async fn verify(
 }
 
 /// Looks into segments on a thread for blocking work.
-async fn beside<T: Send + 'static>(
-    look: impl FnOnce() -> Result<T, String> + Send + 'static,
-) -> Result<T, String> {
+async fn beside<T: Send + 'static, E: Send + 'static>(
+    look: impl FnOnce() -> Result<T, E> + Send + 'static,
+    cut_short: impl FnOnce(String) -> E,
+) -> Result<T, E> {
     let done = tokio::task::spawn_blocking(look).await;
-    done.unwrap_or_else(|error| Err(format!("the verification was cut short: {error}")))
+    done.unwrap_or_else(|error| Err(cut_short(format!("the verification was cut short: {error}"))))
 }
 
 /// Checks the record's own figures against the length of its chunk.

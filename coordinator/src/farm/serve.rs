@@ -268,23 +268,23 @@ async fn keep_keys(folder: Option<ServerFolder>) -> Infallible {
     let mut shut_out = Vec::new();
     loop {
         tokio::time::sleep(KEYS_LOOK).await;
-        let expires = checked.elapsed() >= EXPIRY_CHECK;
-        if expires {
+        let is_due = checked.elapsed() >= EXPIRY_CHECK;
+        if is_due {
             checked = Instant::now();
         }
         let (look, seen, before) = (folder.clone(), changed, shut_out.clone());
         let looked = tokio::task::spawn_blocking(move || {
-            let expired = if expires { look.shut_out_expired()? } else { before };
+            let shut_out = if is_due { look.shut_out_expired()? } else { before };
             let changed = look.changed();
             if changed != seen {
                 look.reload()?;
             }
-            Ok::<_, ServerError>((changed, expired))
+            Ok::<_, ServerError>((changed, shut_out))
         });
         match looked.await {
-            Ok(Ok((now, expired))) => {
-                log_changes(&shut_out, &expired);
-                (changed, shut_out) = (now, expired);
+            Ok(Ok((now, out_now))) => {
+                log_changes(&shut_out, &out_now);
+                (changed, shut_out) = (now, out_now);
             }
             Ok(Err(error)) => {
                 tracing::error!(

@@ -141,7 +141,7 @@ async fn a_video_without_any_face_is_rendered_only_if_allowed() {
     let mut allowed = stage.settings.clone();
     allowed.job.allow_no_face = true;
     let result = stage
-        .dispatch_with(allowed, Arc::new(|_, _| Ok(())))
+        .dispatch_with(allowed, Arc::new(|_, _, _| Ok(())))
         .await
         .end()
         .await

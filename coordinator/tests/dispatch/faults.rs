@@ -9,6 +9,7 @@ use latentfarm_common::nats::tasks::TaskStream;
 use latentfarm_common::nats::topology::Topology;
 use latentfarm_common::wire::task::Task;
 use latentfarm_coordinator::dispatch::{Ending, JobEvent, RetryClass, SegmentCheck};
+use latentfarm_coordinator::segment_check::BadSegment;
 use tokio::sync::watch;
 
 use crate::support::{Act, AttemptCounter, Script, Stage, always, begins, first_time, is_render};
@@ -99,11 +100,11 @@ async fn a_result_that_fails_verification_is_taken_back_and_done_again() {
     let counter = AttemptCounter::default();
     let _w1 = stage.worker("w1", &counter, always(Act::Succeed)).await;
     let refused = AtomicBool::new(false);
-    let check: SegmentCheck = Arc::new(move |record, range| {
+    let check: SegmentCheck = Arc::new(move |record, range, _| {
         assert_eq!(range.len(), 16);
         let first = record.chunk.index == 2 && !refused.swap(true, Ordering::SeqCst);
         if first {
-            Err("15 frames decode".to_owned())
+            Err(BadSegment::Broken("15 frames decode".to_owned()))
         } else {
             Ok(())
         }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a failed set-up is a failed test")]
 #![allow(unreachable_pub, reason = "the modules are private to this test")]
 
+mod doubtful;
 mod endings;
 mod faults;
 mod hostile;

@@ -281,7 +281,7 @@ async fn results_of_a_worker_that_has_left_count_for_the_next_coordinator() {
     drop(w1);
 
     let second = stage
-        .dispatch_with(stage.seizing(), Arc::new(|_, _| Ok(())))
+        .dispatch_with(stage.seizing(), Arc::new(|_, _, _| Ok(())))
         .await;
     let _w2 = stage.worker("w2", &counter, always(Act::Succeed)).await;
     let result = second.end().await.unwrap();

@@ -33,7 +33,7 @@ async fn a_new_coordinator_goes_on_where_a_dead_one_stopped() {
     first.job.abort();
 
     let second = stage
-        .dispatch_with(stage.seizing(), Arc::new(|_, _| Ok(())))
+        .dispatch_with(stage.seizing(), Arc::new(|_, _, _| Ok(())))
         .await;
     gate.send_replace(true);
     let result = second.end().await.unwrap();
@@ -92,7 +92,7 @@ async fn a_coordinator_without_its_lease_stops() {
     let refused = stage.dispatch().await.end().await.unwrap_err();
     assert!(matches!(refused, DispatchError::Lease(_)), "{refused:?}");
     let second = stage
-        .dispatch_with(stage.seizing(), Arc::new(|_, _| Ok(())))
+        .dispatch_with(stage.seizing(), Arc::new(|_, _, _| Ok(())))
         .await;
     let stopped = first.end().await.unwrap_err();
     assert!(matches!(stopped, DispatchError::LeaseLost), "{stopped:?}");

@@ -39,7 +39,7 @@ async fn begin(stage: &Stage) -> (Run, mpsc::UnboundedSender<VideoNews>, Vec<Seg
         news.send(segment(record)).unwrap();
     }
     let run = stage
-        .dispatch_video(video, stage.settings.clone(), Arc::new(|_, _| Ok(())))
+        .dispatch_video(video, stage.settings.clone(), Arc::new(|_, _, _| Ok(())))
         .await;
     (run, news, rest)
 }
@@ -201,7 +201,7 @@ async fn a_new_coordinator_goes_on_with_the_cut_and_renders_nothing_twice() {
     first.job.abort();
 
     let second = stage
-        .dispatch_with(stage.seizing(), Arc::new(|_, _| Ok(())))
+        .dispatch_with(stage.seizing(), Arc::new(|_, _, _| Ok(())))
         .await;
     let result = second.end().await.unwrap();
     assert_eq!(result.ending, Ending::Complete);

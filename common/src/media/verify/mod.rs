@@ -15,8 +15,8 @@ pub(super) use self::output::sound_ms;
 pub use self::output::{AudioLength, FinalReport, verify_output};
 use self::pictures::PictureReader;
 use super::MediaError;
-use super::container;
-use crate::frame::{FrameHash, PictureDifference};
+use super::{container, decode};
+use crate::frame::{FrameHash, Picture, PictureDifference, PictureFormat};
 use crate::time::FrameRange;
 
 /// Properties of a segment that was decoded completely.
@@ -63,6 +63,31 @@ pub fn decode_hashes(path: &Path, sink: &mut dyn FnMut(u64, FrameHash)) -> Resul
     let mut frames = 0;
     while let Some((number, picture)) = next_frame(&mut pictures)? {
         sink(number, pictures::hash(&picture));
+        frames += 1;
+    }
+    Ok(frames)
+}
+
+/// Decodes a whole segment and hands each output frame's number and picture to `sink`, in order. Returns the number of
+/// frames.
+///
+/// # Errors
+/// If the segment is damaged, or [`MediaError::Rejected`] if a picture is not of the size of `format`.
+pub fn decode_segment(
+    path: &Path,
+    format: &PictureFormat,
+    sink: &mut dyn FnMut(u64, Picture),
+) -> Result<u64, MediaError> {
+    let mut pictures = PictureReader::open(path)?;
+    let mut frames = 0;
+    while let Some((number, picture)) = next_frame(&mut pictures)? {
+        if let Some(defect) = decode::defect(&picture, format) {
+            return Err(MediaError::rejected(
+                path,
+                format!("frame {number} is unusable: {defect}"),
+            ));
+        }
+        sink(number, decode::to_picture(&picture, format));
         frames += 1;
     }
     Ok(frames)

@@ -188,11 +188,11 @@ impl Users {
     pub(super) fn kept(dir: &Path, workers: &[WorkerId]) -> Result<Self, ServerError> {
         create_folder(dir)?;
         remove_stray_expiries(dir)?;
-        let mut all: BTreeSet<WorkerId> = workers.iter().cloned().collect();
+        let mut all = workers.to_vec();
         all.extend(workers_with_keys(dir)?);
-        for expired in expired_in(dir)? {
-            all.remove(&expired);
-        }
+        let expired = expired_in(dir)?;
+        let mut seen = BTreeSet::new();
+        all.retain(|worker| !expired.contains(worker) && seen.insert(worker.clone()));
         Self::each(&all, |role| User::kept(role, dir))
     }
 

@@ -218,6 +218,9 @@ Example:
 
 Exit codes: 0 it is shut out, 1 failed, 2 no such machine.")]
     Revoke(RevokeArgs),
+    /// Look at segments for a coordinator, which starts this process
+    #[command(hide = true)]
+    CheckSegments,
 }
 
 impl Command {
@@ -245,7 +248,8 @@ impl Command {
             | Self::Bench(_)
             | Self::NatsConfig(_)
             | Self::Invite(_)
-            | Self::Revoke(_) => false,
+            | Self::Revoke(_)
+            | Self::CheckSegments => false,
         }
     }
 }

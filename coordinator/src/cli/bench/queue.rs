@@ -108,7 +108,7 @@ async fn run(farm: &Farm, spec: JobSpec, timeline: Timeline, folder: &Path) -> a
     let (_trigger, shutdown, _drain) = shutdown::channel();
     let dispatch = DispatchSettings::new(folder.join("job"), JobNeeds::flat_cpu(1));
     let reader = dispatch::SegmentReader {
-        check: Arc::new(|_, _| Ok(())),
+        check: Arc::new(|_, _, _| Ok(())),
         compare: Arc::new(|_, _| Err("there are no pictures".to_owned())),
     };
     let video = whole_video(benchmark_segments(SOURCES));

@@ -45,6 +45,7 @@ pub(super) fn to_json(report: &RenderReport) -> Value {
         "retries": retries,
         "workers": report.job.workers,
         "set_aside": report.job.set_aside,
+        "doubtful": report.job.doubtful,
         "lip_sync": report.job.lip_sync.as_ref().map(lip_sync::to_json),
         "numerics_fingerprints": report.job.numerics_fingerprints.keys().collect::<Vec<_>>(),
         "borders": report.job.borders.iter().map(borders::to_json).collect::<Vec<_>>(),
@@ -156,6 +157,13 @@ pub(super) fn to_text(report: &RenderReport) -> String {
         if record.times > 1 {
             let _ = write!(text, " ({} times)", record.times);
         }
+    }
+    for chunk in &report.job.doubtful {
+        let _ = write!(
+            text,
+            "\n  look at frames {}: {}; two attempts came to the same, so that they count",
+            chunk.frames, chunk.reason
+        );
     }
     text.push_str(&borders::to_text(&report.job));
     text.push_str(&memory::to_text(&report.job));

@@ -46,6 +46,12 @@ impl Workers {
         }
     }
 
+    /// Whether there is another worker that can be given what this one fails.
+    pub(in crate::dispatch) fn could_help(&self, worker: &WorkerId) -> bool {
+        let mut others = self.known.iter().filter(|(other, _)| *other != worker);
+        others.any(|(_, known)| known.is_usable())
+    }
+
     /// Records that an attempt at a chunk failed on a worker, by the worker's fault or by the chunk's.
     pub(in crate::dispatch) fn record_failure(
         &mut self,
@@ -54,8 +60,7 @@ impl Workers {
         reason: &str,
         now: Instant,
     ) {
-        let mut others = self.known.iter().filter(|(other, _)| *other != worker);
-        let could_help = others.any(|(_, known)| known.is_usable());
+        let could_help = self.could_help(worker);
         let judged = self.health.record_failure(worker, chunk, reason, could_help, now);
         self.take_out(judged, now);
     }

@@ -58,7 +58,7 @@ impl Stage {
                 &farm,
                 &lease,
                 settings,
-                super::reader(Arc::new(|_, _| Ok(()))),
+                super::reader(Arc::new(|_, _, _| Ok(()))),
                 ordered,
                 shutdown,
             )

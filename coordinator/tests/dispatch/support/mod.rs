@@ -134,7 +134,7 @@ impl Stage {
 
     /// Dispatches the job with a check that accepts every segment.
     pub async fn dispatch(&self) -> Run {
-        self.dispatch_with(self.settings.clone(), Arc::new(|_, _| Ok(())))
+        self.dispatch_with(self.settings.clone(), Arc::new(|_, _, _| Ok(())))
             .await
     }
 
