@@ -40,7 +40,8 @@ impl SegmentReader {
         Self::with_program(None, store, scratch)
     }
 
-    /// As [`SegmentReader::new`], with the processes of a program that has the subcommand `check-segments`.
+    /// Reads the segments in a store with processes of a program that has the subcommand `check-segments`; this one if there
+    /// is none given. Copies of those that are stored elsewhere are made in `scratch`. The caller is on a runtime.
     pub fn with_program(program: Option<&Path>, store: &Store, scratch: PathBuf) -> Self {
         let files = Arc::new(Files {
             store: store.clone(),

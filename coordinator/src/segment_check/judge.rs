@@ -1,4 +1,4 @@
-//! Compares the figures of a segment with limits. They are several times what renders of trained kind give (see
+//! Compares the figures of a segment with limits. They are several times what renders with the demo weights give (see
 //! `coordinator/measurements/segment-figures.md`), so that a picture which exceeds one is not what the model made.
 
 use latentfarm_common::wire::task::{Mouth, RenderFrame};

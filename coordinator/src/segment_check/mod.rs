@@ -8,8 +8,8 @@
 //! dispatcher ─▶ SegmentProcesses ─ CheckRequest ─▶ child: serve ─▶ decode, figures, judge
 //!                                ◀─ CheckReply ──
 //! ```
-//! A picture is measured against the source picture that it shows ([`figures`]), and the figures of a whole segment are
-//! compared with limits ([`judge`]). The limits are far from what trained and demo weights give, so that only a result
+//! A picture is measured against the source picture that it shows (`figures.rs`), and the figures of a whole segment are
+//! compared with limits (`judge.rs`). The limits are far from what the demo weights give, so that only a result
 //! that is plainly wrong exceeds them.
 
 mod figures;
