@@ -6,6 +6,7 @@
 
 #![warn(missing_docs)]
 
+pub mod affine;
 pub mod align;
 pub mod audio;
 #[cfg(feature = "farm")]

@@ -47,6 +47,6 @@ pub use sound::{
     TrackChoice, decode_sound,
 };
 pub use verify::{
-    AudioLength, FinalReport, SegmentInfo, compare_first_pictures, decode_hashes, decode_segment,
-    verify_output, verify_segment,
+    AudioLength, FinalReport, SegmentInfo, compare_first_pictures, decode_hashes, verify_output,
+    verify_pictures, verify_segment,
 };

@@ -35,7 +35,7 @@ pub struct DoneEntry {
     /// The record, or the error of one that cannot be decoded; that one does not count and has to be
     /// retracted.
     pub record: Result<DoneRecord, WireError>,
-    /// Who signed the record.
+    /// Whose key signed the record, if any did.
     pub signature: Signature,
 }
 
@@ -91,8 +91,8 @@ impl DoneLog {
         }
     }
 
-    /// Makes `record` its chunk's result, unless there is one, signed with the connection's key if it has one. Waits while the link is down, tries for up to
-    /// a minute while the server does not answer, and finds out whether a try without an answer was stored.
+    /// Makes `record` its chunk's result, unless there is one, signed with the connection's key if it has one. Waits
+    /// while the link is down, tries for up to a minute while the server does not answer, and finds out whether a try without an answer was stored.
     pub async fn commit(&self, record: &DoneRecord) -> Result<CommitOutcome, StreamError> {
         let chunk = record.chunk;
         let failed =

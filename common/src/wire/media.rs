@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::Message;
 use super::job::{EncoderSpec, SourceSpec};
 use super::outcome::FaceObservations;
-use super::task::RenderFrame;
+use super::task::{RenderFrame, SegmentSlice};
 use crate::frame::FrameHash;
 use crate::lip_sync::LipOpening;
 use crate::time::FrameRange;
@@ -21,6 +21,17 @@ pub struct LocalSlice {
     pub first: u64,
     /// PTS of the frames, in the source's time base, in order.
     pub pts: Vec<i64>,
+}
+
+impl LocalSlice {
+    /// The frames of a segment that is a file of this machine.
+    pub fn of(slice: &SegmentSlice, path: String) -> Self {
+        Self {
+            path,
+            first: slice.first,
+            pts: slice.pts.clone(),
+        }
+    }
 }
 
 /// A message from the supervisor to the media process.

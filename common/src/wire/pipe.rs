@@ -70,6 +70,31 @@ pub fn read<M: Message>(mut from: impl Read) -> Result<Option<M>, PipeError> {
     super::decode(&body).map(Some).map_err(PipeError::Wire)
 }
 
+/// Reads the body of one message of at most `longest` bytes from the pipe.
+///
+/// # Errors
+/// If the pipe ends before that, or if the message is longer.
+#[cfg(feature = "farm")]
+pub async fn read_body(
+    mut from: impl tokio::io::AsyncRead + Unpin,
+    longest: u32,
+) -> Result<Vec<u8>, PipeError> {
+    use tokio::io::AsyncReadExt as _;
+
+    let mut prefix = [0_u8; 4];
+    from.read_exact(&mut prefix).await?;
+    let len = body_len(prefix)?;
+    if len > longest as usize {
+        return Err(PipeError::TooLong(u32::from_le_bytes(prefix)));
+    }
+    let mut body = body_buffer(len);
+    from.take(len as u64).read_to_end(&mut body).await?;
+    if body.len() < len {
+        return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+    }
+    Ok(body)
+}
+
 fn check_len(len: u32) -> Result<(), PipeError> {
     if len > MAX_PIPE_BYTES {
         Err(PipeError::TooLong(len))

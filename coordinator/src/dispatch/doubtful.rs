@@ -29,7 +29,7 @@ struct Rejected {
 /// A chunk whose pictures look wrong, and whose result counts because two attempts came to the same.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DoubtfulChunk {
-    /// Its output frames.
+    /// The output frames of the chunk.
     pub frames: FrameRange,
     /// What looks wrong, as one clause.
     pub reason: String,

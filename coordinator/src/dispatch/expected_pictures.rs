@@ -21,7 +21,7 @@ impl Job {
         // Random weights paint noise, which fits no expectation.
         let is_compared =
             chunk.work == WorkKind::Render && self.spec.model.weights_kind != WeightsKind::Synthetic;
-        let readiness = is_compared.then(|| self.readiness(range));
+        let readiness = is_compared.then(|| self.readiness(chunk, range));
         let expected = match readiness {
             Some(Readiness::Ready) => Some(self.expected_pictures(range)),
             // The faces will never be known again, and what was rendered of them is there.
@@ -47,11 +47,10 @@ impl Job {
 
     /// Takes the kept records of which it is known by now what they were rendered from.
     pub(super) fn take_verifiable(&mut self) -> Vec<Unverified> {
-        let is_known = |unverified: &Unverified| self.readiness(unverified.range) != Readiness::Pending;
-        let known = self
-            .unverified
-            .iter()
-            .filter(|(_, unverified)| is_known(unverified));
+        let is_known = |(chunk, kept): &(&ChunkId, &Unverified)| {
+            self.readiness(**chunk, kept.range) != Readiness::Pending
+        };
+        let known = self.unverified.iter().filter(is_known);
         let known: Vec<ChunkId> = known.map(|(chunk, _)| *chunk).collect();
         let taken: Vec<Unverified> = known
             .iter()
@@ -63,11 +62,10 @@ impl Job {
         prepared.collect()
     }
 
-    fn readiness(&self, range: FrameRange) -> Readiness {
-        if task_inputs::shown_prefix(&self.timeline, range) > self.segments.covered() {
-            return Readiness::Pending;
-        }
-        task_inputs::readiness(&self.timeline, &self.gate.track, range)
+    /// Whether it is known what a render chunk was rendered from.
+    fn readiness(&self, chunk: ChunkId, range: FrameRange) -> Readiness {
+        self.gate
+            .readiness(&self.timeline, self.segments.covered(), chunk.index, range)
     }
 
     fn expected_pictures(&self, range: FrameRange) -> ExpectedPictures {

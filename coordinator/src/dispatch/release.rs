@@ -68,6 +68,25 @@ impl ReleaseGate {
         events
     }
 
+    /// Whether all that a render chunk needs is known, when the segments hold the first `covered` source frames. `index` is
+    /// the chunk's place among the render chunks, and `range` its frames.
+    pub(super) fn readiness(
+        &self,
+        timeline: &Timeline,
+        covered: u64,
+        index: u32,
+        range: FrameRange,
+    ) -> Readiness {
+        let prefix = |prefixes: &[u64]| prefixes.get(index as usize).copied().unwrap_or(u64::MAX);
+        let is_reached =
+            prefix(&self.required_prefixes) <= self.track.ready() && prefix(&self.shown_prefixes) <= covered;
+        if is_reached {
+            task_inputs::readiness(timeline, &self.track, range)
+        } else {
+            Readiness::Pending
+        }
+    }
+
     /// Returns the events of the analyses whose source frames have been cut since the last call. The frame
     /// before an analysis, which it looks at too, was cut before its own.
     fn open_analyses(&mut self, covered: u64, analyze: &[ChunkRecord]) -> Vec<(ChunkId, ChunkEvent)> {
@@ -94,16 +113,11 @@ impl ReleaseGate {
         if self.released_to.replace(reach) == Some(reach) {
             return Vec::new();
         }
-        let prefixes = self.required_prefixes.iter().zip(&self.shown_prefixes);
-        let in_reach = render
+        let waiting = render
             .iter()
-            .zip(prefixes)
-            .filter(|(record, (required_prefix, shown_prefix))| {
-                let is_reached = **required_prefix <= reach.0 && **shown_prefix <= covered;
-                record.state().phase == Phase::Waiting && is_reached
-            });
-        let events = in_reach.filter_map(|(record, _)| {
-            let event = match task_inputs::readiness(timeline, &self.track, record.range) {
+            .filter(|record| record.state().phase == Phase::Waiting);
+        let events = waiting.filter_map(|record| {
+            let event = match self.readiness(timeline, covered, record.id.index, record.range) {
                 Readiness::Pending => return None,
                 Readiness::Ready => ChunkEvent::Released,
                 Readiness::Blocked(frame) => ChunkEvent::Blocked {

@@ -13,7 +13,7 @@ use latentfarm_common::wire::blob::BlobRef;
 use latentfarm_common::wire::outcome::DoneRecord;
 use tokio::runtime::Handle;
 
-use crate::segment_check::{BadSegment, ExpectedPictures, Looked, SegmentProcesses};
+use crate::segment_check::{BadSegment, ExpectedPictures, Finding, LocalPictures, SegmentProcesses};
 use crate::stitch;
 
 /// Verifies the segment of a render record against the output frames that it should hold and, if they are known, the
@@ -79,11 +79,16 @@ impl Files {
             .local(&record.artifact, own.path())
             .map_err(BadSegment::Broken)?;
         let pictures = expected.and_then(|expected| {
-            let paths = expected.input.segments.iter();
-            let paths: Result<Vec<PathBuf>, String> =
-                paths.map(|slice| self.local(&slice.blob, own.path())).collect();
-            match paths {
-                Ok(paths) => Some((expected, paths)),
+            let segments = expected.input.segments.iter().map(|slice| {
+                let path = self.local(&slice.blob, own.path())?;
+                let text = path.into_os_string().into_string();
+                text.map_err(|path| format!("the path `{}` is not UTF-8", path.display()))
+            });
+            match segments.collect() {
+                Ok(segments) => Some(LocalPictures {
+                    expected: expected.clone(),
+                    segments,
+                }),
                 Err(error) => {
                     tracing::warn!(chunk = %record.chunk, error, "a result is not compared with its source");
                     None
@@ -94,12 +99,12 @@ impl Files {
             .processes
             .check(path.clone(), record.artifact, range, pictures);
         match self.runtime.block_on(asked) {
-            Ok(Looked::Good) => Ok(()),
-            Ok(Looked::NotCompared(reason)) => {
+            Ok(Finding::Good) => Ok(()),
+            Ok(Finding::NotCompared(reason)) => {
                 tracing::warn!(chunk = %record.chunk, reason, "a result is not compared with its source");
                 Ok(())
             }
-            Ok(Looked::Bad(bad)) => Err(bad),
+            Ok(Finding::Bad(bad)) => Err(bad),
             Err(error) => {
                 tracing::warn!(%error, "cannot start a process that checks segments; this one does it");
                 let checked = stitch::check_segment(&path, &record.artifact, range);

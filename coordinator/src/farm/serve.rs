@@ -256,9 +256,9 @@ async fn acquire(connection: &Connection, settings: &FarmSettings) -> Result<Lea
     }
 }
 
-/// Keeps an own server up to date with its keys: shuts out the machines whose keys have expired by the clock, and lets it read what
-/// `latentfarm invite` and `revoke` have changed, which may run in a container of their own, where they cannot see the
-/// server's process. Whoever runs another server does that there.
+/// Keeps an own server up to date with its keys: shuts out the machines whose keys have expired by the clock, and lets it
+/// read what `latentfarm invite` and `revoke` have changed, which may run in a container of their own, where they cannot
+/// see the server's process. Whoever runs another server does that there.
 async fn keep_keys(folder: Option<ServerFolder>) -> Infallible {
     let Some(folder) = folder else {
         return std::future::pending().await;
@@ -272,19 +272,22 @@ async fn keep_keys(folder: Option<ServerFolder>) -> Infallible {
         if is_due {
             checked = Instant::now();
         }
-        let (look, seen, before) = (folder.clone(), changed, shut_out.clone());
+        let (look, seen) = (folder.clone(), changed);
         let looked = tokio::task::spawn_blocking(move || {
-            let shut_out = if is_due { look.shut_out_expired()? } else { before };
+            let expired = is_due.then(|| look.shut_out_expired()).transpose()?;
             let changed = look.changed();
             if changed != seen {
                 look.reload()?;
             }
-            Ok::<_, ServerError>((changed, shut_out))
+            Ok::<_, ServerError>((changed, expired))
         });
         match looked.await {
-            Ok(Ok((now, out_now))) => {
-                log_changes(&shut_out, &out_now);
-                (changed, shut_out) = (now, out_now);
+            Ok(Ok((now, expired))) => {
+                changed = now;
+                if let Some(expired) = expired {
+                    log_changes(&shut_out, &expired);
+                    shut_out = expired;
+                }
             }
             Ok(Err(error)) => {
                 tracing::error!(

@@ -1,6 +1,7 @@
 //! How an output picture differs from the source picture that it shows: outside the face, where nothing but the encoder
 //! may have changed it, and within, where the model painted it anew.
 
+use latentfarm_common::affine::{invert, transform};
 use latentfarm_common::align::face_size;
 use latentfarm_common::frame::Picture;
 use latentfarm_common::wire::task::RenderFrame;
@@ -19,7 +20,7 @@ const MOUTH: [f64; 4] = [0.2, 0.8, 0.48, 0.86];
 /// The figures of one frame.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct FrameFigures {
-    /// The output frame.
+    /// The number of the output frame.
     pub(super) frame: u64,
     /// Outside the face; `None` if the face fills the picture.
     pub(super) outside: Option<Outside>,
@@ -66,7 +67,7 @@ pub(super) fn measure(
     output: &Picture,
 ) -> FrameFigures {
     let face = frame.face.filter(|_| frame.is_rendered());
-    let placed = face.map(|matrix| PlacedFace::new(&matrix, resolution_px));
+    let placed = face.and_then(|matrix| PlacedFace::new(&matrix, resolution_px));
     FrameFigures {
         frame: number,
         outside: outside(placed.as_ref(), source, output),
@@ -78,39 +79,34 @@ pub(super) fn measure(
 struct PlacedFace {
     /// From pixels of the frame to pixels of the aligned face.
     to_face: [f64; 6],
+    to_frame: [f64; 6],
     /// Width and height of the aligned face.
     size: [f64; 2],
 }
 
 impl PlacedFace {
-    fn new(matrix: &[f32; 6], resolution_px: u32) -> Self {
+    /// `None` if the matrix has no inverse: nothing is pasted then.
+    fn new(matrix: &[f32; 6], resolution_px: u32) -> Option<Self> {
         let (width, height) = face_size(resolution_px);
-        Self {
+        Some(Self {
             to_face: matrix.map(f64::from),
+            to_frame: invert(matrix)?,
             size: [width as f64, height as f64],
-        }
-    }
-
-    /// The place of a pixel of the frame as shares of the aligned face.
-    fn share(&self, x: f64, y: f64) -> [f64; 2] {
-        let [a, b, tx, c, d, ty] = self.to_face;
-        [
-            (a * x + b * y + tx) / self.size[0],
-            (c * x + d * y + ty) / self.size[1],
-        ]
+        })
     }
 
     /// Whether pasting the face may have changed the pixel.
     fn may_touch(&self, x: f64, y: f64) -> bool {
+        let at = transform(&self.to_face, x, y);
         let inside = -EDGE..=1.0 + EDGE;
-        self.share(x, y).iter().all(|share| inside.contains(share))
+        at.iter()
+            .zip(self.size)
+            .all(|(at, size)| inside.contains(&(at / size)))
     }
 
     /// The pixels of the frame at the places of the lattice within a part of the face, row by row; `None` for those off
-    /// the picture, or all if the matrix has no inverse.
+    /// the picture.
     fn lattice(&self, part: [f64; 4], picture: &Picture) -> Vec<Option<(usize, usize)>> {
-        let [a, b, tx, c, d, ty] = self.to_face;
-        let determinant = a * d - b * c;
         let [left, right, top, bottom] = part;
         let steps = |count: usize, low: f64, high: f64| {
             (0..count)
@@ -118,8 +114,7 @@ impl PlacedFace {
                 .filter(move |at| (low..high).contains(at))
         };
         let place = |column: f64, row: f64| {
-            let (x, y) = (column * self.size[0] - tx, row * self.size[1] - ty);
-            let at = [(d * x - b * y) / determinant, (a * y - c * x) / determinant];
+            let at = transform(&self.to_frame, column * self.size[0], row * self.size[1]);
             let width = f64::from(picture.format.width) - 1.0;
             let height = f64::from(picture.format.height) - 1.0;
             let is_inside = (1.0..width).contains(&at[0]) && (1.0..height).contains(&at[1]);

@@ -3,8 +3,8 @@
 
 use latentfarm_common::wire::task::{Mouth, RenderFrame};
 
+use super::expected::ExpectedPictures;
 use super::figures::{FaceFigures, FrameFigures, mean};
-use super::messages::LocalPictures;
 
 /// The most that the means of blocks outside the face differ on average, in levels of luma.
 const OUTSIDE: f64 = 3.0;
@@ -39,7 +39,7 @@ const USUAL_CRF: u8 = 23;
 
 /// The extremes of a segment, for the log and the limits.
 #[derive(Debug)]
-pub(super) struct Extremes {
+struct Extremes {
     blocks: Option<Extreme>,
     worst_block: Option<Extreme>,
     pixels: Option<Extreme>,
@@ -49,9 +49,9 @@ pub(super) struct Extremes {
     detail: Option<Extreme>,
     spread: Option<Extreme>,
     /// The mean difference of pixels at the mouth and outside the face, over the loud frames.
-    pub(super) own: Option<[f64; 2]>,
+    own: Option<[f64; 2]>,
     /// How much the mouth moves over the loud frames.
-    pub(super) movement: Option<f64>,
+    movement: Option<f64>,
 }
 
 /// The value that is furthest from the usual one, and its frame.
@@ -62,14 +62,14 @@ struct Extreme {
 }
 
 /// Returns what cannot be the model's work, as one clause.
-pub(super) fn judge(figures: &[FrameFigures], pictures: &LocalPictures) -> Result<(), String> {
-    let extremes = Extremes::of(figures, pictures);
+pub(super) fn judge(figures: &[FrameFigures], expected: &ExpectedPictures) -> Result<(), String> {
+    let extremes = Extremes::of(figures, expected);
     tracing::debug!(frames = figures.len(), "{extremes:?}");
-    extremes.check(pictures.encoder.crf)
+    extremes.check(expected.encoder.crf)
 }
 
 impl Extremes {
-    pub(super) fn of(figures: &[FrameFigures], pictures: &LocalPictures) -> Self {
+    fn of(figures: &[FrameFigures], expected: &ExpectedPictures) -> Self {
         let most = |value: &dyn Fn(&FrameFigures) -> Option<f64>| {
             let values = figures.iter().filter_map(|it| Some((it.frame, value(it)?)));
             let found = values.max_by(|one, other| one.1.total_cmp(&other.1))?;
@@ -80,7 +80,7 @@ impl Extremes {
         };
         let of_face = |value: fn(&FaceFigures) -> f64| most(&|it| it.face.as_ref().map(value));
         let least_spread = of_face(|face| -face.spread);
-        let loud = loud_runs(figures, pictures);
+        let loud = loud_frames(figures, expected);
         Self {
             blocks: most(&|it| it.outside.map(|outside| outside.blocks)),
             worst_block: most(&|it| it.outside.map(|outside| outside.worst_block)),
@@ -152,12 +152,12 @@ impl Extremes {
 }
 
 /// The figures of the frames in which somebody speaks aloud with a mouth that was rendered from the speech.
-fn loud_runs<'a>(
+fn loud_frames<'a>(
     figures: &'a [FrameFigures],
-    pictures: &LocalPictures,
+    expected: &ExpectedPictures,
 ) -> Vec<(&'a FrameFigures, &'a FaceFigures)> {
     let is_loud = |frame: &RenderFrame, loudness: u8| frame.mouth == Mouth::Speech && loudness >= LOUD;
-    let frames = pictures.frames.iter().zip(&pictures.loudness);
+    let frames = expected.input.frames.iter().zip(&expected.loudness);
     let loud = figures
         .iter()
         .zip(frames)

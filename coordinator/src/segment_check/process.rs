@@ -13,11 +13,12 @@ use latentfarm_common::time::FrameRange;
 use latentfarm_common::wire;
 use latentfarm_common::wire::blob::BlobRef;
 use latentfarm_common::wire::pipe::{self, PipeError};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncWriteExt as _;
 use tokio::process::{Child, Command};
+use tokio::time::timeout;
 
-use super::messages::{CheckReply, CheckRequest};
-use super::{BadSegment, ExpectedPictures};
+use super::finding::{BadSegment, Finding};
+use super::messages::{CheckReply, CheckRequest, LocalPictures};
 
 /// A segment holds a few hundred frames, each of which takes some tens of milliseconds. A child that takes longer hangs.
 const TIME_LIMIT: Duration = Duration::from_mins(10);
@@ -25,17 +26,9 @@ const TIME_LIMIT: Duration = Duration::from_mins(10);
 const START_ATTEMPTS: u32 = 5;
 const START_PAUSE: Duration = Duration::from_secs(1);
 
+/// A reply is a few sentences at most, in bytes.
+const LONGEST_REPLY: u32 = 1 << 20;
 const OTHER_REPLY: &str = "the process that looks at it answered something else";
-
-/// What a child process found.
-#[derive(Debug)]
-pub(crate) enum Looked {
-    /// The segment is what it should be.
-    Good,
-    /// The segment is whole, and its pictures could not be compared for a reason that is not the segment's.
-    NotCompared(String),
-    Bad(BadSegment),
-}
 
 /// The idle child processes. Clones share them.
 #[derive(Clone, Debug)]
@@ -54,8 +47,8 @@ impl SegmentProcesses {
         }
     }
 
-    /// Has a child decode a segment, and compare its pictures with the expected ones, whose source segments are the
-    /// files at the paths given.
+    /// Has a child decode a segment, and compare its pictures with the expected ones if these are given. A segment on
+    /// which a child ends or hangs is broken.
     ///
     /// # Errors
     /// If no child can be started.
@@ -64,20 +57,19 @@ impl SegmentProcesses {
         path: PathBuf,
         blob: BlobRef,
         range: FrameRange,
-        pictures: Option<(&ExpectedPictures, Vec<PathBuf>)>,
-    ) -> io::Result<Looked> {
+        pictures: Option<LocalPictures>,
+    ) -> io::Result<Finding> {
         let request = CheckRequest::Check {
             path,
             blob,
             range,
-            pictures: pictures.map(|(expected, paths)| expected.at(&paths)),
+            pictures: pictures.map(Box::new),
         };
+        let broken = |reason| Finding::Bad(BadSegment::Broken(reason));
         Ok(match self.ask(&request).await? {
-            CheckReply::Good => Looked::Good,
-            CheckReply::NotCompared(reason) => Looked::NotCompared(reason),
-            CheckReply::Broken(reason) => Looked::Bad(BadSegment::Broken(reason)),
-            CheckReply::Implausible(reason) => Looked::Bad(BadSegment::Implausible(reason)),
-            CheckReply::Compared(_) => Looked::Bad(BadSegment::Broken(OTHER_REPLY.to_owned())),
+            Ok(CheckReply::Checked(finding)) => finding,
+            Ok(CheckReply::Compared(_)) => broken(OTHER_REPLY.to_owned()),
+            Err(ended) => broken(ended),
         })
     }
 
@@ -90,22 +82,20 @@ impl SegmentProcesses {
         one: PathBuf,
         other: PathBuf,
     ) -> io::Result<Result<PictureDifference, String>> {
-        Ok(match self.ask(&CheckRequest::Compare { one, other }).await? {
-            CheckReply::Compared(difference) => Ok(difference),
-            CheckReply::Broken(reason) => Err(reason),
-            CheckReply::Good | CheckReply::NotCompared(_) | CheckReply::Implausible(_) => {
-                Err(OTHER_REPLY.to_owned())
-            }
-        })
+        let asked = self.ask(&CheckRequest::Compare { one, other }).await?;
+        Ok(asked.and_then(|reply| match reply {
+            CheckReply::Compared(compared) => compared,
+            CheckReply::Checked(_) => Err(OTHER_REPLY.to_owned()),
+        }))
     }
 
-    /// Has a child answer one request. A segment on which a child ends or hangs is broken.
-    async fn ask(&self, request: &CheckRequest) -> io::Result<CheckReply> {
+    /// Has a child answer one request. The inner error says in one clause how the child ended instead.
+    async fn ask(&self, request: &CheckRequest) -> io::Result<Result<CheckReply, String>> {
         let mut child = self.child().await?;
-        let reply = match tokio::time::timeout(TIME_LIMIT, exchange(&mut child, request)).await {
+        Ok(match timeout(TIME_LIMIT, exchange(&mut child, request)).await {
             Ok(Ok(reply)) => {
                 self.idle().push(child);
-                reply
+                Ok(reply)
             }
             Ok(Err(error)) => {
                 // It has ended, or what it wrote is no reply.
@@ -114,15 +104,14 @@ impl SegmentProcesses {
                     Ok(status) => format!("the process that decodes it ended ({status})"),
                     Err(unknown) => format!("the process that decodes it is lost ({unknown})"),
                 };
-                CheckReply::Broken(format!("{ended}: {}", one_line(&error)))
+                Err(format!("{ended}: {}", one_line(&error)))
             }
             // Dropping the child kills it.
-            Err(_elapsed) => CheckReply::Broken(format!(
+            Err(_elapsed) => Err(format!(
                 "the process that decodes it did not answer within {} minutes",
                 TIME_LIMIT.as_secs() / 60
             )),
-        };
-        Ok(reply)
+        })
     }
 
     fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Child>> {
@@ -173,18 +162,6 @@ async fn exchange(child: &mut Child, request: &CheckRequest) -> Result<CheckRepl
     input.write_all(&pipe::encode(request)?).await?;
     input.flush().await?;
     let output = child.stdout.as_mut().ok_or_else(closed)?;
-    let mut prefix = [0; 4];
-    output.read_exact(&mut prefix).await?;
-    let mut body = vec![0; reply_len(prefix)?];
-    output.read_exact(&mut body).await?;
+    let body = pipe::read_body(output, LONGEST_REPLY).await?;
     wire::decode(&body).map_err(PipeError::Wire)
-}
-
-/// The length of a reply, which is a few sentences at most.
-fn reply_len(prefix: [u8; 4]) -> Result<usize, PipeError> {
-    const MOST: usize = 1 << 20;
-    match pipe::body_len(prefix)? {
-        len if len <= MOST => Ok(len),
-        _ => Err(PipeError::TooLong(u32::from_le_bytes(prefix))),
-    }
 }

@@ -4,11 +4,14 @@ use std::io::{Read, Write};
 use std::path::Path;
 
 use latentfarm_common::error::one_line;
-use latentfarm_common::media::{self, FrameReader, MediaError};
+use latentfarm_common::media::{self, FrameReader};
 use latentfarm_common::time::FrameRange;
+use latentfarm_common::wire::blob::BlobRef;
+use latentfarm_common::wire::media::LocalSlice;
 use latentfarm_common::wire::pipe::{self, PipeError};
 
-use super::figures::{FrameFigures, measure};
+use super::figures::measure;
+use super::finding::{BadSegment, Finding};
 use super::judge;
 use super::messages::{CheckReply, CheckRequest, LocalPictures};
 use crate::stitch;
@@ -26,49 +29,58 @@ pub fn serve(mut input: impl Read, mut output: impl Write) -> Result<(), PipeErr
                 blob,
                 range,
                 pictures,
-            } => match stitch::check_segment(&path, &blob, range) {
-                Ok(_info) => pictures.map_or(CheckReply::Good, |pictures| compare(&path, range, &pictures)),
-                Err(error) => CheckReply::Broken(one_line(&error)),
-            },
-            CheckRequest::Compare { one, other } => match media::compare_first_pictures(&one, &other) {
-                Ok(difference) => CheckReply::Compared(difference),
-                Err(error) => CheckReply::Broken(one_line(&error)),
-            },
+            } => {
+                let checked = match &pictures {
+                    Some(pictures) => compare(&path, &blob, range, pictures),
+                    None => stitch::check_segment(&path, &blob, range).map(|_info| Finding::Good),
+                };
+                let broken = |error| Finding::Bad(BadSegment::Broken(one_line(&error)));
+                CheckReply::Checked(checked.unwrap_or_else(broken))
+            }
+            CheckRequest::Compare { one, other } => {
+                let compared = media::compare_first_pictures(&one, &other);
+                CheckReply::Compared(compared.map_err(|error| one_line(&error)))
+            }
         };
         pipe::write(&mut output, &reply)?;
     }
     Ok(())
 }
 
-fn compare(path: &Path, range: FrameRange, pictures: &LocalPictures) -> CheckReply {
-    match figures(path, range, pictures) {
-        Ok(Ok(figures)) => match judge::judge(&figures, pictures) {
-            Ok(()) => CheckReply::Good,
-            Err(reason) => CheckReply::Implausible(reason),
-        },
-        Ok(Err(source)) => CheckReply::NotCompared(one_line(&source)),
-        Err(error) => CheckReply::Broken(one_line(&error)),
-    }
-}
-
-/// Measures every picture of a segment. The inner error is one of the source video.
-pub(super) fn figures(
+/// Measures every picture of a segment, and judges them if it is whole.
+fn compare(
     path: &Path,
+    blob: &BlobRef,
     range: FrameRange,
     pictures: &LocalPictures,
-) -> Result<Result<Vec<FrameFigures>, MediaError>, MediaError> {
-    let mut reader = FrameReader::new(pictures.segments.clone(), &pictures.source);
-    let (mut figures, mut failed) = (Vec::with_capacity(pictures.frames.len()), None);
-    let mut frames = pictures.frames.iter();
-    media::decode_segment(path, &pictures.source.picture, &mut |number, output| {
-        let Some(frame) = frames.next().filter(|_| failed.is_none()) else {
-            return;
-        };
-        match reader.frame(frame.source) {
-            Ok(source) => figures.push(measure(number, frame, pictures.resolution_px, &source, &output)),
-            Err(error) => failed = Some(error),
-        }
-    })?;
-    debug_assert_eq!(figures.len() as u64, range.len(), "the range was checked before");
-    Ok(failed.map_or(Ok(figures), Err))
+) -> Result<Finding, stitch::SegmentError> {
+    let LocalPictures { expected, segments } = pictures;
+    let slices = expected.input.segments.iter().zip(segments);
+    let slices = slices.map(|(slice, path)| LocalSlice::of(slice, path.clone()));
+    let mut reader = FrameReader::new(slices.collect(), &expected.source);
+    let (mut figures, mut failed) = (Vec::new(), None);
+    let mut frames = expected.input.frames.iter();
+    stitch::check_segment_pictures(
+        path,
+        blob,
+        range,
+        &expected.source.picture,
+        &mut |number, output| {
+            let Some(frame) = frames.next().filter(|_| failed.is_none()) else {
+                return;
+            };
+            match reader.frame(frame.source) {
+                Ok(source) => figures.push(measure(number, frame, expected.resolution_px, &source, &output)),
+                Err(error) => failed = Some(error),
+            }
+        },
+    )?;
+    Ok(match failed {
+        // The segment is whole; a file of the source is not.
+        Some(error) => Finding::NotCompared(one_line(&error)),
+        None => match judge::judge(&figures, expected) {
+            Ok(()) => Finding::Good,
+            Err(reason) => Finding::Bad(BadSegment::Implausible(reason)),
+        },
+    })
 }

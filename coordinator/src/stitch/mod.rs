@@ -29,7 +29,7 @@ pub use self::error::StitchError;
 pub use self::output::{OutputError, OutputTarget};
 use self::partial::PartialFile;
 pub use self::tiling::{TilingError, check_tiling};
-pub use self::verify::{SegmentError, check_segment};
+pub use self::verify::{SegmentError, check_segment, check_segment_pictures};
 
 /// Everything that determines the final file.
 #[derive(Clone, Debug)]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use latentfarm_common::digest::Digest;
 use latentfarm_common::error::FileError;
-use latentfarm_common::frame::FrameHash;
+use latentfarm_common::frame::{FrameHash, Picture, PictureFormat};
 use latentfarm_common::media::{self, MediaError, SegmentInfo};
 use latentfarm_common::time::FrameRange;
 use latentfarm_common::wire::blob::BlobRef;
@@ -38,6 +38,19 @@ pub enum SegmentError {
 pub fn check_segment(path: &Path, blob: &BlobRef, range: FrameRange) -> Result<SegmentInfo, SegmentError> {
     check_content(path, blob)?;
     media::verify_segment(path, range).map_err(SegmentError::Media)
+}
+
+/// As [`check_segment`], and hands the number and the picture of each frame to `sink`, in order: also those before a frame
+/// that is wrong.
+pub fn check_segment_pictures(
+    path: &Path,
+    blob: &BlobRef,
+    range: FrameRange,
+    format: &PictureFormat,
+    sink: &mut dyn FnMut(u64, Picture),
+) -> Result<SegmentInfo, SegmentError> {
+    check_content(path, blob)?;
+    media::verify_pictures(path, range, format, sink).map_err(SegmentError::Media)
 }
 
 /// Returns the part of a job's frame hashes that belongs to `range`. It is shorter than `range` if the job

@@ -14,7 +14,7 @@ pub const FACE: [f32; 6] = [1.0, 0.0, -LEFT, 0.0, 1.0, -TOP];
 /// What is at the place of the mouth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Look {
-    /// What the camera saw.
+    /// The picture of the source video.
     Source,
     /// Another mouth, and the whole face a little softer, as models leave it.
     Rendered,

@@ -17,7 +17,7 @@ use super::geometry::Rect;
 use super::mask::PixelRect;
 use super::network::{self, Network};
 use super::sample::{Border, SIDE, Square};
-use super::warp::{invert, transform};
+use latentfarm_common::affine::{invert, transform};
 use latentfarm_common::align;
 
 /// The `.tflite` file of the network.

@@ -4,6 +4,7 @@
 //! whole numbers. A sample is bilinear; each of its four taps that lies outside the frame counts as
 //! [`BORDER`].
 
+use latentfarm_common::affine::{invert, transform};
 use latentfarm_common::align::face_size;
 use latentfarm_common::frame::Rgb;
 
@@ -11,31 +12,6 @@ use super::resize;
 
 /// The colour outside a picture, as the reference has it.
 pub const BORDER: f32 = 127.0;
-
-/// Applies a matrix to a point.
-#[inline]
-pub fn transform(matrix: &[f64; 6], x: f64, y: f64) -> [f64; 2] {
-    [
-        matrix[0] * x + matrix[1] * y + matrix[2],
-        matrix[3] * x + matrix[4] * y + matrix[5],
-    ]
-}
-
-/// Returns the inverse of a matrix, or `None` if it has none or is not finite.
-pub(super) fn invert(matrix: &[f32; 6]) -> Option<[f64; 6]> {
-    let [a, b, tx, c, d, ty] = matrix.map(f64::from);
-    let determinant = a * d - b * c;
-    if !matrix.iter().all(|value| value.is_finite()) || determinant.abs() < 1e-12 {
-        return None;
-    }
-    let [a, b, c, d] = [
-        d / determinant,
-        -b / determinant,
-        -c / determinant,
-        a / determinant,
-    ];
-    Some([a, b, -(a * tx + b * ty), c, d, -(c * tx + d * ty)])
-}
 
 /// Returns how far right and down of its first tap a bilinear sample lies, both in 0..1, and the indices of
 /// its four taps by row, `None` for those outside.
@@ -140,17 +116,6 @@ pub fn aligned_size(resolution: usize) -> (usize, usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn inverting_twice_gives_the_matrix_back() {
-        let matrix = [1.5_f32, -0.3, 12.0, 0.3, 1.5, -7.0];
-        let back = invert(&matrix).unwrap();
-        let [x, y] = transform(&back, 20.0, 30.0);
-        let [x, y] = transform(&matrix.map(f64::from), x, y);
-        assert!((x - 20.0).abs() < 1e-9 && (y - 30.0).abs() < 1e-9);
-        assert!(invert(&[0.0; 6]).is_none());
-        assert!(invert(&[f32::NAN, 0.0, 0.0, 0.0, 1.0, 0.0]).is_none());
-    }
 
     #[test]
     fn a_crop_off_the_frame_is_grey() {

@@ -116,11 +116,7 @@ impl Fetcher {
                 .ok_or_else(|| Failure::WorkerUnfit {
                     message: format!("the path `{}` is not UTF-8", path.display()),
                 })?;
-            local.push(LocalSlice {
-                path,
-                first: slice.first,
-                pts: slice.pts.clone(),
-            });
+            local.push(LocalSlice::of(slice, path));
         }
         Ok(local)
     }

@@ -33,13 +33,45 @@ pub struct SegmentInfo {
 /// # Errors
 /// [`MediaError::Rejected`] if it does not.
 pub fn verify_segment(path: &Path, expected: FrameRange) -> Result<SegmentInfo, MediaError> {
+    verify_frames(path, expected, &mut |_, _| Ok(()))
+}
+
+/// As [`verify_segment`], and hands the number and the picture of each frame to `sink`, in order, as soon as it is decoded:
+/// also those before a frame that is wrong.
+///
+/// # Errors
+/// [`MediaError::Rejected`] also if a picture is not of the size and the pixel format of `format`.
+pub fn verify_pictures(
+    path: &Path,
+    expected: FrameRange,
+    format: &PictureFormat,
+    sink: &mut dyn FnMut(u64, Picture),
+) -> Result<SegmentInfo, MediaError> {
+    verify_frames(path, expected, &mut |number, picture| {
+        if let Some(defect) = decode::defect(picture, format) {
+            return Err(MediaError::rejected(
+                path,
+                format!("frame {number} is unusable: {defect}"),
+            ));
+        }
+        sink(number, decode::to_picture(picture, format));
+        Ok(())
+    })
+}
+
+fn verify_frames(
+    path: &Path,
+    expected: FrameRange,
+    each: &mut dyn FnMut(u64, &frame::Video) -> Result<(), MediaError>,
+) -> Result<SegmentInfo, MediaError> {
     let mut pictures = PictureReader::open(path)?;
     let mut next = expected.start;
-    while let Some((number, _picture)) = next_frame(&mut pictures)? {
+    while let Some((number, picture)) = next_frame(&mut pictures)? {
         if number != next {
             let cause = format!("it has frame {number} in place of frame {next}");
             return Err(MediaError::rejected(path, cause));
         }
+        each(number, &picture)?;
         next += 1;
     }
     if next != expected.end {
@@ -63,31 +95,6 @@ pub fn decode_hashes(path: &Path, sink: &mut dyn FnMut(u64, FrameHash)) -> Resul
     let mut frames = 0;
     while let Some((number, picture)) = next_frame(&mut pictures)? {
         sink(number, pictures::hash(&picture));
-        frames += 1;
-    }
-    Ok(frames)
-}
-
-/// Decodes a whole segment and hands each output frame's number and picture to `sink`, in order. Returns the number of
-/// frames.
-///
-/// # Errors
-/// If the segment is damaged, or [`MediaError::Rejected`] if a picture is not of the size of `format`.
-pub fn decode_segment(
-    path: &Path,
-    format: &PictureFormat,
-    sink: &mut dyn FnMut(u64, Picture),
-) -> Result<u64, MediaError> {
-    let mut pictures = PictureReader::open(path)?;
-    let mut frames = 0;
-    while let Some((number, picture)) = next_frame(&mut pictures)? {
-        if let Some(defect) = decode::defect(&picture, format) {
-            return Err(MediaError::rejected(
-                path,
-                format!("frame {number} is unusable: {defect}"),
-            ));
-        }
-        sink(number, decode::to_picture(&picture, format));
         frames += 1;
     }
     Ok(frames)

@@ -11,7 +11,9 @@
 //! `edge` is a twentieth of the square root of the face's area in the frame. Pixels outside the frame do not
 //! count in minima. Each plane equals that of the whole frame, because outside the rectangle all four are 0.
 
-use crate::warp::{bilinear, bilinear_taps, invert, transform};
+use latentfarm_common::affine::{invert, transform};
+
+use crate::warp::{bilinear, bilinear_taps};
 
 /// A rectangle of whole pixels of a frame.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

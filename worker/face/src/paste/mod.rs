@@ -1,12 +1,13 @@
 //! Pastes a rendered face back into its frame. The media child calls it for each frame that shows a rendered
 //! mouth.
 
+use latentfarm_common::affine::transform;
 use latentfarm_common::frame::Picture;
 
 use crate::colour::{RgbToYuv, quantize};
 use crate::mask::{PixelRect, SoftMask};
 use crate::resize::bicubic;
-use crate::warp::{aligned_size, transform};
+use crate::warp::aligned_size;
 
 /// Pastes a rendered face, `3 x resolution x resolution` bytes of planar RGB, into the planes of a picture,
 /// and returns the rectangle that it may have changed.

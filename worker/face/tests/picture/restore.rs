@@ -1,10 +1,11 @@
 //! Restores a rendered face into an RGB frame step by step as the reference does, so that every step can be
 //! compared.
 
+use latentfarm_common::affine::transform;
 use latentfarm_common::frame::Rgb;
 use latentfarm_face::mask::{PixelRect, SoftMask};
 use latentfarm_face::resize::bicubic;
-use latentfarm_face::warp::{BORDER, aligned_size, bilinear, bilinear_taps, transform, truncate};
+use latentfarm_face::warp::{BORDER, aligned_size, bilinear, bilinear_taps, truncate};
 
 /// The result of every step of [`restore_rgb`]; planes cover `mask.area` only.
 #[derive(Clone, Debug)]

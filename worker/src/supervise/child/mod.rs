@@ -14,9 +14,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use latentfarm_common::awake;
-use latentfarm_common::wire::pipe::{self, PipeError};
+use latentfarm_common::wire::pipe::{self, MAX_PIPE_BYTES, PipeError};
 use latentfarm_common::wire::{self, Message};
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::{ChildStdin, ChildStdout, Command};
 use tokio::task::JoinHandle;
 
@@ -210,7 +210,7 @@ impl ChildReceiver {
     pub async fn receive<M: Message>(&mut self) -> Result<M, ChildError> {
         let name = self.name;
         let invalid = |source| ChildError::InvalidMessage { name, source };
-        match self.read_body().await {
+        match pipe::read_body(&mut self.stdout, MAX_PIPE_BYTES).await {
             Ok(body) => wire::decode(&body).map_err(PipeError::Wire).map_err(invalid),
             Err(PipeError::Io(_)) => Err(self.ended().await),
             Err(source) => Err(invalid(source)),
@@ -224,18 +224,6 @@ impl ChildReceiver {
             name: self.name,
             limit,
         }
-    }
-
-    async fn read_body(&mut self) -> Result<Vec<u8>, PipeError> {
-        let mut prefix = [0_u8; 4];
-        self.stdout.read_exact(&mut prefix).await?;
-        let len = pipe::body_len(prefix)?;
-        let mut body = pipe::body_buffer(len);
-        (&mut self.stdout).take(len as u64).read_to_end(&mut body).await?;
-        if body.len() < len {
-            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
-        }
-        Ok(body)
     }
 
     async fn ended(&mut self) -> ChildError {
