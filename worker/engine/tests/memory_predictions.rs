@@ -17,7 +17,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-use candle_core::DType;
 use latentfarm_common::audio::windows::pcm_range;
 use latentfarm_common::digest::Digest;
 use latentfarm_common::time::FrameRate;
@@ -27,6 +26,7 @@ use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan};
 use latentfarm_common::wire::pipe;
 use latentfarm_engine::environment;
 use latentsync::Checkpoint;
+use latentsync::cost::compute::ComputeSpec;
 use latentsync::cost::prediction::MemoryPredictor;
 use latentsync::cost::shape::ModelShape;
 use latentsync::synth::{Size, synthesize};
@@ -100,7 +100,7 @@ struct Task<'a> {
     windows: usize,
 }
 
-/// Runs a task, and returns the peaks in MiB of the resident set and of tensors and buffers.
+/// Runs a task, and returns the peaks in MiB of the resident set, and of tensors and workspaces.
 fn measured(task: &Task) -> (f64, f64) {
     let identity = Checkpoint::open(task.weights).unwrap().identity();
     let track = Digest::of(b"track");
@@ -151,7 +151,15 @@ fn measured(task: &Task) -> (f64, f64) {
     let live: Vec<u64> = requests.iter().map(|request| engine.answer(request)).collect();
     println!("live by request: {live:?}");
     let highest = live.into_iter().max().unwrap_or(0);
-    (engine.peak_mib(), mib(highest))
+    (engine.peak_mib(), mib(highest.saturating_sub(packing_buffers())))
+}
+
+/// Returns the bytes that the matrix kernels keep for packed operands once each thread has computed: a buffer
+/// as large as the second-level cache for every thread. No operation is predicted to need them, because they
+/// depend on the machine alone; they are part of the constant that stands for the process.
+fn packing_buffers() -> u64 {
+    let second_cache = gemm_common::cache::CACHE_INFO[1];
+    (THREADS * second_cache.cache_bytes) as u64
 }
 
 fn mib(bytes: u64) -> f64 {
@@ -166,7 +174,7 @@ struct Record {
     guided: bool,
     /// The peak of the resident set.
     resident_mib: f64,
-    /// The peak of tensors and buffers in use.
+    /// The peak of tensors and workspaces in use.
     live_mib: f64,
 }
 
@@ -180,7 +188,11 @@ fn compare_record(shape: &ModelShape, record: &Record) -> (String, bool) {
         live_mib,
     } = record;
     let shape = shape.clone().at(side);
-    let mut predictor = MemoryPredictor::with_dtype(shape.clone(), DeviceKind::Cpu, DType::F32).unwrap();
+    let spec = ComputeSpec {
+        threads: THREADS,
+        ..ComputeSpec::of(DeviceKind::Cpu)
+    };
+    let mut predictor = MemoryPredictor::new(shape.clone(), spec).unwrap();
     let explained = predictor.predict(plan, guided);
     let need = predictor.needs(guided).of(plan);
     let tightest = explained.tightest;

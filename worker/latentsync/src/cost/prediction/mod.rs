@@ -35,9 +35,10 @@ use super::walk::{Walk, walk};
 
 const MIB: u64 = 1 << 20;
 
-/// The part of the engine's resident set besides weights and live tensors: the program, its threads, and the
-/// freed memory that the allocator keeps for a second. It was measured as 34 to 78 MiB, depending on what was
-/// freed within the last second.
+/// The part of the engine's resident set besides weights and live tensors: the program, its threads, the
+/// buffer for packed operands that the matrix kernels keep for each thread (as large as the second-level
+/// cache, 1 or 2 MiB on most servers), and the freed memory that the allocator keeps for a second. It was
+/// measured as 34 to 78 MiB, depending on what was freed within the last second.
 pub const HOST_BASE: u64 = 64 * MIB;
 /// The constants for CUDA, which [`fit`](fit::fit) gives for the measurements on an H200 in
 /// `worker/measurements/h200-2026-11-27-gpu-check.jsonl`: the context with all modules and of the libraries, and what the
