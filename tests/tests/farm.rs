@@ -187,14 +187,14 @@ fn renders_share_a_farm_and_one_that_was_interrupted_is_waited_for_again() {
     // A job takes longer than it takes to begin to watch it, also on a busy machine.
     stage.options[6] = "90";
     let (variable, key) = stage.server.key("operator");
-    let render = |output: &str, seed: &str| {
+    let render = |stage: &Stage, output: &str, seed: &str| {
         let render = stage.material.render(output).args(&stage.options[2..]);
         render
             .args(["--seed", seed, "--nats", &stage.server.url])
             .env(variable, &key)
     };
     // A farm without a coordinator is refused before anything is read.
-    let refused = render("a.mp4", "1").run();
+    let refused = render(&stage, "a.mp4", "1").run();
     assert_eq!(refused.code(), Some(1), "{}", refused.stderr);
     assert!(
         refused.stderr.contains("latentfarm serve --nats"),
@@ -202,7 +202,10 @@ fn renders_share_a_farm_and_one_that_was_interrupted_is_waited_for_again() {
         refused.stderr
     );
     let coordinator = stage.coordinator();
-    let (mut first, mut second) = (render("a.mp4", "1").spawn(), render("b.mp4", "2").spawn());
+    let (mut first, mut second) = (
+        render(&stage, "a.mp4", "1").spawn(),
+        render(&stage, "b.mp4", "2").spawn(),
+    );
     for running in [&mut first, &mut second] {
         assert_eq!(running.wait_for("chunk_started")["worker"], "first");
     }
@@ -234,9 +237,19 @@ fn renders_share_a_farm_and_one_that_was_interrupted_is_waited_for_again() {
         "{watched:?}"
     );
     let first = first.finish().complete();
-    let second = render("b.mp4", "2").run().complete();
+    let second = render(&stage, "b.mp4", "2").run().complete();
+    for finished in [&first, &second] {
+        assert_eq!(
+            finished.report["workers"]["first"].as_u64(),
+            Some(5),
+            "{}",
+            finished.report
+        );
+    }
+    stage.assert_like_a_render("b.mp4", "2", &second.frames_digest().into());
     // The video was cut and analysed for the others, so that another job of it begins with rendering.
-    let third = render("c.mp4", "3").run().complete();
+    stage.options[6] = "10";
+    let third = render(&stage, "c.mp4", "3").run().complete();
     let is_about_video = |event: &&Value| {
         event["event"] == "ingest_progress" || event["event"] == "chunk_started" && event["work"] == "analyze"
     };
@@ -246,14 +259,5 @@ fn renders_share_a_farm_and_one_that_was_interrupted_is_waited_for_again() {
         third.events
     );
     stage.assert_like_a_render("c.mp4", "3", &third.frames_digest().into());
-    for (finished, output, seed) in [(first, "a.mp4", "1"), (second, "b.mp4", "2")] {
-        assert_eq!(
-            finished.report["workers"]["first"].as_u64(),
-            Some(5),
-            "{}",
-            finished.report
-        );
-        stage.assert_like_a_render(output, seed, &finished.frames_digest().into());
-    }
     stage.close(coordinator);
 }

@@ -27,7 +27,7 @@ pub fn as_an_engine(test: &str, work: impl FnOnce()) {
         return work();
     }
     let output = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", test, "--nocapture"])
+        .args(["--exact", test, "--nocapture", "--include-ignored"])
         .envs(environment(1))
         .env(CHILD, "1")
         .output()
