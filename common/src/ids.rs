@@ -58,6 +58,9 @@ pub enum WorkKind {
     /// Renders the first frames of a render chunk again on a machine of another numeric kind, to measure by how
     /// much the kinds differ. Its index is that of the render chunk.
     Border,
+    /// Renders a render chunk again on another worker of the same numeric kind, to compare the frames. Its index is
+    /// twice that of the render chunk, and one more for the rendering that decides between two that differ.
+    SpotCheck,
 }
 
 impl WorkKind {
@@ -66,12 +69,13 @@ impl WorkKind {
             Self::Analyze => 'a',
             Self::Render => 'r',
             Self::Border => 'b',
+            Self::SpotCheck => 's',
         }
     }
 }
 
-/// Names a chunk within its job. The text form is `a`, `r` or `b` and the index in 5 digits or more; fewer digits
-/// are accepted.
+/// Names a chunk within its job. The text form is `a`, `r`, `b` or `s` and the index in 5 digits or more; fewer
+/// digits are accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ChunkName {
     /// The kind of work that the chunk needs.
@@ -95,6 +99,7 @@ impl FromStr for ChunkName {
             Some(("a", digits)) => (WorkKind::Analyze, digits),
             Some(("r", digits)) => (WorkKind::Render, digits),
             Some(("b", digits)) => (WorkKind::Border, digits),
+            Some(("s", digits)) => (WorkKind::SpotCheck, digits),
             _ => return Err(InvalidText::new("chunk name", text)),
         };
         let index = Some(digits).filter(|digits| digits.bytes().all(|b| b.is_ascii_digit()));

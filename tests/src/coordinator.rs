@@ -15,6 +15,9 @@ use crate::{ProcessTag, program};
 /// What a coordinator says once it is at work.
 const AT_WORK: &str = "coordinating the farm";
 
+/// The tests count attempts, so that no chunk may be rendered again by chance.
+const NO_CHECKS: &str = "0";
+
 /// A running `latentfarm serve`. Dropping it kills the coordinator.
 #[derive(Debug)]
 pub struct Coordinator {
@@ -33,23 +36,29 @@ impl Coordinator {
     /// Starts a coordinator that reaches the server under another address.
     #[track_caller]
     pub fn start_at(url: &str, server: &Access, dir: &Path, tag: &ProcessTag) -> Self {
-        Self::run(Self::command(server, url, dir), AT_WORK, tag)
+        Self::run(Self::command(server, url, dir, NO_CHECKS), AT_WORK, tag)
+    }
+
+    /// Starts a coordinator that has every chunk rendered again, and waits until it answers.
+    #[track_caller]
+    pub fn checking(server: &Access, dir: &Path, tag: &ProcessTag) -> Self {
+        Self::run(Self::command(server, &server.url, dir, "1"), AT_WORK, tag)
     }
 
     /// Starts a coordinator that is to take over from the one at work, and waits until it stands by.
     #[track_caller]
     pub fn standby(server: &Access, dir: &Path, tag: &ProcessTag) -> Self {
-        let mut command = Self::command(server, &server.url, dir);
+        let mut command = Self::command(server, &server.url, dir, NO_CHECKS);
         command.arg("--standby");
         Self::run(command, "standing by for", tag)
     }
 
     #[track_caller]
-    fn command(server: &Access, url: &str, dir: &Path) -> Command {
+    fn command(server: &Access, url: &str, dir: &Path, spot_check: &str) -> Command {
         let (seed_variable, seed) = server.key("coordinator");
         let mut command = Command::new(program("latentfarm"));
         command
-            .args(["serve", "--nats", url, "--dir"])
+            .args(["serve", "--spot-check", spot_check, "--nats", url, "--dir"])
             .arg(dir)
             .env(seed_variable, seed);
         command
@@ -67,7 +76,16 @@ impl Coordinator {
     ) -> (Self, Access) {
         let mut command = Command::new(program("latentfarm"));
         command
-            .args(["serve", "--worker", worker, "--listen", listen, "--dir"])
+            .args([
+                "serve",
+                "--spot-check",
+                NO_CHECKS,
+                "--worker",
+                worker,
+                "--listen",
+                listen,
+                "--dir",
+            ])
             .arg(dir)
             .args(more);
         if std::env::var_os("LATENTFARM_NATS_SERVER").is_none() {

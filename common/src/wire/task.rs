@@ -7,7 +7,7 @@ use super::Message;
 use super::blob::BlobRef;
 use super::job::{AudioSpec, EncoderSpec, ModelSpec, SourceSpec};
 use super::memory::MemoryConstraints;
-use crate::ids::{Attempt, ChunkId};
+use crate::ids::{Attempt, ChunkId, WorkerId};
 use crate::time::FrameRange;
 
 /// One unit of work, at most [`super::MAX_MESSAGE_BYTES`] when encoded.
@@ -19,6 +19,8 @@ pub struct Task {
     pub attempt: Attempt,
     /// URL by which workers reach the blob store: `file:///path` or `nats://bucket`.
     pub store: String,
+    /// The workers that give the task back, because the result is to be compared with theirs.
+    pub excluded: Vec<WorkerId>,
     /// The work, with everything that it needs.
     pub body: TaskBody,
 }

@@ -146,6 +146,7 @@ pub(crate) fn task(chunk: ChunkId, number: u32, store: &str) -> Task {
         chunk,
         attempt: Attempt { epoch: 1, number },
         store: store.to_owned(),
+        excluded: Vec::new(),
         body: TaskBody::Analyze(AnalyzeTask {
             source,
             range: FrameRange::new(0, 16),

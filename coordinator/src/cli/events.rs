@@ -164,6 +164,7 @@ fn chunk_json(event: &str, chunk: ChunkId, range: FrameRange, more: &Value) -> V
         WorkKind::Analyze => "analyze",
         WorkKind::Render => "render",
         WorkKind::Border => "border",
+        WorkKind::SpotCheck => "spot_check",
     };
     let mut value = json!({
         "event": event,

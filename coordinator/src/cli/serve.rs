@@ -1,5 +1,6 @@
 //! `latentfarm serve`: the standing coordinator of a farm.
 
+use std::num::NonZeroU32;
 use std::path::Path;
 
 use anyhow::Context as _;
@@ -66,6 +67,7 @@ async fn run(args: ServeArgs) -> Result<ExitStatus, CommandError> {
             ),
             contention: Contention::Refuse,
             lease_time: LeaseTtl::default(),
+            spot_check: NonZeroU32::new(args.spot_check),
             timeouts: Timeouts::default(),
         },
     };

@@ -27,11 +27,12 @@ use super::placer::Placer;
 use super::publisher::TaskPublisher;
 use super::rebalance::Rebalancer;
 use super::repair::repair;
+use super::run_spot_checks::Sampler;
 use super::segment_reader::SegmentReader;
 use super::settings::FarmSettings;
 use super::shared_analysis::RecordSharer;
 use super::signers::Signers;
-use super::verify::{Results, Verdict, Verifier};
+use super::verify::{Results, Verifier};
 use super::wait_reason::FarmView;
 use super::workers::{VANISHED, Workers};
 use crate::job::chunk::event::ChunkEvent;
@@ -52,6 +53,7 @@ pub(super) struct Dispatcher<'a> {
     placer: Placer,
     pub(super) publisher: TaskPublisher,
     pub(super) verifier: Verifier,
+    pub(super) sampler: Sampler,
     results: Results,
     pub(super) jobs: BTreeMap<JobId, Job>,
     /// Who is told how each job ended.
@@ -91,6 +93,7 @@ impl<'a> Dispatcher<'a> {
             placer: Placer::new(timeouts.placement_interval, Instant::now()),
             publisher: TaskPublisher::new(farm, lease.epoch()),
             verifier,
+            sampler: Sampler::new(settings.spot_check),
             results,
             jobs: BTreeMap::new(),
             ends: BTreeMap::new(),
@@ -177,7 +180,10 @@ impl<'a> Dispatcher<'a> {
         match message {
             FarmMessage::Done(entry) => self.on_done(entry).await,
             FarmMessage::Event(event) => {
-                let worker = event.worker.clone();
+                let (worker, chunk) = (event.worker.clone(), event.chunk);
+                if chunk.work == WorkKind::SpotCheck {
+                    self.on_spot_check_event(chunk, &event.kind).await;
+                }
                 self.on_event(event);
                 self.settle_claims_of(&worker).await;
             }
@@ -205,6 +211,7 @@ impl<'a> Dispatcher<'a> {
         }
         if is_up {
             self.check_border_samples(now);
+            self.tend_spot_checks(now).await;
         }
         if now >= self.next_reconcile && is_up {
             self.next_reconcile = now + self.settings.timeouts.reconcile_interval;
@@ -282,51 +289,6 @@ impl<'a> Dispatcher<'a> {
         if self.connection.is_up() && self.lease.is_held() {
             self.estimator.write(self.connection, last).await;
             self.signers.write(self.connection).await;
-        }
-    }
-
-    async fn on_verdict(&mut self, verdict: Verdict) {
-        let Verdict {
-            record,
-            sequence,
-            result,
-        } = verdict;
-        let (chunk, epoch) = (record.chunk, self.lease.epoch());
-        let Some(job) = self.jobs.get_mut(&chunk.job) else {
-            return;
-        };
-        if let Some(known) = job.chunks.get_mut(chunk) {
-            known.being_verified = false;
-        }
-        let could_help = self.workers.could_help(&record.worker);
-        let weighed = job.weigh(result, &record, could_help);
-        match weighed.and_then(|observations| job.count(&record, observations, epoch)) {
-            Ok(has_task) => {
-                if record.attempt.epoch == epoch {
-                    self.workers.record_success(&record.worker, chunk, Instant::now());
-                    let predicted = &job.settings.needs;
-                    for oom in record.memory.iter().flat_map(|used| &used.shortages) {
-                        self.estimator.observe_oom(&job.spec.model, predicted, oom);
-                    }
-                    self.estimator.observe_done(&job.spec.model, &record);
-                }
-                let backup = job.chunks.get_mut(chunk).and_then(|known| known.backup.take());
-                if backup.is_some() {
-                    self.publisher.end_backup(chunk).await;
-                } else if has_task {
-                    self.publisher.remove_tasks(chunk).await;
-                }
-                job.notify_progress(&self.workers);
-                self.sharer.share(&mut self.jobs, &record);
-            }
-            Err(reason) => {
-                self.workers
-                    .record_failure(&record.worker, chunk, &reason, Instant::now());
-                let result = (record.attempt, Some(record.worker.clone()));
-                job.retract(chunk, sequence, result, reason);
-                job.give_up_if_failing(chunk, &self.workers);
-                self.publisher.retract_pending(job).await;
-            }
         }
     }
 

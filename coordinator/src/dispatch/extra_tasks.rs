@@ -1,5 +1,5 @@
-//! Publishes tasks beside those of the backlogs: backups of chunks that are running, and frames that are rendered again to
-//! measure a border.
+//! Publishes tasks beside those of the backlogs: backups of chunks that are running, frames that are rendered again to
+//! measure a border, and chunks that are rendered again as a spot check.
 
 use latentfarm_common::ids::{Attempt, ChunkId};
 use latentfarm_common::nats::tasks::Published;
@@ -13,6 +13,7 @@ use super::border_samples::SampleTask;
 use super::error::DispatchError;
 use super::job::Job;
 use super::publisher::{TaskPublisher, render_task};
+use super::spot_checks::Repeat;
 use super::task_inputs::render_input;
 
 impl TaskPublisher {
@@ -28,6 +29,7 @@ impl TaskPublisher {
             chunk: *chunk,
             attempt,
             store: self.store.url().to_owned(),
+            excluded: Vec::new(),
             body: render_task(&job.spec, range, input, fit),
         };
         let attempt = self.publish_one(job.settings.queue(fit.lane()), task).await?;
@@ -51,7 +53,29 @@ impl TaskPublisher {
             chunk,
             attempt: Attempt::default().under(self.epoch),
             store: self.store.url().to_owned(),
+            excluded: Vec::new(),
             body: render_task(spec, range, input, fit),
+        };
+        self.publish_one(job.settings.queue(fit.lane()), task).await?;
+        Ok(())
+    }
+
+    /// Publishes the task to render a chunk again, on another worker of the same numeric kind.
+    pub(super) async fn publish_repeat(&self, job: &mut Job, repeat: &Repeat) -> Result<(), DispatchError> {
+        let Repeat {
+            chunk,
+            task,
+            range,
+            ref excluded,
+            ref fit,
+        } = *repeat;
+        let input = self.input_of(chunk, range, job).await?;
+        let task = Task {
+            chunk: task,
+            attempt: Attempt::default().under(self.epoch),
+            store: self.store.url().to_owned(),
+            excluded: excluded.clone(),
+            body: render_task(&job.spec, range, input, fit),
         };
         self.publish_one(job.settings.queue(fit.lane()), task).await?;
         Ok(())

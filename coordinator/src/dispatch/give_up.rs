@@ -35,7 +35,7 @@ impl Job {
         let capacities = workers.healthy_capacities();
         let able = match chunk.work {
             WorkKind::Analyze => workers.analyzers(),
-            WorkKind::Render | WorkKind::Border => self.renderers(record, &capacities),
+            WorkKind::Render | WorkKind::Border | WorkKind::SpotCheck => self.renderers(record, &capacities),
         };
         if let Some(reason) = record.failures.verdict(&able, is_out) {
             self.apply(chunk, ChunkEvent::Blocked { reason });

@@ -22,6 +22,7 @@ use super::job_waits::{self, JobWaits};
 use super::log::JobLog;
 use super::release::ReleaseGate;
 use super::settings::{JobSettings, Timeouts};
+use super::spot_checks::SpotChecks;
 use super::task_inputs;
 use super::unverified::Unverified;
 use super::wait_reason::{self, FarmView, WaitReason};
@@ -49,6 +50,7 @@ pub(super) struct Job {
     moved: bool,
     pub(super) waits: JobWaits,
     pub(super) border_samples: BorderSamples,
+    pub(super) spot_checks: SpotChecks,
     /// The records that wait until it is known what they were rendered from.
     pub(super) unverified: BTreeMap<ChunkId, Unverified>,
     pub(super) doubtful: DoubtfulResults,
@@ -76,6 +78,7 @@ impl Job {
             moved: false,
             waits: JobWaits::default(),
             border_samples: BorderSamples::default(),
+            spot_checks: SpotChecks::default(),
             unverified: BTreeMap::new(),
             doubtful: DoubtfulResults::default(),
             is_paused: false,
@@ -375,6 +378,7 @@ impl Job {
         } else {
             wait_reason::reason(&self.chunks, workers, farm)
                 .or_else(|| wait_reason::of_video(&self.chunks, &self.segments))
+                .or_else(|| self.wait_for_spot_checks(workers))
         };
         let event = self
             .waits

@@ -3,7 +3,7 @@
 use latentfarm_common::error::one_line;
 use latentfarm_common::ids::{ChunkId, WorkKind};
 use latentfarm_common::wire::WireError;
-use latentfarm_common::wire::memory::DeviceKind;
+use latentfarm_common::wire::memory::MemoryPlan;
 use latentfarm_common::wire::outcome::{DoneRecord, EventKind};
 use tokio::time::Instant;
 
@@ -13,7 +13,7 @@ use super::job::Job;
 use super::need_estimator::NeedEstimator;
 use super::verify::Comparison;
 use crate::job::retry::Cause;
-use crate::placement::{ChunkMemory, CpuFallback, Fit, WorkerCapacity, options};
+use crate::placement::{Fit, WorkerCapacity};
 
 impl Dispatcher<'_> {
     /// Chooses the borders to be measured in the jobs whose chunks are all done, and publishes the tasks for that.
@@ -114,13 +114,6 @@ fn fit_for(
     if !job.mouths().is_rendered(chunk.first_frame) {
         return None;
     }
-    let own = capacities.iter().filter(|worker| worker.kind == Some(kind));
-    let own: Vec<WorkerCapacity> = own.cloned().collect();
-    let observations = |device: DeviceKind| estimator.observations(&job.spec.model, device);
-    let needs = job.settings.needs.corrected(observations);
-    let choices = options(&needs, &ChunkMemory::default(), &own).of_kind(kind);
-    let cpu = choices
-        .cpu
-        .filter(|_| job.settings.cpu_fallback != CpuFallback::Never);
-    choices.gpu.or(cpu)
+    let any_plan = (MemoryPlan::default(), MemoryPlan::LEANEST);
+    job.fit_of_kind(kind, any_plan, capacities, estimator)
 }

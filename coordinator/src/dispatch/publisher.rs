@@ -192,13 +192,13 @@ impl TaskPublisher {
         let input = self.input_of(chunk, range, job).await?;
         let spec = &job.spec;
         let body = match (chunk.work, scheduled) {
-            (WorkKind::Render | WorkKind::Border, None) => return Ok(None),
+            (WorkKind::Render | WorkKind::Border | WorkKind::SpotCheck, None) => return Ok(None),
             (WorkKind::Analyze, _) => TaskBody::Analyze(AnalyzeTask {
                 source: spec.source.clone(),
                 range,
                 input,
             }),
-            (WorkKind::Render | WorkKind::Border, Some(scheduled)) => {
+            (WorkKind::Render | WorkKind::Border | WorkKind::SpotCheck, Some(scheduled)) => {
                 render_task(spec, range, input, &scheduled.fit)
             }
         };
@@ -206,6 +206,7 @@ impl TaskPublisher {
             chunk,
             attempt,
             store: self.store.url().to_owned(),
+            excluded: Vec::new(),
             body,
         }))
     }
@@ -238,7 +239,7 @@ impl TaskPublisher {
         let segments = job.segments.entries();
         let bytes = match chunk.work {
             WorkKind::Analyze => wire::encode(&analyze_input(timeline, segments, range)),
-            WorkKind::Render | WorkKind::Border => {
+            WorkKind::Render | WorkKind::Border | WorkKind::SpotCheck => {
                 wire::encode(&render_input(spec, timeline, segments, track, range))
             }
         };

@@ -14,6 +14,7 @@ use super::border::{self, KindBorders, Mouths};
 use super::doubtful::DoubtfulChunk;
 use super::job::Job;
 use super::log::{OomRecord, SetAsideRecord};
+use super::spot_checks::SpotCheckReport;
 use super::task_inputs;
 use super::usage::MemoryUsage;
 use crate::job::chunks::Chunks;
@@ -54,6 +55,8 @@ pub struct JobReport {
     pub set_aside: BTreeMap<WorkerId, SetAsideRecord>,
     /// The chunks whose pictures look wrong although two attempts came to the same, in the order of their frames.
     pub doubtful: Vec<DoubtfulChunk>,
+    /// What the spot checks came to.
+    pub spot_checks: SpotCheckReport,
     /// The borders between results of different numerics fingerprints, by the two that meet.
     pub borders: Vec<KindBorders>,
     /// The attempts that ran out of memory, in order, those of earlier runs included.
@@ -79,6 +82,7 @@ impl JobReport {
             defects: job.segments.defects().to_vec(),
             set_aside: job.log.set_aside.clone(),
             doubtful: job.doubtful.accepted(),
+            spot_checks: job.spot_checks.report().clone(),
             ..figures
         }
     }
@@ -114,7 +118,7 @@ impl JobReport {
             }
             let total = match chunk.id.work {
                 WorkKind::Analyze => &mut report.analyze,
-                WorkKind::Render | WorkKind::Border => &mut report.render,
+                WorkKind::Render | WorkKind::Border | WorkKind::SpotCheck => &mut report.render,
             };
             add(total, &record.timings);
             if let (WorkKind::Render, Some(used)) = (chunk.id.work, &record.memory) {

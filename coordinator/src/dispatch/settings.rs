@@ -1,5 +1,6 @@
 //! The settings of a coordinator and of a job, which the command line makes and the dispatcher reads.
 
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -30,6 +31,8 @@ pub struct FarmSettings {
     /// other coordinator, nor a worker of one, is alive.
     pub contention: Contention,
     pub lease_time: LeaseTtl,
+    /// One chunk of so many is rendered again on another worker of the same numeric kind, and compared; none if `None`.
+    pub spot_check: Option<NonZeroU32>,
     pub timeouts: Timeouts,
 }
 
@@ -116,6 +119,7 @@ impl DispatchSettings {
                 holder: format!("latentfarm, process {}", std::process::id()),
                 contention: Contention::Refuse,
                 lease_time: LeaseTtl::default(),
+                spot_check: None,
                 timeouts: Timeouts::default(),
             },
             job: JobSettings {

@@ -6,9 +6,11 @@
 //! the record, so a record waits for it for [`Timeouts::report_wait`](super::settings::Timeouts), and is then rejected.
 //! A rejected record is removed from the log; its chunk is done by an honest record, or again.
 
-use latentfarm_common::ids::{WorkKind, WorkerId};
+use latentfarm_common::ids::{ChunkId, WorkKind, WorkerId};
 use latentfarm_common::nats::done::DoneEntry;
 use latentfarm_common::nats::signature::Signature;
+use latentfarm_common::wire::WireError;
+use latentfarm_common::wire::outcome::DoneRecord;
 use tokio::time::Instant;
 
 use super::claim::Claim;
@@ -31,11 +33,11 @@ impl Dispatcher<'_> {
             record,
             signature,
         } = entry;
-        let record = if chunk.work == WorkKind::Border {
+        let record = if is_beside_the_job(chunk) {
             match record {
                 Ok(record) => Some(record),
                 Err(error) => {
-                    self.on_border_record(chunk, Err(error));
+                    Box::pin(self.on_repeated(chunk, sequence, Err(error))).await;
                     return;
                 }
             }
@@ -88,7 +90,7 @@ impl Dispatcher<'_> {
     async fn settle(&mut self, claim: Claim) {
         let is_overdue = claim.until <= Instant::now();
         match self.ruling(&claim) {
-            Ruling::Holds => self.accept(claim),
+            Ruling::Holds => self.accept(claim).await,
             Ruling::Open(_) if !is_overdue => self.claims.push(claim),
             Ruling::Open(reason) | Ruling::Rejected(reason) => self.reject(&claim, reason).await,
         }
@@ -117,10 +119,10 @@ impl Dispatcher<'_> {
         }
     }
 
-    fn accept(&mut self, claim: Claim) {
+    async fn accept(&mut self, claim: Claim) {
         let (chunk, record) = (claim.chunk, claim.record);
-        if chunk.work == WorkKind::Border {
-            self.on_border_record(chunk, Ok(record));
+        if is_beside_the_job(chunk) {
+            Box::pin(self.on_repeated(chunk, claim.sequence, Ok(record))).await;
             return;
         }
         // The job may have ended meanwhile.
@@ -142,9 +144,26 @@ impl Dispatcher<'_> {
         };
         job.reject(chunk, sequence, reason);
         self.publisher.retract_pending(job).await;
-        if chunk.work == WorkKind::Border {
-            // The measurement waits for the record of the machine that has the task, and is given up without one.
+        if is_beside_the_job(chunk) {
+            // The comparison waits for the record of the machine that has the task, and is given up without one.
             self.publisher.retract(chunk, sequence).await;
         }
+    }
+
+    /// Takes the result of rendering something again.
+    async fn on_repeated(&mut self, chunk: ChunkId, sequence: u64, record: Result<DoneRecord, WireError>) {
+        if chunk.work == WorkKind::Border {
+            self.on_border_record(chunk, record);
+        } else {
+            self.on_spot_check_record(chunk, sequence, record).await;
+        }
+    }
+}
+
+/// Whether a record is about something that is rendered again, and so not about a chunk of a job.
+fn is_beside_the_job(chunk: ChunkId) -> bool {
+    match chunk.work {
+        WorkKind::Border | WorkKind::SpotCheck => true,
+        WorkKind::Analyze | WorkKind::Render => false,
     }
 }

@@ -94,7 +94,7 @@ impl Verifier {
         let verdicts = self.verdicts.clone();
         let permits = Arc::clone(match record.chunk.work {
             WorkKind::Analyze => &self.analyses,
-            WorkKind::Render | WorkKind::Border => &self.segments,
+            WorkKind::Render | WorkKind::Border | WorkKind::SpotCheck => &self.segments,
         });
         self.running.spawn(async move {
             // The semaphore is never closed.
@@ -145,7 +145,7 @@ async fn verify(
             let observed = observations(farm, record, range).await;
             observed.map_err(BadSegment::Broken)
         }
-        WorkKind::Render | WorkKind::Border => {
+        WorkKind::Render | WorkKind::Border | WorkKind::SpotCheck => {
             let expected = Arc::new(expected);
             // A result that cannot be read during an outage is not a bad one.
             let done = farm
@@ -190,7 +190,7 @@ fn check_counts(record: &DoneRecord, range: FrameRange) -> Result<(), String> {
                 passed,
                 lips,
             },
-            WorkKind::Render | WorkKind::Border,
+            WorkKind::Render | WorkKind::Border | WorkKind::SpotCheck,
         ) => {
             let (hashes, counted) = (frame_hashes.len() as u64, u64::from(*synced) + u64::from(*passed));
             let measured = lips.len() as u64;
@@ -201,7 +201,7 @@ fn check_counts(record: &DoneRecord, range: FrameRange) -> Result<(), String> {
                 )
             })
         }
-        (DoneBody::Analyze { .. }, WorkKind::Render | WorkKind::Border)
+        (DoneBody::Analyze { .. }, WorkKind::Render | WorkKind::Border | WorkKind::SpotCheck)
         | (DoneBody::Render { .. }, WorkKind::Analyze) => Err("it is about another kind of work".to_owned()),
     }
 }

@@ -36,6 +36,8 @@ pub enum WaitReason {
     Queue { error: String },
     /// These many tasks are queued, and no worker has begun one of them; `idle` workers have no task.
     Begin { queued: usize, idle: usize },
+    /// The rest of the job waits until other workers have rendered these many chunks again, as spot checks.
+    SpotCheck { chunks: usize },
     /// An operator has paused the job.
     Paused,
     /// It is not the job's turn yet.
@@ -61,6 +63,7 @@ impl WaitReason {
             Self::Storage { .. } => "storage",
             Self::Queue { .. } => "queue",
             Self::Begin { .. } => "begin",
+            Self::SpotCheck { .. } => "spot_check",
             Self::Paused => "operator",
             Self::Turn => "turn",
             Self::Coordinator { .. } => "coordinator",
@@ -89,6 +92,9 @@ impl WaitReason {
             Self::Begin { .. } => {
                 "look into their logs: another worker of their machine may have its turn on the GPU".to_owned()
             }
+            Self::SpotCheck { .. } => {
+                "workers of the same kind go on with it when they are free; add one to begin sooner".to_owned()
+            }
             Self::Paused => "run `latentfarm resume` to go on with it".to_owned(),
             Self::Turn => {
                 "run `latentfarm jobs` to see what goes before it, and `latentfarm set` to give it another priority"
@@ -115,6 +121,7 @@ impl WaitReason {
             | Self::Lease { .. }
             | Self::Queue { .. }
             | Self::Begin { .. }
+            | Self::SpotCheck { .. }
             | Self::Paused
             | Self::Turn
             | Self::Coordinator { .. }
@@ -160,6 +167,13 @@ impl fmt::Display for WaitReason {
                 f,
                 "{queued} tasks are queued, and none of the {idle} idle workers takes one"
             ),
+            Self::SpotCheck { chunks } => {
+                let noun = if *chunks == 1 { "chunk is" } else { "chunks are" };
+                write!(
+                    f,
+                    "{chunks} {noun} to be rendered again by other workers as spot checks, and all of those have other tasks"
+                )
+            }
             Self::Paused => f.write_str("the job is paused"),
             Self::Turn => f.write_str("other jobs of the farm go first"),
             Self::Coordinator { url } => write!(f, "no coordinator answers on the farm at {url}"),
@@ -296,7 +310,8 @@ mod tests {
             WaitReason::Storage { .. } => Some(WaitReason::Queue { error: text() }),
             WaitReason::Queue { .. } => Some(WaitReason::Begin { queued: 1, idle: 1 }),
             WaitReason::Begin { idle: 1, .. } => Some(WaitReason::Begin { queued: 1, idle: 0 }),
-            WaitReason::Begin { .. } => Some(WaitReason::Paused),
+            WaitReason::Begin { .. } => Some(WaitReason::SpotCheck { chunks: 1 }),
+            WaitReason::SpotCheck { .. } => Some(WaitReason::Paused),
             WaitReason::Paused => Some(WaitReason::Turn),
             WaitReason::Turn => Some(WaitReason::Coordinator { url: text() }),
             WaitReason::Coordinator { .. } => Some(WaitReason::Video { checked: 1, of: 2 }),
@@ -318,7 +333,7 @@ mod tests {
             "restart ",
         ];
         let reasons = every_reason();
-        assert_eq!(reasons.len(), 14);
+        assert_eq!(reasons.len(), 15);
         for reason in reasons {
             let mend = reason.mend("start one with `x`");
             assert!(STEPS.iter().any(|step| mend.contains(step)), "{reason}: {mend}");

@@ -252,7 +252,7 @@ async fn blobs_of(farm: &Farm, job: JobId) -> Result<JobBlobs, SweepError> {
     for entry in DoneLog::new(&farm.connection).list(job).await? {
         let Ok(record) = entry.record else { continue };
         let of_its_kind = match record.chunk.work {
-            WorkKind::Analyze | WorkKind::Border => &mut blobs.inputs,
+            WorkKind::Analyze | WorkKind::Border | WorkKind::SpotCheck => &mut blobs.inputs,
             WorkKind::Render => &mut blobs.results,
         };
         of_its_kind.push(record.artifact.digest);

@@ -104,8 +104,8 @@ impl Chunks {
         let chunks = match chunk.work {
             WorkKind::Analyze => &self.analyze,
             WorkKind::Render => &self.render,
-            // A measurement beside the job is no chunk of it.
-            WorkKind::Border => return None,
+            // What is rendered again beside the job is no chunk of it.
+            WorkKind::Border | WorkKind::SpotCheck => return None,
         };
         let found = chunks.get(chunk.index as usize);
         found.filter(|_| chunk.job == self.job)
@@ -116,7 +116,7 @@ impl Chunks {
         let chunks = match chunk.work {
             WorkKind::Analyze => &mut self.analyze,
             WorkKind::Render => &mut self.render,
-            WorkKind::Border => return None,
+            WorkKind::Border | WorkKind::SpotCheck => return None,
         };
         let found = chunks.get_mut(chunk.index as usize);
         found.filter(|_| chunk.job == self.job)

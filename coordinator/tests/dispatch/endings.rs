@@ -158,7 +158,7 @@ async fn a_drain_finishes_what_is_under_way_and_takes_nothing_new() {
     let counter = AttemptCounter::default();
     let (gate, closed) = watch::channel(false);
     let script: Script = Arc::new(move |task, _| match task.chunk.work {
-        WorkKind::Render | WorkKind::Border => Act::Wait(closed.clone()),
+        WorkKind::Render | WorkKind::Border | WorkKind::SpotCheck => Act::Wait(closed.clone()),
         WorkKind::Analyze => Act::Succeed,
     });
     let _w1 = stage.worker("w1", &counter, script).await;

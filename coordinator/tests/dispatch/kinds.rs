@@ -24,7 +24,7 @@ fn rounding_like(rounds_like: &'static str) -> FakeMachine {
 /// again.
 fn waiting_with(index: u32, gate: watch::Receiver<bool>, again: Act) -> Script {
     Arc::new(move |task, _| match task.chunk.work {
-        WorkKind::Border => again.clone(),
+        WorkKind::Border | WorkKind::SpotCheck => again.clone(),
         _ if is_render(task, index) => Act::Wait(gate.clone()),
         WorkKind::Analyze | WorkKind::Render => Act::Succeed,
     })

@@ -14,6 +14,7 @@ mod moves;
 #[path = "../../examples/fuzz/mutate.rs"]
 mod mutate;
 mod signatures;
+mod spot_checks;
 mod succession;
 mod support;
 mod video;

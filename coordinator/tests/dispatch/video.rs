@@ -128,7 +128,7 @@ async fn a_video_that_cannot_be_cut_ends_the_job_and_leaves_no_task() {
     let counter = AttemptCounter::default();
     let (_gate, closed) = watch::channel(false);
     let script: Script = Arc::new(move |task, _| match task.chunk.work {
-        WorkKind::Render | WorkKind::Border => Act::Wait(closed.clone()),
+        WorkKind::Render | WorkKind::Border | WorkKind::SpotCheck => Act::Wait(closed.clone()),
         WorkKind::Analyze => Act::Succeed,
     });
     let _w1 = stage.worker("w1", &counter, script).await;

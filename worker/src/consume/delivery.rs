@@ -20,6 +20,9 @@ const FAILURE_LIMIT: Duration = Duration::from_mins(1);
 const STARTED_LIMIT: Duration = Duration::from_secs(10);
 /// The delay after which a task that this worker cannot check or run is delivered again, to any worker.
 const RETRY_DELAY: Duration = Duration::from_secs(5);
+/// The delay after which a task that only others may run is delivered again. It is short, as one of them may be idle and
+/// just not have asked first.
+const EXCLUDED_DELAY: Duration = Duration::from_secs(1);
 
 /// The outcome of a delivery, by which the loop counts it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,6 +145,16 @@ impl Delivery {
     /// Has the task delivered again, to any worker, after [`RETRY_DELAY`].
     pub(super) async fn retry_later(self, outcome: DeliveryOutcome) -> DeliveryOutcome {
         self.nak(Some(RETRY_DELAY), outcome).await
+    }
+
+    /// Has a task that this worker may not run delivered again, after [`EXCLUDED_DELAY`]. While the others are busy, that
+    /// happens again and again: before the last delivery the coordinator is asked for a new message.
+    pub(super) async fn leave_to_others(mut self, task: &Task) -> DeliveryOutcome {
+        if self.deliveries + 1 >= MAX_DELIVER {
+            self.publish_event(task.chunk, task.attempt, EventKind::Released)
+                .await;
+        }
+        self.nak(Some(EXCLUDED_DELAY), DeliveryOutcome::Skipped).await
     }
 
     /// Has the task delivered again after `delay`. A task that has been delivered too often would be stuck in

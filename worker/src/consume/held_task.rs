@@ -64,6 +64,10 @@ pub(super) async fn open(link: &WorkerLink, message: Message) -> Result<HeldTask
     };
     let (progress, steps) = Progress::new(&link.heartbeat_state, task.chunk);
     let delivery = hold(steps);
+    if task.excluded.contains(&link.settings.worker) {
+        tracing::debug!(chunk = %task.chunk, "a task that is for another worker is given back");
+        return Err(delivery.leave_to_others(&task).await);
+    }
     let store = match Store::open_existing(&task.store, Some(&link.connection.client)) {
         Ok(store) => store,
         Err(error) => {

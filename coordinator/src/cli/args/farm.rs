@@ -49,6 +49,10 @@ pub(in crate::cli) struct ServeArgs {
     /// new farm)
     #[arg(long, value_name = "N", value_parser = replicas, requires = "nats")]
     pub(in crate::cli) replicas: Option<usize>,
+    /// Render one chunk of N again on another worker of the same kind, and compare the frames: a worker that computes
+    /// wrong results is found and set aside. 1 checks every chunk, 0 none
+    #[arg(long, value_name = "N", default_value_t = 200)]
+    pub(in crate::cli) spot_check: u32,
     /// Wait while another coordinator is at work on the farm, and take over when it has ended, was killed or is cut off
     /// from the server: at most 20 s later
     #[arg(long, requires = "nats")]

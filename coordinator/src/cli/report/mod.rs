@@ -3,6 +3,7 @@
 
 mod borders;
 pub(super) mod memory;
+mod wrong_pictures;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -46,6 +47,7 @@ pub(super) fn to_json(report: &RenderReport) -> Value {
         "workers": report.job.workers,
         "set_aside": report.job.set_aside,
         "doubtful": report.job.doubtful,
+        "spot_checks": report.job.spot_checks,
         "lip_sync": report.job.lip_sync.as_ref().map(lip_sync::to_json),
         "numerics_fingerprints": report.job.numerics_fingerprints.keys().collect::<Vec<_>>(),
         "borders": report.job.borders.iter().map(borders::to_json).collect::<Vec<_>>(),
@@ -158,13 +160,7 @@ pub(super) fn to_text(report: &RenderReport) -> String {
             let _ = write!(text, " ({} times)", record.times);
         }
     }
-    for chunk in &report.job.doubtful {
-        let _ = write!(
-            text,
-            "\n  look at frames {}: {}; two attempts came to the same, so that they count",
-            chunk.frames, chunk.reason
-        );
-    }
+    text.push_str(&wrong_pictures::to_text(&report.job));
     text.push_str(&borders::to_text(&report.job));
     text.push_str(&memory::to_text(&report.job));
     if let Some(written) = &report.written {
@@ -196,7 +192,7 @@ fn given_up(report: &RenderReport) -> impl Iterator<Item = (FrameRange, String)>
     quarantined.iter().map(|chunk| {
         let reason = match chunk.work {
             WorkKind::Analyze => format!("face analysis: {}", chunk.reason),
-            WorkKind::Render | WorkKind::Border => chunk.reason.clone(),
+            WorkKind::Render | WorkKind::Border | WorkKind::SpotCheck => chunk.reason.clone(),
         };
         (chunk.range, reason)
     })

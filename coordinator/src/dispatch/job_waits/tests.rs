@@ -44,7 +44,7 @@ fn chunks() -> Chunks {
 fn record(chunks: &mut Chunks, work: WorkKind) -> &mut ChunkRecord {
     let chunks = match work {
         WorkKind::Analyze => &mut chunks.analyze,
-        WorkKind::Render | WorkKind::Border => &mut chunks.render,
+        WorkKind::Render | WorkKind::Border | WorkKind::SpotCheck => &mut chunks.render,
     };
     &mut chunks[0]
 }

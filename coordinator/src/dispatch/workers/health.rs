@@ -12,6 +12,10 @@ const FAILURES_IN_A_ROW: u32 = 3;
 /// So is one that failed so many chunks since its last success which another one has finished.
 const REFUTED: u32 = 2;
 
+/// How long a worker whose result was shown to be wrong gets no task, unless it is started anew before: it would make more
+/// such results, and few of them are checked.
+const WRONG_RESULT_PAUSE: Duration = Duration::from_hours(12);
+
 /// Why an attempt ended whose worker is gone, or was started anew.
 pub(in crate::dispatch) const VANISHED: &str = "it vanished in the middle of the task";
 
@@ -42,6 +46,8 @@ pub(super) struct Health {
     /// The pauses of a worker that fails again and again.
     pauses: Backoff,
     failing: BTreeMap<WorkerId, FailingWorker>,
+    /// The workers whose results were shown to be wrong.
+    wrong: BTreeMap<WorkerId, Pause>,
 }
 
 /// A worker that has not finished a chunk since its last failure.
@@ -71,6 +77,7 @@ impl Health {
         Self {
             pauses,
             failing: BTreeMap::new(),
+            wrong: BTreeMap::new(),
         }
     }
 
@@ -88,7 +95,8 @@ impl Health {
         failing.failed.insert(chunk);
         failing.in_a_row += 1;
         reason.clone_into(&mut failing.last);
-        let judged = could_help.then(|| failing.judge(worker, &self.pauses, now));
+        let is_out = self.wrong.contains_key(worker);
+        let judged = (could_help && !is_out).then(|| failing.judge(worker, &self.pauses, now));
         judged.flatten()
     }
 
@@ -104,21 +112,45 @@ impl Health {
         for (other, failing) in &mut self.failing {
             failing.others_finish |= failing.failed.iter().any(|failed| failed.work == chunk.work);
             failing.refuted += u32::from(failing.failed.contains(&chunk));
+            if self.wrong.contains_key(other) {
+                continue;
+            }
             judged.extend(failing.judge(other, &self.pauses, now));
         }
         judged
     }
 
+    /// Sets a worker aside whose result was shown to be wrong, whatever else it finishes or fails.
+    pub(super) fn record_wrong_result(&mut self, worker: &WorkerId, reason: &str, now: Instant) -> SetAside {
+        let pause = Pause {
+            until: now + WRONG_RESULT_PAUSE,
+            reason: reason.to_owned(),
+        };
+        self.wrong.insert(worker.clone(), pause);
+        SetAside {
+            worker: worker.clone(),
+            reason: reason.to_owned(),
+            pause: Some(WRONG_RESULT_PAUSE),
+        }
+    }
+
+    /// Whether a result of the worker was shown to be wrong, and its pause is not over.
+    pub(super) fn gives_wrong_results(&self, worker: &WorkerId) -> bool {
+        self.wrong.contains_key(worker)
+    }
+
     /// Ends the pause of a worker that was started anew. It has a single try, as after any pause. Returns whether there was
     /// one.
     pub(super) fn end_pause(&mut self, worker: &WorkerId) -> bool {
+        let was_wrong = self.wrong.remove(worker).is_some();
         let failing = self.failing.get_mut(worker);
-        failing.is_some_and(|failing| failing.set_aside.take().is_some())
+        failing.is_some_and(|failing| failing.set_aside.take().is_some()) || was_wrong
     }
 
     /// Why the worker is set aside, and for how long still; `None` if it is not.
     pub(super) fn set_aside(&self, worker: &WorkerId, now: Instant) -> Option<SetAside> {
-        let pause = self.failing.get(worker)?.set_aside.as_ref()?;
+        let failing = || self.failing.get(worker)?.set_aside.as_ref();
+        let pause = self.wrong.get(worker).or_else(failing)?;
         let left = pause.until.checked_duration_since(now)?;
         Some(SetAside {
             worker: worker.clone(),
@@ -129,7 +161,7 @@ impl Health {
 
     /// Ends the pauses that are over. Returns whether there were any.
     pub(super) fn end_pauses(&mut self, now: Instant) -> bool {
-        let mut any = false;
+        let mut any = self.wrong.extract_if(.., |_, pause| pause.until <= now).count() > 0;
         for failing in self.failing.values_mut() {
             any |= failing.set_aside.take_if(|pause| pause.until <= now).is_some();
         }
@@ -224,6 +256,30 @@ mod tests {
             health.record_failure(&named("bad"), chunk(6), "x", true, later),
             None
         );
+    }
+
+    #[tokio::test]
+    async fn a_worker_whose_result_was_wrong_stays_out_whatever_else_it_does_until_it_is_started_anew() {
+        let now = Instant::now();
+        let mut health = after_failures(&[1, 2], now);
+        let out = health.record_wrong_result(&named("bad"), "its frames are wrong", now);
+        assert_eq!(
+            (out.reason.as_str(), out.pause),
+            ("its frames are wrong", Some(WRONG_RESULT_PAUSE))
+        );
+        assert_eq!(health.record_success(&named("good"), chunk(1), now), []);
+        assert_eq!(health.record_success(&named("good"), chunk(2), now), []);
+        health.record_success(&named("bad"), chunk(3), now);
+        let failed = health.record_failure(&named("bad"), chunk(4), "no kernel", true, now);
+        assert_eq!(failed, None, "it is out already");
+        let still = health.set_aside(&named("bad"), now + MINUTE).unwrap();
+        assert_eq!(still.reason, "its frames are wrong");
+        assert!(health.gives_wrong_results(&named("bad")));
+        assert!(health.end_pause(&named("bad")) && !health.gives_wrong_results(&named("bad")));
+        assert_eq!(health.set_aside(&named("bad"), now), None);
+        health.record_wrong_result(&named("bad"), "its frames are wrong", now);
+        assert!(!health.end_pauses(now + WRONG_RESULT_PAUSE / 2));
+        assert!(health.end_pauses(now + WRONG_RESULT_PAUSE));
     }
 
     #[tokio::test]

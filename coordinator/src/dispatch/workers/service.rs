@@ -65,6 +65,17 @@ impl Workers {
         self.take_out(judged, now);
     }
 
+    /// Records that a worker's result was shown to be wrong.
+    pub(in crate::dispatch) fn record_wrong_result(&mut self, worker: &WorkerId, reason: &str, now: Instant) {
+        let judged = self.health.record_wrong_result(worker, reason, now);
+        self.take_out([judged], now);
+    }
+
+    /// Whether a result of the worker was shown to be wrong, and its pause is not over.
+    pub(in crate::dispatch) fn gives_wrong_results(&self, worker: &WorkerId) -> bool {
+        self.health.gives_wrong_results(worker)
+    }
+
     /// Records that a worker finished a chunk.
     pub(in crate::dispatch) fn record_success(&mut self, worker: &WorkerId, chunk: ChunkId, now: Instant) {
         let judged = self.health.record_success(worker, chunk, now);

@@ -228,7 +228,7 @@ impl ChunkRecord {
     fn lane_of(&self, fit: Option<Fit>) -> Option<Lane> {
         match self.id.work {
             WorkKind::Analyze => Some(Lane::any(ResourceClass::Analyze)),
-            WorkKind::Render | WorkKind::Border => fit.map(|fit| fit.lane()),
+            WorkKind::Render | WorkKind::Border | WorkKind::SpotCheck => fit.map(|fit| fit.lane()),
         }
     }
 

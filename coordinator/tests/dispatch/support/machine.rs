@@ -21,6 +21,8 @@ pub struct FakeMachine {
     pub held_mib: u64,
     /// The numerics fingerprint of its results.
     pub rounds_like: &'static str,
+    /// Whether its frames are not those of the other machines of its kind.
+    pub is_wrong: bool,
 }
 
 impl Default for FakeMachine {
@@ -41,6 +43,7 @@ impl FakeMachine {
             frame_ms: 0,
             held_mib: 0,
             rounds_like: "fake",
+            is_wrong: false,
         }
     }
 
@@ -55,6 +58,7 @@ impl FakeMachine {
             frame_ms: 0,
             held_mib: 0,
             rounds_like: "fake",
+            is_wrong: false,
         }
     }
 
@@ -64,7 +68,8 @@ impl FakeMachine {
 
     /// The hash of every frame that the machine renders.
     pub fn frame_hash(&self) -> FrameHash {
-        FrameHash::of([self.rounds_like.as_bytes()])
+        let wrong: &[u8] = if self.is_wrong { b"wrong" } else { b"" };
+        FrameHash::of([self.rounds_like.as_bytes(), wrong])
     }
 
     pub fn device(&self) -> &'static str {

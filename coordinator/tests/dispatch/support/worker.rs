@@ -187,6 +187,11 @@ impl Worker {
 
     /// Runs one task; false if the worker died of it.
     async fn run(&self, task: &Task, message: &async_nats::jetstream::Message) -> bool {
+        if task.excluded.contains(&self.id) {
+            let soon = Some(Duration::from_millis(50));
+            let _ = message.ack_with(AckKind::Nak(soon)).await;
+            return true;
+        }
         let before = self.counter.begin(task.chunk);
         self.at_work.send_replace(Some(TaskProgress {
             chunk: task.chunk,

@@ -47,6 +47,7 @@ pub(crate) fn tasks() -> [Task; 2] {
         chunk: chunk(work),
         attempt: ATTEMPT,
         store: "nats".to_owned(),
+        excluded: vec![worker()],
         body,
     })
 }

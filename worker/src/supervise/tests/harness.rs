@@ -132,6 +132,7 @@ impl RunnerHarness {
             },
             attempt: Attempt { epoch: 1, number: 0 },
             store: self.store.url().to_owned(),
+            excluded: Vec::new(),
             body: TaskBody::Render(render_task(self.input, kind, needs)),
         }
     }
