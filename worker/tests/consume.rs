@@ -119,6 +119,22 @@ async fn an_unfit_worker_reports_itself_and_leaves_the_task_to_others() {
 }
 
 #[tokio::test]
+async fn a_task_that_is_for_other_workers_is_given_back_until_a_new_message_is_needed() {
+    let mut harness = WorkerHarness::start(&[]).await;
+    let mut task = harness.task(0, 0);
+    task.excluded = vec![worker("w1")];
+    harness.task_stream.publish(queue(), &task).await.unwrap();
+    // What the worker may run is not held up by it.
+    harness.publish(1, 0).await;
+    harness.done(1).await;
+    assert_eq!(harness.next_event().await.chunk, chunk(1));
+    let event = harness.next_event().await;
+    assert_eq!((event.chunk, event.kind), (chunk(0), EventKind::Released));
+    harness.queue_is_empty().await;
+    assert_eq!(harness.runner.runs(), 1);
+}
+
+#[tokio::test]
 async fn a_task_that_cannot_be_read_is_terminated_and_reported() {
     let mut harness = WorkerHarness::start(&[]).await;
     // The queue exists once a task has gone through it.
