@@ -20,6 +20,7 @@ mod link;
 pub mod pull;
 mod role;
 pub mod server;
+pub mod shared_weights;
 pub mod signature;
 pub mod storage;
 pub mod subjects;

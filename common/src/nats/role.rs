@@ -5,9 +5,12 @@
 use std::fmt;
 
 use super::subjects::{
-    ALL_NEWS, COORDINATOR_INBOX, FARM_QUESTIONS, FARM_REQUESTS, OBSERVER_INBOX, OPERATOR_INBOX, worker_inbox,
+    ALL_NEWS, ALL_WEIGHTS, COORDINATOR_INBOX, FARM_QUESTIONS, FARM_REQUESTS, OBSERVER_INBOX, OPERATOR_INBOX,
+    worker_inbox,
 };
-use super::topology::{DONE, JOBS_BUCKET, LEASE_BUCKET, MEDIA_BUCKET, NEEDS_BUCKET, TASKS};
+use super::topology::{
+    DONE, JOBS_BUCKET, LEASE_BUCKET, MEDIA_BUCKET, NEEDS_BUCKET, TASKS, WEIGHTS_BUCKET, WEIGHTS_STREAM,
+};
 use crate::ids::WorkerId;
 
 /// The role of one of the server's users. Its text form names the user in logs and in the server's
@@ -17,7 +20,7 @@ pub enum Role {
     /// The coordinator manages all streams, consumers and buckets of the farm. It may not restore a stream
     /// from a backup or purge the whole account, because it never needs to.
     Coordinator,
-    /// A worker pulls and acknowledges tasks, writes done records and blobs, publishes events and heartbeats
+    /// A worker pulls and acknowledges tasks, reads shared weights, writes done records and blobs, publishes events and heartbeats
     /// under its own name, and receives commands. It may not create consumers, because a push consumer could
     /// make the server publish to subjects that the worker itself may not publish to. The key of a machine admits a
     /// worker for each of its devices, see [`WorkerId::of_machine`].
@@ -78,6 +81,7 @@ impl Role {
                     format!("$KV.{LEASE_BUCKET}.>"),
                     format!("$KV.{NEEDS_BUCKET}.>"),
                     format!("$O.{MEDIA_BUCKET}.>"),
+                    format!("$O.{WEIGHTS_BUCKET}.>"),
                     // Answers to operators and observers.
                     format!("{OPERATOR_INBOX}.>"),
                     format!("{OBSERVER_INBOX}.>"),
@@ -110,6 +114,9 @@ impl Role {
                         format!("$O.{MEDIA_BUCKET}.M.*"),
                         format!("$JS.API.DIRECT.GET.OBJ_{MEDIA_BUCKET}"),
                         format!("$JS.API.DIRECT.GET.OBJ_{MEDIA_BUCKET}.$O.{MEDIA_BUCKET}.M.*"),
+                        format!("$JS.API.DIRECT.GET.{WEIGHTS_STREAM}"),
+                        format!("$JS.API.DIRECT.GET.{WEIGHTS_STREAM}.$O.{WEIGHTS_BUCKET}.M.*"),
+                        format!("$JS.API.DIRECT.GET.{WEIGHTS_STREAM}.{ALL_WEIGHTS}"),
                     ],
                     publish_deny: Vec::new(),
                     subscribe: vec!["farm.ctl.all".to_owned(), "farm.wake.*".to_owned()],

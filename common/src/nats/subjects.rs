@@ -10,6 +10,7 @@
 //! | `farm.ctl.<worker>`, `farm.ctl.all` | commands to workers, not stored |
 //! | `farm.wake.<class>` | a notification that there is a task of this class, not stored; the payload is the queue |
 //! | `farm.news.<job>` | events of a job that somebody watches, not stored |
+//! | `farm.weights.<digest>` | the list of the files of weights that are shared (stream `OBJ_farm-weights`) |
 //! | `farm.question` | requests that change nothing, which observers may make too; not stored |
 //! | `farm.request` | requests of operators' commands to the coordinator, which replies to each; not stored |
 
@@ -18,6 +19,7 @@ use std::str::FromStr;
 
 use strum::{Display, EnumString, VariantArray};
 
+use crate::digest::Digest;
 use crate::ids::{ChunkId, JobId, WorkerId};
 use crate::queues::{Queue, ResourceClass, parse_priority};
 use crate::text::InvalidText;
@@ -33,6 +35,8 @@ pub const ALL_EVENTS: &str = "farm.evt.*.*.*";
 pub const ALL_HEARTBEATS: &str = "farm.hb.*";
 /// Filter for the notifications of all classes.
 pub const ALL_WAKES: &str = "farm.wake.*";
+/// Filter for the lists of shared weights.
+pub const ALL_WEIGHTS: &str = "farm.weights.*";
 /// Subject of the requests to the coordinator.
 pub const FARM_REQUESTS: &str = "farm.request";
 /// Subject of the requests to the coordinator that change nothing.
@@ -205,6 +209,11 @@ pub fn news_of_job(job: JobId) -> String {
     format!("farm.news.{job}")
 }
 
+/// Subject of the list of the files of the weights that a digest identifies.
+pub fn shared_weights(identity: Digest) -> String {
+    format!("farm.weights.{identity}")
+}
+
 /// Key of a job's manifest in the bucket of jobs.
 pub fn manifest_key(job: JobId) -> String {
     format!("{job}.manifest")
@@ -273,7 +282,6 @@ pub const OPERATOR_INBOX: &str = "_INBOX_op_";
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::digest::Digest;
     use crate::ids::WorkKind;
     use crate::numeric_kind::NumericKind;
     use crate::queues::{CPU_CLASSES_MIB, GPU_CLASSES_MIB, Lane, PRIORITIES};

@@ -11,6 +11,7 @@
 //! | `KV_farm-lease` | the coordinator's lease |
 //! | `KV_farm-needs` | memory requirements and frame times that were measured on tasks |
 //! | `OBJ_farm-media` | blobs, on farms without a shared directory |
+//! | `OBJ_farm-weights` | weights that are shared with all workers; created when some are |
 
 use std::time::Duration;
 
@@ -43,6 +44,10 @@ pub const LEASE_BUCKET: &str = "farm-lease";
 pub const NEEDS_BUCKET: &str = "farm-needs";
 /// Name of the object store bucket of blobs.
 pub const MEDIA_BUCKET: &str = "farm-media";
+/// Name of the object store bucket of shared weights.
+pub const WEIGHTS_BUCKET: &str = "farm-weights";
+/// Name of the stream that holds that bucket, and the lists of the files.
+pub const WEIGHTS_STREAM: &str = "OBJ_farm-weights";
 
 const MINUTE: Duration = Duration::from_mins(1);
 const DAY: Duration = Duration::from_hours(24);
@@ -166,6 +171,28 @@ impl Topology {
             max_expires: MINUTE,
             ..pull::Config::default()
         }
+    }
+}
+
+/// Returns the configuration of the stream of shared weights. It has no limit, so that it takes no room on farms that
+/// share none.
+pub(super) fn weights_stream() -> Config {
+    Config {
+        name: WEIGHTS_STREAM.to_owned(),
+        subjects: vec![
+            format!("$O.{WEIGHTS_BUCKET}.C.>"),
+            format!("$O.{WEIGHTS_BUCKET}.M.>"),
+            subjects::ALL_WEIGHTS.to_owned(),
+        ],
+        storage: StorageType::File,
+        discard: DiscardPolicy::New,
+        allow_direct: true,
+        allow_rollup: true,
+        max_consumers: -1,
+        max_messages: -1,
+        max_bytes: -1,
+        max_messages_per_subject: -1,
+        ..Config::default()
     }
 }
 

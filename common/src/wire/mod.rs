@@ -16,6 +16,7 @@ pub mod memory;
 pub mod outcome;
 pub mod pipe;
 pub mod task;
+pub mod weights;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;

@@ -96,6 +96,21 @@ const OPERATIONS: &[(&str, Deed, [bool; 4])] = &[
         [true, true, true, true],
     ),
     (
+        "read shared weights",
+        Publish("$JS.API.DIRECT.GET.OBJ_farm-weights.farm.weights.0123"),
+        [true, true, true, true],
+    ),
+    (
+        "share weights",
+        Publish("farm.weights.0123"),
+        [true, false, false, false],
+    ),
+    (
+        "store a file of shared weights",
+        Publish("$O.farm-weights.M.0123"),
+        [true, false, false, false],
+    ),
+    (
         "record a segment of a video",
         Publish("$KV.farm-jobs.0123456789abcdef.segment.0"),
         [true, true, false, false],

@@ -19,6 +19,7 @@ mod render;
 mod report;
 mod serve;
 mod settings;
+mod share_weights;
 mod stdout;
 mod submit;
 mod sync;
@@ -103,6 +104,7 @@ fn run(args: Args) -> ExitCode {
         args::Command::Invite(args) => invite::invite(&args),
         args::Command::Revoke(args) => invite::revoke(&args),
         args::Command::CheckSegments => check_segments(),
+        args::Command::ShareWeights(args) => share_weights::main(&args),
     };
     let status = outcome.unwrap_or_else(|error| {
         tell(format_args!("error: {}", Chain(error.source.as_ref())));

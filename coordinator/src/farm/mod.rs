@@ -21,6 +21,7 @@ mod registry;
 mod render;
 mod serve;
 mod share;
+mod share_weights;
 mod submit;
 mod sweep;
 mod watch;
@@ -36,5 +37,6 @@ pub use messages::{
 };
 pub use render::{FarmRenderError, render};
 pub use serve::{FarmServer, Ready, ServeSettings, serve};
+pub use share_weights::{ShareWeightsError, share_weights};
 pub use submit::{SubmitError, SubmitOptions, Then, submit};
 pub use watch::watch;

@@ -202,6 +202,7 @@ mod tests {
 
     const DESCRIBED: &str = r#"{
         "identity": "00000000000000000000000000000000000000000000000000000000000000ff",
+        "files": [],
         "kind": "synthetic", "resolution_px": 256, "unet_parameters": 1000, "vae_parameters": 10,
         "needs": [
             {"kind": "cpu", "dtype": "f32", "guided": false, "mib": [70, 60, 50, 40, 20, 10], "confirmed": true},

@@ -27,6 +27,8 @@ pub struct WeightsInfo {
     pub resolution_px: u32,
     pub unet_parameters: u64,
     pub vae_parameters: u64,
+    /// The paths of the files in the folder.
+    pub files: Vec<String>,
     needs: Vec<PredictedNeeds>,
 }
 

@@ -9,6 +9,7 @@ use latentfarm_common::wire::outcome::{
     DoneRecord, Event, FaceObservations, Heartbeat, LearnedNeeds, WorkerCommand,
 };
 use latentfarm_common::wire::task::{AnalyzeInput, RenderInput, Task};
+use latentfarm_common::wire::weights::SharedWeights;
 use latentfarm_common::wire::{self, Message, SCHEMA};
 
 use crate::check::Check;
@@ -18,7 +19,7 @@ use crate::samples;
 /// Bytes of the envelope before and after the payload.
 const ENVELOPE: (usize, usize) = (8, 4);
 
-const CHECKS: [Check; 16] = [
+const CHECKS: [Check; 17] = [
     decode::<Task>,
     decode::<DoneRecord>,
     decode::<Event>,
@@ -35,6 +36,7 @@ const CHECKS: [Check; 16] = [
     decode::<MediaRequest>,
     decode::<MediaReply>,
     decode::<CutRecord>,
+    decode::<SharedWeights>,
 ];
 
 /// Decodes the input as the payload of the message that its first byte chooses.
@@ -78,6 +80,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
         13 => samples::media_requests(),
         14 => samples::media_replies(),
         15 => samples::cut_records(),
+        16 => [samples::shared_weights()],
     }
     seeds
 }

@@ -23,6 +23,10 @@ pub(crate) const IN_A_FARM: &[Row] = &[
         Stays("ready for tasks"),
     ),
     (
+        "latentfarm-worker run --join gpu1.join --weights auto",
+        Stays("ready for tasks"),
+    ),
+    (
         "latentfarm nats-config",
         As("latentfarm nats-config /srv/latentfarm"),
     ),
@@ -307,6 +311,24 @@ pub(crate) const SERVED: &[Row] = &[
         As("LATENTFARM_NKEY_SEED=$(cat operator.nk) latentfarm drain gpu1 --nats nats://farm.example:4222"),
     ),
     ("latentfarm revoke gpu1 --dir /srv/farm", Runs),
+    (
+        "latentfarm share-weights ~/latentsync --nats nats://farm.example:4222",
+        As(
+            "LATENTFARM_NKEY_SEED=$(cat coordinator.nk) latentfarm share-weights ~/latentsync --nats nats://farm.example:4222",
+        ),
+    ),
+    (
+        "latentfarm share-weights DIR --nats URL",
+        As(
+            "LATENTFARM_NKEY_SEED=$(cat coordinator.nk) latentfarm share-weights DIR --nats nats://farm.example:4222",
+        ),
+    ),
+    (
+        "latentfarm share-weights DIR --nats nats://farm.example:4222",
+        As(
+            "LATENTFARM_NKEY_SEED=$(cat coordinator.nk) latentfarm share-weights DIR --nats nats://farm.example:4222",
+        ),
+    ),
     (
         "latentfarm invite gpu1 --dir /srv/farm -o gpu1.join --valid 30d --url tls://farm.example:4222",
         As(

@@ -43,7 +43,7 @@ enum Command {
 Examples:
   latentfarm-worker run --join gpu1.join --weights /srv/latentsync
   latentfarm-worker run --nats nats://farm.example:4222 --weights /srv/latentsync")]
-    Run(run::RunArgs),
+    Run(Box<run::RunArgs>),
     /// Fetch, make, convert, check or describe model weights, or find the demo weights
     #[command(subcommand)]
     Weights(weights::WeightsCommand),
@@ -85,7 +85,7 @@ pub fn main(version: &'static str) -> ExitCode {
         Command::Bench(args) => bench::main(&args),
         Command::Idle(args) => idle::main(args),
         Command::Memtest(args) => memtest::main(args),
-        Command::Run(args) => run::main(args),
+        Command::Run(args) => run::main(*args),
         Command::Probe(args) => probe::main(&args),
         Command::Weights(command) => weights::main(command),
     }

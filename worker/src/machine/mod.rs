@@ -1,5 +1,6 @@
 //! Facts about this machine by which the supervisor admits tasks: its devices, their free memory, the memory
-//! that other workers of this machine have reserved, which worker has a GPU, and the memory plans that fit.
+//! that other workers of this machine have reserved, which worker has a GPU, the memory plans that fit,
+//! and the weights that it keeps.
 
 pub mod admission;
 pub mod device_check;
@@ -7,3 +8,4 @@ pub mod device_lock;
 pub mod probe;
 pub mod reservations;
 pub mod usage_thresholds;
+pub mod weights_cache;

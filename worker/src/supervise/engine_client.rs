@@ -64,7 +64,7 @@ impl EngineClient<'_> {
 
     fn load_request(&self) -> EngineRequest {
         EngineRequest::Load {
-            weights_dir: self.warm_engine.settings.weights_dir.display().to_string(),
+            weights_dir: self.warm_engine.weights.dir().display().to_string(),
             expected: self.body.model.weights,
             plan: self.admitted.admission().plan,
         }

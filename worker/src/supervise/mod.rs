@@ -34,6 +34,7 @@ mod task_reservations;
 mod throughput;
 mod warm_engine;
 mod warm_media;
+mod weights;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -60,6 +61,7 @@ use warm_media::WarmMedia;
 
 pub use child::{Child, ChildCommand, ChildError, ChildExit, ExitCause};
 pub use settings::RunnerSettings;
+pub use weights::WeightsSource;
 
 /// Runs one task at a time; the children stay running in between.
 pub struct Runner {

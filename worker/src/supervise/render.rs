@@ -78,6 +78,8 @@ pub(super) async fn render(
     // A chunk without a frame to render needs no model.
     let is_rendered = opened.input.frames.iter().any(RenderFrame::is_rendered);
     let (mut process, admitted) = if is_rendered {
+        let (weights, link) = (body.model.weights, fetcher.link.as_ref());
+        engine.weights.prepare(weights, link, &reporter.progress).await?;
         let (process, admitted) = engine.begin(body).await?;
         (Some(process), Some(Arc::new(admitted)))
     } else {

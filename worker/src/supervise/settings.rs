@@ -4,13 +4,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::child::ChildCommand;
+use super::weights::WeightsSource;
 use crate::machine::admission::MemoryLimits;
 use crate::machine::probe::Device;
 
 /// The settings of one runner, that is, of one device.
 #[derive(Clone, Debug)]
 pub struct RunnerSettings {
-    pub weights_dir: PathBuf,
+    pub weights: WeightsSource,
     /// The device that the engine computes on. The runner refuses tasks for devices of another kind.
     pub device: Device,
     pub media: ChildCommand,

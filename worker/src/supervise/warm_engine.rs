@@ -27,6 +27,7 @@ use super::leaner_plan::leaner_plan;
 use super::oom_bounds::LocalOomBounds;
 use super::settings::RunnerSettings;
 use super::task_reservations::{ReservedMemory, TaskReservations};
+use super::weights::TaskWeights;
 use crate::consume::{Finish, HeartbeatState};
 use crate::machine::admission;
 use crate::machine::probe::Device;
@@ -76,6 +77,7 @@ pub(super) struct WarmEngine {
     last_device_mib: Option<u64>,
     /// The memory of the GPU that a task could use if it were this worker's; `None` if it is.
     withheld_mib: Option<u64>,
+    pub(super) weights: TaskWeights,
 }
 
 impl WarmEngine {
@@ -90,6 +92,7 @@ impl WarmEngine {
             reservations: TaskReservations::new(&settings, worker.as_str()),
             turn: DeviceTurn::new(&settings, worker.as_str()),
             hang_detector: HangDetector::new(settings.silence_limit),
+            weights: TaskWeights::new(settings.weights.clone()),
             settings,
             monitor,
             heartbeat_state,

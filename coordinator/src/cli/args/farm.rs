@@ -22,6 +22,17 @@ pub(in crate::cli) struct FarmArgs {
 }
 
 #[derive(clap::Args, Debug)]
+pub(in crate::cli) struct ShareWeightsArgs {
+    /// Folder with the model weights
+    #[arg(value_name = "DIR")]
+    pub(in crate::cli) weights: PathBuf,
+    /// URL of the farm's NATS server; the environment variable `LATENTFARM_NKEY_SEED` holds the coordinator's key, if
+    /// the server wants one
+    #[arg(long, value_name = "URL", env = "LATENTFARM_NATS")]
+    pub(in crate::cli) nats: String,
+}
+
+#[derive(clap::Args, Debug)]
 pub(in crate::cli) struct ServeArgs {
     /// URL of a NATS server that runs already, or of a cluster of them; the environment variable
     /// `LATENTFARM_NKEY_SEED` holds the coordinator's key, if the server wants one. Without this option the

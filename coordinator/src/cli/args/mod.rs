@@ -12,7 +12,7 @@ use latentfarm_common::media::TrackChoice;
 
 pub(super) use farm::{
     BatchArgs, ControlArgs, DrainArgs, FetchArgs, InviteArgs, JobsArgs, LineArgs, NatsConfigArgs, RevokeArgs,
-    ServeArgs, SetArgs, StatusArgs, SubmitArgs, SubmittedArgs, SubmittedJob,
+    ServeArgs, SetArgs, ShareWeightsArgs, StatusArgs, SubmitArgs, SubmittedArgs, SubmittedJob,
 };
 pub(super) use job::{JobArgs, Preset};
 
@@ -218,6 +218,15 @@ Example:
 
 Exit codes: 0 it is shut out, 1 failed, 2 no such machine.")]
     Revoke(RevokeArgs),
+    /// Store a folder of weights on a farm, from which workers with `--weights auto` fetch it
+    ///
+    /// Workers find weights by the digest that a job names. What is there already is not sent again.
+    #[command(after_help = "\
+Example:
+  latentfarm share-weights ~/latentsync --nats nats://farm.example:4222
+
+Exit codes: 0 shared, 1 failed, and the same command goes on; 2 unusable weights.")]
+    ShareWeights(ShareWeightsArgs),
     /// Look at segments for a coordinator, which starts this process
     #[command(hide = true)]
     CheckSegments,
@@ -249,6 +258,7 @@ impl Command {
             | Self::NatsConfig(_)
             | Self::Invite(_)
             | Self::Revoke(_)
+            | Self::ShareWeights(_)
             | Self::CheckSegments => false,
         }
     }

@@ -18,6 +18,7 @@ use latentfarm_common::wire::outcome::{
     GpuStatus, Heartbeat, LearnedNeeds, StageTimings, TaskProgress, TaskStage, WorkerCommand, WorkerState,
 };
 use latentfarm_common::wire::task::{AnalyzeInput, AnalyzeTask, RenderInput, RenderTask, Task, TaskBody};
+use latentfarm_common::wire::weights::{SharedFile, SharedWeights};
 
 use super::parts::{
     ATTEMPT, RANGE, audio, blob, chunk, digest, encoder, frames, job, memory, model, out_of_memory, slices,
@@ -259,5 +260,15 @@ pub(crate) fn render_input() -> RenderInput {
         segments: slices(),
         frames: frames(),
         audio: vec![(2, blob())],
+    }
+}
+
+pub(crate) fn shared_weights() -> SharedWeights {
+    let file = |path: &str| SharedFile {
+        path: path.to_owned(),
+        blob: blob(),
+    };
+    SharedWeights {
+        files: vec![file("latentsync_unet.pt"), file("vae/config.json")],
     }
 }

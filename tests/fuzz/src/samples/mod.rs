@@ -7,5 +7,5 @@ mod parts;
 pub(crate) use children::{engine_replies, engine_requests, media_replies, media_requests};
 pub(crate) use farm::{
     analyze_input, commands, cut_records, done_records, events, heartbeats, job_spec, learned_needs,
-    observations, render_input, tasks, timeline,
+    observations, render_input, shared_weights, tasks, timeline,
 };

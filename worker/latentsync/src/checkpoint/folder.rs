@@ -2,7 +2,7 @@
 //! refer to.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use candle_core::DType;
 use latentfarm_common::digest::{Digest, DigestWriter};
@@ -10,7 +10,7 @@ use latentfarm_common::wire::job::WeightsKind;
 
 use super::digest_cache::DigestCache;
 use super::files::{CheckpointFiles, Network};
-use super::metadata::PublishedModel;
+use super::metadata::{METADATA_FILE, PublishedModel};
 use crate::config::{UNetConfig, VaeConfig, WhisperDims};
 use crate::tensors::{TensorFile, WeightsError};
 
@@ -87,6 +87,28 @@ impl Checkpoint {
     /// Returns the weight files and their configurations.
     pub(crate) fn files(&self) -> &CheckpointFiles {
         &self.files
+    }
+
+    /// Returns the paths of all files that make up the checkpoint, in the folder that it was opened in: the weight
+    /// files, their configurations, and the metadata, as far as they are there.
+    pub fn file_names(&self, dir: &Path) -> Vec<String> {
+        let CheckpointFiles {
+            unet, vae, whisper, ..
+        } = &self.files;
+        let files = [
+            unet.clone(),
+            vae.clone(),
+            whisper.clone(),
+            dir.join("unet_config.json"),
+            vae.with_file_name("config.json"),
+            whisper.with_extension("json"),
+            dir.join(METADATA_FILE),
+        ];
+        let name = |path: &PathBuf| {
+            let inside = path.strip_prefix(dir).unwrap_or(path);
+            inside.to_string_lossy().into_owned()
+        };
+        files.iter().filter(|path| path.is_file()).map(name).collect()
     }
 
     /// Returns what the weights are.

@@ -20,9 +20,17 @@ pub(in crate::cli) struct RunArgs {
     /// Name of this worker, unique on the farm: 1 to 40 of a-z, 0-9 and - (default: the host's name)
     #[arg(long, value_name = "NAME")]
     pub(super) name: Option<String>,
-    /// Folder with the model weights
+    /// Folder with the model weights, or `auto`: those that a task names are fetched from the farm's store, where
+    /// `latentfarm share-weights` puts them, and kept
     #[arg(long, value_name = "DIR", env = "LATENTFARM_WEIGHTS")]
     pub(super) weights: PathBuf,
+    /// Folder for the weights that `--weights auto` fetches, which all workers of this machine may share (default:
+    /// `latentfarm/weights` in this user's cache folder)
+    #[arg(long, value_name = "DIR")]
+    pub(super) weights_cache: Option<PathBuf>,
+    /// Most that the fetched weights may take, in GiB; those not used for longest are removed first
+    #[arg(long, value_name = "GIB", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..1 << 20))]
+    pub(super) weights_cache_limit: u64,
     #[command(flatten)]
     pub(super) devices: DeviceArgs,
     /// Use so many GPUs at most, those with the most free memory (default: all that the list of devices names)

@@ -5,6 +5,7 @@ mod access;
 mod args;
 mod round;
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -13,8 +14,11 @@ use latentfarm_common::ids::WorkerId;
 use latentfarm_common::limits::{self, Needs};
 use latentfarm_common::shutdown;
 
+use super::caches::user_caches;
 use super::engine_program::{ensure_installed, thread_count};
 use super::exit::{EXIT_CANNOT_WORK, block_on, failed, usage_error};
+use crate::machine::weights_cache::WeightsCache;
+use crate::supervise::WeightsSource;
 use access::Access;
 use latentsync::Checkpoint;
 use round::FarmWorker;
@@ -43,21 +47,30 @@ async fn run(args: RunArgs, access: Access) -> anyhow::Result<()> {
         let dir = tempfile::tempdir().context("cannot make a scratch folder")?;
         (dir.path().to_owned(), Some(dir))
     };
+    let weights = weights_source(&args)?;
     // Unusable weights are reported now rather than with the first task.
-    let checkpoint = Checkpoint::open(&args.weights)?;
+    let checkpoint = match &weights {
+        WeightsSource::Folder(dir) => Some(Checkpoint::open(dir)?),
+        WeightsSource::Store(_) => None,
+    };
     // The engine maps the weights, and about 2 GiB before it uses any.
     limits::check(Needs {
-        address_space_mib: 2560 + (checkpoint.bytes() >> 20),
+        address_space_mib: 2560
+            + checkpoint
+                .as_ref()
+                .map_or(0, |checkpoint| checkpoint.bytes() >> 20),
         open_files: 64,
         threads: 8 + 2 * thread_count(args.threads) as u64,
     })?;
-    checkpoint.check_tensors()?;
+    if let Some(checkpoint) = &checkpoint {
+        checkpoint.check_tensors()?;
+    }
     let engines = args.devices.engines()?;
     ensure_installed(&engines.host)?;
     let farm_worker = FarmWorker {
         access,
         own_program: std::env::current_exe().context("cannot find out where this program lies")?,
-        weights_dir: std::path::absolute(&args.weights).context("cannot resolve the weights folder")?,
+        weights,
         probe: args.devices.probe(),
         worker,
         scratch,
@@ -70,6 +83,22 @@ async fn run(args: RunArgs, access: Access) -> anyhow::Result<()> {
     drop(shutdown);
     let _in_time = drain.finished(Duration::from_secs(5)).await;
     Ok(())
+}
+
+/// Returns where the weights come from. A folder of the name `auto` is `./auto`.
+fn weights_source(args: &RunArgs) -> anyhow::Result<WeightsSource> {
+    if args.weights != Path::new("auto") {
+        let dir = std::path::absolute(&args.weights).context("cannot resolve the weights folder")?;
+        return Ok(WeightsSource::Folder(dir));
+    }
+    let dir = match &args.weights_cache {
+        Some(dir) => std::path::absolute(dir).context("cannot resolve the folder for weights")?,
+        None => user_caches()
+            .context("there is no place for weights, since neither XDG_CACHE_HOME nor HOME is an absolute path: give --weights-cache")?
+            .join("weights"),
+    };
+    let limit_bytes = args.weights_cache_limit << 30;
+    Ok(WeightsSource::Store(WeightsCache::new(dir, limit_bytes)))
 }
 
 fn worker_id(name: Option<&str>) -> anyhow::Result<WorkerId> {

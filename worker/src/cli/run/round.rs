@@ -23,7 +23,7 @@ use crate::consume::{self, HeartbeatState};
 use crate::machine::device_check::DeviceChecker;
 use crate::machine::probe::{Device, FailedDevice, Probe, SelectedDevices};
 use crate::machine::reservations::Reservations;
-use crate::supervise::{ChildCommand, Runner, RunnerSettings};
+use crate::supervise::{ChildCommand, Runner, RunnerSettings, WeightsSource};
 use latentfarm_engine::{Precision, numerics_fingerprint};
 
 /// What stays the same in all rounds.
@@ -32,7 +32,7 @@ pub(super) struct FarmWorker {
     pub(super) worker: WorkerId,
     pub(super) access: Access,
     pub(super) own_program: PathBuf,
-    pub(super) weights_dir: PathBuf,
+    pub(super) weights: WeightsSource,
     pub(super) scratch: PathBuf,
     pub(super) probe: Probe,
 }
@@ -205,7 +205,7 @@ impl FarmWorker {
             threads,
         };
         RunnerSettings {
-            weights_dir: self.weights_dir.clone(),
+            weights: self.weights.clone(),
             media: child("media", &self.own_program, vec!["media".to_owned()], Vec::new()),
             engine: child("engine", program, engine_args, envs),
             device: seat.device.clone(),

@@ -26,6 +26,8 @@ struct Description {
     resolution_px: u32,
     unet_parameters: u64,
     vae_parameters: u64,
+    /// The paths of the files of the checkpoint in its folder.
+    files: Vec<String>,
     /// The device that the needs are printed for; `None` for both kinds.
     #[serde(skip_serializing_if = "Option::is_none")]
     device: Option<DescribedDevice>,
@@ -92,6 +94,7 @@ pub(super) fn describe(
         resolution_px: checkpoint.resolution_px(),
         unet_parameters: parameters.unet,
         vae_parameters: parameters.vae,
+        files: checkpoint.file_names(dir),
         needs: needs(&checkpoint, device.as_ref().map(|device| device.kind)).map_err(|source| {
             WeightsError::Read {
                 path: dir.to_owned(),
