@@ -80,6 +80,11 @@ impl DigestWriter {
         self.bytes += bytes.len() as u64;
     }
 
+    /// Returns the length of all pieces so far, in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// Returns the digest of all pieces, and their length in bytes.
     pub fn finish(self) -> (Digest, u64) {
         (Digest(self.hasher.finalize().into()), self.bytes)

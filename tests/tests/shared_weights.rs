@@ -1,78 +1,161 @@
 //! Workers without a folder of weights fetch those of their tasks from the farm's store.
 
 use std::fs;
-
-use farm_tests::{Coordinator, Material, ProcessTag, Server, Worker, program};
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Command;
 
-fn share(server: &Server, user: &str, weights: &Path) -> Output {
+use async_nats::jetstream;
+use farm_tests::{Access, Coordinator, Material, ProcessTag, Running, Server, Worker, program};
+use latentfarm_common::backoff::RetryLimit;
+use latentfarm_common::digest::Digest;
+use latentfarm_common::nats::{Connection, Identity, Role, connect};
+
+/// Runs `share-weights` with the key of `user`. Returns its exit code, and what it printed.
+fn share(server: &Access, user: &str, weights: &Path) -> (Option<i32>, String) {
     let (variable, key) = server.key(user);
-    Command::new(program("latentfarm"))
+    let ended = Command::new(program("latentfarm"))
         .args(["share-weights", "--nats", &server.url])
         .arg(weights)
         .env(variable, key)
         .output()
-        .expect("run latentfarm")
+        .expect("run latentfarm");
+    let printed = [ended.stdout, ended.stderr].concat();
+    (
+        ended.status.code(),
+        String::from_utf8_lossy(&printed).into_owned(),
+    )
+}
+
+/// Does something to the stream of the shared weights, with the coordinator's key.
+fn tamper<T>(server: &Access, deed: impl AsyncFnOnce(Connection, jetstream::stream::Stream) -> T) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.expect("a runtime").block_on(async {
+        let identity = Identity {
+            role: Role::Coordinator,
+            nkey_seed: Some(server.key("coordinator").1),
+            authority: None,
+            name: "test".to_owned(),
+        };
+        let connection = connect(&server.url, &identity, RetryLimit::Tries(1)).await;
+        let connection = connection.expect("a connection");
+        let stream = connection.context.get_stream("OBJ_farm-weights").await;
+        deed(connection, stream.expect("the bucket of the weights")).await
+    })
+}
+
+/// Flips a byte of the first stored file. Its chunks are stored once more, so that their order stays.
+fn flip_a_byte(server: &Access) {
+    tamper(server, async |connection, stream| {
+        let mut chunks = Vec::new();
+        for sequence in 1..=stream.cached_info().state.last_sequence {
+            let message = stream.get_raw_message(sequence).await.expect("a message");
+            // The description of the file follows its chunks.
+            if message.subject.contains(".M.") {
+                break;
+            }
+            chunks.push(message);
+        }
+        let subject = chunks[0].subject.clone();
+        let purged = stream.purge().filter(subject.as_str()).await.expect("a purge");
+        assert_eq!(purged.purged, chunks.len() as u64);
+        for (number, chunk) in chunks.iter().enumerate() {
+            let mut payload = chunk.payload.to_vec();
+            if number == 0 {
+                payload[1000] ^= 1;
+            }
+            let published = connection.context.publish(subject.clone(), payload.into()).await;
+            published.expect("a publish").await.expect("an acknowledgement");
+        }
+    });
+}
+
+/// Waits until a worker is set aside, and returns the reason.
+fn reason_of(running: &mut Running, worker: &str) -> String {
+    loop {
+        let event = running.wait_for("worker_set_aside");
+        if event["worker"] == worker {
+            return event["reason"].as_str().expect("a reason").to_owned();
+        }
+    }
+}
+
+fn names(cache: &Path) -> Vec<String> {
+    let entries = fs::read_dir(cache).expect("a cache");
+    let names = entries.map(|entry| entry.expect("an entry").file_name());
+    names.map(|name| name.to_string_lossy().into_owned()).collect()
 }
 
 #[test]
-fn workers_fetch_the_weights_of_their_tasks_once_and_share_them() {
+fn weights_are_fetched_once_a_machine_and_refused_if_they_are_missing_or_damaged_in_the_store() {
     let material = Material::seconds("2", "2");
     let tag = ProcessTag::new();
-    let server = Server::start(&material.path("nats"), &["w1", "w2"]);
+    let server = Server::start(&material.path("nats"), &["w0", "w1", "w2"]);
     let coordinator = Coordinator::start(&server, &material.path("coordinator"), &tag);
-    let refused = share(&server, "worker-w1", &material.weights);
-    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
-    let shared = share(&server, "coordinator", &material.weights);
-    assert_eq!(shared.status.code(), Some(0), "{shared:?}");
-    let printed = String::from_utf8_lossy(&shared.stdout).into_owned();
-    let identity = printed.split(' ').nth(1).expect("a digest").to_owned();
-    // What is there already is found.
-    let again = share(&server, "coordinator", &material.weights);
-    assert_eq!(String::from_utf8_lossy(&again.stdout), printed, "{again:?}");
-
     let cache = material.path("cache");
-    let cache_arg = cache.to_str().expect("a path in UTF-8");
-    let more = ["--weights-cache", cache_arg];
-    let logs = ["w1", "w2"].map(|name| material.path(&format!("{name}.log")));
-    let auto = Path::new("auto");
-    let workers: Vec<Worker> = ["w1", "w2"]
-        .iter()
-        .zip(&logs)
-        .map(|(name, log)| Worker::start_with(&server, name, auto, log, &tag, &more))
-        .collect();
+    let more = ["--weights-cache", cache.to_str().expect("a path in UTF-8")];
+    let log = |name: &str| material.path(&format!("{name}.log"));
+    let start = |name: &str| Worker::start_with(&server, name, Path::new("auto"), &log(name), &tag, &more);
     let (variable, key) = server.key("operator");
-    let finished = material
-        .render("out.mp4")
-        .args(["--nats", &server.url, "--chunk-frames", "16", "--steps", "2"])
-        .env(variable, &key)
-        .spawn()
-        .finish()
-        .complete();
-    assert!(!finished.events.is_empty());
-    for worker in workers {
-        assert_eq!(worker.drain(), Some(0));
-    }
-    let said: Vec<String> = logs
-        .iter()
-        .map(|log| fs::read_to_string(log).expect("a log"))
-        .collect();
+    let render = |output: &str, steps: &str| {
+        let farm = ["--nats", &server.url, "--chunk-frames", "16", "--steps", steps];
+        material.render(output).args(farm).env(variable, &key).spawn()
+    };
+
+    // Nobody has shared anything.
+    let first = start("w0");
+    let mut running = render("out.mp4", "2");
+    let reason = reason_of(&mut running, "w0");
+    assert!(
+        reason.contains("has no weights") && reason.contains("latentfarm share-weights DIR"),
+        "{reason}"
+    );
+    assert_eq!(first.drain(), Some(0));
+
+    let (code, printed) = share(&server, "worker-w0", &material.weights);
+    assert_eq!(code, Some(1), "{printed}");
+    let (code, printed) = share(&server, "coordinator", &material.weights);
+    assert_eq!(code, Some(0), "{printed}");
+    let is_digest = |word: &&str| word.parse::<Digest>().is_ok();
+    let identity = printed.split(' ').find(is_digest).expect("a digest").to_owned();
+    let (code, printed) = share(&server, "coordinator", &material.weights);
+    assert!(code == Some(0) && printed.contains("already"), "{printed}");
+    assert!(!printed.contains("storing"), "{printed}");
+
+    flip_a_byte(&server);
+    let first = start("w1");
+    let reason = reason_of(&mut running, "w1");
+    assert!(
+        reason.contains("is damaged") && reason.contains("latentfarm share-weights DIR"),
+        "{reason}"
+    );
+    assert!(
+        !names(&cache).contains(&identity),
+        "what is damaged is not kept as whole"
+    );
+    let (code, printed) = share(&server, "coordinator", &material.weights);
+    assert!(
+        code == Some(0) && printed.matches("storing").count() == 1 && printed.contains("(1 of "),
+        "only the damaged file is stored again: {printed}"
+    );
+
+    // The worker that was unfit tries again.
+    assert_eq!(
+        running.finish().complete().report["given_up"],
+        serde_json::json!([])
+    );
+    assert_eq!(first.drain(), Some(0));
+    let second = start("w2");
+    let finished = render("again.mp4", "3").finish().complete();
+    let workers = finished.report["workers"].as_object().expect("workers");
+    assert!(workers.contains_key("w2"), "{workers:?}");
+    assert_eq!(second.drain(), Some(0));
+    let said = ["w1", "w2"].map(|name| fs::read_to_string(log(name)).expect("a log"));
     let fetched = said
-        .iter()
-        .filter(|log| log.contains("the weights are here"))
-        .count();
-    assert_eq!(fetched, 1, "{said:#?}");
-    let names: Vec<String> = fs::read_dir(&cache)
-        .expect("a cache")
-        .map(|entry| {
-            entry
-                .expect("an entry")
-                .file_name()
-                .to_string_lossy()
-                .into_owned()
-        })
-        .collect();
+        .each_ref()
+        .map(|log| log.matches("the weights are here").count());
+    assert_eq!(fetched, [1, 0], "{said:#?}");
+    assert!(!said[1].contains("fetching"), "{}", said[1]);
+    let names = names(&cache);
     assert!(names.contains(&identity), "{names:?}");
     assert!(!names.iter().any(|name| name.contains(".part")), "{names:?}");
     assert_eq!(coordinator.interrupt(), Some(0));

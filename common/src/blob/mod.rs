@@ -144,6 +144,22 @@ impl Store {
         }
     }
 
+    /// Whether the store has the blob, whole and undamaged. Reads all of it.
+    pub async fn has(&self, blob: &BlobRef) -> Result<bool, BlobError> {
+        // A blob that was never stored is not looked for a second time.
+        let found = match self.check(blob).await {
+            Ok(()) => self.verify(blob).await,
+            missing => missing,
+        };
+        match found {
+            Ok(()) => Ok(true),
+            Err(BlobError::Missing { .. } | BlobError::WrongSize { .. } | BlobError::Damaged { .. }) => {
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// Reads the whole blob and checks its digest.
     pub async fn verify(&self, blob: &BlobRef) -> Result<(), BlobError> {
         match &self.backend {

@@ -351,7 +351,10 @@ impl Chunks {
             if let Some(message) = message {
                 self.left -= 1;
                 self.digest.update(&message.payload);
-                return Ok(Some(message.payload));
+                // What is longer than announced is not written to its end.
+                if self.digest.bytes() <= self.blob.bytes {
+                    return Ok(Some(message.payload));
+                }
             }
         }
         let (digest, bytes) = std::mem::take(&mut self.digest).finish();

@@ -3,14 +3,17 @@
 //!
 //! The bucket is one of its own, so that the sweep of media does not touch it and workers cannot write to it.
 
+use std::error::Error;
+
+use async_nats::StatusCode;
 use async_nats::jetstream::message::PublishMessage;
-use async_nats::jetstream::stream::Config;
+use async_nats::jetstream::stream::{Config, DirectGetError, DirectGetErrorKind};
 
 use super::connect::Connection;
 use super::direct::last_of;
 use super::error::StreamError;
 use super::subjects::shared_weights;
-use super::topology::{WEIGHTS_BUCKET, WEIGHTS_STREAM, is_not_found, weights_stream};
+use super::topology::{DONE, WEIGHTS_BUCKET, WEIGHTS_STREAM, is_not_found, weights_stream};
 use crate::blob::{BlobError, Store};
 use crate::digest::Digest;
 use crate::wire::weights::SharedWeights;
@@ -46,10 +49,17 @@ pub async fn ensure_bucket(connection: &Connection) -> Result<(), StreamError> {
         Err(error) if is_not_found(error.kind()) => {}
         Err(error) => return Err(failed(error.into())),
     }
-    let done = context.get_stream(super::topology::DONE).await;
-    let copies = done.map_err(|error| failed(error.into()))?;
+    let done = match context.get_stream(DONE).await {
+        Ok(done) => done,
+        Err(error) if is_not_found(error.kind()) => {
+            return Err(failed(
+                "the farm has no streams yet: start its coordinator first".into(),
+            ));
+        }
+        Err(error) => return Err(failed(error.into())),
+    };
     let config = Config {
-        num_replicas: copies.cached_info().config.num_replicas,
+        num_replicas: done.cached_info().config.num_replicas,
         ..weights_stream()
     };
     let created = context.create_stream(config).await;
@@ -81,8 +91,12 @@ pub async fn find(
     let failed =
         |cause: async_nats::Error| StreamError::new(format!("look up the shared weights {identity}"), cause);
     let read = last_of(&connection.context, WEIGHTS_STREAM, &shared_weights(identity)).await;
-    let Some(message) = read.map_err(failed)? else {
-        return Ok(None);
+    let message = match read {
+        Ok(Some(message)) => message,
+        Ok(None) => return Ok(None),
+        // There is no bucket before anybody shares weights.
+        Err(error) if is_unserved(error.as_ref()) => return Ok(None),
+        Err(error) => return Err(failed(error).into()),
     };
     let list: SharedWeights = wire::decode(&message.payload).map_err(SharedWeightsError::Damaged)?;
     if list.is_sound() {
@@ -90,4 +104,13 @@ pub async fn find(
     } else {
         Err(SharedWeightsError::Unsound)
     }
+}
+
+/// Whether no server has the stream that was asked for.
+fn is_unserved(error: &(dyn Error + 'static)) -> bool {
+    let kind = error.downcast_ref::<DirectGetError>().map(DirectGetError::kind);
+    matches!(
+        kind,
+        Some(DirectGetErrorKind::ErrorResponse(StatusCode::NO_RESPONDERS, _))
+    )
 }

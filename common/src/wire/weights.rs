@@ -1,5 +1,6 @@
 //! The list of the files of a folder of weights that a farm shares. The files themselves are blobs.
 
+use std::collections::BTreeSet;
 use std::path::{Component, Path};
 
 use serde::{Deserialize, Serialize};
@@ -28,17 +29,19 @@ pub struct SharedFile {
 }
 
 impl Message for SharedWeights {
-    const KIND: u8 = 17;
+    const KIND: u8 = 25;
 }
 
 impl SharedWeights {
-    /// Whether the files can be written into a folder and nowhere else: the paths stay in it, and there are some.
+    /// Whether the files can be written into a folder and nowhere else: there are some and not too many, each with a path
+    /// of its own, which stays in the folder and has no hidden name, as files that are not complete have.
     pub fn is_sound(&self) -> bool {
-        let is_inside = |file: &SharedFile| {
-            let mut parts = Path::new(&file.path).components().peekable();
-            parts.peek().is_some() && parts.all(|part| matches!(part, Component::Normal(_)))
-        };
-        !self.files.is_empty() && self.files.len() <= MAX_FILES && self.files.iter().all(is_inside)
+        let is_plain = |part: Component<'_>| matches!(part, Component::Normal(name) if !name.as_encoded_bytes().starts_with(b"."));
+        let is_inside = |path: &Path| path.components().next().is_some() && path.components().all(is_plain);
+        let paths: BTreeSet<&Path> = self.files.iter().map(|file| Path::new(&file.path)).collect();
+        (1..=MAX_FILES).contains(&self.files.len())
+            && paths.len() == self.files.len()
+            && paths.into_iter().all(is_inside)
     }
 
     /// Returns the size of all files together.
@@ -76,10 +79,18 @@ mod tests {
             &["a/../../b"],
             &[""],
             &["."],
+            &["./a"],
+            &["vae/.staged-1"],
+            &[".latentfarm-digests.json"],
+            &["a", "a"],
+            &["vae/a", "vae//a"],
             &[],
         ] {
             assert!(!list(paths).is_sound(), "{paths:?}");
         }
-        assert!(!list(&["a"; MAX_FILES + 1]).is_sound());
+        let names: Vec<String> = (0..=MAX_FILES).map(|number| number.to_string()).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        assert!(list(&names[1..]).is_sound());
+        assert!(!list(&names).is_sound());
     }
 }

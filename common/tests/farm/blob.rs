@@ -155,6 +155,43 @@ async fn a_lost_chunk_of_an_object_is_noticed_and_mended_by_the_next_put() {
 }
 
 #[tokio::test]
+async fn an_object_that_is_longer_than_announced_is_not_read_to_its_end() {
+    let farm = Farm::start().await;
+    let store = Store::open("nats://farm-media", Some(&farm.coordinator.client)).unwrap();
+    let blob = store.put_bytes(b"small".to_vec()).await.unwrap();
+    let context = &farm.coordinator.context;
+    let stream = context.get_stream("OBJ_farm-media").await.unwrap();
+    let chunk = stream.get_raw_message(1).await.unwrap();
+    let description = stream.get_raw_message(2).await.unwrap();
+    for _ in 0..3 {
+        let more = context.publish(chunk.subject.clone(), vec![0; 1000].into()).await;
+        more.unwrap().await.unwrap();
+    }
+    let text = String::from_utf8(description.payload.to_vec()).unwrap();
+    let longer = text.replace("\"chunks\":1", "\"chunks\":4");
+    assert_ne!(longer, text);
+    let description = context.publish(description.subject, longer.into()).await;
+    description.unwrap().await.unwrap();
+    let destination = farm.dir.path().join("fetched");
+    let error = store.get_to_file(&blob, &destination).await.unwrap_err();
+    assert!(
+        matches!(
+            error,
+            BlobError::Damaged {
+                found_bytes: 1005,
+                ..
+            }
+        ),
+        "{error:?}"
+    );
+    assert!(!destination.exists());
+    assert!(!store.has(&blob).await.unwrap());
+    assert!(!store.has(&BlobRef { bytes: 6, ..blob }).await.unwrap());
+    store.put_bytes(b"small".to_vec()).await.unwrap();
+    assert!(store.has(&blob).await.unwrap());
+}
+
+#[tokio::test]
 async fn other_urls_are_refused() {
     for url in [
         "",

@@ -12,5 +12,6 @@ mod lines;
 mod queue;
 mod roles;
 mod server;
+mod shared_weights;
 #[path = "../support/mod.rs"]
 mod support;

@@ -26,12 +26,18 @@ pub(super) fn main(args: &ShareWeightsArgs) -> Result<ExitStatus, CommandError> 
             .await
             .context("the weights are not shared: the same command goes on where this one ended")
             .map_err(CommandError::failed)?;
-        print_result(format_args!(
-            "shared {} ({} files, {} MiB)",
-            info.identity,
-            shared.files.len(),
-            shared.bytes() >> 20
-        ))?;
+        let (files, mib) = (shared.list.files.len(), shared.list.bytes() >> 20);
+        if shared.was_shared {
+            print_result(format_args!(
+                "the farm has {} already ({files} files, {mib} MiB)",
+                info.identity
+            ))?;
+        } else {
+            print_result(format_args!(
+                "shared {} ({} of {files} files stored, {mib} MiB)",
+                info.identity, shared.stored
+            ))?;
+        }
         connection.close().await;
         Ok(ExitStatus::Complete)
     })

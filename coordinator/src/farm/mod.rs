@@ -37,6 +37,6 @@ pub use messages::{
 };
 pub use render::{FarmRenderError, render};
 pub use serve::{FarmServer, Ready, ServeSettings, serve};
-pub use share_weights::{ShareWeightsError, share_weights};
+pub use share_weights::{ShareOutcome, ShareWeightsError, share_weights};
 pub use submit::{SubmitError, SubmitOptions, Then, submit};
 pub use watch::watch;

@@ -318,6 +318,12 @@ pub(crate) const SERVED: &[Row] = &[
         ),
     ),
     (
+        "latentfarm share-weights",
+        As(
+            "LATENTFARM_NKEY_SEED=$(cat coordinator.nk) LATENTFARM_NATS=nats://farm.example:4222 latentfarm share-weights DIR",
+        ),
+    ),
+    (
         "latentfarm share-weights DIR --nats URL",
         As(
             "LATENTFARM_NKEY_SEED=$(cat coordinator.nk) latentfarm share-weights DIR --nats nats://farm.example:4222",

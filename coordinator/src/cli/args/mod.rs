@@ -218,14 +218,12 @@ Example:
 
 Exit codes: 0 it is shut out, 1 failed, 2 no such machine.")]
     Revoke(RevokeArgs),
-    /// Store a folder of weights on a farm, from which workers with `--weights auto` fetch it
-    ///
-    /// Workers find weights by the digest that a job names. What is there already is not sent again.
+    /// Store a folder of weights on a farm, once, for workers with `--weights auto`, which find it by its digest
     #[command(after_help = "\
 Example:
   latentfarm share-weights ~/latentsync --nats nats://farm.example:4222
 
-Exit codes: 0 shared, 1 failed, and the same command goes on; 2 unusable weights.")]
+Exit codes: 0 shared, 1 failed, 2 unusable weights.")]
     ShareWeights(ShareWeightsArgs),
     /// Look at segments for a coordinator, which starts this process
     #[command(hide = true)]

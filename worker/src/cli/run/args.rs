@@ -24,7 +24,7 @@ pub(in crate::cli) struct RunArgs {
     /// `latentfarm share-weights` puts them, and kept
     #[arg(long, value_name = "DIR", env = "LATENTFARM_WEIGHTS")]
     pub(super) weights: PathBuf,
-    /// Folder for the weights that `--weights auto` fetches, which all workers of this machine may share (default:
+    /// Folder for the weights that `--weights auto` fetches, which all workers of one user may share (default:
     /// `latentfarm/weights` in this user's cache folder)
     #[arg(long, value_name = "DIR")]
     pub(super) weights_cache: Option<PathBuf>,

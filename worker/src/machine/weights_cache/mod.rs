@@ -8,6 +8,9 @@
 //! ```
 //! The kernel releases the locks however a worker ends. The supervisor calls this before a task is loaded.
 
+#[cfg(test)]
+mod tests;
+
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -16,6 +19,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use latentfarm_common::clock::since_1970;
 use latentfarm_common::digest::Digest;
 use latentfarm_common::error::{FileError, ignore_not_found};
+use nix::sys::statvfs::statvfs;
 
 /// Suffix of what was fetched so far.
 const PARTIAL: &str = "part";
@@ -63,6 +67,16 @@ pub enum CacheError {
         /// Limit of the cache.
         limit_mib: u64,
         /// What others do not use of it.
+        free_mib: u64,
+    },
+    /// The disk has no room for the weights.
+    #[error("the weights need {needed_mib} MiB more in the cache `{}`, and its disk has {free_mib} MiB free", dir.display())]
+    DiskFull {
+        /// Folder of the cache.
+        dir: PathBuf,
+        /// Size of what is still to be fetched.
+        needed_mib: u64,
+        /// Free space of the disk.
         free_mib: u64,
     },
 }
@@ -115,16 +129,21 @@ impl WeightsCache {
     }
 
     /// Makes room for weights of this size and returns the folder to fetch them into, which keeps what was fetched of
-    /// them before. Others go, those that were not used for longest first, and none that is in use.
+    /// them before. Others go, those that were not used for longest first, and none that is in use. If the weights cannot
+    /// fit, none goes.
     pub fn begin(&self, _right: &FetchLock, identity: Digest, bytes: u64) -> Result<PathBuf, CacheError> {
-        let own = identity.to_string();
+        let partial = self.partial(identity);
+        remove_hidden(&partial)?;
+        let missing = bytes.saturating_sub(folder_bytes(&partial));
         let mut others = self.entries()?;
+        let own = identity.to_string();
         others.retain(|entry| entry.name != own);
         others.sort_by_key(|entry| entry.used);
         let mut kept: u64 = others.iter().map(|entry| entry.bytes).sum();
-        if bytes <= self.limit_bytes {
+        let mut free = free_bytes(&self.dir);
+        if bytes <= self.limit_bytes && missing <= free.saturating_add(kept) {
             for entry in &others {
-                if kept.saturating_add(bytes) <= self.limit_bytes {
+                if kept.saturating_add(bytes) <= self.limit_bytes && missing <= free {
                     break;
                 }
                 if self.remove(&entry.name)? {
@@ -133,6 +152,7 @@ impl WeightsCache {
                         "removed weights that were not used for long"
                     );
                     kept -= entry.bytes;
+                    free = free_bytes(&self.dir);
                 }
             }
         }
@@ -144,23 +164,42 @@ impl WeightsCache {
                 free_mib: self.limit_bytes.saturating_sub(kept) >> 20,
             });
         }
-        let partial = self.dir.join(own).with_extension(PARTIAL);
+        if missing > free {
+            return Err(CacheError::DiskFull {
+                dir: self.dir.clone(),
+                needed_mib: missing.div_ceil(1 << 20),
+                free_mib: free >> 20,
+            });
+        }
         fs::create_dir_all(&partial).map_err(FileError::at("create", &partial))?;
         Ok(partial)
     }
 
-    /// Makes what was fetched the weights of this digest.
-    pub fn finish(&self, _right: &FetchLock, identity: Digest) -> Result<(), CacheError> {
+    /// Returns how much of all weights that are not here in whole is here.
+    pub fn arrived_bytes(&self) -> u64 {
+        let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
+        let paths = entries.map(|entry| entry.path());
+        let partial = paths.filter(|path| path.extension().is_some_and(|suffix| suffix == PARTIAL));
+        partial.map(|path| folder_bytes(&path)).sum()
+    }
+
+    /// Makes what was fetched the weights of this digest, and returns them.
+    pub fn finish(&self, _right: &FetchLock, identity: Digest) -> Result<CachedWeights, CacheError> {
         let path = self.dir.join(identity.to_string());
-        let partial = path.with_extension(PARTIAL);
-        fs::rename(&partial, &path).map_err(FileError::at("rename", &partial))?;
+        let partial = self.partial(identity);
         // The folder's own entry is what a power failure may lose, and then it is fetched again.
-        Ok(())
+        fs::rename(&partial, &path).map_err(FileError::at("rename", &partial))?;
+        let gone = || FileError::at("open", &path)(io::ErrorKind::NotFound.into());
+        self.open(identity)?.ok_or_else(|| gone().into())
     }
 
     /// Removes what was fetched, because it is not what it should be.
     pub fn discard(&self, _right: &FetchLock, identity: Digest) -> Result<(), CacheError> {
-        remove_folder(&self.dir.join(identity.to_string()).with_extension(PARTIAL))
+        remove_folder(&self.partial(identity))
+    }
+
+    fn partial(&self, identity: Digest) -> PathBuf {
+        self.dir.join(identity.to_string()).with_extension(PARTIAL)
     }
 
     /// Removes weights that nobody uses. Returns false if somebody does.
@@ -221,6 +260,25 @@ fn remove_folder(path: &Path) -> Result<(), CacheError> {
     Ok(ignore_not_found(removed).map_err(FileError::at("remove", path))?)
 }
 
+/// Removes the hidden files in a folder and those below it: what an interrupted fetch was writing, and digests that were
+/// noted of files which have been replaced since. No file of weights is hidden.
+fn remove_hidden(dir: &Path) -> Result<(), CacheError> {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_hidden(&path)?;
+        } else if entry.file_name().as_encoded_bytes().starts_with(b".") {
+            ignore_not_found(fs::remove_file(&path)).map_err(FileError::at("remove", &path))?;
+        }
+    }
+    Ok(())
+}
+
+/// Returns the free space of a folder's disk. What is not known counts as enough.
+fn free_bytes(dir: &Path) -> u64 {
+    statvfs(dir).map_or(u64::MAX, |stat| stat.blocks_available() * stat.fragment_size())
+}
+
 /// Returns the size of all files in a folder. What vanishes meanwhile counts nothing.
 fn folder_bytes(path: &Path) -> u64 {
     let entries = fs::read_dir(path).into_iter().flatten().flatten();
@@ -230,77 +288,4 @@ fn folder_bytes(path: &Path) -> u64 {
         Err(_) => 0,
     });
     sizes.sum()
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-
-    const MIB: u64 = 1 << 20;
-
-    fn digest(name: &str) -> Digest {
-        Digest::of(name.as_bytes())
-    }
-
-    /// Keeps weights of one MiB, which were last used so many seconds ago.
-    fn keep(cache: &WeightsCache, name: &str, seconds_ago: u64) {
-        let right = cache.try_lock().unwrap().unwrap();
-        let folder = cache.begin(&right, digest(name), MIB).unwrap();
-        fs::write(folder.join("unet.pt"), vec![0; 1 << 20]).unwrap();
-        cache.finish(&right, digest(name)).unwrap();
-        drop(cache.open(digest(name)).unwrap().unwrap());
-        let lock = open_lock(&cache.dir.join(digest(name).to_string()).with_extension(LOCK)).unwrap();
-        let used = UNIX_EPOCH + since_1970() - Duration::from_secs(seconds_ago);
-        lock.set_modified(used).unwrap();
-    }
-
-    fn has(cache: &WeightsCache, name: &str) -> bool {
-        cache.open(digest(name)).unwrap().is_some()
-    }
-
-    #[test]
-    fn what_was_not_used_for_longest_goes_first_and_what_is_in_use_never() {
-        let dir = tempfile::tempdir().unwrap();
-        let cache = WeightsCache::new(dir.path().join("weights"), 3 * MIB);
-        for (name, seconds_ago) in [("a", 300), ("b", 200), ("c", 100)] {
-            keep(&cache, name, seconds_ago);
-        }
-        let in_use = cache.open(digest("b")).unwrap().unwrap();
-        keep(&cache, "d", 50);
-        assert_eq!(
-            ["a", "b", "c", "d"].map(|name| has(&cache, name)),
-            [false, true, true, true]
-        );
-        let right = cache.try_lock().unwrap().unwrap();
-        let refused = cache.begin(&right, digest("e"), 3 * MIB).unwrap_err().to_string();
-        assert!(
-            refused.contains("3 MiB") && refused.contains("--weights-cache-limit"),
-            "{refused}"
-        );
-        assert!(in_use.path.join("unet.pt").is_file());
-        drop(in_use);
-        cache.begin(&right, digest("e"), 3 * MIB).unwrap();
-        assert!(!has(&cache, "b"));
-        let refused = cache.begin(&right, digest("f"), 4 * MIB);
-        assert!(matches!(refused, Err(CacheError::NoRoom { .. })), "{refused:?}");
-    }
-
-    #[test]
-    fn one_worker_fetches_at_a_time_and_the_next_goes_on_with_what_is_there() {
-        let dir = tempfile::tempdir().unwrap();
-        let cache = WeightsCache::new(dir.path().join("weights"), 3 * MIB);
-        let right = cache.try_lock().unwrap().unwrap();
-        assert!(cache.try_lock().unwrap().is_none());
-        let folder = cache.begin(&right, digest("a"), MIB).unwrap();
-        fs::write(folder.join("unet.pt"), "whole").unwrap();
-        assert!(!has(&cache, "a"), "it is not complete");
-        drop(right);
-        let right = cache.try_lock().unwrap().unwrap();
-        let folder = cache.begin(&right, digest("a"), MIB).unwrap();
-        assert_eq!(fs::read(folder.join("unet.pt")).unwrap(), b"whole");
-        cache.finish(&right, digest("a")).unwrap();
-        assert!(has(&cache, "a"));
-    }
 }
