@@ -27,7 +27,7 @@ use super::placer::Placer;
 use super::publisher::TaskPublisher;
 use super::rebalance::Rebalancer;
 use super::repair::repair;
-use super::run_spot_checks::Sampler;
+use super::sampler::Sampler;
 use super::segment_reader::SegmentReader;
 use super::settings::FarmSettings;
 use super::shared_analysis::RecordSharer;

@@ -51,6 +51,7 @@ mod repair;
 mod report;
 mod run;
 mod run_spot_checks;
+mod sampler;
 mod segment_reader;
 mod set_aside;
 mod settings;

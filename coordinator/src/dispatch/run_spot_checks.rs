@@ -1,7 +1,5 @@
 //! How the dispatcher runs spot checks; see [`SpotChecks`](super::spot_checks).
 
-use std::hash::{BuildHasher as _, RandomState};
-use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use latentfarm_common::error::one_line;
@@ -20,28 +18,6 @@ use super::workers::Workers;
 use crate::job::record::ChunkRecord;
 use crate::job::retry::Cause;
 use crate::placement::{Fit, WorkerCapacity};
-
-/// Chooses the chunks that are checked. Workers cannot know which: the choice depends on a random number of this process.
-#[derive(Debug)]
-pub(super) struct Sampler {
-    /// One chunk of so many is checked.
-    every: Option<NonZeroU32>,
-    salt: RandomState,
-}
-
-impl Sampler {
-    pub(super) fn new(every: Option<NonZeroU32>) -> Self {
-        Self {
-            every,
-            salt: RandomState::new(),
-        }
-    }
-
-    fn takes(&self, chunk: ChunkId) -> bool {
-        self.every
-            .is_some_and(|every| self.salt.hash_one(chunk).is_multiple_of(u64::from(every.get())))
-    }
-}
 
 impl Dispatcher<'_> {
     /// Begins the check of a result that was verified, if its chunk is one of the sample, or its worker has given a wrong
@@ -294,34 +270,4 @@ fn fit_without(
         .filter(|worker| !renderers.contains(&worker.worker));
     let others: Vec<WorkerCapacity> = others.cloned().collect();
     job.fit_of_kind(record.kind?, alike, &others, estimator)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use latentfarm_common::digest::Digest;
-    use latentfarm_common::ids::JobId;
-
-    #[test]
-    fn one_chunk_of_so_many_is_chosen_and_another_process_chooses_others() {
-        let chunk = |index| ChunkId {
-            job: JobId::from_digest(&Digest::of(b"job")),
-            work: WorkKind::Render,
-            index,
-        };
-        let chosen = |every| -> Vec<u32> {
-            let sampler = Sampler::new(NonZeroU32::new(every));
-            (0..20_000).filter(|index| sampler.takes(chunk(*index))).collect()
-        };
-        assert_eq!(chosen(0).len(), 0);
-        assert_eq!(chosen(1).len(), 20_000);
-        let of_one_process = chosen(100);
-        // Binomial: 200 on average, with a standard deviation of 14.
-        assert!(
-            (100..300).contains(&of_one_process.len()),
-            "{}",
-            of_one_process.len()
-        );
-        assert_ne!(of_one_process, chosen(100));
-    }
 }
