@@ -180,9 +180,9 @@ impl<'a> Dispatcher<'a> {
         match message {
             FarmMessage::Done(entry) => self.on_done(entry).await,
             FarmMessage::Event(event) => {
-                let (worker, chunk) = (event.worker.clone(), event.chunk);
-                if chunk.work == WorkKind::SpotCheck {
-                    self.on_spot_check_event(chunk, &event.kind).await;
+                let worker = event.worker.clone();
+                if event.chunk.work == WorkKind::SpotCheck {
+                    self.on_spot_check_event(&event).await;
                 }
                 self.on_event(event);
                 self.settle_claims_of(&worker).await;
@@ -298,9 +298,10 @@ impl<'a> Dispatcher<'a> {
         if let EventKind::Failed(failure) = &event.kind {
             self.on_worker_failure(&worker, chunk, failure);
         }
-        if chunk.work == WorkKind::Border {
-            self.on_border_event(chunk, &event.kind);
-            return;
+        match chunk.work {
+            WorkKind::Border => return self.on_border_event(chunk, &event.kind),
+            WorkKind::SpotCheck => return,
+            WorkKind::Analyze | WorkKind::Render => {}
         }
         let Some(job) = self.jobs.get_mut(&chunk.job) else {
             return;

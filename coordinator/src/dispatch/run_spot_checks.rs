@@ -6,7 +6,7 @@ use latentfarm_common::error::one_line;
 use latentfarm_common::ids::{ChunkId, WorkKind, WorkerId};
 use latentfarm_common::wire::WireError;
 use latentfarm_common::wire::memory::MemoryPlan;
-use latentfarm_common::wire::outcome::{DoneRecord, EventKind};
+use latentfarm_common::wire::outcome::{DoneRecord, Event, EventKind};
 use tokio::time::Instant;
 
 use super::dispatcher::Dispatcher;
@@ -96,16 +96,23 @@ impl Dispatcher<'_> {
         }
     }
 
-    /// Takes the report of a worker about rendering a chunk again. A failure is not tried again; a task that was given back
-    /// too often is published anew.
-    pub(super) async fn on_spot_check_event(&mut self, task: ChunkId, kind: &EventKind) {
-        let chunk = checked_chunk(task);
-        match kind {
+    /// Takes the report of a worker about rendering a chunk again. A failure is not tried again, unless it is that of a worker
+    /// that has rendered the chunk, which so could keep its own result from being checked; a task that was given back too
+    /// often is published anew.
+    pub(super) async fn on_spot_check_event(&mut self, event: &Event) {
+        let chunk = checked_chunk(event.chunk);
+        let renderers = self
+            .jobs
+            .get(&chunk.job)
+            .map(|job| job.spot_checks.renderers(chunk.index));
+        match &event.kind {
             EventKind::Started => {}
             EventKind::Released => self.request_rendering(chunk).await,
             EventKind::Failed(failure) => {
-                let reason = Cause::of(failure).reason;
-                self.give_up_spot_check(chunk, &reason).await;
+                if !renderers.is_some_and(|renderers| renderers.contains(&event.worker)) {
+                    let reason = Cause::of(failure).reason;
+                    self.give_up_spot_check(chunk, &reason).await;
+                }
             }
         }
     }

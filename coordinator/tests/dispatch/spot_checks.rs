@@ -20,13 +20,49 @@ fn all_checked(stage: &Stage) -> DispatchSettings {
     settings
 }
 
-async fn dispatch(stage: &Stage, check: SegmentCheck) -> JobEnd {
-    let ended = stage
-        .dispatch_with(all_checked(stage), check)
-        .await
-        .end()
-        .await
-        .unwrap();
+/// What the workers of a test begin with, which is when all of them have joined: a result can be checked from the first on.
+struct Start {
+    gate: watch::Sender<bool>,
+}
+
+impl Start {
+    fn new() -> Self {
+        let (gate, _) = watch::channel(false);
+        Self { gate }
+    }
+
+    /// A script that analyses once all have joined, and follows `script` from then on.
+    fn then(&self, script: Script) -> Script {
+        let opened = self.gate.subscribe();
+        Arc::new(move |task, before| {
+            if task.chunk.work == WorkKind::Analyze {
+                Act::Wait(opened.clone())
+            } else {
+                script(task, before)
+            }
+        })
+    }
+
+    fn honest(&self) -> Script {
+        self.then(always(Act::Succeed))
+    }
+
+    /// Dispatches the job, and lets the workers begin when so many have joined.
+    async fn dispatch(&self, stage: &Stage, check: SegmentCheck, workers: usize) -> Run {
+        let mut run = stage.dispatch_with(all_checked(stage), check).await;
+        let mut joined = 0;
+        run.wait_for("all workers have joined", |event| {
+            joined += usize::from(matches!(event, JobEvent::WorkerJoined { .. }));
+            joined == workers
+        })
+        .await;
+        self.gate.send_replace(true);
+        run
+    }
+}
+
+async fn complete(run: Run) -> JobEnd {
+    let ended = run.end().await.unwrap();
     assert_eq!(ended.ending, Ending::Complete);
     ended
 }
@@ -46,9 +82,10 @@ fn wrong() -> FakeMachine {
 async fn every_result_is_confirmed_by_another_worker_once() {
     let stage = Stage::open(64).await;
     let counter = AttemptCounter::default();
-    let _w1 = stage.worker("w1", &counter, always(Act::Succeed)).await;
-    let _w2 = stage.worker("w2", &counter, always(Act::Succeed)).await;
-    let ended = dispatch(&stage, accept()).await;
+    let start = Start::new();
+    let _w1 = stage.worker("w1", &counter, start.honest()).await;
+    let _w2 = stage.worker("w2", &counter, start.honest()).await;
+    let ended = complete(start.dispatch(&stage, accept(), 2).await).await;
     let begun = counter.begun();
     let checks = || {
         begun
@@ -68,15 +105,16 @@ async fn every_result_is_confirmed_by_another_worker_once() {
 async fn workers_that_cannot_confirm_a_result_do_not_hold_it_up() {
     let stage = Stage::open(64).await;
     let counter = AttemptCounter::default();
-    let _w1 = stage.worker("w1", &counter, always(Act::Succeed)).await;
+    let start = Start::new();
+    let _w1 = stage.worker("w1", &counter, start.honest()).await;
     let of_another_kind = FakeMachine {
         rounds_like: "another kind",
         ..FakeMachine::default()
     };
     let _w2 = stage
-        .worker_on("w2", &counter, of_another_kind, always(Act::Succeed))
+        .worker_on("w2", &counter, of_another_kind, start.honest())
         .await;
-    let ended = dispatch(&stage, accept()).await;
+    let ended = complete(start.dispatch(&stage, accept(), 2).await).await;
     let report = SpotCheckReport {
         not_compared: 4,
         ..SpotCheckReport::default()
@@ -90,18 +128,19 @@ async fn a_wrong_result_is_replaced_and_its_worker_set_aside_when_a_third_decide
     let counter = AttemptCounter::default();
     // The honest workers render nothing before the wrong one has, which vanishes when it begins another chunk.
     let (gate, opened) = watch::channel(false);
-    let honest: Script = Arc::new(move |task, _| {
+    let start = Start::new();
+    let honest = start.then(Arc::new(move |task, _| {
         if task.chunk.work == WorkKind::Render {
             Act::Wait(opened.clone())
         } else {
             Act::Succeed
         }
-    });
+    }));
     let rendered = AtomicU32::new(0);
-    let vanishes: Script = Arc::new(move |task, _| {
+    let vanishes = start.then(Arc::new(move |task, _| {
         let is_first = task.chunk.work != WorkKind::Render || rendered.fetch_add(1, Ordering::SeqCst) == 0;
         if is_first { Act::Succeed } else { Act::Die }
-    });
+    }));
     let _w1 = stage.worker("w1", &counter, Arc::clone(&honest)).await;
     let _w2 = stage.worker("w2", &counter, honest).await;
     let _w3 = stage.worker_on("w3", &counter, wrong(), vanishes).await;
@@ -111,7 +150,7 @@ async fn a_wrong_result_is_replaced_and_its_worker_set_aside_when_a_third_decide
         }
         Ok(())
     });
-    let ended = dispatch(&stage, check).await;
+    let ended = complete(start.dispatch(&stage, check, 3).await).await;
     let right = FakeMachine::default().frame_hash();
     for record in &ended.records {
         let DoneBody::Render { frame_hashes, .. } = &record.body else {
@@ -137,11 +176,10 @@ async fn a_wrong_result_is_replaced_and_its_worker_set_aside_when_a_third_decide
 async fn two_workers_that_differ_are_both_reported_and_neither_is_set_aside() {
     let stage = Stage::open(64).await;
     let counter = AttemptCounter::default();
-    let _w1 = stage.worker("w1", &counter, always(Act::Succeed)).await;
-    let _w2 = stage
-        .worker_on("w2", &counter, wrong(), always(Act::Succeed))
-        .await;
-    let ended = dispatch(&stage, accept()).await;
+    let start = Start::new();
+    let _w1 = stage.worker("w1", &counter, start.honest()).await;
+    let _w2 = stage.worker_on("w2", &counter, wrong(), start.honest()).await;
+    let ended = complete(start.dispatch(&stage, accept(), 2).await).await;
     let checks = &ended.report.spot_checks;
     assert_eq!((checks.agreed, checks.disagreements.len()), (0, 4), "{checks:?}");
     for Disagreement { workers, odd, .. } in &checks.disagreements {
@@ -149,4 +187,77 @@ async fn two_workers_that_differ_are_both_reported_and_neither_is_set_aside() {
     }
     assert_eq!(ended.report.set_aside.len(), 0);
     assert_eq!(ended.report.retries.len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_cannot_call_off_the_check_of_its_own_result() {
+    let stage = Stage::open(64).await;
+    let counter = AttemptCounter::default();
+    let start = Start::new();
+    // The first worker renders two chunks, and each then holds one until the gate opens.
+    let (gate, opened) = watch::channel(false);
+    let rendered = AtomicU32::new(0);
+    let waiting = opened.clone();
+    let first = start.then(Arc::new(move |task, _| {
+        let waits = task.chunk.work == WorkKind::Render && rendered.fetch_add(1, Ordering::SeqCst) >= 2;
+        if waits {
+            Act::Wait(waiting.clone())
+        } else {
+            Act::Succeed
+        }
+    }));
+    let second = start.then(Arc::new(move |task, _| {
+        if task.chunk.work == WorkKind::Render {
+            Act::Wait(opened.clone())
+        } else {
+            Act::Succeed
+        }
+    }));
+    let _w1 = stage.worker("w1", &counter, first).await;
+    let _w2 = stage.worker("w2", &counter, second).await;
+    let mut run = start.dispatch(&stage, accept(), 2).await;
+
+    let job = stage.spec.id;
+    let tasks = TaskStream::new(&stage.farm.connection, stage.farm.topology);
+    let is_check = |chunk: &ChunkId| chunk.work == WorkKind::SpotCheck;
+    let checks = timeout(LIMIT, async {
+        loop {
+            let queued = tasks.queued(job).await.unwrap();
+            let checks: Vec<ChunkId> = queued.iter().map(|(_, chunk)| *chunk).filter(is_check).collect();
+            if checks.len() == 2 {
+                return checks;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    let checks = checks.await.expect("the results of the first worker are checked");
+    let identity = stage.server.worker(&"w1".parse().unwrap()).unwrap();
+    let liar = connect(&stage.server.url(), &identity, RetryLimit::Tries(1))
+        .await
+        .unwrap();
+    let held = (0..4).map(|index| ChunkId {
+        job,
+        work: WorkKind::Render,
+        index,
+    });
+    let held = held.filter(|chunk| checks.iter().all(|check| check.index / 2 != chunk.index));
+    let held: Vec<ChunkId> = held.collect();
+    // Events are read in order: those about the chunks that are held show that the ones before were read.
+    for chunk in checks.into_iter().chain(held) {
+        let failed = Event {
+            chunk,
+            attempt: Attempt::default(),
+            worker: "w1".parse().unwrap(),
+            kind: EventKind::Failed(transient()),
+        };
+        events::publish(&liar, &failed, LIMIT).await.unwrap();
+    }
+    run.wait_for("an attempt has failed", |event| {
+        matches!(event, JobEvent::ChunkRequeued { .. })
+    })
+    .await;
+    gate.send_replace(true);
+    let ended = complete(run).await;
+    assert_eq!(ended.report.spot_checks.not_compared, 0);
+    assert_eq!(ended.report.spot_checks.agreed, 4);
 }
