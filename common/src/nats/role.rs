@@ -20,8 +20,8 @@ pub enum Role {
     /// The coordinator manages all streams, consumers and buckets of the farm. It may not restore a stream
     /// from a backup or purge the whole account, because it never needs to.
     Coordinator,
-    /// A worker pulls and acknowledges tasks, reads shared weights, writes done records and blobs, publishes events and heartbeats
-    /// under its own name, and receives commands. It may not create consumers, because a push consumer could
+    /// A worker pulls and acknowledges tasks, reads shared weights, writes done records and blobs, publishes events and
+    /// heartbeats under its own name, and receives commands. It may not create consumers, because a push consumer could
     /// make the server publish to subjects that the worker itself may not publish to. The key of a machine admits a
     /// worker for each of its devices, see [`WorkerId::of_machine`].
     Worker(WorkerId),
