@@ -3,15 +3,20 @@
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
-use latentfarm_common::ids::WorkKind;
-use latentfarm_common::wire::outcome::DoneBody;
+use latentfarm_common::backoff::RetryLimit;
+use latentfarm_common::ids::{Attempt, ChunkId, WorkKind};
+use latentfarm_common::nats::tasks::TaskStream;
+use latentfarm_common::nats::{connect, events};
+use latentfarm_common::wire::outcome::{DoneBody, Event, EventKind};
 use latentfarm_coordinator::dispatch::{
-    Disagreement, DispatchSettings, Ending, JobEnd, SegmentCheck, SpotCheckReport,
+    Disagreement, DispatchSettings, Ending, JobEnd, JobEvent, SegmentCheck, SpotCheckReport,
 };
 use tokio::sync::watch;
+use tokio::time::timeout;
 
-use crate::support::{Act, AttemptCounter, FakeMachine, Script, Stage, always};
+use crate::support::{Act, AttemptCounter, FakeMachine, LIMIT, Run, Script, Stage, always, transient};
 
 /// The settings with which every chunk is checked.
 fn all_checked(stage: &Stage) -> DispatchSettings {
