@@ -150,6 +150,10 @@ pub(crate) const NOT_RUN: &[(&str, &str)] = &[
         "runs the commands of `AT_LENGTH`",
     ),
     (
+        "cargo t --run-ignored only -E 'test(a_thousand_windows)'",
+        "takes 4 minutes",
+    ),
+    (
         "cargo t --run-ignored only -E 'binary(lips_follow)'",
         "takes 8 minutes",
     ),
