@@ -75,6 +75,30 @@ fn segments_of_an_earlier_run_are_not_recorded_again_and_the_others_are_the_same
 }
 
 #[test]
+fn a_last_segment_that_goes_on_behind_the_frames_of_the_job_is_not_recorded_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let request = request(dir.path(), 90, 3.0);
+    let mut store = MemoryStore::default();
+    let mut examined = examine(&request).unwrap();
+    (examined.table.sources, examined.cut_frames) = (30, 30);
+    let video = examined.into_video();
+    let mut from = |recorded| {
+        let mut records = Vec::new();
+        let mut keep = |record| {
+            records.push(record);
+            Ok(())
+        };
+        video.cut(recorded, &|| Ok(()), &mut store, &mut keep).unwrap();
+        records
+    };
+    let all = from(0);
+    let last = &all.last().unwrap().entry;
+    assert!(last.first < 30 && last.first + last.frames > 30, "{all:?}");
+    // An earlier run has recorded all segments, and was interrupted before it recorded the end of the video.
+    assert_eq!(from(30), []);
+}
+
+#[test]
 fn the_segments_of_a_job_that_shows_less_are_the_first_ones_of_a_job_that_shows_more() {
     let dir = tempfile::tempdir().unwrap();
     let request = request(dir.path(), 90, 3.0);

@@ -65,8 +65,8 @@ impl SourceVideo {
 
     /// Cuts the video as far as it is wanted. Each segment is decoded, replaced if it is damaged, stored,
     /// and then handed to `record`, in order. Its bounds are a function of the video alone, so the last one may
-    /// go on behind the frames that are wanted. Segments of the first `recorded` source frames, which an
-    /// earlier run has recorded, are made again only because the later ones depend on them. `keep_on` is
+    /// go on behind the frames that are wanted. Segments that begin within the first `recorded` source frames,
+    /// which an earlier run has recorded, are made again only because the later ones depend on them. `keep_on` is
     /// asked often, and ends the cut with its error.
     ///
     /// # Errors
@@ -83,7 +83,7 @@ impl SourceVideo {
             .map_err(FileError::at("make a scratch directory in", &self.scratch))?;
         let mut store = |segment: SegmentFile| {
             let (first, frames) = (segment.first, segment.frames);
-            if first < self.frames && first + frames > recorded {
+            if first < self.frames && first >= recorded {
                 self.watched.check().map_err(io::Error::other)?;
                 let blob = sink.put_file(&segment.path)?;
                 record(SegmentRecord {

@@ -7,6 +7,7 @@ use latentfarm_common::blob::Store;
 use latentfarm_common::ids::{ChunkId, WorkerId};
 use latentfarm_common::nats::done::{CommitOutcome, DoneLog};
 use latentfarm_common::nats::pull::{Pulled, try_pull, wait_for_task};
+use latentfarm_common::nats::topology::MAX_DELIVER;
 use latentfarm_common::nats::{Connection, events, heartbeats};
 use latentfarm_common::queues::{Available, Queue, ResourceClass, fitting};
 use latentfarm_common::wire;
@@ -188,8 +189,15 @@ impl Worker {
     /// Runs one task; false if the worker died of it.
     async fn run(&self, task: &Task, message: &async_nats::jetstream::Message) -> bool {
         if task.excluded.contains(&self.id) {
-            let soon = Some(Duration::from_millis(50));
-            let _ = message.ack_with(AckKind::Nak(soon)).await;
+            // The server gives up a message after its last delivery.
+            let is_last = message.info().is_ok_and(|info| info.delivered + 1 >= MAX_DELIVER);
+            let answer = if is_last {
+                self.report(task, EventKind::Released).await;
+                AckKind::Term
+            } else {
+                AckKind::Nak(Some(Duration::from_millis(50)))
+            };
+            let _ = message.ack_with(answer).await;
             return true;
         }
         let before = self.counter.begin(task.chunk);
