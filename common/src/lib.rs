@@ -19,6 +19,7 @@ pub mod child;
 pub mod clock;
 pub mod console;
 pub mod digest;
+pub mod disk;
 pub mod error;
 pub mod frame;
 pub mod host;

@@ -238,15 +238,15 @@ fn renders_share_a_farm_and_one_that_was_interrupted_is_waited_for_again() {
     );
     let first = first.finish().complete();
     let second = render(&stage, "b.mp4", "2").run().complete();
-    for finished in [&first, &second] {
+    for (finished, output, seed) in [(first, "a.mp4", "1"), (second, "b.mp4", "2")] {
         assert_eq!(
             finished.report["workers"]["first"].as_u64(),
             Some(5),
             "{}",
             finished.report
         );
+        stage.assert_like_a_render(output, seed, &finished.frames_digest().into());
     }
-    stage.assert_like_a_render("b.mp4", "2", &second.frames_digest().into());
     // The video was cut and analysed for the others, so that another job of it begins with rendering.
     stage.options[6] = "10";
     let third = render(&stage, "c.mp4", "3").run().complete();

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use latentfarm_common::console::tell;
+use latentfarm_common::disk::written_bytes;
 use latentfarm_common::host;
 use latentfarm_common::nats::identity::AUTHORITY_VARIABLE;
 use latentfarm_common::nats::lease::{Contention, LeaseTtl};
@@ -15,7 +16,7 @@ use super::args::ServeArgs;
 use super::exit::{CommandError, ExitStatus, runtime};
 use crate::dispatch::{FarmSettings, Timeouts};
 use crate::farm::{self, CoordinatorSettings, FarmServer, Ready, Retention, ServeSettings};
-use crate::render::{Volume, written_bytes};
+use crate::render::Volume;
 
 pub(super) fn main(args: ServeArgs) -> Result<ExitStatus, CommandError> {
     runtime(2)?.block_on(run(args))

@@ -7,8 +7,10 @@ use std::collections::BTreeMap;
 use latentfarm_common::frame::FrameHash;
 use latentfarm_common::ids::{ChunkId, WorkerId};
 use latentfarm_common::time::FrameRange;
-use latentfarm_common::wire::outcome::{DoneBody, DoneRecord};
+use latentfarm_common::wire::outcome::DoneRecord;
 use serde::{Deserialize, Serialize};
+
+use crate::job::frame_hashes::frame_hashes;
 
 /// The doubtful results of one job.
 #[derive(Debug, Default)]
@@ -49,10 +51,7 @@ impl DoubtfulResults {
         reason: String,
         could_help: bool,
     ) -> Result<(), String> {
-        let hashes = match &record.body {
-            DoneBody::Render { frame_hashes, .. } => frame_hashes.clone(),
-            DoneBody::Analyze { .. } => Vec::new(),
-        };
+        let hashes = frame_hashes(record);
         let confirms = |earlier: &Rejected| {
             let is_other = earlier.worker != record.worker;
             let is_same = earlier.hashes == hashes;
@@ -73,7 +72,7 @@ impl DoubtfulResults {
         rejected.push(Rejected {
             worker: record.worker.clone(),
             fingerprint: record.numerics_fingerprint.clone(),
-            hashes,
+            hashes: hashes.to_vec(),
         });
         Err(reason)
     }

@@ -6,6 +6,7 @@ use latentfarm_common::nats::tasks::Published;
 use latentfarm_common::queues::Queue;
 use latentfarm_common::time::FrameRange;
 use latentfarm_common::wire;
+use latentfarm_common::wire::blob::BlobRef;
 use latentfarm_common::wire::task::Task;
 
 use super::backup::Backup;
@@ -15,6 +16,7 @@ use super::job::Job;
 use super::publisher::{TaskPublisher, render_task};
 use super::spot_checks::Repeat;
 use super::task_inputs::render_input;
+use crate::placement::Fit;
 
 impl TaskPublisher {
     /// Publishes a second task of a chunk that is running.
@@ -25,13 +27,7 @@ impl TaskPublisher {
         };
         let (range, attempt) = (record.range, record.state().attempt.next());
         let input = self.input_of(*chunk, range, job).await?;
-        let task = Task {
-            chunk: *chunk,
-            attempt,
-            store: self.store.url().to_owned(),
-            excluded: Vec::new(),
-            body: render_task(&job.spec, range, input, fit),
-        };
+        let task = self.render_task(job, (*chunk, attempt), range, input, fit);
         let attempt = self.publish_one(job.settings.queue(fit.lane()), task).await?;
         job.on_backup(*chunk, attempt, fit);
         Ok(())
@@ -49,13 +45,8 @@ impl TaskPublisher {
         let range = FrameRange::new(range.start, range.end.min(spec.frames));
         let input = render_input(spec, &job.timeline, segments, &job.gate.track, range);
         let input = self.put(wire::encode(&input)).await?;
-        let task = Task {
-            chunk,
-            attempt: Attempt::default().under(self.epoch),
-            store: self.store.url().to_owned(),
-            excluded: Vec::new(),
-            body: render_task(spec, range, input, fit),
-        };
+        let first = Attempt::default().under(self.epoch);
+        let task = self.render_task(job, (chunk, first), range, input, fit);
         self.publish_one(job.settings.queue(fit.lane()), task).await?;
         Ok(())
     }
@@ -70,15 +61,31 @@ impl TaskPublisher {
             ref fit,
         } = *repeat;
         let input = self.input_of(chunk, range, job).await?;
+        let first = Attempt::default().under(self.epoch);
         let task = Task {
-            chunk: task,
-            attempt: Attempt::default().under(self.epoch),
-            store: self.store.url().to_owned(),
             excluded: excluded.clone(),
-            body: render_task(&job.spec, range, input, fit),
+            ..self.render_task(job, (task, first), range, input, fit)
         };
         self.publish_one(job.settings.queue(fit.lane()), task).await?;
         Ok(())
+    }
+
+    /// Makes the task to render some frames of a job.
+    fn render_task(
+        &self,
+        job: &Job,
+        (chunk, attempt): (ChunkId, Attempt),
+        range: FrameRange,
+        input: BlobRef,
+        fit: &Fit,
+    ) -> Task {
+        Task {
+            chunk,
+            attempt,
+            store: self.store.url().to_owned(),
+            excluded: Vec::new(),
+            body: render_task(&job.spec, range, input, fit),
+        }
     }
 
     /// Publishes one task, under the first number from its attempt's on that no earlier run used not long ago.

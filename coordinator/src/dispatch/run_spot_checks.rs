@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::dispatcher::Dispatcher;
 use super::job::Job;
 use super::need_estimator::NeedEstimator;
-use super::spot_checks::{Arrived, Conclusion, HeldResult, Overdue, Step, tasks_of};
+use super::spot_checks::{Conclusion, LoggedResult, Overdue, Step, tasks_of};
 use super::wait_reason::WaitReason;
 use super::workers::Workers;
 use crate::job::record::ChunkRecord;
@@ -41,10 +41,6 @@ impl Dispatcher<'_> {
             return false;
         };
         let capacities = self.workers.healthy_capacities();
-        let held = HeldResult {
-            record: Arc::clone(record),
-            sequence,
-        };
         let Some(fit) = fit_without(
             job,
             record,
@@ -54,6 +50,10 @@ impl Dispatcher<'_> {
         ) else {
             job.spot_checks.pass_over(chunk.index);
             return false;
+        };
+        let held = LoggedResult {
+            record: Arc::clone(record),
+            sequence,
         };
         job.spot_checks.begin(held, range, fit, now);
         if let Some(known) = job.chunks.get_mut(chunk) {
@@ -69,7 +69,7 @@ impl Dispatcher<'_> {
         &mut self,
         task: ChunkId,
         sequence: u64,
-        record: Result<DoneRecord, WireError>,
+        record: Result<Arc<DoneRecord>, WireError>,
     ) {
         let Some(job) = self.jobs.get_mut(&task.job) else {
             return;
@@ -78,7 +78,7 @@ impl Dispatcher<'_> {
         let step = match record {
             Ok(record) => job
                 .spot_checks
-                .on_arrived(task.index, Arrived { record, sequence }),
+                .on_arrived(task.index, LoggedResult { record, sequence }),
             Err(error) => job
                 .spot_checks
                 .give_up(chunk.index, &one_line(&error))
@@ -101,14 +101,12 @@ impl Dispatcher<'_> {
     /// often is published anew.
     pub(super) async fn on_spot_check_event(&mut self, event: &Event) {
         let chunk = checked_chunk(event.chunk);
-        let renderers = self
-            .jobs
-            .get(&chunk.job)
-            .map(|job| job.spot_checks.renderers(chunk.index));
         match &event.kind {
             EventKind::Started => {}
             EventKind::Released => self.request_rendering(chunk).await,
             EventKind::Failed(failure) => {
+                let job = self.jobs.get(&chunk.job);
+                let renderers = job.map(|job| job.spot_checks.renderers(chunk.index));
                 if !renderers.is_some_and(|renderers| renderers.contains(&event.worker)) {
                     let reason = Cause::of(failure).reason;
                     self.give_up_spot_check(chunk, &reason).await;
@@ -132,10 +130,7 @@ impl Dispatcher<'_> {
                 self.give_up_spot_check(chunk, "the coordinator ends").await;
                 continue;
             }
-            if tasks_of(chunk)
-                .into_iter()
-                .any(|task| self.workers.any_works_on(task))
-            {
+            if is_begun(chunk, &self.workers) {
                 continue;
             }
             let capacities = self.workers.healthy_capacities();
@@ -180,7 +175,7 @@ impl Dispatcher<'_> {
         let Some(repeat) = job.spot_checks.next(chunk.index) else {
             return;
         };
-        if let Some(Arrived { record, sequence }) = job.spot_checks.take_early(repeat.task) {
+        if let Some(LoggedResult { record, sequence }) = job.spot_checks.take_early(repeat.task) {
             Box::pin(self.on_spot_check_record(repeat.task, sequence, Ok(record))).await;
             return;
         }
@@ -209,7 +204,7 @@ impl Dispatcher<'_> {
     /// worker's.
     async fn conclude(&mut self, conclusion: Conclusion) {
         let Conclusion {
-            held: HeldResult { record, sequence },
+            held: LoggedResult { record, sequence },
             odd,
         } = conclusion;
         let chunk = record.chunk;
@@ -242,13 +237,18 @@ impl Job {
         };
         let is_begun = |index: &u32| {
             let chunk = self.chunks.render.get(*index as usize);
-            let mut tasks = chunk.into_iter().flat_map(|record| tasks_of(record.id));
-            tasks.any(|task| workers.any_works_on(task))
+            chunk.is_some_and(|record| is_begun(record.id, workers))
         };
         let waits =
             !open.is_empty() && self.chunks.iter().find(is_other).is_none() && !open.iter().any(is_begun);
         waits.then_some(WaitReason::SpotCheck { chunks: open.len() })
     }
+}
+
+/// Whether a worker renders a chunk again now.
+fn is_begun(chunk: ChunkId, workers: &Workers) -> bool {
+    let mut tasks = tasks_of(chunk).into_iter();
+    tasks.any(|task| workers.any_works_on(task))
 }
 
 /// The render chunk that a task renders again.

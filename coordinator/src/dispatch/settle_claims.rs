@@ -6,6 +6,8 @@
 //! the record, so a record waits for it for [`Timeouts::report_wait`](super::settings::Timeouts), and is then rejected.
 //! A rejected record is removed from the log; its chunk is done by an honest record, or again.
 
+use std::sync::Arc;
+
 use latentfarm_common::ids::{ChunkId, WorkKind, WorkerId};
 use latentfarm_common::nats::done::DoneEntry;
 use latentfarm_common::nats::signature::Signature;
@@ -155,6 +157,7 @@ impl Dispatcher<'_> {
         if chunk.work == WorkKind::Border {
             self.on_border_record(chunk, record);
         } else {
+            let record = record.map(Arc::new);
             self.on_spot_check_record(chunk, sequence, record).await;
         }
     }

@@ -24,10 +24,6 @@ impl Dispatcher<'_> {
         }
         let could_help = self.workers.could_help(&record.worker);
         let weighed = job.weigh(result, &record, could_help);
-        let weighed = weighed.and_then(|observations| match job.spot_checks.contradiction(&record) {
-            Some(reason) => Err(reason),
-            None => Ok(observations),
-        });
         if weighed.is_ok() && self.begin_spot_check(&record, sequence).await {
             return;
         }

@@ -6,7 +6,8 @@ use super::job::Job;
 use crate::segment_check::BadSegment;
 
 impl Job {
-    /// Decides about a record that was verified: one whose pictures look wrong may count all the same.
+    /// Decides about a record that was verified: one whose pictures look wrong may count all the same, and one that a spot
+    /// check contradicts does not.
     ///
     /// # Errors
     /// What is wrong, if the record does not count.
@@ -16,12 +17,16 @@ impl Job {
         record: &DoneRecord,
         could_help: bool,
     ) -> Result<Vec<FrameObservation>, String> {
-        result.or_else(|bad| match (bad, self.chunks.get(record.chunk)) {
+        let weighed = result.or_else(|bad| match (bad, self.chunks.get(record.chunk)) {
             (BadSegment::Implausible(reason), Some(known)) => {
                 let weighed = self.doubtful.weigh(record, known.range, reason, could_help);
                 weighed.map(|()| Vec::new())
             }
             (BadSegment::Implausible(reason) | BadSegment::Broken(reason), _) => Err(reason),
-        })
+        });
+        match self.spot_checks.contradiction(record) {
+            Some(reason) => weighed.and(Err(reason)),
+            None => weighed,
+        }
     }
 }

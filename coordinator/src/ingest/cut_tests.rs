@@ -3,9 +3,21 @@
 use std::io;
 
 use latentfarm_common::error::one_line;
+use latentfarm_common::wire::job::SegmentRecord;
 
-use super::examine;
 use super::tests::{MemoryStore, cut, request};
+use super::{SourceVideo, examine};
+
+/// Cuts a video of which an earlier run has recorded so many frames, and returns what is recorded now.
+fn cut_from(recorded: u64, video: &SourceVideo, store: &mut MemoryStore) -> Vec<SegmentRecord> {
+    let mut records = Vec::new();
+    let mut keep = |record| {
+        records.push(record);
+        Ok(())
+    };
+    video.cut(recorded, &|| Ok(()), store, &mut keep).unwrap();
+    records
+}
 
 #[test]
 fn a_video_that_changes_before_it_is_cut_is_refused() {
@@ -58,15 +70,7 @@ fn segments_of_an_earlier_run_are_not_recorded_again_and_the_others_are_the_same
     std::fs::write(&request.video, damaged).unwrap();
     let mut store = MemoryStore::default();
     let (_ingested, video) = examine(&request).unwrap().store(&mut store).unwrap();
-    let mut from = |recorded| {
-        let mut records = Vec::new();
-        let mut keep = |record| {
-            records.push(record);
-            Ok(())
-        };
-        video.cut(recorded, &|| Ok(()), &mut store, &mut keep).unwrap();
-        records
-    };
+    let mut from = |recorded| cut_from(recorded, &video, &mut store);
     let all = from(0);
     assert!(all.len() > 2, "{all:?}");
     let first = all[0].entry.frames;
@@ -82,15 +86,7 @@ fn a_last_segment_that_goes_on_behind_the_frames_of_the_job_is_not_recorded_twic
     let mut examined = examine(&request).unwrap();
     (examined.table.sources, examined.cut_frames) = (30, 30);
     let video = examined.into_video();
-    let mut from = |recorded| {
-        let mut records = Vec::new();
-        let mut keep = |record| {
-            records.push(record);
-            Ok(())
-        };
-        video.cut(recorded, &|| Ok(()), &mut store, &mut keep).unwrap();
-        records
-    };
+    let mut from = |recorded| cut_from(recorded, &video, &mut store);
     let all = from(0);
     let last = &all.last().unwrap().entry;
     assert!(last.first < 30 && last.first + last.frames > 30, "{all:?}");
@@ -115,14 +111,7 @@ fn the_segments_of_a_job_that_shows_less_are_the_first_ones_of_a_job_that_shows_
             if shares {
                 examined.share_video();
             }
-            let video = examined.into_video();
-            let mut records = Vec::new();
-            let mut keep = |record| {
-                records.push(record);
-                Ok(())
-            };
-            video.cut(0, &|| Ok(()), &mut store, &mut keep).unwrap();
-            records
+            cut_from(0, &examined.into_video(), &mut store)
         };
         let (all, less) = (records(90, false), records(30, false));
         assert_eq!(less.len(), 2, "{less:#?}");

@@ -24,6 +24,7 @@ pub mod chunk;
 pub mod chunks;
 pub mod failures;
 pub mod folder;
+pub(crate) mod frame_hashes;
 pub mod holders;
 pub mod manifest;
 pub mod record;

@@ -2,10 +2,11 @@
 
 use std::fmt;
 
+use latentfarm_common::disk::written_bytes;
 use latentfarm_common::wire::job::ModelSpec;
 use latentfarm_common::wire::memory::{DeviceKind, MEDIA_MIB};
 
-use super::room::{Place, Volume, written_bytes};
+use super::room::{Place, Volume};
 use super::settings::RenderSettings;
 use super::weights::WeightsInfo;
 use crate::ingest::ExaminedInputs;

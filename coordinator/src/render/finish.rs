@@ -9,8 +9,9 @@ use latentfarm_common::media::AudioLength;
 use latentfarm_common::time::FrameRange;
 use latentfarm_common::wire::blob::BlobRef;
 use latentfarm_common::wire::job::JobSpec;
-use latentfarm_common::wire::outcome::{DoneBody, DoneRecord};
+use latentfarm_common::wire::outcome::DoneRecord;
 
+use crate::job::frame_hashes::frame_hashes;
 use crate::stitch::{OutputTarget, StitchRequest};
 
 /// Returns the output frames of a render chunk's record.
@@ -43,7 +44,7 @@ pub(super) fn stitch_request(
         } else {
             AudioLength::LikeVideo
         },
-        lossless: is_lossless.then(|| frame_hashes(records).collect()),
+        lossless: is_lossless.then(|| all_hashes(records).collect()),
         metadata: metadata(spec),
         output: output.clone(),
     }
@@ -67,19 +68,13 @@ fn metadata(spec: &JobSpec) -> Vec<(String, String)> {
 }
 
 /// Returns the hashes of all rendered frames, in frame order.
-fn frame_hashes(records: &[Arc<DoneRecord>]) -> impl Iterator<Item = FrameHash> {
-    records
-        .iter()
-        .flat_map(|record| match &record.body {
-            DoneBody::Render { frame_hashes, .. } => frame_hashes.as_slice(),
-            DoneBody::Analyze { .. } => &[],
-        })
-        .copied()
+fn all_hashes(records: &[Arc<DoneRecord>]) -> impl Iterator<Item = FrameHash> {
+    records.iter().flat_map(|record| frame_hashes(record)).copied()
 }
 
 /// Returns the SHA-256 over the hashes of all rendered frames, in frame order.
 pub(super) fn frames_digest(records: &[Arc<DoneRecord>]) -> String {
     let mut digest = DigestWriter::new();
-    frame_hashes(records).for_each(|hash| digest.update(&hash.0));
+    all_hashes(records).for_each(|hash| digest.update(&hash.0));
     digest.finish().0.to_string()
 }

@@ -42,6 +42,6 @@ pub(crate) use join::Join;
 pub use preflight::Preflight;
 pub use report::{RenderReport, Written};
 pub use room::NoRoom;
-pub(crate) use room::{NoStorage, Volume, written_bytes};
+pub(crate) use room::{NoStorage, Volume};
 pub use settings::{RenderSettings, StepsChoice, WorkFolder};
 pub use weights::{WeightsError, WeightsInfo, demo_folder};

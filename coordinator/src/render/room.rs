@@ -6,6 +6,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use latentfarm_common::disk::free_bytes;
 use latentfarm_common::nats::storage::{STORAGE_MEND, StorageRoom};
 
 /// A place that the render writes to.
@@ -37,10 +38,9 @@ impl Volume {
     pub(crate) fn of(path: &Path) -> Option<Self> {
         let path = std::path::absolute(path).ok()?;
         let existing = path.ancestors().find(|folder| folder.exists())?;
-        let stat = nix::sys::statvfs::statvfs(existing).ok()?;
         Some(Self {
             device: fs::metadata(existing).ok()?.dev(),
-            free_bytes: stat.blocks_available() * stat.fragment_size(),
+            free_bytes: free_bytes(existing)?,
         })
     }
 }
@@ -127,17 +127,6 @@ impl NoStorage {
     }
 }
 
-/// Returns the bytes of all files under `path`, which an unfinished job has written there; 0 if there are none.
-pub(crate) fn written_bytes(path: &Path) -> u64 {
-    let Ok(entries) = fs::read_dir(path) else { return 0 };
-    let sizes = entries.flatten().map(|entry| match entry.metadata() {
-        Ok(found) if found.is_dir() => written_bytes(&entry.path()),
-        Ok(found) if found.is_file() => found.len(),
-        _ => 0,
-    });
-    sizes.sum()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -214,15 +203,5 @@ mod tests {
         assert_eq!(here.device, later.device);
         // A bare name lies in the current folder.
         assert!(Volume::of(Path::new("out.mp4.latentfarm")).is_some());
-    }
-
-    #[test]
-    fn what_an_unfinished_job_has_written_is_counted() {
-        let folder = tempfile::tempdir().unwrap();
-        fs::create_dir(folder.path().join("blobs")).unwrap();
-        fs::write(folder.path().join("blobs/a"), [0; 100]).unwrap();
-        fs::write(folder.path().join("b"), [0; 11]).unwrap();
-        assert_eq!(written_bytes(folder.path()), 111);
-        assert_eq!(written_bytes(&folder.path().join("absent")), 0);
     }
 }

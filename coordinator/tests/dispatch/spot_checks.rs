@@ -12,29 +12,36 @@ use latentfarm_common::nats::tasks::TaskStream;
 use latentfarm_common::nats::{connect, events};
 use latentfarm_common::wire::outcome::{DoneBody, Event, EventKind};
 use latentfarm_coordinator::dispatch::{
-    Disagreement, DispatchSettings, Ending, JobEnd, JobEvent, SegmentCheck, SpotCheckReport,
+    Disagreement, Ending, JobEnd, JobEvent, SegmentCheck, SpotCheckReport,
 };
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use crate::support::{Act, AttemptCounter, FakeMachine, LIMIT, Run, Script, Stage, always, transient};
+use crate::support::{
+    Act, AttemptCounter, FakeMachine, FakeWorker, LIMIT, Run, Script, Stage, always, transient,
+};
 
-/// The settings with which every chunk is checked.
-fn all_checked(stage: &Stage) -> DispatchSettings {
-    let mut settings = stage.settings.clone();
-    settings.farm.spot_check = NonZeroU32::new(1);
-    settings
-}
-
-/// What the workers of a test begin with, which is when all of them have joined: a result can be checked from the first on.
-struct Start {
+/// A farm that checks every chunk. Its workers begin when all of them have joined: a result can be checked from the first
+/// on.
+struct Scene {
+    stage: Stage,
+    counter: AttemptCounter,
     gate: watch::Sender<bool>,
 }
 
-impl Start {
-    fn new() -> Self {
-        let (gate, _) = watch::channel(false);
-        Self { gate }
+impl Scene {
+    async fn open() -> Self {
+        let mut stage = Stage::open(64).await;
+        stage.settings.farm.spot_check = NonZeroU32::new(1);
+        Self {
+            stage,
+            counter: AttemptCounter::default(),
+            gate: watch::channel(false).0,
+        }
+    }
+
+    async fn worker(&self, name: &str, machine: FakeMachine, script: Script) -> FakeWorker {
+        self.stage.worker_on(name, &self.counter, machine, script).await
     }
 
     /// A script that analyses once all have joined, and follows `script` from then on.
@@ -54,8 +61,8 @@ impl Start {
     }
 
     /// Dispatches the job, and lets the workers begin when so many have joined.
-    async fn dispatch(&self, stage: &Stage, check: SegmentCheck, workers: usize) -> Run {
-        let mut run = stage.dispatch_with(all_checked(stage), check).await;
+    async fn dispatch(&self, check: SegmentCheck, workers: usize) -> Run {
+        let mut run = self.stage.dispatch_with(self.stage.settings.clone(), check).await;
         // Of those who joined before the job was admitted, it sees the heartbeats only.
         let mut joined = BTreeSet::new();
         run.wait_for("all workers have joined", |event| {
@@ -89,13 +96,11 @@ fn wrong() -> FakeMachine {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_result_is_confirmed_by_another_worker_once() {
-    let stage = Stage::open(64).await;
-    let counter = AttemptCounter::default();
-    let start = Start::new();
-    let _w1 = stage.worker("w1", &counter, start.honest()).await;
-    let _w2 = stage.worker("w2", &counter, start.honest()).await;
-    let ended = complete(start.dispatch(&stage, accept(), 2).await).await;
-    let begun = counter.begun();
+    let scene = Scene::open().await;
+    let _w1 = scene.worker("w1", FakeMachine::default(), scene.honest()).await;
+    let _w2 = scene.worker("w2", FakeMachine::default(), scene.honest()).await;
+    let ended = complete(scene.dispatch(accept(), 2).await).await;
+    let begun = scene.counter.begun();
     let checks = || {
         begun
             .iter()
@@ -112,18 +117,14 @@ async fn every_result_is_confirmed_by_another_worker_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn workers_that_cannot_confirm_a_result_do_not_hold_it_up() {
-    let stage = Stage::open(64).await;
-    let counter = AttemptCounter::default();
-    let start = Start::new();
-    let _w1 = stage.worker("w1", &counter, start.honest()).await;
+    let scene = Scene::open().await;
+    let _w1 = scene.worker("w1", FakeMachine::default(), scene.honest()).await;
     let of_another_kind = FakeMachine {
         rounds_like: "another kind",
         ..FakeMachine::default()
     };
-    let _w2 = stage
-        .worker_on("w2", &counter, of_another_kind, start.honest())
-        .await;
-    let ended = complete(start.dispatch(&stage, accept(), 2).await).await;
+    let _w2 = scene.worker("w2", of_another_kind, scene.honest()).await;
+    let ended = complete(scene.dispatch(accept(), 2).await).await;
     let report = SpotCheckReport {
         not_compared: 4,
         ..SpotCheckReport::default()
@@ -133,12 +134,10 @@ async fn workers_that_cannot_confirm_a_result_do_not_hold_it_up() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_result_is_replaced_and_its_worker_set_aside_when_a_third_decides() {
-    let stage = Stage::open(64).await;
-    let counter = AttemptCounter::default();
+    let scene = Scene::open().await;
     // The honest workers render nothing before the wrong one has, which vanishes when it begins another chunk.
     let (gate, opened) = watch::channel(false);
-    let start = Start::new();
-    let honest = start.then(Arc::new(move |task, _| {
+    let honest = scene.then(Arc::new(move |task, _| {
         if task.chunk.work == WorkKind::Render {
             Act::Wait(opened.clone())
         } else {
@@ -146,20 +145,22 @@ async fn a_wrong_result_is_replaced_and_its_worker_set_aside_when_a_third_decide
         }
     }));
     let rendered = AtomicU32::new(0);
-    let vanishes = start.then(Arc::new(move |task, _| {
+    let vanishes = scene.then(Arc::new(move |task, _| {
         let is_first = task.chunk.work != WorkKind::Render || rendered.fetch_add(1, Ordering::SeqCst) == 0;
         if is_first { Act::Succeed } else { Act::Die }
     }));
-    let _w1 = stage.worker("w1", &counter, Arc::clone(&honest)).await;
-    let _w2 = stage.worker("w2", &counter, honest).await;
-    let _w3 = stage.worker_on("w3", &counter, wrong(), vanishes).await;
+    let _w1 = scene
+        .worker("w1", FakeMachine::default(), Arc::clone(&honest))
+        .await;
+    let _w2 = scene.worker("w2", FakeMachine::default(), honest).await;
+    let _w3 = scene.worker("w3", wrong(), vanishes).await;
     let check: SegmentCheck = Arc::new(move |record, _, _| {
         if record.worker.as_str() == "w3" {
             gate.send_replace(true);
         }
         Ok(())
     });
-    let ended = complete(start.dispatch(&stage, check, 3).await).await;
+    let ended = complete(scene.dispatch(check, 3).await).await;
     let right = FakeMachine::default().frame_hash();
     for record in &ended.records {
         let DoneBody::Render { frame_hashes, .. } = &record.body else {
@@ -180,12 +181,10 @@ async fn a_wrong_result_is_replaced_and_its_worker_set_aside_when_a_third_decide
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_workers_that_differ_are_both_reported_and_neither_is_set_aside() {
-    let stage = Stage::open(64).await;
-    let counter = AttemptCounter::default();
-    let start = Start::new();
-    let _w1 = stage.worker("w1", &counter, start.honest()).await;
-    let _w2 = stage.worker_on("w2", &counter, wrong(), start.honest()).await;
-    let ended = complete(start.dispatch(&stage, accept(), 2).await).await;
+    let scene = Scene::open().await;
+    let _w1 = scene.worker("w1", FakeMachine::default(), scene.honest()).await;
+    let _w2 = scene.worker("w2", wrong(), scene.honest()).await;
+    let ended = complete(scene.dispatch(accept(), 2).await).await;
     let checks = &ended.report.spot_checks;
     assert_eq!((checks.agreed, checks.disagreements.len()), (0, 4), "{checks:?}");
     for Disagreement { workers, odd, .. } in &checks.disagreements {
@@ -197,14 +196,12 @@ async fn two_workers_that_differ_are_both_reported_and_neither_is_set_aside() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_cannot_call_off_the_check_of_its_own_result() {
-    let stage = Stage::open(64).await;
-    let counter = AttemptCounter::default();
-    let start = Start::new();
+    let scene = Scene::open().await;
     // The first worker renders two chunks, and each then holds one until the gate opens.
     let (gate, opened) = watch::channel(false);
     let rendered = AtomicU32::new(0);
     let waiting = opened.clone();
-    let first = start.then(Arc::new(move |task, _| {
+    let first = scene.then(Arc::new(move |task, _| {
         let waits = task.chunk.work == WorkKind::Render && rendered.fetch_add(1, Ordering::SeqCst) >= 2;
         if waits {
             Act::Wait(waiting.clone())
@@ -212,19 +209,19 @@ async fn a_worker_cannot_call_off_the_check_of_its_own_result() {
             Act::Succeed
         }
     }));
-    let second = start.then(Arc::new(move |task, _| {
+    let second = scene.then(Arc::new(move |task, _| {
         if task.chunk.work == WorkKind::Render {
             Act::Wait(opened.clone())
         } else {
             Act::Succeed
         }
     }));
-    let _w1 = stage.worker("w1", &counter, first).await;
-    let _w2 = stage.worker("w2", &counter, second).await;
-    let mut run = start.dispatch(&stage, accept(), 2).await;
+    let _w1 = scene.worker("w1", FakeMachine::default(), first).await;
+    let _w2 = scene.worker("w2", FakeMachine::default(), second).await;
+    let mut run = scene.dispatch(accept(), 2).await;
 
-    let job = stage.spec.id;
-    let tasks = TaskStream::new(&stage.farm.connection, stage.farm.topology);
+    let job = scene.stage.spec.id;
+    let tasks = TaskStream::new(&scene.stage.farm.connection, scene.stage.farm.topology);
     let is_check = |chunk: &ChunkId| chunk.work == WorkKind::SpotCheck;
     let checks = timeout(LIMIT, async {
         loop {
@@ -237,8 +234,8 @@ async fn a_worker_cannot_call_off_the_check_of_its_own_result() {
         }
     });
     let checks = checks.await.expect("the results of the first worker are checked");
-    let identity = stage.server.worker(&"w1".parse().unwrap()).unwrap();
-    let liar = connect(&stage.server.url(), &identity, RetryLimit::Tries(1))
+    let identity = scene.stage.server.worker(&"w1".parse().unwrap()).unwrap();
+    let liar = connect(&scene.stage.server.url(), &identity, RetryLimit::Tries(1))
         .await
         .unwrap();
     let mut held = (0..4).map(|index| ChunkId {

@@ -11,10 +11,11 @@ use latentfarm_common::time::{FrameRange, WINDOW_FRAMES};
 use latentfarm_common::wire::WireError;
 use latentfarm_common::wire::blob::BlobRef;
 use latentfarm_common::wire::memory::DeviceKind;
-use latentfarm_common::wire::outcome::{DoneBody, DoneRecord};
+use latentfarm_common::wire::outcome::DoneRecord;
 use tokio::time::Instant;
 
 use super::border::{Border, KindBorders, MeasuredBorder, Pair, Side};
+use crate::job::frame_hashes::frame_hashes;
 use crate::placement::{Fit, WorkerCapacity};
 
 /// The most borders between two kinds that are measured.
@@ -159,15 +160,11 @@ impl BorderSamples {
             }
         };
         let original = &sample.chunk.record;
-        let first = |body: &DoneBody| match body {
-            DoneBody::Render { frame_hashes, .. } => frame_hashes.first().copied(),
-            DoneBody::Analyze { .. } => None,
-        };
         sample.state = if record.numerics_fingerprint == original.numerics_fingerprint {
             SampleState::Failed(
                 "the machine that rendered a frame again turned out to be of the same kind".to_owned(),
             )
-        } else if first(&record.body) == first(&original.body) {
+        } else if frame_hashes(&record).first() == frame_hashes(original).first() {
             // The encoders saw the same picture.
             SampleState::Measured(PictureDifference::between(&[], &[]))
         } else {

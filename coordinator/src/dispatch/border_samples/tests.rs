@@ -1,4 +1,5 @@
 use super::*;
+use latentfarm_common::wire::outcome::DoneBody;
 use std::sync::Arc;
 
 use crate::job::test_support::done_record;

@@ -14,11 +14,12 @@ use std::time::Duration;
 use latentfarm_common::frame::FrameHash;
 use latentfarm_common::ids::{ChunkId, WorkKind, WorkerId};
 use latentfarm_common::time::FrameRange;
-use latentfarm_common::wire::outcome::{DoneBody, DoneRecord};
+use latentfarm_common::wire::outcome::DoneRecord;
 use tokio::time::Instant;
 
 pub use report::{Disagreement, SpotCheckReport};
 
+use crate::job::frame_hashes::frame_hashes;
 use crate::placement::{Fit, WorkerCapacity};
 
 /// A result waits this long for another worker to begin to render its chunk again. A worker that is at work on a long chunk
@@ -36,25 +37,17 @@ pub(super) struct SpotChecks {
     /// The chunks that were checked or passed over. None is checked twice.
     settled: BTreeSet<u32>,
     /// Results that came before their check was begun, from an earlier coordinator, by the index of the task.
-    early: BTreeMap<u32, Arrived>,
+    early: BTreeMap<u32, LoggedResult>,
     /// What two workers came to, for the chunks of which the first result was wrong.
     known: BTreeMap<u32, KnownFrames>,
     report: SpotCheckReport,
 }
 
-/// A result that waits for its check.
+/// A result in the done log.
 #[derive(Clone, Debug)]
-pub(super) struct HeldResult {
+pub(super) struct LoggedResult {
     pub(super) record: Arc<DoneRecord>,
-    /// Its sequence number in the done log.
-    pub(super) sequence: u64,
-}
-
-/// A result of rendering a chunk again.
-#[derive(Debug)]
-pub(super) struct Arrived {
-    pub(super) record: DoneRecord,
-    /// Its sequence number in the done log.
+    /// Its sequence number in the log.
     pub(super) sequence: u64,
 }
 
@@ -68,7 +61,8 @@ struct KnownFrames {
 #[derive(Debug)]
 struct SpotCheck {
     range: FrameRange,
-    held: HeldResult,
+    /// The result that waits for the check.
+    held: LoggedResult,
     /// The workers that rendered the chunk again, with the frames that they came to.
     others: Vec<(WorkerId, Vec<FrameHash>)>,
     /// The machines that may render it again.
@@ -106,7 +100,7 @@ pub(super) enum Step {
 /// The end of a check: the result that was held counts, unless its worker is the odd one.
 #[derive(Debug)]
 pub(super) struct Conclusion {
-    pub(super) held: HeldResult,
+    pub(super) held: LoggedResult,
     pub(super) odd: Option<OddWorker>,
 }
 
@@ -123,6 +117,8 @@ pub(super) struct OddWorker {
 enum Finding {
     /// Another rendering is needed.
     Open,
+    /// Nobody has rendered the chunk again.
+    NotCompared,
     /// Two workers came to the same.
     Agreed,
     /// The worker at this place among the renderers came to other frames than two others.
@@ -151,7 +147,7 @@ impl SpotChecks {
         let known = self.known.get(&record.chunk.index)?;
         let is_comparable =
             record.chunk.work == WorkKind::Render && record.numerics_fingerprint == known.fingerprint;
-        (is_comparable && hashes(record) != known.hashes)
+        (is_comparable && frame_hashes(record) != known.hashes)
             .then(|| "its frames are not those that two workers of its kind rendered".to_owned())
     }
 
@@ -162,7 +158,7 @@ impl SpotChecks {
     }
 
     /// Begins the check of a result.
-    pub(super) fn begin(&mut self, held: HeldResult, range: FrameRange, fit: Fit, now: Instant) {
+    pub(super) fn begin(&mut self, held: LoggedResult, range: FrameRange, fit: Fit, now: Instant) {
         let chunk = held.record.chunk.index;
         let check = SpotCheck {
             range,
@@ -184,7 +180,7 @@ impl SpotChecks {
     }
 
     /// The result whose check is under way.
-    pub(super) fn held(&self, chunk: u32) -> Option<&HeldResult> {
+    pub(super) fn held(&self, chunk: u32) -> Option<&LoggedResult> {
         self.open.get(&chunk).map(|check| &check.held)
     }
 
@@ -209,12 +205,12 @@ impl SpotChecks {
     }
 
     /// The result of an earlier coordinator for a task, if there is one.
-    pub(super) fn take_early(&mut self, task: ChunkId) -> Option<Arrived> {
+    pub(super) fn take_early(&mut self, task: ChunkId) -> Option<LoggedResult> {
         self.early.remove(&task.index)
     }
 
     /// Takes the result of a task.
-    pub(super) fn on_arrived(&mut self, task: u32, arrived: Arrived) -> Step {
+    pub(super) fn on_arrived(&mut self, task: u32, arrived: LoggedResult) -> Step {
         let chunk = task / 2;
         let Some(check) = self.open.get_mut(&chunk) else {
             if !self.settled.contains(&chunk) {
@@ -233,7 +229,9 @@ impl SpotChecks {
             let reason = format!("{} turned out to round differently", record.worker);
             return self.give_up(chunk, &reason).map_or(Step::Ignored, Step::Settled);
         }
-        check.others.push((record.worker.clone(), hashes(&record)));
+        check
+            .others
+            .push((record.worker.clone(), frame_hashes(&record).to_vec()));
         match check.finding() {
             Finding::Open => Step::Differs,
             finding => self.settle(chunk, finding).map_or(Step::Ignored, Step::Settled),
@@ -246,10 +244,7 @@ impl SpotChecks {
         let (task, range) = (check.held.record.chunk, check.range);
         if check.others.is_empty() {
             tracing::info!(chunk = %task, %range, reason, "a result counts without its spot check");
-            self.report.not_compared += 1;
-            self.settled.insert(chunk);
-            let held = self.open.remove(&chunk)?.held;
-            return Some(Conclusion { held, odd: None });
+            return self.settle(chunk, Finding::NotCompared);
         }
         tracing::warn!(chunk = %task, %range, reason, "no third worker can tell which of two results is wrong");
         self.settle(chunk, Finding::Undecided)
@@ -287,49 +282,30 @@ impl SpotChecks {
     fn settle(&mut self, chunk: u32, finding: Finding) -> Option<Conclusion> {
         let check = self.open.remove(&chunk)?;
         self.settled.insert(chunk);
-        let workers = check.renderers();
         let odd = match finding {
-            Finding::Agreed => {
-                self.report.agreed += 1;
-                let held = check.held;
-                return Some(Conclusion { held, odd: None });
-            }
-            Finding::Odd(place) => Some(place),
-            Finding::Open | Finding::Undecided => None,
+            Finding::Odd(place) => check.odd_worker(place),
+            Finding::Open | Finding::NotCompared | Finding::Agreed | Finding::Undecided => None,
         };
-        if odd == Some(0)
-            && let Some((_, hashes)) = check.others.first()
-        {
+        match finding {
+            Finding::Agreed => self.report.agreed += 1,
+            Finding::NotCompared => self.report.not_compared += 1,
+            Finding::Open | Finding::Odd(_) | Finding::Undecided => {
+                self.report.disagreements.push(Disagreement {
+                    frames: check.range,
+                    workers: check.renderers(),
+                    odd: odd.as_ref().map(|odd| odd.worker.clone()),
+                });
+            }
+        }
+        let SpotCheck { held, mut others, .. } = check;
+        if finding == Finding::Odd(0) {
             let known = KnownFrames {
-                fingerprint: check.held.record.numerics_fingerprint.clone(),
-                hashes: hashes.clone(),
+                fingerprint: held.record.numerics_fingerprint.clone(),
+                hashes: others.swap_remove(0).1,
             };
             self.known.insert(chunk, known);
         }
-        let odd = odd.and_then(|place| workers.get(place)).map(|worker| {
-            let others: Vec<&str> = workers
-                .iter()
-                .filter(|other| *other != worker)
-                .map(WorkerId::as_str)
-                .collect();
-            let frames = check.range;
-            OddWorker {
-                worker: worker.clone(),
-                reason: format!(
-                    "its frames {frames} are not those that {} both rendered, on machines of the same kind",
-                    others.join(" and ")
-                ),
-            }
-        });
-        self.report.disagreements.push(Disagreement {
-            frames: check.range,
-            workers,
-            odd: odd.as_ref().map(|odd| odd.worker.clone()),
-        });
-        Some(Conclusion {
-            held: check.held,
-            odd,
-        })
+        Some(Conclusion { held, odd })
     }
 }
 
@@ -353,9 +329,24 @@ impl SpotCheck {
         }
     }
 
+    /// The worker at this place among the renderers, and what is the matter with it.
+    fn odd_worker(&self, place: usize) -> Option<OddWorker> {
+        let mut others = self.renderers();
+        let worker = (place < others.len()).then(|| others.remove(place))?;
+        let others: Vec<&str> = others.iter().map(WorkerId::as_str).collect();
+        Some(OddWorker {
+            worker,
+            reason: format!(
+                "its frames {} are not those that {} both rendered, on machines of the same kind",
+                self.range,
+                others.join(" and ")
+            ),
+        })
+    }
+
     /// Compares what the workers came to.
     fn finding(&self) -> Finding {
-        let own = hashes(&self.held.record);
+        let own = frame_hashes(&self.held.record);
         match self.others.as_slice() {
             [(_, second)] if *second == own => Finding::Agreed,
             [] | [_] => Finding::Open,
@@ -376,14 +367,6 @@ fn task_of(chunk: ChunkId, round: u32) -> ChunkId {
         work: WorkKind::SpotCheck,
         index: chunk.index * 2 + round,
         ..chunk
-    }
-}
-
-/// The hashes of a record's frames.
-fn hashes(record: &DoneRecord) -> Vec<FrameHash> {
-    match &record.body {
-        DoneBody::Render { frame_hashes, .. } => frame_hashes.clone(),
-        DoneBody::Analyze { .. } => Vec::new(),
     }
 }
 

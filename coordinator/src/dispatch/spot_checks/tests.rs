@@ -1,12 +1,11 @@
 use super::*;
 use crate::job::test_support::done_record;
-use crate::placement::CpuFallback;
+use crate::placement::{ChunkMemory, CpuFallback, JobNeeds, options};
 use latentfarm_common::digest::Digest;
 use latentfarm_common::ids::{Attempt, JobId};
 use latentfarm_common::numeric_kind::NumericKind;
-use latentfarm_common::wire::memory::{MemoryRequirements, RenderMemory};
-
-use crate::placement::{ChunkMemory, JobNeeds, options};
+use latentfarm_common::wire::memory::{MemoryPlan, MemoryRequirements, RenderMemory};
+use latentfarm_common::wire::outcome::DoneBody;
 
 const CHUNK: u32 = 7;
 
@@ -34,6 +33,14 @@ fn record(of: ChunkId, name: &str, picture: &[u8]) -> DoneRecord {
     record
 }
 
+/// A result of rendering a chunk again.
+fn logged(record: DoneRecord) -> LoggedResult {
+    LoggedResult {
+        record: Arc::new(record),
+        sequence: 9,
+    }
+}
+
 fn capacity(name: &str) -> WorkerCapacity {
     let memory = RenderMemory {
         host_mib: Some(8000),
@@ -50,7 +57,7 @@ fn capacity(name: &str) -> WorkerCapacity {
 fn fit() -> Fit {
     let needs = JobNeeds {
         cpu: Some(MemoryRequirements {
-            mib: [1000; latentfarm_common::wire::memory::MemoryPlan::COUNT],
+            mib: [1000; MemoryPlan::COUNT],
         }),
         cuda: None,
         media_mib: 100,
@@ -63,7 +70,7 @@ fn fit() -> Fit {
 /// Checks of which one is under way, of a result of worker `a`.
 fn begun(picture: &[u8]) -> SpotChecks {
     let mut checks = SpotChecks::default();
-    let held = HeldResult {
+    let held = LoggedResult {
         record: Arc::new(record(chunk(), "a", picture)),
         sequence: 5,
     };
@@ -76,7 +83,7 @@ fn begun(picture: &[u8]) -> SpotChecks {
 fn arrive(checks: &mut SpotChecks, name: &str, picture: &[u8]) -> Step {
     let task = checks.next(CHUNK).unwrap().task;
     let record = record(task, name, picture);
-    checks.on_arrived(task.index, Arrived { record, sequence: 9 })
+    checks.on_arrived(task.index, logged(record))
 }
 
 fn settled(step: Step) -> Conclusion {
@@ -145,7 +152,7 @@ async fn a_worker_confirms_neither_itself_nor_a_machine_that_rounds_differently(
     let task = checks.next(CHUNK).unwrap().task;
     let mut record = record(task, "b", b"y");
     record.numerics_fingerprint = "another".to_owned();
-    let conclusion = settled(checks.on_arrived(task.index, Arrived { record, sequence: 9 }));
+    let conclusion = settled(checks.on_arrived(task.index, logged(record)));
     assert_eq!(conclusion.odd, None);
     assert_eq!((checks.report().agreed, checks.report().not_compared), (0, 1));
     assert_eq!(checks.report().disagreements, []);
@@ -191,10 +198,7 @@ async fn two_that_differ_are_both_reported_if_no_third_can_decide() {
 async fn a_result_of_an_earlier_coordinator_is_used() {
     let mut checks = SpotChecks::default();
     let [task, _] = tasks_of(chunk());
-    let early = Arrived {
-        record: record(task, "b", b"x"),
-        sequence: 9,
-    };
+    let early = logged(record(task, "b", b"x"));
     assert!(matches!(checks.on_arrived(task.index, early), Step::Ignored));
     assert!(checks.take_early(tasks_of(chunk())[1]).is_none());
     assert_eq!(checks.take_early(task).unwrap().sequence, 9);

@@ -18,8 +18,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use latentfarm_common::clock::since_1970;
 use latentfarm_common::digest::Digest;
+use latentfarm_common::disk::{free_bytes, written_bytes};
 use latentfarm_common::error::{FileError, ignore_not_found};
-use nix::sys::statvfs::statvfs;
 
 /// Suffix of what was fetched so far.
 const PARTIAL: &str = "part";
@@ -36,7 +36,7 @@ pub struct WeightsCache {
 /// A folder of weights that stays as it is until this is dropped.
 #[derive(Debug)]
 pub struct CachedWeights {
-    /// The folder.
+    /// The folder with the weight files.
     pub path: PathBuf,
     _in_use: File,
 }
@@ -134,13 +134,15 @@ impl WeightsCache {
     pub fn begin(&self, _right: &FetchLock, identity: Digest, bytes: u64) -> Result<PathBuf, CacheError> {
         let partial = self.partial(identity);
         remove_hidden(&partial)?;
-        let missing = bytes.saturating_sub(folder_bytes(&partial));
+        let missing = bytes.saturating_sub(written_bytes(&partial));
         let mut others = self.entries()?;
         let own = identity.to_string();
         others.retain(|entry| entry.name != own);
         others.sort_by_key(|entry| entry.used);
         let mut kept: u64 = others.iter().map(|entry| entry.bytes).sum();
-        let mut free = free_bytes(&self.dir);
+        let free_bytes = || free_bytes(&self.dir).unwrap_or(u64::MAX);
+        // What is not known counts as enough.
+        let mut free = free_bytes();
         if bytes <= self.limit_bytes && missing <= free.saturating_add(kept) {
             for entry in &others {
                 if kept.saturating_add(bytes) <= self.limit_bytes && missing <= free {
@@ -152,7 +154,7 @@ impl WeightsCache {
                         "removed weights that were not used for long"
                     );
                     kept -= entry.bytes;
-                    free = free_bytes(&self.dir);
+                    free = free_bytes();
                 }
             }
         }
@@ -180,7 +182,7 @@ impl WeightsCache {
         let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
         let paths = entries.map(|entry| entry.path());
         let partial = paths.filter(|path| path.extension().is_some_and(|suffix| suffix == PARTIAL));
-        partial.map(|path| folder_bytes(&path)).sum()
+        partial.map(|path| written_bytes(&path)).sum()
     }
 
     /// Makes what was fetched the weights of this digest, and returns them.
@@ -230,7 +232,7 @@ impl WeightsCache {
             let (Some(name), true, true) = (name, is_weights, path.is_dir()) else {
                 continue;
             };
-            let bytes = folder_bytes(&path);
+            let bytes = written_bytes(&path);
             if let Some(known) = entries.iter_mut().find(|entry| entry.name == name) {
                 known.bytes += bytes;
                 continue;
@@ -272,20 +274,4 @@ fn remove_hidden(dir: &Path) -> Result<(), CacheError> {
         }
     }
     Ok(())
-}
-
-/// Returns the free space of a folder's disk. What is not known counts as enough.
-fn free_bytes(dir: &Path) -> u64 {
-    statvfs(dir).map_or(u64::MAX, |stat| stat.blocks_available() * stat.fragment_size())
-}
-
-/// Returns the size of all files in a folder. What vanishes meanwhile counts nothing.
-fn folder_bytes(path: &Path) -> u64 {
-    let entries = fs::read_dir(path).into_iter().flatten().flatten();
-    let sizes = entries.map(|entry| match entry.metadata() {
-        Ok(metadata) if metadata.is_dir() => folder_bytes(&entry.path()),
-        Ok(metadata) => metadata.len(),
-        Err(_) => 0,
-    });
-    sizes.sum()
 }
