@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures::StreamExt as _;
 use harness::{ScriptedAction, WorkerHarness};
 use latentfarm_common::blob::Store;
 use latentfarm_common::ids::Attempt;
@@ -141,11 +142,8 @@ async fn a_task_that_cannot_be_read_is_terminated_and_reported() {
     harness.publish(0, 0).await;
     harness.done(0).await;
     harness.next_event().await;
-    let mut unknown_schema = wire::encode(&harness.task(1, 0)).unwrap();
-    unknown_schema[4] = 0xff;
     let foreign = wire::encode(&harness.task(9, 0)).unwrap();
     for (index, payload, reason) in [
-        (1, unknown_schema, "schema"),
         (2, b"not a task".to_vec(), "not a farm message"),
         (3, foreign, "was published for"),
     ] {
@@ -169,6 +167,34 @@ async fn a_task_that_cannot_be_read_is_terminated_and_reported() {
     }
     harness.queue_is_empty().await;
     assert_eq!(harness.runner.runs(), 1, "a broken task was run");
+}
+
+#[tokio::test]
+async fn a_task_of_another_release_stays_for_workers_that_can_read_it() {
+    let harness = WorkerHarness::start(&[]).await;
+    harness.publish(0, 0).await;
+    harness.done(0).await;
+    harness.queue_is_empty().await;
+    let mut payload = wire::encode(&harness.task(1, 0)).unwrap();
+    payload[4] = 0xff;
+    let subject = Subject::Task {
+        queue: queue(),
+        chunk: chunk(1),
+    };
+    let context = &harness.farm.coordinator.context;
+    let stored = context
+        .publish(subject.to_string(), payload.into())
+        .await
+        .unwrap();
+    stored.await.unwrap();
+    let problem = eventually("the worker says what is the matter", async || {
+        harness.heartbeat_state.snapshot().problem
+    })
+    .await;
+    assert!(problem.contains("run the same release everywhere"), "{problem}");
+    let queued = harness.task_stream.queued(job("a job")).await.unwrap();
+    assert_eq!(queued, [(queue(), chunk(1))]);
+    assert_eq!(harness.runner.runs(), 1);
 }
 
 #[tokio::test]
@@ -313,8 +339,6 @@ async fn the_loop_goes_on_after_the_server_was_killed() {
 
 #[tokio::test]
 async fn heartbeats_show_state_and_progress() {
-    use futures::StreamExt as _;
-
     let go_on = Arc::new(Notify::new());
     let harness = WorkerHarness::start(&[ScriptedAction::FinishLater(Arc::clone(&go_on))]).await;
     let mut heartbeats = harness

@@ -1,5 +1,7 @@
 //! The error of what is done with the farm's streams.
 
+use super::schema::OtherSchema;
+
 /// An operation on the farm's streams, consumers or messages failed.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {action}")]
@@ -13,5 +15,10 @@ impl StreamError {
     pub(crate) fn new(action: String, cause: impl Into<async_nats::Error>) -> Self {
         let source = cause.into();
         Self { action, source }
+    }
+
+    /// Returns what was found if the operation failed because another release has written the streams.
+    pub fn other_schema(&self) -> Option<&OtherSchema> {
+        self.source.downcast_ref()
     }
 }

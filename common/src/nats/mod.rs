@@ -19,6 +19,7 @@ pub mod lease;
 mod link;
 pub mod pull;
 mod role;
+pub mod schema;
 pub mod server;
 pub mod shared_weights;
 pub mod signature;

@@ -22,7 +22,9 @@ use async_nats::jetstream::{self, ErrorCode};
 
 use super::error::StreamError;
 use super::full::is_full;
-use super::subjects;
+use super::schema::OtherSchema;
+use super::{schema, subjects};
+use crate::error::one_line;
 use crate::queues::Queue;
 use crate::wire::MAX_MESSAGE_BYTES;
 
@@ -48,6 +50,10 @@ pub const MEDIA_BUCKET: &str = "farm-media";
 pub const WEIGHTS_BUCKET: &str = "farm-weights";
 /// Name of the stream that holds that bucket, and the lists of the files.
 pub const WEIGHTS_STREAM: &str = "OBJ_farm-weights";
+
+/// The streams whose records must be of this release. What the others hold is no loss: events, what was learned of tasks, and
+/// blobs, which are named by their content.
+const OF_ONE_RELEASE: [&str; 3] = [JOBS_STREAM, DONE, TASKS];
 
 const MINUTE: Duration = Duration::from_mins(1);
 const DAY: Duration = Duration::from_hours(24);
@@ -93,6 +99,7 @@ impl Topology {
             max_bytes: GIB,
             max_messages_per_subject: -1,
             duplicate_window: 2 * MINUTE,
+            metadata: schema::mark(),
             ..Config::default()
         };
         // A key-value bucket; the marker of an expired value stays for `marker_ttl`.
@@ -196,6 +203,24 @@ pub(super) fn weights_stream() -> Config {
     }
 }
 
+/// Fails if the farm's store has records of another release. Streams that cannot be looked up now are left to whoever uses them:
+/// [`ensure`] looks again before it changes any.
+pub async fn check_store(context: &jetstream::Context) -> Result<(), OtherSchema> {
+    for name in OF_ONE_RELEASE {
+        match context.get_stream(name).await {
+            Ok(stream) => schema::check(stream.cached_info())?,
+            Err(error) => {
+                tracing::debug!(
+                    stream = name,
+                    error = one_line(&error),
+                    "cannot look up a stream's schema"
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
 /// How often the limits of all streams are halved at most, on a server that grants less than they ask for.
 pub const HALVINGS: u32 = 6;
 
@@ -210,19 +235,20 @@ pub struct Ensured {
 }
 
 /// Creates missing streams and brings the others to this release's settings. Repeating it changes nothing. On a
-/// server that grants less storage than the streams ask for, those that are created get smaller limits.
+/// server that grants less storage than the streams ask for, those that are created get smaller limits. Nothing is changed
+/// if streams have records of another release, which [`StreamError::other_schema`] tells apart.
 pub async fn ensure(context: &jetstream::Context, topology: &Topology) -> Result<Ensured, StreamError> {
-    let mut missing = Vec::new();
+    let (mut missing, mut existing) = (Vec::new(), Vec::new());
     for config in topology.streams() {
         match context.get_stream(&config.name).await {
             Ok(stream) => {
-                let found = &stream.cached_info().config;
-                let num_replicas = topology.replicas.unwrap_or(found.num_replicas);
-                let config = Config {
-                    num_replicas,
-                    ..config
-                };
-                update(context, config, found.max_bytes).await?;
+                let found = stream.cached_info();
+                if OF_ONE_RELEASE.contains(&config.name.as_str()) {
+                    schema::check(found).map_err(|other| {
+                        StreamError::new(format!("use the stream {}", config.name), other)
+                    })?;
+                }
+                existing.push((config, found.config.clone()));
             }
             Err(error) if is_not_found(error.kind()) => missing.push(config),
             Err(error) => {
@@ -232,6 +258,14 @@ pub async fn ensure(context: &jetstream::Context, topology: &Topology) -> Result
                 ));
             }
         }
+    }
+    for (config, found) in existing {
+        let num_replicas = topology.replicas.unwrap_or(found.num_replicas);
+        let config = Config {
+            num_replicas,
+            ..config
+        };
+        update(context, config, found.max_bytes).await?;
     }
     let mut halvings = 0;
     while let Err(error) = create(context, &missing, halvings).await {

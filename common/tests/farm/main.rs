@@ -11,6 +11,7 @@ mod lease;
 mod lines;
 mod queue;
 mod roles;
+mod schema;
 mod server;
 mod shared_weights;
 #[path = "../support/mod.rs"]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use latentfarm_common::clock;
 use latentfarm_common::console::tell;
 use latentfarm_common::error::one_line;
-use latentfarm_common::nats::{Connection, Role};
+use latentfarm_common::nats::{Connection, Role, topology};
 use latentfarm_common::nats::{Identity, connect};
 use latentfarm_common::time::milliseconds;
 use latentfarm_common::waiting::{WaitReport, WaitReporter, rough_time};
@@ -32,7 +32,10 @@ pub(super) fn operator() -> Identity {
 /// Connects to a farm as an operator.
 pub(super) async fn connection(url: &str) -> Result<Connection, CommandError> {
     let connected = connect::connect(url, &operator(), connect::BRIEF).await;
-    connected.map_err(CommandError::failed)
+    let connection = connected.map_err(CommandError::failed)?;
+    let checked = topology::check_store(&connection.context).await;
+    checked.map_err(CommandError::failed)?;
+    Ok(connection)
 }
 
 pub(super) fn list(args: JobsArgs) -> Result<ExitStatus, CommandError> {

@@ -1,6 +1,7 @@
 //! The connections to the farm that jobs run on, which the caller of the dispatcher opens.
 
 use latentfarm_common::blob::{BlobError, Store};
+use latentfarm_common::nats::schema::OtherSchema;
 use latentfarm_common::nats::topology::{self, Topology};
 use latentfarm_common::nats::{ConnectError, Identity, connect};
 use latentfarm_common::nats::{Connection, StreamError, storage};
@@ -24,6 +25,8 @@ pub enum FarmError {
     Connect(#[from] ConnectError),
     #[error(transparent)]
     Store(#[from] BlobError),
+    #[error(transparent)]
+    OtherSchema(#[from] OtherSchema),
     #[error("cannot prepare the farm's streams")]
     Streams(#[source] StreamError),
     /// Copies were asked for, and the server is alone.
@@ -47,9 +50,10 @@ pub enum FarmError {
 }
 
 impl Farm {
-    /// Connects to the farm of a server.
+    /// Connects to the farm of a server. One whose store another release has written is refused.
     pub async fn connect(url: &str, identity: &Identity) -> Result<Self, FarmError> {
         let connection = connect::connect(url, identity, connect::BRIEF).await?;
+        topology::check_store(&connection.context).await?;
         Ok(Self {
             store: Store::open(FARM_STORE, Some(&connection.client))?,
             topology: Topology::default(),
@@ -67,7 +71,10 @@ impl Farm {
                 let url = self.connection.url().to_owned();
                 return Err(FarmError::NoCluster { url, source });
             }
-            Err(error) => return Err(FarmError::Streams(error)),
+            Err(error) => {
+                let other = error.other_schema().copied();
+                return Err(other.map_or(FarmError::Streams(error), FarmError::OtherSchema));
+            }
         };
         let account = storage::account_room(context).await;
         Err(FarmError::Storage {

@@ -1,18 +1,19 @@
 //! Merges everything that reaches the dispatcher into one channel: heartbeats, events and done records from
 //! the farm, and the segments of source videos.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures::StreamExt as _;
 use latentfarm_common::error::one_line;
 use latentfarm_common::ids::JobId;
 use latentfarm_common::nats::done::DoneEntry;
 use latentfarm_common::nats::events::{FollowedMessage, Follower, StartFrom};
+use latentfarm_common::nats::heartbeats::ReadError;
 use latentfarm_common::nats::signature::PublicKey;
 use latentfarm_common::nats::subjects::{ALL_HEARTBEATS, Subject};
 use latentfarm_common::nats::{Connection, heartbeats};
-use latentfarm_common::wire;
 use latentfarm_common::wire::outcome::{Event, Heartbeat};
+use latentfarm_common::wire::{self, SCHEMA, WireError};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
@@ -58,12 +59,24 @@ impl Inbox {
         let mut listeners = JoinSet::new();
         let beats = sender.clone();
         listeners.spawn(async move {
+            let mut strangers = BTreeSet::new();
             while let Some(message) = incoming.next().await {
                 match heartbeats::read(&message) {
                     Ok((heartbeat, key)) => {
                         let message = FarmMessage::Heartbeat { heartbeat, key };
                         if beats.send(message).await.is_err() {
                             break;
+                        }
+                    }
+                    // It is said once: the next coordinator says it again.
+                    Err(ReadError::Decode(WireError::UnknownSchema { found })) => {
+                        if strangers.insert((message.subject.clone(), found)) {
+                            let name = message.subject.rsplit('.').next().unwrap_or_default();
+                            tracing::warn!(
+                                worker = name,
+                                "worker {name} speaks wire schema {found}, this coordinator {SCHEMA}: it counts for no task \
+                                 until it is updated"
+                            );
                         }
                     }
                     Err(error) => tracing::warn!(

@@ -9,7 +9,7 @@ use latentfarm_common::ids::WorkerId;
 use latentfarm_common::nats::Connection;
 use latentfarm_common::nats::connect;
 use latentfarm_common::nats::server::{EmbeddedServer, ServerBinary, ServerOptions};
-use latentfarm_common::nats::topology::Topology;
+use latentfarm_common::nats::topology::{self, Topology};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
@@ -56,6 +56,9 @@ impl LocalFarm {
             .map_err(LocalFarmError::Server)?;
         let connection = connect::connect(&server.url(), &server.coordinator(), connect::BRIEF).await;
         let connection = connection.map_err(FarmError::from)?;
+        topology::check_store(&connection.context)
+            .await
+            .map_err(FarmError::from)?;
         let store = Store::file_url(&absolute(&folder.blobs())?).and_then(|url| Store::open(&url, None));
         let store = store.map_err(FarmError::from)?;
         let spec = |options: WorkerOptions| WorkerSpec {

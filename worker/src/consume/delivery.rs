@@ -97,6 +97,7 @@ impl Delivery {
             chunk,
             attempt,
             reason,
+            is_of_another_release: _,
         } = unreadable;
         tracing::error!(?chunk, %attempt, reason, "terminated a task that cannot be read");
         let Some(chunk) = chunk else {

@@ -59,7 +59,17 @@ pub(super) async fn open(link: &WorkerLink, message: Message) -> Result<HeldTask
         Ok(read) => read,
         Err(unreadable) => {
             let (_no_progress, steps) = watch::channel(0);
-            return Err(hold(steps).reject(unreadable).await);
+            let delivery = hold(steps);
+            if !unreadable.is_of_another_release {
+                return Err(delivery.reject(unreadable).await);
+            }
+            // Workers that were updated can read it, and this one takes no task until it is.
+            tracing::error!(
+                reason = unreadable.reason,
+                "the farm's tasks are of another release"
+            );
+            link.heartbeat_state.set_problem(Some(unreadable.reason));
+            return Err(delivery.retry_later(DeliveryOutcome::Unfit).await);
         }
     };
     let (progress, steps) = Progress::new(&link.heartbeat_state, task.chunk);

@@ -5,8 +5,8 @@ use latentfarm_common::ids::{Attempt, ChunkId};
 use latentfarm_common::nats::subjects::Subject;
 use latentfarm_common::nats::tasks::attempt_of;
 use latentfarm_common::queues::Queue;
-use latentfarm_common::wire;
 use latentfarm_common::wire::task::{Task, TaskBody};
+use latentfarm_common::wire::{self, WireError};
 
 /// A message that cannot be read as a task, with the parts that could be.
 pub(super) struct UnreadableTask {
@@ -14,6 +14,8 @@ pub(super) struct UnreadableTask {
     pub(super) chunk: Option<ChunkId>,
     pub(super) attempt: Attempt,
     pub(super) reason: String,
+    /// Whether another release has written it, so that other workers may read it.
+    pub(super) is_of_another_release: bool,
 }
 
 /// Reads the task in a message, and the queue that it was pulled from.
@@ -30,14 +32,19 @@ pub(super) fn read_task(message: &async_nats::Message) -> Result<(Task, Queue), 
             chunk: None,
             attempt,
             reason,
+            is_of_another_release: false,
         });
     };
     let unreadable = |reason: String| UnreadableTask {
         chunk: Some(chunk),
         attempt,
         reason,
+        is_of_another_release: false,
     };
-    let task: Task = wire::decode(&message.payload).map_err(|error| unreadable(one_line(&error)))?;
+    let task: Task = wire::decode(&message.payload).map_err(|error| UnreadableTask {
+        is_of_another_release: matches!(error, WireError::UnknownSchema { .. }),
+        ..unreadable(one_line(&error))
+    })?;
     if task.chunk != chunk {
         return Err(unreadable(format!(
             "it is about {} but was published for {chunk}",

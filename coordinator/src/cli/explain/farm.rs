@@ -19,6 +19,7 @@ use crate::journal::{self, JournalEntry, JournalLine};
 pub(super) async fn lines(url: &str, job: JobId) -> anyhow::Result<Vec<JournalLine>> {
     let identity = Identity::from_environment(Role::Observer, "latentfarm explain".to_owned());
     let connection = connect::connect(url, &identity, connect::BRIEF).await?;
+    topology::check_store(&connection.context).await?;
     // One that has forgotten the job, or was moved without its folder, has no journal of it.
     let kept = FarmClient::observing(&connection).journal(job).await;
     let kept = kept.map(|text| journal::parse(&text)).unwrap_or_default();

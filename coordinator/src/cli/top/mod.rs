@@ -14,7 +14,7 @@ use latentfarm_common::backoff::RetryLimit;
 use latentfarm_common::ids::WorkerId;
 use latentfarm_common::nats::heartbeats::ReadError;
 use latentfarm_common::nats::subjects::ALL_HEARTBEATS;
-use latentfarm_common::nats::{connect, heartbeats};
+use latentfarm_common::nats::{connect, heartbeats, topology};
 use latentfarm_common::wire::outcome::Heartbeat;
 use tokio::time::{Instant, MissedTickBehavior};
 
@@ -65,6 +65,8 @@ async fn watch(args: &TopArgs) -> Result<ExitStatus, CommandError> {
         .await
         .context(server.no_answer)
         .map_err(CommandError::refused)?;
+    let checked = topology::check_store(&connection.context).await;
+    checked.map_err(CommandError::failed)?;
     let mut messages = connection
         .client
         .subscribe(ALL_HEARTBEATS)
