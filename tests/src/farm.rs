@@ -133,7 +133,7 @@ fn launch(dir: &Path, port: &str) -> Child {
 }
 
 /// Returns the path of the server that the project's set-up has installed.
-pub(crate) fn installed_server() -> PathBuf {
+pub fn installed_server() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../.cache/bin/nats-server")
 }
 
@@ -179,6 +179,37 @@ impl Worker {
         tag: &ProcessTag,
         more: &[&str],
     ) -> Self {
+        Self::run(Self::on_server(server, name, weights, more), log, tag)
+    }
+
+    /// Starts a worker in UTC whose clock goes wrong by as many seconds as this file says.
+    #[track_caller]
+    pub fn start_in_utc(
+        server: &Access,
+        name: &str,
+        weights: &Path,
+        log: &Path,
+        tag: &ProcessTag,
+        more: &[&str],
+        clock_shift: &Path,
+    ) -> Self {
+        let mut command = Self::on_server(server, name, weights, more);
+        command
+            .env("TZ", "UTC")
+            .env("LATENTFARM_TEST_CLOCK_SHIFT", clock_shift);
+        Self::run(command, log, tag)
+    }
+
+    /// Starts the worker of a machine that was invited, on these devices.
+    #[track_caller]
+    pub fn join(file: &Path, devices: &str, weights: &Path, log: &Path, tag: &ProcessTag) -> Self {
+        let mut command = Self::command(weights);
+        command.arg("--join").arg(file).args(["--device", devices]);
+        Self::run(command, log, tag)
+    }
+
+    #[track_caller]
+    fn on_server(server: &Access, name: &str, weights: &Path, more: &[&str]) -> Command {
         let (seed_variable, seed) = server.key(&format!("worker-{name}"));
         let device: &[&str] = if more.contains(&"--device") {
             &[]
@@ -192,15 +223,7 @@ impl Worker {
             .args(more)
             .env(seed_variable, seed)
             .envs(server.authority());
-        Self::run(command, log, tag)
-    }
-
-    /// Starts the worker of a machine that was invited, on these devices.
-    #[track_caller]
-    pub fn join(file: &Path, devices: &str, weights: &Path, log: &Path, tag: &ProcessTag) -> Self {
-        let mut command = Self::command(weights);
-        command.arg("--join").arg(file).args(["--device", devices]);
-        Self::run(command, log, tag)
+        command
     }
 
     fn command(weights: &Path) -> Command {

@@ -20,7 +20,7 @@ mod sync;
 pub use cards::Card;
 pub use clips::{Clips, Material, decoded, repeat, tiny_weights, tiny_weights_as, transcode, zeroed};
 pub use coordinator::Coordinator;
-pub use farm::{Access, Answer, Server, Worker};
+pub use farm::{Access, Answer, Server, Worker, installed_server};
 pub use gpus::StandInGpu;
 pub use processes::{ProcessTag, eventually, wait_until};
 pub use render::{Finished, Render, Running, program};

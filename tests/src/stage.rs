@@ -108,8 +108,15 @@ impl Stage {
     /// Ends the worker and the coordinator in order.
     #[track_caller]
     pub fn close(self, coordinator: Coordinator) {
+        let _material = self.close_keeping(coordinator);
+    }
+
+    /// Ends the farm in order, and returns its material.
+    #[track_caller]
+    pub fn close_keeping(self, coordinator: Coordinator) -> Material {
         assert_eq!(coordinator.interrupt(), Some(0));
         assert_eq!(self.worker.drain(), Some(0));
         self.tag.assert_nothing_left();
+        self.material
     }
 }

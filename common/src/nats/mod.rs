@@ -18,6 +18,7 @@ pub mod join;
 pub mod lease;
 mod link;
 pub mod pull;
+pub mod records;
 mod role;
 pub mod schema;
 pub mod server;

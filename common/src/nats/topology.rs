@@ -44,6 +44,8 @@ pub const JOBS_STREAM: &str = "KV_farm-jobs";
 pub const LEASE_BUCKET: &str = "farm-lease";
 /// Name of the key-value bucket of measured memory requirements and frame times.
 pub const NEEDS_BUCKET: &str = "farm-needs";
+/// Name of the stream that holds that bucket.
+pub const NEEDS_STREAM: &str = "KV_farm-needs";
 /// Name of the object store bucket of blobs.
 pub const MEDIA_BUCKET: &str = "farm-media";
 /// Name of the object store bucket of shared weights.

@@ -22,7 +22,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 /// Version of every payload type in this module.
-pub const SCHEMA: u16 = 17;
+pub const SCHEMA: u16 = 18;
 /// Largest task, record or event, in bytes, envelope included.
 pub const MAX_MESSAGE_BYTES: usize = 64 * 1024;
 

@@ -295,6 +295,8 @@ pub enum WorkerState {
     Left,
     /// The worker takes no task for a while, because the coordinator has set it aside; [`Heartbeat::problem`] says why.
     SetAside,
+    /// The worker takes no task for a while by its own settings, as outside its hours; [`Heartbeat::problem`] says why.
+    Resting,
 }
 
 /// The progress of a task that a worker holds.

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use tokio::runtime::{Builder, Runtime};
 
-use crate::farm::{ClientError, FarmRenderError, FetchError, SubmitError};
+use crate::farm::{ClientError, FarmRenderError, FetchError, RestoreError, SubmitError};
 use crate::render::RenderError;
 
 /// How a command ended. The numbers are the process's exit codes, which `latentfarm --help` lists.
@@ -77,7 +77,14 @@ macro_rules! refusal_or_failure {
     )*};
 }
 
-refusal_or_failure!(ClientError, FarmRenderError, FetchError, RenderError, SubmitError);
+refusal_or_failure!(
+    ClientError,
+    FarmRenderError,
+    FetchError,
+    RenderError,
+    RestoreError,
+    SubmitError
+);
 
 /// Returns why a command line is refused, in one line: the first paragraph of the message, without the usage.
 pub(super) fn reason(refusal: &clap::Error) -> String {

@@ -3,6 +3,7 @@
 
 mod args;
 mod argument_error;
+mod backup;
 mod batch;
 mod bench;
 mod doctor;
@@ -105,6 +106,8 @@ fn run(args: Args) -> ExitCode {
         args::Command::Revoke(args) => invite::revoke(&args),
         args::Command::CheckSegments => check_segments(),
         args::Command::ShareWeights(args) => share_weights::main(&args),
+        args::Command::Backup(args) => backup::backup(&args),
+        args::Command::Restore(args) => backup::restore(&args),
     };
     let status = outcome.unwrap_or_else(|error| {
         tell(format_args!("error: {}", Chain(error.source.as_ref())));

@@ -98,7 +98,7 @@ async fn run(args: ServeArgs) -> Result<ExitStatus, CommandError> {
 
 /// Returns how much the own server may store in its folder, what it has stored included. A tenth of what is free stays
 /// free.
-fn room_for_server(dir: &Path) -> u64 {
+pub(super) fn room_for_server(dir: &Path) -> u64 {
     let free = Volume::of(dir).map_or(u64::MAX, |volume| volume.free_bytes);
     written_bytes(dir).saturating_add(free / 10 * 9)
 }

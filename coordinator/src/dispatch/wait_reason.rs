@@ -22,6 +22,8 @@ pub enum WaitReason {
     Server { url: String, error: Option<String> },
     /// No worker takes tasks. Those that are unfit or set aside are listed with what is the matter with each.
     Worker { unfit: Vec<(WorkerId, String)> },
+    /// The workers that could go on with the job rest by their own settings, each with the reason.
+    Resting { workers: Vec<(WorkerId, String)> },
     /// No worker has the host memory for face analysis.
     AnalysisMemory,
     /// There are workers, but none that can render: they report no memory of any device.
@@ -56,7 +58,7 @@ impl WaitReason {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Server { .. } => Self::SERVER,
-            Self::Worker { .. } => "worker",
+            Self::Worker { .. } | Self::Resting { .. } => "worker",
             Self::AnalysisMemory | Self::Memory { .. } => "memory",
             Self::Device => "device",
             Self::Lease { .. } => "lease",
@@ -78,6 +80,7 @@ impl WaitReason {
                 "start it again if it has stopped; the job then goes on by itself".to_owned()
             }
             Self::Worker { .. } => start.to_owned(),
+            Self::Resting { .. } => "add a worker without such hours to go on sooner".to_owned(),
             Self::AnalysisMemory => "end other programs on the machine of a worker".to_owned(),
             Self::Device => "run `latentfarm-worker probe` on their machines to learn why".to_owned(),
             Self::Memory { .. } => "free that memory, or add a worker with more".to_owned(),
@@ -117,6 +120,7 @@ impl WaitReason {
         match self {
             Self::Worker { .. } | Self::AnalysisMemory | Self::Device | Self::Storage { .. } => true,
             Self::Server { .. }
+            | Self::Resting { .. }
             | Self::Memory { .. }
             | Self::Lease { .. }
             | Self::Queue { .. }
@@ -143,6 +147,12 @@ impl fmt::Display for WaitReason {
                 unfit
                     .iter()
                     .try_for_each(|(worker, reason)| write!(f, "; {worker} {reason}"))
+            }
+            Self::Resting { workers } => {
+                f.write_str("the workers that could go on rest")?;
+                workers
+                    .iter()
+                    .try_for_each(|(worker, reason)| write!(f, "; {worker} is {reason}"))
             }
             Self::AnalysisMemory => write!(
                 f,
@@ -233,17 +243,25 @@ pub(super) fn reason(chunks: &Chunks, workers: &Workers, farm: FarmView<'_>) -> 
     let is_at_work = analyze.running + render.running > 0;
     let open = |counts: Counts| counts.backlog + counts.queued;
     if !is_at_work {
-        if !workers.any_usable() {
+        let lack = if !workers.any_usable() {
             let unfit = workers.out_of_service(Instant::now()).into_iter();
-            return Some(WaitReason::Worker {
+            Some(WaitReason::Worker {
                 unfit: unfit.map(|out| (out.worker.clone(), out.describe())).collect(),
+            })
+        } else if open(analyze) > 0 && workers.analyzers().is_empty() {
+            Some(WaitReason::AnalysisMemory)
+        } else if open(render) > 0 && workers.capacities().is_empty() {
+            Some(WaitReason::Device)
+        } else {
+            None
+        };
+        if let Some(lack) = lack {
+            let workers = workers.resting();
+            return Some(if workers.is_empty() {
+                lack
+            } else {
+                WaitReason::Resting { workers }
             });
-        }
-        if open(analyze) > 0 && workers.analyzers().is_empty() {
-            return Some(WaitReason::AnalysisMemory);
-        }
-        if open(render) > 0 && workers.capacities().is_empty() {
-            return Some(WaitReason::Device);
         }
     }
     if let Some(worst) = chunks.memory_waits().max_by_key(MemoryWait::need_mib) {
@@ -299,7 +317,8 @@ mod tests {
         };
         std::iter::successors(Some(first), |before| match before {
             WaitReason::Server { .. } => Some(WaitReason::Worker { unfit: Vec::new() }),
-            WaitReason::Worker { .. } => Some(WaitReason::AnalysisMemory),
+            WaitReason::Worker { .. } => Some(WaitReason::Resting { workers: Vec::new() }),
+            WaitReason::Resting { .. } => Some(WaitReason::AnalysisMemory),
             WaitReason::AnalysisMemory => Some(WaitReason::Device),
             WaitReason::Device => Some(WaitReason::Memory {
                 chunks: 1,

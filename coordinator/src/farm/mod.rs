@@ -11,6 +11,7 @@
 //! files. The output is joined where it is fetched.
 
 mod attempt;
+mod backup;
 mod client;
 mod coordinator;
 mod error;
@@ -27,6 +28,10 @@ mod sweep;
 mod watch;
 mod watchers;
 
+pub use backup::{
+    Backup, BackupError, BackupFileError, Progress as BackupProgress, RestoreError, Totals as BackupTotals,
+    backup, restore,
+};
 pub use client::{ClientError, FarmClient};
 pub use coordinator::{CoordinatorSettings, Retention};
 pub use error::ServeError;

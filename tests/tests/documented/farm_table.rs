@@ -336,6 +336,32 @@ pub(crate) const SERVED: &[Row] = &[
         ),
     ),
     (
+        "latentfarm backup farm.backup --nats nats://farm.example:4222",
+        As(
+            "LATENTFARM_NKEY_SEED=$(cat observer.nk) latentfarm backup farm.backup --nats nats://farm.example:4222",
+        ),
+    ),
+    (
+        "latentfarm backup farm.backup --nats nats://farm.example:4222 --no-media",
+        As(
+            "LATENTFARM_NKEY_SEED=$(cat observer.nk) latentfarm backup other.backup --nats nats://farm.example:4222 --no-media",
+        ),
+    ),
+    (
+        "latentfarm backup",
+        As(
+            "LATENTFARM_NKEY_SEED=$(cat observer.nk) LATENTFARM_NATS=nats://farm.example:4222 latentfarm backup farm.backup",
+        ),
+    ),
+    ("latentfarm restore farm.backup --dir /srv/farm2", Runs),
+    (
+        "latentfarm serve --dir {dir}",
+        StaysAs(
+            "latentfarm serve --dir /srv/farm2 --listen 127.0.0.1:0",
+            "coordinating the farm",
+        ),
+    ),
+    (
         "latentfarm invite gpu1 --dir /srv/farm -o gpu1.join --valid 30d --url tls://farm.example:4222",
         As(
             "rm gpu1.join && latentfarm invite gpu1 --dir /srv/farm -o gpu1.join --valid 30d --url tls://farm.example:4222",
@@ -367,6 +393,18 @@ pub(crate) const WITHOUT_KEYS: &[Row] = &[
     (
         "latentfarm-worker run --nats nats://farm.example:4222 --weights /srv/latentsync",
         Stays("ready for tasks"),
+    ),
+    (
+        "latentfarm serve --nats URL --dir first & SERVE=$!; until latentfarm backup farm.backup --nats URL; do sleep 1; done; kill -INT $SERVE; wait $SERVE",
+        Prepares,
+    ),
+    (
+        "latentfarm restore farm.backup --nats nats://farm.example:4222",
+        As("latentfarm restore farm.backup --nats URL"),
+    ),
+    (
+        "latentfarm restore",
+        As("latentfarm restore farm.backup --nats URL"),
     ),
     (
         "latentfarm serve --nats {url}",

@@ -25,6 +25,7 @@ mod heartbeat_state;
 mod held_task;
 mod held_tasks;
 mod idle_reporter;
+mod off_duty;
 mod progress;
 mod puller;
 mod rest;
@@ -34,6 +35,7 @@ mod task_message;
 
 use std::panic::resume_unwind;
 
+use futures::future::BoxFuture;
 use latentfarm_common::nats::Connection;
 use latentfarm_common::queues::{Available, Queue, fitting};
 use latentfarm_common::shutdown::Shutdown;
@@ -43,6 +45,7 @@ use tokio::time::Instant;
 
 pub use error::ServeError;
 pub use heartbeat_state::HeartbeatState;
+pub use off_duty::OffDuty;
 pub use progress::Progress;
 pub use rest::wait_unfit;
 pub use runner::{Artifact, Assignment, Finish, Prepare, Prepared, TaskOutput, TaskRunner};
@@ -54,7 +57,7 @@ use held_task::{WorkerLink, open};
 use held_tasks::HeldTasks;
 use idle_reporter::IdleReporter;
 use puller::TaskPuller;
-use rest::{Rests, obey_pause};
+use rest::{Rests, obey_pause, rest_off_duty};
 
 /// How many tasks a worker ran until it left.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -109,6 +112,16 @@ fn withheld<R: TaskRunner>(runner: &R, settings: &Settings) -> Vec<Queue> {
     fitting(&Available { analyze, memory }, settings.kind)
 }
 
+/// Waits until the device has changed, or until the worker is off duty.
+fn interrupted(device_changed: BoxFuture<'static, ()>, off_duty: OffDuty) -> BoxFuture<'static, ()> {
+    Box::pin(async move {
+        tokio::select! {
+            () = device_changed => {}
+            () = off_duty.changed(None) => {}
+        }
+    })
+}
+
 /// Runs tasks until `shutdown` or the coordinator requests a drain. The current task is then finished, or
 /// given back to the broker if the shutdown goes on to stopping.
 pub async fn serve<R: TaskRunner>(
@@ -148,6 +161,9 @@ pub async fn serve<R: TaskRunner>(
         if obey_pause(runner, &link, &mut control, &mut held_tasks, &mut shutdown).await {
             continue;
         }
+        if rest_off_duty(runner, &link, &mut control, &mut held_tasks, &mut shutdown).await {
+            continue;
+        }
         if control.take_memory_request() && held_tasks.is_empty() {
             runner.free_memory().await;
         }
@@ -164,7 +180,7 @@ pub async fn serve<R: TaskRunner>(
         } else {
             heartbeat_state.set_state(WorkerState::Idle);
             let wanted = [queues, withheld(runner, settings)];
-            let interrupt = runner.device_changed();
+            let interrupt = interrupted(runner.device_changed(), settings.off_duty.clone());
             let Some(message) = puller.pull(&wanted, interrupt, &mut shutdown, &mut control).await else {
                 let link = (connection.is_up(), connection.url());
                 if let Some(line) = idle.note(link, &available, &runner.shortage(), Instant::now()) {

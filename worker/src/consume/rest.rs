@@ -1,5 +1,5 @@
-//! When a worker takes no task for a while: it is unfit, it fails one task after another, or the coordinator has set it
-//! aside.
+//! When a worker takes no task for a while: it is unfit, it fails one task after another, the coordinator has set it
+//! aside, or its own settings keep it off duty.
 
 use std::time::Duration;
 
@@ -100,6 +100,36 @@ pub(super) async fn obey_pause<R: TaskRunner>(
     heartbeat_state.set_state(WorkerState::SetAside);
     tokio::select! {
         () = sleep_until(until) => heartbeat_state.set_problem(None),
+        () = control.changed() => {}
+        () = shutdown.reached(Phase::Draining) => {}
+    }
+    true
+}
+
+/// Takes no task while the worker's own settings keep it off duty. Returns whether they did; the caller then looks again
+/// at what has changed.
+pub(super) async fn rest_off_duty<R: TaskRunner>(
+    runner: &mut R,
+    link: &WorkerLink,
+    control: &mut ControlInbox,
+    held_tasks: &mut HeldTasks,
+    shutdown: &mut Shutdown,
+) -> bool {
+    let off_duty = &link.settings.off_duty;
+    let Some(reason) = off_duty.reason() else {
+        return false;
+    };
+    let heartbeat_state = &link.heartbeat_state;
+    held_tasks.settle().await;
+    held_tasks.give_back_all();
+    runner.rest().await;
+    // The machine is somebody else's for now.
+    runner.free_memory().await;
+    tracing::info!("resting: {reason}");
+    heartbeat_state.set_problem(Some(reason.clone()));
+    heartbeat_state.set_state(WorkerState::Resting);
+    tokio::select! {
+        () = off_duty.changed(Some(&reason)) => heartbeat_state.set_problem(None),
         () = control.changed() => {}
         () = shutdown.reached(Phase::Draining) => {}
     }

@@ -7,12 +7,16 @@ use latentfarm_common::ids::WorkerId;
 use latentfarm_common::nats::ack::PROGRESS_INTERVAL;
 use latentfarm_common::numeric_kind::NumericKind;
 
+use super::off_duty::OffDuty;
+
 /// The settings of the worker's loop. Tests shorten the intervals; all else uses the defaults.
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub worker: WorkerId,
     /// The numeric kind of the machine, if tasks for that kind are taken too.
     pub kind: Option<NumericKind>,
+    /// Whether the worker's own settings keep it from taking tasks.
+    pub off_duty: OffDuty,
     /// How long the loop waits for a task on one queue before it checks all queues again.
     pub poll_interval: Duration,
     /// How often a heartbeat is published.
@@ -34,6 +38,7 @@ impl Settings {
         Self {
             worker,
             kind: None,
+            off_duty: OffDuty::default(),
             poll_interval: Duration::from_secs(5),
             heartbeat_interval: Duration::from_secs(2),
             progress_interval: PROGRESS_INTERVAL,

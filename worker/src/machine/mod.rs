@@ -1,10 +1,11 @@
 //! Facts about this machine by which the supervisor admits tasks: its devices, their free memory, the memory
 //! that other workers of this machine have reserved, which worker has a GPU, the memory plans that fit,
-//! and the weights that it keeps.
+//! the weights that it keeps, and the hours in which it works.
 
 pub mod admission;
 pub mod device_check;
 pub mod device_lock;
+pub mod hours;
 pub mod probe;
 pub mod reservations;
 pub mod usage_thresholds;

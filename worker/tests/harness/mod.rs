@@ -20,9 +20,9 @@ use latentfarm_common::wire::outcome::{
 };
 use latentfarm_common::wire::task::Task;
 use latentfarm_worker::consume::{
-    Artifact, Assignment, Finish, HeartbeatState, Settings, Summary, TaskOutput, TaskRunner, serve,
+    Artifact, Assignment, Finish, HeartbeatState, OffDuty, Settings, Summary, TaskOutput, TaskRunner, serve,
 };
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -156,6 +156,8 @@ pub(crate) struct WorkerHarness {
     pub(crate) runner: ScriptedRunner,
     pub(crate) heartbeat_state: HeartbeatState,
     pub(crate) trigger: Trigger,
+    /// Why the worker is off duty; `None` if it is not.
+    pub(crate) off_duty: watch::Sender<Option<String>>,
     pub(crate) store: String,
     pub(crate) serving: JoinHandle<Summary>,
 }
@@ -173,7 +175,9 @@ impl WorkerHarness {
         let connection = farm.worker("w1").await;
         let heartbeat_state = HeartbeatState::new(worker("w1"), "fake device".to_owned());
         let (trigger, shutdown, _drain) = shutdown::channel();
+        let (off_duty, reason) = watch::channel(None);
         let settings = Settings {
+            off_duty: OffDuty::of(reason),
             heartbeat_interval: Duration::from_millis(50),
             progress_interval: Duration::from_millis(200),
             unfit_backoff: Backoff::new(Duration::from_millis(10), Duration::from_millis(50)),
@@ -196,6 +200,7 @@ impl WorkerHarness {
             runner,
             heartbeat_state,
             trigger,
+            off_duty,
             store,
             serving,
         }

@@ -11,7 +11,7 @@ use latentfarm_common::nats::subjects::Subject;
 use latentfarm_common::nats::topology::Topology;
 use latentfarm_common::queues::{Queue, ResourceClass};
 use latentfarm_common::wire::memory::RenderMemory;
-use latentfarm_common::wire::outcome::WorkerCommand;
+use latentfarm_common::wire::outcome::{WorkerCommand, WorkerState};
 use tokio::sync::Notify;
 
 /// The queue of the render tasks, and a more urgent one.
@@ -232,4 +232,50 @@ async fn a_worker_asks_for_its_device_when_a_task_is_announced_for_it_and_rests_
     })
     .await;
     harness.leave().await;
+}
+
+#[tokio::test]
+async fn a_worker_that_goes_off_duty_finishes_its_task_and_gives_back_what_it_holds() {
+    let (harness, go_on) = holding(Farm::start().await).await;
+    let reason = "outside its hours".to_owned();
+    harness.off_duty.send_replace(Some(reason.clone()));
+    go_on.notify_one();
+    harness.done(1).await;
+    eventually("the worker rests", async || {
+        let heartbeat = harness.heartbeat_state.snapshot();
+        (heartbeat.state == WorkerState::Resting && heartbeat.problem.as_ref() == Some(&reason)).then_some(())
+    })
+    .await;
+    holds(&harness, &[]).await;
+    // They come back in any order.
+    let is_second = pulled(&harness).await.ends_with(&chunk(2).name().to_string());
+    assert_eq!(ran(&harness), [0, 1]);
+    assert_eq!(harness.runner.freed.load(Ordering::SeqCst), 1);
+    harness.off_duty.send_replace(None);
+    let left = if is_second { 3 } else { 2 };
+    harness.done(left).await;
+    assert_eq!(ran(&harness), [0, 1, left]);
+    assert_eq!(harness.heartbeat_state.snapshot().problem, None);
+    assert_eq!(harness.leave().await.finished, 3);
+}
+
+#[tokio::test]
+async fn an_idle_worker_goes_off_duty_at_once_and_can_be_drained_then() {
+    let harness = offering_memory(Farm::start().await, &[]).await;
+    harness.publish_to(USUAL, 0, 0).await;
+    harness.done(0).await;
+    harness.queue_is_empty().await;
+    harness
+        .off_duty
+        .send_replace(Some("outside its hours".to_owned()));
+    eventually("the worker rests", async || {
+        (harness.heartbeat_state.snapshot().state == WorkerState::Resting).then_some(())
+    })
+    .await;
+    harness.publish_to(USUAL, 1, 0).await;
+    assert!(pulled(&harness).await.ends_with(&chunk(1).name().to_string()));
+    harness
+        .instruct(Subject::Control(Some(worker("w1"))), &WorkerCommand::Drain)
+        .await;
+    assert_eq!(harness.serving.await.unwrap().finished, 1);
 }

@@ -33,6 +33,37 @@ pub(in crate::cli) struct ShareWeightsArgs {
 }
 
 #[derive(clap::Args, Debug)]
+pub(in crate::cli) struct BackupArgs {
+    /// The backup; one that is there is replaced when the new one is whole
+    #[arg(value_name = "FILE")]
+    pub(in crate::cli) file: PathBuf,
+    /// URL of the farm's NATS server; the environment variable `LATENTFARM_NKEY_SEED` holds the observer's key, if the
+    /// server wants one
+    #[arg(long, value_name = "URL", env = "LATENTFARM_NATS")]
+    pub(in crate::cli) nats: String,
+    /// Leave out videos, sound and results, for a server that keeps its store of media: without them no job can go on
+    #[arg(long)]
+    pub(in crate::cli) no_media: bool,
+}
+
+#[derive(clap::Args, Debug)]
+pub(in crate::cli) struct RestoreArgs {
+    /// A file that `latentfarm backup` wrote
+    #[arg(value_name = "FILE")]
+    pub(in crate::cli) file: PathBuf,
+    /// Folder of a `latentfarm serve` with a server of its own, which does not run; it is made if it is not there
+    #[arg(long, value_name = "DIR", required_unless_present = "nats")]
+    pub(in crate::cli) dir: Option<PathBuf>,
+    /// URL of a NATS server that runs, instead of --dir; the environment variable `LATENTFARM_NKEY_SEED` holds the
+    /// coordinator's key, if the server wants one
+    #[arg(long, value_name = "URL", env = "LATENTFARM_NATS")]
+    pub(in crate::cli) nats: Option<String>,
+    /// nats-server program for --dir (2.12 or newer)
+    #[arg(long, value_name = "PATH", env = "LATENTFARM_NATS_SERVER")]
+    pub(in crate::cli) nats_server: Option<PathBuf>,
+}
+
+#[derive(clap::Args, Debug)]
 pub(in crate::cli) struct ServeArgs {
     /// URL of a NATS server that runs already, or of a cluster of them; the environment variable
     /// `LATENTFARM_NKEY_SEED` holds the coordinator's key, if the server wants one. Without this option the

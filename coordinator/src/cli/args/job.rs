@@ -206,3 +206,56 @@ mod tests {
         }
     }
 }
+
+#[derive(clap::Args, Debug)]
+pub(in crate::cli) struct RenderArgs {
+    #[command(flatten)]
+    pub(in crate::cli) job: JobArgs,
+    /// Worker processes to start on this machine, 1 to 64 (default: one for each GPU, and one on the CPU for what fits
+    /// none unless --cpu-fallback is `never`; without a GPU 1 on a machine with 1 or 2 cores, else 2); workers that
+    /// share a GPU take turns on it
+    #[arg(long, value_name = "N", help_heading = "Farm")]
+    pub(in crate::cli) workers: Option<usize>,
+    /// Devices of this machine to render on, separated by commas, with one worker for each: auto (every usable GPU, or
+    /// the CPU if there is none), cpu, cuda:N, or a GPU's UUID (default: every usable GPU, and the CPU beside them)
+    #[arg(long, value_name = "LIST", help_heading = "Farm")]
+    pub(in crate::cli) device: Option<String>,
+    /// Memory that each worker on this machine leaves free, in MiB (default: that of `latentfarm-worker run`)
+    #[arg(long, value_name = "MIB", help_heading = "Farm")]
+    pub(in crate::cli) reserve: Option<u64>,
+    /// One worker of this machine with its own options, `name=small,device=sim:/tmp/small,reserve=0`: every
+    /// option but `name` is passed to `latentfarm-worker run`; may be given several times, instead of
+    /// --workers
+    #[arg(long, value_name = "SPEC", hide = true, conflicts_with = "workers")]
+    pub(in crate::cli) worker: Vec<String>,
+    /// Hand the job to the farm at this NATS server, whose coordinator `latentfarm serve` runs, and wait for it,
+    /// instead of a private farm on this machine; the environment variable `LATENTFARM_NKEY_SEED` holds the
+    /// operator's key
+    #[arg(
+        long,
+        value_name = "URL",
+        help_heading = "Farm",
+        conflicts_with_all = ["workers", "device", "reserve", "worker", "work_dir", "keep"]
+    )]
+    pub(in crate::cli) nats: Option<String>,
+    /// nats-server program for the private server (2.12 or newer)
+    #[arg(
+        long,
+        value_name = "PATH",
+        env = "LATENTFARM_NATS_SERVER",
+        help_heading = "Farm"
+    )]
+    pub(in crate::cli) nats_server: Option<PathBuf>,
+    /// Job folder, which keeps the job's state until it is complete (default: OUT.latentfarm)
+    #[arg(long, value_name = "DIR", help_heading = "Farm")]
+    pub(in crate::cli) work_dir: Option<PathBuf>,
+    /// Keep the job folder when the job is complete
+    #[arg(long, help_heading = "Farm")]
+    pub(in crate::cli) keep: bool,
+    /// Check the inputs, print the estimate of time, disk and memory, and stop
+    #[arg(long, help_heading = "Output")]
+    pub(in crate::cli) dry_run: bool,
+    /// Print events and the report as JSON lines on standard output
+    #[arg(long, help_heading = "Output")]
+    pub(in crate::cli) json: bool,
+}

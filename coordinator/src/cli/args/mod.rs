@@ -11,10 +11,11 @@ use clap::{Parser, Subcommand, value_parser};
 use latentfarm_common::media::TrackChoice;
 
 pub(super) use farm::{
-    BatchArgs, ControlArgs, DrainArgs, FetchArgs, InviteArgs, JobsArgs, LineArgs, NatsConfigArgs, RevokeArgs,
-    ServeArgs, SetArgs, ShareWeightsArgs, StatusArgs, SubmitArgs, SubmittedArgs, SubmittedJob,
+    BackupArgs, BatchArgs, ControlArgs, DrainArgs, FetchArgs, InviteArgs, JobsArgs, LineArgs, NatsConfigArgs,
+    RestoreArgs, RevokeArgs, ServeArgs, SetArgs, ShareWeightsArgs, StatusArgs, SubmitArgs, SubmittedArgs,
+    SubmittedJob,
 };
-pub(super) use job::{JobArgs, Preset};
+pub(super) use job::{JobArgs, Preset, RenderArgs};
 
 /// Lip-syncs videos on a farm of mixed machines, or on this one.
 #[derive(Parser, Debug)]
@@ -225,6 +226,27 @@ Example:
 
 Exit codes: 0 shared, 1 failed, 2 unusable weights.")]
     ShareWeights(ShareWeightsArgs),
+    /// Copy what a farm knows of its jobs, and what it has stored of them, into a file
+    ///
+    /// The farm may work meanwhile. Weights that it shares, and the keys of its machines, are not copied.
+    #[command(after_help = "\
+Examples:
+  latentfarm backup farm.backup --nats nats://farm.example:4222
+  latentfarm backup farm.backup --nats nats://farm.example:4222 --no-media
+
+Exit codes: 0 written, 1 failed, 130 interrupted; FILE is written whole or not at all.")]
+    Backup(BackupArgs),
+    /// Fill a new farm with the backup of another, which it goes on with
+    ///
+    /// Checks the whole backup before it changes anything. The farm has no coordinator at work and no jobs, or those that
+    /// an interrupted restoration of the same backup left.
+    #[command(after_help = "\
+Examples:
+  latentfarm restore farm.backup --dir /srv/farm2
+  latentfarm restore farm.backup --nats nats://farm.example:4222
+
+Exit codes: 0 restored, 1 failed, 2 an unusable backup or a farm in use, 130 interrupted; the same command goes on.")]
+    Restore(RestoreArgs),
     /// Look at segments for a coordinator, which starts this process
     #[command(hide = true)]
     CheckSegments,
@@ -257,6 +279,8 @@ impl Command {
             | Self::Invite(_)
             | Self::Revoke(_)
             | Self::ShareWeights(_)
+            | Self::Backup(_)
+            | Self::Restore(_)
             | Self::CheckSegments => false,
         }
     }
@@ -343,57 +367,4 @@ pub(super) struct DoctorArgs {
     /// nats-server program to use (2.12 or newer)
     #[arg(long, value_name = "PATH", env = "LATENTFARM_NATS_SERVER")]
     pub(super) nats_server: Option<PathBuf>,
-}
-
-#[derive(clap::Args, Debug)]
-pub(super) struct RenderArgs {
-    #[command(flatten)]
-    pub(super) job: JobArgs,
-    /// Worker processes to start on this machine, 1 to 64 (default: one for each GPU, and one on the CPU for what fits
-    /// none unless --cpu-fallback is `never`; without a GPU 1 on a machine with 1 or 2 cores, else 2); workers that
-    /// share a GPU take turns on it
-    #[arg(long, value_name = "N", help_heading = "Farm")]
-    pub(super) workers: Option<usize>,
-    /// Devices of this machine to render on, separated by commas, with one worker for each: auto (every usable GPU, or
-    /// the CPU if there is none), cpu, cuda:N, or a GPU's UUID (default: every usable GPU, and the CPU beside them)
-    #[arg(long, value_name = "LIST", help_heading = "Farm")]
-    pub(super) device: Option<String>,
-    /// Memory that each worker on this machine leaves free, in MiB (default: that of `latentfarm-worker run`)
-    #[arg(long, value_name = "MIB", help_heading = "Farm")]
-    pub(super) reserve: Option<u64>,
-    /// One worker of this machine with its own options, `name=small,device=sim:/tmp/small,reserve=0`: every
-    /// option but `name` is passed to `latentfarm-worker run`; may be given several times, instead of
-    /// --workers
-    #[arg(long, value_name = "SPEC", hide = true, conflicts_with = "workers")]
-    pub(super) worker: Vec<String>,
-    /// Hand the job to the farm at this NATS server, whose coordinator `latentfarm serve` runs, and wait for it,
-    /// instead of a private farm on this machine; the environment variable `LATENTFARM_NKEY_SEED` holds the
-    /// operator's key
-    #[arg(
-        long,
-        value_name = "URL",
-        help_heading = "Farm",
-        conflicts_with_all = ["workers", "device", "reserve", "worker", "work_dir", "keep"]
-    )]
-    pub(super) nats: Option<String>,
-    /// nats-server program for the private server (2.12 or newer)
-    #[arg(
-        long,
-        value_name = "PATH",
-        env = "LATENTFARM_NATS_SERVER",
-        help_heading = "Farm"
-    )]
-    pub(super) nats_server: Option<PathBuf>,
-    /// Job folder, which keeps the job's state until it is complete (default: OUT.latentfarm)
-    #[arg(long, value_name = "DIR", help_heading = "Farm")]
-    pub(super) work_dir: Option<PathBuf>,
-    /// Keep the job folder when the job is complete
-    #[arg(long, help_heading = "Farm")]
-    pub(super) keep: bool,
-    /// Check the inputs, print the estimate of time, disk and memory, and stop
-    #[arg(long, help_heading = "Output")]
-    pub(super) dry_run: bool,
-    /// Print events and the report as JSON lines on standard output
-    #[arg(long, help_heading = "Output")]
-    pub(super) json: bool,
 }

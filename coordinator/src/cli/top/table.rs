@@ -106,6 +106,7 @@ fn state_name(state: WorkerState) -> &'static str {
         WorkerState::Draining => "draining",
         WorkerState::Unfit => "unfit",
         WorkerState::SetAside => "set aside",
+        WorkerState::Resting => "resting",
         WorkerState::Left => "left",
     }
 }

@@ -82,7 +82,7 @@ impl JobWaits {
 }
 
 /// Returns the chunks that have waited for memory for `at_most`, with the reason to give them up. The time in
-/// which a worker that could take a chunk is at work on another task does not count, nor does an outage.
+/// which a worker that could take a chunk is at work on another task, or rests, does not count, nor does an outage.
 pub(super) fn overdue(
     render: &mut [ChunkRecord],
     workers: &Workers,
@@ -95,10 +95,12 @@ pub(super) fn overdue(
         let Some(wait) = record.memory_wait() else {
             continue;
         };
-        // A worker that may be large enough for the chunk may hold another task.
+        // A worker that may be large enough for the chunk may hold another task, or rest.
         let mut queues = wait.queues().into_iter();
-        let is_merely_busy = queues.any(|(kind, mib)| workers.any_busy_with(kind, mib, record.id));
-        if !is_up || is_merely_busy {
+        let comes = queues.any(|(kind, mib)| {
+            workers.any_busy_with(kind, mib, record.id) || workers.any_resting_with(kind, mib)
+        });
+        if !is_up || comes {
             record.restart_memory_wait(now);
         } else if now - wait.since() >= at_most {
             let (text, waited) = (wait.describe(), rough_time(at_most));

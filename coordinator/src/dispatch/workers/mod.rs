@@ -85,6 +85,13 @@ impl WorkerRecord {
         self.state().is_none_or(takes_tasks) && self.unfit.is_none() && !self.is_set_aside
     }
 
+    /// The last heartbeat of a worker that rests by its own settings, and that nothing else keeps from its work.
+    fn resting(&self) -> Option<&Heartbeat> {
+        let heartbeat = self.heartbeat.as_ref()?;
+        let is_fit = self.unfit.is_none() && !self.is_set_aside;
+        (heartbeat.state == WorkerState::Resting && is_fit).then_some(heartbeat)
+    }
+
     fn is_busy(&self) -> bool {
         let heartbeat = self.heartbeat.as_ref();
         heartbeat.is_some_and(|heartbeat| heartbeat.task.is_some())
@@ -225,7 +232,8 @@ impl Workers {
             | WorkerState::Idle
             | WorkerState::Working
             | WorkerState::Unfit
-            | WorkerState::SetAside => false,
+            | WorkerState::SetAside
+            | WorkerState::Resting => false,
         };
         let removed = self.known.extract_if(.., is_gone);
         let departed = removed.map(|(worker, known)| DepartedWorker {
@@ -331,7 +339,11 @@ impl Workers {
 fn takes_tasks(state: WorkerState) -> bool {
     match state {
         WorkerState::Starting | WorkerState::Idle | WorkerState::Working => true,
-        WorkerState::Draining | WorkerState::Unfit | WorkerState::SetAside | WorkerState::Left => false,
+        WorkerState::Draining
+        | WorkerState::Unfit
+        | WorkerState::SetAside
+        | WorkerState::Resting
+        | WorkerState::Left => false,
     }
 }
 

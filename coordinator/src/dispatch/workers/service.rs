@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use latentfarm_common::ids::{ChunkId, WorkerId};
+use latentfarm_common::wire::memory::DeviceKind;
 use latentfarm_common::wire::outcome::{Heartbeat, WorkerState};
 use tokio::time::Instant;
 
@@ -132,6 +133,21 @@ impl Workers {
         };
         let out = |entry: (&WorkerId, &WorkerRecord)| self.set_aside(entry.0, now).or_else(|| unfit(entry));
         self.known.iter().filter_map(out).collect()
+    }
+
+    /// The workers that rest by their own settings, with the reasons.
+    pub(in crate::dispatch) fn resting(&self) -> Vec<(WorkerId, String)> {
+        let resting = |(worker, known): (&WorkerId, &WorkerRecord)| {
+            let heartbeat = known.resting()?;
+            Some((worker.clone(), heartbeat.problem.clone().unwrap_or_default()))
+        };
+        self.known.iter().filter_map(resting).collect()
+    }
+
+    /// Whether a worker that rests could offer this much if nothing else ran on its machine.
+    pub(in crate::dispatch) fn any_resting_with(&self, kind: DeviceKind, mib: u64) -> bool {
+        let mut resting = self.known.values().filter_map(WorkerRecord::resting);
+        resting.any(|heartbeat| heartbeat.capacity.of(kind) >= Some(mib))
     }
 
     /// The number of workers that accept tasks or soon will.

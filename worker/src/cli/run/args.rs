@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use latentfarm_common::wire::memory::WARN_GIB;
 
 use crate::cli::device_args::DeviceArgs;
+use crate::machine::hours::Shift;
 use latentfarm_engine::Precision;
 
 #[derive(clap::Args, Debug)]
@@ -36,6 +37,10 @@ pub(in crate::cli) struct RunArgs {
     /// Use so many GPUs at most, those with the most free memory (default: all that the list of devices names)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..))]
     pub(super) gpus: Option<u8>,
+    /// Take tasks only in these hours, by the clock of this machine: `19:00-07:00`, `mon-fri 19:00-07:00` or `sat,sun`; may
+    /// be given several times. A chunk that runs when they end is finished; what waits goes to other workers
+    #[arg(long, value_name = "HOURS")]
+    pub(super) hours: Vec<Shift>,
     /// Number type that the engine computes in (default: f32 on the CPU, f16 on CUDA)
     #[arg(long, value_enum, value_name = "TYPE")]
     pub(super) precision: Option<Precision>,

@@ -3,6 +3,7 @@
 
 mod access;
 mod args;
+mod duty;
 mod round;
 
 use std::path::Path;
@@ -67,8 +68,10 @@ async fn run(args: RunArgs, access: Access) -> anyhow::Result<()> {
     }
     let engines = args.devices.engines()?;
     ensure_installed(&engines.host)?;
+    let (off_duty, _watcher) = duty::follow(args.hours.clone());
     let farm_worker = FarmWorker {
         access,
+        off_duty,
         own_program: std::env::current_exe().context("cannot find out where this program lies")?,
         weights,
         probe: args.devices.probe(),

@@ -19,7 +19,7 @@ use super::args::RunArgs;
 use crate::cli::device_args::worker_names;
 use crate::cli::engine_program::{dtype_args, thread_count};
 use crate::cli::engines::Engines;
-use crate::consume::{self, HeartbeatState};
+use crate::consume::{self, HeartbeatState, OffDuty};
 use crate::machine::device_check::DeviceChecker;
 use crate::machine::probe::{Device, FailedDevice, Probe, SelectedDevices};
 use crate::machine::reservations::Reservations;
@@ -31,6 +31,7 @@ pub(super) struct FarmWorker {
     pub(super) args: RunArgs,
     pub(super) worker: WorkerId,
     pub(super) access: Access,
+    pub(super) off_duty: OffDuty,
     pub(super) own_program: PathBuf,
     pub(super) weights: WeightsSource,
     pub(super) scratch: PathBuf,
@@ -148,6 +149,7 @@ impl FarmWorker {
         let kind = numeric_kind(&seat.device, self.args.precision, &self.probe);
         let loop_settings = consume::Settings {
             kind: Some(kind),
+            off_duty: self.off_duty.clone(),
             ..consume::Settings::new(seat.name.clone())
         };
         if let Some(problem) = seat.unfit {
