@@ -12,7 +12,7 @@ use farm_tests::{
 use latentfarm_common::backoff::RetryLimit;
 use latentfarm_common::ids::WorkKind;
 use latentfarm_common::nats::done::DoneLog;
-use latentfarm_common::nats::identity::Authority;
+use latentfarm_common::nats::identity::PemFile;
 use latentfarm_common::nats::{Identity, Role, connect};
 use serde_json::Value;
 
@@ -57,9 +57,8 @@ fn rendered(server: &Access, job: &Value) -> BTreeMap<String, usize> {
         let identity = Identity {
             role: Role::Observer,
             nkey_seed: Some(server.key("observer").1),
-            authority: server
-                .authority()
-                .map(|(_, path)| Authority::File(path.to_owned())),
+            authority: server.authority().map(|(_, path)| PemFile::File(path.to_owned())),
+            client: None,
             name: "test".to_owned(),
         };
         let connection = connect(&server.url, &identity, RetryLimit::Tries(1)).await;

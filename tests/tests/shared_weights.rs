@@ -34,6 +34,7 @@ fn tamper<T>(server: &Access, deed: impl AsyncFnOnce(Connection, jetstream::stre
             role: Role::Coordinator,
             nkey_seed: Some(server.key("coordinator").1),
             authority: None,
+            client: None,
             name: "test".to_owned(),
         };
         let connection = connect(&server.url, &identity, RetryLimit::Tries(1)).await;

@@ -12,7 +12,7 @@ use async_nats::{Client, ConnectErrorKind, ConnectOptions, Subscriber};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::identity::{AUTHORITY_VARIABLE, Identity};
+use super::identity::{AUTHORITY_VARIABLE, CLIENT_VARIABLE, Identity};
 use super::link::{LinkMonitor, Outage};
 use super::signature::{PublicKey, Signer};
 use super::version::ServerVersion;
@@ -67,6 +67,17 @@ pub enum ConnectError {
         /// The error that the client library returned.
         source: async_nats::ConnectError,
     },
+    /// The server demands a certificate of its clients, and got none.
+    #[error(
+        "the NATS server at {url} demands a certificate of its clients: {CLIENT_VARIABLE}, or the join file, must have one of \
+         this farm (`client.pem` beside its `ca.pem`)"
+    )]
+    CertificateDemanded {
+        /// Address of the server, as the caller gave it.
+        url: String,
+        /// The error that the client library returned.
+        source: async_nats::ConnectError,
+    },
     /// The server lacks what the farm needs.
     #[error(
         "the NATS server at {url} is version {found}, but the farm needs {} or newer: upgrade nats-server",
@@ -91,7 +102,11 @@ impl ConnectError {
     fn may_pass(&self) -> bool {
         match self {
             Self::Connect { source, .. } => source.kind() != ConnectErrorKind::ServerParse,
-            Self::Tls { .. } | Self::Refused { .. } | Self::TooOld { .. } | Self::NoJetStream { .. } => false,
+            Self::Tls { .. }
+            | Self::CertificateDemanded { .. }
+            | Self::Refused { .. }
+            | Self::TooOld { .. }
+            | Self::NoJetStream { .. } => false,
         }
     }
 }
@@ -250,11 +265,19 @@ pub async fn connect(url: &str, identity: &Identity, limit: RetryLimit) -> Resul
     }
 }
 
+/// Whether an error is that a server wanted another certificate of this client: the library has no kind for it.
+fn is_refused_client(error: &str) -> bool {
+    let alerts = ["CertificateRequired", "BadCertificate", "UnknownCA"];
+    alerts
+        .iter()
+        .any(|alert| error.contains(&format!("received fatal alert: {alert}")))
+}
+
 async fn connect_once(url: &str, identity: &Identity) -> Result<Connection, ConnectError> {
     let address = without_credentials(url);
     let monitor = LinkMonitor::start(&address);
     let (connects, outage) = (monitor.connects(), monitor.outage());
-    let authority = identity.authority.clone();
+    let files = (identity.authority.clone(), identity.client.clone());
     let mut options = ConnectOptions::new()
         .name(&identity.name)
         .custom_inbox_prefix(identity.role.inbox_prefix())
@@ -265,8 +288,8 @@ async fn connect_once(url: &str, identity: &Identity) -> Result<Connection, Conn
         .reconnect_delay_callback(|tries| RECONNECT.delay_for(tries))
         .subscription_capacity(4096)
         .event_callback(move |event| {
-            // The client reads it each time that it connects.
-            let _keeps_open = &authority;
+            // The client reads them each time that it connects.
+            let _keeps_open = &files;
             monitor.on_event(&event);
             std::future::ready(())
         });
@@ -276,6 +299,9 @@ async fn connect_once(url: &str, identity: &Identity) -> Result<Connection, Conn
     if let Some(authority) = &identity.authority {
         options = options.add_root_certificates(authority.path());
     }
+    if let Some(client) = &identity.client {
+        options = options.add_client_certificate(client.path(), client.path());
+    }
     let servers: Vec<&str> = url.split(',').map(str::trim).collect();
     let client = options.connect(servers).await.map_err(|source| {
         let url = address.clone();
@@ -283,6 +309,7 @@ async fn connect_once(url: &str, identity: &Identity) -> Result<Connection, Conn
             ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => {
                 ConnectError::Refused { url, source }
             }
+            _ if is_refused_client(&one_line(&source)) => ConnectError::CertificateDemanded { url, source },
             ConnectErrorKind::Tls => ConnectError::Tls { url, source },
             // The library has no kind for a server whose first message says that it wants to encrypt.
             ConnectErrorKind::Io if one_line(&source).contains("certificate") => {

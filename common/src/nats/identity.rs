@@ -1,4 +1,4 @@
-//! As whom a process connects to the farm's server, and by which certificate it recognises the server.
+//! As whom a process connects to the farm's server, and by which certificates the two recognise each other.
 
 use std::fmt;
 use std::fs::File;
@@ -17,6 +17,10 @@ pub const SEED_VARIABLE: &str = "LATENTFARM_NKEY_SEED";
 /// Environment variable with the path of the certificate by which the server is recognised.
 pub const AUTHORITY_VARIABLE: &str = "LATENTFARM_CA";
 
+/// Environment variable with the path of a file with the certificate of this process and its private key, for a server
+/// that demands one (mutual TLS).
+pub const CLIENT_VARIABLE: &str = "LATENTFARM_CLIENT_CERT";
+
 /// The user that a process connects as.
 #[derive(Clone)]
 pub struct Identity {
@@ -25,24 +29,26 @@ pub struct Identity {
     /// The nkey seed (`SU...`), if the server requires one.
     pub nkey_seed: Option<String>,
     /// The authority that has signed the server's certificate, if that is none of the system's.
-    pub authority: Option<Authority>,
+    pub authority: Option<PemFile>,
+    /// The certificate of this process and its private key, for a server that demands one.
+    pub client: Option<PemFile>,
     /// The name is shown by the server's monitoring.
     pub name: String,
 }
 
-/// The certificate of an authority, in PEM. The client library reads it from a file, for each connection.
+/// A certificate, or one with its private key, in PEM. The client library reads it from a file, for each connection.
 #[derive(Clone, Debug)]
-pub enum Authority {
+pub enum PemFile {
     /// The path of the file.
     File(PathBuf),
     /// A file that exists in memory alone.
     Memory(Arc<File>),
 }
 
-impl Authority {
-    /// Keeps a certificate in memory.
+impl PemFile {
+    /// Keeps a text in memory.
     pub fn from_pem(pem: &str) -> io::Result<Self> {
-        let mut file = File::from(memfd_create(c"ca.pem", MFdFlags::MFD_CLOEXEC)?);
+        let mut file = File::from(memfd_create(c"pem", MFdFlags::MFD_CLOEXEC)?);
         file.write_all(pem.as_bytes())?;
         Ok(Self::Memory(Arc::new(file)))
     }
@@ -57,15 +63,19 @@ impl Authority {
 }
 
 impl Identity {
-    /// Takes the nkey seed from [`SEED_VARIABLE`] and the authority from [`AUTHORITY_VARIABLE`], if those are set.
+    /// Takes the nkey seed from [`SEED_VARIABLE`], the authority from [`AUTHORITY_VARIABLE`] and the certificate of this
+    /// process from [`CLIENT_VARIABLE`], if those are set.
     pub fn from_environment(role: Role, name: String) -> Self {
         let nkey_seed = std::env::var(SEED_VARIABLE).ok();
+        let file = |variable: &str| {
+            let path = std::env::var_os(variable).filter(|path| !path.is_empty());
+            path.map(|path| PemFile::File(path.into()))
+        };
         Self {
             role,
             nkey_seed,
-            authority: std::env::var_os(AUTHORITY_VARIABLE)
-                .filter(|path| !path.is_empty())
-                .map(|path| Authority::File(path.into())),
+            authority: file(AUTHORITY_VARIABLE),
+            client: file(CLIENT_VARIABLE),
             name,
         }
     }
@@ -77,6 +87,7 @@ impl fmt::Debug for Identity {
             .field("role", &self.role)
             .field("nkey_seed", &self.nkey_seed.as_ref().map(|_| "(hidden)"))
             .field("authority", &self.authority)
+            .field("client", &self.client)
             .field("name", &self.name)
             .finish()
     }

@@ -12,7 +12,7 @@ use async_nats::rustls::pki_types::CertificateDer;
 use async_nats::rustls::pki_types::pem::PemObject as _;
 use serde::{Deserialize, Serialize};
 
-use super::identity::{Authority, Identity};
+use super::identity::{Identity, PemFile};
 use super::role::Role;
 use crate::clock::since_1970;
 use crate::error::FileError;
@@ -23,6 +23,15 @@ use crate::waiting::rough_time;
 const FORMAT: u32 = 1;
 /// A join file has a key and a certificate, about 1 KiB.
 const MAX_BYTES: u64 = 64 << 10;
+
+/// What a machine and the server of its farm recognise each other by, in PEM, if the server has certificates.
+#[derive(Default)]
+pub(super) struct Certificates {
+    /// The authority that has signed both their certificates.
+    pub(super) authority: Option<String>,
+    /// The certificate of the machine, and its private key.
+    pub(super) client: Option<String>,
+}
 
 /// What a join file says.
 #[derive(Clone, Serialize, Deserialize)]
@@ -38,6 +47,10 @@ pub struct JoinFile {
     /// Certificate of the authority by which the server is recognised, in PEM; `None` if it does not encrypt, or is
     /// recognised by the system's authorities.
     authority: Option<String>,
+    /// Certificate of the machine and its private key, in PEM, for a server that demands one; `None` if the server has no
+    /// certificates.
+    #[serde(default)]
+    client: Option<String>,
     /// When the key expires, in seconds since the Unix epoch.
     expires_unix: u64,
 }
@@ -104,20 +117,22 @@ pub enum JoinError {
 
 impl JoinFile {
     /// Makes the file of a machine: `nkey_seed` is its key, which expires at `expires_unix`, in seconds since the Unix
-    /// epoch, and `authority` the certificate in PEM by which the server at `url` is recognised.
+    /// epoch, and `certificates` those by which the machine and the server at `url` recognise each other.
     pub(super) fn new(
         name: WorkerId,
         url: String,
         nkey_seed: String,
-        authority: Option<String>,
+        certificates: Certificates,
         expires_unix: u64,
     ) -> Self {
+        let Certificates { authority, client } = certificates;
         Self {
             latentfarm_join: FORMAT,
             name,
             url,
             nkey_seed,
             authority,
+            client,
             expires_unix,
         }
     }
@@ -141,9 +156,8 @@ impl JoinFile {
             });
         }
         let join: Self = serde_json::from_str(&text).map_err(other)?;
-        if let Some(pem) = &join.authority
-            && CertificateDer::from_pem_slice(pem.as_bytes()).is_err()
-        {
+        let is_damaged = |pem: &String| CertificateDer::from_pem_slice(pem.as_bytes()).is_err();
+        if join.authority.iter().chain(&join.client).any(is_damaged) {
             return Err(JoinError::Certificate {
                 path: path.to_owned(),
             });
@@ -178,7 +192,8 @@ impl JoinFile {
         Ok(Identity {
             role: Role::Worker(worker.clone()),
             nkey_seed: Some(self.nkey_seed.clone()),
-            authority: self.authority.as_deref().map(Authority::from_pem).transpose()?,
+            authority: self.authority.as_deref().map(PemFile::from_pem).transpose()?,
+            client: self.client.as_deref().map(PemFile::from_pem).transpose()?,
             name: worker.to_string(),
         })
     }
@@ -207,7 +222,7 @@ mod tests {
             name,
             "tls://farm:4222".to_owned(),
             "SUSEED".to_owned(),
-            None,
+            Certificates::default(),
             expires.as_secs(),
         )
     }

@@ -1,29 +1,85 @@
 //! Machines that are invited to a server and shut out, in its folder.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
 use crate::support::{eventually, options, worker};
 use latentfarm_common::backoff::RetryLimit;
+use latentfarm_common::ids::WorkerId;
 use latentfarm_common::nats::join::JoinFile;
 use latentfarm_common::nats::server::{
-    EmbeddedServer, Network, ServerError, ServerFolder, ServerOptions, StandaloneServer,
+    EmbeddedServer, Network, ServerError, ServerFolder, ServerOptions, StandaloneOptions, StandaloneServer,
 };
-use latentfarm_common::nats::{ConnectError, connect};
+use latentfarm_common::nats::{ConnectError, Identity, connect};
 
 const ONCE: RetryLimit = RetryLimit::Tries(1);
 const AN_HOUR: Duration = Duration::from_hours(1);
 
 /// Starts a server that other machines reach, with a certificate for these names besides those of this machine.
 pub(crate) async fn networked(dir: &Path, hosts: &[&str]) -> EmbeddedServer {
+    start(dir, hosts, false).await
+}
+
+async fn start(dir: &Path, hosts: &[&str], demands_certificates: bool) -> EmbeddedServer {
     let options = ServerOptions {
         network: Some(Network {
             listen: "127.0.0.1:0".parse().unwrap(),
             hosts: hosts.iter().map(|host| (*host).to_owned()).collect(),
+            demands_certificates,
         }),
         ..options(dir).await
     };
     EmbeddedServer::start(options).await.unwrap()
+}
+
+/// The configuration of a server alone that does not encrypt.
+pub(crate) fn standalone(listen: SocketAddr, workers: Vec<WorkerId>) -> StandaloneOptions {
+    StandaloneOptions {
+        listen,
+        workers,
+        encryption: None,
+        cluster: None,
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_demands_certificates_admits_those_of_its_farm_alone() {
+    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let server = start(dir.path(), &[], true).await;
+    let other = start(other.path(), &[], false).await;
+    let coordinator = server.coordinator();
+    connect(&server.url(), &coordinator, ONCE).await.unwrap();
+    for client in [None, other.coordinator().client] {
+        let stranger = Identity {
+            client,
+            ..coordinator.clone()
+        };
+        let refused = connect(&server.url(), &stranger, ONCE).await.unwrap_err();
+        assert!(
+            matches!(refused, ConnectError::CertificateDemanded { .. }),
+            "{refused:?}"
+        );
+        assert!(
+            refused.to_string().contains("LATENTFARM_CLIENT_CERT"),
+            "{refused}"
+        );
+    }
+    // A certificate without a key of the farm is not enough.
+    let unknown = Identity {
+        nkey_seed: other.coordinator().nkey_seed,
+        ..coordinator
+    };
+    let refused = connect(&server.url(), &unknown, ONCE).await.unwrap_err();
+    assert!(matches!(refused, ConnectError::Refused { .. }), "{refused:?}");
+    // The join file has both.
+    let folder = ServerFolder::find(&dir.path().join("nats")).unwrap();
+    let join = folder
+        .invite(&worker("gpu1"), Some(server.url()), AN_HOUR)
+        .unwrap();
+    until_admitted(&join, "gpu1", true).await;
+    server.stop().await;
+    other.stop().await;
 }
 
 /// Waits until the server admits the worker of this name with a join file, or refuses it.
@@ -107,8 +163,10 @@ async fn an_expired_key_is_replaced_by_an_invitation_or_removed() {
 #[test]
 fn a_server_that_does_not_run_admits_at_its_next_start_whoever_has_a_key_that_has_not_expired() {
     let dir = tempfile::tempdir().unwrap();
-    let configure =
-        || StandaloneServer::configure(dir.path(), "127.0.0.1:4222".parse().unwrap(), &[]).unwrap();
+    let configure = || {
+        let options = standalone("127.0.0.1:4222".parse().unwrap(), Vec::new());
+        StandaloneServer::configure(dir.path(), &options).unwrap()
+    };
     assert!(!configure().was_kept);
     let folder = ServerFolder::find(dir.path()).unwrap();
     let join = folder.invite(&worker("gpu1"), None, AN_HOUR).unwrap();
@@ -143,7 +201,8 @@ fn a_server_that_does_not_run_admits_at_its_next_start_whoever_has_a_key_that_ha
 #[test]
 fn a_name_that_cannot_be_used_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    StandaloneServer::configure(dir.path(), "127.0.0.1:4222".parse().unwrap(), &[worker("gpu1")]).unwrap();
+    let options = standalone("127.0.0.1:4222".parse().unwrap(), vec![worker("gpu1")]);
+    StandaloneServer::configure(dir.path(), &options).unwrap();
     let folder = ServerFolder::find(dir.path()).unwrap();
     let users = std::fs::read_to_string(dir.path().join("users.conf")).unwrap();
     let refused = |name: &str| folder.invite(&worker(name), None, AN_HOUR).unwrap_err();

@@ -363,6 +363,7 @@ async fn no_server_is_an_error_and_wrong_credentials_are_another() {
         nkey_seed: Some(nkeys::KeyPair::new_user().seed().unwrap()),
         role: Role::Observer,
         authority: None,
+        client: None,
         name: "stranger".to_owned(),
     };
     let refused = connect(&farm.server.url(), &stranger, RetryLimit::Forever)

@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::keys::networked;
+use crate::keys::{networked, standalone};
 use crate::support::{Farm, LIMIT, chunk, eventually, file_in, options, record, worker};
 use latentfarm_common::backoff::RetryLimit;
 use latentfarm_common::nats::done::DoneLog;
@@ -194,7 +194,7 @@ fn a_standing_server_keeps_keys_that_exist_and_lets_in_whoever_has_one() {
     let listen = "127.0.0.1:4222".parse().unwrap();
     let configure = |workers: &[&str]| {
         let workers: Vec<_> = workers.iter().map(|name| worker(name)).collect();
-        StandaloneServer::configure(dir.path(), listen, &workers)
+        StandaloneServer::configure(dir.path(), &standalone(listen, workers))
     };
     let public_key = |path: &Path| {
         let seed = std::fs::read_to_string(path).unwrap();

@@ -119,6 +119,7 @@ async fn start_server(dir: &Path, program: Option<&Path>) -> Result<EmbeddedServ
     options.network = Some(Network {
         listen: (Ipv4Addr::LOCALHOST, 0).into(),
         hosts: Vec::new(),
+        demands_certificates: false,
     });
     let started = EmbeddedServer::start(options).await;
     let started = started.context("cannot start the farm's nats-server");

@@ -3,7 +3,9 @@
 
 use anyhow::Context as _;
 use latentfarm_common::console::tell;
-use latentfarm_common::nats::server::StandaloneServer;
+use latentfarm_common::host;
+use latentfarm_common::nats::identity::{AUTHORITY_VARIABLE, CLIENT_VARIABLE};
+use latentfarm_common::nats::server::{Cluster, Encryption, StandaloneOptions, StandaloneServer};
 
 use super::args::NatsConfigArgs;
 use super::exit::{CommandError, ExitStatus};
@@ -14,8 +16,27 @@ pub(super) fn main(args: &NatsConfigArgs) -> Result<ExitStatus, CommandError> {
     let dir = std::path::absolute(&args.dir)
         .with_context(|| format!("cannot resolve `{}`", args.dir.display()))
         .map_err(CommandError::refused)?;
-    let written =
-        StandaloneServer::configure(&dir, args.listen, &args.worker).map_err(CommandError::failed)?;
+    let hosts = if args.host.is_empty() {
+        host::name().into_iter().collect()
+    } else {
+        args.host.clone()
+    };
+    let cluster = args.server_name.clone().map(|server_name| Cluster {
+        server_name,
+        listen: args.cluster_listen,
+        routes: args.route.clone(),
+    });
+    let encrypts = args.tls || args.mutual_tls || cluster.is_some();
+    let options = StandaloneOptions {
+        listen: args.listen,
+        workers: args.worker.clone(),
+        encryption: encrypts.then_some(Encryption {
+            hosts,
+            demands_certificates: args.mutual_tls,
+        }),
+        cluster,
+    };
+    let written = StandaloneServer::configure(&dir, &options).map_err(CommandError::failed)?;
     for (role, path) in &written.keys {
         print_result(format_args!("key of `{role}`: {}", path.display()))?;
     }
@@ -24,6 +45,17 @@ pub(super) fn main(args: &NatsConfigArgs) -> Result<ExitStatus, CommandError> {
             "`{}` is left as it is, besides its keys: delete it to have it written anew",
             written.config.display()
         ));
+    }
+    if encrypts {
+        let tls = dir.join("tls");
+        let client = args
+            .mutual_tls
+            .then(|| format!(" and {CLIENT_VARIABLE}={}/client.pem", tls.display()));
+        print_result(format_args!(
+            "its clients need {AUTHORITY_VARIABLE}={}/ca.pem{}",
+            tls.display(),
+            client.unwrap_or_default()
+        ))?;
     }
     print_result(format_args!(
         "start it with: nats-server --config {}",

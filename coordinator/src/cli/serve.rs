@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use latentfarm_common::console::tell;
 use latentfarm_common::disk::written_bytes;
 use latentfarm_common::host;
-use latentfarm_common::nats::identity::AUTHORITY_VARIABLE;
+use latentfarm_common::nats::identity::{AUTHORITY_VARIABLE, CLIENT_VARIABLE};
 use latentfarm_common::nats::lease::{Contention, LeaseTtl};
 use latentfarm_common::nats::server::{Network, ServerOptions, locate};
 use latentfarm_common::shutdown;
@@ -29,6 +29,7 @@ async fn run(args: ServeArgs) -> Result<ExitStatus, CommandError> {
         .with_context(|| format!("cannot resolve `{}`", args.dir.display()))
         .map_err(CommandError::refused)?;
     let keys = dir.join("server/keys");
+    let is_mutual = args.mutual_tls;
     let server = if let Some(url) = args.nats {
         FarmServer::Existing { url }
     } else {
@@ -44,6 +45,7 @@ async fn run(args: ServeArgs) -> Result<ExitStatus, CommandError> {
         options.network = Some(Network {
             listen: args.listen,
             hosts,
+            demands_certificates: args.mutual_tls,
         });
         FarmServer::Own(Box::new(options))
     };
@@ -78,10 +80,13 @@ async fn run(args: ServeArgs) -> Result<ExitStatus, CommandError> {
                      open_jobs,
                  }| {
         if let Some(authority) = authority {
+            let client = authority.with_file_name("client.pem");
+            let client = is_mutual.then(|| format!(" and {CLIENT_VARIABLE}={}", client.display()));
             tell(format_args!(
-                "the farm's server has its keys in `{}`; its clients need those and {AUTHORITY_VARIABLE}={}",
+                "the farm's server has its keys in `{}`; its clients need those and {AUTHORITY_VARIABLE}={}{}",
                 keys.display(),
-                authority.display()
+                authority.display(),
+                client.unwrap_or_default()
             ));
         }
         tell(format_args!(

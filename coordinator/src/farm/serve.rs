@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use latentfarm_common::error::{FileError, one_line};
 use latentfarm_common::ids::WorkerId;
-use latentfarm_common::nats::identity::{Authority, Identity};
+use latentfarm_common::nats::identity::{Identity, PemFile};
 use latentfarm_common::nats::lease::{self, Lease, LeaseError};
 use latentfarm_common::nats::server::{EmbeddedServer, ServerError, ServerFolder, ServerOptions};
 use latentfarm_common::nats::{Connection, Role};
@@ -118,7 +118,7 @@ pub async fn serve(
         ready(Ready {
             url: url.clone(),
             authority: match &identity.authority {
-                Some(Authority::File(path)) if server.is_some() => Some(path.clone()),
+                Some(PemFile::File(path)) if server.is_some() => Some(path.clone()),
                 _ => None,
             },
             open_jobs,

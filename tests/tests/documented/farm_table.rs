@@ -11,6 +11,10 @@ pub(crate) const IN_A_FARM: &[Row] = &[
     ),
     ("latentfarm nats-config /srv/latentfarm", Runs),
     (
+        "latentfarm nats-config /srv/cluster --server-name n1 --route nats://n2:6222 --route nats://n3:6222",
+        Runs,
+    ),
+    (
         "nats-server --config /srv/latentfarm/nats.conf",
         Stays("Server is ready"),
     ),

@@ -171,6 +171,9 @@ pub async fn serve<R: TaskRunner>(
             runner.need_device();
         }
         let available = runner.available().await;
+        if settings.off_duty.reason().is_some() {
+            continue;
+        }
         let queues = fitting(&available, settings.kind);
         let is_next = |queue: Queue| queues.contains(&queue) && !puller.has_more_urgent(&queues, queue);
         let held = held_tasks.pop_if(is_next);

@@ -10,10 +10,12 @@ use latentfarm_common::wire::outcome::GpuStatus;
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
+use super::settings::RunnerSettings;
 use super::task_reservations::ReservedMemory;
 use super::throughput::Throughput;
 use crate::consume::HeartbeatState;
 use crate::machine::admission::{self, DeviceState, GpuState, HostState, MemoryLimits, Snapshot};
+use crate::machine::idle_gate::IdleGate;
 use crate::machine::probe::{Device, Probe, Reading};
 use crate::machine::usage_thresholds::UsageThresholds;
 use latentfarm_common::host;
@@ -36,6 +38,7 @@ struct MonitorShared {
     device: Device,
     probe: Probe,
     limits: MemoryLimits,
+    idle_gate: Option<IdleGate>,
     state: Mutex<MonitorState>,
 }
 
@@ -71,7 +74,7 @@ pub(super) struct MachineStatus {
 }
 
 impl DeviceMonitor {
-    pub(super) fn new(device: Device, probe: Probe, limits: MemoryLimits, warn_gib: &[u64]) -> Self {
+    pub(super) fn new(settings: &RunnerSettings, probe: Probe) -> Self {
         let state = MonitorState {
             engine_pid: None,
             media_pids: Vec::new(),
@@ -80,14 +83,15 @@ impl DeviceMonitor {
             offered_mib: None,
             engine_own_mib: 0,
             read_error: None,
-            thresholds: UsageThresholds::new(warn_gib),
+            thresholds: UsageThresholds::new(&settings.warn_gib),
             throughput: Throughput::new(Instant::now()),
         };
         Self {
             shared: Arc::new(MonitorShared {
-                device,
+                device: settings.device.clone(),
                 probe,
-                limits,
+                limits: settings.limits,
+                idle_gate: settings.idle_gate.clone(),
                 state: Mutex::new(state),
             }),
         }
@@ -267,6 +271,15 @@ impl DeviceMonitor {
         let mut available = admission::available(&status.snapshot, &self.shared.limits);
         if offered_mib.is_some() {
             available.memory.device_mib = offered_mib;
+        }
+        let is_working = heartbeat_state.snapshot().task.is_some();
+        // During a task the engine's own memory is not known exactly, and that of another worker here is no stranger's.
+        if let (Some(gate), DeviceState::Gpu(Some(gpu))) = (&self.shared.idle_gate, status.snapshot.device)
+            && !is_working
+            && offered_mib.is_none()
+        {
+            let ours = gpu.free_mib + gpu.engine_mib;
+            gate.note(gpu.total_mib.saturating_sub(ours), tokio::time::Instant::now());
         }
         heartbeat_state.update(|heartbeat| {
             heartbeat.device_free_mib = status.free_mib;

@@ -153,12 +153,7 @@ impl Runner {
     /// Makes a runner and starts to refresh the device's figures in the heartbeats. Needs a tokio runtime.
     pub fn new(settings: RunnerSettings, probe: Probe, heartbeat_state: HeartbeatState) -> Self {
         let settings = Arc::new(settings);
-        let monitor = DeviceMonitor::new(
-            settings.device.clone(),
-            probe,
-            settings.limits,
-            &settings.warn_gib,
-        );
+        let monitor = DeviceMonitor::new(&settings, probe);
         Self {
             _refresher: monitor.start_refresher(&heartbeat_state),
             media: WarmMedia::new(Arc::clone(&settings), monitor.clone()),

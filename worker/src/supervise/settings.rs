@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::child::ChildCommand;
 use super::weights::WeightsSource;
 use crate::machine::admission::MemoryLimits;
+use crate::machine::idle_gate::IdleGate;
 use crate::machine::probe::Device;
 
 /// The settings of one runner, that is, of one device.
@@ -23,6 +24,8 @@ pub struct RunnerSettings {
     pub warn_gib: Vec<u64>,
     /// The folder in which this host's workers record their memory reservations, and which of them has a GPU.
     pub reservations_dir: PathBuf,
+    /// Keeps the worker off a GPU that other programs use, if it is to be.
+    pub idle_gate: Option<IdleGate>,
     /// How long the engine may go on with task after task while another worker of this host waits for the GPU.
     pub device_turn: Duration,
     /// A child that sends nothing for so long is killed as hung, until it is known how long its requests

@@ -177,7 +177,7 @@ impl WorkerHarness {
         let (trigger, shutdown, _drain) = shutdown::channel();
         let (off_duty, reason) = watch::channel(None);
         let settings = Settings {
-            off_duty: OffDuty::of(reason),
+            off_duty: OffDuty::of([reason]),
             heartbeat_interval: Duration::from_millis(50),
             progress_interval: Duration::from_millis(200),
             unfit_backoff: Backoff::new(Duration::from_millis(10), Duration::from_millis(50)),

@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
+use super::standalone::Cluster;
 use super::tls::TlsFiles;
 use super::users::User;
 
@@ -22,6 +23,10 @@ pub(super) struct ServerConfig<'a> {
     pub(super) max_file_bytes: u64,
     /// The certificate with which the server encrypts all connections; `None` for a server without.
     pub(super) tls: Option<&'a TlsFiles>,
+    /// Whether the server demands a certificate of each client too, if it encrypts.
+    pub(super) demands_certificates: bool,
+    /// The cluster that the server is one of, if it is.
+    pub(super) cluster: Option<&'a Cluster>,
     /// Whether another program starts the server and reads its log file and its port from `dir`.
     pub(super) is_embedded: bool,
 }
@@ -39,18 +44,35 @@ pub(super) fn render(config: &ServerConfig<'_>) -> String {
         let _ = writeln!(text, "ports_file_dir: {ports}\nlogfile: {log}");
         text.push_str("logfile_size_limit: 16MB\nlogfile_max_num: 4\n");
     }
-    if let Some(TlsFiles { certificate, key, .. }) = config.tls {
-        let path = |path: &Path| quote(&path.to_string_lossy());
-        let (certificate, key) = (path(certificate), path(key));
-        let _ = writeln!(text, "tls {{ cert_file: {certificate}, key_file: {key} }}");
+    if let Some(tls) = config.tls {
+        let _ = writeln!(
+            text,
+            "tls {{ {} }}",
+            certificates(tls, config.demands_certificates)
+        );
     }
+    let mut server_name = "latentfarm";
+    if let Some(cluster) = config.cluster {
+        server_name = &cluster.server_name;
+        let tls = config
+            .tls
+            .map(|tls| format!("\n  tls {{ {} }}", certificates(tls, true)));
+        let _ = writeln!(
+            text,
+            "cluster {{\n  name: latentfarm\n  listen: {}\n  routes: {}{}\n}}",
+            quote(&cluster.listen.to_string()),
+            list(&cluster.routes),
+            tls.unwrap_or_default()
+        );
+    }
+    let server_name = quote(server_name);
     let (host, port) = (quote(config.host), config.port);
     let (pid_file, store_dir, max_file) = (at("run/nats.pid"), at("js"), config.max_file_bytes);
     // By default the server syncs every two minutes, so that a power loss could lose acknowledged records.
     let _ = write!(
         text,
         "\
-server_name: latentfarm
+server_name: {server_name}
 host: {host}
 port: {port}
 pid_file: {pid_file}
@@ -78,6 +100,18 @@ system_account: SYS
 "
     );
     text
+}
+
+/// Returns the settings by which a server presents its certificate, and may demand those of others.
+fn certificates(tls: &TlsFiles, demands_certificates: bool) -> String {
+    let path = |path: &Path| quote(&path.to_string_lossy());
+    let (certificate, key, authority) = (path(&tls.certificate), path(&tls.key), path(&tls.authority));
+    let demanded = if demands_certificates {
+        format!(", ca_file: {authority}, verify: true")
+    } else {
+        String::new()
+    };
+    format!("cert_file: {certificate}, key_file: {key}{demanded}")
 }
 
 /// Returns the text of the file with the users.
@@ -125,6 +159,8 @@ mod tests {
             port: -1,
             max_file_bytes: 1,
             tls: None,
+            demands_certificates: false,
+            cluster: None,
             is_embedded: true,
         });
         assert!(text.contains(r#"store_dir: "/tmp/a \"b\"/js""#), "{text}");

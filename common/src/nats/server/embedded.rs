@@ -65,6 +65,8 @@ pub struct Network {
     pub listen: SocketAddr,
     /// The names and addresses that the server's certificate is for, besides those of this machine for itself.
     pub hosts: Vec<String>,
+    /// Whether the server demands a certificate of each client too (mutual TLS).
+    pub demands_certificates: bool,
 }
 
 impl ServerOptions {
@@ -110,7 +112,7 @@ impl EmbeddedServer {
         let (process, port) = launch(&options, (&users, tls.as_ref()), port, &lock).await?;
         let trial = tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await;
         trial.map_err(ServerError::NoLoopback)?;
-        if let Some(Network { listen, hosts }) = &options.network {
+        if let Some(Network { listen, hosts, .. }) = &options.network {
             let host = hosts.first().cloned().unwrap_or_else(|| host_of(listen.ip()));
             write_address(&options.dir, "tls", &host, port)?;
         }
@@ -146,24 +148,24 @@ impl EmbeddedServer {
 
     /// Returns the user that the coordinator connects as.
     pub fn coordinator(&self) -> Identity {
-        self.users.coordinator.identity(self.authority())
+        self.users.coordinator.identity(self.tls.as_ref())
     }
 
     /// Returns the user that operators connect as.
     pub fn operator(&self) -> Identity {
-        self.users.operator.identity(self.authority())
+        self.users.operator.identity(self.tls.as_ref())
     }
 
     /// Returns the user that observers connect as.
     pub fn observer(&self) -> Identity {
-        self.users.observer.identity(self.authority())
+        self.users.observer.identity(self.tls.as_ref())
     }
 
     /// Returns the user that a worker connects as, or `None` if the server was started without this worker.
     pub fn worker(&self, worker: &WorkerId) -> Option<Identity> {
         self.users
             .worker(worker)
-            .map(|user| user.identity(self.authority()))
+            .map(|user| user.identity(self.tls.as_ref()))
     }
 
     /// The exit status of the process, once it has ended for whatever reason.
@@ -248,6 +250,11 @@ async fn launch(
         port: port.map_or(-1, i32::from),
         max_file_bytes: options.max_file_bytes,
         tls,
+        demands_certificates: options
+            .network
+            .as_ref()
+            .is_some_and(|network| network.demands_certificates),
+        cluster: None,
         is_embedded: true,
     };
     let config = dir.join("nats.conf");

@@ -23,11 +23,12 @@ use nix::unistd::Pid;
 use super::config::{self, USERS_FILE};
 use super::error::ServerError;
 use super::files::{create_file, lock_file};
+use super::tls::client_certificate;
 use super::users::{self, Users};
 use crate::clock::since_1970;
 use crate::host;
 use crate::ids::WorkerId;
-use crate::nats::join::JoinFile;
+use crate::nats::join::{Certificates, JoinFile};
 
 /// The folder of a server.
 #[derive(Clone, Debug)]
@@ -78,14 +79,14 @@ impl ServerFolder {
             });
         }
         let url = url.map_or_else(|| self.address(), Ok)?;
-        let authority = self.authority()?;
+        let certificates = self.certificates(machine)?;
         if has_key {
             users::remove_key(machine, &keys)?;
         }
         let expires = since_1970().saturating_add(valid).as_secs();
         let seed = users::make_key(machine, expires, &keys)?;
         self.apply(&Users::kept(&keys, &[])?)?;
-        Ok(JoinFile::new(machine.clone(), url, seed, authority, expires))
+        Ok(JoinFile::new(machine.clone(), url, seed, certificates, expires))
     }
 
     /// Removes the key of a machine, and asks the server to close the connections of its workers and to admit them no
@@ -99,11 +100,11 @@ impl ServerFolder {
                 others: users::workers_with_keys(&keys)?,
             });
         };
-        let (url, authority) = (self.address()?, self.authority()?);
+        let (url, certificates) = (self.address()?, self.certificates(machine)?);
         users::remove_key(machine, &keys)?;
         self.apply(&Users::kept(&keys, &[])?)?;
         let now = since_1970().as_secs();
-        Ok(JoinFile::new(machine.clone(), url, seed, authority, now))
+        Ok(JoinFile::new(machine.clone(), url, seed, certificates, now))
     }
 
     /// Shuts out the machines whose keys have expired, and returns which those are, sorted. Their keys stay in the folder, and
@@ -145,13 +146,19 @@ impl ServerFolder {
         self.dir.join("keys")
     }
 
-    fn authority(&self) -> Result<Option<String>, ServerError> {
-        let path = self.dir.join("tls/ca.pem");
-        match fs::read_to_string(&path) {
-            Ok(pem) => Ok(Some(pem)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(ServerError::files("read", &path)(error)),
-        }
+    /// Makes the certificates of a machine, as far as the server has any.
+    fn certificates(&self, machine: &WorkerId) -> Result<Certificates, ServerError> {
+        let dir = self.dir.join("tls");
+        let path = dir.join("ca.pem");
+        let authority = match fs::read_to_string(&path) {
+            Ok(pem) => pem,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Certificates::default()),
+            Err(error) => return Err(ServerError::files("read", &path)(error)),
+        };
+        Ok(Certificates {
+            authority: Some(authority),
+            client: client_certificate(&dir, machine.as_str())?,
+        })
     }
 
     fn address(&self) -> Result<String, ServerError> {

@@ -17,4 +17,4 @@ pub use embedded::{EmbeddedServer, Network, ServerOptions};
 pub use error::ServerError;
 pub use folder::ServerFolder;
 pub use locate::{BINARY_VARIABLE, LocateError, ServerBinary, check, locate};
-pub use standalone::StandaloneServer;
+pub use standalone::{Cluster, Encryption, StandaloneOptions, StandaloneServer};

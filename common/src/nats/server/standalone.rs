@@ -8,6 +8,7 @@
 //! <dir>/keys/operator.nk     nkey seed of operators, for `latentfarm submit`, `jobs` and the like
 //! <dir>/keys/observer.nk     nkey seed of observers, for `latentfarm top` and `explain`
 //! <dir>/keys/worker-NAME.nk  nkey seed of each worker
+//! <dir>/tls                  certificates, if the server encrypts: see `tls`
 //! <dir>/js                   the streams, once the server runs; run/nats.pid: its process id
 //! ```
 
@@ -20,9 +21,43 @@ use super::config::{self, DEFAULT_MAX_FILE_BYTES, ServerConfig, USERS_FILE};
 use super::error::ServerError;
 use super::files::{create_file, create_folder};
 use super::folder::{host_of, write_address, write_users};
+use super::tls::TlsFiles;
 use super::users::Users;
 use crate::ids::WorkerId;
 use crate::nats::role::Role;
+
+/// How a standalone server is to be configured.
+#[derive(Clone, Debug)]
+pub struct StandaloneOptions {
+    /// The address and the port at which the server listens.
+    pub listen: SocketAddr,
+    /// The workers that get a key.
+    pub workers: Vec<WorkerId>,
+    /// How connections are encrypted; `None` if they are not.
+    pub encryption: Option<Encryption>,
+    /// The cluster that the server is one of, if it is.
+    pub cluster: Option<Cluster>,
+}
+
+/// How the connections to a standalone server are encrypted.
+#[derive(Clone, Debug)]
+pub struct Encryption {
+    /// The names and addresses that the server's certificate is for, besides those of its machine for itself.
+    pub hosts: Vec<String>,
+    /// Whether the server demands a certificate of each client too (mutual TLS).
+    pub demands_certificates: bool,
+}
+
+/// A cluster of servers, as one of them is configured for it. They recognise each other by their certificates.
+#[derive(Clone, Debug)]
+pub struct Cluster {
+    /// The name of this server, which no other of the cluster has.
+    pub server_name: String,
+    /// The address and the port at which this server listens for the others.
+    pub listen: SocketAddr,
+    /// Where the others listen, such as `nats://n2:6222`.
+    pub routes: Vec<String>,
+}
 
 /// The configuration of a standalone server.
 #[derive(Clone, Debug)]
@@ -36,19 +71,24 @@ pub struct StandaloneServer {
 }
 
 impl StandaloneServer {
-    /// Writes the configuration of a server in `dir` that listens at `listen`, unless there is one, which an operator may
-    /// have changed. The coordinator, an operator, an observer and each of `workers` get a key, unless they have one;
-    /// whoever has a key in `dir` that has not expired may connect.
-    pub fn configure(dir: &Path, listen: SocketAddr, workers: &[WorkerId]) -> Result<Self, ServerError> {
+    /// Writes the configuration of a server in `dir`, unless there is one, which an operator may have changed. The
+    /// coordinator, an operator, an observer and each of the workers get a key, unless they have one; whoever has a key in
+    /// `dir` that has not expired may connect.
+    pub fn configure(dir: &Path, options: &StandaloneOptions) -> Result<Self, ServerError> {
         create_folder(&dir.join("run"))?;
-        let users = Users::kept(&dir.join("keys"), workers)?;
+        let users = Users::kept(&dir.join("keys"), &options.workers)?;
         write_users(dir, &users)?;
+        let (listen, encryption) = (options.listen, options.encryption.as_ref());
+        let tls = encryption.map(|encryption| TlsFiles::make(&dir.join("tls"), &encryption.hosts));
+        let tls = tls.transpose()?;
         let settings = ServerConfig {
             dir,
             host: &listen.ip().to_string(),
             port: i32::from(listen.port()),
             max_file_bytes: DEFAULT_MAX_FILE_BYTES,
-            tls: None,
+            tls: tls.as_ref(),
+            demands_certificates: encryption.is_some_and(|encryption| encryption.demands_certificates),
+            cluster: options.cluster.as_ref(),
             is_embedded: false,
         };
         let config = dir.join("nats.conf");
@@ -57,7 +97,10 @@ impl StandaloneServer {
         if !kept {
             let written = create_file(&config)?.write_all(config::render(&settings).as_bytes());
             written.map_err(ServerError::files("write", &config))?;
-            write_address(dir, "nats", &host_of(listen.ip()), listen.port())?;
+            let named = encryption.and_then(|encryption| encryption.hosts.first().cloned());
+            let host = named.unwrap_or_else(|| host_of(listen.ip()));
+            let scheme = if tls.is_some() { "tls" } else { "nats" };
+            write_address(dir, scheme, &host, listen.port())?;
         }
         let keys_dir = dir.join("keys");
         let keys = users

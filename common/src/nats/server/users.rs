@@ -10,10 +10,11 @@ use nkeys::KeyPair;
 
 use super::error::ServerError;
 use super::files::{create_file, create_folder};
+use super::tls::TlsFiles;
 use crate::clock::since_1970;
 use crate::error::ignore_not_found;
 use crate::ids::WorkerId;
-use crate::nats::identity::{Authority, Identity};
+use crate::nats::identity::{Identity, PemFile};
 use crate::nats::role::Role;
 
 /// A user of the server.
@@ -44,11 +45,13 @@ impl User {
         })
     }
 
-    pub(super) fn identity(&self, authority: Option<&Path>) -> Identity {
+    /// Returns as whom the user connects to a server that has these certificates.
+    pub(super) fn identity(&self, tls: Option<&TlsFiles>) -> Identity {
         Identity {
             role: self.role.clone(),
             nkey_seed: Some(self.seed.clone()),
-            authority: authority.map(|path| Authority::File(path.to_owned())),
+            authority: tls.map(|tls| PemFile::File(tls.authority.clone())),
+            client: tls.map(|tls| PemFile::File(tls.client.clone())),
             name: self.role.to_string(),
         }
     }

@@ -33,37 +33,6 @@ pub(in crate::cli) struct ShareWeightsArgs {
 }
 
 #[derive(clap::Args, Debug)]
-pub(in crate::cli) struct BackupArgs {
-    /// The backup; one that is there is replaced when the new one is whole
-    #[arg(value_name = "FILE")]
-    pub(in crate::cli) file: PathBuf,
-    /// URL of the farm's NATS server; the environment variable `LATENTFARM_NKEY_SEED` holds the observer's key, if the
-    /// server wants one
-    #[arg(long, value_name = "URL", env = "LATENTFARM_NATS")]
-    pub(in crate::cli) nats: String,
-    /// Leave out videos, sound and results, for a server that keeps its store of media: without them no job can go on
-    #[arg(long)]
-    pub(in crate::cli) no_media: bool,
-}
-
-#[derive(clap::Args, Debug)]
-pub(in crate::cli) struct RestoreArgs {
-    /// A file that `latentfarm backup` wrote
-    #[arg(value_name = "FILE")]
-    pub(in crate::cli) file: PathBuf,
-    /// Folder of a `latentfarm serve` with a server of its own, which does not run; it is made if it is not there
-    #[arg(long, value_name = "DIR", required_unless_present = "nats")]
-    pub(in crate::cli) dir: Option<PathBuf>,
-    /// URL of a NATS server that runs, instead of --dir; the environment variable `LATENTFARM_NKEY_SEED` holds the
-    /// coordinator's key, if the server wants one
-    #[arg(long, value_name = "URL", env = "LATENTFARM_NATS")]
-    pub(in crate::cli) nats: Option<String>,
-    /// nats-server program for --dir (2.12 or newer)
-    #[arg(long, value_name = "PATH", env = "LATENTFARM_NATS_SERVER")]
-    pub(in crate::cli) nats_server: Option<PathBuf>,
-}
-
-#[derive(clap::Args, Debug)]
 pub(in crate::cli) struct ServeArgs {
     /// URL of a NATS server that runs already, or of a cluster of them; the environment variable
     /// `LATENTFARM_NKEY_SEED` holds the coordinator's key, if the server wants one. Without this option the
@@ -117,6 +86,10 @@ pub(in crate::cli) struct ServeArgs {
         help_heading = "Own server"
     )]
     pub(in crate::cli) host: Vec<String>,
+    /// Demand a certificate of each client of the own server too, besides its key: join files have one, and other programs
+    /// find theirs by the environment variable `LATENTFARM_CLIENT_CERT`
+    #[arg(long, conflicts_with = "nats", help_heading = "Own server")]
+    pub(in crate::cli) mutual_tls: bool,
     /// Name of a worker that gets a key of the own server, as in `latentfarm-worker run --name`; may be given
     /// several times
     #[arg(
@@ -337,48 +310,6 @@ pub(in crate::cli) struct DrainArgs {
     /// Print one JSON object at the end
     #[arg(long)]
     pub(in crate::cli) json: bool,
-}
-
-#[derive(clap::Args, Debug)]
-pub(in crate::cli) struct NatsConfigArgs {
-    /// Folder of the server: its configuration, the keys, and later its data
-    pub(in crate::cli) dir: PathBuf,
-    /// Name of a worker that may connect, as in `latentfarm-worker run --name`; may be given several times
-    #[arg(long, value_name = "NAME")]
-    pub(in crate::cli) worker: Vec<WorkerId>,
-    /// Address and port that the server listens on
-    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:4222")]
-    pub(in crate::cli) listen: SocketAddr,
-}
-
-#[derive(clap::Args, Debug)]
-pub(in crate::cli) struct InviteArgs {
-    /// Name of the machine: 1 to 36 of a-z, 0-9 and -; its workers have it too
-    #[arg(value_name = "NAME")]
-    pub(in crate::cli) machine: WorkerId,
-    /// Folder of `latentfarm serve`, or of `latentfarm nats-config`
-    #[arg(long, value_name = "DIR", default_value = "latentfarm-serve")]
-    pub(in crate::cli) dir: PathBuf,
-    /// The join file (default: NAME.join)
-    #[arg(short, long, value_name = "FILE")]
-    pub(in crate::cli) output: Option<PathBuf>,
-    /// Address at which the machine reaches the server, or the addresses of a cluster's servers, separated by commas
-    /// (default: that which the server was set up with)
-    #[arg(long, value_name = "URL")]
-    pub(in crate::cli) url: Option<String>,
-    /// How long the key is valid: `12h`, `30d`
-    #[arg(long, value_name = "TIME", default_value = "365d", value_parser = duration)]
-    pub(in crate::cli) valid: Duration,
-}
-
-#[derive(clap::Args, Debug)]
-pub(in crate::cli) struct RevokeArgs {
-    /// Name of the machine, as it was invited
-    #[arg(value_name = "NAME")]
-    pub(in crate::cli) machine: WorkerId,
-    /// Folder of `latentfarm serve`, or of `latentfarm nats-config`
-    #[arg(long, value_name = "DIR", default_value = "latentfarm-serve")]
-    pub(in crate::cli) dir: PathBuf,
 }
 
 #[derive(clap::Args, Debug)]

@@ -4,6 +4,7 @@
 
 mod farm;
 mod job;
+mod server;
 
 use std::path::PathBuf;
 
@@ -11,11 +12,11 @@ use clap::{Parser, Subcommand, value_parser};
 use latentfarm_common::media::TrackChoice;
 
 pub(super) use farm::{
-    BackupArgs, BatchArgs, ControlArgs, DrainArgs, FetchArgs, InviteArgs, JobsArgs, LineArgs, NatsConfigArgs,
-    RestoreArgs, RevokeArgs, ServeArgs, SetArgs, ShareWeightsArgs, StatusArgs, SubmitArgs, SubmittedArgs,
-    SubmittedJob,
+    BatchArgs, ControlArgs, DrainArgs, FetchArgs, JobsArgs, LineArgs, ServeArgs, SetArgs, ShareWeightsArgs,
+    StatusArgs, SubmitArgs, SubmittedArgs, SubmittedJob,
 };
 pub(super) use job::{JobArgs, Preset, RenderArgs};
+pub(super) use server::{BackupArgs, InviteArgs, NatsConfigArgs, RestoreArgs, RevokeArgs};
 
 /// Lip-syncs videos on a farm of mixed machines, or on this one.
 #[derive(Parser, Debug)]

@@ -42,6 +42,7 @@ pub(super) fn find(args: &TopArgs) -> anyhow::Result<FarmServer> {
             role: Role::Observer,
             nkey_seed: Some(watch.nkey_seed),
             authority: None,
+            client: None,
             name: NAME.to_owned(),
         },
         no_answer: format!("the render in `{}` is not running now", folder.display()),

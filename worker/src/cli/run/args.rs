@@ -41,6 +41,13 @@ pub(in crate::cli) struct RunArgs {
     /// be given several times. A chunk that runs when they end is finished; what waits goes to other workers
     #[arg(long, value_name = "HOURS")]
     pub(super) hours: Vec<Shift>,
+    /// Take no task while other programs hold more than this much of the GPU's memory, in MiB, and give the engine's back: for
+    /// machines on which people work. A desktop holds 500 to 1500 MiB, and an engine that waits for a task some 500
+    #[arg(long, value_name = "MIB")]
+    pub(super) yield_above: Option<u64>,
+    /// Seconds for which other programs hold less than that before tasks are taken again
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, requires = "yield_above")]
+    pub(super) quiet_for: u64,
     /// Number type that the engine computes in (default: f32 on the CPU, f16 on CUDA)
     #[arg(long, value_enum, value_name = "TYPE")]
     pub(super) precision: Option<Precision>,

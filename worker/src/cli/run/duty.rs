@@ -6,17 +6,19 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use crate::consume::OffDuty;
 use crate::machine::hours::{Minute, Shift, next_begin};
 
 /// How often the clock is looked at. It may be set, and the machine may be suspended.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// Follows the hours of some shifts until the returned set is dropped. Without shifts the workers are always on duty.
-pub(super) fn follow(shifts: Vec<Shift>) -> (OffDuty, JoinSet<()>) {
+/// Why a worker is off duty, as it changes; `None` while it is not.
+pub(super) type Reason = watch::Receiver<Option<String>>;
+
+/// Follows the hours of some shifts until the returned set is dropped. Without shifts there is nothing to follow.
+pub(super) fn follow(shifts: Vec<Shift>) -> (Option<Reason>, JoinSet<()>) {
     let mut watcher = JoinSet::new();
     if shifts.is_empty() {
-        return (OffDuty::default(), watcher);
+        return (None, watcher);
     }
     let (sender, receiver) = watch::channel(reason(&shifts));
     watcher.spawn(async move {
@@ -30,7 +32,7 @@ pub(super) fn follow(shifts: Vec<Shift>) -> (OffDuty, JoinSet<()>) {
             });
         }
     });
-    (OffDuty::of(receiver), watcher)
+    (Some(receiver), watcher)
 }
 
 fn reason(shifts: &[Shift]) -> Option<String> {

@@ -68,10 +68,10 @@ async fn run(args: RunArgs, access: Access) -> anyhow::Result<()> {
     }
     let engines = args.devices.engines()?;
     ensure_installed(&engines.host)?;
-    let (off_duty, _watcher) = duty::follow(args.hours.clone());
+    let (off_hours, _watcher) = duty::follow(args.hours.clone());
     let farm_worker = FarmWorker {
         access,
-        off_duty,
+        off_hours,
         own_program: std::env::current_exe().context("cannot find out where this program lies")?,
         weights,
         probe: args.devices.probe(),

@@ -16,11 +16,13 @@ use tokio::time::sleep;
 
 use super::access::Access;
 use super::args::RunArgs;
+use super::duty::Reason;
 use crate::cli::device_args::worker_names;
 use crate::cli::engine_program::{dtype_args, thread_count};
 use crate::cli::engines::Engines;
 use crate::consume::{self, HeartbeatState, OffDuty};
 use crate::machine::device_check::DeviceChecker;
+use crate::machine::idle_gate::IdleGate;
 use crate::machine::probe::{Device, FailedDevice, Probe, SelectedDevices};
 use crate::machine::reservations::Reservations;
 use crate::supervise::{ChildCommand, Runner, RunnerSettings, WeightsSource};
@@ -31,7 +33,8 @@ pub(super) struct FarmWorker {
     pub(super) args: RunArgs,
     pub(super) worker: WorkerId,
     pub(super) access: Access,
-    pub(super) off_duty: OffDuty,
+    /// Why the workers are off duty by their hours, if they have any.
+    pub(super) off_hours: Option<Reason>,
     pub(super) own_program: PathBuf,
     pub(super) weights: WeightsSource,
     pub(super) scratch: PathBuf,
@@ -146,10 +149,13 @@ impl FarmWorker {
             return Ok(());
         };
         let heartbeat_state = HeartbeatState::new(seat.name.clone(), seat.device.to_string());
+        let quiet_for = Duration::from_secs(self.args.quiet_for);
+        let gate = self.args.yield_above.map(|mib| IdleGate::new(mib, quiet_for));
+        let (gate, shut) = gate.unzip();
         let kind = numeric_kind(&seat.device, self.args.precision, &self.probe);
         let loop_settings = consume::Settings {
             kind: Some(kind),
-            off_duty: self.off_duty.clone(),
+            off_duty: OffDuty::of(self.off_hours.clone().into_iter().chain(shut)),
             ..consume::Settings::new(seat.name.clone())
         };
         if let Some(problem) = seat.unfit {
@@ -160,7 +166,10 @@ impl FarmWorker {
         }
         tracing::info!(worker = %seat.name, device = %seat.device, "the worker has joined the farm");
         let heartbeat_state = heartbeat_state.with_problem(problem);
-        let settings = self.runner_settings(&seat, engines);
+        let settings = RunnerSettings {
+            idle_gate: gate,
+            ..self.runner_settings(&seat, engines)
+        };
         let mut runner = Runner::new(settings, self.probe.clone(), heartbeat_state.clone());
         let serving = consume::serve(
             &connection,
@@ -216,6 +225,7 @@ impl FarmWorker {
             warn_gib: args.warn_gib.clone(),
             reservations_dir: Reservations::usual_root(),
             device_turn: Duration::from_secs(args.device_turn),
+            idle_gate: None,
             silence_limit: Duration::from_secs(args.silence_limit),
         }
     }

@@ -105,6 +105,7 @@ impl RunnerHarness {
     pub(super) fn settings(&self, engine: ChildCommand) -> RunnerSettings {
         let media: Vec<MediaReply> = (0..4).flat_map(|_| media_replies()).collect();
         RunnerSettings {
+            idle_gate: None,
             weights: WeightsSource::Folder("/weights".into()),
             device: Device::Simulated(self.path("card.gpu")),
             media: self.child("media", &media, "exec cat > /dev/null"),
