@@ -38,6 +38,7 @@ pub mod shutdown;
 pub mod simulated_device;
 #[cfg(feature = "farm")]
 pub mod suspend;
+pub mod tags;
 pub mod telemetry;
 mod text;
 pub mod time;

@@ -6,6 +6,7 @@ mod harness;
 mod held_tasks;
 #[path = "../../common/tests/support/mod.rs"]
 mod support;
+mod tags;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

@@ -17,6 +17,7 @@ use super::role::Role;
 use crate::clock::since_1970;
 use crate::error::FileError;
 use crate::ids::WorkerId;
+use crate::tags::Tags;
 use crate::waiting::rough_time;
 
 /// The version of the format.
@@ -53,6 +54,9 @@ pub struct JoinFile {
     client: Option<String>,
     /// When the key expires, in seconds since the Unix epoch.
     expires_unix: u64,
+    /// Tags of the machine's workers, besides those that the machine itself gives them.
+    #[serde(default, skip_serializing_if = "Tags::is_empty")]
+    pub tags: Tags,
 }
 
 impl fmt::Debug for JoinFile {
@@ -134,7 +138,14 @@ impl JoinFile {
             authority,
             client,
             expires_unix,
+            tags: Tags::NONE,
         }
+    }
+
+    /// Returns the same file with these tags of the machine's workers.
+    #[must_use]
+    pub fn with_tags(self, tags: Tags) -> Self {
+        Self { tags, ..self }
     }
 
     /// Reads a file, and checks that its key has not expired.
@@ -231,10 +242,12 @@ mod tests {
     fn a_file_is_read_as_it_was_written_and_shows_its_key_to_nobody() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("gpu1.join");
-        join(since_1970() + Duration::from_mins(1)).write(&path).unwrap();
+        let tags = Tags::new(["eu", "nvenc"].map(|tag| tag.parse().unwrap())).unwrap();
+        let written = join(since_1970() + Duration::from_mins(1)).with_tags(tags.clone());
+        written.write(&path).unwrap();
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
         let read = JoinFile::read(&path).unwrap();
-        assert_eq!(read.url, "tls://farm:4222");
+        assert_eq!((read.url.as_str(), &read.tags), ("tls://farm:4222", &tags));
         assert!(read.valid_for() > Duration::from_secs(50), "{read:?}");
         let identity = read.identity(&"gpu1-g0".parse().unwrap()).unwrap();
         assert_eq!(identity.nkey_seed.as_deref(), Some("SUSEED"));
@@ -264,6 +277,18 @@ mod tests {
         damaged.authority = Some("-----BEGIN CERTIFICATE-----\n".to_owned());
         let damaged = refused("e", &serde_json::to_string(&damaged).unwrap());
         assert!(damaged.contains("certificate"), "{damaged}");
+        let tagged = serde_json::to_value(join(since_1970() + Duration::from_mins(1))).unwrap();
+        assert!(
+            tagged.get("tags").is_none(),
+            "a file without tags is one of earlier releases"
+        );
+        let crowded: Vec<String> = (0..17).map(|number| format!("t{number}")).collect();
+        for tags in [serde_json::json!(["e u"]), serde_json::json!(crowded)] {
+            let mut tagged = tagged.clone();
+            tagged["tags"] = tags;
+            let refused = refused("f", &tagged.to_string());
+            assert!(refused.contains("no join file"), "{refused}");
+        }
         JoinFile::read(&dir.path().join("none")).unwrap_err();
     }
 }

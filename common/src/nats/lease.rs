@@ -253,28 +253,6 @@ fn subject() -> String {
     format!("$KV.{LEASE_BUCKET}.{KEY}")
 }
 
-/// Returns the last revision of the lease, above which all later epochs are.
-pub async fn last_revision(connection: &Connection) -> Result<u64, LeaseError> {
-    Ok(stream(connection).await?.cached_info().state.last_sequence)
-}
-
-/// Makes all later epochs larger than `revision`, for a farm that takes over the records of another, whose attempts are
-/// numbered by epochs. This is right only while no coordinator is at work, because a lease that is held is lost.
-pub async fn raise_above(connection: &Connection, revision: u64) -> Result<(), LeaseError> {
-    let stream = stream(connection).await?;
-    if stream.cached_info().state.last_sequence >= revision {
-        return Ok(());
-    }
-    // An empty stream goes on from where it was purged to, although it has never got so far.
-    let purged = stream.purge().sequence(revision + 1).await;
-    purged.map(|_| ()).map_err(|error| LeaseError::Read(error.into()))
-}
-
-async fn stream(connection: &Connection) -> Result<jetstream::stream::Stream, LeaseError> {
-    let found = connection.context.get_stream(format!("KV_{LEASE_BUCKET}")).await;
-    found.map_err(|error| LeaseError::Read(error.into()))
-}
-
 /// Whether these are the headers of the marker that a deleted, purged or expired value leaves.
 pub(super) fn is_marker(headers: &HeaderMap) -> bool {
     headers.get("KV-Operation").is_some() || headers.get("Nats-Marker-Reason").is_some()

@@ -9,6 +9,7 @@ pub mod ack;
 pub mod connect;
 pub mod direct;
 pub mod done;
+pub mod epochs;
 mod error;
 pub mod events;
 mod full;

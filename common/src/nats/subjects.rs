@@ -317,8 +317,9 @@ mod tests {
     fn subject() -> impl Strategy<Value = Subject> {
         let kind =
             proptest::option::of("[a-z]{0,9}").prop_map(|text| text.map(|text| NumericKind::of(&text)));
-        let queue = (class(), kind, 0..PRIORITIES).prop_map(|(class, kind, priority)| Queue {
-            lane: Lane { class, kind },
+        let tag = proptest::option::of("[a-z0-9][a-z0-9_-]{0,31}".prop_map(|text| text.parse().unwrap()));
+        let queue = (class(), kind, tag, 0..PRIORITIES).prop_map(|(class, kind, tag, priority)| Queue {
+            lane: Lane { class, kind, tag },
             priority,
         });
         prop_oneof![

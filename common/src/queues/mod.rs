@@ -1,6 +1,7 @@
 //! There is one queue of tasks for each resource class and each priority. The coordinator publishes a task to
 //! the queue of its class; a worker pulls from the queues of the classes that fit at the moment. A task that is
-//! only for machines of one numeric kind is in a queue of that class and kind.
+//! only for machines of one numeric kind is in a queue of that class and kind, and one that is only for workers
+//! with a tag in a queue of that tag.
 //!
 //! A class states how much memory a worker must have free to take the task. Its number is the upper bound of
 //! the requirement in GiB, or in MiB with an `m`, so a worker with 11 GiB free pulls from `g10`, `g08`, `g06`
@@ -12,6 +13,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::numeric_kind::NumericKind;
+use crate::tags::{Tag, Tags};
 use crate::text::{InvalidText, serde_as_text};
 use crate::wire::memory::{DeviceKind, RenderMemory};
 
@@ -141,26 +143,31 @@ impl FromStr for ResourceClass {
 }
 
 /// What a machine must be to take a task: its resource class and, if the task is only for one, its numeric
-/// kind. The text form is that of the class, or `<class>-<kind>`.
+/// kind and its tag. The text form is `<class>`, `<class>-<kind>`, or one of these with `+<tag>` behind it; neither
+/// a class nor a kind has a `+`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Lane {
     /// The class of the task.
     pub class: ResourceClass,
     /// The numeric kind of the machines that may take the task; `None` if all may.
     pub kind: Option<NumericKind>,
+    /// The tag of the workers that may take the task; `None` if all may.
+    pub tag: Option<Tag>,
 }
 
 impl Lane {
-    /// Returns the lane of the tasks of a class that machines of any kind may take.
+    /// Returns the lane of the tasks of a class that all machines may take.
     pub const fn any(class: ResourceClass) -> Self {
-        Self { class, kind: None }
+        let (kind, tag) = (None, None);
+        Self { class, kind, tag }
     }
 }
 
 impl fmt::Display for Lane {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.class.fmt(f)?;
-        self.kind.map_or(Ok(()), |kind| write!(f, "-{kind}"))
+        self.kind.map_or(Ok(()), |kind| write!(f, "-{kind}"))?;
+        self.tag.map_or(Ok(()), |tag| write!(f, "+{tag}"))
     }
 }
 
@@ -168,13 +175,16 @@ impl FromStr for Lane {
     type Err = InvalidText;
 
     fn from_str(text: &str) -> Result<Self, InvalidText> {
-        let Some((class, kind)) = text.split_once('-') else {
-            return text.parse().map(Self::any);
+        let (machine, tag) = match text.split_once('+') {
+            Some((machine, tag)) => (machine, Some(tag.parse()?)),
+            None => (text, None),
         };
-        Ok(Self {
-            class: class.parse()?,
-            kind: Some(kind.parse()?),
-        })
+        let (class, kind) = match machine.split_once('-') {
+            Some((class, kind)) => (class, Some(kind.parse()?)),
+            None => (machine, None),
+        };
+        let class = class.parse()?;
+        Ok(Self { class, kind, tag })
     }
 }
 
@@ -190,7 +200,7 @@ pub struct Queue {
 serde_as_text!(Queue);
 
 impl Queue {
-    /// Returns the queue of the tasks of a class and priority that machines of any kind may take.
+    /// Returns the queue of the tasks of a class and priority that all machines may take.
     pub const fn any(class: ResourceClass, priority: u8) -> Self {
         let lane = Lane::any(class);
         Self { lane, priority }
@@ -207,7 +217,7 @@ impl FromStr for Queue {
     type Err = InvalidText;
 
     fn from_str(text: &str) -> Result<Self, InvalidText> {
-        let invalid = || InvalidText::new("queue (<class>-p<priority> or <class>-<kind>-p<priority>)", text);
+        let invalid = || InvalidText::new("queue (<class>[-<kind>][+<tag>]-p<priority>)", text);
         let (lane, priority) = text.rsplit_once('-').ok_or_else(invalid)?;
         Ok(Self {
             lane: lane.parse()?,
@@ -230,20 +240,24 @@ pub struct Available {
     pub memory: RenderMemory,
 }
 
-/// Returns the queues that fit a machine of this numeric kind, in the order in which to pull from them: by
-/// priority, then rendering before analysis (so that a video is finished front to back), then the largest class
-/// first, and of one class the tasks that only machines of this kind may take. Without a kind only tasks for any
-/// machine fit.
-pub fn fitting(available: &Available, kind: Option<NumericKind>) -> Vec<Queue> {
+/// Returns the queues that fit a machine of this numeric kind whose worker has these tags, in the order in which to
+/// pull from them: by priority, then rendering before analysis (so that a video is finished front to back), then the
+/// largest class first, and of one class those of the tags, and the tasks that only machines of this kind may take.
+/// Without a kind, or a tag, only tasks fit that need none.
+pub fn fitting(available: &Available, kind: Option<NumericKind>, tags: &Tags) -> Vec<Queue> {
     let memory = available.memory;
     let gpu = within(&GPU_CLASSES_MIB, memory.device_mib).map(ResourceClass::Gpu);
     let cpu = within(&CPU_CLASSES_MIB, memory.host_mib).map(ResourceClass::Cpu);
     let of_class = |class| {
-        let own = kind.map(|_| Lane { class, kind });
-        own.into_iter().chain([Lane::any(class)])
+        // Analyses are for machines of any kind.
+        let own_kind = kind.filter(|_| class != ResourceClass::Analyze).map(Some);
+        tags.iter().map(Some).chain([None]).flat_map(move |tag| {
+            let kinds = own_kind.into_iter().chain([None]);
+            kinds.map(move |kind| Lane { class, kind, tag })
+        })
     };
-    let analyze = available.analyze.then_some(Lane::any(ResourceClass::Analyze));
-    let lanes: Vec<Lane> = gpu.chain(cpu).flat_map(of_class).chain(analyze).collect();
+    let analyze = available.analyze.then_some(ResourceClass::Analyze);
+    let lanes: Vec<Lane> = gpu.chain(cpu).chain(analyze).flat_map(of_class).collect();
     (0..PRIORITIES)
         .flat_map(|priority| {
             lanes.iter().map(move |lane| Queue {

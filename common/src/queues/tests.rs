@@ -1,8 +1,17 @@
+use std::collections::BTreeSet;
+
 use super::*;
 use proptest::prelude::*;
 
 fn names(available: &Available) -> Vec<String> {
-    fitting(available, None).iter().map(ToString::to_string).collect()
+    fitting(available, None, &Tags::NONE)
+        .iter()
+        .map(ToString::to_string)
+        .collect()
+}
+
+fn tags(list: &[&str]) -> Tags {
+    Tags::new(list.iter().map(|text| text.parse().unwrap())).unwrap()
 }
 
 fn gpu(device_mib: u64) -> RenderMemory {
@@ -25,7 +34,7 @@ fn queues_are_in_order_of_priority_then_of_size() {
 
 #[test]
 fn no_queue_fits_a_worker_without_free_memory() {
-    assert_eq!(fitting(&Available::default(), None), []);
+    assert_eq!(fitting(&Available::default(), None, &Tags::NONE), []);
     let too_small = Available {
         analyze: false,
         memory: RenderMemory {
@@ -33,7 +42,8 @@ fn no_queue_fits_a_worker_without_free_memory() {
             device_mib: Some(511),
         },
     };
-    assert_eq!(fitting(&too_small, Some(NumericKind::of("some machine"))), []);
+    let kind = Some(NumericKind::of("some machine"));
+    assert_eq!(fitting(&too_small, kind, &tags(&["eu"])), []);
 }
 
 #[test]
@@ -45,9 +55,13 @@ fn every_queue_is_read_from_its_own_text() {
             device_mib: Some(u64::MAX),
         },
     };
-    let all = fitting(&everything, Some(NumericKind::of("some machine")));
+    // Some of these look like other parts of a name.
+    let tags = tags(&["eu", "k00000001", "p1", "g04", "eu-k00000001-p1"]);
+    let all = fitting(&everything, Some(NumericKind::of("some machine")), &tags);
     let lanes = 1 + 2 * (CPU_CLASSES_MIB.len() + GPU_CLASSES_MIB.len());
-    assert_eq!(all.len(), lanes * usize::from(PRIORITIES));
+    assert_eq!(all.len(), 6 * lanes * usize::from(PRIORITIES));
+    let names: BTreeSet<String> = all.iter().map(ToString::to_string).collect();
+    assert_eq!(names.len(), all.len(), "each has a name of its own");
     for queue in all {
         assert_eq!(queue.to_string().parse::<Queue>().unwrap(), queue);
         assert_eq!(queue.lane.to_string().parse::<Lane>().unwrap(), queue.lane);
@@ -68,8 +82,31 @@ fn tasks_for_the_own_kind_come_before_others_of_their_class() {
         "g512m-p0".to_owned(),
         "analyze-p0".to_owned(),
     ];
-    let queues = fitting(&available, Some(kind));
+    let queues = fitting(&available, Some(kind), &Tags::NONE);
     let queues: Vec<String> = queues[..5].iter().map(ToString::to_string).collect();
+    assert_eq!(queues, expected);
+}
+
+#[test]
+fn a_worker_pulls_from_the_queues_of_its_tags_before_those_of_all_workers() {
+    let kind = NumericKind::of("some machine");
+    let available = Available {
+        analyze: true,
+        memory: gpu(512),
+    };
+    let expected = [
+        format!("g512m-{kind}+eu-p0"),
+        "g512m+eu-p0".to_owned(),
+        format!("g512m-{kind}+nvenc-p0"),
+        "g512m+nvenc-p0".to_owned(),
+        format!("g512m-{kind}-p0"),
+        "g512m-p0".to_owned(),
+        "analyze+eu-p0".to_owned(),
+        "analyze+nvenc-p0".to_owned(),
+        "analyze-p0".to_owned(),
+    ];
+    let queues = fitting(&available, Some(kind), &tags(&["nvenc", "eu"]));
+    let queues: Vec<String> = queues[..9].iter().map(ToString::to_string).collect();
     assert_eq!(queues, expected);
 }
 
@@ -110,6 +147,13 @@ fn text_forms_are_padded_to_two_digits() {
         "g04-k12-p1",
         "g04-k0000000g-p1",
         "g04-k00000001-k00000001-p1",
+        "g04+-p1",
+        "g04+eu",
+        "g04+EU-p1",
+        "g04+eu+us-p1",
+        "g04+eu.us-p1",
+        "g04-+eu-p1",
+        "+eu-p1",
     ] {
         assert!(text.parse::<Queue>().is_err(), "{text}");
     }
@@ -123,7 +167,7 @@ proptest! {
         };
         prop_assert!(class.mib() >= need_mib);
         let available = Available { analyze: false, memory: gpu(class.mib()) };
-        prop_assert_eq!(fitting(&available, None)[0].lane.class, class);
+        prop_assert_eq!(fitting(&available, None, &Tags::NONE)[0].lane.class, class);
     }
 }
 

@@ -14,6 +14,7 @@ use crate::ids::{Attempt, ChunkId, JobId, WorkerId};
 use crate::lip_sync::LipOpening;
 use crate::numeric_kind::NumericKind;
 use crate::queues::{Available, Queue};
+use crate::tags::Tags;
 
 /// The one record that makes a chunk done. It is written by compare-and-set on its subject, so that the first
 /// writer wins.
@@ -216,6 +217,8 @@ pub struct Heartbeat {
     pub problem: Option<String>,
     /// Numeric kind of the machine; `None` if it takes only tasks that are for any.
     pub kind: Option<NumericKind>,
+    /// The tags of the worker: it takes the tasks that need none but these.
+    pub tags: Tags,
     /// Free memory of the device in MiB.
     pub device_free_mib: u64,
     /// Memory of the device in all, in MiB.
@@ -258,6 +261,7 @@ impl Heartbeat {
             device,
             problem: None,
             kind: None,
+            tags: Tags::NONE,
             device_free_mib: 0,
             device_total_mib: 0,
             host_rss_mib: 0,

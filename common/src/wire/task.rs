@@ -8,6 +8,7 @@ use super::blob::BlobRef;
 use super::job::{AudioSpec, EncoderSpec, ModelSpec, SourceSpec};
 use super::memory::MemoryConstraints;
 use crate::ids::{Attempt, ChunkId, WorkerId};
+use crate::tags::Tags;
 use crate::time::FrameRange;
 
 /// One unit of work, at most [`super::MAX_MESSAGE_BYTES`] when encoded.
@@ -21,6 +22,8 @@ pub struct Task {
     pub store: String,
     /// The workers that give the task back, because the result is to be compared with theirs.
     pub excluded: Vec<WorkerId>,
+    /// The tags that a worker must have to run the task; one that lacks any of them gives it back.
+    pub needed_tags: Tags,
     /// The work, with everything that it needs.
     pub body: TaskBody,
 }

@@ -4,9 +4,9 @@ use crate::support::proxy::Proxy;
 use crate::support::{Farm, LIMIT, eventually};
 use async_nats::jetstream::kv::Store;
 use latentfarm_common::backoff::RetryLimit;
-use latentfarm_common::nats::connect;
 use latentfarm_common::nats::lease::{Contention, Lease, LeaseError, LeaseTtl, Lost};
 use latentfarm_common::nats::topology::LEASE_BUCKET;
+use latentfarm_common::nats::{connect, epochs};
 use tokio::time::{Instant, timeout};
 
 const SHORT: u64 = 2;
@@ -51,6 +51,23 @@ async fn a_released_lease_is_free_at_once_and_the_epoch_grows() {
     first.release().await;
     let second = try_acquire(&farm, "second").await.unwrap();
     assert!(second.epoch() > epoch);
+}
+
+#[tokio::test]
+async fn the_epochs_of_a_farm_that_takes_over_another_go_on_above_those() {
+    let farm = Farm::start().await;
+    let first = try_acquire(&farm, "first").await.unwrap();
+    let epoch = first.epoch();
+    first.release().await;
+    assert!(epochs::last(&farm.coordinator).await.unwrap() >= epoch);
+    epochs::raise_above(&farm.coordinator, 1000).await.unwrap();
+    assert!(epochs::last(&farm.coordinator).await.unwrap() >= 1000);
+    let second = try_acquire(&farm, "second").await.unwrap();
+    let epoch = second.epoch();
+    assert!(epoch > 1000);
+    // It is above that already, so that the lease stays.
+    epochs::raise_above(&farm.coordinator, epoch - 1).await.unwrap();
+    try_acquire(&farm, "third").await.unwrap_err();
 }
 
 #[tokio::test]

@@ -14,6 +14,7 @@ use latentfarm_common::nats::server::{EmbeddedServer, ServerBinary, ServerOption
 use latentfarm_common::nats::topology::{self, Topology};
 use latentfarm_common::nats::{Connection, connect};
 use latentfarm_common::queues::{Queue, ResourceClass};
+use latentfarm_common::tags::Tags;
 use latentfarm_common::wire::blob::BlobRef;
 use latentfarm_common::wire::job::SourceSpec;
 use latentfarm_common::wire::outcome::{DoneBody, DoneRecord, StageTimings};
@@ -147,6 +148,7 @@ pub(crate) fn task(chunk: ChunkId, number: u32, store: &str) -> Task {
         attempt: Attempt { epoch: 1, number },
         store: store.to_owned(),
         excluded: Vec::new(),
+        needed_tags: Tags::NONE,
         body: TaskBody::Analyze(AnalyzeTask {
             source,
             range: FrameRange::new(0, 16),

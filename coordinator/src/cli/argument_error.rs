@@ -1,6 +1,7 @@
 //! The errors of arguments that the parser accepts and that are refused all the same: exit code 2.
 
 use latentfarm_common::InvalidText;
+use latentfarm_common::tags::TooManyTags;
 
 use crate::local::ToolError;
 use crate::plan::split::InvalidChunkFrames;
@@ -22,6 +23,10 @@ pub(super) enum ArgumentError {
     Worker { spec: String },
     #[error("--workers {0} is not between 1 and 64")]
     Workers(usize),
+    #[error("--need-tag is given too often")]
+    Tags(#[from] TooManyTags),
+    #[error("--need-tag chooses among the workers of a farm: name its server with --nats URL")]
+    TagsWithoutFarm,
     #[error(
         "no weights are given: name with --weights DIR the folder of those that the farm's workers have; \
          `latentfarm-worker weights demo` prints the folder of the demo weights, for a trial"

@@ -11,6 +11,7 @@ use latentfarm_common::error::one_line;
 use latentfarm_common::nats::join::JoinFile;
 use latentfarm_common::nats::server::{ServerError, ServerFolder};
 use latentfarm_common::nats::{ConnectError, connect};
+use latentfarm_common::tags::Tags;
 use latentfarm_common::waiting::rough_time;
 use tokio::time::{Instant, sleep};
 
@@ -41,10 +42,12 @@ pub(super) fn invite(args: &InviteArgs) -> Result<ExitStatus, CommandError> {
             path.display()
         )));
     }
+    let tags = Tags::new(args.tag.iter().copied()).map_err(CommandError::refused)?;
     let folder = ServerFolder::find(&args.dir).map_err(refused)?;
     let join = folder
         .invite(&args.machine, args.url.clone(), args.valid)
-        .map_err(refused)?;
+        .map_err(refused)?
+        .with_tags(tags);
     if let Err(error) = join.write(&path) {
         // Nobody has the key.
         folder.revoke(&args.machine).map_err(refused)?;

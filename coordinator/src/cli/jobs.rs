@@ -177,6 +177,7 @@ pub(super) fn to_json(view: &JobView) -> Value {
         "phase": record.phase.to_string(),
         "reason": record.reason,
         "waits_for": view.waits_for,
+        "needed_tags": view.needed_tags,
         "priority": record.priority,
         "frames": record.frames,
         "frames_done": record.frames_done,
@@ -211,6 +212,9 @@ fn to_text(view: &JobView) -> String {
             rough_time(since(record.submitted_ms))
         ),
     ];
+    if !view.needed_tags.is_empty() {
+        lines.push(format!("  only on workers with the tags: {}", view.needed_tags));
+    }
     let done_in = |time| format!("  done in about {}", rough_time(time));
     lines.extend(view.done_in.map(done_in));
     lines.extend(forecast_line(record));

@@ -5,6 +5,7 @@ use std::num::NonZero;
 use std::path::PathBuf;
 
 use latentfarm_common::error::one_line;
+use latentfarm_common::tags::Tags;
 
 use super::args::{JobArgs, Preset, RenderArgs};
 use super::argument_error::ArgumentError;
@@ -45,6 +46,10 @@ pub(super) struct RenderCommand {
 impl RenderCommand {
     pub(super) fn new(args: RenderArgs) -> Result<Self, ArgumentError> {
         let discard_other = args.job.force;
+        // The workers of this machine have the tags alone that `--worker` gives them.
+        if !args.job.need_tag.is_empty() && args.nats.is_none() && args.worker.is_empty() {
+            return Err(ArgumentError::TagsWithoutFarm);
+        }
         // What is wrong with the arguments is reported before this machine is examined.
         let JobSettings {
             mut render,
@@ -148,6 +153,7 @@ impl JobSettings {
             allow_no_face: args.allow_no_face,
             cpu_fallback: args.cpu_fallback,
             one_kind: args.one_kind,
+            needed_tags: Tags::new(args.need_tag)?,
             unplaceable_wait: args.unplaceable_wait,
             chunk_frames: ChunkFrames::new(args.chunk_frames)?,
             analyze_frames: ChunkFrames::new(ANALYZE_FRAMES)?,

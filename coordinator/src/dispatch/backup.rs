@@ -59,7 +59,8 @@ pub(super) fn choose(
         }
         let observations = |kind| estimator.observations(&job.spec.model, kind);
         let needs = job.settings.needs.corrected(observations);
-        for worker in idle {
+        let needed = &job.settings.needed_tags;
+        for worker in idle.iter().filter(|worker| worker.tags.cover(needed)) {
             let own = std::slice::from_ref(worker);
             for (record, left) in &running {
                 // A chunk that is kept to a numeric kind has its backup on a machine of that kind.

@@ -9,6 +9,7 @@ use latentfarm_common::nats::Connection;
 use latentfarm_common::nats::done::DoneLog;
 use latentfarm_common::nats::lease::Lease;
 use latentfarm_common::shutdown::{Phase as Stage, Shutdown};
+use latentfarm_common::tags::Tags;
 use latentfarm_common::wire::outcome::{Event, EventKind, Heartbeat};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
@@ -183,6 +184,8 @@ impl<'a> Dispatcher<'a> {
                 let worker = event.worker.clone();
                 if event.chunk.work == WorkKind::SpotCheck {
                     self.on_spot_check_event(&event).await;
+                } else {
+                    self.renew_declined(&event).await;
                 }
                 self.on_event(event);
                 self.settle_claims_of(&worker).await;
@@ -275,7 +278,7 @@ impl<'a> Dispatcher<'a> {
         if is_stale {
             self.placer.mark_stale();
         }
-        let capacities = self.workers.capacities();
+        let capacities = self.workers.capacities(&Tags::NONE);
         if let Some(moves) = self
             .placer
             .place(&mut self.jobs, &capacities, &self.estimator, now)
@@ -343,8 +346,9 @@ impl<'a> Dispatcher<'a> {
         let now = Instant::now();
         for job in self.jobs.values_mut() {
             for chunk in job.on_heartbeat(&heartbeat, now) {
+                let failed = (chunk, &job.settings.needed_tags);
                 self.workers
-                    .record_failure(&heartbeat.worker, chunk, VANISHED, now);
+                    .record_failure(&heartbeat.worker, failed, VANISHED, now);
             }
         }
         let (worker, device) = (heartbeat.worker.clone(), heartbeat.device.clone());

@@ -84,6 +84,7 @@ impl TaskPublisher {
             attempt,
             store: self.store.url().to_owned(),
             excluded: Vec::new(),
+            needed_tags: job.settings.needed_tags.clone(),
             body: render_task(&job.spec, range, input, fit),
         }
     }

@@ -32,9 +32,10 @@ impl Job {
             return;
         }
         let is_out = |worker: &WorkerId| workers.is_out(worker);
-        let capacities = workers.healthy_capacities();
+        let needed = &self.settings.needed_tags;
+        let capacities = workers.healthy_capacities(needed);
         let able = match chunk.work {
-            WorkKind::Analyze => workers.analyzers(),
+            WorkKind::Analyze => workers.analyzers(needed),
             WorkKind::Render | WorkKind::Border | WorkKind::SpotCheck => self.renderers(record, &capacities),
         };
         if let Some(reason) = record.failures.verdict(&able, is_out) {
@@ -51,7 +52,8 @@ impl Job {
         }
     }
 
-    /// The live workers, not set aside, that can render a chunk on a device that the job's settings allow.
+    /// Those of the live workers with the job's tags, not set aside, that can render a chunk on a device that the job's
+    /// settings allow.
     fn renderers(&self, record: &ChunkRecord, capacities: &[WorkerCapacity]) -> BTreeSet<WorkerId> {
         let choices = options(&self.settings.needs, &record.memory, capacities);
         let allows_cpu = self.settings.cpu_fallback != CpuFallback::Never;

@@ -110,6 +110,7 @@ impl Job {
             chunk_frames: self.spec.chunk_frames,
             cpu_fallback: Some(self.settings.cpu_fallback),
             unplaceable_wait_seconds: self.settings.unplaceable_wait.as_secs(),
+            needed_tags: self.settings.needed_tags.clone(),
         });
     }
 
@@ -370,13 +371,14 @@ impl Job {
     pub(super) fn check_waits(&mut self, workers: &Workers, farm: FarmView<'_>, now: Instant) {
         let (render, at_most) = (&mut self.chunks.render, self.settings.unplaceable_wait);
         let is_up = farm.is_up() && !self.is_paused;
-        for (chunk, reason) in job_waits::overdue(render, workers, is_up, at_most, now) {
+        let needed = &self.settings.needed_tags;
+        for (chunk, reason) in job_waits::overdue(render, (workers, needed), is_up, at_most, now) {
             self.apply(chunk, ChunkEvent::Blocked { reason });
         }
         let reason = if self.is_paused {
             Some(WaitReason::Paused)
         } else {
-            wait_reason::reason(&self.chunks, workers, farm)
+            wait_reason::reason(&self.chunks, &self.settings.needed_tags, workers, farm)
                 .or_else(|| wait_reason::of_video(&self.chunks, &self.segments))
                 .or_else(|| self.wait_for_spot_checks(workers))
         };
@@ -389,7 +391,7 @@ impl Job {
     }
 
     pub(super) fn notify_progress(&self, workers: &Workers) {
-        let progress = Progress::of(&self.chunks, self.spec.id, workers);
+        let progress = Progress::of(&self.chunks, self.spec.id, workers, &self.settings.needed_tags);
         self.log.notify(JobEvent::Progress(progress));
     }
 }

@@ -5,6 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use latentfarm_common::ids::{Attempt, ChunkId, JobId, WorkerId};
+use latentfarm_common::tags::Tags;
 use latentfarm_common::time::FrameRange;
 use latentfarm_common::waiting::rough_time;
 use latentfarm_common::wire::Message;
@@ -25,7 +26,7 @@ pub struct Progress {
     pub render: Counts,
     /// The number of output frames that are finished inside chunks that are still running.
     pub frames_under_way: u64,
-    /// The number of workers that accept tasks.
+    /// The number of workers that accept tasks of the job.
     pub workers: usize,
     /// The number of render chunks that fit no live worker, or that those refuse.
     pub waiting_for_memory: usize,
@@ -34,8 +35,8 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Computes the progress from the states of the chunks and the heartbeats of the workers.
-    pub(super) fn of(chunks: &Chunks, job: JobId, workers: &Workers) -> Self {
+    /// Computes the progress of a job that needs these tags from the states of the chunks and the heartbeats of the workers.
+    pub(super) fn of(chunks: &Chunks, job: JobId, workers: &Workers, needed: &Tags) -> Self {
         let is_done = |chunk| {
             chunks
                 .get(chunk)
@@ -45,7 +46,7 @@ impl Progress {
             analyze: Counts::of(&chunks.analyze),
             render: Counts::of(&chunks.render),
             frames_under_way: workers.frames_under_way(job, is_done),
-            workers: workers.live(),
+            workers: workers.live(needed),
             waiting_for_memory: chunks.memory_waits().count(),
             shortage: chunks
                 .memory_waits()

@@ -25,10 +25,10 @@ impl Dispatcher<'_> {
             .filter(|(_, job)| is_done(job))
             .map(|(id, _)| *id);
         for id in done.collect::<Vec<_>>() {
-            let capacities = self.workers.capacities();
             let Some(job) = self.jobs.get_mut(&id) else {
                 continue;
             };
+            let capacities = self.workers.capacities(&job.settings.needed_tags);
             let borders = border::borders(&job.chunks.render, job.mouths());
             let mut samples = std::mem::take(&mut job.border_samples);
             let estimator = &self.estimator;
@@ -94,7 +94,7 @@ impl Dispatcher<'_> {
                     index,
                 })
             };
-            let capacities = self.workers.capacities();
+            let capacities = self.workers.capacities(&job.settings.needed_tags);
             job.border_samples.check(&capacities, is_begun, now);
         }
     }

@@ -21,6 +21,8 @@ mod border;
 mod border_samples;
 mod claim;
 pub(crate) mod command;
+mod committed_load;
+mod declined;
 mod dispatcher;
 mod doubtful;
 mod error;
@@ -59,6 +61,8 @@ mod settle_claims;
 mod shared_analysis;
 mod signers;
 mod spot_checks;
+#[cfg(test)]
+mod tag_tests;
 mod task_inputs;
 #[cfg(test)]
 #[expect(unreachable_pub, reason = "the integration tests include it too")]

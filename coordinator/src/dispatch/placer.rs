@@ -12,10 +12,11 @@ use std::time::Duration;
 
 use latentfarm_common::ids::{ChunkId, JobId};
 use latentfarm_common::numeric_kind::NumericKind;
-use latentfarm_common::queues::{Lane, ResourceClass};
+use latentfarm_common::queues::ResourceClass;
 use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan};
 use tokio::time::Instant;
 
+use super::committed_load::{Commitments, CommittedLoad};
 use super::job::Job;
 use super::kinds;
 use super::need_estimator::NeedEstimator;
@@ -43,14 +44,6 @@ pub(super) struct Placer {
 pub(super) struct Reassignment {
     pub(super) chunk: ChunkId,
     pub(super) why: String,
-}
-
-/// The work that is running or placed already, which the chunks of the next job have to share the workers
-/// with.
-#[derive(Clone, Copy, Debug, Default)]
-struct CommittedLoad {
-    gpu_frames: u64,
-    cpu_chunks: usize,
 }
 
 impl Placer {
@@ -85,29 +78,31 @@ impl Placer {
         self.due_at().filter(|at| *at <= now)?;
         self.is_stale = false;
         self.earliest = now + self.interval;
-        let mut committed = CommittedLoad::default();
-        for job in jobs.values() {
-            committed.add_running(job);
-        }
+        let mut commitments = Commitments::of_running(jobs.values());
         let mut moves = Vec::new();
         // The chunks of a more urgent job take the workers first.
         let mut in_turn: Vec<&mut Job> = jobs.values_mut().filter(|job| !job.is_paused).collect();
         in_turn.sort_by_key(|job| job.settings.priority);
         for job in in_turn {
-            moves.extend(place_job(job, capacities, estimator, &mut committed, now));
+            moves.extend(place_job(job, capacities, estimator, &mut commitments, now));
         }
         Some(moves)
     }
 }
 
-/// Places the chunks of one job, and adds them to the committed load.
+/// Places the chunks of one job on the workers that have the tags that it needs, and adds them to the commitments.
 fn place_job(
     job: &mut Job,
     capacities: &[WorkerCapacity],
     estimator: &NeedEstimator,
-    committed: &mut CommittedLoad,
+    commitments: &mut Commitments,
     now: Instant,
 ) -> Vec<Reassignment> {
+    let needed = job.settings.needed_tags.clone();
+    let has_tags = |worker: &WorkerCapacity| worker.tags.cover(&needed);
+    let (own, others): (Vec<WorkerCapacity>, Vec<WorkerCapacity>) =
+        capacities.iter().cloned().partition(has_tags);
+    let capacities = own.as_slice();
     let unbegun = job.chunks.render.iter().filter(|record| is_unbegun(record, now));
     let unbegun: Vec<usize> = unbegun.map(|record| record.id.index as usize).collect();
     // Without any worker there is no capacity to compare with, so nothing is published. A chunk that fitted no
@@ -121,13 +116,22 @@ fn place_job(
     let observations = |kind| estimator.observations(&job.spec.model, kind);
     let needs = job.settings.needs.corrected(observations);
     let rates = rates_by_kind(job, &needs, capacities, estimator);
+    let before = commitments.shared_by(&own, &others);
+    let mut committed = before;
     let mut moves = Vec::new();
     for (kind, unbegun) in kinds::choose(job, &unbegun, capacities, &rates) {
         let chunks = (kind, unbegun.as_slice());
         moves.extend(place_chunks(
-            job, chunks, &needs, capacities, estimator, committed, now,
+            job,
+            chunks,
+            &needs,
+            capacities,
+            estimator,
+            &mut committed,
+            now,
         ));
     }
+    commitments.add_placed(needed, committed.since(before));
     moves
 }
 
@@ -311,27 +315,10 @@ fn load(
     }
 }
 
-impl CommittedLoad {
-    fn add_running(&mut self, job: &Job) {
-        for record in &job.chunks.render {
-            if matches!(record.state().phase, Phase::Running { .. }) {
-                self.add(record.lane_under_way(), record.range.len());
-            }
-        }
-    }
-
-    fn add(&mut self, lane: Option<Lane>, frames: u64) {
-        match lane.map(|lane| lane.class) {
-            Some(ResourceClass::Gpu(_)) => self.gpu_frames += frames,
-            Some(ResourceClass::Cpu(_)) => self.cpu_chunks += 1,
-            Some(ResourceClass::Analyze) | None => {}
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use latentfarm_common::tags::Tags;
     use latentfarm_common::wire::memory::{MemoryRequirements, RenderMemory};
 
     fn gpu(device_mib: u64) -> WorkerCapacity {
@@ -340,6 +327,7 @@ mod tests {
             device_mib: Some(device_mib),
         };
         WorkerCapacity {
+            tags: Tags::NONE,
             worker: "gpu".parse().unwrap(),
             kind: Some(NumericKind::of("gpu")),
             capacity: memory,

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use latentfarm_common::ids::{ChunkId, JobId};
 use latentfarm_common::queues::{Queue, ResourceClass};
+use latentfarm_common::tags::Tags;
 use tokio::time::Instant;
 
 use super::job::Job;
@@ -28,7 +29,8 @@ fn round_robin(slots: usize, jobs: &[Vec<ChunkId>]) -> Vec<ChunkId> {
 
 /// Chooses the chunks that are published to each queue now: as many as its window has free slots, one of each
 /// job in turn, each job's chunks in frame order. The size of a window depends on the number of workers that
-/// serve its queue. An analysis that another job has under way is not chosen.
+/// serve its queue. An analysis that another job has under way is not chosen, nor is anything of a job that needs tags
+/// which no live worker has: its tasks would take the places of others in a queue.
 pub(super) fn choose(
     jobs: &BTreeMap<JobId, Job>,
     workers: &Workers,
@@ -39,8 +41,10 @@ pub(super) fn choose(
     let mut analyses = SharedAnalyses::under_way(jobs.values());
     for job in jobs.values() {
         let mut ready: BTreeMap<Queue, Vec<ChunkId>> = BTreeMap::new();
+        let needed = &job.settings.needed_tags;
+        let may_publish = !job.is_paused && (needed.is_empty() || workers.live(needed) > 0);
         for record in job.chunks.iter() {
-            if let Some(lane) = record.lane_to_publish(now).filter(|_| !job.is_paused) {
+            if let Some(lane) = record.lane_to_publish(now).filter(|_| may_publish) {
                 if lane.class == ResourceClass::Analyze && analyses.is_elsewhere(job, record.range) {
                     continue;
                 }
@@ -53,11 +57,11 @@ pub(super) fn choose(
             queues.entry(queue).or_default().push(chunks);
         }
     }
-    let capacities = workers.capacities();
+    let capacities = workers.capacities(&Tags::NONE);
     // Render queues come before the analysis queue, so that a video is finished from its first frame on.
     let chosen = queues.into_iter().rev().map(|(queue, backlogs)| {
         let serving = match queue.lane.class {
-            ResourceClass::Analyze => workers.live(),
+            ResourceClass::Analyze => workers.live(&Tags::from(queue.lane.tag)),
             ResourceClass::Cpu(_) | ResourceClass::Gpu(_) => capacities
                 .iter()
                 .filter(|worker| worker.takes(queue.lane))

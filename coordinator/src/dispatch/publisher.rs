@@ -207,6 +207,7 @@ impl TaskPublisher {
             attempt,
             store: self.store.url().to_owned(),
             excluded: Vec::new(),
+            needed_tags: job.settings.needed_tags.clone(),
             body,
         }))
     }

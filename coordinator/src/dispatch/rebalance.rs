@@ -10,6 +10,7 @@ use latentfarm_common::ids::{ChunkId, JobId, WorkerId};
 use latentfarm_common::nats::Connection;
 use latentfarm_common::nats::subjects::Subject;
 use latentfarm_common::queues::Queue;
+use latentfarm_common::tags::Tags;
 use latentfarm_common::wire::outcome::WorkerCommand;
 use tokio::time::Instant;
 
@@ -70,8 +71,8 @@ impl Rebalancer {
         self.announced.retain(|_, at| now - *at < PATIENCE);
         let holders = workers.holders();
         // The tasks of each queue that no worker has begun: those that are held, in frame order, and whether there are
-        // others.
-        let mut queues: BTreeMap<Queue, (Vec<ChunkId>, usize)> = BTreeMap::new();
+        // others. Those of a queue may need different tags.
+        let mut queues: BTreeMap<(Queue, &Tags), (Vec<ChunkId>, usize)> = BTreeMap::new();
         let jobs_with_work = jobs.values().filter(|job| !job.is_paused);
         for (job, record) in
             jobs_with_work.flat_map(|job| job.chunks.render.iter().map(move |record| (job, record)))
@@ -79,7 +80,9 @@ impl Rebalancer {
             let Some(fit) = record.published.filter(|_| record.state().phase == Phase::Queued) else {
                 continue;
             };
-            let (held, others) = queues.entry(job.settings.queue(fit.lane())).or_default();
+            let settings = &job.settings;
+            let queue = (settings.queue(fit.lane()), &settings.needed_tags);
+            let (held, others) = queues.entry(queue).or_default();
             if holders.contains_key(&record.id) {
                 held.push(record.id);
             } else {
@@ -88,8 +91,10 @@ impl Rebalancer {
         }
         let (mut reliefs, mut without) = (Vec::new(), Vec::new());
         for worker in idle {
-            let mut served = queues.iter_mut().filter(|(queue, _)| worker.takes(queue.lane));
-            let found = served.find_map(|(queue, (held, others))| {
+            let mut served = queues
+                .iter_mut()
+                .filter(|((queue, needed), _)| worker.takes(queue.lane) && worker.tags.cover(needed));
+            let found = served.find_map(|((queue, _), (held, others))| {
                 if *others > 0 {
                     *others -= 1;
                     return Some(Relief::Announce(*queue));

@@ -40,7 +40,7 @@ impl Dispatcher<'_> {
         else {
             return false;
         };
-        let capacities = self.workers.healthy_capacities();
+        let capacities = self.workers.healthy_capacities(&job.settings.needed_tags);
         let Some(fit) = fit_without(
             job,
             record,
@@ -133,9 +133,11 @@ impl Dispatcher<'_> {
             if is_begun(chunk, &self.workers) {
                 continue;
             }
-            let capacities = self.workers.healthy_capacities();
-            let job = self.jobs.get(&chunk.job);
-            match job.and_then(|job| job.spot_checks.overdue(chunk.index, &capacities, now)) {
+            let overdue = self.jobs.get(&chunk.job).and_then(|job| {
+                let capacities = self.workers.healthy_capacities(&job.settings.needed_tags);
+                job.spot_checks.overdue(chunk.index, &capacities, now)
+            });
+            match overdue {
                 None => {}
                 Some(Overdue::GiveUp(reason)) => self.give_up_spot_check(chunk, &reason).await,
                 Some(Overdue::Publish) => {
@@ -148,10 +150,11 @@ impl Dispatcher<'_> {
 
     /// Has another worker decide which of two results is wrong, if there is one.
     async fn request_decision(&mut self, chunk: ChunkId) {
-        let (now, capacities) = (Instant::now(), self.workers.healthy_capacities());
+        let now = Instant::now();
         let Some(job) = self.jobs.get_mut(&chunk.job) else {
             return;
         };
+        let capacities = self.workers.healthy_capacities(&job.settings.needed_tags);
         let renderers = job.spot_checks.renderers(chunk.index);
         tracing::warn!(%chunk, ?renderers, "two workers of one kind came to different frames");
         let fit = job

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use latentfarm_common::error::one_line;
 use latentfarm_common::ids::{ChunkId, WorkerId};
+use latentfarm_common::tags::Tags;
 use latentfarm_common::time::milliseconds;
 use latentfarm_common::wire::outcome::{Failure, Heartbeat, WorkerCommand, WorkerState};
 use tokio::time::Instant;
@@ -23,7 +24,10 @@ impl Dispatcher<'_> {
             Failure::WorkerUnfit { message } => self.workers.record_unfit(worker, message, now),
             Failure::BadInput { .. } | Failure::Transient { .. } | Failure::EngineLost { .. } => {
                 let reason = Cause::of(failure).reason;
-                self.workers.record_failure(worker, chunk, &reason, now);
+                let job = self.jobs.get(&chunk.job);
+                let needed = job.map_or(Tags::NONE, |job| job.settings.needed_tags.clone());
+                self.workers
+                    .record_failure(worker, (chunk, &needed), &reason, now);
             }
             Failure::OutOfMemory(_) | Failure::InsufficientMemory { .. } => {}
         }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use latentfarm_common::backoff::Backoff;
 use latentfarm_common::nats::lease::{Contention, LeaseTtl};
 use latentfarm_common::queues::{DEFAULT_PRIORITY, Lane, Queue};
+use latentfarm_common::tags::Tags;
 
 use crate::job::retry::RetryDelay;
 use crate::placement::{CpuFallback, JobNeeds, OneKind};
@@ -49,6 +50,8 @@ pub struct JobSettings {
     pub cpu_fallback: CpuFallback,
     /// What is rendered by machines of one numeric kind only; `None` if the kinds may mix.
     pub one_kind: Option<OneKind>,
+    /// The tags that a worker must have to be given any task of the job.
+    pub needed_tags: Tags,
     /// How long a chunk that fits no live worker waits for a bigger one, and the job for any worker at all.
     pub unplaceable_wait: Duration,
     /// How the operator starts a worker of this farm or finds out why none starts, in one clause.
@@ -128,6 +131,7 @@ impl DispatchSettings {
                 needs,
                 cpu_fallback: CpuFallback::default(),
                 one_kind: None,
+                needed_tags: Tags::NONE,
                 unplaceable_wait: DEFAULT_UNPLACEABLE_WAIT,
                 start_worker: "start one with `latentfarm-worker run --nats URL --weights DIR`".to_owned(),
                 allow_no_face: false,
@@ -137,8 +141,11 @@ impl DispatchSettings {
 }
 
 impl JobSettings {
+    /// The queue of the job's tasks for machines of this lane. Of several tags that the job needs, the queue has the first,
+    /// and a task names all.
     pub(super) fn queue(&self, lane: Lane) -> Queue {
-        let priority = self.priority;
+        let (priority, tag) = (self.priority, self.needed_tags.first());
+        let lane = Lane { tag, ..lane };
         Queue { lane, priority }
     }
 }

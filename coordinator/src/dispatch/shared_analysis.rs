@@ -57,12 +57,14 @@ impl<'a> SharedAnalyses<'a> {
         analyses
     }
 
-    /// Whether another job has the analysis under way, in a queue that is not less urgent. Otherwise it is this job
-    /// that has it from now on.
+    /// Whether another job has the analysis under way, in a queue that is not less urgent and from which all workers pull
+    /// that this job can be given to. Otherwise it is this job that has it from now on.
     pub(super) fn is_elsewhere(&mut self, job: &'a Job, range: FrameRange) -> bool {
         let claims = self.claims.get(&(job.spec.video_digest, range));
         let is_elsewhere = claims.into_iter().flatten().any(|claim| {
-            let is_soon = claim.is_running || claim.job.settings.priority <= job.settings.priority;
+            let (own, other) = (&job.settings, &claim.job.settings);
+            let is_for_all = own.needed_tags.cover(&other.needed_tags);
+            let is_soon = claim.is_running || is_for_all && other.priority <= own.priority;
             is_soon && claim.job.spec.id != job.spec.id && claim.job.spec.has_video_of(&job.spec)
         });
         if !is_elsewhere {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use latentfarm_common::ids::{Attempt, ChunkId, JobId, WorkKind};
 use latentfarm_common::queues::{Available, ResourceClass};
+use latentfarm_common::tags::Tags;
 use latentfarm_common::time::FrameRange;
 use latentfarm_common::wire::job::CutRecord;
 use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan, MemoryStage, OutOfMemory, RenderMemory};
@@ -28,10 +29,10 @@ use crate::job::segments::VideoNews;
 use crate::job::test_support::{done_record, segment};
 use crate::placement::JobNeeds;
 
-const EVERY: Duration = Duration::from_millis(250);
+pub(super) const EVERY: Duration = Duration::from_millis(250);
 
 /// A job of `chunks` render chunks, all of them released. Its folder exists as long as the guard.
-fn job(chunks: u32) -> (Job, tempfile::TempDir) {
+pub(super) fn job(chunks: u32) -> (Job, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let (spec, timeline) = benchmark_job(chunks * 16, chunks * 16);
     let settings = DispatchSettings::new(folder.path().to_owned(), JobNeeds::flat_cpu(3000)).job;
@@ -43,15 +44,15 @@ fn job(chunks: u32) -> (Job, tempfile::TempDir) {
     (job, folder)
 }
 
-fn farm<const COUNT: usize>(jobs: [Job; COUNT]) -> BTreeMap<JobId, Job> {
+pub(super) fn farm<const COUNT: usize>(jobs: [Job; COUNT]) -> BTreeMap<JobId, Job> {
     jobs.into_iter().map(|job| (job.spec.id, job)).collect()
 }
 
-fn workers() -> Workers {
+pub(super) fn workers() -> Workers {
     Workers::new(Duration::from_secs(10), Duration::from_secs(30))
 }
 
-fn heartbeat(name: &str, host_mib: u64) -> Heartbeat {
+pub(super) fn heartbeat(name: &str, host_mib: u64) -> Heartbeat {
     let memory = RenderMemory {
         host_mib: Some(host_mib),
         device_mib: None,
@@ -67,7 +68,7 @@ fn heartbeat(name: &str, host_mib: u64) -> Heartbeat {
     }
 }
 
-fn scheduled(jobs: &BTreeMap<JobId, Job>) -> usize {
+pub(super) fn scheduled(jobs: &BTreeMap<JobId, Job>) -> usize {
     let records = jobs.values().flat_map(|job| &job.chunks.render);
     records.filter(|record| record.scheduled.is_some()).count()
 }
@@ -86,7 +87,7 @@ fn a_flood_of_heartbeats_places_a_few_times_a_second_and_an_unchanged_farm_never
         let now = start + Duration::from_millis(number);
         usize::from(
             placer
-                .place(&mut jobs, &workers.capacities(), &estimator, now)
+                .place(&mut jobs, &workers.capacities(&Tags::NONE), &estimator, now)
                 .is_some(),
         )
     };
@@ -108,7 +109,7 @@ fn a_worker_that_joins_is_placed_for_with_its_first_heartbeat() {
     let mut placer = Placer::new(EVERY, start);
     assert!(
         placer
-            .place(&mut jobs, &workers.capacities(), &estimator, start)
+            .place(&mut jobs, &workers.capacities(&Tags::NONE), &estimator, start)
             .is_some()
     );
     assert_eq!(scheduled(&jobs), 0, "there is no capacity to compare with");
@@ -119,7 +120,7 @@ fn a_worker_that_joins_is_placed_for_with_its_first_heartbeat() {
     assert!(workers.take_changed());
     placer.mark_stale();
     assert_eq!(placer.due_at(), Some(start + EVERY));
-    let capacities = workers.capacities();
+    let capacities = workers.capacities(&Tags::NONE);
     let early = start + Duration::from_millis(249);
     assert!(placer.place(&mut jobs, &capacities, &estimator, early).is_none());
     assert!(
@@ -137,7 +138,7 @@ fn two_jobs_take_turns_in_the_window_of_a_lane() {
     let (mut jobs, mut workers) = (farm([first, second]), workers());
     workers.record_heartbeat(heartbeat("w1", 16_384), Instant::now());
     let now = Instant::now();
-    let capacities = workers.capacities();
+    let capacities = workers.capacities(&Tags::NONE);
     let mut placer = Placer::new(EVERY, now);
     placer.place(&mut jobs, &capacities, &NeedEstimator::default(), now);
     let queues = choose(&jobs, &workers, now);
@@ -287,9 +288,14 @@ fn frames_without_speech_are_rendered_when_they_are_cut() {
 }
 
 /// Places the chunks of a job, and marks them as queued.
-fn queue_all(jobs: &mut BTreeMap<JobId, Job>, workers: &Workers, now: Instant) -> Vec<ChunkId> {
+pub(super) fn queue_all(jobs: &mut BTreeMap<JobId, Job>, workers: &Workers, now: Instant) -> Vec<ChunkId> {
     let mut placer = Placer::new(EVERY, now);
-    placer.place(jobs, &workers.capacities(), &NeedEstimator::default(), now);
+    placer.place(
+        jobs,
+        &workers.capacities(&Tags::NONE),
+        &NeedEstimator::default(),
+        now,
+    );
     let mut chunks = Vec::new();
     for job in jobs.values_mut() {
         for chunk in job.chunks.ids(|record| record.scheduled.is_some()) {

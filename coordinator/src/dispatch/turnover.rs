@@ -4,6 +4,7 @@
 use latentfarm_common::error::one_line;
 use latentfarm_common::ids::{ChunkId, JobId};
 use latentfarm_common::nats::lease::Contention;
+use latentfarm_common::tags::Tags;
 use latentfarm_common::wire::outcome::WorkerCommand;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -103,7 +104,7 @@ impl Dispatcher<'_> {
                 records: entries.len(),
             });
         }
-        for out in self.workers.out_of_service(Instant::now()) {
+        for out in self.workers.out_of_service(&Tags::NONE, Instant::now()) {
             job.log.on_set_aside(&out);
             job.log.send(JobEvent::set_aside(&out));
         }
@@ -204,8 +205,9 @@ impl Dispatcher<'_> {
             });
             for job in self.jobs.values_mut() {
                 for chunk in job.on_worker_departed(&departed.worker) {
+                    let failed = (chunk, &job.settings.needed_tags);
                     self.workers
-                        .record_failure(&departed.worker, chunk, VANISHED, now);
+                        .record_failure(&departed.worker, failed, VANISHED, now);
                 }
             }
             // The queue would deliver them again only after the acknowledgement wait.

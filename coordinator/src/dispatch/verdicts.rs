@@ -22,7 +22,8 @@ impl Dispatcher<'_> {
         if let Some(known) = job.chunks.get_mut(record.chunk) {
             known.being_verified = false;
         }
-        let could_help = self.workers.could_help(&record.worker);
+        let needed = &job.settings.needed_tags;
+        let could_help = self.workers.could_help(&record.worker, needed);
         let weighed = job.weigh(result, &record, could_help);
         if weighed.is_ok() && self.begin_spot_check(&record, sequence).await {
             return;
@@ -61,8 +62,9 @@ impl Dispatcher<'_> {
                 self.sharer.share(&mut self.jobs, &record);
             }
             Err(reason) => {
+                let failed = (chunk, &job.settings.needed_tags);
                 self.workers
-                    .record_failure(&record.worker, chunk, &reason, Instant::now());
+                    .record_failure(&record.worker, failed, &reason, Instant::now());
                 let result = (record.attempt, Some(record.worker.clone()));
                 job.retract(chunk, sequence, result, reason);
                 job.give_up_if_failing(chunk, &self.workers);

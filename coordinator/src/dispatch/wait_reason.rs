@@ -6,6 +6,7 @@ use std::fmt;
 use latentfarm_common::ids::WorkerId;
 use latentfarm_common::nats::Outage;
 use latentfarm_common::nats::storage::STORAGE_MEND;
+use latentfarm_common::tags::Tags;
 use latentfarm_common::wire::memory::MEDIA_MIB;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -24,6 +25,8 @@ pub enum WaitReason {
     Worker { unfit: Vec<(WorkerId, String)> },
     /// The workers that could go on with the job rest by their own settings, each with the reason.
     Resting { workers: Vec<(WorkerId, String)> },
+    /// No live worker has all the tags that the job needs.
+    Tags { needed: Tags },
     /// No worker has the host memory for face analysis.
     AnalysisMemory,
     /// There are workers, but none that can render: they report no memory of any device.
@@ -59,6 +62,7 @@ impl WaitReason {
         match self {
             Self::Server { .. } => Self::SERVER,
             Self::Worker { .. } | Self::Resting { .. } => "worker",
+            Self::Tags { .. } => "tags",
             Self::AnalysisMemory | Self::Memory { .. } => "memory",
             Self::Device => "device",
             Self::Lease { .. } => "lease",
@@ -81,6 +85,11 @@ impl WaitReason {
             }
             Self::Worker { .. } => start.to_owned(),
             Self::Resting { .. } => "add a worker without such hours to go on sooner".to_owned(),
+            Self::Tags { needed } => {
+                let tags: Vec<String> = needed.iter().map(|tag| tag.to_string()).collect();
+                let noun = if tags.len() == 1 { "the tag" } else { "all the tags" };
+                format!("{start}, and give it {noun} with `--tag {}`", tags.join(","))
+            }
             Self::AnalysisMemory => "end other programs on the machine of a worker".to_owned(),
             Self::Device => "run `latentfarm-worker probe` on their machines to learn why".to_owned(),
             Self::Memory { .. } => "free that memory, or add a worker with more".to_owned(),
@@ -118,7 +127,11 @@ impl WaitReason {
     /// `--unplaceable-wait`. Chunks that fit no worker count their time themselves.
     pub(super) fn is_stall(&self) -> bool {
         match self {
-            Self::Worker { .. } | Self::AnalysisMemory | Self::Device | Self::Storage { .. } => true,
+            Self::Worker { .. }
+            | Self::Tags { .. }
+            | Self::AnalysisMemory
+            | Self::Device
+            | Self::Storage { .. } => true,
             Self::Server { .. }
             | Self::Resting { .. }
             | Self::Memory { .. }
@@ -153,6 +166,10 @@ impl fmt::Display for WaitReason {
                 workers
                     .iter()
                     .try_for_each(|(worker, reason)| write!(f, "; {worker} is {reason}"))
+            }
+            Self::Tags { needed } => {
+                let noun = if needed.iter().count() == 1 { "tag" } else { "tags" };
+                write!(f, "no live worker has the {noun} {needed}")
             }
             Self::AnalysisMemory => write!(
                 f,
@@ -222,8 +239,13 @@ impl FarmView<'_> {
     }
 }
 
-/// Returns what keeps a job waiting now; `None` while a worker is at work on it or could be.
-pub(super) fn reason(chunks: &Chunks, workers: &Workers, farm: FarmView<'_>) -> Option<WaitReason> {
+/// Returns what keeps a job waiting now, which needs these tags; `None` while a worker is at work on it or could be.
+pub(super) fn reason(
+    chunks: &Chunks,
+    needed: &Tags,
+    workers: &Workers,
+    farm: FarmView<'_>,
+) -> Option<WaitReason> {
     if let Some(outage) = farm.outage {
         return Some(WaitReason::Server {
             url: farm.url.to_owned(),
@@ -243,20 +265,26 @@ pub(super) fn reason(chunks: &Chunks, workers: &Workers, farm: FarmView<'_>) -> 
     let is_at_work = analyze.running + render.running > 0;
     let open = |counts: Counts| counts.backlog + counts.queued;
     if !is_at_work {
-        let lack = if !workers.any_usable() {
-            let unfit = workers.out_of_service(Instant::now()).into_iter();
-            Some(WaitReason::Worker {
-                unfit: unfit.map(|out| (out.worker.clone(), out.describe())).collect(),
-            })
-        } else if open(analyze) > 0 && workers.analyzers().is_empty() {
+        let lack = if !workers.any_usable(needed) {
+            let unfit = workers.out_of_service(needed, Instant::now());
+            if unfit.is_empty() && !needed.is_empty() {
+                let needed = needed.clone();
+                Some(WaitReason::Tags { needed })
+            } else {
+                let unfit = unfit.into_iter();
+                Some(WaitReason::Worker {
+                    unfit: unfit.map(|out| (out.worker.clone(), out.describe())).collect(),
+                })
+            }
+        } else if open(analyze) > 0 && workers.analyzers(needed).is_empty() {
             Some(WaitReason::AnalysisMemory)
-        } else if open(render) > 0 && workers.capacities().is_empty() {
+        } else if open(render) > 0 && workers.capacities(needed).is_empty() {
             Some(WaitReason::Device)
         } else {
             None
         };
         if let Some(lack) = lack {
-            let workers = workers.resting();
+            let workers = workers.resting(needed);
             return Some(if workers.is_empty() {
                 lack
             } else {
@@ -281,7 +309,7 @@ pub(super) fn reason(chunks: &Chunks, workers: &Workers, farm: FarmView<'_>) -> 
     let is_verifying = || chunks.iter().any(|record| record.being_verified);
     (!is_at_work && queued > 0 && !is_verifying()).then(|| WaitReason::Begin {
         queued,
-        idle: workers.idle(),
+        idle: workers.idle(needed),
     })
 }
 
@@ -318,7 +346,10 @@ mod tests {
         std::iter::successors(Some(first), |before| match before {
             WaitReason::Server { .. } => Some(WaitReason::Worker { unfit: Vec::new() }),
             WaitReason::Worker { .. } => Some(WaitReason::Resting { workers: Vec::new() }),
-            WaitReason::Resting { .. } => Some(WaitReason::AnalysisMemory),
+            WaitReason::Resting { .. } => Some(WaitReason::Tags {
+                needed: Tags::from("eu".parse().ok()),
+            }),
+            WaitReason::Tags { .. } => Some(WaitReason::AnalysisMemory),
             WaitReason::AnalysisMemory => Some(WaitReason::Device),
             WaitReason::Device => Some(WaitReason::Memory {
                 chunks: 1,
@@ -352,7 +383,7 @@ mod tests {
             "restart ",
         ];
         let reasons = every_reason();
-        assert_eq!(reasons.len(), 15);
+        assert_eq!(reasons.len(), 17);
         for reason in reasons {
             let mend = reason.mend("start one with `x`");
             assert!(STEPS.iter().any(|step| mend.contains(step)), "{reason}: {mend}");

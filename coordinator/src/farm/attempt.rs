@@ -221,6 +221,7 @@ impl Attempt {
             needs: order.needs,
             cpu_fallback: order.cpu_fallback,
             one_kind: order.one_kind,
+            needed_tags: order.needed_tags.clone(),
             unplaceable_wait: order.unplaceable_wait,
             start_worker: self.start_worker.clone(),
             allow_no_face: order.allow_no_face,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use latentfarm_common::digest::Digest;
 use latentfarm_common::ids::{JobId, WorkerId};
+use latentfarm_common::tags::Tags;
 use latentfarm_common::wire::Message;
 use latentfarm_common::wire::job::JobSpec;
 use serde::{Deserialize, Serialize};
@@ -36,6 +37,8 @@ pub struct JobOrder {
     pub cpu_fallback: CpuFallback,
     /// What is rendered by machines of one numeric kind only; `None` if the kinds may mix.
     pub one_kind: Option<OneKind>,
+    /// The tags that a worker must have to be given any task of the job.
+    pub needed_tags: Tags,
     /// How long a chunk that fits no live worker waits for a bigger one, and the job for any worker at all.
     pub unplaceable_wait: Duration,
     /// Whether the job is rendered even if no frame has a face.
@@ -199,6 +202,8 @@ pub struct JobView {
     pub record: JobRecord,
     /// What the job waits for now, in one sentence, if it waits.
     pub waits_for: Option<String>,
+    /// The tags that a worker must have to be given a task of the job.
+    pub needed_tags: Tags,
     /// The time until the job is done at the present rates, if they are known.
     pub done_in: Option<Duration>,
     pub extension: String,

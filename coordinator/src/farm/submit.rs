@@ -8,6 +8,7 @@ use latentfarm_common::digest::Digest;
 use latentfarm_common::error::one_line;
 use latentfarm_common::ids::JobId;
 use latentfarm_common::shutdown::{Phase, Shutdown};
+use latentfarm_common::tags::Tags;
 use latentfarm_common::wire::job::JobSpec;
 use tokio::sync::mpsc;
 
@@ -27,6 +28,21 @@ pub enum SubmitError {
     Client(#[from] ClientError),
     #[error(transparent)]
     Render(#[from] RenderError),
+    #[error(
+        "the farm has job {job} already and gives it to {}, not to {}: cancel it before it is submitted with others",
+        workers_with(known),
+        workers_with(wanted)
+    )]
+    OtherTags { job: JobId, known: Tags, wanted: Tags },
+}
+
+/// The workers that have some tags, for messages.
+fn workers_with(tags: &Tags) -> String {
+    if tags.is_empty() {
+        "all workers".to_owned()
+    } else {
+        format!("workers with the tags {tags}")
+    }
 }
 
 impl SubmitError {
@@ -40,6 +56,7 @@ impl SubmitError {
         match self {
             Self::Client(error) => error.is_refusal(),
             Self::Render(error) => error.is_refusal(),
+            Self::OtherTags { .. } => true,
         }
     }
 }
@@ -149,12 +166,17 @@ impl Submitter<'_> {
         options: SubmitOptions,
     ) -> Result<HandedOver, SubmitError> {
         let id = preflight.job;
+        let wanted = preflight.settings.needed_tags.clone();
         let announced = self
             .client
             .announce(id, preflight.estimate.store_bytes, examined.video_digest);
         let (view, inputs) = match announced.await? {
             Announced::Known(view) if view.record.phase == JobPhase::Complete => {
                 return Ok(HandedOver::Complete(view));
+            }
+            Announced::Known(view) if view.needed_tags != wanted => {
+                let (job, known) = (id, view.needed_tags);
+                return Err(SubmitError::OtherTags { job, known, wanted });
             }
             Announced::Known(view) => {
                 let found = manifest::read_from_farm(&self.farm.connection, id).await;
@@ -224,6 +246,7 @@ fn order(preflight: &Preflight, options: SubmitOptions, video: Digest) -> JobOrd
         needs: preflight.needs,
         cpu_fallback: settings.cpu_fallback,
         one_kind: settings.one_kind,
+        needed_tags: settings.needed_tags.clone(),
         unplaceable_wait: settings.unplaceable_wait,
         allow_no_face: settings.allow_no_face,
         keeps_tail: settings.ingest.keep_tail,

@@ -3,6 +3,7 @@
 
 use latentfarm_common::ids::{Attempt, ChunkName, JobId, WorkerId};
 use latentfarm_common::queues::Queue;
+use latentfarm_common::tags::Tags;
 use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan, MemoryRequirements, MemoryUse};
 use latentfarm_common::wire::outcome::Failure;
 use serde::{Deserialize, Serialize};
@@ -37,6 +38,9 @@ pub enum JournalEntry {
         /// records in place of a journal.
         cpu_fallback: Option<CpuFallback>,
         unplaceable_wait_seconds: u64,
+        /// The tags that a worker must have to be given a task of the job.
+        #[serde(default, skip_serializing_if = "Tags::is_empty")]
+        needed_tags: Tags,
     },
     /// A task of the chunk was published to a queue.
     Placed {

@@ -6,6 +6,7 @@ use std::fmt;
 use latentfarm_common::ids::WorkerId;
 use latentfarm_common::numeric_kind::NumericKind;
 use latentfarm_common::queues::{Lane, ResourceClass};
+use latentfarm_common::tags::Tags;
 use latentfarm_common::wire::memory::{DeviceKind, MemoryConstraints, MemoryPlan, RenderMemory};
 
 use super::needs::{JobNeeds, gib};
@@ -18,6 +19,7 @@ pub struct WorkerCapacity {
     pub worker: WorkerId,
     /// The numeric kind of its machine, if it takes tasks that are for one.
     pub kind: Option<NumericKind>,
+    pub tags: Tags,
     /// What is free, and what the worker's own processes hold. What other programs hold for long is not in
     /// it.
     pub capacity: RenderMemory,
@@ -28,7 +30,8 @@ pub struct WorkerCapacity {
 impl WorkerCapacity {
     /// Whether the worker pulls tasks from the queues of `lane`.
     pub fn takes(&self, lane: Lane) -> bool {
-        self.serves(lane.class) && (lane.kind.is_none() || lane.kind == self.kind)
+        let has_kind = lane.kind.is_none() || lane.kind == self.kind;
+        self.serves(lane.class) && has_kind && lane.tag.is_none_or(|tag| self.tags.contains(tag))
     }
 
     /// Whether the worker has the memory for tasks of `class`.
@@ -54,10 +57,11 @@ pub struct Fit {
 }
 
 impl Fit {
-    /// What a machine must be to take the chunk.
+    /// What a machine must be to take the chunk, besides what its job needs of all workers.
     pub fn lane(&self) -> Lane {
         let Self { class, kind, .. } = *self;
-        Lane { class, kind }
+        let tag = None;
+        Lane { class, kind, tag }
     }
 }
 

@@ -114,6 +114,7 @@ impl Run<'_> {
         dispatch.job.allow_no_face = self.preflight.settings.allow_no_face;
         dispatch.job.cpu_fallback = self.preflight.settings.cpu_fallback;
         dispatch.job.one_kind = self.preflight.settings.one_kind;
+        dispatch.job.needed_tags = self.preflight.settings.needed_tags.clone();
         dispatch.job.unplaceable_wait = self.preflight.settings.unplaceable_wait;
         dispatch.job.start_worker = self.start_worker(local);
         // The server belongs to the job folder, which this process has locked, so no other coordinator can be

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use latentfarm_common::tags::Tags;
+
 use super::weights::WeightsInfo;
 use crate::dispatch::{CpuFallback, OneKind};
 use crate::ingest::IngestRequest;
@@ -59,6 +61,8 @@ pub struct RenderSettings {
     pub cpu_fallback: CpuFallback,
     /// What is rendered by machines of one numeric kind only; `None` if the kinds may mix.
     pub one_kind: Option<OneKind>,
+    /// The tags that a worker must have to be given any task of the job.
+    pub needed_tags: Tags,
     /// How long a chunk that fits no live worker waits for one with more memory.
     pub unplaceable_wait: Duration,
     /// Output frames of one render chunk.

@@ -17,5 +17,6 @@ mod signatures;
 mod spot_checks;
 mod succession;
 mod support;
+mod tags;
 mod video;
 mod waits;

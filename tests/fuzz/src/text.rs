@@ -10,13 +10,14 @@ use latentfarm_common::nats::ServerVersion;
 use latentfarm_common::nats::subjects::Subject;
 use latentfarm_common::nats::tasks::attempt_of;
 use latentfarm_common::queues::{Queue, ResourceClass};
+use latentfarm_common::tags::Tag;
 use latentfarm_common::time::FrameRate;
 use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan, MemoryStage};
 
 use crate::check::Check;
 use crate::input::choice;
 
-const CHECKS: [Check; 15] = [
+const CHECKS: [Check; 16] = [
     parse::<Subject>,
     parse::<ChunkId>,
     parse::<ChunkName>,
@@ -25,6 +26,7 @@ const CHECKS: [Check; 15] = [
     parse::<Attempt>,
     parse::<Queue>,
     parse::<ResourceClass>,
+    parse::<Tag>,
     parse::<Digest>,
     parse::<FrameRate>,
     parse::<AudioOffset>,
@@ -57,6 +59,8 @@ pub fn seeds() -> Vec<Vec<u8>> {
         "-0.778667",
         "12.3",
         "cpu512m-p5",
+        "g08-k00000001+eu-west_1-p1",
+        "eu-west_1",
         "two-pass-norm",
         "VAE decode",
         "cuda",

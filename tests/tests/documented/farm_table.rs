@@ -134,6 +134,13 @@ pub(crate) const SERVED: &[Row] = &[
             "LATENTFARM_NKEY_SEED=$(cat operator.nk) latentfarm submit talk.mp4 speech.wav -o out.mp4 --weights ~/latentsync --nats nats://farm.example:4222",
         ),
     ),
+    // No worker of this farm has a tag.
+    (
+        "latentfarm submit talk.mp4 speech.wav -o out.mp4 --nats nats://farm.example:4222 --need-tag eu",
+        As(
+            "LATENTFARM_NKEY_SEED=$(cat operator.nk) latentfarm submit talk.mp4 speech.wav -o tagged.mp4 --seed 9 --nats nats://farm.example:4222 --need-tag eu",
+        ),
+    ),
     (
         "latentfarm submit talk.mp4 speech.wav -o out.mp4 --nats nats://farm.example:4222 --priority 0 --wait",
         As(
@@ -366,9 +373,9 @@ pub(crate) const SERVED: &[Row] = &[
         ),
     ),
     (
-        "latentfarm invite gpu1 --dir /srv/farm -o gpu1.join --valid 30d --url tls://farm.example:4222",
+        "latentfarm invite gpu1 --dir /srv/farm -o gpu1.join --valid 30d --tag eu --url tls://farm.example:4222",
         As(
-            "rm gpu1.join && latentfarm invite gpu1 --dir /srv/farm -o gpu1.join --valid 30d --url tls://farm.example:4222",
+            "rm gpu1.join && latentfarm invite gpu1 --dir /srv/farm -o gpu1.join --valid 30d --tag eu --url tls://farm.example:4222",
         ),
     ),
     (
@@ -395,7 +402,7 @@ pub(crate) const SERVED: &[Row] = &[
 pub(crate) const WITHOUT_KEYS: &[Row] = &[
     ("nats-server --jetstream", Stays("Server is ready")),
     (
-        "latentfarm-worker run --nats nats://farm.example:4222 --weights /srv/latentsync",
+        "latentfarm-worker run --nats nats://farm.example:4222 --weights /srv/latentsync --tag eu,nvenc",
         Stays("ready for tasks"),
     ),
     (

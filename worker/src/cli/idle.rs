@@ -52,7 +52,10 @@ async fn run(args: IdleArgs) -> anyhow::Result<()> {
         heartbeat.capacity = AVAILABLE.memory;
     });
     let settings = consume::Settings::new(args.name);
-    consume::serve(&connection, &settings, &mut Idle, &heartbeat_state, shutdown).await?;
+    let mut runner = Idle;
+    let serving = consume::serve(&connection, &settings, &mut runner, &heartbeat_state, shutdown);
+    // The future is large: without the box it would be part of this one.
+    Box::pin(serving).await?;
     connection.close().await;
     let _in_time = drain.finished(Duration::from_secs(5)).await;
     Ok(())

@@ -42,7 +42,7 @@ enum Command {
     #[command(after_help = "\
 Examples:
   latentfarm-worker run --join gpu1.join --weights /srv/latentsync
-  latentfarm-worker run --nats nats://farm.example:4222 --weights /srv/latentsync")]
+  latentfarm-worker run --nats nats://farm.example:4222 --weights /srv/latentsync --tag eu,nvenc")]
     Run(Box<run::RunArgs>),
     /// Fetch, make, convert, check or describe model weights, or find the demo weights
     #[command(subcommand)]

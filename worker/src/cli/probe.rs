@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use latentfarm_common::error::one_line;
 use latentfarm_common::queues::{ResourceClass, fitting};
+use latentfarm_common::tags::Tags;
 use latentfarm_common::wire::memory::DeviceKind;
 use serde::Serialize;
 
@@ -173,7 +174,7 @@ fn worker(device: &Device, probe: &Probe, engines: &Engines, limits: &MemoryLimi
         device: target,
     };
     let available = admission::available(&snapshot, limits);
-    let queues = fitting(&available, None)
+    let queues = fitting(&available, None, &Tags::NONE)
         .into_iter()
         .filter(|queue| queue.priority == 0);
     let (program, _, _) = engines.command(device);

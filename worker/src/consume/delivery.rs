@@ -35,6 +35,8 @@ pub(super) enum DeliveryOutcome {
     Failed,
     /// The task was not run, as its chunk is done or its done record could not be read.
     Skipped,
+    /// The task is given back, because it needs tags that this worker does not have.
+    LacksTags,
     /// This worker cannot run such tasks.
     Unfit,
 }
@@ -150,12 +152,12 @@ impl Delivery {
 
     /// Has a task that this worker may not run delivered again, after [`EXCLUDED_DELAY`]. While the others are busy, that
     /// happens again and again: before the last delivery the coordinator is asked for a new message.
-    pub(super) async fn leave_to_others(mut self, task: &Task) -> DeliveryOutcome {
+    pub(super) async fn leave_to_others(mut self, task: &Task, outcome: DeliveryOutcome) -> DeliveryOutcome {
         if self.deliveries + 1 >= MAX_DELIVER {
             self.publish_event(task.chunk, task.attempt, EventKind::Released)
                 .await;
         }
-        self.nak(Some(EXCLUDED_DELAY), DeliveryOutcome::Skipped).await
+        self.nak(Some(EXCLUDED_DELAY), outcome).await
     }
 
     /// Has the task delivered again after `delay`. A task that has been delivered too often would be stuck in

@@ -76,7 +76,12 @@ pub(super) async fn open(link: &WorkerLink, message: Message) -> Result<HeldTask
     let delivery = hold(steps);
     if task.excluded.contains(&link.settings.worker) {
         tracing::debug!(chunk = %task.chunk, "a task that is for another worker is given back");
-        return Err(delivery.leave_to_others(&task).await);
+        return Err(delivery.leave_to_others(&task, DeliveryOutcome::Skipped).await);
+    }
+    // The queue's tag is one of this worker's, but the task may need others too.
+    if !link.settings.tags.cover(&task.needed_tags) {
+        tracing::debug!(chunk = %task.chunk, needed = %task.needed_tags, "a task for workers with other tags is given back");
+        return Err(delivery.leave_to_others(&task, DeliveryOutcome::LacksTags).await);
     }
     let store = match Store::open_existing(&task.store, Some(&link.connection.client)) {
         Ok(store) => store,

@@ -261,7 +261,7 @@ impl Taker {
         }
     }
 
-    /// Takes one task. Returns false if there is none.
+    /// Takes one task. Returns false if there is none for this worker.
     async fn take(&self, wanted: Wanted) -> bool {
         let _taking = self.taking.lock().await;
         // The wish may have been withdrawn meanwhile.
@@ -276,12 +276,16 @@ impl Taker {
                 return false;
             }
         };
-        if let Ok(task) = open(&self.link, message).await {
-            self.held.fetch_add(1, Ordering::SeqCst);
-            // The receiver ends with this task.
-            let _taken = self.opened.send(task);
+        match open(&self.link, message).await {
+            Ok(task) => {
+                self.held.fetch_add(1, Ordering::SeqCst);
+                // The receiver ends with this task.
+                let _taken = self.opened.send(task);
+                true
+            }
+            // The next one in the queue may be of the same job.
+            Err(outcome) => outcome != DeliveryOutcome::LacksTags,
         }
-        true
     }
 }
 

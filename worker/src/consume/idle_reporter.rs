@@ -1,7 +1,8 @@
 //! The log lines of a worker without a task: what it waits for. The loop calls the reporter whenever a pull
 //! has brought nothing, and when one has brought a task.
 
-use latentfarm_common::queues::Available;
+use latentfarm_common::queues::{Available, fitting};
+use latentfarm_common::tags::Tags;
 use latentfarm_common::waiting::{WaitReport, WaitReporter, rough_time};
 use latentfarm_common::wire::memory::RenderMemory;
 use tokio::time::Instant;
@@ -62,7 +63,7 @@ impl IdleReporter {
 /// Whether some class of render tasks fits into the memory.
 fn renders(memory: RenderMemory) -> bool {
     let analyze = false;
-    !latentfarm_common::queues::fitting(&Available { analyze, memory }, None).is_empty()
+    !fitting(&Available { analyze, memory }, None, &Tags::NONE).is_empty()
 }
 
 #[cfg(test)]

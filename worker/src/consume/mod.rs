@@ -75,7 +75,7 @@ impl Summary {
             DeliveryOutcome::Unfinished | DeliveryOutcome::Failed | DeliveryOutcome::Unfit => {
                 self.unfinished += 1;
             }
-            DeliveryOutcome::Skipped => {}
+            DeliveryOutcome::Skipped | DeliveryOutcome::LacksTags => {}
         }
     }
 
@@ -109,7 +109,7 @@ impl Summary {
 /// The queues that the worker would pull from too if another worker of its machine had not the device.
 fn withheld<R: TaskRunner>(runner: &R, settings: &Settings) -> Vec<Queue> {
     let (analyze, memory) = (false, runner.withheld());
-    fitting(&Available { analyze, memory }, settings.kind)
+    fitting(&Available { analyze, memory }, settings.kind, &settings.tags)
 }
 
 /// Waits until the device has changed, or until the worker is off duty.
@@ -135,7 +135,10 @@ pub async fn serve<R: TaskRunner>(
     let mut control = ControlInbox::subscribe(connection, &settings.worker).await?;
     let mut puller = TaskPuller::subscribe(connection, settings.poll_interval).await?;
     let mut rests = Rests::new(settings);
-    heartbeat_state.update(|heartbeat| heartbeat.kind = settings.kind);
+    heartbeat_state.update(|heartbeat| {
+        heartbeat.kind = settings.kind;
+        heartbeat.tags = settings.tags.clone();
+    });
     let heartbeats = heartbeat_state.start_publisher(connection, settings.heartbeat_interval);
     let mut summary = Summary::default();
     let mut idle = IdleReporter::default();
@@ -158,10 +161,9 @@ pub async fn serve<R: TaskRunner>(
         if held_tasks.is_empty() {
             held_tasks.settle().await;
         }
-        if obey_pause(runner, &link, &mut control, &mut held_tasks, &mut shutdown).await {
-            continue;
-        }
-        if rest_off_duty(runner, &link, &mut control, &mut held_tasks, &mut shutdown).await {
+        if obey_pause(runner, &link, &mut control, &mut held_tasks, &mut shutdown).await
+            || rest_off_duty(runner, &link, &mut control, &mut held_tasks, &mut shutdown).await
+        {
             continue;
         }
         if control.take_memory_request() && held_tasks.is_empty() {
@@ -174,7 +176,7 @@ pub async fn serve<R: TaskRunner>(
         if settings.off_duty.reason().is_some() {
             continue;
         }
-        let queues = fitting(&available, settings.kind);
+        let queues = fitting(&available, settings.kind, &settings.tags);
         let is_next = |queue: Queue| queues.contains(&queue) && !puller.has_more_urgent(&queues, queue);
         let held = held_tasks.pop_if(is_next);
         let was_held = held.is_some();
@@ -185,14 +187,15 @@ pub async fn serve<R: TaskRunner>(
             let wanted = [queues, withheld(runner, settings)];
             let interrupt = interrupted(runner.device_changed(), settings.off_duty.clone());
             let Some(message) = puller.pull(&wanted, interrupt, &mut shutdown, &mut control).await else {
-                let link = (connection.is_up(), connection.url());
-                if let Some(line) = idle.note(link, &available, &runner.shortage(), Instant::now()) {
-                    tracing::info!("{line}");
-                }
+                note_idle(&mut idle, connection, &available, &runner.shortage());
                 runner.rest().await;
                 continue;
             };
-            open(&link, message).await
+            let opened = open(&link, message).await;
+            if matches!(opened, Err(DeliveryOutcome::LacksTags)) {
+                puller.leave_queue_alone();
+            }
+            opened
         };
         idle.end();
         let handled = match opened {
@@ -224,9 +227,22 @@ pub async fn serve<R: TaskRunner>(
     while !finishing.is_empty() {
         summary.count_next(&mut finishing).await;
     }
-    heartbeat_state.set_state(WorkerState::Left);
     drop(heartbeats);
-    heartbeat_state.publish(connection).await;
-    tracing::info!(worker = %settings.worker, finished = summary.finished, "leaving the farm");
+    leave(&link, summary).await;
     Ok(summary)
+}
+
+/// Logs now and then why the worker has no task.
+fn note_idle(idle: &mut IdleReporter, connection: &Connection, available: &Available, shortage: &str) {
+    let link = (connection.is_up(), connection.url());
+    if let Some(line) = idle.note(link, available, shortage, Instant::now()) {
+        tracing::info!("{line}");
+    }
+}
+
+/// Says for the last time how the worker is.
+async fn leave(link: &WorkerLink, summary: Summary) {
+    link.heartbeat_state.set_state(WorkerState::Left);
+    link.heartbeat_state.publish(&link.connection).await;
+    tracing::info!(worker = %link.settings.worker, finished = summary.finished, "leaving the farm");
 }

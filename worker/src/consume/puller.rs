@@ -26,6 +26,12 @@ use super::error::ServeError;
 /// A queue without a consumer is checked again after this long, or when a wake message announces a task in
 /// it.
 const ABSENT_FOR: Duration = Duration::from_secs(30);
+/// A worker with many tags has many queues: such checks are at least this far apart on average.
+const ABSENT_EACH: Duration = Duration::from_millis(300);
+/// A queue whose task needed tags that this worker does not have is left to others for this long, or until a wake
+/// message announces a task in it. Otherwise this worker would take the task again as soon as it is back in the queue,
+/// before a worker that may run it.
+const LEFT_ALONE_FOR: Duration = Duration::from_secs(5);
 /// The pause after an error of the server: its first and its longest length.
 const AFTER_ERROR: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
 
@@ -34,8 +40,11 @@ pub(super) struct TaskPuller {
     connection: Connection,
     wakes: WakeListener,
     poll_interval: Duration,
-    /// The queues whose JetStream consumer did not exist when they were last asked, with the time of that.
-    absent: BTreeMap<Queue, Instant>,
+    /// The queues that are not asked before a time: their JetStream consumer did not exist when they were last asked, or
+    /// their tasks are left to others.
+    left_until: BTreeMap<Queue, Instant>,
+    /// The queue of the task that was pulled last.
+    last: Option<Queue>,
     errors: Backoff,
 }
 
@@ -48,7 +57,8 @@ impl TaskPuller {
             connection: connection.clone(),
             wakes: WakeListener::subscribe(connection).await?,
             poll_interval,
-            absent: BTreeMap::new(),
+            left_until: BTreeMap::new(),
+            last: None,
             errors: AFTER_ERROR,
         })
     }
@@ -97,6 +107,13 @@ impl TaskPuller {
         }
     }
 
+    /// Leaves the queue of the task that was pulled last to other workers for a while.
+    pub(super) fn leave_queue_alone(&mut self) {
+        if let Some(queue) = self.last {
+            self.left_until.insert(queue, Instant::now() + LEFT_ALONE_FOR);
+        }
+    }
+
     /// Whether a task was announced in one of `queues` since the last pull.
     pub(super) fn was_announced(&self, queues: &[Queue]) -> bool {
         let woken = self.wakes.woken.borrow();
@@ -118,24 +135,29 @@ impl TaskPuller {
         interrupt: impl Future<Output = ()>,
     ) -> Result<Option<Message>, StreamError> {
         for queue in self.wakes.take() {
-            self.absent.remove(&queue);
+            self.left_until.remove(&queue);
         }
+        let absent_for = ABSENT_EACH.saturating_mul(u32::try_from(queues.len()).unwrap_or(u32::MAX));
+        let absent_for = absent_for.max(ABSENT_FOR);
         let mut first_present = None;
         for queue in queues {
             if self
-                .absent
+                .left_until
                 .get(queue)
-                .is_some_and(|since| since.elapsed() < ABSENT_FOR)
+                .is_some_and(|until| Instant::now() < *until)
             {
                 continue;
             }
             match try_pull(&self.connection, *queue).await? {
-                Pulled::Task(message) => return Ok(Some(*message)),
+                Pulled::Task(message) => {
+                    self.last = Some(*queue);
+                    return Ok(Some(*message));
+                }
                 Pulled::Empty => {
                     first_present.get_or_insert(*queue);
                 }
                 Pulled::NoQueue => {
-                    self.absent.insert(*queue, Instant::now());
+                    self.left_until.insert(*queue, Instant::now() + absent_for);
                 }
                 Pulled::Interrupted => return Ok(None),
             }
@@ -155,7 +177,10 @@ impl TaskPuller {
             return Ok(None);
         };
         match wait_for_task(&self.connection, queue, self.poll_interval, interrupt).await? {
-            Pulled::Task(message) => Ok(Some(*message)),
+            Pulled::Task(message) => {
+                self.last = Some(queue);
+                Ok(Some(*message))
+            }
             Pulled::Empty | Pulled::NoQueue | Pulled::Interrupted => Ok(None),
         }
     }

@@ -75,7 +75,10 @@ impl Rests {
                 let why = "this worker fails one task after another";
                 is_repeated.then(|| (self.failing.next_delay(), WorkerState::Idle, why))
             }
-            DeliveryOutcome::Finished | DeliveryOutcome::Unfinished | DeliveryOutcome::Skipped => None,
+            DeliveryOutcome::Finished
+            | DeliveryOutcome::Unfinished
+            | DeliveryOutcome::Skipped
+            | DeliveryOutcome::LacksTags => None,
         }
     }
 }
@@ -146,6 +149,7 @@ pub async fn wait_unfit(
 ) -> Result<(), ServeError> {
     let _permit = shutdown.permit();
     let mut control = ControlInbox::subscribe(connection, &settings.worker).await?;
+    heartbeat_state.update(|heartbeat| heartbeat.tags = settings.tags.clone());
     heartbeat_state.set_state(WorkerState::Unfit);
     let heartbeats = heartbeat_state.start_publisher(connection, settings.heartbeat_interval);
     while shutdown.is_running() && !control.draining() {

@@ -6,6 +6,7 @@ use latentfarm_common::backoff::Backoff;
 use latentfarm_common::ids::WorkerId;
 use latentfarm_common::nats::ack::PROGRESS_INTERVAL;
 use latentfarm_common::numeric_kind::NumericKind;
+use latentfarm_common::tags::Tags;
 
 use super::off_duty::OffDuty;
 
@@ -17,6 +18,8 @@ pub struct Settings {
     pub kind: Option<NumericKind>,
     /// Whether the worker's own settings keep it from taking tasks.
     pub off_duty: OffDuty,
+    /// The tags of the worker: tasks that need some of these, and no other ones, are taken too.
+    pub tags: Tags,
     /// How long the loop waits for a task on one queue before it checks all queues again.
     pub poll_interval: Duration,
     /// How often a heartbeat is published.
@@ -39,6 +42,7 @@ impl Settings {
             worker,
             kind: None,
             off_duty: OffDuty::default(),
+            tags: Tags::NONE,
             poll_interval: Duration::from_secs(5),
             heartbeat_interval: Duration::from_secs(2),
             progress_interval: PROGRESS_INTERVAL,

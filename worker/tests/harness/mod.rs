@@ -13,6 +13,7 @@ use latentfarm_common::nats::subjects::Subject;
 use latentfarm_common::nats::tasks::TaskStream;
 use latentfarm_common::queues::{Available, Queue};
 use latentfarm_common::shutdown::{self, Trigger};
+use latentfarm_common::tags::Tags;
 use latentfarm_common::wire;
 use latentfarm_common::wire::memory::RenderMemory;
 use latentfarm_common::wire::outcome::{
@@ -172,12 +173,17 @@ impl WorkerHarness {
     }
 
     pub(crate) async fn with(farm: Farm, runner: ScriptedRunner) -> Self {
+        Self::with_tags(farm, runner, Tags::NONE).await
+    }
+
+    pub(crate) async fn with_tags(farm: Farm, runner: ScriptedRunner, tags: Tags) -> Self {
         let connection = farm.worker("w1").await;
         let heartbeat_state = HeartbeatState::new(worker("w1"), "fake device".to_owned());
         let (trigger, shutdown, _drain) = shutdown::channel();
         let (off_duty, reason) = watch::channel(None);
         let settings = Settings {
             off_duty: OffDuty::of([reason]),
+            tags,
             heartbeat_interval: Duration::from_millis(50),
             progress_interval: Duration::from_millis(200),
             unfit_backoff: Backoff::new(Duration::from_millis(10), Duration::from_millis(50)),
@@ -187,9 +193,15 @@ impl WorkerHarness {
         Store::open(&store, None).unwrap();
         let (mut own_runner, own_state) = (runner.clone(), heartbeat_state.clone());
         let serving = tokio::spawn(async move {
-            serve(&connection, &settings, &mut own_runner, &own_state, shutdown)
-                .await
-                .unwrap()
+            // The future is large.
+            let serving = Box::pin(serve(
+                &connection,
+                &settings,
+                &mut own_runner,
+                &own_state,
+                shutdown,
+            ));
+            serving.await.unwrap()
         });
         Self {
             task_stream: TaskStream::new(&farm.coordinator, farm.topology),

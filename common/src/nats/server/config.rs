@@ -2,14 +2,25 @@
 //! beside it, `users.conf`, which changes when a worker is invited or shut out. They hold public keys only.
 
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 use std::path::Path;
 
-use super::standalone::Cluster;
 use super::tls::TlsFiles;
 use super::users::User;
 
 /// Limit of all stored data, from which streams reserve their own limits. Nothing is allocated ahead.
 pub(super) const DEFAULT_MAX_FILE_BYTES: u64 = 64 << 30;
+
+/// A cluster of servers, as one of them is configured for it. They recognise each other by their certificates.
+#[derive(Clone, Debug)]
+pub struct Cluster {
+    /// The name of this server, which no other of the cluster has.
+    pub server_name: String,
+    /// The address and the port at which this server listens for the others.
+    pub listen: SocketAddr,
+    /// Where the others listen, such as `nats://n2:6222`.
+    pub routes: Vec<String>,
+}
 
 /// The settings that differ between the servers of two farms.
 pub(super) struct ServerConfig<'a> {

@@ -13,8 +13,9 @@ mod standalone;
 mod tls;
 mod users;
 
+pub use config::Cluster;
 pub use embedded::{EmbeddedServer, Network, ServerOptions};
 pub use error::ServerError;
 pub use folder::ServerFolder;
 pub use locate::{BINARY_VARIABLE, LocateError, ServerBinary, check, locate};
-pub use standalone::{Cluster, Encryption, StandaloneOptions, StandaloneServer};
+pub use standalone::{Encryption, StandaloneOptions, StandaloneServer};

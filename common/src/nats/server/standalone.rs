@@ -17,7 +17,7 @@ use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use super::config::{self, DEFAULT_MAX_FILE_BYTES, ServerConfig, USERS_FILE};
+use super::config::{self, Cluster, DEFAULT_MAX_FILE_BYTES, ServerConfig, USERS_FILE};
 use super::error::ServerError;
 use super::files::{create_file, create_folder};
 use super::folder::{host_of, write_address, write_users};
@@ -46,17 +46,6 @@ pub struct Encryption {
     pub hosts: Vec<String>,
     /// Whether the server demands a certificate of each client too (mutual TLS).
     pub demands_certificates: bool,
-}
-
-/// A cluster of servers, as one of them is configured for it. They recognise each other by their certificates.
-#[derive(Clone, Debug)]
-pub struct Cluster {
-    /// The name of this server, which no other of the cluster has.
-    pub server_name: String,
-    /// The address and the port at which this server listens for the others.
-    pub listen: SocketAddr,
-    /// Where the others listen, such as `nats://n2:6222`.
-    pub routes: Vec<String>,
 }
 
 /// The configuration of a standalone server.

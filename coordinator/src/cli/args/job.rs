@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{ValueEnum, value_parser};
 use latentfarm_common::media::{AudioOffset, TrackChoice};
+use latentfarm_common::tags::Tag;
 use latentfarm_common::wire::job::{AudioWindows, SilenceMode};
 
 use crate::dispatch::{CpuFallback, OneKind};
@@ -164,8 +165,12 @@ pub(in crate::cli) struct JobArgs {
         help_heading = "Farm"
     )]
     pub(in crate::cli) one_kind: Option<OneKind>,
+    /// Give the job only to workers of the farm that have this tag (`latentfarm-worker run --tag`): no other worker reads
+    /// anything of it. May be given several times or as a list with commas; a worker must have all of them
+    #[arg(long, value_name = "TAG", value_delimiter = ',', help_heading = "Farm")]
+    pub(in crate::cli) need_tag: Vec<Tag>,
     /// How long a chunk that fits no live worker waits for one with more free memory, and a job without any
-    /// worker for one or for room in the farm's storage, before it is given up: `30s`, `10m`, `2h`; waiting
+    /// worker, or any with its tags, for one or for room in the farm's storage, before it is given up: `30s`, `10m`, `2h`; waiting
     /// for a worker that is merely busy does not count
     #[arg(
         long,

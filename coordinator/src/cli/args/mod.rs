@@ -66,6 +66,7 @@ Exit codes: 0 interrupted in order, 1 failed, 2 wrong usage.")]
 Examples:
   latentfarm submit talk.mp4 speech.wav -o out.mp4 --weights ~/latentsync --nats nats://farm.example:4222
   latentfarm submit talk.mp4 speech.wav -o out.mp4 --nats nats://farm.example:4222 --priority 0 --wait
+  latentfarm submit talk.mp4 speech.wav -o out.mp4 --nats nats://farm.example:4222 --need-tag eu
   latentfarm submit --batch jobs.jsonl --nats nats://farm.example:4222
 
 Exit codes: 0 handed over, or complete with --wait; 1 failed, 2 wrong usage or unusable input, 3 incomplete (also:
@@ -206,7 +207,7 @@ Examples:
     #[command(after_help = "\
 Examples:
   latentfarm invite gpu1 --dir /srv/farm
-  latentfarm invite gpu1 --dir /srv/farm -o gpu1.join --valid 30d --url tls://farm.example:4222
+  latentfarm invite gpu1 --dir /srv/farm -o gpu1.join --valid 30d --tag eu --url tls://farm.example:4222
 
 Exit codes: 0 the join file is written, 1 failed, 2 the name or the folder cannot be used.")]
     Invite(InviteArgs),

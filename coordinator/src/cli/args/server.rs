@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use latentfarm_common::ids::WorkerId;
+use latentfarm_common::tags::Tag;
 
 use super::job::duration;
 
@@ -64,6 +65,10 @@ pub(in crate::cli) struct InviteArgs {
     /// How long the key is valid: `12h`, `30d`
     #[arg(long, value_name = "TIME", default_value = "365d", value_parser = duration)]
     pub(in crate::cli) valid: Duration,
+    /// A tag that the machine's workers have, such as `eu` or `nvenc`: jobs that need it are given only to workers that
+    /// have it. May be given several times or as a list with commas
+    #[arg(long, value_name = "TAG", value_delimiter = ',')]
+    pub(in crate::cli) tag: Vec<Tag>,
 }
 
 #[derive(clap::Args, Debug)]

@@ -29,6 +29,9 @@ pub(super) fn table(history: &JobHistory<'_>) -> String {
         done(WorkKind::Analyze),
         history.analyze_chunks
     );
+    if !history.needed_tags.is_empty() {
+        let _ = write!(text, "\nonly on workers with the tags: {}", history.needed_tags);
+    }
     let _ = write!(
         text,
         "\n{:<8} {:>13} {:>8} {:>5} {:>7} {:>14} {:>9}  state",
@@ -196,6 +199,7 @@ mod tests {
     use crate::journal::JournalLine;
     use crate::placement::CpuFallback;
     use latentfarm_common::ids::Attempt;
+    use latentfarm_common::tags::Tags;
     use latentfarm_common::wire::memory::{DeviceKind, MemoryRequirements, MemoryStage, OutOfMemory};
     use latentfarm_common::wire::outcome::Failure;
 
@@ -224,6 +228,7 @@ mod tests {
                 chunk_frames: 32,
                 cpu_fallback: Some(CpuFallback::Last),
                 unplaceable_wait_seconds: 600,
+                needed_tags: Tags::from("eu".parse().ok()),
             },
             placed(0, MemoryPlan::default(), 3277),
             JournalEntry::Started {
@@ -278,10 +283,12 @@ r00001 (frames 32..40): queued in queue g04-p1
             table.starts_with("job 0123456789abcdef: 0 of 2 chunks rendered"),
             "{table}"
         );
+        assert!(table.contains("\nonly on workers with the tags: eu\n"), "{table}");
         let row: Vec<&str> = table.lines().last().unwrap().split_whitespace().collect();
         assert_eq!(row[..5], ["r00001", "32..40", "2", "1", "g04"]);
         let json = history.to_json("r00001".parse().ok());
         assert_eq!(json["chunks"][0]["out_of_memory"], 1);
+        assert_eq!(json["needed_tags"], serde_json::json!(["eu"]));
         assert_eq!(json["chunks"][0]["history"].as_array().unwrap().len(), 4);
     }
 }

@@ -8,6 +8,7 @@ use latentfarm_common::nats::direct::DirectReader;
 use latentfarm_common::nats::done::DoneLog;
 use latentfarm_common::nats::{Identity, connect};
 use latentfarm_common::nats::{Role, subjects, topology};
+use latentfarm_common::tags::Tags;
 use latentfarm_common::wire;
 use latentfarm_common::wire::job::JobSpec;
 use latentfarm_common::wire::outcome::{DoneBody, DoneRecord, Event, EventKind};
@@ -98,6 +99,7 @@ async fn manifest(connection: &connect::Connection, job: JobId) -> anyhow::Resul
         chunk_frames: spec.chunk_frames,
         cpu_fallback: None,
         unplaceable_wait_seconds: 0,
+        needed_tags: Tags::NONE,
     }))
 }
 

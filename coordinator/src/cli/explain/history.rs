@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use latentfarm_common::ids::{ChunkName, JobId, WorkKind};
 use latentfarm_common::queues::Queue;
+use latentfarm_common::tags::Tags;
 use latentfarm_common::time::FrameRange;
 use latentfarm_common::wire::memory::MemoryUse;
 use serde_json::{Value, json};
@@ -19,6 +20,8 @@ pub(super) struct JobHistory<'a> {
     chunk_frames: u32,
     pub(super) render_chunks: usize,
     pub(super) analyze_chunks: usize,
+    /// The tags of the workers that the job is given to, if the journal names them.
+    pub(super) needed_tags: Tags,
     /// Time of the first line, in milliseconds since 1970.
     pub(super) start_ms: u64,
     pub(super) chunks: BTreeMap<ChunkName, Vec<&'a JournalLine>>,
@@ -47,6 +50,7 @@ impl<'a> JobHistory<'a> {
             chunk_frames: 0,
             render_chunks: 0,
             analyze_chunks: 0,
+            needed_tags: Tags::NONE,
             start_ms: lines.first().map_or(0, |line| line.at_ms),
             chunks: BTreeMap::new(),
             set_aside: Vec::new(),
@@ -58,12 +62,14 @@ impl<'a> JobHistory<'a> {
                 chunk_frames,
                 render_chunks,
                 analyze_chunks,
+                needed_tags,
                 ..
             } = &line.entry
             {
                 history.job = Some(*job);
                 (history.frames, history.chunk_frames) = (*frames, *chunk_frames);
                 (history.render_chunks, history.analyze_chunks) = (*render_chunks, *analyze_chunks);
+                history.needed_tags = needed_tags.clone();
             }
             if matches!(line.entry, JournalEntry::SetAside { .. }) {
                 history.set_aside.push(line);
@@ -118,6 +124,7 @@ impl<'a> JobHistory<'a> {
             "frames": self.frames,
             "render_chunks": self.render_chunks,
             "analyze_chunks": self.analyze_chunks,
+            "needed_tags": self.needed_tags,
             "chunks": chunks,
             "set_aside": self.set_aside,
         })

@@ -3,14 +3,18 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use latentfarm_common::tags::Tags;
 use latentfarm_common::wire::outcome::{Heartbeat, WorkerState};
 use serde_json::json;
 
 /// A worker whose last heartbeat is older than this is marked as silent.
 const LATE: Duration = Duration::from_secs(6);
-const HEADINGS: [&str; 13] = [
-    "WORKER", "STATE", "DEVICE", "FREE", "OF", "OWN", "RSS", "QUEUE", "PLAN", "CHUNK", "STAGE", "F/S", "TEMP",
+const HEADINGS: [&str; 14] = [
+    "WORKER", "STATE", "DEVICE", "TAGS", "FREE", "OF", "OWN", "RSS", "QUEUE", "PLAN", "CHUNK", "STAGE",
+    "F/S", "TEMP",
 ];
+/// The column that is left out if no worker has a tag.
+const TAGS: usize = 3;
 
 /// One worker, as a row of the table.
 #[derive(Clone, Copy, Debug)]
@@ -31,12 +35,15 @@ pub(super) fn text(rows: &[Row<'_>]) -> String {
         longest.unwrap_or(0).max(HEADINGS[column].len())
     };
     let widths: Vec<usize> = (0..HEADINGS.len()).map(width).collect();
+    let has_tags = rows.iter().any(|row| !row.heartbeat.tags.is_empty());
     let mut text = String::new();
     let line = |text: &mut String, row: &[String]| {
         let padded: Vec<String> = row
             .iter()
             .zip(&widths)
-            .map(|(cell, &width)| format!("{cell:<width$}"))
+            .enumerate()
+            .filter(|(column, _)| has_tags || *column != TAGS)
+            .map(|(_, (cell, &width))| format!("{cell:<width$}"))
             .collect();
         text.push_str(padded.join("  ").trim_end());
         text.push('\n');
@@ -78,6 +85,7 @@ fn cells(row: &Row<'_>) -> [String; HEADINGS.len()] {
         heartbeat.worker.to_string(),
         state,
         heartbeat.device.clone(),
+        tags(&heartbeat.tags),
         gib(heartbeat.device_free_mib << 20),
         gib(heartbeat.device_total_mib << 20),
         heartbeat.memory.map_or_else(missing, |memory| gib(memory.own)),
@@ -122,6 +130,7 @@ pub(super) fn json_lines(rows: &[Row<'_>]) -> String {
             "problem": heartbeat.problem,
             "silent_s": row.silent.as_secs_f32(),
             "device": heartbeat.device,
+            "tags": heartbeat.tags,
             "device_free_mib": heartbeat.device_free_mib,
             "device_total_mib": heartbeat.device_total_mib,
             "own_mib": heartbeat.memory.map(|memory| memory.own >> 20),
@@ -140,6 +149,15 @@ pub(super) fn json_lines(rows: &[Row<'_>]) -> String {
         let _written = writeln!(text, "{object}");
         text
     })
+}
+
+/// Returns the tags without spaces, for a column of the table.
+fn tags(tags: &Tags) -> String {
+    let tags: Vec<String> = tags.iter().map(|tag| tag.to_string()).collect();
+    if tags.is_empty() {
+        return "-".to_owned();
+    }
+    tags.join(",")
 }
 
 fn gib(bytes: u64) -> String {
@@ -220,6 +238,28 @@ mod tests {
         assert_eq!(column(lines[0], "DEVICE"), column(lines[1], "cuda:0"));
         assert_eq!(column(lines[0], "DEVICE"), column(lines[2], "cuda:0"));
         assert_eq!(lines[3], "2 workers, 1 working, 3.00 frames/s, 6 chunks finished");
+        assert!(!lines[0].contains("TAGS"), "no worker has one");
+    }
+
+    #[test]
+    fn tags_have_a_column_if_a_worker_has_some() {
+        let tagged = Heartbeat {
+            tags: Tags::new(["eu", "nvenc"].map(|tag| tag.parse().unwrap())).unwrap(),
+            ..heartbeat("w1", WorkerState::Idle)
+        };
+        let bare = heartbeat("w2", WorkerState::Idle);
+        let rows = [&tagged, &bare].map(|heartbeat| Row {
+            heartbeat,
+            silent: Duration::ZERO,
+        });
+        let text = text(&rows);
+        let lines: Vec<&str> = text.lines().collect();
+        let column = lines[0].find("TAGS").unwrap();
+        assert!(lines[1][column..].starts_with("eu,nvenc  1.5G"), "{text}");
+        assert!(lines[2][column..].starts_with("-         1.5G"), "{text}");
+        let first = json_lines(&rows);
+        let json: serde_json::Value = serde_json::from_str(first.lines().next().unwrap()).unwrap();
+        assert_eq!(json["tags"], json!(["eu", "nvenc"]));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use latentfarm_common::frame::FrameHash;
 use latentfarm_common::ids::{Attempt, ChunkId, JobId, WorkKind};
 use latentfarm_common::numeric_kind::NumericKind;
 use latentfarm_common::queues::ResourceClass;
+use latentfarm_common::tags::Tags;
 use latentfarm_common::wire::memory::{MemoryConstraints, MemoryPlan, MemoryRequirements, RenderMemory};
 
 fn record(work: WorkKind, index: u32, fingerprint: &str) -> DoneRecord {
@@ -69,6 +70,7 @@ fn gpu() -> WorkerCapacity {
         device_mib: Some(512),
     };
     WorkerCapacity {
+        tags: Tags::NONE,
         worker: "w2".parse().unwrap(),
         kind: Some(NumericKind::of("gpu")),
         capacity: memory,

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use latentfarm_common::ids::ChunkId;
+use latentfarm_common::tags::Tags;
 use latentfarm_common::waiting::{WaitReport, WaitReporter, rough_time};
 use tokio::time::Instant;
 
@@ -82,10 +83,11 @@ impl JobWaits {
 }
 
 /// Returns the chunks that have waited for memory for `at_most`, with the reason to give them up. The time in
-/// which a worker that could take a chunk is at work on another task, or rests, does not count, nor does an outage.
+/// which a worker that could take a chunk, as it has the `needed` tags, is at work on another task or rests does not
+/// count, nor does an outage.
 pub(super) fn overdue(
     render: &mut [ChunkRecord],
-    workers: &Workers,
+    (workers, needed): (&Workers, &Tags),
     is_up: bool,
     at_most: Duration,
     now: Instant,
@@ -97,8 +99,8 @@ pub(super) fn overdue(
         };
         // A worker that may be large enough for the chunk may hold another task, or rest.
         let mut queues = wait.queues().into_iter();
-        let comes = queues.any(|(kind, mib)| {
-            workers.any_busy_with(kind, mib, record.id) || workers.any_resting_with(kind, mib)
+        let comes = queues.any(|queue| {
+            workers.any_busy_with(queue, record.id, needed) || workers.any_resting_with(queue, needed)
         });
         if !is_up || comes {
             record.restart_memory_wait(now);

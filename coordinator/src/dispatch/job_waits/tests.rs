@@ -8,7 +8,7 @@ use latentfarm_common::wire::outcome::{Heartbeat, TaskProgress, TaskStage, Worke
 
 use super::*;
 use crate::dispatch::settings::DispatchSettings;
-use crate::dispatch::wait_reason::{FarmView, Refusal, of_video, reason};
+use crate::dispatch::wait_reason::{self, FarmView, Refusal, of_video};
 use crate::job::chunk::event::ChunkEvent;
 use crate::job::chunks::Chunks;
 use crate::job::record::Unschedulable;
@@ -57,6 +57,11 @@ fn release(chunks: &mut Chunks, work: WorkKind) {
 fn enqueue(chunks: &mut Chunks, work: WorkKind) {
     let attempt = Attempt::default();
     record(chunks, work).apply(ChunkEvent::Enqueued { attempt });
+}
+
+/// What keeps a job waiting that needs no tags.
+fn reason(chunks: &Chunks, workers: &Workers, farm: FarmView<'_>) -> Option<WaitReason> {
+    wait_reason::reason(chunks, &Tags::NONE, workers, farm)
 }
 
 fn no_workers() -> Workers {
@@ -297,7 +302,13 @@ fn a_chunk_that_is_refused_again_and_again_waits_for_memory_and_is_given_up() {
         "1 chunk fits no worker: needs 2.9 GiB, and w1 had only 2.8 GiB free when it took the chunk (3 times)"
     );
     let mut given_up = |workers: &Workers, second: u32| {
-        overdue(&mut chunks.render, workers, true, LIMIT, start + SECOND * second)
+        overdue(
+            &mut chunks.render,
+            (workers, &Tags::NONE),
+            true,
+            LIMIT,
+            start + SECOND * second,
+        )
     };
     assert_eq!(given_up(&idle, 599), []);
     // A worker that tries the chunk itself does not begin the count anew, one with another task does.
@@ -325,7 +336,13 @@ fn a_chunk_is_given_up_when_others_hold_the_memory_and_not_while_a_fitting_worke
     let mut chunks = chunks();
     record(&mut chunks, WorkKind::Render).unschedulable = Some(unschedulable(start));
     let mut given_up = |workers: &Workers, is_up: bool, second: u32| {
-        overdue(&mut chunks.render, workers, is_up, LIMIT, start + SECOND * second)
+        overdue(
+            &mut chunks.render,
+            (workers, &Tags::NONE),
+            is_up,
+            LIMIT,
+            start + SECOND * second,
+        )
     };
     let crowded = one_worker(heartbeat(true, 100));
     assert_eq!(given_up(&crowded, true, 599), []);
@@ -354,7 +371,7 @@ fn a_chunk_is_given_up_when_others_hold_the_memory_and_not_while_a_fitting_worke
     record(&mut chunks, WorkKind::Render).unschedulable = Some(larger);
     let over = overdue(
         &mut chunks.render,
-        &one_worker(busy()),
+        (&one_worker(busy()), &Tags::NONE),
         true,
         LIMIT,
         start + LIMIT,

@@ -4,6 +4,7 @@ use crate::placement::{ChunkMemory, CpuFallback, JobNeeds, options};
 use latentfarm_common::digest::Digest;
 use latentfarm_common::ids::{Attempt, JobId};
 use latentfarm_common::numeric_kind::NumericKind;
+use latentfarm_common::tags::Tags;
 use latentfarm_common::wire::memory::{MemoryPlan, MemoryRequirements, RenderMemory};
 use latentfarm_common::wire::outcome::DoneBody;
 
@@ -47,6 +48,7 @@ fn capacity(name: &str) -> WorkerCapacity {
         device_mib: None,
     };
     WorkerCapacity {
+        tags: Tags::NONE,
         worker: worker(name),
         kind: Some(NumericKind::of("kind")),
         capacity: memory,

@@ -1,10 +1,11 @@
 //! Which workers fail what others finish. These are set aside: they get no task for a while, and then one to try.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use latentfarm_common::backoff::Backoff;
 use latentfarm_common::ids::{ChunkId, WorkerId};
+use latentfarm_common::tags::Tags;
 use tokio::time::Instant;
 
 /// A worker that fails so many attempts in a row, while another one finishes chunks, is set aside.
@@ -53,12 +54,14 @@ pub(super) struct Health {
 /// A worker that has not finished a chunk since its last failure.
 #[derive(Debug, Default)]
 struct FailingWorker {
-    /// The chunks that it failed since it finished one, or since it was last set aside.
-    failed: BTreeSet<ChunkId>,
+    /// The chunks that it failed since it finished one, or since it was last set aside, each with the tags that its job
+    /// needs.
+    failed: BTreeMap<ChunkId, Tags>,
     in_a_row: u32,
     /// How many of `failed` another worker has finished.
     refuted: u32,
-    /// Whether another worker has finished a chunk of the same kind of work meanwhile.
+    /// Whether another worker, which could have been given one of those chunks, has finished one of the same kind of work
+    /// meanwhile.
     others_finish: bool,
     /// Why the last attempt failed.
     last: String,
@@ -81,18 +84,19 @@ impl Health {
         }
     }
 
-    /// Records that an attempt failed on a worker. Returns the worker if it is set aside now. That is never done if no
+    /// Records that an attempt failed on a worker; the chunk's job needs these tags. Returns the worker if it is set aside
+    /// now. That is never done if no
     /// other worker `could_help`: the chunk may be at fault as well.
     pub(super) fn record_failure(
         &mut self,
         worker: &WorkerId,
-        chunk: ChunkId,
+        (chunk, needed): (ChunkId, &Tags),
         reason: &str,
         could_help: bool,
         now: Instant,
     ) -> Option<SetAside> {
         let failing = self.failing.entry(worker.clone()).or_default();
-        failing.failed.insert(chunk);
+        failing.failed.insert(chunk, needed.clone());
         failing.in_a_row += 1;
         reason.clone_into(&mut failing.last);
         let is_out = self.wrong.contains_key(worker);
@@ -100,18 +104,20 @@ impl Health {
         judged.flatten()
     }
 
-    /// Records that a worker finished a chunk. Returns the others that are set aside now, as they failed it.
+    /// Records that a worker with these tags finished a chunk. Returns the others that are set aside now, as they failed it.
     pub(super) fn record_success(
         &mut self,
-        worker: &WorkerId,
+        (worker, tags): (&WorkerId, &Tags),
         chunk: ChunkId,
         now: Instant,
     ) -> Vec<SetAside> {
         self.failing.remove(worker);
         let mut judged = Vec::new();
         for (other, failing) in &mut self.failing {
-            failing.others_finish |= failing.failed.iter().any(|failed| failed.work == chunk.work);
-            failing.refuted += u32::from(failing.failed.contains(&chunk));
+            let is_alike =
+                |(failed, needed): (&ChunkId, &Tags)| failed.work == chunk.work && tags.cover(needed);
+            failing.others_finish |= failing.failed.iter().any(is_alike);
+            failing.refuted += u32::from(failing.failed.contains_key(&chunk));
             if self.wrong.contains_key(other) {
                 continue;
             }
@@ -223,7 +229,13 @@ mod tests {
     fn after_failures(indices: &[u32], now: Instant) -> Health {
         let mut health = Health::new(Backoff::new(MINUTE, 10 * MINUTE));
         for index in indices {
-            let judged = health.record_failure(&named("bad"), chunk(*index), "no kernel", true, now);
+            let judged = health.record_failure(
+                &named("bad"),
+                (chunk(*index), &Tags::NONE),
+                "no kernel",
+                true,
+                now,
+            );
             assert_eq!(judged, None, "nobody else has finished anything");
         }
         health
@@ -233,7 +245,7 @@ mod tests {
     async fn a_worker_that_fails_while_others_finish_is_set_aside_with_growing_pauses() {
         let now = Instant::now();
         let mut health = after_failures(&[1, 2, 3], now);
-        let judged = health.record_success(&named("good"), chunk(9), now);
+        let judged = health.record_success((&named("good"), &Tags::NONE), chunk(9), now);
         assert_eq!(judged.len(), 1);
         assert_eq!(
             judged[0].describe(),
@@ -247,13 +259,13 @@ mod tests {
         // It has one try.
         let later = now + MINUTE;
         assert_eq!(health.set_aside(&named("bad"), later), None);
-        let again = health.record_failure(&named("bad"), chunk(4), "no kernel", true, later);
+        let again = health.record_failure(&named("bad"), (chunk(4), &Tags::NONE), "no kernel", true, later);
         assert!(again.unwrap().pause > Some(MINUTE), "the second pause is longer");
         // What it finishes after the next pause clears it.
         health.end_pauses(later + 2 * MINUTE);
-        health.record_success(&named("bad"), chunk(5), later);
+        health.record_success((&named("bad"), &Tags::NONE), chunk(5), later);
         assert_eq!(
-            health.record_failure(&named("bad"), chunk(6), "x", true, later),
+            health.record_failure(&named("bad"), (chunk(6), &Tags::NONE), "x", true, later),
             None
         );
     }
@@ -267,10 +279,16 @@ mod tests {
             (out.reason.as_str(), out.pause),
             ("its frames are wrong", Some(WRONG_RESULT_PAUSE))
         );
-        assert_eq!(health.record_success(&named("good"), chunk(1), now), []);
-        assert_eq!(health.record_success(&named("good"), chunk(2), now), []);
-        health.record_success(&named("bad"), chunk(3), now);
-        let failed = health.record_failure(&named("bad"), chunk(4), "no kernel", true, now);
+        assert_eq!(
+            health.record_success((&named("good"), &Tags::NONE), chunk(1), now),
+            []
+        );
+        assert_eq!(
+            health.record_success((&named("good"), &Tags::NONE), chunk(2), now),
+            []
+        );
+        health.record_success((&named("bad"), &Tags::NONE), chunk(3), now);
+        let failed = health.record_failure(&named("bad"), (chunk(4), &Tags::NONE), "no kernel", true, now);
         assert_eq!(failed, None, "it is out already");
         let still = health.set_aside(&named("bad"), now + MINUTE).unwrap();
         assert_eq!(still.reason, "its frames are wrong");
@@ -286,8 +304,16 @@ mod tests {
     async fn two_chunks_that_another_worker_finishes_are_enough() {
         let now = Instant::now();
         let mut health = after_failures(&[1, 2], now);
-        assert_eq!(health.record_success(&named("good"), chunk(1), now), []);
-        assert_eq!(health.record_success(&named("good"), chunk(2), now).len(), 1);
+        assert_eq!(
+            health.record_success((&named("good"), &Tags::NONE), chunk(1), now),
+            []
+        );
+        assert_eq!(
+            health
+                .record_success((&named("good"), &Tags::NONE), chunk(2), now)
+                .len(),
+            1
+        );
     }
 
     #[tokio::test]
@@ -295,8 +321,30 @@ mod tests {
         let now = Instant::now();
         after_failures(&[1; 20], now);
         let mut health = after_failures(&[1, 2], now);
-        health.record_success(&named("good"), chunk(9), now);
-        let alone = health.record_failure(&named("bad"), chunk(3), "no kernel", false, now);
+        health.record_success((&named("good"), &Tags::NONE), chunk(9), now);
+        let alone = health.record_failure(&named("bad"), (chunk(3), &Tags::NONE), "no kernel", false, now);
         assert_eq!(alone, None);
+    }
+
+    #[tokio::test]
+    async fn a_worker_is_not_set_aside_by_those_who_could_not_be_given_its_chunks() {
+        let now = Instant::now();
+        let (eu, both) = (
+            Tags::from("eu".parse().ok()),
+            Tags::new(["eu", "us"].map(|tag| tag.parse().unwrap())).unwrap(),
+        );
+        let mut health = Health::new(Backoff::new(MINUTE, 10 * MINUTE));
+        for index in 1..=3 {
+            let failed = (chunk(index), &eu);
+            let judged = health.record_failure(&named("bad"), failed, "no kernel", false, now);
+            assert_eq!(judged, None, "nobody else has the tag");
+        }
+        // Others finish chunks of jobs that need no tag.
+        assert_eq!(
+            health.record_success((&named("good"), &Tags::NONE), chunk(9), now),
+            []
+        );
+        let judged = health.record_success((&named("better"), &both), chunk(8), now);
+        assert_eq!(judged.len(), 1, "this one could have been given them");
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use latentfarm_common::backoff::Backoff;
 use latentfarm_common::ids::{ChunkId, JobId, WorkKind, WorkerId};
 use latentfarm_common::queues::{Available, ResourceClass, fitting};
+use latentfarm_common::tags::Tags;
 use latentfarm_common::wire::memory::{DeviceKind, RenderMemory};
 use latentfarm_common::wire::outcome::{Heartbeat, TaskProgress, TaskStage, WorkerState};
 use tokio::time::Instant;
@@ -72,6 +73,7 @@ impl WorkerRecord {
         (renders && takes_tasks(heartbeat.state) && !self.is_set_aside).then(|| WorkerCapacity {
             worker: heartbeat.worker.clone(),
             kind: heartbeat.kind,
+            tags: heartbeat.tags.clone(),
             capacity: RenderMemory {
                 host_mib: host_mib.map(|mib| mib.min(self.host.best())),
                 device_mib: device_mib.map(|mib| mib.min(self.device.best())),
@@ -85,11 +87,10 @@ impl WorkerRecord {
         self.state().is_none_or(takes_tasks) && self.unfit.is_none() && !self.is_set_aside
     }
 
-    /// The last heartbeat of a worker that rests by its own settings, and that nothing else keeps from its work.
-    fn resting(&self) -> Option<&Heartbeat> {
-        let heartbeat = self.heartbeat.as_ref()?;
-        let is_fit = self.unfit.is_none() && !self.is_set_aside;
-        (heartbeat.state == WorkerState::Resting && is_fit).then_some(heartbeat)
+    /// Whether the worker has all of these tags. One that has sent no heartbeat yet is not known to have any.
+    fn has(&self, needed: &Tags) -> bool {
+        let heartbeat = self.heartbeat.as_ref();
+        needed.is_empty() || heartbeat.is_some_and(|heartbeat| heartbeat.tags.cover(needed))
     }
 
     fn is_busy(&self) -> bool {
@@ -106,7 +107,7 @@ fn largest_classes(machine: Option<&WorkerCapacity>) -> Option<[Option<ResourceC
             analyze: false,
             memory,
         };
-        let queues = fitting(&available, None);
+        let queues = fitting(&available, None, &Tags::NONE);
         queues.first().map(|queue| queue.lane.class)
     };
     machine.map(|machine| {
@@ -174,8 +175,11 @@ impl Workers {
         let is_new = known.heartbeat.replace(heartbeat).is_none();
         let after = known.machine();
         self.drifted |= after != before;
-        let (before, after) = (largest_classes(before.as_ref()), largest_classes(after.as_ref()));
-        self.changed |= after != before;
+        let serves = |machine: Option<WorkerCapacity>| {
+            let classes = largest_classes(machine.as_ref());
+            (classes, machine.map(|machine| machine.tags))
+        };
+        self.changed |= serves(after) != serves(before);
         is_new
     }
 
@@ -250,9 +254,14 @@ impl Workers {
         departed
     }
 
-    /// Whether a worker that holds a task other than `chunk` could offer this much if nothing else ran on its
-    /// machine. Its own task may be what fills the memory now.
-    pub(super) fn any_busy_with(&self, kind: DeviceKind, mib: u64, chunk: ChunkId) -> bool {
+    /// Whether a worker with the `needed` tags that holds a task other than `chunk` could offer this much if nothing else
+    /// ran on its machine. Its own task may be what fills the memory now.
+    pub(super) fn any_busy_with(
+        &self,
+        (kind, mib): (DeviceKind, u64),
+        chunk: ChunkId,
+        needed: &Tags,
+    ) -> bool {
         let may_offer = |known: &WorkerRecord| {
             let capacity = known
                 .heartbeat
@@ -264,7 +273,9 @@ impl Workers {
                 .and_then(|heartbeat| heartbeat.task.as_ref());
             task.is_some_and(|task| task.chunk != chunk) && capacity >= Some(mib)
         };
-        self.known.values().any(may_offer)
+        self.known
+            .values()
+            .any(|known| known.has(needed) && may_offer(known))
     }
 
     /// A worker that holds a result for which the store has no room, if there is one.
@@ -277,10 +288,11 @@ impl Workers {
         Some(worker)
     }
 
-    /// The memory that each worker offers. Workers that accept no tasks, offer nothing to a render task, or
-    /// have not measured their memory yet are left out.
-    pub(super) fn capacities(&self) -> Vec<WorkerCapacity> {
-        self.known.values().filter_map(WorkerRecord::machine).collect()
+    /// The memory that each worker with the `needed` tags offers. Workers that accept no tasks, offer nothing to a render
+    /// task, or have not measured their memory yet are left out.
+    pub(super) fn capacities(&self, needed: &Tags) -> Vec<WorkerCapacity> {
+        let own = self.known.values().filter(|known| known.has(needed));
+        own.filter_map(WorkerRecord::machine).collect()
     }
 
     /// Whether a worker's last heartbeat names the chunk as its task.

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use latentfarm_common::ids::{ChunkId, WorkerId};
+use latentfarm_common::tags::Tags;
 use latentfarm_common::wire::memory::DeviceKind;
 use latentfarm_common::wire::outcome::{Heartbeat, WorkerState};
 use tokio::time::Instant;
@@ -10,6 +11,15 @@ use tokio::time::Instant;
 use super::health::SetAside;
 use super::{Unfit, WorkerRecord, Workers, takes_tasks};
 use crate::placement::WorkerCapacity;
+
+impl WorkerRecord {
+    /// The last heartbeat of a worker that rests by its own settings, and that nothing else keeps from its work.
+    fn resting(&self) -> Option<&Heartbeat> {
+        let heartbeat = self.heartbeat.as_ref()?;
+        let is_fit = self.unfit.is_none() && !self.is_set_aside;
+        (heartbeat.state == WorkerState::Resting && is_fit).then_some(heartbeat)
+    }
+}
 
 impl Workers {
     /// Records that a worker reported that it is unfit for a task.
@@ -47,22 +57,26 @@ impl Workers {
         }
     }
 
-    /// Whether there is another worker that can be given what this one fails.
-    pub(in crate::dispatch) fn could_help(&self, worker: &WorkerId) -> bool {
+    /// Whether there is another worker that can be given what this one fails of a job that needs these tags.
+    pub(in crate::dispatch) fn could_help(&self, worker: &WorkerId, needed: &Tags) -> bool {
         let mut others = self.known.iter().filter(|(other, _)| *other != worker);
-        others.any(|(_, known)| known.is_usable())
+        others.any(|(_, known)| known.is_usable() && known.has(needed))
     }
 
-    /// Records that an attempt at a chunk failed on a worker, by the worker's fault or by the chunk's.
+    /// Records that an attempt at a chunk, whose job needs these tags, failed on a worker, by the worker's fault or by the
+    /// chunk's.
     pub(in crate::dispatch) fn record_failure(
         &mut self,
         worker: &WorkerId,
-        chunk: ChunkId,
+        (chunk, needed): (ChunkId, &Tags),
         reason: &str,
         now: Instant,
     ) {
-        let could_help = self.could_help(worker);
-        let judged = self.health.record_failure(worker, chunk, reason, could_help, now);
+        let could_help = self.could_help(worker, needed);
+        let failed = (chunk, needed);
+        let judged = self
+            .health
+            .record_failure(worker, failed, reason, could_help, now);
         self.take_out(judged, now);
     }
 
@@ -79,7 +93,9 @@ impl Workers {
 
     /// Records that a worker finished a chunk.
     pub(in crate::dispatch) fn record_success(&mut self, worker: &WorkerId, chunk: ChunkId, now: Instant) {
-        let judged = self.health.record_success(worker, chunk, now);
+        let heartbeat = self.known.get(worker).and_then(|known| known.heartbeat.as_ref());
+        let tags = heartbeat.map_or(Tags::NONE, |heartbeat| heartbeat.tags.clone());
+        let judged = self.health.record_success((worker, &tags), chunk, now);
         self.take_out(judged, now);
     }
 
@@ -121,8 +137,8 @@ impl Workers {
         known.is_some_and(|known| known.unfit.is_some() || known.is_set_aside)
     }
 
-    /// The workers that are unfit or set aside, with the reasons.
-    pub(in crate::dispatch) fn out_of_service(&self, now: Instant) -> Vec<SetAside> {
+    /// The workers with the `needed` tags that are unfit or set aside, with the reasons.
+    pub(in crate::dispatch) fn out_of_service(&self, needed: &Tags, now: Instant) -> Vec<SetAside> {
         let unfit = |(worker, known): (&WorkerId, &WorkerRecord)| {
             let unfit = known.unfit.as_ref()?;
             Some(SetAside {
@@ -132,54 +148,68 @@ impl Workers {
             })
         };
         let out = |entry: (&WorkerId, &WorkerRecord)| self.set_aside(entry.0, now).or_else(|| unfit(entry));
-        self.known.iter().filter_map(out).collect()
+        let own = self.known.iter().filter(|(_, known)| known.has(needed));
+        own.filter_map(out).collect()
     }
 
-    /// The workers that rest by their own settings, with the reasons.
-    pub(in crate::dispatch) fn resting(&self) -> Vec<(WorkerId, String)> {
+    /// The workers with the `needed` tags that rest by their own settings, with the reasons.
+    pub(in crate::dispatch) fn resting(&self, needed: &Tags) -> Vec<(WorkerId, String)> {
+        let own = self.known.iter().filter(|(_, known)| known.has(needed));
         let resting = |(worker, known): (&WorkerId, &WorkerRecord)| {
             let heartbeat = known.resting()?;
             Some((worker.clone(), heartbeat.problem.clone().unwrap_or_default()))
         };
-        self.known.iter().filter_map(resting).collect()
+        own.filter_map(resting).collect()
     }
 
-    /// Whether a worker that rests could offer this much if nothing else ran on its machine.
-    pub(in crate::dispatch) fn any_resting_with(&self, kind: DeviceKind, mib: u64) -> bool {
-        let mut resting = self.known.values().filter_map(WorkerRecord::resting);
+    /// Whether a worker with the `needed` tags that rests could offer this much if nothing else ran on its machine.
+    pub(in crate::dispatch) fn any_resting_with(
+        &self,
+        (kind, mib): (DeviceKind, u64),
+        needed: &Tags,
+    ) -> bool {
+        let own = self.known.values().filter(|known| known.has(needed));
+        let mut resting = own.filter_map(WorkerRecord::resting);
         resting.any(|heartbeat| heartbeat.capacity.of(kind) >= Some(mib))
     }
 
-    /// The number of workers that accept tasks or soon will.
-    pub(in crate::dispatch) fn live(&self) -> usize {
+    /// The number of workers with the `needed` tags that accept tasks or soon will.
+    pub(in crate::dispatch) fn live(&self, needed: &Tags) -> usize {
         let is_live = |known: &&WorkerRecord| known.state().is_none_or(takes_tasks) && !known.is_set_aside;
-        self.known.values().filter(is_live).count()
+        let own = self.known.values().filter(|known| known.has(needed));
+        own.filter(is_live).count()
     }
 
-    /// Whether some worker can take a task of any kind, now or when it has finished the one that it holds.
-    pub(in crate::dispatch) fn any_usable(&self) -> bool {
-        self.known.values().any(WorkerRecord::is_usable)
+    /// The workers with the `needed` tags that can take a task, now or when they have finished those that they hold.
+    fn usable(&self, needed: &Tags) -> impl Iterator<Item = (&WorkerId, &WorkerRecord)> {
+        let known = self.known.iter();
+        known.filter(|(_, known)| known.is_usable() && known.has(needed))
     }
 
-    /// The number of usable workers that hold no task.
-    pub(in crate::dispatch) fn idle(&self) -> usize {
-        let is_idle = |known: &&WorkerRecord| known.is_usable() && !known.is_busy();
-        self.known.values().filter(is_idle).count()
+    /// Whether there is a usable worker with the `needed` tags.
+    pub(in crate::dispatch) fn any_usable(&self, needed: &Tags) -> bool {
+        self.usable(needed).next().is_some()
     }
 
-    /// The usable workers that have the host memory for face analysis, or may have it after their task.
-    pub(in crate::dispatch) fn analyzers(&self) -> BTreeSet<WorkerId> {
+    /// The number of usable workers with the `needed` tags that hold no task.
+    pub(in crate::dispatch) fn idle(&self, needed: &Tags) -> usize {
+        self.usable(needed).filter(|(_, known)| !known.is_busy()).count()
+    }
+
+    /// The usable workers with the `needed` tags that have the host memory for face analysis, or may have it after their
+    /// task.
+    pub(in crate::dispatch) fn analyzers(&self, needed: &Tags) -> BTreeSet<WorkerId> {
         let analyzes = |(worker, known): (&WorkerId, &WorkerRecord)| {
             let heartbeat = known.heartbeat.as_ref();
             let has_memory = known.is_busy() || heartbeat.is_none_or(|heartbeat| heartbeat.available.analyze);
-            (known.is_usable() && has_memory).then(|| worker.clone())
+            has_memory.then(|| worker.clone())
         };
-        self.known.iter().filter_map(analyzes).collect()
+        self.usable(needed).filter_map(analyzes).collect()
     }
 
-    /// The memory that each usable worker offers to render tasks.
-    pub(in crate::dispatch) fn healthy_capacities(&self) -> Vec<WorkerCapacity> {
-        let usable = self.known.values().filter(|known| known.is_usable());
-        usable.filter_map(WorkerRecord::machine).collect()
+    /// The memory that each usable worker with the `needed` tags offers to render tasks.
+    pub(in crate::dispatch) fn healthy_capacities(&self, needed: &Tags) -> Vec<WorkerCapacity> {
+        let usable = self.usable(needed);
+        usable.filter_map(|(_, known)| known.machine()).collect()
     }
 }

@@ -27,7 +27,7 @@ fn a_silent_worker_is_gone_after_ten_seconds_and_joins_again() {
     let departed = expire_until(&mut workers, start, 10, true);
     assert_eq!(departed.len(), 1);
     assert!(!departed[0].announced);
-    assert_eq!(workers.live(), 0);
+    assert_eq!(workers.live(&Tags::NONE), 0);
     assert!(workers.record_heartbeat(heartbeat("w1", WorkerState::Idle), start));
 }
 
@@ -37,7 +37,7 @@ fn a_worker_that_dies_before_its_first_heartbeat_is_missed() {
     let worker: WorkerId = "w1".parse().unwrap();
     let mut workers = Workers::new(SILENCE, SILENCE);
     workers.record_report(&worker, start);
-    assert_eq!(workers.live(), 1);
+    assert_eq!(workers.live(&Tags::NONE), 1);
     let announced = false;
     assert_eq!(
         expire_until(&mut workers, start, 10, true),
@@ -59,7 +59,7 @@ fn a_drained_worker_is_expected_to_leave() {
     let start = Instant::now();
     let mut workers = Workers::new(SILENCE, SILENCE);
     workers.record_heartbeat(heartbeat("w1", WorkerState::Draining), start);
-    assert_eq!(workers.live(), 0);
+    assert_eq!(workers.live(&Tags::NONE), 0);
     assert!(expire_until(&mut workers, start, 10, true)[0].announced);
 }
 
@@ -106,7 +106,7 @@ fn with_gpu(free_mib: u64, own_mib: u64) -> Heartbeat {
 fn memory_that_others_hold_for_long_is_not_counted_on() {
     let start = Instant::now();
     let mut workers = Workers::new(SILENCE, SILENCE);
-    let offered = |workers: &Workers| workers.capacities()[0].capacity.device_mib;
+    let offered = |workers: &Workers| workers.capacities(&Tags::NONE)[0].capacity.device_mib;
     workers.record_heartbeat(with_gpu(8192, 0), start);
     // The memory of the worker's own engine counts as available.
     workers.record_heartbeat(with_gpu(2192, 6000), start + SECOND);
@@ -132,7 +132,7 @@ fn a_worker_that_cannot_render_or_is_leaving_is_no_machine() {
     leaving.worker = "w2".parse().unwrap();
     leaving.state = WorkerState::Draining;
     workers.record_heartbeat(leaving, start);
-    assert_eq!(workers.capacities(), []);
+    assert_eq!(workers.capacities(&Tags::NONE), []);
 }
 
 #[test]
@@ -145,7 +145,7 @@ fn nobody_is_lost_while_nobody_listens() {
     assert_eq!(expire_until(&mut workers, back, 9, true), []);
     // This process was stopped for an hour.
     assert_eq!(workers.expire(back + SECOND * 3600, true), []);
-    assert_eq!(workers.live(), 1);
+    assert_eq!(workers.live(&Tags::NONE), 1);
 }
 
 fn on_host(free_mib: u64, task: Option<TaskProgress>) -> Heartbeat {
@@ -164,7 +164,7 @@ fn on_host(free_mib: u64, task: Option<TaskProgress>) -> Heartbeat {
 fn host_memory_that_other_programs_hold_is_not_offered_but_that_of_the_own_task_is() {
     let start = Instant::now();
     let offered = |workers: &Workers| {
-        let machine = workers.capacities().remove(0);
+        let machine = workers.capacities(&Tags::NONE).remove(0);
         (machine.capacity.host_mib, machine.alone.host_mib)
     };
     let mut workers = Workers::new(SILENCE, SILENCE);

@@ -211,9 +211,10 @@ impl<'a> BackupReader<'a> {
                 }
             }
         }
-        match self.next() {
-            Err(BackupFileError::CutShort) => Ok(totals),
-            _ => Err(BackupFileError::Damaged(None)),
+        match self.file.read(&mut [0]) {
+            Ok(0) => Ok(totals),
+            Ok(_) => Err(BackupFileError::Damaged(None)),
+            Err(error) => Err(BackupFileError::Read(error)),
         }
     }
 }

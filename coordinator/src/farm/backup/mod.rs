@@ -15,6 +15,7 @@ use std::path::Path;
 use latentfarm_common::blob::BlobError;
 use latentfarm_common::clock;
 use latentfarm_common::digest::Digest;
+use latentfarm_common::nats::epochs;
 use latentfarm_common::nats::lease::{self, Contention, Lease, LeaseError, LeaseTtl};
 use latentfarm_common::nats::records::{self, RecordStream, StoredRecord};
 use latentfarm_common::nats::subjects::{keys_of_workers, values};
@@ -47,8 +48,6 @@ pub struct Progress {
 pub enum BackupError {
     #[error("cannot read the farm's records")]
     Records(#[from] StreamError),
-    #[error("cannot read the farm's epoch")]
-    Epoch(#[from] LeaseError),
     #[error("cannot read the farm's blobs")]
     Blobs(#[from] BlobError),
     #[error("cannot write the backup")]
@@ -125,7 +124,7 @@ pub async fn backup(
     let connection = &farm.connection;
     let header = Header {
         begun_ms: milliseconds(clock::since_1970()),
-        epoch: lease::last_revision(connection).await?,
+        epoch: epochs::last(connection).await?,
     };
     let mut writer = BackupWriter::begin(file, header)?;
     for stream in RecordStream::ALL {
@@ -186,9 +185,7 @@ pub async fn restore(
     if let Some((_, what)) = of_other_jobs(known.clone(), backup)? {
         return Err(RestoreError::NotEmpty { what });
     }
-    lease::raise_above(connection, backup.header.epoch)
-        .await
-        .map_err(RestoreError::Lease)?;
+    epochs::raise_above(connection, backup.header.epoch).await?;
     let lease = Lease::acquire(connection, holder, LeaseTtl::default(), Contention::Refuse).await;
     let lease = lease.map_err(RestoreError::InUse)?;
     let stored = async {

@@ -39,6 +39,7 @@ impl Registry {
             submitter: entry.order.submitter.clone(),
             record: entry.record.clone(),
             waits_for: entry.waits_for.clone().or_else(|| self.held_by(entry)),
+            needed_tags: entry.order.needed_tags.clone(),
             done_in: forecast.of(job),
             extension: entry.order.extension.clone(),
             keeps_tail: entry.order.keeps_tail,

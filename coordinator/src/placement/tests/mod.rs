@@ -1,3 +1,4 @@
+use latentfarm_common::tags::Tags;
 use latentfarm_common::wire::memory::{
     DeviceKind, MemoryPlan, MemoryRequirements, OutOfMemory, RenderMemory,
 };
@@ -23,6 +24,7 @@ fn needs() -> JobNeeds {
 
 fn worker(name: &str, host_mib: Option<u64>, device_mib: Option<u64>) -> WorkerCapacity {
     WorkerCapacity {
+        tags: Tags::NONE,
         worker: name.parse().unwrap(),
         kind: None,
         capacity: RenderMemory { host_mib, device_mib },

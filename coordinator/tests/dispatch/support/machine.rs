@@ -2,6 +2,7 @@
 
 use latentfarm_common::frame::FrameHash;
 use latentfarm_common::numeric_kind::NumericKind;
+use latentfarm_common::tags::Tags;
 use latentfarm_common::wire::memory::{
     DeviceKind, MemoryConstraints, MemoryRequirements, MemoryStage, MemoryUse, OutOfMemory, RenderMemory,
     StagePeak,
@@ -19,6 +20,8 @@ pub struct FakeMachine {
     pub frame_ms: u64,
     /// The memory that other programs of the machine hold, in MiB.
     pub held_mib: u64,
+    /// The tags of its worker.
+    pub tags: &'static [&'static str],
     /// The numerics fingerprint of its results.
     pub rounds_like: &'static str,
     /// Whether its frames are not those of the other machines of its kind.
@@ -42,6 +45,7 @@ impl FakeMachine {
             truth: None,
             frame_ms: 0,
             held_mib: 0,
+            tags: &[],
             rounds_like: "fake",
             is_wrong: false,
         }
@@ -57,9 +61,22 @@ impl FakeMachine {
             truth: None,
             frame_ms: 0,
             held_mib: 0,
+            tags: &[],
             rounds_like: "fake",
             is_wrong: false,
         }
+    }
+
+    /// A machine on the CPU whose worker has these tags.
+    pub fn tagged(tags: &'static [&'static str]) -> Self {
+        Self {
+            tags,
+            ..Self::default()
+        }
+    }
+
+    pub fn tags(&self) -> Tags {
+        Tags::new(self.tags.iter().map(|tag| tag.parse().unwrap())).unwrap()
     }
 
     pub fn kind(&self) -> NumericKind {

@@ -43,18 +43,35 @@ pub enum Act {
 /// Chooses what to do with a task; the number says how often its chunk was begun before.
 pub type Script = Arc<dyn Fn(&Task, usize) -> Act + Send + Sync>;
 
-/// Counts how often each chunk was begun, over all workers.
+/// Counts how often each chunk was begun, over all workers, and keeps which task was delivered to which worker.
 #[derive(Clone, Debug, Default)]
-pub struct AttemptCounter(Arc<Mutex<BTreeMap<ChunkId, usize>>>);
+pub struct AttemptCounter {
+    begun: Arc<Mutex<BTreeMap<ChunkId, usize>>>,
+    delivered: Arc<Mutex<BTreeMap<WorkerId, Vec<Task>>>>,
+}
 
 impl AttemptCounter {
     pub fn begun(&self) -> BTreeMap<ChunkId, usize> {
-        self.0.lock().unwrap().clone()
+        self.begun.lock().unwrap().clone()
+    }
+
+    /// The tasks that were delivered to a worker, whether it began them or gave them back.
+    pub fn delivered_to(&self, worker: &str) -> Vec<Task> {
+        let delivered = self.delivered.lock().unwrap();
+        delivered
+            .get(&worker.parse::<WorkerId>().unwrap())
+            .cloned()
+            .unwrap_or_default()
+    }
+
+    fn deliver(&self, worker: &WorkerId, task: &Task) {
+        let mut delivered = self.delivered.lock().unwrap();
+        delivered.entry(worker.clone()).or_default().push(task.clone());
     }
 
     /// Counts one more attempt, and returns the number of earlier ones.
     fn begin(&self, chunk: ChunkId) -> usize {
-        let mut begun = self.0.lock().unwrap();
+        let mut begun = self.begun.lock().unwrap();
         let count = begun.entry(chunk).or_default();
         *count += 1;
         *count - 1
@@ -131,6 +148,7 @@ async fn send_heartbeats(
             },
             task,
             kind: Some(machine.kind()),
+            tags: machine.tags(),
             ..Heartbeat::starting(worker.clone(), machine.device().to_owned())
         };
         // A heartbeat is lost while the server is being restarted.
@@ -156,7 +174,7 @@ impl Worker {
         };
         let analyze = Queue::any(ResourceClass::Analyze, 1);
         // The lowest priority has no tests, and the last queue is waited at.
-        let queues: Vec<Queue> = fitting(&available, Some(self.machine.kind()))
+        let queues: Vec<Queue> = fitting(&available, Some(self.machine.kind()), &self.machine.tags())
             .into_iter()
             .filter(|queue| queue.priority <= 1 && *queue != analyze)
             .collect();
@@ -188,7 +206,8 @@ impl Worker {
 
     /// Runs one task; false if the worker died of it.
     async fn run(&self, task: &Task, message: &async_nats::jetstream::Message) -> bool {
-        if task.excluded.contains(&self.id) {
+        self.counter.deliver(&self.id, task);
+        if task.excluded.contains(&self.id) || !self.machine.tags().cover(&task.needed_tags) {
             // The server gives up a message after its last delivery.
             let is_last = message.info().is_ok_and(|info| info.delivered + 1 >= MAX_DELIVER);
             let answer = if is_last {

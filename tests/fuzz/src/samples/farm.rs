@@ -22,7 +22,7 @@ use latentfarm_common::wire::weights::{SharedFile, SharedWeights};
 
 use super::parts::{
     ATTEMPT, RANGE, audio, blob, chunk, digest, encoder, frames, job, memory, model, out_of_memory, slices,
-    source, worker,
+    source, tags, worker,
 };
 
 pub(crate) fn tasks() -> [Task; 2] {
@@ -49,6 +49,7 @@ pub(crate) fn tasks() -> [Task; 2] {
         attempt: ATTEMPT,
         store: "nats".to_owned(),
         excluded: vec![worker()],
+        needed_tags: tags(),
         body,
     })
 }
@@ -152,6 +153,7 @@ pub(crate) fn heartbeats() -> [Heartbeat; 2] {
         }),
         frames_per_second: 4.5,
         problem: Some("cuda:1 NVIDIA L4 cannot be used".to_owned()),
+        tags: tags(),
         ..Heartbeat::starting(worker(), "cuda:0 NVIDIA L4".to_owned())
     };
     [Heartbeat::starting(worker(), "cpu".to_owned()), working]

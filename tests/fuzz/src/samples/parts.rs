@@ -3,6 +3,7 @@
 use latentfarm_common::digest::Digest;
 use latentfarm_common::frame::{Colour, PictureFormat};
 use latentfarm_common::ids::{Attempt, ChunkId, JobId, WorkKind, WorkerId};
+use latentfarm_common::tags::Tags;
 use latentfarm_common::time::{FrameRange, FrameRate, TimeBase};
 use latentfarm_common::wire::blob::BlobRef;
 use latentfarm_common::wire::job::{
@@ -30,6 +31,11 @@ pub(super) fn blob() -> BlobRef {
 
 pub(super) fn job() -> JobId {
     JobId::from_digest(&digest())
+}
+
+pub(super) fn tags() -> Tags {
+    let tags = ["eu", "nvenc"].into_iter().filter_map(|tag| tag.parse().ok());
+    Tags::new(tags).unwrap_or_default()
 }
 
 pub(super) fn chunk(work: WorkKind) -> ChunkId {

@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use latentfarm_common::ids::WorkerId;
 use latentfarm_common::nats::join::JoinFile;
 use latentfarm_common::nats::{Identity, Role};
+use latentfarm_common::tags::{Tags, TooManyTags};
 use latentfarm_common::waiting::rough_time;
 
 use super::args::RunArgs;
@@ -46,6 +47,16 @@ impl Access {
             Self::Joined(join) => &join.url,
             Self::Named { url } => url,
         }
+    }
+
+    /// Returns the tags of the workers: those of the join file and those of the arguments.
+    pub(super) fn tags(&self, args: &RunArgs) -> Result<Tags, TooManyTags> {
+        let invited = match self {
+            Self::Joined(join) => Some(&join.tags),
+            Self::Named { .. } => None,
+        };
+        let invited = invited.into_iter().flat_map(Tags::iter);
+        Tags::new(invited.chain(args.tag.iter().copied()))
     }
 
     /// Returns as whom the worker of this name connects.

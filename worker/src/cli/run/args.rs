@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use latentfarm_common::tags::Tag;
 use latentfarm_common::wire::memory::WARN_GIB;
 
 use crate::cli::device_args::DeviceArgs;
@@ -21,6 +22,11 @@ pub(in crate::cli) struct RunArgs {
     /// Name of this worker, unique on the farm: 1 to 40 of a-z, 0-9 and - (default: the host's name)
     #[arg(long, value_name = "NAME")]
     pub(super) name: Option<String>,
+    /// What this machine is good for or where it stands, in words such as `eu` or `nvenc`: jobs that need a tag
+    /// (`latentfarm submit --need-tag`) are given only to workers that have it. May be given several times or as a list
+    /// with commas, and adds to the tags in the join file: at most 16 of 1 to 32 of a-z, 0-9, _ and -
+    #[arg(long, value_name = "TAG", value_delimiter = ',')]
+    pub(super) tag: Vec<Tag>,
     /// Folder with the model weights, or `auto`: those that a task names are fetched from the farm's store, where
     /// `latentfarm share-weights` puts them, and kept
     #[arg(long, value_name = "DIR", env = "LATENTFARM_WEIGHTS")]

@@ -14,6 +14,7 @@ use anyhow::Context as _;
 use latentfarm_common::ids::WorkerId;
 use latentfarm_common::limits::{self, Needs};
 use latentfarm_common::shutdown;
+use latentfarm_common::tags::Tags;
 
 use super::caches::user_caches;
 use super::engine_program::{ensure_installed, thread_count};
@@ -31,13 +32,17 @@ pub(super) fn main(args: RunArgs) -> ExitCode {
         Ok(access) => access,
         Err(error) => return usage_error(error.as_ref()),
     };
-    match block_on(run(args, access)) {
+    let tags = match access.tags(&args) {
+        Ok(tags) => tags,
+        Err(error) => return usage_error(&error),
+    };
+    match block_on(run(args, access, tags)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failed(error.as_ref(), EXIT_CANNOT_WORK),
     }
 }
 
-async fn run(args: RunArgs, access: Access) -> anyhow::Result<()> {
+async fn run(args: RunArgs, access: Access, tags: Tags) -> anyhow::Result<()> {
     let worker = match &access {
         Access::Joined(join) => join.name.clone(),
         Access::Named { .. } => worker_id(args.name.as_deref())?,
@@ -76,6 +81,7 @@ async fn run(args: RunArgs, access: Access) -> anyhow::Result<()> {
         weights,
         probe: args.devices.probe(),
         worker,
+        tags,
         scratch,
         args,
     };

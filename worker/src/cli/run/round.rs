@@ -12,6 +12,7 @@ use latentfarm_common::nats::Connection;
 use latentfarm_common::nats::connect;
 use latentfarm_common::numeric_kind::NumericKind;
 use latentfarm_common::shutdown::{self, Phase, Shutdown, Trigger};
+use latentfarm_common::tags::Tags;
 use tokio::time::sleep;
 
 use super::access::Access;
@@ -32,6 +33,7 @@ use latentfarm_engine::{Precision, numerics_fingerprint};
 pub(super) struct FarmWorker {
     pub(super) args: RunArgs,
     pub(super) worker: WorkerId,
+    pub(super) tags: Tags,
     pub(super) access: Access,
     /// Why the workers are off duty by their hours, if they have any.
     pub(super) off_hours: Option<Reason>,
@@ -156,6 +158,7 @@ impl FarmWorker {
         let loop_settings = consume::Settings {
             kind: Some(kind),
             off_duty: OffDuty::of(self.off_hours.clone().into_iter().chain(shut)),
+            tags: self.tags.clone(),
             ..consume::Settings::new(seat.name.clone())
         };
         if let Some(problem) = seat.unfit {

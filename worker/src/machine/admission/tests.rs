@@ -1,4 +1,5 @@
 use latentfarm_common::queues::{CPU_CLASSES_MIB, GPU_CLASSES_MIB, ResourceClass, fitting};
+use latentfarm_common::tags::Tags;
 use latentfarm_common::wire::memory::{DeviceKind, MemoryRequirements};
 
 use super::*;
@@ -28,7 +29,7 @@ fn gpu(free_mib: u64, total_gib: u64) -> GpuState {
 
 /// Returns the largest class of each kind that fits, and checks that all smaller ones do too.
 fn classes(available: &Available) -> String {
-    let queues = fitting(available, None)
+    let queues = fitting(available, None, &Tags::NONE)
         .into_iter()
         .filter(|queue| queue.priority == 0);
     let classes: Vec<ResourceClass> = queues.map(|queue| queue.lane.class).collect();

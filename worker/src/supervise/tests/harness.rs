@@ -7,6 +7,7 @@ use std::time::Duration;
 use latentfarm_common::digest::Digest;
 use latentfarm_common::frame::{Colour, ColourMatrix, ColourRange, FrameHash, PictureFormat};
 use latentfarm_common::ids::{Attempt, ChunkId, JobId, WorkKind};
+use latentfarm_common::tags::Tags;
 use latentfarm_common::time::{FrameRange, FrameRate, TimeBase};
 use latentfarm_common::wire::engine::{EngineReply, EngineRequest, EngineStage, EngineTimings};
 use latentfarm_common::wire::job::{
@@ -134,6 +135,7 @@ impl RunnerHarness {
             attempt: Attempt { epoch: 1, number: 0 },
             store: self.store.url().to_owned(),
             excluded: Vec::new(),
+            needed_tags: Tags::NONE,
             body: TaskBody::Render(render_task(self.input, kind, needs)),
         }
     }

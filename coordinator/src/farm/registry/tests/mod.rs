@@ -3,6 +3,7 @@ mod views;
 use std::time::Duration;
 
 use latentfarm_common::digest::Digest;
+use latentfarm_common::tags::Tags;
 
 use super::*;
 use crate::placement::{CpuFallback, JobNeeds};
@@ -19,6 +20,7 @@ fn order(name: &str, priority: u8) -> JobOrder {
         needs: JobNeeds::default(),
         cpu_fallback: CpuFallback::default(),
         one_kind: None,
+        needed_tags: Tags::NONE,
         unplaceable_wait: Duration::from_mins(10),
         allow_no_face: false,
         keeps_tail: false,
