@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use farm_tests::{Clips, ProcessTag, program, transcode};
+use farm_tests::{Clips, ProcessTag, eventually, program, transcode};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use tempfile::TempDir;
@@ -156,8 +156,11 @@ impl Runner {
         }
         if command.starts_with("nats-server") {
             let ports = self.path(&format!("ports/nats-server_{}.ports", started.process.id()));
-            let ports = fs::read_to_string(&ports).expect("the server's ports");
-            let ports: serde_json::Value = serde_json::from_str(&ports).expect("JSON");
+            // The server writes them when it has said that it is ready.
+            let ports = eventually("the server has written its ports", || {
+                let text = fs::read_to_string(&ports).ok()?;
+                serde_json::from_str::<serde_json::Value>(&text).ok()
+            });
             ports["nats"][0]
                 .as_str()
                 .expect("an address")
