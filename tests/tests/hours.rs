@@ -12,6 +12,14 @@ fn time_in(minutes: u64) -> String {
     format!("{:02}:{:02}", of_day / 60, of_day % 60)
 }
 
+/// Starts a render on a farm that would be given up at once if the time without a worker counted.
+fn impatient_render(material: &Material, server: &Server) -> Running {
+    let (variable, key) = server.key("operator");
+    let render = material.render("out.mp4");
+    let render = render.args(["--nats", &server.url, "--unplaceable-wait", "1s"]);
+    render.env(variable, &key).spawn()
+}
+
 /// Waits until a render waits for workers that rest, and returns why they do.
 fn why_all_rest(running: &mut Running) -> String {
     loop {
@@ -37,13 +45,7 @@ fn a_job_waits_for_the_hours_of_its_workers_as_long_as_it_takes() {
     let more = ["--hours", hours.as_str()];
     let worker = Worker::start_in_utc(&server, "night", weights, &log, &tag, &more, &clock);
 
-    // It would be given up at once if the time counted.
-    let (variable, key) = server.key("operator");
-    let render = material
-        .render("out.mp4")
-        .args(["--nats", &server.url, "--unplaceable-wait", "1s"])
-        .env(variable, &key);
-    let mut running = render.spawn();
+    let mut running = impatient_render(&material, &server);
     let reason = why_all_rest(&mut running);
     assert!(
         reason.contains("night is outside its hours, which begin on") && reason.contains(&begin),
@@ -70,12 +72,7 @@ fn a_worker_leaves_its_gpu_to_other_programs_until_they_are_quiet() {
     let log = material.path("desk.log");
     let more = ["--device", &device, "--yield-above", "2048", "--quiet-for", "1"];
     let worker = Worker::start_with(&server, "desk", &material.weights, &log, &tag, &more);
-    let (variable, key) = server.key("operator");
-    let render = material
-        .render("out.mp4")
-        .args(["--nats", &server.url, "--unplaceable-wait", "1s"])
-        .env(variable, &key);
-    let mut running = render.spawn();
+    let mut running = impatient_render(&material, &server);
     let reason = why_all_rest(&mut running);
     assert!(
         reason.contains("desk is leaving its GPU to other programs, which hold 4096 MiB there"),

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use latentfarm_common::console::tell;
-use latentfarm_common::host;
 use latentfarm_common::nats::server::{EmbeddedServer, Network, ServerOptions, locate};
 use latentfarm_common::nats::{Identity, Role};
 use latentfarm_common::shutdown::{self, Phase};
@@ -16,7 +15,7 @@ use tokio::time::Instant;
 
 use super::args::{BackupArgs, RestoreArgs};
 use super::exit::{CommandError, ExitStatus, runtime};
-use super::serve::room_for_server;
+use super::serve::{lease_holder, room_for_server};
 use super::stdout::print_result;
 use crate::dispatch::Farm;
 use crate::farm::{self, Backup, BackupProgress, BackupTotals};
@@ -88,11 +87,7 @@ pub(super) fn restore(args: &RestoreArgs) -> Result<ExitStatus, CommandError> {
         };
         let connected = Farm::connect(&url, &identity).await;
         let farm = connected.map_err(CommandError::failed)?;
-        let holder = format!(
-            "process {} of latentfarm restore on {}",
-            std::process::id(),
-            host::name().unwrap_or_else(|| "a machine without a name".to_owned())
-        );
+        let holder = lease_holder("latentfarm restore");
         let restored = Box::pin(farm::restore(&farm, &backup, &holder, progress("stored"))).await;
         farm.connection.close().await;
         if let Some(server) = server {
@@ -101,9 +96,7 @@ pub(super) fn restore(args: &RestoreArgs) -> Result<ExitStatus, CommandError> {
         let totals = restored
             .map_err(CommandError::from)
             .map_err(|error| CommandError {
-                source: error
-                    .source
-                    .context(format!("cannot restore `{}`", args.file.display())),
+                source: error.source.context(unusable()),
                 ..error
             })?;
         print_result(format_args!("restored {}; {hint}", described(totals)))?;

@@ -3,12 +3,11 @@
 
 use anyhow::Context as _;
 use latentfarm_common::console::tell;
-use latentfarm_common::host;
-use latentfarm_common::nats::identity::{AUTHORITY_VARIABLE, CLIENT_VARIABLE};
 use latentfarm_common::nats::server::{Cluster, Encryption, StandaloneOptions, StandaloneServer};
 
 use super::args::NatsConfigArgs;
 use super::exit::{CommandError, ExitStatus};
+use super::serve::{certificate_variables, certified_hosts};
 use super::stdout::print_result;
 
 /// Writes the files and prints their paths.
@@ -16,11 +15,6 @@ pub(super) fn main(args: &NatsConfigArgs) -> Result<ExitStatus, CommandError> {
     let dir = std::path::absolute(&args.dir)
         .with_context(|| format!("cannot resolve `{}`", args.dir.display()))
         .map_err(CommandError::refused)?;
-    let hosts = if args.host.is_empty() {
-        host::name().into_iter().collect()
-    } else {
-        args.host.clone()
-    };
     let cluster = args.server_name.clone().map(|server_name| Cluster {
         server_name,
         listen: args.cluster_listen,
@@ -31,7 +25,7 @@ pub(super) fn main(args: &NatsConfigArgs) -> Result<ExitStatus, CommandError> {
         listen: args.listen,
         workers: args.worker.clone(),
         encryption: encrypts.then_some(Encryption {
-            hosts,
+            hosts: certified_hosts(args.host.clone()),
             demands_certificates: args.mutual_tls,
         }),
         cluster,
@@ -47,14 +41,10 @@ pub(super) fn main(args: &NatsConfigArgs) -> Result<ExitStatus, CommandError> {
         ));
     }
     if encrypts {
-        let tls = dir.join("tls");
-        let client = args
-            .mutual_tls
-            .then(|| format!(" and {CLIENT_VARIABLE}={}/client.pem", tls.display()));
+        let authority = dir.join("tls/ca.pem");
         print_result(format_args!(
-            "its clients need {AUTHORITY_VARIABLE}={}/ca.pem{}",
-            tls.display(),
-            client.unwrap_or_default()
+            "its clients need {}",
+            certificate_variables(&authority, args.mutual_tls)
         ))?;
     }
     print_result(format_args!(

@@ -36,15 +36,10 @@ async fn run(args: ServeArgs) -> Result<ExitStatus, CommandError> {
         let binary = locate(args.nats_server.as_deref()).await;
         let binary = binary.map_err(CommandError::refused)?;
         let mut options = ServerOptions::new(binary, dir.join("server"), args.worker);
-        let hosts = if args.host.is_empty() {
-            host::name().into_iter().collect()
-        } else {
-            args.host
-        };
         options.max_file_bytes = options.max_file_bytes.min(room_for_server(&options.dir));
         options.network = Some(Network {
             listen: args.listen,
-            hosts,
+            hosts: certified_hosts(args.host),
             demands_certificates: args.mutual_tls,
         });
         FarmServer::Own(Box::new(options))
@@ -63,11 +58,7 @@ async fn run(args: ServeArgs) -> Result<ExitStatus, CommandError> {
         store_limit_bytes: args.store_limit.map(|mib| mib << 20),
         is_standby: args.standby,
         farm: FarmSettings {
-            holder: format!(
-                "process {} of latentfarm serve on {}",
-                std::process::id(),
-                host::name().unwrap_or_else(|| "a machine without a name".to_owned())
-            ),
+            holder: lease_holder("latentfarm serve"),
             contention: Contention::Refuse,
             lease_time: LeaseTtl::default(),
             spot_check: NonZeroU32::new(args.spot_check),
@@ -80,13 +71,10 @@ async fn run(args: ServeArgs) -> Result<ExitStatus, CommandError> {
                      open_jobs,
                  }| {
         if let Some(authority) = authority {
-            let client = authority.with_file_name("client.pem");
-            let client = is_mutual.then(|| format!(" and {CLIENT_VARIABLE}={}", client.display()));
             tell(format_args!(
-                "the farm's server has its keys in `{}`; its clients need those and {AUTHORITY_VARIABLE}={}{}",
+                "the farm's server has its keys in `{}`; its clients need those and {}",
                 keys.display(),
-                authority.display(),
-                client.unwrap_or_default()
+                certificate_variables(&authority, is_mutual)
             ));
         }
         tell(format_args!(
@@ -106,4 +94,30 @@ async fn run(args: ServeArgs) -> Result<ExitStatus, CommandError> {
 pub(super) fn room_for_server(dir: &Path) -> u64 {
     let free = Volume::of(dir).map_or(u64::MAX, |volume| volume.free_bytes);
     written_bytes(dir).saturating_add(free / 10 * 9)
+}
+
+/// Returns the names that a server's certificate is for: those that were named, or that of this machine.
+pub(super) fn certified_hosts(named: Vec<String>) -> Vec<String> {
+    if named.is_empty() {
+        host::name().into_iter().collect()
+    } else {
+        named
+    }
+}
+
+/// Returns the environment variables with which clients find their certificates, for a server that is recognised by the one
+/// at `authority`.
+pub(super) fn certificate_variables(authority: &Path, is_mutual: bool) -> String {
+    let authority_is = format!("{AUTHORITY_VARIABLE}={}", authority.display());
+    if !is_mutual {
+        return authority_is;
+    }
+    let client = authority.with_file_name("client.pem");
+    format!("{authority_is} and {CLIENT_VARIABLE}={}", client.display())
+}
+
+/// Returns the name under which a command of this process holds the farm's lease.
+pub(super) fn lease_holder(command: &str) -> String {
+    let machine = host::name().unwrap_or_else(|| "a machine without a name".to_owned());
+    format!("process {} of {command} on {machine}", std::process::id())
 }

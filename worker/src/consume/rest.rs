@@ -56,9 +56,7 @@ impl Rests {
             return;
         };
         heartbeat_state.set_state(state);
-        held_tasks.settle().await;
-        held_tasks.give_back_all();
-        runner.rest().await;
+        lay_down(runner, held_tasks).await;
         tracing::warn!(?delay, "{why}, and waits before it tries again");
         let _ = timeout(delay, shutdown.reached(Phase::Draining)).await;
     }
@@ -83,6 +81,13 @@ impl Rests {
     }
 }
 
+/// Gives back the tasks that are held, and lets other workers of the machine have the device.
+async fn lay_down<R: TaskRunner>(runner: &mut R, held_tasks: &mut HeldTasks) {
+    held_tasks.settle().await;
+    held_tasks.give_back_all();
+    runner.rest().await;
+}
+
 /// Takes no task while the coordinator has set the worker aside. Returns whether it has; the caller then looks again at
 /// what has changed.
 pub(super) async fn obey_pause<R: TaskRunner>(
@@ -96,9 +101,7 @@ pub(super) async fn obey_pause<R: TaskRunner>(
         return false;
     };
     let heartbeat_state = &link.heartbeat_state;
-    held_tasks.settle().await;
-    held_tasks.give_back_all();
-    runner.rest().await;
+    lay_down(runner, held_tasks).await;
     heartbeat_state.set_problem(Some(reason));
     heartbeat_state.set_state(WorkerState::SetAside);
     tokio::select! {
@@ -123,9 +126,7 @@ pub(super) async fn rest_off_duty<R: TaskRunner>(
         return false;
     };
     let heartbeat_state = &link.heartbeat_state;
-    held_tasks.settle().await;
-    held_tasks.give_back_all();
-    runner.rest().await;
+    lay_down(runner, held_tasks).await;
     // The machine is somebody else's for now.
     runner.free_memory().await;
     tracing::info!("resting: {reason}");

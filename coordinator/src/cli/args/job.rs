@@ -197,21 +197,6 @@ pub(in crate::cli) fn duration(text: &str) -> Result<Duration, &'static str> {
     Ok(Duration::from_secs(seconds))
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_have_a_unit() {
-        assert_eq!(duration("90s").unwrap(), Duration::from_secs(90));
-        assert_eq!(duration("10m").unwrap(), Duration::from_mins(10));
-        assert_eq!(duration("2d").unwrap(), Duration::from_hours(48));
-        for text in ["", "10", "m", "1w", "-1s"] {
-            assert!(duration(text).is_err(), "{text}");
-        }
-    }
-}
-
 #[derive(clap::Args, Debug)]
 pub(in crate::cli) struct RenderArgs {
     #[command(flatten)]
@@ -263,4 +248,19 @@ pub(in crate::cli) struct RenderArgs {
     /// Print events and the report as JSON lines on standard output
     #[arg(long, help_heading = "Output")]
     pub(in crate::cli) json: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_a_unit() {
+        assert_eq!(duration("90s").unwrap(), Duration::from_secs(90));
+        assert_eq!(duration("10m").unwrap(), Duration::from_mins(10));
+        assert_eq!(duration("2d").unwrap(), Duration::from_hours(48));
+        for text in ["", "10", "m", "1w", "-1s"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
 }

@@ -37,8 +37,6 @@ impl Message for Entry {
 /// What a backup begins with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Header {
-    /// When the backup was begun, in milliseconds since the Unix epoch.
-    pub(super) begun_ms: u64,
     /// The last revision of the coordinator's lease. Attempts are numbered by epochs, which are not above it.
     pub(super) epoch: u64,
 }
@@ -237,10 +235,7 @@ mod tests {
     fn write(dir: &Path) -> Vec<u8> {
         let content = dir.join("content");
         std::fs::write(&content, [7; 300]).unwrap();
-        let header = Header {
-            begun_ms: 1,
-            epoch: 9,
-        };
+        let header = Header { epoch: 9 };
         let mut bytes = Vec::new();
         let mut writer = BackupWriter::begin(&mut bytes, header).unwrap();
         writer

@@ -13,7 +13,6 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use latentfarm_common::blob::BlobError;
-use latentfarm_common::clock;
 use latentfarm_common::digest::Digest;
 use latentfarm_common::nats::epochs;
 use latentfarm_common::nats::lease::{self, Contention, Lease, LeaseError, LeaseTtl};
@@ -21,7 +20,6 @@ use latentfarm_common::nats::records::{self, RecordStream, StoredRecord};
 use latentfarm_common::nats::subjects::{keys_of_workers, values};
 use latentfarm_common::nats::topology::JOBS_BUCKET;
 use latentfarm_common::nats::{Connection, StreamError};
-use latentfarm_common::time::milliseconds;
 use latentfarm_common::wire::blob::BlobRef;
 
 use crate::dispatch::{Farm, FarmError};
@@ -81,6 +79,15 @@ pub enum RestoreError {
     Scratch(#[from] io::Error),
 }
 
+impl From<CopyError> for RestoreError {
+    fn from(error: CopyError) -> Self {
+        match error {
+            CopyError::File(error) => error.into(),
+            CopyError::Write(error) => error.into(),
+        }
+    }
+}
+
 impl RestoreError {
     /// Whether another file, or another farm, would do.
     pub fn is_refusal(&self) -> bool {
@@ -123,7 +130,6 @@ pub async fn backup(
 ) -> Result<Totals, BackupError> {
     let connection = &farm.connection;
     let header = Header {
-        begun_ms: milliseconds(clock::since_1970()),
         epoch: epochs::last(connection).await?,
     };
     let mut writer = BackupWriter::begin(file, header)?;
@@ -217,11 +223,7 @@ async fn store_blobs(
             Entry::Header(_) | Entry::Record(_) => continue,
         };
         let mut content = tempfile::NamedTempFile::new()?;
-        match reader.copy(blob, &mut content) {
-            Ok(()) => {}
-            Err(CopyError::File(error)) => return Err(error.into()),
-            Err(CopyError::Write(error)) => return Err(error.into()),
-        }
+        reader.copy(blob, &mut content)?;
         let put = || farm.store.put_file(content.path());
         farm.connection.outlast(put).await?;
         blob_bytes += blob.bytes;

@@ -169,10 +169,7 @@ impl FarmWorker {
         }
         tracing::info!(worker = %seat.name, device = %seat.device, "the worker has joined the farm");
         let heartbeat_state = heartbeat_state.with_problem(problem);
-        let settings = RunnerSettings {
-            idle_gate: gate,
-            ..self.runner_settings(&seat, engines)
-        };
+        let settings = self.runner_settings(&seat, engines, gate);
         let mut runner = Runner::new(settings, self.probe.clone(), heartbeat_state.clone());
         let serving = consume::serve(
             &connection,
@@ -199,7 +196,7 @@ impl FarmWorker {
         }
     }
 
-    fn runner_settings(&self, seat: &Seat, engines: &Engines) -> RunnerSettings {
+    fn runner_settings(&self, seat: &Seat, engines: &Engines, idle_gate: Option<IdleGate>) -> RunnerSettings {
         let args = &self.args;
         let threads = thread_count(args.threads).max(1);
         let (program, text, envs) = engines.command(&seat.device);
@@ -228,7 +225,7 @@ impl FarmWorker {
             warn_gib: args.warn_gib.clone(),
             reservations_dir: Reservations::usual_root(),
             device_turn: Duration::from_secs(args.device_turn),
-            idle_gate: None,
+            idle_gate,
             silence_limit: Duration::from_secs(args.silence_limit),
         }
     }
