@@ -2,24 +2,22 @@
 //! of one job is in its [`Job`]. A render is a farm with one job.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::sync::Arc;
 
 use latentfarm_common::ids::{JobId, WorkKind};
-use latentfarm_common::nats::Connection;
-use latentfarm_common::nats::done::DoneLog;
-use latentfarm_common::nats::lease::Lease;
-use latentfarm_common::shutdown::{Phase as Stage, Shutdown};
 use latentfarm_common::tags::Tags;
 use latentfarm_common::wire::outcome::{Event, EventKind, Heartbeat};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio::time::Instant;
 
 use super::claim::Claim;
 use super::error::DispatchError;
-use super::farm::Farm;
-use super::inbox::{FarmMessage, Inbox};
+use super::farm_link::FarmLink;
+use super::farm_message::FarmMessage;
+use super::inbox::Inbox;
 use super::job::Job;
 use super::job_event::JobEvent;
+use super::lease_view::LeaseView;
 use super::memory_request::MemoryRequests;
 use super::need_estimator::NeedEstimator;
 use super::order::{JobEnd, Order};
@@ -29,7 +27,6 @@ use super::publisher::TaskPublisher;
 use super::rebalance::Rebalancer;
 use super::repair::repair;
 use super::sampler::Sampler;
-use super::segment_reader::SegmentReader;
 use super::settings::FarmSettings;
 use super::shared_analysis::RecordSharer;
 use super::signers::Signers;
@@ -38,12 +35,10 @@ use super::wait_reason::FarmView;
 use super::workers::{VANISHED, Workers};
 use crate::job::chunk::event::ChunkEvent;
 
-const TICK: Duration = Duration::from_millis(500);
-
 /// The dispatcher of a farm, run by the process that holds the farm's lease.
 pub(super) struct Dispatcher<'a> {
-    pub(super) connection: &'a Connection,
-    pub(super) lease: &'a Lease,
+    pub(super) link: Arc<dyn FarmLink>,
+    pub(super) lease: &'a dyn LeaseView,
     pub(super) settings: FarmSettings,
     pub(super) inbox: Inbox,
     pub(super) workers: Workers,
@@ -51,17 +46,17 @@ pub(super) struct Dispatcher<'a> {
     /// Records that wait for a report of their workers.
     pub(super) claims: Vec<Claim>,
     pub(super) estimator: NeedEstimator,
-    placer: Placer,
+    pub(super) placer: Placer,
     pub(super) publisher: TaskPublisher,
     pub(super) verifier: Verifier,
     pub(super) sampler: Sampler,
-    results: Results,
+    pub(super) results: Results,
     pub(super) jobs: BTreeMap<JobId, Job>,
     /// Who is told how each job ended.
     pub(super) ends: BTreeMap<JobId, oneshot::Sender<Result<JobEnd, DispatchError>>>,
-    orders: mpsc::UnboundedReceiver<Order>,
+    pub(super) orders: mpsc::UnboundedReceiver<Order>,
     /// Whether more orders may come.
-    takes_orders: bool,
+    pub(super) takes_orders: bool,
     pub(super) draining_since: Option<Instant>,
     outages: OutageWatch,
     memory_requests: MemoryRequests,
@@ -72,27 +67,23 @@ pub(super) struct Dispatcher<'a> {
 
 impl<'a> Dispatcher<'a> {
     pub(super) async fn open(
-        farm: &'a Farm,
-        lease: &'a Lease,
+        link: Arc<dyn FarmLink>,
+        lease: &'a dyn LeaseView,
         settings: FarmSettings,
-        reader: SegmentReader,
         orders: mpsc::UnboundedReceiver<Order>,
     ) -> Result<Self, DispatchError> {
         let timeouts = &settings.timeouts;
-        let (verifier, results) = Verifier::new(farm, reader);
+        let (verifier, results) = Verifier::new(&link);
         Ok(Self {
-            connection: &farm.connection,
             lease,
-            inbox: Inbox::open(&farm.connection).await?,
+            inbox: Inbox::open(&*link).await?,
             workers: Workers::new(timeouts.worker_timeout, timeouts.tenant_grace_period)
                 .with_pauses(timeouts.set_aside.clone()),
-            signers: Signers::read(&farm.connection)
-                .await
-                .map_err(DispatchError::at("read the keys of workers"))?,
+            signers: link.read_signers().await?,
             claims: Vec::new(),
             estimator: NeedEstimator::default(),
             placer: Placer::new(timeouts.placement_interval, Instant::now()),
-            publisher: TaskPublisher::new(farm, lease.epoch()),
+            publisher: TaskPublisher::new(&link, lease.epoch()),
             verifier,
             sampler: Sampler::new(settings.spot_check),
             results,
@@ -104,80 +95,14 @@ impl<'a> Dispatcher<'a> {
             outages: OutageWatch::default(),
             memory_requests: MemoryRequests::default(),
             rebalancer: Rebalancer::default(),
-            sharer: RecordSharer::new(DoneLog::new(&farm.connection)),
+            sharer: RecordSharer::new(&link),
             next_reconcile: Instant::now() + timeouts.reconcile_interval,
             settings,
+            link,
         })
     }
 
-    /// Runs the farm until no more orders can come and all jobs have ended, or until `shutdown`.
-    pub(super) async fn run(&mut self, mut shutdown: Shutdown) -> Result<(), DispatchError> {
-        let mut stop = shutdown.clone();
-        let mut ticks = interval(TICK);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            let is_drained = self.draining_since.is_some() || !self.takes_orders;
-            if is_drained && self.jobs.is_empty() {
-                self.write_estimates(true).await;
-                return Ok(());
-            }
-            let draining = self.draining_since.is_some();
-            let placing = self
-                .placer
-                .due_at()
-                .filter(|_| !draining && self.connection.is_up());
-            tokio::select! {
-                Some(message) = self.inbox.messages.recv() => {
-                    self.on_message(message).await;
-                    while let Ok(message) = self.inbox.messages.try_recv() {
-                        self.on_message(message).await;
-                    }
-                }
-                order = self.orders.recv(), if self.takes_orders && !draining => match order {
-                    Some(order) => self.on_order(order).await,
-                    None => self.takes_orders = false,
-                },
-                Some(verdict) = self.results.verdicts.recv() => self.on_verdict(verdict).await,
-                Some(compared) = self.results.comparisons.recv() => self.on_comparison(compared),
-                _ = ticks.tick() => self.on_tick().await,
-                () = sleep_until(placing.unwrap_or_else(Instant::now)), if placing.is_some() => {}
-                () = self.lease.lost() => return Err(DispatchError::LeaseLost),
-                () = stop.reached(Stage::Stopping) => {
-                    self.finish(|job| Some(job.chunks.interrupted())).await;
-                    continue;
-                }
-                () = shutdown.reached(Stage::Draining), if !draining => self.drain().await,
-            }
-            // The process may have been suspended, or may be cut off from the server. Without its lease it
-            // decides nothing.
-            let mut is_stopped = false;
-            while !self.lease.is_held() && !is_stopped {
-                tokio::select! {
-                    held = self.lease.held() => held.map_err(|_lost| DispatchError::LeaseLost)?,
-                    _ = ticks.tick() => self.report_waits(),
-                    () = stop.reached(Stage::Draining) => is_stopped = true,
-                }
-            }
-            if is_stopped {
-                self.finish(|job| Some(job.chunks.interrupted())).await;
-                continue;
-            }
-            self.release();
-            if self.draining_since.is_none() && self.connection.is_up() {
-                self.measure_borders().await;
-            }
-            self.announce_set_aside().await;
-            let is_over = self.is_drained();
-            self.finish(|job| job.ending(is_over)).await;
-            // Without a link each request would take until its time limit, and nothing else would be done.
-            if self.draining_since.is_none() && self.connection.is_up() {
-                self.place().await;
-                self.publisher.publish(&mut self.jobs, &self.workers).await?;
-            }
-        }
-    }
-
-    async fn on_message(&mut self, message: FarmMessage) {
+    pub(super) async fn on_message(&mut self, message: FarmMessage) {
         match message {
             FarmMessage::Done(entry) => self.on_done(entry).await,
             FarmMessage::Event(event) => {
@@ -204,13 +129,13 @@ impl<'a> Dispatcher<'a> {
         }
     }
 
-    async fn on_tick(&mut self) {
-        let (now, is_up) = (Instant::now(), self.connection.is_up());
+    pub(super) async fn on_tick(&mut self) {
+        let (now, is_up) = (Instant::now(), self.link.is_up());
         self.expire_workers(now).await;
         self.workers.end_pauses(now);
         self.settle_overdue_claims(now).await;
         for job in self.jobs.values_mut() {
-            job.give_up_failing(&self.workers);
+            job.give_up_failing(&self.workers, &self.estimator);
         }
         if is_up {
             self.check_border_samples(now);
@@ -225,11 +150,11 @@ impl<'a> Dispatcher<'a> {
         self.write_estimates(false).await;
         if is_up {
             for job in self.jobs.values_mut() {
-                self.publisher.retract_pending(job).await;
+                self.publisher.retract_pending(job, self.lease).await;
             }
             let is_wanted = self.jobs.values().any(|job| job.waits.wants_memory);
             self.memory_requests
-                .send_if_due(self.connection, is_wanted, now)
+                .send_if_due(&*self.link, is_wanted, now)
                 .await;
         }
         self.report_waits();
@@ -239,9 +164,10 @@ impl<'a> Dispatcher<'a> {
     }
 
     /// Reports changes of the link, and what each job waits for. It needs neither the link nor the lease.
-    fn report_waits(&mut self) {
+    pub(super) fn report_waits(&mut self) {
         let now = Instant::now();
-        let (url, outage) = (self.connection.url(), self.connection.outage());
+        let link = Arc::clone(&self.link);
+        let (url, outage) = (link.url(), link.outage());
         if let Some(change) = self.outages.observe(url, outage.as_ref(), now) {
             self.notify_all(&change);
         }
@@ -265,7 +191,7 @@ impl<'a> Dispatcher<'a> {
     }
 
     /// Places the chunks that no worker has begun, if anything has changed and a placement is due.
-    async fn place(&mut self) {
+    pub(super) async fn place(&mut self) {
         let now = Instant::now();
         let mut is_stale = self.workers.take_changed();
         let has_drifted = self.workers.take_drifted();
@@ -289,9 +215,9 @@ impl<'a> Dispatcher<'a> {
 
     /// Writes the estimated needs and the keys of workers, if this process still holds the lease and is connected.
     pub(super) async fn write_estimates(&mut self, last: bool) {
-        if self.connection.is_up() && self.lease.is_held() {
-            self.estimator.write(self.connection, last).await;
-            self.signers.write(self.connection).await;
+        if self.link.is_up() && self.lease.is_held() {
+            self.link.write_estimates(&mut self.estimator, last).await;
+            self.link.write_signers(&mut self.signers).await;
         }
     }
 
@@ -322,9 +248,9 @@ impl<'a> Dispatcher<'a> {
         if let (Some(known), EventKind::Started) = (&mut known, &event.kind) {
             known.holders.add(&worker, attempt);
         }
-        if let Some(known) = known.filter(|known| known.backup == Some(attempt)) {
-            // The attempt that counts is another one.
-            if event.kind != EventKind::Started {
+        if let Some(known) = known.filter(|known| known.is_of_backup(attempt)) {
+            // The attempt that counts is another one. A task that was given back is in its queue as before.
+            if matches!(event.kind, EventKind::Failed(_)) && known.backup == Some(attempt) {
                 known.backup = None;
             }
             return;
@@ -337,7 +263,7 @@ impl<'a> Dispatcher<'a> {
                     let predicted = &job.settings.needs;
                     self.estimator.observe_oom(&job.spec.model, predicted, &oom);
                 }
-                job.give_up_if_failing(chunk, &self.workers);
+                job.give_up_if_failing(chunk, &self.workers, &self.estimator);
             }
         }
     }
@@ -357,7 +283,7 @@ impl<'a> Dispatcher<'a> {
         }
         self.keep_set_aside(&heartbeat, now).await;
         self.notify_all(&JobEvent::Heartbeat(Box::new(heartbeat)));
-        if self.draining_since.is_none() && self.connection.is_up() && self.lease.is_held() {
+        if self.draining_since.is_none() && self.link.is_up() && self.lease.is_held() {
             self.relieve_idle(now).await;
         }
     }

@@ -82,7 +82,7 @@ impl TaskPublisher {
         Task {
             chunk,
             attempt,
-            store: self.store.url().to_owned(),
+            store: self.link.store_url().to_owned(),
             excluded: Vec::new(),
             needed_tags: job.settings.needed_tags.clone(),
             body: render_task(&job.spec, range, input, fit),
@@ -92,10 +92,10 @@ impl TaskPublisher {
     /// Publishes one task, under the first number from its attempt's on that no earlier run used not long ago.
     async fn publish_one(&self, queue: Queue, mut task: Task) -> Result<Attempt, DispatchError> {
         loop {
-            let published = self.task_stream.publish(queue, &task).await;
-            match published.map_err(DispatchError::Tasks)? {
-                Published::Queued => return Ok(task.attempt),
-                Published::Duplicate => task.attempt = task.attempt.next(),
+            let published = self.link.publish(queue, std::slice::from_ref(&task)).await?;
+            match published.first() {
+                Some(Published::Queued) => return Ok(task.attempt),
+                Some(Published::Duplicate) | None => task.attempt = task.attempt.next(),
             }
         }
     }

@@ -230,7 +230,9 @@ impl Job {
             tracing::warn!(%chunk, "a done record is about a chunk that the job does not have");
             return None;
         };
-        if matches!(known.state().phase, Phase::Done { .. }) {
+        let is_repeated = sequence <= known.last_record;
+        known.last_record = known.last_record.max(sequence);
+        if is_repeated || matches!(known.state().phase, Phase::Done { .. }) {
             return None;
         }
         let current = known.state().attempt;
@@ -340,6 +342,7 @@ impl Job {
     pub(super) fn on_backup(&mut self, chunk: ChunkId, attempt: Attempt, fit: &Fit) {
         if let Some(record) = self.chunks.get_mut(chunk) {
             record.backup = Some(attempt);
+            record.last_backup = Some(attempt);
         }
         let queue = self.settings.queue(fit.lane());
         let why = "an idle worker is likely to be done with the chunk before the one that has it";

@@ -4,11 +4,10 @@
 
 use std::time::Duration;
 
-use latentfarm_common::nats::Connection;
 use latentfarm_common::wire::outcome::WorkerCommand;
 use tokio::time::Instant;
 
-use super::command;
+use super::farm_link::FarmLink;
 
 /// A worker that was busy gets the next request, so they are repeated.
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -21,14 +20,12 @@ pub(super) struct MemoryRequests {
 
 impl MemoryRequests {
     /// Sends a request if memory `is_wanted` and none was sent a moment ago.
-    pub(super) async fn send_if_due(&mut self, connection: &Connection, is_wanted: bool, now: Instant) {
+    pub(super) async fn send_if_due(&mut self, link: &dyn FarmLink, is_wanted: bool, now: Instant) {
         if !is_wanted || self.next.is_some_and(|next| now < next) {
             return;
         }
         self.next = Some(now + INTERVAL);
-        let sent = command::send(connection, None, &WorkerCommand::FreeMemory)
-            .await
-            .is_ok();
+        let sent = link.command(None, WorkerCommand::FreeMemory).await.is_ok();
         tracing::debug!(
             sent,
             "asked idle workers to end their engines, as a chunk waits for memory"

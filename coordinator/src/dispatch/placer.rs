@@ -13,17 +13,18 @@ use std::time::Duration;
 use latentfarm_common::ids::{ChunkId, JobId};
 use latentfarm_common::numeric_kind::NumericKind;
 use latentfarm_common::queues::ResourceClass;
-use latentfarm_common::wire::memory::{DeviceKind, MemoryPlan};
+use latentfarm_common::wire::memory::DeviceKind;
 use tokio::time::Instant;
 
+use super::chunk_options::{choices, untried, usual};
 use super::committed_load::{Commitments, CommittedLoad};
 use super::job::Job;
 use super::kinds;
 use super::need_estimator::NeedEstimator;
 use crate::job::chunk::state::Phase;
-use crate::job::record::{ChunkRecord, Detour, Scheduled, Unschedulable};
+use crate::job::record::{ChunkRecord, Scheduled, Unschedulable};
 use crate::placement::{
-    Candidate, ChunkMemory, CpuFallback, JobNeeds, Load, Options, Placement, WorkerCapacity, options, solve,
+    Candidate, ChunkMemory, JobNeeds, Load, Options, Placement, WorkerCapacity, options, solve,
 };
 
 /// The milliseconds that a GPU, and a CPU, is supposed to need for a frame until it is measured. Only their ratio counts.
@@ -151,26 +152,12 @@ fn place_chunks(
         .iter()
         .filter(|worker| kind.is_none() || worker.kind == kind);
     let own: Vec<WorkerCapacity> = own.cloned().collect();
-    let usual = match kind {
-        None => options(needs, &ChunkMemory::default(), &own),
-        Some(_) => options_rounding_alike(needs, &own),
-    };
+    let usual = usual(kind, needs, &own);
     let candidates = unbegun.iter().map(|index| {
         let record = &job.chunks.render[*index];
-        let choices = match (record.detour, kind) {
-            (Detour::Cpu, _) => options(needs, &record.memory, capacities).off_gpu(fallback),
-            (Detour::AnyKind, _) => options(needs, &record.memory, capacities),
-            (Detour::None, None) => options_of(record, needs, &usual, &own, fallback),
-            (Detour::None, Some(kind)) => {
-                let choices = options_of(record, needs, &usual, &own, fallback);
-                if choices.any(fallback) {
-                    choices.of_kind(kind)
-                } else {
-                    // The chunk needs more memory than the machines of this kind have.
-                    options(needs, &record.memory, capacities)
-                }
-            }
-        };
+        let machines = (own.as_slice(), capacities);
+        let choices = untried(record, needs, kind, machines, fallback)
+            .unwrap_or_else(|| choices(record, needs, kind, &usual, machines, fallback));
         Candidate {
             frames: record.range.len(),
             options: choices,
@@ -199,7 +186,9 @@ fn place_chunks(
         match placement {
             Placement::Queue { fit, why } => {
                 record.unschedulable = None;
-                record.scheduled = candidate.queued_in.is_none().then_some(Scheduled { fit, why });
+                // One that is delayed is placed again when the delay is over.
+                let is_to_publish = candidate.queued_in.is_none() && record.may_be_published(now);
+                record.scheduled = is_to_publish.then_some(Scheduled { fit, why });
             }
             Placement::Wait { shortages } => {
                 record.scheduled = None;
@@ -214,21 +203,6 @@ fn place_chunks(
         }
     }
     moves
-}
-
-/// How workers of one numeric kind can take a usual chunk under memory plans that give equal bits: the plans that most of
-/// them have the memory for, and of several such groups the fastest.
-fn options_rounding_alike(needs: &JobNeeds, capacities: &[WorkerCapacity]) -> Options {
-    let groups = MemoryPlan::equal_on_cuda().map(|(first, last)| {
-        options(&needs.up_to(last), &ChunkMemory::default(), capacities).from_plan(first)
-    });
-    let served = |options: &Options| {
-        let serves = |worker: &&WorkerCapacity| options.gpu.is_some_and(|fit| worker.serves(fit.class));
-        capacities.iter().filter(serves).count()
-    };
-    // Of equal ones the last is chosen, so they are looked at from the leanest on.
-    let best = groups.into_iter().rev().max_by_key(served);
-    best.unwrap_or_default()
 }
 
 /// Returns the frames that the workers of each numeric kind that can take a usual chunk of the job render in a second, by
@@ -258,33 +232,15 @@ fn rates_by_kind(
     rates
 }
 
-/// Finds the queues for one chunk; `usual` are those of a chunk that has not failed for memory. A chunk that
-/// the workers of its class refused again and again belongs to a larger class, if a worker serves one.
-fn options_of(
-    record: &ChunkRecord,
-    needs: &JobNeeds,
-    usual: &Options,
-    capacities: &[WorkerCapacity],
-    fallback: CpuFallback,
-) -> Options {
-    let refusals = record.refusals.as_ref().filter(|refusals| refusals.is_wait());
-    if let Some(class) = refusals.and_then(|refusals| refusals.class) {
-        let above = options(needs, &record.memory.above(class), capacities);
-        if above.any(fallback) {
-            return above;
-        }
-    }
-    if record.memory == ChunkMemory::default() {
-        usual.clone()
-    } else {
-        options(needs, &record.memory, capacities)
-    }
-}
-
-/// Whether a chunk may be published now, or is queued and not begun.
+/// Whether a chunk may be published now, or is queued and not begun, or fitted no worker before: one that is delayed then
+/// may fit one by now.
 fn is_unbegun(record: &ChunkRecord, now: Instant) -> bool {
-    let is_queued = record.state().phase == Phase::Queued && record.published.is_some();
-    record.may_be_published(now) || is_queued && !record.being_verified
+    let is_placed_before = match record.state().phase {
+        Phase::Queued => record.published.is_some() && !record.being_verified,
+        Phase::Backlog => record.unschedulable.is_some(),
+        Phase::Waiting | Phase::Running { .. } | Phase::Done { .. } | Phase::Quarantined { .. } => false,
+    };
+    record.may_be_published(now) || is_placed_before
 }
 
 fn load(
@@ -312,63 +268,5 @@ fn load(
         cpu_frame_ms: estimator.frame_ms(&job.spec.model, DeviceKind::Cpu),
         gpu_frames: committed.gpu_frames,
         cpu_chunks: committed.cpu_chunks,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use latentfarm_common::tags::Tags;
-    use latentfarm_common::wire::memory::{MemoryRequirements, RenderMemory};
-
-    fn gpu(device_mib: u64) -> WorkerCapacity {
-        let memory = RenderMemory {
-            host_mib: None,
-            device_mib: Some(device_mib),
-        };
-        WorkerCapacity {
-            tags: Tags::NONE,
-            worker: "gpu".parse().unwrap(),
-            kind: Some(NumericKind::of("gpu")),
-            capacity: memory,
-            alone: memory,
-        }
-    }
-
-    /// The plan that each of some cards chooses for a chunk of a job that is kept to one kind; `None` for a card that does
-    /// not get it.
-    fn plans(cards: &[u64]) -> Vec<Option<MemoryPlan>> {
-        let needs = JobNeeds {
-            cpu: None,
-            cuda: Some(MemoryRequirements {
-                mib: [6000, 5000, 4000, 4000, 3000, 2500],
-            }),
-            media_mib: 0,
-        };
-        let capacities: Vec<WorkerCapacity> = cards.iter().copied().map(gpu).collect();
-        let fit = options_rounding_alike(&needs, &capacities).gpu.unwrap();
-        let constraints = fit.constraints;
-        let chosen = cards.iter().zip(&capacities).map(|(free, card)| {
-            let serves = card.serves(fit.class);
-            serves.then(|| {
-                constraints
-                    .needs
-                    .fastest_within(constraints.floor, *free)
-                    .unwrap()
-            })
-        });
-        chosen.collect()
-    }
-
-    #[test]
-    fn cards_of_one_kind_use_memory_plans_that_round_alike() {
-        use MemoryPlan::{BatchedGuidance, Offload, Sliced};
-        assert_eq!(plans(&[8192, 8192]), [Some(BatchedGuidance); 2]);
-        // Three cards with a leaner plan are better than one with the fastest, which has the smaller ones idle.
-        assert_eq!(plans(&[8192, 4096, 4096]), [Some(Sliced); 3]);
-        // Sliced does not fit, and what does gives the same bits.
-        assert_eq!(plans(&[4096, 3072]), [Some(Sliced), Some(Offload)]);
-        // A card that is too small for everything changes nothing.
-        assert_eq!(plans(&[8192, 2048]), [Some(BatchedGuidance), None]);
     }
 }

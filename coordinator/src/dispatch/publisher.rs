@@ -2,16 +2,14 @@
 //! records from the done log. The dispatcher owns the publisher and calls it after each event.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use latentfarm_common::backoff::Backoff;
-use latentfarm_common::blob::Store;
 use latentfarm_common::error::one_line;
 use latentfarm_common::ids::{ChunkId, JobId, WorkKind};
-use latentfarm_common::nats::direct::DirectReader;
-use latentfarm_common::nats::done::DoneLog;
-use latentfarm_common::nats::tasks::{Published, TaskError, TaskStream};
-use latentfarm_common::nats::{Connection, storage, subjects, topology};
+use latentfarm_common::nats::storage;
+use latentfarm_common::nats::tasks::Published;
 use latentfarm_common::queues::{Lane, Queue, ResourceClass};
 use latentfarm_common::time::FrameRange;
 use latentfarm_common::wire;
@@ -22,10 +20,11 @@ use latentfarm_common::wire::outcome::WorkerCommand;
 use latentfarm_common::wire::task::{AnalyzeTask, RenderTask, Task, TaskBody};
 use tokio::time::Instant;
 
-use super::command;
+use super::delay::drawn;
 use super::error::DispatchError;
-use super::farm::Farm;
+use super::farm_link::FarmLink;
 use super::job::Job;
+use super::lease_view::LeaseView;
 use super::placer::Reassignment;
 use super::publish_window::choose;
 use super::reconcile::QueueView;
@@ -40,10 +39,7 @@ const RETRY_BACKOFF: Backoff = Backoff::new(Duration::from_millis(500), Duration
 
 /// Publishes tasks to the queues, and removes them.
 pub(super) struct TaskPublisher {
-    connection: Connection,
-    pub(super) task_stream: TaskStream,
-    pub(super) done_log: DoneLog,
-    pub(super) store: Store,
+    pub(super) link: Arc<dyn FarmLink>,
     /// The fencing token of this coordinator.
     pub(super) epoch: u64,
     /// The failure that goes on, if the last attempt to publish failed.
@@ -62,12 +58,9 @@ struct PublishFailure {
 }
 
 impl TaskPublisher {
-    pub(super) fn new(farm: &Farm, epoch: u64) -> Self {
+    pub(super) fn new(link: &Arc<dyn FarmLink>, epoch: u64) -> Self {
         Self {
-            connection: farm.connection.clone(),
-            task_stream: TaskStream::new(&farm.connection, farm.topology),
-            done_log: DoneLog::new(&farm.connection),
-            store: farm.store.clone(),
+            link: Arc::clone(link),
             epoch,
             failure: None,
         }
@@ -115,7 +108,7 @@ impl TaskPublisher {
             tracing::warn!(error = refusal.error, "cannot publish tasks, trying again");
         }
         failure.refusal = refusal;
-        failure.retry_at = Instant::now() + failure.backoff.next_delay();
+        failure.retry_at = Instant::now() + drawn(failure.backoff.next_delay());
         Ok(())
     }
 
@@ -143,20 +136,15 @@ impl TaskPublisher {
             }
         }
         while !tasks.is_empty() {
-            let published = self
-                .task_stream
-                .publish_all(queue, &tasks)
-                .await
-                .map_err(|error| {
-                    // Some of the tasks may have been stored: they are removed before the next attempt.
-                    for task in &tasks {
-                        let job = jobs.get_mut(&task.chunk.job);
-                        if let Some(record) = job.and_then(|job| job.chunks.get_mut(task.chunk)) {
-                            record.maybe_queued = true;
-                        }
+            let published = self.link.publish(queue, &tasks).await.inspect_err(|_error| {
+                // Some of the tasks may have been stored: they are removed before the next attempt.
+                for task in &tasks {
+                    let job = jobs.get_mut(&task.chunk.job);
+                    if let Some(record) = job.and_then(|job| job.chunks.get_mut(task.chunk)) {
+                        record.maybe_queued = true;
                     }
-                    DispatchError::Tasks(error)
-                })?;
+                }
+            })?;
             let mut repeated = Vec::new();
             for (mut task, published) in tasks.into_iter().zip(published) {
                 match published {
@@ -205,7 +193,7 @@ impl TaskPublisher {
         Ok(Some(Task {
             chunk,
             attempt,
-            store: self.store.url().to_owned(),
+            store: self.link.store_url().to_owned(),
             excluded: Vec::new(),
             needed_tags: job.settings.needed_tags.clone(),
             body,
@@ -215,8 +203,7 @@ impl TaskPublisher {
     /// Stores the input of a task.
     pub(super) async fn put(&self, encoded: Result<Vec<u8>, WireError>) -> Result<BlobRef, DispatchError> {
         let bytes = encoded.map_err(DispatchError::at("encode the input of a chunk"))?;
-        let stored = self.store.put_bytes(bytes).await;
-        stored.map_err(|error| DispatchError::Store(Box::new(error)))
+        self.link.put(bytes).await
     }
 
     /// Removes the other tasks of a chunk that is done, and has the worker that runs one of them give it up.
@@ -254,7 +241,7 @@ impl TaskPublisher {
     /// Removes the tasks of one chunk, whether they are running or not, and has a worker that holds one of them and has
     /// not begun it give it up. A task that cannot be removed only causes a second run of the chunk.
     pub(super) async fn remove_tasks(&self, chunk: ChunkId) {
-        if let Err(error) = self.task_stream.remove_chunk(chunk).await {
+        if let Err(error) = self.link.remove_tasks(chunk).await {
             tracing::warn!(%chunk, error = one_line(&error), "cannot remove a task that is not needed");
         }
         self.command(WorkerCommand::GiveBack(chunk)).await;
@@ -262,12 +249,8 @@ impl TaskPublisher {
 
     /// Sends a command to all workers. One that does not receive it does work that is not needed.
     pub(super) async fn command(&self, command: WorkerCommand) {
-        if let Err(error) = command::send(&self.connection, None, &command).await {
-            tracing::debug!(
-                ?command,
-                error = one_line(error.as_ref()),
-                "a command was not sent"
-            );
+        if let Err(error) = self.link.command(None, command).await {
+            tracing::debug!(error = one_line(&error), "a command was not sent");
         }
     }
 
@@ -282,14 +265,17 @@ impl TaskPublisher {
     }
 
     /// Removes records that failed verification from the done log. A removal that fails is tried again with
-    /// the next tick.
-    pub(super) async fn retract_pending(&self, job: &mut Job) {
+    /// the next tick. Nothing is removed without the `lease`: the record may count for another coordinator by now.
+    pub(super) async fn retract_pending(&self, job: &mut Job, lease: &dyn LeaseView) {
         for record in job.chunks.analyze.iter_mut().chain(&mut job.chunks.render) {
             let (chunk, Some(sequence)) = (record.id, record.pending_retraction) else {
                 continue;
             };
-            match self.done_log.retract(chunk, sequence).await {
-                Ok(_) => record.pending_retraction = None,
+            if !lease.is_held() {
+                return;
+            }
+            match self.link.retract(chunk, sequence).await {
+                Ok(()) => record.pending_retraction = None,
                 Err(error) => {
                     tracing::warn!(%chunk, error = one_line(&error), "cannot remove a rejected result from the done log, trying again");
                 }
@@ -297,9 +283,12 @@ impl TaskPublisher {
         }
     }
 
-    /// Removes a record of no chunk of the job from the done log, once; one that stays is not read again.
-    pub(super) async fn retract(&self, chunk: ChunkId, sequence: u64) {
-        if let Err(error) = self.done_log.retract(chunk, sequence).await {
+    /// Removes a record of no chunk of the job from the done log, once, with the `lease`; one that stays is not read again.
+    pub(super) async fn retract(&self, chunk: ChunkId, sequence: u64, lease: &dyn LeaseView) {
+        if !lease.is_held() {
+            return;
+        }
+        if let Err(error) = self.link.retract(chunk, sequence).await {
             tracing::warn!(%chunk, error = one_line(&error), "cannot remove a rejected result from the done log");
         }
     }
@@ -312,21 +301,14 @@ impl TaskPublisher {
         job: &mut Job,
         adopt_at: Option<Instant>,
     ) -> Result<(), DispatchError> {
-        let filter = subjects::tasks_of_job(job.spec.id);
-        let mut reader = DirectReader::new(&self.connection.client, topology::TASKS, &filter, 1);
-        let failed = || DispatchError::at("read the tasks of an earlier coordinator");
-        while let Some(message) = reader.next().await.map_err(failed())? {
-            let Ok(task) = wire::decode::<Task>(&message.payload) else {
-                continue;
-            };
+        for task in self.link.tasks(job.spec.id).await? {
             if let Some(record) = job.chunks.get_mut(task.chunk) {
                 record.inherited = Some(task.attempt);
                 record.not_before = adopt_at;
             }
             self.command(WorkerCommand::GiveBack(task.chunk)).await;
         }
-        let removed = self.task_stream.remove_job(job.spec.id).await;
-        let removed = removed.map_err(DispatchError::Tasks)?;
+        let removed = self.link.remove_tasks_of_job(job.spec.id).await?;
         if removed > 0 {
             tracing::info!(removed, "removed tasks of an earlier coordinator");
         }
@@ -335,14 +317,14 @@ impl TaskPublisher {
 
     /// Removes the tasks of a job that has ended.
     pub(super) async fn clear(&self, job: JobId) {
-        if let Err(error) = self.task_stream.remove_job(job).await {
+        if let Err(error) = self.link.remove_tasks_of_job(job).await {
             tracing::warn!(error = one_line(&error), "cannot clear the job's tasks");
         }
     }
 
     /// Reads which chunks of a job have a task in the queue, for the comparison with the chunks' states.
-    pub(super) async fn view(&self, job: &Job, workers: &Workers) -> Result<QueueView, TaskError> {
-        let tasks = self.task_stream.queued(job.spec.id).await?;
+    pub(super) async fn view(&self, job: &Job, workers: &Workers) -> Result<QueueView, DispatchError> {
+        let tasks = self.link.queued(job.spec.id).await?;
         let published = job.chunks.render.iter().filter_map(|record| record.published);
         let lanes = published
             .map(|fit| fit.lane())
@@ -368,8 +350,8 @@ impl TaskPublisher {
 
     /// Whether the queue's consumer has no task to deliver and none in delivery, whatever the stream holds
     /// for it.
-    async fn delivers_nothing(&self, queue: Queue) -> Result<bool, TaskError> {
-        let load = topology::queue_load(&self.connection.context, queue).await?;
+    async fn delivers_nothing(&self, queue: Queue) -> Result<bool, DispatchError> {
+        let load = self.link.queue_load(queue).await?;
         Ok(load.is_none_or(|load| load.waiting == 0 && load.held == 0))
     }
 }

@@ -7,14 +7,12 @@ use std::time::Duration;
 
 use latentfarm_common::error::one_line;
 use latentfarm_common::ids::{ChunkId, JobId, WorkerId};
-use latentfarm_common::nats::Connection;
-use latentfarm_common::nats::subjects::Subject;
 use latentfarm_common::queues::Queue;
 use latentfarm_common::tags::Tags;
 use latentfarm_common::wire::outcome::WorkerCommand;
 use tokio::time::Instant;
 
-use super::command;
+use super::farm_link::FarmLink;
 use super::job::Job;
 use super::workers::Workers;
 use crate::job::chunk::state::Phase;
@@ -118,25 +116,17 @@ impl Rebalancer {
 }
 
 /// Sends what was chosen. A message that is lost is sent again.
-pub(super) async fn send(connection: &Connection, reliefs: Vec<Relief>) {
+pub(super) async fn send(link: &dyn FarmLink, reliefs: Vec<Relief>) {
     for relief in reliefs {
         tracing::debug!(?relief, "an idle worker is to get a task");
         let sent = match relief {
             Relief::GiveBack { holder, chunk } => {
-                command::send(connection, Some(holder), &WorkerCommand::GiveBack(chunk)).await
+                link.command(Some(holder), WorkerCommand::GiveBack(chunk)).await
             }
-            Relief::Announce(queue) => {
-                let subject = Subject::Wake(queue.lane.class).to_string();
-                let payload = queue.to_string().into();
-                let sent = connection.client.publish(subject, payload).await;
-                sent.map_err(async_nats::Error::from)
-            }
+            Relief::Announce(queue) => link.announce(queue).await,
         };
         if let Err(error) = sent {
-            tracing::debug!(
-                error = one_line(error.as_ref()),
-                "a message to workers was not sent"
-            );
+            tracing::debug!(error = one_line(&error), "a message to workers was not sent");
         }
     }
 }

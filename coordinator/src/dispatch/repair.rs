@@ -27,7 +27,7 @@ pub(super) async fn repair(job: &mut Job, publisher: &TaskPublisher, workers: &W
             Repair::Remove { chunk } => publisher.remove_tasks(chunk).await,
             Repair::Lost { chunk, attempt } => {
                 // If the chunk was done after the queue was read, its record is on its way here.
-                let recorded = publisher.done_log.get(chunk).await;
+                let recorded = publisher.link.record(chunk).await;
                 if matches!(recorded, Ok(None)) {
                     job.apply(chunk, ChunkEvent::QueueLost { attempt });
                 }

@@ -1,6 +1,8 @@
 //! Runs a farm: the jobs that orders bring, or one job from its manifest to its end. `render` calls [`run_job`]
 //! once its job is planned, and cuts the source video beside it.
 
+use std::sync::Arc;
+
 use latentfarm_common::nats::lease::Lease;
 use latentfarm_common::nats::topology;
 use latentfarm_common::shutdown::Shutdown;
@@ -10,6 +12,7 @@ use super::dispatcher::Dispatcher;
 use super::error::DispatchError;
 use super::farm::Farm;
 use super::job_event::JobEvent;
+use super::nats_link::NatsLink;
 use super::order::{Admission, JobEnd, Order, PlannedJob};
 use super::segment_reader::SegmentReader;
 use super::settings::{DispatchSettings, FarmSettings};
@@ -41,7 +44,8 @@ pub async fn run_farm(
 ) -> Result<(), DispatchError> {
     // The future is boxed because it is too large to be part of the callers' futures.
     let run = async {
-        let mut dispatcher = Dispatcher::open(farm, lease, settings, reader, orders).await?;
+        let link = Arc::new(NatsLink::new(farm, reader));
+        let mut dispatcher = Dispatcher::open(link, lease, settings, orders).await?;
         dispatcher.run(shutdown).await
     };
     Box::pin(run).await

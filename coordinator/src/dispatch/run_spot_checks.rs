@@ -88,7 +88,7 @@ impl Dispatcher<'_> {
             Step::Ignored => {}
             Step::NotIndependent => {
                 tracing::warn!(%task, "a worker rendered again what it had rendered itself");
-                self.publisher.retract(task, sequence).await;
+                self.publisher.retract(task, sequence, self.lease).await;
                 self.request_rendering(chunk).await;
             }
             Step::Differs => self.request_decision(chunk).await,

@@ -10,7 +10,6 @@ use latentfarm_common::time::milliseconds;
 use latentfarm_common::wire::outcome::{Failure, Heartbeat, WorkerCommand, WorkerState};
 use tokio::time::Instant;
 
-use super::command;
 use super::dispatcher::Dispatcher;
 use super::job_event::JobEvent;
 use super::workers::SetAside;
@@ -62,10 +61,10 @@ impl Dispatcher<'_> {
             pause_ms: milliseconds(pause),
             reason: out.reason.clone(),
         };
-        if let Err(error) = command::send(self.connection, Some(out.worker.clone()), &set_aside).await {
+        if let Err(error) = self.link.command(Some(out.worker.clone()), set_aside).await {
             tracing::warn!(
                 worker = %out.worker,
-                error = one_line(error.as_ref()),
+                error = one_line(&error),
                 "cannot ask a worker to pause; it is asked again with its next heartbeat"
             );
         }

@@ -9,6 +9,7 @@ use latentfarm_common::nats::lease::{Contention, LeaseTtl};
 use latentfarm_common::queues::{DEFAULT_PRIORITY, Lane, Queue};
 use latentfarm_common::tags::Tags;
 
+use super::delay::drawn;
 use crate::job::retry::RetryDelay;
 use crate::placement::{CpuFallback, JobNeeds, OneKind};
 
@@ -108,8 +109,8 @@ impl Timeouts {
     pub(super) fn delay(&self, delay: RetryDelay, tries: u32) -> Duration {
         match delay {
             RetryDelay::Immediate => Duration::ZERO,
-            RetryDelay::Shortest => self.retry.delay_for(0),
-            RetryDelay::Exponential => self.retry.delay_for(tries.saturating_sub(1) as usize),
+            RetryDelay::Shortest => drawn(self.retry.delay_for(0)),
+            RetryDelay::Exponential => drawn(self.retry.delay_for(tries.saturating_sub(1) as usize)),
         }
     }
 }

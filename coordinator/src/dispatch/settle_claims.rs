@@ -49,7 +49,7 @@ impl Dispatcher<'_> {
             };
             let record = job.on_done_record(chunk, sequence, record);
             if record.is_none() {
-                self.publisher.retract_pending(job).await;
+                self.publisher.retract_pending(job, self.lease).await;
             }
             record
         };
@@ -76,7 +76,7 @@ impl Dispatcher<'_> {
 
     /// Rejects the records whose time is over. During an outage no report can come.
     pub(super) async fn settle_overdue_claims(&mut self, now: Instant) {
-        if !self.connection.is_up() {
+        if !self.link.is_up() {
             for claim in &mut self.claims {
                 claim.until = now + self.settings.timeouts.report_wait;
             }
@@ -145,10 +145,10 @@ impl Dispatcher<'_> {
             return;
         };
         job.reject(chunk, sequence, reason);
-        self.publisher.retract_pending(job).await;
+        self.publisher.retract_pending(job, self.lease).await;
         if is_beside_the_job(chunk) {
             // The comparison waits for the record of the machine that has the task, and is given up without one.
-            self.publisher.retract(chunk, sequence).await;
+            self.publisher.retract(chunk, sequence, self.lease).await;
         }
     }
 

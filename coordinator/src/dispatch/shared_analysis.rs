@@ -5,17 +5,18 @@
 //! same time, such as the languages of a batch.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use latentfarm_common::digest::Digest;
 use latentfarm_common::error::one_line;
 use latentfarm_common::ids::{ChunkId, JobId, WorkKind};
-use latentfarm_common::nats::done::DoneLog;
 use latentfarm_common::time::FrameRange;
 use latentfarm_common::wire::outcome::DoneRecord;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::farm_link::FarmLink;
 use super::job::Job;
 use crate::job::chunk::state::Phase;
 use crate::job::record::ChunkRecord;
@@ -84,14 +85,14 @@ impl<'a> SharedAnalyses<'a> {
 
 /// Writes records of one job as those of others, in tasks beside the dispatcher's. Dropping it aborts them.
 pub(super) struct RecordSharer {
-    done_log: DoneLog,
+    link: Arc<dyn FarmLink>,
     running: JoinSet<()>,
 }
 
 impl RecordSharer {
-    pub(super) fn new(done_log: DoneLog) -> Self {
+    pub(super) fn new(link: &Arc<dyn FarmLink>) -> Self {
         Self {
-            done_log,
+            link: Arc::clone(link),
             running: JoinSet::new(),
         }
     }
@@ -141,15 +142,15 @@ impl RecordSharer {
             return;
         };
         known.not_before = Some(Instant::now() + RECORD_WAIT);
-        let (done_log, record) = (
-            self.done_log.clone(),
+        let (link, record) = (
+            Arc::clone(&self.link),
             DoneRecord {
                 chunk,
                 ..record.clone()
             },
         );
         self.running.spawn(async move {
-            if let Err(error) = done_log.commit(&record).await {
+            if let Err(error) = link.commit(record).await {
                 tracing::warn!(%chunk, error = one_line(&error), "an analysis is made again");
             }
         });

@@ -10,7 +10,6 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::backup;
-use super::command;
 use super::dispatcher::Dispatcher;
 use super::error::DispatchError;
 use super::job::Job;
@@ -90,15 +89,16 @@ impl Dispatcher<'_> {
         video: mpsc::UnboundedReceiver<VideoNews>,
     ) -> Result<(), DispatchError> {
         let id = job.spec.id;
-        self.estimator.read(self.connection, &job.spec.model).await;
+        self.link
+            .read_estimates(&mut self.estimator, &job.spec.model)
+            .await;
         job.begin(self.lease.epoch());
         let adopt_at = match self.settings.contention {
             Contention::Refuse => Some(Instant::now() + self.settings.timeouts.adopt_timeout),
             Contention::Seize => None,
         };
         self.publisher.take_over(&mut job, adopt_at).await?;
-        let entries = self.publisher.done_log.list(id).await;
-        let entries = entries.map_err(DispatchError::at("use the done log"))?;
+        let entries = self.link.records(id).await?;
         if !entries.is_empty() {
             job.log.notify(JobEvent::Resumed {
                 records: entries.len(),
@@ -115,7 +115,7 @@ impl Dispatcher<'_> {
             next = next.max(entry.sequence + 1);
             self.on_done(entry).await;
         }
-        self.inbox.follow(self.connection, id, next).await?;
+        self.inbox.follow(&*self.link, id, next).await?;
         self.sharer.supply(&mut self.jobs, id);
         self.inbox.follow_video(id, video);
         Ok(())
@@ -179,7 +179,7 @@ impl Dispatcher<'_> {
         else {
             return;
         };
-        rebalance::send(self.connection, reliefs).await;
+        rebalance::send(&*self.link, reliefs).await;
         let Some(backup) = backup::choose(&self.jobs, &self.workers, &without, &self.estimator) else {
             return;
         };
@@ -195,7 +195,7 @@ impl Dispatcher<'_> {
 
     /// Removes the workers that have left or were lost, and gives their tasks to others.
     pub(super) async fn expire_workers(&mut self, now: Instant) {
-        let listening = self.connection.is_up();
+        let listening = self.link.is_up();
         for departed in self.workers.expire(now, listening) {
             let worker = departed.worker.clone();
             self.notify_all(&if departed.announced {
@@ -238,9 +238,9 @@ impl Dispatcher<'_> {
     /// Asks the workers that are at work on a job to give it up. A worker that does not receive this finishes its chunk.
     async fn stop_workers_of(&self, job: JobId) {
         let cancel = WorkerCommand::Cancel(job);
-        if let Err(error) = command::send(self.connection, None, &cancel).await {
+        if let Err(error) = self.link.command(None, cancel).await {
             tracing::warn!(
-                error = one_line(error.as_ref()),
+                error = one_line(&error),
                 "cannot ask the workers to give a job up"
             );
         }

@@ -67,8 +67,8 @@ impl Dispatcher<'_> {
                     .record_failure(&record.worker, failed, &reason, Instant::now());
                 let result = (record.attempt, Some(record.worker.clone()));
                 job.retract(chunk, sequence, result, reason);
-                job.give_up_if_failing(chunk, &self.workers);
-                self.publisher.retract_pending(job).await;
+                job.give_up_if_failing(chunk, &self.workers, &self.estimator);
+                self.publisher.retract_pending(job, self.lease).await;
             }
         }
     }

@@ -1,32 +1,23 @@
 //! Verifies done records before they count, in tasks beside the dispatcher's.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use latentfarm_common::backoff::Backoff;
-use latentfarm_common::blob::{BlobError, Store};
-use latentfarm_common::error::one_line;
 use latentfarm_common::frame::PictureDifference;
 use latentfarm_common::ids::{ChunkId, WorkKind};
 use latentfarm_common::time::FrameRange;
-use latentfarm_common::wire;
 use latentfarm_common::wire::blob::BlobRef;
-use latentfarm_common::wire::outcome::{DoneBody, DoneRecord, FaceObservations, FrameObservation};
+use latentfarm_common::wire::outcome::{DoneBody, DoneRecord, FrameObservation};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
-use super::farm::Farm;
-use super::segment_reader::{SegmentCheck, SegmentReader};
+use super::farm_link::FarmLink;
 use super::unverified::Unverified;
-use crate::segment_check::{BadSegment, ExpectedPictures};
+use crate::segment_check::BadSegment;
 
 /// The number of segments that are verified at a time; each is decoded, which takes a core.
 const SEGMENTS_AT_ONCE: usize = 2;
 /// The number of analyses that are verified at a time; they are only read, and render chunks wait for them.
 const ANALYSES_AT_ONCE: usize = 4;
-/// The number of attempts to read a blob while the store does not answer.
-const READ_ATTEMPTS: u32 = 5;
-const READ_BACKOFF: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(4));
 
 /// The result of verifying one record.
 #[derive(Debug)]
@@ -48,8 +39,7 @@ pub(super) struct Comparison {
 
 /// Runs verifications, and sends their verdicts. Dropping the verifier aborts those that are running.
 pub(super) struct Verifier {
-    farm: Farm,
-    reader: SegmentReader,
+    link: Arc<dyn FarmLink>,
     segments: Arc<Semaphore>,
     analyses: Arc<Semaphore>,
     verdicts: mpsc::UnboundedSender<Verdict>,
@@ -59,12 +49,11 @@ pub(super) struct Verifier {
 
 impl Verifier {
     /// Makes a verifier, and the receivers of its results.
-    pub(super) fn new(farm: &Farm, reader: SegmentReader) -> (Self, Results) {
+    pub(super) fn new(link: &Arc<dyn FarmLink>) -> (Self, Results) {
         let (verdicts, verdict_receiver) = mpsc::unbounded_channel();
         let (comparisons, comparison_receiver) = mpsc::unbounded_channel();
         let verifier = Self {
-            farm: farm.clone(),
-            reader,
+            link: Arc::clone(link),
             segments: Arc::new(Semaphore::new(SEGMENTS_AT_ONCE)),
             analyses: Arc::new(Semaphore::new(ANALYSES_AT_ONCE)),
             verdicts,
@@ -89,8 +78,7 @@ impl Verifier {
         }: Unverified,
     ) {
         while self.running.try_join_next().is_some() {}
-        let record = Arc::new(record);
-        let (farm, check) = (self.farm.clone(), Arc::clone(&self.reader.check));
+        let (record, link) = (Arc::new(record), Arc::clone(&self.link));
         let verdicts = self.verdicts.clone();
         let permits = Arc::clone(match record.chunk.work {
             WorkKind::Analyze => &self.analyses,
@@ -99,7 +87,10 @@ impl Verifier {
         self.running.spawn(async move {
             // The semaphore is never closed.
             let _permit = permits.acquire_owned().await.ok();
-            let result = verify(&farm, check, &record, range, expected).await;
+            let result = match check_counts(&record, range) {
+                Ok(()) => link.verify(Arc::clone(&record), range, expected).await,
+                Err(reason) => Err(BadSegment::Broken(reason)),
+            };
             // The dispatcher may have been dropped, which ends this task too.
             let _ = verdicts.send(Verdict {
                 record,
@@ -112,15 +103,11 @@ impl Verifier {
     /// Begins to compare the first pictures of two segments, the second of which is the result of `chunk`.
     pub(super) fn compare(&mut self, chunk: ChunkId, original: BlobRef, again: BlobRef) {
         while self.running.try_join_next().is_some() {}
-        let (farm, compare) = (self.farm.clone(), Arc::clone(&self.reader.compare));
-        let (comparisons, permits) = (self.comparisons.clone(), Arc::clone(&self.segments));
+        let (link, comparisons) = (Arc::clone(&self.link), self.comparisons.clone());
+        let permits = Arc::clone(&self.segments);
         self.running.spawn(async move {
             let _permit = permits.acquire_owned().await.ok();
-            let compared = farm.connection.outlast(|| {
-                let compare = Arc::clone(&compare);
-                beside(move || compare(&original, &again), |cut_short| cut_short)
-            });
-            let result = compared.await;
+            let result = link.compare(original, again).await;
             let _ = comparisons.send(Comparison { chunk, result });
         });
     }
@@ -130,47 +117,6 @@ impl Verifier {
 pub(super) struct Results {
     pub(super) verdicts: mpsc::UnboundedReceiver<Verdict>,
     pub(super) comparisons: mpsc::UnboundedReceiver<Comparison>,
-}
-
-async fn verify(
-    farm: &Farm,
-    check: SegmentCheck,
-    record: &Arc<DoneRecord>,
-    range: FrameRange,
-    expected: Option<ExpectedPictures>,
-) -> Result<Vec<FrameObservation>, BadSegment> {
-    check_counts(record, range).map_err(BadSegment::Broken)?;
-    match record.chunk.work {
-        WorkKind::Analyze => {
-            let observed = observations(farm, record, range).await;
-            observed.map_err(BadSegment::Broken)
-        }
-        WorkKind::Render | WorkKind::Border | WorkKind::SpotCheck => {
-            let expected = Arc::new(expected);
-            // A result that cannot be read during an outage is not a bad one.
-            let done = farm
-                .connection
-                .outlast(|| {
-                    let (check, record) = (Arc::clone(&check), Arc::clone(record));
-                    let expected = Arc::clone(&expected);
-                    beside(
-                        move || check(&record, range, expected.as_ref().as_ref()),
-                        BadSegment::Broken,
-                    )
-                })
-                .await;
-            done.map(|()| Vec::new())
-        }
-    }
-}
-
-/// Looks into segments on a thread for blocking work.
-async fn beside<T: Send + 'static, E: Send + 'static>(
-    look: impl FnOnce() -> Result<T, E> + Send + 'static,
-    cut_short: impl FnOnce(String) -> E,
-) -> Result<T, E> {
-    let done = tokio::task::spawn_blocking(look).await;
-    done.unwrap_or_else(|error| Err(cut_short(format!("the verification was cut short: {error}"))))
 }
 
 /// Checks the record's own figures against the length of its chunk.
@@ -203,42 +149,5 @@ fn check_counts(record: &DoneRecord, range: FrameRange) -> Result<(), String> {
         }
         (DoneBody::Analyze { .. }, WorkKind::Render | WorkKind::Border | WorkKind::SpotCheck)
         | (DoneBody::Render { .. }, WorkKind::Analyze) => Err("it is about another kind of work".to_owned()),
-    }
-}
-
-async fn observations(
-    farm: &Farm,
-    record: &DoneRecord,
-    range: FrameRange,
-) -> Result<Vec<FrameObservation>, String> {
-    let read = farm.connection.outlast(|| read(&farm.store, record));
-    let bytes = read.await.map_err(|error| one_line(&error))?;
-    let observations: FaceObservations = wire::decode(&bytes).map_err(|error| one_line(&error))?;
-    let found = observations.frames.len() as u64;
-    if found == range.len() {
-        Ok(observations.frames)
-    } else {
-        Err(format!(
-            "it holds the faces of {found} frames instead of {}",
-            range.len()
-        ))
-    }
-}
-
-/// Reads the artifact of a record. A store that does not answer is tried again; a blob that is missing or
-/// damaged is an error at once.
-async fn read(store: &Store, record: &DoneRecord) -> Result<Vec<u8>, BlobError> {
-    let mut backoff = READ_BACKOFF;
-    let mut tries = 1;
-    loop {
-        match store.get_bytes(&record.artifact).await {
-            Ok(bytes) => return Ok(bytes),
-            Err(error) if tries == READ_ATTEMPTS || !error.may_pass() => return Err(error),
-            Err(error) => {
-                tracing::warn!(chunk = %record.chunk, error = one_line(&error), "cannot read a result yet");
-                tokio::time::sleep(backoff.next_delay()).await;
-                tries += 1;
-            }
-        }
     }
 }

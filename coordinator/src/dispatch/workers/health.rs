@@ -8,6 +8,8 @@ use latentfarm_common::ids::{ChunkId, WorkerId};
 use latentfarm_common::tags::Tags;
 use tokio::time::Instant;
 
+use crate::dispatch::delay::drawn;
+
 /// A worker that fails so many attempts in a row, while another one finishes chunks, is set aside.
 const FAILURES_IN_A_ROW: u32 = 3;
 /// So is one that failed so many chunks since its last success which another one has finished.
@@ -184,7 +186,7 @@ impl FailingWorker {
         {
             return None;
         }
-        let pause = pauses.delay_for(self.times_set_aside as usize);
+        let pause = drawn(pauses.delay_for(self.times_set_aside as usize));
         let noun = if self.in_a_row == 1 { "attempt" } else { "attempts" };
         let reason = format!(
             "it failed {} {noun} in a row while others finish theirs; the last one: {}",

@@ -57,6 +57,12 @@ impl Workers {
         }
     }
 
+    /// Whether a worker has reported, and is not lost.
+    #[cfg(test)]
+    pub(in crate::dispatch) fn knows(&self, worker: &WorkerId) -> bool {
+        self.known.contains_key(worker)
+    }
+
     /// Whether there is another worker that can be given what this one fails of a job that needs these tags.
     pub(in crate::dispatch) fn could_help(&self, worker: &WorkerId, needed: &Tags) -> bool {
         let mut others = self.known.iter().filter(|(other, _)| *other != worker);

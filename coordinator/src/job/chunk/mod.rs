@@ -2,6 +2,8 @@
 //! in the [parent module](super).
 
 pub mod event;
+#[cfg(test)]
+pub(crate) mod probe;
 pub mod state;
 
 #[cfg(test)]

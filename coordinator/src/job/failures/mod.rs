@@ -80,13 +80,10 @@ impl Failures {
         ))
     }
 
-    /// Whether the chunk has failed twice on each of these workers. False if there are none.
-    pub fn cover(&self, workers: &BTreeSet<WorkerId>) -> bool {
-        let has_tried = |worker: &WorkerId| {
-            let failures = self.by_worker.get(worker);
-            failures.is_some_and(|failures| failures.count >= TRIES_ON_A_WORKER)
-        };
-        !workers.is_empty() && workers.iter().all(has_tried)
+    /// Whether the chunk has failed on the worker as often as a worker has to try it.
+    pub fn has_tried(&self, worker: &WorkerId) -> bool {
+        let failures = self.by_worker.get(worker);
+        failures.is_some_and(|failures| failures.count >= TRIES_ON_A_WORKER)
     }
 }
 

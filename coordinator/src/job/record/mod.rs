@@ -36,6 +36,9 @@ pub struct ChunkRecord {
     pub not_before: Option<Instant>,
     /// Whether a done record of the chunk is being verified.
     pub being_verified: bool,
+    /// The sequence number in the done log of the chunk's last record that has come. A record may come again, and is
+    /// not judged again: it would confirm itself.
+    pub last_record: u64,
     /// The sequence number in the done log of a record that failed verification and is still to be removed.
     pub pending_retraction: Option<u64>,
     /// Records of this attempt and of older ones do not count, because one of them failed verification.
@@ -56,8 +59,6 @@ pub struct ChunkRecord {
     pub holders: Holders,
     /// On which workers attempts have failed.
     pub failures: Failures,
-    /// Who may run the chunk although the job's settings ask for others, because it failed on those.
-    pub detour: Detour,
     /// The queue that the last placement chose; only a chunk of the backlog has one.
     pub scheduled: Option<Scheduled>,
     /// Why the last placement found no live worker for the chunk, if it found none.
@@ -69,18 +70,8 @@ pub struct ChunkRecord {
     /// The attempt of a second task of the chunk, which another worker runs beside the one that counts. Its reports change
     /// nothing; its result counts if it is the first.
     pub backup: Option<Attempt>,
-}
-
-/// How far a chunk has left the machines that it would be placed on, because it failed on all of these.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Detour {
-    /// The chunk is placed like all others.
-    #[default]
-    None,
-    /// Machines of all numeric kinds may run it.
-    AnyKind,
-    /// The CPU may run it although it fits a GPU.
-    Cpu,
+    /// The last attempt that was a backup, whether it goes on or not.
+    pub last_backup: Option<Attempt>,
 }
 
 /// The queue that a chunk of the backlog is to be published to.
@@ -174,6 +165,7 @@ impl ChunkRecord {
             state: ChunkState::default(),
             not_before: None,
             being_verified: false,
+            last_record: 0,
             pending_retraction: None,
             retracted: None,
             maybe_queued: false,
@@ -184,17 +176,23 @@ impl ChunkRecord {
             losses: 0,
             holders: Holders::default(),
             failures: Failures::default(),
-            detour: Detour::default(),
             scheduled: None,
             unschedulable: None,
             refusals: None,
             published: None,
             backup: None,
+            last_backup: None,
         }
     }
 
     pub fn state(&self) -> &ChunkState {
         &self.state
+    }
+
+    /// Whether a report about `attempt` is about a second task of the chunk, which may be over: reports come late, and again.
+    pub fn is_of_backup(&self, attempt: Attempt) -> bool {
+        let is_known = self.last_backup.is_some_and(|last| attempt <= last);
+        is_known && self.state.is_under_way() && attempt > self.state.attempt
     }
 
     /// Whether the chunk may be published now, provided that a queue is chosen for it.
@@ -314,7 +312,11 @@ impl ChunkRecord {
         let cause = event.cause();
         let is_end = cause.is_some();
         let failed_on = event.failed_on().cloned();
+        #[cfg(test)]
+        let noted = event.clone();
         let step = self.state.on(event);
+        #[cfg(test)]
+        crate::job::chunk::probe::note(self.id, &self.state, &noted, &step);
         let Step::Moved(next) = &step else { return step };
         if let (Some(cause), Some(worker)) = (cause, failed_on) {
             let is_bad_input = cause.class == RetryClass::BadInput;
