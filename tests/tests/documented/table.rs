@@ -157,6 +157,18 @@ pub(crate) const NOT_RUN: &[(&str, &str)] = &[
         "cargo t --run-ignored only -E 'binary(lips_follow)'",
         "takes 8 minutes",
     ),
+    (
+        "cargo t -E 'test(simulation)' --no-capture",
+        "runs a part of the tests",
+    ),
+    (
+        "LATENTFARM_SIMULATION_SEEDS=100000 cargo t -E 'test(simulation)'",
+        "takes 15 minutes",
+    ),
+    (
+        "LATENTFARM_SIMULATION_SEED=1234 cargo t -E 'test(simulation_of_one)' --no-capture",
+        "runs a part of the tests",
+    ),
     ("cargo quick", "runs a part of the tests"),
     ("cargo golden", "runs a part of the tests"),
     ("cargo golden --no-capture", "runs a part of the tests"),
