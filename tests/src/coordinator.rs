@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::farm::{Access, START_DEADLINE, installed_server};
-use crate::{ProcessTag, program};
+use crate::farm::{START_DEADLINE, installed_server};
+use crate::{Access, ProcessTag, program};
 
 /// What a coordinator says once it is at work.
 const AT_WORK: &str = "coordinating the farm";

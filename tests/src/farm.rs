@@ -1,6 +1,5 @@
 //! A farm as an operator sets it up: a nats-server, and workers that join and leave.
 
-use std::ffi::OsStr;
 use std::fs;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
@@ -11,7 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::{ProcessTag, program};
+use crate::{Access, ProcessTag, program};
 
 pub(crate) const START_DEADLINE: Duration = Duration::from_secs(30);
 
@@ -21,15 +20,6 @@ pub struct Server {
     process: Child,
     dir: PathBuf,
     access: Access,
-}
-
-/// How the programs of a farm reach its server.
-#[derive(Clone, Debug)]
-pub struct Access {
-    pub url: String,
-    pub(crate) keys: PathBuf,
-    /// The certificate by which they recognise it, if it encrypts.
-    pub(crate) authority: Option<PathBuf>,
 }
 
 impl Deref for Server {
@@ -96,17 +86,6 @@ impl Server {
         let port = self.url.rsplit(':').next().expect("a port");
         self.process = launch(&self.dir, port);
         assert_eq!(address_of(&self.dir, self.process.id()), self.url);
-    }
-}
-
-impl Access {
-    /// Returns the environment variable with which a program connects as `user`: `coordinator`, `operator`,
-    /// `observer`, or `worker-NAME`.
-    #[track_caller]
-    pub fn key(&self, user: &str) -> (&'static str, String) {
-        let path = self.keys.join(format!("{user}.nk"));
-        let seed = fs::read_to_string(&path).unwrap_or_else(|error| panic!("no key of {user}: {error}"));
-        ("LATENTFARM_NKEY_SEED", seed.trim().to_owned())
     }
 }
 
@@ -265,70 +244,5 @@ impl Drop for Worker {
     fn drop(&mut self) {
         let _already_gone = self.process.kill();
         let _already_gone = self.process.wait();
-    }
-}
-
-/// What a command printed.
-#[derive(Debug)]
-pub struct Answer {
-    pub code: Option<i32>,
-    /// The JSON lines on standard output.
-    pub lines: Vec<Value>,
-    pub stderr: String,
-}
-
-impl Answer {
-    /// Returns the last line, and panics unless the command ended with 0.
-    #[track_caller]
-    pub fn last(self) -> Value {
-        assert_eq!(self.code, Some(0), "{self:#?}");
-        self.lines.into_iter().next_back().expect("a line")
-    }
-
-    /// Returns the event of a written output, and panics unless there is one.
-    #[track_caller]
-    pub fn written(&self) -> &Value {
-        let found = self.lines.iter().find(|line| line["event"] == "written");
-        found.unwrap_or_else(|| panic!("nothing was written: {self:#?}"))
-    }
-}
-
-impl Access {
-    /// Returns the environment variable that names the certificate of the server's authority, if it has one.
-    pub fn authority(&self) -> Option<(&'static str, &Path)> {
-        self.authority.as_deref().map(|path| ("LATENTFARM_CA", path))
-    }
-
-    /// Returns a `latentfarm` command of an operator of this farm.
-    #[track_caller]
-    pub fn operator(&self, tag: &ProcessTag) -> Command {
-        let (variable, value) = tag.env();
-        let (seed_variable, seed) = self.key("operator");
-        let mut command = Command::new(program("latentfarm"));
-        command
-            .env(variable, value)
-            .env(seed_variable, seed)
-            .envs(self.authority())
-            .env("LATENTFARM_NATS", &self.url)
-            .stdin(Stdio::null());
-        command
-    }
-
-    /// Runs a command of an operator to its end, with `--json`.
-    #[track_caller]
-    pub fn operate<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Answer {
-        let tag = ProcessTag::new();
-        let ended = self.operator(&tag).args(args).arg("--json").output();
-        let ended = ended.expect("run latentfarm");
-        let text = String::from_utf8_lossy(&ended.stdout);
-        tag.assert_nothing_left();
-        Answer {
-            code: ended.status.code(),
-            lines: text
-                .lines()
-                .filter_map(|line| serde_json::from_str(line).ok())
-                .collect(),
-            stderr: String::from_utf8_lossy(&ended.stderr).into_owned(),
-        }
     }
 }

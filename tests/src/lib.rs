@@ -6,6 +6,7 @@
     reason = "a test harness panics where the test fails"
 )]
 
+mod access;
 mod cards;
 mod clips;
 mod coordinator;
@@ -17,10 +18,11 @@ mod restrict;
 mod stage;
 mod sync;
 
+pub use access::{Access, Answer};
 pub use cards::Card;
 pub use clips::{Clips, Material, decoded, repeat, tiny_weights, tiny_weights_as, transcode, zeroed};
 pub use coordinator::Coordinator;
-pub use farm::{Access, Answer, Server, Worker, installed_server};
+pub use farm::{Server, Worker, installed_server};
 pub use gpus::StandInGpu;
 pub use processes::{ProcessTag, eventually, wait_until};
 pub use render::{Finished, Render, Running, program};

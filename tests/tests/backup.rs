@@ -6,32 +6,10 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use farm_tests::{
-    Access, Coordinator, ProcessTag, Server, Stage, Worker, installed_server, program, wait_until,
-};
-use latentfarm_common::backoff::RetryLimit;
+use farm_tests::{Access, Coordinator, ProcessTag, Stage, Worker, installed_server, program, wait_until};
 use latentfarm_common::ids::WorkKind;
 use latentfarm_common::nats::done::DoneLog;
-use latentfarm_common::nats::identity::PemFile;
-use latentfarm_common::nats::{Identity, Role, connect};
 use serde_json::Value;
-
-/// Runs a command with the key of `user`. Returns its exit code, and what it printed.
-fn run(server: &Server, user: &str, args: &[&str], file: &Path) -> (Option<i32>, String) {
-    let (variable, key) = server.key(user);
-    let ended = Command::new(program("latentfarm"))
-        .args(args)
-        .arg(file)
-        .args(["--nats", &server.url])
-        .env(variable, key)
-        .output()
-        .expect("run latentfarm");
-    let printed = [ended.stdout, ended.stderr].concat();
-    (
-        ended.status.code(),
-        String::from_utf8_lossy(&printed).into_owned(),
-    )
-}
 
 /// Restores a backup into the folder of a coordinator with a server of its own.
 fn restore_into(dir: &Path, file: &Path, tag: &ProcessTag) -> (Option<i32>, String) {
@@ -52,17 +30,8 @@ fn restore_into(dir: &Path, file: &Path, tag: &ProcessTag) -> (Option<i32>, Stri
 
 /// Returns how many chunks of a job each worker has rendered.
 fn rendered(server: &Access, job: &Value) -> BTreeMap<String, usize> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.expect("a runtime").block_on(async {
-        let identity = Identity {
-            role: Role::Observer,
-            nkey_seed: Some(server.key("observer").1),
-            authority: server.authority().map(|(_, path)| PemFile::File(path.to_owned())),
-            client: None,
-            name: "test".to_owned(),
-        };
-        let connection = connect(&server.url, &identity, RetryLimit::Tries(1)).await;
-        let log = DoneLog::new(&connection.expect("a connection"));
+    server.connected("observer", async |connection| {
+        let log = DoneLog::new(&connection);
         let job = job.as_str().expect("a job").parse().expect("a job");
         let mut found = BTreeMap::new();
         for entry in log.list(job).await.expect("the done log") {
@@ -99,9 +68,13 @@ fn a_farm_goes_on_from_its_backup_on_another_server_and_renders_nothing_again() 
 
     let file = stage.material.path("farm.backup");
     // A worker may not read what others have done.
-    let (code, printed) = run(&stage.server, "worker-first", &["backup"], &file);
+    let (code, printed) = stage
+        .server
+        .run_as("worker-first", ["backup".as_ref(), file.as_os_str()]);
     assert!(code == Some(1) && !file.exists(), "{printed}");
-    let (code, printed) = run(&stage.server, "observer", &["backup"], &file);
+    let (code, printed) = stage
+        .server
+        .run_as("observer", ["backup".as_ref(), file.as_os_str()]);
     assert_eq!(code, Some(0), "{printed}");
     let left: Vec<_> = fs::read_dir(file.parent().expect("a folder"))
         .expect("a folder")
@@ -115,7 +88,9 @@ fn a_farm_goes_on_from_its_backup_on_another_server_and_renders_nothing_again() 
         .filter(|name| name.starts_with(".latentfarm"))
         .collect();
     assert_eq!(left, [""; 0]);
-    let (code, printed) = run(&stage.server, "coordinator", &["restore"], &file);
+    let (code, printed) = stage
+        .server
+        .run_as("coordinator", ["restore".as_ref(), file.as_os_str()]);
     assert_eq!(code, Some(2), "{printed}");
     assert!(
         printed.contains("another coordinator is at work on this farm"),
@@ -158,6 +133,8 @@ fn a_farm_goes_on_from_its_backup_on_another_server_and_renders_nothing_again() 
     about("resume", half, &[]);
     let ended = about("status", half, &["--wait"]);
     assert_eq!(ended["phase"], "complete", "{ended}");
+    let audit = server.operate(["audit", "--verify"]).last();
+    assert_eq!(audit["findings"], serde_json::json!([]), "{audit}");
     for (job, name, seed) in [(complete, "a", "1"), (half, "b", "2")] {
         let path = material.path(&format!("{name}.mp4"));
         let _ = fs::remove_file(&path);

@@ -2,43 +2,20 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 use async_nats::jetstream;
-use farm_tests::{Access, Coordinator, Material, ProcessTag, Running, Server, Worker, program};
-use latentfarm_common::backoff::RetryLimit;
+use farm_tests::{Access, Coordinator, Material, ProcessTag, Running, Server, Worker};
 use latentfarm_common::digest::Digest;
-use latentfarm_common::nats::{Connection, Identity, Role, connect};
+use latentfarm_common::nats::Connection;
 
 /// Runs `share-weights` with the key of `user`. Returns its exit code, and what it printed.
 fn share(server: &Access, user: &str, weights: &Path) -> (Option<i32>, String) {
-    let (variable, key) = server.key(user);
-    let ended = Command::new(program("latentfarm"))
-        .args(["share-weights", "--nats", &server.url])
-        .arg(weights)
-        .env(variable, key)
-        .output()
-        .expect("run latentfarm");
-    let printed = [ended.stdout, ended.stderr].concat();
-    (
-        ended.status.code(),
-        String::from_utf8_lossy(&printed).into_owned(),
-    )
+    server.run_as(user, ["share-weights".as_ref(), weights.as_os_str()])
 }
 
 /// Does something to the stream of the shared weights, with the coordinator's key.
 fn tamper<T>(server: &Access, deed: impl AsyncFnOnce(Connection, jetstream::stream::Stream) -> T) -> T {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.expect("a runtime").block_on(async {
-        let identity = Identity {
-            role: Role::Coordinator,
-            nkey_seed: Some(server.key("coordinator").1),
-            authority: None,
-            client: None,
-            name: "test".to_owned(),
-        };
-        let connection = connect(&server.url, &identity, RetryLimit::Tries(1)).await;
-        let connection = connection.expect("a connection");
+    server.connected("coordinator", async |connection| {
         let stream = connection.context.get_stream("OBJ_farm-weights").await;
         deed(connection, stream.expect("the bucket of the weights")).await
     })

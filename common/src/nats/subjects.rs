@@ -214,9 +214,12 @@ pub fn shared_weights(identity: Digest) -> String {
     format!("farm.weights.{identity}")
 }
 
+/// Last part of the key of a job's manifest in the bucket of jobs.
+pub const MANIFEST: &str = "manifest";
+
 /// Key of a job's manifest in the bucket of jobs.
 pub fn manifest_key(job: JobId) -> String {
-    format!("{job}.manifest")
+    format!("{job}.{MANIFEST}")
 }
 
 /// Key of record `number` of the segments of a job's source video, in the bucket of jobs.

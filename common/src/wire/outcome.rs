@@ -252,8 +252,7 @@ impl Heartbeat {
         self.task.iter().chain(&self.finishing)
     }
 
-    /// Returns the heartbeat of a worker that just started: its device was not measured yet, and nothing is
-    /// done.
+    /// Returns the heartbeat of a worker that just started, with nothing measured and nothing done.
     pub fn starting(worker: WorkerId, device: String) -> Self {
         Self {
             worker,
@@ -310,8 +309,7 @@ pub struct TaskProgress {
     pub chunk: ChunkId,
     /// The attempt of the task.
     pub attempt: Attempt,
-    /// Number of frames that are finished. Work on unfinished ones is counted in fractions, and the sum is
-    /// rounded down.
+    /// Number of frames that are finished; fractions of the others are added up and rounded down.
     pub frames_done: u32,
     /// Number of frames of the chunk.
     pub frames_total: u32,

@@ -3,6 +3,7 @@
 
 mod args;
 mod argument_error;
+mod audit;
 mod backup;
 mod batch;
 mod bench;
@@ -106,6 +107,7 @@ fn run(args: Args) -> ExitCode {
         args::Command::Revoke(args) => invite::revoke(&args),
         args::Command::CheckSegments => check_segments(),
         args::Command::ShareWeights(args) => share_weights::main(&args),
+        args::Command::Audit(args) => audit::main(&args),
         args::Command::Backup(args) => backup::backup(&args),
         args::Command::Restore(args) => backup::restore(&args),
     };

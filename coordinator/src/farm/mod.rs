@@ -11,6 +11,7 @@
 //! files. The output is joined where it is fetched.
 
 mod attempt;
+mod audit;
 mod backup;
 mod client;
 mod coordinator;
@@ -28,6 +29,7 @@ mod sweep;
 mod watch;
 mod watchers;
 
+pub use audit::{Audit, AuditError, Finding, audit};
 pub use backup::{
     Backup, BackupError, BackupFileError, Progress as BackupProgress, RestoreError, Totals as BackupTotals,
     backup, restore,

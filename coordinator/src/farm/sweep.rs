@@ -33,7 +33,7 @@ use crate::job::manifest::{self, ManifestError};
 use crate::job::segment_log::{SegmentLog, SegmentLogError};
 
 /// A blob of no job is removed when it is older than this.
-const LEFTOVER_AGE: Duration = Duration::from_hours(1);
+pub(super) const LEFTOVER_AGE: Duration = Duration::from_hours(1);
 /// A spare blob is removed only when it is older than this: whoever submits a job that has the same blob has just made
 /// it young.
 const SPARE_AGE: Duration = Duration::from_secs(30);
@@ -101,7 +101,7 @@ pub(super) struct Swept {
 
 /// Why a sweep could not be finished. The next one begins afresh.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum SweepError {
+pub enum SweepError {
     #[error(transparent)]
     Store(#[from] BlobError),
     #[error(transparent)]
@@ -116,11 +116,11 @@ pub(super) enum SweepError {
 
 /// The digests of a job's blobs.
 #[derive(Clone, Debug, Default)]
-struct JobBlobs {
+pub(super) struct JobBlobs {
     /// The sound and the segments of the output.
-    results: Vec<Digest>,
+    pub(super) results: Vec<Digest>,
     /// The timeline, the speech, the segments of the source video, and the analyses.
-    inputs: Vec<Digest>,
+    pub(super) inputs: Vec<Digest>,
 }
 
 /// Which blobs are needed, and which are spare.
@@ -210,7 +210,7 @@ pub(super) async fn sweep(farm: &Farm, jobs: Vec<SweptJob>, reason: Reason) -> R
 }
 
 /// Returns the inputs of all tasks on the farm.
-async fn of_tasks(farm: &Farm) -> Result<BTreeSet<Digest>, SweepError> {
+pub(super) async fn of_tasks(farm: &Farm) -> Result<BTreeSet<Digest>, SweepError> {
     let client = &farm.connection.client;
     let mut reader = DirectReader::new(client, topology::TASKS, subjects::ALL_TASKS, 1);
     let mut found = BTreeSet::new();
@@ -229,7 +229,7 @@ async fn of_tasks(farm: &Farm) -> Result<BTreeSet<Digest>, SweepError> {
 }
 
 /// Returns the blobs of a job, as far as its records name them.
-async fn blobs_of(farm: &Farm, job: JobId) -> Result<JobBlobs, SweepError> {
+pub(super) async fn blobs_of(farm: &Farm, job: JobId) -> Result<JobBlobs, SweepError> {
     let mut blobs = JobBlobs::default();
     let Some(spec) = manifest::read_from_farm(&farm.connection, job).await? else {
         return Ok(blobs);

@@ -347,6 +347,22 @@ pub(crate) const SERVED: &[Row] = &[
         ),
     ),
     (
+        "latentfarm audit --nats nats://farm.example:4222",
+        As("LATENTFARM_NKEY_SEED=$(cat observer.nk) latentfarm audit --nats nats://farm.example:4222"),
+    ),
+    (
+        "latentfarm audit --nats nats://farm.example:4222 --verify --json",
+        As(
+            "LATENTFARM_NKEY_SEED=$(cat observer.nk) latentfarm audit --nats nats://farm.example:4222 --verify --json",
+        ),
+    ),
+    (
+        "latentfarm audit",
+        As(
+            "LATENTFARM_NKEY_SEED=$(cat observer.nk) LATENTFARM_NATS=nats://farm.example:4222 latentfarm audit",
+        ),
+    ),
+    (
         "latentfarm backup farm.backup --nats nats://farm.example:4222",
         As(
             "LATENTFARM_NKEY_SEED=$(cat observer.nk) latentfarm backup farm.backup --nats nats://farm.example:4222",

@@ -16,7 +16,7 @@ pub(super) use farm::{
     StatusArgs, SubmitArgs, SubmittedArgs, SubmittedJob,
 };
 pub(super) use job::{JobArgs, Preset, RenderArgs};
-pub(super) use server::{BackupArgs, InviteArgs, NatsConfigArgs, RestoreArgs, RevokeArgs};
+pub(super) use server::{AuditArgs, BackupArgs, InviteArgs, NatsConfigArgs, RestoreArgs, RevokeArgs};
 
 /// Lip-syncs videos on a farm of mixed machines, or on this one.
 #[derive(Parser, Debug)]
@@ -228,6 +228,17 @@ Example:
 
 Exit codes: 0 shared, 1 failed, 2 unusable weights.")]
     ShareWeights(ShareWeightsArgs),
+    /// Look whether what a farm has stored holds together
+    ///
+    /// Reads jobs, done records, tasks and blobs, and changes nothing. A farm at work is looked at twice, and what both looks
+    /// find is printed.
+    #[command(after_help = "\
+Examples:
+  latentfarm audit --nats nats://farm.example:4222
+  latentfarm audit --nats nats://farm.example:4222 --verify --json
+
+Exit codes: 0 all holds together, 1 failed, 3 something does not.")]
+    Audit(AuditArgs),
     /// Copy what a farm knows of its jobs, and what it has stored of them, into a file
     ///
     /// The farm may work meanwhile. Weights that it shares, and the keys of its machines, are not copied.
@@ -262,6 +273,7 @@ impl Command {
             Self::Submit(args) => args.json,
             Self::Fetch(args) => args.json,
             Self::Sync(args) => args.json,
+            Self::Audit(args) => args.json,
             Self::Serve(_)
             | Self::Jobs(_)
             | Self::Status(_)

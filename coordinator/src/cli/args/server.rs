@@ -82,6 +82,20 @@ pub(in crate::cli) struct RevokeArgs {
 }
 
 #[derive(clap::Args, Debug)]
+pub(in crate::cli) struct AuditArgs {
+    /// URL of the farm's NATS server; the environment variable `LATENTFARM_NKEY_SEED` holds the observer's key, if the
+    /// server wants one
+    #[arg(long, value_name = "URL", env = "LATENTFARM_NATS")]
+    pub(in crate::cli) nats: String,
+    /// Read each blob that a job needs, and compare it with its digest
+    #[arg(long)]
+    pub(in crate::cli) verify: bool,
+    /// Print one JSON object on standard output
+    #[arg(long)]
+    pub(in crate::cli) json: bool,
+}
+
+#[derive(clap::Args, Debug)]
 pub(in crate::cli) struct BackupArgs {
     /// The backup; one that is there is replaced when the new one is whole
     #[arg(value_name = "FILE")]

@@ -1,6 +1,7 @@
 //! The workers of the farm, which the dispatcher knows from their heartbeats and reports.
 
 mod health;
+mod offered_memory;
 mod service;
 
 use std::collections::BTreeMap;
@@ -17,6 +18,7 @@ use tokio::time::Instant;
 use super::settings::Timeouts;
 use crate::placement::WorkerCapacity;
 use health::Health;
+use offered_memory::OfferedMemory;
 
 pub(super) use health::{SetAside, VANISHED};
 
@@ -356,38 +358,6 @@ fn takes_tasks(state: WorkerState) -> bool {
         | WorkerState::SetAside
         | WorkerState::Resting
         | WorkerState::Left => false,
-    }
-}
-
-/// The memory of one kind that a worker offers, less what other programs hold, in MiB. It is the highest
-/// value of the last one to two grace periods: a process that comes and goes does not lower it, a process
-/// that stays does.
-#[derive(Clone, Copy, Debug, Default)]
-struct OfferedMemory {
-    since: Option<Instant>,
-    best: u64,
-    best_before: u64,
-}
-
-impl OfferedMemory {
-    fn note(&mut self, available_mib: u64, grace_period: Duration, now: Instant) {
-        let is_within = |span: Duration| self.since.is_some_and(|since| now - since < span);
-        if is_within(grace_period) {
-            self.best = self.best.max(available_mib);
-            return;
-        }
-        // If no heartbeat came for a whole period, the value of the period before is out of date.
-        self.best_before = if is_within(grace_period * 2) {
-            self.best
-        } else {
-            available_mib
-        };
-        self.best = available_mib;
-        self.since = Some(now);
-    }
-
-    fn best(&self) -> u64 {
-        self.best.max(self.best_before)
     }
 }
 
