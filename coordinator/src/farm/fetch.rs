@@ -2,17 +2,15 @@
 //! does with its own.
 
 use std::path::Path;
-use std::sync::Arc;
 
+use latentfarm_common::blob::BlobError;
 use latentfarm_common::error::{FileError, one_line};
-use latentfarm_common::ids::WorkKind;
-use latentfarm_common::nats::done::DoneLog;
-use latentfarm_common::wire::outcome::DoneRecord;
+use latentfarm_common::ids::JobId;
 
 use super::client::FarmClient;
 use super::messages::{FarmRequest, JobPhase, JobView};
-use crate::dispatch::{Farm, FarmError};
-use crate::job::manifest;
+use super::result::{self, StoredResult};
+use crate::dispatch::Farm;
 use crate::render::{Join, Observer, RenderError, Written};
 use crate::stitch::OutputTarget;
 
@@ -21,8 +19,16 @@ use crate::stitch::OutputTarget;
 pub enum FetchError {
     #[error("job {} is {}, so it has no output: `latentfarm status` says more", view.job, view.record.phase)]
     NotComplete { view: Box<JobView> },
-    #[error("the farm no longer has all of job {job}: submit it again")]
-    Gone { job: latentfarm_common::ids::JobId },
+    #[error(
+        "the farm no longer has all of the result of job {job}: `latentfarm retry` has what is missing rendered again, \
+         and so does submitting the job again, which stores its inputs again too"
+    )]
+    Gone { job: JobId },
+    #[error(
+        "a part of the result of job {job} is damaged or gone: `latentfarm retry` has it rendered again, and so does \
+         submitting the job again, which stores its inputs again too"
+    )]
+    Damaged { job: JobId, source: BlobError },
     #[error(transparent)]
     Render(#[from] RenderError),
 }
@@ -31,7 +37,7 @@ impl FetchError {
     /// Whether the request was refused, so that another one may succeed.
     pub fn is_refusal(&self) -> bool {
         match self {
-            Self::NotComplete { .. } | Self::Gone { .. } => true,
+            Self::NotComplete { .. } | Self::Gone { .. } | Self::Damaged { .. } => true,
             Self::Render(error) => error.is_refusal(),
         }
     }
@@ -50,20 +56,8 @@ pub async fn fetch(
         });
     }
     let job = view.job;
-    let spec = manifest::read_from_farm(&farm.connection, job).await;
-    let spec = spec.map_err(RenderError::from)?.ok_or(FetchError::Gone { job })?;
-    let entries = DoneLog::new(&farm.connection).list(job).await;
-    let entries = entries.map_err(|error| RenderError::from(FarmError::Streams(error)))?;
-    let records = entries.into_iter().filter_map(|entry| entry.record.ok());
-    let mut records: Vec<Arc<DoneRecord>> = records
-        .filter(|record| record.chunk.work == WorkKind::Render)
-        .map(Arc::new)
-        .collect();
-    records.sort_by_key(|record| record.chunk.index);
-    let chunks = spec.frames.div_ceil(u64::from(spec.chunk_frames.max(1)));
-    if records.len() as u64 != chunks {
-        return Err(FetchError::Gone { job });
-    }
+    let stored = result::read(farm, job).await?;
+    let StoredResult { spec, records } = stored.ok_or(FetchError::Gone { job })?;
     // The copies of the segments are as large as the output, so they are on its disk.
     let folder = target
         .path()
@@ -80,7 +74,10 @@ pub async fn fetch(
         target,
         keeps_tail: view.keeps_tail,
     };
-    let assembled = join.assemble(observer).await?;
+    let assembled = join.assemble(observer).await.map_err(|error| match error {
+        RenderError::Store(source) if !source.may_pass() => FetchError::Damaged { job, source },
+        error => error.into(),
+    })?;
     let written = join.commit(assembled).await?;
     // The farm may need the room. A farm that does not receive this keeps the results for their time.
     let recorded = FarmClient::new(&farm.connection)

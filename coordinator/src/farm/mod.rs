@@ -21,6 +21,7 @@ mod messages;
 mod records;
 mod registry;
 mod render;
+mod result;
 mod serve;
 mod share;
 mod share_weights;

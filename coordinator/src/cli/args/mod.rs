@@ -105,9 +105,10 @@ the job.")]
     /// End a job of a farm without a result; what is rendered of it is kept for the case that it is submitted again
     #[command(after_help = "Example:\n  latentfarm cancel 0123456789abcdef --nats nats://farm.example:4222")]
     Cancel(ControlArgs),
-    /// Render again what is missing of a job that ended without being complete
+    /// Render again what is missing of a job that is over
     ///
-    /// What is done of it stays done, and its inputs need not be there any more.
+    /// What is done of it stays done, and its inputs need not be there any more. Of a complete job, what the farm's store has
+    /// lost or damaged is rendered again.
     #[command(after_help = "Example:\n  latentfarm retry 0123456789abcdef --nats nats://farm.example:4222")]
     Retry(ControlArgs),
     /// Forget a job that is over, with its results

@@ -16,8 +16,11 @@ use super::deliveries::check_name;
 use super::{Coordinator, now_ms};
 use crate::dispatch::{Order, command};
 use crate::farm::error::ServeError;
-use crate::farm::messages::{Control, FarmReply, FarmRequest, JobPhase, MAX_TEXT_BYTES, Submission};
-use crate::farm::registry::Refusal;
+use crate::farm::messages::{
+    Control, Delivery, FarmReply, FarmRequest, JobPhase, MAX_TEXT_BYTES, Submission,
+};
+use crate::farm::registry::{Entry, Refusal};
+use crate::farm::result;
 use crate::job::manifest;
 use crate::job::segments::VideoNews;
 use crate::journal;
@@ -96,7 +99,25 @@ impl Coordinator<'_> {
         Ok(reply(answered.map(Box::new).map(FarmReply::Job)))
     }
 
+    /// Looks whether the result of a complete job is still stored, and notes it if it is not.
+    async fn look_at_result(&mut self, job: JobId) {
+        let is_complete = |entry: &Entry| entry.record.phase == JobPhase::Complete;
+        if self.registry.get(job).is_ok_and(is_complete)
+            && matches!(result::is_there(self.farm, job).await, Ok(false))
+        {
+            tracing::warn!(%job, "a part of the result of a complete job is no longer stored");
+            self.registry.on_lost(job);
+            self.unsaved.insert(job);
+        }
+    }
+
     async fn announce(&mut self, job: JobId, store_bytes: u64, video: Digest) -> FarmReply {
+        // Results that somebody has are removed in time; nobody needs them again.
+        let is_had =
+            |entry: &Entry| entry.record.fetched_ms.is_some() || entry.record.delivery == Delivery::Done;
+        if !self.registry.get(job).is_ok_and(is_had) {
+            self.look_at_result(job).await;
+        }
         match self.registry.view(job, now_ms()) {
             Ok(view) if view.record.phase == JobPhase::Complete || !view.record.phase.is_over() => {
                 FarmReply::Job(Box::new(view))
@@ -169,6 +190,9 @@ impl Coordinator<'_> {
     }
 
     async fn control(&mut self, job: JobId, control: Control) -> Result<FarmReply, ServeError> {
+        if control == Control::Retry {
+            self.look_at_result(job).await;
+        }
         let has_changed = match self.registry.control(job, control, now_ms()) {
             Ok(has_changed) => has_changed,
             Err(refusal) => return Ok(reply(Err(refusal))),

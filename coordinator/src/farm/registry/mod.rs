@@ -58,8 +58,6 @@ pub(super) enum Refusal {
     Over { job: JobId, phase: JobPhase },
     #[error("job {job} is {phase}: cancel it first")]
     NotOver { job: JobId, phase: JobPhase },
-    #[error("job {0} is complete: there is nothing to retry")]
-    Complete(JobId),
     #[error("a job cannot follow itself")]
     AfterItself,
     #[error("priority {0} is not between 0 and {max}", max = PRIORITIES - 1)]
@@ -168,7 +166,8 @@ impl Registry {
         Ok(before != (record.phase, record.priority))
     }
 
-    /// Lets a job that ended without being complete wait for its turn again. What is done of it stays done.
+    /// Lets a job that is over wait for its turn again. What is done of it stays done: of a complete one, what is damaged
+    /// is rendered again.
     fn retry(&mut self, job: JobId) -> Result<bool, Refusal> {
         let number = self.last_number + 1;
         let entry = self.get_mut(job)?;
@@ -178,7 +177,6 @@ impl Registry {
                 entry.record.delivery = Delivery::Wanted;
                 return Ok(true);
             }
-            JobPhase::Complete => return Err(Refusal::Complete(job)),
             phase if !phase.is_over() => return Ok(false),
             _ => {}
         }

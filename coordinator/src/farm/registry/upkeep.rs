@@ -38,6 +38,21 @@ impl Registry {
         Ok(is_new)
     }
 
+    /// Notes that a part of the result of a complete job is no longer stored.
+    pub(in crate::farm) fn on_lost(&mut self, job: JobId) {
+        let Ok(Entry { order, record, .. }) = self.get_mut(job) else {
+            return;
+        };
+        if record.phase == JobPhase::Complete {
+            record.phase = JobPhase::Incomplete;
+            record.reason = Some("a part of its result is no longer stored".to_owned());
+            record.fetched_ms = None;
+            if order.deliver.is_some() {
+                record.delivery = Delivery::Wanted;
+            }
+        }
+    }
+
     /// The bytes that the jobs which are not over may still store.
     pub(in crate::farm) fn outstanding_bytes(&self) -> u64 {
         let open = self.jobs.values().filter(|entry| !entry.record.phase.is_over());

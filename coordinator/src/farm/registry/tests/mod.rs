@@ -236,12 +236,35 @@ fn only_a_job_that_is_over_is_retried_or_forgotten() {
     assert_eq!(registry.get(job).unwrap().record.phase, JobPhase::Running);
     let current = number(&registry, job);
     registry.on_left(job, current, (JobPhase::Complete, None), 5);
-    assert_eq!(
-        registry.control(job, Control::Retry, 6),
-        Err(Refusal::Complete(job))
-    );
+    // Of a complete one the result is looked at again.
+    assert_eq!(registry.control(job, Control::Retry, 6), Ok(true));
+    assert_eq!(dispatch(&mut registry), [job]);
+    let current = number(&registry, job);
+    registry.on_left(job, current, (JobPhase::Complete, None), 7);
     assert_eq!(registry.remove(job), Ok(()));
     assert_eq!(registry.remove(job), Err(Refusal::NoSuchJob(job)));
+}
+
+#[test]
+fn a_complete_job_whose_result_is_lost_is_tried_and_submitted_again() {
+    let mut registry = Registry::default();
+    let job = submit(&mut registry, "a", 1);
+    registry.on_lost(job);
+    assert_eq!(registry.get(job).unwrap().record.phase, JobPhase::Queued);
+    for again in [
+        |registry: &mut Registry, job| registry.control(job, Control::Retry, 3),
+        |registry: &mut Registry, job| registry.submit(job, 100, order("a", 1), 3),
+    ] {
+        dispatch(&mut registry);
+        let current = number(&registry, job);
+        registry.on_left(job, current, (JobPhase::Complete, None), 2);
+        registry.on_lost(job);
+        let record = &registry.get(job).unwrap().record;
+        assert_eq!(record.phase, JobPhase::Incomplete);
+        assert!(record.reason.as_ref().unwrap().contains("no longer stored"));
+        assert_eq!(again(&mut registry, job), Ok(true));
+        assert_eq!(registry.get(job).unwrap().record.phase, JobPhase::Queued);
+    }
 }
 
 #[test]
