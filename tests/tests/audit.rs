@@ -13,6 +13,70 @@ async fn publish(connection: &Connection, subject: String, payload: &'static str
     published.expect("a publish").await.expect("an acknowledgement");
 }
 
+fn render(job: JobId, index: u32) -> ChunkId {
+    let work = WorkKind::Render;
+    ChunkId { job, work, index }
+}
+
+/// Removes the record of a job's first rendered chunk, and the pictures of its second.
+async fn lose(connection: &Connection, job: JobId) {
+    let log = DoneLog::new(connection);
+    let record_of = async |index| {
+        let entry = log.get(render(job, index)).await.expect("the done log");
+        entry.expect("a record")
+    };
+    let first = record_of(0).await;
+    let retracted = log.retract(first.chunk, first.sequence).await;
+    assert!(retracted.expect("a retraction"));
+    let lost = record_of(1).await.record.expect("a record").artifact.digest;
+    let store = Store::open_existing("nats://farm-media", Some(&connection.client)).expect("a store");
+    for object in store.objects().await.expect("objects") {
+        if object.digest == lost {
+            assert!(store.remove(&object).await.expect("a removal"));
+        }
+    }
+}
+
+#[test]
+fn what_the_store_has_lost_of_a_complete_job_is_rendered_again_when_it_is_submitted_or_retried() {
+    let stage = Stage::open();
+    let coordinator = stage.coordinator();
+    let job = stage.submit("a.mp4", "1", &[]);
+    let complete = || assert_eq!(stage.about("status", &job, &["--wait"])["phase"], "complete");
+    complete();
+    let id: JobId = job["job"].as_str().expect("a job").parse().expect("a job");
+    let path = stage.material.path("a.mp4");
+    let path = path.to_str().expect("a path");
+    for again in ["submit", "retry"] {
+        stage
+            .server
+            .connected("coordinator", async |connection| lose(&connection, id).await);
+        let refused = stage.server.operate(["fetch", &id.to_string(), "-o", path]);
+        assert_eq!(refused.code, Some(2), "{refused:?}");
+        for part in [
+            "no longer has all",
+            "latentfarm retry",
+            "submitting the job again",
+        ] {
+            assert!(refused.stderr.contains(part), "{part}: {refused:?}");
+        }
+        let reopened = match again {
+            "submit" => stage.submit("a.mp4", "1", &[]),
+            command => stage.about(command, &job, &[]),
+        };
+        assert_ne!(reopened["phase"], "complete", "{again}");
+        complete();
+        let begun = coordinator.log();
+        let count = |chunk| begun.matches(&format!("began {}", render(id, chunk))).count();
+        assert_eq!(count(2), 1, "what was there is not rendered again: {begun}");
+    }
+    // A complete job that is there as it was stays complete.
+    assert_eq!(stage.submit("a.mp4", "1", &[])["phase"], "complete");
+    let fetched = stage.server.operate(["fetch", &id.to_string(), "-o", path]);
+    stage.assert_like_a_render("a.mp4", "1", &fetched.written()["frames_digest"]);
+    stage.close(coordinator);
+}
+
 #[test]
 fn an_audit_finds_each_hurt_and_nothing_on_a_sound_farm() {
     let stage = Stage::open();
@@ -30,34 +94,9 @@ fn an_audit_finds_each_hurt_and_nothing_on_a_sound_farm() {
     // A coordinator would mend some of this.
     assert_eq!(coordinator.interrupt(), Some(0));
     let id: JobId = job["job"].as_str().expect("a job").parse().expect("a job");
-    let render = |job: JobId, index| ChunkId {
-        job,
-        work: WorkKind::Render,
-        index,
-    };
     let other: JobId = "0123456789abcdef".parse().expect("a job");
     stage.server.connected("coordinator", async |connection| {
-        let log = DoneLog::new(&connection);
-        let first = log
-            .get(render(id, 0))
-            .await
-            .expect("the done log")
-            .expect("a record");
-        log.retract(first.chunk, first.sequence)
-            .await
-            .expect("a retraction");
-        let second = log
-            .get(render(id, 1))
-            .await
-            .expect("the done log")
-            .expect("a record");
-        let lost = second.record.expect("a record").artifact.digest;
-        let store = Store::open_existing("nats://farm-media", Some(&connection.client)).expect("a store");
-        for object in store.objects().await.expect("objects") {
-            if object.digest == lost {
-                assert!(store.remove(&object).await.expect("a removal"));
-            }
-        }
+        lose(&connection, id).await;
         publish(&connection, format!("$KV.farm-jobs.{id}.order"), "no order").await;
         publish(
             &connection,

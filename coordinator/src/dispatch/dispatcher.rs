@@ -17,6 +17,7 @@ use super::farm_message::FarmMessage;
 use super::inbox::Inbox;
 use super::job::Job;
 use super::job_event::JobEvent;
+use super::judged::JudgedRecords;
 use super::lease_view::LeaseView;
 use super::memory_request::MemoryRequests;
 use super::need_estimator::NeedEstimator;
@@ -45,6 +46,8 @@ pub(super) struct Dispatcher<'a> {
     pub(super) signers: Signers,
     /// Records that wait for a report of their workers.
     pub(super) claims: Vec<Claim>,
+    /// What was decided about the records of jobs that have left.
+    pub(super) judged: BTreeMap<JobId, JudgedRecords>,
     pub(super) estimator: NeedEstimator,
     pub(super) placer: Placer,
     pub(super) publisher: TaskPublisher,
@@ -81,6 +84,7 @@ impl<'a> Dispatcher<'a> {
                 .with_pauses(timeouts.set_aside.clone()),
             signers: link.read_signers().await?,
             claims: Vec::new(),
+            judged: BTreeMap::new(),
             estimator: NeedEstimator::default(),
             placer: Placer::new(timeouts.placement_interval, Instant::now()),
             publisher: TaskPublisher::new(&link, lease.epoch()),

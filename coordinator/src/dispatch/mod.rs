@@ -41,6 +41,7 @@ mod job;
 mod job_event;
 mod job_reports;
 mod job_waits;
+mod judged;
 mod kinds;
 mod lease_view;
 mod log;

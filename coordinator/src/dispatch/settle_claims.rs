@@ -2,7 +2,8 @@
 //! for each record of the done log, and again when the worker reports.
 //!
 //! The worker's key must have signed the record, and the worker must have reported that it began the attempt; what an
-//! earlier coordinator gave out is not known to this one, so there the signature is enough. A report may arrive after
+//! earlier coordinator gave out is not known to this one, so there the signature is enough, and so it is for what counted
+//! before the job left the dispatcher and came back. A report may arrive after
 //! the record, so a record waits for it for [`Timeouts::report_wait`](super::settings::Timeouts), and is then rejected.
 //! A rejected record is removed from the log; its chunk is done by an honest record, or again.
 
@@ -106,7 +107,10 @@ impl Dispatcher<'_> {
             Authorship::Unknown(reason) => return Ruling::Open(reason),
             Authorship::Other(reason) => return Ruling::Rejected(reason),
         }
-        let is_earlier = attempt.epoch < self.lease.epoch();
+        // What an earlier coordinator gave out, and what this one has judged before the job left and came back.
+        let judged = self.judged.get(&claim.chunk.job);
+        let is_judged = judged.is_some_and(|judged| judged.contains(claim.sequence));
+        let is_earlier = is_judged || attempt.epoch < self.lease.epoch();
         let known = self
             .jobs
             .get(&claim.chunk.job)

@@ -21,6 +21,7 @@ use super::report::JobReport;
 use super::workers::VANISHED;
 use crate::job::chunk::state::Phase;
 use crate::job::chunks::Ending;
+use crate::job::record::ChunkRecord;
 use crate::job::segments::VideoNews;
 
 impl Dispatcher<'_> {
@@ -156,6 +157,11 @@ impl Dispatcher<'_> {
                 continue;
             };
             job.notify_progress(&self.workers);
+            let is_done = |known: &&ChunkRecord| matches!(known.state().phase, Phase::Done { .. });
+            let counted = job.chunks.iter().filter(is_done).map(|known| known.last_record);
+            let open = self.claims.iter().filter(|claim| claim.chunk.job == id);
+            let judged = self.judged.entry(id).or_default();
+            judged.add(counted, open.map(|claim| claim.sequence));
             self.inbox.unfollow(id);
             if ending == Ending::Cancelled {
                 self.stop_workers_of(id).await;
