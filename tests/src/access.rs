@@ -4,11 +4,13 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use latentfarm_common::backoff::RetryLimit;
 use latentfarm_common::nats::identity::PemFile;
-use latentfarm_common::nats::{Connection, Identity, Role, connect};
+use latentfarm_common::nats::{ConnectError, Connection, Identity, Role, connect};
 use serde_json::Value;
+use tokio::time::timeout;
 
 use crate::{ProcessTag, program};
 
@@ -22,6 +24,15 @@ pub struct Access {
 }
 
 impl Access {
+    /// The way to the server at `url` that `latentfarm nats-config` has configured in `dir`.
+    pub fn of_folder(url: String, dir: &Path) -> Self {
+        Self {
+            url,
+            keys: dir.join("keys"),
+            authority: None,
+        }
+    }
+
     /// Returns the environment variable with which a program connects as `user`: `coordinator`, `operator`,
     /// `observer`, or `worker-NAME`.
     #[track_caller]
@@ -97,20 +108,42 @@ impl Access {
     pub fn connected<T>(&self, user: &str, deed: impl AsyncFnOnce(Connection) -> T) -> T {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         runtime.expect("a runtime").block_on(async {
-            let identity = Identity {
-                role: match user {
-                    "coordinator" => Role::Coordinator,
-                    "observer" => Role::Observer,
-                    other => panic!("a test does nothing as `{other}`"),
-                },
-                nkey_seed: Some(self.key(user).1),
-                authority: self.authority().map(|(_, path)| PemFile::File(path.to_owned())),
-                client: None,
-                name: "test".to_owned(),
-            };
-            let connection = connect(&self.url, &identity, RetryLimit::Tries(1)).await;
+            let connection = self.connection(user).await;
             deed(connection.expect("a connection")).await
         })
+    }
+
+    /// Does something to a farm that may be out of reach. Returns why it could not be done in that time.
+    #[track_caller]
+    pub fn try_connected<T>(
+        &self,
+        user: &str,
+        within: Duration,
+        deed: impl AsyncFnOnce(Connection) -> T,
+    ) -> Result<T, String> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.expect("a runtime").block_on(async {
+            let done = timeout(within, async {
+                let connection = self.connection(user).await;
+                Ok(deed(connection.map_err(|error| error.to_string())?).await)
+            });
+            done.await.unwrap_or_else(|_late| Err("no answer".to_owned()))
+        })
+    }
+
+    async fn connection(&self, user: &str) -> Result<Connection, ConnectError> {
+        let identity = Identity {
+            role: match user {
+                "coordinator" => Role::Coordinator,
+                "observer" => Role::Observer,
+                other => panic!("a test does nothing as `{other}`"),
+            },
+            nkey_seed: Some(self.key(user).1),
+            authority: self.authority().map(|(_, path)| PemFile::File(path.to_owned())),
+            client: None,
+            name: "test".to_owned(),
+        };
+        connect(&self.url, &identity, RetryLimit::Tries(1)).await
     }
 }
 

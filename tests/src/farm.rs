@@ -49,11 +49,7 @@ impl Server {
         Self {
             process,
             dir: dir.to_owned(),
-            access: Access {
-                url,
-                keys: dir.join("keys"),
-                authority: None,
-            },
+            access: Access::of_folder(url, dir),
         }
     }
 
@@ -73,11 +69,16 @@ impl Server {
         let _already_gone = self.process.wait();
     }
 
+    /// Returns the id of the server's process.
+    #[track_caller]
+    pub fn pid(&self) -> i32 {
+        i32::try_from(self.process.id()).expect("pid")
+    }
+
     /// Sends a signal to the server.
     #[track_caller]
     pub fn signal(&self, signal: Signal) {
-        let pid = Pid::from_raw(i32::try_from(self.process.id()).expect("pid"));
-        kill(pid, signal).expect("signal");
+        kill(Pid::from_raw(self.pid()), signal).expect("signal");
     }
 
     /// Starts a server that was killed again, on the same port and with what it had stored.

@@ -4,6 +4,7 @@
 mod farm_table;
 mod literals;
 mod runner;
+mod served_table;
 mod sources;
 mod table;
 
@@ -12,8 +13,9 @@ use std::process::Command;
 
 use farm_tests::program;
 
-use farm_table::{IN_A_FARM, SERVED, WITHOUT_KEYS};
+use farm_table::{IN_A_FARM, WITHOUT_KEYS};
 use runner::Runner;
+use served_table::SERVED;
 use sources::is_synopsis;
 use table::{AT_LENGTH, How, MEASURING, NOT_RUN, ON_ONE_MACHINE, WHILE_RENDERING};
 

@@ -169,6 +169,18 @@ pub(crate) const NOT_RUN: &[(&str, &str)] = &[
         "LATENTFARM_SIMULATION_SEED=1234 cargo t -E 'test(simulation_of_one)' --no-capture",
         "runs a part of the tests",
     ),
+    (
+        "cargo t --run-ignored only -E 'binary(chaos)'",
+        "takes 45 minutes",
+    ),
+    (
+        "cargo t --run-ignored only --no-capture -E 'binary(scale)'",
+        "takes 20 minutes",
+    ),
+    (
+        "LATENTFARM_CHAOS_SEED=7 cargo t -E 'test(a_batch_survives)'",
+        "runs a part of the tests",
+    ),
     ("cargo quick", "runs a part of the tests"),
     ("cargo golden", "runs a part of the tests"),
     ("cargo golden --no-capture", "runs a part of the tests"),
