@@ -12,7 +12,7 @@ use latentfarm_common::nats::{ConnectError, Connection, Identity, Role, connect}
 use serde_json::Value;
 use tokio::time::timeout;
 
-use crate::{ProcessTag, program};
+use crate::{Material, ProcessTag, program};
 
 /// How the programs of a farm reach its server.
 #[derive(Clone, Debug)]
@@ -78,6 +78,22 @@ impl Access {
                 .collect(),
             stderr: String::from_utf8_lossy(&ended.stderr).into_owned(),
         }
+    }
+
+    /// Submits a batch, each job of which is an object, with the weights of the material, in whose folder the file of the
+    /// batch is.
+    #[track_caller]
+    pub fn submit_batch(&self, material: &Material, jobs: &[Value]) -> Answer {
+        let path = material.path("batch.jsonl");
+        let lines: Vec<String> = jobs.iter().map(Value::to_string).collect();
+        fs::write(&path, lines.join("\n")).expect("write the batch");
+        self.operate([
+            "submit".as_ref(),
+            "--batch".as_ref(),
+            path.as_os_str(),
+            "--weights".as_ref(),
+            material.weights.as_os_str(),
+        ])
     }
 
     /// Runs a command with the key of `user`. Returns its exit code, and what it printed.

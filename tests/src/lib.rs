@@ -26,6 +26,6 @@ pub use farm::{Server, Worker, installed_server};
 pub use gpus::StandInGpu;
 pub use processes::{ProcessTag, eventually, wait_until};
 pub use render::{Finished, Render, Running, program};
-pub use restrict::{SmallDisk, as_plain_user, skip, unshared};
+pub use restrict::{SmallDisk, as_plain_user, fill_disk, namespace_holder, skip, unshared};
 pub use stage::{OPTIONS, Stage};
 pub use sync::{measured, sync};

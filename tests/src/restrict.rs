@@ -1,6 +1,8 @@
 //! Users and machines with less than the tests' own: another user, a small file system, no network.
 
-use std::io::{BufRead as _, BufReader};
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -58,6 +60,30 @@ pub fn unshared(options: &[&str], setup: &str) -> Option<Vec<String>> {
     None
 }
 
+/// Starts `unshare` with these arguments, and with a command that keeps the namespaces until it is killed. They are there
+/// when this returns.
+pub fn namespace_holder<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Child {
+    let mut holder = Command::new("unshare")
+        .args(args)
+        .args(["sh", "-c", "echo ready; exec sleep 36000"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("start unshare");
+    let mut line = String::new();
+    let stdout = holder.stdout.take().expect("stdout");
+    BufReader::new(stdout).read_line(&mut line).expect("a line");
+    assert_eq!(line, "ready\n");
+    holder
+}
+
+/// Writes a file that takes all that is left of its disk, as another program may do.
+pub fn fill_disk(path: &Path) {
+    let mut file = File::create(path).expect("a file");
+    let block = vec![1; 1 << 12];
+    while file.write_all(&block).is_ok() {}
+}
+
 /// A small file system in memory. Only the renders that are started with it see it, and it goes when this is dropped.
 #[derive(Debug)]
 pub struct SmallDisk {
@@ -71,19 +97,8 @@ impl SmallDisk {
     pub fn mount(folder: &Path, size: &str) -> Option<Self> {
         let mount = format!("mount -t tmpfs -o size={size} tmpfs '{}'", folder.display());
         let args = unshared(&["--mount"], &mount)?;
-        let mut holder = Command::new("unshare")
-            .args(args)
-            .args(["sh", "-c", "echo mounted; exec sleep 600"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("start unshare");
-        let mut line = String::new();
-        let stdout = holder.stdout.take().expect("stdout");
-        BufReader::new(stdout).read_line(&mut line).expect("a line");
-        assert_eq!(line, "mounted\n");
         Some(Self {
-            holder,
+            holder: namespace_holder(args),
             folder: folder.to_owned(),
         })
     }

@@ -1,19 +1,8 @@
 //! Disks that are full, or fill up while a render writes to them.
 
-#![expect(clippy::unwrap_used, reason = "helpers of a test panic where it fails")]
+use std::fs;
 
-use std::fs::{self, File};
-use std::io::Write as _;
-use std::path::Path;
-
-use farm_tests::{Finished, Material, Render, SmallDisk};
-
-/// Writes a file that takes all that is left of its disk, as another program may do.
-fn fill(path: &Path) {
-    let mut file = File::create(path).unwrap();
-    let block = vec![1; 1 << 12];
-    while file.write_all(&block).is_ok() {}
-}
+use farm_tests::{Finished, Material, Render, SmallDisk, fill_disk};
 
 #[track_caller]
 fn assert_resumed(finished: &Finished) {
@@ -41,7 +30,7 @@ fn a_disk_that_fills_up_ends_the_render_with_that_cause_and_it_resumes() {
     let mut running = render().spawn();
     while running.wait_for("chunk_done")["work"] != "render" {}
     let filler = disk.path("filler");
-    fill(&filler);
+    fill_disk(&filler);
     let ended = running.finish();
     assert_eq!(ended.code(), Some(1), "{}", ended.stderr);
     assert!(ended.stderr.contains("no space left in"), "{}", ended.stderr);
@@ -72,7 +61,7 @@ fn a_disk_of_the_output_that_fills_up_costs_no_chunk() {
     let mut running = render().spawn();
     while running.wait_for("chunk_done")["work"] != "render" {}
     let filler = disk.path("filler");
-    fill(&filler);
+    fill_disk(&filler);
     let ended = running.finish();
     assert_eq!(ended.code(), Some(1), "{}", ended.stderr);
     for part in ["open/", "No space left", "give the same command again"] {

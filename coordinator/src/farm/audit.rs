@@ -135,7 +135,7 @@ struct KnownJob {
 }
 
 /// Looks at a farm once. With `verifies` the content of each blob that a job needs is read and compared with its digest;
-/// otherwise only its presence and size are looked at.
+/// otherwise only its presence is looked at.
 pub async fn audit(farm: &Farm, verifies: bool) -> Result<Audit, AuditError> {
     let mut audit = Audit::default();
     let jobs = read_jobs(farm, &mut audit).await?;

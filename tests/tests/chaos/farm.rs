@@ -2,12 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use farm_tests::{Access, Material, ProcessTag, eventually, installed_server, program};
+use farm_tests::{Access, Material, ProcessTag, eventually, fill_disk, installed_server, program};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -174,7 +173,7 @@ impl Farm {
             Deed::Stall => self.proxy.stall(true),
             Deed::Flow => self.proxy.stall(false),
             Deed::Break => self.proxy.break_all(),
-            Deed::FillDisk => fill(&self.filler()),
+            Deed::FillDisk => fill_disk(&self.filler()),
             Deed::FreeDisk => {
                 fs::remove_file(self.filler()).map_err(|error| error.to_string())?;
                 self.program(SERVER).hold_down();
@@ -342,13 +341,6 @@ fn configure(dir: &Path) {
         .arg(&store)
         .status();
     assert!(status.expect("run mount").success());
-}
-
-/// Writes a file that takes all that is left of its disk.
-fn fill(path: &Path) {
-    let mut file = File::create(path).expect("a file");
-    let block = vec![1; 1 << 16];
-    while file.write_all(&block).is_ok() {}
 }
 
 /// Returns the parent of a process, which is the second number behind the name in brackets.

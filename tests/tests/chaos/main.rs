@@ -15,7 +15,6 @@ mod schedule;
 mod tampering;
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -160,20 +159,11 @@ fn run(material: &Material, expected: &BTreeMap<&'static str, String>, seed: u64
 
 /// Submits the batch.
 fn submit(farm: &Farm, material: &Material) -> Answer {
-    let path = material.path("batch.jsonl");
-    let lines: Vec<String> = JOBS.into_iter().map(|seed| line(material, seed)).collect();
-    fs::write(&path, lines.join("\n")).unwrap();
-    let args: [OsString; 5] = [
-        "submit".into(),
-        "--batch".into(),
-        path.into(),
-        "--weights".into(),
-        material.weights.clone().into(),
-    ];
-    farm.access.operate(args)
+    let jobs = JOBS.map(|seed| job(material, seed));
+    farm.access.submit_batch(material, &jobs)
 }
 
-fn line(material: &Material, seed: &str) -> String {
+fn job(material: &Material, seed: &str) -> Value {
     let [_, preset, _, _, chunk_frames, _, steps] = OPTIONS;
     let number = |text: &str| text.parse::<u64>().unwrap();
     json!({
@@ -181,7 +171,6 @@ fn line(material: &Material, seed: &str) -> String {
         "preset": preset, "lossless": true, "chunk_frames": number(chunk_frames), "steps": number(steps),
         "priority": u8::from(seed != "4"),
     })
-    .to_string()
 }
 
 fn supervise_until(farm: &mut Farm, moment: Instant) {

@@ -2,10 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::io::{BufRead as _, BufReader};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 
-use farm_tests::{skip, unshared};
+use farm_tests::{namespace_holder, skip, unshared};
 
 /// Environment variable that is set in the process that has a network of its own.
 const INSIDE: &str = "LATENTFARM_CHAOS_INSIDE";
@@ -120,21 +119,7 @@ impl Network {
 impl Host {
     #[track_caller]
     fn new(name: &str, number: u8) -> Self {
-        let mut holder = Command::new("unshare")
-            .args([
-                "--net",
-                "sh",
-                "-c",
-                "ip link set lo up && echo ready; exec sleep 36000",
-            ])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("start unshare");
-        let mut line = String::new();
-        let stdout = holder.stdout.take().expect("stdout");
-        BufReader::new(stdout).read_line(&mut line).expect("a line");
-        assert_eq!(line, "ready\n");
+        let holder = namespace_holder(["--net"]);
         let id = holder.id().to_string();
         let address = format!("{NET}.{number}");
         run(
@@ -148,6 +133,7 @@ impl Host {
             let net = format!("--net=/proc/{id}/ns/net");
             run("nsenter", &[&[net.as_str(), "ip"], args].concat());
         };
+        inside(&["link", "set", "lo", "up"]);
         inside(&["addr", "add", &format!("{address}/24"), "dev", "eth0"]);
         inside(&["link", "set", "eth0", "up"]);
         Self { holder, address }

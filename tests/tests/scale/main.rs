@@ -6,15 +6,12 @@
 mod usage;
 mod workers;
 
-use std::ffi::OsString;
-use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use farm_tests::{
-    Answer, Clips, Coordinator, Material, ProcessTag, Server, Worker, eventually, repeat, transcode,
-    wait_until,
+    Clips, Coordinator, Material, ProcessTag, Server, Worker, eventually, repeat, transcode, wait_until,
 };
 use latentfarm_common::console::tell;
 use latentfarm_common::ids::{JobId, WorkerId};
@@ -80,46 +77,32 @@ impl Farm {
 
     /// Submits a job for each seed, and returns them.
     fn submit(&self, seeds: &[u32], priority: u32) -> Vec<Value> {
-        let path = self.material.path("batch.jsonl");
-        let line = |seed: &u32| {
+        let job = |seed: &u32| {
             json!({
                 "video": self.video, "audio": self.audio, "output": format!("{seed}.mp4"), "seed": seed,
                 "preset": "lean", "chunk_frames": FRAMES, "allow_no_face": true, "priority": priority,
             })
-            .to_string()
         };
-        let lines: Vec<String> = seeds.iter().map(line).collect();
-        fs::write(&path, lines.join("\n")).unwrap();
-        let args: [OsString; 5] = [
-            "submit".into(),
-            "--batch".into(),
-            path.into(),
-            "--weights".into(),
-            self.material.weights.clone().into(),
-        ];
-        let submitted: Answer = self.server.operate(args);
+        let jobs: Vec<Value> = seeds.iter().map(job).collect();
+        let submitted = self.server.submit_batch(&self.material, &jobs);
         assert_eq!(submitted.code, Some(0), "{submitted:?}");
         let jobs = submitted.lines.into_iter();
         jobs.filter(|line| line["event"] == "job").collect()
     }
 
-    /// Returns how many jobs are complete.
-    fn complete(&self) -> usize {
+    /// Returns the jobs in one of these phases.
+    fn jobs(&self, phases: &[&str]) -> Vec<Value> {
+        let phases = phases.iter().flat_map(|phase| ["--phase", phase]);
         let listed = self
             .server
-            .operate(["jobs", "--phase", "complete", "--limit", "100000"]);
+            .operate(["jobs", "--limit", "100000"].into_iter().chain(phases));
         assert_eq!(listed.code, Some(0), "{listed:?}");
-        listed.lines.len()
+        listed.lines
     }
 
     /// Returns the jobs that are not over.
     fn open(&self) -> Vec<Value> {
-        let phases = ["--phase", "queued", "--phase", "running", "--phase", "paused"];
-        let listed = self
-            .server
-            .operate([&["jobs", "--limit", "100000"], &phases[..]].concat());
-        assert_eq!(listed.code, Some(0), "{listed:?}");
-        listed.lines
+        self.jobs(&["queued", "running", "paused"])
     }
 
     fn coordinator_pid(&self) -> i32 {
@@ -214,7 +197,7 @@ fn run(workers: usize, jobs: u32, chunks: u32, urgent: u32) -> Figures {
     });
     let after = pids.map(cpu_time);
     let cores = [0, 1, 2].map(|at| after[at].saturating_sub(before[at]).as_secs_f64());
-    assert_eq!(farm.complete(), (1 + jobs + urgent) as usize);
+    assert_eq!(farm.jobs(&["complete"]).len(), (1 + jobs + urgent) as usize);
     assert_eq!(simulated.leave(), all as u64);
     farm.close();
     Figures {
